@@ -1,0 +1,263 @@
+"""The filter language of `where`: comparisons over attributes, read by us, so that no text of a catalogue is ever run.
+
+    filter     := conjunction ("or" conjunction)*
+    conjunction:= negation ("and" negation)*
+    negation   := "not" negation | "(" filter ")" | comparison
+    comparison := operand ("==" | "!=" | "<" | "<=" | ">" | ">=") operand | operand ["not"] "in" "[" literal, ... "]"
+    operand    := name | `name with spaces` | literal
+    literal    := number | 'text' | "text" | true | false | null
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomae.catalog.compare import MaskN, compare, contained
+from geomae.errors import CatalogError, nearest
+
+Literal = str | float | bool | None
+
+LONGEST = 10_000  # characters; a filter is written by hand
+DEEPEST = 50  # brackets and `not` within each other
+COMPARISONS = frozenset(("==", "!=", "<", "<=", ">", ">="))
+CONSTANTS: dict[str, Literal] = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
+WORDS = frozenset(("and", "or", "not", "in"))
+REMEDIES = {
+    "=": "write == to compare",
+    "&": "write `and`",
+    "&&": "write `and`",
+    "|": "write `or`",
+    "||": "write `or`",
+    "!": "write `not`",
+    ".": "attributes of attributes are not read; a column with a dot in its name goes between backticks",
+    "(": "functions are not called; compare a column with a value",
+}
+TOKEN = re.compile(
+    r"""\s*(?:
+      (?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))
+    | (?P<word>[^\W\d]\w*)
+    | (?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")
+    | (?P<quoted>`[^`]+`)
+    | (?P<sign>==|!=|<=|>=|&&|\|\||.)
+    )""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Token:
+    """A piece of a filter: its kind (number, word, text, quoted, sign, end), how it is written and where it begins."""
+
+    kind: str
+    text: str
+    at: int
+
+
+@dataclass(frozen=True)
+class Name:
+    """A column of the attributes."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`left sign right`; `sign` is one of the comparisons, `in` or `not in`, and then `right` is a tuple."""
+
+    left: Name | Literal
+    sign: str
+    right: Name | Literal | tuple[Literal, ...]
+
+    def mask(self, columns: Mapping[str, NDArray[np.generic]]) -> MaskN:
+        """Rows for which the comparison holds."""
+        left = _values(self.left, columns)
+        if isinstance(self.right, tuple):
+            return contained(left, self.right, negated=self.sign == "not in")
+        return compare(left, self.sign, _values(self.right, columns))
+
+
+@dataclass(frozen=True)
+class Combination:
+    """`and`, `or` of several parts, or `not` of one."""
+
+    word: str
+    parts: tuple["Comparison | Combination", ...]
+
+    def mask(self, columns: Mapping[str, NDArray[np.generic]]) -> MaskN:
+        """Rows for which the combination holds."""
+        masks = [part.mask(columns) for part in self.parts]
+        if self.word == "not":
+            return ~masks[0]
+        return np.logical_and.reduce(masks) if self.word == "and" else np.logical_or.reduce(masks)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A filter that was read: `names` are the columns it asks for."""
+
+    text: str
+    tree: Comparison | Combination = field(repr=False)
+    names: frozenset[str]
+
+    def mask(self, columns: Mapping[str, NDArray[np.generic]]) -> MaskN:
+        """Rows of `columns` (arrays of one length N) for which the filter holds.
+
+        A comparison with a missing value (None, NaN) is false, `!=` and `not in` included; `== null` and `!= null` ask
+        whether a value is missing. Raises CatalogError for an unknown column and for values that cannot be compared.
+        """
+        for name in sorted(self.names - set(columns)):
+            raise CatalogError(f"{self.text!r}: there is no column {name!r}; {nearest(name, columns)}")
+        try:
+            return self.tree.mask(columns)
+        except TypeError as error:
+            raise CatalogError(f"{self.text!r}: {error}") from error
+
+
+def parse_filter(text: str) -> Filter:
+    """Read a filter. Raises CatalogError with the character and the remedy for anything but comparisons."""
+    if len(text) > LONGEST:
+        raise CatalogError(f"the filter has {len(text)} characters; shorten it to {LONGEST}, or filter in the table")
+    parser = _Parser(text)
+    return Filter(text, parser.whole(), frozenset(parser.names))
+
+
+def _values(operand: Name | Literal, columns: Mapping[str, NDArray[np.generic]]) -> tuple[str, NDArray[np.generic]]:
+    if isinstance(operand, Name):
+        return f"column {operand.name!r}", np.asarray(columns[operand.name])
+    one = np.empty(1, dtype=object)
+    one[0] = operand
+    return repr(operand), one
+
+
+def _tokens(text: str) -> Iterator[Token]:
+    end = len(text.rstrip())
+    at = 0
+    while at < end and (match := TOKEN.match(text, at)):
+        kind = match.lastgroup or ""
+        yield Token(kind, match.group(kind), match.start(kind))
+        at = match.end()
+    yield Token("end", "", end)
+
+
+class _Parser:
+    """Recursive descent over the tokens; `names` collects the columns."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.tokens = list(_tokens(text))
+        self.position = 0
+        self.depth = 0
+        self.names: set[str] = set()
+
+    def whole(self) -> Comparison | Combination:
+        tree = self.chain("or")
+        if self.next.kind != "end":
+            self.refuse("does not belong there", self.remedy("join comparisons with `and` or `or`"))
+        return tree
+
+    @property
+    def next(self) -> Token:
+        return self.tokens[self.position]
+
+    def take(self, *texts: str) -> Token | None:
+        """The next token if it is one of these words or signs."""
+        token = self.next
+        if token.kind not in ("word", "sign") or token.text not in texts:
+            return None
+        self.position += 1
+        return token
+
+    def chain(self, word: str) -> Comparison | Combination:
+        parts = [self.chain("and") if word == "or" else self.negation()]
+        while self.take(word):
+            parts.append(self.chain("and") if word == "or" else self.negation())
+        return parts[0] if len(parts) == 1 else Combination(word, tuple(parts))
+
+    def negation(self) -> Comparison | Combination:
+        self.depth += 1
+        if self.depth > DEEPEST:
+            self.refuse(f"is nested more than {DEEPEST} deep", "write it flatter")
+        if self.take("not"):
+            tree: Comparison | Combination = Combination("not", (self.negation(),))
+        elif self.take("("):
+            tree = self.chain("or")
+            if not self.take(")"):
+                self.refuse("is where a bracket should close", self.remedy("add )"))
+        else:
+            tree = self.comparison()
+        self.depth -= 1
+        return tree
+
+    def comparison(self) -> Comparison:
+        start = self.next
+        left = self.operand()
+        if self.take("in"):
+            return self.checked(Comparison(left, "in", self.listed()), start)
+        if self.take("not"):
+            if not self.take("in"):
+                self.refuse("follows `not`", "write `not in`, or `not` before the comparison")
+            return self.checked(Comparison(left, "not in", self.listed()), start)
+        sign = self.take(*COMPARISONS)
+        if sign is None:
+            known = "compare with == != < <= > >= or `in [...]`, as in `purity >= 0.6`"
+            self.refuse("is where a comparison should be", self.remedy(known))
+        tree = self.checked(Comparison(left, sign.text, self.operand()), start)
+        if None in (tree.left, tree.right) and sign.text not in ("==", "!="):
+            self.refuse("follows an order with null", "compare null with == or !=", sign)
+        if self.next.kind == "sign" and self.next.text in COMPARISONS:
+            self.refuse("makes a chain", "write `a < b and b < c`")
+        return tree
+
+    def checked(self, tree: Comparison, start: Token) -> Comparison:
+        if not isinstance(tree.left, Name) and not isinstance(tree.right, Name):
+            self.refuse("begins a comparison without a column", "name a column of the table", start)
+        return tree
+
+    def operand(self) -> Name | Literal:
+        token = self.next
+        if token.kind == "quoted" or (token.kind == "word" and token.text not in CONSTANTS and token.text not in WORDS):
+            if token.text.startswith("__"):
+                self.refuse("is not the name of an attribute", "name a column of the table")
+            self.position += 1
+            name = token.text.strip("`")
+            self.names.add(name)
+            return Name(name)
+        return self.literal("a column or a value")
+
+    def literal(self, expected: str = "a value") -> Literal:
+        token = self.next
+        if token.kind == "number":
+            value: Literal = float(token.text) if re.search(r"[.eE]", token.text) else int(token.text)
+        elif token.kind == "text":
+            value = re.sub(r"\\(.)", r"\1", token.text[1:-1], flags=re.DOTALL)
+        elif token.kind == "word" and token.text in CONSTANTS:
+            value = CONSTANTS[token.text]
+        else:
+            remedy = "put text in quotes" if token.kind == "word" and token.text not in WORDS else f"write {expected}"
+            self.refuse(f"is where {expected} should be", self.remedy(remedy))
+        self.position += 1
+        return value
+
+    def listed(self) -> tuple[Literal, ...]:
+        if not self.take("["):
+            self.refuse("follows `in`", "write a list in square brackets, as in `['a', 'b']`")
+        values: list[Literal] = []
+        while not self.take("]"):
+            values.append(self.literal())
+            if not self.take(",") and self.next.text != "]":
+                self.refuse("is where the list should go on", "separate values by commas and close with ]")
+        return tuple(values)
+
+    def remedy(self, otherwise: str) -> str:
+        if self.next.kind == "sign" and self.next.text in "+-*/%^@":
+            return "nothing is computed; put the computed value in a column of the table"
+        return REMEDIES.get(self.next.text, otherwise) if self.next.kind == "sign" else otherwise
+
+    def refuse(self, problem: str, remedy: str, token: Token | None = None) -> NoReturn:
+        token = token or self.next
+        found = repr(token.text) if token.kind != "end" else "the end"
+        raise CatalogError(f"{self.text!r}, character {token.at + 1}: {found} {problem}; {remedy}")

@@ -1,0 +1,176 @@
+"""Configuration: frozen, checked once at the border, from a YAML file and `--set key=value`."""
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from geomae.errors import ConfigError, nearest
+from geomae.files import YamlDocument, read_yaml
+
+
+class Frozen(BaseModel):
+    """Base of all configuration: immutable, no unknown keys, no silent conversion of text to numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+
+class Decoder(Frozen):
+    """The decoder that turns visible tokens into predictions of the hidden ones (He et al. 2022, section 3)."""
+
+    width: int = Field(128, gt=0, description="width of the decoder's tokens")
+    depth: int = Field(2, ge=1, description="number of transformer blocks")
+    heads: int = Field(4, gt=0, description="attention heads; must divide the width")
+
+
+class Masking(Frozen):
+    """Which patches the encoder does not see."""
+
+    kind: Literal["random"] = Field("random", description="how hidden patches are drawn")
+    ratio: float = Field(0.75, gt=0, lt=1, description="share of patches hidden from the encoder")
+
+
+class Optimizer(Frozen):
+    """AdamW with warm-up and cosine decay, as He et al. 2022 (appendix A) train."""
+
+    base_rate: float = Field(1.5e-4, gt=0, description="learning rate for 256 tiles a step; scaled by batch / 256")
+    weight_decay: float = Field(0.05, ge=0, description="not applied to biases, norms and single tokens")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the rate rises from 0")
+    floor: float = Field(0.0, ge=0, lt=1, description="share of the rate that is left at the end")
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+
+
+class Data(Frozen):
+    """How tiles reach the model."""
+
+    min_valid_patch: float = Field(0.5, gt=0, le=1, description="share of valid pixels a patch needs to be drawn")
+    max_quarantined: float = Field(0.1, ge=0, le=1, description="share of scenes the audit may quarantine")
+    validation: float = Field(0.1, gt=0, lt=1, description="share of the tiles held out of training")
+    flips: bool = Field(True, description="draw one of the eight flips and quarter turns for each tile")
+    readers: int = Field(2, ge=0, description="threads that read tiles ahead of the training step; 0 reads in the step")
+    memory_mb: int = Field(1024, ge=0, description="decoded tiles are kept in memory up to this size")
+
+
+class PretrainConfig(Frozen):
+    """Everything that decides what `geomae pretrain` computes. Equal configuration and data give equal weights."""
+
+    preset: Literal["tiny", "small", "base", "large", "huge"] = Field("tiny", description="size of the encoder")
+    patch: int = Field(8, gt=0, description="side of a patch in pixels; must divide the tile")
+    embedding: Literal["stacked", "spectral"] = Field("spectral", description="how bands become tokens")
+    target: Literal["none", "patch", "patch-band"] = Field("none", description="how the target is normalised")
+    masking: Masking = Masking()
+    decoder: Decoder = Decoder()
+    optimizer: Optimizer = Optimizer()
+    data: Data = Data()
+    steps: int = Field(1000, gt=0, description="optimizer steps; the run stops after them")
+    batch: int = Field(64, gt=0, description="tiles per step, over all devices")
+    accumulate: int = Field(1, gt=0, description="passes over which a step's tiles are split on each device")
+    save_every: int = Field(200, gt=0, description="steps between checkpoints")
+    keep: int = Field(2, gt=0, description="newest checkpoints kept, beside the best")
+    eval_every: int = Field(100, gt=0, description="steps between validations")
+    picture_every: int = Field(500, gt=0, description="steps between pictures of fixed validation tiles")
+    log_every: int = Field(10, gt=0, description="steps between logged training figures")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PretrainConfig":
+        if self.decoder.width % self.decoder.heads:
+            raise ValueError(f"decoder.heads: {self.decoder.heads} does not divide decoder.width {self.decoder.width}")
+        if self.decoder.width % 4:
+            raise ValueError(f"decoder.width: {self.decoder.width} is not a multiple of 4, which positions need")
+        return self
+
+
+Config = TypeVar("Config", bound=Frozen)
+
+
+def load_config(kind: type[Config], command: str, name: str | None, changes: Sequence[str] = ()) -> Config:
+    """The configuration of `command`: the file or shipped `name` (None: `kind`'s defaults), changed by `key=value`s."""
+    document = _document(command, name) if name is not None else None
+    values: dict[str, Any] = dict(document.values) if document else {}
+    for change in changes:
+        _set(values, change)
+    return parse(kind, values, document)
+
+
+def parse(kind: type[Config], values: dict[str, Any], document: YamlDocument | None = None) -> Config:
+    """Check `values`. Raises ConfigError with the file, line, key and remedy of the first fault."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(explain(kind, error, document)) from error
+
+
+def explain(kind: type[BaseModel], error: ValidationError, document: YamlDocument | None) -> str:
+    """One line for the first fault of `error`: where, which key, what, and the nearest known key."""
+    fault = error.errors()[0]
+    keys = [key for key in fault["loc"] if isinstance(key, (str, int))]
+    where = (document.where(keys) + ": ") if document else ""
+    if fault["type"] == "extra_forbidden":
+        remedy = nearest(str(keys[-1]), _fields(kind, keys[:-1]))
+        return f"{where}unknown key {'.'.join(map(str, keys))!r}; {remedy}"
+    message = fault["msg"].removeprefix("Value error, ")
+    if not keys:
+        return where + message
+    return f"{where}{'.'.join(map(str, keys))}: {message[:1].lower()}{message[1:]}, not {fault['input']!r}"
+
+
+def shipped(command: str) -> tuple[str, ...]:
+    """Names of the configurations that come with geomae for `command`."""
+    folder = _shipped_folder() / command
+    return tuple(sorted(path.stem for path in folder.glob("*.yaml")))
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _document(command: str, name: str) -> YamlDocument:
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        return read_yaml(path)
+    path = _shipped_folder() / command / f"{name}.yaml"
+    if not path.is_file():
+        raise ConfigError(f"--config {name}: is neither a file nor shipped; {nearest(name, shipped(command))}")
+    return read_yaml(path)
+
+
+def _shipped_folder() -> Path:
+    """In an installed package beside this file; in a checkout at the top level."""
+    installed = Path(str(resources.files("geomae"))) / "configs"
+    return installed if installed.is_dir() else installed.parent.parent / "configs"
+
+
+def _set(values: dict[str, Any], change: str) -> None:
+    """Apply one `a.b=value`; the value is read as a YAML scalar."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    name, equals, text = change.partition("=")
+    if not equals or not name.strip():
+        raise ConfigError(f"--set {change}: is not KEY=VALUE; write for example --set steps=500")
+    *parents, last = name.strip().split(".")
+    for parent in parents:
+        child = values.get(parent)
+        values[parent] = dict(child) if isinstance(child, dict) else {}
+        values = values[parent]
+    try:
+        values[last] = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise ConfigError(f"--set {change}: the value is not valid YAML; quote it") from error
+
+
+def _fields(kind: type[BaseModel], keys: Sequence[str | int]) -> list[str]:
+    """Names of the keys that stand at `keys` below `kind`."""
+    for key in keys:
+        field = kind.model_fields.get(str(key))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        kind = field.annotation
+    return list(kind.model_fields)

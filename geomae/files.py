@@ -1,0 +1,214 @@
+"""Files that are whole or absent, digests, paths that stay in their folder, and strict YAML."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from geomae.errors import CatalogError, ConfigError, GeomaeError, StorageError
+
+UNFINISHED = ".unfinished-"  # prefix of what is being written beside its final name
+
+
+@contextlib.contextmanager
+def publish_file(path: Path) -> Iterator[Path]:
+    """Give a name beside `path` to write to; on success it takes the place of `path` in one step.
+
+    A reader sees the old file whole or the new one whole, also after a power cut.
+    """
+    with _storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The suffix stays last: GDAL and others choose the format by it.
+        handle, name = tempfile.mkstemp(prefix=f"{UNFINISHED}{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        with _storage_errors(path):
+            yield temporary
+            _flush(temporary)
+            temporary.chmod(0o666 & ~_umask())  # mkstemp hides its files from other users
+            temporary.replace(path)
+            _flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def publish_dir(path: Path) -> Iterator[Path]:
+    """Give a folder beside `path` to fill; on success it becomes `path` in one step. `path` must not exist."""
+    with _storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{path.name}-", dir=path.parent))
+    try:
+        with _storage_errors(path):
+            yield temporary
+            for file in sorted(temporary.rglob("*"), reverse=True):
+                _flush(file)
+            temporary.chmod(0o777 & ~_umask())
+            temporary.rename(path)
+            _flush(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed process left half written in `folder`."""
+    for path in folder.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Publish `text` as UTF-8 at `path`."""
+    with publish_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Publish `value` as indented JSON at `path`; NaN and infinities become null, as JSON has none."""
+    write_text(path, json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON. Raises GeomaeError with the file's name when it is absent or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GeomaeError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except ValueError as error:
+        raise GeomaeError(f"{path}: is not valid JSON ({error}); restore or remove the file") from error
+
+
+def digest(value: Any) -> str:
+    """Hex digest (32 characters) of a JSON-like value; the order of keys does not matter."""
+    text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def file_digest(path: Path) -> str:
+    """Hex digest (64 characters, SHA-256) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def confine(path: Path, root: Path, *, outside: bool, where: str) -> Path:
+    """Resolve `path` against `root` and refuse one that leaves `root`, links included, unless `outside`."""
+    resolved = (root / path).resolve()
+    if not outside and not resolved.is_relative_to(root.resolve()):
+        raise CatalogError(f"{where}: {path} leaves the catalogue's folder {root}; add `outside: true` to allow it")
+    return resolved
+
+
+def cache_folder() -> Path:
+    """Where generated and derived data are kept: GEOMAE_CACHE, else the XDG cache folder."""
+    chosen = os.environ.get("GEOMAE_CACHE")
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(chosen).expanduser().resolve() if chosen else base / "geomae"
+
+
+@dataclass(frozen=True)
+class YamlDocument:
+    """A YAML mapping as plain Python values, with the line of every key."""
+
+    path: Path
+    values: dict[str, Any]
+    lines: dict[tuple[str | int, ...], int]
+
+    def where(self, keys: Sequence[str | int] = ()) -> str:
+        """`file:line` of the innermost of `keys` that the document has."""
+        known = tuple(keys)
+        while known and known not in self.lines:
+            known = known[:-1]
+        return f"{self.path}:{self.lines[known]}" if known else str(self.path)
+
+
+def read_yaml(path: Path) -> YamlDocument:
+    """Read a YAML 1.2 mapping. Duplicate keys, tags, several documents and broken syntax raise ConfigError."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.comments import CommentedMap, CommentedSeq
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
+    try:
+        tree = YAML(typ="rt", pure=True).load(text)
+    except YAMLError as error:
+        raise ConfigError(_yaml_message(path, error)) from error
+    if not isinstance(tree, CommentedMap):
+        raise ConfigError(f"{path}: must be a mapping of keys to values")
+    lines: dict[tuple[str | int, ...], int] = {}
+
+    def plain(node: Any, keys: tuple[str | int, ...]) -> Any:
+        if isinstance(node, CommentedMap):
+            for key in node:
+                lines[(*keys, key)] = node.lc.key(key)[0] + 1
+            return {key: plain(value, (*keys, key)) for key, value in node.items()}
+        if isinstance(node, CommentedSeq):
+            for index in range(len(node)):
+                lines[(*keys, index)] = node.lc.item(index)[0] + 1
+            return [plain(value, (*keys, index)) for index, value in enumerate(node)]
+        for kind in (bool, int, float, str):  # ruamel's scalars remember their notation; nobody here asks for it
+            if isinstance(node, kind):
+                return kind(node)
+        return node
+
+    return YamlDocument(path, plain(tree, ()), lines)
+
+
+def _yaml_message(path: Path, error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = str(getattr(error, "problem", None) or error).splitlines()[0]
+    where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
+    remedy = "keep one of the two" if "duplicate" in problem else "correct the YAML"
+    return f"{where}: {problem}; {remedy}"
+
+
+def _plain(value: Any) -> Any:
+    """Numpy scalars, paths, tuples and models as what JSON has; NaN and infinities as None."""
+    if hasattr(value, "model_dump"):
+        return _plain(value.model_dump(mode="json"))
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value
+
+
+def _flush(path: Path) -> None:
+    """Bring a file's or folder's content to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextlib.contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror or error}); make room, or choose another folder with --out"
+        ) from error

@@ -1,0 +1,1 @@
+"""The masked autoencoder on plain tensors: usable without rasters, catalogue or tracking."""

@@ -1,0 +1,127 @@
+"""How the bands of a patch become a token, and how a decoder token becomes the bands of a patch.
+
+B batch, N patches, C bands, P pixels of a patch in one band, D width, R kernels of the basis
+
+Both embeddings share one interface: `embed(patches_BNCP, valid_BNCP, codes_CF) -> tokens_BND` and, for the head,
+`predict(tokens_BND, codes_CF) -> patches_BNCP`. The order of the bands of a prediction is that of `codes_CF`.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from geomae.sensors import Band
+
+POLARISATIONS = ("VV", "VH", "HH", "HV")
+FREQUENCIES = 16  # octaves of log-wavelength, enough to tell bands 1 % apart
+CODE_FEATURES = 4 * FREQUENCIES + len(POLARISATIONS)
+KERNELS = 48  # size R of the basis from which the kernel of a band is mixed
+
+
+def band_codes(bands: Sequence[Band]) -> Tensor:
+    """Codes (C, F) in float32: sines and cosines of the logarithms of wavelength and width, and the polarisation.
+
+    The logarithm puts visible light, thermal infrared and radar on one scale; width and polarisation tell bands apart
+    that share a centre.
+    """
+    octave = 2.0 ** torch.arange(FREQUENCIES, dtype=torch.float64) / 2
+    rows = []
+    for band in bands:
+        # From 0.3 um to 30 cm: both logarithms stay within about [-1, 1], so that the slowest wave is not ambiguous.
+        scaled = [math.log10(band.wavelength_um) / 6, math.log10(band.fwhm_um) / 6]
+        angle = torch.tensor(scaled, dtype=torch.float64)[:, None] * octave * math.pi
+        # The finest waves would tell apart what no sensor does; they fade with their frequency.
+        wave = torch.cat([angle.sin(), angle.cos()], dim=1) / (1 + octave.repeat(2) / 64)
+        kind = torch.tensor([float(band.polarisation == name) for name in POLARISATIONS], dtype=torch.float64)
+        rows.append(torch.cat([wave.flatten(), kind]))
+    return torch.stack(rows).float()
+
+
+class StackedEmbedding(nn.Module):
+    """One linear map of all bands of a patch; with three bands that of He et al. 2022, whose weights fit."""
+
+    def __init__(self, bands: int, pixels: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(bands * pixels, width)
+        nn.init.xavier_uniform_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+
+    def embed(self, patches_BNCP: Tensor, valid_BNCP: Tensor, codes_CF: Tensor) -> Tensor:
+        """Tokens (B, N, D). Invalid pixels count as the mean of their band, which is zero here."""
+        tokens: Tensor = self.proj(patches_BNCP.where(valid_BNCP, 0).flatten(2))
+        return tokens
+
+
+class StackedHead(nn.Module):
+    """One linear map from a decoder token to all bands of a patch."""
+
+    def __init__(self, bands: int, pixels: int, width: int) -> None:
+        super().__init__()
+        self.bands = bands
+        self.proj = nn.Linear(width, bands * pixels)
+        nn.init.xavier_uniform_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+
+    def predict(self, tokens_BND: Tensor, codes_CF: Tensor) -> Tensor:
+        """Predictions (B, N, C, P)."""
+        flat: Tensor = self.proj(tokens_BND)
+        return flat.unflatten(2, (self.bands, -1))
+
+
+class KernelBasis(nn.Module):
+    """Mixes the kernel of each band from R learned kernels; the mixture is a function of the band's code.
+
+    The idea of generated patch kernels is that of DOFA (Xiong et al. 2024); a shared basis is its smallest form: any
+    band of any sensor goes through the same weights.
+    """
+
+    def __init__(self, rows: int, cols: int) -> None:
+        super().__init__()
+        self.mixture = nn.Sequential(nn.Linear(CODE_FEATURES, 128), nn.GELU(), nn.Linear(128, KERNELS))
+        self.kernels = nn.Parameter(torch.empty(KERNELS, rows, cols))
+        limit = math.sqrt(6 / (rows + cols))  # Xavier of one kernel ...
+        nn.init.uniform_(self.kernels, -limit, limit)
+
+    def forward(self, codes_CF: Tensor) -> Tensor:
+        """Kernels (C, rows, cols) in float32."""
+        with torch.autocast(codes_CF.device.type, enabled=False):  # a few rows: precision is free here
+            mixture_CR = nn.functional.layer_norm(self.mixture(codes_CF.float()), (KERNELS,)) / math.sqrt(KERNELS)
+            return torch.einsum("cr,rij->cij", mixture_CR, self.kernels.float())  # ... kept by a mixture of unit norm
+
+
+class SpectralEmbedding(nn.Module):
+    """Tokens from any set of bands: the mean over the bands that a patch has, each through its generated kernel.
+
+    A mean and not a sum, so that a subset of the bands gives tokens of the same magnitude. A band without a valid pixel
+    in a patch takes no part in that patch.
+    """
+
+    def __init__(self, pixels: int, width: int) -> None:
+        super().__init__()
+        self.basis = KernelBasis(pixels + 1, width)  # the last row is the bias of the band
+
+    def embed(self, patches_BNCP: Tensor, valid_BNCP: Tensor, codes_CF: Tensor) -> Tensor:
+        """Tokens (B, N, D), the same for every order of the bands."""
+        kernels_CPD = self.basis(codes_CF)
+        pixels_BNCP = patches_BNCP.where(valid_BNCP, 0)
+        present_BNC = valid_BNCP.any(-1).to(pixels_BNCP.dtype)
+        # One product over bands and pixels; the presence of a band multiplies its bias.
+        tokens_BND = torch.cat([pixels_BNCP, present_BNC[..., None]], dim=-1).flatten(2) @ kernels_CPD.flatten(0, 1)
+        return tokens_BND / present_BNC.sum(-1, keepdim=True).clamp(min=1)
+
+
+class SpectralHead(nn.Module):
+    """Predicts any band, also one that was never an input, through a generated kernel."""
+
+    def __init__(self, pixels: int, width: int) -> None:
+        super().__init__()
+        self.basis = KernelBasis(width + 1, pixels)
+
+    def predict(self, tokens_BND: Tensor, codes_CF: Tensor) -> Tensor:
+        """Predictions (B, N, C, P) of the bands in `codes_CF`."""
+        kernels_CDP = self.basis(codes_CF)
+        weight_DX = kernels_CDP[:, :-1].permute(1, 0, 2).flatten(1)
+        flat = nn.functional.linear(tokens_BND, weight_DX.T, kernels_CDP[:, -1].flatten())
+        return flat.unflatten(2, (len(codes_CF), -1))

@@ -1,0 +1,153 @@
+"""The model folder: weights, architecture, bands and statistics; all that is needed to use a model.
+
+    model.safetensors   weights, in float32
+    config.json         architecture, sensors with bands and statistics, provenance
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from geomae.config import explain
+from geomae.errors import GeomaeError, ModelError, nearest
+from geomae.files import publish_dir, read_json, write_json
+from geomae.models.architecture import Architecture
+from geomae.models.embedding import band_codes
+from geomae.models.mae import MaskedAutoencoder
+from geomae.models.patches import grid, patchify, take, unpatchify
+from geomae.models.standardise import SensorRecord, standardise, to_physical
+from geomae.models.target import estimate_hidden, patch_statistics, restore
+
+FORMAT = 1
+
+
+@dataclass
+class Model:
+    """A masked autoencoder together with the sensors it knows. Pixels go in and come out in physical units.
+
+    `record` is the sensor in use; `for_sensor` gives the same model for another one or for a subset of the bands.
+    """
+
+    mae: MaskedAutoencoder
+    sensors: tuple[SensorRecord, ...]
+    provenance: dict[str, Any] = field(default_factory=dict)
+    chosen: SensorRecord | None = None
+
+    @property
+    def record(self) -> SensorRecord:
+        """Bands, unit and statistics in use."""
+        return self.chosen or self.sensors[0]
+
+    def for_sensor(self, name: str, bands: tuple[str, ...] | None = None) -> "Model":
+        """This model for the sensor `name`, and for these of its bands in this order. Weights are shared."""
+        found = next((one for one in self.sensors if one.name == name), None)
+        if found is None:
+            raise ModelError(f"the model has no statistics for sensor {name!r}; {nearest(name, [s.name for s in self.sensors])}")
+        record = found if bands is None else found.select(bands)
+        if self.mae.architecture.embedding == "stacked" and len(record.bands) != self.mae.architecture.bands:
+            raise ModelError(f"a stacked embedding needs all its {self.mae.architecture.bands} bands; `spectral` takes any")
+        return Model(self.mae, self.sensors, self.provenance, record)
+
+    @torch.no_grad()
+    def reconstruct(
+        self,
+        pixels_BCHW: Tensor,
+        valid_BCHW: Tensor | None = None,
+        visible_BN: Tensor | None = None,
+        *,
+        restore_with: str = "context",
+    ) -> tuple[Tensor, Tensor]:
+        """Reconstruct tiles from the patches in `visible_BN` (boolean, row-major; default: a regular quarter).
+
+        Every tile of a batch shows as many patches as the others. Returns predicted pixels (B, C, H, W) in physical
+        units, of the visible patches too, and the loss on hidden valid pixels in the units of the target. Where the
+        target is normalised per patch, `restore_with="context"` estimates the statistics of hidden patches from the
+        visible ones, `"none"` leaves the prediction in the units of the target, and `"truth"` uses the true ones (for
+        tests: it leaks the answer).
+        """
+        mae, device = self.mae, next(self.mae.parameters()).device
+        rows, cols = shape = grid(*pixels_BCHW.shape[-2:], mae.architecture.patch)
+        pixels_BCHW = pixels_BCHW.to(device)
+        valid_BCHW = torch.isfinite(pixels_BCHW) if valid_BCHW is None else valid_BCHW.to(device)
+        visible_BN = regular_quarter(len(pixels_BCHW), rows, cols) if visible_BN is None else visible_BN.bool()
+        order_BN = visible_first(visible_BN.to(device))
+        visible = int(visible_BN[0].sum())
+        patches_BNCP = patchify(standardise(pixels_BCHW, valid_BCHW, self.record), mae.architecture.patch)
+        valid_BNCP = patchify(valid_BCHW, mae.architecture.patch)
+        every_BN = torch.arange(rows * cols, device=device).expand(len(pixels_BCHW), -1)
+        codes_CF = band_codes(self.record.bands).to(device)
+        predicted = mae.predict(patches_BNCP, valid_BNCP, codes_CF, order_BN, visible, every_BN, shape).float()
+        hidden_BM = order_BN[:, visible:]
+        loss = mae.score(*(take(values, hidden_BM) for values in (predicted, patches_BNCP, valid_BNCP))).mean()
+        if restore_with == "none":
+            return unpatchify(predicted, rows, cols), loss
+        statistics = patch_statistics(patches_BNCP, valid_BNCP, mae.architecture.target)
+        if restore_with == "context":
+            statistics = estimate_hidden(statistics, visible_BN.to(device), cols)
+        return to_physical(unpatchify(restore(predicted, statistics), rows, cols), self.record), loss
+
+
+def regular_quarter(tiles: int, rows: int, cols: int) -> Tensor:
+    """Every second patch of every second row is visible: (B, N) boolean."""
+    visible = torch.zeros(rows, cols, dtype=torch.bool)
+    visible[::2, ::2] = True
+    return visible.flatten().expand(tiles, -1)
+
+
+def visible_first(visible_BN: Tensor) -> Tensor:
+    """Patches in the order (visible, hidden), both ascending. Raises ModelError where the tiles show unlike numbers."""
+    counts = visible_BN.sum(1)
+    if int(counts.min()) != int(counts.max()) or not 0 < int(counts[0]) < visible_BN.shape[1]:
+        raise ModelError("visible_BN: every tile of a batch must show the same number of patches, and hide some")
+    return (~visible_BN).to(torch.uint8).argsort(dim=1, stable=True)
+
+
+def save_model(model: Model, folder: Path) -> None:
+    """Publish a model folder at `folder`, which must not exist."""
+    with publish_dir(folder) as temporary:
+        write_model(model, temporary)
+
+
+def write_model(model: Model, folder: Path) -> None:
+    """Write the two files of a model folder into an existing `folder`."""
+    weights = {name: value.detach().float().cpu().contiguous() for name, value in model.mae.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})  # one key: with more, the order varies
+    config = {
+        "format": FORMAT,
+        "architecture": model.mae.architecture,
+        "sensors": [record.to_dict() for record in model.sensors],
+        "provenance": model.provenance,
+    }
+    write_json(folder / "config.json", config)
+
+
+def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Model:
+    """Read a model folder. Raises ModelError with the file and the remedy where it is not whole."""
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder}: is not a model folder (no config.json); give the `model` folder that training leaves")
+    try:
+        config = read_json(folder / "config.json")
+        architecture = Architecture.model_validate(config["architecture"])
+        sensors = tuple(SensorRecord.from_dict(record) for record in config["sensors"])
+    except ValidationError as error:
+        raise ModelError(f"{folder / 'config.json'}: {explain(Architecture, error, None)}") from error
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{folder / 'config.json'}: {error} is missing; train or convert the model again") from error
+    except GeomaeError as error:
+        raise ModelError(f"{folder / 'config.json'}: {error}") from error
+    if not sensors:
+        raise ModelError(f"{folder / 'config.json'}: names no sensor; a model must know its bands and statistics")
+    mae = MaskedAutoencoder(architecture)
+    try:
+        mae.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        detail = " ".join(str(error).split())[:300]
+        raise ModelError(f"{folder / 'model.safetensors'}: does not fit config.json or is damaged ({detail})") from error
+    return Model(mae.eval().to(device), sensors, config.get("provenance", {}))

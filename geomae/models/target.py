@@ -1,0 +1,68 @@
+"""What the decoder is asked to predict, and how a prediction becomes pixels again.
+
+B batch, N patches, C bands, P pixels of a patch in one band. All in standardised units, with `valid` beside the pixels.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+VARIANCE_FLOOR = 1e-6  # as in the published norm-pix target, so that its losses can be compared
+
+
+class PatchStatistics(NamedTuple):
+    """Mean and variance that a target was normalised by; both broadcast against (B, N, C, P)."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+def patch_statistics(patches_BNCP: Tensor, valid_BNCP: Tensor, target: str) -> PatchStatistics | None:
+    """Statistics over the valid pixels of each patch: (B, N, 1, 1) for `patch`, (B, N, C, 1) for `patch-band`.
+
+    None for the target `none`. The variance divides by n - 1, as the published target does (He et al. 2022, section 4).
+    """
+    if target == "none":
+        return None
+    axes = (2, 3) if target == "patch" else (3,)
+    count = valid_BNCP.sum(axes, keepdim=True)
+    mean = patches_BNCP.where(valid_BNCP, 0).sum(axes, keepdim=True) / count.clamp(min=1)
+    square = (patches_BNCP - mean).where(valid_BNCP, 0).square().sum(axes, keepdim=True)
+    return PatchStatistics(mean, square / (count - 1).clamp(min=1))
+
+
+def normalise(patches_BNCP: Tensor, statistics: PatchStatistics | None) -> Tensor:
+    """The target of the patches: themselves, or standardised by `statistics`."""
+    if statistics is None:
+        return patches_BNCP
+    return (patches_BNCP - statistics.mean) / (statistics.variance + VARIANCE_FLOOR).sqrt()
+
+
+def restore(prediction_BNCP: Tensor, statistics: PatchStatistics | None) -> Tensor:
+    """The inverse of `normalise`: exact when given the true statistics."""
+    if statistics is None:
+        return prediction_BNCP
+    return prediction_BNCP * (statistics.variance + VARIANCE_FLOOR).sqrt() + statistics.mean
+
+
+def estimate_hidden(statistics: PatchStatistics | None, visible_BN: Tensor, cols: int) -> PatchStatistics | None:
+    """Statistics of every patch from those of the visible ones, weighted by inverse squared distance.
+
+    A model with a normalised target does not predict the mean and the variance of a hidden patch; whoever looks at its
+    pixels has to take them from somewhere that is not the truth.
+    """
+    if statistics is None:
+        return None
+    N = visible_BN.shape[1]
+    place = torch.arange(N, device=visible_BN.device)
+    row, col = place // cols, place % cols
+    distance_NN = (row[:, None] - row).square() + (col[:, None] - col).square()
+    weight_BNN = visible_BN[:, None].float() / distance_NN.clamp(min=1)
+    weight_BNN = weight_BNN / weight_BNN.sum(-1, keepdim=True).clamp(min=1e-12)
+
+    def spread(values: Tensor) -> Tensor:
+        estimated = torch.einsum("bnm,bmcp->bncp", weight_BNN, values.float())
+        return values.where(visible_BN[:, :, None, None], estimated)
+
+    return PatchStatistics(spread(statistics.mean), spread(statistics.variance))

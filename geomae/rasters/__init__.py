@@ -1,0 +1,21 @@
+"""The only place that opens rasters: pixels with their validity, labels, audit, georeferenced writing."""
+
+from geomae.rasters.audit import AuditReport, Problem, audit
+from geomae.rasters.grids import Grid, Window, scene_grid
+from geomae.rasters.headers import describe_bands
+from geomae.rasters.labels import read_labels
+from geomae.rasters.reading import read
+from geomae.rasters.write import write_cog
+
+__all__ = [
+    "AuditReport",
+    "Grid",
+    "Problem",
+    "Window",
+    "audit",
+    "describe_bands",
+    "read",
+    "read_labels",
+    "scene_grid",
+    "write_cog",
+]

@@ -1,0 +1,223 @@
+"""The grid on which a scene is read, and where each of its files lies on it."""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rasterio import Affine
+
+from geomae.catalog.source import BandFile, Scene, Source
+from geomae.errors import RasterError
+from geomae.rasters.headers import Header, header
+from geomae.rasters.resample import Axis
+
+GSD_TOLERANCE = 0.05  # a file this close to the wanted ground sample distance is taken as it is
+SNAP = 1e-3  # offsets of less than this many pixels over a whole raster are rounding in the file's header
+HALF = 0.5 + SNAP  # pixels by which the edges of the files of a scene may differ
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of pixels; `row` and `col` are those of its upper left pixel."""
+
+    row: int
+    col: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The pixels of a scene: how many, how large in metres (None if unknown), and where on Earth.
+
+    `crs` is an authority string or WKT, None without georeferencing. `transform` has the coefficients (a, b, c, d, e, f)
+    of `Affine`, from pixel (column, row) to world (x, y), in float64.
+    """
+
+    height: int
+    width: int
+    gsd_m: float | None
+    crs: str | None
+    transform: tuple[float, float, float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a scene: which bands it holds, and how the pixels of the grid map to its own.
+
+    `positions` are indexes into the bands of the source, `indexes` the numbers of the stored bands.
+    """
+
+    header: Header
+    positions: tuple[int, ...]
+    indexes: tuple[int, ...]
+    rows: Axis
+    cols: Axis
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All that is needed to read a scene."""
+
+    grid: Grid
+    parts: tuple[Part, ...]
+    mask: Part | None
+
+
+def scene_grid(source: Source, scene: Scene) -> Grid:
+    """Give the grid of a scene: that of its finest file, or that of `source.gsd_m` over the same extent.
+
+    Without a CRS the pixel size is not in the files: files of one shape are taken to be at `source.gsd_m`; otherwise the
+    largest is taken to be at the gsd of the sensor's finest band. Raises RasterError when files do not fit together.
+    """
+    return scene_layout(source, scene).grid
+
+
+def scene_layout(source: Source, scene: Scene) -> Layout:
+    """Give the grid of a scene and the place of its files on it. Raises RasterError when they do not fit together."""
+    headers = tuple(header(path, remote=source.remote) for path in scene.files)
+    mask = None if scene.mask is None else header(scene.mask.path, remote=source.remote)
+    finest_gsd_m = min((band.gsd_m for band in source.bands if band.gsd_m is not None), default=None)
+    return _layout(scene.bands, headers, scene.mask, mask, source.gsd_m, finest_gsd_m)
+
+
+def check_window(window: Window, grid: Grid, where: str) -> None:
+    """Raise RasterError unless `window` lies within `grid`."""
+    inside = 0 <= window.row and 0 <= window.col and window.height > 0 and window.width > 0
+    if not inside or window.row + window.height > grid.height or window.col + window.width > grid.width:
+        raise RasterError(
+            f"{where}: the window of {window.height} x {window.width} pixels at row {window.row}, column {window.col} "
+            f"leaves the grid of {grid.height} x {grid.width}; choose one that lies within"
+        )
+
+
+def axes(found: Header, grid_to_file: Affine, grid_height: int, grid_width: int, where: str) -> tuple[Axis, Axis]:
+    """Give the mapping of rows and of columns from a grid to a file. Raises RasterError where one is turned to the other."""
+    turn = max(abs(grid_to_file.b) * grid_height, abs(grid_to_file.d) * grid_width)
+    if turn > HALF or grid_to_file.a <= 0 or grid_to_file.e <= 0:
+        raise RasterError(f"{where}: {found.path} is turned or flipped against the others; warp them to one grid first")
+    rows = _axis(grid_to_file.e, grid_to_file.f, grid_height, found.height)
+    return rows, _axis(grid_to_file.a, grid_to_file.c, grid_width, found.width)
+
+
+@functools.lru_cache(maxsize=16384)
+def _layout(
+    bands: tuple[BandFile, ...],
+    headers: tuple[Header, ...],
+    mask_band: BandFile | None,
+    mask: Header | None,
+    gsd_m: float | None,
+    finest_gsd_m: float | None,
+) -> Layout:
+    reference = _finest(headers)
+    grid, to_reference = _grid(reference, headers, gsd_m, finest_gsd_m)
+    parts = []
+    for found in headers:
+        positions = tuple(position for position, band in enumerate(bands) if band.path == found.path)
+        indexes = tuple(bands[position].index for position in positions)
+        _check_indexes(found, indexes)
+        reference_to_file = _between(reference, found)
+        _check_extent(reference, found, reference_to_file)
+        rows, cols = axes(found, reference_to_file @ to_reference, grid.height, grid.width, reference.path)
+        parts.append(Part(found, positions, indexes, rows, cols))
+    mask_part = None
+    if mask is not None and mask_band is not None:
+        _check_indexes(mask, (mask_band.index,))
+        mask_to_file = _mask_between(reference, mask)
+        rows, cols = axes(mask, mask_to_file @ to_reference, grid.height, grid.width, reference.path)
+        mask_part = Part(mask, (0,), (mask_band.index,), rows, cols)
+    return Layout(grid, tuple(parts), mask_part)
+
+
+def _finest(headers: Sequence[Header]) -> Header:
+    """The file with the smallest pixels; without a CRS that with the most. All must agree on having a CRS."""
+    first = headers[0]
+    for other in headers:
+        if other.crs != first.crs:
+            raise RasterError(
+                f"{first.path} has CRS {_short(first.crs)} and {other.path} has {_short(other.crs)}; "
+                "warp the files of a scene to one CRS first"
+            )
+    if first.crs is None:
+        return max(headers, key=lambda one: one.height * one.width)
+    return min(headers, key=lambda one: abs(one.affine.determinant))
+
+
+def _grid(
+    reference: Header, headers: Sequence[Header], gsd_m: float | None, finest_gsd_m: float | None
+) -> tuple[Grid, Affine]:
+    """The common grid, and the mapping from its pixels to those of the reference."""
+    pixel_m = reference.pixel_m
+    if reference.crs is None and any(one.shape != reference.shape for one in headers):
+        pixel_m = finest_gsd_m
+    if pixel_m is None or gsd_m is None or abs(gsd_m / pixel_m - 1) <= GSD_TOLERANCE:
+        known_m = next((one for one in (gsd_m, pixel_m, reference.roughly_m, finest_gsd_m) if one is not None), None)
+        return Grid(reference.height, reference.width, known_m, reference.crs, reference.transform), Affine.identity()
+    affine = reference.affine
+    metres = pixel_m / math.sqrt(abs(affine.determinant))  # per unit of the CRS
+    factor_x = gsd_m / (math.hypot(affine.a, affine.d) * metres)
+    factor_y = gsd_m / (math.hypot(affine.b, affine.e) * metres)
+    height, width = max(1, round(reference.height / factor_y)), max(1, round(reference.width / factor_x))
+    to_reference = Affine.scale(factor_x, factor_y)
+    a, b, c, d, e, f = tuple(affine @ to_reference)[:6]
+    return Grid(height, width, gsd_m, reference.crs, (a, b, c, d, e, f)), to_reference
+
+
+def _between(reference: Header, found: Header) -> Affine:
+    """From the pixels of the reference to those of a file."""
+    if found is reference:
+        return Affine.identity()
+    if reference.crs is not None:
+        return ~found.affine @ reference.affine
+    factor = (reference.height / found.height + reference.width / found.width) / 2
+    whole = round(factor)
+    if max(abs(found.height * whole - reference.height), abs(found.width * whole - reference.width)) <= whole / 2:
+        factor = whole  # as 61 pixels at 20 m lie under 121 at 10 m
+    return Affine.scale(1 / factor)
+
+
+def _mask_between(reference: Header, mask: Header) -> Affine:
+    if reference.crs is not None and mask.crs is not None:
+        if reference.crs != mask.crs:
+            raise RasterError(
+                f"{mask.path} has CRS {_short(mask.crs)} and {reference.path} has {_short(reference.crs)}; "
+                "warp the mask to the grid of its scene first"
+            )
+        return ~mask.affine @ reference.affine
+    for large, small in ((reference, mask), (mask, reference)):
+        factor = large.height // small.height
+        if factor >= 1 and large.shape == (small.height * factor, small.width * factor):
+            return Affine.scale(1 / factor if large is reference else factor)
+    raise RasterError(
+        f"{mask.path} has {mask.height} x {mask.width} pixels and {reference.path} {reference.height} x {reference.width}; "
+        "without a CRS in both, a mask must have the shape of its scene or a whole multiple of it"
+    )
+
+
+def _check_extent(reference: Header, found: Header, to_file: Affine) -> None:
+    """The edges of both may differ by half a pixel of the file, which is the coarser one."""
+    left, top = to_file @ (0, 0)
+    right, bottom = to_file @ (reference.width, reference.height)
+    gaps = (left, top, right - found.width, bottom - found.height)
+    if max(abs(gap) for gap in gaps) > HALF:
+        raise RasterError(
+            f"{reference.path} and {found.path} do not cover the same ground: their edges differ by up to "
+            f"{max(abs(gap) for gap in gaps):.1f} pixels of the latter; cut them to one extent first"
+        )
+
+
+def _check_indexes(found: Header, indexes: Sequence[int]) -> None:
+    if max(indexes) > found.count:
+        raise RasterError(f"{found.path}: has {found.count} bands and band {max(indexes)} is asked for; correct `bands`")
+
+
+def _axis(scale: float, offset: float, length: int, size: int) -> Axis:
+    """Free a mapping of the rounding in the headers of files that lie exactly upon each other."""
+    if abs(scale - 1) * length < SNAP and abs(offset) < SNAP:
+        return Axis(1.0, 0.0, size)
+    return Axis(scale, 0.0 if abs(offset) < SNAP * scale else offset, size)
+
+
+def _short(crs: str | None) -> str:
+    return "no CRS" if crs is None else crs if len(crs) <= 40 else f"{crs[:37]}..."

@@ -1,0 +1,107 @@
+"""A band: what one layer of a raster measured, independent of how the raster stores it."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from geomae.errors import GeomaeError, nearest
+
+COMMON_NAMES = (
+    *("pan", "coastal", "blue", "green", "green05", "yellow", "red", "rededge", "rededge071", "rededge075"),
+    *("rededge078", "nir", "nir08", "nir09", "cirrus", "swir16", "swir22", "lwir", "lwir11", "lwir12"),
+)
+"""The common names of the STAC `eo` extension, version 2.0, by increasing centre wavelength after `pan`."""
+
+LONGEST_OPTICAL_UM = 100.0  # thermal infrared ends far below, radar begins far above
+
+
+@dataclass(frozen=True)
+class Band:
+    """What one layer of a raster measured.
+
+    `name` is the sensor's own (`B8A`), `common_name` that of the STAC `eo` extension (`nir08`), or None. The band is
+    centred on `wavelength_um` and `fwhm_um` wide (full width at half maximum), both in micrometres. `gsd_m` is the
+    ground sample distance in metres where it is known. `polarisation` (`VV`, `VH`, `HH`, `HV`) is for radar.
+    """
+
+    name: str
+    common_name: str | None
+    wavelength_um: float
+    fwhm_um: float
+    gsd_m: float | None
+    polarisation: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the band as what JSON has; `from_dict` reads it back unchanged."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "a stored band") -> "Band":
+        """Read and check a band; only `name`, `wavelength_um` and `fwhm_um` are needed.
+
+        Raises GeomaeError, which begins with `where`, for a key that is unknown or missing and for a value that no
+        band has.
+        """
+        known = [one.name for one in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise GeomaeError(f"{where}: unknown key {key!r}; {nearest(str(key), known)}")
+        name = _text(values, "name", where)
+        if name is None:
+            raise GeomaeError(f"{where}: a band has no `name`; add one")
+        where = f"{where}: band {name!r}"
+        common_name = _text(values, "common_name", where)
+        if common_name is not None and common_name not in COMMON_NAMES:
+            raise GeomaeError(f"{where}: unknown common name {common_name!r}; {nearest(common_name, COMMON_NAMES)}")
+        polarisation = _polarisation(values, where)
+        wavelength_um = positive(values, "wavelength_um", where)
+        if wavelength_um >= LONGEST_OPTICAL_UM and polarisation is None:
+            remedy = f"write {wavelength_um / 1000:g} if it is in nanometres, and add `polarisation` if it is a radar's"
+            raise GeomaeError(f"{where}: wavelength_um {wavelength_um:g} is no optical wavelength; {remedy}")
+        gsd_m = None if values.get("gsd_m") is None else positive(values, "gsd_m", where)
+        return cls(name, common_name, wavelength_um, positive(values, "fwhm_um", where), gsd_m, polarisation)
+
+
+def plain_name(token: str) -> str:
+    """Give the form in which band names are compared: lower case, no leading zeros, no prefix of the product.
+
+    `B02`, `b2`, `SR_B2` (Landsat Collection 2) and `sur_refl_b02` (MODIS) are all `b2`.
+    """
+    text = re.sub(r"^(sr|st|sur_refl)_(?=b\d)", "", token.strip().lower())
+    return re.sub(r"^b0+(?=\d)", "b", text)
+
+
+def number(values: Mapping[str, Any], key: str, where: str) -> float:
+    """Read a finite number; raises GeomaeError, which begins with `where`, when `values` has none at `key`."""
+    value = values.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        state = f"is missing `{key}`" if value is None else f"`{key}` is {value!r}"
+        raise GeomaeError(f"{where}: {state}; give a finite number")
+    return float(value)
+
+
+def positive(values: Mapping[str, Any], key: str, where: str) -> float:
+    """Read a number above zero; raises GeomaeError, which begins with `where`, when `values` has none at `key`."""
+    value = number(values, key, where)
+    if value <= 0:
+        raise GeomaeError(f"{where}: `{key}` is {value:g}; give a number above 0")
+    return value
+
+
+def _text(values: Mapping[str, Any], key: str, where: str) -> str | None:
+    value = values.get(key)
+    if value is not None and (not isinstance(value, str) or not value.strip()):
+        raise GeomaeError(f"{where}: `{key}` is {value!r}; write it as text")
+    return value
+
+
+def _polarisation(values: Mapping[str, Any], where: str) -> str | None:
+    text = _text(values, "polarisation", where)
+    if text is None:
+        return None
+    known = ("VV", "VH", "HH", "HV")
+    if text.upper() not in known:
+        raise GeomaeError(f"{where}: unknown polarisation {text!r}; {nearest(text, known)}")
+    return text.upper()

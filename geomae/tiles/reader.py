@@ -1,0 +1,48 @@
+"""Tiles by position, kept decoded in memory while there is room, so that no file is read twice."""
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomae.rasters import Window, read
+from geomae.tiles.index import TileIndex
+
+
+class TileReader:
+    """Reads the tiles of an index; any number of threads may share it.
+
+    `bands` chooses bands of the source by name and fixes their order; by default all in stored order.
+    """
+
+    def __init__(self, index: TileIndex, memory_bytes: int = 0) -> None:
+        self.index = index
+        self.tile_ids: list[str] = index.tiles["tile_id"].tolist()
+        self._place = index.tiles[["scene", "row", "col", "size"]].to_numpy(dtype=np.int64)
+        self._kept: dict[int, tuple[NDArray[np.float32], NDArray[np.bool_]]] = {}
+        self._room = memory_bytes
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.tile_ids)
+
+    def read(self, position: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Pixels (C, H, W) in physical units and their validity. The arrays are shared: do not write to them."""
+        kept = self._kept.get(position)
+        if kept is not None:
+            return kept
+        scene, row, col, size = (int(value) for value in self._place[position])
+        source = self.index.source
+        pixels, valid = read(source, source.scenes[scene], Window(row, col, size, size))
+        with self._lock:
+            used = pixels.nbytes + valid.nbytes
+            if position not in self._kept and used <= self._room:
+                self._room -= used
+                self._kept[position] = (pixels, valid)
+        return pixels, valid
+
+    def many(self, positions: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Tiles stacked: pixels and validity (B, C, H, W)."""
+        pixels, valid = zip(*(self.read(position) for position in positions), strict=True)
+        return np.stack(pixels), np.stack(valid)

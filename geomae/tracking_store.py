@@ -1,0 +1,132 @@
+"""Where runs are tracked, as an address: which store counts, whether it can be written, and its user interface.
+
+Everything here works without importing MLflow, which takes seconds; `tracking` does the rest.
+"""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from geomae.errors import ConfigError
+
+SQLITE = "sqlite:///"
+LOCKED_S = 5.0  # how long to wait for a database that another process is writing
+DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",  # no open database is carried into forked data workers
+}
+
+
+def resolve_uri(given: str | None) -> str:
+    """Say which store counts: `given`, else MLFLOW_TRACKING_URI, else `mlflow.db` here. Paths of sqlite become absolute."""
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
+    database = database_path(uri)
+    if database is None:
+        return uri
+    return f"{SQLITE}{database}" + (f"?{uri.partition('?')[2]}" if "?" in uri else "")
+
+
+def database_path(uri: str) -> Path | None:
+    """Give the absolute path of a sqlite store's file; None for every other store."""
+    name = uri.removeprefix(SQLITE).partition("?")[0]
+    if not uri.startswith(SQLITE) or name in ("", ":memory:"):
+        return None
+    return Path.cwd() / name  # not resolved: a link stays the name that people know
+
+
+def artifact_root(uri: str) -> str | None:
+    """Give the folder, as a URI, that holds the artifacts of a sqlite store; None where the server decides."""
+    database = database_path(uri)
+    return None if database is None else (database.parent / "mlruns").as_uri()
+
+
+def without_password(text: str) -> str:
+    """Give the text without user names and passwords of the addresses in it."""
+    return re.sub(r"//[^/@\s]+@", "//", text)
+
+
+def set_defaults() -> None:
+    """Make MLflow quiet and quick to give up, where its user has not said otherwise in the environment."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+
+
+def check_database(uri: str) -> None:
+    """Raise OSError when a sqlite store cannot be written now; MLflow itself tries for minutes before it says so."""
+    path = database_path(uri)
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=LOCKED_S)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.rollback()
+    except sqlite3.Error as error:
+        raise OSError(str(error)) from error
+
+
+def ui(uri: str, host: str, port: int) -> int:
+    """Run MLflow's user interface on a store until it ends or is stopped; its exit code, or 128 + the signal's number.
+
+    Raises ConfigError when the port is taken, or when the store is a server, which has an interface of its own.
+    """
+    if uri.startswith(("http://", "https://")):
+        raise ConfigError(f"{without_password(uri)} is a tracking server; open this address in a browser")
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(f"{host}:{port} cannot be served ({error.strerror}); choose another --port") from error
+    set_defaults()
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    root = artifact_root(uri)
+    command += ["--workers", "1", *(["--default-artifact-root", root] if root else [])]
+    with _signals_raise():
+        # A session of its own: the interface consists of several processes, and all of them have to end.
+        child = subprocess.Popen(command, start_new_session=True)
+        try:
+            return child.wait()
+        except _StoppedError as stopped:
+            return 128 + stopped.number
+        finally:
+            _end(child)
+
+
+class _StoppedError(Exception):
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise _StoppedError(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(5)

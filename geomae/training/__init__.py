@@ -1,0 +1,1 @@
+"""Training on Lightning Fabric: one visible loop, and around it what each step needs."""

@@ -1,0 +1,107 @@
+"""Checkpoints: folders that are whole or absent, of safetensors and JSON, each file with its digest.
+
+    checkpoints/step-00000200/   the state after 200 steps
+        model.safetensors  optimizer.safetensors  state.json
+"""
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+
+from geomae.errors import CheckpointError, GeomaeError
+from geomae.files import file_digest, publish_dir, read_json, remove_unfinished, write_json
+
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)  # the same names whatever the strategy
+
+
+@dataclass
+class Progress:
+    """What a run must remember beside weights: where it is, and its best validation so far."""
+
+    step: int = 0
+    best_loss: float | None = None
+    best_step: int | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def collect(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Weights and optimizer state by parameter name, on the host; every rank must call it."""
+    weights = {name: value.contiguous() for name, value in get_model_state_dict(model, options=WHOLE).items()}
+    state = get_optimizer_state_dict(model, optimizer, options=WHOLE)["state"]
+    moments = {
+        f"{name}/{kind}": value.contiguous().clone() for name, kinds in state.items() for kind, value in kinds.items()
+    }
+    return weights, moments
+
+
+def publish(folder: Path, weights: dict[str, Tensor], moments: dict[str, Tensor], progress: Progress) -> Path:
+    """Write the checkpoint of `progress.step` below `folder`, in one step."""
+    target = folder / f"step-{progress.step:08d}"
+    if target.exists():  # a resumed run meets its own checkpoint again: the same bytes
+        return target
+    with publish_dir(target) as temporary:
+        save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+        save_file(moments, temporary / "optimizer.safetensors", metadata={"format": "pt"})
+        digests = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
+        record = {"step": progress.step, "best_loss": progress.best_loss, "best_step": progress.best_step}
+        write_json(temporary / "state.json", {**record, "files": digests, **progress.extra})
+    return target
+
+
+def prune(folder: Path, keep: int, best_step: int | None) -> None:
+    """Remove all but the newest `keep` checkpoints and the best."""
+    steps = sorted(folder.glob("step-*"))
+    for path in steps[:-keep]:
+        if best_step is None or path.name != f"step-{best_step:08d}":
+            # Renamed first: a checkpoint that is half removed must not look like one.
+            doomed = path.rename(path.with_name(f".unfinished-{path.name}"))
+            shutil.rmtree(doomed, ignore_errors=True)
+
+
+def newest(folder: Path) -> tuple[Path, Progress] | None:
+    """The newest checkpoint, checked; None where there is none.
+
+    Raises CheckpointError for one that is incomplete or was altered: going on from an older one silently would hide it.
+    """
+    if not folder.is_dir():
+        return None
+    remove_unfinished(folder)
+    found = sorted(folder.glob("step-*"))
+    if not found:
+        return None
+    path = found[-1]
+    remedy = f"remove {path} to go on from an earlier one" if len(found) > 1 else f"remove {path} to start again"
+    try:
+        state = read_json(path / "state.json")
+        files, step = dict(state["files"]), int(state["step"])
+    except (GeomaeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: state.json is missing or damaged; {remedy}") from error
+    for name, wanted in {"model.safetensors": "", "optimizer.safetensors": "", **files}.items():
+        if not (path / name).is_file():
+            raise CheckpointError(f"{path}: is incomplete, {name} is missing; {remedy}")
+        if file_digest(path / name) != wanted:
+            raise CheckpointError(f"{path}: {name} was altered after it was written; {remedy}")
+    return path, Progress(step, state.get("best_loss"), state.get("best_step"))
+
+
+def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Bring a checkpoint back into `model` and `optimizer`; every rank must call it."""
+    set_model_state_dict(model, load_file(path / "model.safetensors"), options=WHOLE)
+    stored = load_file(path / "optimizer.safetensors")
+    shape = get_optimizer_state_dict(model, optimizer, options=WHOLE)
+    for name, kinds in shape["state"].items():
+        for kind in kinds:
+            kinds[kind] = stored[f"{name}/{kind}"]
+    set_optimizer_state_dict(model, optimizer, shape, options=WHOLE)
