@@ -30,7 +30,11 @@ class Background:
     """
 
     def __init__(
-        self, name: str, trouble: Callable[[Exception], None], hopeless: Callable[[Exception], bool], capacity: int = 10_000
+        self,
+        name: str,
+        trouble: Callable[[Exception], None],
+        hopeless: Callable[[Exception], bool],
+        capacity: int = 10_000,
     ) -> None:
         self.finishing = threading.Event()
         self._trouble = trouble
@@ -85,7 +89,8 @@ class Background:
         tries = 0
         while True:
             self._patience_s, self._since = job.patience_s, time.monotonic()
-            at_the_end = self.finishing.is_set()  # asked before: whoever began to finish meanwhile gets one more attempt
+            # Asked before the attempt: whoever begins to finish meanwhile gets one more.
+            at_the_end = self.finishing.is_set()
             try:
                 job.run()
             except Exception as error:

@@ -1,5 +1,6 @@
 """Configuration: frozen, checked once at the border, from a YAML file and `--set key=value`."""
 
+import copy
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -88,10 +89,15 @@ Config = TypeVar("Config", bound=Frozen)
 def load_config(kind: type[Config], command: str, name: str | None, changes: Sequence[str] = ()) -> Config:
     """The configuration of `command`: the file or shipped `name` (None: `kind`'s defaults), changed by `key=value`s."""
     document = _document(command, name) if name is not None else None
-    values: dict[str, Any] = dict(document.values) if document else {}
+    return parse(kind, changed(document.values if document else {}, changes), document)
+
+
+def changed(values: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """`values` after `key=value`s, of which later ones win; `values` itself stays as it is."""
+    values = copy.deepcopy(values)
     for change in changes:
         _set(values, change)
-    return parse(kind, values, document)
+    return values
 
 
 def parse(kind: type[Config], values: dict[str, Any], document: YamlDocument | None = None) -> Config:
@@ -158,8 +164,9 @@ def _set(values: dict[str, Any], change: str) -> None:
     *parents, last = name.strip().split(".")
     for parent in parents:
         child = values.get(parent)
-        values[parent] = dict(child) if isinstance(child, dict) else {}
-        values = values[parent]
+        if not isinstance(child, dict):
+            child = values[parent] = {}
+        values = child
     try:
         values[last] = YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:

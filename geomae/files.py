@@ -143,6 +143,8 @@ def read_yaml(path: Path) -> YamlDocument:
         tree = YAML(typ="rt", pure=True).load(text)
     except YAMLError as error:
         raise ConfigError(_yaml_message(path, error)) from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: is nested too deep; write it flatter") from error
     if not isinstance(tree, CommentedMap):
         raise ConfigError(f"{path}: must be a mapping of keys to values")
     lines: dict[tuple[str | int, ...], int] = {}
@@ -150,7 +152,8 @@ def read_yaml(path: Path) -> YamlDocument:
     def plain(node: Any, keys: tuple[str | int, ...]) -> Any:
         if isinstance(node, CommentedMap):
             for key in node:
-                lines[(*keys, key)] = node.lc.key(key)[0] + 1
+                if key in (node.lc.data or ()):  # a key that came by a merge (`<<: *anchor`) has no line of its own
+                    lines[(*keys, key)] = node.lc.key(key)[0] + 1
             return {key: plain(value, (*keys, key)) for key, value in node.items()}
         if isinstance(node, CommentedSeq):
             for index in range(len(node)):

@@ -20,18 +20,20 @@ from geomae.errors import ConfigError
 
 SQLITE = "sqlite:///"
 LOCKED_S = 5.0  # how long to wait for a database that another process is writing
+TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+QUICK_S, PATIENT_S = "10", "60"
 DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    TIMEOUT: QUICK_S,
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",  # no open database is carried into forked data workers
 }
 
 
 def resolve_uri(given: str | None) -> str:
-    """Say which store counts: `given`, else MLFLOW_TRACKING_URI, else `mlflow.db` here. Paths of sqlite become absolute."""
+    """Say which store counts: `given`, else MLFLOW_TRACKING_URI, else `mlflow.db` here; sqlite paths absolute."""
     uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
     database = database_path(uri)
     if database is None:
@@ -62,6 +64,12 @@ def set_defaults() -> None:
     """Make MLflow quiet and quick to give up, where its user has not said otherwise in the environment."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+
+
+def trust_server() -> None:
+    """Wait longer for a server that has answered: it stores a large file before it says so."""
+    if os.environ.get(TIMEOUT) == QUICK_S:
+        os.environ[TIMEOUT] = PATIENT_S
 
 
 def check_database(uri: str) -> None:

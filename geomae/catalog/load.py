@@ -1,6 +1,7 @@
 """From `data_catalog.yaml` to a Catalog that knows the line of every key."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,18 +38,24 @@ class Catalog:
         """`file:line: datasets.NAME.key`: how a message about this key begins."""
         return f"{self.where(dataset, *keys)}: {'.'.join(map(str, ('datasets', dataset, *keys)))}"
 
+    @contextlib.contextmanager
+    def at(self, dataset: str, *keys: str | int) -> Iterator[None]:
+        """Put the place of a key before the message of any CatalogError that is raised within."""
+        try:
+            yield
+        except CatalogError as error:
+            raise CatalogError(f"{self.place(dataset, *keys)}: {error}") from error
+
     def sensor(self, dataset: str) -> Sensor | None:
         """The sensor that the entry names or writes out; None where the source knows its own."""
         entry = self.entry(dataset).sensor
         if entry is None:
             return None
-        try:
+        with self.at(dataset, "sensor"):
             if isinstance(entry, str):
                 return sensor(entry)
             inline = dict(entry)
             return inline_sensor(str(inline.pop("name", dataset)), inline)
-        except CatalogError as error:
-            raise CatalogError(f"{self.place(dataset, 'sensor')}: {error}") from error
 
     def digest(self, names: Sequence[str]) -> str:
         """Digest (32 characters) of the entries of these data sets; their order and notation do not matter."""
@@ -58,13 +65,15 @@ class Catalog:
 def open_catalog(path: Path | str) -> Catalog:
     """Read and check a catalogue.
 
-    Raises CatalogError or ConfigError with file, line, key and remedy for a file that is missing, broken YAML, duplicate and
-    unknown keys, values that cannot be, and keys that do not fit together.
+    Raises CatalogError or ConfigError with file, line, key and remedy for a file that is missing, for broken YAML, for
+    duplicate and unknown keys, for values that cannot be, and for keys that do not fit together.
     """
     path = Path(path)
     if not path.is_file():
         problem = "is a folder" if path.is_dir() else "there is no catalogue"
-        raise CatalogError(f"{path}: {problem}; name one with --catalog, or write one with `geomae catalog init FOLDER`")
+        raise CatalogError(
+            f"{path}: {problem}; name one with --catalog, or write one with `geomae catalog init FOLDER`"
+        )
     document = read_yaml(path)
     try:
         checked = CatalogFile.model_validate(document.values)

@@ -17,10 +17,18 @@ Share = Annotated[Number, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
 
 
-def shape(value: object) -> str:
-    """Which of the forms `mapping`, `list`, `value` a key was written in; chooses the branch of a union."""
-    if isinstance(value, (dict, BaseModel)):
-        return "mapping"
+def mapping_or_value(value: object) -> str:
+    """Choose the branch of a union by the form in which a key is written."""
+    return "mapping" if isinstance(value, (dict, BaseModel)) else "value"
+
+
+def mapping_or_list(value: object) -> str:
+    """Choose the branch of a union by the form in which a key is written."""
+    return "mapping" if isinstance(value, dict) else "list"
+
+
+def list_or_value(value: object) -> str:
+    """Choose the branch of a union by the form in which a key is written."""
     return "list" if isinstance(value, (list, tuple)) else "value"
 
 
@@ -159,14 +167,26 @@ class Sample(Strict):
     scenes: Annotated[Whole, Field(ge=1, le=64)] = Field(2, description="number of scenes")
 
 
-Domain = Annotated[Annotated[Column, Tag("mapping")] | Annotated[Text, Tag("value")], Discriminator(shape)]
+Domain = Annotated[Annotated[Column, Tag("mapping")] | Annotated[Text, Tag("value")], Discriminator(mapping_or_value)]
 PerBand = Annotated[
-    Annotated[dict[str, Number], Tag("mapping")] | Annotated[Number, Tag("value")], Discriminator(shape)
+    Annotated[dict[str, Number], Tag("mapping")] | Annotated[Number, Tag("value")], Discriminator(mapping_or_value)
 ]
-OneOrMore = Annotated[
-    Annotated[tuple[Text, ...], Field(min_length=1), Tag("list")] | Annotated[Text, Tag("value")], Discriminator(shape)
+Paths = Annotated[
+    Annotated[tuple[Text, ...], Field(min_length=1), Tag("list")] | Annotated[Text, Tag("value")],
+    Discriminator(list_or_value),
 ]
 Nodata = Annotated[Number, Field(allow_inf_nan=True)]
 NodataValues = Annotated[
-    Annotated[tuple[Nodata, ...], Tag("list")] | Annotated[Nodata, Tag("value")], Discriminator(shape)
+    Annotated[tuple[Nodata, ...], Tag("list")] | Annotated[Nodata, Tag("value")], Discriminator(list_or_value)
+]
+Bands = Annotated[
+    Annotated[dict[Text, Text], Field(min_length=1), Tag("mapping")]
+    | Annotated[tuple[Text | None, ...], Field(min_length=1), Tag("list")],
+    Discriminator(mapping_or_list),
+]
+SensorEntry = Annotated[
+    Annotated[dict[str, Any], Tag("mapping")] | Annotated[Text, Tag("value")], Discriminator(mapping_or_value)
+]
+TorchgeoEntry = Annotated[
+    Annotated[Torchgeo, Tag("mapping")] | Annotated[Text, Tag("value")], Discriminator(mapping_or_value)
 ]

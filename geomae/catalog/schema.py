@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from geomae.catalog import parts
-from geomae.catalog.parts import NAME_PATTERN, Number, Text, shape
+from geomae.catalog.parts import NAME_PATTERN, Number, Text
 from geomae.catalog.strict import Strict, refuse
 from geomae.catalog.where import parse_filter
 from geomae.errors import CatalogError, nearest
@@ -18,20 +18,6 @@ RESERVED = {
     "stac": "download the items and name their files with `path`",
     "cube": "write its slices as GeoTIFF and name them with `path`",
 }
-
-Stored = Annotated[tuple[Text | None, ...], Field(min_length=1)]
-Bands = Annotated[
-    Annotated[dict[Text, Text], Field(min_length=1), Tag("mapping")] | Annotated[Stored, Tag("list")],
-    Discriminator(lambda value: "mapping" if shape(value) == "mapping" else "list"),
-]
-SensorEntry = Annotated[
-    Annotated[dict[str, Any], Tag("mapping")] | Annotated[Text, Tag("value")],
-    Discriminator(lambda value: "mapping" if shape(value) == "mapping" else "value"),
-]
-TorchgeoEntry = Annotated[
-    Annotated[parts.Torchgeo, Tag("mapping")] | Annotated[Text, Tag("value")],
-    Discriminator(lambda value: "mapping" if shape(value) == "mapping" else "value"),
-]
 
 
 def _checked_filter(text: str) -> str:
@@ -54,19 +40,21 @@ class DatasetEntry(Strict):
     reserved: ClassVar[Mapping[str, str]] = RESERVED
 
     description: str | None = Field(None, description="free text")
-    path: parts.OneOrMore | None = Field(None, description="file, glob or list; with {band} one file per band")
-    torchgeo: TorchgeoEntry | None = Field(None, description="class of torchgeo.datasets: a name, or class and args")
+    path: parts.Paths | None = Field(None, description="file, glob or list; with {band} one file per band")
+    torchgeo: parts.TorchgeoEntry | None = Field(
+        None, description="class of torchgeo.datasets: a name, or class and args"
+    )
     args: dict[str, Any] | None = Field(None, description="arguments of the torchgeo class, if that is a name")
     sample: parts.Sample | None = Field(None, description="the generated landscape")
-    sensor: SensorEntry | None = Field(None, description="name of a known sensor, or inline bands")
-    bands: Bands | None = Field(None, description="stored order, null skips one; or name: token for {band}")
+    sensor: parts.SensorEntry | None = Field(None, description="name of a known sensor, or inline bands")
+    bands: parts.Bands | None = Field(None, description="stored order, null skips one; or name: token for {band}")
     unit: Annotated[str, AfterValidator(_checked_unit)] | None = Field(
         None, description="unit of scaled values; default the sensor's", json_schema_extra={"enum": [*UNITS, None]}
     )
     scale: parts.PerBand | None = Field(None, description="physical = stored x scale + offset; a number, or by band")
     offset: parts.PerBand | None = Field(None, description="in the unit; a number, or by band")
     gsd_m: Annotated[Number, Field(gt=0)] | None = Field(None, description="grid of the tiles; default: the finest")
-    nodata: parts.NodataValues | None = Field(None, description="stored values that are no measurement")
+    nodata: parts.NodataValues | None = Field(None, description="stored values that are no measurement; [] for none")
     mask: parts.Mask | None = None
     tile: parts.Tile | None = None
     windows: parts.Windows | None = None
@@ -94,9 +82,8 @@ class DatasetEntry(Strict):
             refuse("has both `tile` and `windows`; keep one", "windows")
         if self.split is not None and self.split.group is not None and self.group is None:
             refuse("a split by group needs groups; add `group: {column: ...}`", "split", "group")
-        for key in ("scale",):
-            if self.scale == 0 or (isinstance(self.scale, dict) and 0 in self.scale.values()):
-                refuse("a scale of 0 makes every pixel equal; give another number", key)
+        if self.scale == 0 or (isinstance(self.scale, dict) and 0 in self.scale.values()):
+            refuse("a scale of 0 makes every pixel equal; give another number", "scale")
         self._check_band_files()
         return self
 
@@ -142,9 +129,9 @@ class CatalogFile(Strict):
 
     version: Literal[1] = Field(description="version of the format")
     default: tuple[Text, ...] = Field((), description="data sets that a command takes when it names none")
-    datasets: Annotated[
-        dict[Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")], DatasetEntry], Field(min_length=1)
-    ] = Field(description="data sets by name")
+    datasets: Annotated[dict[Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")], DatasetEntry], Field(min_length=1)] = (
+        Field(description="data sets by name")
+    )
 
     @model_validator(mode="after")
     def _known_defaults(self) -> "CatalogFile":

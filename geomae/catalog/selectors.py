@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
+import numpy as np
+
+from geomae.catalog.compare import Columns, MaskN, missing
 from geomae.catalog.load import Catalog
 from geomae.catalog.parts import ALL, NAME_PATTERN
-from geomae.errors import CatalogError
+from geomae.errors import CatalogError, nearest
 
 FORM = "write NAME, NAME@split or NAME[column=value,column2=value2]@split"
 QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
@@ -18,7 +21,7 @@ ATOM = re.compile(rf"\s*({QUOTED}|{PLAIN})\s*", re.DOTALL)
 
 @dataclass(frozen=True)
 class Selector:
-    """Tiles of `dataset` that meet every one of `conditions` (column, value) and are in `split`; `all` is every split."""
+    """Tiles of `dataset` in `split` (`all`: in any) that meet every one of `conditions`, pairs of column and value."""
 
     dataset: str
     conditions: tuple[tuple[str, str], ...] = ()
@@ -58,7 +61,9 @@ def resolve_selectors(catalog: Catalog, texts: Sequence[str], fallback_split: st
     names: Sequence[str] = texts or catalog.default or tuple(catalog.entries)
     if not texts and not catalog.default and len(names) > 1:
         known = ", ".join(sorted(catalog.entries))
-        raise CatalogError(f"{catalog.path}: holds several data sets; choose with --dataset, or list them under `default:`: {known}")
+        raise CatalogError(
+            f"{catalog.path}: holds several data sets; choose with --dataset, or list them under `default:`: {known}"
+        )
     selectors = []
     for name in names:
         selector = parse_selector(name)
@@ -68,6 +73,40 @@ def resolve_selectors(catalog: Catalog, texts: Sequence[str], fallback_split: st
         if selectors[-1] in selectors[:-1]:
             raise CatalogError(f"selector {name!r} is there twice; remove one of the two")
     return tuple(selectors)
+
+
+def condition_mask(selector: Selector, columns: Columns, length: int) -> MaskN:
+    """Mask of the `length` rows of `columns` that meet every condition of `selector`; its split is not looked at.
+
+    A value is compared as text, with numbers as a number; a missing value meets no condition. Raises CatalogError for
+    an unknown column.
+    """
+    result_N = np.ones(length, dtype=bool)
+    for column, value in selector.conditions:
+        if column not in columns:
+            raise CatalogError(f"selector {str(selector)!r}: there is no column {column!r}; {nearest(column, columns)}")
+        values_N = np.asarray(columns[column])
+        present_N = ~missing(values_N)
+        wanted = _number(value)
+        for index in np.flatnonzero(present_N & result_N):
+            present_N[index] = _equals(values_N[index], value, wanted)
+        result_N &= present_N
+    return result_N
+
+
+def _equals(found: object, value: str, wanted: float | None) -> bool:
+    if isinstance(found, (bool, np.bool_)):
+        return str(bool(found)).lower() == value.lower()
+    if isinstance(found, (int, float, np.number)):
+        return wanted is not None and float(found) == wanted
+    return str(found) == value
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _read_conditions(text: str, at: int, conditions: list[tuple[str, str]]) -> int:

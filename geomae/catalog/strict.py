@@ -1,4 +1,4 @@
-"""Strict models for a YAML file, and one clear line with the file, the line, the key and the remedy when they refuse it."""
+"""Strict models of a YAML file, and one clear line with file, line, key and remedy when they refuse it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NoReturn
@@ -21,6 +21,8 @@ WORDINGS = {  # pydantic speaks of Python; whoever writes YAML knows these words
     "int_parsing": "must be a whole number",
     "int_type": "must be a whole number",
     "model_type": "must be a mapping of keys to values",
+    "string_pattern_mismatch": "must begin with a letter or digit and hold only letters, digits and ._-",
+    "string_too_short": "must not be empty",
     "string_type": "must be text (quote it where it looks like a number)",
     "too_short": "must not be empty",
     "tuple_type": "must be a list",

@@ -1,25 +1,20 @@
 """The filter language of `where`: comparisons over attributes, read by us, so that no text of a catalogue is ever run.
 
-    filter     := conjunction ("or" conjunction)*
-    conjunction:= negation ("and" negation)*
-    negation   := "not" negation | "(" filter ")" | comparison
-    comparison := operand ("==" | "!=" | "<" | "<=" | ">" | ">=") operand | operand ["not"] "in" "[" literal, ... "]"
-    operand    := name | `name with spaces` | literal
-    literal    := number | 'text' | "text" | true | false | null
+filter     := conjunction ("or" conjunction)*
+conjunction:= negation ("and" negation)*
+negation   := "not" negation | "(" filter ")" | comparison
+comparison := operand ("==" | "!=" | "<" | "<=" | ">" | ">=") operand | operand ["not"] "in" "[" literal, ... "]"
+operand    := name | `name with spaces` | literal
+literal    := number | 'text' | "text" | true | false | null
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-import numpy as np
-from numpy.typing import NDArray
-
-from geomae.catalog.compare import MaskN, compare, contained
+from geomae.catalog.compare import Columns, Combination, Comparison, Literal, MaskN, Name
 from geomae.errors import CatalogError, nearest
-
-Literal = str | float | bool | None
 
 LONGEST = 10_000  # characters; a filter is written by hand
 DEEPEST = 50  # brackets and `not` within each other
@@ -58,44 +53,6 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Name:
-    """A column of the attributes."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """`left sign right`; `sign` is one of the comparisons, `in` or `not in`, and then `right` is a tuple."""
-
-    left: Name | Literal
-    sign: str
-    right: Name | Literal | tuple[Literal, ...]
-
-    def mask(self, columns: Mapping[str, NDArray[np.generic]]) -> MaskN:
-        """Rows for which the comparison holds."""
-        left = _values(self.left, columns)
-        if isinstance(self.right, tuple):
-            return contained(left, self.right, negated=self.sign == "not in")
-        return compare(left, self.sign, _values(self.right, columns))
-
-
-@dataclass(frozen=True)
-class Combination:
-    """`and`, `or` of several parts, or `not` of one."""
-
-    word: str
-    parts: tuple["Comparison | Combination", ...]
-
-    def mask(self, columns: Mapping[str, NDArray[np.generic]]) -> MaskN:
-        """Rows for which the combination holds."""
-        masks = [part.mask(columns) for part in self.parts]
-        if self.word == "not":
-            return ~masks[0]
-        return np.logical_and.reduce(masks) if self.word == "and" else np.logical_or.reduce(masks)
-
-
-@dataclass(frozen=True)
 class Filter:
     """A filter that was read: `names` are the columns it asks for."""
 
@@ -103,7 +60,7 @@ class Filter:
     tree: Comparison | Combination = field(repr=False)
     names: frozenset[str]
 
-    def mask(self, columns: Mapping[str, NDArray[np.generic]]) -> MaskN:
+    def mask(self, columns: Columns) -> MaskN:
         """Rows of `columns` (arrays of one length N) for which the filter holds.
 
         A comparison with a missing value (None, NaN) is false, `!=` and `not in` included; `== null` and `!= null` ask
@@ -123,14 +80,6 @@ def parse_filter(text: str) -> Filter:
         raise CatalogError(f"the filter has {len(text)} characters; shorten it to {LONGEST}, or filter in the table")
     parser = _Parser(text)
     return Filter(text, parser.whole(), frozenset(parser.names))
-
-
-def _values(operand: Name | Literal, columns: Mapping[str, NDArray[np.generic]]) -> tuple[str, NDArray[np.generic]]:
-    if isinstance(operand, Name):
-        return f"column {operand.name!r}", np.asarray(columns[operand.name])
-    one = np.empty(1, dtype=object)
-    one[0] = operand
-    return repr(operand), one
 
 
 def _tokens(text: str) -> Iterator[Token]:

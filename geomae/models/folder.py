@@ -52,6 +52,10 @@ class Model:
         record = found if bands is None else found.select(bands)
         if self.mae.architecture.embedding == "stacked" and len(record.bands) != self.mae.architecture.bands:
             raise ModelError(f"a stacked embedding needs all its {self.mae.architecture.bands} bands; `spectral` takes any")
+        return self.using(record)
+
+    def using(self, record: SensorRecord) -> "Model":
+        """This model with other bands and statistics. Weights are shared."""
         return Model(self.mae, self.sensors, self.provenance, record)
 
     @torch.no_grad()

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from rasterio import Affine
 
 from geomae.catalog.source import BandFile, Scene, Source
@@ -31,8 +32,8 @@ class Window:
 class Grid:
     """The pixels of a scene: how many, how large in metres (None if unknown), and where on Earth.
 
-    `crs` is an authority string or WKT, None without georeferencing. `transform` has the coefficients (a, b, c, d, e, f)
-    of `Affine`, from pixel (column, row) to world (x, y), in float64.
+    `crs` is an authority string or WKT, None without georeferencing. `transform` has the coefficients (a, b, c, d, e,
+    f) of `Affine`, from pixel (column, row) to world (x, y), in float64.
     """
 
     height: int
@@ -55,6 +56,11 @@ class Part:
     rows: Axis
     cols: Axis
 
+    @functools.cached_property
+    def itemsize(self) -> int:
+        """Bytes of the widest stored value among the bands."""
+        return max(np.dtype(self.header.dtypes[index - 1]).itemsize for index in self.indexes)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -68,8 +74,8 @@ class Layout:
 def scene_grid(source: Source, scene: Scene) -> Grid:
     """Give the grid of a scene: that of its finest file, or that of `source.gsd_m` over the same extent.
 
-    Without a CRS the pixel size is not in the files: files of one shape are taken to be at `source.gsd_m`; otherwise the
-    largest is taken to be at the gsd of the sensor's finest band. Raises RasterError when files do not fit together.
+    Without a CRS the pixel size is not in the files: files of one shape are taken to be at `source.gsd_m`; otherwise
+    the largest is taken to be at the gsd of the sensor's finest band. Raises RasterError when files do not fit.
     """
     return scene_layout(source, scene).grid
 
@@ -84,7 +90,7 @@ def scene_layout(source: Source, scene: Scene) -> Layout:
 
 def check_window(window: Window, grid: Grid, where: str) -> None:
     """Raise RasterError unless `window` lies within `grid`."""
-    inside = 0 <= window.row and 0 <= window.col and window.height > 0 and window.width > 0
+    inside = min(window.row, window.col) >= 0 and min(window.height, window.width) > 0
     if not inside or window.row + window.height > grid.height or window.col + window.width > grid.width:
         raise RasterError(
             f"{where}: the window of {window.height} x {window.width} pixels at row {window.row}, column {window.col} "
@@ -93,7 +99,7 @@ def check_window(window: Window, grid: Grid, where: str) -> None:
 
 
 def axes(found: Header, grid_to_file: Affine, grid_height: int, grid_width: int, where: str) -> tuple[Axis, Axis]:
-    """Give the mapping of rows and of columns from a grid to a file. Raises RasterError where one is turned to the other."""
+    """Give the mapping of rows and of columns from a grid to a file. Raises RasterError where the file is turned."""
     turn = max(abs(grid_to_file.b) * grid_height, abs(grid_to_file.d) * grid_width)
     if turn > HALF or grid_to_file.a <= 0 or grid_to_file.e <= 0:
         raise RasterError(f"{where}: {found.path} is turned or flipped against the others; warp them to one grid first")
@@ -190,8 +196,8 @@ def _mask_between(reference: Header, mask: Header) -> Affine:
         if factor >= 1 and large.shape == (small.height * factor, small.width * factor):
             return Affine.scale(1 / factor if large is reference else factor)
     raise RasterError(
-        f"{mask.path} has {mask.height} x {mask.width} pixels and {reference.path} {reference.height} x {reference.width}; "
-        "without a CRS in both, a mask must have the shape of its scene or a whole multiple of it"
+        f"{mask.path} has {mask.height} x {mask.width} pixels and {reference.path} {reference.height} x "
+        f"{reference.width}; without a CRS in both, a mask must have the shape of its scene or a whole multiple of it"
     )
 
 
@@ -209,7 +215,7 @@ def _check_extent(reference: Header, found: Header, to_file: Affine) -> None:
 
 def _check_indexes(found: Header, indexes: Sequence[int]) -> None:
     if max(indexes) > found.count:
-        raise RasterError(f"{found.path}: has {found.count} bands and band {max(indexes)} is asked for; correct `bands`")
+        raise RasterError(f"{found.path}: has {found.count} bands, and band {max(indexes)} is needed; correct `bands`")
 
 
 def _axis(scale: float, offset: float, length: int, size: int) -> Axis:

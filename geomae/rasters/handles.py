@@ -1,6 +1,6 @@
 """Opening rasters: which formats and places are allowed, and handles that stay open per thread and process.
 
-GDAL handles must not be shared by threads nor cross a fork. Every thread keeps its own, at most `LARGEST_CACHE` of them.
+GDAL handles must not be shared by threads nor cross a fork. Every thread keeps its own, at most `LARGEST_CACHE`.
 """
 
 import contextlib
@@ -8,10 +8,11 @@ import os
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.session import DummySession
@@ -24,13 +25,8 @@ REMOTE_PREFIXES = ("https://", "s3://", "gs://", "/vsicurl/https://", "/vsis3/",
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 IDENTITY_GDAL = [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
 
-LOCAL_OPTIONS = {
-    "GDAL_NUM_THREADS": "1",  # readers are threads already
-    # Side files (.aux.xml, .msk, world files) count, but a folder of a million files is not listed for each opening.
-    "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
-}
+LOCAL_OPTIONS = {"GDAL_NUM_THREADS": "1"}  # readers are threads already
 REMOTE_OPTIONS = LOCAL_OPTIONS | {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # each side file would cost a request
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "GDAL_HTTP_MULTIPLEX": "YES",
     "GDAL_HTTP_MAX_RETRY": "3",
@@ -64,7 +60,7 @@ def is_remote(path: str) -> bool:
 
 
 def stamp(path: str, *, remote: bool) -> Stamp:
-    """Give size and time of change, by which a changed file is noticed. Raises RasterError when there is no such file."""
+    """Give size and time of change, by which a changed file is noticed. Raises RasterError when there is no file."""
     if is_remote(path):
         _allow(path, remote=remote)
         return None
@@ -75,9 +71,9 @@ def stamp(path: str, *, remote: bool) -> Stamp:
     return status.st_size, status.st_mtime_ns
 
 
-def environment(path: str, **options: str) -> rasterio.Env:
-    """Give the GDAL settings under which `path` is opened and read; they hold for the thread that enters them."""
-    defaults = REMOTE_OPTIONS if is_remote(path) else LOCAL_OPTIONS
+def environment(*, remote: bool, **options: str) -> rasterio.Env:
+    """Give the GDAL settings under which rasters are opened and read; they hold for the thread that enters them."""
+    defaults = REMOTE_OPTIONS if remote else LOCAL_OPTIONS
     # GDAL finds credentials by itself; a session of rasterio would look for boto3 each time.
     return rasterio.Env(session=DummySession(), **(defaults | options))
 
@@ -85,7 +81,7 @@ def environment(path: str, **options: str) -> rasterio.Env:
 @contextlib.contextmanager
 def opened(path: str, *, remote: bool, **options: str) -> Iterator[DatasetReader]:
     """Open `path` for one use. Raises RasterError when it cannot be opened, or not be read within the block."""
-    with environment(path, **options), _raster_errors(path):
+    with environment(remote=remote, **options), _raster_errors(path):
         dataset = _open(path, remote=remote)
         try:
             yield dataset
@@ -94,16 +90,17 @@ def opened(path: str, *, remote: bool, **options: str) -> Iterator[DatasetReader
 
 
 @contextlib.contextmanager
-def borrowed(path: str, *, remote: bool) -> Iterator[DatasetReader]:
-    """Give the open data set of `path`, which this thread keeps for the next time; a file that changed is opened anew.
+def borrowed(path: str, current: Stamp, *, remote: bool) -> Iterator[DatasetReader]:
+    """Give the open data set of `path`, which this thread keeps for the next time; within an `environment`.
 
+    A file whose stamp is not `current` any more is opened anew.
     Raises RasterError when it cannot be opened, or not be read within the block.
     """
     handles = _mine()
-    with environment(path), _raster_errors(path):
+    with _raster_errors(path):
         try:
-            yield handles.get(path, stamp(path, remote=remote), remote=remote)
-        except RasterioError:
+            yield handles.get(path, current, remote=remote)
+        except (RasterioError, CPLE_BaseError):
             handles.drop(path)  # GDAL may remember a failure that was of the moment
             raise
 
@@ -116,6 +113,7 @@ class _Handles:
         self.entries: OrderedDict[str, tuple[Stamp, DatasetReader]] = OrderedDict()
 
     def get(self, path: str, current: Stamp, *, remote: bool) -> DatasetReader:
+        """Give the open data set of a file in its current state."""
         entry = self.entries.get(path)
         if entry is not None and entry[0] == current:
             self.entries.move_to_end(path)
@@ -128,11 +126,13 @@ class _Handles:
         return dataset
 
     def drop(self, path: str) -> None:
+        """Close a file, if it is open."""
         entry = self.entries.pop(path, None)
         if entry is not None:
             entry[1].close()
 
     def close(self) -> None:
+        """Close all files."""
         while self.entries:
             self.entries.popitem()[1][1].close()
 
@@ -144,7 +144,7 @@ class _Owner:
         self.handles = _Handles()
         _ALL_HANDLES.add(self.handles)
 
-    def __del__(self, getpid=os.getpid) -> None:  # type: ignore[no-untyped-def]  # bound early: `os` may be gone at exit
+    def __del__(self, getpid: Callable[[], int] = os.getpid) -> None:  # bound early: `os` may be gone at exit
         # In a forked child the threads of the parent end at once; closing what is theirs could wait for a lock of GDAL
         # that one of them held. There `_ALL_HANDLES` keeps the handles as they are.
         if self.handles.pid == getpid():
@@ -166,9 +166,12 @@ def _mine() -> _Handles:
 def _open(path: str, *, remote: bool) -> DatasetReader:
     if is_remote(path):
         _allow(path, remote=remote)
-        return _Reader(path, driver=list(DRIVERS))
+        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):  # each side file would cost a request
+            return _Reader(path, driver=list(DRIVERS))
     _check_side_mask(Path(path + ".msk"))
-    return _Reader(Path(path), driver=list(DRIVERS))  # a Path is taken as it is, a string could be read as a URL
+    # Side files (.aux.xml, .msk, world files) count, but a folder of a million files is not listed at each opening.
+    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE"):
+        return _Reader(Path(path), driver=list(DRIVERS))  # a string could be taken for a URL
 
 
 def _allow(path: str, *, remote: bool) -> None:
@@ -193,8 +196,9 @@ def _check_side_mask(path: Path) -> None:
 def _raster_errors(path: str) -> Iterator[None]:
     try:
         yield
-    except (RasterioError, CRSError) as error:
-        raise RasterError(f"{path}: cannot be read ({_reason(error, path)}); restore the file or leave it out") from error
+    except (RasterioError, CPLE_BaseError, CRSError) as error:
+        reason = _reason(error, path)
+        raise RasterError(f"{path}: cannot be read ({reason}); restore the file or leave it out") from error
 
 
 def _reason(error: BaseException, path: str) -> str:
@@ -202,5 +206,6 @@ def _reason(error: BaseException, path: str) -> str:
     cause: BaseException = error
     while cause.__cause__ is not None or cause.__context__ is not None:
         cause = cause.__cause__ or cause.__context__ or cause
-    lines = str(cause).replace(path, "it").replace("'it'", "it").splitlines() or [type(cause).__name__]
-    return lines[0].rstrip(". ;")
+    lines = str(cause).splitlines() or [type(cause).__name__]
+    text = lines[0].replace(f"'{path}' ", "").replace(f"{path}: ", "").rstrip(". ;")
+    return f"{text}; read are {', '.join(DRIVERS)}" if "not recognized" in text else text

@@ -12,7 +12,7 @@ from rasterio.errors import CRSError
 from rasterio.io import DatasetReader
 
 from geomae.errors import RasterError
-from geomae.rasters.handles import Stamp, borrowed, stamp
+from geomae.rasters.handles import Stamp, borrowed, environment, stamp
 
 LARGEST_BYTES = 2 * 1024**3  # of one window, and of one block, which GDAL decodes as a whole
 METRES_PER_DEGREE = 111_320.0  # along a meridian
@@ -22,13 +22,15 @@ METRES_PER_DEGREE = 111_320.0  # along a meridian
 class Header:
     """The header of one file.
 
-    `transform` has the coefficients (a, b, c, d, e, f) of `Affine`, from pixel to world. `crs` is an authority string or
-    WKT, None where there is none. `pixel_m` is the pixel size in metres, known for projected CRS only; `roughly_m` is
-    also estimated from degrees. `alpha` is the number of the alpha band. `masked` says whether the file has a mask
-    for all its bands.
+    `stamp` tells this state of the file from others. `transform` has the coefficients (a, b, c, d, e, f) of
+    `Affine`, from pixel to world. `crs` is an authority string
+    or WKT, None where there is none. `pixel_m` is the pixel size in metres, known for projected CRS only; `roughly_m`
+    is also estimated from degrees. `alpha` is the number of the alpha band. `masked` says whether the file has a
+    mask for all its bands.
     """
 
     path: str
+    stamp: Stamp
     height: int
     width: int
     dtypes: tuple[str, ...]
@@ -76,13 +78,12 @@ def describe_bands(path: str, *, remote: bool = False) -> tuple[str | None, ...]
 
 @functools.lru_cache(maxsize=16384)  # about 2 kB each
 def _header(path: str, current: Stamp, remote: bool) -> Header:
-    with borrowed(path, remote=remote) as dataset:
-        found = _describe(path, dataset)
-    _check(found)
-    return found
+    with environment(remote=remote), borrowed(path, current, remote=remote) as dataset:
+        return describe_dataset(path, current, dataset)
 
 
-def _describe(path: str, dataset: DatasetReader) -> Header:
+def describe_dataset(path: str, current: Stamp, dataset: DatasetReader) -> Header:
+    """Give the header of an open data set. Raises as `header` does."""
     if dataset.count == 0:
         raise RasterError(f"{path}: holds no bands; name one of its sub-files, or leave it out")
     crs = dataset.crs or None
@@ -92,8 +93,9 @@ def _describe(path: str, dataset: DatasetReader) -> Header:
     alpha = dataset.colorinterp.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in dataset.colorinterp else None
     block_height, block_width = dataset.block_shapes[0]
     structure = dataset.tags(ns="IMAGE_STRUCTURE")
-    return Header(
+    found = Header(
         path=path,
+        stamp=current,
         height=dataset.height,
         width=dataset.width,
         dtypes=tuple(dataset.dtypes),
@@ -110,6 +112,8 @@ def _describe(path: str, dataset: DatasetReader) -> Header:
         alpha=alpha,
         masked=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags,
     )
+    _check(found)
+    return found
 
 
 def _pixel_m(crs: CRS | None, affine: Affine) -> float | None:
@@ -125,7 +129,7 @@ def _pixel_m(crs: CRS | None, affine: Affine) -> float | None:
 def _roughly_m(crs: CRS | None, affine: Affine, height: int, width: int) -> float | None:
     if crs is None or not crs.is_geographic:
         return None
-    _, latitude = affine * (width / 2, height / 2)
+    _, latitude = affine @ (width / 2, height / 2)
     narrowing = max(math.cos(math.radians(latitude)), 1e-3)
     return math.sqrt(abs(affine.determinant) * narrowing) * METRES_PER_DEGREE
 
@@ -138,6 +142,7 @@ def _check(found: Header) -> None:
     size = found.block_height * found.block_width * bands * max(np.dtype(one).itemsize for one in found.dtypes)
     if size > LARGEST_BYTES:
         raise RasterError(
-            f"{found.path}: one block of {found.block_height} x {found.block_width} pixels needs {size / 1024**3:.1f} GiB, "
-            f"more than {LARGEST_BYTES / 1024**3:.0f}; rewrite the file in tiles (gdal_translate -of COG)"
+            f"{found.path}: one block of {found.block_height} x {found.block_width} pixels needs "
+            f"{size / 1024**3:.1f} GiB, more than {LARGEST_BYTES / 1024**3:.0f}; "
+            "rewrite the file in tiles (gdal_translate -of COG)"
         )

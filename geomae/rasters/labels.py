@@ -9,8 +9,8 @@ from rasterio.crs import CRS
 from rasterio.warp import transform as transform_points
 
 from geomae.errors import RasterError
-from geomae.rasters.grids import Grid, Window, axes, check_window
-from geomae.rasters.handles import borrowed
+from geomae.rasters.grids import SNAP, Grid, Window, axes, check_window
+from geomae.rasters.handles import borrowed, environment
 from geomae.rasters.headers import Header, header
 from geomae.rasters.reading import check_bytes
 from geomae.rasters.resample import Bools, Indexes, nearest
@@ -24,8 +24,8 @@ Codes = npt.NDArray[np.int32]
 def read_labels(path: str, grid: Grid, window: Window, remote: bool = False) -> tuple[Codes, Bools]:
     """Read the class codes of a window of `grid` from the first band of a raster: (codes_HW int32, known_HW bool).
 
-    Each pixel takes the code at its centre, also across CRS. Where the raster holds nodata, or nothing, the code is 0 and
-    not known. Without a CRS in both, the shapes of raster and grid must match.
+    Each pixel takes the code at its centre, also across CRS. Where the raster holds nodata, or nothing, the code is 0
+    and not known. Without a CRS in both, the shapes of raster and grid must match.
 
     Raises RasterError when they do not, when the raster cannot be read, and for codes that are no 32-bit integers.
     """
@@ -40,7 +40,7 @@ def read_labels(path: str, grid: Grid, window: Window, remote: bool = False) -> 
     first_row, first_col = int(rows.min()), int(cols.min())
     span = Span(first_row, first_col, int(rows.max()) + 1 - first_row, int(cols.max()) + 1 - first_col)
     check_bytes(span.height * span.width * 16, window, path)
-    with borrowed(path, remote=remote) as dataset:
+    with environment(remote=remote), borrowed(path, found.stamp, remote=remote) as dataset:
         raw_Chw, valid_Chw = read_stored(dataset, found, (1,), span, ())
     known_HW = inside_HW.copy()
     known_HW[inside_HW] = valid_Chw[0, rows - first_row, cols - first_col]
@@ -60,19 +60,20 @@ def _places(found: Header, grid: Grid, window: Window) -> tuple[Indexes, Indexes
                 "without a CRS in both, labels must have the shape of their scene"
             )
         to_file = Affine.identity()
-    elif found.crs == grid.crs or _crs(found.crs) == _crs(grid.crs):
-        to_file = ~found.affine @ Affine(*grid.transform)
     else:
-        return _warped(found, grid, window)
+        to_file = ~found.affine @ Affine(*grid.transform)
+        upright = to_file.b == to_file.d == 0 and to_file.a > 0 and to_file.e > 0
+        if not upright or _crs(found.crs) != _crs(grid.crs):
+            return _warped(found, grid, window)
     rows, cols = axes(found, to_file, grid.height, grid.width, "the grid of the scene")
-    row_H, inside_H = nearest(rows, window.row, window.height)
-    col_W, inside_W = nearest(cols, window.col, window.width)
+    row_H, inside_H = nearest(rows, window.row, window.height, reach=SNAP)
+    col_W, inside_W = nearest(cols, window.col, window.width, reach=SNAP)
     row_HW, col_HW = np.meshgrid(row_H, col_W, indexing="ij")
     return row_HW, col_HW, inside_H[:, None] & inside_W
 
 
 def _warped(found: Header, grid: Grid, window: Window) -> tuple[Indexes, Indexes, Bools]:
-    """The same across CRS: every centre is transformed by itself, so that a window gives what the whole gives."""
+    """The same for a turned raster or another CRS; each centre is transformed exactly, so a window gives the same."""
     col_HW, row_HW = np.meshgrid(
         np.arange(window.col, window.col + window.width) + 0.5, np.arange(window.row, window.row + window.height) + 0.5
     )

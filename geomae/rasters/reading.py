@@ -4,8 +4,8 @@ import numpy as np
 
 from geomae.catalog.source import Scene, Source
 from geomae.errors import RasterError
-from geomae.rasters.grids import Layout, Part, Window, check_window, scene_layout
-from geomae.rasters.handles import borrowed
+from geomae.rasters.grids import HALF, Layout, Part, Window, check_window, scene_layout
+from geomae.rasters.handles import borrowed, environment
 from geomae.rasters.headers import LARGEST_BYTES
 from geomae.rasters.resample import Axis, Bools, Floats, bilinear, nearest, taps
 from geomae.rasters.stored import Array, Span, physical, read_stored
@@ -28,17 +28,13 @@ def read(source: Source, scene: Scene, window: Window) -> tuple[Floats, Bools]:
     shape_CHW = (len(scene.bands), window.height, window.width)
     pixels_CHW = np.empty(shape_CHW, dtype=np.float32)
     valid_CHW = np.empty(shape_CHW, dtype=np.bool_)
-    for part in layout.parts:
-        pixels, valid = _read_part(source, part, window)
-        if len(layout.parts) == 1 and part.positions == tuple(range(len(scene.bands))):
-            pixels_CHW, valid_CHW = pixels, valid
-        else:
-            pixels_CHW[list(part.positions)] = pixels
-            valid_CHW[list(part.positions)] = valid
-    if layout.mask is not None:
-        clear_HW = _read_mask(source, layout.mask, window)
-        valid_CHW &= clear_HW
-        pixels_CHW[~valid_CHW] = 0
+    with environment(remote=source.remote):
+        for part in layout.parts:
+            positions = list(part.positions)
+            pixels_CHW[positions], valid_CHW[positions] = _read_part(source, part, window)
+        if layout.mask is not None:
+            valid_CHW &= _read_mask(source, layout.mask, window)
+            pixels_CHW[~valid_CHW] = 0
     return pixels_CHW, valid_CHW
 
 
@@ -56,29 +52,34 @@ def _read_part(source: Source, part: Part, window: Window) -> tuple[Floats, Bool
 
 
 def _stored(source: Source, part: Part, span: Span) -> tuple[Array, Bools]:
-    with borrowed(part.header.path, remote=source.remote) as dataset:
+    with borrowed(part.header.path, part.header.stamp, remote=source.remote) as dataset:
         return read_stored(dataset, part.header, part.indexes, span, source.nodata)
 
 
 def _read_mask(source: Source, mask: Part, window: Window) -> Bools:
     """Where the scene's mask lets pixels through (H, W); nowhere outside of the mask."""
-    values_HW, inside_HW = read_nearest(mask, window, remote=source.remote)
-    finite_HW = np.isfinite(values_HW)
-    values_HW = np.where(finite_HW, values_HW, 0).astype(np.int64)
-    flagged_HW = np.isin(values_HW, np.array(source.invalid_values, dtype=np.int64))
+    values_HW, clear_HW = _read_nearest(mask, window, remote=source.remote)
+    if values_HW.dtype.kind == "f":
+        finite_HW = np.isfinite(values_HW)
+        clear_HW &= finite_HW
+        values_HW = np.where(finite_HW, values_HW, 0)
+    values_HW = values_HW.astype(np.int64)
+    for value in source.invalid_values:
+        clear_HW &= values_HW != value
     bits = sum(1 << bit for bit in set(source.invalid_bits))
-    clear_HW: Bools = inside_HW & finite_HW & ~flagged_HW & ((values_HW & bits) == 0)
+    if bits:
+        clear_HW &= (values_HW & bits) == 0
     return clear_HW
 
 
-def read_nearest(part: Part, window: Window, *, remote: bool) -> tuple[Array, Bools]:
-    """Read one stored band onto a window by nearest neighbour: (raw_HW, inside_HW), 0 outside of the file."""
-    row_H, inside_H = nearest(part.rows, window.row, window.height)
-    col_W, inside_W = nearest(part.cols, window.col, window.width)
+def _read_nearest(part: Part, window: Window, *, remote: bool) -> tuple[Array, Bools]:
+    """One stored band on a window by nearest neighbour: (raw_HW, inside_HW), 0 outside of the file."""
+    row_H, inside_H = nearest(part.rows, window.row, window.height, reach=HALF)
+    col_W, inside_W = nearest(part.cols, window.col, window.width, reach=HALF)
     first_row, first_col = int(row_H.min()), int(col_W.min())
     span = Span(first_row, first_col, int(row_H.max()) + 1 - first_row, int(col_W.max()) + 1 - first_col)
     inside_HW = inside_H[:, None] & inside_W
-    with borrowed(part.header.path, remote=remote) as dataset:
+    with borrowed(part.header.path, part.header.stamp, remote=remote) as dataset:
         raw_hw = read_stored(dataset, part.header, part.indexes, span, ())[0][0]
     return np.where(inside_HW, raw_hw[row_H - first_row][:, col_W - first_col], 0), inside_HW
 
@@ -87,10 +88,9 @@ def _check_size(layout: Layout, window: Window, scene_id: str) -> None:
     """Refuse a window that would need too much memory, before any is spent."""
     size = 0
     for part in layout.parts:
-        itemsize = max(np.dtype(part.header.dtypes[index - 1]).itemsize for index in part.indexes)
         read_here = _span(part.rows, window.height) * _span(part.cols, window.width)
         # The raw values, two float32 copies and two masks stand side by side.
-        size += len(part.indexes) * (read_here * (itemsize + 10) + window.height * window.width * 10)
+        size += len(part.indexes) * (read_here * (part.itemsize + 10) + window.height * window.width * 10)
     check_bytes(size, window, f"scene {scene_id}")
 
 
@@ -98,8 +98,8 @@ def check_bytes(size: int, window: Window, where: str) -> None:
     """Raise RasterError when reading `window` needs more than LARGEST_BYTES."""
     if size > LARGEST_BYTES:
         raise RasterError(
-            f"{where}: a window of {window.height} x {window.width} pixels needs {size / 1024**3:.1f} GiB of memory, more "
-            f"than {LARGEST_BYTES / 1024**3:.0f}; read it in smaller windows (`tile: size`)"
+            f"{where}: a window of {window.height} x {window.width} pixels needs {size / 1024**3:.1f} GiB of memory, "
+            f"more than {LARGEST_BYTES / 1024**3:.0f}; read it in smaller windows (`tile: size`)"
         )
 
 

@@ -4,6 +4,7 @@ Each output pixel is a function of its place on the grid alone, summed in a fixe
 the same part of the whole.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,7 @@ class Taps:
     nearest_L: Indexes
 
 
+@functools.lru_cache(maxsize=256)  # the files of a scene share them
 def taps(axis: Axis, start: int, length: int) -> Taps:
     """Say which pixels of the file make the pixels `start` to `start + length` of the grid, bilinearly.
 
@@ -66,21 +68,21 @@ def taps(axis: Axis, start: int, length: int) -> Taps:
     return Taps(first, last + 1 - first, index_LK - first, weight_LK.astype(np.float32), nearest_L - first)
 
 
-def nearest(axis: Axis, start: int, length: int) -> tuple[Indexes, Bools]:
+def nearest(axis: Axis, start: int, length: int, *, reach: float) -> tuple[Indexes, Bools]:
     """Give the file's pixel under the centre of each pixel of the grid, and whether there is one.
 
-    Half a pixel beyond the border of the file still counts as its last pixel.
+    Up to `reach` pixels beyond the border of the file count as its last pixel.
     """
     position_L = _centres(axis, start, length)
-    inside_L = (position_L >= -0.5) & (position_L <= axis.size + 0.5)
+    inside_L = (position_L >= -reach) & (position_L <= axis.size + reach)
     return np.clip(np.floor(position_L).astype(np.int64), 0, axis.size - 1), inside_L
 
 
 def bilinear(values_Chw: Floats, valid_Chw: Bools, rows: Taps, cols: Taps) -> tuple[Floats, Bools]:
     """Mix valid pixels bilinearly: (pixels_CHW, valid_CHW).
 
-    Invalid pixels get no weight, so that what they hold cannot bleed (it must be finite). An output pixel is valid where
-    the nearest pixel of the file is.
+    Invalid pixels get no weight, so that what they hold cannot bleed (it must be finite). An output pixel is valid
+    where the nearest pixel of the file is.
     """
     mixed_CHW = _mix(values_Chw * valid_Chw, rows, cols)
     # Where all are valid the weights are the same for each band, and come out with the same bits.
@@ -91,7 +93,7 @@ def bilinear(values_Chw: Floats, valid_Chw: Bools, rows: Taps, cols: Taps) -> tu
 
 
 def _centres(axis: Axis, start: int, length: int) -> npt.NDArray[np.float64]:
-    return (np.arange(start, start + length) + 0.5) * axis.scale + axis.offset
+    return (np.arange(start, start + length, dtype=np.float64) + 0.5) * axis.scale + axis.offset
 
 
 def _mix(values_Chw: Floats, rows: Taps, cols: Taps) -> Floats:

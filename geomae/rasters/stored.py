@@ -56,17 +56,17 @@ def physical(raw_Chw: Array, valid_Chw: Bools, scale_C: Sequence[float], offset_
     wide = raw_Chw.dtype.itemsize > 2 and raw_Chw.dtype != np.float32
     working = np.float64 if wide else np.float32
     with np.errstate(over="ignore", invalid="ignore"):
-        values_Chw = raw_Chw.astype(working)
+        values_Chw: Array = raw_Chw.astype(working)
         if any(scale != 1 for scale in scale_C):
-            values_Chw *= np.array(scale_C, dtype=working)[:, None, None]
+            np.multiply(values_Chw, np.array(scale_C, dtype=working)[:, None, None], out=values_Chw)
         if any(offset != 0 for offset in offset_C):
-            values_Chw += np.array(offset_C, dtype=working)[:, None, None]
-        values_Chw = values_Chw.astype(np.float32, copy=False)
+            np.add(values_Chw, np.array(offset_C, dtype=working)[:, None, None], out=values_Chw)
+        pixels_Chw: Floats = values_Chw.astype(np.float32, copy=False)
     if raw_Chw.dtype.kind == "f" or wide:
-        valid_Chw &= np.isfinite(values_Chw)
+        valid_Chw &= np.isfinite(pixels_Chw)
     if not valid_Chw.all():
-        values_Chw[~valid_Chw] = 0
-    return values_Chw
+        pixels_Chw[~valid_Chw] = 0
+    return pixels_Chw
 
 
 def _strike(raw: Array, valid: Bools, nodata: Sequence[float | None]) -> None:

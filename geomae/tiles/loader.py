@@ -7,12 +7,15 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from geomae.models.masking import random_order, usable_patches, visible_count
+from geomae.models.patches import patchify, take
 from geomae.randomness import generator
 from geomae.tiles.reader import TileReader
 from geomae.tiles.sampler import Plan, turn
@@ -28,21 +31,23 @@ class Batch:
     valid_BCHW: Tensor
     order_BN: Tensor
     visible: int
+    hidden_B: Tensor  # number of hidden valid pixels of each tile, over all bands; stays on the host
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on `device`; from pinned memory the copy runs beside the computation."""
         if device.type == "cpu":
             return self
         moved = (x.to(device, non_blocking=True) for x in (self.pixels_BCHW, self.valid_BCHW, self.order_BN))
-        return Batch(self.dataset, self.tile_ids, *moved, self.visible)
+        return Batch(self.dataset, self.tile_ids, *moved, self.visible, self.hidden_B)
 
     def split(self, parts: int) -> list["Batch"]:
         """The batch in `parts` equal passes."""
         size = len(self.tile_ids) // parts
         cuts = [slice(i * size, (i + 1) * size) for i in range(parts)]
+        arrays = (self.pixels_BCHW, self.valid_BCHW, self.order_BN)
         return [
-            Batch(self.dataset, self.tile_ids[c], self.pixels_BCHW[c], self.valid_BCHW[c], self.order_BN[c], self.visible)
-            for c in cuts
+            Batch(self.dataset, self.tile_ids[cut], *(x[cut] for x in arrays), self.visible, self.hidden_B[cut])
+            for cut in cuts
         ]
 
 
@@ -67,21 +72,28 @@ def training_batch(readers: Sequence[TileReader], order: Plan, draw: Draw, step:
         pixels, valid = (turn(values, which) for values in reader.read(position))
         items.append((pixels, valid, _order(valid, draw, generator(draw.seed, "mask", dataset, k))))
         ids.append(reader.tile_ids[position])
-    return _stack(dataset, ids, items, draw.ratio)
+    return _stack(dataset, ids, items, draw)
 
 
 def fixed_batches(
-    reader: TileReader, dataset: int, positions: Sequence[int], draw: Draw, size: int
-) -> Iterator[Batch]:
-    """Tiles as they are, each under a mask that depends on the seed and the tile alone."""
-    for start in range(0, len(positions), size):
+    reader: TileReader, dataset: int, positions: Sequence[int], draw: Draw, size: int, rank: int = 0, ranks: int = 1
+) -> Iterator[tuple[Batch, bool]]:
+    """This rank's share of the tiles, unturned, each under a mask that depends on the seed and the tile alone.
+
+    Every rank gets as many batches as the others, because some strategies talk in every forward pass; where the tiles
+    do not suffice, a batch is repeated and marked false.
+    """
+    chunks = [positions[start : start + size] for start in range(0, len(positions), size)]
+    for turn_of_all in range(-(-len(chunks) // ranks)):
+        number = turn_of_all * ranks + rank
+        counted = number < len(chunks)
         items, ids = [], []
-        for position in positions[start : start + size]:
+        for position in chunks[number if counted else 0]:
             pixels, valid = reader.read(position)
             tile_id = reader.tile_ids[position]
             items.append((pixels, valid, _order(valid, draw, generator(draw.seed, "validation mask", tile_id))))
             ids.append(tile_id)
-        yield _stack(dataset, ids, items, draw.ratio)
+        yield _stack(dataset, ids, items, draw), counted
 
 
 def read_ahead(
@@ -94,7 +106,7 @@ def read_ahead(
         if not pin:
             return batch
         pinned = (x.pin_memory() for x in (batch.pixels_BCHW, batch.valid_BCHW, batch.order_BN))
-        return Batch(batch.dataset, batch.tile_ids, *pinned, batch.visible)
+        return Batch(batch.dataset, batch.tile_ids, *pinned, batch.visible, batch.hidden_B)
 
     if threads == 0:
         yield from map(make, steps)
@@ -113,11 +125,16 @@ def read_ahead(
                 future.cancel()
 
 
-def _order(valid_CHW: np.ndarray, draw: Draw, rng: np.random.Generator) -> np.ndarray:  # type: ignore[type-arg]
+def _order(valid_CHW: NDArray[np.bool_], draw: Draw, rng: np.random.Generator) -> NDArray[np.int64]:
     usable = usable_patches(valid_CHW, draw.patch, draw.min_valid_patch)
     return random_order(usable, visible_count(len(usable), draw.ratio), rng)
 
 
-def _stack(dataset: int, ids: list[str], items: list[tuple[np.ndarray, ...]], ratio: float) -> Batch:  # type: ignore[type-arg]
+def _stack(dataset: int, ids: list[str], items: list[tuple[NDArray[Any], ...]], draw: Draw) -> Batch:
     pixels, valid, order = (torch.from_numpy(np.stack(column)) for column in zip(*items, strict=True))
-    return Batch(dataset, tuple(ids), pixels, valid, order, visible_count(order.shape[1], ratio))
+    visible = visible_count(order.shape[1], draw.ratio)
+    if bool(valid.all()):  # most batches: nothing to count
+        hidden_B = torch.full((len(ids),), (order.shape[1] - visible) * draw.patch**2 * valid.shape[1])
+    else:
+        hidden_B = take(patchify(valid, draw.patch), order[:, visible:]).sum((1, 2, 3))
+    return Batch(dataset, tuple(ids), pixels, valid, order, visible, hidden_B)

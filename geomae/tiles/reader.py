@@ -16,8 +16,11 @@ class TileReader:
     `bands` chooses bands of the source by name and fixes their order; by default all in stored order.
     """
 
-    def __init__(self, index: TileIndex, memory_bytes: int = 0) -> None:
+    def __init__(self, index: TileIndex, memory_bytes: int = 0, bands: Sequence[str] | None = None) -> None:
+        stored = [band.name for band in index.source.bands]
+        order = [stored.index(name) for name in bands or stored]
         self.index = index
+        self._channels = None if order == list(range(len(stored))) else order
         self.tile_ids: list[str] = index.tiles["tile_id"].tolist()
         self._place = index.tiles[["scene", "row", "col", "size"]].to_numpy(dtype=np.int64)
         self._kept: dict[int, tuple[NDArray[np.float32], NDArray[np.bool_]]] = {}
@@ -35,6 +38,8 @@ class TileReader:
         scene, row, col, size = (int(value) for value in self._place[position])
         source = self.index.source
         pixels, valid = read(source, source.scenes[scene], Window(row, col, size, size))
+        if self._channels is not None:
+            pixels, valid = pixels[self._channels], valid[self._channels]
         with self._lock:
             used = pixels.nbytes + valid.nbytes
             if position not in self._kept and used <= self._room:

@@ -36,14 +36,17 @@ class Progress:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-def collect(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Weights and optimizer state by parameter name, on the host; every rank must call it."""
-    weights = {name: value.contiguous() for name, value in get_model_state_dict(model, options=WHOLE).items()}
+def collect_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Weights by parameter name, on the host; every rank must call it. Of a sharded model rank 0 alone gets them."""
+    return {name: value.contiguous() for name, value in get_model_state_dict(model, options=WHOLE).items()}
+
+
+def collect_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Optimizer state by parameter name and kind, likewise."""
     state = get_optimizer_state_dict(model, optimizer, options=WHOLE)["state"]
-    moments = {
+    return {
         f"{name}/{kind}": value.contiguous().clone() for name, kinds in state.items() for kind, value in kinds.items()
     }
-    return weights, moments
 
 
 def publish(folder: Path, weights: dict[str, Tensor], moments: dict[str, Tensor], progress: Progress) -> Path:

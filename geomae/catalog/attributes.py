@@ -1,0 +1,208 @@
+"""Attributes from tables: of whole scenes (`table`), and of windows in them (`windows`)."""
+
+import logging
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geomae.catalog.compare import Columns, MaskN, is_missing
+from geomae.catalog.load import Catalog
+from geomae.catalog.parts import Column
+from geomae.catalog.paths import require_file
+from geomae.catalog.source import Scene
+from geomae.catalog.where import parse_filter
+from geomae.errors import CatalogError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Value = str | float | None
+
+RASTER_SUFFIXES = frozenset(
+    (".tif", ".tiff", ".gtif", ".jp2", ".png", ".jpg", ".jpeg", ".img", ".vrt", ".nc", ".hdf", ".h5", ".dat", ".bil")
+)
+logger = logging.getLogger(__name__)
+
+
+def attach_table(catalog: Catalog, dataset: str, scenes: tuple[Scene, ...]) -> tuple[Scene, ...]:
+    """`scenes` with the attributes of their rows in the entry's `table`; without a `table` as they are.
+
+    A row is found by the scene's path relative to the table's folder, else by its stem. A scene without a row has None
+    for each column, and a warning counts these. Raises CatalogError when no scene has a row, when two rows have one
+    key, and when a stem that two scenes share meets a row.
+    """
+    table = catalog.entry(dataset).table
+    if table is None:
+        return scenes
+    place = catalog.place(dataset, "table")
+    frame, folder = _read_table(catalog, dataset, table.path, table.key, "table", "path")
+    rows = _rows_by_key(frame, table.key, place)
+    columns = [column for column in frame.columns if column != table.key]
+    times = Counter(scene.stem for scene in scenes)
+    found = []
+    without: list[str] = []
+    for scene in scenes:
+        row = next((rows[key] for key in _path_keys(scene, folder) if key in rows), None)
+        if row is None:
+            row = next((rows[key] for key in (scene.stem, PurePosixPath(scene.files[0]).name) if key in rows), None)
+            if row is not None and times[scene.stem] > 1:
+                raise CatalogError(
+                    f"{place}: several scenes are called {scene.stem!r}; give their paths in {table.path}"
+                )
+        if row is None:
+            without.append(scene.id)
+        attributes = {column: row[column] if row else None for column in columns}
+        found.append(replace(scene, attributes={**attributes, **scene.attributes}))
+    if len(without) == len(scenes):
+        example = f"it has {next(iter(rows))!r}, the first file is {scenes[0].stem!r}" if rows else "it has no rows"
+        raise CatalogError(
+            f"{place}: no row of {table.path} has a file's stem or path in column {table.key!r}; {example}"
+        )
+    if without:
+        logger.warning("%s: %d of %d scenes have no row, as %s", place, len(without), len(scenes), without[0])
+    return tuple(found)
+
+
+def read_windows(catalog: Catalog, dataset: str) -> "pd.DataFrame":
+    """The entry's `windows`: columns stem, row, col, size, then the attributes as they stand in the table.
+
+    `stem` is the scene's, also where the table gives paths. Text and mixed columns are objects with None for what is
+    missing. Raises CatalogError for a window that is there twice, and for a row or column that is not a whole number
+    from 0.
+    """
+    windows = catalog.entry(dataset).windows
+    if windows is None:
+        raise CatalogError(f"{catalog.place(dataset)}: has no `windows`; add them, or use `tile`")
+    place = catalog.place(dataset, "windows")
+    frame, _ = _read_table(catalog, dataset, windows.table, windows.key, "windows", "table")
+    for key, column in (("row", windows.row), ("col", windows.col)):
+        if column not in frame:
+            raise CatalogError(f"{catalog.place(dataset, 'windows', key)}: {_no_column(windows.table, column, frame)}")
+        good = frame[column].map(lambda value: isinstance(value, int) and value >= 0)
+        if not good.all():
+            line = int((~good).to_numpy().argmax())
+            raise CatalogError(
+                f"{place}: {windows.table}, line {line + 2}: {column} is {frame[column].iloc[line]!r}; "
+                "write a whole number of pixels, from 0"
+            )
+    own = ["stem", "row", "col", "size"]
+    attributes = frame.drop(columns=[name for name in {windows.key, windows.row, windows.col, *own} if name in frame])
+    result = attributes.assign(
+        stem=np.array([_stem_of(key) for key in frame[windows.key]], dtype=object),
+        row=frame[windows.row],
+        col=frame[windows.col],
+        size=windows.size,
+    )[[*own, *attributes.columns]]
+    repeated = result.duplicated(["stem", "row", "col"])
+    if repeated.any():
+        line = int(repeated.to_numpy().argmax())
+        raise CatalogError(
+            f"{place}: {windows.table}, line {line + 2}: this window is there twice; remove one of the two"
+        )
+    return result
+
+
+def where_mask(catalog: Catalog, dataset: str, columns: Columns, length: int) -> MaskN:
+    """Mask of the `length` rows of `columns` that the entry's `where` lets through; all without one.
+
+    Raises CatalogError, with file and line, for an unknown column and for values that cannot be compared.
+    """
+    text = catalog.entry(dataset).where
+    if text is None:
+        return np.ones(length, dtype=bool)
+    with catalog.at(dataset, "where"):
+        return parse_filter(text).mask(columns)
+
+
+def require_columns(catalog: Catalog, dataset: str, known: Collection[str]) -> None:
+    """Check that every column that label, split, group and domain name is `known`.
+
+    Raises CatalogError with the line and the nearest known column.
+    """
+    entry = catalog.entry(dataset)
+    wanted: dict[tuple[str, ...], str | None] = {
+        ("label", "column"): entry.label.column if entry.label else None,
+        ("split", "column"): entry.split.column if entry.split else None,
+        ("group", "column"): entry.group.column if entry.group else None,
+        ("group", "folds"): entry.group.folds if entry.group else None,
+        ("domain", "column"): entry.domain.column if isinstance(entry.domain, Column) else None,
+    }
+    for keys, column in wanted.items():
+        if column is not None and column not in known:
+            raise CatalogError(
+                f"{catalog.place(dataset, *keys)}: there is no column {column!r}; {nearest(column, known)}"
+            )
+
+
+def _read_table(
+    catalog: Catalog, dataset: str, name: str, key: str, *keys: str
+) -> tuple["pd.DataFrame", PurePosixPath]:
+    """A CSV file with `key` as text and everything else as Python values, None for what is missing; and its folder."""
+    import pandas as pd
+
+    place = catalog.place(dataset, *keys)
+    path = Path(require_file(catalog, dataset, name, *keys))
+    if path.suffix.lower() != ".csv":
+        raise CatalogError(f"{place}: {name} is not a CSV file; save the table as .csv")
+    try:
+        # Only these stand for nothing: pandas would also take `NA`, which is a continent and a country.
+        frame = pd.read_csv(path, dtype={key: "object"}, keep_default_na=False, na_values=["", "nan", "NaN"])
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CatalogError(f"{place}: {name} cannot be read ({reason}); save it as CSV in UTF-8") from error
+    if key not in frame:
+        raise CatalogError(f"{catalog.place(dataset, keys[0], 'key')}: {_no_column(name, key, frame)}")
+    frame.columns = frame.columns.map(str)
+    for column in frame:
+        frame[column] = _plain_values(frame[column])
+    if frame[key].isna().any():
+        line = int(frame[key].isna().to_numpy().argmax())
+        raise CatalogError(f"{place}: {name}, line {line + 2}: the column {key!r} is empty; name the scene")
+    return frame, PurePosixPath(path.parent)
+
+
+def _plain_values(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Whole numbers stay whole beside missing values; text and mixed columns become objects with None."""
+    import pandas as pd
+
+    narrowed = column.convert_dtypes(convert_string=False)
+    if not narrowed.isna().any() and narrowed.dtype.kind in "biuf":
+        kind: Any = {"b": "bool", "f": "float64"}.get(narrowed.dtype.kind, "int64")
+        return pd.Series(narrowed.to_numpy(kind), index=column.index, name=column.name)
+    if narrowed.dtype.kind == "f":
+        return pd.Series(narrowed.to_numpy("float64", na_value=float("nan")), index=column.index, name=column.name)
+    values = [None if is_missing(value) else value for value in narrowed.tolist()]
+    return pd.Series(values, index=column.index, dtype="object", name=column.name)
+
+
+def _rows_by_key(frame: "pd.DataFrame", key: str, place: str) -> Mapping[str, dict[str, Value]]:
+    rows: dict[str, dict[str, Value]] = {}
+    for line, record in enumerate(frame.to_dict("records"), start=2):
+        name = str(PurePosixPath(record[key]))
+        if name in rows:
+            raise CatalogError(f"{place}: line {line} of the table has the key {name!r} again; keep one row for it")
+        rows[name] = {str(column): None if is_missing(value) else value for column, value in record.items()}
+    return rows
+
+
+def _path_keys(scene: Scene, folder: PurePosixPath) -> list[str]:
+    """Ways in which a table in `folder` may name the scene by its path: with and without suffix."""
+    own = PurePosixPath(scene.files[0])
+    if len(scene.files) > 1 and scene.stem != own.stem:
+        own = own.with_name(scene.stem)
+    paths = [own, own.with_name(scene.stem)]
+    relative = [path.relative_to(folder) for path in paths if path.is_relative_to(folder)]
+    return [str(path) for path in relative if len(path.parts) > 1]
+
+
+def _stem_of(key: str) -> str:
+    path = PurePosixPath(key)
+    return path.stem if path.suffix.lower() in RASTER_SUFFIXES else path.name
+
+
+def _no_column(table: str, column: str, frame: "pd.DataFrame") -> str:
+    return f"{table} has no column {column!r}; {nearest(column, [str(name) for name in frame.columns])}"

@@ -1,0 +1,199 @@
+"""From a catalogue entry to a Source: scenes with the files of their bands, masks, label rasters and attributes."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+from geomae.catalog.attributes import Value, attach_table
+from geomae.catalog.bandfiles import find_band_scenes
+from geomae.catalog.bands import (
+    DescribeBands,
+    StoredBands,
+    bands_by_number,
+    bands_by_token,
+    nodata_values,
+    scaling,
+)
+from geomae.catalog.load import Catalog
+from geomae.catalog.paths import STEM, common_folder, find_files, nothing_found, require_file, static_folder
+from geomae.catalog.source import BandFile, Scene, Source
+from geomae.errors import CatalogError, nearest
+from geomae.sensors import Sensor
+from geomae.sensors import sensor as known_sensor
+
+
+def resolve_files(catalog: Catalog, dataset: str, describe_bands: DescribeBands) -> Source:
+    """The Source of an entry with `path`.
+
+    `describe_bands` gives the description of each band that a file stores; it is asked about the first file where
+    `bands` (or a mask's band) is left to the file. Raises CatalogError with file, line, key and remedy when no file
+    matches, a band or one of its files is missing, or a path leaves the catalogue's folder.
+    """
+    entry = catalog.entry(dataset)
+    sensor = catalog.sensor(dataset)
+    if not entry.paths or sensor is None:
+        raise CatalogError(f"{catalog.place(dataset)}: is not a data set of files; add `path` and `sensor`")
+    root = common_folder([static_folder(catalog, pattern) for pattern in entry.paths])
+    if entry.one_file_per_band:
+        stored = bands_by_token(catalog, dataset, sensor)
+        return _source(catalog, dataset, sensor, stored, _band_scenes(catalog, dataset, stored, root), describe_bands)
+    paths: dict[str, None] = {}
+    for pattern in entry.paths:
+        found = find_files(catalog, dataset, pattern, "path")
+        if not found:
+            raise nothing_found(catalog, dataset, pattern, "path")
+        paths |= dict.fromkeys(found)
+    return source_from_paths(catalog, dataset, list(paths), describe_bands, root=root)
+
+
+def source_from_paths(
+    catalog: Catalog,
+    dataset: str,
+    paths: Sequence[str],
+    describe_bands: DescribeBands,
+    *,
+    root: str | None = None,
+    attributes: Mapping[str, Mapping[str, Value]] | None = None,
+    label_paths: Mapping[str, str] | None = None,
+    default_sensor: str | None = None,
+) -> Source:
+    """The Source of files that hold all bands each, for sources that find their files in a way of their own.
+
+    The entry's bands, scaling, nodata, mask, labels and table count as for `path`. `attributes` and `label_paths` are
+    by path; `default_sensor` counts where the entry names none. Whether the files may be read is the caller's to check.
+    """
+    sensor = catalog.sensor(dataset) or (known_sensor(default_sensor) if default_sensor else None)
+    if sensor is None:
+        raise CatalogError(f"{catalog.place(dataset)}: does not say which sensor; add `sensor`")
+    if not paths:
+        raise CatalogError(f"{catalog.place(dataset)}: holds no files; check where they should be")
+    stored = bands_by_number(catalog, dataset, sensor, paths[0], describe_bands)
+    scenes = scenes_from_paths(paths, stored.numbers, root=root, attributes=attributes, label_paths=label_paths)
+    return _source(catalog, dataset, sensor, stored, scenes, describe_bands)
+
+
+def scenes_from_paths(
+    paths: Sequence[str],
+    numbers: Sequence[int],
+    *,
+    root: str | None = None,
+    attributes: Mapping[str, Mapping[str, Value]] | None = None,
+    label_paths: Mapping[str, str] | None = None,
+) -> tuple[Scene, ...]:
+    """One scene per file, sorted by id; `numbers` are the stored bands that are read, from 1.
+
+    An id is the path below `root` (default: the longest folder that holds all files) without suffix; files that differ
+    by their suffix only keep it. `attributes` and `label_paths` are by path.
+    """
+    root = common_folder([path.rpartition("/")[0] for path in paths]) if root is None else root
+    ids = [_id(path, root) for path in paths]
+    times = Counter(ids)
+    scenes = [
+        Scene(
+            id=_id(path, root, suffix=True) if times[scene_id] > 1 else scene_id,
+            stem=PurePosixPath(path).stem,
+            bands=tuple(BandFile(path, number) for number in numbers),
+            label_path=(label_paths or {}).get(path),
+            attributes=dict((attributes or {}).get(path, {})),
+        )
+        for path, scene_id in zip(paths, ids, strict=True)
+    ]
+    return tuple(sorted(scenes, key=lambda scene: scene.id))
+
+
+def _band_scenes(catalog: Catalog, dataset: str, stored: StoredBands, root: str) -> tuple[Scene, ...]:
+    """Scenes of an entry with {band}; a mask's band is a token like the others."""
+    mask = catalog.entry(dataset).mask
+    token = mask.band if mask is not None else None
+    if isinstance(token, int):
+        place = catalog.place(dataset, "mask", "band")
+        raise CatalogError(f"{place}: {token} is no token for {{band}}; write the token in the file's name")
+    scenes = []
+    tokens = [*stored.tokens, *([token] if token and token not in stored.tokens else [])]
+    found_scenes = find_band_scenes(catalog, dataset, tokens)
+    if not all(found.path.startswith(f"{root}/") for found in found_scenes):  # {band} or R10m above the wildcards
+        root = common_folder([found.path.rpartition("/")[0] for found in found_scenes])
+    for found in found_scenes:
+        scene_id = found.path.removeprefix(root).strip("/")
+        bands = tuple(BandFile(found.files[one]) for one in stored.tokens)
+        mask_file = BandFile(found.files[token]) if token else None
+        scenes.append(Scene(scene_id, PurePosixPath(found.path).name, bands, mask_file))
+    return tuple(sorted(scenes, key=lambda scene: scene.id))
+
+
+def _source(
+    catalog: Catalog,
+    dataset: str,
+    sensor: Sensor,
+    stored: StoredBands,
+    scenes: tuple[Scene, ...],
+    describe_bands: DescribeBands,
+) -> Source:
+    entry = catalog.entry(dataset)
+    unit, scale_C, offset_C = scaling(catalog, dataset, sensor, stored.bands)
+    scenes = attach_table(catalog, dataset, _with_labels(catalog, dataset, scenes))
+    return Source(
+        name=dataset,
+        sensor=sensor.name,
+        bands=stored.bands,
+        unit=unit,
+        scale_C=scale_C,
+        offset_C=offset_C,
+        nodata=nodata_values(entry, sensor),
+        gsd_m=entry.gsd_m,
+        scenes=_with_masks(catalog, dataset, scenes, stored, describe_bands),
+        stored_bands=stored.count,
+        invalid_bits=entry.mask.invalid_bits if entry.mask else (),
+        invalid_values=entry.mask.invalid_values if entry.mask else (),
+        remote=entry.remote,
+    )
+
+
+def _with_labels(catalog: Catalog, dataset: str, scenes: tuple[Scene, ...]) -> tuple[Scene, ...]:
+    """Scenes with the label raster of each; with `folder: true` the folder's name is the attribute `label`."""
+    label = catalog.entry(dataset).label
+    if label is not None and label.folder:
+        folders = [PurePosixPath(scene.files[0]).parent.name for scene in scenes]
+        return tuple(
+            replace(scene, attributes={**scene.attributes, "label": folder})
+            for scene, folder in zip(scenes, folders, strict=True)
+        )
+    if label is None or label.raster is None:
+        return scenes
+    paths = _by_stem(catalog, dataset, label.raster, scenes, "label", "raster")
+    return tuple(replace(scene, label_path=path) for scene, path in zip(scenes, paths, strict=True))
+
+
+def _with_masks(
+    catalog: Catalog, dataset: str, scenes: tuple[Scene, ...], stored: StoredBands, describe_bands: DescribeBands
+) -> tuple[Scene, ...]:
+    mask = catalog.entry(dataset).mask
+    if mask is None or (mask.band is not None and stored.count is None):
+        return scenes
+    if mask.path is not None:
+        paths = _by_stem(catalog, dataset, mask.path, scenes, "mask", "path")
+        return tuple(replace(scene, mask=BandFile(path)) for scene, path in zip(scenes, paths, strict=True))
+    place = catalog.place(dataset, "mask", "band")
+    number = mask.band
+    if isinstance(number, str):
+        known = [name or "" for name in describe_bands(scenes[0].files[0])]
+        if number not in known:
+            remedy = nearest(number, [name for name in known if name])
+            raise CatalogError(f"{place}: the files describe no band as {number!r}; {remedy} (or write its number)")
+        number = known.index(number) + 1
+    if number is None or (stored.count is not None and number > stored.count):
+        raise CatalogError(f"{place}: there is no band {number} in files of {stored.count} bands; correct the number")
+    return tuple(replace(scene, mask=BandFile(scene.files[0], number)) for scene in scenes)
+
+
+def _by_stem(catalog: Catalog, dataset: str, pattern: str, scenes: Sequence[Scene], *keys: str) -> list[str]:
+    """The file of each scene that a pattern with {stem} names, or the one file that it names for all."""
+    if STEM not in pattern:
+        return [require_file(catalog, dataset, pattern, *keys)] * len(scenes)
+    return [require_file(catalog, dataset, pattern.replace(STEM, scene.stem), *keys) for scene in scenes]
+
+
+def _id(path: str, root: str, *, suffix: bool = False) -> str:
+    below = path.removeprefix(root).strip("/") if path.startswith(f"{root}/") else path.strip("/")
+    return below if suffix else str(PurePosixPath(below).with_suffix(""))

@@ -1,0 +1,106 @@
+"""Dealing tiles to splits: by spatial block, by group, or one by one, and holding tiles out for validation.
+
+Units (blocks, groups, tiles) are ordered by a hash of (seed, purpose, unit): a permutation that depends neither on the
+order of rows nor on the version of a library. N is the number of tiles.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from geomae.catalog.overlap import overlapping
+from geomae.errors import CatalogError
+from geomae.randomness import key
+
+TRAIN = "train"
+LEFT_OUT = ""  # label of a train tile that overlaps a tile of another split
+
+LabelsN = NDArray[np.object_]  # name of the split per tile
+
+
+def block_splits(
+    x_m_N: ArrayLike,
+    y_m_N: ArrayLike,
+    bounds_m: ArrayLike,
+    block_km: float,
+    fractions: Mapping[str, float],
+    seed: int,
+) -> tuple[LabelsN, dict[str, int]]:
+    """Deal square blocks of `block_km`, each with the tiles whose centre lies in it.
+
+    `x_m_N`, `y_m_N` are the centres and `bounds_m` the footprints, in metres of an equal-area grid (EPSG:6933): boxes
+    (N, 4) as left, bottom, right, top, or corners (N, 4, 2) in turn, which are exact where a tile's own grid is rotated
+    against the equal-area one. Tiles of `train` that overlap another split's are left out, with the label `''`.
+
+    Gives the labels and the number of tiles per label. Raises CatalogError when there are fewer blocks than splits.
+    """
+    centres_m = np.stack([np.asarray(x_m_N, np.float64), np.asarray(y_m_N, np.float64)], axis=-1)
+    if not np.isfinite(centres_m).all():
+        raise CatalogError("a split by `block_km` needs a CRS in every file; split by `group` instead")
+    blocks = np.floor(centres_m / (block_km * 1000)).astype(np.int64)
+    units = [f"{column},{row}" for column, row in blocks.tolist()]
+    remedy = f"make `block_km` smaller than {block_km:g}, or split by `group` or `random`"
+    labels = _deal(units, fractions, seed, "block", remedy)
+    train = labels == TRAIN
+    labels[np.flatnonzero(train)[overlapping(np.asarray(bounds_m, np.float64), train)]] = LEFT_OUT
+    return labels, {name: int((labels == name).sum()) for name in (*fractions, LEFT_OUT)}
+
+
+def group_splits(groups_N: ArrayLike, fractions: Mapping[str, float], seed: int) -> LabelsN:
+    """Deal whole groups; `fractions` are shares of the groups, so that tiles per split follow the groups' sizes.
+
+    Raises CatalogError when there are fewer groups than splits.
+    """
+    return _deal(_texts(groups_N), fractions, seed, "group", "use a finer group, or split by `random`")
+
+
+def random_splits(ids_N: ArrayLike, fractions: Mapping[str, float], seed: int) -> LabelsN:
+    """Deal single tiles by their ids. Raises CatalogError when there are fewer tiles than splits."""
+    return _deal(_texts(ids_N), fractions, seed, "tile", "name fewer splits, or add files")
+
+
+def hold_out(units_N: ArrayLike, share: float, seed: int) -> NDArray[np.bool_]:
+    """Mask of the tiles to hold out of training: whole units, in all at most `share` of them (at least one).
+
+    A unit that is larger than what is still wanted is passed over. All False when every unit is larger than the share,
+    or when there is only one tile: hold out by a smaller unit then.
+    """
+    names, unit_N, sizes = np.unique(np.asarray(_texts(units_N), dtype=object), return_inverse=True, return_counts=True)
+    left = max(1, round(share * unit_N.size)) if unit_N.size > 1 else 0
+    drawn = np.zeros(names.size, dtype=bool)
+    for index in sorted(range(names.size), key=lambda unit: key(seed, "hold-out", str(names[unit]))):
+        if sizes[index] <= left:
+            drawn[index] = True
+            left -= int(sizes[index])
+    return np.asarray(drawn[unit_N], dtype=bool)
+
+
+def _deal(units: list[str], fractions: Mapping[str, float], seed: int, what: str, remedy: str) -> LabelsN:
+    """The label of each row's unit: each split gets its share of the permuted units, and at least one."""
+    distinct = sorted(set(units), key=lambda unit: (key(seed, f"split by {what}", unit), unit))
+    if len(distinct) < len(fractions):
+        found = f"there {'is' if len(distinct) == 1 else 'are'} {len(distinct)} {what}{'s' * (len(distinct) != 1)}"
+        raise CatalogError(
+            f"{found} for {len(fractions)} splits ({', '.join(fractions)}), which need one each; {remedy}"
+        )
+    names = np.repeat(np.array(list(fractions), dtype=object), _counts(len(distinct), list(fractions.values())))
+    label_of = dict(zip(distinct, names.tolist(), strict=True))
+    labels = np.empty(len(units), dtype=object)
+    labels[:] = [label_of[unit] for unit in units]
+    return labels
+
+
+def _counts(total: int, fractions: list[float]) -> list[int]:
+    """Whole numbers near `fractions` of `total`, each at least 1, that sum to `total` (largest remainders)."""
+    shares = [fraction / sum(fractions) * total for fraction in fractions]
+    counts = [max(1, int(share + 1e-9)) for share in shares]  # 0.7 + 0.2 + 0.1 is not quite 1 in floating point
+    while sum(counts) != total:
+        step = 1 if sum(counts) < total else -1
+        movable = [index for index, count in enumerate(counts) if count + step >= 1]
+        counts[max(movable, key=lambda index: step * (shares[index] - counts[index]))] += step
+    return counts
+
+
+def _texts(values: ArrayLike) -> list[str]:
+    return [str(value) for value in np.asarray(values).tolist()]

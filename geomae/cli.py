@@ -1,0 +1,141 @@
+"""The command line: arguments to a request, one workflow call, an exit code."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+app = typer.Typer(
+    name="geomae",
+    help="Domain adaptation for remote sensing imagery with band-aware masked autoencoders.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+CatalogFile = Annotated[Path | None, typer.Option("--catalog", help="Catalogue; default data_catalog.yaml.")]
+Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="SELECTOR of tiles to use; repeatable.")]
+Changes = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, changes the configuration; repeatable.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder of the results; default runs/COMMAND-TIME.")]
+TrackingUri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store; default sqlite:///mlflow.db.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors and warnings only.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    if version:
+        from geomae import __version__
+
+        typer.echo(f"geomae {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def pretrain(
+    catalog: CatalogFile = None,
+    dataset: Datasets = None,
+    evaluate: Annotated[
+        list[str] | None, typer.Option("--eval", help="SELECTOR of tiles to validate on too; repeatable.")
+    ] = None,
+    config: Annotated[str | None, typer.Option("--config", help="FILE or shipped NAME; default tiny.")] = None,
+    change: Changes = None,
+    out: Out = None,
+    resume: Annotated[Path | None, typer.Option("--resume", help="Folder of a run to go on with.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Chooses weights, tiles and masks; default 0.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, 32 or bf16.")] = "auto",
+    devices: Annotated[int, typer.Option(min=1, help="Processes on this node.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes; each runs the same command.")] = 1,
+    strategy: Annotated[str, typer.Option(help="auto, ddp or fsdp.")] = "auto",
+    tracking_uri: TrackingUri = None,
+    experiment: Annotated[str, typer.Option(help="MLflow experiment.")] = "geomae",
+    run_name: Annotated[str | None, typer.Option(help="Name of the MLflow run; default the folder's.")] = None,
+    register: Annotated[str | None, typer.Option(help="Put the model into MLflow's registry under this name.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and write nothing.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a masked autoencoder on the tiles of a catalogue."""
+    from geomae.workflows.pretrain import Request, run
+
+    request = Request(
+        catalog=catalog,
+        datasets=tuple(dataset or ()),
+        evaluations=tuple(evaluate or ()),
+        config=config,
+        changes=tuple(change or ()),
+        out=out,
+        resume=resume,
+        seed=seed,
+        device=device,
+        precision=precision,
+        devices=devices,
+        nodes=nodes,
+        strategy=strategy,
+        tracking_uri=tracking_uri,
+        experiment=experiment,
+        run_name=run_name,
+        register=register,
+        dry_run=dry_run,
+        quiet=quiet,
+    )
+    _finish(lambda: run(request))
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Weights in the published layout (.pth or .safetensors).")],
+    out: Annotated[Path, typer.Argument(help="Model folder to write.")],
+    heads: Annotated[int | None, typer.Option(min=1, help="Attention heads of the encoder.")] = None,
+    decoder_heads: Annotated[int | None, typer.Option(min=1, help="Attention heads of the decoder.")] = None,
+    norm_eps: Annotated[float | None, typer.Option(help="Epsilon of the layer norms.")] = None,
+    target: Annotated[str | None, typer.Option(help="none or patch: whether the target was normalised.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Turn published weights into a model folder, with an account of every key."""
+    from geomae.workflows.convert import run
+
+    options: dict[str, Any] = {"heads": heads, "decoder_heads": decoder_heads, "norm_eps": norm_eps, "target": target}
+    _finish(lambda: run(source, out, **options, quiet=quiet))
+
+
+@app.command()
+def ui(
+    tracking_uri: TrackingUri = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
+) -> None:
+    """Open MLflow's own interface on the tracking store in use."""
+    from geomae.tracking import resolve_uri
+    from geomae.tracking import ui as serve
+
+    _finish(lambda: serve(resolve_uri(tracking_uri), host, port))
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    app(prog_name="geomae")
+
+
+def _finish(command: Callable[[], int]) -> NoReturn:
+    """Run a command and leave with its exit code; what is wrong with a request is one line without a traceback."""
+    from geomae.errors import GeomaeError
+
+    try:
+        code = command()
+    except GeomaeError as error:
+        rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
+        typer.echo(f"{f'rank {rank}: ' if rank else ''}error: {' '.join(str(error).split())}", err=True)
+        # A rank that we started leaves the exit code to rank 0, whose launcher kills everything after any other code.
+        launched_by_scheduler = "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
+        code = error.exit_code if rank == 0 or launched_by_scheduler else 0
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        code = 130
+    raise typer.Exit(code)

@@ -1,0 +1,209 @@
+"""The audit of a data set before anything is trained on it: what cannot be read, and what looks wrong."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from geomae.catalog.source import Scene, Source
+from geomae.errors import RasterError
+from geomae.rasters.grids import scene_layout
+from geomae.rasters.inspection import BandRecord, FileRecord, Wanted
+from geomae.rasters.inspection_cache import inspect_files
+
+MOST_NOT_FINITE = 0.5  # share of NaN and infinities from which a band is suspicious
+PLAUSIBLE_MEDIANS = {"reflectance": (-0.2, 1.6), "brightness_temperature": (150.0, 400.0)}  # per unit
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a scene: `kind` is one of unreadable, damaged, band-count, dtype, invalid, constant, duplicate
+    (the scene is quarantined), or suspicious (a warning only).
+    """
+
+    scene: str
+    files: tuple[str, ...]
+    kind: str
+    message: str
+
+    @property
+    def quarantines(self) -> bool:
+        """Whether the scene must not be used."""
+        return self.kind != "suspicious"
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What the audit found in a data set.
+
+    `content` has a digest (64 characters, SHA-256) per scene of the bytes of its files, mask included; for a scene of
+    one file it is that of the file. Scenes with a file that cannot be read at all have none.
+    """
+
+    source: str
+    scenes: int
+    files: int
+    problems: tuple[Problem, ...]
+    content: Mapping[str, str]
+
+    @property
+    def quarantined(self) -> frozenset[str]:
+        """Ids of the scenes that must not be used."""
+        return frozenset(problem.scene for problem in self.problems if problem.quarantines)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of problems of each kind."""
+        return dict(Counter(problem.kind for problem in self.problems))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the report as what JSON has."""
+        return {
+            "source": self.source,
+            "scenes": self.scenes,
+            "files": self.files,
+            "counts": self.counts,
+            "quarantined": sorted(self.quarantined),
+            "problems": [
+                {"scene": one.scene, "files": list(one.files), "kind": one.kind, "message": one.message}
+                for one in self.problems
+            ],
+            "content": dict(self.content),
+        }
+
+
+def audit(source: Source, *, workers: int) -> AuditReport:
+    """Read every file of a data set and say which scenes cannot be used, and which look wrong.
+
+    Files are read by `workers` threads, in pieces. What was found is kept in the cache folder, so that a file is
+    read again only after it, or the way it is read, has changed. A scene is named with its first quarantining problem.
+    """
+    wanted = _wanted(source)
+    records = inspect_files(source, wanted, workers=workers)
+    dtypes = _usual_dtypes(source, records)
+    problems: list[Problem] = []
+    content: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    for scene in source.scenes:
+        paths = _paths(scene)
+        digests = [records[path].digest for path in paths]
+        if None not in digests:
+            content[scene.id] = _join([str(digest) for digest in digests])
+        problem = _unusable(source, scene, records, dtypes) or _duplicate(scene, records, seen)
+        if problem is not None:
+            problems.append(problem)
+        else:
+            problems.extend(_suspicious(source, scene, records))
+    return AuditReport(source.name, len(source.scenes), len(wanted), tuple(problems), content)
+
+
+def _paths(scene: Scene) -> tuple[str, ...]:
+    return scene.files if scene.mask is None else tuple(dict.fromkeys((*scene.files, scene.mask.path)))
+
+
+def _wanted(source: Source) -> list[Wanted]:
+    """The distinct files of a data set and the bands that are read of each."""
+    bands: dict[str, dict[int, tuple[float, float]]] = {}
+    for scene in source.scenes:
+        for band, scale, offset in zip(scene.bands, source.scale_C, source.offset_C, strict=True):
+            bands.setdefault(band.path, {}).setdefault(band.index, (scale, offset))
+        if scene.mask is not None:
+            bands.setdefault(scene.mask.path, {}).setdefault(scene.mask.index, (1.0, 0.0))
+    return [
+        Wanted(path, tuple((index, *used[index]) for index in sorted(used)), source.nodata, source.remote)
+        for path, used in bands.items()
+    ]
+
+
+def _role(scene: Scene, path: str) -> tuple[int, ...]:
+    """Which bands of the source a file holds: files of one role should be alike."""
+    return tuple(position for position, band in enumerate(scene.bands) if band.path == path)
+
+
+def _usual_dtypes(source: Source, records: Mapping[str, FileRecord]) -> dict[tuple[int, ...], str]:
+    """The data type that most files of each role have."""
+    votes: dict[tuple[int, ...], Counter[str]] = {}
+    for path, role in dict.fromkeys((path, _role(scene, path)) for scene in source.scenes for path in scene.files):
+        if records[path].dtype:
+            votes.setdefault(role, Counter())[records[path].dtype] += 1
+    return {role: counter.most_common(1)[0][0] for role, counter in votes.items()}
+
+
+def _unusable(
+    source: Source, scene: Scene, records: Mapping[str, FileRecord], dtypes: Mapping[tuple[int, ...], str]
+) -> Problem | None:
+    """The first reason, if any, for which a scene must not be used."""
+    for path in _paths(scene):
+        record = records[path]
+        if record.kind is not None:
+            return Problem(scene.id, (path,), record.kind, str(record.message))
+    for path in scene.files:
+        record, role = records[path], _role(scene, path)
+        needed = max(scene.bands[position].index for position in role)
+        if record.count < needed or (source.stored_bands is not None and record.count != source.stored_bands):
+            message = f"{path}: has {record.count} bands instead of {source.stored_bands or needed}; correct `bands`"
+            return Problem(scene.id, (path,), "band-count", message)
+        if record.dtype != dtypes[role]:
+            message = f"{path}: is {record.dtype} where most files are {dtypes[role]}"
+            return Problem(scene.id, (path,), "dtype", f"{message}; convert it, or make it its own data set")
+    if len(_paths(scene)) > 1:  # one file always fits itself
+        try:
+            scene_layout(source, scene)
+        except RasterError as error:
+            return Problem(scene.id, scene.files, "unreadable", str(error))
+    bands = [band for _, band in _bands(source, scene, records)]
+    if all(band.valid == 0 for band in bands):
+        message = f"{scene.files[0]}: has no valid pixel; check `nodata`, or leave the scene out"
+        return Problem(scene.id, scene.files, "invalid", message)
+    if all(band.low == band.high for band in bands):
+        message = f"{scene.files[0]}: all its pixels are {_figure(bands[0].low)}; leave the scene out"
+        return Problem(scene.id, scene.files, "constant", message)
+    return None
+
+
+def _duplicate(scene: Scene, records: Mapping[str, FileRecord], seen: dict[tuple[Any, ...], str]) -> Problem | None:
+    """Whether an earlier scene has the same bytes in the same bands."""
+    key = tuple((records[band.path].digest, band.index) for band in scene.bands)
+    first = seen.setdefault(key, scene.id)
+    if first == scene.id:
+        return None
+    message = f"{scene.files[0]}: has the same bytes as scene {first}; remove one of the two"
+    return Problem(scene.id, scene.files, "duplicate", message)
+
+
+def _suspicious(source: Source, scene: Scene, records: Mapping[str, FileRecord]) -> Iterable[Problem]:
+    low, high = PLAUSIBLE_MEDIANS.get(source.unit, (float("-inf"), float("inf")))
+    far, gone, flat = [], [], []
+    for name, band in _bands(source, scene, records):
+        if band.not_finite > MOST_NOT_FINITE * band.pixels:
+            gone.append(f"{name} ({band.not_finite / band.pixels:.0%})")
+        if band.median is not None and not low <= band.median <= high:
+            far.append(f"{name} ({_figure(band.median)})")
+        if band.valid == 0 or band.low == band.high:
+            flat.append(name)
+    messages = []
+    if far:
+        what = source.unit.replace("_", " ")
+        messages.append(f"median {what} out of {low:g} to {high:g} in {', '.join(far)}; check `scale` and `offset`")
+    if gone:
+        messages.append(f"most values are NaN or infinite in {', '.join(gone)}; check how the file was made")
+    if flat:
+        messages.append(f"one value or none at all in {', '.join(flat)}; check `bands`")
+    return [Problem(scene.id, scene.files, "suspicious", f"{scene.files[0]}: {text}") for text in messages]
+
+
+def _bands(source: Source, scene: Scene, records: Mapping[str, FileRecord]) -> list[tuple[str, BandRecord]]:
+    """(name, what was found) of every band of a scene."""
+    return [
+        (band.name, dict(records[stored.path].bands)[stored.index])
+        for band, stored in zip(source.bands, scene.bands, strict=True)
+    ]
+
+
+def _join(digests: list[str]) -> str:
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def _figure(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4g}"

@@ -1,0 +1,105 @@
+"""Georeferenced results: tiled, compressed Cloud Optimized GeoTIFFs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from rasterio import Affine
+from rasterio._err import CPLE_BaseError
+from rasterio._path import _parse_path  # rasterio.open would use a class of its own, which warns; see _Writer
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.io import BufferedDatasetWriter
+
+from geomae.errors import RasterError, StorageError
+from geomae.files import publish_file
+from geomae.rasters.grids import Grid
+from geomae.rasters.handles import IDENTITY_GDAL, environment
+
+LAYOUT = {
+    "compress": "deflate",
+    "predictor": "yes",
+    "blocksize": 256,  # pixels; a window of a training tile then touches few blocks
+    "bigtiff": "if_safer",
+}
+
+
+class _Writer(BufferedDatasetWriter):  # type: ignore[misc]  # rasterio has no types
+    """A writer that does not warn about a missing geotransform, also where warnings are errors."""
+
+    def read_transform(self) -> list[float]:
+        """Give the six coefficients in GDAL's order, those of the identity when there are none."""
+        try:
+            return list(super().read_transform())
+        except NotGeoreferencedWarning:
+            return list(IDENTITY_GDAL)
+
+
+def write_cog(
+    path: Path,
+    pixels_CHW: npt.NDArray[Any],
+    *,
+    grid: Grid | None = None,
+    crs: str | None = None,
+    transform: Sequence[float] | None = None,
+    nodata: float | None = None,
+    descriptions: Sequence[str] | None = None,
+    unit: str | None = None,
+    scale: float = 1.0,
+    offset: float = 0.0,
+    overviews: Literal["average", "nearest"] = "average",
+) -> None:
+    """Publish pixels (C, H, W) at `path` as a COG (deflate with predictor, tiles, overviews), whole or not at all.
+
+    Where on Earth is said by `grid`, or by `crs` and `transform` (the coefficients a to f of `Affine`), kept in
+    float64; without either the file has no CRS. `scale` and `offset` are recorded for readers (physical = stored x
+    scale + offset) and not applied. Take `overviews="nearest"` for class codes.
+
+    Raises RasterError when pixels, grid and descriptions do not fit together, StorageError when there is no room.
+    """
+    count, height, width = pixels_CHW.shape
+    if grid is not None:
+        if (grid.height, grid.width) != (height, width):
+            raise RasterError(
+                f"{path}: pixels of {height} x {width} do not fit a grid of {grid.height} x {grid.width}; "
+                "give `crs` and `transform` for another one"
+            )
+        crs, transform = grid.crs, grid.transform
+    if descriptions is not None and len(descriptions) != count:
+        raise RasterError(f"{path}: {len(descriptions)} descriptions for {count} bands; give one for each")
+    stored_CHW = pixels_CHW.astype(np.uint8) if pixels_CHW.dtype == np.bool_ else pixels_CHW
+    _check_values(path, stored_CHW.dtype, nodata)
+    profile: dict[str, Any] = LAYOUT | {
+        "width": width,
+        "height": height,
+        "count": count,
+        "dtype": stored_CHW.dtype.name,
+    }
+    profile |= {"nodata": nodata, "crs": crs, "overview_resampling": overviews}
+    if transform is not None and tuple(transform) != tuple(Affine.identity())[:6]:
+        profile["transform"] = Affine(*transform)
+    with publish_file(path) as temporary, environment(remote=False):
+        try:
+            with _Writer(_parse_path(temporary), "w", driver="COG", **profile) as target:
+                target.write(stored_CHW)
+                for index, text in enumerate(descriptions or (), start=1):
+                    target.set_band_description(index, text)
+                if unit is not None:
+                    target.units = [unit] * count
+                target.scales, target.offsets = [scale] * count, [offset] * count
+        except CRSError as error:
+            raise RasterError(f"{path}: cannot be written ({error}); correct the CRS") from error
+        except (RasterioError, CPLE_BaseError) as error:
+            reason = str(error).splitlines()[0]
+            raise StorageError(f"{path}: cannot be written ({reason}); make room, or choose another folder") from error
+
+
+def _check_values(path: Path, dtype: np.dtype[Any], nodata: float | None) -> None:
+    if dtype.kind not in "iuf":
+        raise RasterError(f"{path}: values of type {dtype} are not written; convert them to integers or floats")
+    if nodata is None or dtype.kind == "f":
+        return
+    limits = np.iinfo(dtype)
+    if not limits.min <= nodata <= limits.max or nodata != int(nodata):
+        raise RasterError(f"{path}: nodata {nodata:g} is no {dtype}; choose one from {limits.min} to {limits.max}")

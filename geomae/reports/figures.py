@@ -1,0 +1,225 @@
+"""Pictures of tiles, of reconstructions and of a training's progress, published whole or not at all."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+
+from geomae.reports.canvas import add_axes, add_picture_axes, add_text, apart, save, shorten
+from geomae.reports.stretch import Colour, Floats, Mask, composites, describe, stretch_limits, to_rgb
+from geomae.sensors import Band
+
+# C bands, H W pixels; lengths on paper are in inches
+MOST_ROWS, MOST_TILES = 8, 36
+HIDDEN_COLOUR: Colour = (0.5, 0.5, 0.5)
+INVALID_COLOUR: Colour = (0.93, 0.88, 0.78)
+DIFFERENCE_MAP = "cividis"  # looks the same to people who are colour-blind
+BLUE, ORANGE = "#0072b2", "#d55e00"  # of the palette of Okabe and Ito (2008), for the same reason
+COLUMNS = ("input", "visible", "reconstruction", "absolute difference")
+LONGEST_OPTICAL_UM = 100.0  # radar begins far beyond; its bands are no points of a spectrum
+
+
+@dataclass(frozen=True)
+class TilePicture:
+    """A tile, what a model saw of it, and what the model made of that; values in physical units.
+
+    `visible_HW` is true where the model saw the pixel, `valid_CHW` where the truth is known.
+    """
+
+    tile_id: str
+    truth_CHW: Floats
+    visible_HW: Mask
+    reconstruction_CHW: Floats
+    valid_CHW: Mask
+
+    @property
+    def hidden_rmse(self) -> float:
+        """Root mean square error over the hidden valid pixels of all bands; NaN where there are none."""
+        counted_CHW = self.valid_CHW & ~self.visible_HW
+        error = self.reconstruction_CHW[counted_CHW].astype(np.float64) - self.truth_CHW[counted_CHW]
+        return float(np.sqrt(np.mean(error**2))) if error.size else float("nan")
+
+    def difference_HW(self, indices: tuple[int, ...]) -> npt.NDArray[np.float64]:  # noqa: N802 - shape letters
+        """Mean absolute difference over some bands; NaN where one of them is invalid."""
+        chosen = list(indices)
+        valid_CHW = self.valid_CHW[chosen]
+        truth_CHW = np.where(valid_CHW, self.truth_CHW[chosen], np.nan).astype(np.float64)
+        return np.abs(self.reconstruction_CHW[chosen] - truth_CHW).mean(axis=0)
+
+
+def reconstruction_panel(
+    path: Path, *, tiles: Sequence[TilePicture], bands: Sequence[Band], unit: str, title: str
+) -> None:
+    """Publish a picture (PNG) of reconstructions: a row per tile, at most 8, and four columns per composite.
+
+    The pictures of a tile share the stretch of its own valid pixels; all differences share one scale.
+    """
+    tiles = tiles[:MOST_ROWS]
+    shown = composites(bands)
+    known = np.concatenate([tile.difference_HW(indices).ravel() for tile in tiles for indices in shown.values()])
+    known = known[np.isfinite(known)]
+    limit = (float(np.percentile(known, 99)) if known.size else 0.0) or 1.0
+
+    side, gap, label, head, foot = 1.4, 0.06, 1.8, 1.15, 0.55
+    group = 4 * (side + gap) + 0.25
+    figure = Figure(figsize=(label + len(shown) * group + 0.85, head + len(tiles) * (side + gap) + foot))
+    add_text(figure, 0.15, 0.18, title, size=13, weight="bold")
+    for number, (composite, indices) in enumerate(shown.items()):
+        left = label + number * group
+        add_text(figure, left, 0.58, describe(composite, indices, bands), size=10)
+        for row, tile in enumerate(tiles):
+            for column, picture in enumerate([*_pictures(tile, indices), tile.difference_HW(indices)]):
+                place = (left + column * (side + gap), head + row * (side + gap))
+                axes = add_picture_axes(figure, *place, side, side)
+                drawn = axes.imshow(picture, cmap=_difference_map(), vmin=0, vmax=limit, interpolation="nearest")
+                if row == 0:
+                    axes.set_title(COLUMNS[column], fontsize=9, pad=4)
+    for row, tile in enumerate(tiles):
+        words = f"{_wrapped(tile.tile_id)}\nRMSE of hidden pixels\n{tile.hidden_rmse:.3g} {_plain(unit)}"
+        add_text(figure, 0.15, head + row * (side + gap) + 0.1, words, size=8)
+    if tiles:
+        scale = add_axes(figure, label + len(shown) * group - 0.1, head, 0.14, min(len(tiles), 3) * (side + gap) - gap)
+        figure.colorbar(drawn, cax=scale, extend="max").set_label(f"mean absolute difference, {_plain(unit)}", size=8)
+        scale.tick_params(labelsize=8)
+    bottom = head + len(tiles) * (side + gap) + 0.1
+    add_text(figure, 0.15, bottom, _caption(), size=8)
+    save(figure, path)
+
+
+def loss_curve(
+    path: Path, rows: Sequence[Mapping[str, Any]], *, training: str = "train_loss", validation: str = "val_loss"
+) -> None:
+    """Publish a picture (PNG) of two losses against the step; each row has `step` and either loss or both, by name."""
+    figure = Figure(figsize=(7, 4.2))
+    axes = add_axes(figure, 0.8, 0.3, 5.9, 3.3)
+    step, loss = _series(rows, training)
+    crowded = loss.size > 50
+    axes.plot(step, loss, color=BLUE, linewidth=0.8 if crowded else 1.5, alpha=0.35 if crowded else 1, label="training")
+    if crowded:
+        width = max(5, loss.size // 40)
+        smooth = np.convolve(loss, np.ones(width) / width, mode="valid")
+        middle = step[width // 2 : width // 2 + smooth.size]
+        axes.plot(middle, smooth, color=BLUE, linewidth=1.8, label=f"training, mean of {width}")
+    step, loss = _series(rows, validation)
+    axes.plot(step, loss, color=ORANGE, linewidth=1.8, marker="o", markersize=4, label="validation, fixed masks")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss (mean squared error of the target)")
+    axes.grid(alpha=0.3)
+    axes.margins(x=0.02)
+    axes.legend(frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    save(figure, path)
+
+
+def contact_sheet(
+    path: Path, tiles: Sequence[tuple[str, Floats, Mask]], bands: Sequence[Band], unit: str, title: str
+) -> None:
+    """Publish a picture (PNG) of at most 36 tiles `(title, pixels_CHW, valid_CHW)`, and below it their spectrum.
+
+    All tiles share one stretch, so that they can be compared.
+    """
+    tiles = tiles[:MOST_TILES]
+    composite, indices = next(iter(composites(bands).items()))
+    side, gap, words, head = 1.45, 0.12, 0.22, 0.95
+    columns = min(max(len(tiles), 4), 6)
+    rows = -(-len(tiles) // columns)
+    grid = rows * (side + gap + words)
+    figure = Figure(figsize=(0.3 + columns * (side + gap), head + grid + 3.9))
+    add_text(figure, 0.15, 0.15, title, size=13, weight="bold")
+    shown = f"{describe(composite, indices, bands)}; one stretch for all tiles; invalid pixels beige"
+    add_text(figure, 0.15, 0.48, shown, size=9)
+    if tiles:
+        stored = [pixels_CHW for _, pixels_CHW, _ in tiles], [valid_CHW for _, _, valid_CHW in tiles]
+        limits = stretch_limits(*stored)
+        for number, (name, pixels_CHW, valid_CHW) in enumerate(tiles):
+            row, column = divmod(number, columns)
+            place = (0.15 + column * (side + gap), head + row * (side + gap + words))
+            axes = add_picture_axes(figure, *place, side, side)
+            axes.imshow(to_rgb(pixels_CHW, valid_CHW, indices, *limits, INVALID_COLOUR), interpolation="nearest")
+            axes.set_title(shorten(name, 24), fontsize=7, pad=3, parse_math=False)
+        axes = add_axes(figure, 0.85, head + grid + 0.75, columns * (side + gap) - 0.85, 2.5)
+        _spectrum(axes, *stored, bands)
+        axes.set_ylabel(f"{_plain(unit)}, mean ± standard deviation", fontsize=9)
+    save(figure, path)
+
+
+def _pictures(tile: TilePicture, indices: tuple[int, int, int]) -> list[npt.NDArray[np.float64]]:
+    """The tile, what was visible of it, and the reconstruction, in one stretch."""
+    limits = stretch_limits(tile.truth_CHW, tile.valid_CHW)
+    truth = to_rgb(tile.truth_CHW, tile.valid_CHW, indices, *limits, INVALID_COLOUR)
+    visible = np.where(tile.visible_HW[..., None], truth, HIDDEN_COLOUR)
+    everywhere_CHW = np.ones_like(tile.valid_CHW)  # a model predicts where the truth is unknown, too
+    return [truth, visible, to_rgb(tile.reconstruction_CHW, everywhere_CHW, indices, *limits, INVALID_COLOUR)]
+
+
+def _spectrum(axes: Axes, pixels: Sequence[Floats], valid: Sequence[Mask], bands: Sequence[Band]) -> None:
+    """Mean and standard deviation of each band over all valid pixels, against the wavelength where there is one."""
+    order = sorted(range(len(bands)), key=lambda band: bands[band].wavelength_um)
+    known = [
+        np.concatenate([tile[band][mask[band]] for tile, mask in zip(pixels, valid, strict=True)]) for band in order
+    ]
+    values = [one.astype(np.float64) if one.size else np.array([np.nan]) for one in known]
+    mean, deviation = np.array([one.mean() for one in values]), np.array([one.std() for one in values])
+    optical = bands[order[-1]].wavelength_um < LONGEST_OPTICAL_UM
+    place = np.array([bands[band].wavelength_um if optical else number for number, band in enumerate(order)])
+    axes.errorbar(place, mean, deviation, color=BLUE, marker="o", markersize=4, linewidth=1.2, capsize=2.5)
+    if optical and place[-1] > 4 * place[0]:
+        axes.set_xscale("log")
+        ticks = [
+            tick for tick in (0.4, 0.5, 0.6, 0.8, 1.0, 1.6, 2.2, 4, 8, 12) if place[0] * 0.9 < tick < place[-1] * 1.1
+        ]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xlabel("wavelength, µm" if optical else "band", fontsize=9)
+    axes.minorticks_off()
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    _name_points(axes, place, [bands[band].name for band in order])
+
+
+def _name_points(axes: Axes, place: Floats, names: Sequence[str]) -> None:
+    """Names above the axes, moved apart where bands lie close together, each with a line to its place."""
+    at = axes.transData.transform(np.column_stack([place, np.zeros(len(place))]))
+    spots = apart(axes.transAxes.inverted().transform(at)[:, 0].tolist(), 0.024)
+    for x, spot, name in zip(place, spots, names, strict=True):
+        axes.annotate(
+            *(name, (x, 1.0)), xytext=(spot, 1.09), xycoords=axes.get_xaxis_transform(), textcoords="axes fraction",
+            fontsize=7, rotation=90, ha="center", va="bottom", parse_math=False,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "0.5", "shrinkA": 0, "shrinkB": 0},
+        )  # fmt: skip
+
+
+def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[Floats, Floats]:
+    """Steps and finite values of what is called `name`."""
+    pairs = [(row["step"], row[name]) for row in rows if row.get(name) is not None and np.isfinite(row[name])]
+    steps, values = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+    return steps, values
+
+
+def _difference_map() -> Colormap:
+    chosen = colormaps[DIFFERENCE_MAP].copy()
+    chosen.set_bad(INVALID_COLOUR)
+    return chosen
+
+
+def _caption() -> str:
+    return (
+        "Each tile is stretched between the 2nd and 98th percentile of its valid pixels, the same in its first three"
+        " columns.\nGrey: hidden from the model. Beige: invalid, not scored. RMSE is taken over all bands."
+    )
+
+
+def _wrapped(text: str) -> str:
+    text = shorten(text, 66)
+    return "\n".join(text[begin : begin + 22] for begin in range(0, len(text), 22))
+
+
+def _plain(unit: str) -> str:
+    return unit.replace("_", " ")

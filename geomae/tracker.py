@@ -1,0 +1,206 @@
+"""A run as whoever is tracked sees it: what is logged goes to a background thread, and no answer is ever needed.
+
+`tracking.start_run` makes one; this module does not know who keeps the run.
+"""
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Protocol
+
+from geomae.background import QUICK_S, Background, Job
+from geomae.tracking_store import without_password
+from geomae.tracking_values import DatasetRecord
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+Metric = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
+THREAD = "geomae-tracking"
+METRICS_PER_CALL = 1000
+METRICS_KEPT = 200_000  # how many wait for a store that does not answer
+GATHER_S = 1.0  # metrics are sent together, about once per second
+SLOWEST_UPLOAD = 1e6  # bytes per second, below which an upload counts as hanging
+IMPORT_S = 60.0  # for importing from a cold or a network disk
+LONGEST_FINISH_S = 120.0
+
+
+class Keeper(Protocol):
+    """Keeps one run; all methods but `hopeless` may wait and may raise."""
+
+    name: str
+    """What people call it: a program and an address."""
+    open_s: float
+    """How long `open` may take before it counts as hanging."""
+
+    def prepare(self) -> None:
+        """Import what it takes."""
+
+    def open(self) -> str:
+        """Begin the run, or go on with it; give its id."""
+
+    def watch_system(self) -> None:
+        """Begin to log the load of the machine."""
+
+    def log_params(self, params: Mapping[str, str]) -> None:
+        """Log parameters that the run does not have yet."""
+
+    def log_metrics(self, metrics: Sequence[Metric]) -> None:
+        """Log at most METRICS_PER_CALL figures."""
+
+    def log_datasets(self, records: Sequence[DatasetRecord]) -> None:
+        """Log inputs."""
+
+    def upload(self, path: Path, folder: str | None) -> None:
+        """Copy a file, or what a folder holds."""
+
+    def register(self, name: str, folder: str) -> None:
+        """Make an artifact folder the next version of a registered model."""
+
+    def close(self, status: Status) -> None:
+        """End the run."""
+
+    def hopeless(self, error: Exception) -> bool:
+        """Whether trying again cannot help."""
+
+
+class Tracker:
+    """A run that is being tracked. Only `finish` and `wait_run_id` wait; nothing here raises.
+
+    `Tracker(None)`, for all ranks but the first, does nothing. `warn` gets at most one line, mostly from another
+    thread. Files that are logged must stay until `finish`.
+    """
+
+    def __init__(self, keeper: Keeper | None = None, warn: Callable[[str], None] | None = None) -> None:
+        self._keeper = keeper
+        self._name = keeper.name if keeper is not None else ""
+        self._warn = warn
+        self._run_id: str | None = None
+        self._opened = threading.Event()
+        self._metrics: deque[Metric] = deque()
+        self._sending = False  # whether a job that sends metrics waits or runs
+        self._work: Background | None = None
+        if keeper is not None:
+            self._work = Background(THREAD, self._trouble, keeper.hopeless)
+            self._put(Job(keeper.prepare, IMPORT_S, essential=True))
+            self._put(Job(lambda: self._open(keeper), keeper.open_s, essential=True))
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stopped = kind is not None and not issubclass(kind, Exception)  # KeyboardInterrupt, SystemExit
+        self.finish("FINISHED" if kind is None else "KILLED" if stopped else "FAILED")
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's id as soon as the store has given one."""
+        return self._run_id
+
+    def wait_run_id(self, timeout: float) -> str | None:
+        """Give the run's id, waiting up to `timeout` seconds for the store."""
+        if self._work is not None:
+            self._opened.wait(timeout)
+        return self._run_id
+
+    def log_params(self, params: Mapping[str, str]) -> None:
+        """Log flat settings (see `flatten`); a resumed run keeps those that it has."""
+        if (keeper := self._keeper) is not None and params:
+            copied = dict(params)
+            self._put(Job(lambda: keeper.log_params(copied)))
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Log figures of a step; NaN and infinities are passed on."""
+        if (keeper := self._keeper) is None:
+            return
+        now_ms = int(time.time() * 1000)
+        if len(self._metrics) < METRICS_KEPT:
+            self._metrics.extend((name, float(value), now_ms, step) for name, value in values.items())
+        if not self._sending:
+            self._sending = True
+            self._put(Job(lambda: self._send(keeper), QUICK_S + GATHER_S))
+
+    def log_datasets(self, records: Sequence[DatasetRecord]) -> None:
+        """Log data sets as inputs of the run; one that it has already is not logged twice."""
+        if (keeper := self._keeper) is not None and records:
+            self._put(Job(lambda: keeper.log_datasets(records)))
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Copy a file to the run, into its artifact folder `folder`."""
+        if (keeper := self._keeper) is not None:
+            self._put(Job(lambda: keeper.upload(path, folder), QUICK_S + _bytes(path) / SLOWEST_UPLOAD))
+
+    def log_artifacts(self, path: Path, folder: str | None = None) -> None:
+        """Copy what a folder holds to the run, into its artifact folder `folder`."""
+        self.log_artifact(path, folder)
+
+    def log_system(self) -> None:
+        """Log the load of the machine (processors, memory, disks, GPUs) until the run ends."""
+        if (keeper := self._keeper) is not None:
+            self._put(Job(keeper.watch_system))
+
+    def register_model(self, name: str, folder: str = "model") -> None:
+        """Make the run's artifact folder `folder` the next version of the registered model `name`, without pickle."""
+        if (keeper := self._keeper) is not None:
+            self._put(Job(lambda: keeper.register(name, folder)))
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        """Send what waits and close the run; gives up after some 10 s without an answer, or 120 s of slow ones."""
+        keeper, work = self._keeper, self._work
+        if keeper is None or work is None:
+            return
+        self._keeper = None
+
+        def last() -> None:
+            self._send(keeper)
+            keeper.close(status)
+
+        if not work.finish(Job(last), LONGEST_FINISH_S):
+            self._tell("did not answer in time")
+
+    def _open(self, keeper: Keeper) -> None:
+        self._run_id = keeper.open()
+        self._opened.set()
+
+    def _send(self, keeper: Keeper) -> None:
+        """Send the metrics that wait, first gathering some more. Only the background thread removes any."""
+        if self._work is not None:
+            self._work.finishing.wait(GATHER_S)
+        while self._metrics:
+            batch = [self._metrics[index] for index in range(min(len(self._metrics), METRICS_PER_CALL))]
+            try:
+                keeper.log_metrics(batch)
+            except Exception as error:
+                if not keeper.hopeless(error):
+                    raise
+                self._trouble(error)
+            for _ in batch:
+                self._metrics.popleft()
+        self._sending = False
+
+    def _put(self, job: Job) -> None:
+        if self._work is not None and not self._work.put(job):
+            self._tell("has fallen behind, and some of what is logged is lost")
+
+    def _trouble(self, error: Exception) -> None:
+        self._tell(f"failed ({one_line(error)})")
+
+    def _tell(self, problem: str) -> None:
+        warn, self._warn = self._warn, None
+        if warn is not None:
+            warn(without_password(f"{self._name} {problem}; the work goes on, and its own files are complete"))
+
+
+def one_line(error: BaseException) -> str:
+    """Give what an error says in one line of at most 300 characters."""
+    return " ".join(f"{error}".split())[:300] or type(error).__name__
+
+
+def _bytes(path: Path) -> int:
+    with contextlib.suppress(OSError):  # whoever uploads it finds out
+        return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
+    return 0

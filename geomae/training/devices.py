@@ -1,0 +1,86 @@
+"""Devices, precision and ranks, through Lightning Fabric."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+from geomae.errors import ConfigError
+
+
+def precision_for(device: str, precision: str) -> str:
+    """`32` or `bf16`: for `auto`, bf16 where the processor multiplies matrices in it."""
+    if precision in ("32", "bf16"):
+        return precision
+    if precision != "auto":
+        raise ConfigError(f"--precision {precision}: choose auto, 32 or bf16")
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
+    return "bf16" if device == "cpu" and cpu_multiplies_bf16() else "32"
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether this processor has instructions for bf16 products (AVX512-BF16, AMX, or Arm's)."""
+    try:
+        info = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    flags = next((line for line in info.splitlines() if line.lower().startswith(("flags", "features"))), "").split()
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags))
+
+
+def device_for(device: str) -> str:
+    """`cpu`, `cuda` or `mps`: for `auto`, the best there is. Raises ConfigError for one that is absent."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if device == "auto":
+        return "cuda" if cuda else "mps" if mps else "cpu"
+    if device not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"--device {device}: choose auto, cpu, cuda or mps")
+    if (device == "cuda" and not cuda) or (device == "mps" and not mps):
+        raise ConfigError(f"--device {device}: there is none on this machine; --device auto takes what there is")
+    return device
+
+
+def build_fabric(device: str, precision: str, devices: int, nodes: int, strategy: str) -> Fabric:
+    """A Fabric that is not launched yet. Raises ConfigError for a combination that cannot run."""
+    device = device_for(device)
+    if strategy not in ("auto", "ddp", "fsdp"):
+        raise ConfigError(f"--strategy {strategy}: choose auto, ddp or fsdp")
+    if strategy == "fsdp" and device != "cuda":
+        raise ConfigError(f"--strategy fsdp: needs CUDA devices, not {device}; --strategy ddp runs everywhere")
+    if device == "cuda" and devices > torch.cuda.device_count():
+        raise ConfigError(f"--devices {devices}: this machine has {torch.cuda.device_count()}")
+    chosen: Any = strategy if strategy != "auto" else ("ddp" if devices * nodes > 1 else "auto")
+    if chosen == "fsdp":
+        from lightning_fabric.strategies import FSDPStrategy
+        from timm.models.vision_transformer import Block
+
+        chosen = FSDPStrategy(auto_wrap_policy={Block}, use_orig_params=True)
+    return Fabric(
+        accelerator=device,
+        devices=devices,
+        num_nodes=nodes,
+        strategy=chosen,
+        precision="bf16-mixed" if precision_for(device, precision) == "bf16" else "32-true",
+    )
+
+
+def external() -> bool:
+    """Whether SLURM or torchrun started the ranks."""
+    return bool(SLURMEnvironment.detect() or TorchElasticEnvironment.detect())
+
+
+def early_rank() -> int:
+    """The rank of this process before Fabric is launched: 0 for the process that the user started."""
+    for environment in (SLURMEnvironment, TorchElasticEnvironment):
+        if environment.detect():
+            return int(environment().global_rank())
+    return int(os.environ.get("NODE_RANK", "0")) * 1_000_000 + int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def started_by_us() -> bool:
+    """Whether Fabric's launcher made this process: it dies with rank 0 then."""
+    return not external() and int(os.environ.get("LOCAL_RANK", "0")) > 0

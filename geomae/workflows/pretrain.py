@@ -1,0 +1,246 @@
+"""`geomae pretrain`: from a catalogue to a trained model, start to end."""
+
+import contextlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from geomae import __version__
+from geomae.catalog import Catalog, open_catalog, parse_selector, resolve_selectors
+from geomae.catalog.parts import ALL
+from geomae.config import PretrainConfig, changed, flatten, load_config, parse
+from geomae.errors import CheckpointError, ConfigError, GeomaeError
+from geomae.models.architecture import architecture
+from geomae.models.mae import MaskedAutoencoder
+from geomae.randomness import key
+from geomae.tiles.sampler import plan
+from geomae.training import devices
+from geomae.training.data import TrainingData, assemble
+from geomae.training.loop import prepare, train
+from geomae.training.signals import die_with_parent, watch
+from geomae.workflows import run_folder
+from geomae.workflows.console import Screen
+from geomae.workflows.pretrain_report import Reporter
+from geomae.workflows.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for; None where it did not say."""
+
+    catalog: Path | None = None
+    datasets: tuple[str, ...] = ()
+    evaluations: tuple[str, ...] = ()
+    config: str | None = None
+    changes: tuple[str, ...] = ()
+    out: Path | None = None
+    resume: Path | None = None
+    seed: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: str = "auto"
+    tracking_uri: str | None = None
+    experiment: str = "geomae"
+    run_name: str | None = None
+    register: str | None = None
+    dry_run: bool = False
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """What decides the result, resolved; `to_dict` is stored in the run's folder and compared at a resume."""
+
+    catalog: Path
+    datasets: tuple[str, ...]
+    evaluations: tuple[str, ...]
+    config: PretrainConfig
+    seed: int
+    precision: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "command": "pretrain",
+            "version": __version__,
+            "catalog": str(self.catalog),
+            "dataset": list(self.datasets),
+            "eval": list(self.evaluations),
+            "config": self.config.model_dump(mode="json"),
+            "seed": self.seed,
+            "precision": self.precision,
+        }
+
+
+def run(request: Request) -> int:
+    """Train, or go on with a training. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
+    if devices.started_by_us():
+        die_with_parent()
+    rank = devices.early_rank()
+    screen = Screen(shown=not request.quiet and rank == 0)
+    folder = RunFolder(request.resume.absolute()) if request.resume else None
+    job = _resolve(request, folder)
+    if folder is not None and folder.finished and rank == 0:
+        screen.say(f"{folder.path}: this run is finished; its model is in {folder.model}")
+        return 0
+    if request.out is not None and folder is None and rank == 0:
+        run_folder.check_new(request.out)
+    fabric = devices.build_fabric(request.device, job.precision, request.devices, request.nodes, request.strategy)
+    _check_shares(job.config, fabric.world_size)
+    catalog = open_catalog(job.catalog)
+    # Where we start the other ranks, that comes after everything that can be wrong with the request, so that it is said
+    # once; where a scheduler has started them, rank 0 goes first and leaves what it measured to the others.
+    external = devices.external()
+    if external:
+        fabric.launch()
+    with fabric.rank_zero_first() if external else contextlib.nullcontext():
+        data = _assemble(catalog, job, screen)
+    if request.dry_run:
+        _describe(screen, job, data, fabric)
+        return 0
+    if folder is not None:
+        _check_same_data(folder, data)
+    if not external:
+        fabric.launch()
+    folder = _agree_on_folder(fabric, request, job, data, folder)
+    with contextlib.ExitStack() as stack:
+        if fabric.is_global_zero:
+            stack.enter_context(run_folder.lock(folder))
+        reporter = stack.enter_context(Reporter(folder, request, job, catalog, data, fabric, screen))
+        return _train(fabric, job, data, folder, reporter)
+
+
+def _train(fabric: Fabric, job: Job, data: TrainingData, folder: RunFolder, reporter: Reporter) -> int:
+    config = job.config
+    mae = _new_model(job, data)
+    with watch() as stop:
+        trainer = prepare(fabric, mae, config, job.seed, data.training, data.validation, folder.checkpoints)
+        reporter.begin(trainer)
+        order = plan(job.seed, tuple(len(one.reader) for one in data.training), config.batch, config.steps)
+        for event in train(trainer, order, stop):
+            reporter.report(trainer, event)
+        if trainer.progress.step < config.steps:
+            reporter.stopped(trainer, stop)
+            return stop.exit_code or 143 if fabric.is_global_zero or devices.external() else 0
+        reporter.finish(trainer)
+    return 0
+
+
+def _resolve(request: Request, folder: RunFolder | None) -> Job:
+    """The job of a new run, or the stored one; a resume with other wishes is refused, naming them."""
+    device = devices.device_for(request.device)
+    if folder is None:
+        config = load_config(PretrainConfig, "pretrain", request.config or "tiny", request.changes)
+        path = request.catalog or Path("data_catalog.yaml")
+        catalog = open_catalog(path)
+        datasets = resolve_selectors(catalog, request.datasets, "train")
+        for text in request.evaluations:
+            catalog.entry(parse_selector(text).dataset)
+        texts = tuple(str(one) if one.split else f"{one}@{ALL}" for one in datasets)
+        precision = devices.precision_for(device, request.precision)
+        return Job(path.absolute(), texts, request.evaluations, config, request.seed or 0, precision)
+    stored = folder.request()
+    config = parse(PretrainConfig, stored["config"])
+    asked = (
+        load_config(PretrainConfig, "pretrain", request.config, request.changes)
+        if request.config
+        else parse(PretrainConfig, changed(stored["config"], request.changes))
+    )
+    flat = flatten(asked.model_dump(mode="json"))
+    there = flatten(config.model_dump(mode="json"))
+    differences = [f"{name} ({old} there, {flat[name]} here)" for name, old in there.items() if flat[name] != old]
+    wishes = {
+        "seed": (request.seed, stored["seed"]),
+        "dataset": (list(request.datasets) or None, stored["dataset"]),
+        "eval": (list(request.evaluations) or None, stored["eval"]),
+        "precision": (None if request.precision == "auto" else request.precision, stored["precision"]),
+    }
+    differences += [f"{name} ({old} there, {new} here)" for name, (new, old) in wishes.items() if new not in (None, old)]
+    if differences:
+        raise CheckpointError(
+            f"--resume {folder.path}: its configuration differs in {'; '.join(differences)}; leave these out to go on, "
+            "or start a new run"
+        )
+    path = request.catalog.absolute() if request.catalog else Path(stored["catalog"])
+    return Job(path, tuple(stored["dataset"]), tuple(stored["eval"]), config, stored["seed"], stored["precision"])
+
+
+def _check_shares(config: PretrainConfig, ranks: int) -> None:
+    """Every rank and every pass must get the same number of tiles."""
+    if config.batch % (ranks * config.accumulate):
+        raise ConfigError(
+            f"batch: {config.batch} tiles cannot be shared by {ranks} devices in {config.accumulate} passes; "
+            f"take a multiple of {ranks * config.accumulate}"
+        )
+
+
+def _assemble(catalog: Catalog, job: Job, screen: Screen) -> TrainingData:
+    selectors, evaluations = (
+        [replace(one, split=None) if one.split == ALL else one for one in map(parse_selector, texts)]
+        for texts in (job.datasets, job.evaluations)
+    )
+    data = assemble(catalog, selectors, evaluations, job.config, job.seed, screen.step)
+    screen.close()
+    for note in data.notes:
+        screen.say(note)
+    return data
+
+
+def _check_same_data(folder: RunFolder, data: TrainingData) -> None:
+    if folder.request()["data"] != data.digest:
+        raise CheckpointError(
+            f"--resume {folder.path}: the catalogue or its files are others than when the run began; restore them, "
+            "or start a new run"
+        )
+
+
+def _agree_on_folder(
+    fabric: Fabric, request: Request, job: Job, data: TrainingData, folder: RunFolder | None
+) -> RunFolder:
+    """Rank 0 makes the folder of the run, and the others learn its name; a name with a time would differ by rank."""
+    if folder is not None:
+        return folder
+    path = ""
+    if fabric.is_global_zero:
+        made = run_folder.make((request.out or run_folder.default_out("pretrain")).absolute(), job.to_dict() | {"data": data.digest})
+        path = str(made.path)
+    return RunFolder(Path(fabric.broadcast(path)))
+
+
+def _new_model(job: Job, data: TrainingData) -> MaskedAutoencoder:
+    """A model whose initial weights are a function of the seed."""
+    config = job.config
+    shape = architecture(
+        config.preset,
+        bands=len(data.training[0].record.bands),
+        patch=config.patch,
+        embedding=config.embedding,
+        target=config.target,
+        decoder=config.decoder,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key(job.seed, "weights") % 2**63)
+        return MaskedAutoencoder(shape)
+
+
+def _describe(screen: Screen, job: Job, data: TrainingData, fabric: Fabric) -> None:
+    """What a dry run prints."""
+    mae = _new_model(job, data)
+    millions = sum(value.numel() for value in mae.parameters()) / 1e6
+    screen.result(f"catalogue {job.catalog}")
+    for what, group in (("train on", data.training), ("validate on", data.validation)):
+        for one in group:
+            bands = ", ".join(band.name for band in one.record.bands)
+            screen.result(f"{what} {one.name}: {len(one.reader)} tiles of {one.record.name} in {one.record.unit} ({bands})")
+    screen.result(
+        f"{job.config.preset}, {millions:.1f} million parameters, {job.config.steps} steps of {job.config.batch} tiles on "
+        f"{fabric.world_size} x {fabric.device.type} in {job.precision}, seed {job.seed}"
+    )
+    for name, value in flatten(job.config.model_dump(mode="json")).items():
+        screen.result(f"  {name}: {value}")
+
