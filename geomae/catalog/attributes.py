@@ -86,7 +86,7 @@ def read_windows(catalog: Catalog, dataset: str) -> "pd.DataFrame":
         if not good.all():
             line = int((~good).to_numpy().argmax())
             raise CatalogError(
-                f"{place}: {windows.table}, line {line + 2}: {column} is {frame[column].iloc[line]!r}; "
+                f"{place}: {windows.table}, line {line + 2}: {column} is {frame[column].tolist()[line]!r}; "
                 "write a whole number of pixels, from 0"
             )
     own = ["stem", "row", "col", "size"]
@@ -169,7 +169,7 @@ def _plain_values(column: "pd.Series[Any]") -> "pd.Series[Any]":
     """Whole numbers stay whole beside missing values; text and mixed columns become objects with None."""
     import pandas as pd
 
-    narrowed = column.convert_dtypes(convert_string=False)
+    narrowed = column.convert_dtypes()
     if not narrowed.isna().any() and narrowed.dtype.kind in "biuf":
         kind: Any = {"b": "bool", "f": "float64"}.get(narrowed.dtype.kind, "int64")
         return pd.Series(narrowed.to_numpy(kind), index=column.index, name=column.name)

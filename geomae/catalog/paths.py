@@ -44,7 +44,8 @@ def find_files(catalog: Catalog, dataset: str, pattern: str, *keys: str | int) -
     if is_url(pattern):
         return [checked_url(catalog, dataset, pattern, *keys)]
     place, outside = catalog.place(dataset, *keys), catalog.entry(dataset).outside
-    confine(Path(static_folder(catalog, pattern)), catalog.folder, outside=outside, where=place)
+    start = static_folder(catalog, pattern).removeprefix(f"{catalog.folder}/")
+    confine(Path(start), catalog.folder, outside=outside, where=place)
     exact = (catalog.folder / pattern).is_file()
     # Path.glob neither takes absolute patterns nor follows links to folders
     names = [pattern] if exact else glob.glob(pattern, root_dir=catalog.folder, recursive=True)  # noqa: PTH207

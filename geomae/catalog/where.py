@@ -103,6 +103,7 @@ class _Parser:
         self.names: set[str] = set()
 
     def whole(self) -> Comparison | Combination:
+        """The tree of the whole text."""
         tree = self.chain("or")
         if self.next.kind != "end":
             self.refuse("does not belong there", self.remedy("join comparisons with `and` or `or`"))
@@ -110,6 +111,7 @@ class _Parser:
 
     @property
     def next(self) -> Token:
+        """The token that was not taken yet."""
         return self.tokens[self.position]
 
     def take(self, *texts: str) -> Token | None:
@@ -121,12 +123,14 @@ class _Parser:
         return token
 
     def chain(self, word: str) -> Comparison | Combination:
+        """Parts joined by `or`, each of parts joined by `and`."""
         parts = [self.chain("and") if word == "or" else self.negation()]
         while self.take(word):
             parts.append(self.chain("and") if word == "or" else self.negation())
         return parts[0] if len(parts) == 1 else Combination(word, tuple(parts))
 
     def negation(self) -> Comparison | Combination:
+        """`not`, brackets or a comparison."""
         self.depth += 1
         if self.depth > DEEPEST:
             self.refuse(f"is nested more than {DEEPEST} deep", "write it flatter")
@@ -142,6 +146,7 @@ class _Parser:
         return tree
 
     def comparison(self) -> Comparison:
+        """One comparison, with the list after `in`."""
         start = self.next
         left = self.operand()
         if self.take("in"):
@@ -162,11 +167,13 @@ class _Parser:
         return tree
 
     def checked(self, tree: Comparison, start: Token) -> Comparison:
+        """`tree`, if it names a column."""
         if not isinstance(tree.left, Name) and not isinstance(tree.right, Name):
             self.refuse("begins a comparison without a column", "name a column of the table", start)
         return tree
 
     def operand(self) -> Name | Literal:
+        """A column or a literal."""
         token = self.next
         if token.kind == "quoted" or (token.kind == "word" and token.text not in CONSTANTS and token.text not in WORDS):
             if token.text.startswith("__"):
@@ -178,6 +185,7 @@ class _Parser:
         return self.literal("a column or a value")
 
     def literal(self, expected: str = "a value") -> Literal:
+        """A number, text or constant."""
         token = self.next
         if token.kind == "number":
             value: Literal = float(token.text) if re.search(r"[.eE]", token.text) else int(token.text)
@@ -192,6 +200,7 @@ class _Parser:
         return value
 
     def listed(self) -> tuple[Literal, ...]:
+        """The literals of a list in square brackets."""
         if not self.take("["):
             self.refuse("follows `in`", "write a list in square brackets, as in `['a', 'b']`")
         values: list[Literal] = []
@@ -202,11 +211,13 @@ class _Parser:
         return tuple(values)
 
     def remedy(self, otherwise: str) -> str:
+        """What to do about the next token; `otherwise` when it tells nothing."""
         if self.next.kind == "sign" and self.next.text in "+-*/%^@":
             return "nothing is computed; put the computed value in a column of the table"
         return REMEDIES.get(self.next.text, otherwise) if self.next.kind == "sign" else otherwise
 
     def refuse(self, problem: str, remedy: str, token: Token | None = None) -> NoReturn:
+        """Raise CatalogError about `token`, else about the next one."""
         token = token or self.next
         found = repr(token.text) if token.kind != "end" else "the end"
         raise CatalogError(f"{self.text!r}, character {token.at + 1}: {found} {problem}; {remedy}")

@@ -1,5 +1,6 @@
 """A sheet of paper to draw on: lengths in inches from the upper left corner, no pyplot and no global state."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,9 +37,15 @@ def add_text(figure: Figure, left: float, top: float, text: str, *, size: float 
     )
 
 
+def add_title(figure: Figure, title: str) -> None:
+    """Add the title of the whole sheet, shortened to its width."""
+    add_text(figure, 0.15, 0.15, shorten(title, int(figure.get_size_inches()[0] * 8.5)), size=13, weight="bold")
+
+
 def save(figure: Figure, path: Path) -> None:
     """Publish the figure as a PNG whose bytes depend on nothing but what is drawn."""
-    with publish_file(path) as temporary:
+    with publish_file(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .*missing")  # names of any script; a box stands for it
         figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
 
 

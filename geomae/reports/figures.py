@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
-from geomae.reports.canvas import add_axes, add_picture_axes, add_text, apart, save, shorten
+from geomae.reports.canvas import add_axes, add_picture_axes, add_text, add_title, apart, save, shorten
 from geomae.reports.stretch import Colour, Floats, Mask, composites, describe, stretch_limits, to_rgb
 from geomae.sensors import Band
 
@@ -20,9 +20,11 @@ from geomae.sensors import Band
 MOST_ROWS, MOST_TILES = 8, 36
 HIDDEN_COLOUR: Colour = (0.5, 0.5, 0.5)
 INVALID_COLOUR: Colour = (0.93, 0.88, 0.78)
+GAMMA = 1.8  # snow and forest share one stretch in a contact sheet
 DIFFERENCE_MAP = "cividis"  # looks the same to people who are colour-blind
 BLUE, ORANGE = "#0072b2", "#d55e00"  # of the palette of Okabe and Ito (2008), for the same reason
 COLUMNS = ("input", "visible", "reconstruction", "absolute difference")
+WAVELENGTH_TICKS_UM = (0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 1.0, 1.2, 1.6, 2.2, 3, 4, 6, 8, 12)
 LONGEST_OPTICAL_UM = 100.0  # radar begins far beyond; its bands are no points of a spectrum
 
 
@@ -46,12 +48,13 @@ class TilePicture:
         error = self.reconstruction_CHW[counted_CHW].astype(np.float64) - self.truth_CHW[counted_CHW]
         return float(np.sqrt(np.mean(error**2))) if error.size else float("nan")
 
-    def difference_HW(self, indices: tuple[int, ...]) -> npt.NDArray[np.float64]:  # noqa: N802 - shape letters
+    def difference_HW(self, indices: tuple[int, ...]) -> npt.NDArray[np.float64]:
         """Mean absolute difference over some bands; NaN where one of them is invalid."""
         chosen = list(indices)
         valid_CHW = self.valid_CHW[chosen]
         truth_CHW = np.where(valid_CHW, self.truth_CHW[chosen], np.nan).astype(np.float64)
-        return np.abs(self.reconstruction_CHW[chosen] - truth_CHW).mean(axis=0)
+        difference_HW: npt.NDArray[np.float64] = np.abs(self.reconstruction_CHW[chosen] - truth_CHW).mean(axis=0)
+        return difference_HW
 
 
 def reconstruction_panel(
@@ -67,13 +70,13 @@ def reconstruction_panel(
     known = known[np.isfinite(known)]
     limit = (float(np.percentile(known, 99)) if known.size else 0.0) or 1.0
 
-    side, gap, label, head, foot = 1.4, 0.06, 1.8, 1.15, 0.55
+    side, gap, label, head, foot = 1.4, 0.06, 1.8, 1.1, 0.55
     group = 4 * (side + gap) + 0.25
     figure = Figure(figsize=(label + len(shown) * group + 0.85, head + len(tiles) * (side + gap) + foot))
-    add_text(figure, 0.15, 0.18, title, size=13, weight="bold")
+    add_title(figure, title)
     for number, (composite, indices) in enumerate(shown.items()):
         left = label + number * group
-        add_text(figure, left, 0.58, describe(composite, indices, bands), size=10)
+        add_text(figure, left, 0.6, describe(composite, indices, bands), size=10)
         for row, tile in enumerate(tiles):
             for column, picture in enumerate([*_pictures(tile, indices), tile.difference_HW(indices)]):
                 place = (left + column * (side + gap), head + row * (side + gap))
@@ -82,11 +85,11 @@ def reconstruction_panel(
                 if row == 0:
                     axes.set_title(COLUMNS[column], fontsize=9, pad=4)
     for row, tile in enumerate(tiles):
-        words = f"{_wrapped(tile.tile_id)}\nRMSE of hidden pixels\n{tile.hidden_rmse:.3g} {_plain(unit)}"
+        words = f"{_wrapped(tile.tile_id)}\n{_score(tile, unit)}"
         add_text(figure, 0.15, head + row * (side + gap) + 0.1, words, size=8)
     if tiles:
         scale = add_axes(figure, label + len(shown) * group - 0.1, head, 0.14, min(len(tiles), 3) * (side + gap) - gap)
-        figure.colorbar(drawn, cax=scale, extend="max").set_label(f"mean absolute difference, {_plain(unit)}", size=8)
+        figure.colorbar(drawn, cax=scale, extend="max").set_label(f"difference, {_plain(unit)}", size=8)
         scale.tick_params(labelsize=8)
     bottom = head + len(tiles) * (side + gap) + 0.1
     add_text(figure, 0.15, bottom, _caption(), size=8)
@@ -132,8 +135,8 @@ def contact_sheet(
     rows = -(-len(tiles) // columns)
     grid = rows * (side + gap + words)
     figure = Figure(figsize=(0.3 + columns * (side + gap), head + grid + 3.9))
-    add_text(figure, 0.15, 0.15, title, size=13, weight="bold")
-    shown = f"{describe(composite, indices, bands)}; one stretch for all tiles; invalid pixels beige"
+    add_title(figure, title)
+    shown = f"{describe(composite, indices, bands)}; one stretch for all tiles, dark values raised; beige: invalid"
     add_text(figure, 0.15, 0.48, shown, size=9)
     if tiles:
         stored = [pixels_CHW for _, pixels_CHW, _ in tiles], [valid_CHW for _, _, valid_CHW in tiles]
@@ -142,7 +145,7 @@ def contact_sheet(
             row, column = divmod(number, columns)
             place = (0.15 + column * (side + gap), head + row * (side + gap + words))
             axes = add_picture_axes(figure, *place, side, side)
-            axes.imshow(to_rgb(pixels_CHW, valid_CHW, indices, *limits, INVALID_COLOUR), interpolation="nearest")
+            axes.imshow(to_rgb(pixels_CHW, valid_CHW, indices, *limits, INVALID_COLOUR, GAMMA), interpolation="nearest")
             axes.set_title(shorten(name, 24), fontsize=7, pad=3, parse_math=False)
         axes = add_axes(figure, 0.85, head + grid + 0.75, columns * (side + gap) - 0.85, 2.5)
         _spectrum(axes, *stored, bands)
@@ -167,30 +170,36 @@ def _spectrum(axes: Axes, pixels: Sequence[Floats], valid: Sequence[Mask], bands
     ]
     values = [one.astype(np.float64) if one.size else np.array([np.nan]) for one in known]
     mean, deviation = np.array([one.mean() for one in values]), np.array([one.std() for one in values])
+    names = [bands[band].name for band in order]
     optical = bands[order[-1]].wavelength_um < LONGEST_OPTICAL_UM
-    place = np.array([bands[band].wavelength_um if optical else number for number, band in enumerate(order)])
-    axes.errorbar(place, mean, deviation, color=BLUE, marker="o", markersize=4, linewidth=1.2, capsize=2.5)
-    if optical and place[-1] > 4 * place[0]:
-        axes.set_xscale("log")
-        ticks = [
-            tick for tick in (0.4, 0.5, 0.6, 0.8, 1.0, 1.6, 2.2, 4, 8, 12) if place[0] * 0.9 < tick < place[-1] * 1.1
-        ]
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    place = np.array(
+        [bands[band].wavelength_um if optical else number for number, band in enumerate(order)], np.float64
+    )
+    line = {"linewidth": 1.2} if optical else {"linestyle": "none"}
+    axes.errorbar(place, mean, deviation, color=BLUE, marker="o", markersize=4, capsize=2.5, **line)
     axes.set_xlabel("wavelength, µm" if optical else "band", fontsize=9)
-    axes.minorticks_off()
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    _name_points(axes, place, [bands[band].name for band in order])
+    if not optical:
+        axes.set_xticks(place, names)
+        axes.set_xlim(-0.5, len(names) - 0.5)
+        return
+    axes.set_xscale("log")  # visible bands are narrow and close, infrared ones wide and far apart
+    axes.set_xlim(place[0] * 0.94, place[-1] * 1.06)
+    ticks = [tick for tick in WAVELENGTH_TICKS_UM if place[0] * 0.94 <= tick <= place[-1] * 1.06]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    _name_points(axes, place, names)
 
 
 def _name_points(axes: Axes, place: Floats, names: Sequence[str]) -> None:
     """Names above the axes, moved apart where bands lie close together, each with a line to its place."""
-    at = axes.transData.transform(np.column_stack([place, np.zeros(len(place))]))
-    spots = apart(axes.transAxes.inverted().transform(at)[:, 0].tolist(), 0.024)
+    low, high = np.log(axes.get_xlim())
+    spots = apart(((np.log(place) - low) / (high - low)).tolist(), 0.024)
     for x, spot, name in zip(place, spots, names, strict=True):
         axes.annotate(
-            *(name, (x, 1.0)), xytext=(spot, 1.09), xycoords=axes.get_xaxis_transform(), textcoords="axes fraction",
+            *(name, (x, 1.0)), xytext=(spot, 1.08), xycoords=axes.get_xaxis_transform(), textcoords="axes fraction",
             fontsize=7, rotation=90, ha="center", va="bottom", parse_math=False,
             arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "0.5", "shrinkA": 0, "shrinkB": 0},
         )  # fmt: skip
@@ -204,21 +213,25 @@ def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[Floats, Float
 
 
 def _difference_map() -> Colormap:
-    chosen = colormaps[DIFFERENCE_MAP].copy()
-    chosen.set_bad(INVALID_COLOUR)
-    return chosen
+    return colormaps[DIFFERENCE_MAP].with_extremes(bad=INVALID_COLOUR)
 
 
 def _caption() -> str:
     return (
         "Each tile is stretched between the 2nd and 98th percentile of its valid pixels, the same in its first three"
-        " columns.\nGrey: hidden from the model. Beige: invalid, not scored. RMSE is taken over all bands."
+        " columns.\nGrey: hidden from the model. Beige: invalid, not scored. The difference is the mean over the bands"
+        " shown, the RMSE that over all bands."
     )
 
 
 def _wrapped(text: str) -> str:
     text = shorten(text, 66)
     return "\n".join(text[begin : begin + 22] for begin in range(0, len(text), 22))
+
+
+def _score(tile: TilePicture, unit: str) -> str:
+    rmse = tile.hidden_rmse
+    return "no hidden valid pixel" if np.isnan(rmse) else f"RMSE of hidden pixels\n{rmse:.3g} {_plain(unit)}"
 
 
 def _plain(unit: str) -> str:

@@ -79,12 +79,16 @@ def to_rgb(
     low_C: Floats,
     high_C: Floats,
     invalid_colour: Colour,
+    gamma: float = 1.0,
 ) -> npt.NDArray[np.float64]:
-    """Give the picture (height, width, 3) of values 0 to 1; a pixel that is invalid in any band gets `invalid_colour`."""
+    """Give the picture (height, width, 3), 0 to 1; a pixel that is invalid in any band shown gets `invalid_colour`.
+
+    A `gamma` above 1 brightens what is dark and leaves black and full colour where they are.
+    """
     chosen = list(indices)
     with np.errstate(invalid="ignore", over="ignore"):  # what is invalid may hold anything
         scaled = (pixels_CHW[chosen] - low_C[chosen, None, None]) / (high_C - low_C)[chosen, None, None]
     known_HW = (valid_CHW[chosen] & np.isfinite(scaled)).all(axis=0)
-    picture = np.clip(np.moveaxis(scaled, 0, -1), 0, 1).astype(np.float64)
+    picture = np.clip(np.moveaxis(np.nan_to_num(scaled), 0, -1), 0, 1).astype(np.float64) ** (1 / gamma)
     picture[~known_HW] = invalid_colour
     return picture

@@ -16,8 +16,8 @@ from geomae.catalog.source import Source
 from geomae.errors import CatalogError, nearest
 from geomae.rasters import AuditReport, Grid, audit, scene_grid
 from geomae.tiles.labels import raster_labels
+from geomae.tiles.sources import prepare
 from geomae.tiles.splitting import assign_splits
-from geomae.tiles.sources import open_source
 from geomae.tiles.survey import Survey, survey
 
 COLUMNS = ("split", "group", "fold", "block", "domain", "label")
@@ -104,8 +104,8 @@ def build_index(
     Raises CatalogError or RasterError where the entry and the files do not fit, or where the audit quarantines more
     than the share `max_quarantined` of the scenes.
     """
+    catalog, source = prepare(catalog, name)
     entry = catalog.entry(name)
-    source = open_source(catalog, name)
     report = audit(source, workers=threads)
     _check_quarantine(report, max_quarantined, catalog.place(name))
     left_out: dict[str, int] = {}
@@ -226,10 +226,8 @@ def _describe(
         tiles["domain"] = [value if value else "unspecified" for value in domain]
     if entry.label is None:
         tiles["label"] = nothing
-    elif entry.label.column:
-        tiles["label"] = column(entry.label.column)
-    elif entry.label.folder:
-        tiles["label"] = [i.split("/")[-2] if "/" in i else None for i in ids]
+    elif entry.label.raster is None:
+        tiles["label"] = column(entry.label.column or "label")  # the catalogue writes a folder's name there
     else:
         tiles["label"] = raster_labels(entry.label, source, grids, tiles)
     return tiles

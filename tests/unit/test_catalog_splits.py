@@ -36,7 +36,7 @@ def test_groups_stay_whole_and_each_split_has_one() -> None:
     labels = group_splits(groups, {"train": 0.9, "val": 0.05, "test": 0.05}, 3)
     assert {len(set(labels[groups == name])) for name in "abc"} == {1}
     assert set(labels) == {"train", "val", "test"}
-    with pytest.raises(CatalogError, match="there are 2 groups for 3 splits .*use a finer group"):
+    with pytest.raises(CatalogError, match=r"there are 2 groups for 3 splits .*use a finer group"):
         group_splits(groups[10:95], FRACTIONS, 0)
 
 

@@ -72,7 +72,7 @@ def test_bad_tables(tmp_path: Path, table: str, extra: str | None, expected: str
 def test_a_stem_of_two_scenes_needs_paths(tmp_path: Path) -> None:
     catalog = catalogue(tmp_path, "file,v\nx,1\n")
     (tmp_path / "t/b/x.tif").touch()
-    with pytest.raises(CatalogError, match="several scenes are called 'x'; give their paths in t/t.csv"):
+    with pytest.raises(CatalogError, match=r"several scenes are called 'x'; give their paths in t/t.csv"):
         scenes(catalog)
 
 

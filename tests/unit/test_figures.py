@@ -1,0 +1,183 @@
+"""What the pictures show follows the valid pixels, and nothing else."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from geomae.reports.canvas import apart, shorten
+from geomae.reports.figures import (
+    HIDDEN_COLOUR,
+    INVALID_COLOUR,
+    TilePicture,
+    contact_sheet,
+    loss_curve,
+    reconstruction_panel,
+)
+from geomae.reports.stretch import composites, describe, stretch_limits, to_rgb
+from geomae.sensors import Band, sensor
+
+
+def bands_of(*names):
+    at_um = {"blue": 0.49, "green": 0.56, "red": 0.66, "nir": 0.83, "nir08": 0.86, "swir16": 1.61}
+    return [Band(name.upper(), name if name in at_um else None, at_um.get(name, 1.0), 0.05, 30) for name in names]
+
+
+BANDS = bands_of("blue", "green", "red", "nir08")
+
+
+def picture(seed=0, tile_id="chip_001:0:32", size=32):
+    rng = np.random.default_rng(seed)
+    truth_CHW = rng.random((4, size, size), dtype=np.float32) / 3
+    valid_CHW = np.ones(truth_CHW.shape, dtype=bool)
+    valid_CHW[:, :8, :8] = False
+    visible_HW = np.zeros((size, size), dtype=bool)
+    visible_HW[:, : size // 4] = True
+    return TilePicture(tile_id, truth_CHW, visible_HW, truth_CHW + np.float32(0.02), valid_CHW)
+
+
+def has_colour(path, colour):
+    pixels = imread(path)[..., :3].reshape(-1, 3)
+    return bool((np.abs(pixels - colour).max(axis=1) < 0.01).sum() > 500)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("blue", "green", "red", "nir", "nir08"), {"true colour": (2, 1, 0), "false colour": (3, 2, 1)}),
+        (("nir08", "blue", "red", "green"), {"true colour": (2, 3, 1), "false colour": (0, 2, 3)}),
+        (("red", "nir", "swir16"), {"false colour": (2, 1, 0)}),
+        (("red", "green", "blue"), {"true colour": (0, 1, 2)}),
+        (("unnamed", "red"), {"grey": (0, 0, 0)}),
+    ],
+)
+def test_composites_go_by_common_name(names, expected):
+    assert composites(bands_of(*names)) == expected
+
+
+def test_a_composite_names_its_bands():
+    bands = sensor("sentinel-2-l2a").bands
+    titles = [describe(name, indices, bands) for name, indices in composites(bands).items()]
+    assert titles == ["true colour (B04, B03, B02)", "false colour (B08, B04, B03)"]
+    assert describe("grey", (0, 0, 0), bands) == "grey (B01)"
+
+
+def test_stretch_takes_valid_pixels_only():
+    pixels_CHW = np.stack([np.linspace(0, 1, 101), np.full(101, 0.3)]).reshape(2, 1, 101)
+    valid_CHW = np.ones(pixels_CHW.shape, dtype=bool)
+    low_C, high_C = stretch_limits(pixels_CHW, valid_CHW)
+    np.testing.assert_allclose([low_C, high_C], [[0.02, 0.15], [0.98, 0.45]])  # one value is the middle of its band
+    wide_CHW = np.concatenate([pixels_CHW, np.full((2, 1, 50), np.nan), np.full((2, 1, 50), 1e30)], axis=2)
+    known_CHW = np.isfinite(wide_CHW) & (wide_CHW < 1e29)
+    np.testing.assert_array_equal(stretch_limits(wide_CHW, known_CHW), (low_C, high_C))
+    np.testing.assert_array_equal(stretch_limits(wide_CHW, np.zeros_like(known_CHW)), ([0, 0], [1, 1]))
+
+
+def test_stretch_of_several_tiles_counts_their_pixels_together():
+    tiles = [np.zeros((1, 4, 4)), np.ones((1, 2, 2))]
+    low_C, high_C = stretch_limits(tiles, [np.ones(tile.shape, dtype=bool) for tile in tiles], (0, 100))
+    assert (low_C, high_C) == ([0], [1])
+
+
+def test_colours():
+    pixels_CHW = np.array([[[0.0, 0.5, 9.0, np.nan]], [[0.0, 0.5, 9.0, 0.5]], [[0.0, 0.0, 0.0, 0.5]]])
+    valid_CHW = np.ones(pixels_CHW.shape, dtype=bool)
+    valid_CHW[2, 0, 1] = False
+    drawn = to_rgb(pixels_CHW, valid_CHW, (0, 1, 2), np.zeros(3), np.ones(3), INVALID_COLOUR)
+    np.testing.assert_allclose(drawn[0], [(0, 0, 0), INVALID_COLOUR, (1, 1, 0), INVALID_COLOUR])
+
+
+def test_rmse_counts_hidden_valid_pixels_only():
+    tile = picture()
+    assert tile.hidden_rmse == pytest.approx(0.02, rel=1e-5)
+    tile.reconstruction_CHW[:, :, :8] = 7  # visible
+    tile.truth_CHW[~tile.valid_CHW] = np.nan
+    assert tile.hidden_rmse == pytest.approx(0.02, rel=1e-5)
+    assert math.isnan(
+        TilePicture("a", tile.truth_CHW, ~tile.visible_HW | True, tile.truth_CHW, tile.valid_CHW).hidden_rmse
+    )
+
+
+def test_panel_shows_hidden_and_invalid_and_ignores_what_is_under_them(tmp_path):
+    paths = [tmp_path / name for name in ("plain.png", "nan.png", "other.png")]
+    plain, spoilt, other = picture(), picture(), picture()
+    spoilt.truth_CHW[~spoilt.valid_CHW] = np.nan
+    other.reconstruction_CHW[1, 20:24, 20:24] += 0.3
+    for path, tile in zip(paths, (plain, spoilt, other), strict=True):
+        reconstruction_panel(path, tiles=[tile], bands=BANDS, unit="reflectance", title="step 10")
+    assert has_colour(paths[0], HIDDEN_COLOUR)
+    assert has_colour(paths[0], INVALID_COLOUR)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert paths[0].read_bytes() != paths[2].read_bytes()
+    assert sorted(tmp_path.iterdir()) == sorted(paths), "nothing unfinished is left"
+
+
+def test_panel_has_at_most_eight_rows_and_one_group_per_composite(tmp_path):
+    shapes = []
+    for number, names in ((8, 4), (11, 4), (8, 3)):
+        tiles = [picture(seed, size=8) for seed in range(number)]
+        cut = [
+            TilePicture(t.tile_id, t.truth_CHW[:names], t.visible_HW, t.reconstruction_CHW[:names], t.valid_CHW[:names])
+            for t in tiles
+        ]
+        reconstruction_panel(tmp_path / "p.png", tiles=cut, bands=BANDS[:names], unit="reflectance", title="t")
+        shapes.append(imread(tmp_path / "p.png").shape)
+    assert shapes[0] == shapes[1]
+    assert shapes[2][1] < shapes[0][1]
+
+
+def test_names_of_any_kind_are_drawn(tmp_path):
+    tile = picture(tile_id="$x_{1}$ 雲/" + "long-name/" * 20)
+    reconstruction_panel(tmp_path / "a.png", tiles=[tile], bands=BANDS, unit="digital_number", title="100 $ of $" * 30)
+    contact_sheet(tmp_path / "b.png", [(tile.tile_id, tile.truth_CHW, tile.valid_CHW)], BANDS, "reflectance", "$")
+
+
+def test_panel_of_tiles_without_a_valid_pixel(tmp_path):
+    tile = picture()
+    tile.valid_CHW[:] = False
+    tile.truth_CHW[:] = np.nan
+    reconstruction_panel(tmp_path / "a.png", tiles=[tile], bands=BANDS, unit="reflectance", title="nothing")
+    assert has_colour(tmp_path / "a.png", INVALID_COLOUR)
+
+
+def test_loss_curve_takes_gaps_and_few_or_many_steps(tmp_path):
+    rows = [{"step": step, "train_loss": 1 / (step + 1), "val_loss": None} for step in range(200)]
+    rows += [{"step": 0, "val_loss": math.nan}, {"step": 199, "val_loss": 0.1}]
+    for name, some in (("many", rows), ("few", rows[:3]), ("none", [])):
+        loss_curve(tmp_path / f"{name}.png", some)
+    pictures = {path.stem: imread(path) for path in tmp_path.iterdir()}
+    assert len(pictures) == 3
+    assert not np.array_equal(pictures["many"], pictures["none"])
+
+
+@pytest.mark.parametrize("name", ["sentinel-2-l2a", "sentinel-1-grd", "landsat-8-oli"])
+def test_contact_sheet_of_any_sensor(tmp_path, name):
+    bands = sensor(name).bands
+    rng = np.random.default_rng(0)
+    tiles = [
+        (f"tile {number}", rng.random((len(bands), 8, 8)), np.full((len(bands), 8, 8), True)) for number in range(40)
+    ]
+    contact_sheet(tmp_path / "all.png", tiles, bands, "reflectance", name)
+    contact_sheet(tmp_path / "most.png", tiles[:36], bands, "reflectance", name)
+    assert (tmp_path / "all.png").read_bytes() == (tmp_path / "most.png").read_bytes()
+
+
+def test_contact_sheet_shows_invalid_pixels(tmp_path):
+    tile = picture()
+    contact_sheet(tmp_path / "a.png", [("a", tile.truth_CHW, tile.valid_CHW)], BANDS, "reflectance", "t")
+    assert has_colour(tmp_path / "a.png", INVALID_COLOUR)
+
+
+def test_names_keep_both_ends_and_places_keep_their_distance():
+    assert shorten("short", 10) == "short"
+    assert shorten("abcdefghijklmnop", 10) == "abc…klmnop"
+    np.testing.assert_allclose(apart([0.1, 0.5, 0.5, 0.9], 0.1), [0.1, 0.45, 0.55, 0.9])
+    assert min(np.diff(apart(np.linspace(0.4, 0.5, 8).tolist(), 0.03))) == pytest.approx(0.03)
+
+
+def test_figures_leave_pyplot_alone():
+    code = "import sys, geomae.reports.figures; sys.exit('matplotlib.pyplot' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
