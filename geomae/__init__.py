@@ -1,8 +1,8 @@
 """geomae: domain adaptation for remote sensing imagery with band-aware masked autoencoders.
 
-    import geomae
-    model = geomae.load_model("runs/first/model")
-    pixels, loss = model.reconstruct(tiles_BCHW)
+import geomae
+model = geomae.load_model("runs/first/model")
+pixels, loss = model.reconstruct(tiles_BCHW)
 """
 
 from importlib import import_module

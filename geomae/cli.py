@@ -1,11 +1,14 @@
 """The command line: arguments to a request, one workflow call, an exit code."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+
+from geomae.cli_catalog import catalog_app
 
 app = typer.Typer(
     name="geomae",
@@ -48,7 +51,9 @@ def pretrain(
     change: Changes = None,
     out: Out = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="Folder of a run to go on with.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Chooses weights, tiles and masks; default 0.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Chooses weights, tiles and masks; default 0.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, 32 or bf16.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Processes on this node.")] = 1,
@@ -119,8 +124,23 @@ def ui(
 
 
 def main() -> None:
-    """Run the command line and exit with its code."""
-    app(prog_name="geomae")
+    """Run the command line and exit with its code; a wrong argument is one line, as every other fault of a request."""
+    try:
+        code = app(prog_name="geomae", standalone_mode=False)
+    except typer.Abort:  # interrupted before a command was there to say so
+        typer.echo("interrupted", err=True)
+        code = 130
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # typer's own errors; their class moves between its releases
+            raise
+        context = getattr(error, "ctx", None)
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(error.format_message(), err=True)
+        else:
+            remedy = f"{context.command_path if context else 'geomae'} --help"
+            typer.echo(f"error: {' '.join(error.format_message().split()).rstrip('.')}; see `{remedy}`", err=True)
+        code = 2
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _finish(command: Callable[[], int]) -> NoReturn:
@@ -139,3 +159,6 @@ def _finish(command: Callable[[], int]) -> NoReturn:
         typer.echo("interrupted", err=True)
         code = 130
     raise typer.Exit(code)
+
+
+app.add_typer(catalog_app(_finish))

@@ -13,12 +13,12 @@ from geomae.files import YamlDocument, read_yaml
 
 
 class Frozen(BaseModel):
-    """Base of all configuration: immutable, no unknown keys, no silent conversion of text to numbers."""
+    """Base of all configuration: immutable, no unknown keys, no NaN. Options are strict too: text is no number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
 
-class Decoder(Frozen):
+class Decoder(Frozen, strict=True):
     """The decoder that turns visible tokens into predictions of the hidden ones (He et al. 2022, section 3)."""
 
     width: int = Field(128, gt=0, description="width of the decoder's tokens")
@@ -26,14 +26,14 @@ class Decoder(Frozen):
     heads: int = Field(4, gt=0, description="attention heads; must divide the width")
 
 
-class Masking(Frozen):
+class Masking(Frozen, strict=True):
     """Which patches the encoder does not see."""
 
     kind: Literal["random"] = Field("random", description="how hidden patches are drawn")
     ratio: float = Field(0.75, gt=0, lt=1, description="share of patches hidden from the encoder")
 
 
-class Optimizer(Frozen):
+class Optimizer(Frozen, strict=True):
     """AdamW with warm-up and cosine decay, as He et al. 2022 (appendix A) train."""
 
     base_rate: float = Field(1.5e-4, gt=0, description="learning rate for 256 tiles a step; scaled by batch / 256")
@@ -43,7 +43,7 @@ class Optimizer(Frozen):
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
 
 
-class Data(Frozen):
+class Data(Frozen, strict=True):
     """How tiles reach the model."""
 
     min_valid_patch: float = Field(0.5, gt=0, le=1, description="share of valid pixels a patch needs to be drawn")
@@ -54,7 +54,7 @@ class Data(Frozen):
     memory_mb: int = Field(1024, ge=0, description="decoded tiles are kept in memory up to this size")
 
 
-class PretrainConfig(Frozen):
+class PretrainConfig(Frozen, strict=True):
     """Everything that decides what `geomae pretrain` computes. Equal configuration and data give equal weights."""
 
     preset: Literal["tiny", "small", "base", "large", "huge"] = Field("tiny", description="size of the encoder")
@@ -139,7 +139,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _document(command: str, name: str) -> YamlDocument:
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.exists():
+    if path.suffix in (".yaml", ".yml") or path.is_file():
         return read_yaml(path)
     path = _shipped_folder() / command / f"{name}.yaml"
     if not path.is_file():

@@ -132,6 +132,7 @@ def read_yaml(path: Path) -> YamlDocument:
     from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedMap, CommentedSeq
     from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.tokens import TagToken
 
     try:
         text = path.read_text(encoding="utf-8")
@@ -140,11 +141,14 @@ def read_yaml(path: Path) -> YamlDocument:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
     try:
-        tree = YAML(typ="rt", pure=True).load(text)
+        tags = [one for one in YAML().scan(text) if isinstance(one, TagToken)] if "!" in text else []
+        tree = None if tags else YAML(typ="rt", pure=True).load(text)
     except YAMLError as error:
         raise ConfigError(_yaml_message(path, error)) from error
     except RecursionError as error:
         raise ConfigError(f"{path}: is nested too deep; write it flatter") from error
+    if tags:
+        raise ConfigError(f"{path}:{tags[0].start_mark.line + 1}: a tag (`!`) is not read here; write plain values")
     if not isinstance(tree, CommentedMap):
         raise ConfigError(f"{path}: must be a mapping of keys to values")
     lines: dict[tuple[str | int, ...], int] = {}

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+# Threads of one process that wait for each other, while others want the same cores, are slower than one thread.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +36,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep the user's cache out of the tests; all tests of a session share one."""
     os.environ["GEOMAE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ.pop("MLFLOW_TRACKING_URI", None)
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):  # every process would compile all of torch again
+        os.environ["PYTHONPYCACHEPREFIX"] = str(tmp_path_factory.mktemp("bytecode"))
 
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

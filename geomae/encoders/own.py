@@ -54,7 +54,7 @@ class Encoder:
         side = mae.architecture.patch
         patches_BNCP = patchify(standardise(pixels_BCHW, valid_BCHW, self.model.record), side)
         valid_BNCP = patchify(valid_BCHW, side)
-        shape = grid(*pixels_BCHW.shape[-2:], side)
+        shape = grid(pixels_BCHW, side)
         tokens = mae.encoder.layers(patches_BNCP, valid_BNCP, band_codes(self.bands).to(device), shape)
         chosen = tokens[-1 if self.layer is None else self.layer - 1].float()
         cls_BD, patches_BND = chosen[:, 0], chosen[:, 1:]

@@ -27,4 +27,4 @@ def choose_kernels(blocks: nn.Module, device: torch.device, tokens: int) -> None
     fused = prefers_fused(device, dtype, tokens)
     for module in blocks.modules():
         if hasattr(module, "fused_attn"):
-            module.fused_attn = fused
+            module.fused_attn = fused  # type: ignore[assignment]

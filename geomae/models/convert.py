@@ -2,18 +2,17 @@
 
 import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from geomae.config import Decoder
+from geomae.config import Decoder, explain
 from geomae.errors import ModelError
 from geomae.models.architecture import Architecture
 from geomae.models.folder import Model
@@ -69,13 +68,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise ModelError(f"{path}: does not exist; check the path") from error
     except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{path}: would run code when it is read, and is refused; save its plain state dict as .safetensors"
-        ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, SafetensorError, zipfile.BadZipFile) as error:
+        what = "would run code" if "GLOBAL" in str(error) else "is damaged, no weight file, or would run code"
+        raise ModelError(f"{path}: {what} when it is read; save its plain state dict as .safetensors") from error
+    except Exception as error:  # a damaged file raises whatever its reader trips over
         raise ModelError(f"{path}: is damaged or not a weight file ({_first_line(error)}); fetch it again") from error
-    while isinstance(loaded, Mapping) and any(isinstance(loaded.get(key), Mapping) for key in ("model", "state_dict")):
-        loaded = loaded["model"] if isinstance(loaded.get("model"), Mapping) else loaded["state_dict"]
+    for _ in range(4):  # wrapped once or twice; a mapping that holds itself must come to an end
+        inner = [loaded.get(key) for key in ("model", "state_dict")] if isinstance(loaded, Mapping) else []
+        loaded = next((one for one in inner if isinstance(one, Mapping)), loaded)
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise ModelError(f"{path}: holds no state dict; geomae reads `{{'model': state_dict}}` or a state dict itself")
     weights = {str(key): value for key, value in loaded.items()}
@@ -97,28 +96,21 @@ def convert_mae(
     """A model from weights in the layout of the published masked autoencoder, with or without its decoder.
 
     What a state dict cannot tell (heads, epsilon, target) must be given unless the size is a published one. Bands are
-    red, green and blue with mean 0 and standard deviation 1 unless said otherwise.
+    red, green and blue with mean 0 and standard deviation 1 unless said otherwise. Raises ModelError with the option
+    that is missing, or with what does not fit.
     """
-    shape = _architecture(weights, heads, decoder_heads, norm_eps, target)
-    account = Account()
-    state: dict[str, Tensor] = {}
-    for key, value in weights.items():
-        name = _rename(key)
-        if name is None or (name.startswith("decoder.") and shape.decoder is None):
-            account.left.append(key)
-            continue
-        value, how = _adapt(name, value.float(), shape)
-        if value is not None:
-            state[name] = value
-        (account.adapted if how else account.taken).append(f"{key}{how}")
-    mae = MaskedAutoencoder(shape)
-    missing = [name for name in mae.state_dict() if name not in state]
-    if missing:
-        raise ModelError(f"the weights lack {', '.join(missing[:4])}; they are not in the published layout")
     try:
+        shape = _architecture(weights, heads, decoder_heads, norm_eps, target)
+        state, account = _translate(weights, shape)
+        mae = MaskedAutoencoder(shape)
+        missing = [name for name in mae.state_dict() if name not in state]
+        if missing:
+            raise ModelError(f"the weights lack {', '.join(missing[:4])}; they are not in the published layout")
         mae.load_state_dict(state)
-    except RuntimeError as error:
-        raise ModelError(f"the weights do not fit together ({_first_line(error)})") from error
+    except ValidationError as error:
+        raise ModelError(explain(Architecture, error, None)) from error
+    except (RuntimeError, IndexError) as error:
+        raise ModelError(f"the weights do not fit together ({_first_line(error)}); fetch them again") from error
     bands = bands or tuple(sensor("naip").band(name) for name in ("red", "green", "blue"))
     if len(bands) != shape.bands:
         raise ModelError(f"the weights have {shape.bands} input bands, and {len(bands)} were named; name each one")
@@ -129,11 +121,13 @@ def convert_mae(
 def _architecture(
     weights: dict[str, Tensor], heads: int | None, decoder_heads: int | None, norm_eps: float | None, target: str | None
 ) -> Architecture:
-    try:
-        width, bands, patch, _ = weights["patch_embed.proj.weight"].shape
-        places = weights["pos_embed"].shape[1] - 1
-    except (KeyError, ValueError) as error:
-        raise ModelError(f"{error} is missing: these are not weights of the published masked autoencoder") from error
+    kernel, table = weights.get("patch_embed.proj.weight"), weights.get("pos_embed")
+    if kernel is None or table is None or (kernel.ndim, table.ndim) != (4, 3):
+        raise ModelError(
+            "patch_embed.proj.weight (4 axes) and pos_embed (3 axes) are not both there: these are not weights of the "
+            "published masked autoencoder; check the source"
+        )
+    (width, bands, patch, _), places = kernel.shape, table.shape[1] - 1
     depth = _depth(weights, "blocks")
     side = round(places**0.5)
     if side * side != places:
@@ -170,11 +164,27 @@ def _architecture(
         depth=depth,
         heads=heads,
         decoder=decoder,
-        target=target or "none",  # type: ignore[arg-type]
-        norm_eps=norm_eps or PUBLISHED_EPS,
+        target=target or "none",
+        norm_eps=PUBLISHED_EPS if norm_eps is None else norm_eps,
         positions="sincos" if computed else "table",
         grid=None if computed else (side, side),
     )
+
+
+def _translate(weights: dict[str, Tensor], shape: Architecture) -> tuple[dict[str, Tensor], Account]:
+    """The weights by our names, in our layout."""
+    state: dict[str, Tensor] = {}
+    account = Account()
+    for key, value in weights.items():
+        name = _rename(key)
+        if name is None or (name.startswith("decoder.") and shape.decoder is None):
+            account.left.append(key)
+            continue
+        adapted, how = _adapt(name, value.float(), shape)
+        if adapted is not None:
+            state[name] = adapted
+        (account.adapted if how else account.taken).append(f"{key}{how}")
+    return state, account
 
 
 def _rename(key: str) -> str | None:
@@ -192,9 +202,9 @@ def _adapt(name: str, value: Tensor, shape: Architecture) -> tuple[Tensor | None
     if name == "encoder.embedding.proj.weight":
         return value.flatten(1), " (convolution as a product)"
     if name == "decoder.head.proj.weight":  # published rows run (pixel, band), ours (band, pixel)
-        return value.unflatten(0, (P, shape.bands)).transpose(0, 1).flatten(0, 1), " (bands first)"
+        return value.reshape(P, shape.bands, -1).transpose(0, 1).flatten(0, 1), " (bands first)"
     if name == "decoder.head.proj.bias":
-        return value.unflatten(0, (P, shape.bands)).transpose(0, 1).flatten(), " (bands first)"
+        return value.reshape(P, shape.bands).transpose(0, 1).flatten(), " (bands first)"
     return value, ""
 
 

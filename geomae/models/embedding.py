@@ -17,6 +17,8 @@ from geomae.sensors import Band
 POLARISATIONS = ("VV", "VH", "HH", "HV")
 FREQUENCIES = 16  # octaves of log-wavelength, enough to tell bands 1 % apart
 CODE_FEATURES = 4 * FREQUENCIES + len(POLARISATIONS)
+HEAD_GAIN = 0.1  # predictions begin near the mean: noise of unit size would first have to be unlearned
+SMALLEST_SUM = 0.5  # where kernels cancel or no band is present, tokens must not be blown up
 KERNELS = 48  # size R of the basis from which the kernel of a band is mixed
 
 
@@ -61,13 +63,13 @@ class StackedHead(nn.Module):
         super().__init__()
         self.bands = bands
         self.proj = nn.Linear(width, bands * pixels)
-        nn.init.xavier_uniform_(self.proj.weight)
+        nn.init.xavier_uniform_(self.proj.weight, gain=HEAD_GAIN)
         nn.init.zeros_(self.proj.bias)
 
     def predict(self, tokens_BND: Tensor, codes_CF: Tensor) -> Tensor:
         """Predictions (B, N, C, P)."""
         flat: Tensor = self.proj(tokens_BND)
-        return flat.unflatten(2, (self.bands, -1))
+        return flat.reshape(*flat.shape[:2], self.bands, -1)
 
 
 class KernelBasis(nn.Module):
@@ -77,25 +79,27 @@ class KernelBasis(nn.Module):
     band of any sensor goes through the same weights.
     """
 
-    def __init__(self, rows: int, cols: int) -> None:
+    def __init__(self, rows: int, cols: int, gain: float = 1.0) -> None:
         super().__init__()
         self.mixture = nn.Sequential(nn.Linear(CODE_FEATURES, 128), nn.GELU(), nn.Linear(128, KERNELS))
         self.kernels = nn.Parameter(torch.empty(KERNELS, rows, cols))
-        limit = math.sqrt(6 / (rows + cols))  # Xavier of one kernel ...
+        limit = gain * math.sqrt(6 / (rows + cols))  # Xavier of one kernel ...
         nn.init.uniform_(self.kernels, -limit, limit)
 
-    def forward(self, codes_CF: Tensor) -> Tensor:
-        """Kernels (C, rows, cols) in float32."""
+    def forward(self, codes_CF: Tensor) -> tuple[Tensor, Tensor]:
+        """Kernels (C, rows, cols) and the mixtures (C, R) of unit norm that made them, in float32."""
         with torch.autocast(codes_CF.device.type, enabled=False):  # a few rows: precision is free here
             mixture_CR = nn.functional.layer_norm(self.mixture(codes_CF.float()), (KERNELS,)) / math.sqrt(KERNELS)
-            return torch.einsum("cr,rij->cij", mixture_CR, self.kernels.float())  # ... kept by a mixture of unit norm
+            # ... kept by a mixture of unit norm.
+            return torch.einsum("cr,rij->cij", mixture_CR, self.kernels.float()), mixture_CR
 
 
 class SpectralEmbedding(nn.Module):
-    """Tokens from any set of bands: the mean over the bands that a patch has, each through its generated kernel.
+    """Tokens from any set of bands: the sum over the bands that a patch has, each through its generated kernel.
 
-    A mean and not a sum, so that a subset of the bands gives tokens of the same magnitude. A band without a valid pixel
-    in a patch takes no part in that patch.
+    Bands are much alike, so the sum of n of them is between sqrt(n) and n times as large as one, depending on how
+    alike their kernels are. It is divided by what the mixtures say it is for equal bands: a subset of the bands gives
+    tokens of the same magnitude. A band without a valid pixel in a patch takes no part in that patch.
     """
 
     def __init__(self, pixels: int, width: int) -> None:
@@ -104,12 +108,15 @@ class SpectralEmbedding(nn.Module):
 
     def embed(self, patches_BNCP: Tensor, valid_BNCP: Tensor, codes_CF: Tensor) -> Tensor:
         """Tokens (B, N, D), the same for every order of the bands."""
-        kernels_CPD = self.basis(codes_CF)
+        kernels_CPD, mixture_CR = self.basis(codes_CF)
         pixels_BNCP = patches_BNCP.where(valid_BNCP, 0)
         present_BNC = valid_BNCP.any(-1).to(pixels_BNCP.dtype)
         # One product over bands and pixels; the presence of a band multiplies its bias.
         tokens_BND = torch.cat([pixels_BNCP, present_BNC[..., None]], dim=-1).flatten(2) @ kernels_CPD.flatten(0, 1)
-        return tokens_BND / present_BNC.sum(-1, keepdim=True).clamp(min=1)
+        with torch.autocast(codes_CF.device.type, enabled=False):
+            size_BN = (present_BNC @ mixture_CR).norm(dim=-1)
+        scaled_BND: Tensor = tokens_BND / size_BN.clamp(min=SMALLEST_SUM)[..., None]
+        return scaled_BND
 
 
 class SpectralHead(nn.Module):
@@ -117,11 +124,11 @@ class SpectralHead(nn.Module):
 
     def __init__(self, pixels: int, width: int) -> None:
         super().__init__()
-        self.basis = KernelBasis(width + 1, pixels)
+        self.basis = KernelBasis(width + 1, pixels, HEAD_GAIN)
 
     def predict(self, tokens_BND: Tensor, codes_CF: Tensor) -> Tensor:
         """Predictions (B, N, C, P) of the bands in `codes_CF`."""
-        kernels_CDP = self.basis(codes_CF)
+        kernels_CDP, _ = self.basis(codes_CF)
         weight_DX = kernels_CDP[:, :-1].permute(1, 0, 2).flatten(1)
         flat = nn.functional.linear(tokens_BND, weight_DX.T, kernels_CDP[:, -1].flatten())
-        return flat.unflatten(2, (len(codes_CF), -1))
+        return flat.reshape(*flat.shape[:2], len(codes_CF), -1)

@@ -50,8 +50,11 @@ class Model:
         if found is None:
             raise ModelError(f"the model has no statistics for sensor {name!r}; {nearest(name, [s.name for s in self.sensors])}")
         record = found if bands is None else found.select(bands)
-        if self.mae.architecture.embedding == "stacked" and len(record.bands) != self.mae.architecture.bands:
-            raise ModelError(f"a stacked embedding needs all its {self.mae.architecture.bands} bands; `spectral` takes any")
+        if self.mae.architecture.embedding == "stacked" and record.bands != found.bands:
+            raise ModelError(
+                f"a stacked embedding needs its {len(found.bands)} bands in the order it was trained with; `spectral` "
+                "takes any"
+            )
         return self.using(record)
 
     def using(self, record: SensorRecord) -> "Model":
@@ -76,7 +79,7 @@ class Model:
         tests: it leaks the answer).
         """
         mae, device = self.mae, next(self.mae.parameters()).device
-        rows, cols = shape = grid(*pixels_BCHW.shape[-2:], mae.architecture.patch)
+        rows, cols = shape = grid(pixels_BCHW, mae.architecture.patch)
         pixels_BCHW = pixels_BCHW.to(device)
         valid_BCHW = torch.isfinite(pixels_BCHW) if valid_BCHW is None else valid_BCHW.to(device)
         visible_BN = regular_quarter(len(pixels_BCHW), rows, cols) if visible_BN is None else visible_BN.bool()

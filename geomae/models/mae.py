@@ -5,7 +5,7 @@ F features of a band's code. Pixels are standardised; `valid` tells which of the
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from timm.models.vision_transformer import Block
@@ -40,12 +40,14 @@ class MaskedAutoencoder(nn.Module):
         self.encoder = Encoder(architecture)
         self.decoder = Decoder(architecture) if architecture.decoder else None
 
-    def forward(self, pixels_BCHW: Tensor, valid_BCHW: Tensor, codes_CF: Tensor, order_BN: Tensor, visible: int) -> Loss:
+    def forward(
+        self, pixels_BCHW: Tensor, valid_BCHW: Tensor, codes_CF: Tensor, order_BN: Tensor, visible: int
+    ) -> Loss:
         """The loss of standardised tiles under the masks of `order_BN`: visible patches first, then hidden ones.
 
         Values of pixels that are not valid influence neither the loss nor a gradient, whatever they are.
         """
-        shape = grid(*pixels_BCHW.shape[-2:], self.architecture.patch)
+        shape = grid(pixels_BCHW, self.architecture.patch)
         patches_BNCP = patchify(pixels_BCHW, self.architecture.patch)
         valid_BNCP = patchify(valid_BCHW, self.architecture.patch)
         hidden_BM = order_BN[:, visible:]
@@ -106,8 +108,8 @@ class Encoder(nn.Module):
         choose_kernels(self.blocks, x.device, x.shape[1])
         for block in self.blocks:
             x = block(x)
-        x = self.norm(x)
-        return x
+        normed: Tensor = self.norm(x)
+        return normed
 
     def start(
         self, patches_BKCP: Tensor, valid_BKCP: Tensor, codes_CF: Tensor, place_BK: Tensor, shape: tuple[int, int]
@@ -186,7 +188,7 @@ class Decoder(nn.Module):
 
 
 def _blocks(architecture: Architecture, width: int, depth: int, heads: int) -> nn.ModuleList:
-    norm = partial(nn.LayerNorm, eps=architecture.norm_eps)
+    norm: Any = partial(nn.LayerNorm, eps=architecture.norm_eps)
     blocks = nn.ModuleList(Block(width, heads, mlp_ratio=4, qkv_bias=True, norm_layer=norm) for _ in range(depth))
     for module in blocks.modules():
         if isinstance(module, nn.Linear):
@@ -213,7 +215,7 @@ def _positions(architecture: Architecture, width: int) -> _StoredPositions | Non
 
 
 def _lookup(stored: _StoredPositions | None, shape: tuple[int, int], like: Tensor, place_BK: Tensor) -> Tensor:
-    """Positions (B, K, D) in float32 of the patches at `place_BK` in a grid of `shape`; they keep the sum in float32."""
+    """Positions (B, K, D) of the patches at `place_BK` in a grid of `shape`; in float32, as is then the sum."""
     if stored is None:
         return sincos_positions(*shape, like.shape[-1], like.device)[place_BK]
     if stored.shape != shape:

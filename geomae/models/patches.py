@@ -9,7 +9,7 @@ from torch import Tensor
 def patchify(pixels_BCHW: Tensor, side: int) -> Tensor:
     """Cut tiles (B, C, H, W) into patches (B, N, C, P), row by row; `side` must divide H and W."""
     B, C, H, W = pixels_BCHW.shape
-    rows, cols = grid(H, W, side)
+    rows, cols = grid(pixels_BCHW, side)
     cut = pixels_BCHW.reshape(B, C, rows, side, cols, side)
     return cut.permute(0, 2, 4, 1, 3, 5).reshape(B, rows * cols, C, side * side)
 
@@ -22,8 +22,9 @@ def unpatchify(patches_BNCP: Tensor, rows: int, cols: int) -> Tensor:
     return laid.permute(0, 3, 1, 4, 2, 5).reshape(B, C, rows * side, cols * side)
 
 
-def grid(height: int, width: int, side: int) -> tuple[int, int]:
+def grid(pixels_BCHW: Tensor, side: int) -> tuple[int, int]:
     """Rows and columns of patches in a tile. Raises ValueError where `side` does not divide it."""
+    height, width = pixels_BCHW.shape[-2], pixels_BCHW.shape[-1]
     if height % side or width % side:
         raise ValueError(f"a patch of {side} pixels does not divide a tile of {height} x {width} pixels")
     return height // side, width // side

@@ -62,7 +62,9 @@ def estimate_hidden(statistics: PatchStatistics | None, visible_BN: Tensor, cols
     weight_BNN = weight_BNN / weight_BNN.sum(-1, keepdim=True).clamp(min=1e-12)
 
     def spread(values: Tensor) -> Tensor:
-        estimated = torch.einsum("bnm,bmcp->bncp", weight_BNN, values.float())
-        return values.where(visible_BN[:, :, None, None], estimated)
+        seen = visible_BN[:, :, None, None]
+        # Replaced, not only weighted by zero: an infinite variance times zero would be NaN.
+        estimated = torch.einsum("bnm,bmcp->bncp", weight_BNN, values.float().where(seen, 0))
+        return values.where(seen, estimated)
 
     return PatchStatistics(spread(statistics.mean), spread(statistics.variance))

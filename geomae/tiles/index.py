@@ -113,7 +113,9 @@ def build_index(
     tiles, attributes = _windows(catalog, name, source, grids)
     require_columns(catalog, name, attributes.columns)
     if entry.where is not None:
-        chosen = where_mask(catalog, name, {column: attributes[column].to_numpy() for column in attributes}, len(tiles))
+        chosen = where_mask(
+            catalog, name, {str(column): attributes[column].to_numpy() for column in attributes}, len(tiles)
+        )
         tiles, attributes = _keep(tiles, attributes, chosen, "where", left_out)
         if tiles.empty:
             raise CatalogError(f"{catalog.place(name, 'where')}: no tile meets the condition; loosen it")
@@ -140,7 +142,9 @@ def _windows(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All tiles of the scenes that are not quarantined, with the attributes of their scene and window."""
     entry = catalog.entry(name)
-    scenes = [(number, scene, grid) for number, (scene, grid) in enumerate(zip(source.scenes, grids, strict=True)) if grid]
+    scenes = [
+        (number, scene, grid) for number, (scene, grid) in enumerate(zip(source.scenes, grids, strict=True)) if grid
+    ]
     if entry.windows is not None:
         return _listed(catalog, name, source, grids)
     rows: list[tuple[int, int, int, int]] = []
@@ -209,7 +213,10 @@ def _describe(
     ids = [source.scenes[scene].id for scene in tiles["scene"]]
     tiles = tiles.reset_index(drop=True)
     tiles.insert(0, "tile_id", [f"{i}:{r}:{c}" for i, r, c in zip(ids, tiles["row"], tiles["col"], strict=True)])
-    centres = [_centre(grids[scene], row, col, size) for scene, row, col, size in tiles[["scene", "row", "col", "size"]].itertuples(index=False)]
+    centres = [
+        _centre(grids[scene], row, col, size)
+        for scene, row, col, size in tiles[["scene", "row", "col", "size"]].itertuples(index=False)
+    ]
     tiles["x"], tiles["y"] = np.array(centres, dtype=np.float64).T
 
     def column(key: str) -> NDArray[Any]:

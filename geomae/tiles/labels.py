@@ -13,7 +13,9 @@ from geomae.rasters import Grid, Window, read_labels
 PURITY = 0.5  # default of `min_purity`: more than half of a tile speaks for its label
 
 
-def raster_labels(label: Label, source: Source, grids: Sequence[Grid | None], tiles: pd.DataFrame) -> NDArray[np.object_]:
+def raster_labels(
+    label: Label, source: Source, grids: Sequence[Grid | None], tiles: pd.DataFrame
+) -> NDArray[np.object_]:
     """The label (T,) of each tile, None where no class reaches `min_purity` of all the tile's pixels."""
     classes = label.classes or {}
     codes = np.array(sorted(classes))

@@ -4,9 +4,9 @@ B tiles, C bands, H W pixels, N patches
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,20 +35,23 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on `device`; from pinned memory the copy runs beside the computation."""
-        if device.type == "cpu":
-            return self
-        moved = (x.to(device, non_blocking=True) for x in (self.pixels_BCHW, self.valid_BCHW, self.order_BN))
-        return Batch(self.dataset, self.tile_ids, *moved, self.visible, self.hidden_B)
+        return self if device.type == "cpu" else self._each(lambda values: values.to(device, non_blocking=True))
+
+    def pinned(self) -> "Batch":
+        """The batch in memory from which a GPU copies by itself."""
+        return self._each(Tensor.pin_memory)
 
     def split(self, parts: int) -> list["Batch"]:
         """The batch in `parts` equal passes."""
         size = len(self.tile_ids) // parts
         cuts = [slice(i * size, (i + 1) * size) for i in range(parts)]
+        part = ((cut, self._each(lambda values, cut=cut: values[cut])) for cut in cuts)  # type: ignore[misc]
+        return [replace(one, tile_ids=self.tile_ids[cut], hidden_B=self.hidden_B[cut]) for cut, one in part]
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         arrays = (self.pixels_BCHW, self.valid_BCHW, self.order_BN)
-        return [
-            Batch(self.dataset, self.tile_ids[cut], *(x[cut] for x in arrays), self.visible, self.hidden_B[cut])
-            for cut in cuts
-        ]
+        pixels_BCHW, valid_BCHW, order_BN = (change(values) for values in arrays)
+        return replace(self, pixels_BCHW=pixels_BCHW, valid_BCHW=valid_BCHW, order_BN=order_BN)
 
 
 @dataclass(frozen=True)
@@ -103,10 +106,7 @@ def read_ahead(
 
     def make(step: int) -> Batch:
         batch = training_batch(readers, order, draw, step, rank, ranks)
-        if not pin:
-            return batch
-        pinned = (x.pin_memory() for x in (batch.pixels_BCHW, batch.valid_BCHW, batch.order_BN))
-        return Batch(batch.dataset, batch.tile_ids, *pinned, batch.visible, batch.hidden_B)
+        return batch.pinned() if pin else batch
 
     if threads == 0:
         yield from map(make, steps)
@@ -130,7 +130,7 @@ def _order(valid_CHW: NDArray[np.bool_], draw: Draw, rng: np.random.Generator) -
     return random_order(usable, visible_count(len(usable), draw.ratio), rng)
 
 
-def _stack(dataset: int, ids: list[str], items: list[tuple[NDArray[Any], ...]], draw: Draw) -> Batch:
+def _stack(dataset: int, ids: list[str], items: Sequence[tuple[NDArray[Any], ...]], draw: Draw) -> Batch:
     pixels, valid, order = (torch.from_numpy(np.stack(column)) for column in zip(*items, strict=True))
     visible = visible_count(order.shape[1], draw.ratio)
     if bool(valid.all()):  # most batches: nothing to count

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,7 @@ def plan(seed: int, sizes: tuple[int, ...], batch: int, steps: int) -> Plan:
     return Plan(seed, sizes, batch, dataset_S, first_S)
 
 
-def turn(pixels_CHW: NDArray[np.generic], which: int) -> NDArray[np.generic]:
+def turn(pixels_CHW: NDArray[Any], which: int) -> NDArray[Any]:
     """One of the eight flips and quarter turns of a tile (C, H, W); 0 leaves it as it is."""
     turned = np.rot90(pixels_CHW, which % 4, axes=(1, 2))
     return turned[:, :, ::-1] if which >= 4 else turned

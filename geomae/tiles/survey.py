@@ -5,16 +5,16 @@ T tiles, C bands
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from geomae.catalog.source import Source
 from geomae.errors import StorageError
 from geomae.files import cache_folder, digest, publish_file
 from geomae.rasters import Window, read
-from geomae.catalog.source import Source
 
 FORMAT = 1
 
@@ -58,8 +58,7 @@ class Survey:
 
     def take(self, positions: NDArray[np.int64]) -> "Survey":
         """The survey of a choice of tiles."""
-        arrays = (getattr(self, name)[positions] for name in _ARRAYS)
-        return Survey(*arrays, digest=self.digest)
+        return replace(self, **{name: getattr(self, name)[positions] for name in _ARRAYS})
 
     def statistics(self, bands: Sequence[str], positions: NDArray[np.int64]) -> Statistics:
         """Statistics over the valid pixels of some tiles; tiles that overlap count as often as training sees them.
@@ -105,7 +104,7 @@ def survey(
             progress(done)
     share, *columns = (np.stack(values) for values in zip(*rows, strict=True))
     columns[0] = columns[0].astype(np.int64)
-    measured = Survey(share, *columns, digest=name)
+    measured = Survey(**dict(zip(_ARRAYS, (share, *columns), strict=True)), digest=name)
     _store(kept, measured)
     return measured
 
@@ -123,7 +122,7 @@ def _moments(pixels_CHW: NDArray[np.float32], valid_CHW: NDArray[np.bool_]) -> t
 def _load(path: Path, name: str) -> Survey | None:
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return Survey(*(stored[array] for array in _ARRAYS), digest=name)
+            return Survey(**{array: stored[array] for array in _ARRAYS}, digest=name)
     except (OSError, ValueError, KeyError):
         return None
 

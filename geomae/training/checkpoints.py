@@ -1,7 +1,7 @@
 """Checkpoints: folders that are whole or absent, of safetensors and JSON, each file with its digest.
 
-    checkpoints/step-00000200/   the state after 200 steps
-        model.safetensors  optimizer.safetensors  state.json
+checkpoints/step-00000200/   the state after 200 steps
+    model.safetensors  optimizer.safetensors  state.json
 """
 
 import shutil
@@ -38,12 +38,13 @@ class Progress:
 
 def collect_weights(model: nn.Module) -> dict[str, Tensor]:
     """Weights by parameter name, on the host; every rank must call it. Of a sharded model rank 0 alone gets them."""
-    return {name: value.contiguous() for name, value in get_model_state_dict(model, options=WHOLE).items()}
+    state: Any = get_model_state_dict(model, options=WHOLE)
+    return {name: value.contiguous() for name, value in state.items()}
 
 
 def collect_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Optimizer state by parameter name and kind, likewise."""
-    state = get_optimizer_state_dict(model, optimizer, options=WHOLE)["state"]
+    state: Any = get_optimizer_state_dict(model, optimizer, options=WHOLE)["state"]
     return {
         f"{name}/{kind}": value.contiguous().clone() for name, kinds in state.items() for kind, value in kinds.items()
     }
@@ -101,10 +102,11 @@ def newest(folder: Path) -> tuple[Path, Progress] | None:
 
 def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Bring a checkpoint back into `model` and `optimizer`; every rank must call it."""
-    set_model_state_dict(model, load_file(path / "model.safetensors"), options=WHOLE)
+    weights: dict[str, Any] = dict(load_file(path / "model.safetensors"))
+    set_model_state_dict(model, weights, options=WHOLE)
     stored = load_file(path / "optimizer.safetensors")
-    shape = get_optimizer_state_dict(model, optimizer, options=WHOLE)
-    for name, kinds in shape["state"].items():
+    whole: Any = get_optimizer_state_dict(model, optimizer, options=WHOLE)
+    for name, kinds in whole["state"].items():
         for kind in kinds:
             kinds[kind] = stored[f"{name}/{kind}"]
-    set_optimizer_state_dict(model, optimizer, shape, options=WHOLE)
+    set_optimizer_state_dict(model, optimizer, whole, options=WHOLE)

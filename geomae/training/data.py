@@ -14,7 +14,7 @@ from geomae.errors import BandMismatchError, CatalogError
 from geomae.files import digest
 from geomae.models.masking import usable_patches, visible_count
 from geomae.models.standardise import SensorRecord
-from geomae.sensors import Band, sensor_names, sensor
+from geomae.sensors import Band, sensor, sensor_names
 from geomae.tiles.index import TileIndex, build_index
 from geomae.tiles.reader import TileReader
 from geomae.tiles.splitting import validation_tiles
@@ -85,7 +85,7 @@ def assemble(
         for name, index in training
     }
     sensors = _pool([(index, statistics[name]) for name, index in training])
-    for name, index in asked:
+    for _, index in asked:
         if _sensor_key(index) not in [record.name for record in sensors]:
             sensors += _own_statistics(index, indexes[index.name], notes)
     memory = config.data.memory_mb * 1024**2 // max(len(training) + len(held) + len(asked), 1)
@@ -113,8 +113,8 @@ def _usable(index: TileIndex, config: PretrainConfig, notes: list[str]) -> TileI
     for size in sorted(set(index.tiles["size"].tolist())):
         if size % config.patch or size <= config.patch:
             raise CatalogError(
-                f"{index.name}: a patch of {config.patch} pixels does not divide a tile of {size}; change `tile: size`, "
-                f"or choose --set patch={_divisor(size, config.patch)}"
+                f"{index.name}: a patch of {config.patch} pixels does not divide a tile of {size}; change `tile: size`"
+                f", or choose --set patch={_divisor(size, config.patch)}"
             )
     keep = np.ones(len(index), dtype=bool)
     reader = TileReader(index)

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from geomae.errors import ConfigError
 
@@ -44,7 +45,15 @@ def device_for(device: str) -> str:
     return device
 
 
-def build_fabric(device: str, precision: str, devices: int, nodes: int, strategy: str) -> Fabric:
+def working_precision(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which a model runs: with `bf16`, matrix products in bf16 and sums, norms and losses in fp32.
+
+    Not Fabric's own mixed precision, which rounds the pixels themselves, and with them the targets, to bf16.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def build_fabric(device: str, devices: int, nodes: int, strategy: str) -> Fabric:
     """A Fabric that is not launched yet. Raises ConfigError for a combination that cannot run."""
     device = device_for(device)
     if strategy not in ("auto", "ddp", "fsdp"):
@@ -55,7 +64,7 @@ def build_fabric(device: str, precision: str, devices: int, nodes: int, strategy
         raise ConfigError(f"--devices {devices}: this machine has {torch.cuda.device_count()}")
     chosen: Any = strategy if strategy != "auto" else ("ddp" if devices * nodes > 1 else "auto")
     if chosen == "fsdp":
-        from lightning_fabric.strategies import FSDPStrategy
+        from lightning_fabric.strategies.fsdp import FSDPStrategy
         from timm.models.vision_transformer import Block
 
         chosen = FSDPStrategy(auto_wrap_policy={Block}, use_orig_params=True)
@@ -64,7 +73,7 @@ def build_fabric(device: str, precision: str, devices: int, nodes: int, strategy
         devices=devices,
         num_nodes=nodes,
         strategy=chosen,
-        precision="bf16-mixed" if precision_for(device, precision) == "bf16" else "32-true",
+        precision="32-true",  # of the weights; see `working_precision`
     )
 
 

@@ -70,11 +70,14 @@ def evaluate(
         if not counted:
             continue
         totals += errors
-        loss += torch.stack([scored.sum_B.double().sum(), scored.count_B.double().sum(), loss.new_tensor(len(batch.tile_ids))])
+        loss += torch.stack(
+            [scored.sum_B.double().sum(), scored.count_B.double().sum(), loss.new_tensor(len(batch.tile_ids))]
+        )
     totals, loss = reduce(totals), reduce(loss)
     std_C = torch.tensor(record.std_C, dtype=torch.float64)
     rmse = {
-        name: tuple(((totals[i] / totals[-1].clamp(min=1)).sqrt().cpu() * std_C).tolist()) for i, name in enumerate(names)
+        name: tuple(((totals[i] / totals[-1].clamp(min=1)).sqrt().cpu() * std_C).tolist())
+        for i, name in enumerate(names)
     }
     mean_loss = float(loss[0] / loss[1].clamp(min=1))
     return Scores(mean_loss, int(loss[2]), tuple(band.name for band in record.bands), rmse)
@@ -90,7 +93,7 @@ def _errors(
 ) -> tuple[Loss, Tensor]:
     """The loss, and per prediction and band the sum of squared errors, with the number of pixels as the last row."""
     side = mae.architecture.patch
-    shape = grid(*batch.pixels_BCHW.shape[-2:], side)
+    shape = grid(batch.pixels_BCHW, side)
     patches_BNCP = patchify(standardise(batch.pixels_BCHW, batch.valid_BCHW, record), side)
     valid_BNCP = patchify(batch.valid_BCHW, side)
     hidden_BM = batch.order_BN[:, batch.visible :]
@@ -99,9 +102,7 @@ def _errors(
     predicted_BMCP = predicted.float()
     truth, valid = take(patches_BNCP, hidden_BM), take(valid_BNCP, hidden_BM)
     loss = mae.score(predicted_BMCP, truth, valid)
-    known = estimate_hidden(
-        patch_statistics(patches_BNCP, valid_BNCP, mae.architecture.target), visible_BN, shape[1]
-    )
+    known = estimate_hidden(patch_statistics(patches_BNCP, valid_BNCP, mae.architecture.target), visible_BN, shape[1])
     if known is not None:
         known = type(known)(*(take(values, hidden_BM) for values in known))
     predictions = [restore(predicted_BMCP, known)]

@@ -7,7 +7,9 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -18,15 +20,16 @@ from geomae.errors import TrainingError
 from geomae.models.embedding import band_codes
 from geomae.models.mae import MaskedAutoencoder
 from geomae.models.standardise import standardise
+from geomae.tiles.loader import Batch, Draw, fixed_batches, read_ahead
+from geomae.tiles.sampler import Plan
 from geomae.training import checkpoints
 from geomae.training.checkpoints import Progress
 from geomae.training.data import Dataset
+from geomae.training.devices import working_precision
 from geomae.training.evaluate import Scores, evaluate
 from geomae.training.optimizer import build_optimizer, decayed, guarded_step
 from geomae.training.schedule import learning_rate
 from geomae.training.signals import Stop
-from geomae.tiles.loader import Batch, Draw, fixed_batches, read_ahead
-from geomae.tiles.sampler import Plan
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,11 @@ class Trainer:
 
     fabric: Fabric
     mae: MaskedAutoencoder
-    model: torch.nn.Module
+    model: Any
     optimizer: torch.optim.Optimizer
     config: PretrainConfig
     seed: int
+    precision: str
     training: Sequence[Dataset]
     validation: Sequence[Dataset]
     folder: Path
@@ -70,6 +74,7 @@ def prepare(
     mae: MaskedAutoencoder,
     config: PretrainConfig,
     seed: int,
+    precision: str,
     training: Sequence[Dataset],
     validation: Sequence[Dataset],
     folder: Path,
@@ -86,7 +91,7 @@ def prepare(
     if found is not None:
         path, progress = found
         checkpoints.restore(path, wrapped(model), optimizer)
-    return Trainer(fabric, mae, model, optimizer, config, seed, training, validation, folder, progress)
+    return Trainer(fabric, mae, model, optimizer, config, seed, precision, training, validation, folder, progress)
 
 
 def train(trainer: Trainer, order: Plan, stop: Stop) -> Iterator[Event]:
@@ -152,23 +157,22 @@ def one_step(trainer: Trainer, batch: Batch, codes_CF: Tensor, rate: float, stop
     """Forward, backward and update for one batch, in `accumulate` passes, without waiting for the device."""
     fabric, config = trainer.fabric, trainer.config
     record = trainer.training[batch.dataset].record
-    # Sums and counts are added over passes and ranks and divided once; averaging means would weigh tiles with gaps more.
-    count = fabric.all_reduce(batch.hidden_B.sum().float().to(fabric.device), reduce_op="sum")
-    assert isinstance(count, Tensor)
+    # Sums and counts are added over passes and ranks and divided once: a mean of means would weigh tiles with gaps more.
+    count = _added(fabric, batch.hidden_B.sum().float().to(fabric.device))
     losses = []
     passes = batch.split(config.accumulate)
     for number, part in enumerate(passes):
         part = part.to(fabric.device)
         with fabric.no_backward_sync(trainer.model, enabled=number + 1 < len(passes)):
             inputs = standardise(part.pixels_BCHW, part.valid_BCHW, record)
-            loss = trainer.model(inputs, part.valid_BCHW, codes_CF, part.order_BN, part.visible)
+            with working_precision(fabric.device, trainer.precision):
+                loss = trainer.model(inputs, part.valid_BCHW, codes_CF, part.order_BN, part.visible)
             # The strategy averages gradients over ranks; the sum is wanted.
             fabric.backward(loss.sum_B.sum() * (fabric.world_size / count.clamp(min=1)))
         losses.append(loss.sum_B.detach())
     loss_B = torch.cat(losses)
     total = torch.stack([loss_B.sum().double(), torch.full((), float(stop.signal > 0), device=fabric.device).double()])
-    total = fabric.all_reduce(total, reduce_op="sum")
-    assert isinstance(total, Tensor)
+    total = _added(fabric, total)
     norm = fabric.clip_gradients(
         trainer.model, trainer.optimizer, max_norm=config.optimizer.clip, error_if_nonfinite=False
     )
@@ -183,7 +187,9 @@ def check(pulse: Pulse | None) -> None:
     """Raise TrainingError, naming this rank's tiles, where the step was not finite; all ranks see the same values."""
     if pulse is None or bool(torch.isfinite(pulse.values).all()):
         return
-    bad = [name for name, value in zip(pulse.tile_ids, pulse.step_loss_B.tolist(), strict=True) if not math.isfinite(value)]
+    bad = [
+        name for name, value in zip(pulse.tile_ids, pulse.step_loss_B.tolist(), strict=True) if not math.isfinite(value)
+    ]
     named = bad or list(pulse.tile_ids)
     more = f" and {len(named) - 8} more" if len(named) > 8 else ""
     what = "loss" if bad else "gradient"
@@ -198,10 +204,10 @@ def validate(trainer: Trainer, *, baselines: bool = False) -> dict[str, Scores]:
     fabric = trainer.fabric
     trainer.model.eval()
 
-    def add(values: Tensor) -> Tensor:
-        total = fabric.all_reduce(values, reduce_op="sum")
-        assert isinstance(total, Tensor)
-        return total
+    def predict(*inputs: Any) -> Tensor:
+        with working_precision(fabric.device, trainer.precision):
+            predicted: Tensor = trainer.model.predict(*inputs)
+            return predicted
 
     found = {}
     for number, one in enumerate(trainer.validation):
@@ -209,7 +215,8 @@ def validate(trainer: Trainer, *, baselines: bool = False) -> dict[str, Scores]:
             one.reader, number, range(len(one.reader)), trainer.draw, trainer.config.batch,
             fabric.global_rank, fabric.world_size,
         )  # fmt: skip
-        found[one.name] = evaluate(trainer.model.predict, trainer.mae, one.record, batches, add, baselines=baselines)
+        add = partial(_added, fabric)
+        found[one.name] = evaluate(predict, trainer.mae, one.record, batches, add, baselines=baselines)
     trainer.model.train()
     losses = [scores.loss for scores in found.values()]
     mean = sum(losses) / len(losses) if losses else None
@@ -264,7 +271,14 @@ class Clock:
         return figures
 
 
-def wrapped(model: torch.nn.Module) -> torch.nn.Module:
+def wrapped(model: Any) -> torch.nn.Module:
     """The module inside Fabric's wrapper: plain, DDP or FSDP."""
-    inner: torch.nn.Module = model._forward_module  # type: ignore[assignment]
+    inner: torch.nn.Module = model._forward_module
     return inner
+
+
+def _added(fabric: Fabric, values: Tensor) -> Tensor:
+    """The sum of `values` over all ranks."""
+    total = fabric.all_reduce(values, reduce_op="sum")
+    assert isinstance(total, Tensor)
+    return total

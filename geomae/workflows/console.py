@@ -1,4 +1,4 @@
-"""What a person sees while a command runs: a progress bar on a terminal, plain lines elsewhere, nothing with --quiet."""
+"""What a person sees of a command: a progress bar on a terminal, plain lines elsewhere, nothing with --quiet."""
 
 import sys
 import time
@@ -71,4 +71,6 @@ class Screen:
             self._bar.start()
         if what not in self._tasks:
             self._tasks[what] = self._bar.add_task(what, total=total, completed=done, figures=figures)
-        self._bar.update(self._tasks[what], completed=done, figures=figures or self._bar.tasks[self._tasks[what]].fields["figures"])
+        self._bar.update(
+            self._tasks[what], completed=done, figures=figures or self._bar.tasks[self._tasks[what]].fields["figures"]
+        )

@@ -26,14 +26,14 @@ def run(
     if out.exists():
         raise StorageError(f"{out}: exists; choose another folder")
     weights = read_weights(source)
-    model, account = convert_mae(
-        weights, heads=heads, decoder_heads=decoder_heads, norm_eps=norm_eps, target=target
-    )
+    model, account = convert_mae(weights, heads=heads, decoder_heads=decoder_heads, norm_eps=norm_eps, target=target)
     model.provenance.update({"source": source.name, "sha256": file_digest(source)})
     save_model(model, out)
     for what in ("taken", "adapted", "left", "new"):
         keys = getattr(account, what)
-        screen.result(f"{what} {len(keys)}: {', '.join(keys) if what != 'taken' else 'as they were'}" if keys else f"{what} 0")
+        screen.result(
+            f"{what} {len(keys)}: {', '.join(keys) if what != 'taken' else 'as they were'}" if keys else f"{what} 0"
+        )
     shape = model.mae.architecture
     screen.result(
         f"{out}: {shape.bands} bands, patch {shape.patch}, encoder {shape.width}/{shape.depth}/{shape.heads}, "

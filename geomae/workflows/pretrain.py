@@ -12,7 +12,7 @@ from geomae import __version__
 from geomae.catalog import Catalog, open_catalog, parse_selector, resolve_selectors
 from geomae.catalog.parts import ALL
 from geomae.config import PretrainConfig, changed, flatten, load_config, parse
-from geomae.errors import CheckpointError, ConfigError, GeomaeError
+from geomae.errors import CheckpointError, ConfigError
 from geomae.models.architecture import architecture
 from geomae.models.mae import MaskedAutoencoder
 from geomae.randomness import key
@@ -90,7 +90,7 @@ def run(request: Request) -> int:
         return 0
     if request.out is not None and folder is None and rank == 0:
         run_folder.check_new(request.out)
-    fabric = devices.build_fabric(request.device, job.precision, request.devices, request.nodes, request.strategy)
+    fabric = devices.build_fabric(request.device, request.devices, request.nodes, request.strategy)
     _check_shares(job.config, fabric.world_size)
     catalog = open_catalog(job.catalog)
     # Where we start the other ranks, that comes after everything that can be wrong with the request, so that it is said
@@ -119,7 +119,7 @@ def _train(fabric: Fabric, job: Job, data: TrainingData, folder: RunFolder, repo
     config = job.config
     mae = _new_model(job, data)
     with watch() as stop:
-        trainer = prepare(fabric, mae, config, job.seed, data.training, data.validation, folder.checkpoints)
+        trainer = prepare(fabric, mae, config, job.seed, job.precision, data.training, data.validation, folder.checkpoints)
         reporter.begin(trainer)
         order = plan(job.seed, tuple(len(one.reader) for one in data.training), config.batch, config.steps)
         for event in train(trainer, order, stop):
@@ -160,7 +160,9 @@ def _resolve(request: Request, folder: RunFolder | None) -> Job:
         "eval": (list(request.evaluations) or None, stored["eval"]),
         "precision": (None if request.precision == "auto" else request.precision, stored["precision"]),
     }
-    differences += [f"{name} ({old} there, {new} here)" for name, (new, old) in wishes.items() if new not in (None, old)]
+    differences += [
+        f"{name} ({old} there, {new} here)" for name, (new, old) in wishes.items() if new not in (None, old)
+    ]
     if differences:
         raise CheckpointError(
             f"--resume {folder.path}: its configuration differs in {'; '.join(differences)}; leave these out to go on, "
@@ -207,7 +209,9 @@ def _agree_on_folder(
         return folder
     path = ""
     if fabric.is_global_zero:
-        made = run_folder.make((request.out or run_folder.default_out("pretrain")).absolute(), job.to_dict() | {"data": data.digest})
+        made = run_folder.make(
+            (request.out or run_folder.default_out("pretrain")).absolute(), job.to_dict() | {"data": data.digest}
+        )
         path = str(made.path)
     return RunFolder(Path(fabric.broadcast(path)))
 
@@ -236,11 +240,12 @@ def _describe(screen: Screen, job: Job, data: TrainingData, fabric: Fabric) -> N
     for what, group in (("train on", data.training), ("validate on", data.validation)):
         for one in group:
             bands = ", ".join(band.name for band in one.record.bands)
-            screen.result(f"{what} {one.name}: {len(one.reader)} tiles of {one.record.name} in {one.record.unit} ({bands})")
+            screen.result(
+                f"{what} {one.name}: {len(one.reader)} tiles of {one.record.name} in {one.record.unit} ({bands})"
+            )
     screen.result(
-        f"{job.config.preset}, {millions:.1f} million parameters, {job.config.steps} steps of {job.config.batch} tiles on "
-        f"{fabric.world_size} x {fabric.device.type} in {job.precision}, seed {job.seed}"
+        f"{job.config.preset}, {millions:.1f} million parameters, {job.config.steps} steps of {job.config.batch} tiles "
+        f"on {fabric.world_size} x {fabric.device.type} in {job.precision}, seed {job.seed}"
     )
     for name, value in flatten(job.config.model_dump(mode="json")).items():
         screen.result(f"  {name}: {value}")
-

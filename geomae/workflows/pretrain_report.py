@@ -60,7 +60,9 @@ class Reporter:
             return self
         for name, statistics in self.data.statistics.items():
             write_json(self.folder.path / "statistics" / f"{file_name(name)}.json", statistics.to_dict())
-        audits = {name: index.report.to_dict() | {"left_out": index.left_out} for name, index in self.data.indexes.items()}
+        audits = {
+            name: index.report.to_dict() | {"left_out": index.left_out} for name, index in self.data.indexes.items()
+        }
         write_json(self.folder.path / "audit.json", audits)
         known = self.folder.tracked(self.uri)
         self.tracker = start_run(
@@ -127,7 +129,9 @@ class Reporter:
         if self.folder.model.exists():  # of a run that was killed right here
             shutil.rmtree(self.folder.model)
         save_model(model, self.folder.model)
-        loss_curve(self.folder.pictures / "loss.png", self.folder.history())
+        history = self.folder.history()
+        curve = {"training": "train/loss", "validation": f"loss/{next(iter(scores), '')}"}
+        loss_curve(self.folder.pictures / "loss.png", history, **curve)
         metrics: dict[str, float] = {}
         for name, found in scores.items():
             metrics |= found.metrics(name)
@@ -288,7 +292,12 @@ def _commit() -> str:
     """The commit of a checkout, `unknown` for an installed package."""
     try:
         asked = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=True
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return "unknown"

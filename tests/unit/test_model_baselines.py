@@ -1,0 +1,53 @@
+"""Reconstructions without training, against loops over every pixel.
+
+B batch, N patches, C bands, P pixels of a patch in one band
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from geomae.models.baselines import mean_of_nearest, mean_of_visible
+
+ROWS, COLS = 3, 4
+
+
+@pytest.fixture
+def parts():
+    rng = torch.Generator().manual_seed(0)
+    patches = torch.randn(2, ROWS * COLS, 3, 4, generator=rng)
+    valid = torch.rand(patches.shape, generator=rng) > 0.3
+    visible = torch.zeros(2, ROWS * COLS, dtype=torch.bool)
+    visible[0, [0, 2, 10]] = visible[1, [5, 6]] = True
+    valid[0, 2, 1] = False  # the nearest patch does not have the band
+    valid[1, [5, 6], 2] = False  # no visible patch has it
+    return patches.masked_fill(~valid, torch.nan), valid, visible
+
+
+def test_mean_of_the_visible_pixels(parts):
+    patches, valid, visible = parts
+    found = mean_of_visible(patches, valid, visible)
+    assert found.shape == patches.shape
+    for b, c in np.ndindex(2, 3):
+        values = patches[b, visible[b], c][valid[b, visible[b], c]]
+        expected = float(values.mean()) if len(values) else 0.0
+        torch.testing.assert_close(found[b, :, c], torch.full((12, 4), expected))
+
+
+def test_mean_of_the_nearest_visible_patches(parts):
+    patches, valid, visible = parts
+    found = mean_of_nearest(patches, valid, visible, COLS)
+    for b, n, c in np.ndindex(2, ROWS * COLS, 3):
+        known = [m for m in range(ROWS * COLS) if visible[b, m] and valid[b, m, c].any()]
+        distance = [(n // COLS - m // COLS) ** 2 + (n % COLS - m % COLS) ** 2 for m in known]
+        nearest = [m for m, d in zip(known, distance, strict=True) if d == min(distance)]
+        means = [float(patches[b, m, c][valid[b, m, c]].mean()) for m in nearest]
+        expected = float(np.mean(means)) if means else 0.0
+        torch.testing.assert_close(found[b, n, c], torch.full((4,), expected))
+
+
+def test_neither_sees_hidden_pixels(parts):
+    patches, valid, visible = parts
+    changed = torch.where(visible[:, :, None, None], patches, 1e6)
+    assert torch.equal(mean_of_visible(patches, valid, visible), mean_of_visible(changed, valid, visible))
+    assert torch.equal(mean_of_nearest(patches, valid, visible, COLS), mean_of_nearest(changed, valid, visible, COLS))

@@ -1,0 +1,58 @@
+"""Models that are small enough for any test, and tiles for them.
+
+B batch, C bands, H W pixels, N patches
+"""
+
+import torch
+from torch import Tensor
+
+from geomae.config import Decoder
+from geomae.models.architecture import Architecture
+from geomae.models.folder import Model
+from geomae.models.mae import MaskedAutoencoder
+from geomae.models.standardise import SensorRecord
+from geomae.sensors import sensor
+
+torch.set_num_threads(1)  # on a busy machine, threads of so small products wait for each other most of the time
+
+EMBEDDINGS, TARGETS = ("stacked", "spectral"), ("none", "patch", "patch-band")
+BANDS = tuple(sensor("sentinel-2-l2a").band(name) for name in ("B02", "B04", "B8A", "B11"))
+RECORD = SensorRecord("s2", "reflectance", 10.0, BANDS, (0.05, 0.1, 0.3, 0.2), (0.02, 0.04, 0.1, 0.05))
+SIDE = 4  # of a patch, in pixels
+
+
+def tiny_mae(embedding: str = "spectral", target: str = "none", *, bands: int = len(BANDS), depth: int = 1) -> MaskedAutoencoder:
+    """A masked autoencoder of width 24 with weights that are the same each time, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return MaskedAutoencoder(
+            Architecture(
+                embedding=embedding,
+                bands=bands,
+                patch=SIDE,
+                width=24,
+                depth=depth,
+                heads=2,
+                decoder=Decoder(width=16, depth=1, heads=2),
+                target=target,
+            )
+        ).eval()
+
+
+def tiny_model(embedding: str = "spectral", target: str = "none", *, depth: int = 1) -> Model:
+    """A model that knows the sensor of `RECORD`."""
+    return Model(tiny_mae(embedding, target, depth=depth), (RECORD,))
+
+
+def tiles(count: int = 2, height: int = 16, width: int = 12, seed: int = 0, gaps: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Tiles (B, C, H, W) in physical units of `RECORD`, and their validity with a share of gaps."""
+    rng = torch.Generator().manual_seed(seed)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (RECORD.mean_C, RECORD.std_C))
+    pixels = mean + std * torch.randn(count, len(BANDS), height, width, generator=rng)
+    return pixels, torch.rand(pixels.shape, generator=rng) >= gaps
+
+
+def orders(count: int, patches: int, seed: int = 0) -> Tensor:
+    """A permutation of the patches for each tile: (B, N)."""
+    rng = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randperm(patches, generator=rng) for _ in range(count)])
