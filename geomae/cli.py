@@ -67,7 +67,8 @@ def pretrain(
     quiet: Quiet = False,
 ) -> None:
     """Train a masked autoencoder on the tiles of a catalogue."""
-    from geomae.workflows.pretrain import Request, run
+    from geomae.workflows.pretrain import run
+    from geomae.workflows.pretrain_job import Request
 
     request = Request(
         catalog=catalog,

@@ -50,7 +50,7 @@ def stats(catalog: CatalogFile = None, dataset: Datasets = None, out: Out = None
 
 
 def preview(catalog: CatalogFile = None, dataset: Datasets = None, out: Out = None, quiet: Quiet = False) -> Command:
-    """A contact sheet of tiles spread over each data set, with the mean spectrum."""
+    """Draw preview.png, tiles spread over a data set; of several, preview_NAME.png each, the first as preview.png."""
     from geomae.workflows.catalog_preview import run
 
     return lambda: run(catalog, tuple(dataset or ()), out, quiet=quiet)

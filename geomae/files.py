@@ -139,7 +139,8 @@ def read_yaml(path: Path) -> YamlDocument:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
+        where = f"{error.reason} at byte {error.start}"
+        raise ConfigError(f"{path}: is not UTF-8 text ({where}); save it as UTF-8") from error
     try:
         tags = [one for one in YAML().scan(text) if isinstance(one, TagToken)] if "!" in text else []
         tree = None if tags else YAML(typ="rt", pure=True).load(text)

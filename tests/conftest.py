@@ -2,11 +2,12 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
+from helpers import SIXTY, command, options, write_catalog, write_scenes
 
 ROOT = Path(__file__).parents[1]
 # Threads of one process that wait for each other, while others want the same cores, are slower than one thread.
@@ -48,12 +49,48 @@ def geomae() -> Command:
     """Run the real command as a process: `geomae("pretrain", "--dry-run", cwd=tmp_path)`."""
 
     def run(*arguments: object, cwd: Path, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", "from geomae.cli import main; main()", *map(str, arguments)]
-        installed = Path(sys.executable).with_name("geomae")
-        if installed.exists():
-            command = [str(installed), *map(str, arguments)]
         return subprocess.run(
-            command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=timeout, check=False
+            command(*arguments),
+            cwd=cwd,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A catalogue of four small scenes with 64 tiles, for tests that only read it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    write_scenes(folder / "scenes")
+    return write_catalog(folder)
+
+
+@pytest.fixture(scope="session")
+def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tracking store for all tests: to make its tables takes MLflow some seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('tracking') / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="session")
+def sixty_steps(
+    geomae: Command, tiny_catalog: Path, tracking_uri: str, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[int], Path]:
+    """Folders of runs of 60 steps that nothing interrupted, by number of processes; for tests that only read them."""
+
+    @cache
+    def run(devices: int) -> Path:
+        folder = tmp_path_factory.mktemp("sixty-steps")
+        out = folder / f"on-{devices}"
+        done = geomae(
+            "pretrain", "--catalog", tiny_catalog, *options(*SIXTY), "--precision", "32", "--devices", devices,
+            "--tracking-uri", tracking_uri, "--out", out, cwd=folder,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return out
 
     return run

@@ -41,8 +41,8 @@ class Source:
 
     Physical value = stored value x scale + offset, per band, in `unit`. `stored_bands` is how many bands each file
     must hold (None where every band has a file of its own). `invalid_bits` and `invalid_values` say which values of a
-    scene's mask file mark a pixel as invalid. `gsd_m` is the grid to which all bands are brought; None stands for that of the
-    finest file of each scene.
+    scene's mask file mark a pixel as invalid. `gsd_m` is the grid to which all bands are brought; None
+    stands for that of the finest file of each scene.
     """
 
     name: str

@@ -153,9 +153,7 @@ def _architecture(
         decoder = Decoder(width=decoder_width, depth=decoder_depth, heads=decoder_heads)
     if width % heads:
         raise ModelError(f"--heads: {heads} does not divide the width {width}")
-    computed = all(
-        _is_sincos(weights[key], side) for key in ("pos_embed", "decoder_pos_embed") if key in weights
-    )
+    computed = all(_is_sincos(weights[key], side) for key in ("pos_embed", "decoder_pos_embed") if key in weights)
     return Architecture(
         embedding="stacked",
         bands=bands,

@@ -83,14 +83,17 @@ class KernelBasis(nn.Module):
         super().__init__()
         self.mixture = nn.Sequential(nn.Linear(CODE_FEATURES, 128), nn.GELU(), nn.Linear(128, KERNELS))
         self.kernels = nn.Parameter(torch.empty(KERNELS, rows, cols))
-        limit = gain * math.sqrt(6 / (rows + cols))  # Xavier of one kernel ...
+        limit = gain * math.sqrt(6 * KERNELS / (rows + cols))  # a mixture then begins as Xavier would have it
         nn.init.uniform_(self.kernels, -limit, limit)
 
     def forward(self, codes_CF: Tensor) -> tuple[Tensor, Tensor]:
-        """Kernels (C, rows, cols) and the mixtures (C, R) of unit norm that made them, in float32."""
+        """Kernels (C, rows, cols) and the mixtures (C, R) that made them, in float32.
+
+        Shares are of the size 1 / R: an optimizer that moves every weight by its rate then moves a kernel by as much,
+        and not by the sum over the basis.
+        """
         with torch.autocast(codes_CF.device.type, enabled=False):  # a few rows: precision is free here
-            mixture_CR = nn.functional.layer_norm(self.mixture(codes_CF.float()), (KERNELS,)) / math.sqrt(KERNELS)
-            # ... kept by a mixture of unit norm.
+            mixture_CR = nn.functional.layer_norm(self.mixture(codes_CF.float()), (KERNELS,)) / KERNELS
             return torch.einsum("cr,rij->cij", mixture_CR, self.kernels.float()), mixture_CR
 
 
@@ -114,7 +117,7 @@ class SpectralEmbedding(nn.Module):
         # One product over bands and pixels; the presence of a band multiplies its bias.
         tokens_BND = torch.cat([pixels_BNCP, present_BNC[..., None]], dim=-1).flatten(2) @ kernels_CPD.flatten(0, 1)
         with torch.autocast(codes_CF.device.type, enabled=False):
-            size_BN = (present_BNC @ mixture_CR).norm(dim=-1)
+            size_BN = (present_BNC.float() @ mixture_CR).norm(dim=-1) * math.sqrt(KERNELS)
         scaled_BND: Tensor = tokens_BND / size_BN.clamp(min=SMALLEST_SUM)[..., None]
         return scaled_BND
 

@@ -1,7 +1,7 @@
 """The model folder: weights, architecture, bands and statistics; all that is needed to use a model.
 
-    model.safetensors   weights, in float32
-    config.json         architecture, sensors with bands and statistics, provenance
+model.safetensors   weights, in float32
+config.json         architecture, sensors with bands and statistics, provenance
 """
 
 from dataclasses import dataclass, field
@@ -48,7 +48,8 @@ class Model:
         """This model for the sensor `name`, and for these of its bands in this order. Weights are shared."""
         found = next((one for one in self.sensors if one.name == name), None)
         if found is None:
-            raise ModelError(f"the model has no statistics for sensor {name!r}; {nearest(name, [s.name for s in self.sensors])}")
+            known = nearest(name, [one.name for one in self.sensors])
+            raise ModelError(f"the model has no statistics for sensor {name!r}; {known}")
         record = found if bands is None else found.select(bands)
         if self.mae.architecture.embedding == "stacked" and record.bands != found.bands:
             raise ModelError(
@@ -138,7 +139,7 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Model:
     """Read a model folder. Raises ModelError with the file and the remedy where it is not whole."""
     folder = Path(folder)
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder}: is not a model folder (no config.json); give the `model` folder that training leaves")
+        raise ModelError(f"{folder}: is not a model folder (no config.json); give the `model` folder of a training")
     try:
         config = read_json(folder / "config.json")
         architecture = Architecture.model_validate(config["architecture"])
@@ -156,5 +157,6 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Model:
         mae.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, SafetensorError, RuntimeError) as error:
         detail = " ".join(str(error).split())[:300]
-        raise ModelError(f"{folder / 'model.safetensors'}: does not fit config.json or is damaged ({detail})") from error
+        file = folder / "model.safetensors"
+        raise ModelError(f"{file}: does not fit config.json or is damaged ({detail}); copy it again") from error
     return Model(mae.eval().to(device), sensors, config.get("provenance", {}))

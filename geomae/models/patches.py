@@ -8,7 +8,7 @@ from torch import Tensor
 
 def patchify(pixels_BCHW: Tensor, side: int) -> Tensor:
     """Cut tiles (B, C, H, W) into patches (B, N, C, P), row by row; `side` must divide H and W."""
-    B, C, H, W = pixels_BCHW.shape
+    B, C = pixels_BCHW.shape[:2]
     rows, cols = grid(pixels_BCHW, side)
     cut = pixels_BCHW.reshape(B, C, rows, side, cols, side)
     return cut.permute(0, 2, 4, 1, 3, 5).reshape(B, rows * cols, C, side * side)

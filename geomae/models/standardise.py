@@ -41,9 +41,11 @@ class SensorRecord:
             mean, std = (tuple(float(one) for one in values[key]) for key in ("mean", "std"))
             record = cls(values["name"], values["unit"], values["gsd_m"], bands, mean, std)
         except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"the model does not know its bands and statistics ({error!r}); train or convert it again") from error
+            problem = f"the model does not know its bands and statistics ({error!r})"
+            raise ModelError(f"{problem}; train or convert it again") from error
         if not bands or len(mean) != len(bands) or len(std) != len(bands) or min(std) <= 0:
-            raise ModelError(f"sensor {record.name}: {len(bands)} bands with {len(mean)} means and {len(std)} deviations")
+            counts = f"{len(bands)} bands, {len(mean)} means, {len(std)} deviations above 0"
+            raise ModelError(f"sensor {record.name}: {counts} do not fit; train or convert the model again")
         return record
 
     def select(self, names: Sequence[str]) -> "SensorRecord":

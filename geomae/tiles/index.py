@@ -15,7 +15,7 @@ from geomae.catalog import Catalog, Selector, read_windows, require_columns, whe
 from geomae.catalog.source import Source
 from geomae.errors import CatalogError, nearest
 from geomae.rasters import AuditReport, Grid, audit, scene_grid
-from geomae.tiles.labels import raster_labels
+from geomae.tiles.describe import describe
 from geomae.tiles.sources import prepare
 from geomae.tiles.splitting import assign_splits
 from geomae.tiles.survey import Survey, survey
@@ -129,7 +129,7 @@ def build_index(
     tiles, attributes = _keep(tiles, attributes, enough, "too few valid pixels", left_out)
     if tiles.empty:
         raise CatalogError(f"{catalog.place(name)}: no tile has enough valid pixels; check `nodata`, `mask` and `tile`")
-    tiles = _describe(catalog, name, source, grids, tiles, attributes)
+    tiles = describe(catalog, name, source, grids, tiles, attributes)
     tiles, kept = assign_splits(catalog, name, grids, tiles, attributes)
     left_out |= {"train tile overlaps another split": int((~kept).sum())} if not kept.all() else {}
     tiles, attributes = tiles[kept].reset_index(drop=True), attributes[kept].reset_index(drop=True)
@@ -198,65 +198,6 @@ def _listed(
             )
     fixed = ["scene", "row", "col", "size"]
     return windows[fixed], windows.drop(columns=fixed)
-
-
-def _describe(
-    catalog: Catalog,
-    name: str,
-    source: Source,
-    grids: Sequence[Grid | None],
-    tiles: pd.DataFrame,
-    attributes: pd.DataFrame,
-) -> pd.DataFrame:
-    """Add identity, place, group, domain and label."""
-    entry = catalog.entry(name)
-    ids = [source.scenes[scene].id for scene in tiles["scene"]]
-    tiles = tiles.reset_index(drop=True)
-    tiles.insert(0, "tile_id", [f"{i}:{r}:{c}" for i, r, c in zip(ids, tiles["row"], tiles["col"], strict=True)])
-    centres = [
-        _centre(grids[scene], row, col, size)
-        for scene, row, col, size in tiles[["scene", "row", "col", "size"]].itertuples(index=False)
-    ]
-    tiles["x"], tiles["y"] = np.array(centres, dtype=np.float64).T
-
-    def column(key: str) -> NDArray[Any]:
-        return _texts(attributes[key])
-
-    nothing = np.full(len(tiles), None, dtype=object)
-    tiles["group"] = column(entry.group.column) if entry.group else nothing
-    folds = entry.group.folds if entry.group else None
-    tiles["fold"] = column(folds) if folds else tiles["group"]
-    if entry.domain is None or isinstance(entry.domain, str):
-        tiles["domain"] = entry.domain or name
-    else:
-        domain = column(entry.domain.column)
-        tiles["domain"] = [value if value else "unspecified" for value in domain]
-    if entry.label is None:
-        tiles["label"] = nothing
-    elif entry.label.raster is None:
-        tiles["label"] = column(entry.label.column or "label")  # the catalogue writes a folder's name there
-    else:
-        tiles["label"] = raster_labels(entry.label, source, grids, tiles)
-    return tiles
-
-
-def _centre(grid: Grid | None, row: int, col: int, size: int) -> tuple[float, float]:
-    if grid is None or grid.crs is None:
-        return float("nan"), float("nan")
-    a, b, c, d, e, f = grid.transform
-    x, y = col + size / 2, row + size / 2
-    return a * x + b * y + c, d * x + e * y + f
-
-
-def _texts(values: "pd.Series[Any]") -> NDArray[Any]:
-    """Values as text, missing ones as None; whole numbers without a decimal point."""
-
-    def text(value: Any) -> str | None:
-        if value is None or value != value or value == "":
-            return None
-        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-    return np.array([text(value) for value in values.tolist()], dtype=object)
 
 
 def _keep(

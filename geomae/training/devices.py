@@ -1,5 +1,6 @@
 """Devices, precision and ranks, through Lightning Fabric."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ def build_fabric(device: str, devices: int, nodes: int, strategy: str) -> Fabric
         from timm.models.vision_transformer import Block
 
         chosen = FSDPStrategy(auto_wrap_policy={Block}, use_orig_params=True)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what it announces stands in our own lines
     return Fabric(
         accelerator=device,
         devices=devices,

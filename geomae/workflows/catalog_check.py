@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.markup import escape
 
 from geomae.catalog import Catalog, Selector, Source
 from geomae.errors import CatalogError, GeomaeError
@@ -126,16 +125,16 @@ def _metrics(found: _Findings) -> dict[str, float]:
 def _tell(screen: Screen, catalog: Catalog, name: str, found: _Findings) -> None:
     """The tables of one data set, and its problems in words."""
     if found.report is not None:
-        screen.table(escape(name), ["", "count"], [[escape(text), str(count)] for text, count in _figures(found)])
+        screen.table(name, ["", "count"], [[text, str(count)] for text, count in _figures(found)])
     if found.source is not None and found.tiles is not None:
         gsd_m = _gsd_m(found.tiles)
         rows = []
         for band, unit in zip(found.source.bands, band_units(catalog, found.source), strict=True):
             figures = (band.wavelength_um, band.fwhm_um, band.gsd_m)
-            rows.append([escape(band.name), band.common_name or "", *map(_number, figures), unit])
+            rows.append([band.name, band.common_name or "", *map(_number, figures), unit])
         grid = f"grid of {_number(gsd_m)} m" if gsd_m else "no ground sample distance known"
         title = f"bands of {name}: sensor {found.source.sensor}, {grid}"
-        screen.table(escape(title), ["band", "common name", "wavelength µm", "width µm", "gsd m", "unit"], rows)
+        screen.table(title, ["band", "common name", "wavelength µm", "width µm", "gsd m", "unit"], rows)
     problems = found.report.problems if found.report else ()
     for problem in problems[:SHOWN]:
         screen.result(f"{f'quarantined ({problem.kind})' if problem.quarantines else problem.kind}: {problem.message}")

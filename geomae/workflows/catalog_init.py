@@ -168,9 +168,7 @@ def _tell(
     problems: Sequence[str],
     left_out: Sequence[str],
 ) -> None:
-    rows = [
-        [name, str(one.scenes), one.sensor, str(len(one.bands)), str(one.tile)] for name, one in entries.items()
-    ]
+    rows = [[name, str(one.scenes), one.sensor, str(len(one.bands)), str(one.tile)] for name, one in entries.items()]
     screen.table(str(out), ["data set", "scenes", "sensor", "bands", "tile"], rows)
     for text in left_out:
         screen.say(f"not in the catalogue: {text}")

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.markup import escape
 
 from geomae.files import write_json
 from geomae.workflows.catalog_tiles import band_units, resolve, select_all
@@ -38,10 +37,10 @@ def run(catalog: Path | None, datasets: tuple[str, ...], out: Path | None, *, qu
             metrics |= {f"{name}@{split}/{band}/{key}": values[key] for key in ("mean", "std")}
         header = ["band", "unit", "count", "mean", "std", "min", "max"]
         rows = [
-            [escape(band), values["unit"], str(values["count"]), *(_figure(values[key]) for key in header[3:])]
+            [band, values["unit"], str(values["count"]), *(_figure(values[key]) for key in header[3:])]
             for band, values in bands.items()
         ]
-        screen.table(escape(f"{name}, split {split}, {len(index)} tiles, valid pixels"), header, rows)
+        screen.table(f"{name}, split {split}, {len(index)} tiles, valid pixels", header, rows)
     write_json(request.out / "stats.json", records)
     request.write_summary(metrics)
     screen.result(f"written to {request.out}")

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -45,11 +46,11 @@ class Screen:
         """A table of results; the first column is left-aligned, the others are figures."""
         if not self.shown:
             return
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
         for number, name in enumerate(header):
-            table.add_column(name, justify="left" if number == 0 else "right")
+            table.add_column(escape(name), justify="left" if number == 0 else "right")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         self._out.print(table)
 
     def result(self, text: str) -> None:

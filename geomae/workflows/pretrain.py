@@ -1,17 +1,15 @@
 """`geomae pretrain`: from a catalogue to a trained model, start to end."""
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
-from geomae import __version__
-from geomae.catalog import Catalog, open_catalog, parse_selector, resolve_selectors
+from geomae.catalog import Catalog, open_catalog, parse_selector
 from geomae.catalog.parts import ALL
-from geomae.config import PretrainConfig, changed, flatten, load_config, parse
+from geomae.config import PretrainConfig, flatten
 from geomae.errors import CheckpointError, ConfigError
 from geomae.models.architecture import architecture
 from geomae.models.mae import MaskedAutoencoder
@@ -19,62 +17,14 @@ from geomae.randomness import key
 from geomae.tiles.sampler import plan
 from geomae.training import devices
 from geomae.training.data import TrainingData, assemble
-from geomae.training.loop import prepare, train
+from geomae.training.loop import train
 from geomae.training.signals import die_with_parent, watch
+from geomae.training.trainer import prepare
 from geomae.workflows import run_folder
 from geomae.workflows.console import Screen
+from geomae.workflows.pretrain_job import Job, Request, resolve
 from geomae.workflows.pretrain_report import Reporter
 from geomae.workflows.run_folder import RunFolder
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the command line asked for; None where it did not say."""
-
-    catalog: Path | None = None
-    datasets: tuple[str, ...] = ()
-    evaluations: tuple[str, ...] = ()
-    config: str | None = None
-    changes: tuple[str, ...] = ()
-    out: Path | None = None
-    resume: Path | None = None
-    seed: int | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    devices: int = 1
-    nodes: int = 1
-    strategy: str = "auto"
-    tracking_uri: str | None = None
-    experiment: str = "geomae"
-    run_name: str | None = None
-    register: str | None = None
-    dry_run: bool = False
-    quiet: bool = False
-
-
-@dataclass(frozen=True)
-class Job:
-    """What decides the result, resolved; `to_dict` is stored in the run's folder and compared at a resume."""
-
-    catalog: Path
-    datasets: tuple[str, ...]
-    evaluations: tuple[str, ...]
-    config: PretrainConfig
-    seed: int
-    precision: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "command": "pretrain",
-            "version": __version__,
-            "catalog": str(self.catalog),
-            "dataset": list(self.datasets),
-            "eval": list(self.evaluations),
-            "config": self.config.model_dump(mode="json"),
-            "seed": self.seed,
-            "precision": self.precision,
-        }
 
 
 def run(request: Request) -> int:
@@ -84,7 +34,7 @@ def run(request: Request) -> int:
     rank = devices.early_rank()
     screen = Screen(shown=not request.quiet and rank == 0)
     folder = RunFolder(request.resume.absolute()) if request.resume else None
-    job = _resolve(request, folder)
+    job = resolve(request, folder)
     if folder is not None and folder.finished and rank == 0:
         screen.say(f"{folder.path}: this run is finished; its model is in {folder.model}")
         return 0
@@ -119,7 +69,9 @@ def _train(fabric: Fabric, job: Job, data: TrainingData, folder: RunFolder, repo
     config = job.config
     mae = _new_model(job, data)
     with watch() as stop:
-        trainer = prepare(fabric, mae, config, job.seed, job.precision, data.training, data.validation, folder.checkpoints)
+        trainer = prepare(
+            fabric, mae, config, job.seed, job.precision, data.training, data.validation, folder.checkpoints
+        )
         reporter.begin(trainer)
         order = plan(job.seed, tuple(len(one.reader) for one in data.training), config.batch, config.steps)
         for event in train(trainer, order, stop):
@@ -129,47 +81,6 @@ def _train(fabric: Fabric, job: Job, data: TrainingData, folder: RunFolder, repo
             return stop.exit_code or 143 if fabric.is_global_zero or devices.external() else 0
         reporter.finish(trainer)
     return 0
-
-
-def _resolve(request: Request, folder: RunFolder | None) -> Job:
-    """The job of a new run, or the stored one; a resume with other wishes is refused, naming them."""
-    device = devices.device_for(request.device)
-    if folder is None:
-        config = load_config(PretrainConfig, "pretrain", request.config or "tiny", request.changes)
-        path = request.catalog or Path("data_catalog.yaml")
-        catalog = open_catalog(path)
-        datasets = resolve_selectors(catalog, request.datasets, "train")
-        for text in request.evaluations:
-            catalog.entry(parse_selector(text).dataset)
-        texts = tuple(str(one) if one.split else f"{one}@{ALL}" for one in datasets)
-        precision = devices.precision_for(device, request.precision)
-        return Job(path.absolute(), texts, request.evaluations, config, request.seed or 0, precision)
-    stored = folder.request()
-    config = parse(PretrainConfig, stored["config"])
-    asked = (
-        load_config(PretrainConfig, "pretrain", request.config, request.changes)
-        if request.config
-        else parse(PretrainConfig, changed(stored["config"], request.changes))
-    )
-    flat = flatten(asked.model_dump(mode="json"))
-    there = flatten(config.model_dump(mode="json"))
-    differences = [f"{name} ({old} there, {flat[name]} here)" for name, old in there.items() if flat[name] != old]
-    wishes = {
-        "seed": (request.seed, stored["seed"]),
-        "dataset": (list(request.datasets) or None, stored["dataset"]),
-        "eval": (list(request.evaluations) or None, stored["eval"]),
-        "precision": (None if request.precision == "auto" else request.precision, stored["precision"]),
-    }
-    differences += [
-        f"{name} ({old} there, {new} here)" for name, (new, old) in wishes.items() if new not in (None, old)
-    ]
-    if differences:
-        raise CheckpointError(
-            f"--resume {folder.path}: its configuration differs in {'; '.join(differences)}; leave these out to go on, "
-            "or start a new run"
-        )
-    path = request.catalog.absolute() if request.catalog else Path(stored["catalog"])
-    return Job(path, tuple(stored["dataset"]), tuple(stored["eval"]), config, stored["seed"], stored["precision"])
 
 
 def _check_shares(config: PretrainConfig, ranks: int) -> None:

@@ -1,36 +1,28 @@
 """What a training leaves beside checkpoints: history, pictures, model folder, summary, and the run in MLflow."""
 
-import re
 import shutil
-import subprocess
 import time
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from lightning_fabric import Fabric
 
-from geomae import __version__
 from geomae.catalog import Catalog
-from geomae.files import digest, write_json
+from geomae.files import write_json
 from geomae.models.folder import Model, save_model
 from geomae.models.mae import MaskedAutoencoder
-from geomae.reports.figures import TilePicture, loss_curve, reconstruction_panel
-from geomae.tiles.loader import fixed_batches
-from geomae.tracking import DatasetRecord, Tracker, flatten, resolve_uri, start_run
+from geomae.reports.figures import loss_curve
+from geomae.tracking import Tracker, flatten, resolve_uri, start_run
 from geomae.training import checkpoints
-from geomae.training.data import Dataset, TrainingData
+from geomae.training.data import TrainingData
 from geomae.training.evaluate import BASELINES, Scores
-from geomae.training.loop import Event, Trainer, draw_of, validate, wrapped
+from geomae.training.loop import Event, validate
 from geomae.training.signals import Stop
+from geomae.training.trainer import Trainer, wrapped
+from geomae.workflows import pretrain_about as about
 from geomae.workflows.console import Screen
-from geomae.workflows.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from geomae.workflows.pretrain import Job, Request
-
-PICTURED = 4  # tiles of each validation data set
+from geomae.workflows.pretrain_job import Job, Request
+from geomae.workflows.pretrain_pictures import draw_pictures
+from geomae.workflows.run_folder import RunFolder, file_name
 
 
 class Reporter:
@@ -39,8 +31,8 @@ class Reporter:
     def __init__(
         self,
         folder: RunFolder,
-        request: "Request",
-        job: "Job",
+        request: Request,
+        job: Job,
         catalog: Catalog,
         data: TrainingData,
         fabric: Fabric,
@@ -70,12 +62,13 @@ class Reporter:
             self.request.experiment,
             self.request.run_name or self.folder.path.name,
             run_id=known,
-            tags=self._tags(),
-            params=flatten(self._parameters()),
-            datasets=self._datasets(),
+            tags=about.tags(self.job, self.data, self.folder.path),
+            params=flatten(about.parameters(self.job, self.data)),
+            datasets=about.dataset_records(self.catalog, self.data),
             warn=self.screen.warn,
         )
-        for name in ("run.json", "audit.json"):
+        write_json(self.folder.path / "catalogue.json", about.entries(self.catalog, self.data))
+        for name in ("run.json", "audit.json", "catalogue.json"):
             self.tracker.log_artifact(self.folder.path / name)
         self.tracker.log_artifacts(self.folder.path / "statistics", "statistics")
         return self
@@ -109,7 +102,7 @@ class Reporter:
         if event.scores is not None:
             self._scores(event.step, event.scores)
             if event.step % trainer.config.picture_every == 0 and event.step < trainer.config.steps:
-                self._pictures(event.step, self._model(trainer))
+                self._draw(event.step, self._model(trainer))
         self._remember_run()
 
     def stopped(self, trainer: Trainer, stop: Stop) -> None:
@@ -122,7 +115,7 @@ class Reporter:
         """The last validation with baselines, the model folder, pictures and the summary."""
         scores = validate(trainer, baselines=True)
         model = self._model(trainer)
-        self._pictures(trainer.config.steps, model)
+        self._draw(trainer.config.steps, model)
         self.screen.close()
         if not self.leads:
             return
@@ -184,18 +177,12 @@ class Reporter:
         mae = MaskedAutoencoder(trainer.mae.architecture)
         if weights:  # only rank 0 gets them where the model is sharded
             mae.load_state_dict(weights)
-        return Model(mae.eval(), self.data.sensors, self._provenance())
+        return Model(mae.eval(), self.data.sensors, about.provenance(self.job, self.data, self.tracker.run_id))
 
-    def _pictures(self, step: int, model: Model) -> None:
-        """A panel of the same tiles under the same masks for every validation data set."""
-        if not self.leads:
-            return
-        for number, one in enumerate(self.data.validation):
-            path = self.folder.pictures / f"{file_name(one.name)}-step-{step:08d}.png"
-            tiles = _picture(model, one, number, self.job)
-            title = f"{one.name}, {self.job.config.masking.ratio:.0%} hidden, after {step} steps"
-            reconstruction_panel(path, tiles=tiles, bands=one.record.bands, unit=one.record.unit, title=title)
-            self.tracker.log_artifact(path, "pictures")
+    def _draw(self, step: int, model: Model) -> None:
+        if self.leads:
+            for path in draw_pictures(self.folder.pictures, step, model, self.data.validation, self.job):
+                self.tracker.log_artifact(path, "pictures")
 
     def _table(self, name: str, found: Scores) -> None:
         header = [f"RMSE ({self._unit(name)})", *found.rmse]
@@ -207,98 +194,7 @@ class Reporter:
     def _unit(self, name: str) -> str:
         return next(one.record.unit for one in self.data.validation if one.name == name)
 
-    def _parameters(self) -> dict[str, Any]:
-        job = self.job.to_dict()
-        return {**job.pop("config"), **job, "data": {**self.job.config.data.model_dump(), "digest": self.data.digest}}
-
-    def _provenance(self) -> dict[str, Any]:
-        return {
-            "command": "pretrain",
-            "code_version": __version__,
-            "catalogue_digest": self.data.digest,
-            "mlflow_run": self.tracker.run_id,
-            "seed": self.job.seed,
-            "dataset": list(self.job.datasets),
-        }
-
-    def _tags(self) -> dict[str, str]:
-        return {
-            "geomae.version": __version__,
-            "geomae.commit": _commit(),
-            "geomae.command": "pretrain",
-            "geomae.catalogue_digest": self.data.digest,
-            "geomae.sensors": ", ".join(record.name for record in self.data.sensors),
-            "geomae.model_size": self.job.config.preset,
-            "geomae.out": str(self.folder.path),
-        }
-
-    def _datasets(self) -> list[DatasetRecord]:
-        return [
-            *(self._dataset(one, "training") for one in self.data.training),
-            *(self._dataset(one, "validation") for one in self.data.validation),
-        ]
-
-    def _dataset(self, one: Dataset, context: Literal["training", "validation"]) -> DatasetRecord:
-        entry = self.catalog.entry(one.index.name).model_dump(mode="json", exclude_none=True)
-        return DatasetRecord(
-            name=one.name,
-            digest=digest([one.index.content(), one.index.tiles["tile_id"].tolist()]),
-            source=str(self.catalog.path),
-            entry={one.index.name: entry},
-            bands=[band.name for band in one.record.bands],
-            profile={"tiles": len(one.reader), "sensor": one.record.name, "unit": one.record.unit},
-            context=context,
-        )
-
     def _remember_run(self) -> None:
         run_id = self.tracker.run_id
         if self.leads and run_id is not None and self.folder.tracked(self.uri) != run_id:
             self.folder.remember_tracking(self.uri, run_id)
-
-
-def file_name(name: str) -> str:
-    """A data set's name as a file's."""
-    return re.sub(r"[^A-Za-z0-9_\-.]+", "_", name).strip("_")
-
-
-def _picture(model: Model, one: Dataset, number: int, job: "Job") -> list[TilePicture]:
-    """Reconstructions of a few tiles, spread over the data set, under the masks of validation."""
-    count = len(one.reader)
-    positions = sorted({count * place // PICTURED for place in range(PICTURED)})
-    mine = model.using(one.record)
-    pictures = []
-    for batch, _ in fixed_batches(one.reader, number, positions, draw_of(job.config, job.seed), 1):
-        hidden = batch.order_BN[:, batch.visible :]
-        visible_BN = torch.ones_like(batch.order_BN, dtype=torch.bool).scatter(1, hidden, False)
-        predicted, _ = mine.reconstruct(batch.pixels_BCHW, batch.valid_BCHW, visible_BN)
-        side = job.config.patch
-        cells = batch.pixels_BCHW.shape[-1] // side
-        seen = visible_BN.reshape(-1, cells).repeat_interleave(side, 0).repeat_interleave(side, 1)
-        arrays = (batch.pixels_BCHW[0], seen, predicted[0], batch.valid_BCHW[0])
-        truth, seen_HW, reconstruction, valid = (values.numpy() for values in arrays)
-        pictures.append(
-            TilePicture(
-                tile_id=batch.tile_ids[0],
-                truth_CHW=truth,
-                visible_HW=seen_HW,
-                reconstruction_CHW=reconstruction,
-                valid_CHW=valid,
-            )
-        )
-    return pictures
-
-
-def _commit() -> str:
-    """The commit of a checkout, `unknown` for an installed package."""
-    try:
-        asked = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return asked.stdout.strip()

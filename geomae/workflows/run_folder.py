@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,6 +77,11 @@ class RunFolder:
             return None
         record = read_json(path)
         return record["run_id"] if record["uri"] == uri else None
+
+
+def file_name(name: str) -> str:
+    """A data set's name as a file's."""
+    return re.sub(r"[^A-Za-z0-9_\-.]+", "_", name).strip("_")
 
 
 def default_out(command: str) -> Path:

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from geomae.catalog import open_catalog
+from geomae.catalog import open_catalog, resolve_files
 from geomae.errors import CatalogError
 from geomae.files import read_yaml
-from geomae.rasters import write_cog
+from geomae.rasters import describe_bands, write_cog
 from geomae.workflows import catalog_init
 
 SENTINEL_2 = "S2A_MSI{level}_20220301T101031_N{baseline}_R022_T32TMT_20220301T120000"
@@ -90,6 +90,19 @@ def test_init_knows_the_layouts_and_marks_what_it_does_not_know(catalogue):
     assert "landcover/{stem}.tif" in text and text.count("FILL IN: which sensor is it?") >= 1
     assert "mask: {band: QA_PIXEL" in text and "left out, as other quantities or unknown: ST_B10" in text
     assert "needs your decision: unknown: which sensor is it? 5 bands of uint16" in said and "damaged.tif" in said
+
+
+def test_what_init_suggests_in_comments_is_valid(catalogue):
+    text = catalogue[0].read_text()
+    for remark in ("# to leave out clouds and their shadows: ", "# all tiles are for training; to hold some out: "):
+        assert remark in text
+        text = text.replace(remark, "")
+    changed = catalogue[0].with_name("changed.yaml")
+    changed.write_text(text)
+    opened = open_catalog(changed)
+    masks = {name: resolve_files(opened, name, describe_bands).scenes[0].mask for name in opened.entries}
+    assert {name for name, mask in masks.items() if mask} == {"sentinel-2-l2a-n0400", "landsat-8-oli-c2l2", "hls-s30"}
+    assert all(opened.entry(name).split is not None for name in masks)
 
 
 def test_check_accepts_it_counts_and_names_what_is_wrong(catalogue, geomae, tmp_path):

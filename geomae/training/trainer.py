@@ -1,0 +1,83 @@
+"""What a training works on: the model as its strategy wraps it, the optimizer, the data, and where it stands."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from geomae.config import PretrainConfig
+from geomae.models.mae import MaskedAutoencoder
+from geomae.tiles.loader import Draw
+from geomae.training import checkpoints
+from geomae.training.checkpoints import Progress
+from geomae.training.data import Dataset
+from geomae.training.optimizer import build_optimizer, decayed
+
+
+@dataclass
+class Trainer:
+    """Everything that the loop works on. `model` is `mae` as the strategy wraps it."""
+
+    fabric: Fabric
+    mae: MaskedAutoencoder
+    model: Any
+    optimizer: torch.optim.Optimizer
+    config: PretrainConfig
+    seed: int
+    precision: str
+    training: Sequence[Dataset]
+    validation: Sequence[Dataset]
+    folder: Path
+    progress: Progress
+
+    @property
+    def draw(self) -> Draw:
+        """How tiles are masked and turned."""
+        return draw_of(self.config, self.seed)
+
+
+def draw_of(config: PretrainConfig, seed: int) -> Draw:
+    """How a configuration masks and turns tiles."""
+    return Draw(seed, config.patch, config.masking.ratio, config.data.min_valid_patch, config.data.flips)
+
+
+def prepare(
+    fabric: Fabric,
+    mae: MaskedAutoencoder,
+    config: PretrainConfig,
+    seed: int,
+    precision: str,
+    training: Sequence[Dataset],
+    validation: Sequence[Dataset],
+    folder: Path,
+) -> Trainer:
+    """Wrap the model for its strategy and go on from the newest checkpoint in `folder`, if there is one."""
+    decay = decayed(mae)
+    model = fabric.setup_module(mae)
+    model.mark_forward_method("predict")
+    optimizer = build_optimizer(model, decay, config.optimizer.weight_decay)
+    fabric.setup_optimizers(optimizer)
+    fabric.barrier()  # no rank looks for checkpoints while another still tidies up
+    found = checkpoints.newest(folder)
+    progress = Progress()
+    if found is not None:
+        path, progress = found
+        checkpoints.restore(path, wrapped(model), optimizer)
+    return Trainer(fabric, mae, model, optimizer, config, seed, precision, training, validation, folder, progress)
+
+
+def wrapped(model: Any) -> torch.nn.Module:
+    """The module inside Fabric's wrapper: plain, DDP or FSDP."""
+    inner: torch.nn.Module = model._forward_module
+    return inner
+
+
+def added(fabric: Fabric, values: Tensor) -> Tensor:
+    """The sum of `values` over all ranks."""
+    total = fabric.all_reduce(values, reduce_op="sum")
+    assert isinstance(total, Tensor)
+    return total

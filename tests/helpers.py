@@ -1,0 +1,89 @@
+"""Small rasters, catalogues and runs that several tests share.
+
+C bands, H W pixels
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from geomae.rasters import write_cog
+
+CATALOG = """\
+version: 1
+datasets:
+  tiny:
+    path: scenes/*.tif
+    sensor: naip
+    bands: [red, green, blue, nir]
+    unit: reflectance
+    scale: 0.0001
+    offset: 0
+    tile: {size: 16}
+"""
+SMALL = ("batch=8", "patch=8", "decoder.width=16", "decoder.depth=1", "decoder.heads=2", "log_every=1")
+SIXTY = (*SMALL, "steps=60", "save_every=5", "eval_every=20")
+
+
+def write_scenes(folder: Path, *, scenes: int = 4, bands: int = 4, side: int = 64, seed: int = 0) -> None:
+    """Rasters s0.tif, s1.tif, ... of fields with some texture: uint16, reflectance x 10000, 5 m, UTM."""
+    rng = np.random.default_rng(seed)
+    for number in range(scenes):
+        fields_CHW = rng.integers(500, 4000, (bands, side // 8, side // 8)).repeat(8, axis=1).repeat(8, axis=2)
+        pixels_CHW = (fields_CHW + rng.integers(0, 200, (bands, side, side))).astype(np.uint16)
+        corner = (5.0, 0.0, 400_000.0 + 1000 * number, 0.0, -5.0, 5_000_000.0)
+        write_cog(folder / f"s{number}.tif", pixels_CHW, crs="EPSG:32632", transform=corner)
+
+
+def write_catalog(folder: Path, text: str = CATALOG) -> Path:
+    """A catalogue beside the scenes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "data_catalog.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def options(*settings: str) -> list[str]:
+    """Settings as the command line takes them."""
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def command(*arguments: object) -> list[str]:
+    """The real command with its arguments."""
+    installed = Path(sys.executable).with_name("geomae")
+    start = [str(installed)] if installed.exists() else [sys.executable, "-c", "from geomae.cli import main; main()"]
+    return [*start, *map(str, arguments)]
+
+
+def refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """Check that a command ended with one line that says all of `parts`, and nothing else."""
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert done.stdout == ""
+    for part in parts:
+        assert part in lines[0], lines[0]
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    """The rows of `history.jsonl` that are whole: a run that is at work may be writing the last."""
+    path = folder / "history.jsonl"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """The training loss of each step."""
+    return {int(row["step"]): row["train/loss"] for row in history(folder) if "train/loss" in row}
+
+
+def state(folder: Path) -> dict[str, bytes]:
+    """The bytes of the newest checkpoint and of the model."""
+    newest = max((folder / "checkpoints").glob("step-*"))
+    names = ("model.safetensors", "optimizer.safetensors")
+    found = {f"{newest.name}/{name}": (newest / name).read_bytes() for name in names}
+    return found | {"model": (folder / "model" / "model.safetensors").read_bytes()}

@@ -1,0 +1,214 @@
+"""Files are whole or absent, paths stay in their folder, digests name content, YAML is strict."""
+
+import hashlib
+import json
+import os
+
+import numpy as np
+import pytest
+
+from geomae.config import Decoder
+from geomae.errors import CatalogError, ConfigError, GeomaeError, StorageError, nearest
+from geomae.files import (
+    cache_folder,
+    confine,
+    digest,
+    file_digest,
+    publish_dir,
+    publish_file,
+    read_json,
+    read_yaml,
+    remove_unfinished,
+    write_json,
+    write_text,
+)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_takes_the_place_of_the_old_one_in_one_step(tmp_path):
+    path = tmp_path / "sub" / "a.tif"
+    write_text(path, "old")
+    with publish_file(path) as temporary:
+        temporary.write_text("new")
+        assert temporary.suffix == ".tif"  # others choose the format by it
+        assert temporary.parent == path.parent  # a rename within one file system
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert names(path.parent) == ["a.tif"]
+    assert path.stat().st_mode & 0o777 == 0o666 & ~current_umask()
+
+
+def current_umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(error), publish_file(path) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "runs" / "step-1"
+    with pytest.raises(ValueError, match="half"), publish_dir(path) as temporary:
+        (temporary / "a").write_text("half")
+        raise ValueError("half")
+    assert names(path.parent) == []
+    with publish_dir(path) as temporary:
+        (temporary / "sub").mkdir()
+        (temporary / "sub" / "a").write_text("whole")
+        assert not path.exists()
+    assert (path / "sub" / "a").read_text() == "whole"
+    assert names(path.parent) == ["step-1"]
+    assert path.stat().st_mode & 0o777 == 0o777 & ~current_umask()
+
+
+def test_a_folder_that_is_there_is_not_overwritten(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "mine").write_text("mine")
+    with pytest.raises(StorageError, match="cannot be written"), publish_dir(tmp_path / "a") as temporary:
+        (temporary / "theirs").write_text("theirs")
+    assert names(tmp_path) == ["a"]
+    assert names(tmp_path / "a") == ["mine"]
+
+
+def test_what_cannot_be_written_is_said_with_the_remedy(tmp_path):
+    (tmp_path / "file").write_text("")
+    for publish in (publish_file, publish_dir):
+        with pytest.raises(StorageError, match=r"file/x.*cannot be written.*another folder with --out"):
+            with publish(tmp_path / "file" / "x"):
+                pass
+    with pytest.raises(StorageError, match=r"No space left on device.*make room"), publish_file(tmp_path / "b"):
+        raise OSError(28, "No space left on device")
+    assert names(tmp_path) == ["file"]
+
+
+def test_leftovers_of_a_killed_process_go(tmp_path):
+    (tmp_path / ".unfinished-a").mkdir()
+    (tmp_path / ".unfinished-a" / "b").write_text("")
+    (tmp_path / ".unfinished-c.json").write_text("")
+    (tmp_path / "kept").write_text("")
+    remove_unfinished(tmp_path)
+    assert names(tmp_path) == ["kept"]
+
+
+def test_json_has_no_nan_and_knows_numpy(tmp_path):
+    path = tmp_path / "a.json"
+    value = {"a": float("nan"), "b": [float("inf"), np.float32(0.5)], 3: (np.arange(2), path), "c": Decoder()}
+    write_json(path, value)
+    assert json.loads(path.read_text()) == {
+        "a": None, "b": [None, 0.5], "3": [[0, 1], str(path)], "c": {"width": 128, "depth": 2, "heads": 4},
+    }  # fmt: skip
+    assert read_json(path)["b"] == [None, 0.5]
+    path.write_text("{")
+    with pytest.raises(GeomaeError, match=r"a\.json: is not valid JSON"):
+        read_json(path)
+    with pytest.raises(GeomaeError, match=r"absent\.json: cannot be read"):
+        read_json(tmp_path / "absent.json")
+
+
+def test_digests(tmp_path):
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": (1, 2), "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
+    assert digest([1, [2]]) != digest([[1], 2])
+    assert len(digest(None)) == 32
+    (tmp_path / "a").write_bytes(b"abc")
+    assert file_digest(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_paths_stay_in_their_folder(tmp_path):
+    root = tmp_path / "data"
+    (root / "in").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    (root / "link").symlink_to(tmp_path / "other")
+    (root / "inside").symlink_to(root / "in")
+    assert confine("in/a.tif", root, outside=False, where="c") == root / "in" / "a.tif"
+    assert confine("in/../in/a.tif", root, outside=False, where="c") == root / "in" / "a.tif"
+    assert confine("inside/a.tif", root, outside=False, where="c") == root / "in" / "a.tif"
+    for bad in ("../other/a.tif", "in/../../other", tmp_path / "other" / "a.tif", "link/a.tif", "../data2"):
+        with pytest.raises(CatalogError, match=r"^c:3: .* leaves the catalogue's folder .*; add `outside: true`"):
+            confine(bad, root, outside=False, where="c:3")
+        assert confine(bad, root, outside=True, where="c").is_absolute()
+
+
+def test_the_cache_can_be_moved(tmp_path, monkeypatch):
+    monkeypatch.setenv("GEOMAE_CACHE", str(tmp_path / "cache"))
+    assert cache_folder() == tmp_path / "cache"
+    monkeypatch.delenv("GEOMAE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "geomae"
+
+
+def yaml_of(tmp_path, text):
+    path = tmp_path / "c.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_yaml(path)
+
+
+def test_yaml_is_plain_values_with_their_lines(tmp_path):
+    document = yaml_of(tmp_path, "# first\na: 1\nb:\n  - x: yes\n    y: 1e-4\n  - 010\nc: {d: ~, e: 'no'}\n")
+    assert document.values == {"a": 1, "b": [{"x": "yes", "y": 1e-4}, 10], "c": {"d": None, "e": "no"}}
+    kinds = (document.values["a"], document.values["b"][0]["y"], document.values["c"]["e"], document.values["b"])
+    assert [type(one) for one in kinds] == [int, float, str, list]
+    path = tmp_path / "c.yaml"
+    assert document.where(["b", 0, "y"]) == f"{path}:5"
+    assert document.where(["b", 1]) == f"{path}:6"
+    assert document.where(["c", "absent"]) == f"{path}:7"
+    assert document.where(["absent"]) == document.where() == str(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("a: 1\nb: 2\na: 3\n", 3, 'duplicate key "a".*; keep one of the two'),
+        ("a:\n  b: 1\n  c: 1\n  b: 2\n", 4, 'duplicate key "b".*; keep one of the two'),
+        ("a: 1\n b: 2\n", 2, "; correct the YAML"),
+        ("a: [1, 2\n", 2, "; correct the YAML"),
+        ("a:\n\t- b\n", 2, "cannot start any token; correct the YAML"),
+        ("a: 1\n---\nb: 2\n", 2, "another document; correct the YAML"),
+        ("x: 1\na: !!python/object/apply:os.system ['echo hi']\n", 2, "a tag .* is not read here; write plain values"),
+        ("x: 1\n\na: !foo bar\n", 3, "a tag .* is not read here; write plain values"),
+        ("a: !!binary aGVsbG8=\n", 1, "a tag .* is not read here; write plain values"),
+    ],
+)
+def test_broken_yaml_names_file_line_and_remedy(tmp_path, text, line, message):
+    with pytest.raises(ConfigError, match=rf"c\.yaml:{line}: .*{message}") as caught:
+        yaml_of(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_exclamation_marks_are_no_tags(tmp_path):
+    assert yaml_of(tmp_path, "a: 'x != 1'  # !no\nb: y!\n").values == {"a": "x != 1", "b": "y!"}
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just text\n"])
+def test_yaml_must_be_a_mapping(tmp_path, text):
+    with pytest.raises(ConfigError, match=r"c\.yaml: must be a mapping of keys to values"):
+        yaml_of(tmp_path, text)
+
+
+def test_files_that_are_no_text(tmp_path):
+    with pytest.raises(ConfigError, match=r"c\.yaml: is not UTF-8 text .*; save it as UTF-8"):
+        yaml_of(tmp_path, b"a: \xff\xfe\n")
+    with pytest.raises(ConfigError, match=r"absent\.yaml: cannot be read .*; check the path"):
+        read_yaml(tmp_path / "absent.yaml")
+    with pytest.raises(ConfigError, match="is nested too deep"):
+        yaml_of(tmp_path, "a: " + "[" * 5000 + "]" * 5000)
+
+
+def test_the_nearest_known_name_is_the_remedy():
+    assert nearest("stpes", ["steps", "batch"]) == "did you mean 'steps'?"
+    assert nearest("NIR", ["nir", "red"]) == "did you mean 'nir'?"
+    assert nearest("xyz", ["nir", "red"]) == "known: nir, red"
+    assert nearest("x", []) == "there are none"
+    assert nearest("zzz", [f"name{i:02}" for i in range(25)]).endswith("name19 and 5 more")

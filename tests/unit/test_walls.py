@@ -1,0 +1,244 @@
+"""The walls of the house, read off the source: who imports whom, what is never called, how long things are."""
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "geomae"
+LONGEST_FILE, LONGEST_FUNCTION = 250, 60
+
+# Imports go from a later floor to an earlier one; parts of one floor may know each other.
+FLOORS = (
+    ("errors", "files", "randomness"),
+    ("config", "sensors"),
+    ("catalog",),
+    ("rasters",),
+    ("tiles", "models", "tracking"),
+    ("training",),
+    ("embeddings", "encoders"),
+    ("reports", "analysis"),
+    ("workflows",),
+    ("cli",),
+)
+TRACKING = ("tracking", "tracker", "background")  # beginnings of the names of the modules that are tracking
+BETWEEN_SIBLINGS = {("tiles", "models")}  # pairs of parts of one floor, the second of which must not know the first
+HEAVY = ("torch", "numpy", "pandas", "rasterio", "mlflow", "pydantic", "sklearn", "timm", "lightning_fabric", "matplotlib")
+
+
+@cache
+def modules():
+    """Every module by its dotted name, parsed."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    return found
+
+
+def file_of(name):
+    path = PACKAGE.parent.joinpath(*name.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def without_typing_blocks(tree):
+    """Nodes of a module that run; what stands under `if TYPE_CHECKING` does not."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            continue
+        yield node
+        yield from without_typing_blocks(node)
+
+
+@cache
+def imports(name, running=False):
+    """Modules that `name` imports, also inside functions; ours as the module that is meant, others as written."""
+    tree, found = modules()[name], set()
+    for node in without_typing_blocks(tree) if running else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: write imports in full"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in modules() else node.module)
+    return found
+
+
+def part(name):
+    """The part of the house that one of our modules belongs to; '' for the package itself."""
+    first = name.split(".")[1] if "." in name else ""
+    return "tracking" if first.startswith(TRACKING) else first.removesuffix("_catalog") if first == "cli_catalog" else first
+
+
+FLOOR = {name: height for height, floor in enumerate(FLOORS) for name in floor}
+
+
+def test_every_module_has_a_floor():
+    homeless = {name for name in modules() if part(name) and part(name) not in FLOOR}
+    assert not homeless
+
+
+def test_imports_go_down():
+    wrong = [
+        f"{name} imports {target}"
+        for name in modules()
+        if part(name)
+        for target in sorted(imports(name))
+        if target.startswith("geomae.") and FLOOR[part(target)] > FLOOR[part(name)]
+    ]
+    assert not wrong
+
+
+def test_the_package_itself_imports_its_parts_when_they_are_asked_for():
+    assert not {target for target in imports("geomae", True) if target.startswith("geomae")}
+
+
+def test_no_circles():
+    """Two modules that need each other are one."""
+    graph = {name: {one for one in imports(name, True) if one in modules()} for name in modules()}
+
+    def reach(start):
+        seen, ahead = set(), [start]
+        while ahead:
+            for target in graph[ahead.pop()] - seen:
+                seen.add(target)
+                ahead.append(target)
+        return seen
+
+    circles = sorted(name for name in graph if name in reach(name))
+    assert not circles
+
+
+def users(*packages):
+    """Our modules that import one of these packages, at any place."""
+    return {name for name in modules() if {target.split(".")[0] for target in imports(name)} & set(packages)}
+
+
+def test_only_rasters_opens_rasters():
+    assert {part(name) for name in users("rasterio", "osgeo", "rioxarray")} == {"rasters"}
+
+
+def test_only_tracking_knows_mlflow():
+    assert {part(name) for name in users("mlflow")} == {"tracking"}
+    assert all(name.split(".")[1].startswith("track") for name in users("mlflow"))
+
+
+def test_learning_libraries_live_in_analysis():
+    assert {part(name) for name in users("sklearn", "skada")} <= {"analysis"}
+
+
+def test_models_stand_alone():
+    known = {part(target) for name in modules() if part(name) == "models" for target in imports(name) if "geomae." in target}
+    assert known <= {"models", "config", "sensors", "errors", "files", "randomness"}
+
+
+def test_torch_is_imported_nowhere_below_tiles():
+    assert all(FLOOR[part(name)] >= FLOOR["tiles"] for name in users("torch", "timm", "lightning_fabric", "torchvision"))
+    assert not [name for name in users("torch") if part(name) == "tracking"]
+
+
+def test_help_loads_nothing_heavy():
+    """Not by the clock, which a busy machine would decide, but by what is loaded."""
+    script = (
+        "import sys\n"
+        "from geomae.cli import main\n"
+        "sys.argv = ['geomae', '--help']\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert not end.code\n"
+        "print('LOADED', *sorted(name for name in sys.modules if '.' not in name))\n"
+        "print('COUNT', len(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    listed = {line.split(" ")[0]: line.split(" ")[1:] for line in done.stdout.splitlines() if line[:5] in ("LOADE", "COUNT")}
+    assert "pretrain" in done.stdout
+    assert not set(HEAVY) & set(listed["LOADED"])
+    assert int(listed["COUNT"][0]) < 800
+
+
+def test_importing_the_library_loads_nothing_heavy():
+    script = "import sys, geomae; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert not set(HEAVY) & set(done.stdout.split())
+
+
+def calls():
+    """Every call in the package as (module, line, what is called, its keywords)."""
+    for name, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                yield name, node.lineno, ast.unparse(node.func), {key.arg: key.value for key in node.keywords}
+
+
+def test_nothing_from_a_file_is_ever_run():
+    forbidden = ("eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "pd.eval", "joblib.load")
+    found = [
+        f"{name}:{line}: {called}"
+        for name, line, called, keywords in calls()
+        if called in forbidden
+        or called.rsplit(".", 1)[-1] in ("Unpickler", "read_pickle", "to_pickle")
+        or (called.startswith(("pickle.", "cloudpickle.", "dill.")) and not called.endswith("Error"))
+        or called.endswith((".query", ".eval")) and called.split(".")[0] in ("tiles", "attributes", "table", "frame", "df", "pd")
+        or (shell := keywords.get("shell")) is not None and ast.unparse(shell) != "False"
+    ]  # fmt: skip
+    assert not found
+
+
+def test_weights_are_read_as_weights_only_and_arrays_without_pickle():
+    loads = [(n, line, called, keywords) for n, line, called, keywords in calls() if called in ("torch.load", "np.load")]
+    assert "torch.load" in {called for _, _, called, _ in loads}
+    for name, line, called, keywords in loads:
+        key, value = ("weights_only", "True") if called == "torch.load" else ("allow_pickle", "False")
+        assert key in keywords, f"{name}:{line}: {called} without {key}={value}"
+        assert ast.unparse(keywords[key]) == value, f"{name}:{line}"
+    assert not [f"{name}:{line}" for name, line, called, _ in calls() if called == "torch.save"]
+
+
+def test_files_are_short():
+    lengths = {name: len(file_of(name).read_text(encoding="utf-8").splitlines()) for name in modules()}
+    too_long = {name: length for name, length in lengths.items() if length > LONGEST_FILE}
+    assert not too_long, f"more than {LONGEST_FILE} lines; split them by idea"
+
+
+def functions():
+    """Every function and class of the package as (module, qualified name, node, whether it is public)."""
+
+    def walk(name, prefix, body, public):
+        for node in body:
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                seen = public and not node.name.startswith("_")
+                yield name, f"{prefix}{node.name}", node, seen
+                inner = seen and isinstance(node, ast.ClassDef)
+                yield from walk(name, f"{prefix}{node.name}.", node.body, inner)
+
+    for name, tree in modules().items():
+        yield from walk(name, "", tree.body, True)
+
+
+def test_functions_are_short():
+    too_long = {
+        f"{name}.{qualified}": node.end_lineno - node.lineno + 1
+        for name, qualified, node, _ in functions()
+        if not isinstance(node, ast.ClassDef) and node.end_lineno - node.lineno + 1 > LONGEST_FUNCTION
+    }
+    assert not too_long, f"more than {LONGEST_FUNCTION} lines"
+
+
+def test_everything_public_says_what_it_does():
+    silent = [f"{name}.{qualified}" for name, qualified, node, public in functions() if public and not ast.get_docstring(node)]
+    silent += [name for name, tree in modules().items() if not ast.get_docstring(tree)]
+    assert not silent
+
+
+@pytest.mark.parametrize("name", ["load_model", "load_encoder", "open_catalog"])
+def test_the_names_that_a_notebook_uses_are_there(name):
+    import geomae
+
+    assert callable(getattr(geomae, name))
+    assert name in geomae.__all__
+    with pytest.raises(AttributeError, match="no attribute 'load_modle'"):
+        geomae.load_modle  # noqa: B018
