@@ -6,7 +6,9 @@ C bands, H W pixels
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,3 +89,12 @@ def state(folder: Path) -> dict[str, bytes]:
     names = ("model.safetensors", "optimizer.safetensors")
     found = {f"{newest.name}/{name}": (newest / name).read_bytes() for name in names}
     return found | {"model": (folder / "model" / "model.safetensors").read_bytes()}
+
+
+def mlflow_client(uri: str) -> Any:
+    """MLflow's own client of a store; what its import warns about is not ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from mlflow import MlflowClient
+
+        return MlflowClient(uri, uri)

@@ -16,18 +16,18 @@ def mean_of_visible(patches_BNCP: Tensor, valid_BNCP: Tensor, visible_BN: Tensor
 
 
 def mean_of_nearest(patches_BNCP: Tensor, valid_BNCP: Tensor, visible_BN: Tensor, cols: int) -> Tensor:
-    """Every pixel is the mean of the nearest visible patch in its band; of several nearest, the mean over them.
+    """Every pixel is the mean of the nearest visible patch in its band; of several nearest, the first in reading order.
 
-    A band that has no valid pixel in a visible patch does not take part there; where no visible patch has it, 0.
+    For a band, patches without a valid pixel of it do not take part; where none has any, 0.
     """
     place = torch.arange(patches_BNCP.shape[1], device=patches_BNCP.device)
     row, col = place // cols, place % cols
     distance_NN = ((row[:, None] - row).square() + (col[:, None] - col).square()).float()
-    count_BNC = valid_BNCP.sum(-1)
-    mean_BNC = patches_BNCP.where(valid_BNCP, 0).sum(-1) / count_BNC.clamp(min=1)
-    known_BCN = ((count_BNC > 0) & visible_BN[..., None]).transpose(1, 2)
-    distance_BCNN = distance_NN.where(known_BCN[:, :, None, :], torch.inf)
-    chosen = (distance_BCNN == distance_BCNN.amin(-1, keepdim=True)) & known_BCN[:, :, None, :]
-    weight = chosen.float() / chosen.sum(-1, keepdim=True).clamp(min=1)
-    nearest_BCN = torch.einsum("bcnm,bmc->bcn", weight, mean_BNC)
+    # A share of less than one step of the squared distance breaks ties the same way on every device.
+    distance_NN = distance_NN + place / (2 * len(place))
+    count_BCN = valid_BNCP.sum(-1).transpose(1, 2)
+    mean_BCN = patches_BNCP.where(valid_BNCP, 0).sum(-1).transpose(1, 2) / count_BCN.clamp(min=1)
+    known_BCN = (count_BCN > 0) & visible_BN[:, None, :]
+    chosen_BCN = distance_NN.where(known_BCN[:, :, None, :], torch.inf).argmin(-1)
+    nearest_BCN = mean_BCN.gather(2, chosen_BCN).where(known_BCN.any(-1, keepdim=True), 0)
     return nearest_BCN.transpose(1, 2)[..., None].expand_as(patches_BNCP)

@@ -15,30 +15,40 @@ from torch import Tensor, nn
 from geomae.sensors import Band
 
 POLARISATIONS = ("VV", "VH", "HH", "HV")
-FREQUENCIES = 16  # octaves of log-wavelength, enough to tell bands 1 % apart
-CODE_FEATURES = 4 * FREQUENCIES + len(POLARISATIONS)
+PERIOD_DECADES = 8.0  # of wavelength, after which codes repeat: from 0.3 um to radar are less than six
+RESOLUTION_DECADES = 0.03  # 7 %: closer wavelengths count as alike, as neighbouring bands of one colour are
+FREQUENCIES = 128  # as many as that resolution asks for
+WIDTH_FREQUENCIES = 8
+WIDTH_WEIGHT = 0.15  # bands of one centre but unlike widths are still much alike
+CODE_FEATURES = 2 * (FREQUENCIES + WIDTH_FREQUENCIES) + len(POLARISATIONS)
 HEAD_GAIN = 0.1  # predictions begin near the mean: noise of unit size would first have to be unlearned
 SMALLEST_SUM = 0.5  # where kernels cancel or no band is present, tokens must not be blown up
 KERNELS = 48  # size R of the basis from which the kernel of a band is mixed
 
 
 def band_codes(bands: Sequence[Band]) -> Tensor:
-    """Codes (C, F) in float32: sines and cosines of the logarithms of wavelength and width, and the polarisation.
+    """Codes (C, F) in float32 whose products say how alike bands are.
 
-    The logarithm puts visible light, thermal infrared and radar on one scale; width and polarisation tell bands apart
-    that share a centre.
+    Sines and cosines of the logarithm of the wavelength, weighted so that their product is a Gaussian of
+    RESOLUTION_DECADES (Rahimi and Recht 2007, on a grid of frequencies): blue and green are told apart from the first
+    step, and red of one sensor meets red of another. The logarithm puts light, thermal infrared and radar on one scale.
+    Width and polarisation add to it.
     """
-    octave = 2.0 ** torch.arange(FREQUENCIES, dtype=torch.float64) / 2
     rows = []
     for band in bands:
-        # From 0.3 um to 30 cm: both logarithms stay within about [-1, 1], so that the slowest wave is not ambiguous.
-        scaled = [math.log10(band.wavelength_um) / 6, math.log10(band.fwhm_um) / 6]
-        angle = torch.tensor(scaled, dtype=torch.float64)[:, None] * octave * math.pi
-        # The finest waves would tell apart what no sensor does; they fade with their frequency.
-        wave = torch.cat([angle.sin(), angle.cos()], dim=1) / (1 + octave.repeat(2) / 64)
+        centre = _waves(math.log10(band.wavelength_um), FREQUENCIES, RESOLUTION_DECADES)
+        width = _waves(math.log10(band.fwhm_um), WIDTH_FREQUENCIES, 0.5)
         kind = torch.tensor([float(band.polarisation == name) for name in POLARISATIONS], dtype=torch.float64)
-        rows.append(torch.cat([wave.flatten(), kind]))
+        rows.append(torch.cat([centre, width * WIDTH_WEIGHT**0.5, kind]))
     return torch.stack(rows).float()
+
+
+def _waves(decades: float, frequencies: int, resolution: float) -> Tensor:
+    """Features of unit norm (2 * frequencies,) whose product is a Gaussian of the distance, in float64."""
+    frequency = 2 * math.pi / PERIOD_DECADES * torch.arange(1, frequencies + 1, dtype=torch.float64)
+    weight = torch.exp(-((frequency * resolution) ** 2) / 2)
+    angle = frequency * decades
+    return torch.cat([angle.sin(), angle.cos()]) * (weight / weight.sum()).sqrt().repeat(2)
 
 
 class StackedEmbedding(nn.Module):
@@ -81,19 +91,18 @@ class KernelBasis(nn.Module):
 
     def __init__(self, rows: int, cols: int, gain: float = 1.0) -> None:
         super().__init__()
-        self.mixture = nn.Sequential(nn.Linear(CODE_FEATURES, 128), nn.GELU(), nn.Linear(128, KERNELS))
+        self.mixture = nn.Linear(
+            CODE_FEATURES, KERNELS, bias=False
+        )  # keeps unlike bands unlike, as a deep map would not
         self.kernels = nn.Parameter(torch.empty(KERNELS, rows, cols))
-        limit = gain * math.sqrt(6 * KERNELS / (rows + cols))  # a mixture then begins as Xavier would have it
+        limit = gain * math.sqrt(6 / (rows + cols))  # Xavier of one kernel ...
         nn.init.uniform_(self.kernels, -limit, limit)
 
     def forward(self, codes_CF: Tensor) -> tuple[Tensor, Tensor]:
-        """Kernels (C, rows, cols) and the mixtures (C, R) that made them, in float32.
-
-        Shares are of the size 1 / R: an optimizer that moves every weight by its rate then moves a kernel by as much,
-        and not by the sum over the basis.
-        """
+        """Kernels (C, rows, cols) and the mixtures (C, R) of unit norm that made them, in float32."""
         with torch.autocast(codes_CF.device.type, enabled=False):  # a few rows: precision is free here
-            mixture_CR = nn.functional.layer_norm(self.mixture(codes_CF.float()), (KERNELS,)) / KERNELS
+            mixture_CR = nn.functional.normalize(self.mixture(codes_CF.float()), dim=-1)
+            # ... kept by a mixture of unit norm.
             return torch.einsum("cr,rij->cij", mixture_CR, self.kernels.float()), mixture_CR
 
 
@@ -117,7 +126,7 @@ class SpectralEmbedding(nn.Module):
         # One product over bands and pixels; the presence of a band multiplies its bias.
         tokens_BND = torch.cat([pixels_BNCP, present_BNC[..., None]], dim=-1).flatten(2) @ kernels_CPD.flatten(0, 1)
         with torch.autocast(codes_CF.device.type, enabled=False):
-            size_BN = (present_BNC.float() @ mixture_CR).norm(dim=-1) * math.sqrt(KERNELS)
+            size_BN = (present_BNC.float() @ mixture_CR).norm(dim=-1)
         scaled_BND: Tensor = tokens_BND / size_BN.clamp(min=SMALLEST_SUM)[..., None]
         return scaled_BND
 

@@ -125,7 +125,7 @@ def save_model(model: Model, folder: Path) -> None:
 def write_model(model: Model, folder: Path) -> None:
     """Write the two files of a model folder into an existing `folder`."""
     weights = {name: value.detach().float().cpu().contiguous() for name, value in model.mae.state_dict().items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})  # one key: with more, the order varies
+    save_tensors(weights, folder / "model.safetensors")
     config = {
         "format": FORMAT,
         "architecture": model.mae.architecture,
@@ -133,6 +133,14 @@ def write_model(model: Model, folder: Path) -> None:
         "provenance": model.provenance,
     }
     write_json(folder / "config.json", config)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors, the same bytes each time. Raises OSError where there is no room."""
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})  # one key: with more, the order varies
+    except SafetensorError as error:  # its only report of what the disk says
+        raise OSError(str(error).rpartition("I/O error: ")[2]) from error
 
 
 def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Model:

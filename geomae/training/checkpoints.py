@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from geomae.errors import CheckpointError, GeomaeError
 from geomae.files import file_digest, publish_dir, read_json, remove_unfinished, write_json
+from geomae.models.folder import save_tensors
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)  # the same names whatever the strategy
 
@@ -56,8 +57,8 @@ def publish(folder: Path, weights: dict[str, Tensor], moments: dict[str, Tensor]
     if target.exists():  # a resumed run meets its own checkpoint again: the same bytes
         return target
     with publish_dir(target) as temporary:
-        save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
-        save_file(moments, temporary / "optimizer.safetensors", metadata={"format": "pt"})
+        save_tensors(weights, temporary / "model.safetensors")
+        save_tensors(moments, temporary / "optimizer.safetensors")
         digests = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
         record = {"step": progress.step, "best_loss": progress.best_loss, "best_step": progress.best_step}
         write_json(temporary / "state.json", {**record, "files": digests, **progress.extra})

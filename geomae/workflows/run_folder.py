@@ -46,9 +46,15 @@ class RunFolder:
         return dict(read_json(self.path / "run.json"))
 
     def log(self, step: int, figures: dict[str, float]) -> None:
-        """Append figures to the history."""
-        with (self.path / "history.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **figures}) + "\n")
+        """Append figures to the history. Raises StorageError where there is no room."""
+        path = self.path / "history.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **figures}) + "\n")
+        except OSError as error:
+            raise StorageError(
+                f"{path}: cannot be written ({error.strerror}); make room, then go on with --resume {self.path}"
+            ) from error
 
     def history(self) -> list[dict[str, Any]]:
         """All figures so far; a line that was cut off by a kill is left out."""

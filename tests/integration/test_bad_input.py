@@ -12,6 +12,7 @@ from geomae.errors import BandMismatchError, CatalogError, CheckpointError, Conf
 from geomae.rasters import write_cog
 from geomae.workflows.pretrain import run
 from geomae.workflows.pretrain_job import Request
+from geomae.workflows.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -316,12 +317,18 @@ def test_no_room_on_the_disk(geomae, work, tracking_uri):
         [sys.executable, "-c", LIMITED, *arguments], cwd=work, env=os.environ, capture_output=True, text=True, check=False
     )
     refused(done, "checkpoints", "cannot be written", "make room")
-    assert not list(work.rglob("*.unfinished-*"))
+    assert not list(work.rglob(".unfinished-*"))
     assert not list((work / "run").glob("checkpoints/step-*"))
     assert not (work / "run" / "summary.json").exists()
     done = geomae("pretrain", "--resume", "run", "--tracking-uri", tracking_uri, "--quiet", cwd=work)
     assert (done.returncode, done.stderr) == (0, "")
     assert (work / "run" / "summary.json").is_file()
+
+
+def test_no_room_for_one_more_line(tmp_path):
+    (tmp_path / "history.jsonl").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=r"history.jsonl: cannot be written .*; make room, then go on with --resume"):
+        RunFolder(tmp_path).log(1, {"train/loss": 1.0})
 
 
 def test_every_error_ends_with_2():

@@ -36,7 +36,8 @@ def test_tiny_is_shipped_and_keeps_to_the_defaults_of_its_size():
 def test_later_changes_win_and_values_are_yaml(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("steps: 7\nmasking:\n  ratio: 0.5\n")
-    one = load("steps=8", "masking.kind=random", "optimizer.base_rate=1e-3", "steps=9", "data.flips=false", name=str(path))
+    changes = ("steps=8", "masking.kind=random", "optimizer.base_rate=1e-3", "steps=9", "data.flips=false")
+    one = load(*changes, name=str(path))
     assert (one.steps, one.masking.ratio, one.masking.kind) == (9, 0.5, "random")
     assert (one.optimizer.base_rate, one.data.flips) == (1e-3, False)
     assert load(" steps = 12 ", "decoder={width: 64}").decoder.width == 64

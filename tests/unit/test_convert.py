@@ -34,7 +34,9 @@ def saved(path, content, **settings):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("wrap", [lambda w: w, lambda w: {"model": w, "epoch": 7}, lambda w: {"state_dict": {"model": w}}])
+@pytest.mark.parametrize(
+    "wrap", [lambda w: w, lambda w: {"model": w, "epoch": 7}, lambda w: {"state_dict": {"model": w}}]
+)
 def test_state_dicts_are_found_where_trainings_put_them(tmp_path, wrap, zipped):
     weights = published_weights()
     read = read_weights(saved(tmp_path / "a.pth", wrap(weights), _use_new_zipfile_serialization=zipped))
@@ -122,7 +124,12 @@ def test_files_without_a_state_dict(tmp_path):
 
 @pytest.mark.parametrize(
     ("unsaid", "remedy"),
-    [("heads", "--heads"), ("decoder_heads", "--decoder-heads"), ("norm_eps", "--norm-eps"), ("target", "--target none or patch")],
+    [
+        ("heads", "--heads"),
+        ("decoder_heads", "--decoder-heads"),
+        ("norm_eps", "--norm-eps"),
+        ("target", "--target none or patch"),
+    ],
 )
 def test_what_weights_cannot_tell_must_be_said(unsaid, remedy):
     with pytest.raises(ModelError, match=remedy):
@@ -194,7 +201,8 @@ def test_bands_must_be_named_where_there_are_not_three():
 
 
 def test_the_account_names_what_was_left():
-    weights = published_weights(decoder=None) | {"head.weight": torch.zeros(10, 24), "mask_token": torch.zeros(1, 1, 16)}
+    more = {"head.weight": torch.zeros(10, 24), "mask_token": torch.zeros(1, 1, 16)}
+    weights = published_weights(decoder=None) | more
     _, account = convert_mae(weights, heads=3, norm_eps=1e-5)
     assert sorted(account.left) == ["head.weight", "mask_token"]
 

@@ -7,7 +7,6 @@ from itertools import permutations
 
 import pytest
 import torch
-
 from tiny_models import BANDS, EMBEDDINGS, SIDE, TARGETS, tiny_mae
 
 from geomae.models.embedding import SpectralEmbedding, band_codes

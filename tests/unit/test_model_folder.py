@@ -55,12 +55,12 @@ def damage(folder, edit):
         (lambda c: c.pop("sensors"), "'sensors' is missing; train or convert the model again"),
         (lambda c: c["sensors"][0].pop("mean"), "does not know its bands and statistics"),
         (lambda c: c["sensors"][0].pop("bands"), "does not know its bands and statistics"),
-        (lambda c: c["sensors"][0]["mean"].pop(), "4 bands with 3 means and 4 deviations"),
-        (lambda c: c["sensors"][0].update(std=[1, 1, 0, 1]), "4 bands with 4 means and 4 deviations"),
+        (lambda c: c["sensors"][0]["mean"].pop(), "4 bands.* 3 means.* 4 deviations"),
+        (lambda c: c["sensors"][0].update(std=[1, 1, 0, 1]), "4 bands.* 4 means.* 4 deviations"),
         (lambda c: c["sensors"][0]["bands"][0].pop("wavelength_um"), "wavelength_um"),
-        (lambda c: c["architecture"].update(width=25), "heads: 2 does not divide the width 25|2 does not divide"),
+        (lambda c: c["architecture"].update(width=25), "heads: 2 does not divide the width 25"),
         (lambda c: c["architecture"].update(depht=2), "unknown key 'depht'; did you mean 'depth'"),
-        (lambda c: c["architecture"].update(width=48), "model.safetensors: does not fit config.json or is damaged"),
+        (lambda c: c["architecture"].update(width=48), r"model\.safetensors: does not fit config\.json or is damaged"),
     ],
 )
 def test_a_folder_that_is_not_whole_is_refused(edit, message, tmp_path):

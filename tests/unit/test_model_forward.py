@@ -34,9 +34,9 @@ def test_positions_follow_the_formula(rows, cols, width):
         for col in range(cols):
             for i in range(quarter):
                 frequency = 10000 ** -(i / quarter)
-                angles = [math.sin(col * frequency), math.cos(col * frequency), math.sin(row * frequency), math.cos(row * frequency)]
+                waves = [wave(axis * frequency) for axis in (col, row) for wave in (math.sin, math.cos)]
                 got = found[row * cols + col, i::quarter]
-                torch.testing.assert_close(got, torch.tensor(angles, dtype=torch.float32), atol=1e-6, rtol=0)
+                torch.testing.assert_close(got, torch.tensor(waves, dtype=torch.float32), atol=1e-6, rtol=0)
 
 
 def test_positions_tell_all_places_of_a_wide_grid_apart():

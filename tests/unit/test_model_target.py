@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny_models import tiny_model, tiles
+from tiny_models import tiles, tiny_model
 
 from geomae.models.patches import patchify
 from geomae.models.target import PatchStatistics, estimate_hidden, normalise, patch_statistics, restore

@@ -158,7 +158,9 @@ def test_fixed_batches_cover_each_tile_once_under_its_own_mask(index, ranks):
     assert len({len(share) for share in shares}) == 1  # some strategies talk in every forward pass
     counted = [batch for share in shares for batch, counts in share if counts]
     assert sorted(name for batch in counted for name in batch.tile_ids) == sorted(reader.tile_ids)
-    masks = {name: order.tolist() for batch in counted for name, order in zip(batch.tile_ids, batch.order_BN, strict=True)}
+    masks = {
+        name: order.tolist() for batch in counted for name, order in zip(batch.tile_ids, batch.order_BN, strict=True)
+    }
     alone = [next(fixed_batches(reader, 3, [position], DRAW, 1))[0] for position in positions]
     assert masks == {batch.tile_ids[0]: batch.order_BN[0].tolist() for batch in alone}
     pixels, _ = reader.read(2)

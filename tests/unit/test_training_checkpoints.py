@@ -1,4 +1,4 @@
-"""Checkpoints: what is restored goes on with the same bytes, what is not whole is refused, what is kept and what goes."""
+"""Checkpoints: what is restored goes on with the same bytes, what is not whole is refused, and what is kept."""
 
 import json
 
@@ -107,7 +107,7 @@ def test_an_altered_checkpoint_is_refused(saved, name):
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(
-        CheckpointError, match=f"{name} was altered after it was written; remove .*step-00000003 to go on from an earlier"
+        CheckpointError, match=f"{name} was altered after it was written; remove .*step-00000003 to go on from an"
     ):
         newest(folder)
 

@@ -87,10 +87,7 @@ def test_the_mean_of_the_visible_pixels_beside_a_loop():
     mae, one = tiny_mae(), batch_of(2, 0)
     scores = score(mae, [(one, True)])
     chosen = hidden_pixels(one)
-    shown = one.valid_BCHW & ~unpatchify(
-        torch.ones(2, 12, 1, 16, dtype=torch.bool).scatter(1, one.order_BN[:, :VISIBLE, None, None].expand(-1, -1, 1, 16), False),
-        4, 3,
-    )  # fmt: skip
+    shown = one.valid_BCHW & ~chosen
     for c in range(4):
         errors = []
         for b in range(2):

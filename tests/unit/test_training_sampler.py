@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from geomae.tiles.sampler import _permutation, plan, turn
 
 

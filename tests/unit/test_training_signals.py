@@ -47,7 +47,12 @@ def test_devices_that_are_not_there_are_refused():
 
 @pytest.mark.parametrize(
     ("flags", "expected"),
-    [("flags\t: fpu avx2 avx512_bf16", "bf16"), ("flags\t: fpu avx2", "32"), ("Features\t: fp asimd bf16", "bf16"), ("", "32")],
+    [
+        ("flags\t: fpu avx2 avx512_bf16", "bf16"),
+        ("flags\t: fpu avx2", "32"),
+        ("Features\t: fp asimd bf16", "bf16"),
+        ("", "32"),
+    ],
 )
 def test_precision_follows_the_processor(monkeypatch, flags, expected):
     monkeypatch.setattr("pathlib.Path.read_text", lambda *args, **kwargs: f"processor\t: 0\n{flags}\n")

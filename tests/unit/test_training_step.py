@@ -1,6 +1,7 @@
 """The rate as a function of the step, the two groups of parameters, and steps that are not finite."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -11,9 +12,9 @@ from geomae.errors import TrainingError
 from geomae.models.embedding import band_codes
 from geomae.models.standardise import standardise
 from geomae.training.clock import Clock
-from geomae.training.step import Pulse, check
 from geomae.training.optimizer import build_optimizer, decayed, guarded_step, plain_name
 from geomae.training.schedule import learning_rate
+from geomae.training.step import Pulse, check
 
 
 def config(steps=1000, batch=512, **optimizer):
@@ -29,7 +30,7 @@ def test_warm_up_peak_and_floor():
     assert max(rates) == rates[99] == rates[100] == pytest.approx(peak)
     assert rates[550] == pytest.approx(peak * 0.6)  # half way down between the peak and the floor
     assert rates[1000] == pytest.approx(0.2 * peak)
-    assert all(before > after for before, after in zip(rates[100:], rates[101:], strict=False))
+    assert all(before > after for before, after in pairwise(rates[100:]))
     assert min(rates[100:]) >= 0.2 * peak * (1 - 1e-12)
 
 

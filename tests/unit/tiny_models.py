@@ -21,7 +21,9 @@ RECORD = SensorRecord("s2", "reflectance", 10.0, BANDS, (0.05, 0.1, 0.3, 0.2), (
 SIDE = 4  # of a patch, in pixels
 
 
-def tiny_mae(embedding: str = "spectral", target: str = "none", *, bands: int = len(BANDS), depth: int = 1) -> MaskedAutoencoder:
+def tiny_mae(
+    embedding: str = "spectral", target: str = "none", *, bands: int = len(BANDS), depth: int = 1
+) -> MaskedAutoencoder:
     """A masked autoencoder of width 24 with weights that are the same each time, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
