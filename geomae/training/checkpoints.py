@@ -24,7 +24,9 @@ from geomae.errors import CheckpointError, GeomaeError
 from geomae.files import file_digest, publish_dir, read_json, remove_unfinished, write_json
 from geomae.models.folder import save_tensors
 
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)  # the same names whatever the strategy
+# Whole tensors under the same names, whatever the strategy.
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)  # for the first rank alone
+READ = StateDictOptions(full_state_dict=True)  # by every rank
 
 
 @dataclass
@@ -38,14 +40,14 @@ class Progress:
 
 
 def collect_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Weights by parameter name, on the host; every rank must call it. Of a sharded model rank 0 alone gets them."""
+    """Weights by parameter name, on the host; every rank must call it, and of several ranks the first gets them."""
     state: Any = get_model_state_dict(model, options=WHOLE)
     return {name: value.contiguous() for name, value in state.items()}
 
 
 def collect_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Optimizer state by parameter name and kind, likewise."""
-    state: Any = get_optimizer_state_dict(model, optimizer, options=WHOLE)["state"]
+    state: Any = get_optimizer_state_dict(model, optimizer, options=WHOLE).get("state", {})
     return {
         f"{name}/{kind}": value.contiguous().clone() for name, kinds in state.items() for kind, value in kinds.items()
     }
@@ -102,12 +104,12 @@ def newest(folder: Path) -> tuple[Path, Progress] | None:
 
 
 def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Bring a checkpoint back into `model` and `optimizer`; every rank must call it."""
+    """Bring a checkpoint back into `model` and `optimizer`; every rank must call it, and reads the files."""
     weights: dict[str, Any] = dict(load_file(path / "model.safetensors"))
-    set_model_state_dict(model, weights, options=WHOLE)
-    stored = load_file(path / "optimizer.safetensors")
-    whole: Any = get_optimizer_state_dict(model, optimizer, options=WHOLE)
-    for name, kinds in whole["state"].items():
-        for kind in kinds:
-            kinds[kind] = stored[f"{name}/{kind}"]
-    set_optimizer_state_dict(model, optimizer, whole, options=WHOLE)
+    set_model_state_dict(model, weights, options=READ)
+    state: dict[str, Any] = {}
+    for key, value in load_file(path / "optimizer.safetensors").items():
+        name, _, kind = key.rpartition("/")
+        state.setdefault(name, {})[kind] = value
+    groups = get_optimizer_state_dict(model, optimizer)["param_groups"]
+    set_optimizer_state_dict(model, optimizer, {"state": state, "param_groups": groups}, options=READ)

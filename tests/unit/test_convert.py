@@ -9,7 +9,9 @@ import pytest
 import torch
 from published_mae import published_weights
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
+from geomae.cli import app
 from geomae.errors import ConfigError, GeomaeError, ModelError, StorageError
 from geomae.models.convert import _architecture, convert_mae, read_weights
 from geomae.models.folder import load_model
@@ -229,9 +231,10 @@ def test_a_refused_conversion_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
 
 
-def test_the_command_line_says_it_in_one_line(geomae, tmp_path):
-    saved(tmp_path / "w.pth", published_weights(depth=1))
-    done = geomae("convert", "w.pth", "model", "--decoder-heads", 2, cwd=tmp_path)
-    assert done.returncode == 2
-    assert "--heads" in done.stderr
+def test_the_command_line_says_it_in_one_line(tmp_path):
+    source = saved(tmp_path / "w.pth", published_weights(depth=1))
+    done = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "model"), "--decoder-heads", "2"])
+    assert done.exit_code == 2
+    assert "say it with --heads" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""

@@ -35,13 +35,14 @@ def test_mean_of_the_visible_pixels(parts):
 
 
 def test_mean_of_the_nearest_visible_patch(parts):
+    """Of several nearest ones the first in reading order, as patch 1 between patches 0 and 2 shows."""
     patches, valid, visible = parts
     found = mean_of_nearest(patches, valid, visible, COLS)
     for b, n, c in np.ndindex(2, ROWS * COLS, 3):
         known = [m for m in range(ROWS * COLS) if visible[b, m] and valid[b, m, c].any()]
-        distance = [(n // COLS - m // COLS) ** 2 + (n % COLS - m % COLS) ** 2 for m in known]
-        nearest = [m for m, d in zip(known, distance, strict=True) if d == min(distance)][:1]  # the first of several
-        expected = float(patches[b, nearest[0], c][valid[b, nearest[0], c]].mean()) if nearest else 0.0
+        distance = [((n // COLS - m // COLS) ** 2 + (n % COLS - m % COLS) ** 2, m) for m in known]
+        nearest = min(distance)[1] if known else None
+        expected = 0.0 if nearest is None else float(patches[b, nearest, c][valid[b, nearest, c]].mean())
         torch.testing.assert_close(found[b, n, c], torch.full((4,), expected))
 
 

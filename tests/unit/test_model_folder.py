@@ -78,7 +78,7 @@ def test_missing_and_broken_files_are_refused(tmp_path):
     save_model(tiny_model(), tmp_path / "model")
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(ModelError, match="does not fit config.json or is damaged"):
+    with pytest.raises(ModelError, match=r"does not fit config\.json or is damaged"):
         load_model(tmp_path / "model")
     weights.unlink()
     with pytest.raises(ModelError, match=r"model\.safetensors"):

@@ -1,0 +1,138 @@
+"""What the documents say of the catalogue: their examples open, their keys and figures are those of the code."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from geomae.catalog import DatasetEntry, json_schema, open_catalog, resolve_files
+from geomae.sensors import UNITS
+
+ROOT = Path(__file__).parents[2]
+CATALOGUE = ROOT / "docs/catalogue.md"
+AGAIN = "as above"
+PRODUCTS = {  # the names that the agencies give: a file per band, quality layers included
+    "landsat": (
+        "LC08_L2SP_193028_20210712_20210720_02_T1",
+        [
+            f"landsat/{{scene}}_{band}.TIF"
+            for band in "SR_B2 SR_B3 SR_B4 SR_B5 SR_B6 SR_B7 ST_B10 QA_PIXEL SR_QA_AEROSOL".split()
+        ],
+    ),
+    "safe": (
+        "T32TPS_20210713T101031",
+        [
+            "S2A_MSIL2A_20210713T101031_N0500_R022_T32TPS_20230131T000000.SAFE/GRANULE/L2A_T32TPS_A031638/IMG_DATA/"
+            f"R{metres}m/{{scene}}_{band}_{metres}m.jp2"
+            for metres, bands in ((10, "B02 B03 B04 B08 TCI"), (20, "B02 B03 B04 B8A B11 B12 SCL"), (60, "B02 B11 SCL"))
+            for band in bands.split()
+        ],
+    ),
+}
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """The code blocks of a document in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def examples() -> Iterator[Any]:
+    """The catalogues in the documents."""
+    for path in (CATALOGUE, ROOT / "README.md"):
+        found = [text for text in blocks(path, "yaml") if re.search(r"^datasets:", text, re.MULTILINE)]
+        assert found, f"{path} has no catalogue"
+        yield from (pytest.param(text, id=f"{path.stem}-{number}") for number, text in enumerate(found))
+
+
+def documented() -> dict[str, Any]:
+    """The keys of a data set in the table of keys, each with its example as parsed YAML."""
+    found: dict[str, Any] = {}
+    example: Any = None
+    for line in CATALOGUE.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("| `") or len(cells) != 5:
+            continue
+        if cells[4] != AGAIN:
+            example = YAML(typ="safe", pure=True).load(cells[4].strip("` "))
+        for key in re.findall(r"`([^`]+)`", cells[0]):
+            assert key not in found, f"{key} is there twice"
+            found[key] = example
+    return found
+
+
+def schema_keys(entry: dict[str, Any], known: dict[str, Any]) -> Iterator[str]:
+    """The keys of a mapping in the JSON schema; those of a mapping within it after a dot."""
+    for key, value in entry["properties"].items():
+        forms = list(branches(value))
+        for form in forms:
+            if "$ref" in form:
+                yield from (f"{key}.{inner}" for inner in schema_keys(known[form["$ref"].rpartition("/")[2]], known))
+        if any("$ref" not in form and form.get("type") != "null" for form in forms):
+            yield key
+
+
+def branches(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The forms that a value may have."""
+    options = value.get("anyOf") or value.get("oneOf")
+    for option in options or ():
+        yield from branches(option)
+    if not options:
+        yield value
+
+
+@pytest.mark.parametrize("text", list(examples()))
+def test_catalogues_in_the_documents_open(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "data_catalog.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert open_catalog(path).entries
+
+
+def test_every_key_is_documented_and_no_other() -> None:
+    known = json_schema()["$defs"]
+    assert sorted(documented()) == sorted(schema_keys(known["DatasetEntry"], known))
+
+
+@pytest.mark.parametrize(("key", "example"), list(documented().items()), ids=list(documented()))
+def test_the_example_of_a_key_is_valid_and_holds_it(key: str, example: Any) -> None:
+    source = {} if {"path", "torchgeo", "sample"} & set(example) else {"path": "x.tif"}
+    rest = {"sensor": "naip"} | source | example
+    assert DatasetEntry.model_validate(rest)
+    for name in key.split("."):
+        assert name in example
+        example = example[name]
+
+
+def test_the_table_of_sensors_is_what_the_code_prints() -> None:
+    (code,) = blocks(CATALOGUE, "python")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    start = "| name | bands | unit |"
+    table = CATALOGUE.read_text(encoding="utf-8").partition(start)[2].partition("\n\n")[0]
+    assert table.splitlines()[2:] == done.stdout.splitlines()
+
+
+def test_every_unit_is_documented() -> None:
+    text = CATALOGUE.read_text(encoding="utf-8").partition("## Units")[2].partition("\n## ")[0]
+    assert [unit for unit in UNITS if f"`{unit}`" not in text] == []
+
+
+@pytest.mark.parametrize("dataset", PRODUCTS)
+def test_products_are_found_as_the_example_says(dataset: str, tmp_path: Path) -> None:
+    stem, files = PRODUCTS[dataset]
+    for name in files:
+        path = tmp_path / name.format(scene=stem)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (text,) = (one for one in blocks(CATALOGUE, "yaml") if f"\n  {dataset}:" in one)
+    (tmp_path / "data_catalog.yaml").write_text(text, encoding="utf-8")
+    source = resolve_files(open_catalog(tmp_path / "data_catalog.yaml"), dataset, lambda path: ())
+    (scene,) = source.scenes
+    assert scene.stem == stem
+    assert len(scene.files) == len(source.bands) == 6
+    assert scene.mask is not None
+    if dataset == "safe":  # of several resolutions the finest
+        assert "/R10m/" in scene.files[0] and "/R20m/" in scene.mask.path
