@@ -102,12 +102,14 @@ def convert(
     decoder_heads: Annotated[int | None, typer.Option(min=1, help="Attention heads of the decoder.")] = None,
     norm_eps: Annotated[float | None, typer.Option(help="Epsilon of the layer norms.")] = None,
     target: Annotated[str | None, typer.Option(help="none or patch: whether the target was normalised.")] = None,
+    bands: Annotated[str | None, typer.Option(help="SENSOR:BAND,BAND,... in order; default red, green, blue.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Turn published weights into a model folder, with an account of every key."""
     from geomae.workflows.convert import run
 
     options: dict[str, Any] = {"heads": heads, "decoder_heads": decoder_heads, "norm_eps": norm_eps, "target": target}
+    options["bands"] = bands
     _finish(lambda: run(source, out, **options, quiet=quiet))
 
 

@@ -25,6 +25,7 @@ from geomae.sensors import Band, sensor
 PUBLISHED_HEADS = {(768, 12): 12, (1024, 24): 16, (1280, 32): 16}
 PUBLISHED_DECODER_HEADS = {(512, 8): 16}
 PUBLISHED_EPS = 1e-6
+PUBLISHED_TARGET = "patch"  # He et al. 2022, section 4: the default of the paper
 
 RENAMED = {
     "cls_token": "encoder.cls_token",
@@ -113,7 +114,9 @@ def convert_mae(
         raise ModelError(f"the weights do not fit together ({_first_line(error)}); fetch them again") from error
     bands = bands or tuple(sensor("naip").band(name) for name in ("red", "green", "blue"))
     if len(bands) != shape.bands:
-        raise ModelError(f"the weights have {shape.bands} input bands, and {len(bands)} were named; name each one")
+        raise ModelError(
+            f"the weights have {shape.bands} input bands, and {len(bands)} were named; say --bands SENSOR:BAND,BAND,..."
+        )
     record = SensorRecord("rgb", "digital_number", None, bands, (0.0,) * len(bands), (1.0,) * len(bands))
     return Model(mae.eval(), (record,)), account
 
@@ -146,7 +149,7 @@ def _architecture(
             raise ModelError(
                 f"the heads of a decoder of width {decoder_width} cannot be read off weights; say --decoder-heads"
             )
-        if target is None:
+        if target is None and not published:
             raise ModelError("whether the target was normalised cannot be read off weights; say --target none or patch")
         if decoder_width % decoder_heads:
             raise ModelError(f"--decoder-heads: {decoder_heads} does not divide the decoder's width {decoder_width}")
@@ -162,7 +165,7 @@ def _architecture(
         depth=depth,
         heads=heads,
         decoder=decoder,
-        target=target or "none",
+        target=target or (PUBLISHED_TARGET if decoder else "none"),
         norm_eps=PUBLISHED_EPS if norm_eps is None else norm_eps,
         positions="sincos" if computed else "table",
         grid=None if computed else (side, side),

@@ -219,7 +219,9 @@ def _lookup(stored: _StoredPositions | None, shape: tuple[int, int], like: Tenso
     if stored is None:
         return sincos_positions(*shape, like.shape[-1], like.device)[place_BK]
     if stored.shape != shape:
-        raise ValueError(f"this model has positions for {stored.shape} patches only, not for {shape}")
+        raise ModelError(
+            f"this model has positions for {stored.shape} patches only, not for {shape}; cut tiles to them"
+        )
     return stored.table[1:][place_BK]
 
 

@@ -5,6 +5,8 @@ B batch, C bands, H W pixels of a tile, N patches, P = p*p pixels of a patch in 
 
 from torch import Tensor
 
+from geomae.errors import ModelError
+
 
 def patchify(pixels_BCHW: Tensor, side: int) -> Tensor:
     """Cut tiles (B, C, H, W) into patches (B, N, C, P), row by row; `side` must divide H and W."""
@@ -23,10 +25,12 @@ def unpatchify(patches_BNCP: Tensor, rows: int, cols: int) -> Tensor:
 
 
 def grid(pixels_BCHW: Tensor, side: int) -> tuple[int, int]:
-    """Rows and columns of patches in a tile. Raises ValueError where `side` does not divide it."""
+    """Rows and columns of patches in a tile. Raises ModelError where `side` does not divide it."""
     height, width = pixels_BCHW.shape[-2], pixels_BCHW.shape[-1]
     if height % side or width % side:
-        raise ValueError(f"a patch of {side} pixels does not divide a tile of {height} x {width} pixels")
+        raise ModelError(
+            f"a patch of {side} pixels does not divide a tile of {height} x {width} pixels; cut tiles to a multiple"
+        )
     return height // side, width // side
 
 

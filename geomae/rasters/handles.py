@@ -137,6 +137,9 @@ class _Handles:
             self.entries.popitem()[1][1].close()
 
 
+_ALL_HANDLES: set[_Handles] = set()
+
+
 class _Owner:
     """Lives as long as its thread, and then closes the thread's handles."""
 
@@ -144,15 +147,16 @@ class _Owner:
         self.handles = _Handles()
         _ALL_HANDLES.add(self.handles)
 
-    def __del__(self, getpid: Callable[[], int] = os.getpid) -> None:  # bound early: `os` may be gone at exit
+    def __del__(
+        self, getpid: Callable[[], int] = os.getpid, known: set[_Handles] = _ALL_HANDLES
+    ) -> None:  # bound early: globals may be gone at exit
         # In a forked child the threads of the parent end at once; closing what is theirs could wait for a lock of GDAL
         # that one of them held. There `_ALL_HANDLES` keeps the handles as they are.
         if self.handles.pid == getpid():
-            _ALL_HANDLES.discard(self.handles)
+            known.discard(self.handles)
             self.handles.close()
 
 
-_ALL_HANDLES: set[_Handles] = set()
 _LOCAL = threading.local()
 
 

@@ -5,7 +5,7 @@ checkpoints/step-00000200/   the state after 200 steps
 """
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from geomae.errors import CheckpointError, GeomaeError
-from geomae.files import file_digest, publish_dir, read_json, remove_unfinished, write_json
+from geomae.files import digest, file_digest, publish_dir, read_json, remove_unfinished, write_json
 from geomae.models.folder import save_tensors
 
 # Whole tensors under the same names, whatever the strategy.
@@ -36,7 +36,6 @@ class Progress:
     step: int = 0
     best_loss: float | None = None
     best_step: int | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def collect_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -62,8 +61,13 @@ def publish(folder: Path, weights: dict[str, Tensor], moments: dict[str, Tensor]
         save_tensors(weights, temporary / "model.safetensors")
         save_tensors(moments, temporary / "optimizer.safetensors")
         digests = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
-        record = {"step": progress.step, "best_loss": progress.best_loss, "best_step": progress.best_step}
-        write_json(temporary / "state.json", {**record, "files": digests, **progress.extra})
+        record: dict[str, Any] = {
+            "step": progress.step,
+            "best_loss": progress.best_loss,
+            "best_step": progress.best_step,
+        }
+        record["files"] = digests
+        write_json(temporary / "state.json", record | {"digest": digest(record)})
     return target
 
 
@@ -92,9 +96,11 @@ def newest(folder: Path) -> tuple[Path, Progress] | None:
     remedy = f"remove {path} to go on from an earlier one" if len(found) > 1 else f"remove {path} to start again"
     try:
         state = read_json(path / "state.json")
-        files, step = dict(state["files"]), int(state["step"])
+        files, step, stored = dict(state["files"]), int(state["step"]), state.pop("digest")
     except (GeomaeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: state.json is missing or damaged; {remedy}") from error
+    if digest(state) != stored or path.name != f"step-{step:08d}":
+        raise CheckpointError(f"{path}: state.json was altered after it was written; {remedy}")
     for name, wanted in {"model.safetensors": "", "optimizer.safetensors": "", **files}.items():
         if not (path / name).is_file():
             raise CheckpointError(f"{path}: is incomplete, {name} is missing; {remedy}")

@@ -61,6 +61,7 @@ def build_fabric(device: str, devices: int, nodes: int, strategy: str) -> Fabric
         raise ConfigError(f"--strategy {strategy}: choose auto, ddp or fsdp")
     if strategy == "fsdp" and device != "cuda":
         raise ConfigError(f"--strategy fsdp: needs CUDA devices, not {device}; --strategy ddp runs everywhere")
+    devices, nodes = _started_ranks(devices, nodes)
     if device == "cuda" and devices > torch.cuda.device_count():
         raise ConfigError(f"--devices {devices}: this machine has {torch.cuda.device_count()}")
     chosen: Any = strategy if strategy != "auto" else ("ddp" if devices * nodes > 1 else "auto")
@@ -79,6 +80,23 @@ def build_fabric(device: str, devices: int, nodes: int, strategy: str) -> Fabric
     )
 
 
+def _started_ranks(devices: int, nodes: int) -> tuple[int, int]:
+    """Processes on this node, and nodes: where SLURM or torchrun started them, it has decided, and 1 says nothing."""
+    if TorchElasticEnvironment.detect():
+        starter, here, names = "torchrun", int(os.environ["LOCAL_WORLD_SIZE"]), "--nproc-per-node and --nnodes"
+        everywhere = int(os.environ["WORLD_SIZE"])
+    elif SLURMEnvironment.detect():
+        starter, names = "SLURM", "--ntasks-per-node and --nodes of srun"
+        everywhere = int(os.environ["SLURM_NTASKS"])
+        here = int(os.environ.get("SLURM_NTASKS_PER_NODE", everywhere))
+    else:
+        return devices, nodes
+    for option, asked, there in (("--devices", devices, here), ("--nodes", nodes, everywhere // here)):
+        if asked not in (1, there):
+            raise ConfigError(f"{option} {asked}: {starter} gives {there}; leave it out, or change {names}")
+    return here, everywhere // here
+
+
 def external() -> bool:
     """Whether SLURM or torchrun started the ranks."""
     return bool(SLURMEnvironment.detect() or TorchElasticEnvironment.detect())
@@ -86,7 +104,7 @@ def external() -> bool:
 
 def early_rank() -> int:
     """The rank of this process before Fabric is launched: 0 for the process that the user started."""
-    for environment in (SLURMEnvironment, TorchElasticEnvironment):
+    for environment in (TorchElasticEnvironment, SLURMEnvironment):  # torchrun within SLURM counts its own ranks
         if environment.detect():
             return int(environment().global_rank())
     return int(os.environ.get("NODE_RANK", "0")) * 1_000_000 + int(os.environ.get("LOCAL_RANK", "0"))

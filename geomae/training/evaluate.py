@@ -61,22 +61,23 @@ def evaluate(
     device = next(mae.parameters()).device
     names = ("model", *(BASELINES if baselines else ()))
     C = len(record.bands)
-    # Sums in float64: squared errors of many pixels lose digits in float32.
-    totals = torch.zeros(len(names) + 1, C, dtype=torch.float64, device=device)
-    loss = torch.zeros(3, dtype=torch.float64, device=device)
+    # Sums in float64, where the device has it: squared errors of many pixels lose digits in float32.
+    exact = torch.float32 if device.type == "mps" else torch.float64
+    totals = torch.zeros(len(names) + 1, C, dtype=exact, device=device)
+    loss = torch.zeros(3, dtype=exact, device=device)
     codes_CF = band_codes(record.bands).to(device)
     for batch, counted in batches:
-        scored, errors = _errors(predict, mae, record, batch.to(device), codes_CF, baselines)
+        scored, errors = _errors(predict, mae, record, batch.to(device), codes_CF, baselines, exact)
         if not counted:
             continue
         totals += errors
         loss += torch.stack(
-            [scored.sum_B.double().sum(), scored.count_B.double().sum(), loss.new_tensor(len(batch.tile_ids))]
+            [scored.sum_B.to(exact).sum(), scored.count_B.to(exact).sum(), loss.new_tensor(len(batch.tile_ids))]
         )
     totals, loss = reduce(totals), reduce(loss)
     std_C = torch.tensor(record.std_C, dtype=torch.float64)
     rmse = {
-        name: tuple(((totals[i] / totals[-1].clamp(min=1)).sqrt().cpu() * std_C).tolist())
+        name: tuple(((totals[i] / totals[-1].clamp(min=1)).sqrt().cpu().double() * std_C).tolist())
         for i, name in enumerate(names)
     }
     mean_loss = float(loss[0] / loss[1].clamp(min=1))
@@ -90,6 +91,7 @@ def _errors(
     batch: Batch,
     codes_CF: Tensor,
     baselines: bool,
+    exact: torch.dtype,
 ) -> tuple[Loss, Tensor]:
     """The loss, and per prediction and band the sum of squared errors, with the number of pixels as the last row."""
     side = mae.architecture.patch
@@ -109,5 +111,5 @@ def _errors(
     if baselines:
         predictions.append(take(mean_of_visible(patches_BNCP, valid_BNCP, visible_BN), hidden_BM))
         predictions.append(take(mean_of_nearest(patches_BNCP, valid_BNCP, visible_BN, shape[1]), hidden_BM))
-    sums = [(one - truth).where(valid, 0).double().square().sum((0, 1, 3)) for one in predictions]
-    return loss, torch.stack([*sums, valid.sum((0, 1, 3)).double()])
+    sums = [(one - truth).where(valid, 0).square().to(exact).sum((0, 1, 3)) for one in predictions]
+    return loss, torch.stack([*sums, valid.sum((0, 1, 3)).to(exact)])

@@ -64,7 +64,7 @@ def train(trainer: Trainer, order: Plan, stop: Stop) -> Iterator[Event]:
             scores = validate(trainer) if done % config.eval_every == 0 or done == config.steps else None
             if scores is not None:
                 yield Event(done, scores=scores)
-            if last or done % config.save_every == 0:
+            if last or done % config.save_every == 0 or trainer.progress.best_step == done:
                 yield Event(done, saved=save(trainer))
             clock.restart()
         if stopping:

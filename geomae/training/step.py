@@ -55,7 +55,8 @@ def one_step(trainer: Trainer, batch: Batch, codes_CF: Tensor, rate: float, stop
             fabric.backward(loss.sum_B.sum() * (fabric.world_size / count.clamp(min=1)))
         losses.append(loss.sum_B.detach())
     loss_B = torch.cat(losses)
-    total = torch.stack([loss_B.sum().double(), torch.full((), float(stop.signal > 0), device=fabric.device).double()])
+    told = torch.full((), float(stop.signal > 0), device=fabric.device)
+    total = torch.stack([loss_B.sum(), told])
     total = added(fabric, total)
     norm = fabric.clip_gradients(
         trainer.model, trainer.optimizer, max_norm=config.optimizer.clip, error_if_nonfinite=False
@@ -63,7 +64,7 @@ def one_step(trainer: Trainer, batch: Batch, codes_CF: Tensor, rate: float, stop
     assert isinstance(norm, Tensor)
     broken = ~(torch.isfinite(norm) & torch.isfinite(total[0]))
     guarded_step(trainer.optimizer, rate, broken)
-    values = torch.stack([total[0], count.double(), total[1], norm.double()])
+    values = torch.stack([total[0], count, total[1], norm])
     return Pulse(values, batch.tile_ids, loss_B)
 
 

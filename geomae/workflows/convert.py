@@ -6,6 +6,7 @@ from geomae.errors import ConfigError, StorageError
 from geomae.files import file_digest
 from geomae.models.convert import convert_mae, read_weights
 from geomae.models.folder import save_model
+from geomae.sensors import Band, sensor
 from geomae.workflows.console import Screen
 
 
@@ -13,11 +14,12 @@ def run(
     source: Path,
     out: Path,
     *,
-    heads: int | None,
-    decoder_heads: int | None,
-    norm_eps: float | None,
-    target: str | None,
-    quiet: bool,
+    heads: int | None = None,
+    decoder_heads: int | None = None,
+    norm_eps: float | None = None,
+    target: str | None = None,
+    bands: str | None = None,
+    quiet: bool = False,
 ) -> int:
     """Convert `source` and publish the model folder `out`."""
     screen = Screen(not quiet)
@@ -26,7 +28,14 @@ def run(
     if out.exists():
         raise StorageError(f"{out}: exists; choose another folder")
     weights = read_weights(source)
-    model, account = convert_mae(weights, heads=heads, decoder_heads=decoder_heads, norm_eps=norm_eps, target=target)
+    model, account = convert_mae(
+        weights,
+        heads=heads,
+        decoder_heads=decoder_heads,
+        norm_eps=norm_eps,
+        target=target,
+        bands=_bands(bands) if bands else None,
+    )
     model.provenance.update({"source": source.name, "sha256": file_digest(source)})
     save_model(model, out)
     for what in ("taken", "adapted", "left", "new"):
@@ -40,3 +49,14 @@ def run(
         f"{'no decoder' if shape.decoder is None else f'decoder {shape.decoder.width}/{shape.decoder.depth}'}"
     )
     return 0
+
+
+def _bands(text: str) -> tuple[Band, ...]:
+    """The bands of `SENSOR:BAND,BAND,...`, in the order in which the weights take them."""
+    name, colon, names = text.partition(":")
+    if not colon or not names:
+        raise ConfigError(
+            f"--bands {text}: is not SENSOR:BAND,BAND,...; write for example sentinel-2-l2a:red,green,blue"
+        )
+    found = sensor(name)
+    return tuple(found.band(one.strip()) for one in names.split(","))

@@ -35,7 +35,7 @@ def run(request: Request) -> int:
     screen = Screen(shown=not request.quiet and rank == 0)
     folder = RunFolder(request.resume.absolute()) if request.resume else None
     job = resolve(request, folder)
-    if folder is not None and folder.finished and rank == 0:
+    if folder is not None and folder.finished:
         screen.say(f"{folder.path}: this run is finished; its model is in {folder.model}")
         return 0
     if request.out is not None and folder is None and rank == 0:

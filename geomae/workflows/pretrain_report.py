@@ -41,7 +41,8 @@ class Reporter:
         self.folder, self.request, self.job, self.catalog, self.data = folder, request, job, catalog, data
         self.screen, self.leads = screen, fabric.is_global_zero
         self.tracker = Tracker(None)
-        self.uri = resolve_uri(request.tracking_uri)
+        # A resumed run goes on where it was tracked, whatever folder the command is called from.
+        self.uri = resolve_uri(request.tracking_uri or folder.tracked_uri())
         self._started = time.monotonic()
         self._waited_s = self._trained_s = 0.0
         self._tiles = 0

@@ -76,6 +76,11 @@ class RunFolder:
         """Keep which run of the tracking store belongs to this folder, for a resume."""
         write_json(self.path / "tracking.json", {"uri": uri, "run_id": run_id})
 
+    def tracked_uri(self) -> str | None:
+        """The tracking store that knows this run, if there is one."""
+        path = self.path / "tracking.json"
+        return str(read_json(path)["uri"]) if path.is_file() else None
+
     def tracked(self, uri: str) -> str | None:
         """The run id in the store at `uri`, if there is one."""
         path = self.path / "tracking.json"

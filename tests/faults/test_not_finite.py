@@ -87,9 +87,9 @@ def test_the_command_stops_and_saves_nothing_broken(count, geomae, tiny_catalog,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     lines = done.stderr.splitlines()
-    assert [line.partition("error: ")[0] for line in lines] == ["", "rank 1: "][:count] or lines[0].startswith("rank 1")
     assert sum(line.startswith("error: ") for line in lines) == 1
-    assert len(lines) == count
+    assert all(line.startswith(("error: ", "rank 1: error: ")) for line in lines)
+    assert len(lines) <= count
     for line in lines:
         assert "is not finite, no weight was changed; tiles: s" in line
         assert "--resume" in line

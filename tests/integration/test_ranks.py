@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from helpers import SIXTY, SMALL, losses, options
+from helpers import SIXTY, SMALL, command, losses, options, state
 
 from geomae.catalog import open_catalog, parse_selector
 from geomae.config import PretrainConfig, load_config
@@ -63,16 +63,16 @@ def test_several_passes_give_the_losses_of_one(tiny_catalog, tracking_uri, tmp_p
 
 
 @pytest.mark.slow
-def test_torchrun(tiny_catalog, tracking_uri, tmp_path, sixty_steps):
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29731"]
-    arguments = ["--catalog", tiny_catalog, *options(*SIXTY), "--precision", "32", "--devices", "2"]
+@pytest.mark.parametrize("devices", [["--devices", "2"], []])
+def test_torchrun(devices, tiny_catalog, tracking_uri, tmp_path, sixty_steps):
+    """torchrun says how many processes there are; --devices may say it again."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    arguments = ["--catalog", tiny_catalog, *options(*SIXTY), "--precision", "32", *devices]
+    training = command("pretrain", *arguments, "--tracking-uri", tracking_uri, "--out", "run")
     done = subprocess.run(
-        [
-            sys.executable, *launcher, "-m", "geomae.cli", "pretrain", *map(str, arguments),
-            "--tracking-uri", tracking_uri, "--out", "run",
-        ],
-        cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
+        [*launcher, *training], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("model: ") == 1
     assert losses(tmp_path / "run") == losses(sixty_steps(2))
+    assert state(tmp_path / "run") == state(sixty_steps(2))

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geomae.errors import ModelError
 from geomae.models.patches import grid, patchify, take, unpatchify
 
 QUICK = settings(deadline=None, max_examples=60)  # a busy machine is not a fault
@@ -58,5 +59,5 @@ def test_take_gives_the_rows_of_each_tile(B, N, rest, data):
 
 @pytest.mark.parametrize(("height", "width"), [(9, 8), (8, 9), (7, 7)])
 def test_a_patch_that_does_not_divide_the_tile_is_refused(height, width):
-    with pytest.raises(ValueError, match=f"a patch of 4 pixels does not divide a tile of {height} x {width} pixels"):
+    with pytest.raises(ModelError, match=f"a patch of 4 pixels does not divide a tile of {height} x {width} pixels"):
         patchify(torch.zeros(1, 1, height, width), 4)

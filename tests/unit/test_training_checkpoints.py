@@ -124,7 +124,7 @@ def test_a_state_without_digests_does_not_pass(saved):
     folder = saved[0]
     path = folder / "step-00000003" / "state.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"files": {}}))
-    with pytest.raises(CheckpointError, match=r"model\.safetensors was altered"):
+    with pytest.raises(CheckpointError, match=r"state\.json was altered"):
         newest(folder)
 
 
