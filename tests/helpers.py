@@ -31,11 +31,15 @@ SIXTY = (*SMALL, "steps=60", "save_every=5", "eval_every=20")
 
 
 def write_scenes(folder: Path, *, scenes: int = 4, bands: int = 4, side: int = 64, seed: int = 0) -> None:
-    """Rasters s0.tif, s1.tif, ... of fields with some texture: uint16, reflectance x 10000, 5 m, UTM."""
+    """Rasters s0.tif, s1.tif, ... of 16 x 16 fields with furrows and noise: uint16, reflectance x 10000, 5 m, UTM.
+
+    A field's level can be told from any of its patches, and furrows are alike everywhere: both can be learned.
+    """
     rng = np.random.default_rng(seed)
+    furrows_W = 60 * (np.arange(side) % 8)
     for number in range(scenes):
-        fields_CHW = rng.integers(500, 4000, (bands, side // 8, side // 8)).repeat(8, axis=1).repeat(8, axis=2)
-        pixels_CHW = (fields_CHW + rng.integers(0, 200, (bands, side, side))).astype(np.uint16)
+        fields_CHW = rng.integers(500, 4000, (bands, side // 16, side // 16)).repeat(16, axis=1).repeat(16, axis=2)
+        pixels_CHW = (fields_CHW + furrows_W + rng.integers(0, 100, (bands, side, side))).astype(np.uint16)
         corner = (5.0, 0.0, 400_000.0 + 1000 * number, 0.0, -5.0, 5_000_000.0)
         write_cog(folder / f"s{number}.tif", pixels_CHW, crs="EPSG:32632", transform=corner)
 

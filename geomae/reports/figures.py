@@ -70,7 +70,7 @@ def reconstruction_panel(
     known = known[np.isfinite(known)]
     limit = (float(np.percentile(known, 99)) if known.size else 0.0) or 1.0
 
-    side, gap, label, head, foot = 1.4, 0.06, 1.8, 1.1, 0.55
+    side, gap, label, head, foot = 1.4, 0.06, 1.8, 1.1, 0.72
     group = 4 * (side + gap) + 0.25
     figure = Figure(figsize=(label + len(shown) * group + 0.85, head + len(tiles) * (side + gap) + foot))
     add_title(figure, title)
@@ -219,8 +219,9 @@ def _difference_map() -> Colormap:
 def _caption() -> str:
     return (
         "Each tile is stretched between the 2nd and 98th percentile of its valid pixels, the same in its first three"
-        " columns.\nGrey: hidden from the model. Beige: invalid, not scored. The difference is the mean over the bands"
-        " shown, the RMSE that over all bands."
+        " columns.\nGrey: hidden from the model. Beige: invalid, not scored. Visible patches stand in the"
+        " reconstruction as they were.\nThe difference is the mean over the bands shown, the RMSE that over all bands of"
+        " hidden pixels."
     )
 
 

@@ -39,7 +39,9 @@ def _picture(model: Model, one: Dataset, number: int, job: Job) -> list[TilePict
         side = job.config.patch
         cells = batch.pixels_BCHW.shape[-1] // side
         seen = visible_BN.reshape(-1, cells).repeat_interleave(side, 0).repeat_interleave(side, 1)
-        arrays = (batch.pixels_BCHW[0], seen, predicted[0], batch.valid_BCHW[0])
+        # A masked autoencoder learns nothing about patches it is shown; its output there would only mislead.
+        shown = batch.pixels_BCHW[0].where(seen, predicted[0])
+        arrays = (batch.pixels_BCHW[0], seen, shown, batch.valid_BCHW[0])
         truth, seen_HW, reconstruction, valid = (values.numpy() for values in arrays)
         pictures.append(
             TilePicture(

@@ -10,9 +10,11 @@ from helpers import SIXTY, SMALL, command, losses, options, state
 
 from geomae.catalog import open_catalog, parse_selector
 from geomae.config import PretrainConfig, load_config
+from geomae.errors import ConfigError
 from geomae.tiles.loader import training_batch
 from geomae.tiles.sampler import plan
 from geomae.training.data import assemble
+from geomae.training.devices import build_fabric
 from geomae.training.trainer import draw_of
 from geomae.workflows.pretrain import run
 from geomae.workflows.pretrain_job import Request
@@ -60,6 +62,28 @@ def test_several_passes_give_the_losses_of_one(tiny_catalog, tracking_uri, tmp_p
         found.append(losses(out))
     assert found[1] == pytest.approx(found[0], rel=1e-5, abs=0)
     assert len(found[0]) == 6
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices", "nodes", "parts"),
+    [
+        (
+            {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"}, 4, 1,
+            ["--devices 4", "torchrun gives 2", "--nproc-per-node"],
+        ),
+        (
+            {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_NAME": "train"}, 2, 3,
+            ["--nodes 3", "SLURM gives 2", "--ntasks-per-node"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_scheduler_has_decided(monkeypatch, environment, devices, nodes, parts):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as caught:
+        build_fabric("cpu", devices, nodes, "auto")
+    for part in parts:
+        assert part in str(caught.value)
 
 
 @pytest.mark.slow
