@@ -219,9 +219,9 @@ def _difference_map() -> Colormap:
 def _caption() -> str:
     return (
         "Each tile is stretched between the 2nd and 98th percentile of its valid pixels, the same in its first three"
-        " columns.\nGrey: hidden from the model. Beige: invalid, not scored. Visible patches stand in the"
-        " reconstruction as they were.\nThe difference is the mean over the bands shown, the RMSE that over all bands of"
-        " hidden pixels."
+        " columns.\n"
+        "Grey: hidden from the model. Beige: invalid, not scored. Visible patches stand in the reconstruction unchanged.\n"
+        "The difference is the mean over the bands shown, the RMSE that of the hidden pixels over all bands."
     )
 
 
