@@ -35,6 +35,9 @@ __all__ = ["DatasetRecord", "Status", "Tracker", "download", "flatten", "resolve
 
 PARAMS_PER_CALL = 100  # MLflow's limit
 
+# The interface then opens on the runs and their curves, not on traces of language models.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+
 
 def start_run(
     uri: str,
@@ -215,7 +218,8 @@ class _MlflowRun:
         known = self._client.get_experiment_by_name(self._experiment)
         if known is None:
             try:
-                return str(self._client.create_experiment(self._experiment, artifact_root(self._uri)))
+                root = artifact_root(self._uri)
+                return str(self._client.create_experiment(self._experiment, root, tags=EXPERIMENT_TAGS))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was quicker
                     raise

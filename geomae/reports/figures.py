@@ -220,7 +220,7 @@ def _caption() -> str:
     return (
         "Each tile is stretched between the 2nd and 98th percentile of its valid pixels, the same in its first three"
         " columns.\n"
-        "Grey: hidden from the model. Beige: invalid, not scored. Visible patches stand in the reconstruction unchanged.\n"
+        "Grey: hidden from the model. Beige: invalid, not scored. Visible patches are left as they are.\n"
         "The difference is the mean over the bands shown, the RMSE that of the hidden pixels over all bands."
     )
 

@@ -37,13 +37,17 @@ class Dataset:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Everything a training reads. `notes` says in words what was decided, `digest` names the content."""
+    """Everything a training reads. `notes` says in words what was decided.
+
+    `catalogue_digest` names the entries, `digest` the entries, the files behind them and the choice of tiles.
+    """
 
     training: tuple[Dataset, ...]
     validation: tuple[Dataset, ...]
     sensors: tuple[SensorRecord, ...]
     statistics: dict[str, Statistics]
     indexes: dict[str, TileIndex]
+    catalogue_digest: str
     digest: str
     notes: list[str] = field(default_factory=list)
 
@@ -103,6 +107,7 @@ def assemble(
         sensors,
         statistics,
         indexes,
+        catalog.digest(sorted(indexes)),
         digest([catalog.digest(sorted(indexes)), content]),
         notes,
     )

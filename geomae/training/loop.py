@@ -23,12 +23,13 @@ from geomae.training.trainer import Trainer, added, wrapped
 
 @dataclass(frozen=True)
 class Event:
-    """What the loop reports after `step` steps: figures, validation scores, or the folder of a checkpoint."""
+    """What the loop reports after `step` steps: figures, scores, a checkpoint, or that pictures are due."""
 
     step: int
     figures: dict[str, float] | None = None
     scores: dict[str, Scores] | None = None
     saved: Path | None = None
+    picture: bool = False
 
 
 def train(trainer: Trainer, order: Plan, stop: Stop) -> Iterator[Event]:
@@ -58,14 +59,17 @@ def train(trainer: Trainer, order: Plan, stop: Stop) -> Iterator[Event]:
         last = done == config.steps or stopping
         if done % config.log_every == 0 or last:
             yield Event(done, figures=pulse.figures() | {"rate": rate} | clock.lap())
-        if last or done % config.save_every == 0 or done % config.eval_every == 0:
+        due = {name: done % getattr(config, f"{name}_every") == 0 for name in ("save", "eval", "picture")}
+        if last or any(due.values()):
             check(pulse)  # nothing broken is ever saved
             trainer.progress.step = done
-            scores = validate(trainer) if done % config.eval_every == 0 or done == config.steps else None
+            scores = validate(trainer) if due["eval"] or done == config.steps else None
             if scores is not None:
                 yield Event(done, scores=scores)
-            if last or done % config.save_every == 0 or trainer.progress.best_step == done:
+            if last or due["save"] or trainer.progress.best_step == done:
                 yield Event(done, saved=save(trainer))
+            if due["picture"] and not last:
+                yield Event(done, picture=True)
             clock.restart()
         if stopping:
             return

@@ -23,7 +23,8 @@ def provenance(job: Job, data: TrainingData, run_id: str | None) -> dict[str, An
     return {
         "command": "pretrain",
         "code_version": __version__,
-        "catalogue_digest": data.digest,
+        "catalogue_digest": data.catalogue_digest,
+        "data_digest": data.digest,
         "mlflow_run": run_id,
         "seed": job.seed,
         "dataset": list(job.datasets),
@@ -36,7 +37,7 @@ def tags(job: Job, data: TrainingData, out: Path) -> dict[str, str]:
         "geomae.version": __version__,
         "geomae.commit": _commit(),
         "geomae.command": "pretrain",
-        "geomae.catalogue_digest": data.digest,
+        "geomae.catalogue_digest": data.catalogue_digest,
         "geomae.sensors": ", ".join(record.name for record in data.sensors),
         "geomae.model_size": job.config.preset,
         "geomae.out": str(out),

@@ -102,8 +102,8 @@ class Reporter:
             self._figures(trainer, event.step, event.figures)
         if event.scores is not None:
             self._scores(event.step, event.scores)
-            if event.step % trainer.config.picture_every == 0 and event.step < trainer.config.steps:
-                self._draw(event.step, self._model(trainer))
+        if event.picture:
+            self._draw(event.step, self._model(trainer))
         self._remember_run()
 
     def stopped(self, trainer: Trainer, stop: Stop) -> None:
@@ -131,11 +131,12 @@ class Reporter:
             metrics |= found.metrics(name)
             self._table(name, found)
         if self._trained_s:
-            metrics["train/tiles_per_s"] = self._tiles / self._trained_s
-            metrics["train/data_wait_share"] = self._waited_s / self._trained_s
-        metrics["train/seconds"] = time.monotonic() - self._started
-        metrics["train/steps"] = trainer.config.steps
-        self.tracker.log_metrics(metrics, trainer.config.steps)
+            metrics["run/tiles_per_s"] = self._tiles / self._trained_s
+            metrics["run/data_wait_share"] = self._waited_s / self._trained_s
+        metrics["run/seconds"] = time.monotonic() - self._started
+        metrics["run/steps"] = trainer.config.steps
+        new = {name: value for name, value in metrics.items() if not name.startswith(("loss/", "rmse/model/"))}
+        self.tracker.log_metrics(new, trainer.config.steps)  # the others were logged with the last validation
         self.tracker.log_artifacts(self.folder.model, "model")
         self.tracker.log_artifact(self.folder.pictures / "loss.png", "pictures")
         if self.request.register:

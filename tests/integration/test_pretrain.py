@@ -110,7 +110,7 @@ def test_summary(trained, summary):
     assert summary["inputs"]["dataset"] == ["tiny@train", "other@train"]
     assert summary["inputs"]["eval"] == ["tiny@test"]
     assert summary["inputs"]["config"]["batch"] == 8
-    wanted = {"train/tiles_per_s", "train/data_wait_share", "train/seconds", "train/steps"}
+    wanted = {"run/tiles_per_s", "run/data_wait_share", "run/seconds", "run/steps"}
     for name in EVALUATED:
         wanted |= {f"loss/{name}", f"ratio/baseline:mean/{name}", f"ratio/baseline:nearest/{name}"}
         columns = (*BANDS[name.partition("@")[0]], "mean")
@@ -119,7 +119,7 @@ def test_summary(trained, summary):
     assert set(summary["metrics"]) == wanted
     for name, value in summary["metrics"].items():
         assert np.isfinite(value), name
-        assert value > 0 or name == "train/data_wait_share", name
+        assert value > 0 or name == "run/data_wait_share", name
     assert summary["metrics"]["train/steps"] == 12
     assert summary["metrics"]["rmse/model/tiny@test/red"] < 0.5  # reflectance
 
