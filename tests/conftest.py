@@ -48,7 +48,9 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 def geomae() -> Command:
     """Run the real command as a process: `geomae("pretrain", "--dry-run", cwd=tmp_path)`."""
 
-    def run(*arguments: object, cwd: Path, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: object, cwd: Path, timeout: float = 300, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command(*arguments),
             cwd=cwd,

@@ -7,11 +7,14 @@ import json
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from geomae.errors import GeomaeError
 from geomae.rasters import write_cog
 
 CATALOG = """\
@@ -52,6 +55,17 @@ def write_catalog(folder: Path, text: str = CATALOG) -> Path:
     return path
 
 
+def changed_catalog(old: str, new: str) -> str:
+    """The catalogue of `write_catalog` with `new` in the one place where `old` stands."""
+    assert CATALOG.count(old) == 1
+    return CATALOG.replace(old, new)
+
+
+def contents(folder: Path) -> list[tuple[str, int]]:
+    """Everything below a folder, with the time of its last change."""
+    return sorted((str(path.relative_to(folder)), path.stat().st_mtime_ns) for path in folder.rglob("*"))
+
+
 def options(*settings: str) -> list[str]:
     """Settings as the command line takes them."""
     return [word for setting in settings for word in ("--set", setting)]
@@ -73,6 +87,19 @@ def refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
     assert done.stdout == ""
     for part in parts:
         assert part in lines[0], lines[0]
+
+
+def refuses(kind: type[GeomaeError], parts: Sequence[str], **wishes: Any) -> None:
+    """Check that a training, asked for in this process, is refused with one line that says all of `parts`."""
+    from geomae.workflows.pretrain import run
+    from geomae.workflows.pretrain_job import Request
+
+    with pytest.raises(kind) as caught:
+        run(Request(**{"quiet": True, **wishes}))
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message, message
 
 
 def history(folder: Path) -> list[dict[str, float]]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import SMALL, options
+from helpers import SMALL, options, refuses
 from safetensors.torch import load_file
 
 from geomae.catalog import open_catalog, parse_selector
@@ -101,11 +101,9 @@ def test_the_command_stops_and_saves_nothing_broken(count, geomae, tiny_catalog,
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
-def test_a_broken_step_between_saves_is_found_one_step_later(geomae, tiny_catalog, tracking_uri, tmp_path):
-    done = geomae(
-        "pretrain", "--catalog", tiny_catalog, *options(*EXPLODING, "save_every=4"), "--precision", "32",
-        "--tracking-uri", tracking_uri, "--out", "run", "--quiet", cwd=tmp_path,
+def test_a_broken_step_between_saves_is_found_one_step_later(tiny_catalog, tracking_uri, tmp_path):
+    refuses(
+        TrainingError, ["is not finite, no weight was changed; tiles: s"], catalog=tiny_catalog, precision="32",
+        changes=(*EXPLODING, "save_every=4"), tracking_uri=tracking_uri, out=tmp_path / "run",
     )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.count("\n") == 1
     assert not (tmp_path / "run" / "checkpoints").exists()

@@ -51,9 +51,7 @@ def test_one_warning_and_the_same_results(runs, name):
 @pytest.mark.parametrize("name", ["refusing", "hanging"])
 def test_the_files_are_complete(runs, name):
     folder, _ = runs
-    good, down = (
-        {str(path.relative_to(folder / one)) for path in (folder / one).rglob("*")} for one in ("good", name)
-    )
+    good, down = ({str(path.relative_to(folder / one)) for path in (folder / one).rglob("*")} for one in ("good", name))
     assert good - down == {"tracking.json"}
     assert down <= good
     summaries = [json.loads((folder / one / "summary.json").read_text()) for one in ("good", name)]

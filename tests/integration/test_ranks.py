@@ -26,7 +26,7 @@ def test_losses_of_two_processes_are_those_of_one(sixty_steps):
     assert list(together.values()) == pytest.approx(list(alone.values()), rel=1e-5, abs=0)
     assert len(set(alone.values())) == 60
     scores = [json.loads((sixty_steps(devices) / "summary.json").read_text())["metrics"] for devices in (1, 2)]
-    figures = [{name: value for name, value in one.items() if not name.startswith("train/")} for one in scores]
+    figures = [{name: value for name, value in one.items() if not name.startswith("run/")} for one in scores]
     assert figures[0] == pytest.approx(figures[1], rel=1e-4)
 
 

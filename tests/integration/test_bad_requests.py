@@ -1,0 +1,190 @@
+"""What is wrong with a request is said in one line, with the place and the remedy, before anything is written."""
+
+from pathlib import Path
+
+import pytest
+from helpers import CATALOG, SMALL, changed_catalog, contents, refuses, write_catalog, write_scenes
+
+from geomae.errors import BandMismatchError, CatalogError, CheckpointError, ConfigError, StorageError
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A folder with scenes and no catalogue yet, which is the current folder."""
+    write_scenes(tmp_path / "scenes", scenes=2, side=32)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+REQUESTS = {
+    "no file matches": (
+        changed_catalog("scenes/*.tif", "scenes/*.jp2"),
+        {},
+        CatalogError,
+        ["data_catalog.yaml:4: datasets.tiny.path", "no file matches 'scenes/*.jp2'", "s0.tif", "correct the pattern"],
+    ),
+    "too few bands": (
+        changed_catalog("[red, green, blue, nir]", "[red, green, blue]"),
+        {},
+        CatalogError,
+        ["data_catalog.yaml", "datasets.tiny", "s0.tif: has 4 bands instead of 3", "correct `bands`"],
+    ),
+    "two sources": (
+        changed_catalog("    sensor:", "    sample: {}\n    sensor:"),
+        {},
+        CatalogError,
+        ["data_catalog.yaml:5: datasets.tiny", "two sources, `path` and `sample`", "keep one"],
+    ),
+    "no source": (
+        changed_catalog("    path: scenes/*.tif\n", ""),
+        {},
+        CatalogError,
+        ["data_catalog.yaml:3", "no source", "add `path`"],
+    ),
+    "unknown sensor": (
+        changed_catalog("sensor: naip", "sensor: nap"),
+        {},
+        CatalogError,
+        ["data_catalog.yaml:5: datasets.tiny.sensor", "'nap'", "did you mean 'naip'?"],
+    ),
+    "empty split": (
+        CATALOG,
+        {"datasets": ("tiny@tset",)},
+        CatalogError,
+        ["tiny@tset", "split 'tset' is empty", "train"],
+    ),
+    "condition that nothing meets": (
+        CATALOG + "    domain: here\n",
+        {"datasets": ("tiny[domain=there]",)},
+        CatalogError,
+        ["tiny[domain=there]", "no tile has domain=there", "here"],
+    ),
+    "unknown column": (
+        CATALOG,
+        {"datasets": ("tiny[season=green]",)},
+        CatalogError,
+        ["tiny", "no column 'season'"],
+    ),
+    "tile larger than the raster": (
+        changed_catalog("size: 16", "size: 64"),
+        {},
+        CatalogError,
+        ["data_catalog.yaml:10: datasets.tiny.tile.size", "64 pixels is larger than s0 (32 x 32)", "write at most 32"],
+    ),
+    "patch that does not divide": (
+        CATALOG,
+        {"changes": ("patch=6",)},
+        CatalogError,
+        ["tiny", "patch of 6 pixels does not divide a tile of 16", "--set patch=4"],
+    ),
+    "path out of the folder": (
+        changed_catalog("scenes/*.tif", "../*.tif"),
+        {},
+        CatalogError,
+        ["data_catalog.yaml:4: datasets.tiny.path", "leaves the catalogue's folder", "outside: true"],
+    ),
+    "absolute path": (
+        changed_catalog("scenes/*.tif", "/scenes/*.tif"),
+        {},
+        CatalogError,
+        ["data_catalog.yaml:4: datasets.tiny.path", "leaves the catalogue's folder", "outside: true"],
+    ),
+    "where that is a statement": (
+        CATALOG + "    where: \"__import__('os').getpid() > 0\"\n",
+        {},
+        CatalogError,
+        ["data_catalog.yaml:11: datasets.tiny.where"],
+    ),
+    "column of the where that is not there": (
+        CATALOG + "    where: \"season == 'green'\"\n",
+        {},
+        CatalogError,
+        ["data_catalog.yaml:11: datasets.tiny.where", "season"],
+    ),
+    "key that is not built yet": (
+        CATALOG + "    stac: {}\n",
+        {},
+        CatalogError,
+        ["data_catalog.yaml:11: datasets.tiny", "'stac' is not built yet", "`path`"],
+    ),
+    "batch that cannot be shared": (
+        CATALOG,
+        {"changes": ("batch=9", "accumulate=2")},
+        ConfigError,
+        ["batch: 9 tiles", "2 passes", "multiple of 2"],
+    ),
+    "unknown setting": (
+        CATALOG,
+        {"changes": ("maskin.ratio=0.5",)},
+        ConfigError,
+        ["unknown key 'maskin'", "did you mean 'masking'?"],
+    ),
+    "value that is text": (CATALOG, {"changes": ("steps=many",)}, ConfigError, ["steps", "'many'"]),
+    "setting without a value": (CATALOG, {"changes": ("steps",)}, ConfigError, ["--set steps", "KEY=VALUE"]),
+    "ratio that leaves nothing": (
+        CATALOG,
+        {"changes": ("masking.ratio=1",)},
+        ConfigError,
+        ["masking.ratio", "less than 1"],
+    ),
+    "device": (CATALOG, {"device": "gpu"}, ConfigError, ["--device gpu", "auto, cpu, cuda or mps"]),
+    "precision": (CATALOG, {"precision": "16"}, ConfigError, ["--precision 16", "auto, 32 or bf16"]),
+    "strategy": (CATALOG, {"strategy": "dp"}, ConfigError, ["--strategy dp", "auto, ddp or fsdp"]),
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_refused(name, work):
+    catalog, wishes, kind, parts = REQUESTS[name]
+    write_catalog(work, catalog)
+    before = contents(work)
+    refuses(kind, parts, **wishes)
+    assert contents(work) == before
+
+
+def test_several_data_sets_and_no_choice(work):
+    entry = CATALOG.partition("datasets:\n")[2]
+    write_catalog(work, CATALOG + entry.replace("tiny", "other"))
+    refuses(CatalogError, ["data_catalog.yaml", "--dataset", "other, tiny"])
+
+
+def test_a_link_out_of_the_folder(work, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (work / "scenes" / "s1.tif").rename(elsewhere / "s1.tif")
+    (work / "scenes" / "s1.tif").symlink_to(elsewhere / "s1.tif")
+    write_catalog(work)
+    refuses(CatalogError, ["data_catalog.yaml:4: datasets.tiny.path", "s1.tif leaves the catalogue's folder"])
+
+
+def test_stacked_with_two_sets_of_bands(work):
+    entry = CATALOG.partition("datasets:\n")[2]
+    other = entry.replace("tiny", "rgb").replace("[red, green, blue, nir]", "[red, green, blue, null]")
+    write_catalog(work, CATALOG + other)
+    wishes = {"datasets": ("tiny", "rgb"), "changes": (*SMALL, "embedding=stacked")}
+    refuses(BandMismatchError, ["tiny and rgb differ", "embedding=spectral takes any"], **wishes)
+
+
+def test_a_configuration_file_with_an_unknown_key(work):
+    write_catalog(work)
+    (work / "mine.yaml").write_text("steps: 4\nmasking:\n  ration: 0.5\n")
+    refuses(ConfigError, ["mine.yaml:3:", "'masking.ration'", "did you mean 'ratio'?"], config="mine.yaml")
+
+
+def test_an_unreadable_file_among_two(work):
+    (work / "scenes" / "s1.tif").write_bytes(b"II*\0 and nothing else")
+    write_catalog(work)
+    refuses(CatalogError, ["data_catalog.yaml:3", "quarantines 1 of 2 scenes", "s1.tif", "data.max_quarantined"])
+
+
+def test_an_out_that_is_something_else(work):
+    write_catalog(work)
+    (work / "file").write_text("mine")
+    refuses(StorageError, ["--out file: is a file", "choose another folder"], out=Path("file"))
+    refuses(StorageError, ["--out scenes: is not empty", "choose another folder"], out=Path("scenes"))
+
+
+def test_going_on_with_what_is_no_run(work):
+    write_catalog(work)
+    refuses(CheckpointError, ["scenes: holds no run", "run.json"], resume=work / "scenes")
+    refuses(CheckpointError, ["absent: holds no run"], resume=work / "absent")
+    assert not (work / "absent").exists()
