@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from geomae.errors import CheckpointError, GeomaeError
-from geomae.files import digest, file_digest, publish_dir, read_json, remove_unfinished, write_json
+from geomae.files import digest, file_digest, publish_dir, read_json, write_json
 from geomae.models.folder import save_tensors
 
 # Whole tensors under the same names, whatever the strategy.
@@ -86,9 +86,6 @@ def newest(folder: Path) -> tuple[Path, Progress] | None:
 
     Raises CheckpointError for one that is incomplete or was altered: going on from an older one silently would hide it.
     """
-    if not folder.is_dir():
-        return None
-    remove_unfinished(folder)
     found = sorted(folder.glob("step-*"))
     if not found:
         return None

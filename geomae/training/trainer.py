@@ -61,7 +61,6 @@ def prepare(
     model.mark_forward_method("predict")
     optimizer = build_optimizer(model, decay, config.optimizer.weight_decay)
     fabric.setup_optimizers(optimizer)
-    fabric.barrier()  # no rank looks for checkpoints while another still tidies up
     found = checkpoints.newest(folder)
     progress = Progress()
     if found is not None:

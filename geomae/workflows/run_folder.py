@@ -127,7 +127,10 @@ def make(path: Path, request: dict[str, Any]) -> RunFolder:
 
 
 def lock(folder: RunFolder) -> IO[str]:
-    """Keep other processes out of the run until the returned file is closed or this process ends."""
+    """Keep other processes out of the run until the returned file is closed or this process ends.
+
+    What a killed process left half written is removed; with several ranks the first alone does that.
+    """
     try:
         file = (folder.path / ".lock").open("w", encoding="utf-8")
     except OSError as error:
@@ -138,5 +141,6 @@ def lock(folder: RunFolder) -> IO[str]:
         file.close()
         raise StorageError(f"{folder.path}: another process is at work in this run; wait for it, or stop it") from error
     file.write(str(os.getpid()))
-    remove_unfinished(folder.path)
+    for place in (folder.path, folder.checkpoints, folder.pictures, folder.path / "statistics"):
+        remove_unfinished(place)
     return file

@@ -28,6 +28,7 @@ class Training:
         self.history = self.out / "history.jsonl"
         self.file_before = None
         self.process = None
+        self.half_saved = 0  # kills that left a checkpoint half written
 
     @property
     def arguments(self):
@@ -73,6 +74,7 @@ class Training:
             time.sleep(rng.random() * 0.05)
         children = psutil.Process(self.process.pid).children(recursive=True)
         assert self.end(signal.SIGKILL) == -signal.SIGKILL, self.log.read_text()
+        self.half_saved += any(self.out.glob("checkpoints/.unfinished-*"))
         return children
 
     def finish(self):
@@ -87,7 +89,7 @@ def killed_and_resumed(training, kills, seed):
     rng = np.random.default_rng(seed)
     children = []
     for number in range(kills):
-        children += training.kill(rng, saving=number % 3 == 0)
+        children += training.kill(rng, saving=number % 2 == 0)
         _, alive = psutil.wait_procs(children, timeout=20)
         assert not alive, "a process of a killed run is still there"
     training.finish()
@@ -98,6 +100,7 @@ def killed_and_resumed(training, kills, seed):
 def test_killed_while_saving_and_between(kills, tmp_path, tiny_catalog, tracking_uri, sixty_steps):
     training = Training(tmp_path, tiny_catalog, tracking_uri)
     killed_and_resumed(training, kills, seed=1)
+    assert training.half_saved, "no kill met a save"
     assert state(training.out) == state(sixty_steps(1))
     assert losses(training.out) == losses(sixty_steps(1))
     assert not list(training.out.rglob(".unfinished-*"))

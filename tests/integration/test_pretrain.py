@@ -177,7 +177,8 @@ def test_the_run_in_mlflow(trained, summary, tracking_uri):
     assert {metric.step: metric.value for metric in curve} == pytest.approx(losses(folder))
     for name in ("train/rate", "train/gradient_norm", "train/tiles_per_s", "train/data_wait_share"):
         assert {metric.step for metric in client.get_metric_history(found.info.run_id, name)} == set(range(1, 13))
-    assert {m.step for m in client.get_metric_history(found.info.run_id, "rmse/model/tiny@test/nir")} == {4, 8, 12}
+    # MLflow refuses @ in the name of a metric.
+    assert {m.step for m in client.get_metric_history(found.info.run_id, "rmse/model/tiny_test/nir")} == {4, 8, 12}
     names = {one.path for one in client.list_artifacts(found.info.run_id)}
     assert names >= {"model", "pictures", "statistics", "run.json", "audit.json", "summary.json"}
     pictures = {Path(one.path).name for one in client.list_artifacts(found.info.run_id, "pictures")}

@@ -21,7 +21,7 @@ PRODUCTS = {  # the names that the agencies give: a file per band, quality layer
         "LC08_L2SP_193028_20210712_20210720_02_T1",
         [
             f"landsat/{{scene}}_{band}.TIF"
-            for band in "SR_B2 SR_B3 SR_B4 SR_B5 SR_B6 SR_B7 ST_B10 QA_PIXEL SR_QA_AEROSOL".split()
+            for band in ["SR_B2", "SR_B3", "SR_B4", "SR_B5", "SR_B6", "SR_B7", "ST_B10", "QA_PIXEL", "SR_QA_AEROSOL"]
         ],
     ),
     "safe": (
