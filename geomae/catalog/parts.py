@@ -163,8 +163,8 @@ class Sample(Strict):
     """The generated landscape."""
 
     seed: Annotated[Whole, Field(ge=0)] = Field(0, description="chooses the landscape")
-    size: Annotated[Whole, Field(ge=64, le=4096)] = Field(512, description="side of a scene in pixels")
-    scenes: Annotated[Whole, Field(ge=1, le=64)] = Field(2, description="number of scenes")
+    size: Annotated[Whole, Field(ge=64, le=2048)] = Field(512, description="side of a scene in pixels")
+    scenes: Annotated[Whole, Field(ge=1, le=64)] = Field(2, description="number of scenes of each domain")
 
 
 Domain = Annotated[Annotated[Column, Tag("mapping")] | Annotated[Text, Tag("value")], Discriminator(mapping_or_value)]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from geomae.catalog import Catalog, Selector, read_windows, require_columns, where_mask
+from geomae.catalog import Catalog, Selector, condition_mask, read_windows, require_columns, where_mask
 from geomae.catalog.source import Source
 from geomae.errors import CatalogError, nearest
 from geomae.rasters import AuditReport, Grid, audit, scene_grid
@@ -62,10 +62,12 @@ class TileIndex:
         """The tiles that a selector means. Raises CatalogError where there are none, with what there is."""
         chosen = np.ones(len(self), dtype=bool)
         for column, value in selector.conditions:
-            values = self.column(column).astype(str)
-            if not (values == value).any():
-                raise CatalogError(f"{selector}: no tile has {column}={value}; {nearest(value, set(values))}")
-            chosen &= values == value
+            one = Selector(self.name, ((column, value),))
+            meets = condition_mask(one, {column: self.column(column)}, len(self))
+            if not meets.any():
+                known = {str(found) for found in self.column(column).tolist()}
+                raise CatalogError(f"{selector}: no tile has {column}={value}; {nearest(value, known)}")
+            chosen &= meets
         if selector.split is not None:
             splits = self.tiles["split"].to_numpy()
             if not (splits == selector.split).any():
@@ -179,6 +181,11 @@ def _listed(
     """The tiles that a table of windows lists, for scenes that are there and not quarantined."""
     windows = read_windows(catalog, name)
     by_stem = {scene.stem: number for number, scene in enumerate(source.scenes)}
+    if len(by_stem) < len(source.scenes):
+        raise CatalogError(
+            f"{catalog.place(name, 'windows')}: several scenes have one name in different folders, and a window could "
+            "belong to any; rename them, or make a data set of each folder"
+        )
     unknown = sorted(set(windows["stem"]) - set(by_stem))
     if len(unknown) == windows["stem"].nunique():
         raise CatalogError(

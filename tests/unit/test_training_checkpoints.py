@@ -78,7 +78,7 @@ def test_no_checkpoint_is_none(tmp_path):
     assert newest(tmp_path) is None
     (tmp_path / ".unfinished-step-00000004-x").mkdir()
     assert newest(tmp_path) is None
-    assert list(tmp_path.iterdir()) == []  # what a killed process left goes
+    assert len(list(tmp_path.iterdir())) == 1  # it goes when a run locks its folder, not when somebody looks
 
 
 def test_the_newest_is_found(saved):
