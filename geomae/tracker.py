@@ -102,7 +102,7 @@ class Tracker:
         return self._run_id
 
     def wait_run_id(self, timeout: float) -> str | None:
-        """Give the run's id, waiting up to `timeout` seconds for the store."""
+        """Give the run's id, waiting up to `timeout` seconds for the store, and no longer for one that fails."""
         if self._work is not None:
             self._opened.wait(timeout)
         return self._run_id
@@ -188,6 +188,7 @@ class Tracker:
 
     def _trouble(self, error: Exception) -> None:
         self._tell(f"failed ({one_line(error)})")
+        self._opened.set()  # it may still open later; nobody waits for that
 
     def _tell(self, problem: str) -> None:
         warn, self._warn = self._warn, None

@@ -24,6 +24,8 @@ from geomae.workflows.pretrain_job import Job, Request
 from geomae.workflows.pretrain_pictures import draw_pictures
 from geomae.workflows.run_folder import RunFolder, file_name
 
+OPENING_S = 100.0  # MLflow's import alone takes long on a busy machine; a store that fails is not waited for
+
 
 class Reporter:
     """Reports a training. Every rank has one, because weights are gathered from all; rank 0 alone writes."""
@@ -115,6 +117,7 @@ class Reporter:
     def finish(self, trainer: Trainer) -> None:
         """The last validation with baselines, the model folder, pictures and the summary."""
         scores = validate(trainer, baselines=True)
+        self.tracker.wait_run_id(OPENING_S)  # a short training is done before its run has been opened
         model = self._model(trainer)
         self._draw(trainer.config.steps, model)
         self.screen.close()
