@@ -16,6 +16,7 @@ from geomae.models.mae import MaskedAutoencoder
 from geomae.randomness import key
 from geomae.tiles.sampler import plan
 from geomae.training import devices
+from geomae.training.allocator import keep_freed_memory
 from geomae.training.data import TrainingData, assemble
 from geomae.training.loop import train
 from geomae.training.signals import die_with_parent, watch
@@ -41,6 +42,8 @@ def run(request: Request) -> int:
     if request.out is not None and folder is None and rank == 0:
         run_folder.check_new(request.out)
     fabric = devices.build_fabric(request.device, request.devices, request.nodes, request.strategy)
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     _check_shares(job.config, fabric.world_size)
     catalog = open_catalog(job.catalog)
     # Where we start the other ranks, that comes after everything that can be wrong with the request, so that it is said
