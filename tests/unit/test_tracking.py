@@ -223,3 +223,17 @@ def test_ui_serves_the_store_and_stops_on_ctrl_c(run):
 
 def test_artifacts_are_found_from_any_folder(run):
     assert Path(run.client.get_experiment_by_name("trial").artifact_location.removeprefix("file://")).is_absolute()
+
+
+def test_a_store_is_never_left_half_made(tmp_path, monkeypatch):
+    """Its tables are made beside it: an end of the process in between leaves no file that later runs cannot open."""
+    import geomae.tracking as tracking
+
+    def end(uri):
+        Path(uri.removeprefix("sqlite:///")).write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tracking, "_client", end)
+    with pytest.raises(KeyboardInterrupt):
+        tracking._make_database(tmp_path / "mlflow.db")
+    assert list(tmp_path.iterdir()) == []
