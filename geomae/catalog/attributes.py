@@ -70,7 +70,8 @@ def attach_table(catalog: Catalog, dataset: str, scenes: tuple[Scene, ...]) -> t
 def read_windows(catalog: Catalog, dataset: str) -> "pd.DataFrame":
     """The entry's `windows`: columns stem, row, col, size, then the attributes as they stand in the table.
 
-    `stem` is the scene's, also where the table gives paths. Text and mixed columns are objects with None for what is
+    `stem` is the scene's, also where the table gives paths. Where the entry has a `table` too, the columns follow that
+    only this one has, with the values of the window's scene. Text and mixed columns are objects with None for what is
     missing. Raises CatalogError for a window that is there twice, and for a row or column that is not a whole number
     from 0.
     """
@@ -103,7 +104,25 @@ def read_windows(catalog: Catalog, dataset: str) -> "pd.DataFrame":
         raise CatalogError(
             f"{place}: {windows.table}, line {line + 2}: this window is there twice; remove one of the two"
         )
-    return result
+    return _with_scene_attributes(catalog, dataset, result)
+
+
+def _with_scene_attributes(catalog: Catalog, dataset: str, windows: "pd.DataFrame") -> "pd.DataFrame":
+    """`windows` with the columns of the entry's `table` that it has not; stems alone count, as they do for windows."""
+    table = catalog.entry(dataset).table
+    if table is None:
+        return windows
+    frame, _ = _read_table(catalog, dataset, table.path, table.key, "table", "path")
+    stems = [_stem_of(key) for key in frame[table.key]]
+    repeated = Counter(stems).most_common(1)
+    if repeated and repeated[0][1] > 1:
+        raise CatalogError(
+            f"{catalog.place(dataset, 'table')}: several rows of {table.path} are of scenes called {repeated[0][0]!r}, "
+            "and a window could belong to any; rename the files, or make a data set of each folder"
+        )
+    columns = [column for column in frame.columns if column not in (table.key, *windows.columns)]
+    rows = frame[columns].set_axis(stems).reindex(windows["stem"]).set_axis(windows.index)
+    return windows.assign(**{column: _plain_values(rows[column]) for column in columns})
 
 
 def where_mask(catalog: Catalog, dataset: str, columns: Columns, length: int) -> MaskN:

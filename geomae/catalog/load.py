@@ -54,6 +54,8 @@ class Catalog:
         with self.at(dataset, "sensor"):
             if isinstance(entry, str):
                 return sensor(entry)
+            if isinstance(entry, tuple):
+                return inline_sensor(dataset, entry)
             inline = dict(entry)
             return inline_sensor(str(inline.pop("name", dataset)), inline)
 

@@ -32,6 +32,11 @@ def list_or_value(value: object) -> str:
     return "list" if isinstance(value, (list, tuple)) else "value"
 
 
+def mapping_list_or_value(value: object) -> str:
+    """Choose the branch of a union by the form in which a key is written."""
+    return mapping_or_list(value) if isinstance(value, (dict, list, tuple)) else "value"
+
+
 def _checked_fractions(fractions: dict[str, float]) -> dict[str, float]:
     for name in fractions:
         if name == ALL:
@@ -66,7 +71,7 @@ class Tile(Strict):
 class Windows(Strict):
     """Tiles as a table lists them, in pixels from the upper left of each scene."""
 
-    table: Text = Field(description="CSV file, relative to the catalogue; its other columns are attributes")
+    table: Text = Field(description="CSV file, relative to the catalogue; its other columns are attributes of windows")
     key: Text = Field(description="column with the scene: file stem, or path relative to the table's folder")
     row: Text = Field(description="column with the first row of the window")
     col: Text = Field(description="column with the first column of the window")
@@ -185,7 +190,10 @@ Bands = Annotated[
     Discriminator(mapping_or_list),
 ]
 SensorEntry = Annotated[
-    Annotated[dict[str, Any], Tag("mapping")] | Annotated[Text, Tag("value")], Discriminator(mapping_or_value)
+    Annotated[dict[str, Any], Tag("mapping")]
+    | Annotated[tuple[Any, ...], Field(min_length=1), Tag("list")]
+    | Annotated[Text, Tag("value")],
+    Discriminator(mapping_list_or_value),
 ]
 TorchgeoEntry = Annotated[
     Annotated[Torchgeo, Tag("mapping")] | Annotated[Text, Tag("value")], Discriminator(mapping_or_value)

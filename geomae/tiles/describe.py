@@ -46,8 +46,11 @@ def describe(
         tiles["domain"] = [value if value else "unspecified" for value in domain]
     if entry.label is None:
         tiles["label"] = nothing
-    elif entry.label.raster is None:
-        tiles["label"] = column(entry.label.column or "label")  # the catalogue writes a folder's name there
+    elif entry.label.folder:
+        folders = [source.scenes[scene].attributes["label"] for scene in tiles["scene"]]  # the catalogue put them there
+        tiles["label"] = np.array(folders, dtype=object)
+    elif entry.label.column is not None:
+        tiles["label"] = column(entry.label.column)
     else:
         tiles["label"] = raster_labels(entry.label, source, grids, tiles)
     return tiles

@@ -224,6 +224,16 @@ def test_inline_sensor(tmp_path: Path) -> None:
     assert (source.sensor, source.unit, source.scale_C, source.bands[0].wavelength_um) == ("a", "radiance", (2.0,), 0.5)
 
 
+def test_a_list_of_bands_is_a_sensor(tmp_path: Path) -> None:
+    touch(tmp_path, "x.tif")
+    band = "{name: c, wavelength_um: 0.5, fwhm_um: 0.1}"
+    source = resolve(tmp_path, f"path: x.tif\nsensor: [{band}]\nbands: [c]")
+    assert (source.sensor, source.unit, source.bands[0].wavelength_um) == ("a", "digital_number", 0.5)
+    text = message(tmp_path, f"path: x.tif\nsensor:\n- {band}\n- red")
+    assert "datasets.a.sensor: sensor 'a': band 'red' must be a mapping with `name`, `wavelength_um`" in text
+    assert "datasets.a.sensor: must not be empty, not an empty list" in message(tmp_path, "path: x.tif\nsensor: []")
+
+
 def test_sources_that_find_their_own_files(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("version: 1\ndatasets:\n  a: {torchgeo: EuroSAT, label: {column: label}}\n")
     catalog = open_catalog(tmp_path / "c.yaml")

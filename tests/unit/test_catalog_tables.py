@@ -94,6 +94,24 @@ def test_windows(tmp_path: Path) -> None:
     assert frame["row"].dtype == np.int64 and frame["size"].tolist() == [4, 4]
 
 
+SCENES = f"{WINDOWS}\n    table: {{path: scenes.csv, key: scene}}"
+
+
+def test_windows_have_the_attributes_of_their_scene_too(tmp_path: Path) -> None:
+    (tmp_path / "scenes.csv").write_text("scene,site,year,n\nt/a/x.tif,north,2020,7\nz,east,2021,8\n")
+    frame = read_windows(catalogue(tmp_path, "file,r,c,n\nx,0,0,1\nx,4,0,2\ny,0,0,3\n", SCENES), "d")
+    assert list(frame.columns) == ["stem", "row", "col", "size", "n", "site", "year"]
+    assert frame["site"].tolist() == ["north", "north", None]
+    assert frame["year"].tolist() == [2020, 2020, None]
+    assert frame["n"].tolist() == [1, 2, 3]  # what a window says of itself wins
+
+
+def test_a_table_that_names_two_scenes_by_one_stem_cannot_serve_windows(tmp_path: Path) -> None:
+    (tmp_path / "scenes.csv").write_text("scene,site\na/x,1\nb/x,2\n")
+    with pytest.raises(CatalogError, match=r"c\.yaml:8: datasets\.d\.table: several rows of scenes\.csv .* 'x', and a"):
+        read_windows(catalogue(tmp_path, "file,r,c\nx,0,0\n", SCENES), "d")
+
+
 @pytest.mark.parametrize(
     ("table", "expected"),
     [

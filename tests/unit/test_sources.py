@@ -93,6 +93,18 @@ def test_the_index_of_a_sample_has_splits_labels_and_domains(tmp_path: Path) -> 
     assert index.tiles["label"].notna().any()
 
 
+def test_windows_have_labels_of_folders_and_attributes_of_scenes(tmp_path: Path) -> None:
+    for number, name in enumerate(("forest/a", "river/b")):
+        write_cog(tmp_path / f"{name}.tif", np.arange(64, dtype=np.uint8).reshape(1, 8, 8) + 100 * number + 1)
+    (tmp_path / "w.csv").write_text("scene,r,c\na,0,0\na,4,4\nb,0,0\n")
+    (tmp_path / "t.csv").write_text("scene,season\na,dry\nb,green\n")
+    keys = ("path: '*/*.tif'", "sensor: naip", "bands: [red]", "label: {folder: true}", "domain: {column: season}")
+    tables = ("windows: {table: w.csv, key: scene, row: r, col: c, size: 4}", "table: {path: t.csv, key: scene}")
+    index = build_index(catalog(tmp_path, *keys, *tables, "where: season != 'wet'"), "d")
+    assert index.tiles["label"].tolist() == ["forest", "forest", "river"]
+    assert index.tiles["domain"].tolist() == ["dry", "dry", "green"]
+
+
 def test_torchgeo_is_not_imported_for_other_sources() -> None:
     code = "import sys, geomae.tiles.sources; sys.exit('torchgeo' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
