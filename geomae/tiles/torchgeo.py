@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,6 +26,9 @@ WITHOUT_EFFECT = {
     "transforms": "pixels are read as they are stored; remove it",
     "crs": "every file is read on its own grid; remove it",
     "res": "write `gsd_m` beside `sensor`",
+}
+UNPICKLES = {  # classes that read their files with pickle, which runs code, and torchgeo's first release without that
+    "SKIPPD": (0, 10),  # its dates: numpy.load(..., allow_pickle=True)
 }
 RASTERS = (".tif", ".tiff", ".gtif", ".jp2", ".png", ".jpg", ".jpeg", ".webp")
 logger = logging.getLogger(__name__)
@@ -96,6 +100,7 @@ def _class(module: Any, catalog: Catalog, dataset: str) -> Any:
         if inspect.isabstract(kind):
             place = catalog.place(dataset, "torchgeo")
             raise CatalogError(f"{place}: {asked.class_name} is what data sets derive from; name one of these")
+        _refuse_pickle(kind, catalog.place(dataset, "torchgeo"))
         return kind
     known = [
         name
@@ -104,6 +109,18 @@ def _class(module: Any, catalog: Catalog, dataset: str) -> Any:
     ]
     remedy = nearest(asked.class_name, known)
     raise CatalogError(f"{catalog.place(dataset, 'torchgeo')}: torchgeo has no data set {asked.class_name!r}; {remedy}")
+
+
+def _refuse_pickle(kind: Any, place: str) -> None:
+    """Raise CatalogError for a class that this release of torchgeo lets unpickle its files."""
+    installed = tuple(int(number) for number in version("torchgeo").split(".")[:2])
+    for name in {base.__name__ for base in kind.__mro__} & set(UNPICKLES):
+        if installed < UNPICKLES[name]:
+            first = ".".join(map(str, UNPICKLES[name]))
+            raise CatalogError(
+                f"{place}: {name} reads its files with pickle, which can run code from them; take torchgeo {first} or "
+                "newer, or save its images as GeoTIFF and name them with `path`"
+            )
 
 
 def _arguments(module: Any, kind: Any, catalog: Catalog, dataset: str) -> dict[str, Any]:

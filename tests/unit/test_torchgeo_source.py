@@ -1,5 +1,6 @@
 """Data sets of torchgeo as sources: their files where they list them, else their rows written as files."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from geomae.catalog import open_catalog
 from geomae.errors import CatalogError
 from geomae.rasters import Window, read, write_cog
+from geomae.tiles import torchgeo
 from geomae.tiles.index import build_index
 from geomae.tiles.sources import open_source, prepare
 
@@ -237,6 +239,34 @@ def test_errors_say_what_where_and_the_remedy(
     assert message.replace("CATALOG", str(tmp_path / "c")) in text
     assert text.startswith(f"{tmp_path}/c/c.yaml:")
     assert "\n" not in text
+
+
+def test_what_reads_its_files_with_pickle_is_refused(
+    entries: Open, datasets: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Mine(datasets.SKIPPD):  # type: ignore[name-defined, misc]
+        pass
+
+    monkeypatch.setattr(datasets, "Mine", Mine, raising=False)
+    monkeypatch.setattr(torchgeo, "version", lambda name: "0.9.0")
+    for name in ("SKIPPD", "Mine"):
+        with pytest.raises(
+            CatalogError, match=r"c.yaml:4: datasets.d.torchgeo: SKIPPD reads its .* take torchgeo 0.10"
+        ):
+            open_source(entries(f"torchgeo: {name}", "sensor: naip"), "d")
+    monkeypatch.setattr(torchgeo, "version", lambda name: "0.10.1")
+    with pytest.raises(CatalogError) as caught:
+        open_source(entries("torchgeo: SKIPPD", "sensor: naip"), "d")
+    assert "pickle" not in str(caught.value)
+
+
+def test_no_other_class_of_torchgeo_reads_with_pickle(datasets: Any) -> None:
+    """A class that a later release adds has to be listed, too."""
+    unpickling = re.compile(r"allow_pickle=True|\bpickle\.loads?\(|read_pickle\(|torch\.load\(|joblib\.load\(")
+    for path in sorted(Path(datasets.__file__).parent.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if unpickling.search(text):
+            assert set(re.findall(r"^class (\w+)", text, re.MULTILINE)) <= set(torchgeo.UNPICKLES), path
 
 
 def test_label_rasters_are_no_imagery(tmp_path: Path, entries: Open, datasets: Any) -> None:
