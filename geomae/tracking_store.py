@@ -33,8 +33,14 @@ DEFAULTS = {
 
 
 def resolve_uri(given: str | None) -> str:
-    """Say which store counts: `given`, else MLFLOW_TRACKING_URI, else `mlflow.db` here; sqlite paths absolute."""
-    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
+    """Say which store counts: `given`, else MLFLOW_TRACKING_URI, else `mlflow.db` here; sqlite paths absolute.
+
+    Where both are one address, and the variable's has a user's name and password, these count.
+    """
+    own = os.environ.get("MLFLOW_TRACKING_URI")
+    uri = given or own or f"{SQLITE}mlflow.db"
+    if own and without_password(own) == uri:
+        uri = own
     database = database_path(uri)
     if database is None:
         return uri
@@ -57,7 +63,7 @@ def artifact_root(uri: str) -> str | None:
 
 def without_password(text: str) -> str:
     """Give the text without user names and passwords of the addresses in it."""
-    return re.sub(r"//[^/@\s]+@", "//", text)
+    return re.sub(r"://[^/\s]+@", "://", text)
 
 
 def set_defaults() -> None:

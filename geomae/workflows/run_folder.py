@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from geomae.errors import CheckpointError, StorageError
 from geomae.files import read_json, remove_unfinished, write_json, write_text
+from geomae.tracking_store import without_password
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,11 @@ class RunFolder:
         write_text(self.path / "history.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
     def remember_tracking(self, uri: str, run_id: str) -> None:
-        """Keep which run of the tracking store belongs to this folder, for a resume."""
-        write_json(self.path / "tracking.json", {"uri": uri, "run_id": run_id})
+        """Keep which run of the tracking store belongs to this folder, for a resume; a password is not kept."""
+        write_json(self.path / "tracking.json", {"uri": without_password(uri), "run_id": run_id})
 
     def tracked_uri(self) -> str | None:
-        """The tracking store that knows this run, if there is one."""
+        """The tracking store that knows this run, if there is one, without a password."""
         path = self.path / "tracking.json"
         return str(read_json(path)["uri"]) if path.is_file() else None
 
@@ -87,7 +88,7 @@ class RunFolder:
         if not path.is_file():
             return None
         record = read_json(path)
-        return record["run_id"] if record["uri"] == uri else None
+        return record["run_id"] if record["uri"] == without_password(uri) else None
 
 
 def file_name(name: str) -> str:

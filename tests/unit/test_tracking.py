@@ -17,6 +17,7 @@ import pytest
 from geomae.errors import ConfigError, ModelError
 from geomae.tracking import DatasetRecord, Tracker, download, flatten, resolve_uri, start_run, ui
 from geomae.tracking_store import without_password
+from geomae.workflows.run_folder import RunFolder
 
 RECORD = DatasetRecord(
     name="hls",
@@ -187,6 +188,22 @@ def test_flatten():
 
 def test_passwords_are_not_shown():
     assert without_password("GET https://me:secret@host/x failed") == "GET https://host/x failed"
+    assert without_password("postgresql://me:p@ss@host/db") == "postgresql://host/db"
+    assert without_password("sqlite:////me@work/x.db") == "sqlite:////me@work/x.db"
+
+
+def test_passwords_are_not_kept_and_come_back_from_the_environment(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path)
+    folder.remember_tracking("https://me:secret@host/x", "r1")
+    assert "secret" not in (tmp_path / "tracking.json").read_text()
+    assert folder.tracked("https://me:other@host/x") == folder.tracked("https://host/x") == "r1"
+    assert folder.tracked("https://me:secret@elsewhere/x") is None
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert resolve_uri(folder.tracked_uri()) == "https://host/x"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@host/x")
+    assert resolve_uri(folder.tracked_uri()) == "https://me:secret@host/x"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@elsewhere/x")
+    assert resolve_uri(folder.tracked_uri()) == "https://host/x"
 
 
 def test_ui_refuses_a_taken_port_and_a_server():
