@@ -1,5 +1,6 @@
 """Georeferenced results: tiled, compressed Cloud Optimized GeoTIFFs."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +35,18 @@ class _Writer(BufferedDatasetWriter):  # type: ignore[misc]  # rasterio has no t
             return list(super().read_transform())
         except NotGeoreferencedWarning:
             return list(IDENTITY_GDAL)
+
+    def write_transform(self, transform: Sequence[float]) -> None:
+        """Store six coefficients in GDAL's order.
+
+        Of pixels of one unit at the origin rasterio warns, as some drivers take these for none; a COG keeps them.
+        """
+        if [abs(value) for value in transform] != IDENTITY_GDAL:
+            super().write_transform(transform)
+            return
+        with warnings.catch_warnings():  # not safe with threads, and rare
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            super().write_transform(transform)
 
 
 def write_cog(

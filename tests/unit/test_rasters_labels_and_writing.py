@@ -115,6 +115,14 @@ def test_a_cog_comes_back_as_it_was_written(tmp_path, dtype):
     assert [one.name for one in path.parent.iterdir()] == ["a.tif"]
 
 
+@pytest.mark.parametrize("crs", ["EPSG:4326", None])
+@pytest.mark.parametrize("transform", [(1.0, 0, 0, 0, -1.0, 0), (-1.0, 0, 0, 0, 1.0, 0)])
+def test_pixels_of_one_unit_at_the_origin_keep_their_transform(tmp_path, crs, transform):
+    write_cog(tmp_path / "a.tif", np.ones((1, 4, 4), "uint8"), crs=crs, transform=transform)
+    with rasterio.open(tmp_path / "a.tif") as file:
+        assert (tuple(file.transform)[:6], file.crs) == (transform, crs)
+
+
 def test_overviews_of_classes_hold_classes_only(tmp_path):
     pixels = np.where(np.random.default_rng(0).random((1, 600, 600)) < 0.5, 10, 80).astype("uint8")
     for overviews, mixed in (("nearest", False), ("average", True)):

@@ -149,3 +149,9 @@ def test_a_forked_child_opens_its_own_files(plain):
     arguments = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, str(plain)]
     result = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_import_takes_neither_torch_nor_pandas():
+    code = "import sys, geomae.rasters; print([m for m in ('torch', 'pandas', 'mlflow') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
