@@ -11,10 +11,12 @@ from geomae.workflows.console import Screen
 
 
 def run(catalog: Path | None, datasets: tuple[str, ...], out: Path | None, *, quiet: bool) -> int:
-    """Compute the statistics that training would use; `stats.json` and `summary.json` are left in `out`.
+    """Compute the statistics of each band; `stats.json` and `summary.json` are left in `out`.
 
-    Only valid pixels count, of the train split unless a selector says otherwise. `stats.json` has, by data set (with
-    the conditions of its selector) and split, a record with unit, number of tiles and bands. Returns the exit code.
+    Only valid pixels count, of the train split unless a selector says otherwise. Training leaves out of its own
+    statistics the tiles that it holds out for validation, so that they can differ from these. `stats.json` has, by data
+    set (with the conditions of its selector) and split, a record with unit, number of tiles and bands. Returns the exit
+    code.
     """
     screen = Screen(not quiet)
     request = resolve("catalog stats", catalog, datasets, out, split="train")
