@@ -5,7 +5,6 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 from helpers import (
     CATALOG,
@@ -14,14 +13,11 @@ from helpers import (
     contents,
     options,
     refused,
-    refuses,
-    state,
     write_catalog,
     write_scenes,
 )
 
 from geomae.errors import BandMismatchError, CatalogError, CheckpointError, ConfigError, GeomaeError, StorageError
-from geomae.rasters import write_cog
 from geomae.workflows.pretrain import run
 from geomae.workflows.pretrain_job import Request
 from geomae.workflows.run_folder import RunFolder
@@ -35,53 +31,93 @@ def work(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, tracking_uri):
-    """A finished run of two steps on a catalogue of its own, in `run` beside the catalogue."""
-    folder = tmp_path_factory.mktemp("finished")
-    write_scenes(folder / "scenes", scenes=2, side=32)
-    catalog = write_catalog(folder)
-    request = Request(
-        catalog=catalog, changes=(*SMALL, "steps=2"), out=folder / "run", tracking_uri=tracking_uri, quiet=True
-    )
-    assert run(request) == 0
-    return folder
-
-
+CHECK = ("catalog", "check")
+STATS = ("catalog", "stats", "--quiet")  # progress would come before what is said
+PRETRAIN = ("pretrain", "--quiet")
+OTHER = CATALOG.partition("datasets:\n")[2].replace("tiny", "rgb").replace("blue, nir", "blue, null")
 COMMANDS = {
     "missing catalogue": (
         None,
-        ["--catalog", "absent.yaml"],
+        [*PRETRAIN, "--catalog", "absent.yaml"],
         ["absent.yaml: there is no catalogue", "--catalog", "geomae catalog init"],
     ),
     "duplicate key": (
         changed_catalog("    unit: reflectance\n", "    unit: reflectance\n    unit: radiance\n"),
-        [],
+        CHECK,
         ["data_catalog.yaml:8:", "duplicate key", '"unit"', "keep one"],
     ),
     "unknown key": (
         changed_catalog("sensor: naip", "sensr: naip"),
-        [],
-        ["data_catalog.yaml:5:", "datasets.tiny", "'sensr'", "did you mean 'sensor'?"],
+        CHECK,
+        ["data_catalog.yaml:5: datasets.tiny", "unknown key 'sensr'", "did you mean 'sensor'?"],
+    ),
+    "no file matches": (
+        changed_catalog("scenes/*.tif", "scenes/*.jp2"),
+        CHECK,
+        ["data_catalog.yaml:4: datasets.tiny.path", "no file matches 'scenes/*.jp2'", "s0.tif", "correct the pattern"],
     ),
     "unknown band": (
         changed_catalog("green, blue", "gren, blue"),
-        [],
-        ["data_catalog.yaml:6:", "bands", "'gren'", "did you mean 'green'?"],
+        CHECK,
+        ["data_catalog.yaml:6: datasets.tiny.bands.1", "naip has no band 'gren'", "did you mean 'green'?"],
     ),
-    "where that calls": (
-        CATALOG + '    where: "len(split) == 5"\n',
-        [],
-        ["data_catalog.yaml:11:", "where", "len", "functions are not called", "compare a column with a value"],
+    "number of bands": (
+        changed_catalog("[red, green, blue, nir]", "[red, green, blue]"),
+        PRETRAIN,
+        ["data_catalog.yaml:3: datasets.tiny", "s0.tif: has 4 bands instead of 3", "correct `bands`"],
+    ),
+    "two sources": (
+        changed_catalog("    sensor:", "    sample: {}\n    sensor:"),
+        CHECK,
+        ["data_catalog.yaml:5: datasets.tiny", "two sources, `path` and `sample`", "keep one"],
+    ),
+    "empty split": (
+        CATALOG,
+        [*STATS, "--dataset", "tiny@trian"],
+        ["tiny@trian: split 'trian' is empty", "did you mean 'train'?"],
+    ),
+    "tile larger than the raster": (
+        changed_catalog("size: 16", "size: 64"),
+        STATS,
+        ["data_catalog.yaml:10: datasets.tiny.tile.size", "64 pixels is larger than s0 (32 x 32)", "write at most 32"],
+    ),
+    "patch that does not divide": (
+        CATALOG,
+        [*PRETRAIN, "--set", "patch=6"],
+        ["tiny", "patch of 6 pixels does not divide a tile of 16", "--set patch=4"],
     ),
     "unknown data set": (
         CATALOG,
-        ["--dataset", "tinny@train"],
-        ["data_catalog.yaml", "no data set 'tinny'", "did you mean 'tiny'?"],
+        [*PRETRAIN, "--dataset", "tinny@train"],
+        ["data_catalog.yaml: there is no data set 'tinny'", "did you mean 'tiny'?"],
     ),
-    "unknown configuration": (CATALOG, ["--config", "tinny"], ["--config tinny", "did you mean 'tiny'?"]),
-    "unknown option": (CATALOG, ["--dateset", "tiny"], ["--dateset", "--dataset", "geomae pretrain --help"]),
-    "option that is no number": (CATALOG, ["--seed", "one"], ["--seed", "integer", "geomae pretrain --help"]),
+    "unknown data set, unlike any": (
+        CATALOG + OTHER,
+        [*STATS, "--dataset", "hls"],
+        ["data_catalog.yaml: there is no data set 'hls'", "known: rgb, tiny"],
+    ),
+    "where that calls": (
+        CATALOG + '    where: "len(split) == 5"\n',
+        CHECK,
+        ["data_catalog.yaml:11: datasets.tiny.where", "character 4", "functions are not called", "compare a column"],
+    ),
+    "path out of the folder": (
+        changed_catalog("scenes/*.tif", "../*.tif"),
+        CHECK,
+        ["data_catalog.yaml:4: datasets.tiny.path", "leaves the catalogue's folder", "add `outside: true`"],
+    ),
+    "stacked with two sets of bands": (
+        CATALOG + OTHER,
+        [*PRETRAIN, "--dataset", "tiny", "--dataset", "rgb", *options(*SMALL, "embedding=stacked")],
+        ["embedding=stacked needs one set of bands", "tiny and rgb differ", "--set embedding=spectral takes any"],
+    ),
+    "unknown configuration": (CATALOG, [*PRETRAIN, "--config", "tinny"], ["--config tinny", "did you mean 'tiny'?"]),
+    "unknown option": (CATALOG, [*PRETRAIN, "--dateset", "x"], ["--dateset", "--dataset", "geomae pretrain --help"]),
+    "option that is no number": (
+        CATALOG,
+        [*PRETRAIN, "--seed", "one"],
+        ["--seed", "integer", "geomae pretrain --help"],
+    ),
 }
 
 
@@ -95,50 +131,11 @@ def test_the_command_refuses(geomae, tmp_path):
         if catalog is not None:
             write_catalog(work, catalog)
         before = contents(work)
-        refused(geomae("pretrain", *arguments, "--out", "out", cwd=work), *parts)
+        refused(geomae(*arguments, "--out", "out", cwd=work), *parts)
         assert contents(work) == before, name
 
     with ThreadPoolExecutor(2) as pool:
         assert len(list(pool.map(attempt, COMMANDS))) == len(COMMANDS)
-
-
-def test_the_command_refuses_a_folder_that_holds_a_run(geomae, finished):
-    before = state(finished / "run")
-    refused(
-        geomae("pretrain", "--out", "run", cwd=finished),
-        "--out run: already holds a run", "--resume run", "choose another folder",
-    )  # fmt: skip
-    assert state(finished / "run") == before
-    assert not list(finished.glob("run/.unfinished-*"))
-
-
-def test_the_command_refuses_to_go_on_with_another_configuration(geomae, finished):
-    before = contents(finished)
-    settings = options("batch=4", "masking.ratio=0.5")
-    done = geomae("pretrain", "--resume", "run", *settings, "--seed", "3", cwd=finished)
-    differences = ["batch (8 there, 4 here)", "masking.ratio (0.75 there, 0.5 here)", "seed (0 there, 3 here)"]
-    refused(done, "--resume", *differences, "leave these out", "new run")
-    assert contents(finished) == before
-
-
-def unfinished(folder):
-    """The run as if it had been killed before its summary."""
-    (folder / "run" / "summary.json").unlink()
-    return folder / "run"
-
-
-def test_going_on_with_another_catalogue_or_other_contents(work, tracking_uri):
-    catalog = write_catalog(work)
-    assert run(Request(changes=(*SMALL, "steps=2"), out=work / "run", tracking_uri=tracking_uri, quiet=True)) == 0
-    folder = unfinished(work)
-    parts = [f"--resume {folder}", "the catalogue or its files are others", "restore them", "start a new run"]
-    catalog.write_text(changed_catalog("scale: 0.0001", "scale: 0.001"))
-    refuses(CheckpointError, parts, resume=folder)
-    catalog.write_text(CATALOG)
-    (work / "scenes" / "s1.tif").unlink()
-    write_cog(work / "scenes" / "s1.tif", np.arange(4 * 32 * 32, dtype=np.uint16).reshape(4, 32, 32))
-    refuses(CheckpointError, parts, resume=folder)
-    assert not (folder / "summary.json").exists()
 
 
 LIMITED = """
