@@ -43,7 +43,10 @@ def check(catalog: CatalogFile = None, dataset: Datasets = None, out: Out = None
 
 
 def stats(catalog: CatalogFile = None, dataset: Datasets = None, out: Out = None, quiet: Quiet = False) -> Command:
-    """Statistics of every band over the valid pixels, of the train split unless the selector says otherwise."""
+    """Statistics of every band over the valid pixels, of the train split unless the selector says otherwise.
+
+    They can differ from those of a training, which leaves out the tiles that it holds out for validation.
+    """
     from geomae.workflows.catalog_stats import run
 
     return lambda: run(catalog, tuple(dataset or ()), out, quiet=quiet)
