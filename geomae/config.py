@@ -21,16 +21,42 @@ class Frozen(BaseModel):
 class Decoder(Frozen, strict=True):
     """The decoder that turns visible tokens into predictions of the hidden ones (He et al. 2022, section 3)."""
 
+    kind: Literal["full", "window", "cross"] = Field(
+        "full",
+        description="full: all tokens attend to all (He et al. 2022); window: to those in the same shifted window (Liu "
+        "et al. 2021); cross: hidden ones to visible ones only (CrossMAE, Fu et al. 2024)",
+    )
     width: int = Field(128, gt=0, description="width of the decoder's tokens")
     depth: int = Field(2, ge=1, description="number of transformer blocks")
     heads: int = Field(4, gt=0, description="attention heads; must divide the width")
+    window: int = Field(4, gt=1, description="side of a window in patches, for kind window")
+    predict: float = Field(1.0, gt=0, le=1, description="share of hidden patches predicted in training, for kind cross")
+    positions: bool = Field(True, description="add positions to the decoder's tokens")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Decoder":
+        if self.width % self.heads:
+            raise ValueError(f"heads: {self.heads} does not divide the decoder's width {self.width}")
+        if self.predict < 1 and self.kind != "cross":
+            raise ValueError(f"predict: a share of the hidden patches is an option of kind cross, not of {self.kind}")
+        return self
 
 
 class Masking(Frozen, strict=True):
-    """Which patches the encoder does not see."""
+    """What the encoder does not see."""
 
-    kind: Literal["random"] = Field("random", description="how hidden patches are drawn")
-    ratio: float = Field(0.75, gt=0, lt=1, description="share of patches hidden from the encoder")
+    kind: Literal["random", "block", "grid", "bands"] = Field(
+        "random",
+        description="hide random patches, contiguous blocks of them, all but a regular lattice, or whole bands (whole "
+        "groups of a grouped embedding)",
+    )
+    ratio: float = Field(0.75, gt=0, lt=1, description="share of patches (bands: of bands or groups) that is hidden")
+    groups: Literal["consistent", "independent"] = Field(
+        "consistent", description="a place is hidden in all groups of a grouped embedding, or each group draws its own"
+    )
+    band_dropout: float = Field(
+        0.0, ge=0, lt=1, description="chance that training keeps a tile's band from the encoder"
+    )
 
 
 class Optimizer(Frozen, strict=True):
@@ -59,7 +85,15 @@ class PretrainConfig(Frozen, strict=True):
 
     preset: Literal["tiny", "small", "base", "large", "huge"] = Field("tiny", description="size of the encoder")
     patch: int = Field(8, gt=0, description="side of a patch in pixels; must divide the tile")
-    embedding: Literal["stacked", "spectral"] = Field("spectral", description="how bands become tokens")
+    embedding: Literal["stacked", "grouped", "spectral"] = Field("spectral", description="how bands become tokens")
+    groups: list[list[str]] | None = Field(
+        None, description="bands of each group of a grouped embedding, by name; default: those of the sensor"
+    )
+    left_out: list[str] = Field([], description="bands that belong to no group and are not read")
+    positions: Literal["sincos", "gsd"] = Field(
+        "sincos", description="positions in patches, or scaled by gsd_m / reference_gsd_m (Scale-MAE, Reed et al. 2023)"
+    )
+    reference_gsd_m: float = Field(10.0, gt=0, description="ground sample distance of unscaled positions")
     target: Literal["none", "patch", "patch-band"] = Field("none", description="how the target is normalised")
     masking: Masking = Masking()
     decoder: Decoder = Decoder()
@@ -73,13 +107,22 @@ class PretrainConfig(Frozen, strict=True):
     eval_every: int = Field(100, gt=0, description="steps between validations")
     picture_every: int = Field(500, gt=0, description="steps between pictures of fixed validation tiles")
     log_every: int = Field(10, gt=0, description="steps between logged training figures")
+    compile: bool = Field(False, description="torch.compile of the blocks; needs a C++ compiler, and time at start")
 
     @model_validator(mode="after")
     def _consistent(self) -> "PretrainConfig":
-        if self.decoder.width % self.decoder.heads:
-            raise ValueError(f"decoder.heads: {self.decoder.heads} does not divide decoder.width {self.decoder.width}")
         if self.decoder.width % 4:
             raise ValueError(f"decoder.width: {self.decoder.width} is not a multiple of 4, which positions need")
+        grouped, narrowed = self.embedding == "grouped", self.decoder.predict < 1 or self.masking.band_dropout > 0
+        if (self.groups is not None or self.left_out) and not grouped:
+            raise ValueError(f"groups: an option of embedding grouped, not of {self.embedding}")
+        if self.masking.groups == "independent" and not grouped:
+            raise ValueError(f"masking.groups: independent needs embedding grouped, not {self.embedding}")
+        if narrowed and (grouped or self.masking.kind == "bands"):
+            raise ValueError(
+                "decoder.predict and masking.band_dropout: go neither with embedding grouped nor with masking.kind "
+                "bands; leave them out"
+            )
         return self
 
 

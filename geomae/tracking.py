@@ -5,7 +5,6 @@ background thread of a `Tracker`, MLflow's import (some seconds) included, and t
 """
 
 import atexit
-import contextlib
 import logging
 import os
 import re
@@ -21,10 +20,9 @@ from geomae.background import QUICK_S
 from geomae.errors import GeomaeError, ModelError
 from geomae.tracker import IMPORT_S, THREAD, Metric, Status, Tracker, one_line
 from geomae.tracking_store import (
-    SQLITE,
     artifact_root,
-    check_database,
     database_path,
+    ready_database,
     resolve_uri,
     set_defaults,
     trust_server,
@@ -129,10 +127,7 @@ class _MlflowRun:
         _import()
 
     def open(self) -> str:
-        database = database_path(self._uri)
-        if database is not None and not database.exists():
-            _make_database(database)
-        check_database(self._uri)
+        ready_database(self._uri, lambda uri: _client(uri).search_experiments(max_results=1))
         self._client = _client(self._uri)
         if self._run_id is None or not self._goes_on(self._run_id):
             run = self._client.create_run(self._experiment_id(), run_name=self._run_name, tags=self._tags)
@@ -246,20 +241,6 @@ def _import() -> None:
     for one in (*logging.getLogger("mlflow").handlers, logging.getLogger("urllib3.connectionpool")):
         if not any(isinstance(known, _Quiet) for known in one.filters):
             one.addFilter(quiet)
-
-
-def _make_database(path: Path) -> None:
-    """Make the tables of a sqlite store beside `path`, which gets its name when all are there.
-
-    MLflow makes them in many steps. A process that ends in between would leave a file that no other can open.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.") as folder:
-        made = Path(folder) / path.name
-        check_database(f"{SQLITE}{made}")
-        _client(f"{SQLITE}{made}").search_experiments(max_results=1)
-        with contextlib.suppress(FileExistsError):  # another process was quicker
-            os.link(made, path)
 
 
 def _client(uri: str) -> Any:

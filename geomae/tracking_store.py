@@ -11,7 +11,8 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -90,6 +91,28 @@ def check_database(uri: str) -> None:
             connection.rollback()
     except sqlite3.Error as error:
         raise OSError(str(error)) from error
+
+
+def ready_database(uri: str, make_tables: Callable[[str], object]) -> None:
+    """Make a sqlite store where there is none; raise OSError when it cannot be written now."""
+    path = database_path(uri)
+    if path is not None and not path.exists():
+        make_database(path, make_tables)
+    check_database(uri)
+
+
+def make_database(path: Path, make_tables: Callable[[str], object]) -> None:
+    """Make the tables of a sqlite store beside `path`, which gets its name when all are there.
+
+    MLflow makes them in many steps. A process that ends in between would leave a file that no other can open.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.") as folder:
+        made = Path(folder) / path.name
+        check_database(f"{SQLITE}{made}")
+        make_tables(f"{SQLITE}{made}")
+        with contextlib.suppress(FileExistsError):  # another process was quicker
+            os.link(made, path)
 
 
 def ui(uri: str, host: str, port: int) -> int:

@@ -54,10 +54,14 @@ class Encoder:
         side = mae.architecture.patch
         patches_BNCP = patchify(standardise(pixels_BCHW, valid_BCHW, self.model.record), side)
         valid_BNCP = patchify(valid_BCHW, side)
-        shape = grid(pixels_BCHW, side)
-        tokens = mae.encoder.layers(patches_BNCP, valid_BNCP, band_codes(self.bands).to(device), shape)
+        shape, scale = grid(pixels_BCHW, side), mae.architecture.position_scale(self.gsd_m)
+        tokens = mae.encoder.layers(patches_BNCP, valid_BNCP, band_codes(self.bands).to(device), shape, scale)
         chosen = tokens[-1 if self.layer is None else self.layer - 1].float()
-        cls_BD, patches_BND = chosen[:, 0], chosen[:, 1:]
+        cls_BD, tokens_BGND = chosen[:, 0], _by_group(chosen[:, 1:], mae.architecture.tokens)
+        # Of several groups, a patch is the mean over those that have a valid pixel in it.
+        usable_BGN = _by_group(mae.encoder.usable(valid_BNCP), mae.architecture.tokens)
+        weight_BGN = usable_BGN / usable_BGN.sum(1, keepdim=True).clamp(min=1)
+        patches_BND = (tokens_BGND * weight_BGN[..., None]).sum(1) if mae.architecture.groups else tokens_BGND[:, 0]
         return self._pool(cls_BD, patches_BND, valid_BNCP.flatten(2).any(-1)), patches_BND
 
     def _pool(self, cls_BD: Tensor, patches_BND: Tensor, usable_BN: Tensor) -> Tensor:
@@ -69,6 +73,11 @@ class Encoder:
             return mean_BD
         spread_BD = ((patches_BND - mean_BD[:, None]).square() * weight_BN1).sum(1).sqrt()
         return torch.cat([mean_BD, spread_BD], dim=1)
+
+
+def _by_group(values_BX: Tensor, groups: int) -> Tensor:
+    """(B, G * N, ...) to (B, G, N, ...)."""
+    return values_BX.reshape(len(values_BX), groups, -1, *values_BX.shape[2:])
 
 
 def load_encoder(

@@ -1,10 +1,11 @@
 """What fixes the shape of a model, and the presets."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from geomae.config import Decoder, Frozen
+from geomae.errors import ModelError
 
 
 class Size(NamedTuple):
@@ -27,8 +28,11 @@ PRESETS = {
 class Architecture(Frozen):
     """Everything needed to build a masked autoencoder; stored in the model folder."""
 
-    embedding: Literal["stacked", "spectral"] = "spectral"
-    bands: int = Field(gt=0, description="bands of a stacked embedding; of a spectral one, those it was trained with")
+    embedding: Literal["stacked", "grouped", "spectral"] = "spectral"
+    bands: int = Field(gt=0, description="bands that go in and out; of a spectral embedding, those it was trained with")
+    groups: tuple[tuple[int, ...], ...] | None = Field(
+        None, description="bands of each token of a grouped embedding, by their place among the model's bands"
+    )
     patch: int = Field(gt=0, description="side of a patch in pixels")
     width: int = Field(gt=0)
     depth: int = Field(gt=0)
@@ -36,7 +40,11 @@ class Architecture(Frozen):
     decoder: Decoder | None = Field(Decoder(), description="None for an encoder alone")
     target: Literal["none", "patch", "patch-band"] = "none"
     norm_eps: float = Field(1e-6, gt=0, description="epsilon of the layer norms")
-    positions: Literal["sincos", "table"] = Field("sincos", description="computed for any grid, or stored for one")
+    positions: Literal["sincos", "gsd", "table"] = Field(
+        "sincos",
+        description="computed for any grid, computed and scaled by the gsd, or stored for one grid",
+    )
+    reference_gsd_m: float = Field(10.0, gt=0, description="gsd that leaves positions unscaled")
     grid: tuple[int, int] | None = Field(None, description="rows and columns of stored positions")
 
     @model_validator(mode="after")
@@ -45,21 +53,26 @@ class Architecture(Frozen):
             raise ValueError(f"heads: {self.heads} does not divide the width {self.width}")
         if self.positions == "table" and self.grid is None:
             raise ValueError("grid: stored positions need the rows and columns they are for")
+        if (self.groups is not None) != (self.embedding == "grouped"):
+            raise ValueError("groups: belong to embedding grouped, and to no other")
+        if self.groups and sorted(i for group in self.groups for i in group) != list(range(self.bands)):
+            raise ValueError("groups: every band belongs to exactly one")
         return self
 
+    @property
+    def tokens(self) -> int:
+        """Tokens per patch: one per group, or one for all bands."""
+        return len(self.groups or (0,))
 
-def architecture(preset: str, *, bands: int, patch: int, embedding: str, target: str, decoder: Decoder) -> Architecture:
-    """The architecture of a preset."""
-    width, depth, heads = PRESETS[preset]
-    return Architecture.model_validate(
-        {
-            "embedding": embedding,
-            "bands": bands,
-            "patch": patch,
-            "width": width,
-            "depth": depth,
-            "heads": heads,
-            "decoder": decoder.model_dump(),
-            "target": target,
-        }
-    )
+    def position_scale(self, gsd_m: float | None) -> float:
+        """What positions are multiplied by. Raises ModelError where a model that scales them is not told the gsd."""
+        if self.positions != "gsd":
+            return 1.0
+        if gsd_m is None:
+            raise ModelError("positions=gsd needs the ground sample distance of the tiles; add gsd_m to the catalogue")
+        return gsd_m / self.reference_gsd_m
+
+
+def architecture(preset: str, **options: Any) -> Architecture:
+    """The architecture of a preset; the other fields of `Architecture` by name."""
+    return Architecture.model_validate({**PRESETS[preset]._asdict(), **options})

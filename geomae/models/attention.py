@@ -4,7 +4,7 @@ A choice made by timing at start would differ from run to run, and with it the l
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 LONGEST_PLAIN = 256  # tokens up to which the plain product won on CPUs in bf16 (tests/benchmarks/training_step.py)
 
@@ -28,3 +28,13 @@ def choose_kernels(blocks: nn.Module, device: torch.device, tokens: int) -> None
     for module in blocks.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = fused  # type: ignore[assignment]
+
+
+def attend(q_BHYE: Tensor, k_BHVE: Tensor, v_BHVE: Tensor) -> Tensor:
+    """Attention (B, H, Y, E) of queries to keys of H heads, by the kernel that the rule prefers."""
+    if prefers_fused(q_BHYE.device, q_BHYE.dtype, k_BHVE.shape[2]):
+        fused: Tensor = nn.functional.scaled_dot_product_attention(q_BHYE, k_BHVE, v_BHVE)
+        return fused
+    weight = (q_BHYE * q_BHYE.shape[-1] ** -0.5) @ k_BHVE.transpose(-2, -1)
+    mixed: Tensor = weight.softmax(dim=-1) @ v_BHVE
+    return mixed

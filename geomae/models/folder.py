@@ -22,7 +22,7 @@ from geomae.models.embedding import band_codes
 from geomae.models.mae import MaskedAutoencoder
 from geomae.models.patches import grid, patchify, take, unpatchify
 from geomae.models.standardise import SensorRecord, standardise, to_physical
-from geomae.models.target import estimate_hidden, patch_statistics, restore
+from geomae.models.target import context_statistics, patch_statistics, restore
 
 FORMAT = 1
 
@@ -51,10 +51,10 @@ class Model:
             known = nearest(name, [one.name for one in self.sensors])
             raise ModelError(f"the model has no statistics for sensor {name!r}; {known}")
         record = found if bands is None else found.select(bands)
-        if self.mae.architecture.embedding == "stacked" and record.bands != found.bands:
+        if self.mae.architecture.embedding != "spectral" and record.bands != found.bands:
             raise ModelError(
-                f"a stacked embedding needs its {len(found.bands)} bands in the order it was trained with; `spectral` "
-                "takes any"
+                f"a {self.mae.architecture.embedding} embedding needs its {len(found.bands)} bands in the order it was "
+                "trained with; `spectral` takes any"
             )
         return self.using(record)
 
@@ -84,20 +84,22 @@ class Model:
         pixels_BCHW = pixels_BCHW.to(device)
         valid_BCHW = torch.isfinite(pixels_BCHW) if valid_BCHW is None else valid_BCHW.to(device)
         visible_BN = regular_quarter(len(pixels_BCHW), rows, cols) if visible_BN is None else visible_BN.bool()
-        order_BN = visible_first(visible_BN.to(device))
-        visible = int(visible_BN[0].sum())
+        hidden_BM = visible_first(visible_BN.to(device))[:, int(visible_BN[0].sum()) :]
+        order_BX = visible_first(visible_BN.to(device).repeat(1, mae.architecture.tokens))  # alike in all groups
+        visible = int(visible_BN[0].sum()) * mae.architecture.tokens
         patches_BNCP = patchify(standardise(pixels_BCHW, valid_BCHW, self.record), mae.architecture.patch)
         valid_BNCP = patchify(valid_BCHW, mae.architecture.patch)
         every_BN = torch.arange(rows * cols, device=device).expand(len(pixels_BCHW), -1)
         codes_CF = band_codes(self.record.bands).to(device)
-        predicted = mae.predict(patches_BNCP, valid_BNCP, codes_CF, order_BN, visible, every_BN, shape).float()
-        hidden_BM = order_BN[:, visible:]
+        asked = (codes_CF, order_BX, visible, every_BN, shape, self.record.gsd_m)
+        predicted = mae.predict(patches_BNCP, valid_BNCP, *asked).float()
         loss = mae.score(*(take(values, hidden_BM) for values in (predicted, patches_BNCP, valid_BNCP))).mean()
         if restore_with == "none":
             return unpatchify(predicted, rows, cols), loss
         statistics = patch_statistics(patches_BNCP, valid_BNCP, mae.architecture.target)
         if restore_with == "context":
-            statistics = estimate_hidden(statistics, visible_BN.to(device), cols)
+            seen_BNCP = valid_BNCP & visible_BN.to(device)[:, :, None, None]
+            statistics = context_statistics(patches_BNCP, seen_BNCP, mae.architecture.target, cols)
         return to_physical(unpatchify(restore(predicted, statistics), rows, cols), self.record), loss
 
 

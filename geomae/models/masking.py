@@ -1,7 +1,49 @@
-"""Which patches the encoder sees: exact counts, drawn from a generator, so that every mask can be replayed."""
+"""What the encoder sees: exact counts, drawn from a generator, so that every mask can be replayed.
+
+N patches, C bands, G groups of bands with one token per patch each (1 where all bands share a token), X = G * N tokens
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+Groups = tuple[tuple[int, ...], ...]  # the bands of each group, by their place among the model's bands
+
+
+@dataclass(frozen=True)
+class MaskRules:
+    """How masks are drawn; see `geomae.config.Masking`. Without `groups` all bands share a token."""
+
+    ratio: float
+    kind: str = "random"
+    scope: str = "consistent"
+    band_dropout: float = 0.0
+    shuffled: bool = False  # hidden patches in random order, so that the first of them are a fair share
+    groups: Groups | None = None
+
+
+def draw_mask(
+    usable_N: NDArray[np.bool_], shape: tuple[int, int], bands: int, rules: MaskRules, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None]:
+    """Tokens in the order (visible, hidden), both ascending: (X,), token g * N + n; and the bands shown (C,), or None.
+
+    Visible patches are drawn among the usable ones (enough valid pixels). Raises ValueError with too few of them: the
+    tile index leaves such tiles out.
+    """
+    groups = len(rules.groups or (0,))
+    if rules.kind == "bands":
+        return _hide_bands(len(usable_N), bands, groups, rules, rng)
+    visible = visible_count(len(usable_N), rules.ratio)
+    if usable_N.sum() < visible:
+        raise ValueError(f"{int(usable_N.sum())} usable patches cannot give {visible} visible ones")
+    draws = groups if rules.scope == "independent" else 1
+    seen = [np.sort(PLACES[rules.kind](usable_N, shape, visible, rng)) for _ in range(draws)]
+    order = _order([seen[g % draws] for g in range(groups)], len(usable_N))
+    if rules.shuffled:
+        order[groups * visible :] = rng.permutation(order[groups * visible :])
+    shown = _drop_bands(bands, rules.band_dropout, rng) if rules.band_dropout > 0 else None
+    return order, shown
 
 
 def visible_count(patches: int, ratio: float) -> int:
@@ -9,18 +51,61 @@ def visible_count(patches: int, ratio: float) -> int:
     return min(max(round((1 - ratio) * patches), 1), patches - 1)
 
 
-def random_order(usable_N: NDArray[np.bool_], visible: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """A permutation (N,) of the patches: first the `visible` ones in ascending order, then the hidden ones likewise.
+def visible_tokens(patches: int, bands: int, rules: MaskRules) -> int:
+    """Number of visible tokens of a tile, the same for all tiles of one size."""
+    groups = len(rules.groups or (0,))
+    if rules.kind != "bands":
+        return groups * visible_count(patches, rules.ratio)
+    return visible_count(groups, rules.ratio) * patches if groups > 1 else patches
 
-    Visible patches are drawn among the usable ones (enough valid pixels). Raises ValueError with too few of them: the
-    tile index leaves such tiles out.
+
+def random_places(
+    usable_N: NDArray[np.bool_], shape: tuple[int, int], visible: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Visible patches drawn one by one (He et al. 2022, section 3)."""
+    return rng.permutation(np.flatnonzero(usable_N))[:visible]
+
+
+def block_places(
+    usable_N: NDArray[np.bool_], shape: tuple[int, int], visible: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """What contiguous rectangles leave visible (the idea of BEiT, Bao et al. 2022, algorithm 1).
+
+    Rectangles cover a tenth to a third of the grid each, with sides of unlike length. Of the last one only as many rows
+    are hidden as the count asks for, the last of them in part.
     """
+    rows, cols = shape
+    seen = usable_N.reshape(shape).copy()
+    while seen.sum() > visible:
+        area, aspect = rng.uniform(0.1, 0.33) * rows * cols, np.exp(rng.uniform(-1, 1) * np.log(3))
+        height = min(max(round((area * aspect) ** 0.5), 1), rows)
+        width = min(max(round((area / aspect) ** 0.5), 1), cols)
+        # They may reach over the edges, so that corners are hidden as often as the middle.
+        top, left = rng.integers(1 - height, rows), rng.integers(1 - width, cols)
+        block = np.zeros_like(seen)
+        block[max(top, 0) : top + height, max(left, 0) : left + width] = True
+        too_many = int(seen.sum()) - visible
+        seen.flat[np.flatnonzero(seen & block)[:too_many]] = False
+    return np.flatnonzero(seen)
+
+
+def grid_places(
+    usable_N: NDArray[np.bool_], shape: tuple[int, int], visible: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """A regular lattice at a random offset: with a quarter visible, every second patch of every second row.
+
+    Patches are taken in the order of an ordered dither (Bayer 1973), which is a lattice for every power of four and as
+    even as can be between them.
+    """
+    side = 1 << (max(shape) - 1).bit_length()
+    rank = _bayer(side)
+    down, right = rng.integers(side, size=2)
+    rank = np.roll(rank, (down, right), axis=(0, 1))[: shape[0], : shape[1]].reshape(-1)
     usable = np.flatnonzero(usable_N)
-    if len(usable) < visible:
-        raise ValueError(f"{len(usable)} usable patches cannot give {visible} visible ones")
-    seen = np.sort(rng.permutation(usable)[:visible])
-    hidden = np.setdiff1d(np.arange(len(usable_N)), seen, assume_unique=True)
-    return np.concatenate([seen, hidden]).astype(np.int64)
+    return usable[np.argsort(rank[usable], kind="stable")[:visible]]
+
+
+PLACES = {"random": random_places, "block": block_places, "grid": grid_places}
 
 
 def usable_patches(valid_CHW: NDArray[np.bool_], side: int, least: float) -> NDArray[np.bool_]:
@@ -32,3 +117,40 @@ def usable_patches(valid_CHW: NDArray[np.bool_], side: int, least: float) -> NDA
     share = cut.mean(axis=(0, 2, 4))
     usable: NDArray[np.bool_] = (share >= least).reshape(-1)
     return usable
+
+
+def _hide_bands(
+    patches: int, bands: int, groups: int, rules: MaskRules, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None]:
+    """Hide whole groups, or, where all bands share a token, whole bands; every place is visible in the others."""
+    units = groups if groups > 1 else bands
+    if units < 2:
+        raise ValueError("masks of bands need at least two bands")
+    shown = np.zeros(units, dtype=bool)
+    shown[rng.permutation(units)[: visible_count(units, rules.ratio)]] = True
+    if groups == 1:
+        return np.arange(patches), shown
+    every, none = np.arange(patches), np.arange(0)
+    return _order([every if one else none for one in shown], patches), None
+
+
+def _order(seen: list[NDArray[np.int64]], patches: int) -> NDArray[np.int64]:
+    """Visible tokens, then hidden ones, from the visible places of each group."""
+    visible = np.concatenate([group * patches + places for group, places in enumerate(seen)])
+    hidden = np.setdiff1d(np.arange(len(seen) * patches), visible, assume_unique=True)
+    return np.concatenate([visible, hidden]).astype(np.int64)
+
+
+def _drop_bands(bands: int, chance: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Each band is kept from the encoder with this chance, but one always stays."""
+    shown: NDArray[np.bool_] = rng.random(bands) >= chance
+    shown[rng.integers(bands)] |= not shown.any()
+    return shown
+
+
+def _bayer(side: int) -> NDArray[np.int64]:
+    """The threshold matrix of ordered dithering, of a side that is a power of two."""
+    if side == 1:
+        return np.zeros((1, 1), dtype=np.int64)
+    half = 4 * _bayer(side // 2)
+    return np.block([[half, half + 2], [half + 3, half + 1]])

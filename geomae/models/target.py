@@ -46,25 +46,32 @@ def restore(prediction_BNCP: Tensor, statistics: PatchStatistics | None) -> Tens
     return prediction_BNCP * (statistics.variance + VARIANCE_FLOOR).sqrt() + statistics.mean
 
 
-def estimate_hidden(statistics: PatchStatistics | None, visible_BN: Tensor, cols: int) -> PatchStatistics | None:
-    """Statistics of every patch from those of the visible ones, weighted by inverse squared distance.
+def context_statistics(patches_BNCP: Tensor, seen_BNCP: Tensor, target: str, cols: int) -> PatchStatistics | None:
+    """Statistics of every patch from the pixels that are seen; see `estimate_hidden`."""
+    statistics = patch_statistics(patches_BNCP, seen_BNCP, target)
+    known_BNG = seen_BNCP.any(-1) if target == "patch-band" else seen_BNCP.flatten(2).any(-1, keepdim=True)
+    return estimate_hidden(statistics, known_BNG, cols)
+
+
+def estimate_hidden(statistics: PatchStatistics | None, known_BNG: Tensor, cols: int) -> PatchStatistics | None:
+    """Statistics (B, N, G, 1) of every patch from those that are known, weighted by inverse squared distance.
 
     A model with a normalised target does not predict the mean and the variance of a hidden patch; whoever looks at its
     pixels has to take them from somewhere that is not the truth.
     """
     if statistics is None:
         return None
-    N = visible_BN.shape[1]
-    place = torch.arange(N, device=visible_BN.device)
+    N = known_BNG.shape[1]
+    place = torch.arange(N, device=known_BNG.device)
     row, col = place // cols, place % cols
     distance_NN = (row[:, None] - row).square() + (col[:, None] - col).square()
-    weight_BNN = visible_BN[:, None].float() / distance_NN.clamp(min=1)
-    weight_BNN = weight_BNN / weight_BNN.sum(-1, keepdim=True).clamp(min=1e-12)
+    weight_BGNN = known_BNG.transpose(1, 2)[:, :, None].float() / distance_NN.clamp(min=1)
+    weight_BGNN = weight_BGNN / weight_BGNN.sum(-1, keepdim=True).clamp(min=1e-12)
 
     def spread(values: Tensor) -> Tensor:
-        seen = visible_BN[:, :, None, None]
+        known = known_BNG[..., None]
         # Replaced, not only weighted by zero: an infinite variance times zero would be NaN.
-        estimated = torch.einsum("bnm,bmcp->bncp", weight_BNN, values.float().where(seen, 0))
-        return values.where(seen, estimated)
+        estimated = torch.einsum("bgnm,bmgp->bngp", weight_BGNN, values.float().where(known, 0))
+        return values.where(known, estimated)
 
     return PatchStatistics(spread(statistics.mean), spread(statistics.variance))

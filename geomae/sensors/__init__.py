@@ -1,6 +1,7 @@
 """Sensors and their bands: published tables, inline sensors, and which band of one sensor meets which of another."""
 
 from geomae.sensors.band import COMMON_NAMES, Band
+from geomae.sensors.groups import band_groups
 from geomae.sensors.matching import match_bands
 from geomae.sensors.parse import inline_sensor
 from geomae.sensors.registry import sensor, sensor_names
@@ -12,6 +13,7 @@ __all__ = [
     "Band",
     "Scaling",
     "Sensor",
+    "band_groups",
     "inline_sensor",
     "match_bands",
     "sensor",

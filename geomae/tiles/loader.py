@@ -1,6 +1,6 @@
 """Batches: tiles read ahead of the training step by threads, each batch a pure function of its step.
 
-B tiles, C bands, H W pixels, N patches
+B tiles, C bands, H W pixels, N patches, X tokens of a tile (one per patch and group of bands)
 """
 
 from collections import deque
@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomae.models.masking import random_order, usable_patches, visible_count
-from geomae.models.patches import patchify, take
+from geomae.models.masking import MaskRules, draw_mask, usable_patches, visible_tokens
+from geomae.models.patches import patchify
+from geomae.models.visibility import scored_pixels
 from geomae.randomness import generator
 from geomae.tiles.reader import TileReader
 from geomae.tiles.sampler import Plan, turn
@@ -23,15 +24,21 @@ from geomae.tiles.sampler import Plan, turn
 
 @dataclass(frozen=True)
 class Batch:
-    """Tiles of one data set in physical units, with their masks: `order_BN` lists the visible patches first."""
+    """Tiles of one data set in physical units, with their masks: `order_BX` lists the visible tokens first.
+
+    `shown_BC` tells which bands the encoder gets (None: all); only the first `predicted` hidden patches count (None:
+    all).
+    """
 
     dataset: int
     tile_ids: tuple[str, ...]
     pixels_BCHW: Tensor
     valid_BCHW: Tensor
-    order_BN: Tensor
+    order_BX: Tensor
     visible: int
-    hidden_B: Tensor  # number of hidden valid pixels of each tile, over all bands; stays on the host
+    hidden_B: Tensor  # number of scored pixels of each tile, over all bands; stays on the host
+    shown_BC: Tensor | None = None
+    predicted: int | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on `device`; from pinned memory the copy runs beside the computation."""
@@ -49,9 +56,10 @@ class Batch:
         return [replace(one, tile_ids=self.tile_ids[cut], hidden_B=self.hidden_B[cut]) for cut, one in part]
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        arrays = (self.pixels_BCHW, self.valid_BCHW, self.order_BN)
-        pixels_BCHW, valid_BCHW, order_BN = (change(values) for values in arrays)
-        return replace(self, pixels_BCHW=pixels_BCHW, valid_BCHW=valid_BCHW, order_BN=order_BN)
+        names = ("pixels_BCHW", "valid_BCHW", "order_BX", "shown_BC")
+        arrays = {name: getattr(self, name) for name in names}
+        changed: dict[str, Any] = {name: change(values) for name, values in arrays.items() if values is not None}
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True)
@@ -60,9 +68,14 @@ class Draw:
 
     seed: int
     patch: int
-    ratio: float
+    rules: MaskRules
     min_valid_patch: float
     flips: bool
+    predict: float = 1.0  # share of the hidden patches that is predicted
+
+    def still(self) -> "Draw":
+        """For validation: no band is dropped, and every hidden patch is predicted."""
+        return replace(self, rules=replace(self.rules, band_dropout=0.0, shuffled=False), predict=1.0)
 
 
 def training_batch(readers: Sequence[TileReader], order: Plan, draw: Draw, step: int, rank: int, ranks: int) -> Batch:
@@ -73,7 +86,7 @@ def training_batch(readers: Sequence[TileReader], order: Plan, draw: Draw, step:
     for k, position in tiles[rank * share : (rank + 1) * share]:
         which = int(generator(draw.seed, "turn", dataset, k).integers(8)) if draw.flips else 0
         pixels, valid = (turn(values, which) for values in reader.read(position))
-        items.append((pixels, valid, _order(valid, draw, generator(draw.seed, "mask", dataset, k))))
+        items.append((pixels, valid, *_mask(valid, draw, generator(draw.seed, "mask", dataset, k))))
         ids.append(reader.tile_ids[position])
     return _stack(dataset, ids, items, draw)
 
@@ -86,6 +99,7 @@ def fixed_batches(
     Every rank gets as many batches as the others, because some strategies talk in every forward pass; where the tiles
     do not suffice, a batch is repeated and marked false.
     """
+    draw = draw.still()
     chunks = [positions[start : start + size] for start in range(0, len(positions), size)]
     for turn_of_all in range(-(-len(chunks) // ranks)):
         number = turn_of_all * ranks + rank
@@ -94,7 +108,7 @@ def fixed_batches(
         for position in chunks[number if counted else 0]:
             pixels, valid = reader.read(position)
             tile_id = reader.tile_ids[position]
-            items.append((pixels, valid, _order(valid, draw, generator(draw.seed, "validation mask", tile_id))))
+            items.append((pixels, valid, *_mask(valid, draw, generator(draw.seed, "validation mask", tile_id))))
             ids.append(tile_id)
         yield _stack(dataset, ids, items, draw), counted
 
@@ -125,16 +139,25 @@ def read_ahead(
                 future.cancel()
 
 
-def _order(valid_CHW: NDArray[np.bool_], draw: Draw, rng: np.random.Generator) -> NDArray[np.int64]:
+def _mask(
+    valid_CHW: NDArray[np.bool_], draw: Draw, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None]:
     usable = usable_patches(valid_CHW, draw.patch, draw.min_valid_patch)
-    return random_order(usable, visible_count(len(usable), draw.ratio), rng)
+    C, H, W = valid_CHW.shape
+    return draw_mask(usable, (H // draw.patch, W // draw.patch), C, draw.rules, rng)
 
 
-def _stack(dataset: int, ids: list[str], items: Sequence[tuple[NDArray[Any], ...]], draw: Draw) -> Batch:
-    pixels, valid, order = (torch.from_numpy(np.stack(column)) for column in zip(*items, strict=True))
-    visible = visible_count(order.shape[1], draw.ratio)
-    if bool(valid.all()):  # most batches: nothing to count
-        hidden_B = torch.full((len(ids),), (order.shape[1] - visible) * draw.patch**2 * valid.shape[1])
+def _stack(dataset: int, ids: list[str], items: Sequence[tuple[Any, ...]], draw: Draw) -> Batch:
+    columns = list(zip(*items, strict=True))
+    pixels, valid, order = (torch.from_numpy(np.stack(column)) for column in columns[:3])
+    shown = None if columns[3][0] is None else torch.from_numpy(np.stack(columns[3]))
+    patches, bands = order.shape[1] // len(draw.rules.groups or (0,)), valid.shape[1]
+    visible = visible_tokens(patches, bands, draw.rules)
+    hidden = patches - visible
+    predicted = max(round(draw.predict * hidden), 1) if draw.predict < 1 else None
+    if draw.rules.groups is None and hidden and bool(valid.all()):  # most batches: nothing to count
+        hidden_B = torch.full((len(ids),), (predicted or hidden) * draw.patch**2 * bands)
     else:
-        hidden_B = take(patchify(valid, draw.patch), order[:, visible:]).sum((1, 2, 3))
-    return Batch(dataset, tuple(ids), pixels, valid, order, visible, hidden_B)
+        mask = (order, visible, shown, draw.rules.groups, predicted)
+        hidden_B = scored_pixels(patchify(valid, draw.patch), *mask)[2].sum((1, 2, 3))
+    return Batch(dataset, tuple(ids), pixels, valid, order, visible, hidden_B, shown, predicted)

@@ -14,7 +14,8 @@ from geomae.models.embedding import band_codes
 from geomae.models.mae import Loss, MaskedAutoencoder
 from geomae.models.patches import grid, patchify, take
 from geomae.models.standardise import SensorRecord, standardise
-from geomae.models.target import estimate_hidden, patch_statistics, restore
+from geomae.models.target import context_statistics, restore
+from geomae.models.visibility import scored_pixels, seen_and_hidden
 from geomae.tiles.loader import Batch
 
 BASELINES = ("baseline:mean", "baseline:nearest")
@@ -94,22 +95,25 @@ def _errors(
     exact: torch.dtype,
 ) -> tuple[Loss, Tensor]:
     """The loss, and per prediction and band the sum of squared errors, with the number of pixels as the last row."""
-    side = mae.architecture.patch
+    side, groups, target = mae.architecture.patch, mae.architecture.groups, mae.architecture.target
     shape = grid(batch.pixels_BCHW, side)
     patches_BNCP = patchify(standardise(batch.pixels_BCHW, batch.valid_BCHW, record), side)
     valid_BNCP = patchify(batch.valid_BCHW, side)
-    hidden_BM = batch.order_BN[:, batch.visible :]
-    visible_BN = torch.ones_like(batch.order_BN, dtype=torch.bool).scatter(1, hidden_BM, False)
-    predicted = predict(patches_BNCP, valid_BNCP, codes_CF, batch.order_BN, batch.visible, hidden_BM, shape)
-    predicted_BMCP = predicted.float()
-    truth, valid = take(patches_BNCP, hidden_BM), take(valid_BNCP, hidden_BM)
-    loss = mae.score(predicted_BMCP, truth, valid)
-    known = estimate_hidden(patch_statistics(patches_BNCP, valid_BNCP, mae.architecture.target), visible_BN, shape[1])
+    mask = (batch.order_BX, batch.visible, batch.shown_BC, groups)
+    seen_BNC, _ = seen_and_hidden(*mask, len(record.bands))
+    seen_BNCP = valid_BNCP & seen_BNC[..., None]
+    shown_BNCP = valid_BNCP if batch.shown_BC is None else valid_BNCP & batch.shown_BC[:, None, :, None]
+    wanted_BM, valid, scored = scored_pixels(valid_BNCP, *mask)
+    asked = (codes_CF, batch.order_BX, batch.visible, wanted_BM, shape, record.gsd_m)
+    predicted_BMCP = predict(patches_BNCP, shown_BNCP, *asked).float()
+    truth = take(patches_BNCP, wanted_BM)
+    loss = mae.score(predicted_BMCP, truth, valid, scored)
+    known = context_statistics(patches_BNCP, seen_BNCP, target, shape[1])
     if known is not None:
-        known = type(known)(*(take(values, hidden_BM) for values in known))
+        known = type(known)(*(take(values, wanted_BM) for values in known))
     predictions = [restore(predicted_BMCP, known)]
     if baselines:
-        predictions.append(take(mean_of_visible(patches_BNCP, valid_BNCP, visible_BN), hidden_BM))
-        predictions.append(take(mean_of_nearest(patches_BNCP, valid_BNCP, visible_BN, shape[1]), hidden_BM))
-    sums = [(one - truth).where(valid, 0).square().to(exact).sum((0, 1, 3)) for one in predictions]
-    return loss, torch.stack([*sums, valid.sum((0, 1, 3)).to(exact)])
+        predictions.append(take(mean_of_visible(patches_BNCP, seen_BNCP), wanted_BM))
+        predictions.append(take(mean_of_nearest(patches_BNCP, seen_BNCP, shape[1]), wanted_BM))
+    sums = [(one - truth).where(scored, 0).square().to(exact).sum((0, 1, 3)) for one in predictions]
+    return loss, torch.stack([*sums, scored.sum((0, 1, 3)).to(exact)])

@@ -50,7 +50,8 @@ def one_step(trainer: Trainer, batch: Batch, codes_CF: Tensor, rate: float, stop
         with fabric.no_backward_sync(trainer.model, enabled=number + 1 < len(passes)):
             inputs = standardise(part.pixels_BCHW, part.valid_BCHW, record)
             with working_precision(fabric.device, trainer.precision):
-                loss = trainer.model(inputs, part.valid_BCHW, codes_CF, part.order_BN, part.visible)
+                mask = (part.order_BX, part.visible, part.shown_BC, part.predicted)
+                loss = trainer.model(inputs, part.valid_BCHW, codes_CF, *mask, record.gsd_m)
             # The strategy averages gradients over ranks; the sum is wanted.
             fabric.backward(loss.sum_B.sum() * (fabric.world_size / count.clamp(min=1)))
         losses.append(loss.sum_B.detach())

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from geomae.config import PretrainConfig
 from geomae.models.mae import MaskedAutoencoder
+from geomae.models.masking import Groups, MaskRules
 from geomae.tiles.loader import Draw
 from geomae.training import checkpoints
 from geomae.training.checkpoints import Progress
@@ -37,12 +38,14 @@ class Trainer:
     @property
     def draw(self) -> Draw:
         """How tiles are masked and turned."""
-        return draw_of(self.config, self.seed)
+        return draw_of(self.config, self.seed, self.mae.architecture.groups)
 
 
-def draw_of(config: PretrainConfig, seed: int) -> Draw:
-    """How a configuration masks and turns tiles."""
-    return Draw(seed, config.patch, config.masking.ratio, config.data.min_valid_patch, config.data.flips)
+def draw_of(config: PretrainConfig, seed: int, groups: Groups | None) -> Draw:
+    """How a configuration masks and turns tiles for a model of these groups."""
+    masking, predict = config.masking, config.decoder.predict
+    rules = MaskRules(masking.ratio, masking.kind, masking.groups, masking.band_dropout, predict < 1, groups)
+    return Draw(seed, config.patch, rules, config.data.min_valid_patch, config.data.flips, predict)
 
 
 def prepare(
@@ -57,6 +60,9 @@ def prepare(
 ) -> Trainer:
     """Wrap the model for its strategy and go on from the newest checkpoint in `folder`, if there is one."""
     decay = decayed(mae)
+    if config.compile:
+        for block in [*mae.encoder.blocks, *(mae.decoder.blocks if mae.decoder else [])]:
+            block.compile()
     model = fabric.setup_module(mae)
     model.mark_forward_method("predict")
     optimizer = build_optimizer(model, decay, config.optimizer.weight_decay)

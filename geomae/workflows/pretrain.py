@@ -136,10 +136,13 @@ def _new_model(job: Job, data: TrainingData) -> MaskedAutoencoder:
     shape = architecture(
         config.preset,
         bands=len(data.training[0].record.bands),
+        groups=data.groups,
         patch=config.patch,
         embedding=config.embedding,
         target=config.target,
-        decoder=config.decoder,
+        decoder=config.decoder.model_dump(),
+        positions=config.positions,
+        reference_gsd_m=config.reference_gsd_m,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key(job.seed, "weights") % 2**63)

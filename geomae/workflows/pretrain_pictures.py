@@ -1,11 +1,13 @@
 """Pictures of fixed validation tiles: input, what the model saw, reconstruction, difference."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from geomae.models.folder import Model
+from geomae.models.masking import MaskRules
 from geomae.reports.figures import TilePicture, reconstruction_panel
 from geomae.tiles.loader import fixed_batches
 from geomae.training.data import Dataset
@@ -32,9 +34,11 @@ def _picture(model: Model, one: Dataset, number: int, job: Job) -> list[TilePict
     positions = sorted({count * place // PICTURED for place in range(PICTURED)})
     mine = model.using(one.record)
     pictures = []
-    for batch, _ in fixed_batches(one.reader, number, positions, draw_of(job.config, job.seed), 1):
-        hidden = batch.order_BN[:, batch.visible :]
-        visible_BN = torch.ones_like(batch.order_BN, dtype=torch.bool).scatter(1, hidden, False)
+    draw = draw_of(job.config, job.seed, None)
+    draw = replace(draw, rules=MaskRules(draw.rules.ratio))  # all pictures hide whole patches, so that they compare
+    for batch, _ in fixed_batches(one.reader, number, positions, draw, 1):
+        hidden = batch.order_BX[:, batch.visible :]
+        visible_BN = torch.ones_like(batch.order_BX, dtype=torch.bool).scatter(1, hidden, False)
         predicted, _ = mine.reconstruct(batch.pixels_BCHW, batch.valid_BCHW, visible_BN)
         side = job.config.patch
         cells = batch.pixels_BCHW.shape[-1] // side

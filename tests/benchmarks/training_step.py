@@ -38,12 +38,12 @@ def ours(device: torch.device, precision: str) -> Step:
     pixels_BCHW = torch.randn(BATCH, BANDS, SIDE, SIDE, device=device)
     valid_BCHW = torch.ones_like(pixels_BCHW, dtype=torch.bool)
     patches = (SIDE // PATCH) ** 2
-    order_BN = torch.stack([torch.randperm(patches) for _ in range(BATCH)]).to(device)
+    order_BX = torch.stack([torch.randperm(patches) for _ in range(BATCH)]).to(device)
     codes_CF = torch.zeros(BANDS, 1, device=device)  # a stacked embedding does not look at them
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            loss = model(pixels_BCHW, valid_BCHW, codes_CF, order_BN, patches // 4)
+            loss = model(pixels_BCHW, valid_BCHW, codes_CF, order_BX, patches // 4)
         loss.mean().backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         guarded_step(optimizer, 1e-4, ~torch.isfinite(norm))

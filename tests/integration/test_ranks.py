@@ -35,14 +35,14 @@ def test_the_order_of_tiles_is_exactly_equal(tiny_catalog):
     data = assemble(open_catalog(tiny_catalog), [parse_selector("tiny@train")], [], config, 3)
     readers = [one.reader for one in data.training]
     order = plan(3, tuple(len(reader) for reader in readers), config.batch, 20)
-    draw = draw_of(config, 3)
+    draw = draw_of(config, 3, None)
     seen = []
     for step in range(20):  # more than two epochs
         alone = training_batch(readers, order, draw, step, 0, 1)
         for ranks in (2, 4, 8):
             parts = [training_batch(readers, order, draw, step, rank, ranks) for rank in range(ranks)]
             assert sum((part.tile_ids for part in parts), ()) == alone.tile_ids
-            for name in ("pixels_BCHW", "valid_BCHW", "order_BN", "hidden_B"):
+            for name in ("pixels_BCHW", "valid_BCHW", "order_BX", "hidden_B"):
                 assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(alone, name)), name
         seen += alone.tile_ids
     epoch = len(readers[0])

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from geomae.cli import app
 from geomae.errors import ConfigError, GeomaeError, ModelError, StorageError
-from geomae.models.convert import _architecture, convert_mae, read_weights
+from geomae.models.convert import convert_mae, read_weights
+from geomae.models.convert.layout import architecture_of
 from geomae.models.folder import load_model
 from geomae.workflows.convert import run
 
@@ -155,7 +156,7 @@ def test_a_published_size_needs_no_heads_and_no_epsilon(width, depth, heads):
         "decoder_embed.weight": torch.zeros(512, width),
         "decoder_blocks.7.norm1.weight": torch.zeros(512),
     }
-    shape = _architecture(weights, None, None, None, "patch")
+    shape = architecture_of(weights, None, None, None, "patch")
     assert (shape.heads, shape.norm_eps, shape.depth) == (heads, 1e-6, depth)
     assert (shape.decoder.heads, shape.decoder.depth) == (16, 8)
 
@@ -182,7 +183,7 @@ def test_settings_that_do_not_fit(wrong, message):
     [
         ({"patch_embed.proj.weight": None}, "not weights of the published masked autoencoder"),
         ({"pos_embed": torch.zeros(17, 24)}, "not weights of the published masked autoencoder"),
-        ({"pos_embed": torch.zeros(1, 16, 24)}, "15 patches are not a square grid"),
+        ({"pos_embed": torch.zeros(1, 15, 24)}, "14 patches are not a square grid"),
         ({"decoder_pos_embed": torch.zeros(17, 16)}, "do not fit together"),
         ({"decoder_pred.weight": torch.zeros(47, 16)}, "do not fit together"),
         ({"blocks.1.attn.qkv.weight": torch.zeros(24, 24)}, "do not fit together"),

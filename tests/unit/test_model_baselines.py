@@ -21,33 +21,33 @@ def parts():
     visible[0, [0, 2, 10]] = visible[1, [5, 6]] = True
     valid[0, 2, 1] = False  # the nearest patch does not have the band
     valid[1, [5, 6], 2] = False  # no visible patch has it
-    return patches.masked_fill(~valid, torch.nan), valid, visible
+    return patches.masked_fill(~valid, torch.nan), valid & visible[:, :, None, None], visible
 
 
 def test_mean_of_the_visible_pixels(parts):
-    patches, valid, visible = parts
-    found = mean_of_visible(patches, valid, visible)
+    patches, seen, visible = parts
+    found = mean_of_visible(patches, seen)
     assert found.shape == patches.shape
     for b, c in np.ndindex(2, 3):
-        values = patches[b, visible[b], c][valid[b, visible[b], c]]
+        values = patches[b, visible[b], c][seen[b, visible[b], c]]
         expected = float(values.mean()) if len(values) else 0.0
         torch.testing.assert_close(found[b, :, c], torch.full((12, 4), expected))
 
 
 def test_mean_of_the_nearest_visible_patch(parts):
     """Of several nearest ones the first in reading order, as patch 1 between patches 0 and 2 shows."""
-    patches, valid, visible = parts
-    found = mean_of_nearest(patches, valid, visible, COLS)
+    patches, seen, visible = parts
+    found = mean_of_nearest(patches, seen, COLS)
     for b, n, c in np.ndindex(2, ROWS * COLS, 3):
-        known = [m for m in range(ROWS * COLS) if visible[b, m] and valid[b, m, c].any()]
+        known = [m for m in range(ROWS * COLS) if visible[b, m] and seen[b, m, c].any()]
         distance = [((n // COLS - m // COLS) ** 2 + (n % COLS - m % COLS) ** 2, m) for m in known]
         nearest = min(distance)[1] if known else None
-        expected = 0.0 if nearest is None else float(patches[b, nearest, c][valid[b, nearest, c]].mean())
+        expected = 0.0 if nearest is None else float(patches[b, nearest, c][seen[b, nearest, c]].mean())
         torch.testing.assert_close(found[b, n, c], torch.full((4,), expected))
 
 
 def test_neither_sees_hidden_pixels(parts):
-    patches, valid, visible = parts
+    patches, seen, visible = parts
     changed = torch.where(visible[:, :, None, None], patches, 1e6)
-    assert torch.equal(mean_of_visible(patches, valid, visible), mean_of_visible(changed, valid, visible))
-    assert torch.equal(mean_of_nearest(patches, valid, visible, COLS), mean_of_nearest(changed, valid, visible, COLS))
+    assert torch.equal(mean_of_visible(patches, seen), mean_of_visible(changed, seen))
+    assert torch.equal(mean_of_nearest(patches, seen, COLS), mean_of_nearest(changed, seen, COLS))

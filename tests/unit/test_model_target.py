@@ -72,9 +72,11 @@ def test_estimates_do_not_know_the_hidden_truth(truth):
     mean, variance = torch.randn(2, 12, 3, 1, generator=rng), torch.rand(2, 12, 3, 1, generator=rng)
     visible_BN = torch.zeros(2, 12, dtype=torch.bool)
     visible_BN[0, [0, 5, 11]] = visible_BN[1, [2, 3, 8]] = True
-    estimated = estimate_hidden(PatchStatistics(mean, variance), visible_BN, 4)
+    estimated = estimate_hidden(PatchStatistics(mean, variance), visible_BN[..., None], 4)
     hidden = ~visible_BN[:, :, None, None]
-    lied = estimate_hidden(PatchStatistics(*(x.masked_fill(hidden, truth) for x in (mean, variance))), visible_BN, 4)
+    lied = estimate_hidden(
+        PatchStatistics(*(x.masked_fill(hidden, truth) for x in (mean, variance))), visible_BN[..., None], 4
+    )
     assert all(torch.equal(a, b) for a, b in zip(estimated, lied, strict=True))
     for before, after in zip((mean, variance), estimated, strict=True):
         assert torch.equal(after[visible_BN], before[visible_BN])
@@ -88,7 +90,7 @@ def test_estimates_do_not_know_the_hidden_truth(truth):
 def test_estimates_weigh_by_inverse_squared_distance():
     mean = torch.tensor([1.0, 0.0, 0.0, 4.0]).reshape(1, 4, 1, 1)
     visible_BN = torch.tensor([[True, False, False, True]])
-    found = estimate_hidden(PatchStatistics(mean, mean), visible_BN, 4).mean.flatten()
+    found = estimate_hidden(PatchStatistics(mean, mean), visible_BN[..., None], 4).mean.flatten()
     torch.testing.assert_close(found, torch.tensor([1.0, (1 + 4 / 4) / 1.25, (1 / 4 + 4) / 1.25, 4.0]))
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from geomae.errors import ConfigError, ModelError
 from geomae.tracking import DatasetRecord, Tracker, download, flatten, resolve_uri, start_run, ui
-from geomae.tracking_store import without_password
+from geomae.tracking_store import make_database, without_password
 from geomae.workflows.run_folder import RunFolder
 
 RECORD = DatasetRecord(
@@ -242,15 +242,16 @@ def test_artifacts_are_found_from_any_folder(run):
     assert Path(run.client.get_experiment_by_name("trial").artifact_location.removeprefix("file://")).is_absolute()
 
 
-def test_a_store_is_never_left_half_made(tmp_path, monkeypatch):
+def test_a_store_is_never_left_half_made(tmp_path):
     """Its tables are made beside it: an end of the process in between leaves no file that later runs cannot open."""
-    import geomae.tracking as tracking
 
     def end(uri):
         Path(uri.removeprefix("sqlite:///")).write_text("half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tracking, "_client", end)
     with pytest.raises(KeyboardInterrupt):
-        tracking._make_database(tmp_path / "mlflow.db")
+        make_database(tmp_path / "mlflow.db", end)
     assert list(tmp_path.iterdir()) == []
+    make_database(tmp_path / "mlflow.db", lambda uri: Path(uri.removeprefix("sqlite:///")).write_text("whole"))
+    make_database(tmp_path / "mlflow.db", lambda uri: Path(uri.removeprefix("sqlite:///")).write_text("later"))
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["whole"]

@@ -10,6 +10,7 @@ import torch
 from rasterio.transform import Affine
 
 import geomae
+from geomae.models.masking import MaskRules
 from geomae.models.patches import patchify, take
 from geomae.tiles.index import build_index
 from geomae.tiles.loader import Draw, fixed_batches, read_ahead, training_batch
@@ -48,12 +49,12 @@ def index(tmp_path_factory):
     return build_index(geomae.open_catalog(folder / "catalog.yaml"), "fields")
 
 
-DRAW = Draw(seed=5, patch=2, ratio=0.75, min_valid_patch=0.25, flips=True)
+DRAW = Draw(seed=5, patch=2, rules=MaskRules(0.75), min_valid_patch=0.25, flips=True)
 
 
 def same(one, two):
     """Whether two batches agree in every bit."""
-    tensors = ("pixels_BCHW", "valid_BCHW", "order_BN", "hidden_B")
+    tensors = ("pixels_BCHW", "valid_BCHW", "order_BX", "hidden_B")
     plain = [(batch.dataset, batch.tile_ids, batch.visible) for batch in (one, two)]
     return plain[0] == plain[1] and all(torch.equal(getattr(one, name), getattr(two, name)) for name in tensors)
 
@@ -70,11 +71,11 @@ def test_ranks_together_see_what_one_rank_would(index):
         for ranks in (2, 4):
             parts = [training_batch(readers, order, DRAW, step, rank, ranks) for rank in range(ranks)]
             assert sum((part.tile_ids for part in parts), ()) == whole.tile_ids
-            for name in ("pixels_BCHW", "valid_BCHW", "order_BN", "hidden_B"):
+            for name in ("pixels_BCHW", "valid_BCHW", "order_BX", "hidden_B"):
                 assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
         passes = whole.split(4)
         assert [len(part.tile_ids) for part in passes] == [2] * 4
-        assert torch.equal(torch.cat([part.order_BN for part in passes]), whole.order_BN)
+        assert torch.equal(torch.cat([part.order_BX for part in passes]), whole.order_BX)
 
 
 def test_threads_and_restarts_change_nothing(index):
@@ -124,15 +125,15 @@ def test_pixels_validity_and_masks_belong_together(index):
             assert len(fits) == 1
             turns.update(fits)
         share = patchify(batch.valid_BCHW, 2).float().mean((2, 3))
-        assert (take(share, batch.order_BN[:, : batch.visible]) >= 0.25).all()
-        hidden = take(patchify(batch.valid_BCHW, 2), batch.order_BN[:, batch.visible :])
+        assert (take(share, batch.order_BX[:, : batch.visible]) >= 0.25).all()
+        hidden = take(patchify(batch.valid_BCHW, 2), batch.order_BX[:, batch.visible :])
         assert torch.equal(batch.hidden_B, hidden.sum((1, 2, 3)))
     assert len(turns) == 8
 
 
 def test_without_flips_tiles_stay_as_they_are(index):
     reader = TileReader(index)
-    still = Draw(5, 2, 0.75, 0.25, False)
+    still = Draw(5, 2, MaskRules(0.75), 0.25, False)
     batch = training_batch([reader], plan(5, (len(index),), 4, 1), still, 0, 0, 1)
     places = [reader.tile_ids.index(name) for name in batch.tile_ids]
     pixels, valid = reader.many(places)
@@ -159,14 +160,14 @@ def test_fixed_batches_cover_each_tile_once_under_its_own_mask(index, ranks):
     counted = [batch for share in shares for batch, counts in share if counts]
     assert sorted(name for batch in counted for name in batch.tile_ids) == sorted(reader.tile_ids)
     masks = {
-        name: order.tolist() for batch in counted for name, order in zip(batch.tile_ids, batch.order_BN, strict=True)
+        name: order.tolist() for batch in counted for name, order in zip(batch.tile_ids, batch.order_BX, strict=True)
     }
     alone = [next(fixed_batches(reader, 3, [position], DRAW, 1))[0] for position in positions]
-    assert masks == {batch.tile_ids[0]: batch.order_BN[0].tolist() for batch in alone}
+    assert masks == {batch.tile_ids[0]: batch.order_BX[0].tolist() for batch in alone}
     pixels, _ = reader.read(2)
     np.testing.assert_array_equal(alone[2].pixels_BCHW[0].numpy(), pixels)  # unturned
-    other_seed = next(fixed_batches(reader, 0, positions, Draw(6, 2, 0.75, 0.25, True), 5))[0]
-    assert not torch.equal(other_seed.order_BN, next(fixed_batches(reader, 0, positions, DRAW, 5))[0].order_BN)
+    other_seed = next(fixed_batches(reader, 0, positions, Draw(6, 2, MaskRules(0.75), 0.25, True), 5))[0]
+    assert not torch.equal(other_seed.order_BX, next(fixed_batches(reader, 0, positions, DRAW, 5))[0].order_BX)
 
 
 def pooled(index, positions):

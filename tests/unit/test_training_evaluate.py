@@ -24,7 +24,7 @@ def batch_of(count, seed, gaps=0.2):
 
 def hidden_pixels(batch):
     """Where pixels are hidden and valid: (B, C, H, W)."""
-    shown = torch.zeros(len(batch.tile_ids), 12, dtype=torch.bool).scatter(1, batch.order_BN[:, :VISIBLE], True)
+    shown = torch.zeros(len(batch.tile_ids), 12, dtype=torch.bool).scatter(1, batch.order_BX[:, :VISIBLE], True)
     return unpatchify(~shown[:, :, None, None].expand(-1, -1, 1, SIDE**2), 4, 3) & batch.valid_BCHW
 
 
@@ -36,7 +36,7 @@ def test_errors_are_root_mean_squares_in_the_unit_of_the_data():
     """A prediction that is one standard deviation off in each band is off by that deviation in reflectance."""
     mae, batches = tiny_mae(), [(batch_of(3, 0), True), (batch_of(2, 1), True)]
 
-    def off_by_one(patches, valid, codes, order, visible, wanted, shape):
+    def off_by_one(patches, shown, codes, order, visible, wanted, shape, gsd_m):
         truth = torch.stack([tile[places] for tile, places in zip(patches, wanted, strict=True)])
         return truth + 1
 

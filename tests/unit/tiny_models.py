@@ -15,14 +15,23 @@ from geomae.sensors import sensor
 
 torch.set_num_threads(1)  # on a busy machine, threads of so small products wait for each other most of the time
 
-EMBEDDINGS, TARGETS = ("stacked", "spectral"), ("none", "patch", "patch-band")
+EMBEDDINGS, TARGETS = ("stacked", "grouped", "spectral"), ("none", "patch", "patch-band")
+ONE_TOKEN = ("stacked", "spectral")  # per patch, whatever its bands
+DECODERS = ("full", "window", "cross")
 BANDS = tuple(sensor("sentinel-2-l2a").band(name) for name in ("B02", "B04", "B8A", "B11"))
 RECORD = SensorRecord("s2", "reflectance", 10.0, BANDS, (0.05, 0.1, 0.3, 0.2), (0.02, 0.04, 0.1, 0.05))
 SIDE = 4  # of a patch, in pixels
+GROUPS = ((2, 0), (3, 1))  # of BANDS; not in their order, so that a mix-up shows
 
 
 def tiny_mae(
-    embedding: str = "spectral", target: str = "none", *, bands: int = len(BANDS), depth: int = 1
+    embedding: str = "spectral",
+    target: str = "none",
+    *,
+    bands: int = len(BANDS),
+    depth: int = 1,
+    decoder: str = "full",
+    positions: str = "sincos",
 ) -> MaskedAutoencoder:
     """A masked autoencoder of width 24 with weights that are the same each time, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
@@ -31,12 +40,14 @@ def tiny_mae(
             Architecture(
                 embedding=embedding,
                 bands=bands,
+                groups=GROUPS if embedding == "grouped" else None,
                 patch=SIDE,
                 width=24,
                 depth=depth,
                 heads=2,
-                decoder=Decoder(width=16, depth=1, heads=2),
+                decoder=Decoder(kind=decoder, width=16, depth=2 if decoder == "window" else 1, heads=2, window=2),
                 target=target,
+                positions=positions,
             )
         ).eval()
 

@@ -1,0 +1,109 @@
+"""The encoder: a vision transformer over the tokens that are visible, and over nothing else.
+
+B batch, N patches, C bands, P pixels of a patch in one band, X tokens of a tile (one per patch and group), V visible
+ones, D width
+"""
+
+import torch
+from torch import Tensor, nn
+
+from geomae.models.architecture import Architecture
+from geomae.models.attention import choose_kernels
+from geomae.models.blocks import Positions, blocks, token
+from geomae.models.embedding import SpectralEmbedding, StackedEmbedding
+from geomae.models.grouped import GroupedEmbedding
+from geomae.models.patches import take
+
+
+class Encoder(nn.Module):
+    """Blocks and parameter names are timm's. With several groups, each adds a learned token to those of its bands."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        width = architecture.width
+        self.groups = architecture.groups
+        self.embedding = _embedding(architecture)
+        if self.groups:
+            self.group_token = token(width, len(self.groups))
+        self.cls_token = token(width)
+        self.positions = Positions(architecture, width)
+        self.blocks = blocks(architecture, width, architecture.depth, architecture.heads)
+        self.norm = nn.LayerNorm(width, eps=architecture.norm_eps)
+
+    def forward(
+        self,
+        patches_BNCP: Tensor,
+        valid_BNCP: Tensor,
+        codes_CF: Tensor,
+        seen_BV: Tensor,
+        shape: tuple[int, int],
+        scale: float = 1.0,
+    ) -> Tensor:
+        """Tokens (B, 1 + V, D) after the last norm, class token first, of the tokens `seen_BV` of whole tiles."""
+        x = self.start(patches_BNCP, valid_BNCP, codes_CF, seen_BV, shape, scale)
+        choose_kernels(self.blocks, x.device, x.shape[1])
+        for block in self.blocks:
+            x = block(x)
+        normed: Tensor = self.norm(x)
+        return normed
+
+    def start(
+        self,
+        patches_BNCP: Tensor,
+        valid_BNCP: Tensor,
+        codes_CF: Tensor,
+        seen_BV: Tensor,
+        shape: tuple[int, int],
+        scale: float = 1.0,
+    ) -> Tensor:
+        """Tokens (B, 1 + V, D) before the first block."""
+        N = shape[0] * shape[1]
+        if self.groups is None:  # only what is seen is embedded
+            tokens_BVD = self.embedding.embed(take(patches_BNCP, seen_BV), take(valid_BNCP, seen_BV), codes_CF)
+        else:  # each group may see other places: embedding all of them is a hundredth of what the blocks do
+            tokens_BVD = take(self.embedding.embed(patches_BNCP, valid_BNCP, codes_CF), seen_BV)
+            tokens_BVD = tokens_BVD + self.group_token[0][seen_BV // N]
+        tokens_BVD = tokens_BVD + self.positions(seen_BV % N, shape, scale)
+        cls_11D = self.cls_token + self.positions.of_class()
+        return torch.cat([cls_11D.expand(len(tokens_BVD), -1, -1), tokens_BVD], dim=1)
+
+    def layers(
+        self,
+        patches_BNCP: Tensor,
+        valid_BNCP: Tensor,
+        codes_CF: Tensor,
+        shape: tuple[int, int],
+        scale: float = 1.0,
+    ) -> list[Tensor]:
+        """Tokens (B, 1 + X, D) after every block of whole tiles, the last one after its norm.
+
+        Tokens without a valid pixel are no attention keys, so that nothing is learned from what was not measured.
+        """
+        usable_BX = self.usable(valid_BNCP)
+        every_BX = torch.arange(usable_BX.shape[1], device=usable_BX.device).expand(usable_BX.shape)
+        x = self.start(patches_BNCP, valid_BNCP, codes_CF, every_BX, shape, scale)
+        bias = None
+        if not bool(usable_BX.all()):
+            keys = torch.cat([usable_BX.new_ones(len(x), 1), usable_BX], dim=1)
+            bias = torch.zeros_like(keys, dtype=x.dtype).masked_fill(~keys, float("-inf"))[:, None, None, :]
+        choose_kernels(self.blocks, x.device, x.shape[1])
+        found = []
+        for block in self.blocks:
+            x = block(x, attn_mask=bias)
+            found.append(x)
+        found[-1] = self.norm(x)
+        return found
+
+    def usable(self, valid_BNCP: Tensor) -> Tensor:
+        """Which tokens (B, X) of whole tiles have a valid pixel."""
+        groups = self.groups or (tuple(range(valid_BNCP.shape[2])),)
+        return torch.cat([valid_BNCP[:, :, list(group)].flatten(2).any(-1) for group in groups], dim=1)
+
+
+def _embedding(architecture: Architecture) -> StackedEmbedding | GroupedEmbedding | SpectralEmbedding:
+    pixels, width = architecture.patch**2, architecture.width
+    if architecture.embedding == "stacked":
+        return StackedEmbedding(architecture.bands, pixels, width)
+    if architecture.groups is not None:
+        return GroupedEmbedding(architecture.groups, pixels, width)
+    return SpectralEmbedding(pixels, width)

@@ -1,0 +1,56 @@
+"""One token per patch and group of bands, with a kernel and a head of its own for each group (Cong et al. 2022).
+
+B batch, N patches, C bands, G groups, X = G * N tokens in the order of the groups, P pixels of a patch, D width
+"""
+
+import torch
+from torch import Tensor, nn
+
+from geomae.models.embedding import HEAD_GAIN
+
+Groups = tuple[tuple[int, ...], ...]
+
+
+class GroupedEmbedding(nn.Module):
+    """A linear map of the bands of each group, as `StackedEmbedding` has one of all."""
+
+    def __init__(self, groups: Groups, pixels: int, width: int) -> None:
+        super().__init__()
+        self.groups = groups
+        self.proj = _maps([(len(group) * pixels, width) for group in groups], 1.0)
+
+    def embed(self, patches_BNCP: Tensor, valid_BNCP: Tensor, codes_CF: Tensor) -> Tensor:
+        """Tokens (B, X, D). Invalid pixels count as the mean of their band, which is zero here."""
+        clean_BNCP = patches_BNCP.where(valid_BNCP, 0)
+        parts = zip(self.proj, self.groups, strict=True)
+        return torch.cat([proj(clean_BNCP[:, :, list(group)].flatten(2)) for proj, group in parts], dim=1)
+
+
+class GroupedHead(nn.Module):
+    """A linear map from the token of each group to the bands of that group."""
+
+    def __init__(self, groups: Groups, pixels: int, width: int) -> None:
+        super().__init__()
+        self.groups = groups
+        self.proj = _maps([(width, len(group) * pixels) for group in groups], HEAD_GAIN)
+        stored = [band for group in groups for band in group]
+        self.natural = sorted(range(len(stored)), key=stored.__getitem__)  # place of each band among the groups' bands
+
+    def predict(self, tokens_BXD: Tensor, codes_CF: Tensor) -> Tensor:
+        """Predictions (B, N, C, P), bands in the model's own order: a group's head is scored against its bands only."""
+        parts = tokens_BXD.chunk(len(self.groups), dim=1)
+        found = [
+            proj(part).unflatten(-1, (len(group), -1))
+            for proj, part, group in zip(self.proj, parts, self.groups, strict=True)
+        ]
+        return torch.cat(found, dim=2)[:, :, self.natural]
+
+
+def _maps(shapes: list[tuple[int, int]], gain: float) -> nn.ModuleList:
+    maps = nn.ModuleList()
+    for inputs, outputs in shapes:
+        linear = nn.Linear(inputs, outputs)
+        nn.init.xavier_uniform_(linear.weight, gain=gain)
+        nn.init.zeros_(linear.bias)
+        maps.append(linear)
+    return maps

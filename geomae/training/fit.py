@@ -1,0 +1,87 @@
+"""What a configuration asks of the tiles, and whether they have it: patches, masks, windows, one set of bands."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from geomae.config import PretrainConfig
+from geomae.errors import BandMismatchError, CatalogError, ConfigError
+from geomae.models.masking import Groups, usable_patches, visible_count
+from geomae.models.windows import check_window
+from geomae.sensors import Band, band_groups
+from geomae.tiles.index import TileIndex
+from geomae.tiles.reader import TileReader
+from geomae.training.records import sensor_key
+
+
+def usable_tiles(index: TileIndex, config: PretrainConfig, notes: list[str]) -> TileIndex:
+    """The tiles that have enough usable patches for a mask; checks that patches fit the tiles."""
+    for size in sorted(set(index.tiles["size"].tolist())):
+        if size % config.patch or size <= config.patch:
+            raise CatalogError(
+                f"{index.name}: a patch of {config.patch} pixels does not divide a tile of {size}; change `tile: size`"
+                f", or choose --set patch={_divisor(size, config.patch)}"
+            )
+        _check_mask(size // config.patch, index, config)
+    keep = np.ones(len(index), dtype=bool)
+    reader = TileReader(index)
+    for position in np.flatnonzero(index.survey.valid_share_T < 1).tolist():
+        usable = usable_patches(reader.read(position)[1], config.patch, config.data.min_valid_patch)
+        needed = 0 if config.masking.kind == "bands" else visible_count(len(usable), config.masking.ratio)
+        keep[position] = usable.sum() > needed
+    if not keep.any():
+        raise CatalogError(f"{index.name}: no tile has enough valid patches; lower data.min_valid_patch")
+    if not keep.all():
+        notes.append(f"{index.name}: {int((~keep).sum())} tiles left out, too few valid patches")
+    return index.take(np.flatnonzero(keep))
+
+
+def _check_mask(side: int, index: TileIndex, config: PretrainConfig) -> None:
+    """Masks and windows must fit a grid of side x side patches."""
+    ratio, patches = config.masking.ratio, side**2
+    if config.masking.kind != "bands" and not 0 < round((1 - ratio) * patches) < patches:
+        what = "visible" if ratio > 0.5 else "hidden"
+        raise ConfigError(
+            f"masking.ratio: {ratio} leaves none of {patches} patches {what} ({index.name}); choose one nearer 0.5, or "
+            "a smaller patch"
+        )
+    if config.decoder.kind == "window":
+        check_window(config.decoder.window, (side, side))
+
+
+def fixed_bands(
+    bands: Sequence[Band], config: PretrainConfig, notes: list[str]
+) -> tuple[tuple[str, ...], Groups | None]:
+    """Names of the bands that all tiles have, in the model's order, and their groups; empty where any bands do."""
+    names: tuple[str, ...] = tuple(band.name for band in bands)
+    groups = None
+    if config.embedding == "grouped":
+        names, groups = band_groups(bands, config.groups, config.left_out)
+        left = [band.name for band in bands if band.name not in names]
+        text = " | ".join(" ".join(names[i] for i in group) for group in groups)
+        notes.append(f"groups: {text}" + (f"; left out: {' '.join(left)}" if left else ""))
+    units = len(groups or names)
+    if config.masking.kind == "bands" and not 0 < round((1 - config.masking.ratio) * units) < units:
+        raise ConfigError(
+            f"masking.ratio: {config.masking.ratio} leaves none of {units} {'groups' if groups else 'bands'} visible, "
+            "or none hidden; choose another"
+        )
+    return ((), None) if config.embedding == "spectral" else (names, groups)
+
+
+def _divisor(size: int, patch: int) -> int:
+    """The divisor of `size` nearest to `patch`, smaller than the tile."""
+    return min((one for one in range(1, size) if size % one == 0), key=lambda one: abs(one - patch), default=1)
+
+
+def agree_on_bands(indexes: Sequence[TileIndex], config: PretrainConfig) -> None:
+    """Raise BandMismatchError where an embedding that needs one set of bands would get several."""
+    if config.embedding == "spectral":
+        return
+    names = [frozenset((sensor_key(index), band.name) for band in index.source.bands) for index in indexes]
+    for index, found in zip(indexes, names, strict=True):
+        if found != names[0]:
+            raise BandMismatchError(
+                f"embedding={config.embedding} needs one set of bands, but {indexes[0].name} and {index.name} differ; "
+                "--set embedding=spectral takes any"
+            )

@@ -1,0 +1,75 @@
+"""Statistics per sensor, pooled over the data sets that have it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from geomae.errors import CatalogError
+from geomae.models.standardise import SensorRecord
+from geomae.sensors import Band, sensor, sensor_names
+from geomae.tiles.index import TileIndex
+from geomae.tiles.survey import Statistics
+
+
+def sensor_key(index: TileIndex) -> str:
+    """Statistics belong to a sensor and a unit: digital numbers and reflectance of one sensor do not mix."""
+    source = index.source
+    usual = sensor(source.sensor).unit if source.sensor in sensor_names() else source.unit
+    return source.sensor if source.unit == usual else f"{source.sensor}:{source.unit}"
+
+
+def pool(parts: Sequence[tuple[TileIndex, Statistics]]) -> tuple[SensorRecord, ...]:
+    """One record per sensor and unit, over all data sets that have it, each pixel counting once."""
+    moments: dict[str, dict[str, tuple[Band, float, float, float]]] = {}
+    first: dict[str, TileIndex] = {}
+    for index, statistics in parts:
+        key = sensor_key(index)
+        first.setdefault(key, index)
+        bands = moments.setdefault(key, {})
+        for c, band in enumerate(index.source.bands):
+            n, mean, square = int(statistics.count_C[c]), statistics.mean_C[c], statistics.std_C[c] ** 2
+            _, n0, mean0, square0 = bands.get(band.name, (band, 0.0, 0.0, 0.0))
+            total = max(n + n0, 1)
+            merged = (n * mean + n0 * mean0) / total
+            spread = (n * (square + (mean - merged) ** 2) + n0 * (square0 + (mean0 - merged) ** 2)) / total
+            bands[band.name] = (band, n + n0, merged, spread)
+    records = []
+    for key, bands in moments.items():
+        index = first[key]
+        empty = [name for name, (_, n, _, spread) in bands.items() if n == 0 or spread <= 0]
+        if empty:
+            raise CatalogError(
+                f"{index.name}: band {', '.join(empty)} has no valid pixel or one value only; leave it out (null)"
+            )
+        columns = list(bands.values())
+        records.append(
+            SensorRecord(
+                key,
+                index.source.unit,
+                index_gsd_m(index),
+                tuple(band for band, *_ in columns),
+                tuple(float(mean) for _, _, mean, _ in columns),
+                tuple(float(np.sqrt(spread)) for *_, spread in columns),
+            )
+        )
+    return tuple(records)
+
+
+def own_statistics(chosen: TileIndex, whole: TileIndex, notes: list[str]) -> tuple[SensorRecord, ...]:
+    """Statistics of a sensor that training never saw, from its own train split (or all tiles, where there is none)."""
+    train = np.flatnonzero((whole.tiles["split"] == "train").to_numpy())
+    index = whole.take(train) if len(train) else whole
+    notes.append(
+        f"{chosen.name}: its sensor {sensor_key(index)} was not trained on; it is standardised by its own "
+        f"{'train split' if len(train) else 'tiles'}, which is an alignment in itself"
+    )
+    names = [band.name for band in index.source.bands]
+    return pool([(index, index.survey.statistics(names, np.arange(len(index))))])
+
+
+def index_gsd_m(index: TileIndex) -> float | None:
+    """The ground sample distance of the tiles: that of the catalogue, else of the grids of the files."""
+    if index.source.gsd_m is not None:
+        return index.source.gsd_m
+    found = [grid.gsd_m for grid in index.grids if grid is not None and grid.gsd_m is not None]
+    return float(np.median(found)) if found else None
