@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from geomae.catalog import Catalog
 from geomae.catalog.source import Source
@@ -32,10 +31,10 @@ def describe(
     ]
     tiles["x"], tiles["y"] = np.array(centres, dtype=np.float64).T
 
-    def column(key: str) -> NDArray[Any]:
+    def column(key: str) -> "pd.Series[Any]":
         return _texts(attributes[key])
 
-    nothing = np.full(len(tiles), None, dtype=object)
+    nothing = _kept([None] * len(tiles))
     tiles["group"] = column(entry.group.column) if entry.group else nothing
     folds = entry.group.folds if entry.group else None
     tiles["fold"] = column(folds) if folds else tiles["group"]
@@ -48,11 +47,11 @@ def describe(
         tiles["label"] = nothing
     elif entry.label.folder:
         folders = [source.scenes[scene].attributes["label"] for scene in tiles["scene"]]  # the catalogue put them there
-        tiles["label"] = np.array(folders, dtype=object)
+        tiles["label"] = _kept(folders)
     elif entry.label.column is not None:
         tiles["label"] = column(entry.label.column)
     else:
-        tiles["label"] = raster_labels(entry.label, source, grids, tiles)
+        tiles["label"] = _kept(raster_labels(entry.label, source, grids, tiles).tolist())
     return tiles
 
 
@@ -64,7 +63,12 @@ def _centre(grid: Grid | None, row: int, col: int, size: int) -> tuple[float, fl
     return a * x + b * y + c, d * x + e * y + f
 
 
-def _texts(values: "pd.Series[Any]") -> NDArray[Any]:
+def _kept(values: Sequence[Any]) -> "pd.Series[Any]":
+    """A column of these values; among text pandas would make NaN of None."""
+    return pd.Series(values, dtype="object")
+
+
+def _texts(values: "pd.Series[Any]") -> "pd.Series[Any]":
     """Values as text, missing ones as None; whole numbers without a decimal point."""
 
     def text(value: Any) -> str | None:
@@ -72,4 +76,4 @@ def _texts(values: "pd.Series[Any]") -> NDArray[Any]:
             return None
         return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
-    return np.array([text(value) for value in values.tolist()], dtype=object)
+    return _kept([text(value) for value in values.tolist()])

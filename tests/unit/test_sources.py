@@ -105,6 +105,17 @@ def test_windows_have_labels_of_folders_and_attributes_of_scenes(tmp_path: Path)
     assert index.tiles["domain"].tolist() == ["dry", "dry", "green"]
 
 
+def test_a_tile_without_a_label_has_none(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_cog(tmp_path / f"{name}.tif", np.arange(ord(name), ord(name) + 64, dtype=np.uint8).reshape(1, 8, 8))
+    (tmp_path / "t.csv").write_text("scene,cover,site\na,tree,1\nb,,\n")
+    keys = ("path: '*.tif'", "sensor: naip", "bands: [red]", "table: {path: t.csv, key: scene}", "tile: {size: 8}")
+    index = build_index(catalog(tmp_path, *keys, "label: {column: cover}", "group: {column: site}"), "d")
+    assert index.tiles["label"].tolist() == ["tree", None]
+    assert index.tiles["group"].tolist() == ["1", None] == index.tiles["fold"].tolist()
+    assert index.take(np.array([1])).tiles["label"].tolist() == [None]
+
+
 def test_torchgeo_is_not_imported_for_other_sources() -> None:
     code = "import sys, geomae.tiles.sources; sys.exit('torchgeo' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
