@@ -95,6 +95,8 @@ def find_rasters(root: Path) -> list[str]:
 def _place(root: Path, paths: Sequence[str], out: Path) -> _Place:
     folder = out.parent.resolve()
     below = os.path.relpath(root, folder)
+    if os.path.commonpath([root.absolute(), folder]) == folder.anchor:  # nobody reads a path that leads up to /
+        below = os.path.normpath(root.absolute())
     outside = not all((root / path).resolve().is_relative_to(folder) for path in paths)
     return _Place(root, "" if below == "." else f"{Path(below).as_posix()}/", outside)
 

@@ -79,16 +79,30 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
         shown = ", ".join(group.classes[:4]) + (", ..." if len(group.classes) > 4 else "")
         lines.append(_line("label", {"folder": True}, f"check: the folders are taken for classes: {shown}"))
     for pattern in group.companions:
-        path = f"{(below + pattern).rpartition('/')[0]}/{{stem}}.{pattern.rpartition('.')[2]}".lstrip("/")
-        lines.append(comment(f"{below}{pattern} has a raster of one band for each scene; if it holds labels:"))
-        lines.append(comment(f"  label: {{raster: {flow(path)}, classes: {{1: NAME, 2: NAME}}}}"))
-        lines.append(comment(f"and if it is a mask: mask: {{path: {flow(path)}, invalid_values: [VALUE]}}"))
+        lines += _companion_lines(below, pattern)
     if first.crs is None:
         own = "that of the sensor counts" if any(band.gsd_m for band in known.bands) else "none is known"
         lines.append(comment(f"the files have no ground sample distance, {own}; to say another: gsd_m: METRES"))
     lines.append(_split_line(first))
     names = tuple(name for name in guess.bands if name)
     return Entry(tuple(lines), len(group.files), known.name, names, tile_size(side), guess.question)
+
+
+def _companion_lines(below: str, pattern: str) -> list[str]:
+    """What a raster of one band for each scene could be, as comments: a known mask, or labels or a mask."""
+    folder = (below + pattern).rpartition("/")[0]
+    path = flow(
+        f"{folder}/{{stem}}.{pattern.rpartition('.')[2]}" if folder else f"{{stem}}.{pattern.rpartition('.')[2]}"
+    )
+    if "fmask" in pattern.lower():
+        return [
+            comment(f"to leave out clouds, their edges and shadows: mask: {{path: {path}, invalid_bits: [1, 2, 3]}}")
+        ]
+    return [
+        comment(f"{below}{pattern} has a raster of one band for each scene; if it holds labels:"),
+        comment(f"  label: {{raster: {path}, classes: {{1: NAME, 2: NAME}}}}"),
+        comment(f"and if it is a mask: mask: {{path: {path}, invalid_values: [VALUE]}}"),
+    ]
 
 
 def evidence_of(root: Path, group: StackGroup) -> Evidence:

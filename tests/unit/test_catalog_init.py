@@ -1,0 +1,29 @@
+"""What a first catalogue says of files, beyond what the command's own tests see."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geomae.rasters import write_cog
+from geomae.workflows import catalog_init
+
+
+def scene(path: Path, bands: int, dtype: Any, seed: int) -> None:
+    """A small raster of noise."""
+    pixels_CHW = np.random.default_rng(seed).integers(0, 200, (bands, 64, 64)).astype(dtype)
+    write_cog(path, pixels_CHW, crs="EPSG:32632", transform=(30.0, 0.0, 500_000.0, 0.0, -30.0, 5_000_000.0))
+
+
+def test_init_names_far_away_files_by_their_whole_path(tmp_path: Path) -> None:
+    place = catalog_init._place(Path("/data/x"), ["a.tif"], tmp_path / "c.yaml")
+    assert (place.below, place.outside) == ("/data/x/", True)
+    assert catalog_init._place(tmp_path / "x", ["a.tif"], tmp_path / "y/c.yaml").below == "../x/"
+
+
+def test_init_knows_a_cloud_mask_beside_the_scenes(tmp_path: Path) -> None:
+    for number in (1, 2):
+        scene(tmp_path / f"images/s{number}.tif", 4, np.int16, number)
+        scene(tmp_path / f"fmask/s{number}.tif", 1, np.uint8, 10 + number)
+    catalog_init.run(tmp_path, tmp_path / "c.yaml", quiet=True)
+    assert 'shadows: mask: {path: "fmask/{stem}.tif", invalid_bits: [1, 2, 3]}' in (tmp_path / "c.yaml").read_text()
