@@ -44,7 +44,8 @@ def run(folder: Path, out: Path | None, *, quiet: bool) -> int:
     screen = Screen(not quiet)
     out = (out or Path("data_catalog.yaml")).absolute()
     if not folder.is_dir():
-        raise CatalogError(f"{folder}: there is no such folder; name the folder that holds your rasters")
+        problem = "is a file" if folder.exists() else "there is no such folder"
+        raise CatalogError(f"{folder}: {problem}; name the folder that holds your rasters")
     if out.exists() or out.is_symlink():
         what = "is a folder" if out.is_dir() else "is there already and is not overwritten"
         raise StorageError(f"{out}: {what}; write to another file with --out FILE")

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from geomae.errors import CatalogError
 from geomae.rasters import write_cog
 from geomae.workflows import catalog_init
 
@@ -19,6 +21,12 @@ def test_init_names_far_away_files_by_their_whole_path(tmp_path: Path) -> None:
     place = catalog_init._place(Path("/data/x"), ["a.tif"], tmp_path / "c.yaml")
     assert (place.below, place.outside) == ("/data/x/", True)
     assert catalog_init._place(tmp_path / "x", ["a.tif"], tmp_path / "y/c.yaml").below == "../x/"
+
+
+def test_init_of_a_file_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_text("")
+    with pytest.raises(CatalogError, match=r"a\.tif: is a file; name the folder that holds your rasters"):
+        catalog_init.run(tmp_path / "a.tif", tmp_path / "c.yaml", quiet=True)
 
 
 def test_init_knows_a_cloud_mask_beside_the_scenes(tmp_path: Path) -> None:
