@@ -96,20 +96,29 @@ def pretrain(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="Weights in the published layout (.pth or .safetensors).")],
-    out: Annotated[Path, typer.Argument(help="Model folder to write.")],
+    source: Annotated[Path, typer.Argument(help="Weights (.pth or .safetensors; MAE or timm ViT), or a model folder.")],
+    out: Annotated[Path, typer.Argument(help="Model folder to write; with --to, the file.")],
+    to: Annotated[str | None, typer.Option(help="timm, onnx or safetensors: write the model folder as a file.")] = None,
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads of the encoder.")] = None,
     decoder_heads: Annotated[int | None, typer.Option(min=1, help="Attention heads of the decoder.")] = None,
     norm_eps: Annotated[float | None, typer.Option(help="Epsilon of the layer norms.")] = None,
     target: Annotated[str | None, typer.Option(help="none or patch: whether the target was normalised.")] = None,
-    bands: Annotated[str | None, typer.Option(help="SENSOR:BAND,BAND,... in order; default red, green, blue.")] = None,
+    bands: Annotated[
+        str | None, typer.Option(help="SENSOR:BAND,BAND,...: names the bands, or adapts the model to others.")
+    ] = None,
+    statistics: Annotated[
+        Path | None, typer.Option(help="stats.json of `geomae catalog stats`, for the bands of --bands.")
+    ] = None,
+    tile_size: Annotated[
+        int | None, typer.Option(min=1, help="Side in pixels of the tiles of a timm or ONNX file; default the model's.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Turn published weights into a model folder, with an account of every key."""
+    """Weights in and out: a model folder from weights or for other bands, a timm or ONNX file from a model folder."""
     from geomae.workflows.convert import run
 
-    options: dict[str, Any] = {"heads": heads, "decoder_heads": decoder_heads, "norm_eps": norm_eps, "target": target}
-    options["bands"] = bands
+    options: dict[str, Any] = {"to": to, "heads": heads, "decoder_heads": decoder_heads, "norm_eps": norm_eps}
+    options |= {"target": target, "bands": bands, "statistics": statistics, "tile_size": tile_size}
     _finish(lambda: run(source, out, **options, quiet=quiet))
 
 
