@@ -94,7 +94,8 @@ def _weights_in(
 ) -> tuple[Model, Account]:
     """A model from a weight file; its bands are named by `wanted`, or adapted to it where there are not as many."""
     weights = read_weights(source)
-    record, notes = _told(source, said)
+    record, facts = _told(source)
+    said = facts | {key: value for key, value in said.items() if value is not None}
     kernel = weights.get("patch_embed.proj.weight")
     inputs = kernel.shape[1] if kernel is not None and kernel.ndim == 4 else 0
     named = wanted is not None and record is None and (len(wanted[1]) == inputs or inputs != 3)
@@ -103,9 +104,9 @@ def _weights_in(
         model, account = convert_mae(weights, bands=bands, **said)
     except ModelError as error:
         raise ModelError(f"{source}: {error}") from error
-    account.notes += notes
     if record is not None:
         model = replace(model, sensors=(record,))
+        account.notes.append(f"heads, epsilon, bands and statistics: from {beside(source).name} unless said otherwise")
     if wanted is None:
         account.notes.append(_takes(model.record))
     elif named:
@@ -119,20 +120,20 @@ def _weights_in(
     return model, account
 
 
-def _told(source: Path, said: dict[str, Any]) -> tuple[SensorRecord | None, list[str]]:
-    """What an export to timm wrote beside its weights: heads, epsilon (put into `said` if not there) and sensor."""
+def _told(source: Path) -> tuple[SensorRecord | None, dict[str, Any]]:
+    """What an export to timm wrote beside its weights: the sensor, and heads, epsilon and grid."""
     sidecar = beside(source)
     if source.suffix != ".safetensors" or not sidecar.is_file():
-        return None, []
+        return None, {}
     told = read_json(sidecar)
     try:
-        facts = {"heads": int(told["arguments"]["num_heads"]), "norm_eps": float(told["norm_eps"])}
+        built = told["arguments"]
+        rows, cols = (int(side) // int(built["patch_size"]) for side in built["img_size"])
+        facts = {"heads": int(built["num_heads"]), "norm_eps": float(told["norm_eps"]), "grid": (rows, cols)}
         record = SensorRecord.from_dict(told["sensor"])
-    except (KeyError, TypeError, ValueError):
-        return None, []  # a JSON file of something else
-    for key, value in facts.items():
-        said[key] = value if said[key] is None else said[key]
-    return record, [f"heads, epsilon, bands and statistics: from {sidecar.name} unless said otherwise"]
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None, {}  # a JSON file of something else
+    return record, facts
 
 
 def _other_bands(model: Model, wanted: Wanted | None, statistics: Path | None) -> tuple[Model, Account]:

@@ -68,6 +68,9 @@ def _timm(model: Model, file: Path, tile: int | None) -> tuple[dict[str, Any], A
         "sensor": model.record.to_dict(),
         "provenance": model.provenance,
     }
+    others = ", ".join(record.name for record in model.sensors if record != model.record)
+    if others:
+        account.notes.append(f"statistics of {others}: left; a file has those of one sensor")
     return facts, account, [
         f"pixels: standardise by mean and standard deviation of {model.record.name} first",
         f"build with {exported.call()}",

@@ -56,14 +56,11 @@ def test_other_bands_and_plain_weights(geomae, model, tmp_path):
     assert "band B08 (nir): averaged over red, green, blue" in done.stdout
     plain = geomae("convert", "four", "plain.safetensors", "--to", "safetensors", "--quiet", cwd=tmp_path)
     assert (plain.returncode, plain.stdout, plain.stderr) == (0, "", "")
-    again = geomae("convert", "four", "plain.safetensors", "--to", "safetensors", cwd=tmp_path)
-    refused(again, "plain.safetensors: exists", "choose another file")
 
 
 def test_what_goes_wrong_is_one_line(geomae, model, shared_parity, tmp_path):
-    weights = shared_parity / "mae_tiny.pth"
-    refused(geomae("convert", weights, "out", cwd=tmp_path), "mae_tiny.pth", "say it with --heads")
+    refused(
+        geomae("convert", shared_parity / "mae_tiny.pth", "out", cwd=tmp_path), "mae_tiny.pth", "say it with --heads"
+    )
     refused(geomae("convert", model, "out.onnx", "--to", "onx", cwd=tmp_path), "--to onx", "timm, onnx or safetensors")
-    (tmp_path / "cut.pth").write_bytes(weights.read_bytes()[:1000])
-    refused(geomae("convert", "cut.pth", "out", cwd=tmp_path), "cut.pth", "damaged")
-    assert [path.name for path in tmp_path.iterdir()] == ["cut.pth"]
+    assert not any(tmp_path.iterdir())

@@ -275,3 +275,22 @@ def test_one_conversion_after_another():
     assert both.taken == ["a"]
     assert both.adapted == ["b (halved)", "c (turned; halved)"]
     assert (both.left, both.new, both.notes) == (["d"], ["B[x] (zero)"], ["one", "two"])
+
+
+def test_a_timm_file_with_its_own_bands_takes_others(tmp_path, capsys):
+    """The file beside it names Sentinel-2's bands, so that others of that sensor meet them by name."""
+    save_model(known(), tmp_path / "model")
+    run(tmp_path / "model", tmp_path / "vit.safetensors", to="timm", quiet=True)
+    run(tmp_path / "vit.safetensors", tmp_path / "two", bands="sentinel-2-l2a:B11,B02")
+    new, old = load_model(tmp_path / "two"), known()
+    state = new.mae.state_dict()[KERNEL].reshape(-1, 2, SIDE**2).transpose(0, 1)
+    torch.testing.assert_close(state, kernels(old)[0][[3, 0]] * 4 / 2)
+    assert new.record.mean_C == (RECORD.mean_C[3], RECORD.mean_C[0])
+    assert "from vit.safetensors.json unless said otherwise" in capsys.readouterr().out
+
+
+def test_sensors_that_the_new_bands_are_not_of_are_named():
+    model = known()
+    model = Model(model.mae, (*model.sensors, RECORD))
+    _, account = adapted(model, ["B02"])
+    assert "sensors left: s2; the new model has the bands of sentinel-2-l2a alone" in account.notes

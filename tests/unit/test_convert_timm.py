@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 from published_mae import published_weights
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from timm.layers import SwiGLU
 from timm.models.vision_transformer import VisionTransformer
 from tiny_models import RECORD, tiles, tiny_model
@@ -86,7 +86,7 @@ def test_positions_without_one_of_the_class_token(tmp_path):
     built = vision_transformer(no_embed_class=True)
     assert built.pos_embed.shape[1] == 16
     model, account = converted(built)
-    assert "pos_embed (stored; zeros for the class token)" in account.adapted
+    assert "pos_embed (stored for 4 x 4 patches; zeros for the class token)" in account.adapted
     check_features(built, model, tmp_path / "model")
 
 
@@ -240,6 +240,26 @@ def test_out_to_timm_and_back(learned, tmp_path):
     assert back.mae.architecture == model.mae.architecture.model_copy(update={"decoder": None})
     for name, value in back.mae.state_dict().items():
         assert torch.equal(value, model.mae.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("name", ["as it is", "positions of one grid"])
+def test_tiles_that_are_not_square_come_back_too(name, tmp_path):
+    model = stacked(name)
+    run(folder_of(model, tmp_path / "model"), tmp_path / "vit.safetensors", to="timm", quiet=True)
+    run(tmp_path / "vit.safetensors", tmp_path / "back", quiet=True)
+    back = load_model(tmp_path / "back")
+    assert back.mae.architecture == model.mae.architecture.model_copy(update={"decoder": None})
+    assert back.provenance["tile"] == [16, 12]
+    pixels_BCHW, _ = tiles()
+    assert torch.equal(Encoder(back).embed(pixels_BCHW)[1], Encoder(model).embed(pixels_BCHW)[1])
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"arguments": {"num_heads": "many"}}'])
+def test_a_json_file_of_something_else_beside_weights_is_no_matter(text, tmp_path):
+    save_file(vision_transformer().state_dict(), tmp_path / "vit.safetensors")
+    (tmp_path / "vit.safetensors.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ModelError, match=r"vit\.safetensors: the number of heads cannot be read off"):
+        run(tmp_path / "vit.safetensors", tmp_path / "out", quiet=True)
 
 
 def test_the_reference_numbers_after_timm_and_back(shared_parity, tmp_path):

@@ -50,6 +50,9 @@ def adapt_bands(
         record, said = _statistics(offered, bands, matches, sensor, unit)
     state = model.mae.state_dict()
     account = Account(notes=[*_band_lines(bands, offered.bands, matches, sources), said])
+    dropped = [one.name for one in model.sensors if one.name != record.name]
+    if dropped:
+        account.notes.append(f"sensors left: {', '.join(dropped)}; the new model has the bands of {record.name} alone")
     factor = len(offered.bands) / len(bands)
     for name, share in ((EMBEDDING, factor), (HEAD, 1.0), (HEAD_BIAS, 1.0)):
         if name in state:

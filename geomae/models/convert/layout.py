@@ -39,14 +39,19 @@ NOT_OURS = (
 
 
 def architecture_of(
-    weights: dict[str, Tensor], heads: int | None, decoder_heads: int | None, norm_eps: float | None, target: str | None
+    weights: dict[str, Tensor],
+    heads: int | None,
+    decoder_heads: int | None,
+    norm_eps: float | None,
+    target: str | None,
+    grid: tuple[int, int] | None = None,
 ) -> Architecture:
-    """The architecture of weights whose positions are (1, 1 + N, D).
+    """The architecture of weights whose positions are (1, 1 + N, D), of N = rows x cols patches (None: a square).
 
     The weights have passed `check_layout`. Raises ModelError where they leave open what was not said.
     """
     (width, bands, patch, _), depth = weights["patch_embed.proj.weight"].shape, _depth(weights, "blocks")
-    side = _side(weights["pos_embed"])
+    rows, cols = grid or _square(weights["pos_embed"])
     published = (width, depth) in PUBLISHED_HEADS
     heads = heads or PUBLISHED_HEADS.get((width, depth))
     if heads is None:
@@ -62,7 +67,7 @@ def architecture_of(
         raise ModelError("whether the target was normalised cannot be read off weights; say --target none or patch")
     if width % heads:
         raise ModelError(f"--heads: {heads} does not divide the width {width}")
-    computed = all(_is_sincos(weights[key], side) for key in ("pos_embed", "decoder_pos_embed") if key in weights)
+    computed = all(_is_sincos(weights[key], rows, cols) for key in ("pos_embed", "decoder_pos_embed") if key in weights)
     return Architecture(
         embedding="stacked",
         bands=bands,
@@ -74,7 +79,7 @@ def architecture_of(
         target=target or (PUBLISHED_TARGET if decoder else "none"),
         norm_eps=PUBLISHED_EPS if norm_eps is None else norm_eps,
         positions="sincos" if computed else "table",
-        grid=None if computed else (side, side),
+        grid=None if computed else (rows, cols),
     )
 
 
@@ -110,12 +115,12 @@ def check_layout(weights: dict[str, Tensor]) -> None:
         )
 
 
-def _side(table: Tensor) -> int:
+def _square(table: Tensor) -> tuple[int, int]:
     places = int(table.shape[1]) - 1
     side = math.isqrt(places)
     if side * side != places:
         raise ModelError(f"pos_embed: {places} patches are not a square grid, which the published layout has")
-    return side
+    return side, side
 
 
 def _decoder(weights: dict[str, Tensor], heads: int | None) -> Decoder | None:
@@ -135,8 +140,8 @@ def _depth(weights: dict[str, Tensor], prefix: str) -> int:
     return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
-def _is_sincos(table: Tensor, side: int) -> bool:
+def _is_sincos(table: Tensor, rows: int, cols: int) -> bool:
     """Whether stored positions are the computed ones, with none for the class token."""
     if table.shape[-1] % 4 or bool(table[0, 0].any()):
         return False
-    return torch.allclose(table[0, 1:].float(), sincos_positions(side, side, table.shape[-1]), atol=1e-6)
+    return torch.allclose(table[0, 1:].float(), sincos_positions(rows, cols, table.shape[-1]), atol=1e-6)

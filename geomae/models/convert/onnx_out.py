@@ -110,6 +110,8 @@ def write_onnx(model: Model, path: Path, tile: int | None = None) -> tuple[tuple
         raise ModelError("torch.onnx.export gave no program; update torch and onnxscript")
     program.save(str(path))
     message = onnx.load(str(path))
+    for node in [*message.graph.node, *(node for one in message.functions for node in one.node)]:
+        node.ClearField("metadata_props")  # the lines of source that made it, with the paths of this machine
     message.metadata_props.add(key="geomae", value=json.dumps(model.record.to_dict()))
     onnx.checker.check_model(message)
     path.write_bytes(message.SerializeToString(deterministic=True))

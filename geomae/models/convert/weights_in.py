@@ -1,5 +1,6 @@
 """Weights in the published masked autoencoder layout, or of a timm vision transformer, to a model."""
 
+import math
 import re
 
 import torch
@@ -47,13 +48,14 @@ def convert_mae(
     norm_eps: float | None = None,
     target: str | None = None,
     bands: tuple[Band, ...] | None = None,
+    grid: tuple[int, int] | None = None,
 ) -> tuple[Model, Account]:
     """A model from weights in the layout of the published masked autoencoder, with or without its decoder.
 
     A state dict of timm's vision transformers has the layout of the encoder alone. What a state dict cannot tell
     (heads, epsilon, target) must be given unless the size is a published one. Bands are red, green and blue with mean
-    0 and standard deviation 1 unless said otherwise. Raises ModelError with the option that is missing, or with what
-    does not fit.
+    0 and standard deviation 1, and patches stand in a square (or in `grid`: rows, columns) unless said otherwise.
+    Raises ModelError with the option that is missing, or with what does not fit.
     """
     if any(key.startswith("encoder.embedding.") for key in weights):
         raise ModelError(
@@ -62,8 +64,8 @@ def convert_mae(
         )
     try:
         check_layout(weights)
-        whole = _with_class_position(weights)
-        shape = architecture_of(whole, heads, decoder_heads, norm_eps, target)
+        whole = _with_class_position(weights, grid)
+        shape = architecture_of(whole, heads, decoder_heads, norm_eps, target, grid)
         state, account = _translate(whole, shape, bare=whole is not weights)
         mae = MaskedAutoencoder(shape)
         missing = [name for name in mae.state_dict() if name not in state]
@@ -81,19 +83,16 @@ def convert_mae(
             f"the weights have {shape.bands} input bands, and {len(bands)} were named; say --bands SENSOR:BAND,BAND,..."
         )
     record = SensorRecord(name, "digital_number", None, bands, (0.0,) * len(bands), (1.0,) * len(bands))
-    side = round((whole["pos_embed"].shape[1] - 1) ** 0.5) * shape.patch
-    return Model(mae.eval(), (record,), {"tile": [side, side]}), account
+    square = math.isqrt(whole["pos_embed"].shape[1] - 1)
+    tile = [shape.patch * side for side in grid or (square, square)]
+    return Model(mae.eval(), (record,), {"tile": tile}), account
 
 
-def _with_class_position(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_class_position(weights: dict[str, Tensor], grid: tuple[int, int] | None) -> dict[str, Tensor]:
     """Weights whose positions have one for the class token too: where it has none, zeros stand for it."""
-    table = weights.get("pos_embed")
-    if (
-        table is None
-        or table.ndim != 3
-        or "cls_token" not in weights
-        or round(table.shape[1] ** 0.5) ** 2 != table.shape[1]
-    ):
+    table = weights["pos_embed"]
+    places = grid[0] * grid[1] if grid else math.isqrt(table.shape[1]) ** 2
+    if table.shape[1] != places:
         return weights
     return weights | {"pos_embed": torch.nn.functional.pad(table, (0, 0, 1, 0))}
 
@@ -130,7 +129,9 @@ def _adapt(name: str, value: Tensor, shape: Architecture) -> tuple[Tensor | None
     """The value as our module stores it, and what was done to it ('' for nothing)."""
     P = shape.patch**2
     if name.endswith("positions.table"):
-        return (None, " (computed)") if shape.positions == "sincos" else (value[0], " (stored)")
+        return (
+            (None, " (computed)") if shape.positions == "sincos" else (value[0], f" (stored for {_by(shape)} patches)")
+        )
     if name == "encoder.embedding.proj.weight":
         return value.flatten(1), " (convolution as a product)"
     if name == "decoder.head.proj.weight":  # published rows run (pixel, band), ours (band, pixel)
@@ -138,3 +139,7 @@ def _adapt(name: str, value: Tensor, shape: Architecture) -> tuple[Tensor | None
     if name == "decoder.head.proj.bias":
         return value.reshape(P, shape.bands).transpose(0, 1).flatten(), " (bands first)"
     return value, ""
+
+
+def _by(shape: Architecture) -> str:
+    return " x ".join(map(str, shape.grid or ()))
