@@ -140,7 +140,7 @@ def _new_model(job: Job, data: TrainingData) -> MaskedAutoencoder:
         patch=config.patch,
         embedding=config.embedding,
         target=config.target,
-        decoder=config.decoder.model_dump(),
+        decoder=config.decoder,
         positions=config.positions,
         reference_gsd_m=config.reference_gsd_m,
     )
