@@ -67,8 +67,7 @@ def pretrain(
     quiet: Quiet = False,
 ) -> None:
     """Train a masked autoencoder on the tiles of a catalogue."""
-    from geomae.workflows.pretrain import run
-    from geomae.workflows.pretrain_job import Request
+    from geomae.workflows.pretrain_job import Request, read_request
 
     request = Request(
         catalog=catalog,
@@ -91,7 +90,15 @@ def pretrain(
         dry_run=dry_run,
         quiet=quiet,
     )
-    _finish(lambda: run(request))
+
+    def work() -> int:
+        if resume is None:
+            read_request(request)  # what is wrong with it is said before torch is imported
+        from geomae.workflows.pretrain import run
+
+        return run(request)
+
+    _finish(work)
 
 
 @app.command()

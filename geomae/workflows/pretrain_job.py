@@ -9,7 +9,6 @@ from geomae.catalog import open_catalog, parse_selector, resolve_selectors
 from geomae.catalog.parts import ALL
 from geomae.config import PretrainConfig, changed, flatten, load_config, parse
 from geomae.errors import CheckpointError
-from geomae.training import devices
 from geomae.workflows.run_folder import RunFolder
 
 
@@ -63,17 +62,24 @@ class Job:
         }
 
 
+def read_request(request: Request) -> tuple[PretrainConfig, Path, tuple[str, ...]]:
+    """Configuration, catalogue and selectors of a new run; works without torch, whose import takes seconds."""
+    config = load_config(PretrainConfig, "pretrain", request.config or "tiny", request.changes)
+    path = request.catalog or Path("data_catalog.yaml")
+    catalog = open_catalog(path)
+    datasets = resolve_selectors(catalog, request.datasets, "train")
+    for text in request.evaluations:
+        catalog.entry(parse_selector(text).dataset)
+    return config, path, tuple(str(one) if one.split else f"{one}@{ALL}" for one in datasets)
+
+
 def resolve(request: Request, folder: RunFolder | None) -> Job:
     """The job of a new run, or the stored one; a resume with other wishes is refused, naming them."""
+    from geomae.training import devices
+
     device = devices.device_for(request.device)
     if folder is None:
-        config = load_config(PretrainConfig, "pretrain", request.config or "tiny", request.changes)
-        path = request.catalog or Path("data_catalog.yaml")
-        catalog = open_catalog(path)
-        datasets = resolve_selectors(catalog, request.datasets, "train")
-        for text in request.evaluations:
-            catalog.entry(parse_selector(text).dataset)
-        texts = tuple(str(one) if one.split else f"{one}@{ALL}" for one in datasets)
+        config, path, texts = read_request(request)
         precision = devices.precision_for(device, request.precision)
         return Job(path.absolute(), texts, request.evaluations, config, request.seed or 0, precision)
     stored = folder.request()
