@@ -1,6 +1,7 @@
 """A stacked model for other bands: what each band's kernel, head and statistics come from, and that it is said."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -294,3 +295,12 @@ def test_sensors_that_the_new_bands_are_not_of_are_named():
     model = Model(model.mae, (*model.sensors, RECORD))
     _, account = adapted(model, ["B02"])
     assert "sensors left: s2; the new model has the bands of sentinel-2-l2a alone" in account.notes
+
+
+def test_within_a_sensor_bands_meet_by_name():
+    """A table of the sensor with another wavelength of a band is no other band."""
+    model = known()
+    moved = replace(model.record.bands[0], wavelength_um=0.7)
+    model = Model(model.mae, (replace(model.record, bands=(moved, *model.record.bands[1:])),))
+    _, account = adapted(model, ["B02"])
+    assert account.new == []
