@@ -98,7 +98,7 @@ def pretrain(
 
         return run(request)
 
-    _finish(work)
+    leave(work)
 
 
 @app.command()
@@ -126,7 +126,7 @@ def convert(
 
     options: dict[str, Any] = {"to": to, "heads": heads, "decoder_heads": decoder_heads, "norm_eps": norm_eps}
     options |= {"target": target, "bands": bands, "statistics": statistics, "tile_size": tile_size}
-    _finish(lambda: run(source, out, **options, quiet=quiet))
+    leave(lambda: run(source, out, **options, quiet=quiet))
 
 
 @app.command()
@@ -139,7 +139,7 @@ def ui(
     from geomae.tracking import resolve_uri
     from geomae.tracking import ui as serve
 
-    _finish(lambda: serve(resolve_uri(tracking_uri), host, port))
+    leave(lambda: serve(resolve_uri(tracking_uri), host, port))
 
 
 def main() -> None:
@@ -162,7 +162,7 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _finish(command: Callable[[], int]) -> NoReturn:
+def leave(command: Callable[[], int]) -> NoReturn:
     """Run a command and leave with its exit code; what is wrong with a request is one line without a traceback."""
     from geomae.errors import GeomaeError
 
@@ -177,7 +177,7 @@ def _finish(command: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         code = 130
-    raise typer.Exit(code)
+    raise SystemExit(code)
 
 
-app.add_typer(catalog_app(_finish))
+app.add_typer(catalog_app(leave))

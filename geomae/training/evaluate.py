@@ -1,24 +1,42 @@
 """Validation under fixed masks: the loss, and the error per band in physical units beside that of the baselines.
 
-B tiles, C bands, N patches, M hidden patches, P pixels of a patch in one band
+T tiles of a data set, B of a batch, C bands, N patches, M hidden patches, P pixels of a patch in one band
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from geomae.models.baselines import mean_of_nearest, mean_of_visible
 from geomae.models.embedding import band_codes
+from geomae.models.folder import Model
 from geomae.models.mae import Loss, MaskedAutoencoder
 from geomae.models.patches import grid, patchify, take
 from geomae.models.standardise import SensorRecord, standardise
 from geomae.models.target import context_statistics, restore
 from geomae.models.visibility import scored_pixels, seen_and_hidden
-from geomae.tiles.loader import Batch
+from geomae.tiles.loader import Batch, Draw, fixed_batches
+from geomae.training.data import Dataset
 
 BASELINES = ("baseline:mean", "baseline:nearest")
+
+
+@dataclass(frozen=True)
+class TileErrors:
+    """Sums of squared errors (T, C) per name of a prediction, in squared units of the data set, and pixels (T, C)."""
+
+    squares_TC: dict[str, NDArray[np.float64]]
+    pixels_TC: NDArray[np.float64]
+
+    def rmse(self, name: str, weight_T: NDArray[np.float64] | None = None) -> float:
+        """Mean over the bands of the RMSE; `weight_T` says how often each tile counts."""
+        weight_T = np.ones(len(self.pixels_TC)) if weight_T is None else weight_T
+        pixels_C = np.maximum(weight_T @ self.pixels_TC, 1)
+        return float(np.sqrt(weight_T @ self.squares_TC[name] / pixels_C).mean())
 
 
 @dataclass(frozen=True)
@@ -71,7 +89,7 @@ def evaluate(
         scored, errors = _errors(predict, mae, record, batch.to(device), codes_CF, baselines, exact)
         if not counted:
             continue
-        totals += errors
+        totals += errors.sum(1)
         loss += torch.stack(
             [scored.sum_B.to(exact).sum(), scored.count_B.to(exact).sum(), loss.new_tensor(len(batch.tile_ids))]
         )
@@ -85,6 +103,21 @@ def evaluate(
     return Scores(mean_loss, int(loss[2]), tuple(band.name for band in record.bands), rmse)
 
 
+@torch.no_grad()
+def errors_by_tile(model: Model, dataset: Dataset, draw: Draw, batch: int, device: torch.device) -> TileErrors:
+    """The errors of a model on every tile under masks that depend on the seed and the tile alone, in fp32."""
+    mae, record = model.mae, dataset.record
+    codes_CF = band_codes(record.bands).to(device)
+    found = [
+        _errors(mae.predict, mae, record, part.to(device), codes_CF, True, torch.float64)[1].cpu()
+        for part, _ in fixed_batches(dataset.reader, 0, range(len(dataset.reader)), draw, batch)
+    ]
+    sums = torch.cat(found, dim=1).numpy()
+    variance_C = np.array(record.std_C, dtype=np.float64) ** 2
+    squares = {name: sums[i] * variance_C for i, name in enumerate(("model", *BASELINES))}
+    return TileErrors(squares, sums[-1])
+
+
 def _errors(
     predict: Callable[..., Tensor],
     mae: MaskedAutoencoder,
@@ -94,7 +127,7 @@ def _errors(
     baselines: bool,
     exact: torch.dtype,
 ) -> tuple[Loss, Tensor]:
-    """The loss, and per prediction and band the sum of squared errors, with the number of pixels as the last row."""
+    """The loss, and per prediction, tile and band the sum of squared errors; the last row counts the pixels."""
     side, groups, target = mae.architecture.patch, mae.architecture.groups, mae.architecture.target
     shape = grid(batch.pixels_BCHW, side)
     patches_BNCP = patchify(standardise(batch.pixels_BCHW, batch.valid_BCHW, record), side)
@@ -115,5 +148,5 @@ def _errors(
     if baselines:
         predictions.append(take(mean_of_visible(patches_BNCP, seen_BNCP), wanted_BM))
         predictions.append(take(mean_of_nearest(patches_BNCP, seen_BNCP, shape[1]), wanted_BM))
-    sums = [(one - truth).where(scored, 0).square().to(exact).sum((0, 1, 3)) for one in predictions]
-    return loss, torch.stack([*sums, scored.sum((0, 1, 3)).to(exact)])
+    sums = [(one - truth).where(scored, 0).square().to(exact).sum((1, 3)) for one in predictions]
+    return loss, torch.stack([*sums, scored.sum((1, 3)).to(exact)])

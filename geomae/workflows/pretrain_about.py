@@ -9,7 +9,7 @@ from geomae.catalog import Catalog
 from geomae.files import digest
 from geomae.tracking import DatasetRecord
 from geomae.training.data import Dataset, TrainingData
-from geomae.workflows.pretrain_job import Job
+from geomae.workflows.pretrain_job import Job, Request
 
 
 def parameters(job: Job, data: TrainingData) -> dict[str, Any]:
@@ -28,6 +28,7 @@ def provenance(job: Job, data: TrainingData, run_id: str | None) -> dict[str, An
         "mlflow_run": run_id,
         "seed": job.seed,
         "dataset": list(job.datasets),
+        "tile": [int(data.training[0].index.tiles["size"].iloc[0])] * 2,  # what exports take by default
     }
 
 
@@ -42,6 +43,11 @@ def tags(job: Job, data: TrainingData, out: Path) -> dict[str, str]:
         "geomae.model_size": job.config.preset,
         "geomae.out": str(out),
     }
+
+
+def parent(request: Request) -> dict[str, str]:
+    """The tag by which MLflow shows a run below the study that it belongs to."""
+    return {"mlflow.parentRunId": request.parent_run} if request.parent_run else {}
 
 
 def entries(catalog: Catalog, data: TrainingData) -> dict[str, Any]:

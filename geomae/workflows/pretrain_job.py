@@ -35,6 +35,7 @@ class Request:
     register: str | None = None
     dry_run: bool = False
     quiet: bool = False
+    parent_run: str | None = None  # MLflow run of a study, of which this is a part
 
 
 @dataclass(frozen=True)

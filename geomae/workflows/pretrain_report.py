@@ -65,7 +65,7 @@ class Reporter:
             self.request.experiment,
             self.request.run_name or self.folder.path.name,
             run_id=known,
-            tags=about.tags(self.job, self.data, self.folder.path),
+            tags=about.tags(self.job, self.data, self.folder.path) | about.parent(self.request),
             params=flatten(about.parameters(self.job, self.data)),
             datasets=about.dataset_records(self.catalog, self.data),
             warn=self.screen.warn,

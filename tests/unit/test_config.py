@@ -8,9 +8,10 @@ from pydantic import ValidationError
 from geomae.config import Masking, PretrainConfig, changed, flatten, load_config, parse, shipped
 from geomae.errors import ConfigError
 from geomae.files import read_yaml
+from pipelines.ablate_masking import Study
 
 ROOT = Path(__file__).parents[2]
-KINDS = {"pretrain": PretrainConfig}
+KINDS = {"pretrain": PretrainConfig, "ablate_masking": Study}
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
 
 
