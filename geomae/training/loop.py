@@ -13,8 +13,8 @@ from geomae.tiles.loader import fixed_batches, read_ahead
 from geomae.tiles.sampler import Plan
 from geomae.training import checkpoints
 from geomae.training.clock import Clock
-from geomae.training.devices import working_precision
 from geomae.training.evaluate import Scores, evaluate
+from geomae.training.precision import working_precision
 from geomae.training.schedule import learning_rate
 from geomae.training.signals import Stop
 from geomae.training.step import Pulse, check, one_step

@@ -12,8 +12,8 @@ from torch import Tensor
 from geomae.errors import TrainingError
 from geomae.models.standardise import standardise
 from geomae.tiles.loader import Batch
-from geomae.training.devices import working_precision
 from geomae.training.optimizer import guarded_step
+from geomae.training.precision import working_precision
 from geomae.training.signals import Stop
 from geomae.training.trainer import Trainer, added
 

@@ -77,11 +77,12 @@ def read_request(request: Request) -> tuple[PretrainConfig, Path, tuple[str, ...
 def resolve(request: Request, folder: RunFolder | None) -> Job:
     """The job of a new run, or the stored one; a resume with other wishes is refused, naming them."""
     from geomae.training import devices
+    from geomae.training.precision import precision_for
 
     device = devices.device_for(request.device)
     if folder is None:
         config, path, texts = read_request(request)
-        precision = devices.precision_for(device, request.precision)
+        precision = precision_for(device, request.precision)
         return Job(path.absolute(), texts, request.evaluations, config, request.seed or 0, precision)
     stored = folder.request()
     config = parse(PretrainConfig, stored["config"])

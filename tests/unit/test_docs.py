@@ -11,6 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from geomae.catalog import DatasetEntry, json_schema, open_catalog, resolve_files
+from geomae.config import PretrainConfig, flatten
 from geomae.sensors import UNITS
 
 ROOT = Path(__file__).parents[2]
@@ -136,3 +137,15 @@ def test_products_are_found_as_the_example_says(dataset: str, tmp_path: Path) ->
     assert scene.mask is not None
     if dataset == "safe":  # of several resolutions the finest
         assert "/R10m/" in scene.files[0] and "/R20m/" in scene.mask.path
+
+
+def test_the_options_of_models_are_those_of_the_configuration() -> None:
+    """Every key that docs/models.md names exists, and every key of masks and decoders is named."""
+    text = (ROOT / "docs/models.md").read_text(encoding="utf-8")
+    known = flatten(PretrainConfig().model_dump())
+    named = set(re.findall(r"`((?:masking|decoder)\.\w+)`", text))
+    assert named <= set(known)
+    rest = {f"decoder.{name}" for name in ("depth", "heads")}  # in the row of the width
+    assert {key for key in known if key.startswith(("masking.", "decoder."))} == named | rest
+    for key in ("embedding", "positions", "target", "compile", "groups", "left_out", "reference_gsd_m"):
+        assert f"`{key}`" in text

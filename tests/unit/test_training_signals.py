@@ -8,6 +8,7 @@ import torch
 
 from geomae.errors import ConfigError
 from geomae.training import devices
+from geomae.training.precision import precision_for
 from geomae.training.signals import STOPPING, watch
 
 
@@ -38,7 +39,7 @@ def test_devices_that_are_not_there_are_refused():
         with pytest.raises(ConfigError, match="--device cuda: there is none on this machine; --device auto"):
             devices.device_for("cuda")
     with pytest.raises(ConfigError, match="--precision 16: choose auto, 32 or bf16"):
-        devices.precision_for("cpu", "16")
+        precision_for("cpu", "16")
     with pytest.raises(ConfigError, match="--strategy zero: choose auto, ddp or fsdp"):
         devices.build_fabric("cpu", 1, 1, "zero")
     with pytest.raises(ConfigError, match="--strategy fsdp: needs CUDA devices, not cpu"):
@@ -56,6 +57,6 @@ def test_devices_that_are_not_there_are_refused():
 )
 def test_precision_follows_the_processor(monkeypatch, flags, expected):
     monkeypatch.setattr("pathlib.Path.read_text", lambda *args, **kwargs: f"processor\t: 0\n{flags}\n")
-    assert devices.precision_for("cpu", "auto") == expected
-    assert devices.precision_for("cpu", "32") == "32"
-    assert devices.precision_for("cpu", "bf16") == "bf16"
+    assert precision_for("cpu", "auto") == expected
+    assert precision_for("cpu", "32") == "32"
+    assert precision_for("cpu", "bf16") == "bf16"
