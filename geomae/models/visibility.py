@@ -25,8 +25,9 @@ def seen_and_hidden(
     if groups is None:
         seen_BNC = flag_BX[:, :, None].expand(B, N, bands)
     else:
+        flag_GBN = flag_BX.reshape(B, -1, N).unbind(1)
         group_C = [next(g for g, group in enumerate(groups) if band in group) for band in range(bands)]
-        seen_BNC = flag_BX.reshape(B, -1, N)[:, group_C].transpose(1, 2)
+        seen_BNC = torch.stack([flag_GBN[g] for g in group_C], dim=-1)
     if shown_BC is None:
         return seen_BNC, ~seen_BNC
     shown_BNC = seen_BNC & shown_BC[:, None, :]
