@@ -1,0 +1,72 @@
+"""Options of the model that cannot be: one line that names the key and the remedy, before anything is trained."""
+
+import pytest
+from helpers import SMALL, options, refused, refuses
+
+from geomae.errors import ConfigError, ModelError
+
+GROUPED = "embedding=grouped"
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        (["groups=[[red, green], [red, blue, nir]]"], ["groups: red named twice", "one group or to left_out"]),
+        (["groups=[[red, green, blue, nir]]", "left_out=[nir]"], ["groups: nir named twice"]),
+        (["groups=[[red, green], [bleu, nir]]"], ["groups: no band 'bleu'; did you mean 'blue'?"]),
+        (["groups=[[red, green], [blue]]"], ["groups: nir in no group; add to one, or to left_out"]),
+        (["groups=[[red, green, blue, nir]]", "left_out=[nirr]"], ["left_out: no band 'nirr'; did you mean 'nir'?"]),
+        (["masking.kind=bands", "masking.ratio=0.9"], ["masking.ratio: 0.9 leaves none of 1 groups visible"]),
+    ],
+    ids=["band twice", "in a group and left out", "unknown band", "band in no group", "unknown left out", "one group"],
+)
+def test_groups(changes, parts, tiny_catalog, tmp_path):
+    refuses(ConfigError, parts, catalog=tiny_catalog, changes=(*SMALL, GROUPED, *changes), out=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "parts"),
+    [
+        (ConfigError, ["masking.ratio=0.95"], ["masking.ratio: 0.95 leaves none of 4 patches visible (tiny)"]),
+        (ConfigError, ["masking.ratio=0.05"], ["masking.ratio: 0.05 leaves none of 4 patches hidden (tiny)"]),
+        (ConfigError, ["masking.kind=bands", "masking.ratio=0.9"], ["0.9 leaves none of 4 bands visible"]),
+        (
+            ModelError,
+            ["decoder.kind=window", "decoder.window=4"],
+            ["decoder.window: 4 does not divide a grid of 2 x 2"],
+        ),
+    ],
+    ids=["nothing visible", "nothing hidden", "no band visible", "window"],
+)
+def test_masks_and_windows_that_do_not_fit_the_tiles(kind, changes, parts, tiny_catalog, tmp_path):
+    refuses(kind, parts, catalog=tiny_catalog, changes=(*SMALL, *changes), out=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ("masking.ratio=1.0", ["masking.ratio", "less than 1"]),
+        ("masking.ratio=0", ["masking.ratio", "greater than 0"]),
+        ("masking.kind=blocks", ["masking.kind", "'block'"]),
+        ("decoder.heads=5", ["heads: 5 does not divide the decoder's width 16"]),
+        ("decoder.width=18", ["decoder.width: 18 is not a multiple of 4"]),
+        ("decoder.predict=0.5", ["predict: a share of the hidden patches is an option of kind cross, not of full"]),
+        ("masking.groups=independent", ["masking.groups: independent needs embedding grouped, not spectral"]),
+        ("groups=[[red]]", ["groups: an option of embedding grouped, not of spectral"]),
+    ],
+)
+def test_options_that_contradict_each_other(change, parts, geomae, tiny_catalog, tmp_path):
+    """Said by the command before torch is imported, so that this is quick."""
+    done = geomae("pretrain", "--catalog", tiny_catalog, *options(*SMALL, change), cwd=tmp_path)
+    refused(done, *parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_names_groups_and_what_they_leave_out(geomae, tiny_catalog, tmp_path):
+    chosen = options(*SMALL, GROUPED, "groups=[[nir, red], [green]]", "left_out=[blue]")
+    done = geomae("pretrain", "--catalog", tiny_catalog, *chosen, "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "groups: nir red | green; left out: blue" in done.stderr
+    assert list(tmp_path.iterdir()) == []
