@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from geomae.config import Decoder
+from geomae.config import Masking
 from geomae.errors import CatalogError, ConfigError, GeomaeError, StorageError, nearest
 from geomae.files import (
     cache_folder,
@@ -104,10 +104,11 @@ def test_leftovers_of_a_killed_process_go(tmp_path):
 
 def test_json_has_no_nan_and_knows_numpy(tmp_path):
     path = tmp_path / "a.json"
-    value = {"a": float("nan"), "b": [float("inf"), np.float32(0.5)], 3: (np.arange(2), path), "c": Decoder()}
+    value = {"a": float("nan"), "b": [float("inf"), np.float32(0.5)], 3: (np.arange(2), path), "c": Masking()}
     write_json(path, value)
     assert json.loads(path.read_text()) == {
-        "a": None, "b": [None, 0.5], "3": [[0, 1], str(path)], "c": {"width": 128, "depth": 2, "heads": 4},
+        "a": None, "b": [None, 0.5], "3": [[0, 1], str(path)],
+        "c": {"kind": "random", "ratio": 0.75, "groups": "consistent", "band_dropout": 0.0},
     }  # fmt: skip
     assert read_json(path)["b"] == [None, 0.5]
     path.write_text("{")
