@@ -23,8 +23,8 @@ class Effect:
 
 def effects_picture(path: Path, effects: Sequence[Effect], *, title: str, axis: str, caption: str) -> None:
     """Publish a picture (PNG) of effects against zero; what lies left of it is better where less is better."""
-    row, head, left = 0.3, 0.75, 2.9
-    figure = Figure(figsize=(8.2, head + row * len(effects) + 1.15))
+    row, head, left = 0.3, 0.65, 3.6
+    figure = Figure(figsize=(9.0, head + row * len(effects) + 1.15))
     add_title(figure, title)
     axes = add_axes(figure, left, head, 5.0, row * len(effects))
     for place, one in enumerate(effects):
@@ -33,7 +33,7 @@ def effects_picture(path: Path, effects: Sequence[Effect], *, title: str, axis: 
         axes.plot(one.singles, [place] * len(one.singles), "|", color=ORANGE, markersize=8)
         axes.plot([one.value], [place], "o", color=BLUE, markersize=6)
         if place == 0 or effects[place - 1].group != one.group:
-            add_text(figure, 0.15, head + row * place + 0.07, one.group, size=9, weight="bold")
+            add_text(figure, 0.15, head + row * place + 0.09, one.group, size=9, weight="bold")
             if place:
                 axes.axhline(place - 0.5, color="0.85", linewidth=0.8)
     axes.axvline(0, color="0.3", linewidth=1)
