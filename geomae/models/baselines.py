@@ -6,6 +6,8 @@ B batch, N patches, C bands, P pixels of a patch in one band; `seen` are the val
 import torch
 from torch import Tensor
 
+from geomae.models.target import context_statistics
+
 
 def mean_of_visible(patches_BNCP: Tensor, seen_BNCP: Tensor) -> Tensor:
     """Every pixel is the mean of the tile's visible valid pixels in its band: (B, N, C, P); 0 where there are none."""
@@ -30,3 +32,13 @@ def mean_of_nearest(patches_BNCP: Tensor, seen_BNCP: Tensor, cols: int) -> Tenso
     chosen_BCN = distance_NN.where(known_BCN[:, :, None, :], torch.inf).argmin(-1)
     nearest_BCN = mean_BCN.gather(2, chosen_BCN).where(known_BCN.any(-1, keepdim=True), 0)
     return nearest_BCN.transpose(1, 2)[..., None].expand_as(patches_BNCP)
+
+
+def mean_by_distance(patches_BNCP: Tensor, seen_BNCP: Tensor, cols: int) -> Tensor:
+    """Every pixel is the mean of the visible patches in its band, weighted by inverse squared distance.
+
+    It is what a model with the target `patch-band` gives that predicts nothing: a hard one to beat.
+    """
+    known = context_statistics(patches_BNCP, seen_BNCP, "patch-band", cols)
+    assert known is not None
+    return known.mean.to(patches_BNCP.dtype).expand_as(patches_BNCP)

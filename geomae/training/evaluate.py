@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomae.models.baselines import mean_of_nearest, mean_of_visible
+from geomae.models.baselines import mean_by_distance, mean_of_nearest, mean_of_visible
 from geomae.models.embedding import band_codes
 from geomae.models.folder import Model
 from geomae.models.mae import Loss, MaskedAutoencoder
@@ -22,7 +22,7 @@ from geomae.models.visibility import scored_pixels, seen_and_hidden
 from geomae.tiles.loader import Batch, Draw, fixed_batches
 from geomae.training.data import Dataset
 
-BASELINES = ("baseline:mean", "baseline:nearest")
+BASELINES = ("baseline:mean", "baseline:nearest", "baseline:idw-patch")
 
 
 @dataclass(frozen=True)
@@ -148,5 +148,6 @@ def _errors(
     if baselines:
         predictions.append(take(mean_of_visible(patches_BNCP, seen_BNCP), wanted_BM))
         predictions.append(take(mean_of_nearest(patches_BNCP, seen_BNCP, shape[1]), wanted_BM))
+        predictions.append(take(mean_by_distance(patches_BNCP, seen_BNCP, shape[1]), wanted_BM))
     sums = [(one - truth).where(scored, 0).square().to(exact).sum((1, 3)) for one in predictions]
     return loss, torch.stack([*sums, scored.sum((1, 3)).to(exact)])

@@ -50,7 +50,8 @@ def test_table(done):
     folder, _, _ = done
     with (folder / "out" / "ablation.csv").open(newline="") as file:
         rows = {row["variant"]: row for row in csv.DictReader(file)}
-    assert list(rows) == ["default", "masking.ratio=0.5", "decoder.kind=cross", "baseline:mean", "baseline:nearest"]
+    baselines = [f"baseline:{name}" for name in ("mean", "nearest", "idw-patch")]
+    assert list(rows) == ["default", "masking.ratio=0.5", "decoder.kind=cross", *baselines]
     assert (rows["default"]["unit"], rows["default"]["metric"]) == ("reflectance", "rmse")
     for name in ("masking.ratio=0.5", "decoder.kind=cross"):
         row = {key: float(value) for key, value in rows[name].items() if key in ("value", "difference", "low", "high")}

@@ -117,9 +117,10 @@ def test_summary(trained, summary):
     assert summary["inputs"]["config"]["batch"] == 8
     wanted = {"run/tiles_per_s", "run/data_wait_share", "run/seconds", "run/steps"}
     for name in EVALUATED:
-        wanted |= {f"loss/{name}", f"ratio/baseline:mean/{name}", f"ratio/baseline:nearest/{name}"}
+        baselines = [f"baseline:{kind}" for kind in ("mean", "nearest", "idw-patch")]
+        wanted |= {f"loss/{name}", *(f"ratio/{baseline}/{name}" for baseline in baselines)}
         columns = (*BANDS[name.partition("@")[0]], "mean")
-        for who in ("model", "baseline:mean", "baseline:nearest"):
+        for who in ("model", *baselines):
             wanted |= {f"rmse/{who}/{name}/{band}" for band in columns}
     assert set(summary["metrics"]) == wanted
     for name, value in summary["metrics"].items():

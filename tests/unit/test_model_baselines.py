@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from geomae.models.baselines import mean_of_nearest, mean_of_visible
+from geomae.models.baselines import mean_by_distance, mean_of_nearest, mean_of_visible
 
 ROWS, COLS = 3, 4
 
@@ -44,6 +44,18 @@ def test_mean_of_the_nearest_visible_patch(parts):
         nearest = min(distance)[1] if known else None
         expected = 0.0 if nearest is None else float(patches[b, nearest, c][seen[b, nearest, c]].mean())
         torch.testing.assert_close(found[b, n, c], torch.full((4,), expected))
+
+
+def test_mean_of_the_visible_patches_by_distance(parts):
+    patches, seen, _ = parts
+    found = mean_by_distance(patches, seen, COLS)
+    for b, n, c in np.ndindex(2, ROWS * COLS, 3):
+        known = [m for m in range(ROWS * COLS) if seen[b, m, c].any()]
+        means = np.array([float(patches[b, m, c][seen[b, m, c]].mean()) for m in known])
+        squared = np.array([(n // COLS - m // COLS) ** 2 + (n % COLS - m % COLS) ** 2 for m in known], dtype=float)
+        weight = 1 / np.maximum(squared, 1)
+        expected = means[known.index(n)] if n in known else (weight @ means / weight.sum() if known else 0.0)
+        torch.testing.assert_close(found[b, n, c], torch.full((4,), float(expected)))
 
 
 def test_neither_sees_hidden_pixels(parts):
