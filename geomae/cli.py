@@ -9,6 +9,21 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from geomae.cli_catalog import catalog_app
+from geomae.cli_options import (
+    CatalogFile,
+    Changes,
+    Datasets,
+    Device,
+    Devices,
+    DryRun,
+    Experiment,
+    Nodes,
+    Out,
+    Precision,
+    Quiet,
+    RunName,
+    TrackingUri,
+)
 
 app = typer.Typer(
     name="geomae",
@@ -18,13 +33,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-CatalogFile = Annotated[Path | None, typer.Option("--catalog", help="Catalogue; default data_catalog.yaml.")]
-Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="SELECTOR of tiles to use; repeatable.")]
-Changes = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, changes the configuration; repeatable.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder of the results; default runs/COMMAND-TIME.")]
-TrackingUri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store; default sqlite:///mlflow.db.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors and warnings only.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -54,16 +62,16 @@ def pretrain(
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="Chooses weights, tiles and masks; default 0.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, 32 or bf16.")] = "auto",
-    devices: Annotated[int, typer.Option(min=1, help="Processes on this node.")] = 1,
-    nodes: Annotated[int, typer.Option(min=1, help="Nodes; each runs the same command.")] = 1,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
     strategy: Annotated[str, typer.Option(help="auto, ddp or fsdp.")] = "auto",
     tracking_uri: TrackingUri = None,
-    experiment: Annotated[str, typer.Option(help="MLflow experiment.")] = "geomae",
-    run_name: Annotated[str | None, typer.Option(help="Name of the MLflow run; default the folder's.")] = None,
+    experiment: Experiment = "geomae",
+    run_name: RunName = None,
     register: Annotated[str | None, typer.Option(help="Put the model into MLflow's registry under this name.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and write nothing.")] = False,
+    dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a masked autoencoder on the tiles of a catalogue."""

@@ -7,11 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from geomae.cli_options import CatalogFile, Datasets, Out, Quiet
+
 Command = Callable[[], int]
-CatalogFile = Annotated[Path | None, typer.Option("--catalog", help="Catalogue; default data_catalog.yaml.")]
-Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="SELECTOR of tiles to use; repeatable.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder of the results; default runs/COMMAND-TIME.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors and warnings only.")]
 
 
 def catalog_app(finish: Callable[[Command], None]) -> typer.Typer:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from geomae.catalog.splits import TRAIN
 from geomae.errors import CatalogError
 from geomae.models.standardise import SensorRecord
 from geomae.sensors import Band, sensor, sensor_names
@@ -57,14 +58,20 @@ def pool(parts: Sequence[tuple[TileIndex, Statistics]]) -> tuple[SensorRecord, .
 
 def own_statistics(chosen: TileIndex, whole: TileIndex, notes: list[str]) -> tuple[SensorRecord, ...]:
     """Statistics of a sensor that training never saw, from its own train split (or all tiles, where there is none)."""
-    train = np.flatnonzero((whole.tiles["split"] == "train").to_numpy())
-    index = whole.take(train) if len(train) else whole
+    has_train = (whole.tiles["split"] == TRAIN).any()
     notes.append(
-        f"{chosen.name}: its sensor {sensor_key(index)} was not trained on; it is standardised by its own "
-        f"{'train split' if len(train) else 'tiles'}, which is an alignment in itself"
+        f"{chosen.name}: its sensor {sensor_key(whole)} was not trained on; it is standardised by its own "
+        f"{'train split' if has_train else 'tiles'}, which is an alignment in itself"
     )
+    return (own_record(whole),)
+
+
+def own_record(whole: TileIndex) -> SensorRecord:
+    """Bands and gsd of a data set, with the statistics of its train split (of all tiles, where it has none)."""
+    train = np.flatnonzero((whole.tiles["split"] == TRAIN).to_numpy())
+    index = whole.take(train) if len(train) else whole
     names = [band.name for band in index.source.bands]
-    return pool([(index, index.survey.statistics(names, np.arange(len(index))))])
+    return pool([(index, index.survey.statistics(names, np.arange(len(index))))])[0]
 
 
 def index_gsd_m(index: TileIndex) -> float | None:

@@ -1,6 +1,5 @@
 """What MLflow and the model folder are told about a training: parameters, tags, inputs, provenance."""
 
-import subprocess
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ from geomae.files import digest
 from geomae.tracking import DatasetRecord
 from geomae.training.data import Dataset, TrainingData
 from geomae.workflows.pretrain_job import Job, Request
+from geomae.workflows.provenance import commit
 
 
 def parameters(job: Job, data: TrainingData) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def tags(job: Job, data: TrainingData, out: Path) -> dict[str, str]:
     """What runs are found by."""
     return {
         "geomae.version": __version__,
-        "geomae.commit": _commit(),
+        "geomae.commit": commit(),
         "geomae.command": "pretrain",
         "geomae.catalogue_digest": data.catalogue_digest,
         "geomae.sensors": ", ".join(record.name for record in data.sensors),
@@ -78,19 +78,3 @@ def _record(
         profile={"tiles": len(one.reader), "sensor": one.record.name, "unit": one.record.unit},
         context=context,
     )
-
-
-def _commit() -> str:
-    """The commit of a checkout, `unknown` for an installed package."""
-    try:
-        asked = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return asked.stdout.strip()
