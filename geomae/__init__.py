@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from geomae.catalog import open_catalog
+    from geomae.embeddings import open_embeddings
     from geomae.encoders import load_encoder
     from geomae.models.folder import load_model
 
 __version__ = version("geomae")
-__all__ = ["__version__", "load_encoder", "load_model", "open_catalog"]
+__all__ = ["__version__", "load_encoder", "load_model", "open_catalog", "open_embeddings"]
 
-_HOMES = {"load_encoder": "geomae.encoders", "load_model": "geomae.models.folder", "open_catalog": "geomae.catalog"}
+_HOMES = {
+    "load_encoder": "geomae.encoders",
+    "load_model": "geomae.models.folder",
+    "open_catalog": "geomae.catalog",
+    "open_embeddings": "geomae.embeddings",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -31,10 +31,10 @@ def publish_file(path: Path) -> Iterator[Path]:
     try:
         with _storage_errors(path):
             yield temporary
-            _flush(temporary)
+            flush(temporary)
             temporary.chmod(0o666 & ~_umask())  # mkstemp hides its files from other users
             temporary.replace(path)
-            _flush(path.parent)
+            flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -49,10 +49,10 @@ def publish_dir(path: Path) -> Iterator[Path]:
         with _storage_errors(path):
             yield temporary
             for file in sorted(temporary.rglob("*"), reverse=True):
-                _flush(file)
+                flush(file)
             temporary.chmod(0o777 & ~_umask())
             temporary.rename(path)
-            _flush(path.parent)
+            flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -197,7 +197,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Bring a file's or folder's content to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

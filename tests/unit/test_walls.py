@@ -240,7 +240,7 @@ def test_everything_public_says_what_it_does():
     assert not silent
 
 
-@pytest.mark.parametrize("name", ["load_model", "load_encoder", "open_catalog"])
+@pytest.mark.parametrize("name", ["load_model", "load_encoder", "open_catalog", "open_embeddings"])
 def test_the_names_that_a_notebook_uses_are_there(name):
     import geomae
 

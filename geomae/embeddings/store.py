@@ -1,0 +1,234 @@
+"""The embedding store: one Zarr folder, built beside its final name and renamed when every chunk is there.
+
+embeddings.zarr            the finished store
+embeddings.zarr.partial/   while it is being made:
+    store/                 the store to be
+    committed/             an empty file for each chunk of tiles that is wholly on the disk
+
+T tiles, D features of an embedding, R x C patches of a tile
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import xarray
+import zarr
+from numpy.typing import NDArray
+
+from geomae.embeddings.columns import ABOUT, Columns
+from geomae.errors import StorageError
+from geomae.files import digest, flush, publish_dir
+
+FINISHED, PARTIAL = "embeddings.zarr", "embeddings.zarr.partial"
+CHUNK = 256  # tiles; the unit that is written, committed and computed anew after a kill
+COLUMN_CHUNK = 65_536
+PATCH_CHUNK_BYTES = 2**24
+# Format 2: a Zarr 3 store with text warns that its format is not settled, and other readers may refuse it.
+FORMAT: Final = 2
+DECIDES = (
+    "encoder_digest", "data_digest", "layer", "pooling", "precision", "tiles_digest", "features", "patch_grid",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a store will hold; `patches` are rows, columns and features of the patch embeddings, None without them."""
+
+    columns: Columns
+    features: int
+    patches: tuple[int, int, int] | None
+    attributes: Mapping[str, Any]
+
+    @property
+    def tiles(self) -> int:
+        """Number of tiles."""
+        return len(self.columns["tile_id"])
+
+    def described(self) -> dict[str, Any]:
+        """The attributes of the store; those in DECIDES tell apart stores that must not be mixed up."""
+        texts = {name: values.tolist() for name, values in self.columns.items()}
+        patches = list(self.patches) if self.patches else None
+        own = {"tiles_digest": digest(texts), "features": self.features, "patch_grid": patches}
+        return {**self.attributes, **own}
+
+
+class Unfinished:
+    """A store that is being made, by one or several processes. Each chunk of tiles is written once, whole."""
+
+    def __init__(self, out: Path) -> None:
+        self._final, self._folder = out / FINISHED, out / PARTIAL
+        with zarr.config.set({"array.write_empty_chunks": True}):  # a chunk of zeros is a file too
+            group = zarr.open_group(self._folder / "store", mode="r+", zarr_format=FORMAT)
+            self._embedding = _array(group, "embedding")
+            self._patches = _array(group, "patch_embedding") if "patch_embedding" in group else None
+        self.tiles = int(self._embedding.shape[0])
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks the store will have."""
+        return -(-self.tiles // CHUNK)
+
+    def rows(self, chunk: int) -> slice:
+        """The tiles of a chunk."""
+        return slice(chunk * CHUNK, min((chunk + 1) * CHUNK, self.tiles))
+
+    def missing(self) -> list[int]:
+        """The chunks that are still to be computed."""
+        done = {path.name for path in (self._folder / "committed").iterdir()}
+        return [chunk for chunk in range(self.chunks) if _name(chunk) not in done]
+
+    def write(
+        self, chunk: int, embedding_TD: NDArray[np.float32], patches_TRCD: NDArray[np.float16] | None = None
+    ) -> None:
+        """Write the tiles of a chunk and commit them. Raises StorageError where there is no room."""
+        rows = self.rows(chunk)
+        try:
+            self._embedding[rows] = embedding_TD
+            flush(self._folder / "store" / "embedding" / f"{chunk}.0")
+            if self._patches is not None and patches_TRCD is not None:
+                self._patches[rows] = patches_TRCD
+                step = self._patches.chunks[0]
+                for number in range(rows.start // step, -(-rows.stop // step)):
+                    flush(self._folder / "store" / "patch_embedding" / f"{number}.0.0.0")
+            for array in (self._folder / "store").iterdir():
+                if array.is_dir():
+                    flush(array)
+            (self._folder / "committed" / _name(chunk)).touch()
+            flush(self._folder / "committed")
+        except OSError as error:
+            raise StorageError(
+                f"{self._folder}: cannot be written ({error.strerror or error}); make room, then run the same command "
+                "again to go on"
+            ) from error
+
+    def publish(self) -> Path:
+        """Give the complete store its final name."""
+        absent = len(self.missing())
+        if absent:
+            raise StorageError(f"{self._folder}: {absent} of {self.chunks} chunks are missing; extract them first")
+        (self._folder / "store").rename(self._final)
+        flush(self._final.parent)
+        shutil.rmtree(self._folder)
+        return self._final
+
+
+def begin(out: Path, plan: Plan) -> Unfinished | None:
+    """Make an empty store in `out`, or go on with the one that was begun there; None where it is finished already.
+
+    Raises StorageError where a store of another encoder, of other tiles or options is in the way, naming what differs.
+    """
+    partial = out / PARTIAL
+    described = plan.described()
+    if (out / FINISHED).exists():
+        _check_same(out / FINISHED, open_embeddings(out).attrs, described)
+        shutil.rmtree(partial, ignore_errors=True)  # left by a kill between the last two steps of `publish`
+        return None
+    if partial.exists():
+        _check_same(partial, zarr.open_group(partial / "store", mode="r").attrs.asdict(), described)
+    else:
+        with publish_dir(partial) as folder:
+            (folder / "committed").mkdir()
+            _create(folder / "store", plan, described)
+    return Unfinished(out)
+
+
+def open_embeddings(folder: str | Path) -> xarray.Dataset:
+    """The embeddings that a command left in its folder, or a store itself, read when values are asked for.
+
+    `embedding` (tile, feature) float32; `patch_embedding` (tile, y, x, feature) float16 where it was asked for, whose
+    last dimension is `patch_feature` where it is of another length; per tile the coordinates of `ABOUT`; attributes
+    name the encoder, the model and the data.
+    Raises StorageError where there is none, where it is not finished, and where chunks are missing.
+    """
+    folder = Path(folder)
+    store = folder if (folder / ".zgroup").is_file() else folder / FINISHED
+    inside = PARTIAL in (folder.name, folder.parent.name)
+    if inside or not (store / ".zgroup").is_file():
+        if inside or (folder / PARTIAL).exists():
+            raise StorageError(
+                f"{folder}: its embeddings are not finished; run the command that made it again, with the same --out"
+            )
+        raise StorageError(f"{folder}: holds no embeddings ({FINISHED}); `geomae embed --out {folder}` makes them")
+    dataset: xarray.Dataset = xarray.open_zarr(store, chunks=None, consolidated=True, zarr_format=FORMAT)
+    for name in ("embedding", "patch_embedding"):
+        if name in dataset:
+            wanted = -(-dataset.sizes["tile"] // dataset[name].encoding["chunks"][0])
+            found = sum(not entry.name.startswith(".") for entry in os.scandir(store / name))
+            if found < wanted:
+                raise StorageError(
+                    f"{store}: {wanted - found} of {wanted} chunks of {name} are missing; extract the embeddings again"
+                )
+    return dataset
+
+
+def batches(
+    dataset: xarray.Dataset, rows: int = CHUNK, variable: str = "embedding"
+) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """Go through a store about `rows` tiles at a time, in whole chunks: which tiles, and their values in memory."""
+    step = max(rows // CHUNK, 1) * CHUNK
+    for start in range(0, dataset.sizes["tile"], step):
+        part = slice(start, min(start + step, dataset.sizes["tile"]))
+        yield part, dataset[variable].isel(tile=part).to_numpy()
+
+
+def _create(path: Path, plan: Plan, described: Mapping[str, Any]) -> None:
+    """The store without its embeddings: their files come chunk by chunk."""
+    group = zarr.create_group(path, zarr_format=FORMAT, attributes={**described, "coordinates": " ".join(plan.columns)})
+    for name, values in plan.columns.items():
+        chunks = (min(len(values), COLUMN_CHUNK),)
+        attributes: dict[str, Any] = {"_ARRAY_DIMENSIONS": ["tile"], "long_name": ABOUT[name]}
+        column = group.create_array(
+            name, shape=values.shape, chunks=chunks, dtype=values.dtype, fill_value=None, attributes=attributes
+        )
+        column[:] = values
+    _create_vectors(group, "embedding", (plan.tiles, plan.features), CHUNK, "float32", ["tile", "feature"])
+    if plan.patches is not None:
+        step = CHUNK
+        while step > 1 and step * 2 * int(np.prod(plan.patches)) > PATCH_CHUNK_BYTES:
+            step //= 2
+        # Pooling may make the embedding of a tile longer than that of a patch: `mean-std` doubles it.
+        feature = "feature" if plan.patches[-1] == plan.features else "patch_feature"
+        dimensions = ["tile", "y", "x", feature]
+        _create_vectors(group, "patch_embedding", (plan.tiles, *plan.patches), step, "float16", dimensions)
+    zarr.consolidate_metadata(path, zarr_format=FORMAT)
+    listing = path / ".zmetadata"
+    metadata = json.loads(listing.read_text(encoding="utf-8"))  # Zarr lists the arrays in an order that varies
+    listing.write_text(json.dumps(metadata, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _create_vectors(
+    group: zarr.Group, name: str, shape: tuple[int, ...], step: int, dtype: str, dimensions: list[str]
+) -> None:
+    """Without compression: the digits of embeddings are noise to it."""
+    group.create_array(
+        name,
+        shape=shape,
+        chunks=(step, *shape[1:]),
+        dtype=dtype,
+        fill_value=None,
+        compressors=None,
+        attributes={"_ARRAY_DIMENSIONS": dimensions},
+    )
+
+
+def _check_same(path: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    different = [name for name in DECIDES if stored.get(name) != asked.get(name)]
+    if different:
+        shown = "; ".join(f"{name} ({stored.get(name)} there, {asked.get(name)} here)" for name in different)
+        raise StorageError(f"{path}: was made by another extraction: {shown}; choose another --out, or remove it")
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    found = group[name]
+    assert isinstance(found, zarr.Array)
+    return found
+
+
+def _name(chunk: int) -> str:
+    return f"{chunk:08d}"
