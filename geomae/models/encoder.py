@@ -67,17 +67,19 @@ class Encoder(nn.Module):
         cls_11D = self.cls_token + self.positions.of_class()
         return torch.cat([cls_11D.expand(len(tokens_BVD), -1, -1), tokens_BVD], dim=1)
 
-    def layers(
+    def whole(
         self,
         patches_BNCP: Tensor,
         valid_BNCP: Tensor,
         codes_CF: Tensor,
         shape: tuple[int, int],
         scale: float = 1.0,
-    ) -> list[Tensor]:
-        """Tokens (B, 1 + X, D) after every block of whole tiles, the last one after its norm.
+        layer: int | None = None,
+    ) -> Tensor:
+        """Tokens (B, 1 + X, D) of whole tiles after block `layer`, from 1; after the last (None) and its norm.
 
-        Tokens without a valid pixel are no attention keys, so that nothing is learned from what was not measured.
+        Blocks behind it do not run. Tokens without a valid pixel are no attention keys, so that nothing is learned from
+        what was not measured.
         """
         usable_BX = self.usable(valid_BNCP)
         every_BX = torch.arange(usable_BX.shape[1], device=usable_BX.device).expand(usable_BX.shape)
@@ -87,12 +89,10 @@ class Encoder(nn.Module):
             keys = torch.cat([usable_BX.new_ones(len(x), 1), usable_BX], dim=1)
             bias = torch.zeros_like(keys, dtype=x.dtype).masked_fill(~keys, float("-inf"))[:, None, None, :]
         choose_kernels(self.blocks, x.device, x.shape[1])
-        found = []
-        for block in self.blocks:
+        count = len(self.blocks) if layer is None else layer
+        for block in self.blocks[:count]:
             x = block(x, attn_mask=bias)
-            found.append(x)
-        found[-1] = self.norm(x)
-        return found
+        return x if count < len(self.blocks) else self.norm(x)
 
     def usable(self, valid_BNCP: Tensor) -> Tensor:
         """Which tokens (B, X) of whole tiles have a valid pixel."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -73,6 +74,7 @@ def to_physical(pixels_BCHW: Tensor, record: SensorRecord) -> Tensor:
     return pixels_BCHW.float() * std + mean
 
 
+@lru_cache(maxsize=64)  # one transfer per device, not one per batch
 def _columns(record: SensorRecord, device: torch.device) -> tuple[Tensor, Tensor]:
     mean, std = (torch.tensor(values, dtype=torch.float32) for values in (record.mean_C, record.std_C))
     return mean.to(device)[:, None, None], std.to(device)[:, None, None]

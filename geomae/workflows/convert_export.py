@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from geomae.encoders.own import Encoder
+from geomae.encoders import OwnEncoder
 from geomae.errors import ConfigError, ModelError
 from geomae.files import publish_file, read_json, write_json
 from geomae.models.convert import Account, check_onnx, check_timm, timm_weights, write_onnx
@@ -57,7 +57,7 @@ def _for_bands(model: Model, wanted: tuple[Sensor, tuple[Band, ...]] | None, to:
 
 def _timm(model: Model, file: Path, tile: int | None) -> tuple[dict[str, Any], Account, list[str]]:
     exported, account = timm_weights(model, tile)
-    difference = check_timm(exported, model, Encoder(model).embed)
+    difference = check_timm(exported, model, OwnEncoder(model).embed)
     save_tensors(exported.state, file)
     facts = {
         "format": "timm",
@@ -80,7 +80,7 @@ def _timm(model: Model, file: Path, tile: int | None) -> tuple[dict[str, Any], A
 
 def _onnx(model: Model, file: Path, tile: int | None) -> tuple[dict[str, Any], Account, list[str]]:
     size, account = write_onnx(model, file, tile)
-    difference = check_onnx(file, model, size, Encoder(model).embed)
+    difference = check_onnx(file, model, size, OwnEncoder(model).embed)
     facts = {
         "format": "onnx",
         "input": {"name": "pixels_BCHW", "shape": ["batch", len(model.record.bands), *size]},

@@ -8,7 +8,7 @@ import torch
 from tiny_models import RECORD, tiles, tiny_model
 
 from geomae.config import Decoder
-from geomae.encoders.own import Encoder
+from geomae.encoders import OwnEncoder
 from geomae.errors import ConfigError, ModelError
 from geomae.models.architecture import Architecture
 from geomae.models.convert import check_onnx
@@ -67,7 +67,7 @@ def test_onnxruntime_answers_as_the_encoder_does(name, folder, tmp_path, capsys)
     for count in (1, 5):
         pixels_BCHW, _ = tiles(count, seed=count)
         found = session.run(["tile_BD", "patches_BND"], {"pixels_BCHW": pixels_BCHW.numpy()})
-        for theirs, ours in zip(found, Encoder(model).embed(pixels_BCHW), strict=True):
+        for theirs, ours in zip(found, OwnEncoder(model).embed(pixels_BCHW), strict=True):
             torch.testing.assert_close(torch.from_numpy(theirs), ours, atol=1e-4, rtol=0)
     (taken,) = session.get_inputs()
     assert (taken.name, taken.shape[1:], isinstance(taken.shape[0], str)) == ("pixels_BCHW", [4, 16, 12], True)
@@ -91,7 +91,7 @@ def test_a_spectral_model_for_some_bands_of_one_sensor(folder, tmp_path, monkeyp
     run(source, tmp_path / "out.onnx", to="onnx", bands="sentinel-2-l2a:B11,B04", tile_size=8, quiet=True)
     pixels_BCHW, _ = tiles(2, 8, 8)
     pixels_BCHW = pixels_BCHW[:, [3, 1]]
-    wanted = Encoder(model.for_sensor("sentinel-2-l2a", ("B11", "B04"))).embed(pixels_BCHW)
+    wanted = OwnEncoder(model.for_sensor("sentinel-2-l2a", ("B11", "B04"))).embed(pixels_BCHW)
     session = runtime.InferenceSession(str(tmp_path / "out.onnx"), providers=["CPUExecutionProvider"])
     found = session.run(None, {"pixels_BCHW": pixels_BCHW.numpy()})
     torch.testing.assert_close(torch.from_numpy(found[1]), wanted[1], atol=1e-4, rtol=0)
@@ -105,7 +105,7 @@ def test_the_account_names_every_key_once(tmp_path):
     assert sorted(named) == sorted(model.mae.state_dict())
     assert account.new == ["positions (sines and cosines of 4 x 3 patches)"]
     with pytest.raises(ModelError, match="onnxruntime's answers differ from the model's by"):
-        off = lambda pixels: tuple(one + 2e-4 for one in Encoder(model).embed(pixels))  # noqa: E731
+        off = lambda pixels: tuple(one + 2e-4 for one in OwnEncoder(model).embed(pixels))  # noqa: E731
         check_onnx(tmp_path / "out.onnx", model, (16, 12), off)
 
 

@@ -17,8 +17,7 @@ from tiny_models import RECORD, tiles, tiny_model
 from torch import nn
 
 from geomae.config import Decoder
-from geomae.encoders import load_encoder
-from geomae.encoders.own import Encoder
+from geomae.encoders import OwnEncoder, load_encoder
 from geomae.errors import ConfigError, ModelError, StorageError
 from geomae.models.architecture import Architecture
 from geomae.models.convert import check_timm, convert_mae, read_weights, timm_weights
@@ -251,7 +250,7 @@ def test_tiles_that_are_not_square_come_back_too(name, tmp_path):
     assert back.mae.architecture == model.mae.architecture.model_copy(update={"decoder": None})
     assert back.provenance["tile"] == [16, 12]
     pixels_BCHW, _ = tiles()
-    assert torch.equal(Encoder(back).embed(pixels_BCHW)[1], Encoder(model).embed(pixels_BCHW)[1])
+    assert torch.equal(OwnEncoder(back).embed(pixels_BCHW)[1], OwnEncoder(model).embed(pixels_BCHW)[1])
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"arguments": {"num_heads": "many"}}'])
@@ -310,10 +309,10 @@ def test_a_square_tile_may_be_recorded_as_one_number():
 def test_the_check_sees_one_wrong_weight():
     model = stacked("as it is")
     exported, _ = timm_weights(model)
-    assert check_timm(exported, model, Encoder(model).embed) < 1e-5
+    assert check_timm(exported, model, OwnEncoder(model).embed) < 1e-5
     exported.state["norm.bias"] = exported.state["norm.bias"] + 1e-3
     with pytest.raises(ModelError, match="timm's features differ from the model's by"):
-        check_timm(exported, model, Encoder(model).embed)
+        check_timm(exported, model, OwnEncoder(model).embed)
 
 
 def test_nothing_is_overwritten_and_names_say_what_is_inside(tmp_path):

@@ -33,7 +33,8 @@ def layers_of(embedding, pixels, valid):
     mae = tiny_mae(embedding, depth=DEPTH)
     patches = patchify(standardise(pixels, valid, RECORD), SIDE)
     with torch.no_grad():
-        return mae.encoder.layers(patches, patchify(valid, SIDE), band_codes(BANDS), (4, 3))
+        codes, valid = band_codes(BANDS), patchify(valid, SIDE)
+        return [mae.encoder.whole(patches, valid, codes, (4, 3), layer=layer) for layer in (1, 2, None)]
 
 
 @pytest.mark.parametrize("embedding", EMBEDDINGS)
@@ -102,10 +103,10 @@ def test_a_tile_without_a_valid_pixel_gives_numbers():
     pixels, valid = tiles(2)
     valid[1] = False
     for pooling in ("mean", "cls", "mean-std"):
-        tile, patches = geomae.encoders.Encoder(model, None, pooling).embed(pixels, valid)
+        tile, patches = geomae.encoders.OwnEncoder(model, None, pooling).embed(pixels, valid)
         assert torch.isfinite(tile).all()
         assert torch.isfinite(patches).all()
-    assert (geomae.encoders.Encoder(model).embed(pixels, valid)[0][1] == 0).all()
+    assert (geomae.encoders.OwnEncoder(model).embed(pixels, valid)[0][1] == 0).all()
 
 
 def test_tiles_do_not_influence_each_other(folders):
@@ -136,7 +137,7 @@ def test_order_and_subset_of_the_bands(folders):
 
 def test_another_sensor_has_its_own_statistics():
     other = SensorRecord("raw", "digital_number", None, BANDS, (500.0,) * 4, (100.0,) * 4)
-    encoder = geomae.encoders.Encoder(Model(tiny_mae(), (RECORD, other)))
+    encoder = geomae.encoders.OwnEncoder(Model(tiny_mae(), (RECORD, other)))
     standard = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     mean, std = (torch.tensor(x)[:, None, None] for x in (RECORD.mean_C, RECORD.std_C))
     first = encoder.embed(standard * std + mean)[0]

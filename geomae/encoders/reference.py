@@ -1,0 +1,117 @@
+"""What users write to name an encoder: `[LABEL=]ENCODER`."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+from geomae.errors import ConfigError, nearest
+
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # names files and metrics, of which MLflow refuses other characters
+FOLDER, MLFLOW, TIMM, TORCHGEO, BASELINE = "folder", "mlflow", "timm", "torchgeo", "baseline"
+BASELINES = ("statistics", "rcf", "random", "pixels")
+OPTIONS = {TIMM: ("pretrained", "checkpoint", "bands"), TORCHGEO: ("checkpoint",), "baseline:random": ("seed",)}
+VALUES = {"pretrained": ("true", "false"), "bands": ("all",)}
+KINDS = ("mlflow:RUN_ID", "models:/NAME/VERSION", "timm:NAME", "torchgeo:NAME", "baseline:NAME")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An encoder as the user named it: `text` without the label, and its parts."""
+
+    label: str
+    text: str
+    kind: str
+    name: str
+    options: Mapping[str, str]
+
+
+def parse_encoders(texts: Sequence[str]) -> tuple[Reference, ...]:
+    """What `[LABEL=]ENCODER` texts name. Labels are unique: default ones get `-2`, `-3`, ... where they are not.
+
+    The default label is the name of a run's folder (`first` of `runs/first/model`), else the text itself made of
+    letters, digits and `._-`. Raises ConfigError for an unknown kind, name or option, with the nearest known, for a
+    folder that is absent, and for a label that is given twice.
+    """
+    pairs = [_split_label(text) for text in texts]
+    given = [label for label, _ in pairs if label is not None]
+    twice = next((label for label in given if given.count(label) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"{twice}=: two encoders have this label; give each its own")
+    used = set(given)
+    found = []
+    for label, text in pairs:
+        parsed = parse_encoder(text)
+        found.append(replace(parsed, label=label or _unique(parsed.label, used)))
+        used.add(found[-1].label)
+    return tuple(found)
+
+
+def parse_encoder(text: str) -> Reference:
+    """What one ENCODER without a label names. Raises ConfigError; see `parse_encoders`."""
+    head, colon, rest = text.partition(":")
+    if text.startswith(("mlflow:", "models:")):
+        return Reference(_plain(text), text, MLFLOW, text, MappingProxyType({}))
+    if colon and head in (TIMM, TORCHGEO, BASELINE):
+        name, mark, options = rest.partition("?")
+        if head == BASELINE and name not in BASELINES:
+            raise ConfigError(f"{text}: there is no baseline {name!r}; {nearest(name, BASELINES)}")
+        if not name:
+            raise ConfigError(f"{text}: names no model; write {head}:NAME")
+        known = OPTIONS.get(head) or OPTIONS.get(f"{head}:{name}", ())
+        return Reference(
+            _plain(text), text, head, name, MappingProxyType(_options(text, options if mark else "", known))
+        )
+    if Path(text).is_dir():
+        return Reference(_folder_label(Path(text)), text, FOLDER, text, MappingProxyType({}))
+    if colon and re.fullmatch(r"\w+", head) and not Path(text).exists():
+        close = nearest(head, ("mlflow", "models", TIMM, TORCHGEO, BASELINE))
+        raise ConfigError(f"{text}: {head}: is no kind of encoder; {close} (a model folder, or {', '.join(KINDS)})")
+    raise ConfigError(
+        f"{text}: is neither a model folder nor an MLflow reference; check the path (others: {', '.join(KINDS[2:])})"
+    )
+
+
+def _split_label(text: str) -> tuple[str | None, str]:
+    """The label and the encoder. A folder of that very name is no label: `a=b` may be a path."""
+    label, mark, rest = text.partition("=")
+    if mark and LABEL.fullmatch(label) and not Path(text).exists():
+        return label, rest
+    return None, text
+
+
+def _options(text: str, options: str, known: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for part in re.split(r"&(?=\w+=)", options) if options else []:  # a file's name may hold an ampersand
+        key, mark, value = part.partition("=")
+        if key not in known:
+            raise ConfigError(f"{text}: unknown option {key!r}; {nearest(key, known)}")
+        if not mark or not value or key in found:
+            raise ConfigError(f"{text}: write {key}=VALUE once")
+        if key in VALUES and value not in VALUES[key]:
+            raise ConfigError(f"{text}: {key} is {value!r}; {nearest(value, VALUES[key])}")
+        if key == "seed" and not re.fullmatch(r"\d{1,18}", value):
+            raise ConfigError(f"{text}: seed is {value!r}; give a whole number, 0 or more")
+        found[key] = value
+    return found
+
+
+def _folder_label(folder: Path) -> str:
+    """The name of the run: training leaves its model in `RUN/model`."""
+    folder = folder.absolute()
+    return _plain(folder.parent.name if folder.name == "model" else folder.name)
+
+
+def _plain(text: str) -> str:
+    """The text made of letters, digits and `._-`, beginning with a letter or digit."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._") or "encoder"
+
+
+def _unique(label: str, used: set[str]) -> str:
+    number = 1
+    candidate = label
+    while candidate in used:
+        number += 1
+        candidate = f"{label}-{number}"
+    return candidate
