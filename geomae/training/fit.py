@@ -27,8 +27,8 @@ def usable_tiles(index: TileIndex, config: PretrainConfig, notes: list[str]) -> 
     reader = TileReader(index)
     for position in np.flatnonzero(index.survey.valid_share_T < 1).tolist():
         usable = usable_patches(reader.read(position)[1], config.patch, config.data.min_valid_patch)
-        needed = 0 if config.masking.kind == "bands" else visible_count(len(usable), config.masking.ratio)
-        keep[position] = usable.sum() > needed
+        # Also with masks of bands: pictures and studies hide patches of the same tiles.
+        keep[position] = usable.sum() > visible_count(len(usable), config.masking.ratio)
     if not keep.any():
         raise CatalogError(f"{index.name}: no tile has enough valid patches; lower data.min_valid_patch")
     if not keep.all():
