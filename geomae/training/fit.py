@@ -11,11 +11,16 @@ from geomae.models.windows import check_window
 from geomae.sensors import Band, band_groups
 from geomae.tiles.index import TileIndex
 from geomae.tiles.reader import TileReader
-from geomae.training.records import sensor_key
+from geomae.training.records import index_gsd_m, sensor_key
 
 
 def usable_tiles(index: TileIndex, config: PretrainConfig, notes: list[str]) -> TileIndex:
-    """The tiles that have enough usable patches for a mask; checks that patches fit the tiles."""
+    """The tiles that have enough usable patches for a mask; checks that patches and positions fit the tiles."""
+    if config.positions == "gsd" and index_gsd_m(index) is None:
+        raise ConfigError(
+            f"positions: gsd needs the ground sample distance of {index.name}, and its files do not tell it; add gsd_m "
+            "to the catalogue, or --set positions=sincos"
+        )
     for size in sorted(set(index.tiles["size"].tolist())):
         if size % config.patch or size <= config.patch:
             raise CatalogError(

@@ -1,9 +1,13 @@
 """Options of the model that cannot be: one line that names the key and the remedy, before anything is trained."""
 
+import numpy as np
 import pytest
-from helpers import SMALL, options, refused, refuses
+from helpers import SMALL, changed_catalog, contents, options, refused, refuses, write_catalog
 
 from geomae.errors import ConfigError, ModelError
+from geomae.rasters import write_cog
+from geomae.workflows.pretrain import run
+from geomae.workflows.pretrain_job import Request
 
 GROUPED = "embedding=grouped"
 
@@ -42,6 +46,21 @@ def test_groups(changes, parts, tiny_catalog, tmp_path):
 def test_masks_and_windows_that_do_not_fit_the_tiles(kind, changes, parts, tiny_catalog, tmp_path):
     refuses(kind, parts, catalog=tiny_catalog, changes=(*SMALL, *changes), out=tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_positions_that_need_a_distance_on_the_ground(tmp_path):
+    """Files without a CRS, of a sensor without a gsd."""
+    write_cog(tmp_path / "scenes" / "s0.tif", np.arange(4 * 32 * 32, dtype=np.uint16).reshape(4, 32, 32))
+    bands = "".join(f"{{name: b{i}, wavelength_um: 0.{5 + i}, fwhm_um: 0.05}}, " for i in range(4))
+    sensor = changed_catalog("sensor: naip", f"sensor: {{unit: reflectance, bands: [{bands[:-2]}]}}")
+    catalog = write_catalog(tmp_path, sensor.replace("    bands: [red, green, blue, nir]\n", ""))
+    before = contents(tmp_path)
+    changes = (*SMALL, "positions=gsd")
+    parts = ["positions: gsd needs the ground sample distance of tiny", "add gsd_m", "positions=sincos"]
+    refuses(ConfigError, parts, catalog=catalog, changes=changes, out=tmp_path / "run")
+    assert contents(tmp_path) == before
+    write_catalog(tmp_path, catalog.read_text() + "    gsd_m: 5\n")
+    assert run(Request(catalog=catalog, changes=changes, dry_run=True, quiet=True)) == 0
 
 
 @pytest.mark.parametrize(
