@@ -111,8 +111,13 @@ def make_database(path: Path, make_tables: Callable[[str], object]) -> None:
         made = Path(folder) / path.name
         check_database(f"{SQLITE}{made}")
         make_tables(f"{SQLITE}{made}")
-        with contextlib.suppress(FileExistsError):  # another process was quicker
+        try:
             os.link(made, path)
+        except FileExistsError:  # another process was quicker
+            pass
+        except OSError:  # no hard links here: a rename, whose only fault is that two can make it at the same moment
+            if not path.exists():
+                made.replace(path)
 
 
 def ui(uri: str, host: str, port: int) -> int:

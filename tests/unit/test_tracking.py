@@ -1,5 +1,6 @@
 """Runs, data sets, artifacts and models, written to a sqlite store and read back through MLflow's own client."""
 
+import errno
 import json
 import math
 import os
@@ -16,7 +17,7 @@ import pytest
 
 from geomae.errors import ConfigError, ModelError
 from geomae.tracking import DatasetRecord, Tracker, download, flatten, resolve_uri, start_run, ui
-from geomae.tracking_store import make_database, without_password
+from geomae.tracking_store import database_path, make_database, without_password
 from geomae.workflows.run_folder import RunFolder
 
 RECORD = DatasetRecord(
@@ -254,4 +255,15 @@ def test_a_store_is_never_left_half_made(tmp_path):
     assert list(tmp_path.iterdir()) == []
     make_database(tmp_path / "mlflow.db", lambda uri: Path(uri.removeprefix("sqlite:///")).write_text("whole"))
     make_database(tmp_path / "mlflow.db", lambda uri: Path(uri.removeprefix("sqlite:///")).write_text("later"))
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["whole"]
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_store_is_made_where_no_file_can_have_two_names(code, tmp_path, monkeypatch):
+    def link(*names):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", link)
+    for content in ("whole", "later"):
+        make_database(tmp_path / "mlflow.db", lambda uri, text=content: database_path(uri).write_text(text))
     assert [path.read_text() for path in tmp_path.iterdir()] == ["whole"]
