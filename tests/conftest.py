@@ -64,6 +64,14 @@ def geomae() -> Command:
     return run
 
 
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with scenes and no catalogue yet, which is the current folder."""
+    write_scenes(tmp_path / "scenes", scenes=2, side=32)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def tiny_catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A catalogue of four small scenes with 64 tiles, for tests that only read it."""

@@ -22,15 +22,6 @@ from geomae.workflows.pretrain import run
 from geomae.workflows.pretrain_job import Request
 from geomae.workflows.run_folder import RunFolder
 
-
-@pytest.fixture
-def work(tmp_path, monkeypatch):
-    """A folder with scenes and no catalogue yet, which is the current folder."""
-    write_scenes(tmp_path / "scenes", scenes=2, side=32)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 CHECK = ("catalog", "check")
 STATS = ("catalog", "stats", "--quiet")  # progress would come before what is said
 PRETRAIN = ("pretrain", "--quiet")

@@ -3,18 +3,9 @@
 from pathlib import Path
 
 import pytest
-from helpers import CATALOG, SMALL, changed_catalog, contents, refuses, write_catalog, write_scenes
+from helpers import CATALOG, SMALL, changed_catalog, contents, refuses, write_catalog
 
 from geomae.errors import BandMismatchError, CatalogError, CheckpointError, ConfigError, StorageError
-
-
-@pytest.fixture
-def work(tmp_path, monkeypatch):
-    """A folder with scenes and no catalogue yet, which is the current folder."""
-    write_scenes(tmp_path / "scenes", scenes=2, side=32)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
 
 REQUESTS = {
     "no file matches": (

@@ -23,14 +23,6 @@ from geomae.workflows.pretrain import run
 from geomae.workflows.pretrain_job import Request
 
 
-@pytest.fixture
-def work(tmp_path, monkeypatch):
-    """A folder with scenes and no catalogue yet, which is the current folder."""
-    write_scenes(tmp_path / "scenes", scenes=2, side=32)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tracking_uri):
     """A finished run of two steps on a catalogue of its own, in `run` beside the catalogue."""
