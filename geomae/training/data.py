@@ -75,9 +75,12 @@ def assemble(
         )
         for name in dict.fromkeys(one.dataset for one in (*selectors, *evaluations))
     }  # fmt: skip
-    chosen = [(one, usable_tiles(indexes[one.dataset].select(one), config, notes)) for one in selectors]
-    asked = [(str(one), usable_tiles(indexes[one.dataset].select(one), config, notes)) for one in evaluations]
-    agree_on_bands([index for _, index in chosen] + [index for _, index in asked], config)
+    chosen, asked = ([(one, indexes[one.dataset].select(one)) for one in part] for part in (selectors, evaluations))
+    agree_on_bands([index for _, index in (*chosen, *asked)], config)
+    fixed, groups = fixed_bands(chosen[0][1].source.bands, config, notes)
+    chosen, asked = (
+        [(one, usable_tiles(index, config, fixed, groups, notes)) for one, index in part] for part in (chosen, asked)
+    )
     training, held = _hold_out(chosen, config.data.validation, seed, notes)
     statistics = {
         name: index.survey.statistics([band.name for band in index.source.bands], np.arange(len(index)))
@@ -87,8 +90,8 @@ def assemble(
     for _, index in asked:
         if sensor_key(index) not in [record.name for record in sensors]:
             sensors += own_statistics(index, indexes[index.name], notes)
+    named = [(str(one), index) for one, index in asked]
     memory = config.data.memory_mb * 1024**2 // max(len(training) + len(held) + len(asked), 1)
-    fixed, groups = fixed_bands(training[0][1].source.bands, config, notes)
     sensors = tuple(one.select(fixed) for one in sensors) if fixed else sensors
 
     def ready(name: str, index: TileIndex) -> Dataset:
@@ -96,11 +99,11 @@ def assemble(
         record = next(one for one in sensors if one.name == sensor_key(index)).select(order)
         return Dataset(name, TileReader(index, memory, order), replace(record, gsd_m=index_gsd_m(index)))
 
-    content = [[name, index.content(), index.tiles["tile_id"].tolist()] for name, index in (*training, *held, *asked)]
+    content = [[name, index.content(), index.tiles["tile_id"].tolist()] for name, index in (*training, *held, *named)]
     entries = catalog.digest(sorted(indexes))
     return TrainingData(
         tuple(ready(*one) for one in training),
-        tuple(ready(*one) for one in (*held, *asked)),
+        tuple(ready(*one) for one in (*held, *named)),
         sensors,
         statistics,
         indexes,

@@ -14,8 +14,13 @@ from geomae.tiles.reader import TileReader
 from geomae.training.records import index_gsd_m, sensor_key
 
 
-def usable_tiles(index: TileIndex, config: PretrainConfig, notes: list[str]) -> TileIndex:
-    """The tiles that have enough usable patches for a mask; checks that patches and positions fit the tiles."""
+def usable_tiles(
+    index: TileIndex, config: PretrainConfig, names: Sequence[str], groups: Groups | None, notes: list[str]
+) -> TileIndex:
+    """The tiles that have enough usable patches for a mask, in the bands `names` (none: all) in their `groups`.
+
+    Raises CatalogError or ConfigError where patches, masks, windows or positions do not fit the tiles.
+    """
     if config.positions == "gsd" and index_gsd_m(index) is None:
         raise ConfigError(
             f"positions: gsd needs the ground sample distance of {index.name}, and its files do not tell it; add gsd_m "
@@ -28,8 +33,10 @@ def usable_tiles(index: TileIndex, config: PretrainConfig, notes: list[str]) -> 
                 f", or choose --set patch={_divisor(size, config.patch)}"
             )
         _check_mask(size // config.patch, index, config)
+    if config.masking.kind == "bands":
+        _check_band_mask(len(groups or index.source.bands), index, config)
     keep = np.ones(len(index), dtype=bool)
-    reader = TileReader(index)
+    reader = TileReader(index, bands=names)
     for position in np.flatnonzero(index.survey.valid_share_T < 1).tolist():
         usable = usable_patches(reader.read(position)[1], config.patch, config.data.min_valid_patch)
         # Also with masks of bands: pictures and studies hide patches of the same tiles.
@@ -54,6 +61,16 @@ def _check_mask(side: int, index: TileIndex, config: PretrainConfig) -> None:
         check_window(config.decoder.window, (side, side))
 
 
+def _check_band_mask(units: int, index: TileIndex, config: PretrainConfig) -> None:
+    """Masks must leave some of the bands, or groups of them, visible and some hidden."""
+    if not 0 < round((1 - config.masking.ratio) * units) < units:
+        raise ConfigError(
+            f"masking.ratio: {config.masking.ratio} leaves none of {units} "
+            f"{'groups' if config.embedding == 'grouped' else 'bands'} visible, or none hidden ({index.name}); choose "
+            "another, or another masking.kind"
+        )
+
+
 def fixed_bands(
     bands: Sequence[Band], config: PretrainConfig, notes: list[str]
 ) -> tuple[tuple[str, ...], Groups | None]:
@@ -65,12 +82,6 @@ def fixed_bands(
         left = [band.name for band in bands if band.name not in names]
         text = " | ".join(" ".join(names[i] for i in group) for group in groups)
         notes.append(f"groups: {text}" + (f"; left out: {' '.join(left)}" if left else ""))
-    units = len(groups or names)
-    if config.masking.kind == "bands" and not 0 < round((1 - config.masking.ratio) * units) < units:
-        raise ConfigError(
-            f"masking.ratio: {config.masking.ratio} leaves none of {units} {'groups' if groups else 'bands'} visible, "
-            "or none hidden; choose another"
-        )
     return ((), None) if config.embedding == "spectral" else (names, groups)
 
 

@@ -3,20 +3,24 @@
 C bands, H W pixels
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from helpers import changed_catalog, write_catalog
 
 import geomae
-from geomae.config import Masking, PretrainConfig
+from geomae.config import Data, Masking, PretrainConfig
+from geomae.errors import ConfigError
 from geomae.models.masking import MaskRules
 from geomae.rasters import write_cog
 from geomae.tiles.index import build_index
 from geomae.tiles.loader import Draw, fixed_batches
 from geomae.tiles.reader import TileReader
-from geomae.training.fit import usable_tiles
+from geomae.training.fit import fixed_bands, usable_tiles
 
 PATCH = 4  # of tiles of 16 pixels: 16 patches, of which 4 are shown
+DATA = Data(min_valid_patch=0.25)
 PLACE = {"crs": "EPSG:32632", "transform": (5.0, 0.0, 400_000.0, 0.0, -5.0, 5_000_000.0)}
 
 
@@ -38,19 +42,38 @@ def index(tmp_path_factory):
     return found
 
 
-def kept(index, **masking):
-    """The tiles that stay, as their place in their scene."""
-    config = PretrainConfig(patch=PATCH, masking=Masking(**masking), data={"min_valid_patch": 0.25})
-    notes = []
-    tiles = usable_tiles(index, config, notes)
-    assert notes == [f"tiny: {4 - len(tiles)} tiles left out, too few valid patches"]
-    return tiles, [(row // 16, col // 16) for row, col in tiles.tiles[["row", "col"]].to_numpy().tolist()]
-
-
 @pytest.mark.parametrize("kind", ["random", "block", "grid", "bands"])
 def test_tiles_that_stay_can_be_masked_in_every_way(kind, index):
     """Masks of bands hide no patch, but pictures of the same tiles do."""
-    tiles, places = kept(index, kind=kind)
-    assert places == [(0, 0), (0, 1), (1, 1)]
-    draw = Draw(0, PATCH, MaskRules(0.75), 0.25, False)
-    assert len(list(fixed_batches(TileReader(tiles), 0, range(len(tiles)), draw, 1))) == 3
+    config, notes = PretrainConfig(patch=PATCH, masking=Masking(kind=kind), data=DATA), []
+    tiles = usable_tiles(index, config, (), None, notes)
+    assert places(tiles) == [(0, 0), (0, 1), (1, 1)]
+    assert notes == ["tiny: 1 tiles left out, too few valid patches"]
+    assert masked(TileReader(tiles)) == 3
+
+
+def test_only_bands_that_are_read_make_a_patch_usable(index):
+    """A grouped embedding may leave bands out; a patch that is valid in these alone is not usable."""
+    config = PretrainConfig(patch=PATCH, embedding="grouped", left_out=["nir"], data=DATA)
+    names, groups = fixed_bands(index.source.bands, config, [])
+    tiles = usable_tiles(index, config, names, groups, [])
+    assert places(tiles) == [(0, 0), (0, 1)]
+    assert masked(TileReader(tiles, bands=names)) == 2
+
+
+def test_masks_of_bands_need_two_bands_in_every_data_set(index):
+    config = PretrainConfig(patch=PATCH, masking=Masking(kind="bands"))
+    alone = replace(index, source=replace(index.source, bands=index.source.bands[:1]))
+    with pytest.raises(ConfigError, match=r"masking.ratio: 0.75 leaves none of 1 bands visible.*\(tiny\)"):
+        usable_tiles(alone, config, (), None, [])
+
+
+def places(tiles):
+    """Row and column of each tile in its scene, in tiles."""
+    return [(row // 16, col // 16) for row, col in tiles.tiles[["row", "col"]].to_numpy().tolist()]
+
+
+def masked(reader):
+    """How many tiles a random mask was drawn on."""
+    draw = Draw(0, PATCH, MaskRules(0.75), DATA.min_valid_patch, False)
+    return len(list(fixed_batches(reader, 0, range(len(reader)), draw, 1)))
