@@ -74,9 +74,9 @@ class Unfinished:
         """How many chunks the store will have."""
         return -(-self.tiles // CHUNK)
 
-    def rows(self, chunk: int) -> slice:
+    def rows(self, chunk: int) -> range:
         """The tiles of a chunk."""
-        return slice(chunk * CHUNK, min((chunk + 1) * CHUNK, self.tiles))
+        return range(chunk * CHUNK, min((chunk + 1) * CHUNK, self.tiles))
 
     def missing(self) -> list[int]:
         """The chunks that are still to be computed."""
@@ -87,7 +87,7 @@ class Unfinished:
         self, chunk: int, embedding_TD: NDArray[np.float32], patches_TRCD: NDArray[np.float16] | None = None
     ) -> None:
         """Write the tiles of a chunk and commit them. Raises StorageError where there is no room."""
-        rows = self.rows(chunk)
+        rows = slice(self.rows(chunk).start, self.rows(chunk).stop)
         try:
             self._embedding[rows] = embedding_TD
             flush(self._folder / "store" / "embedding" / f"{chunk}.0")
@@ -106,6 +106,14 @@ class Unfinished:
                 f"{self._folder}: cannot be written ({error.strerror or error}); make room, then run the same command "
                 "again to go on"
             ) from error
+
+    def give_up(self) -> None:
+        """Tell the other processes that work on the store to end."""
+        (self._folder / "given_up").touch()
+
+    def given_up(self) -> bool:
+        """Whether one of the processes has given up."""
+        return (self._folder / "given_up").exists()
 
     def publish(self) -> Path:
         """Give the complete store its final name."""
@@ -131,6 +139,7 @@ def begin(out: Path, plan: Plan) -> Unfinished | None:
         return None
     if partial.exists():
         _check_same(partial, zarr.open_group(partial / "store", mode="r").attrs.asdict(), described)
+        (partial / "given_up").unlink(missing_ok=True)
     else:
         with publish_dir(partial) as folder:
             (folder / "committed").mkdir()

@@ -3,9 +3,7 @@
 B tiles, C bands, H W pixels, N patches, X tokens of a tile (one per patch and group of bands)
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +16,7 @@ from geomae.models.masking import MaskRules, draw_mask, usable_patches, visible_
 from geomae.models.patches import patchify
 from geomae.models.visibility import scored_pixels
 from geomae.randomness import generator
+from geomae.tiles.ahead import ahead
 from geomae.tiles.reader import TileReader
 from geomae.tiles.sampler import Plan, turn
 
@@ -122,21 +121,7 @@ def read_ahead(
         batch = training_batch(readers, order, draw, step, rank, ranks)
         return batch.pinned() if pin else batch
 
-    if threads == 0:
-        yield from map(make, steps)
-        return
-    with ThreadPoolExecutor(threads, thread_name_prefix="tiles") as pool:
-        waiting: deque[Future[Batch]] = deque()
-        try:
-            for step in steps:
-                waiting.append(pool.submit(make, step))
-                if len(waiting) > threads + 1:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+    return ahead(make, steps, threads)
 
 
 def _mask(

@@ -53,7 +53,7 @@ def finished(tmp_path):
 def test_what_was_stored_is_read(finished):
     for folder in (finished, str(finished), finished / FINISHED):
         dataset = open_embeddings(folder)
-    embedding, patch = vectors(slice(0, TILES))
+    embedding, patch = vectors(range(TILES))
     assert dataset["embedding"].dims == ("tile", "feature")
     assert dataset["embedding"].dtype == np.float32
     np.testing.assert_array_equal(dataset["embedding"], embedding)  # the first tile is all zeros
@@ -87,14 +87,14 @@ def test_values_are_read_when_they_are_asked_for(finished):
     for rows, sizes in ((1, [CHUNK, CHUNK, 44]), (2 * CHUNK, [2 * CHUNK, 44])):
         found = list(batches(open_embeddings(finished), rows))
         assert [part.stop - part.start for part, _ in found] == sizes
-        np.testing.assert_array_equal(np.concatenate([values for _, values in found]), vectors(slice(0, TILES))[0])
+        np.testing.assert_array_equal(np.concatenate([values for _, values in found]), vectors(range(TILES))[0])
 
 
 def test_interruptions_leave_no_trace(finished, tmp_path):
     out = tmp_path / "again"
     fill(begin(out, plan(patches=PATCHES)), [1], patches=True)
     store = begin(out, plan(patches=PATCHES))
-    store._embedding[store.rows(0)] = -1.0  # written, and killed before it was committed
+    store._embedding[:CHUNK] = -1.0  # written, and killed before it was committed
     store = begin(out, plan(patches=PATCHES))
     assert store.missing() == [0, 2]
     fill(store, [2, 0], patches=True)
