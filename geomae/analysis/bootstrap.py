@@ -15,19 +15,31 @@ RESAMPLES = 1000
 LEVEL = 0.95
 
 
+def resample_groups(groups: int, seed: int) -> NDArray[np.float64] | None:
+    """How often each group counts in each resample: (R, G); None with fewer than ten groups.
+
+    The same seed and number of groups give the same resamples, so that the interval of a difference is paired.
+    """
+    if groups < FEWEST_GROUPS:
+        return None
+    rng = generator(seed, "bootstrap")
+    return rng.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES).astype(np.float64)
+
+
+def percentile_interval(values_R: NDArray[np.float64]) -> tuple[float, float]:
+    """The interval (95 %) of a statistic by its values in the resamples; those in which it is unknown do not count."""
+    low, high = np.nanquantile(values_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
 def group_interval(
     statistic: Callable[[NDArray[np.float64]], float], group_T: NDArray[np.int64], seed: int
 ) -> tuple[float, float] | None:
     """The percentile interval (95 %) of `statistic(weight_T)` over resampled groups; None with fewer than ten.
 
-    `weight_T` says how often each tile counts. The same seed and groups give the same resamples, so that the interval
-    of a difference is paired when the statistic is the difference.
+    `weight_T` says how often each tile counts. See `resample_groups` for differences.
     """
-    groups = int(group_T.max()) + 1
-    if groups < FEWEST_GROUPS:
+    counts_RG = resample_groups(int(group_T.max()) + 1, seed)
+    if counts_RG is None:
         return None
-    rng = generator(seed, "bootstrap")
-    counts_RG = rng.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES).astype(np.float64)
-    values = [statistic(counts_G[group_T]) for counts_G in counts_RG]
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    return percentile_interval(np.array([statistic(counts_G[group_T]) for counts_G in counts_RG]))

@@ -1,0 +1,103 @@
+"""What is measured of predictions, task by task, from sums over groups: resampling groups then costs a product.
+
+T tiles, G groups, K classes; X any leading dimensions, such as resamples
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomae.analysis.scores import Codes, Floats, accuracy, average, class_scores, confusion_by_group
+from geomae.analysis.segmentation import UNKNOWN
+
+ALL = "all"
+Values = dict[tuple[str, str], Floats]  # by metric and class
+
+
+class Measure(Protocol):
+    """Sums over groups of what was predicted, and figures of sums; encoders are compared by the figure `main`."""
+
+    main: str
+
+    def sums(self, truth: NDArray[Any], predicted: NDArray[Any], group_T: Codes, groups: int) -> Floats:
+        """What the figures need of each group: (G, ...)."""
+
+    def values(self, sums_X: Floats) -> Values:
+        """The figures of (weighted) sums of groups: each (X,)."""
+
+
+@dataclass(frozen=True)
+class ClassMeasure:
+    """Classes of tiles; `averaged_K` says which classes count in the averages."""
+
+    names: Sequence[str]
+    averaged_K: NDArray[np.bool_]
+    main: str = "balanced_accuracy"
+
+    def sums(self, truth: NDArray[Any], predicted: NDArray[Any], group_T: Codes, groups: int) -> Floats:
+        """The confusion of each group: (G, K, K)."""
+        return confusion_by_group(truth, predicted, group_T, len(self.names), groups)
+
+    def values(self, sums_X: Floats) -> Values:
+        """Accuracy, balanced accuracy, macro F1; recall, precision and F1 of each class."""
+        by_class = class_scores(sums_X)
+        values = {
+            ("accuracy", ALL): accuracy(sums_X),
+            ("balanced_accuracy", ALL): average(by_class["recall"], self.averaged_K),
+            ("macro_f1", ALL): average(by_class["f1"], self.averaged_K),
+        }
+        return values | _of_classes(by_class, ("recall", "precision", "f1"), self.names)
+
+
+@dataclass(frozen=True)
+class PixelMeasure:
+    """Classes of pixels, of tiles (T, H, W); only known pixels count."""
+
+    names: Sequence[str]
+    averaged_K: NDArray[np.bool_]
+    main: str = "mean_iou"
+
+    def sums(self, truth: NDArray[Any], predicted: NDArray[Any], group_T: Codes, groups: int) -> Floats:
+        """The confusion of each group, in pixels: (G, K, K)."""
+        group_THW = np.broadcast_to(group_T[:, None, None], truth.shape)
+        known_THW = truth != UNKNOWN
+        parts = (truth[known_THW].astype(np.int64), predicted[known_THW].astype(np.int64), group_THW[known_THW])
+        return confusion_by_group(*parts, len(self.names), groups)
+
+    def values(self, sums_X: Floats) -> Values:
+        """Mean IoU, accuracy, balanced accuracy; IoU and recall of each class."""
+        by_class = class_scores(sums_X)
+        values = {
+            ("mean_iou", ALL): average(by_class["iou"], self.averaged_K),
+            ("accuracy", ALL): accuracy(sums_X),
+            ("balanced_accuracy", ALL): average(by_class["recall"], self.averaged_K),
+        }
+        return values | _of_classes(by_class, ("iou", "recall"), self.names)
+
+
+@dataclass(frozen=True)
+class NumberMeasure:
+    """Numbers; `middle` is near the mean of the truth, so that sums of squares lose no digits."""
+
+    middle: float
+    main: str = "r2"
+
+    def sums(self, truth: NDArray[Any], predicted: NDArray[Any], group_T: Codes, groups: int) -> Floats:
+        """Count, sum and sum of squares of the truth, sum of absolute and of squared errors: (G, 5)."""
+        distance_T, error_T = truth - self.middle, predicted - truth
+        columns = (np.ones(len(truth)), distance_T, distance_T**2, np.abs(error_T), error_T**2)
+        return np.stack([np.bincount(group_T, one, minlength=groups) for one in columns], axis=1)
+
+    def values(self, sums_X: Floats) -> Values:
+        """R2, root mean square error and mean absolute error."""
+        count, first, second, absolute, square = np.moveaxis(sums_X, -1, 0)
+        spread = second - first**2 / count
+        r2 = np.where(spread > 0, 1 - square / np.where(spread > 0, spread, 1), np.nan)
+        return {("r2", ALL): r2, ("rmse", ALL): np.sqrt(square / count), ("mae", ALL): absolute / count}
+
+
+def _of_classes(by_class: dict[str, Floats], metrics: Sequence[str], names: Sequence[str]) -> Values:
+    return {(metric, name): by_class[metric][..., code] for metric in metrics for code, name in enumerate(names)}

@@ -1,0 +1,120 @@
+"""What every encoder is asked alike: which tiles it learns from, what its strength is chosen by, what it predicts.
+
+P tiles of the training side (those to choose the strength by included), T tiles of a test set, D features
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomae.analysis.few_labels import few_label_classes
+from geomae.analysis.knn_probe import NEIGHBOURS, knn_classes, knn_values
+from geomae.analysis.linear_probe import Folds, choose_strength, fit_linear
+from geomae.analysis.ridge_probe import choose_ridge, fit_ridge_path
+from geomae.analysis.scores import Codes
+
+
+class Asked(NamedTuple):
+    """One prediction: of a test set, by a method, from so many labels per class (None: from all)."""
+
+    test: str
+    method: str
+    shots: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One fit: the tiles to train on, the folds to choose the strength by, and the tiles of each test to predict.
+
+    All are positions: of the training side, and of the test set. Tests take part in nothing else.
+    """
+
+    train: Codes
+    folds: Folds
+    tests: Mapping[str, Codes]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labels of the training side, as class codes or as numbers, its groups, and the names of the classes."""
+
+    label_P: NDArray[Any]
+    group_P: Codes
+    names: tuple[str, ...]
+
+
+@dataclass
+class Answers:
+    """What one encoder predicted, one array per draw; the strength of each fit, and what each strength scored there."""
+
+    predicted: dict[Asked, list[NDArray[Any]]] = field(default_factory=dict)
+    strengths: list[float] = field(default_factory=list)
+    tried: list[dict[float, float]] = field(default_factory=list)
+
+    def put(self, asked: Asked, draw: int, total: int, places: Codes, values: NDArray[Any]) -> None:
+        """Enter predictions for some tiles of a test set with `total` tiles."""
+        draws = self.predicted.setdefault(asked, [])
+        if draw == len(draws):
+            draws.append(np.zeros((total, *values.shape[1:]), dtype=values.dtype))
+        draws[draw][places] = values
+
+
+def classify(
+    plans: Sequence[Plan],
+    train_PD: NDArray[np.floating],
+    labelled: Labelled,
+    tests: Mapping[str, NDArray[np.floating]],
+    strength: float | None,
+    seed: int,
+) -> Answers:
+    """Linear probe, kNN and few labels of one encoder, on embeddings (T, D) by test set; `strength` None is chosen."""
+    answers, classes = Answers(), len(labelled.names)
+    for plan in plans:
+        chosen = strength
+        if chosen is None:
+            chosen, tried = choose_strength(train_PD, labelled.label_P, classes, plan.folds)
+            answers.tried.append(tried)
+        answers.strengths.append(chosen)
+        embedding_ND, label_N = train_PD[plan.train], labelled.label_P[plan.train]
+        probe = fit_linear(embedding_ND, label_N, classes, chosen)
+        for test, places in plan.tests.items():
+            total, embedding_TD = len(tests[test]), tests[test][places]
+            answers.put(Asked(test, "linear"), 0, total, places, probe.predict(embedding_TD))
+            for count, codes_T in knn_classes(embedding_ND, label_N, embedding_TD, classes).items():
+                answers.put(Asked(test, f"knn{count}"), 0, total, places, codes_T)
+        together = np.concatenate([tests[test][places] for test, places in plan.tests.items()])
+        ends = np.cumsum([len(places) for places in plan.tests.values()])[:-1]
+        few = few_label_classes(embedding_ND, label_N, labelled.group_P[plan.train], together, classes, seed)
+        for shots, draws in few.items():
+            for draw, codes in enumerate(draws):
+                for (test, places), codes_T in zip(plan.tests.items(), np.split(codes, ends), strict=True):
+                    answers.put(Asked(test, "linear", shots), draw, len(tests[test]), places, codes_T)
+    return answers
+
+
+def regress(
+    plans: Sequence[Plan],
+    train_PD: NDArray[np.floating],
+    labelled: Labelled,
+    tests: Mapping[str, NDArray[np.floating]],
+    strength: float | None,
+) -> Answers:
+    """Ridge regression and kNN of one encoder; see `classify`."""
+    answers = Answers()
+    for plan in plans:
+        chosen = strength
+        if chosen is None:
+            chosen, tried = choose_ridge(train_PD, labelled.label_P, plan.folds)
+            answers.tried.append(tried)
+        answers.strengths.append(chosen)
+        embedding_ND, value_N = train_PD[plan.train], labelled.label_P[plan.train]
+        probe = fit_ridge_path(embedding_ND, value_N, [chosen])[0]
+        for test, places in plan.tests.items():
+            total, embedding_TD = len(tests[test]), tests[test][places]
+            answers.put(Asked(test, "linear"), 0, total, places, probe.predict(embedding_TD))
+            for count, values_T in knn_values(embedding_ND, value_N, embedding_TD, NEIGHBOURS).items():
+                answers.put(Asked(test, f"knn{count}"), 0, total, places, values_T)
+    return answers
