@@ -16,10 +16,12 @@ from geomae.cli_options import (
     Device,
     Devices,
     DryRun,
+    Evaluations,
     Experiment,
     Nodes,
     Out,
     Precision,
+    Probe,
     Quiet,
     RunName,
     TrackingUri,
@@ -52,9 +54,8 @@ def _root(
 def pretrain(
     catalog: CatalogFile = None,
     dataset: Datasets = None,
-    evaluate: Annotated[
-        list[str] | None, typer.Option("--eval", help="SELECTOR of tiles to validate on too; repeatable.")
-    ] = None,
+    evaluate: Evaluations = None,
+    probe: Probe = None,
     config: Annotated[str | None, typer.Option("--config", help="FILE or shipped NAME; default tiny.")] = None,
     change: Changes = None,
     out: Out = None,
@@ -81,6 +82,7 @@ def pretrain(
         catalog=catalog,
         datasets=tuple(dataset or ()),
         evaluations=tuple(evaluate or ()),
+        probe=probe,
         config=config,
         changes=tuple(change or ()),
         out=out,

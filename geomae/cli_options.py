@@ -7,6 +7,12 @@ import typer
 
 CatalogFile = Annotated[Path | None, typer.Option("--catalog", help="Catalogue; default data_catalog.yaml.")]
 Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="SELECTOR of tiles to use; repeatable.")]
+Evaluations = Annotated[
+    list[str] | None, typer.Option("--eval", help="SELECTOR of tiles to validate on too; repeatable.")
+]
+Probe = Annotated[
+    str | None, typer.Option("--probe", help="SELECTOR of labelled tiles for a kNN probe, every `probe_every` steps.")
+]
 Changes = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, changes the configuration; repeatable.")]
 Encoders = Annotated[
     list[str] | None,

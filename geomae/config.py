@@ -106,6 +106,9 @@ class PretrainConfig(Frozen, strict=True):
     keep: int = Field(2, gt=0, description="newest checkpoints kept, beside the best")
     eval_every: int = Field(100, gt=0, description="steps between validations")
     picture_every: int = Field(500, gt=0, description="steps between pictures of fixed validation tiles")
+    probe_every: int = Field(
+        0, ge=0, description="steps between kNN probes of labelled tiles (see --probe); 0 probes never"
+    )
     log_every: int = Field(10, gt=0, description="steps between logged training figures")
     compile: bool = Field(False, description="torch.compile of the blocks; needs a C++ compiler, and time at start")
 

@@ -23,13 +23,14 @@ from geomae.training.trainer import Trainer, added, wrapped
 
 @dataclass(frozen=True)
 class Event:
-    """What the loop reports after `step` steps: figures, scores, a checkpoint, or that pictures are due."""
+    """What the loop reports after `step` steps: figures, scores, a checkpoint, or that pictures or a probe are due."""
 
     step: int
     figures: dict[str, float] | None = None
     scores: dict[str, Scores] | None = None
     saved: Path | None = None
     picture: bool = False
+    probe: bool = False
 
 
 def train(trainer: Trainer, order: Plan, stop: Stop) -> Iterator[Event]:
@@ -59,7 +60,7 @@ def train(trainer: Trainer, order: Plan, stop: Stop) -> Iterator[Event]:
         last = done == config.steps or stopping
         if done % config.log_every == 0 or last:
             yield Event(done, figures=pulse.figures() | {"rate": rate} | clock.lap())
-        due = {name: done % getattr(config, f"{name}_every") == 0 for name in ("save", "eval", "picture")}
+        due = {name: _due(done, getattr(config, f"{name}_every")) for name in ("save", "eval", "picture", "probe")}
         if last or any(due.values()):
             check(pulse)  # nothing broken is ever saved
             trainer.progress.step = done
@@ -68,11 +69,15 @@ def train(trainer: Trainer, order: Plan, stop: Stop) -> Iterator[Event]:
                 yield Event(done, scores=scores)
             if last or due["save"] or trainer.progress.best_step == done:
                 yield Event(done, saved=save(trainer))
-            if due["picture"] and not last:
-                yield Event(done, picture=True)
+            if (due["picture"] or due["probe"]) and not last:
+                yield Event(done, picture=due["picture"], probe=due["probe"])
             clock.restart()
         if stopping:
             return
+
+
+def _due(done: int, every: int) -> bool:
+    return every > 0 and done % every == 0
 
 
 def validate(trainer: Trainer, *, baselines: bool = False) -> dict[str, Scores]:

@@ -12,6 +12,7 @@ from geomae.catalog.parts import ALL
 from geomae.config import PretrainConfig, flatten
 from geomae.errors import CheckpointError, ConfigError
 from geomae.models.architecture import architecture
+from geomae.models.folder import Model
 from geomae.models.mae import MaskedAutoencoder
 from geomae.randomness import key
 from geomae.tiles.sampler import plan
@@ -24,6 +25,7 @@ from geomae.training.trainer import prepare
 from geomae.workflows import run_folder
 from geomae.workflows.console import Screen
 from geomae.workflows.pretrain_job import Job, Request, resolve
+from geomae.workflows.pretrain_probe import labelled_tiles
 from geomae.workflows.pretrain_report import Reporter
 from geomae.workflows.run_folder import RunFolder
 
@@ -53,8 +55,10 @@ def run(request: Request) -> int:
         fabric.launch()
     with fabric.rank_zero_first() if external else contextlib.nullcontext():
         data = _assemble(catalog, job, screen)
+    mae = _new_model(job, data)
+    probed = labelled_tiles(catalog, job, data, Model(mae, data.sensors))
     if request.dry_run:
-        _describe(screen, job, data, fabric)
+        _describe(screen, job, data, mae, fabric)
         return 0
     if folder is not None:
         _check_same_data(folder, data)
@@ -64,13 +68,14 @@ def run(request: Request) -> int:
     with contextlib.ExitStack() as stack:
         if fabric.is_global_zero:
             stack.enter_context(run_folder.lock(folder))
-        reporter = stack.enter_context(Reporter(folder, request, job, catalog, data, fabric, screen))
-        return _train(fabric, job, data, folder, reporter)
+        reporter = stack.enter_context(Reporter(folder, request, job, catalog, data, fabric, screen, probed))
+        return _train(fabric, job, data, mae, folder, reporter)
 
 
-def _train(fabric: Fabric, job: Job, data: TrainingData, folder: RunFolder, reporter: Reporter) -> int:
+def _train(
+    fabric: Fabric, job: Job, data: TrainingData, mae: MaskedAutoencoder, folder: RunFolder, reporter: Reporter
+) -> int:
     config = job.config
-    mae = _new_model(job, data)
     with watch() as stop:
         trainer = prepare(
             fabric, mae, config, job.seed, job.precision, data.training, data.validation, folder.checkpoints
@@ -149,9 +154,8 @@ def _new_model(job: Job, data: TrainingData) -> MaskedAutoencoder:
         return MaskedAutoencoder(shape)
 
 
-def _describe(screen: Screen, job: Job, data: TrainingData, fabric: Fabric) -> None:
+def _describe(screen: Screen, job: Job, data: TrainingData, mae: MaskedAutoencoder, fabric: Fabric) -> None:
     """What a dry run prints."""
-    mae = _new_model(job, data)
     millions = sum(value.numel() for value in mae.parameters()) / 1e6
     screen.result(f"catalogue {job.catalog}")
     for what, group in (("train on", data.training), ("validate on", data.validation)):

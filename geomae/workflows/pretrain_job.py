@@ -35,6 +35,7 @@ class Request:
     register: str | None = None
     dry_run: bool = False
     quiet: bool = False
+    probe: str | None = None
     parent_run: str | None = None  # MLflow run of a study, of which this is a part
 
 
@@ -48,6 +49,7 @@ class Job:
     config: PretrainConfig
     seed: int
     precision: str
+    probe: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -60,6 +62,7 @@ class Job:
             "config": self.config.model_dump(mode="json"),
             "seed": self.seed,
             "precision": self.precision,
+            "probe": self.probe,
         }
 
 
@@ -69,7 +72,7 @@ def read_request(request: Request) -> tuple[PretrainConfig, Path, tuple[str, ...
     path = request.catalog or Path("data_catalog.yaml")
     catalog = open_catalog(path)
     datasets = resolve_selectors(catalog, request.datasets, "train")
-    for text in request.evaluations:
+    for text in (*request.evaluations, *([request.probe] if request.probe is not None else [])):
         catalog.entry(parse_selector(text).dataset)
     return config, path, tuple(str(one) if one.split else f"{one}@{ALL}" for one in datasets)
 
@@ -83,7 +86,7 @@ def resolve(request: Request, folder: RunFolder | None) -> Job:
     if folder is None:
         config, path, texts = read_request(request)
         precision = precision_for(device, request.precision)
-        return Job(path.absolute(), texts, request.evaluations, config, request.seed or 0, precision)
+        return Job(path.absolute(), texts, request.evaluations, config, request.seed or 0, precision, request.probe)
     stored = folder.request()
     config = parse(PretrainConfig, stored["config"])
     asked = (
@@ -97,6 +100,7 @@ def resolve(request: Request, folder: RunFolder | None) -> Job:
     wishes = {
         "seed": (request.seed, stored["seed"]),
         "dataset": (list(request.datasets) or None, stored["dataset"]),
+        "probe": (request.probe, stored.get("probe")),
         "eval": (list(request.evaluations) or None, stored["eval"]),
         "precision": (None if request.precision == "auto" else request.precision, stored["precision"]),
     }
@@ -109,4 +113,5 @@ def resolve(request: Request, folder: RunFolder | None) -> Job:
             "or start a new run"
         )
     path = request.catalog.absolute() if request.catalog else Path(stored["catalog"])
-    return Job(path, tuple(stored["dataset"]), tuple(stored["eval"]), config, stored["seed"], stored["precision"])
+    datasets, evaluations = tuple(stored["dataset"]), tuple(stored["eval"])
+    return Job(path, datasets, evaluations, config, stored["seed"], stored["precision"], stored.get("probe"))

@@ -22,6 +22,7 @@ from geomae.workflows import pretrain_about as about
 from geomae.workflows.console import Screen
 from geomae.workflows.pretrain_job import Job, Request
 from geomae.workflows.pretrain_pictures import draw_pictures
+from geomae.workflows.pretrain_probe import LabelledTiles, probe
 from geomae.workflows.run_folder import RunFolder, file_name
 
 OPENING_S = 100.0  # MLflow's import alone takes long on a busy machine; a store that fails is not waited for
@@ -39,9 +40,10 @@ class Reporter:
         data: TrainingData,
         fabric: Fabric,
         screen: Screen,
+        probed: LabelledTiles | None = None,
     ) -> None:
         self.folder, self.request, self.job, self.catalog, self.data = folder, request, job, catalog, data
-        self.screen, self.leads = screen, fabric.is_global_zero
+        self.screen, self.leads, self.probed = screen, fabric.is_global_zero, probed
         self.tracker = Tracker(None)
         # A resumed run goes on where it was tracked, whatever folder the command is called from.
         self.uri = resolve_uri(request.tracking_uri or folder.tracked_uri())
@@ -87,6 +89,8 @@ class Reporter:
 
     def begin(self, trainer: Trainer) -> None:
         """Say what begins, and drop the figures of steps that will be computed again."""
+        # An untrained encoder is what the curve of the probe has to rise from.
+        untrained = self._model(trainer) if self.probed is not None and trainer.progress.step == 0 else None
         if not self.leads:
             return
         self.folder.forget_after(trainer.progress.step)
@@ -97,6 +101,8 @@ class Reporter:
             f"{self.folder.path}: {trainer.config.steps} steps of {trainer.config.batch} of {tiles} tiles on {where} "
             f"in {self.job.precision}{start}"
         )
+        if untrained is not None:
+            self._probe(0, untrained)
 
     def report(self, trainer: Trainer, event: Event) -> None:
         """Take note of what the loop says."""
@@ -104,8 +110,12 @@ class Reporter:
             self._figures(trainer, event.step, event.figures)
         if event.scores is not None:
             self._scores(event.step, event.scores)
-        if event.picture:
-            self._draw(event.step, self._model(trainer))
+        if event.picture or event.probe:
+            model = self._model(trainer)
+            if event.probe:
+                self._probe(event.step, model)
+            if event.picture:
+                self._draw(event.step, model)
         self._remember_run()
 
     def stopped(self, trainer: Trainer, stop: Stop) -> None:
@@ -129,7 +139,7 @@ class Reporter:
         history = self.folder.history()
         curve = {"training": "train/loss", "validation": f"loss/{next(iter(scores), '')}"}
         loss_curve(self.folder.pictures / "loss.png", history, **curve)
-        metrics: dict[str, float] = {}
+        metrics = self._probe(trainer.config.steps, model)
         for name, found in scores.items():
             metrics |= found.metrics(name)
             self._table(name, found)
@@ -138,7 +148,9 @@ class Reporter:
             metrics["run/data_wait_share"] = self._waited_s / self._trained_s
         metrics["run/seconds"] = time.monotonic() - self._started
         metrics["run/steps"] = trainer.config.steps
-        new = {name: value for name, value in metrics.items() if not name.startswith(("loss/", "rmse/model/"))}
+        new = {
+            name: value for name, value in metrics.items() if not name.startswith(("loss/", "probe/", "rmse/model/"))
+        }
         self.tracker.log_metrics(new, trainer.config.steps)  # the others were logged with the last validation
         self.tracker.log_artifacts(self.folder.model, "model")
         self.tracker.log_artifact(self.folder.pictures / "loss.png", "pictures")
@@ -188,6 +200,16 @@ class Reporter:
         if self.leads:
             for path in draw_pictures(self.folder.pictures, step, model, self.data.validation, self.job):
                 self.tracker.log_artifact(path, "pictures")
+
+    def _probe(self, step: int, model: Model) -> dict[str, float]:
+        if self.probed is None:
+            return {}
+        figures = probe(model, self.probed)
+        self.folder.log(step, figures)
+        self.tracker.log_metrics(figures, step)
+        found = ", ".join(f"{name.split('/')[1]} {value:.3f}" for name, value in figures.items())
+        self.screen.say(f"probe of {self.probed.name} after step {step}: {found}")
+        return figures
 
     def _table(self, name: str, found: Scores) -> None:
         header = [f"RMSE ({self._unit(name)})", *found.rmse]
