@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from geomae.cli_catalog import catalog_app
+from geomae.cli_embed import add_embed
 from geomae.cli_options import (
     CatalogFile,
     Changes,
@@ -190,4 +191,5 @@ def leave(command: Callable[[], int]) -> NoReturn:
     raise SystemExit(code)
 
 
+add_embed(app, leave)
 app.add_typer(catalog_app(leave))

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from geomae.embeddings.columns import ABOUT, Columns
 from geomae.errors import StorageError
-from geomae.files import digest, flush, publish_dir
+from geomae.files import digest, file_digest, flush, publish_dir
 
 FINISHED, PARTIAL = "embeddings.zarr", "embeddings.zarr.partial"
 CHUNK = 256  # tiles; the unit that is written, committed and computed anew after a kill
@@ -174,6 +174,12 @@ def open_embeddings(folder: str | Path) -> xarray.Dataset:
                     f"{store}: {wanted - found} of {wanted} chunks of {name} are missing; extract the embeddings again"
                 )
     return dataset
+
+
+def store_digest(store: Path) -> str:
+    """Hex digest (32 characters) of the bytes of a finished store."""
+    files = sorted(path for path in store.rglob("*") if path.is_file())
+    return digest([[path.relative_to(store).as_posix(), file_digest(path)] for path in files])
 
 
 def batches(

@@ -10,6 +10,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,15 @@ NAMED = 3  # tiles that an error names
 Progress = Callable[[str, int, int, str], None]
 
 
+@dataclass(frozen=True)
+class Extracted:
+    """A published store, how many of its tiles were computed for it just now, and in how many seconds."""
+
+    path: Path
+    computed: int
+    seconds: float
+
+
 def extract(
     parts: Sequence[Part],
     out: Path,
@@ -45,23 +55,24 @@ def extract(
     threads: int = 2,
     stop: Stop | None = None,
     progress: Progress = lambda what, done, total, figures: None,
-) -> Path | None:
+) -> Extracted | None:
     """Embed the tiles of all parts, one after the other, and publish the store in `out`; go on where a run ended.
 
     `attributes` names what the caller knows: encoder, model, catalogue, data, layer, pooling. `patches` keeps the patch
-    embeddings too, in float16. Every rank of `fabric` takes chunks in turn. Gives the store's path, None where `stop`
-    ended the work: what was done is kept.
+    embeddings too, in float16. Every rank of `fabric` takes chunks in turn. Gives None where `stop` ended the work:
+    what was done is kept.
 
     Raises StorageError where the store of another extraction is in the way, GeomaeError where an embedding is not
     finite, ConfigError where the tiles cannot share a store.
     """
+    begun = time.perf_counter()
     columns = join_columns([tile_columns(part.index) for part in parts])
     with torch.inference_mode(), working_precision(fabric.device, precision):
         known = {**attributes, "precision": precision, **of_encoders(parts)}
         features, shape = shapes(parts, patches)
         store = begin(out, Plan(columns, features, shape, known)) if fabric.is_global_zero else None
         if fabric.broadcast(fabric.is_global_zero and store is None):
-            return out / FINISHED
+            return Extracted(out / FINISHED, 0, 0.0)
         work = _Work(parts, store or Unfinished(out), fabric, columns, stop or Stop(), progress, threads, shape)
         trouble, stopped = _agree(fabric, work.run(), work.stop)
     if trouble is not None:
@@ -71,7 +82,7 @@ def extract(
     if fabric.is_global_zero:
         work.store.publish()
     fabric.barrier()
-    return out / FINISHED
+    return Extracted(out / FINISHED, work.computed, time.perf_counter() - begun)
 
 
 class _Work:
@@ -90,6 +101,7 @@ class _Work:
     ) -> None:
         self.parts, self.store, self.fabric, self.columns = parts, store, fabric, columns
         self.stop, self.progress, self.threads, self.patches = stop, progress, threads, patches
+        self.computed = 0
         self.readers = [TileReader(one.index, 0, [band.name for band in one.encoder.bands]) for one in parts]
 
     def run(self) -> str | None:
@@ -98,8 +110,8 @@ class _Work:
         A rank that cannot go on, or that was stopped, lets the others end too.
         """
         missing = self.store.missing()
-        tiles = sum(len(self.store.rows(chunk)) for chunk in missing)
-        rate = _Rate(self.progress, self.store.tiles, self.store.tiles - tiles, self.fabric.world_size)
+        self.computed = sum(len(self.store.rows(chunk)) for chunk in missing)
+        rate = _Rate(self.progress, self.store.tiles, self.store.tiles - self.computed, self.fabric.world_size)
         mine = missing[self.fabric.global_rank :: self.fabric.world_size]
         jobs = [(chunk, job) for chunk in mine for job in jobs_of(self.parts, self.store.rows(chunk), self._largest())]
         read = ahead(lambda one: (one[0], one[1], *self._read(one[1])), jobs, self.threads)

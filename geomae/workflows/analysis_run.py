@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from geomae import __version__
+from geomae.catalog import Catalog, open_catalog, resolve_selectors
 from geomae.errors import StorageError
 from geomae.files import read_json, write_json
 from geomae.tracking import DatasetRecord, Tracker, flatten, resolve_uri, start_run
@@ -36,6 +37,10 @@ class Common:
     dry_run: bool = False
     quiet: bool = False
 
+    def open_catalog(self) -> Catalog:
+        """The catalogue that was named, else the one in the current folder."""
+        return open_catalog(self.catalog or Path("data_catalog.yaml"))
+
 
 class AnalysisRun:
     """One run of a command in its folder. `asked` is what decides the result, as JSON.
@@ -49,6 +54,7 @@ class AnalysisRun:
         self.asked: dict[str, Any] = {"command": command, "version": __version__, **asked, "seed": common.seed}
         self.folder = RunFolder(out)
         self.tracker = Tracker(None)
+        self._stopped = False
         self._stack = contextlib.ExitStack()
 
     @property
@@ -58,7 +64,7 @@ class AnalysisRun:
 
     def track(self, datasets: Sequence[DatasetRecord] = (), tags: Mapping[str, str] | None = None) -> None:
         """Begin the run in MLflow; returns at once."""
-        uri = resolve_uri(self.common.tracking_uri or self.folder.tracked_uri())
+        uri = self._uri()
         usual = {"geomae.version": __version__, "geomae.commit": commit(), "geomae.command": self.command}
         self.tracker = start_run(
             uri,
@@ -72,12 +78,22 @@ class AnalysisRun:
         )
         self.tracker.log_artifact(self.out / "run.json")
 
+    def step(self, what: str, done: int, total: int, figures: str = "") -> None:
+        """Show how far the work is."""
+        self.screen.step(what, done, total, figures)
+        self._remember()
+
+    def stopped(self) -> None:
+        """Say how to go on; the run in MLflow ends as stopped."""
+        self._stopped = True
+        self.screen.close()
+        self.screen.say(f"stopped; the same command with --out {self.out} goes on")
+
     def finish(self, metrics: Mapping[str, float], inputs: Mapping[str, Any], artifacts: Sequence[Path] = ()) -> None:
         """Publish `summary.json`; log the figures and the files (a folder keeps its name)."""
         self.tracker.log_metrics(metrics, 0)
         run_id = self.tracker.wait_run_id(OPENING_S)
-        if run_id is not None:
-            self.folder.remember_tracking(resolve_uri(self.common.tracking_uri or self.folder.tracked_uri()), run_id)
+        self._remember()
         summary = {"command": self.command, "run_id": run_id, "out": self.out, "metrics": metrics}
         write_json(self.out / "summary.json", summary | {"inputs": {**self.asked, **inputs}})
         for path in (*artifacts, self.out / "summary.json"):
@@ -100,8 +116,21 @@ class AnalysisRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.screen.close()
-        self.tracker.__exit__(kind, error, trace)
+        if self._stopped:
+            self.tracker.finish("KILLED")
+        else:
+            self.tracker.__exit__(kind, error, trace)
+        self._remember()
         self._stack.close()
+
+    def _remember(self) -> None:
+        """Keep which run in MLflow this folder belongs to, as soon as it is known, so that it is gone on with."""
+        run_id = self.tracker.run_id
+        if run_id is not None and self.folder.tracked(self._uri()) != run_id:
+            self.folder.remember_tracking(self._uri(), run_id)
+
+    def _uri(self) -> str:
+        return resolve_uri(self.common.tracking_uri or self.folder.tracked_uri())
 
     def _check_same(self, stored: Mapping[str, Any]) -> None:
         old, new = flatten(stored), flatten(self.asked)
@@ -112,6 +141,13 @@ class AnalysisRun:
                 f"--out {self.out}: holds the results of another request, which differs in {'; '.join(different[:5])}; "
                 "choose another folder"
             )
+
+
+def check_selectors(common: Common, *texts: Sequence[str]) -> None:
+    """Raise what is wrong with the catalogue or with selectors; works without torch, whose import takes seconds."""
+    catalog = common.open_catalog()
+    for group in texts:
+        resolve_selectors(catalog, group, None)
 
 
 def output_folder(command: str, out: Path | None) -> Path:

@@ -75,9 +75,9 @@ def expected(index, positions=None):
 @pytest.mark.parametrize("threads", [0, 3])
 def test_every_tile_is_embedded_in_order(index, tmp_path, threads):
     heard = []
-    path = run([Part(Means(), index)], tmp_path, patches=True, threads=threads, progress=lambda *one: heard.append(one))
-    assert path == tmp_path / "embeddings.zarr"
-    dataset = open_embeddings(path)
+    done = run([Part(Means(), index)], tmp_path, patches=True, threads=threads, progress=lambda *one: heard.append(one))
+    assert (done.path, done.computed) == (tmp_path / "embeddings.zarr", 64)
+    dataset = open_embeddings(done.path)
     tile_BD, patches_BND = expected(index)
     np.testing.assert_array_equal(dataset["embedding"], tile_BD)
     np.testing.assert_array_equal(dataset["patch_embedding"], patches_BND.half().reshape(64, 2, 2, 2))
@@ -117,7 +117,7 @@ def test_stopped_at_any_batch_and_gone_on_with_it_ends_with_the_same_bytes(index
 def test_a_finished_store_is_taken_as_it_is_and_never_mixed_up(index, tmp_path):
     run([Part(Means(), index)], tmp_path)
     before = content(tmp_path)
-    run([Part(Means(), index)], tmp_path)
+    assert run([Part(Means(), index)], tmp_path).computed == 0
     for parts, options, named in (
         ([Part(Means("other"), index)], {}, "encoder_digest (means there, other here)"),
         ([Part(Means(), index.take(np.arange(9)))], {}, "tiles_digest"),
