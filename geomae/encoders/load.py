@@ -10,7 +10,10 @@ from geomae.encoders.fitting import fit_model
 from geomae.encoders.interface import Encoder
 from geomae.encoders.own import OwnEncoder
 from geomae.encoders.pooling import Layer, check_pooling, choose_layer
-from geomae.encoders.reference import BASELINE, FOLDER, MLFLOW, Reference, parse_encoder
+from geomae.encoders.rcf import RandomFeaturesEncoder
+from geomae.encoders.reference import BASELINE, FOLDER, MLFLOW, TIMM, Reference, parse_encoder
+from geomae.encoders.timm_models import timm_encoder
+from geomae.encoders.torchgeo_models import torchgeo_encoder
 from geomae.encoders.untrained import TINY_PATCH, untrained
 from geomae.errors import ConfigError
 from geomae.models.folder import Model, load_model
@@ -45,8 +48,10 @@ def load_encoder(
         raise ConfigError(f"{reference.text}: has to know the bands; say imagery=, the record of the data set")
     elif reference.kind == BASELINE:
         found = _baseline(reference, layer, pooling, imagery, device, like)
+    elif reference.kind == TIMM:
+        found = timm_encoder(reference, layer, pooling, imagery, device)
     else:
-        raise ConfigError(f"{reference.text}: encoders of this kind are not built yet")
+        found = torchgeo_encoder(reference, layer, pooling, imagery, device)
     if tile is not None:
         found.patch_grid(tile, tile)
     return found
@@ -109,4 +114,4 @@ def _baseline(
         return StatisticsEncoder(reference.text, imagery, patch)
     if reference.name == "pixels":
         return PixelsEncoder(reference.text, imagery, patch)
-    raise ConfigError(f"{reference.text}: is not built yet")
+    return RandomFeaturesEncoder(reference.text, imagery, patch, torch.device(device))

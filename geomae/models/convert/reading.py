@@ -33,6 +33,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     for _ in range(4):  # wrapped once or twice; a mapping that holds itself must come to an end
         inner = [loaded.get(key) for key in ("model", "state_dict")] if isinstance(loaded, Mapping) else []
         loaded = next((one for one in inner if isinstance(one, Mapping)), loaded)
+    if isinstance(loaded, Mapping) and loaded and all(isinstance(value, Mapping) for value in loaded.values()):
+        loaded = {f"{part}.{key}": value for part, inner in loaded.items() for key, value in inner.items()}
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise ModelError(f"{path}: holds no state dict; geomae reads `{{'model': state_dict}}` or a state dict itself")
     weights = {str(key): value for key, value in loaded.items()}

@@ -1,0 +1,209 @@
+"""Models of other libraries as encoders: their values, their input size, their tokens.
+
+B tiles, C bands, H W pixels, N patches, h w rows and columns of patches, T tokens, D width
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_max_pool2d, interpolate
+
+from geomae.encoders.digests import weights_digest
+from geomae.encoders.pooling import pool
+from geomae.encoders.values import Values
+from geomae.errors import ConfigError, ModelError
+from geomae.files import digest
+from geomae.models.standardise import SensorRecord
+from geomae.sensors import Band
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A foreign model and how its tokens are got at.
+
+    `run(values_BCHW, gsd_m)` is the library's own forward pass to features: tokens (B, T, D), of which the first
+    `prefix` are none of a patch, or a map (B, D, h, w), (B, h, w, D) with `channels_last`. A model with `blocks` lets
+    a layer be chosen, and its tokens are those after a block; `norm` then belongs to the last. With `pooled_norm` the
+    library norms the mean of the patches.
+    """
+
+    module: nn.Module
+    run: Callable[[Tensor, float | None], Any]
+    size: int
+    blocks: Sequence[nn.Module] = ()
+    norm: nn.Module | None = None
+    prefix: int = 0
+    pooled_norm: bool = False
+    channels_last: bool = False
+
+    def tokens(self, values_BCHW: Tensor, gsd_m: float | None, layer: int | None) -> tuple[Tensor, tuple[int, int]]:
+        """Tokens (B, T, D), normed where the library norms them before pooling, and rows and columns of patches."""
+        if self.blocks:
+            found = self._after(self.blocks[-1 if layer is None else layer - 1], values_BCHW, gsd_m)
+            found = self.norm(found) if layer is None and self.norm is not None and not self.pooled_norm else found
+        else:
+            found = self.run(values_BCHW, gsd_m)
+        if found.ndim == 4:
+            map_BhwD = found if self.channels_last else found.permute(0, 2, 3, 1)
+            return map_BhwD.flatten(1, 2).float(), (map_BhwD.shape[1], map_BhwD.shape[2])
+        side = round((found.shape[1] - self.prefix) ** 0.5)
+        return found.float(), (side, side)
+
+    def _after(self, block: nn.Module, values_BCHW: Tensor, gsd_m: float | None) -> Tensor:
+        """What `block` gives while the library runs its own forward pass."""
+        seen: list[Tensor] = []
+        handle = block.register_forward_hook(lambda module, given, result: seen.append(result))
+        try:
+            self.run(values_BCHW, gsd_m)
+        finally:
+            handle.remove()
+        return seen[0]
+
+
+@dataclass(frozen=True)
+class ForeignEncoder:
+    """A foreign model for one data set: tiles are brought to its values and bilinearly to its size."""
+
+    text: str
+    backbone: Backbone
+    record: SensorRecord
+    values: Values
+    layer: int | None
+    pooling: str
+    adapted: tuple[str, ...] = ()
+
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """The bands that `embed` expects, in the model's order."""
+        return self.record.bands
+
+    @property
+    def gsd_m(self) -> float | None:
+        """The ground sample distance of the data set."""
+        return self.record.gsd_m
+
+    @property
+    def depth(self) -> int:
+        """The number of blocks to choose a layer from; 0 where there is no choice."""
+        return len(self.backbone.blocks)
+
+    @cached_property
+    def digest(self) -> str:
+        """Names weights, layer, pooling, bands, values and input size."""
+        weights = weights_digest(self.backbone.module.state_dict())
+        chosen = [self.layer, self.pooling, self.backbone.size, asdict(self.values)]
+        return digest([type(self.backbone.module).__name__, weights, *chosen, self.record.to_dict()])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How it takes pixels, which layer is taken, how it is pooled, and what was adapted."""
+        last = (
+            f"the last of {self.depth} layers, normed" if self.depth else "its only output (no layers to choose from)"
+        )
+        which = f"layer {self.layer} of {self.depth}" if self.layer else last
+        size = self.backbone.size
+        return (
+            f"bands {', '.join(band.name for band in self.bands)}: {self.values.note}",
+            f"tiles resized bilinearly to {size} x {size}, the model's own size; invalid pixels count as the mean",
+            f"{which}, pooled by {self.pooling}",
+            *self.adapted,
+        )
+
+    def patch_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches. Raises ConfigError for a tile that is not square."""
+        if height != width:
+            raise ConfigError(f"{self.text}: takes square tiles, not {height} x {width} pixels; cut tiles to squares")
+        return self._grid
+
+    @torch.no_grad()
+    def embed(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Embeddings (tile_BD, patches_BND) in float32 of tiles in physical units.
+
+        Patches without a valid pixel do not enter the pooled vector.
+        """
+        self.patch_grid(*pixels_BCHW.shape[-2:])
+        pixels_BCHW = pixels_BCHW.to(self._device)
+        valid_BCHW = torch.isfinite(pixels_BCHW) if valid_BCHW is None else valid_BCHW.to(self._device)
+        values_BCHW = resized(self.values.apply(pixels_BCHW, valid_BCHW), self.backbone.size)
+        # A resized pixel covers less ground.
+        gsd_m = None if self.gsd_m is None else self.gsd_m * pixels_BCHW.shape[-1] / self.backbone.size
+        tokens_BTD, grid = self.backbone.tokens(values_BCHW, gsd_m, self.layer)
+        usable_BN = adaptive_max_pool2d(valid_BCHW.any(1, keepdim=True).float(), grid).flatten(1) > 0
+        cls_BD = tokens_BTD[:, 0] if self.backbone.prefix else None
+        patches_BND = tokens_BTD[:, self.backbone.prefix :]
+        if self.layer is None and self.backbone.pooled_norm and self.backbone.norm is not None:
+            return self._pool_and_norm(self.backbone.norm, cls_BD, patches_BND, usable_BN)
+        return pool(self.pooling, cls_BD, patches_BND, usable_BN), patches_BND
+
+    def _pool_and_norm(
+        self, norm: nn.Module, cls_BD: Tensor | None, raw_BND: Tensor, usable_BN: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As the library does it: the mean of the patches is normed, not the patches; these are so for themselves."""
+        patches_BND = norm(raw_BND).float()
+        if self.pooling == "cls" and cls_BD is not None:
+            return norm(cls_BD).float(), patches_BND
+        mean_BD = norm(pool("mean", None, raw_BND, usable_BN)).float()
+        if self.pooling == "mean":
+            return mean_BD, patches_BND
+        spread_BD = pool("mean-std", None, patches_BND, usable_BN)[:, mean_BD.shape[1] :]
+        return torch.cat([mean_BD, spread_BD], dim=1), patches_BND
+
+    @cached_property
+    def _grid(self) -> tuple[int, int]:
+        """Rows and columns of patches, found by a tile of zeros."""
+        size = self.backbone.size
+        zeros_1CHW = torch.zeros(1, len(self.bands), size, size, device=self._device)
+        with torch.no_grad():
+            return self.backbone.tokens(zeros_1CHW, self.gsd_m, self.layer)[1]
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.backbone.module.parameters()).device
+
+
+def resized(values_BCHW: Tensor, size: int) -> Tensor:
+    """Tiles of `size` x `size` pixels, bilinearly; smoothed first where they become smaller."""
+    if values_BCHW.shape[-2:] == (size, size):
+        return values_BCHW
+    return interpolate(values_BCHW, (size, size), mode="bilinear", antialias=values_BCHW.shape[-1] > size)
+
+
+def load_state(
+    module: nn.Module, weights: dict[str, Tensor], text: str, may_lack: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Load weights whose keys may all begin with one prefix (`module.`, `backbone.`, ...); notes on what was left.
+
+    Raises ModelError where a key of the encoder is missing, or has another shape. `may_lack` are beginnings of keys.
+    """
+    own = module.state_dict()
+    weights, prefix = without_prefix(weights, next(iter(own)))
+    missing = [key for key in own if key not in weights and not key.startswith(tuple(may_lack))]
+    if missing:
+        some = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
+        raise ModelError(
+            f"{text}: the weights lack {len(missing)} of {len(own)} keys ({some}); they are another model's"
+        )
+    for key in own.keys() & weights.keys():
+        if own[key].shape != weights[key].shape:
+            raise ModelError(
+                f"{text}: {key} is {tuple(weights[key].shape)} in the weights and {tuple(own[key].shape)} in the "
+                "model; they are another model's, or of other bands"
+            )
+    module.load_state_dict({key: value for key, value in weights.items() if key in own}, strict=False)
+    left = [key for key in weights if key not in own]
+    notes = [f"keys of the weights begin with {prefix}"] if prefix else []
+    if left:
+        notes.append(f"weights that are no part of the encoder were left: {', '.join(left[:3])} ({len(left)} in all)")
+    return tuple(notes)
+
+
+def without_prefix(weights: dict[str, Tensor], anchor: str) -> tuple[dict[str, Tensor], str]:
+    """Weights under the names of the model, of which `anchor` is one, and the prefix that was taken off."""
+    prefix = next((key.removesuffix(anchor) for key in weights if key.endswith(anchor)), "")
+    if anchor in weights or not (prefix == "" or prefix.endswith(".")):
+        return weights, ""
+    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}, prefix

@@ -1,0 +1,170 @@
+"""timm's models as encoders: from a local checkpoint, downloaded, or untrained.
+
+B tiles, C bands, H W pixels, T tokens, D width
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from geomae.encoders.foreign import Backbone, ForeignEncoder, load_state, without_prefix
+from geomae.encoders.pooling import Layer, check_pooling, choose_layer
+from geomae.encoders.reference import Reference
+from geomae.encoders.values import picture_range, stretched_range, values
+from geomae.errors import BandMismatchError, ConfigError, ModelError, nearest
+from geomae.models.convert.reading import first_line, read_weights
+from geomae.models.standardise import SensorRecord
+
+PICTURE_BANDS = ("red", "green", "blue")
+POOLINGS_WITHOUT_CLASS = ("mean", "mean-std")
+
+
+def timm_encoder(
+    reference: Reference, layer: Layer, pooling: str, imagery: SensorRecord, device: str | torch.device
+) -> ForeignEncoder:
+    """A model of timm for the data set that `imagery` describes.
+
+    Raises ConfigError for an unknown name, ModelError for weights that cannot be had or do not fit, and
+    BandMismatchError where the data set has no red, green and blue.
+    """
+    text = reference.text
+    settings = _settings(reference)
+    every = reference.options.get("bands") == "all"
+    record = (
+        imagery if every else picture_bands(imagery, text, "write &bands=all to adapt its first layer to all bands")
+    )
+    module, adapted = _model(reference, settings, len(record.bands))
+    count, trained = len(record.bands), settings["input_size"][0]
+    if every:
+        adapted = (
+            f"its first layer, made for {trained} bands, was adapted to {count}: band c has kernel c mod {trained}",
+            *adapted,
+        )
+    mean, std = ([settings[key][c % trained] for c in range(count)] for key in ("mean", "std"))
+    shown = stretched_range(record) if every else picture_range(record)
+    backbone = timm_backbone(module.eval().to(device), settings["input_size"][-1], count)
+    return finish(text, backbone, record, values(shown, [(mean, std)], record), layer, pooling, adapted)
+
+
+def finish(
+    text: str, backbone: Backbone, record: SensorRecord, chosen: Any, layer: Layer, pooling: str, adapted: Sequence[str]
+) -> ForeignEncoder:
+    """The encoder with its layer and pooling. "middle", the commands' default, is for our own models: here the last."""
+    available = ("mean", "cls", "mean-std") if backbone.prefix else POOLINGS_WITHOUT_CLASS
+    number = choose_layer(layer, len(backbone.blocks)) if backbone.blocks and isinstance(layer, int) else None
+    return ForeignEncoder(text, backbone, record, chosen, number, check_pooling(pooling, available), tuple(adapted))
+
+
+def picture_bands(imagery: SensorRecord, text: str, remedy: str) -> SensorRecord:
+    """Red, green and blue of the data set, by common name or name. Raises BandMismatchError where one is missing."""
+    found: list[str] = []
+    missing: list[str] = []
+    for name in PICTURE_BANDS:
+        band = next((one.name for one in imagery.bands if name in (one.common_name, one.name.lower())), None)
+        (missing if band is None else found).append(band or name)
+    if missing:
+        raise BandMismatchError(
+            f"{text}: needs {', '.join(missing)}, which the data set ({imagery.name}: "
+            f"{', '.join(band.name for band in imagery.bands)}) has not; {remedy}, or take an encoder with the "
+            "spectral embedding"
+        )
+    return imagery.select(found)
+
+
+def timm_backbone(module: nn.Module, size: int, bands: int) -> Backbone:
+    """How to get at the tokens of any timm model. Raises ConfigError for one that gives neither tokens nor a map."""
+
+    def run(values_BCHW: Tensor, gsd_m: float | None) -> Any:
+        return module.forward_features(values_BCHW)  # type: ignore[operator]
+
+    with torch.no_grad():
+        device = next(module.parameters()).device
+        features = run(torch.zeros(1, bands, size, size, device=device), None)
+    if isinstance(features, Tensor) and features.ndim == 4:
+        return Backbone(module, run, size, channels_last=getattr(module, "output_fmt", "NCHW") == "NHWC")
+    if not isinstance(features, Tensor) or features.ndim != 3:
+        raise ConfigError(f"{type(module).__name__}: gives neither tokens nor a map of features; take another model")
+    norm, fc_norm = (getattr(module, name, None) for name in ("norm", "fc_norm"))
+    pooled = isinstance(norm, nn.Identity) and fc_norm is not None and not isinstance(fc_norm, nn.Identity)
+    blocks = list(getattr(module, "blocks", ()))
+    prefix = int(getattr(module, "num_prefix_tokens", 0))
+    return Backbone(module, run, size, blocks, fc_norm if pooled else norm, prefix, pooled_norm=pooled)
+
+
+def _settings(reference: Reference) -> dict[str, Any]:
+    """The model's own input size, mean and standard deviation. Raises ConfigError for an unknown name."""
+    import timm
+
+    name = reference.name
+    names = timm.list_models()
+    if name.partition(".")[0] not in names:
+        raise ConfigError(f"{reference.text}: timm has no model {name!r}; {nearest(name.partition('.')[0], names)}")
+    try:
+        settings = timm.models.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        known = [one for one in timm.list_pretrained() if one.partition(".")[0] == name.partition(".")[0]]
+        raise ConfigError(f"{reference.text}: timm has no weights {name!r}; {nearest(name, known)}") from error
+    return {} if settings is None else asdict(settings)
+
+
+def _model(reference: Reference, settings: dict[str, Any], bands: int) -> tuple[nn.Module, tuple[str, ...]]:
+    """The model with its weights, without its head, and what is to be said of them."""
+    import timm
+
+    options = reference.options
+    make: dict[str, Any] = {"num_classes": 0, "in_chans": bands}
+    if "checkpoint" in options:
+        module = timm.create_model(reference.name, pretrained=False, **make)
+        weights = read_weights(Path(options["checkpoint"]))
+        notes = _load(module, weights, settings, bands, reference.text)
+        return module, (f"weights of {Path(options['checkpoint']).name}", *notes)
+    if options.get("pretrained") == "false":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return timm.create_model(reference.name, pretrained=False, **make), (
+                "untrained: weights drawn from seed 0",
+            )
+    where = settings.get("hf_hub_id") or settings.get("url")
+    if not where:
+        raise ModelError(
+            f"{reference.text}: timm has no weights for it; write &checkpoint=FILE or ?pretrained=false, or name "
+            f"weights: {nearest(reference.name, timm.list_pretrained())}"
+        )
+    said = logging.getLogger("timm.models._builder")
+    level = said.level
+    said.setLevel(logging.ERROR)  # it warns of what is done on purpose: the head is left
+    try:
+        return timm.create_model(reference.name, pretrained=True, **make), (f"weights of {where}",)
+    except Exception as error:  # the hub, its HTTP client and the reader of files share no class of errors
+        raise ModelError(
+            f"{reference.text}: its weights ({where}) cannot be fetched ({first_line(error)}); fetch them elsewhere "
+            f"and write timm:{reference.name}?checkpoint=FILE"
+        ) from error
+    finally:
+        said.setLevel(level)
+
+
+def _load(
+    module: nn.Module, weights: dict[str, Tensor], settings: dict[str, Any], bands: int, text: str
+) -> tuple[str, ...]:
+    """Weights of a file, in timm's own layout or in that of the authors where timm knows it."""
+    from timm.models import adapt_input_conv
+
+    weights, prefix = without_prefix(weights, next(iter(module.state_dict())))
+    rename = getattr(import_module(type(module).__module__), "checkpoint_filter_fn", None)
+    if rename is not None:
+        try:
+            weights = rename(weights, module)
+        except Exception as error:  # it trips over whatever another model's weights lack
+            raise ModelError(f"{text}: the weights are another model's ({first_line(error)})") from error
+    first = f"{settings['first_conv']}.weight"
+    if first in weights and weights[first].shape[1] != bands == module.state_dict()[first].shape[1]:
+        weights[first] = adapt_input_conv(bands, weights[first])
+    notes = load_state(module, weights, text)
+    return (f"keys of the weights begin with {prefix}", *notes) if prefix else notes
