@@ -27,6 +27,7 @@ from geomae.cli_options import (
     RunName,
     TrackingUri,
 )
+from geomae.cli_probe import add_probe
 
 app = typer.Typer(
     name="geomae",
@@ -192,4 +193,5 @@ def leave(command: Callable[[], int]) -> NoReturn:
 
 
 add_embed(app, leave)
+add_probe(app, leave)
 app.add_typer(catalog_app(leave))

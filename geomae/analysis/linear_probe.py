@@ -64,18 +64,21 @@ def fit_path(
     share_TK: Floats,
     strengths: Sequence[float],
     *,
+    balanced: bool = True,
     scale: Scale | None = None,
     tolerance: float = TIGHT,
 ) -> list[LinearProbe]:
     """A probe for each strength (the C of scikit-learn's LogisticRegression), each begun at the one before.
 
-    Classes are weighted so that each counts the same (`class_weight="balanced"`); `share_TK` says how much of each
-    class a tile or patch is. The scale is that of these tiles unless another is given.
+    `share_TK` says how much of each class a tile or patch is. Where `balanced`, each class counts the same
+    (`class_weight="balanced"`). The scale is that of these tiles unless another is given.
     """
     scale = scale or Scale.of(embedding_TD)
     count_K = share_TK.sum(0)
     known_K = np.flatnonzero(count_K > 0)
-    target_TK = share_TK[:, known_K] * (count_K.sum() / (len(known_K) * count_K[known_K]))
+    target_TK = share_TK[:, known_K]
+    if balanced:
+        target_TK = target_TK * (count_K.sum() / (len(known_K) * count_K[known_K]))
     problem = Logistic(scale.apply(embedding_TD), target_TK)
     found: list[LinearProbe] = []
     solution = None

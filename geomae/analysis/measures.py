@@ -18,15 +18,20 @@ Values = dict[tuple[str, str], Floats]  # by metric and class
 
 
 class Measure(Protocol):
-    """Sums over groups of what was predicted, and figures of sums; encoders are compared by the figure `main`."""
+    """Sums over groups of what was predicted, and figures of sums."""
 
-    main: str
+    @property
+    def main(self) -> str:
+        """The figure that encoders are compared by."""
 
     def sums(self, truth: NDArray[Any], predicted: NDArray[Any], group_T: Codes, groups: int) -> Floats:
         """What the figures need of each group: (G, ...)."""
 
     def values(self, sums_X: Floats) -> Values:
         """The figures of (weighted) sums of groups: each (X,)."""
+
+    def groups(self, sums: Floats) -> dict[str, int]:
+        """How many groups (G, ...) there are, and how many that hold each class."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,10 @@ class ClassMeasure:
             ("macro_f1", ALL): average(by_class["f1"], self.averaged_K),
         }
         return values | _of_classes(by_class, ("recall", "precision", "f1"), self.names)
+
+    def groups(self, sums: Floats) -> dict[str, int]:
+        """How many groups there are, and how many that hold each class."""
+        return _groups(sums, self.names)
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,10 @@ class PixelMeasure:
         }
         return values | _of_classes(by_class, ("iou", "recall"), self.names)
 
+    def groups(self, sums: Floats) -> dict[str, int]:
+        """How many groups there are, and how many that hold each class."""
+        return _groups(sums, self.names)
+
 
 @dataclass(frozen=True)
 class NumberMeasure:
@@ -98,6 +111,15 @@ class NumberMeasure:
         r2 = np.where(spread > 0, 1 - square / np.where(spread > 0, spread, 1), np.nan)
         return {("r2", ALL): r2, ("rmse", ALL): np.sqrt(square / count), ("mae", ALL): absolute / count}
 
+    def groups(self, sums: Floats) -> dict[str, int]:
+        """How many groups there are."""
+        return {ALL: len(sums)}
+
 
 def _of_classes(by_class: dict[str, Floats], metrics: Sequence[str], names: Sequence[str]) -> Values:
     return {(metric, name): by_class[metric][..., code] for metric in metrics for code, name in enumerate(names)}
+
+
+def _groups(sums_GKK: Floats, names: Sequence[str]) -> dict[str, int]:
+    holding_K = (sums_GKK.sum(-1) > 0).sum(0)
+    return {ALL: len(sums_GKK), **dict(zip(names, holding_K.tolist(), strict=True))}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomae.analysis.bootstrap import percentile_interval, resample_groups
+from geomae.analysis.bootstrap import FEWEST_GROUPS, percentile_interval, resample_groups
 from geomae.analysis.measures import ALL, Measure
 from geomae.analysis.probing import Answers, Asked
 from geomae.analysis.scores import Codes, Floats
@@ -122,13 +122,16 @@ def _score_one(
         found.sums[contender.label, asked] = np.sum([sums[0] for sums in by_seed], axis=0)
     values = [[measure.values(sums.sum(0)) for sums in draws] for draws in by_seed]
     spread = _resampled([sums for draws in by_seed for sums in draws], measure, counts_RG)
+    carrying = measure.groups(
+        by_seed[0][0]
+    )  # a class that few groups hold has no interval, as a test with few has none
     rows = []
     for metric, of in values[0][0]:
         if asked.shots is not None and of != ALL:
             continue
         new = partial(Row, contender.label, asked.test, asked.method, shots=asked.shots, of=of)
         each = np.array([[float(one[metric, of]) for one in draws] for draws in values])
-        interval = percentile_interval(spread[metric, of]) if spread and np.isfinite(spread[metric, of]).any() else None
+        interval = percentile_interval(spread[metric, of]) if spread and carrying[of] >= FEWEST_GROUPS else None
         rows.append(new(metric, value=float(each.mean()), interval=interval))
         if asked.shots is not None:
             rows.append(new(metric + SPREAD, value=float(each.mean(0).std(ddof=1))))

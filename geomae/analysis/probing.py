@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from geomae.analysis.few_labels import few_label_classes
 from geomae.analysis.knn_probe import NEIGHBOURS, knn_classes, knn_values
-from geomae.analysis.linear_probe import Folds, choose_strength, fit_linear
+from geomae.analysis.linear_probe import Folds, choose_strength, fit_linear, fit_path
 from geomae.analysis.ridge_probe import choose_ridge, fit_ridge_path
 from geomae.analysis.scores import Codes
+from geomae.analysis.segmentation import choose_patch_strength, class_shares, predict_pixels, training_patches
 
 
 class Asked(NamedTuple):
@@ -117,4 +118,33 @@ def regress(
             answers.put(Asked(test, "linear"), 0, total, places, probe.predict(embedding_TD))
             for count, values_T in knn_values(embedding_ND, value_N, embedding_TD, NEIGHBOURS).items():
                 answers.put(Asked(test, f"knn{count}"), 0, total, places, values_T)
+    return answers
+
+
+def segment(
+    plans: Sequence[Plan],
+    train_PRCD: NDArray[np.floating],
+    pixels_PHW: NDArray[np.int16],
+    classes: int,
+    tests: Mapping[str, NDArray[np.floating]],
+    strength: float | None,
+    seed: int,
+) -> Answers:
+    """The linear probe of patches, of one encoder, on patch embeddings (T, R, C, D) by test set; see `classify`.
+
+    Answers are classes of pixels (T, H, W).
+    """
+    answers = Answers()
+    share_PRCK = class_shares(pixels_PHW, train_PRCD.shape[1], train_PRCD.shape[2], classes)
+    for plan in plans:
+        chosen = strength
+        if chosen is None:
+            chosen, tried = choose_patch_strength(train_PRCD, share_PRCK, plan.folds, seed)
+            answers.tried.append(tried)
+        answers.strengths.append(chosen)
+        patches_ND, share_NK = training_patches(train_PRCD[plan.train], share_PRCK[plan.train], seed)
+        probe = fit_path(patches_ND, share_NK, [chosen], balanced=False)[0]
+        for test, places in plan.tests.items():
+            for part, codes_THW in predict_pixels(probe, tests[test][places], pixels_PHW.shape[1], pixels_PHW.shape[2]):
+                answers.put(Asked(test, "linear"), 0, len(tests[test]), places[part], codes_THW.astype(np.int16))
     return answers

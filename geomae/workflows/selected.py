@@ -14,11 +14,12 @@ from geomae.workflows.console import Screen
 
 @dataclass(frozen=True)
 class Selected:
-    """Tiles that a selector chose, and the bands and statistics of the train split of their data set."""
+    """Tiles of the data set `whole` that a selector chose, and the bands and statistics of its train split."""
 
     name: str
     index: TileIndex
     imagery: SensorRecord
+    whole: TileIndex
 
     def digest(self) -> str:
         """Names the files behind the tiles and the choice of tiles."""
@@ -50,4 +51,8 @@ def select(catalog: Catalog, texts: Sequence[str], screen: Screen) -> list[Selec
             bad = f"{len(index.report.quarantined)} of {index.report.scenes} scenes"
             screen.warn(f"{name}: {bad} cannot be used; `geomae catalog check --dataset {name}` lists them")
         found[name] = (index, own_record(index))
-    return [Selected(str(one), found[one.dataset][0].select(one), found[one.dataset][1]) for one in selectors]
+    chosen = []
+    for one in selectors:
+        whole, imagery = found[one.dataset]
+        chosen.append(Selected(str(one), whole.select(one), imagery, whole))
+    return chosen

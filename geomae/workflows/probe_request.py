@@ -1,0 +1,94 @@
+"""What `geomae probe` was asked, checked as far as it goes without reading any data."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from geomae.encoders.reference import BASELINE, Reference, parse_encoders
+from geomae.errors import ConfigError, nearest
+from geomae.workflows.analysis_run import Common
+
+CLASSIFICATION, REGRESSION, SEGMENTATION = TASKS = ("classification", "regression", "segmentation")
+BASELINES = ("baseline:statistics", "baseline:rcf", "baseline:random")
+SEEDS = 5  # of baseline:random
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of the command; None where the user did not say."""
+
+    common: Common
+    train: str
+    tests: tuple[str, ...]
+    encoders: tuple[str, ...]
+    task: str = CLASSIFICATION
+    strength: float | None = None
+    cross_fit: int | None = None
+    baselines: bool = True
+    layer: int | None = None
+    pooling: str | None = None
+    min_class_rows: int = 1
+
+    def asked(self) -> dict[str, Any]:
+        """What decides the result, as JSON."""
+        names = ("train", "tests", "encoders", "task", "strength", "cross_fit", "baselines", "layer", "pooling")
+        return {name: getattr(self, name) for name in names} | {
+            "tests": list(self.tests),
+            "encoders": list(self.encoders),
+            "min_class_rows": self.min_class_rows,
+            "precision": self.common.precision,
+            "device": self.common.device,
+        }
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A line of the table: an encoder, or several that differ in nothing but their seed."""
+
+    label: str
+    references: tuple[Reference, ...]
+    seeds: tuple[int | None, ...] = (None,)
+
+    @property
+    def baseline(self) -> bool:
+        """Whether it takes no training."""
+        return self.references[0].kind == BASELINE
+
+
+def read_request(request: Request) -> tuple[Entrant, ...]:
+    """Who is in the table: the user's encoders in their order, then the baselines that are not among them.
+
+    Raises ConfigError for an option that cannot be.
+    """
+    if request.task not in TASKS:
+        raise ConfigError(f"--task {request.task}: {nearest(request.task, TASKS)}")
+    strength = request.strength
+    if strength is not None and not (math.isfinite(strength) and strength > 0):
+        raise ConfigError(f"--strength {strength:g}: give a number above 0, or leave it out to have it chosen")
+    if request.cross_fit is not None and request.cross_fit < 2:
+        raise ConfigError(f"--cross-fit {request.cross_fit}: takes at least 2 folds")
+    if request.min_class_rows < 1:
+        raise ConfigError(f"--min-class-rows {request.min_class_rows}: takes at least 1")
+    own = {text.rpartition("=")[2] if text.endswith(BASELINES) else text for text in request.encoders}
+    extra = [text for text in BASELINES if text not in own] if request.baselines else []
+    if not request.encoders and not extra:
+        raise ConfigError("there is nothing to probe; name an --encoder")
+    return tuple(_entrant(one) for one in parse_encoders([*request.encoders, *extra]))
+
+
+def _entrant(reference: Reference) -> Entrant:
+    if reference.text != "baseline:random":
+        return Entrant(reference.label, (reference,))
+    seeds = tuple(range(SEEDS))
+    return Entrant(reference.label, tuple(_seeded(reference, seed) for seed in seeds), seeds)
+
+
+def _seeded(reference: Reference, seed: int) -> Reference:
+    text = f"{reference.text}?seed={seed}"
+    return Reference(f"{reference.label}-{seed}", text, reference.kind, reference.name, {"seed": str(seed)})
+
+
+def labels(entrants: Sequence[Entrant]) -> list[str]:
+    """The labels in the order of the table."""
+    return [one.label for one in entrants]
