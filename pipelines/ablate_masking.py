@@ -4,7 +4,9 @@
 
 He et al. (2022, section 4.1) ask this for photographs. Every variant is pretrained alike; all are scored on the same
 held-out tiles under the same masks (random, the ratio of the default), so that a variant that trained under an easier
-mask gains nothing by it. Leaves `ablation.csv`, `ablation.png` and `summary.json`; a study that was stopped goes on.
+mask gains nothing by it. With --probe-train and --probe-test (labelled tiles) the linear probe of `geomae probe` stands
+beside it: reconstruction is not what an encoder is for. Leaves `ablation.csv`, `ablation.png`, `ablation_probe.png`,
+`probe/` and `summary.json`; a study that was stopped goes on.
 """
 
 import argparse
@@ -34,7 +36,9 @@ from geomae.training.devices import device_for
 from geomae.training.evaluate import BASELINES, TileErrors, errors_by_tile
 from geomae.training.trainer import draw_of
 from geomae.workflows import pretrain
+from geomae.workflows.analysis_run import Common
 from geomae.workflows.pretrain_job import Request
+from pipelines.ablation_probe import check_probe, probe_models, probe_rows
 
 MOST_RUNS = 12
 PATIENCE_S = 100.0  # for the tracking store to name the parent run
@@ -78,6 +82,8 @@ def main() -> None:
     parser.add_argument("--catalog", type=Path, default=Path("data_catalog.yaml"))
     parser.add_argument("--dataset", action="append", required=True, help="SELECTOR to train on; repeatable")
     parser.add_argument("--eval", action="append", required=True, help="SELECTOR of held-out tiles; repeatable")
+    parser.add_argument("--probe-train", help="SELECTOR of labelled tiles that the linear probe learns from")
+    parser.add_argument("--probe-test", action="append", default=[], help="SELECTOR to ask it on; repeatable")
     parser.add_argument("--config", default="default", help="FILE or shipped NAME of configs/ablate_masking")
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of the study; repeatable")
     parser.add_argument("--seeds", help="comma-separated; default those of the study")
@@ -99,6 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     for _, change in variants:  # a typo in the last variant must not wait for the first eleven
         load_config(PretrainConfig, "pretrain", study.base, [*study.common, *([change] if change else [])])
     out: Path = arguments.out.absolute()
+    check_probe(arguments.probe_train, arguments.probe_test, _common(arguments, out, None))
     uri = resolve_uri(arguments.tracking_uri)
     with start_run(uri, arguments.experiment, out.name, tags={"geomae.command": "ablate_masking"}) as parent:
         parent.log_params({"study.base": study.base, "study.common": " ".join(study.common)})
@@ -107,10 +114,12 @@ def run(arguments: argparse.Namespace) -> int:
             for _, change in variants:
                 _train(arguments, study, change, seed, _folder(out, change, seed), parent_id)
         rows, effects = _score(arguments, study, base, variants, out)
-        _publish(out, rows, effects, study, parent_id)
-        parent.log_metrics({f"rmse/{row['dataset']}/{row['variant']}": row["value"] for row in rows}, 0)
-        for name in ("ablation.csv", "ablation.png", "summary.json"):
-            parent.log_artifact(out / name)
+        probed, probe_effects = _probe(arguments, study, variants, out, parent_id)
+        pictures = _draw(out, rows, effects, probed, probe_effects)
+        metrics = _publish(out, [*rows, *probed], study, parent_id)
+        parent.log_metrics(metrics, 0)
+        for path in (out / "ablation.csv", out / "summary.json", *pictures):
+            parent.log_artifact(path)
     return 0
 
 
@@ -200,13 +209,32 @@ def _compare(parts: Sequence[Part], dataset: Dataset, study: Study) -> Iterator[
         yield row | shared, None
 
 
-def _publish(
-    out: Path, rows: Sequence[dict[str, Any]], effects: Sequence[Effect], study: Study, run_id: str | None
-) -> None:
-    with publish_file(out / "ablation.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+def _probe(
+    arguments: argparse.Namespace,
+    study: Study,
+    variants: Sequence[tuple[str, str]],
+    out: Path,
+    parent_id: str | None,
+) -> tuple[list[dict[str, Any]], list[Effect]]:
+    """Rows of the table for the linear probe, and the effects on the first test set, in points."""
+    folders = {change or "default": [_folder(out, change, seed) for seed in study.seeds] for _, change in variants}
+    models = {folder.name: folder / "model" for several in folders.values() for folder in several}
+    common = _common(arguments, out, parent_id)
+    found = probe_models(models, arguments.probe_train, arguments.probe_test, common)
+    labels = {name: [folder.name for folder in several] for name, several in folders.items()}
+    pairs = list(probe_rows(found, variants, labels))
+    rows = [row for row, _ in pairs]
+    return rows, [effect for row, effect in pairs if effect is not None and row["dataset"] == rows[0]["dataset"]]
+
+
+def _draw(
+    out: Path,
+    rows: Sequence[dict[str, Any]],
+    effects: Sequence[Effect],
+    probed: Sequence[dict[str, Any]],
+    probe_effects: Sequence[Effect],
+) -> list[Path]:
+    """The effects on the error, and on the probe where it was asked."""
     first = rows[0]
     many = first["n_groups"] >= FEWEST_GROUPS
     interval = "lines: 95 % over resampled groups, paired by tile" if many else "too few groups for intervals"
@@ -215,14 +243,43 @@ def _publish(
         f"{interval};\norange: single seeds. Default: {first['value']:.4g} {first['unit']}."
     )
     axis = "difference of RMSE to the default, percent (left is better)"
-    effects_picture(out / "ablation.png", effects, title="One factor at a time", axis=axis, caption=caption)
-    metrics = {f"rmse/{row['dataset']}/{row['variant']}": row["value"] for row in rows}
+    paths = [out / "ablation.png"]
+    effects_picture(paths[0], effects, title="One factor at a time", axis=axis, caption=caption)
+    if probed:
+        first = probed[0]
+        caption = (
+            f"{first['n_tiles']} tiles of {first['dataset']} in {first['n_groups']} groups; orange: single seeds. "
+            f"Default: {first['value']:.3f}."
+        )
+        axis = "difference of balanced accuracy to the default, points (right is better)"
+        paths.append(out / "ablation_probe.png")
+        title = "One factor at a time: linear probe"
+        effects_picture(paths[1], probe_effects, title=title, axis=axis, caption=caption)
+    return paths
+
+
+def _publish(out: Path, rows: Sequence[dict[str, Any]], study: Study, run_id: str | None) -> dict[str, float]:
+    """Table and summary; gives the figures by name."""
+    with publish_file(out / "ablation.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    metrics = {f"{row['metric']}/{row['dataset']}/{row['variant']}": row["value"] for row in rows}
     inputs = {"study": study.model_dump()}
     summary = {"command": "ablate_masking", "run_id": run_id, "out": out, "metrics": metrics, "inputs": inputs}
     write_json(out / "summary.json", summary)
     for row in rows:
         span = f" [{row['low']:+.4g}, {row['high']:+.4g}]" if row.get("low") not in ("", None) else ""
-        print(f"{row['dataset']:28} {row['variant']:26} {row['value']:.5f} {row['difference']:+.5f}{span}")
+        what = f"{row['metric']:18} {row['dataset']:28} {row['variant']:26}"
+        print(f"{what} {row['value']:.5f} {row['difference']:+.5f}{span}")
+    return metrics
+
+
+def _common(arguments: argparse.Namespace, out: Path, parent_id: str | None) -> Common:
+    return Common(
+        arguments.catalog, out / "probe", tracking_uri=arguments.tracking_uri, experiment=arguments.experiment,
+        quiet=True, parent_run=parent_id,
+    )  # fmt: skip
 
 
 def _selectors(texts: Sequence[str]) -> list[Selector]:

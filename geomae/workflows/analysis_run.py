@@ -14,7 +14,7 @@ from geomae.files import read_json, write_json
 from geomae.tracking import DatasetRecord, Tracker, flatten, resolve_uri, start_run
 from geomae.workflows import run_folder
 from geomae.workflows.console import Screen
-from geomae.workflows.provenance import commit
+from geomae.workflows.provenance import child_of, commit
 from geomae.workflows.run_folder import RunFolder
 
 OPENING_S = 100.0  # MLflow's import alone takes long on a busy machine; a store that fails is not waited for
@@ -36,6 +36,7 @@ class Common:
     run_name: str | None = None
     dry_run: bool = False
     quiet: bool = False
+    parent_run: str | None = None  # MLflow run of a study, of which this is a part
 
     def open_catalog(self) -> Catalog:
         """The catalogue that was named, else the one in the current folder."""
@@ -71,7 +72,7 @@ class AnalysisRun:
             self.common.experiment,
             self.common.run_name or self.out.name,
             run_id=self.folder.tracked(uri),
-            tags=usual | {"geomae.out": str(self.out)} | dict(tags or {}),
+            tags=usual | {"geomae.out": str(self.out)} | child_of(self.common.parent_run) | dict(tags or {}),
             params=flatten(self.asked),
             datasets=datasets,
             warn=self.screen.warn,

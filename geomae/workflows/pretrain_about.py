@@ -8,7 +8,7 @@ from geomae.catalog import Catalog
 from geomae.files import digest
 from geomae.tracking import DatasetRecord
 from geomae.training.data import Dataset, TrainingData
-from geomae.workflows.pretrain_job import Job, Request
+from geomae.workflows.pretrain_job import Job
 from geomae.workflows.provenance import commit
 
 
@@ -43,11 +43,6 @@ def tags(job: Job, data: TrainingData, out: Path) -> dict[str, str]:
         "geomae.model_size": job.config.preset,
         "geomae.out": str(out),
     }
-
-
-def parent(request: Request) -> dict[str, str]:
-    """The tag by which MLflow shows a run below the study that it belongs to."""
-    return {"mlflow.parentRunId": request.parent_run} if request.parent_run else {}
 
 
 def entries(catalog: Catalog, data: TrainingData) -> dict[str, Any]:

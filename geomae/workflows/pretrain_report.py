@@ -23,6 +23,7 @@ from geomae.workflows.console import Screen
 from geomae.workflows.pretrain_job import Job, Request
 from geomae.workflows.pretrain_pictures import draw_pictures
 from geomae.workflows.pretrain_probe import LabelledTiles, probe
+from geomae.workflows.provenance import child_of
 from geomae.workflows.run_folder import RunFolder, file_name
 
 OPENING_S = 100.0  # MLflow's import alone takes long on a busy machine; a store that fails is not waited for
@@ -67,7 +68,7 @@ class Reporter:
             self.request.experiment,
             self.request.run_name or self.folder.path.name,
             run_id=known,
-            tags=about.tags(self.job, self.data, self.folder.path) | about.parent(self.request),
+            tags=about.tags(self.job, self.data, self.folder.path) | child_of(self.request.parent_run),
             params=flatten(about.parameters(self.job, self.data)),
             datasets=about.dataset_records(self.catalog, self.data),
             warn=self.screen.warn,

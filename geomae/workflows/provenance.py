@@ -1,4 +1,4 @@
-"""Which code made a result."""
+"""Which code made a result, and which study it is a part of."""
 
 import functools
 import subprocess
@@ -20,3 +20,8 @@ def commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return asked.stdout.strip()
+
+
+def child_of(parent_run: str | None) -> dict[str, str]:
+    """The tag by which MLflow shows a run below the study that it belongs to."""
+    return {"mlflow.parentRunId": parent_run} if parent_run else {}

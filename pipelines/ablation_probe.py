@@ -1,0 +1,76 @@
+"""The linear probe of the variants of a study, asked by `geomae probe`: rows beside the reconstruction errors."""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geomae.errors import CheckpointError, ConfigError
+from geomae.reports.effects import Effect
+from geomae.workflows import probe
+from geomae.workflows.analysis_run import Common, check_selectors
+from geomae.workflows.probe_request import Request
+
+METRIC = "balanced_accuracy"
+
+
+def check_probe(train: str | None, tests: Sequence[str], common: Common) -> None:
+    """Raise ConfigError or CatalogError for selectors that cannot be probed: a typo must not wait for the trainings."""
+    if (train is None) != (not tests):
+        raise ConfigError("--probe-train and --probe-test: a probe needs both, labelled tiles to learn from and to ask")
+    if train is not None:
+        check_selectors(common, [train, *tests])
+
+
+def probe_models(
+    models: Mapping[str, Path], train: str | None, tests: Sequence[str], common: Common
+) -> list[dict[str, str]]:
+    """Rows of probe.csv of every model by its label, those of the linear probe on all labels; none without `train`."""
+    if train is None or common.out is None:
+        return []
+    encoders = tuple(f"{label}={folder}" for label, folder in models.items())
+    code = probe.run(Request(common, train, tuple(tests), encoders))
+    if code:
+        raise CheckpointError(f"{common.out}: was stopped; run the study again to go on")
+    with (common.out / "probe.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    wanted = {"metric": METRIC, "method": "linear", "shots": "all", "class": "all", "seed": ""}
+    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+
+
+def probe_rows(
+    found: Sequence[dict[str, str]], variants: Sequence[tuple[str, str]], labels: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[dict[str, Any], Effect | None]]:
+    """The row of the study's table and the effect of each variant, the default first; then the baselines' rows.
+
+    `labels` are those of a variant's models, one per seed. The interval is that of the probe where there is one seed:
+    of several, the single values stand beside their mean, because the spread over seeds is not that over groups.
+    """
+    for test in dict.fromkeys(row["test"] for row in found):
+        here = {row["encoder"]: row for row in found if row["test"] == test}
+        shared = {"dataset": test, "metric": METRIC, "unit": "1"}
+        shared |= {"n_tiles": next(iter(here.values()))["n_test"], "n_groups": next(iter(here.values()))["n_groups"]}
+        default = [float(here[label]["value"]) for label in labels["default"]]
+        for factor, change in variants:
+            name = change or "default"
+            singles = [float(here[label]["value"]) for label in labels[name]]
+            differences = [own - other for own, other in zip(singles, default, strict=True)]
+            row = {
+                "factor": factor,
+                "variant": name,
+                "value": float(np.mean(singles)),
+                "difference": float(np.mean(differences)),
+                "seeds": len(singles),
+                "seed_values": " ".join(f"{value:.6g}" for value in singles),
+            }
+            points = tuple(100 * one for one in differences)
+            effect = Effect(factor, name, float(np.mean(points)), None, points) if change else None
+            yield row | shared, effect
+        taken = {label for several in labels.values() for label in several}
+        for label, one in here.items():
+            if label not in taken:
+                value = float(one["value"])
+                row = {"factor": "baseline", "variant": label.replace("-", ":", 1), "value": value}
+                yield row | {"difference": value - float(np.mean(default))} | shared, None
