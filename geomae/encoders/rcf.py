@@ -58,7 +58,8 @@ class RandomFeaturesEncoder(Baseline):
         return torch.cat(tiles), torch.cat(patches)
 
     def _features(self, standard_BCHW: Tensor, counts_B1HW: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        map_BKHW = conv2d(standard_BCHW, self._rcf.weights, self._rcf.biases).float()  # type: ignore[arg-type]
+        with torch.autocast(self.device.type, enabled=False):  # one convolution: precision costs little here
+            map_BKHW = conv2d(standard_BCHW, self._rcf.weights, self._rcf.biases)  # type: ignore[arg-type]
         above_BKHW = map_BKHW.relu()
         if not bool(counts_B1HW.all()):
             map_BKHW, above_BKHW = map_BKHW * counts_B1HW, above_BKHW * counts_B1HW
