@@ -31,6 +31,8 @@ from geomae.training.signals import Stop
 
 # Pixels of a batch: enough to keep the device busy, and few enough for its caches and its memory.
 BATCH_PIXELS = {"cpu": 2**18, "cuda": 2**22, "mps": 2**20}
+# Threads that read: on a CPU one keeps up by far, and more would take turns with the computation for nothing.
+READERS = {"cpu": 1, "cuda": 8, "mps": 2}
 NAMED = 3  # tiles that an error names
 Progress = Callable[[str, int, int, str], None]
 
@@ -52,15 +54,15 @@ def extract(
     fabric: Fabric,
     precision: str,
     patches: bool = False,
-    threads: int = 2,
+    threads: int | None = None,
     stop: Stop | None = None,
     progress: Progress = lambda what, done, total, figures: None,
 ) -> Extracted | None:
     """Embed the tiles of all parts, one after the other, and publish the store in `out`; go on where a run ended.
 
     `attributes` names what the caller knows: encoder, model, catalogue, data, layer, pooling. `patches` keeps the patch
-    embeddings too, in float16. Every rank of `fabric` takes chunks in turn. Gives None where `stop` ended the work:
-    what was done is kept.
+    embeddings too, in float16. `threads` read ahead (default READERS). Every rank of `fabric` takes chunks in turn.
+    Gives None where `stop` ended the work: what was done is kept.
 
     Raises StorageError where the store of another extraction is in the way, GeomaeError where an embedding is not
     finite, ConfigError where the tiles cannot share a store.
@@ -96,11 +98,12 @@ class _Work:
         columns: Columns,
         stop: Stop,
         progress: Progress,
-        threads: int,
+        threads: int | None,
         patches: tuple[int, int, int] | None,
     ) -> None:
         self.parts, self.store, self.fabric, self.columns = parts, store, fabric, columns
-        self.stop, self.progress, self.threads, self.patches = stop, progress, threads, patches
+        self.stop, self.progress, self.patches = stop, progress, patches
+        self.threads = READERS[fabric.device.type] if threads is None else threads
         self.computed = 0
         self.readers = [TileReader(one.index, 0, [band.name for band in one.encoder.bands]) for one in parts]
 

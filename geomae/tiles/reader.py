@@ -1,5 +1,6 @@
 """Tiles by position, kept decoded in memory while there is room, so that no file is read twice."""
 
+import itertools
 import threading
 from collections.abc import Sequence
 
@@ -36,10 +37,7 @@ class TileReader:
         if kept is not None:
             return kept
         scene, row, col, size = (int(value) for value in self._place[position])
-        source = self.index.source
-        pixels, valid = read(source, source.scenes[scene], Window(row, col, size, size))
-        if self._channels is not None:
-            pixels, valid = pixels[self._channels], valid[self._channels]
+        pixels, valid = self._read(scene, Window(row, col, size, size))
         with self._lock:
             used = pixels.nbytes + valid.nbytes
             if position not in self._kept and used <= self._room:
@@ -48,6 +46,33 @@ class TileReader:
         return pixels, valid
 
     def many(self, positions: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Tiles stacked: pixels and validity (B, C, H, W)."""
-        pixels, valid = zip(*(self.read(position) for position in positions), strict=True)
+        """Tiles of one size, stacked: pixels and validity (B, C, H, W).
+
+        Tiles of one scene that follow each other and fill their common window are read as that window: the bits are
+        the same, and most of the work per tile is saved.
+        """
+        found = []
+        for scene, group in itertools.groupby(positions, key=lambda position: int(self._place[position, 0])):
+            together = list(group)
+            window = self._common(together)
+            if self._room or self._kept or window is None:
+                found += [self.read(position) for position in together]
+                continue
+            whole = self._read(scene, window)
+            for row, col, size in (self._place[together, 1:] - (window.row, window.col, 0)).tolist():
+                part = np.s_[:, row : row + size, col : col + size]
+                found.append((whole[0][part], whole[1][part]))
+        pixels, valid = zip(*found, strict=True)
         return np.stack(pixels), np.stack(valid)
+
+    def _common(self, positions: Sequence[int]) -> Window | None:
+        """The window around tiles of one scene, where it holds no more pixels than they do together."""
+        row, col, size = self._place[positions, 1:].T
+        top, left = int(row.min()), int(col.min())
+        window = Window(top, left, int((row + size).max()) - top, int((col + size).max()) - left)
+        return window if window.height * window.width <= int((size * size).sum()) else None
+
+    def _read(self, scene: int, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        source = self.index.source
+        pixels, valid = read(source, source.scenes[scene], window)
+        return (pixels, valid) if self._channels is None else (pixels[self._channels], valid[self._channels])

@@ -12,6 +12,7 @@ from rasterio.transform import Affine
 import geomae
 from geomae.models.masking import MaskRules
 from geomae.models.patches import patchify, take
+from geomae.rasters import read
 from geomae.tiles.index import build_index
 from geomae.tiles.loader import Draw, fixed_batches, read_ahead, training_batch
 from geomae.tiles.reader import TileReader
@@ -150,6 +151,20 @@ def test_a_reader_keeps_tiles_up_to_its_memory_and_gives_bands_by_name(index):
     swapped, valid = TileReader(index, 0, ["nir", "red"]).read(0)
     np.testing.assert_array_equal(swapped, first[0][::-1])
     np.testing.assert_array_equal(valid, reader.read(0)[1][::-1])
+
+
+def test_tiles_that_are_read_together_have_the_bits_of_those_read_alone(index, monkeypatch):
+    reads = []
+    monkeypatch.setattr("geomae.tiles.reader.read", lambda *asked: reads.append(asked) or read(*asked))
+    for bands in (None, ["nir", "red"]):
+        reader = TileReader(index, bands=bands)
+        for positions, windows in ((range(12), 1), (range(20), 2), ([0, 5, 10], 3), ([3, 2, 1, 0], 1), ([7, 7], 1)):
+            reads.clear()
+            together = reader.many(positions)
+            assert len(reads) == windows, positions
+            alone = zip(*(reader.read(position) for position in positions), strict=True)
+            for found, expected in zip(together, alone, strict=True):
+                np.testing.assert_array_equal(found, np.stack(expected))
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
