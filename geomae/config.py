@@ -83,6 +83,9 @@ class Data(Frozen, strict=True):
 class PretrainConfig(Frozen, strict=True):
     """Everything that decides what `geomae pretrain` computes. Equal configuration and data give equal weights."""
 
+    model: Literal["mae", "cae"] = Field(
+        "mae", description="masked autoencoder of transformers, or a convolutional autoencoder of about its size"
+    )
     preset: Literal["tiny", "small", "base", "large", "huge"] = Field("tiny", description="size of the encoder")
     patch: int = Field(8, gt=0, description="side of a patch in pixels; must divide the tile")
     embedding: Literal["stacked", "grouped", "spectral"] = Field("spectral", description="how bands become tokens")
@@ -126,7 +129,18 @@ class PretrainConfig(Frozen, strict=True):
                 "decoder.predict and masking.band_dropout: go neither with embedding grouped nor with masking.kind "
                 "bands; leave them out"
             )
+        if self.model == "cae":
+            self._check_convolutional()
         return self
+
+    def _check_convolutional(self) -> None:
+        who = "a convolutional autoencoder (model: cae)"
+        if self.embedding != "stacked":
+            raise ValueError(f"embedding: {who} takes fixed bands and needs stacked, not {self.embedding}")
+        if self.positions != "sincos":
+            raise ValueError(f"positions: {who} has none that {self.positions} could scale; leave it out")
+        if self.decoder != Decoder():
+            raise ValueError(f"decoder: {who} has a decoder of its own; leave its options out")
 
 
 Config = TypeVar("Config", bound=Frozen)

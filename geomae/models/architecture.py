@@ -26,8 +26,12 @@ PRESETS = {
 
 
 class Architecture(Frozen):
-    """Everything needed to build a masked autoencoder; stored in the model folder."""
+    """Everything needed to build a model; stored in the model folder.
 
+    A convolutional autoencoder has stages of a half, a quarter and an eighth of `width` above its `depth` blocks.
+    """
+
+    kind: Literal["mae", "cae"] = Field("mae", description="of transformers, or convolutional")
     embedding: Literal["stacked", "grouped", "spectral"] = "spectral"
     bands: int = Field(gt=0, description="bands that go in and out; of a spectral embedding, those it was trained with")
     groups: tuple[tuple[int, ...], ...] | None = Field(
@@ -36,8 +40,10 @@ class Architecture(Frozen):
     patch: int = Field(gt=0, description="side of a patch in pixels")
     width: int = Field(gt=0)
     depth: int = Field(gt=0)
-    heads: int = Field(gt=0)
-    decoder: Decoder | None = Field(Decoder(), description="None for an encoder alone")
+    heads: int = Field(gt=0, description="attention heads; of a convolutional autoencoder, groups of its norms")
+    decoder: Decoder | None = Field(
+        Decoder(), description="None for an encoder alone; of a convolutional autoencoder, which has its own, no more"
+    )
     target: Literal["none", "patch", "patch-band"] = "none"
     norm_eps: float = Field(1e-6, gt=0, description="epsilon of the layer norms")
     positions: Literal["sincos", "gsd", "table"] = Field(
@@ -51,6 +57,10 @@ class Architecture(Frozen):
     def _consistent(self) -> "Architecture":
         if self.width % self.heads:
             raise ValueError(f"heads: {self.heads} does not divide the width {self.width}")
+        if self.kind == "cae" and (self.embedding != "stacked" or self.positions != "sincos" or self.width % 8):
+            raise ValueError("kind: cae needs embedding stacked, positions sincos and a width that 8 divides")
+        if self.kind == "cae" and self.width // 8 % self.heads:
+            raise ValueError(f"heads: {self.heads} does not divide an eighth of the width {self.width}")
         if self.positions == "table" and self.grid is None:
             raise ValueError("grid: stored positions need the rows and columns they are for")
         if (self.groups is not None) != (self.embedding == "grouped"):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from geomae.errors import ModelError
 from geomae.models.architecture import Architecture
-from geomae.models.decoder import build_decoder
+from geomae.models.convolutional import ConvolutionalDecoder, ConvolutionalEncoder
+from geomae.models.decoder import Decoder, build_decoder
 from geomae.models.encoder import Encoder
 from geomae.models.patches import grid, patchify, take
 from geomae.models.target import normalise, patch_statistics
@@ -29,13 +30,18 @@ class Loss(NamedTuple):
 
 
 class MaskedAutoencoder(nn.Module):
-    """Encoder, decoder and loss. `forward` is three verbs: encode, decode, score."""
+    """Encoder, decoder and loss, of transformers or convolutional. `forward` is three verbs: encode, decode, score."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
-        self.encoder = Encoder(architecture)
-        self.decoder = build_decoder(architecture)
+        self.encoder: Encoder | ConvolutionalEncoder
+        self.decoder: Decoder | ConvolutionalDecoder | None
+        if architecture.kind == "cae":
+            self.encoder = ConvolutionalEncoder(architecture)
+            self.decoder = ConvolutionalDecoder(architecture) if architecture.decoder else None
+        else:
+            self.encoder, self.decoder = Encoder(architecture), build_decoder(architecture)
 
     def forward(
         self,
@@ -80,8 +86,8 @@ class MaskedAutoencoder(nn.Module):
         if self.decoder is None:
             raise ModelError("this model is an encoder alone and cannot reconstruct; take one with a decoder")
         scale = self.architecture.position_scale(gsd_m)
-        latent_BVD = self.encoder(patches_BNCP, shown_BNCP, codes_CF, order_BX[:, :visible], shape, scale)
-        prediction: Tensor = self.decoder(latent_BVD, codes_CF, order_BX, wanted_BM, shape, scale)
+        latent = self.encoder(patches_BNCP, shown_BNCP, codes_CF, order_BX[:, :visible], shape, scale)
+        prediction: Tensor = self.decoder(latent, codes_CF, order_BX, wanted_BM, shape, scale)
         return prediction
 
     def score(

@@ -140,6 +140,7 @@ def _new_model(job: Job, data: TrainingData) -> MaskedAutoencoder:
     config = job.config
     shape = architecture(
         config.preset,
+        kind=config.model,
         bands=len(data.training[0].record.bands),
         groups=data.groups,
         patch=config.patch,

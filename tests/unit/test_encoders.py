@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import BANDS, EMBEDDINGS, RECORD, SIDE, tiles, tiny_mae, tiny_model
+from tiny_models import BANDS, MODELS, RECORD, SIDE, tiles, tiny_mae, tiny_model
 
 import geomae
 from geomae.errors import BandMismatchError, ConfigError, GeomaeError, ModelError
@@ -23,7 +23,7 @@ DEPTH, N, D = 3, 12, 24
 def folders(tmp_path_factory):
     """A model folder for each embedding."""
     root = tmp_path_factory.mktemp("models")
-    for embedding in EMBEDDINGS:
+    for embedding in MODELS:
         save_model(tiny_model(embedding, depth=DEPTH), root / embedding)
     return root
 
@@ -37,7 +37,7 @@ def layers_of(embedding, pixels, valid):
         return [mae.encoder.whole(patches, valid, codes, (4, 3), layer=layer) for layer in (1, 2, None)]
 
 
-@pytest.mark.parametrize("embedding", EMBEDDINGS)
+@pytest.mark.parametrize("embedding", MODELS)
 def test_shapes_bands_and_gsd(folders, embedding):
     encoder = geomae.load_encoder(folders / embedding)
     pixels, _ = tiles(3)
@@ -49,7 +49,7 @@ def test_shapes_bands_and_gsd(folders, embedding):
     assert encoder.embed(tiles(2, 8, 20)[0])[1].shape == (2, 10, D)
 
 
-@pytest.mark.parametrize("embedding", EMBEDDINGS)
+@pytest.mark.parametrize("embedding", MODELS)
 def test_layers_count_from_one_and_the_last_is_after_its_norm(folders, embedding):
     pixels, valid = tiles(2, gaps=0.1)
     layers = layers_of(embedding, pixels, valid)

@@ -7,7 +7,7 @@ from itertools import permutations
 
 import pytest
 import torch
-from tiny_models import BANDS, EMBEDDINGS, SIDE, TARGETS, tiny_mae
+from tiny_models import BANDS, EMBEDDINGS, MODELS, SIDE, TARGETS, tiny_mae
 
 from geomae.models.embedding import SpectralEmbedding, band_codes
 from geomae.models.folder import Model
@@ -37,7 +37,7 @@ def own_target(patches_BNCP, target):
     return centred / (patches_BNCP.var(axes, keepdim=True) + 1e-6).sqrt()
 
 
-@pytest.mark.parametrize("embedding", EMBEDDINGS)
+@pytest.mark.parametrize("embedding", MODELS)
 @pytest.mark.parametrize("target", TARGETS)
 def test_own_targets_score_zero_and_permuted_ones_more(embedding, target):
     mae, patches = tiny_mae(embedding, target), ramps()

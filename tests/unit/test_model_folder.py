@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
-from tiny_models import BANDS, EMBEDDINGS, RECORD, TARGETS, tiles, tiny_mae, tiny_model
+from tiny_models import BANDS, MODELS, RECORD, TARGETS, tiles, tiny_mae, tiny_model
 
 import geomae
 from geomae.config import Decoder
@@ -18,7 +18,7 @@ RADAR = SensorRecord("s1", "decibel", None, BANDS[:2], (-12.0, -18.0), (3.0, 4.0
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("embedding", EMBEDDINGS)
+@pytest.mark.parametrize("embedding", MODELS)
 def test_a_model_comes_back_as_it_was(embedding, target, tmp_path):
     model = Model(tiny_mae(embedding, target), (RECORD, RADAR), {"run": "abc"})
     save_model(model, tmp_path / "model")

@@ -25,7 +25,7 @@ def loss_and_gradients(mae, pixels_BCHW, valid_BCHW, precision):
 
 @pytest.mark.parametrize("precision", ["32", "bf16"])
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("embedding", ONE_TOKEN)
+@pytest.mark.parametrize("embedding", (*ONE_TOKEN, "cae"))
 def test_invalid_pixels_change_neither_loss_nor_gradient_by_a_bit(embedding, target, precision):
     mae = tiny_mae(embedding, target)
     pixels, valid = tiles(gaps=0.1)
@@ -41,7 +41,7 @@ def test_invalid_pixels_change_neither_loss_nor_gradient_by_a_bit(embedding, tar
     assert not torch.equal(clean[0], moved[0])
 
 
-@pytest.mark.parametrize("embedding", ONE_TOKEN)
+@pytest.mark.parametrize("embedding", (*ONE_TOKEN, "cae"))
 def test_the_model_itself_ignores_invalid_pixels_that_were_not_standardised(embedding):
     mae = tiny_mae(embedding, "patch-band")
     pixels, valid = tiles(gaps=0.2)

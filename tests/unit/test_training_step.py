@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tiny_models import EMBEDDINGS, RECORD, orders, tiles, tiny_mae
+from tiny_models import MODELS, RECORD, orders, tiles, tiny_mae
 
 from geomae.config import Optimizer, PretrainConfig
 from geomae.errors import TrainingError
@@ -48,7 +48,7 @@ def test_the_rate_is_a_pure_function_of_the_step():
     assert [learning_rate(step, one) for step in reversed(range(300))] == forward[::-1]
 
 
-@pytest.mark.parametrize("embedding", EMBEDDINGS)
+@pytest.mark.parametrize("embedding", MODELS)
 def test_decay_acts_neither_on_biases_nor_norms_nor_single_tokens(embedding):
     mae = tiny_mae(embedding)
     decay = decayed(mae)

@@ -17,6 +17,7 @@ torch.set_num_threads(1)  # on a busy machine, threads of so small products wait
 
 EMBEDDINGS, TARGETS = ("stacked", "grouped", "spectral"), ("none", "patch", "patch-band")
 ONE_TOKEN = ("stacked", "spectral")  # per patch, whatever its bands
+MODELS = (*EMBEDDINGS, "cae")  # the convolutional autoencoder, whose embedding is stacked
 DECODERS = ("full", "window", "cross")
 BANDS = tuple(sensor("sentinel-2-l2a").band(name) for name in ("B02", "B04", "B8A", "B11"))
 RECORD = SensorRecord("s2", "reflectance", 10.0, BANDS, (0.05, 0.1, 0.3, 0.2), (0.02, 0.04, 0.1, 0.05))
@@ -33,18 +34,19 @@ def tiny_mae(
     decoder: str = "full",
     positions: str = "sincos",
 ) -> MaskedAutoencoder:
-    """A masked autoencoder of width 24 with weights that are the same each time, in evaluation mode."""
+    """A masked or convolutional autoencoder of width 24 with weights that are the same each time, for evaluation."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return MaskedAutoencoder(
             Architecture(
-                embedding=embedding,
+                kind="cae" if embedding == "cae" else "mae",
+                embedding="stacked" if embedding == "cae" else embedding,
                 bands=bands,
                 groups=GROUPS if embedding == "grouped" else None,
                 patch=SIDE,
                 width=24,
                 depth=depth,
-                heads=2,
+                heads=1 if embedding == "cae" else 2,
                 decoder=Decoder(kind=decoder, width=16, depth=2 if decoder == "window" else 1, heads=2, window=2),
                 target=target,
                 positions=positions,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from geomae.errors import ModelError
 from geomae.models.convert.account import Account
+from geomae.models.convert.transformer import transformer
 from geomae.models.convert.weights_in import PICTURES, UNMEASURED
 from geomae.models.folder import Model
 from geomae.models.mae import MaskedAutoencoder
@@ -33,6 +34,7 @@ def adapt_bands(
 
     Raises ModelError for an embedding that needs no conversion or has none, and where statistics are in another unit.
     """
+    transformer(model, "conversion to other bands")
     shape = model.mae.architecture
     if shape.embedding == "spectral":
         raise ModelError(

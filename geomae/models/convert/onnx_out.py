@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from geomae.errors import ModelError
 from geomae.models.convert.account import Account
 from geomae.models.convert.grid import export_grid, position_table, random_tiles, scaled
+from geomae.models.convert.transformer import transformer
 from geomae.models.embedding import band_codes
 from geomae.models.folder import Model
 from geomae.models.patches import patchify
@@ -25,6 +26,7 @@ from geomae.models.patches import patchify
 INPUT, OUTPUTS = "pixels_BCHW", ("tile_BD", "patches_BND")
 OPSET = 20  # has GELU and LayerNormalization as single nodes; onnxruntime reads it since 1.17
 LARGEST_DIFFERENCE = 1e-4
+EXPORT = "export to ONNX"
 LARGEST_BYTES = 1_900_000_000  # an ONNX file is a protobuf message, of which 2 GiB is the largest
 MISSING = "ONNX needs the packages onnx, onnxscript and onnxruntime; install them with `uv sync --extra onnx`"
 
@@ -43,7 +45,7 @@ class WholeTiles(nn.Module):
 
     def __init__(self, model: Model, rows: int, cols: int) -> None:
         super().__init__()
-        encoder, record = model.mae.encoder, model.record
+        encoder, record = transformer(model, EXPORT), model.record
         self.patch = model.mae.architecture.patch
         kernel_GXD, bias_GD = _linear_maps(model)
         positions = position_table(model, rows, cols)
@@ -73,7 +75,7 @@ def _linear_maps(model: Model) -> tuple[Tensor, Tensor]:
     C, P = len(model.record.bands), model.mae.architecture.patch**2
     probes_BNCP = torch.cat([torch.zeros(1, C * P), torch.eye(C * P)]).reshape(1, -1, C, P)
     valid_BNCP = torch.ones_like(probes_BNCP, dtype=torch.bool)
-    answers = model.mae.encoder.embedding.embed(probes_BNCP, valid_BNCP, band_codes(model.record.bands))
+    answers = transformer(model, EXPORT).embedding.embed(probes_BNCP, valid_BNCP, band_codes(model.record.bands))
     answers_GND = answers.reshape(-1, 1 + C * P, answers.shape[-1])
     return answers_GND[:, 1:] - answers_GND[:, :1], answers_GND[:, 0]
 
@@ -85,7 +87,7 @@ def write_onnx(model: Model, path: Path, tile: int | None = None) -> tuple[tuple
     missing, or for a model that one ONNX file cannot hold.
     """
     shape = model.mae.architecture
-    size = 4 * sum(value.numel() for value in model.mae.encoder.parameters())
+    size = 4 * sum(value.numel() for value in transformer(model, EXPORT).parameters())
     if size > LARGEST_BYTES:
         raise ModelError(f"the encoder has {size / 1e9:.1f} GB, and one ONNX file holds 2 GB; use --to safetensors")
     onnx = _package("onnx")

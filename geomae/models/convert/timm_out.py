@@ -16,6 +16,7 @@ from geomae.errors import ModelError
 from geomae.models.architecture import PRESETS
 from geomae.models.convert.account import Account
 from geomae.models.convert.grid import export_grid, position_table, random_tiles, scaled
+from geomae.models.convert.transformer import transformer
 from geomae.models.folder import Model
 from geomae.models.standardise import standardise
 
@@ -61,6 +62,7 @@ def timm_weights(model: Model, tile: int | None = None) -> tuple[TimmWeights, Ac
 
     Raises ModelError for an embedding that timm has not, and where the size of the tiles is open.
     """
+    transformer(model, "export to timm")
     mae, shape = model.mae, model.mae.architecture
     if shape.embedding != "stacked":
         what = (
