@@ -21,6 +21,7 @@ from geomae.errors import ConfigError
 
 SQLITE = "sqlite:///"
 LOCKED_S = 5.0  # how long to wait for a database that another process is writing
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 QUICK_S, PATIENT_S = "10", "60"
 DEFAULTS = {
@@ -156,9 +157,11 @@ class _StoppedError(Exception):
 @contextlib.contextmanager
 def _signals_raise() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> NoReturn:
+        for one in STOPPING:  # Ctrl-C reaches a process twice where `uv run` passes it on: once is enough
+            signal.signal(one, signal.SIG_IGN)
         raise _StoppedError(number)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in STOPPING}
     try:
         yield
     finally:
