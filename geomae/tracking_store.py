@@ -135,6 +135,8 @@ def ui(uri: str, host: str, port: int) -> int:
         except OSError as error:
             raise ConfigError(f"{host}:{port} cannot be served ({error.strerror}); choose another --port") from error
     set_defaults()
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    print(f"{address}: choose `Model training` at the upper left once; new MLflow begins with GenAI", file=sys.stderr)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
     root = artifact_root(uri)
     command += ["--workers", "1", *(["--default-artifact-root", root] if root else [])]
