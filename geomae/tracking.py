@@ -34,7 +34,7 @@ from geomae.tracking_values import LONGEST_TAG, DatasetRecord, clean_key, datase
 __all__ = ["DatasetRecord", "Status", "Tracker", "download", "flatten", "resolve_uri", "start_run", "ui"]
 
 PARAMS_PER_CALL = 100  # MLflow's limit
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the interface then opens on the runs
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # older interfaces then open on the runs
 
 
 def start_run(

@@ -21,6 +21,7 @@ from geomae.errors import ConfigError
 
 SQLITE = "sqlite:///"
 LOCKED_S = 5.0  # how long to wait for a database that another process is writing
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 QUICK_S, PATIENT_S = "10", "60"
 DEFAULTS = {
@@ -134,6 +135,8 @@ def ui(uri: str, host: str, port: int) -> int:
         except OSError as error:
             raise ConfigError(f"{host}:{port} cannot be served ({error.strerror}); choose another --port") from error
     set_defaults()
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    print(f"{address}: choose `Model training` at the upper left once; new MLflow begins with GenAI", file=sys.stderr)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
     root = artifact_root(uri)
     command += ["--workers", "1", *(["--default-artifact-root", root] if root else [])]
@@ -156,9 +159,11 @@ class _StoppedError(Exception):
 @contextlib.contextmanager
 def _signals_raise() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> NoReturn:
+        for one in STOPPING:  # Ctrl-C reaches a process twice where `uv run` passes it on: once is enough
+            signal.signal(one, signal.SIG_IGN)
         raise _StoppedError(number)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in STOPPING}
     try:
         yield
     finally:

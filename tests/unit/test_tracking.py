@@ -239,6 +239,35 @@ def test_ui_serves_the_store_and_stops_on_ctrl_c(run):
         process.wait()
 
 
+SLOW_TO_END = """
+import signal, subprocess, sys
+from geomae import tracking_store
+inner = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: time.sleep(1) or exit()); "
+inner += "print('up', flush=True); time.sleep(60)"
+start = subprocess.Popen
+tracking_store.subprocess.Popen = lambda command, **options: start([sys.executable, "-c", inner], **options)
+sys.exit(tracking_store.ui("sqlite:////tmp/x.db", "127.0.0.1", PORT))
+"""
+
+
+def test_ui_that_is_stopped_twice_ends_in_order():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        code = SLOW_TO_END.replace("PORT", str(free.getsockname()[1]))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True)
+    try:
+        assert "up" in process.stdout.readline()
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        _, said = process.communicate(timeout=20)
+        assert process.returncode == 130
+        assert len(said.splitlines()) == 1, said
+        assert "choose `Model training`" in said
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_artifacts_are_found_from_any_folder(run):
     assert Path(run.client.get_experiment_by_name("trial").artifact_location.removeprefix("file://")).is_absolute()
 
