@@ -10,6 +10,7 @@ import typer
 
 from geomae.cli_catalog import catalog_app
 from geomae.cli_embed import add_embed
+from geomae.cli_embed_pca import add_embed_pca
 from geomae.cli_options import (
     CatalogFile,
     Changes,
@@ -194,4 +195,5 @@ def leave(command: Callable[[], int]) -> NoReturn:
 
 add_embed(app, leave)
 add_probe(app, leave)
+add_embed_pca(app, leave)
 app.add_typer(catalog_app(leave))

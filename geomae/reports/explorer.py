@@ -44,7 +44,7 @@ def explorer(explored: Explored) -> Html:
             {
                 "title": column.title,
                 "styles": [{"name": one.name, "colour": one.colour, "shape": one.shape} for one in column.styles],
-                "style": column.style_T,
+                "style": column.style_T.tolist(),
             }
             for column in explored.columns
         ],

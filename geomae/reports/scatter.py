@@ -68,7 +68,6 @@ def _points(
     axes: Axes, place_T2: NDArray[np.float32], column: Coloured, order: NDArray[np.int64], *, light: bool
 ) -> None:
     """Draw in a fixed random order, in a few rounds, so that every shape lies now above and now below the others."""
-    style_T = np.array(column.style_T)
     crowd = max(len(order), 1)
     size = float(np.clip(12_000 / crowd, 5, 26))
     look: dict[str, Any] = (
@@ -76,7 +75,7 @@ def _points(
     )
     for part in np.array_split(order, 8):
         for number, style in enumerate(column.styles):
-            chosen = part[style_T[part] == number]
+            chosen = part[column.style_T[part] == number]
             if len(chosen):
                 x, y = place_T2[chosen].T
                 axes.scatter(x, y, s=size, c=style.colour, marker=MARKERS[style.shape], **look)

@@ -1,6 +1,6 @@
 """`geomae embed`: from a catalogue and an encoder to a store of embeddings, start to end."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,9 @@ from geomae.workflows.embedding import (
 )
 from geomae.workflows.selected import Selected
 
+Plan = Callable[[Session, Sequence[Selected], Mapping[str, Encoder]], Sequence[str]]
+Leave = Callable[[AnalysisRun, Session, Embedded], None]
+
 
 @dataclass(frozen=True)
 class Request:
@@ -41,19 +44,31 @@ class Request:
 
 def run(request: Request) -> int:
     """Embed the tiles, or go on with it. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
+    return carry_out("embed", request, {}, lambda session, selected, encoders: (), _leave)
+
+
+def carry_out(name: str, request: Request, asked: Mapping[str, Any], plan: Plan, leave: Leave) -> int:
+    """Embed the tiles for the command `name`, which makes its results of them in `leave`, on the first rank alone.
+
+    `asked` is what decides its results beside the embeddings. `plan` raises what is wrong with that before any work,
+    and says in lines, for a dry run, what will be made of the embeddings.
+    """
     reference = _only(request.encoders)
     session = open_session(request.common)
     selected = session.select(request.datasets)
     (encoders,) = load_for(session, [reference], request.choice, selected)
+    planned = plan(session, selected, encoders)
     if request.common.dry_run:
         _describe(session, encoders, request.choice, selected)
+        for line in planned:
+            session.screen.result(line)
         return 0
     with ExitStack() as stack:
         command: AnalysisRun | None = None
         if session.leads:
-            asked = _asked(request, reference, session, encoders, selected)
-            out = output_folder("embed", request.common.out)
-            command = stack.enter_context(AnalysisRun("embed", request.common, asked, session.screen, out))
+            every = _asked(request, reference, session, encoders, selected) | dict(asked)
+            out = output_folder(name, request.common.out)
+            command = stack.enter_context(AnalysisRun(name, request.common, every, session.screen, out))
             command.track([one.record(session.catalog) for one in selected], _tags(reference, encoders))
         session.launch()
         out = Path(session.fabric.broadcast(str(command.out) if command else ""))
@@ -65,7 +80,7 @@ def run(request: Request) -> int:
                 command.stopped()
             return stop.exit_code or 143
         if command is not None:
-            _leave(command, embedded)
+            leave(command, session, embedded)
     return 0
 
 
@@ -102,8 +117,8 @@ def _tags(reference: Reference, encoders: Mapping[str, Encoder]) -> dict[str, st
     return {"geomae.encoder": reference.label} | ({"geomae.model_run": made_by} if made_by else {})
 
 
-def _leave(command: AnalysisRun, embedded: Embedded) -> None:
-    """The export, the summary and the figures."""
+def export(command: AnalysisRun, embedded: Embedded) -> tuple[dict[str, float], dict[str, Any]]:
+    """Write the table of the embeddings; give what is to be said of them, as metrics and as inputs."""
     store, dataset = embedded.extracted.path, embedded.open()
     parquet = command.out / "embeddings.parquet"
     write_geoparquet(dataset, np.concatenate([footprints(part.index) for part in embedded.parts]), parquet)
@@ -116,11 +131,16 @@ def _leave(command: AnalysisRun, embedded: Embedded) -> None:
         metrics |= {name: before[name] for name in ("seconds", "tiles_per_s") if name in before}
     made = {"store": str(store), "store_digest": store_digest(store)}
     command.tracker.log_params(made)
-    command.finish(metrics, {**made, "notes": dataset.attrs["notes"]})
     figures = f", {metrics['tiles_per_s']:.0f} tiles/s" if "tiles_per_s" in metrics else ""
     command.screen.close()
     command.screen.result(f"embeddings: {store} ({dataset.sizes['tile']} tiles x {dataset.sizes['feature']}{figures})")
     command.screen.result(f"table: {parquet}")
+    return metrics, {**made, "notes": dataset.attrs["notes"]}
+
+
+def _leave(command: AnalysisRun, session: Session, embedded: Embedded) -> None:
+    """The export and the summary."""
+    command.finish(*export(command, embedded))
 
 
 def _describe(session: Session, encoders: Mapping[str, Encoder], choice: Choice, selected: Sequence[Selected]) -> None:

@@ -161,6 +161,17 @@ def encoder_digest(encoders: Mapping[str, Encoder]) -> str:
     return digest({name: one.digest for name, one in encoders.items()})
 
 
+def identity(encoders: Mapping[str, Encoder], choice: Choice) -> dict[str, Any]:
+    """What an encoder is on any data set: weights, layer and pooling. For others than our models, also its bands."""
+    own = _own(encoders)
+    first = next(iter(encoders.values()))
+    return {
+        "model_digest": weights_digest(own.model.mae.state_dict()) if own else first.digest,
+        "layer": own.layer if own else choice.layer,
+        "pooling": own.pooling if own else choice.pooling,
+    }
+
+
 def _parts(encoders: Mapping[str, Encoder], selected: Sequence[Selected]) -> tuple[Part, ...]:
     """The selections without the tiles that stand in an earlier one."""
     seen: set[tuple[str, str]] = set()
@@ -178,16 +189,12 @@ def _parts(encoders: Mapping[str, Encoder], selected: Sequence[Selected]) -> tup
 def _attributes(
     catalog: Catalog, encoders: Mapping[str, Encoder], choice: Choice, selected: Sequence[Selected]
 ) -> dict[str, Any]:
-    own = _own(encoders)
-    first = next(iter(encoders.values()))
     return {
-        "encoder": first.text,
-        "model_digest": weights_digest(own.model.mae.state_dict()) if own else first.digest,
+        "encoder": next(iter(encoders.values())).text,
         "catalogue_digest": catalog.digest(sorted(encoders)),
         "data_digest": digest([one.digest() for one in selected]),
-        "layer": own.layer if own else choice.layer,
-        "pooling": own.pooling if own else choice.pooling,
         "version": __version__,
+        **identity(encoders, choice),
     }
 
 
