@@ -48,7 +48,7 @@ def verdicts(problem: Problem, contenders: list[Contender], scored: Scored) -> I
             if own is None or not pairs:
                 continue
             what = f"{metric_name(main)} {own.value:.3f} {interval_text(own)}".rstrip()
-            said = "; ".join(_against(name, row, groups) for name, row in pairs)
+            said = ". ".join(_against(name, row, groups) for name, row in pairs)
             yield f"{test.name}: {contender.label} has {what}. {said}."
 
 
