@@ -3,8 +3,9 @@
 B tiles, C bands, H W pixels, T tokens, D width
 """
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -136,18 +137,28 @@ def _model(reference: Reference, settings: dict[str, Any], bands: int) -> tuple[
             f"{reference.text}: timm has no weights for it; write &checkpoint=FILE or ?pretrained=false, or name "
             f"weights: {nearest(reference.name, timm.list_pretrained())}"
         )
-    said = logging.getLogger("timm.models._builder")
-    level = said.level
-    said.setLevel(logging.ERROR)  # it warns of what is done on purpose: the head is left
     try:
-        return timm.create_model(reference.name, pretrained=True, **make), (f"weights of {where}",)
+        with _quiet("timm.models._builder", "huggingface_hub"):  # of a head that is left, and of every attempt
+            return timm.create_model(reference.name, pretrained=True, **make), (f"weights of {where}",)
     except Exception as error:  # the hub, its HTTP client and the reader of files share no class of errors
         raise ModelError(
             f"{reference.text}: its weights ({where}) cannot be fetched ({first_line(error)}); fetch them elsewhere "
             f"and write timm:{reference.name}?checkpoint=FILE"
         ) from error
+
+
+@contextlib.contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Keep loggers from warning; what matters of it is in our own message or of no matter."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [one.level for one in loggers]
+    try:
+        for one in loggers:
+            one.setLevel(logging.ERROR)
+        yield
     finally:
-        said.setLevel(level)
+        for one, level in zip(loggers, levels, strict=True):
+            one.setLevel(level)
 
 
 def _load(
