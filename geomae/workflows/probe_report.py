@@ -113,13 +113,23 @@ def _bar(results: Results, contender: Contender, test: str) -> Bar:
     asked = Asked(test, "linear")
     row = find(results.scored, contender.label, asked, results.main)
     assert row is not None
-    key = (contender.label, test, "linear", None, results.main)
-    singles = [
-        one.value
-        for one in results.scored.rows
-        if one.seed is not None and (one.encoder, one.test, one.method, one.shots, one.metric) == key
+    return Bar(contender.label, contender.baseline, row.value, row.interval, tuple(_singles(results, row)))
+
+
+def _singles(results: Results, mean: Row) -> list[float]:
+    """The figures of the seeds that a row is the mean of."""
+    same = ("encoder", "test", "method", "shots", "metric", "of")
+    wanted = [getattr(mean, name) for name in same]
+    return [
+        row.value
+        for row in results.scored.rows
+        if row.seed is not None and [getattr(row, name) for name in same] == wanted
     ]
-    return Bar(contender.label, contender.baseline, row.value, row.interval, tuple(singles))
+
+
+def _seeds(results: Results, mean: Row) -> str:
+    singles = _singles(results, mean)
+    return f"{min(singles):.3f}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{max(singles):.3f}"
 
 
 def _curves(results: Results, test: str) -> list[Curve]:
@@ -141,12 +151,14 @@ def _scores_table(results: Results, test: str) -> Table:
     """A row per encoder and method: every figure over all classes, the main one with its interval."""
     rows = [row for row in results.rows(test) if row.of == ALL and row.metric not in (TO_FIRST, TO_BASELINE)]
     others = [metric for metric in dict.fromkeys(row.metric for row in rows) if metric != results.main]
-    header = ["encoder", "method", metric_name(results.main), "95 %", *map(metric_name, others)]
+    seeded = {one.label for one in results.contenders if len(one.seeds) > 1}
+    header = ["encoder", "method", metric_name(results.main), "95 %", *(["seeds"] if seeded else [])]
     table = []
     for key, found in _by(rows, "encoder", "method").items():
         cells: list[str | float | None] = [*key, found[results.main].value, interval_text(found[results.main])]
+        cells += [_seeds(results, found[results.main]) if key[0] in seeded else ""] if seeded else []
         table.append([*cells, *(found[metric].value for metric in others)])
-    return Table(test, header, table)
+    return Table(test, [*header, *map(metric_name, others)], table)
 
 
 def _differences_table(results: Results, test: str) -> Table:

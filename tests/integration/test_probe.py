@@ -1,0 +1,278 @@
+"""`geomae probe` from the catalogue to the table and the report."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import mlflow_client, refused, write_catalog
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from geomae import open_embeddings
+from geomae.errors import BandMismatchError, CatalogError, ConfigError
+from geomae.models.architecture import Architecture
+from geomae.models.folder import Model, save_model
+from geomae.models.mae import MaskedAutoencoder
+from geomae.models.standardise import SensorRecord
+from geomae.rasters import write_cog
+from geomae.sensors import sensor
+from geomae.workflows.analysis_run import Common
+from geomae.workflows.probe import run
+from geomae.workflows.probe_request import Request, read_request
+
+CATALOG = """\
+version: 1
+datasets:
+  fields: &fields
+    path: scenes/*.tif
+    sensor: naip
+    bands: [red, green, blue, nir]
+    unit: reflectance
+    scale: 0.0001
+    offset: 0
+    windows: {table: windows.csv, key: scene, row: row, col: col, size: 16}
+    label: {column: label}
+    split: {column: split}
+    group: {column: scene_id}
+  validated:
+    <<: *fields
+    split: {column: split_val}
+  seasons:
+    <<: *fields
+    split: {column: none}
+    group: {column: site}
+  numbers:
+    <<: *fields
+    label: {column: level}
+  unlabelled:
+    <<: *fields
+    label: {column: nothing}
+  pixels:
+    <<: *fields
+    label: {raster: 'labels/{stem}.tif', classes: {1: crop, 2: tree, 3: water}}
+  thermal:
+    <<: *fields
+    sensor: [{name: lwir11, wavelength_um: 10.9, fwhm_um: 0.6}]
+    bands: [lwir11, null, null, null]
+"""
+KINDS = ("crop", "tree", "water")
+TRAINED, TESTED = 12, 11  # scenes, each a group; the last is tested on alone
+
+
+@pytest.fixture(scope="module")
+def fields(tmp_path_factory) -> Path:
+    """A catalogue of scenes of 4 x 4 fields; a field's class decides its reflectance, more or less."""
+    folder = tmp_path_factory.mktemp("fields")
+    rng = np.random.default_rng(0)
+    rows = []
+    for scene in range(TRAINED + TESTED):
+        kind = rng.integers(0, 3, (4, 4))
+        level = np.array([[900, 700, 400, 3000], [500, 600, 300, 2200], [600, 500, 500, 400]])[kind]
+        level = level.transpose(2, 0, 1) * rng.uniform(0.5, 1.6, (4, 4, 4))
+        pixels = level.repeat(16, 1).repeat(16, 2) + rng.normal(0, 60, (4, 64, 64))
+        place = (5.0, 0.0, 400_000.0 + 1000 * scene, 0.0, -5.0, 5_000_000.0)
+        for name, values in (("scenes", pixels), ("labels", kind.repeat(16, 0).repeat(16, 1)[None] + 1)):
+            whole = values.clip(1).astype(np.uint16)
+            write_cog(folder / name / f"s{scene:02d}.tif", whole, crs="EPSG:32632", transform=place)
+        for row, col in np.ndindex(4, 4):
+            rows.append({
+                "scene": f"s{scene:02d}", "row": 16 * row, "col": 16 * col, "label": KINDS[kind[row, col]],
+                "split": "train" if scene < TRAINED else "test", "scene_id": f"g{scene:02d}", "nothing": "",
+                "split_val": "val" if scene in (1, 5) else "train" if scene < TRAINED else "test", "none": "train",
+                "site": f"site{scene % TRAINED}", "season": "green" if scene < TRAINED else "brown",
+                "level": round(float(level[3, row, col]) / 1e4, 5), "last": str(scene == TRAINED + TESTED - 1),
+                "odd": "x" if scene else "", "wet": str(kind[row, col] == 2),
+            })  # fmt: skip
+    with (folder / "windows.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return write_catalog(folder, CATALOG)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A small model that was never trained, and says which run made it."""
+    folder = tmp_path_factory.mktemp("model") / "hardly" / "model"
+    bands = tuple(sensor("sentinel-2-l2a").band(name) for name in ("B02", "B04", "B8A"))
+    record = SensorRecord("s2", "reflectance", 10.0, bands, (0.1, 0.1, 0.2), (0.05, 0.05, 0.1))
+    torch.manual_seed(0)
+    mae = MaskedAutoencoder(Architecture(bands=3, patch=8, width=24, depth=2, heads=2, decoder=None))
+    folder.parent.mkdir()
+    save_model(Model(mae, (record,), {"mlflow_run": "made-by-this"}), folder)
+    return folder
+
+
+@pytest.fixture
+def request_for(fields, tracking_uri, tmp_path):
+    """A request to probe statistics on `fields`, but for what is wished otherwise."""
+
+    def build(catalog: Path = fields, **wishes) -> Request:
+        common = Common(catalog, tmp_path / "out", device="cpu", precision="32", tracking_uri=tracking_uri, quiet=True)
+        usual = {"train": "fields@train", "tests": ("fields@test",), "encoders": ("baseline:statistics",)}
+        return Request(common, **(usual | {"baselines": False} | wishes))
+
+    return build
+
+
+def table(out: Path) -> list[dict[str, str]]:
+    with (out / "probe.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def figure(rows, encoder="baseline-statistics", method="linear", metric="balanced_accuracy", **where) -> float:
+    where = {"encoder": encoder, "method": method, "metric": metric, "shots": "all", "class": "all", "seed": ""} | where
+    (found,) = [row for row in rows if all(row[name] == value for name, value in where.items())]
+    return float(found["value"])
+
+
+def by_hand(folder: Path, learn: str, judge: str, strength: float, label="baseline-statistics") -> float:
+    """Balanced accuracy of scikit-learn's own logistic regression on the embeddings that the command left."""
+    store = open_embeddings(folder / "embeddings" / label)
+    split, name = store["split"].to_numpy(), store["label"].to_numpy()
+    embedding = store["embedding"].to_numpy().astype(np.float64)
+    values = StandardScaler().fit(embedding[split == learn]).transform(embedding)
+    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=10_000, tol=1e-7)
+    guess = model.fit(values[split == learn], name[split == learn]).predict(values[split == judge])
+    truth = name[split == judge]
+    return float(np.mean([np.mean(guess[truth == one] == one) for one in np.unique(truth)]))
+
+
+def test_the_command_from_end_to_end(geomae, fields, model, tracking_uri, tmp_path, capsys):
+    out = tmp_path / "out"
+    done = geomae(
+        "probe", "--catalog", fields, "--train", "fields@train", "--test", "fields@test", "--encoder", model,
+        "--precision", "32", "--tracking-uri", tracking_uri, "--out", out, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = table(out)
+    assert list(rows[0]) == [
+        *("encoder", "task", "train", "test", "align", "method", "shots", "class", "metric", "value", "low", "high"),
+        *("n_train", "n_test", "n_groups", "seed", "chosen"),
+    ]
+    labels = ["hardly", "baseline-statistics", "baseline-rcf", "baseline-random"]
+    assert list(dict.fromkeys(row["encoder"] for row in rows)) == labels
+    assert {row["seed"] for row in rows if row["encoder"] == "baseline-random"} == {"", "0", "1", "2", "3", "4"}
+    assert {row["shots"] for row in rows} == {"all", "1", "5", "10", "50"}
+    assert (rows[0]["n_train"], rows[0]["n_test"], rows[0]["n_groups"]) == ("192", "176", "11")
+    for name in labels:
+        assert figure(rows, name) > 0.5, name
+        assert f"{figure(rows, name):.3f}" in done.stdout
+    figure(rows, "hardly", metric="difference_to_best_baseline")
+    pictures = [f"probe_confusion_{name}.png" for name in labels] + ["probe_scores.png", "probe_few_labels.png"]
+    assert all((out / name).read_bytes()[:4] == b"\x89PNG" for name in pictures)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "5 folds of the training tiles by fold (12)" in page
+    summary = json.loads((out / "summary.json").read_text())
+    key = "balanced_accuracy/fields@test/hardly/linear"
+    assert summary["metrics"][key] == figure(rows, "hardly")
+    assert summary["inputs"]["model_runs"] == {"hardly": "made-by-this"}
+    client = mlflow_client(tracking_uri)
+    logged = client.get_run(summary["run_id"])
+    assert logged.data.metrics[key.replace("@", "_")] == summary["metrics"][key]
+    assert logged.data.params["model_run.hardly"] == "made-by-this"
+    artifacts = {one.path for one in client.list_artifacts(summary["run_id"])}
+    assert {"probe.csv", "report.html", *pictures} <= artifacts
+    before = (out / "probe.csv").read_bytes()
+    common = Common(fields, out, precision="32", tracking_uri=tracking_uri)
+    assert run(Request(common, "fields@train", ("fields@test",), (str(model),))) == 0
+    assert "embedding" not in capsys.readouterr().err  # what was computed is there
+    assert (out / "probe.csv").read_bytes() == before
+
+
+def test_the_strength_that_was_fixed_gives_what_scikit_learn_gives(request_for, tmp_path):
+    assert run(request_for(strength=0.3)) == 0
+    assert figure(table(tmp_path / "out")) == pytest.approx(by_hand(tmp_path / "out", "train", "test", 0.3))
+
+
+def test_a_validation_split_chooses_and_trains_nothing(request_for, tmp_path):
+    wishes = {"train": "validated@train", "tests": ("validated@test",)}
+    assert run(request_for(**wishes)) == 0
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    (strength,) = summary["inputs"]["strengths"]["baseline-statistics"]
+    rows = table(tmp_path / "out")
+    assert rows[0]["n_train"] == str(16 * (TRAINED - 2))
+    assert figure(rows) == pytest.approx(by_hand(tmp_path / "out", "train", "test", strength))
+    assert "the validation split (32 tiles)" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+
+
+def test_cross_fitting(request_for, tmp_path):
+    wishes = {"train": "seasons[season=green]", "tests": ("seasons[season=brown]",)}
+    with pytest.raises(ConfigError, match=r"11 groups stand in --train .*\(site0, .*--cross-fit 3"):
+        run(request_for(**wishes))
+    assert not (tmp_path / "out").exists()
+    assert run(request_for(cross_fit=3, **wishes)) == 0
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert len(summary["inputs"]["strengths"]["baseline-statistics"]) == 3
+    assert figure(table(tmp_path / "out")) > 0.5
+
+
+def test_numbers(request_for, tmp_path):
+    assert run(request_for(task="regression", train="numbers@train", tests=("numbers@test",))) == 0
+    assert figure(table(tmp_path / "out"), metric="r2") > 0.95  # the number is a band's mean
+
+
+def test_pixels(request_for, tmp_path):
+    assert run(request_for(task="segmentation", train="pixels@train", tests=("pixels@test",))) == 0
+    rows = table(tmp_path / "out")
+    assert figure(rows, metric="mean_iou") > 0.5
+    assert {row["class"] for row in rows if row["metric"] == "iou"} == set(KINDS)
+    (mean,) = [row for row in rows if row["metric"] == "mean_iou"]
+    assert float(mean["low"]) < float(mean["value"]) < float(mean["high"])
+
+
+WRONG = [
+    ({"task": "clasification"}, ConfigError, ["--task clasification", "did you mean 'classification'?"]),
+    ({"strength": 0.0}, ConfigError, ["--strength 0", "above 0"]),
+    ({"cross_fit": 1}, ConfigError, ["--cross-fit 1", "at least 2"]),
+    ({"min_class_rows": 500}, ConfigError, ["--min-class-rows 500", "fields@test"]),
+    ({"encoders": ()}, ConfigError, ["name an --encoder"]),
+    ({"encoders": ("baseline:statistic",)}, ConfigError, ["did you mean 'statistics'?"]),
+    ({"train": "unlabelled@train"}, CatalogError, ["--train unlabelled@train", "none of its 192 tiles has a label"]),
+    ({"tests": ("unlabelled@test",)}, CatalogError, ["--test unlabelled@test", "none of its 176 tiles"]),
+    ({"train": "fields[label=tree]@train"}, CatalogError, ["labelled tiles have the label 'tree'", "two or more"]),
+    ({"train": "fields[wet=False]@train"}, CatalogError, ["water never occurs in --train", "(which has crop, tree)"]),
+    ({"train": "fields"}, ConfigError, ["176 of its tiles are in --train fields too"]),
+    ({"train": "fields@train", "tests": ("fields@train",)}, CatalogError, ["is there twice"]),
+    ({"task": "regression"}, CatalogError, ["is no number", "--task regression"]),
+    ({"task": "segmentation"}, CatalogError, ["takes labels per pixel", "label: {raster, classes}"]),
+    ({"train": "seasons[season=green]", "tests": ("seasons[season=brown]",), "cross_fit": 20}, ConfigError, ["12 gro"]),
+    ({"train": "thermal@train"}, BandMismatchError, ["no band in common"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("wishes", "kind", "parts"), WRONG, ids=lambda value: str(value)[:40])
+def test_bad_requests_are_one_line_and_leave_nothing(request_for, tmp_path, wishes, kind, parts):
+    with pytest.raises(kind) as caught:
+        run(request_for(**wishes))
+    assert "\n" not in str(caught.value)
+    for part in parts:
+        assert part in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_says_what_is_wrong_in_one_line(geomae, fields, tmp_path):
+    words = ("probe", "--catalog", fields, "--train", "fields@train", "--test", "feilds@test")
+    refused(geomae(*words, cwd=tmp_path), "feilds", "did you mean 'fields'?")
+
+
+def test_baselines_that_the_user_names_are_not_there_twice():
+    wanted = Request(Common(), "a", ("b",), ("baseline:random", "mine=baseline:statistics", "baseline:random?seed=7"))
+    entrants = read_request(wanted)
+    assert [one.label for one in entrants] == ["baseline-random", "mine", "baseline-random-seed-7", "baseline-rcf"]
+    assert [len(one.references) for one in entrants] == [5, 1, 1, 1]
+    assert len(read_request(replace(wanted, baselines=False))) == 3
+
+
+def test_statistics_agree_with_what_was_measured_before(shared_data, request_for, tmp_path):
+    """The figures of PROVENANCE.md: 0.53 on test_near, 0.40 on test_far with all four classes."""
+    wishes = {"train": "hls@train", "tests": ("hls@test_near", "hls@test_far"), "strength": 1.0}
+    assert run(request_for(shared_data / "catalog.yaml", **wishes)) == 0
+    rows = table(tmp_path / "out")
+    assert figure(rows, test="hls@test_near") == pytest.approx(0.53, abs=0.02)
+    assert figure(rows, test="hls@test_far") == pytest.approx(0.40, abs=0.02)
