@@ -47,7 +47,8 @@ class Decoder(nn.Module):
         """Predictions (B, M, C, P) of the wanted patches from the class token and the visible ones."""
         N = shape[0] * shape[1]
         wanted_BY = torch.cat([wanted_BM + g * N for g in range(len(self.groups or (0,)))], dim=1)
-        x = self.decode(self.embed(latent_BVD), order_BX, wanted_BY, shape, scale)
+        # Blocks add to tokens in fp32, also where neither positions nor groups are added to what bf16 gave.
+        x = self.decode(self.embed(latent_BVD).float(), order_BX, wanted_BY, shape, scale)
         prediction: Tensor = self.head.predict(self.norm(x), codes_CF)  # nothing else goes through norm and head
         return prediction
 

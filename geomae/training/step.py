@@ -42,7 +42,8 @@ def one_step(trainer: Trainer, batch: Batch, codes_CF: Tensor, rate: float, stop
     fabric, config = trainer.fabric, trainer.config
     record = trainer.training[batch.dataset].record
     # Sums and counts are added over passes and ranks and divided once: means of means would favour tiles with gaps.
-    count = added(fabric, batch.hidden_B.sum().float().to(fabric.device))
+    # A number is filled in on the device: to copy a tensor there would wait for all that is queued.
+    count = added(fabric, torch.full((), float(batch.hidden_B.sum()), device=fabric.device))
     losses = []
     passes = batch.split(config.accumulate)
     for number, part in enumerate(passes):

@@ -7,10 +7,12 @@ import math
 
 import pytest
 import torch
-from tiny_models import ONE_TOKEN, RECORD, SIDE, orders, tiles, tiny_mae
+from tiny_models import DECODERS, ONE_TOKEN, RECORD, SIDE, orders, tiles, tiny_mae
 
+from geomae.config import Decoder
 from geomae.models.attention import LONGEST_PLAIN, choose_kernels, prefers_fused
 from geomae.models.embedding import band_codes
+from geomae.models.mae import MaskedAutoencoder
 from geomae.models.patches import grid, patchify
 from geomae.models.positions import sincos_positions
 from geomae.models.standardise import standardise
@@ -151,3 +153,18 @@ def test_both_attention_kernels_compute_the_same():
             x = block(x)
         results.append(x)
     torch.testing.assert_close(*results, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("positions", [True, False])
+@pytest.mark.parametrize("kind", DECODERS)
+def test_blocks_add_in_full_precision_whatever_is_added_to_the_tokens(kind, positions):
+    """Products are rounded to bf16; what the blocks pass on is not."""
+    options = Decoder(kind=kind, width=16, depth=2, heads=2, window=2, positions=positions)
+    mae = MaskedAutoencoder(tiny_mae().architecture.model_copy(update={"decoder": options}))
+    found = set()
+    for block in [*mae.encoder.blocks, *mae.decoder.blocks]:
+        block.register_forward_hook(lambda module, given, out: found.update((given[0].dtype, out.dtype)))
+    pixels, valid = tiles(2, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        mae(standardise(pixels, valid, RECORD), valid, CODES, orders(2, 16), 4)
+    assert found == {torch.float32}

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 from tiny_models import MODELS, RECORD, orders, tiles, tiny_mae
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from geomae.config import Optimizer, PretrainConfig
 from geomae.errors import TrainingError
@@ -63,6 +64,23 @@ def test_decay_acts_neither_on_biases_nor_norms_nor_single_tokens(embedding):
     assert len(with_decay["params"]) == len(decay)
     assert len(with_decay["params"]) + len(without["params"]) == len(shapes)
     assert with_decay["betas"] == (0.9, 0.95)
+
+
+class NoCopies(TorchDispatchMode):
+    """Raises where a tensor is copied, as from the host to a device, which on a GPU waits for all that is queued."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert "copy" not in func.__name__, func
+        return func(*args, **(kwargs or {}))
+
+
+def test_statistics_are_copied_to_a_device_once():
+    pixels, valid = (values.to("meta") for values in tiles())
+    standardise(pixels, valid, RECORD)
+    with NoCopies():
+        standardise(pixels, valid, RECORD)
+    with pytest.raises(AssertionError, match="copy"), NoCopies():
+        tiles()[0].to("meta")
 
 
 def test_names_are_the_same_in_any_wrapper():
