@@ -20,6 +20,7 @@ from geomae.models.baselines import mean_of_nearest
 from geomae.models.patches import grid, patchify, unpatchify
 
 PREFIX = "baseline:"
+INPAINTINGS = ("mean", "nearest", "idw", "biharmonic")
 POWER = 2.0  # of Shepard 1968, and what GDAL and QGIS take unless told otherwise
 HIGHEST_POWER = 4.0  # beyond, the weights of far pixels drown in the rounding of the transform
 Inpaint = Callable[[Tensor, Tensor], Tensor]
