@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from geomae.cli_catalog import catalog_app
+from geomae.cli_compare_recon import add_compare_recon
 from geomae.cli_embed import add_embed
 from geomae.cli_embed_pca import add_embed_pca
 from geomae.cli_options import (
@@ -196,4 +197,5 @@ def leave(command: Callable[[], int]) -> NoReturn:
 add_embed(app, leave)
 add_probe(app, leave)
 add_embed_pca(app, leave)
+add_compare_recon(app, leave)
 app.add_typer(catalog_app(leave))

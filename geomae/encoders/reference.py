@@ -11,7 +11,12 @@ from geomae.errors import ConfigError, nearest
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # names files and metrics, of which MLflow refuses other characters
 FOLDER, MLFLOW, TIMM, TORCHGEO, BASELINE = "folder", "mlflow", "timm", "torchgeo", "baseline"
 BASELINES = ("statistics", "rcf", "random", "pixels")
-OPTIONS = {TIMM: ("pretrained", "checkpoint", "bands"), TORCHGEO: ("checkpoint",), "baseline:random": ("seed",)}
+OPTIONS = {
+    TIMM: ("pretrained", "checkpoint", "bands"),
+    TORCHGEO: ("checkpoint",),
+    "baseline:random": ("seed",),
+    "baseline:idw": ("power",),
+}
 VALUES = {"pretrained": ("true", "false"), "bands": ("all",)}
 KINDS = ("mlflow:RUN_ID", "models:/NAME/VERSION", "timm:NAME", "torchgeo:NAME", "baseline:NAME")
 
@@ -27,7 +32,7 @@ class Reference:
     options: Mapping[str, str]
 
 
-def parse_encoders(texts: Sequence[str]) -> tuple[Reference, ...]:
+def parse_encoders(texts: Sequence[str], baselines: Sequence[str] = BASELINES) -> tuple[Reference, ...]:
     """What `[LABEL=]ENCODER` texts name. Labels are unique: default ones get `-2`, `-3`, ... where they are not.
 
     The default label is the name of a run's folder (`first` of `runs/first/model`), else the text itself made of
@@ -42,21 +47,21 @@ def parse_encoders(texts: Sequence[str]) -> tuple[Reference, ...]:
     used = set(given)
     found = []
     for label, text in pairs:
-        parsed = parse_encoder(text)
+        parsed = parse_encoder(text, baselines)
         found.append(replace(parsed, label=label or _unique(parsed.label, used)))
         used.add(found[-1].label)
     return tuple(found)
 
 
-def parse_encoder(text: str) -> Reference:
+def parse_encoder(text: str, baselines: Sequence[str] = BASELINES) -> Reference:
     """What one ENCODER without a label names. Raises ConfigError; see `parse_encoders`."""
     head, colon, rest = text.partition(":")
     if text.startswith(("mlflow:", "models:")):
         return Reference(_plain(text), text, MLFLOW, text, MappingProxyType({}))
     if colon and head in (TIMM, TORCHGEO, BASELINE):
         name, mark, options = rest.partition("?")
-        if head == BASELINE and name not in BASELINES:
-            raise ConfigError(f"{text}: there is no baseline {name!r}; {nearest(name, BASELINES)}")
+        if head == BASELINE and name not in baselines:
+            raise ConfigError(f"{text}: there is no baseline {name!r}; {nearest(name, baselines)}")
         if not name:
             raise ConfigError(f"{text}: names no model; write {head}:NAME")
         known = OPTIONS.get(head) or OPTIONS.get(f"{head}:{name}", ())

@@ -1,0 +1,50 @@
+"""Covering a scene with windows and complementary masks, so that every pixel is predicted once while it is hidden.
+
+C bands, H W pixels of the scene, N cells of a window
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomae.analysis.shared_masks import LEAST_VALID, complementary_cells, to_pixels
+from geomae.models.masking import usable_patches
+from geomae.randomness import generator
+
+
+@dataclass(frozen=True)
+class Look:
+    """A window of a scene under one mask: where it lies, what is visible, and which of its pixels are taken from it."""
+
+    row: int
+    col: int
+    visible_N: NDArray[np.bool_]
+    taken_HW: NDArray[np.bool_]
+
+
+def starts(length: int, tile: int) -> list[int]:
+    """First pixels of windows that cover `length` pixels; the last reaches back so that it ends with the scene."""
+    return list(dict.fromkeys([*range(0, length - tile + 1, tile), length - tile]))
+
+
+def looks(valid_CHW: NDArray[np.bool_], tile: int, cell: int, ratio: float, seed: int, scene: str) -> Iterator[Look]:
+    """All looks at a scene; windows without a usable cell are left out. The masks are a function of seed and scene.
+
+    Every other pixel is taken from exactly one look, in which it is hidden; where windows overlap, from the first.
+    """
+    _, H, W = valid_CHW.shape
+    free_HW = np.ones((H, W), dtype=bool)
+    for row in starts(H, tile):
+        for col in starts(W, tile):
+            window = np.s_[row : row + tile, col : col + tile]
+            usable_N = usable_patches(valid_CHW[(slice(None), *window)], cell, LEAST_VALID)
+            if not usable_N.any():
+                continue
+            rng = generator(seed, "map mask", scene, row, col)
+            for visible_N, predicted_N in complementary_cells(usable_N, ratio, rng):
+                taken_HW = to_pixels(predicted_N, tile, tile, cell) & free_HW[window]
+                if taken_HW.any():
+                    yield Look(row, col, visible_N, taken_HW)
+            free_HW[window] = False

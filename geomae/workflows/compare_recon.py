@@ -1,0 +1,197 @@
+"""`geomae compare-recon`: reconstructions of several models on the same tiles under the same masks, start to end."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geomae.analysis.reconstruction_rows import COLUMNS, DIFFERENCE_COLUMNS
+from geomae.analysis.shared_masks import KINDS
+from geomae.catalog import Catalog, resolve_selectors
+from geomae.errors import ConfigError, nearest
+from geomae.training import devices
+from geomae.training.allocator import keep_freed_memory
+from geomae.training.precision import precision_for
+from geomae.workflows.analysis_run import AnalysisRun, Common, output_folder
+from geomae.workflows.compare_recon_maps import MapRequest, draw_maps, scenes_with_crs
+from geomae.workflows.compare_recon_models import Candidate, Fitted, fit, load_candidates
+from geomae.workflows.compare_recon_outcome import Outcome
+from geomae.workflows.compare_recon_report import write_report
+from geomae.workflows.compare_recon_score import MaskKind, Scores, score
+from geomae.workflows.compare_recon_show import Shows, check_show, draw_panels, parse_show
+from geomae.workflows.compare_recon_tables import all_rows, metrics, result_table, write_csv
+from geomae.workflows.console import Screen
+from geomae.workflows.selected import Selected, select
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for."""
+
+    models: tuple[str, ...]
+    datasets: tuple[str, ...]
+    ratios: str
+    kinds: str
+    tiles: int
+    show: str
+    scenes: int
+    common: Common
+
+
+def run(request: Request) -> int:
+    """Compare, and leave tables, pictures, maps and a report. Returns the exit code."""
+    masks, show = _masks(request), parse_show(request.show)
+    common, screen = request.common, Screen(not request.common.quiet)
+    catalog = common.open_catalog()
+    device = torch.device(devices.device_for(common.device))
+    if device.type == "cpu":
+        keep_freed_memory()
+    precision = precision_for(device.type, common.precision)
+    candidates = load_candidates(request.models, device, common.tracking_uri)
+    selected, whole = _select(catalog, request, screen)
+    check_show(show, [tile_id for one in selected for tile_id in one.index.tiles["tile_id"]])
+    fitted = [fit(candidates, one, device, precision) for one in selected]
+    if common.dry_run:
+        _describe(screen, catalog, candidates, selected, masks, request)
+        return 0
+    asked = _asked(request, catalog, candidates, selected, masks, precision)
+    with AnalysisRun("compare-recon", common, asked, screen, output_folder("compare-recon", common.out)) as command:
+        made_by = {f"geomae.model_run.{one.label}": run_id for one in candidates if (run_id := one.made_by())}
+        command.track([one.record(catalog) for one in selected], made_by)
+        figures_device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
+        scores = [
+            _score(one, ready, candidates, masks, request, figures_device, command)
+            for one, ready in zip(selected, fitted, strict=True)
+        ]
+        labels = [one.label for one in candidates]
+        asked_maps = MapRequest(labels, masks[0], request.scenes, request.tiles, common.seed, figures_device)
+        maps = _maps(command, request, scores, whole, asked_maps)
+        _leave(command, request, catalog, candidates, scores, masks, show, figures_device, maps)
+    return 0
+
+
+def _select(catalog: Catalog, request: Request, screen: Screen) -> tuple[list[Selected], dict[str, Selected]]:
+    """The selections, and each of their data sets with all its tiles."""
+    asked = resolve_selectors(catalog, request.datasets, None)
+    texts = [str(one) for one in asked]
+    names = [name for name in dict.fromkeys(one.dataset for one in asked) if name not in texts]
+    found = select(catalog, [*texts, *names], screen)
+    return found[: len(texts)], {one.index.name: one for one in found if one.name == one.index.name}
+
+
+def _maps(
+    command: AnalysisRun,
+    request: Request,
+    scores: Sequence[Scores],
+    whole: Mapping[str, Selected],
+    asked: MapRequest,
+) -> list[Path]:
+    for one in scores if request.scenes else ():
+        if not any(True for _ in scenes_with_crs(one)):
+            command.screen.say(f"{one.selected.name}: no scene has a CRS, so there are no maps of it")
+    return list(draw_maps(command.out, scores, whole, asked, command.step)) if request.scenes else []
+
+
+def _score(
+    one: Selected,
+    ready: Fitted,
+    candidates: Sequence[Candidate],
+    masks: Sequence[MaskKind],
+    request: Request,
+    device: torch.device,
+    command: AnalysisRun,
+) -> Scores:
+    labels = [candidate.label for candidate in candidates]
+
+    def progress(done: int, total: int) -> None:
+        command.step(one.name, done, total)
+
+    return score(one, ready, labels, masks, request.tiles, request.common.seed, device, progress)
+
+
+def _leave(
+    command: AnalysisRun,
+    request: Request,
+    catalog: Catalog,
+    candidates: Sequence[Candidate],
+    scores: Sequence[Scores],
+    masks: Sequence[MaskKind],
+    show: Shows,
+    device: torch.device,
+    maps: Sequence[Path],
+) -> None:
+    """Tables, pictures, report, summary."""
+    labels = [one.label for one in candidates]
+    values, differences = all_rows(scores, labels, masks, request.common.seed)
+    files = [command.out / "reconstruction.csv", command.out / "differences.csv"]
+    write_csv(files[0], COLUMNS, values)
+    write_csv(files[1], DIFFERENCE_COLUMNS, differences)
+    seed = request.common.seed
+    panels = [panel for one in scores for panel in draw_panels(command.out, one, labels, masks[0], show, seed, device)]
+    outcome = Outcome(catalog, candidates, scores, masks, values, differences, panels, seed)
+    files += [panel.path for panel in panels]
+    files += [*write_report(command.out, outcome, maps), *maps]
+    notes = [note for one in scores for note in one.fitted.notes]
+    inputs = {"catalogue_digest": catalog.digest(sorted({one.index.name for one in scores})), "notes": notes}
+    command.finish(metrics(values), inputs, files)
+    command.screen.close()
+    result_table(command.screen, values)
+    command.screen.result(f"report: {command.out / 'report.html'}")
+
+
+def _masks(request: Request) -> list[MaskKind]:
+    kinds = [one.strip() for one in request.kinds.split(",")]
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ConfigError(f"--masking {kind}: {nearest(kind, KINDS)}")
+    ratios = []
+    for text in request.ratios.split(","):
+        try:
+            ratios.append(float(text))
+        except ValueError:
+            ratios.append(0.0)
+        if not 0 < ratios[-1] < 1:
+            raise ConfigError(f"--mask-ratio {text}: give shares between 0 and 1, as 0.75,0.5")
+    return list(dict.fromkeys(MaskKind(kind, ratio) for kind in kinds for ratio in ratios))
+
+
+def _asked(
+    request: Request,
+    catalog: Catalog,
+    candidates: Sequence[Candidate],
+    selected: Sequence[Selected],
+    masks: Sequence[MaskKind],
+    precision: str,
+) -> dict[str, Any]:
+    """What decides the result."""
+    return {
+        "catalog": str(catalog.path.absolute()),
+        "dataset": [one.name for one in selected],
+        "data_digest": [one.digest() for one in selected],
+        "model": {one.label: one.reference.text for one in candidates},
+        "model_digest": {one.label: one.digest() for one in candidates},
+        "masks": [str(mask) for mask in masks],
+        "tiles": request.tiles,
+        "show": request.show,
+        "scenes": request.scenes,
+        "precision": precision,
+    }
+
+
+def _describe(
+    screen: Screen,
+    catalog: Catalog,
+    candidates: Sequence[Candidate],
+    selected: Sequence[Selected],
+    masks: Sequence[MaskKind],
+    request: Request,
+) -> None:
+    """What a dry run prints."""
+    screen.result(f"catalogue {catalog.path}")
+    for one in selected:
+        screen.result(f"compare on {one.name}: {min(len(one.index), request.tiles)} of {len(one.index)} tiles")
+    for candidate in candidates:
+        screen.result(f"{candidate.label}: {candidate.reference.text}")
+    screen.result(f"masks: {', '.join(map(str, masks))}")

@@ -1,0 +1,219 @@
+"""The report of a comparison: what is better where, and where the data cannot tell."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from geomae import __version__
+from geomae.analysis.bootstrap import FEWEST_GROUPS
+from geomae.analysis.reconstruction_errors import ALL, HIGHEST_PSNR
+from geomae.analysis.reconstruction_rows import Row
+from geomae.reports.page import Figure, Page, Section, Table, write_page
+from geomae.reports.recon_slider import Slide, slider
+from geomae.reports.stretch import composites
+from geomae.workflows.compare_recon_outcome import Outcome
+from geomae.workflows.compare_recon_plots import draw_plots
+from geomae.workflows.compare_recon_score import MASKED, VISIBLE, Scores
+from geomae.workflows.compare_recon_tables import place_of, tiles_of
+from geomae.workflows.compare_recon_words import comparisons, lead
+from geomae.workflows.provenance import commit
+
+SHOWN = ("rmse", "mae", "bias", "psnr", "ssim", "spectral_angle", "ergas", "ndvi_rmse", "ndwi_rmse")
+
+
+def write_report(out: Path, outcome: Outcome, maps: Sequence[Path] = ()) -> list[Path]:
+    """Publish `report.html` and the plots in it; gives their paths."""
+    plots = list(draw_plots(out, outcome))
+    sections = [
+        _summary(outcome),
+        _bands(outcome, plots),
+        *_domains(outcome),
+        *_ratios(outcome, plots),
+        _pictures(outcome),
+        *_maps(maps),
+        _method(outcome),
+    ]
+    page = Page("Reconstructions compared", lead(outcome.differences, outcome.values), tuple(sections), _about(outcome))
+    write_page(out / "report.html", page)
+    return [*(path for path, _ in plots), out / "report.html"]
+
+
+def _summary(outcome: Outcome) -> Section:
+    rows = outcome.of(domain=ALL, pixels=MASKED, band=ALL)
+    table = _table(rows, "Masked pixels, mean over bands. The lower, the better, but for PSNR and SSIM.", SHOWN)
+    seen = _table(
+        outcome.of(domain=ALL, pixels=VISIBLE, band=ALL),
+        "Visible pixels, apart: what comes out where the truth went in. A masked autoencoder is not trained for them.",
+        SHOWN,
+    )
+    return Section("Which is better", comparisons(outcome.differences, outcome.values), (table, seen))
+
+
+def _table(rows: Sequence[Row], caption: str, metrics: Sequence[str]) -> Table:
+    """A line per model, tiles and mask; a column per metric, with its unit."""
+    found: dict[tuple[str, ...], dict[str, Row]] = {}
+    for row in rows:
+        key = (row["model"], place_of(row), f"{row['masking']} {row['mask_ratio']:g}")
+        found.setdefault(key, {})[row["metric"]] = row
+    there = [metric for metric in metrics if any(metric in one for one in found.values())]
+    units = {row["metric"]: row["unit"] for row in rows}
+    heads = [f"{_plain(metric)}{'' if units[metric] == '1' else f', {_plain(units[metric])}'}" for metric in there]
+    lines = [
+        [
+            *key,
+            *(one[metric]["value"] if metric in one else None for metric in there),
+            _first(one)["n_tiles"],
+            _first(one)["n_groups"],
+        ]
+        for key, one in found.items()
+    ]
+    return Table(caption, ("model", "tiles", "mask", *heads, "number of tiles", "groups"), lines)
+
+
+def _bands(outcome: Outcome, plots: Sequence[tuple[Path, str]]) -> Section:
+    tables = []
+    for one, name in _selections(outcome):
+        rows = [row for row in outcome.of(**name, domain=ALL, pixels=MASKED, metric="rmse") if row["band"] != ALL]
+        names = [band.name for band in one.bands]
+        lines = []
+        for key in dict.fromkeys((row["model"], row["split"], row["masking"], row["mask_ratio"]) for row in rows):
+            mine = {
+                row["band"]: row["value"]
+                for row in rows
+                if (row["model"], row["split"], row["masking"], row["mask_ratio"]) == key
+            }
+            lines.append(
+                [key[0], f"{name['dataset']}@{key[1]}", f"{key[2]} {key[3]:g}", *(mine.get(band) for band in names)]
+            )
+        unit = _plain(one.selected.imagery.unit)
+        tables.append(Table(f"RMSE of masked pixels by band, {unit}.", ("model", "tiles", "mask", *names), lines))
+    figures = [Figure(path, caption) for path, caption in plots if "_ratio" not in path.name]
+    return Section("By band", (), (*figures, *tables))
+
+
+def _selections(outcome: Outcome) -> Iterator[tuple[Scores, dict[str, str]]]:
+    """Each data set once, with the name by which its rows are found."""
+    seen = set()
+    for one in outcome.scores:
+        name = tiles_of(one).dataset
+        if name not in seen:
+            seen.add(name)
+            yield one, {"dataset": name}
+
+
+def _domains(outcome: Outcome) -> list[Section]:
+    """Error by domain and its ratio to that of the source: the first selection's domain with most tiles."""
+    rows = outcome.of(
+        pixels=MASKED, metric="rmse", band=ALL, masking=outcome.masks[0].kind, mask_ratio=outcome.masks[0].ratio
+    )
+    split = [row for row in rows if row["domain"] != ALL]
+    whole = {(row["dataset"], row["split"]) for row in split}
+    places = split + [row for row in rows if row["domain"] == ALL and (row["dataset"], row["split"]) not in whole]
+    places = [row for row in rows if row in places]
+    if len({place_of(row) for row in places}) < 2:
+        return []
+    first = [row for row in places if (row["dataset"], row["split"]) == (places[0]["dataset"], places[0]["split"])]
+    source = place_of(max(first, key=lambda row: row["n_tiles"]))
+    base = {row["model"]: row for row in places if place_of(row) == source}
+    lines = []
+    for row in places:
+        there = base.get(row["model"])
+        ratio = row["value"] / there["value"] if there and there["unit"] == row["unit"] and there["value"] > 0 else None
+        lines.append([row["model"], place_of(row), row["value"], ratio, row["n_tiles"]])
+    text = (
+        f"The source is {source}. A ratio above 1 says that a model reconstructs a domain worse than the source: a "
+        "sign of a gap that needs no label. Domains also differ in how hard they are: compare a model's ratio with "
+        "those of the baselines, which were trained on none.",
+    )
+    unit = _plain(places[0]["unit"])
+    header = ("model", "domain", f"RMSE, {unit}", "target / source", "number of tiles")
+    return [Section("By domain", text, (Table(f"Masked pixels, {outcome.masks[0]}, mean over bands.", header, lines),))]
+
+
+def _ratios(outcome: Outcome, plots: Sequence[tuple[Path, str]]) -> list[Section]:
+    figures = tuple(Figure(path, caption) for path, caption in plots if "_ratio" in path.name)
+    return [Section("By mask ratio", (), figures)] if figures else []
+
+
+def _pictures(outcome: Outcome) -> Section:
+    slides = []
+    for panel in outcome.panels:
+        indices = next(iter(composites(panel.scores.bands).values()))
+        pictures = panel.tile.pictures(indices)
+        models = {label: pictures[label] for label in outcome.labels}
+        slides.append(Slide(f"{panel.scores.selected.name}: {panel.why}", pictures[""], models))
+    text = (f"Best, median and worst are by the RMSE of {outcome.labels[0]} over the bands, under {outcome.masks[0]}.",)
+    figures = [
+        Figure(panel.path, f"{panel.scores.selected.name}, {panel.why}: {panel.tile.tile_id}")
+        for panel in outcome.panels
+    ]
+    return Section(
+        "Pictures", text if slides else ("No tile was asked for.",), (*([slider(slides)] if slides else ()), *figures)
+    )
+
+
+def _maps(maps: Sequence[Path]) -> list[Section]:
+    if not maps:
+        return []
+    text = (
+        "Every pixel is predicted once, while it is hidden, by complementary masks. Errors are reconstruction - truth. "
+        "The anomaly is the error of each band in standard deviations of the errors on the train split; its first band "
+        "is that of all bands together (Mahalanobis distance / root of the number of bands), about 1 where errors are "
+        "usual.",
+    )
+    lines = [[path.name.split("_")[0], path.name] for path in maps]
+    return [
+        Section("On the map", text, (Table("Cloud Optimized GeoTIFFs beside this report.", ("map", "file"), lines),))
+    ]
+
+
+def _method(outcome: Outcome) -> Section:
+    ranges = []
+    for one, name in _selections(outcome):
+        spans = ", ".join(f"{band.name} {span:.3g}" for band, span in zip(one.bands, one.range_C, strict=True))
+        ranges.append(
+            f"Data range of PSNR and SSIM on {name['dataset']}, {_plain(one.selected.imagery.unit)}: {spans}."
+        )
+    left = [
+        f"{one.selected.name}: {one.left_out} tiles left out, in which too few cells are valid."
+        for one in outcome.scores
+        if one.left_out
+    ]
+    notes = [note for one in outcome.scores for note in one.fitted.notes]
+    text = (
+        "Every model sees the same visible cells of the same tiles; hidden is what is hidden from all. Masks depend on "
+        "the seed, the tile, the ratio and the kind alone.",
+        "Figures are of masked and valid pixels, in the unit of the data set; those of all bands are means of the "
+        f"bands'. PSNR is capped at {HIGHEST_PSNR:g} dB. SSIM: Gaussian window of 11 pixels, sigma 1.5; visible pixels "
+        "of the prediction are set to the truth, and the map is averaged over masked pixels whose window lies in the "
+        "tile. "
+        "ERGAS is of ratio 1. NDWI is that of open water (McFeeters 1996).",
+        "The data range is six standard deviations of the train split, per band. " + " ".join(ranges),
+        f"Intervals (95 %) resample groups, the same for all models; with fewer than {FEWEST_GROUPS} groups there is "
+        "none, and differences.csv lists the differences group by group.",
+        *dict.fromkeys((*left, *notes)),
+    )
+    return Section("How it was measured", text)
+
+
+def _about(outcome: Outcome) -> Mapping[str, str]:
+    names = sorted({one.index.name for one in outcome.scores})
+    about = {
+        f"model {one.label}": one.reference.text + (f" (MLflow run {run})" if (run := one.made_by()) else "")
+        for one in outcome.candidates
+    }
+    return about | {
+        "catalogue": str(outcome.catalog.path),
+        "catalogue digest": outcome.catalog.digest(names),
+        "tiles": "; ".join(f"{one.selected.name}: {len(one.index)}" for one in outcome.scores),
+        "masks": ", ".join(map(str, outcome.masks)) + f", cells of {outcome.scores[0].fitted.cell} pixels",
+        "seed": str(outcome.seed),
+        "geomae": f"{__version__}, commit {commit()}",
+    }
+
+
+def _first(rows: Mapping[str, Row]) -> Row:
+    return next(iter(rows.values()))
+
+
+def _plain(text: str) -> str:
+    return text.replace("_", " ")

@@ -1,0 +1,97 @@
+"""Which tiles of a comparison are shown, and their panels.
+
+T tiles, C bands, H W pixels
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from geomae.analysis.reconstruction_errors import ALL, figures
+from geomae.errors import ConfigError, nearest
+from geomae.randomness import generator
+from geomae.reports.recon_panel import ComparedTile, comparison_panel
+from geomae.tiles.reader import TileReader
+from geomae.workflows.compare_recon_score import MASKED, MaskKind, Scores, batches
+from geomae.workflows.run_folder import file_name
+
+RANKED = ("best", "median", "worst")
+
+
+@dataclass(frozen=True)
+class Shows:
+    """Tiles to show of each selection: by their error, so many at random, and by their ids."""
+
+    ranked: tuple[str, ...]
+    random: int
+    tile_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A tile that is shown, why, and its picture."""
+
+    path: Path
+    scores: Scores
+    why: str
+    tile: ComparedTile
+
+
+def parse_show(text: str) -> Shows:
+    """Read `best,median,worst,random:4` and tile ids, in any number and order."""
+    words = [one.strip() for one in text.split(",") if one.strip()]
+    count = sum(int(one.partition(":")[2]) for one in words if re.fullmatch(r"random:\d{1,3}", one))
+    others = [one for one in words if not one.startswith("random:") or not one[7:].isdecimal()]
+    ranked = tuple(one for one in others if one in RANKED)
+    return Shows(ranked, count, tuple(one for one in others if one not in RANKED))
+
+
+def check_show(show: Shows, tile_ids: Sequence[str]) -> None:
+    """Raise ConfigError for a tile id that no selection has."""
+    known = set(tile_ids)
+    for tile_id in show.tile_ids:
+        if tile_id not in known:
+            raise ConfigError(f"--show {tile_id}: no tile that is compared has this id; {nearest(tile_id, known)}")
+
+
+def draw_panels(
+    out: Path, scores: Scores, labels: Sequence[str], mask: MaskKind, show: Shows, seed: int, device: torch.device
+) -> Iterator[Panel]:
+    """Publish a panel of each tile that is shown of a selection, under one mask."""
+    unit, bands = scores.selected.imagery.unit, scores.bands
+    places = list(scores.fitted.bands)
+    for why, position in _chosen(scores, labels[0], mask, show, seed):
+        reader = TileReader(scores.index.take(np.array([position])))
+        ((_, shown),) = batches(reader, scores.fitted.cell, [mask], seed, device)
+        tiles = shown[mask]
+        visible = tiles.visible_B1HW
+        truth = tiles.pixels_BCHW[:, places]
+        made = {label: truth.where(visible, scores.fitted.predict(label, tiles))[0].cpu().numpy() for label in labels}
+        tile = ComparedTile(
+            reader.tile_ids[0],
+            truth[0].cpu().numpy(),
+            visible[0, 0].cpu().numpy(),
+            tiles.valid_BCHW[0, places].cpu().numpy(),
+            made,
+        )
+        path = out / f"panel_{file_name(scores.selected.name)}_{file_name(why)}.png"
+        title = f"{scores.selected.name}: {why}, {mask.ratio:.0%} hidden ({mask.kind})"
+        comparison_panel(path, tile, bands, unit, title)
+        yield Panel(path, scores, why, tile)
+
+
+def _chosen(scores: Scores, label: str, mask: MaskKind, show: Shows, seed: int) -> Iterator[tuple[str, int]]:
+    """Tiles by the RMSE of the first model (mean over bands), drawn ones, and those named."""
+    error_T = figures(scores.sums[label, mask, MASKED], scores.bands, scores.range_C)["rmse", ALL]
+    order = [int(one) for one in np.argsort(error_T, kind="stable") if not np.isnan(error_T[one])]
+    rank = {"best": 0, "median": len(order) // 2, "worst": -1}
+    if order:
+        yield from ((why, order[rank[why]]) for why in show.ranked)
+    drawn = generator(seed, "tiles to show", scores.selected.name).permutation(len(scores.index))[: show.random]
+    yield from ((f"random {number}", int(position)) for number, position in enumerate(drawn, 1))
+    tile_ids = scores.index.tiles["tile_id"].tolist()
+    yield from ((tile_id, tile_ids.index(tile_id)) for tile_id in show.tile_ids if tile_id in tile_ids)
