@@ -32,7 +32,8 @@ PATCH_CHUNK_BYTES = 2**24
 # Format 2: a Zarr 3 store with text warns that its format is not settled, and other readers may refuse it.
 FORMAT: Final = 2
 DECIDES = (
-    "encoder_digest", "data_digest", "layer", "pooling", "precision", "tiles_digest", "features", "patch_grid",
+    "encoder_digest", "catalogue_digest", "data_digest", "layer", "pooling", "precision", "tiles_digest", "features",
+    "patch_grid",
 )  # fmt: skip
 
 

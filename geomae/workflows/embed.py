@@ -101,6 +101,7 @@ def _asked(
     """What decides the result."""
     return {
         "catalog": str(session.catalog.path.absolute()),
+        "catalogue_digest": session.catalog.digest(sorted(encoders)),
         "dataset": [one.name for one in selected],
         "encoder": reference.text,
         "encoder_digest": encoder_digest(encoders),

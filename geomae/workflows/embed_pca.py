@@ -49,7 +49,7 @@ def run(request: Request) -> int:
         parts = [Part(encoders[one.index.name], one.index) for one in selected]
         features, _ = shapes(parts, patches=False)
         if earlier is not None:
-            named = identity_of(identity(encoders, request.embed.choice))
+            named = identity_of(identity(encoders))
             embed_pca_scores.check_projection(earlier, named, request.embed.encoders[0])
         tiles = embed_pca_scores.check_components(request.components, [part.index for part in parts], features)
         fitted = f"those of {earlier.folder}" if earlier else f"fitted to {tiles} of these tiles"

@@ -17,6 +17,7 @@ from geomae.embeddings import open_embeddings
 from geomae.encoders import DEFAULT_POOLING, MIDDLE, Encoder, OwnEncoder, Reference, load_encoders
 from geomae.encoders.digests import weights_digest
 from geomae.encoders.extract import Extracted, Progress, extract
+from geomae.encoders.foreign import ForeignEncoder
 from geomae.encoders.parts import Part
 from geomae.errors import CatalogError
 from geomae.files import digest
@@ -127,7 +128,7 @@ def embed_selected(
     extracted = extract(
         parts,
         out,
-        attributes=_attributes(session.catalog, encoders, choice, selected),
+        attributes=_attributes(session.catalog, encoders, selected),
         fabric=session.fabric,
         precision=session.precision,
         patches=choice.patches,
@@ -161,14 +162,14 @@ def encoder_digest(encoders: Mapping[str, Encoder]) -> str:
     return digest({name: one.digest for name, one in encoders.items()})
 
 
-def identity(encoders: Mapping[str, Encoder], choice: Choice) -> dict[str, Any]:
+def identity(encoders: Mapping[str, Encoder]) -> dict[str, Any]:
     """What an encoder is on any data set: weights, layer and pooling. For others than our models, also its bands."""
-    own = _own(encoders)
-    first = next(iter(encoders.values()))
+    own, first = _own(encoders), next(iter(encoders.values()))
+    layered = first if isinstance(first, (OwnEncoder, ForeignEncoder)) else None
     return {
         "model_digest": weights_digest(own.model.mae.state_dict()) if own else first.digest,
-        "layer": own.layer if own else choice.layer,
-        "pooling": own.pooling if own else choice.pooling,
+        "layer": layered.layer if layered else None,
+        "pooling": layered.pooling if layered else None,
     }
 
 
@@ -186,15 +187,13 @@ def _parts(encoders: Mapping[str, Encoder], selected: Sequence[Selected]) -> tup
     return tuple(parts)
 
 
-def _attributes(
-    catalog: Catalog, encoders: Mapping[str, Encoder], choice: Choice, selected: Sequence[Selected]
-) -> dict[str, Any]:
+def _attributes(catalog: Catalog, encoders: Mapping[str, Encoder], selected: Sequence[Selected]) -> dict[str, Any]:
     return {
         "encoder": next(iter(encoders.values())).text,
         "catalogue_digest": catalog.digest(sorted(encoders)),
         "data_digest": digest([one.digest() for one in selected]),
         "version": __version__,
-        **identity(encoders, choice),
+        **identity(encoders),
     }
 
 

@@ -101,7 +101,7 @@ def test_what_a_run_leaves(ask, data, tracking_uri):
     assert [one.dataset.name for one in tracked.inputs.dataset_inputs] == ["tiny"]
 
 
-def test_again_gives_the_same_and_another_request_is_refused(ask):
+def test_again_gives_the_same_and_another_request_is_refused(ask, data):
     out = ask(layer=3)
     before = json.loads((out / "summary.json").read_text())
     stamps = contents(out / "embeddings.zarr")
@@ -109,6 +109,11 @@ def test_again_gives_the_same_and_another_request_is_refused(ask):
     assert contents(out / "embeddings.zarr") == stamps
     with pytest.raises(StorageError, match=r"another request, which differs in .*layer \(3 there, 1 here\)"):
         ask(layer=1)
+    text = data.read_text()
+    data.write_text(text.replace("0.0001", "0.0002"))
+    with pytest.raises(StorageError, match="catalogue_digest"):
+        ask(layer=3)
+    data.write_text(text)
     with pytest.raises(StorageError, match=r"differs in dataset \(\[\"tiny\"\] there, \[\"tiny@train\"\] here\)"):
         ask(layer=3, datasets=("tiny@train",))
 

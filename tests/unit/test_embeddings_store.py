@@ -147,6 +147,7 @@ def test_no_store_and_a_damaged_one_are_errors(finished, tmp_path):
     ("other", "parts"),
     [
         (plan(encoder_digest="xyz"), ["encoder_digest (abc there, xyz here)"]),
+        (plan(catalogue_digest="c"), ["catalogue_digest (None there, c here)"]),
         (plan(layer=3, pooling="cls"), ["layer (6 there, 3 here)", "pooling (mean there, cls here)"]),
         (plan(patches=PATCHES), ["patch_grid (None there, [2, 3, 4] here)"]),
         (plan(tiles=5), ["tiles_digest"]),
