@@ -1,7 +1,7 @@
 """Memory of tensors on the CPU: kept by the process between steps, instead of given back and faulted in anew.
 
 glibc gives large blocks back to the system as soon as they are freed. A training step frees and takes the same sizes
-again and again, and the page faults of that cost a quarter of a bf16 step (tests/benchmarks/training_step.py).
+again and again, which costs page faults (tests/benchmarks/training_step.py counts them; --allocator system).
 """
 
 import ctypes

@@ -15,6 +15,7 @@ from geomae.models.masking import Groups, MaskRules
 from geomae.tiles.loader import Draw
 from geomae.training import checkpoints
 from geomae.training.checkpoints import Progress
+from geomae.training.compiled import compile_in_place
 from geomae.training.data import Dataset
 from geomae.training.optimizer import build_optimizer, decayed
 
@@ -61,8 +62,7 @@ def prepare(
     """Wrap the model for its strategy and go on from the newest checkpoint in `folder`, if there is one."""
     decay = decayed(mae)
     if config.compile:
-        for block in [*mae.encoder.blocks, *(mae.decoder.blocks if mae.decoder else [])]:
-            block.compile()
+        compile_in_place(mae)
     model = fabric.setup_module(mae)
     model.mark_forward_method("predict")
     optimizer = build_optimizer(model, decay, config.optimizer.weight_decay)

@@ -40,11 +40,20 @@ SMALL = Case(64, 64, 8, (384, 12, 6), (192, 4, 6))
 BASE = Case(16, 224, 16, (768, 12, 12), (512, 8, 16))
 
 
-def ours(case: Case, device: torch.device, precision: str, kind: str = "full", predict: float = 1.0) -> Step:
+def ours(
+    case: Case,
+    device: torch.device,
+    precision: str,
+    kind: str = "full",
+    predict: float = 1.0,
+    *,
+    compiled: bool = False,
+) -> Step:
     """The step of `geomae pretrain`: our model, guard, clipping and optimizer, as the training loop takes them."""
     from geomae.config import Decoder
     from geomae.models.architecture import Architecture
     from geomae.models.mae import MaskedAutoencoder
+    from geomae.training.compiled import compile_in_place
     from geomae.training.optimizer import build_optimizer, decayed, guarded_step
 
     width, depth, heads = case.encoder
@@ -54,6 +63,8 @@ def ours(case: Case, device: torch.device, precision: str, kind: str = "full", p
         decoder=Decoder(kind=kind, width=narrow, depth=layers, heads=narrow_heads, predict=predict),
     )  # fmt: skip
     model = MaskedAutoencoder(shape).to(device).train()
+    if compiled:
+        compile_in_place(model)
     optimizer = build_optimizer(model, decayed(model), 0.05)
     pixels_BCHW = torch.randn(case.batch, case.bands, case.side, case.side, device=device)
     valid_BCHW = torch.ones_like(pixels_BCHW, dtype=torch.bool)

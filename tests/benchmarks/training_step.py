@@ -1,24 +1,28 @@
 """One training step against other implementations, in turn, in one process: tiles per second.
 
-    uv run --extra bench python tests/benchmarks/training_step.py [--json FILE] [--device cuda] [--rounds N]
+    uv run --extra bench python tests/benchmarks/training_step.py [--json FILE] [--device cuda] [--compile]
 
 On a CPU: 64 x 64 x 3 tiles, patch 8, encoder 384/12/6, decoder 192/4/6, batch 64, mask ratio 0.75, target `patch`,
 AdamW included; then our decoders `full` and `cross` at base size (768/12/12, decoder 512/8/16, 224 x 224 x 3 tiles,
 patch 16). With --device cuda: base and large at 224, batch 256, bf16, with the peak of memory. A turn is one step that
 does not count, because the caches still hold another's tensors, and some that do; every round gives each candidate a
-turn, so that a machine whose speed drifts is fair to all. Freed memory is kept as `geomae pretrain` keeps it, from
-which all gain; --allocator system gives it back.
+turn, so that a machine whose speed drifts is fair to all. --compile gives ours with `compile=true` a turn, too, and
+prints what its first step takes. Freed memory is kept as `geomae pretrain` keeps it, from which all gain; --allocator
+system gives it back: the table says how many pages a step then faults in, and what share of the processors' time the
+system spends in the step.
 """
 
 import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import time
 import warnings
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from candidates import BASE, SMALL, Case, Step, lightly, ours, transformers
@@ -28,6 +32,14 @@ PEAK_SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices whose product gives t
 GPU_BATCH = 256
 
 
+class Turn(NamedTuple):
+    """A step of a candidate in one round: its seconds, page faults, and the system's share of the processors' time."""
+
+    seconds: float
+    faults: float
+    system: float
+
+
 def main() -> None:
     """Measure, print the tables, and write the same figures as flat JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -35,6 +47,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--allocator", choices=["kept", "system"], default="kept")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
@@ -51,12 +64,12 @@ def main() -> None:
     )
     print(f"freed memory {'kept' if kept else 'given back'}")
     run = on_cpu if device.type == "cpu" else on_gpu
-    figures = run(device, auto, arguments.rounds)
+    figures = run(device, auto, arguments.rounds, arguments.compile)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
-def on_cpu(device: torch.device, auto: str, rounds: int) -> dict[str, float]:
+def on_cpu(device: torch.device, auto: str, rounds: int, compiled: bool) -> dict[str, float]:
     """Ours beside its peers at small size, then our own decoders at base size."""
     attention = {precision: fastest_attention(device, precision) for precision in ("32", "bf16")}
     small = {
@@ -67,8 +80,11 @@ def on_cpu(device: torch.device, auto: str, rounds: int) -> dict[str, float]:
         "transformers_bf16": transformers(SMALL, device, "bf16", attention["bf16"]),
         "lightly_fp32": lightly(SMALL, device, "32"),
     }
-    seconds = measure(small, device, rounds, steps=3)
-    figures = table(SMALL, seconds, "transformers_fp32")
+    figures: dict[str, float] = {}
+    if compiled:
+        small["ours_compiled_auto"] = ours(SMALL, device, auto, compiled=True)
+        figures |= first_step("ours_compiled_auto", small["ours_compiled_auto"], device)
+    figures |= table(SMALL, measure(small, device, rounds, steps=3), "transformers_fp32")
     del small
     base = {
         "ours_base_full_auto": ours(BASE, device, auto),
@@ -80,18 +96,19 @@ def on_cpu(device: torch.device, auto: str, rounds: int) -> dict[str, float]:
     return figures
 
 
-def on_gpu(device: torch.device, auto: str, rounds: int) -> dict[str, float]:
+def on_gpu(device: torch.device, auto: str, rounds: int, compiled: bool) -> dict[str, float]:
     """Base and large, one after the other: each alone fills the memory."""
     figures: dict[str, float] = {}
     for size, encoder in (("base", (768, 12, 12)), ("large", (1024, 24, 16))):
         case = Case(GPU_BATCH, 224, 16, encoder, (512, 8, 16))
-        for name, kind, predict in (
-            (f"ours_{size}_full_auto", "full", 1.0),
-            (f"ours_{size}_cross_auto", "cross", 0.25),
-        ):
+        variants = [("full", "full", 1.0, False), ("cross", "cross", 0.25, False)]
+        for title, kind, predict, asked in [*variants, *([("compiled", "full", 1.0, True)] if compiled else [])]:
+            name = f"ours_{size}_{title}_auto"
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
-            step = ours(case, device, auto, kind, predict)
+            step = ours(case, device, auto, kind, predict, compiled=asked)
+            if asked:
+                figures |= first_step(name, step, device)
             figures |= table(case, measure({name: step}, device, rounds, steps=5), name)
             figures[f"{name}_peak_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
             print(f"{name}: {figures[f'{name}_peak_memory_gib']:.1f} GiB of memory at most")
@@ -101,27 +118,41 @@ def on_gpu(device: torch.device, auto: str, rounds: int) -> dict[str, float]:
     return figures
 
 
-def measure(candidates: dict[str, Step], device: torch.device, rounds: int, steps: int) -> dict[str, list[float]]:
-    """Seconds per step of every candidate in every round, after WARM_UP rounds that do not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+def first_step(name: str, step: Step, device: torch.device) -> dict[str, float]:
+    """Print and give the seconds of the first step, in which a compiled model is compiled."""
+    seconds = timed(step, device)
+    print(f"{name}: {seconds:.0f} s for the first step")
+    return {f"{name}_first_step_s": seconds}
+
+
+def measure(candidates: dict[str, Step], device: torch.device, rounds: int, steps: int) -> dict[str, list[Turn]]:
+    """A turn of every candidate in every round, after WARM_UP rounds that do not count."""
+    turns: dict[str, list[Turn]] = {name: [] for name in candidates}
     for round_number in range(rounds + WARM_UP):
         for name, step in candidates.items():
             step()
-            found = timed(partial(_repeat, step, steps), device) / steps
+            before = resource.getrusage(resource.RUSAGE_SELF)
+            seconds = timed(partial(_repeat, step, steps), device)
+            after = resource.getrusage(resource.RUSAGE_SELF)
+            user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
             if round_number >= WARM_UP:
-                seconds[name].append(found)
-    return seconds
+                faults = (after.ru_minflt - before.ru_minflt) / steps
+                turns[name].append(Turn(seconds / steps, faults, system / max(user + system, 1e-9)))
+    return turns
 
 
-def table(case: Case, seconds: dict[str, list[float]], reference: str) -> dict[str, float]:
+def table(case: Case, turns: dict[str, list[Turn]], reference: str) -> dict[str, float]:
     """Print tiles per second and ratios to the reference round by round; gives them by name."""
-    figures = {f"{name}_tiles_per_s": case.batch / statistics.median(values) for name, values in seconds.items()}
-    print(f"{'':22} {'tiles/s':>8}  ratio to {reference}: median (min to max over rounds)")
-    for name, values in seconds.items():
-        ratios = sorted(theirs / mine for mine, theirs in zip(values, seconds[reference], strict=True))
-        figures[f"{name}_ratio"] = statistics.median(ratios)
-        speed = figures[f"{name}_tiles_per_s"]
-        print(f"{name:22} {speed:8.1f}  {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+    figures: dict[str, float] = {}
+    print(f"{'':22} {'tiles/s':>8} {'faults':>8} {'system':>7}  ratio to {reference}: median (min to max over rounds)")
+    for name, found in turns.items():
+        ratios = sorted(theirs.seconds / mine.seconds for mine, theirs in zip(found, turns[reference], strict=True))
+        seconds, faults, system = (statistics.median(column) for column in zip(*found, strict=True))
+        speed, ratio = case.batch / seconds, statistics.median(ratios)
+        figures |= {f"{name}_tiles_per_s": speed, f"{name}_ratio": ratio}
+        figures |= {f"{name}_page_faults": faults, f"{name}_system_share": system}
+        spread = f"{ratio:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        print(f"{name:22} {speed:8.1f} {faults:8.0f} {system:7.1%}  {spread}")
     return figures
 
 
@@ -139,8 +170,8 @@ def share_of_peak(name: str, case: Case, tiles_per_s: float, device: torch.devic
 def fastest_attention(device: torch.device, precision: str) -> str:
     """The attention with which transformers is faster here."""
     steps = {kind: transformers(SMALL, device, precision, kind) for kind in ("eager", "sdpa")}
-    seconds = measure(steps, device, 3, steps=1)
-    return min(seconds, key=lambda kind: statistics.median(seconds[kind]))
+    turns = measure(steps, device, 3, steps=1)
+    return min(turns, key=lambda kind: statistics.median(turn.seconds for turn in turns[kind]))
 
 
 def timed(work: Step, device: torch.device) -> float:
