@@ -77,9 +77,9 @@ def extract(
             return Extracted(out / FINISHED, 0, 0.0)
         work = _Work(parts, store or Unfinished(out), fabric, columns, stop or Stop(), progress, threads, shape)
         trouble, stopped = _agree(fabric, work.run(), work.stop)
-    if trouble is not None:
+    if trouble is not None and fabric.is_global_zero:  # said once
         raise GeomaeError(trouble)
-    if stopped:
+    if trouble is not None or stopped:
         return None
     if fabric.is_global_zero:
         work.store.publish()

@@ -14,6 +14,7 @@ from geomae.embeddings.store import store_digest
 from geomae.encoders import Encoder, Reference, parse_encoders
 from geomae.errors import ConfigError
 from geomae.files import read_json
+from geomae.training import devices
 from geomae.training.signals import watch
 from geomae.workflows.analysis_run import AnalysisRun, Common, output_folder
 from geomae.workflows.embedding import (
@@ -78,7 +79,7 @@ def carry_out(name: str, request: Request, asked: Mapping[str, Any], plan: Plan,
         if embedded is None:
             if command is not None:
                 command.stopped()
-            return stop.exit_code or 143
+            return stop.exit_code or 143 if session.fabric.is_global_zero or devices.external() else 0
         if command is not None:
             leave(command, session, embedded)
     return 0
