@@ -27,7 +27,7 @@ def slider(slides: Sequence[Slide]) -> Html:
         {
             "title": slide.title,
             "truth": data_uri(_png(slide.truth)),
-            "models": {label: data_uri(_png(picture)) for label, picture in slide.reconstructions.items()},
+            "models": [[label, data_uri(_png(picture))] for label, picture in slide.reconstructions.items()],
         }
         for slide in slides
     ]

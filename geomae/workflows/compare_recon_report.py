@@ -17,7 +17,10 @@ from geomae.workflows.compare_recon_tables import place_of, tiles_of
 from geomae.workflows.compare_recon_words import comparisons, lead
 from geomae.workflows.provenance import commit
 
-SHOWN = ("rmse", "mae", "bias", "psnr", "ssim", "spectral_angle", "ergas", "ndvi_rmse", "ndwi_rmse")
+SHOWN = {
+    "rmse": "RMSE", "mae": "MAE", "bias": "bias", "psnr": "PSNR, dB", "ssim": "SSIM", "spectral_angle": "angle, °",
+    "ergas": "ERGAS", "ndvi_rmse": "NDVI RMSE", "ndwi_rmse": "NDWI RMSE",
+}  # fmt: skip
 
 
 def write_report(out: Path, outcome: Outcome, maps: Sequence[Path] = ()) -> list[Path]:
@@ -30,6 +33,7 @@ def write_report(out: Path, outcome: Outcome, maps: Sequence[Path] = ()) -> list
         *_ratios(outcome, plots),
         _pictures(outcome),
         *_maps(maps),
+        _visible(outcome),
         _method(outcome),
     ]
     page = Page("Reconstructions compared", lead(outcome.differences, outcome.values), tuple(sections), _about(outcome))
@@ -38,35 +42,34 @@ def write_report(out: Path, outcome: Outcome, maps: Sequence[Path] = ()) -> list
 
 
 def _summary(outcome: Outcome) -> Section:
-    rows = outcome.of(domain=ALL, pixels=MASKED, band=ALL)
-    table = _table(rows, "Masked pixels, mean over bands. The lower, the better, but for PSNR and SSIM.", SHOWN)
-    seen = _table(
-        outcome.of(domain=ALL, pixels=VISIBLE, band=ALL),
-        "Visible pixels, apart: what comes out where the truth went in. A masked autoencoder is not trained for them.",
-        SHOWN,
+    tables = tuple(_tables(outcome.of(domain=ALL, pixels=MASKED, band=ALL)))
+    return Section("Which is better", comparisons(outcome.differences, outcome.values), tables)
+
+
+def _visible(outcome: Outcome) -> Section:
+    text = (
+        "What comes out where the truth went in. A masked autoencoder is not trained for it, so that this says nothing "
+        "about how well it fills gaps.",
     )
-    return Section("Which is better", comparisons(outcome.differences, outcome.values), (table, seen))
+    return Section("On visible pixels", text, tuple(_tables(outcome.of(domain=ALL, pixels=VISIBLE, band=ALL))))
 
 
-def _table(rows: Sequence[Row], caption: str, metrics: Sequence[str]) -> Table:
-    """A line per model, tiles and mask; a column per metric, with its unit."""
-    found: dict[tuple[str, ...], dict[str, Row]] = {}
+def _tables(rows: Sequence[Row]) -> Iterator[Table]:
+    """A table for each choice of tiles and each mask, with a line per model and a column per metric."""
+    places: dict[tuple[str, str], dict[str, dict[str, Row]]] = {}
     for row in rows:
-        key = (row["model"], place_of(row), f"{row['masking']} {row['mask_ratio']:g}")
-        found.setdefault(key, {})[row["metric"]] = row
-    there = [metric for metric in metrics if any(metric in one for one in found.values())]
-    units = {row["metric"]: row["unit"] for row in rows}
-    heads = [f"{_plain(metric)}{'' if units[metric] == '1' else f', {_plain(units[metric])}'}" for metric in there]
-    lines = [
-        [
-            *key,
-            *(one[metric]["value"] if metric in one else None for metric in there),
-            _first(one)["n_tiles"],
-            _first(one)["n_groups"],
+        where = (place_of(row), f"{row['masking']} {row['mask_ratio']:g}")
+        places.setdefault(where, {}).setdefault(row["model"], {})[row["metric"]] = row
+    for (place, mask), found in places.items():
+        there = [metric for metric in SHOWN if any(metric in one for one in found.values())]
+        lines = [
+            [label, *(one[metric]["value"] if metric in one else None for metric in there)]
+            for label, one in found.items()
         ]
-        for key, one in found.items()
-    ]
-    return Table(caption, ("model", "tiles", "mask", *heads, "number of tiles", "groups"), lines)
+        first = found[next(iter(found))]["rmse"]
+        counted = f"{first['n_tiles']} tiles in {first['n_groups']} groups"
+        caption = f"{place}, {mask}: {counted}. Mean over bands; RMSE, MAE and bias in {_plain(first['unit'])}."
+        yield Table(caption, ("model", *(SHOWN[metric] for metric in there)), lines)
 
 
 def _bands(outcome: Outcome, plots: Sequence[tuple[Path, str]]) -> Section:
@@ -74,18 +77,13 @@ def _bands(outcome: Outcome, plots: Sequence[tuple[Path, str]]) -> Section:
     for one, name in _selections(outcome):
         rows = [row for row in outcome.of(**name, domain=ALL, pixels=MASKED, metric="rmse") if row["band"] != ALL]
         names = [band.name for band in one.bands]
-        lines = []
-        for key in dict.fromkeys((row["model"], row["split"], row["masking"], row["mask_ratio"]) for row in rows):
-            mine = {
-                row["band"]: row["value"]
-                for row in rows
-                if (row["model"], row["split"], row["masking"], row["mask_ratio"]) == key
-            }
-            lines.append(
-                [key[0], f"{name['dataset']}@{key[1]}", f"{key[2]} {key[3]:g}", *(mine.get(band) for band in names)]
-            )
+        lines: dict[tuple[str, str, str], dict[str, float]] = {}
+        for row in rows:
+            key = (row["model"], f"{row['dataset']}@{row['split']}", f"{row['masking']} {row['mask_ratio']:g}")
+            lines.setdefault(key, {})[row["band"]] = row["value"]
         unit = _plain(one.selected.imagery.unit)
-        tables.append(Table(f"RMSE of masked pixels by band, {unit}.", ("model", "tiles", "mask", *names), lines))
+        cells = [[*key, *(found.get(band) for band in names)] for key, found in lines.items()]
+        tables.append(Table(f"RMSE of masked pixels by band, {unit}.", ("model", "tiles", "mask", *names), cells))
     figures = [Figure(path, caption) for path, caption in plots if "_ratio" not in path.name]
     return Section("By band", (), (*figures, *tables))
 
@@ -105,10 +103,8 @@ def _domains(outcome: Outcome) -> list[Section]:
     rows = outcome.of(
         pixels=MASKED, metric="rmse", band=ALL, masking=outcome.masks[0].kind, mask_ratio=outcome.masks[0].ratio
     )
-    split = [row for row in rows if row["domain"] != ALL]
-    whole = {(row["dataset"], row["split"]) for row in split}
-    places = split + [row for row in rows if row["domain"] == ALL and (row["dataset"], row["split"]) not in whole]
-    places = [row for row in rows if row in places]
+    told_apart = {(row["dataset"], row["split"]) for row in rows if row["domain"] != ALL}
+    places = [row for row in rows if row["domain"] != ALL or (row["dataset"], row["split"]) not in told_apart]
     if len({place_of(row) for row in places}) < 2:
         return []
     first = [row for row in places if (row["dataset"], row["split"]) == (places[0]["dataset"], places[0]["split"])]
@@ -209,10 +205,6 @@ def _about(outcome: Outcome) -> Mapping[str, str]:
         "seed": str(outcome.seed),
         "geomae": f"{__version__}, commit {commit()}",
     }
-
-
-def _first(rows: Mapping[str, Row]) -> Row:
-    return next(iter(rows.values()))
 
 
 def _plain(text: str) -> str:
