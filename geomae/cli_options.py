@@ -22,6 +22,13 @@ Encoders = Annotated[
         "baseline:NAME; repeatable where several can be compared.",
     ),
 ]
+Align = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Alignment of the test's embeddings with those trained on, or `all`; repeatable. One is chosen, without "
+        "labels of the test."
+    ),
+]
 Layer = Annotated[
     int | None, typer.Option(min=1, help="Block after which embeddings are taken; default the encoder's best known.")
 ]

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from geomae.cli_options import (
+    Align,
     CatalogFile,
     Device,
     DryRun,
@@ -40,6 +41,7 @@ def add_probe(app: typer.Typer, leave: Leave) -> None:
         cross_fit: Annotated[
             int | None, typer.Option(help="Folds in which each group is tested by a probe that never saw it.")
         ] = None,
+        align: Align = None,
         no_baselines: Annotated[
             bool, typer.Option("--no-baselines", help="Leave statistics, rcf and random out of the table.")
         ] = False,
@@ -73,7 +75,7 @@ def add_probe(app: typer.Typer, leave: Leave) -> None:
                 Request(
                     common=common, train=train, tests=tuple(test), encoders=tuple(encoder or ()), task=task,
                     strength=strength, cross_fit=cross_fit, baselines=not no_baselines, layer=layer, pooling=pooling,
-                    min_class_rows=min_class_rows,
+                    min_class_rows=min_class_rows, align=tuple(align or ()),
                 )
             )  # fmt: skip
 

@@ -11,9 +11,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomae.analysis.folds import check_rows, codes_of, deal_groups, deal_training, quarters
-from geomae.analysis.probing import Plan
+from geomae.analysis.linear_probe import Folds
 from geomae.analysis.scores import Codes
 from geomae.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One fit: the tiles to train on, the folds to choose the strength by, and the tiles of each test to predict.
+
+    All are positions: of the training side, and of the test set. Tests take part in nothing else.
+    """
+
+    train: Codes
+    folds: Folds
+    tests: Mapping[str, Codes]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labels of the training side, as class codes or as numbers, its groups, and the names of the classes."""
+
+    label_P: NDArray[Any]
+    group_P: Codes
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geomae.analysis.alignment import NONE
 from geomae.analysis.bootstrap import FEWEST_GROUPS, percentile_interval, resample_groups
 from geomae.analysis.measures import ALL, Measure
 from geomae.analysis.probing import Answers, Asked
@@ -21,6 +22,7 @@ COLUMNS = (
     *("n_train", "n_test", "n_groups", "seed", "chosen"),
 )
 TO_FIRST, TO_BASELINE = "difference_to_first", "difference_to_best_baseline"
+TO_NONE = "difference_to_none"  # of an alignment
 SPREAD = "_std"  # ends the metric that tells the standard deviation over draws
 
 
@@ -37,6 +39,7 @@ class Row:
     shots: int | None = None
     of: str = ALL
     seed: int | None = None
+    align: str = NONE
 
     def cells(self, shared: Mapping[str, Any]) -> dict[str, Any]:
         """By column; `shared` are those that do not depend on what was predicted."""
@@ -88,7 +91,8 @@ def score(contenders: Sequence[Contender], truths: Mapping[str, Truth], seed: in
     """
     found = Scored()
     asked_all = list(contenders[0].answers[0].predicted)
-    for asked in asked_all:
+    unaligned: dict[tuple[str, Asked], tuple[float, Floats | None]] = {}
+    for asked in asked_all:  # without alignment first
         truth = truths[asked.test]
         counts_RG = resample_groups(truth.groups, seed)
         compared: dict[str, tuple[float, Floats | None]] = {}
@@ -96,6 +100,12 @@ def score(contenders: Sequence[Contender], truths: Mapping[str, Truth], seed: in
             known = [one for one in contender.answers if asked in one.predicted]
             rows, compared[contender.label] = _score_one(found, contender, known, asked, truth, counts_RG)
             found.rows += rows
+            plain = contender.label, asked._replace(align=NONE)
+            if asked.align == NONE:
+                unaligned[plain] = compared[contender.label]
+            else:
+                pair = (compared[contender.label], unaligned[plain])
+                found.rows.append(_difference(contender.label, asked, TO_NONE, *pair))
         if asked.shots is None:
             baselines = [one.label for one in contenders if one.baseline]
             if baselines:
@@ -129,7 +139,7 @@ def _score_one(
     for metric, of in values[0][0]:
         if asked.shots is not None and of != ALL:
             continue
-        new = partial(Row, contender.label, asked.test, asked.method, shots=asked.shots, of=of)
+        new = partial(Row, contender.label, asked.test, asked.method, shots=asked.shots, of=of, align=asked.align)
         each = np.array([[float(one[metric, of]) for one in draws] for draws in values])
         interval = percentile_interval(spread[metric, of]) if spread and carrying[of] >= FEWEST_GROUPS else None
         rows.append(new(metric, value=float(each.mean()), interval=interval))
@@ -169,6 +179,12 @@ def _differences(
         pairs = [(TO_FIRST, contenders[0].label)] if contender is not contenders[0] else []
         pairs += [(TO_BASELINE, best_baseline)] if best_baseline is not None and not contender.baseline else []
         for metric, other in pairs:
-            (own, own_R), (theirs, theirs_R) = compared[contender.label], compared[other]
-            interval = None if own_R is None or theirs_R is None else percentile_interval(own_R - theirs_R)
-            yield Row(contender.label, asked.test, asked.method, metric, own - theirs, interval)
+            yield _difference(contender.label, asked, metric, compared[contender.label], compared[other])
+
+
+def _difference(
+    label: str, asked: Asked, metric: str, own: tuple[float, Floats | None], other: tuple[float, Floats | None]
+) -> Row:
+    """A row for the difference of two main figures, with the interval of the differences in the same resamples."""
+    interval = None if own[1] is None or other[1] is None else percentile_interval(own[1] - other[1])
+    return Row(label, asked.test, asked.method, metric, own[0] - other[0], interval, align=asked.align)

@@ -10,9 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from geomae.analysis.alignment import NONE
+from geomae.analysis.alignment_choice import Evidence
 from geomae.analysis.few_labels import few_label_classes
 from geomae.analysis.knn_probe import NEIGHBOURS, knn_classes, knn_values
-from geomae.analysis.linear_probe import Folds, choose_strength, fit_linear, fit_path
+from geomae.analysis.linear_probe import choose_strength, fit_linear, fit_path
+from geomae.analysis.plans import Labelled, Plan
 from geomae.analysis.ridge_probe import choose_ridge, fit_ridge_path
 from geomae.analysis.scores import Codes
 from geomae.analysis.segmentation import choose_patch_strength, class_shares, predict_pixels, training_patches
@@ -24,27 +27,7 @@ class Asked(NamedTuple):
     test: str
     method: str
     shots: int | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One fit: the tiles to train on, the folds to choose the strength by, and the tiles of each test to predict.
-
-    All are positions: of the training side, and of the test set. Tests take part in nothing else.
-    """
-
-    train: Codes
-    folds: Folds
-    tests: Mapping[str, Codes]
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """The labels of the training side, as class codes or as numbers, its groups, and the names of the classes."""
-
-    label_P: NDArray[Any]
-    group_P: Codes
-    names: tuple[str, ...]
+    align: str = NONE
 
 
 @dataclass
@@ -54,6 +37,7 @@ class Answers:
     predicted: dict[Asked, list[NDArray[Any]]] = field(default_factory=dict)
     strengths: list[float] = field(default_factory=list)
     tried: list[dict[float, float]] = field(default_factory=list)
+    evidence: dict[str, Evidence] = field(default_factory=dict)  # by test set, where alignments were asked for
 
     def put(self, asked: Asked, draw: int, total: int, places: Codes, values: NDArray[Any]) -> None:
         """Enter predictions for some tiles of a test set with `total` tiles."""

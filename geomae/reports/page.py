@@ -59,7 +59,7 @@ class Page:
 def write_page(path: Path, page: Page) -> None:
     """Publish a report as one self-contained HTML file. Every text is escaped; `Html` alone is put in as it is."""
     environment = Environment(loader=PackageLoader("geomae.reports"), autoescape=True, trim_blocks=True)
-    environment.filters |= {"shown": _shown, "key": _key, "data_uri": data_uri}
+    environment.filters |= {"shown": shown, "key": _key, "data_uri": data_uri}
     environment.filters["kind"] = lambda part: type(part).__name__
     write_text(path, environment.get_template("page.html").render(page=page))
 
@@ -70,7 +70,7 @@ def data_uri(png: Path | bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
-def _shown(cell: Cell) -> str:
+def shown(cell: Cell) -> str:
     """A cell as people read it; what is unknown is empty."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return ""

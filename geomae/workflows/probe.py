@@ -8,15 +8,24 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from geomae.analysis.alignment import NONE
 from geomae.analysis.measures import ALL
 from geomae.analysis.probe_rows import COLUMNS, Contender, Row, score
 from geomae.analysis.probing import Answers, Asked
 from geomae.errors import ConfigError
 from geomae.files import publish_file
+from geomae.reports.page import shown
 from geomae.training.signals import watch
 from geomae.workflows.analysis_run import AnalysisRun, output_folder
 from geomae.workflows.console import Screen
 from geomae.workflows.embedding import Choice, Session, encoder_digest, open_session
+from geomae.workflows.probe_align import (
+    alignment_tables,
+    alignment_words,
+    choose_alignments,
+    records,
+    save_alignments,
+)
 from geomae.workflows.probe_embed import Embeddings, Loader, embed_all, load_trained, share_bands
 from geomae.workflows.probe_problem import Problem, read_problem
 from geomae.workflows.probe_report import Results, write_pictures, write_report
@@ -59,7 +68,9 @@ def run(request: Request) -> int:
             return stop.exit_code
         contenders = _contend(problem, entrants, found, run_)
         scored = score(contenders, problem.truths, request.common.seed)
-        _leave(run_, Results(problem, contenders, scored, _notes(entrants, found)), found, session)
+        choices = choose_alignments(problem, contenders)
+        save_alignments(problem, entrants, found, choices, out / "alignments")
+        _leave(run_, Results(problem, contenders, scored, choices, _notes(entrants, found)), found, session)
     return 0
 
 
@@ -94,7 +105,7 @@ def _leave(run_: AnalysisRun, results: Results, found: Sequence[Embeddings], ses
     problem, scored, out = results.problem, results.scored, run_.out
     labelled = {one.path.parent.name: one for one in found}
     made_by = {label: one.made_by for label, one in labelled.items() if one.made_by is not None}
-    _write_csv(out / "probe.csv", problem, scored.rows)
+    _write_csv(out / "probe.csv", results)
     pictures = write_pictures(results, out)
     about = {
         "catalogue": str(session.catalog.path),
@@ -108,22 +119,30 @@ def _leave(run_: AnalysisRun, results: Results, found: Sequence[Embeddings], ses
     links = {f"model_run.{label}": run_id for label, run_id in made_by.items()}
     run_.tracker.log_params(stores | links)
     metrics = dict(_metrics(scored.rows))
-    inputs = {"strengths": _strengths(results.contenders), "model_runs": made_by, "classes": list(problem.names)}
+    inputs: dict[str, Any] = {
+        "strengths": _strengths(results.contenders),
+        "model_runs": made_by,
+        "classes": list(problem.names),
+    }
+    if results.choices:
+        inputs |= {"alignments": records(results.contenders, results.choices)}
     run_.finish(metrics, inputs, [out / "probe.csv", out / "report.html", *pictures])
     _print(results, run_.screen)
     run_.screen.result(f"table: {out / 'probe.csv'}")
     run_.screen.result(f"report: {out / 'report.html'}")
 
 
-def _write_csv(path: Path, problem: Problem, rows: Sequence[Row]) -> None:
+def _write_csv(path: Path, results: Results) -> None:
+    problem = results.problem
     trained = sum(len(side) for side in problem.pool[:1])
     with publish_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        for row in rows:
+        for row in results.scored.rows:
             truth = problem.truths[row.test]
             shared = {
-                "task": problem.request.task, "train": problem.train.name, "align": "none", "chosen": "true",
+                "task": problem.request.task, "train": problem.train.name,
+                "chosen": str(row.align == results.chosen(row.encoder, row.test)).lower(),
                 "n_train": trained if row.shots is None else row.shots * len(problem.names),
                 "n_test": len(truth.label_T), "n_groups": truth.groups,
             }  # fmt: skip
@@ -135,6 +154,7 @@ def _metrics(rows: Iterable[Row]) -> Iterable[tuple[str, float]]:
     for row in rows:
         parts = [row.metric, row.test, row.encoder, row.method]
         parts += [f"shots{row.shots}"] if row.shots is not None else []
+        parts += [row.align] if row.align != NONE else []
         parts += [row.of] if row.of != ALL else []
         parts += [f"seed{row.seed}"] if row.seed is not None else []
         name = "/".join(parts)
@@ -158,6 +178,10 @@ def _print(results: Results, screen: Screen) -> None:
             figures = [f"{row.value:.3f}" if row else "" for row in found]
             rows.append([one.label, figures[0], interval_text(found[0]), *figures[1:]])
         screen.table(f"{metric_name(main)} on {test.name}", ["encoder", methods[0], "95 %", *methods[1:]], rows)
+    for table in alignment_tables(results.problem, results.contenders, results.scored, results.choices):
+        screen.table(table.caption, table.header, [[shown(cell) for cell in row] for row in table.rows])
+    for sentence in alignment_words(results.contenders, results.scored, results.choices):
+        screen.result(sentence)
     for sentence in verdicts(results.problem, results.contenders, results.scored):
         screen.result(sentence)
 

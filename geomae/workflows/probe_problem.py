@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geomae.analysis.aligned_probing import classify_aligned
 from geomae.analysis.folds import codes_of
 from geomae.analysis.measures import ClassMeasure, Measure, NumberMeasure, PixelMeasure
-from geomae.analysis.plans import TrainingSide, cross_fit_plans, single_plan
+from geomae.analysis.plans import Labelled, Plan, TrainingSide, cross_fit_plans, single_plan
 from geomae.analysis.probe_rows import Truth
-from geomae.analysis.probing import Answers, Labelled, Plan, classify, regress, segment
+from geomae.analysis.probing import Answers, classify, regress, segment
 from geomae.catalog import Catalog
 from geomae.errors import ConfigError
 from geomae.workflows.probe_embed import Embeddings
@@ -63,7 +64,12 @@ class Problem:
         labelled = Labelled(label, group, self.names)
         if request.task == REGRESSION:
             return regress(self.plans, train, labelled, tests, request.strength)
-        return classify(self.plans, train, labelled, tests, request.strength, seed)
+        answers = classify(self.plans, train, labelled, tests, request.strength, seed)
+        if request.alignments:
+            paired = {side.name: _paired(self.train, side) for side in self.tests}
+            asked = (request.alignments, request.strength, paired)
+            classify_aligned(answers, self.plans, train, labelled, tests, *asked)
+        return answers
 
 
 def read_problem(request: Request, chosen: Sequence[Selected], catalog: Catalog) -> Problem:
@@ -103,10 +109,20 @@ def _plans(
         label_P, names, column("fold"), column("group"), [unit for side in pool for unit in side.unit_T],
         np.repeat([number > 0 for number in range(len(pool))], [len(side) for side in pool]),
     )  # fmt: skip
-    choose, seed = request.strength is None, request.common.seed
+    choose = request.strength is None or bool(request.align)  # label shift is estimated on the folds, too
+    seed = request.common.seed
     if request.cross_fit is None:
-        return single_plan(side, {test.name: len(test) for test in tests}, choose, seed)
-    return cross_fit_plans(side, {test.name: test.unit_T for test in tests}, request.cross_fit, choose, seed)
+        plans, how = single_plan(side, {test.name: len(test) for test in tests}, choose, seed)
+    else:
+        units = {test.name: test.unit_T for test in tests}
+        plans, how = cross_fit_plans(side, units, request.cross_fit, choose, seed)
+    return plans, how if request.strength is None else ""
+
+
+def _paired(train: Side, test: Side) -> bool:
+    """Whether both sides show mostly the same places: then classes are about as frequent in one as in the other."""
+    shared = set(train.unit_T) & set(test.unit_T)
+    return 2 * len(shared) > max(len(set(train.unit_T)), len(set(test.unit_T)))
 
 
 def _averaged(side: Side, names: tuple[str, ...], request: Request) -> NDArray[np.bool_]:

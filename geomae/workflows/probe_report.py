@@ -4,14 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from geomae.analysis.alignment import NONE
 from geomae.analysis.few_labels import DRAWS
 from geomae.analysis.few_labels import STRENGTH as FEW_STRENGTH
 from geomae.analysis.measures import ALL
 from geomae.analysis.probe_rows import SPREAD, TO_BASELINE, TO_FIRST, Contender, Row, Scored
 from geomae.analysis.probing import Asked
+from geomae.reports.aligned_scores import Aligned, alignments_picture
 from geomae.reports.confusion import confusion_picture
 from geomae.reports.page import Figure, Page, Section, Table, write_page
 from geomae.reports.probe_figures import Bar, Curve, few_labels_picture, scores_picture
+from geomae.workflows.probe_align import HOW, Choices, alignment_tables, alignment_words
 from geomae.workflows.probe_problem import Problem
 from geomae.workflows.probe_request import REGRESSION, SEGMENTATION
 from geomae.workflows.probe_words import find, interval_text, metric_name, scoring, verdicts
@@ -19,6 +22,9 @@ from geomae.workflows.probe_words import find, interval_text, metric_name, scori
 KNN = (
     "kNN: cosine similarity of embeddings as they are, not standardised, one vote per neighbour. Intervals are 95 % "
     "over resampled groups; differences are paired, on the same resamples."
+)
+ALIGNED = (
+    "Each line is an encoder: its score without alignment, behind each alignment, and behind the one that was taken."
 )
 
 
@@ -29,6 +35,7 @@ class Results:
     problem: Problem
     contenders: list[Contender]
     scored: Scored
+    choices: Choices
     notes: Mapping[str, Sequence[str]]
 
     @property
@@ -36,9 +43,18 @@ class Results:
         """The figure that encoders are compared by."""
         return next(iter(self.problem.truths.values())).measure.main
 
+    def chosen(self, label: str, test: str) -> str:
+        """The alignment that the rule took."""
+        choice = self.choices.get((label, test))
+        return choice.align if choice else NONE
+
     def rows(self, test: str) -> list[Row]:
-        """The rows over all labels of a test set, without those of single seeds."""
-        return [row for row in self.scored.rows if row.test == test and row.shots is None and row.seed is None]
+        """The rows over all labels of a test set, without alignments and without those of single seeds."""
+        return [
+            row
+            for row in self.scored.rows
+            if row.test == test and row.shots is None and row.seed is None and row.align == NONE
+        ]
 
 
 def write_pictures(results: Results, out: Path) -> list[Path]:
@@ -53,6 +69,15 @@ def write_pictures(results: Results, out: Path) -> list[Path]:
         axis=axis,
         caption=f"Lines: 95 % over resampled groups, where there are at least ten.\nGrey: baselines{seeds}.",
     )
+    if results.choices:
+        paths.append(out / "probe_alignments.png")
+        alignments_picture(
+            paths[-1],
+            {test.name: [_aligned(results, one.label, test.name) for one in results.contenders]
+             for test in results.problem.tests},
+            title=f"Linear probe behind alignments, trained on {results.problem.train.name}",
+            axis=axis,
+        )  # fmt: skip
     if any(asked.shots for asked in results.contenders[0].answers[0].predicted):
         paths.append(out / "probe_few_labels.png")
         few_labels_picture(
@@ -88,6 +113,10 @@ def write_report(results: Results, pictures: Sequence[Path], about: Mapping[str,
             if (made := table(results, test.name)).rows
         )),
     ]  # fmt: skip
+    if results.choices:
+        text = (HOW, *alignment_words(results.contenders, results.scored, results.choices))
+        tables = tuple(alignment_tables(problem, results.contenders, results.scored, results.choices))
+        sections.append(Section("Alignments", text, (Figure(by_name["probe_alignments"], ALIGNED), *tables)))
     if "probe_few_labels" in by_name:
         text = (
             f"Linear probes from some labels per class, in {DRAWS} draws that spread over groups, at the fixed "
@@ -109,6 +138,13 @@ def write_report(results: Results, pictures: Sequence[Path], about: Mapping[str,
     write_page(path, Page(f"Probe: {problem.train.name}", lead, tuple(sections), about))
 
 
+def _aligned(results: Results, label: str, test: str) -> Aligned:
+    asked = Asked(test, "linear")
+    found = {name: find(results.scored, label, asked._replace(align=name), results.main)
+             for name in results.problem.request.alignments}  # fmt: skip
+    return Aligned(label, {name: row.value for name, row in found.items() if row}, results.chosen(label, test))
+
+
 def _bar(results: Results, contender: Contender, test: str) -> Bar:
     asked = Asked(test, "linear")
     row = find(results.scored, contender.label, asked, results.main)
@@ -118,7 +154,7 @@ def _bar(results: Results, contender: Contender, test: str) -> Bar:
 
 def _singles(results: Results, mean: Row) -> list[float]:
     """The figures of the seeds that a row is the mean of."""
-    same = ("encoder", "test", "method", "shots", "metric", "of")
+    same = ("encoder", "test", "method", "shots", "align", "metric", "of")
     wanted = [getattr(mean, name) for name in same]
     return [
         row.value

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from geomae.analysis.alignment import ALIGNMENTS, NONE
+from geomae.analysis.measures import ALL
 from geomae.encoders.reference import BASELINE, Reference, parse_encoders
 from geomae.errors import ConfigError, nearest
 from geomae.workflows.analysis_run import Common
@@ -29,6 +31,15 @@ class Request:
     layer: int | None = None
     pooling: str | None = None
     min_class_rows: int = 1
+    align: tuple[str, ...] = ()
+
+    @property
+    def alignments(self) -> tuple[str, ...]:
+        """Those that were asked for, after `none`; without any no alignment is fitted."""
+        if not self.align:
+            return ()
+        wanted = ALIGNMENTS if ALL in self.align else self.align
+        return (NONE, *(name for name in wanted if name != NONE))
 
     def asked(self) -> dict[str, Any]:
         """What decides the result, as JSON."""
@@ -37,6 +48,7 @@ class Request:
             "tests": list(self.tests),
             "encoders": list(self.encoders),
             "min_class_rows": self.min_class_rows,
+            "align": list(self.align),
             "precision": self.common.precision,
             "device": self.common.device,
         }
@@ -70,11 +82,20 @@ def read_request(request: Request) -> tuple[Entrant, ...]:
         raise ConfigError(f"--cross-fit {request.cross_fit}: takes at least 2 folds")
     if request.min_class_rows < 1:
         raise ConfigError(f"--min-class-rows {request.min_class_rows}: takes at least 1")
+    _check_align(request)
     own = {text.rpartition("=")[2] if text.endswith(BASELINES) else text for text in request.encoders}
     extra = [text for text in BASELINES if text not in own] if request.baselines else []
     if not request.encoders and not extra:
         raise ConfigError("there is nothing to probe; name an --encoder")
     return tuple(_entrant(one) for one in parse_encoders([*request.encoders, *extra]))
+
+
+def _check_align(request: Request) -> None:
+    for name in request.align:
+        if name not in (ALL, *ALIGNMENTS):
+            raise ConfigError(f"--align {name}: {nearest(name, (ALL, *ALIGNMENTS))}")
+    if request.align and request.task != CLASSIFICATION:
+        raise ConfigError(f"--align: takes --task {CLASSIFICATION}; the choice among alignments needs classes of tiles")
 
 
 def _entrant(reference: Reference) -> Entrant:

@@ -21,9 +21,10 @@ def metric_name(metric: str) -> str:
 
 def find(scored: Scored, encoder: str, asked: Asked, metric: str) -> Row | None:
     """The row of a figure over all classes and seeds."""
-    wanted = (encoder, asked.test, asked.method, asked.shots, metric, ALL, None)
+    wanted = (encoder, asked.test, asked.method, asked.shots, asked.align, metric, ALL, None)
     return next(
-        (r for r in scored.rows if (r.encoder, r.test, r.method, r.shots, r.metric, r.of, r.seed) == wanted), None
+        (r for r in scored.rows if (r.encoder, r.test, r.method, r.shots, r.align, r.metric, r.of, r.seed) == wanted),
+        None,
     )
 
 

@@ -1,0 +1,73 @@
+"""A linear probe behind each alignment, and the evidence that one is chosen by.
+
+P tiles of the training side, T tiles of a test set, N training tiles of a plan, D features, E aligned features
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomae.analysis.alignment import NONE, SOURCE, TARGET, Alignment
+from geomae.analysis.alignment_choice import Evidence
+from geomae.analysis.alignment_scorers import CIRCULAR, circular_validation, prediction_scores
+from geomae.analysis.knn_probe import knn_classes
+from geomae.analysis.label_shift import LabelShift, estimate_label_shift
+from geomae.analysis.linear_probe import STRENGTHS, fit_linear
+from geomae.analysis.plans import Labelled, Plan
+from geomae.analysis.probing import Answers, Asked
+
+EQUAL = 0.02  # circular validations that differ by less are no reason to regularise less
+
+
+def classify_aligned(
+    answers: Answers,
+    plans: Sequence[Plan],
+    train_PD: NDArray[np.floating],
+    labelled: Labelled,
+    tests: Mapping[str, NDArray[np.floating]],
+    alignments: Sequence[str],
+    strength: float | None,
+    paired: Mapping[str, bool],
+) -> None:
+    """Add to the answers of one encoder, which has those without alignment, those behind each; and the evidence.
+
+    The target of an alignment are all tiles of a test set, whose labels are not here; its source are the training tiles
+    of a plan. Behind an alignment the strength of a probe is chosen by circular validation, since folds of the source
+    cannot see the shift; without one it is what it is in a probe that knows no target.
+    """
+    for test, embedding_TD in tests.items():
+        scores: dict[str, list[Mapping[str, float]]] = {}
+        shifts: list[LabelShift] = []
+        for plan, plain in zip(plans, answers.strengths, strict=True):
+            label_N = labelled.label_P[plan.train]
+            shifts.append(estimate_label_shift(train_PD, labelled, plan, embedding_TD, plain))
+            for name in alignments:
+                alignment = Alignment.fit(name, train_PD[plan.train], embedding_TD)
+                source_NE = alignment.transform(train_PD[plan.train], SOURCE)
+                target_TE = alignment.transform(embedding_TD, TARGET)
+                known = (source_NE, label_N, target_TE, len(labelled.names))
+                circular = circular_validation(*known, STRENGTHS if strength is None else [strength])
+                best = max(circular.values())
+                taken = min(one for one, score in circular.items() if score >= best - EQUAL)
+                found = {CIRCULAR: best, **prediction_scores(*known, taken), "strength": taken}
+                scores.setdefault(name, []).append(found)
+                if name != NONE:
+                    _answer(answers, plan, test, name, taken, known)
+        mean = {
+            name: {key: float(np.mean([one[key] for one in each])) for key in each[0]} for name, each in scores.items()
+        }
+        answers.evidence[test] = Evidence(mean, shifts, paired[test])
+
+
+def _answer(answers: Answers, plan: Plan, test: str, name: str, strength: float, known: tuple[Any, ...]) -> None:
+    source_NE, label_N, target_TE, classes = known
+    places = plan.tests[test]
+    probe = fit_linear(source_NE, label_N, classes, strength)
+    found = {"linear": probe.predict(target_TE[places])}
+    found |= {
+        f"knn{count}": codes_T for count, codes_T in knn_classes(source_NE, label_N, target_TE[places], classes).items()
+    }
+    for method, codes_T in found.items():
+        answers.put(Asked(test, method, None, name), 0, len(target_TE), places, codes_T)

@@ -1,0 +1,99 @@
+"""Which alignment to take, by a rule that reads no label of the target.
+
+The rule was made and tested on five shifts, each left out of its making in turn (docs/adaptation.md).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from geomae.analysis.alignment import NONE
+from geomae.analysis.alignment_scorers import CIRCULAR
+from geomae.analysis.label_shift import LabelShift
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of the alignments to a test set without its labels, the mean over fits.
+
+    `scores` are those of SCORERS by alignment. `paired` says that the domains show the same places, so that classes
+    are as frequent in both.
+    """
+
+    scores: Mapping[str, Mapping[str, float]]
+    shifts: Sequence[LabelShift]
+    paired: bool
+
+    @classmethod
+    def mean(cls, found: Sequence["Evidence"]) -> "Evidence":
+        """That of several seeds of one encoder."""
+        first = found[0]
+        scores = {
+            name: {key: float(np.mean([one.scores[name][key] for one in found])) for key in keys}
+            for name, keys in first.scores.items()
+        }
+        return cls(scores, [shift for one in found for shift in one.shifts], first.paired)
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"scores": self.scores, "shift": self.shift, "explained": self.explained, "paired": self.paired}
+
+    @property
+    def shift(self) -> float:
+        """Total variation between the class shares of the source and the estimated ones of the target."""
+        return float(np.mean([one.distance for one in self.shifts]))
+
+    @property
+    def explained(self) -> float:
+        """How much of the domains' distance the label shift explains."""
+        return float(np.mean([one.explained for one in self.shifts]))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`margin` is by how much an alignment's score has to exceed that of none; less evidence is needed of pairs.
+
+    `shift` and `explained` say from where on label shift forbids an alignment, which would bring together what differs
+    for good reason. `candidates` are the alignments that it may choose.
+    """
+
+    candidates: tuple[str, ...] = ("standardise", "coral", "linear-ot", "standardise+coral", "standardise+linear-ot")
+    scorer: str = CIRCULAR
+    margin: float = 0.12
+    margin_paired: float = 0.0
+    shift: float = 0.15
+    explained: float = 0.5
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The alignment, and why, in a sentence."""
+
+    align: str
+    why: str
+
+
+RULE = Rule()
+
+
+def choose(evidence: Evidence, rule: Rule = RULE) -> Choice:
+    """The candidate with the best score, where it is better than none by the margin; else none."""
+    scores = {name: found[rule.scorer] for name, found in evidence.scores.items()}
+    known = [name for name in rule.candidates if name in scores]
+    if not known:
+        return Choice(NONE, "there is no alignment among those that the rule may choose")
+    if not evidence.paired and evidence.shift >= rule.shift and evidence.explained >= rule.explained:
+        return Choice(
+            NONE,
+            f"the classes seem to differ in frequency (total variation {evidence.shift:.2f}), which explains "
+            f"{evidence.explained:.0%} of the distance between the domains: an alignment would mix them up",
+        )
+    best = max(known, key=lambda name: scores[name])
+    gain, margin = scores[best] - scores[NONE], rule.margin_paired if evidence.paired else rule.margin
+    what = f"{rule.scorer.replace('_', ' ')} gives {scores[best]:.3f} for {best} and {scores[NONE]:.3f} for none"
+    pairs = "places that both domains show" if evidence.paired else "domains that share no places"
+    if gain > margin:
+        return Choice(best, f"{what}, more than the {margin:g} that is asked of {pairs}")
+    return Choice(NONE, f"{what}, not more than the {margin:g} that is asked of {pairs}")

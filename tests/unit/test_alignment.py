@@ -1,0 +1,176 @@
+"""Alignments cure the shifts that they are made for, read no label of the target, and leave label shift alone."""
+
+import numpy as np
+import pytest
+import sklearn
+from scipy.linalg import expm
+
+from geomae.analysis.aligned_probing import classify_aligned
+from geomae.analysis.alignment import ALIGNMENTS, NONE, SOURCE, STANDARDISE, TARGET, Alignment
+from geomae.analysis.alignment_choice import Evidence, Rule, choose
+from geomae.analysis.alignment_scorers import CIRCULAR, circular_validation
+from geomae.analysis.label_shift import LabelShift
+from geomae.analysis.linear_probe import fit_linear
+from geomae.analysis.plans import Labelled, Plan
+from geomae.analysis.probing import Answers, Asked, classify
+from geomae.errors import ConfigError, ModelError
+
+CLASSES, FEATURES = 3, 12
+CENTRES = 0.7 * np.random.default_rng(3).normal(size=(CLASSES, FEATURES))
+MIX = np.random.default_rng(4).normal(size=(FEATURES, FEATURES)) / 2  # features of one class go together
+
+
+def draw(shares, rows, seed):
+    """Embeddings and labels of a domain whose classes are as frequent as `shares` say."""
+    rng = np.random.default_rng(seed)
+    label = rng.permutation(np.repeat(np.arange(CLASSES), np.round(np.array(shares) * rows).astype(int)))
+    return CENTRES[label] + rng.normal(size=(len(label), FEATURES)) @ MIX, label
+
+
+EVEN, FEW = (0.5, 0.3, 0.2), (0.1, 0.2, 0.7)
+SOURCE_ND, LABEL_N = draw(EVEN, 300, 0)
+TARGET_MD, LABEL_M = draw(EVEN, 260, 1)
+SKEW = np.random.default_rng(5).normal(size=(FEATURES, FEATURES))
+ROTATION = expm(0.6 * (SKEW - SKEW.T) / np.abs(np.linalg.eigvals(SKEW - SKEW.T)).max())  # by 0.6 rad at most
+
+
+def balanced(name, target_MD, label_M):
+    """What a probe of the source scores on the target behind an alignment."""
+    found = Alignment.fit(name, SOURCE_ND, target_MD)
+    probe = fit_linear(found.transform(SOURCE_ND, SOURCE), LABEL_N, CLASSES, 1.0)
+    right = probe.predict(found.transform(target_MD, TARGET)) == label_M
+    return np.mean([right[label_M == code].mean() for code in range(CLASSES)])
+
+
+def evidence(target_MD, label_M, *, paired=False, names=tuple(ALIGNMENTS)):
+    """The answers of one encoder behind every alignment."""
+    fold = np.arange(len(LABEL_N)) % 3
+    folds = [(np.flatnonzero(fold != one), np.flatnonzero(fold == one)) for one in range(3)]
+    plan = Plan(np.arange(len(LABEL_N)), folds, {"test": np.arange(len(target_MD))})
+    labelled = Labelled(LABEL_N, np.arange(len(LABEL_N)), ("a", "b", "c"))
+    tests = {"test": target_MD}
+    answers = classify([plan], SOURCE_ND, labelled, tests, None, 0)
+    classify_aligned(answers, [plan], SOURCE_ND, labelled, tests, names, None, {"test": paired})
+    return answers
+
+
+def test_standardising_cures_gain_and_offset_of_every_feature():
+    gain, offset = np.linspace(0.3, 4, FEATURES), np.linspace(-9, 9, FEATURES)
+    without = balanced(NONE, TARGET_MD, LABEL_M)
+    shifted_MD = TARGET_MD * gain + offset
+    assert balanced(NONE, shifted_MD, LABEL_M) < without - 0.2
+    assert abs(balanced(STANDARDISE, shifted_MD, LABEL_M) - without) <= 0.02
+
+
+def test_coral_cures_a_rotation_of_features():
+    without = balanced(NONE, TARGET_MD, LABEL_M)
+    rotated_MD = TARGET_MD @ ROTATION
+    assert balanced(NONE, rotated_MD, LABEL_M) < without - 0.08
+    assert max(balanced(name, rotated_MD, LABEL_M) for name in ("coral", "subspace")) >= without - 0.02
+
+
+def test_the_rule_takes_the_cure():
+    answers = evidence(TARGET_MD * np.linspace(0.3, 4, FEATURES) + np.linspace(-9, 9, FEATURES), LABEL_M)
+    assert choose(answers.evidence["test"]).align != NONE
+
+
+def test_pure_label_shift_is_left_alone():
+    target_MD, label_M = draw(FEW, 300, 6)
+    found = evidence(target_MD, label_M).evidence["test"]
+    assert found.shift == pytest.approx(0.5, abs=0.05)
+    assert found.explained > 0.9
+    choice = choose(found)
+    assert choice.align == NONE
+    assert "classes seem to differ in frequency" in choice.why
+
+
+def test_no_label_of_the_target_has_a_part_in_it():
+    """The labels of the target are no argument; what is not passed on cannot be read. The choice is the same twice."""
+    first, second = (evidence(TARGET_MD + 2, LABEL_M, names=(NONE, "coral")) for _ in range(2))
+    assert first.evidence["test"].scores == second.evidence["test"].scores
+    for asked, draws in first.predicted.items():
+        assert np.array_equal(draws[0], second.predicted[asked][0])
+
+
+def test_none_is_the_probe_without_alignment():
+    answers = evidence(TARGET_MD, LABEL_M, names=(NONE, STANDARDISE))
+    assert {asked.align for asked in answers.predicted} == {NONE, STANDARDISE}
+    assert Asked("test", "linear", 5, STANDARDISE) not in answers.predicted
+
+
+@pytest.mark.parametrize("name", ALIGNMENTS)
+def test_an_alignment_is_the_same_after_it_was_saved(name, tmp_path):
+    found = Alignment.fit(name, SOURCE_ND, TARGET_MD)
+    found.save(tmp_path / "kept", {"source": "a"})
+    again = Alignment.load(tmp_path / "kept")
+    for domain in (SOURCE, TARGET):
+        assert np.array_equal(found.transform(TARGET_MD, domain), again.transform(TARGET_MD, domain))
+
+
+def test_affine_maps_are_those_of_skada():
+    from geomae.analysis.skada_maps import skada_settings
+
+    with skada_settings():
+        from skada import CORALAdapter
+
+        adapter = CORALAdapter(reg="auto")
+        domain = np.repeat([1, -1], [len(SOURCE_ND), len(TARGET_MD)])
+        mapped = adapter.fit_transform(np.concatenate([SOURCE_ND, TARGET_MD]), sample_domain=domain)
+    found = Alignment.fit("coral", SOURCE_ND, TARGET_MD)
+    np.testing.assert_allclose(found.transform(SOURCE_ND, SOURCE), mapped[domain == 1], atol=1e-9)
+    np.testing.assert_allclose(found.transform(TARGET_MD, TARGET), mapped[domain == -1], atol=1e-9)
+
+
+def test_scikit_learn_keeps_its_configuration():
+    before = sklearn.get_config()
+    Alignment.fit("coral", SOURCE_ND, TARGET_MD)
+    assert sklearn.get_config() == before
+
+
+def test_circular_validation_finds_classes_that_landed_on_the_wrong_tiles():
+    names = (SOURCE_ND, LABEL_N)
+    good = circular_validation(*names, TARGET_MD, CLASSES, [1.0])[1.0]
+    bad = circular_validation(*names, TARGET_MD[:, ::-1], CLASSES, [1.0])[1.0]
+    assert good > 0.95
+    assert bad < good - 0.2
+
+
+def _known(gain, *, paired=False, shift=0.0, explained=0.0):
+    scores = {NONE: {CIRCULAR: 0.7}, "coral": {CIRCULAR: 0.7 + gain}, "subspace": {CIRCULAR: 1.0}}
+    shares = np.array([0.5, 0.5]), np.array([0.5 + shift, 0.5 - shift])
+    return Evidence(scores, [LabelShift(*shares, explained)], paired)
+
+
+def test_the_rule_asks_for_more_where_domains_share_no_places():
+    rule = Rule()
+    assert choose(_known(rule.margin + 0.01)).align == "coral"
+    assert choose(_known(rule.margin - 0.01)).align == NONE
+    assert choose(_known(rule.margin - 0.01, paired=True)).align == "coral"
+    assert choose(_known(rule.margin + 0.01, shift=0.3, explained=0.9)).align == NONE
+    assert choose(_known(rule.margin + 0.01, shift=0.3, explained=0.9, paired=True)).align == "coral"
+    assert choose(_known(rule.margin + 0.01, shift=0.3, explained=0.1)).align == "coral"
+
+
+def test_bad_embeddings_and_names_are_refused(tmp_path):
+    broken_MD = TARGET_MD.copy()
+    broken_MD[3, 2] = np.nan
+    with pytest.raises(ConfigError, match="1 of 260 target embeddings are not finite"):
+        Alignment.fit("coral", SOURCE_ND, broken_MD)
+    with pytest.raises(ConfigError, match="takes at least 2"):
+        Alignment.fit("coral", SOURCE_ND, TARGET_MD[:1])
+    with pytest.raises(ConfigError, match="coral"):
+        Alignment.fit("corral", SOURCE_ND, TARGET_MD)
+    with pytest.raises(ConfigError, match="target"):
+        Alignment.fit(NONE, SOURCE_ND, TARGET_MD).transform(TARGET_MD, "there")
+    with pytest.raises(ModelError, match="holds no alignment"):
+        Alignment.load(tmp_path)
+    found = Alignment.fit("coral", SOURCE_ND, TARGET_MD)
+    found.save(tmp_path / "kept", {})
+    Alignment.fit(STANDARDISE, SOURCE_ND, TARGET_MD).save(tmp_path / "other", {})
+    (tmp_path / "other" / "alignment.json").write_bytes((tmp_path / "kept" / "alignment.json").read_bytes())
+    with pytest.raises(ModelError, match="is not the one"):
+        Alignment.load(tmp_path / "other")
+
+
+def test_answers_know_no_alignment_unless_asked():
+    assert Answers().evidence == {}
