@@ -14,7 +14,7 @@ from geomae.workflows.compare_recon_outcome import Outcome
 from geomae.workflows.compare_recon_plots import draw_plots
 from geomae.workflows.compare_recon_score import MASKED, VISIBLE, Scores
 from geomae.workflows.compare_recon_tables import place_of, tiles_of
-from geomae.workflows.compare_recon_words import comparisons, lead
+from geomae.workflows.compare_recon_words import comparisons, counted, lead
 from geomae.workflows.provenance import commit
 
 SHOWN = {
@@ -42,8 +42,28 @@ def write_report(out: Path, outcome: Outcome, maps: Sequence[Path] = ()) -> list
 
 
 def _summary(outcome: Outcome) -> Section:
-    tables = tuple(_tables(outcome.of(domain=ALL, pixels=MASKED, band=ALL)))
+    tables = (*_tables(outcome.of(domain=ALL, pixels=MASKED, band=ALL)), *_groups(outcome))
     return Section("Which is better", comparisons(outcome.differences, outcome.values), tables)
+
+
+def _groups(outcome: Outcome) -> Iterator[Table]:
+    """A table for each choice of tiles and each mask that has too few groups for intervals: a line per group."""
+    others = outcome.labels[1:]
+    tables: dict[tuple[str, str], dict[str, dict[str, Row]]] = {}
+    for row in counted(outcome.differences):
+        if row["group"] != ALL:
+            where = (place_of(row), f"{row['masking']} {row['mask_ratio']:g}")
+            tables.setdefault(where, {}).setdefault(row["group"], {})[row["model"]] = row
+    for (place, mask), found in tables.items():
+        unit = _plain(next(iter(next(iter(found.values())).values()))["unit"])
+        caption = (
+            f"{place}, {mask}, group by group: RMSE, mean over bands, minus that of {outcome.labels[0]}, in {unit}."
+        )
+        lines = [
+            [group, *(rows[label]["difference"] if label in rows else None for label in others)]
+            for group, rows in found.items()
+        ]
+        yield Table(caption, ("group", *others), lines)
 
 
 def _visible(outcome: Outcome) -> Section:

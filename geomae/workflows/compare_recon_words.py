@@ -21,13 +21,13 @@ def lead(differences: Sequence[Row], values: Sequence[Row]) -> str:
 
 def comparisons(differences: Sequence[Row], values: Sequence[Row]) -> tuple[str, ...]:
     """A sentence for every model but the first, on each choice of tiles and mask."""
-    whole = [row for row in _counted(differences) if row["group"] == ALL]
+    whole = [row for row in counted(differences) if row["group"] == ALL]
     sentences = []
     for row in whole:
         where = f"{place_of(row)} ({row['masking']} {row['mask_ratio']:g})"
         groups = [
             one["difference"]
-            for one in _counted(differences)
+            for one in counted(differences)
             if one["group"] != ALL and _same(one, row, ("model", "dataset", "split", "masking", "mask_ratio"))
         ]
         sentences.append(f"{where}: {row['model']} {_verdict(row, groups)}.")
@@ -53,14 +53,15 @@ def _verdict(row: Row, groups: Sequence[float]) -> str:
     )
 
 
-def _counted(rows: Sequence[Row]) -> list[Row]:
+def counted(rows: Sequence[Row]) -> list[Row]:
+    """The rows that are told in words: RMSE of masked pixels, mean over bands, all domains together."""
     fixed = {"pixels": MASKED, "metric": "rmse", "band": ALL, "domain": ALL}
     return [row for row in rows if all(row[key] == value for key, value in fixed.items())]
 
 
 def _by_place(values: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
     found: dict[tuple[str, str], list[Row]] = {}
-    for row in _counted(values):
+    for row in counted(values):
         found.setdefault((place_of(row), f"{row['masking']} {row['mask_ratio']:g}"), []).append(row)
     return found
 
