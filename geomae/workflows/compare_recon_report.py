@@ -7,6 +7,7 @@ from geomae import __version__
 from geomae.analysis.bootstrap import FEWEST_GROUPS
 from geomae.analysis.reconstruction_errors import ALL, HIGHEST_PSNR
 from geomae.analysis.reconstruction_rows import Row
+from geomae.catalog.splits import TRAIN
 from geomae.reports.page import Figure, Page, Section, Table, write_page
 from geomae.reports.recon_slider import Slide, slider
 from geomae.reports.stretch import composites
@@ -36,14 +37,14 @@ def write_report(out: Path, outcome: Outcome, maps: Sequence[Path] = ()) -> list
         _visible(outcome),
         _method(outcome),
     ]
-    page = Page("Reconstructions compared", lead(outcome.differences, outcome.values), tuple(sections), _about(outcome))
+    page = Page("Reconstructions compared", lead(outcome.values), tuple(sections), _about(outcome))
     write_page(out / "report.html", page)
     return [*(path for path, _ in plots), out / "report.html"]
 
 
 def _summary(outcome: Outcome) -> Section:
     tables = (*_tables(outcome.of(domain=ALL, pixels=MASKED, band=ALL)), *_groups(outcome))
-    return Section("Which is better", comparisons(outcome.differences, outcome.values), tables)
+    return Section("Which is better", comparisons(outcome.differences), tables)
 
 
 def _groups(outcome: Outcome) -> Iterator[Table]:
@@ -119,7 +120,8 @@ def _selections(outcome: Outcome) -> Iterator[tuple[Scores, dict[str, str]]]:
 
 
 def _domains(outcome: Outcome) -> list[Section]:
-    """Error by domain and its ratio to that of the source: the first selection's domain with most tiles."""
+    """Error by domain and its ratio to that of the source: the domain with most tiles of the train split, where it is
+    compared, else of the first choice of tiles."""
     rows = outcome.of(
         pixels=MASKED, metric="rmse", band=ALL, masking=outcome.masks[0].kind, mask_ratio=outcome.masks[0].ratio
     )
@@ -127,8 +129,9 @@ def _domains(outcome: Outcome) -> list[Section]:
     places = [row for row in rows if row["domain"] != ALL or (row["dataset"], row["split"]) not in told_apart]
     if len({place_of(row) for row in places}) < 2:
         return []
+    trained = [row for row in places if row["split"] == TRAIN]
     first = [row for row in places if (row["dataset"], row["split"]) == (places[0]["dataset"], places[0]["split"])]
-    source = place_of(max(first, key=lambda row: row["n_tiles"]))
+    source = place_of(max(trained or first, key=lambda row: row["n_tiles"]))
     base = {row["model"]: row for row in places if place_of(row) == source}
     lines = []
     for row in places:
