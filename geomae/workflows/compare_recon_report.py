@@ -7,10 +7,10 @@ from geomae import __version__
 from geomae.analysis.bootstrap import FEWEST_GROUPS
 from geomae.analysis.reconstruction_errors import ALL, HIGHEST_PSNR
 from geomae.analysis.reconstruction_rows import Row
-from geomae.catalog.splits import TRAIN
 from geomae.reports.page import Figure, Page, Section, Table, write_page
 from geomae.reports.recon_slider import Slide, slider
 from geomae.reports.stretch import composites
+from geomae.workflows.compare_recon_domains import domains
 from geomae.workflows.compare_recon_outcome import Outcome
 from geomae.workflows.compare_recon_plots import draw_plots
 from geomae.workflows.compare_recon_score import MASKED, VISIBLE, Scores
@@ -30,7 +30,7 @@ def write_report(out: Path, outcome: Outcome, maps: Sequence[Path] = ()) -> list
     sections = [
         _summary(outcome),
         _bands(outcome, plots),
-        *_domains(outcome),
+        *domains(outcome),
         *_ratios(outcome, plots),
         _pictures(outcome),
         *_maps(maps),
@@ -117,35 +117,6 @@ def _selections(outcome: Outcome) -> Iterator[tuple[Scores, dict[str, str]]]:
         if name not in seen:
             seen.add(name)
             yield one, {"dataset": name}
-
-
-def _domains(outcome: Outcome) -> list[Section]:
-    """Error by domain and its ratio to that of the source: the domain with most tiles of the train split, where it is
-    compared, else of the first choice of tiles."""
-    rows = outcome.of(
-        pixels=MASKED, metric="rmse", band=ALL, masking=outcome.masks[0].kind, mask_ratio=outcome.masks[0].ratio
-    )
-    told_apart = {(row["dataset"], row["split"]) for row in rows if row["domain"] != ALL}
-    places = [row for row in rows if row["domain"] != ALL or (row["dataset"], row["split"]) not in told_apart]
-    if len({place_of(row) for row in places}) < 2:
-        return []
-    trained = [row for row in places if row["split"] == TRAIN]
-    first = [row for row in places if (row["dataset"], row["split"]) == (places[0]["dataset"], places[0]["split"])]
-    source = place_of(max(trained or first, key=lambda row: row["n_tiles"]))
-    base = {row["model"]: row for row in places if place_of(row) == source}
-    lines = []
-    for row in places:
-        there = base.get(row["model"])
-        ratio = row["value"] / there["value"] if there and there["unit"] == row["unit"] and there["value"] > 0 else None
-        lines.append([row["model"], place_of(row), row["value"], ratio, row["n_tiles"]])
-    text = (
-        f"The source is {source}. A ratio above 1 says that a model reconstructs a domain worse than the source: a "
-        "sign of a gap that needs no label. Domains also differ in how hard they are: compare a model's ratio with "
-        "those of the baselines, which were trained on none.",
-    )
-    unit = _plain(places[0]["unit"])
-    header = ("model", "domain", f"RMSE, {unit}", "target / source", "number of tiles")
-    return [Section("By domain", text, (Table(f"Masked pixels, {outcome.masks[0]}, mean over bands.", header, lines),))]
 
 
 def _ratios(outcome: Outcome, plots: Sequence[tuple[Path, str]]) -> list[Section]:

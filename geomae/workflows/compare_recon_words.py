@@ -29,7 +29,7 @@ def comparisons(differences: Sequence[Row]) -> tuple[str, ...]:
         verdicts = "; ".join(_verdicts(whole, [row for row in rows if row["group"] != ALL]))
         few = any(row["low"] is None for row in whole)
         note = f" Its {whole[0]['n_groups']} groups are too few for an interval." if few else ""
-        texts.append(f"{where}, beside {whole[0]['reference']}, {_unit(whole[0])}: {verdicts}.{note}")
+        texts.append(f"{where}, RMSE in {_unit(whole[0])} beside {whole[0]['reference']}: {verdicts}.{note}")
     return tuple(texts)
 
 
