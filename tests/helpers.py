@@ -3,11 +3,13 @@
 C bands, H W pixels
 """
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,23 @@ def command(*arguments: object) -> list[str]:
     installed = Path(sys.executable).with_name("geomae")
     start = [str(installed)] if installed.exists() else [sys.executable, "-c", "from geomae.cli import main; main()"]
     return [*start, *map(str, arguments)]
+
+
+def called(
+    *arguments: object, cwd: Path, program: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """What the command says and ends with, called in this process: without the seconds that torch takes to import."""
+    from geomae.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    words = ["geomae", *map(str, arguments)]
+    with (
+        contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err),
+        pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left,
+    ):  # fmt: skip
+        patch.setattr(sys, "argv", words)
+        (program or main)()
+    return subprocess.CompletedProcess(words, left.value.code, out.getvalue(), err.getvalue())
 
 
 def refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:

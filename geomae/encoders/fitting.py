@@ -22,7 +22,7 @@ def fit_model(model: Model, imagery: SensorRecord, text: str) -> tuple[Model, tu
     if model.mae.architecture.embedding != "spectral":
         return _fixed(model, known, imagery, text)
     if known is None:
-        return model.using(imagery), (_aligned(imagery),)
+        return model.using(imagery), (_aligned(imagery), *_missing(model.record, imagery))
     stored = {band.name for band in known.bands}
     names = [band.name for band in imagery.bands if band.name in stored]
     if not names:
@@ -32,7 +32,7 @@ def fit_model(model: Model, imagery: SensorRecord, text: str) -> tuple[Model, tu
         )
     left = [band.name for band in imagery.bands if band.name not in stored]
     unseen = (f"bands that the model has no statistics for are left out: {', '.join(left)}",) if left else ()
-    return model.using(replace(known.select(names), gsd_m=imagery.gsd_m)), unseen
+    return model.using(replace(known.select(names), gsd_m=imagery.gsd_m)), (*unseen, *_missing(known, imagery))
 
 
 def _fixed(model: Model, known: SensorRecord | None, imagery: SensorRecord, text: str) -> tuple[Model, tuple[str, ...]]:
@@ -60,6 +60,13 @@ def _places(record: SensorRecord, imagery: SensorRecord) -> tuple[int | None, ..
         return match_bands(record.bands, imagery.bands, same_sensor=record.name == imagery.name)
     names = [band.common_name for band in imagery.bands]
     return tuple(names.index(band.common_name) if band.common_name in names else None for band in record.bands)
+
+
+def _missing(record: SensorRecord, imagery: SensorRecord) -> tuple[str, ...]:
+    """A note of the bands of the model that the imagery lacks, where there are such."""
+    places = _places(record, imagery)
+    missing = [band.name for band, place in zip(record.bands, places, strict=True) if place is None]
+    return (f"bands of the model that the data set lacks: {', '.join(missing)}",) if missing else ()
 
 
 def _mismatch(missing: Sequence[str], model: Model, imagery: SensorRecord, text: str) -> BandMismatchError:

@@ -19,6 +19,7 @@ from geomae.sensors import Band
 
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
 INK = "#1b1f24"
+TRUTH = "#c3c9d0"  # a broad line below the others, since one of their colours is black
 
 
 def mean_spectra(
@@ -30,7 +31,7 @@ def mean_spectra(
     figure = Figure(figsize=(9.6, 6.2))
     add_title(figure, title)
     above, below = add_axes(figure, 0.95, 0.85, 6.2, 2.6), add_axes(figure, 0.95, 3.65, 6.2, 1.7)
-    above.plot(place_C, truth_C[order], color=INK, linewidth=2.2, marker="o", markersize=4, label="truth")
+    above.plot(place_C, truth_C[order], color=TRUTH, linewidth=6, label="truth")
     for number, (label, mean_C) in enumerate(means.items()):
         style = _style(number)
         above.plot(place_C, mean_C[order], label=label, **style)

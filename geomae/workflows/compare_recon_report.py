@@ -10,11 +10,12 @@ from geomae.analysis.reconstruction_rows import Row
 from geomae.reports.page import Figure, Page, Section, Table, write_page
 from geomae.reports.recon_slider import Slide, slider
 from geomae.reports.stretch import composites
+from geomae.workflows.compare_recon_domains import domains
 from geomae.workflows.compare_recon_outcome import Outcome
 from geomae.workflows.compare_recon_plots import draw_plots
 from geomae.workflows.compare_recon_score import MASKED, VISIBLE, Scores
 from geomae.workflows.compare_recon_tables import place_of, tiles_of
-from geomae.workflows.compare_recon_words import comparisons, lead
+from geomae.workflows.compare_recon_words import comparisons, counted, lead
 from geomae.workflows.provenance import commit
 
 SHOWN = {
@@ -29,21 +30,41 @@ def write_report(out: Path, outcome: Outcome, maps: Sequence[Path] = ()) -> list
     sections = [
         _summary(outcome),
         _bands(outcome, plots),
-        *_domains(outcome),
+        *domains(outcome),
         *_ratios(outcome, plots),
         _pictures(outcome),
         *_maps(maps),
         _visible(outcome),
         _method(outcome),
     ]
-    page = Page("Reconstructions compared", lead(outcome.differences, outcome.values), tuple(sections), _about(outcome))
+    page = Page("Reconstructions compared", lead(outcome.values), tuple(sections), _about(outcome))
     write_page(out / "report.html", page)
     return [*(path for path, _ in plots), out / "report.html"]
 
 
 def _summary(outcome: Outcome) -> Section:
-    tables = tuple(_tables(outcome.of(domain=ALL, pixels=MASKED, band=ALL)))
-    return Section("Which is better", comparisons(outcome.differences, outcome.values), tables)
+    tables = (*_tables(outcome.of(domain=ALL, pixels=MASKED, band=ALL)), *_groups(outcome))
+    return Section("Which is better", comparisons(outcome.differences), tables)
+
+
+def _groups(outcome: Outcome) -> Iterator[Table]:
+    """A table for each choice of tiles and each mask that has too few groups for intervals: a line per group."""
+    others = outcome.labels[1:]
+    tables: dict[tuple[str, str], dict[str, dict[str, Row]]] = {}
+    for row in counted(outcome.differences):
+        if row["group"] != ALL:
+            where = (place_of(row), f"{row['masking']} {row['mask_ratio']:g}")
+            tables.setdefault(where, {}).setdefault(row["group"], {})[row["model"]] = row
+    for (place, mask), found in tables.items():
+        unit = _plain(next(iter(next(iter(found.values())).values()))["unit"])
+        caption = (
+            f"{place}, {mask}, group by group: RMSE, mean over bands, minus that of {outcome.labels[0]}, in {unit}."
+        )
+        lines = [
+            [group, *(rows[label]["difference"] if label in rows else None for label in others)]
+            for group, rows in found.items()
+        ]
+        yield Table(caption, ("group", *others), lines)
 
 
 def _visible(outcome: Outcome) -> Section:
@@ -96,33 +117,6 @@ def _selections(outcome: Outcome) -> Iterator[tuple[Scores, dict[str, str]]]:
         if name not in seen:
             seen.add(name)
             yield one, {"dataset": name}
-
-
-def _domains(outcome: Outcome) -> list[Section]:
-    """Error by domain and its ratio to that of the source: the first selection's domain with most tiles."""
-    rows = outcome.of(
-        pixels=MASKED, metric="rmse", band=ALL, masking=outcome.masks[0].kind, mask_ratio=outcome.masks[0].ratio
-    )
-    told_apart = {(row["dataset"], row["split"]) for row in rows if row["domain"] != ALL}
-    places = [row for row in rows if row["domain"] != ALL or (row["dataset"], row["split"]) not in told_apart]
-    if len({place_of(row) for row in places}) < 2:
-        return []
-    first = [row for row in places if (row["dataset"], row["split"]) == (places[0]["dataset"], places[0]["split"])]
-    source = place_of(max(first, key=lambda row: row["n_tiles"]))
-    base = {row["model"]: row for row in places if place_of(row) == source}
-    lines = []
-    for row in places:
-        there = base.get(row["model"])
-        ratio = row["value"] / there["value"] if there and there["unit"] == row["unit"] and there["value"] > 0 else None
-        lines.append([row["model"], place_of(row), row["value"], ratio, row["n_tiles"]])
-    text = (
-        f"The source is {source}. A ratio above 1 says that a model reconstructs a domain worse than the source: a "
-        "sign of a gap that needs no label. Domains also differ in how hard they are: compare a model's ratio with "
-        "those of the baselines, which were trained on none.",
-    )
-    unit = _plain(places[0]["unit"])
-    header = ("model", "domain", f"RMSE, {unit}", "target / source", "number of tiles")
-    return [Section("By domain", text, (Table(f"Masked pixels, {outcome.masks[0]}, mean over bands.", header, lines),))]
 
 
 def _ratios(outcome: Outcome, plots: Sequence[tuple[Path, str]]) -> list[Section]:

@@ -21,8 +21,9 @@ from geomae.workflows.compare_recon_models import Fitted, Shown
 from geomae.workflows.selected import Selected
 
 BATCH = 32  # tiles
-MEMORY_BYTES = 1 << 30  # of decoded tiles; pictures show some of them again
 MASKED, VISIBLE = "masked", "visible"
+Pixels = NDArray[np.float32]
+Valid = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def score(
     """
     drawn = np.sort(generator(seed, "comparison tiles", selected.name).permutation(len(selected.index))[:most])
     index = selected.index.take(drawn)
-    reader = TileReader(index, MEMORY_BYTES)
+    reader = TileReader(index)
     bands = tuple(selected.imagery.bands[place] for place in fitted.bands)
     range_C = torch.from_numpy(data_range(selected, fitted)).to(device)
     places = list(fitted.bands)
@@ -105,25 +106,24 @@ def score(
 def batches(
     reader: TileReader, cell: int, masks: Sequence[MaskKind], seed: int, device: torch.device
 ) -> Iterator[tuple[list[int], dict[MaskKind, Shown]]]:
-    """Tiles of one size with their masks, as positions and what is shown under each mask."""
-    sizes = reader.index.tiles["size"].tolist()
-    waiting: list[tuple[int, dict[MaskKind, NDArray[np.bool_]]]] = []
+    """Tiles of one size with their masks, as positions and what is shown under each mask; every tile is read once."""
+    waiting: list[tuple[int, Pixels, Valid, dict[MaskKind, Valid]]] = []
 
     def together() -> tuple[list[int], dict[MaskKind, Shown]]:
-        positions = [position for position, _ in waiting]
-        pixels, valid = (torch.from_numpy(values).to(device) for values in reader.many(positions))
-        shown = {mask: Shown(pixels, valid, np.stack([one[mask] for _, one in waiting]), cell) for mask in masks}
-        return positions, shown
+        positions, *tiles, cells = zip(*waiting, strict=True)
+        pixels, valid = (torch.from_numpy(np.stack(values)).to(device) for values in tiles)
+        shown = {mask: Shown(pixels, valid, np.stack([one[mask] for one in cells]), cell) for mask in masks}
+        return list(positions), shown
 
     for position, tile_id in enumerate(reader.tile_ids):
-        _, valid_CHW = reader.read(position)
+        pixels_CHW, valid_CHW = reader.read(position)
         drawn = {mask: visible_cells(valid_CHW, cell, mask.ratio, mask.kind, seed, tile_id) for mask in masks}
         cells = {mask: one for mask, one in drawn.items() if one is not None}
         if len(cells) < len(masks):
             continue
-        if waiting and (len(waiting) == BATCH or sizes[waiting[0][0]] != sizes[position]):
+        if waiting and (len(waiting) == BATCH or waiting[0][1].shape != pixels_CHW.shape):
             yield together()
             waiting = []
-        waiting.append((position, cells))
+        waiting.append((position, pixels_CHW, valid_CHW, cells))
     if waiting:
         yield together()

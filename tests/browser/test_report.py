@@ -1,13 +1,9 @@
 """Reports in a real browser, without network: nothing on the console, nothing beyond 1280 pixels, and all that is to be
 clicked and typed does what it says. Skipped where there is no Chromium."""
 
-import json
-import re
-import shutil
-import subprocess
-
 import numpy as np
 import pytest
+from chromium import BROWSER, browse, drive
 
 from geomae.randomness import generator
 from geomae.reports.explorer import Explored, explorer
@@ -15,12 +11,9 @@ from geomae.reports.page import Figure, Page, Section, Table, write_page
 from geomae.reports.palette import colour_columns
 from geomae.reports.scree import pca_scree
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="Chromium is absent")
 DRIVE = """
-<script>
-addEventListener("load", () => {
-  const told = {}, root = document.getElementById("explorer"), find = name => root.querySelector(name);
+  const root = document.getElementById("explorer"), find = name => root.querySelector(name);
   const points = find(".points"), tip = find(".tip");
   const press = key => points.dispatchEvent(new KeyboardEvent("keydown", { key, cancelable: true }));
   const texts = parent => [...parent.children].map(one => one.textContent);
@@ -66,24 +59,7 @@ addEventListener("load", () => {
   heads[1].click();
   told.descending = column();
   told.sorted = heads[1].parentElement.getAttribute("aria-sort");
-  const result = { id: "told", textContent: JSON.stringify(told) };
-  document.body.replaceChildren(Object.assign(document.createElement("pre"), result));
-});
-</script>
 """
-
-
-def browse(page, *options):
-    """Open a file at 1280 pixels; gives what the browser printed, after making sure that its console is empty."""
-    done = subprocess.run(
-        [
-            BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr",
-            "--window-size=1280,1600", "--virtual-time-budget=5000", *options, page.as_uri(),
-        ],
-        capture_output=True, text=True, timeout=180, check=True,
-    )  # fmt: skip
-    assert "CONSOLE" not in done.stderr, done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +87,7 @@ def page(tmp_path_factory):
 @pytest.fixture(scope="module")
 def told(page):
     """What a visitor meets who tries everything."""
-    driven = page.with_name("driven.html")
-    driven.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{DRIVE}</body>"), encoding="utf-8")
-    found = re.search(r'<pre id="told">(.*?)</pre>', browse(driven, "--dump-dom"), re.DOTALL)
-    assert found is not None
-    return json.loads(found.group(1).replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    return drive(page, DRIVE, page.parent)
 
 
 def test_a_page_fits_its_window_and_can_be_printed(page, told, tmp_path):

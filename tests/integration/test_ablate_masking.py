@@ -2,15 +2,12 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from helpers import SMALL, mlflow_client, write_catalog, write_scenes
+from helpers import SMALL, called, mlflow_client, write_catalog, write_scenes
 
-ROOT = Path(__file__).parents[2]
+from pipelines import ablate_masking
+
 STUDY = """\
 base: tiny
 common: [%s]
@@ -20,30 +17,18 @@ factors:
 """
 
 
-def study(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "pipelines.ablate_masking", *map(str, arguments)],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def done(tmp_path_factory, tracking_uri):
     folder = tmp_path_factory.mktemp("study")
     write_scenes(folder / "scenes", scenes=12, side=32)
     text = write_catalog(folder).read_text() + "    split: {random: {train: 0.5, test: 0.5}, seed: 0}\n"
     (folder / "data_catalog.yaml").write_text(text)
-    (folder / "study.yaml").write_text(STUDY % ", ".join((*SMALL, "steps=4", "save_every=2")))
+    (folder / "study.yaml").write_text(STUDY % ", ".join((*SMALL, "steps=2", "save_every=2")))
     asked = ("--dataset", "tiny@train", "--eval", "tiny@test", "--config", "study.yaml", "--seeds", "0,1")
     asked += ("--tracking-uri", tracking_uri, "--out", "out")
-    first = study(folder, *asked)
+    first = called(*asked, cwd=folder, program=ablate_masking.main)
     assert first.returncode == 0, first.stderr
-    return folder, first, study(folder, *asked)
+    return folder, first, called(*asked, cwd=folder, program=ablate_masking.main)
 
 
 def test_table(done):
@@ -98,7 +83,7 @@ def test_a_second_call_trains_nothing_again(done):
 def test_a_wrong_study_is_refused_before_anything_is_trained(change, message, done):
     folder, _, _ = done
     asked = ("--dataset", "tiny@train", "--eval", "tiny@test", "--config", "study.yaml", "--set", change, "--out", "no")
-    wrong = study(folder, *asked)
+    wrong = called(*asked, cwd=folder, program=ablate_masking.main)
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: ")
     assert message in wrong.stderr

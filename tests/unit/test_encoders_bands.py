@@ -40,6 +40,7 @@ def test_a_known_sensor_keeps_the_statistics_of_the_model(folders):
     assert encoder.model.record.mean_C == (0.2, 0.05)
     assert encoder.gsd_m == 20.0
     assert "bands that the model has no statistics for are left out: B03" in encoder.notes
+    assert "bands of the model that the data set lacks: B04, B8A" in encoder.notes
     with pytest.raises(BandMismatchError, match="knows B02, B04, B11, B8A of s2, and the data set has none"):
         load_encoder(folders / "spectral", imagery=known("B03"))
 
@@ -49,6 +50,7 @@ def test_an_unknown_sensor_is_standardised_by_itself_and_that_is_said(folders):
     encoder = load_encoder(folders / "spectral", imagery=other)
     assert encoder.model.record == other
     assert any("by its own train split, which is an alignment in itself" in note for note in encoder.notes)
+    assert "bands of the model that the data set lacks: B04, B11" in encoder.notes
 
 
 def test_another_unit_is_another_sensor(folders):
