@@ -20,6 +20,7 @@ from geomae.sensors import Band
 Floats = NDArray[np.float64]
 INK = "#1b1f24"
 MARKERS = ("o", "^")
+WIDE = 100  # times; of values so far apart a linear axis shows the largest only
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Distance:
 
 def gap_spectra(path: Path, domains: Sequence[DomainSpectrum], unit: str, title: str) -> None:
     """Publish a picture (PNG): the mean of each band of both domains, and one standard deviation to either side."""
-    figure = Figure(figsize=(9.6, 4.9))
+    figure = Figure(figsize=(10.4, 4.7))
     add_title(figure, title)
     axes = add_axes(figure, 0.95, 0.75, 6.0, 3.2)
     every = sorted({band for one in domains for band in one.bands}, key=lambda band: band.wavelength_um)
@@ -91,7 +92,11 @@ def gap_distances(path: Path, panels: Mapping[str, Mapping[str, Distance]], titl
         for text in axes.get_yticklabels():
             text.set_parse_math(False)
         axes.margins(x=0.12)
-        axes.locator_params(axis="x", nbins=4)
+        shown = [value for one in panel.values() for value in (one.value, one.null_value) if value is not None]
+        if min(shown) > 0 and max(shown) > WIDE * min(shown):
+            axes.set_xscale("log")
+        else:
+            axes.locator_params(axis="x", nbins=4)
         axes.set_title(measure, fontsize=9)
         plain_axes(axes)
     handles = [

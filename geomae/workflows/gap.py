@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from geomae.analysis.embedding_gap import check_embeddings, embedding_gap
+from geomae.analysis.embedding_gap import embedding_gap
 from geomae.analysis.gap_contrast import Contrast, GapFigure
 from geomae.analysis.gap_labels import class_distances, label_shift
 from geomae.analysis.gap_pixels import pixel_gap
@@ -102,7 +102,7 @@ def _measure(
         figures[LABELS] = [label_shift(source.label_T[labelled[0]], target.label_T[labelled[1]], contrast)]
     for number, (entrant, one) in enumerate(zip(entrants, embedded, strict=True)):
         run_.step("measuring encoders", number, len(entrants))
-        figures[entrant.label] = _of_encoder(entrant.label, one, source, target, seed)
+        figures[entrant.label] = _of_encoder(one, source, target, seed)
         if entrant.label in trained:
             errors, why = reconstruct(session, entrant, trained[entrant.label], sides, run_.step)
             figures[entrant.label] += errors
@@ -113,11 +113,9 @@ def _measure(
     return Found(sides, spectra, correct_all(figures), notes, left)
 
 
-def _of_encoder(label: str, embedded: Embeddings, source: Side, target: Side, seed: int) -> list[GapFigure]:
+def _of_encoder(embedded: Embeddings, source: Side, target: Side, seed: int) -> list[GapFigure]:
     """Distances between the domains, and between the tiles of each class that both have."""
     x_ND, y_MD = (embedded.of(side.selected) for side in (source, target))
-    for side, rows in ((source, x_ND), (target, y_MD)):
-        check_embeddings(rows, f"{label} on --{side.role} {side.name}")
     found = embedding_gap(x_ND, source.unit_T, y_MD, target.unit_T, seed)
     labels = (source.label_T, target.label_T)
     return found + class_distances(x_ND, source.unit_T, labels[0], y_MD, target.unit_T, labels[1], seed)
