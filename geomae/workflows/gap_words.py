@@ -102,6 +102,9 @@ def _labels(found: Found) -> Iterator[str]:
     shift = found.find(LABELS, LABEL_SHIFT)
     if shift is None:
         return
+    if shift.value == 0:
+        yield "Labels: the shares of the classes are the same in both domains."
+        return
     said = (
         f"Labels: {shift.value:.0%} of the tiles of one domain would need another label to have the shares of the other"
     )
