@@ -19,7 +19,7 @@ from geomae.reports.page import Cell, Figure, Page, Section, Table, write_page
 from geomae.reports.palette import colour_columns
 from geomae.reports.scatter import pca_scatter
 from geomae.workflows.gap_found import LABELS, PIXELS, SIGNIFICANT, Found
-from geomae.workflows.gap_words import measured, p_text, spelled, verdicts
+from geomae.workflows.gap_words import measured, spelled, verdicts
 from geomae.workflows.probe_embed import Embeddings
 
 COMPONENTS = 4
@@ -123,12 +123,19 @@ def _pixel_tables(found: Found) -> list[Table]:
         cells: list[Cell] = [band.name, band.wavelength_um, float(first.mean_C[place]), float(second.mean_C[place])]
         for measure in (DIFFERENCE, WASSERSTEIN):
             cells += _cells(found.find(PIXELS, measure, band.name))
-        rows.append([*cells, float(first.valid_C[place]), float(second.valid_C[place])])
+        rows.append(cells)
     header = ["band", "µm", "source", "target", "difference", "halves", "p (Holm)"]
-    header += ["Wasserstein", "halves", "p (Holm)", "valid in source", "in target"]
+    header += ["Wasserstein", "halves", "p (Holm)"]
+    valid: list[list[Cell]] = [
+        [band.name, float(first.valid_C[place]), float(second.valid_C[place])]
+        for place, band in enumerate(source.bands)
+    ]
     gsd = ", ".join(f"{side.gsd_m:g} m in the {side.role}" for side in found.sides if side.gsd_m is not None)
     unit = source.selected.imagery.unit.replace("_", " ")
-    return [Table(f"Means of the bands, {unit}" + (f" (pixels of {gsd})" if gsd else ""), header, rows)]
+    return [
+        Table(f"Means of the bands, {unit}" + (f" (pixels of {gsd})" if gsd else ""), header, rows),
+        Table("Share of valid pixels", ["band", "source", "target"], valid),
+    ]
 
 
 def _embedding_table(found: Found) -> Table:
@@ -176,4 +183,4 @@ def _error_table(found: Found) -> Table:
 
 def _cells(figure: GapFigure | None) -> list[Cell]:
     """Value, null value and p of a figure."""
-    return [None, None, ""] if figure is None else [figure.value, figure.null_value, p_text(figure.p_holm)]
+    return [None, None, None] if figure is None else [figure.value, figure.null_value, figure.p_holm]
