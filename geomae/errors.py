@@ -30,6 +30,10 @@ class ModelError(GeomaeError):
     """A model folder or a weight file cannot be used."""
 
 
+class EmbeddingError(GeomaeError):
+    """Embeddings cannot be worked with: they are not finite, or too few."""
+
+
 class CheckpointError(GeomaeError):
     """A run cannot be resumed from what lies in its folder."""
 
