@@ -30,7 +30,7 @@ class AdaptConfig(Frozen, strict=True):
 
     @property
     def whole_blocks(self) -> int:
-        """Last blocks of the encoder that learn in full: a whole one and rank 8 would be more than a tenth of `tiny`."""
+        """Last blocks that learn in full: a whole one and corrections of rank 8 are more than a tenth of `tiny`."""
         return self.blocks if self.blocks is not None else int(self.method == "last-blocks")
 
     def training(self, shape: Architecture) -> PretrainConfig:
