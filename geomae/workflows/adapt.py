@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from geomae import __version__
 from geomae.encoders.digests import weights_digest
 from geomae.encoders.reference import FOLDER, MLFLOW, parse_encoder
@@ -69,6 +71,7 @@ def run(request: Request) -> int:
             run_.stopped()
             return stop.exit_code
         training, device = config.training(model.mae.architecture), session.fabric.device
+        device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
         for one in (domains.model, adapted.model):
             one.mae.to(device)
         changes = error_changes(domains.model, adapted.model, domains, training, request.common.seed, device)

@@ -1,8 +1,7 @@
 """Masked pretraining that goes on with the tiles of a target, until held-out ones are no longer predicted better."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +64,7 @@ def adapt_weights(
     return Adapted(_plain(domains.model, weights), share, kept, trainer.progress.step)
 
 
-def _train(trainer: Trainer, config: AdaptConfig, run: AnalysisRun, events: Any) -> bool:
+def _train(trainer: Trainer, config: AdaptConfig, run: AnalysisRun, events: Iterator[Event]) -> bool:
     """Follow the loop to its end or until it no longer helps; False where a signal ended it."""
     if not stale(trainer.progress, config):
         for event in events:

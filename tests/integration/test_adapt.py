@@ -111,8 +111,9 @@ def done(geomae, land, begun, tracking_uri, tmp_path_factory) -> tuple[Path, str
     folder = tmp_path_factory.mktemp("adapt")
     found = geomae(
         "adapt", "--catalog", land, "--model", begun, "--target", BROWN, "--source", GREEN, "--probe-train", GREEN,
-        "--probe-test", BROWN, "--steps", 12, *options(*FEW, "rate=0.1"), "--method", "last-blocks", "--precision", "32",
-        "--tracking-uri", tracking_uri, "--register", "brown-land", "--out", folder / "run", cwd=folder,
+        "--probe-test", BROWN, "--steps", 12, *options(*FEW, "rate=0.1"), "--method", "last-blocks",
+        "--precision", "32", "--tracking-uri", tracking_uri, "--register", "brown-land",
+        "--out", folder / "run", cwd=folder,
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
     return folder / "run", found.stdout
