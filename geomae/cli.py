@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from geomae.cli_adapt import add_adapt
 from geomae.cli_catalog import catalog_app
 from geomae.cli_compare_recon import add_compare_recon
 from geomae.cli_embed import add_embed
@@ -200,4 +201,5 @@ add_probe(app, leave)
 add_embed_pca(app, leave)
 add_compare_recon(app, leave)
 add_gap(app, leave)
+add_adapt(app, leave)
 app.add_typer(catalog_app(leave))

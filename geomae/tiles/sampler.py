@@ -35,9 +35,12 @@ class Plan:
         return int(_permutation(self.seed, dataset, epoch, self.sizes[dataset])[place])
 
 
-def plan(seed: int, sizes: tuple[int, ...], batch: int, steps: int) -> Plan:
-    """Draw the data set of each step in proportion to its tiles, so that every tile is seen equally often."""
-    share = np.cumsum(sizes) / np.sum(sizes)
+def plan(seed: int, sizes: tuple[int, ...], batch: int, steps: int, shares: tuple[float, ...] | None = None) -> Plan:
+    """Draw the data set of each step by its share of the steps; a function of the seed and the step.
+
+    By default that is its share of the tiles, so that every tile is seen equally often.
+    """
+    share = np.cumsum(shares or sizes) / np.sum(shares or sizes)
     if len(sizes) == 1:
         dataset_S = np.zeros(steps, dtype=np.int64)
     else:

@@ -106,6 +106,11 @@ def newest(folder: Path) -> tuple[Path, Progress] | None:
     return path, Progress(step, state.get("best_loss"), state.get("best_step"))
 
 
+def weights_of(folder: Path, step: int) -> dict[str, Tensor]:
+    """The weights after `step`, by parameter name, of a checkpoint that was kept."""
+    return load_file(folder / f"step-{step:08d}" / "model.safetensors")
+
+
 def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Bring a checkpoint back into `model` and `optimizer`; every rank must call it, and reads the files."""
     weights: dict[str, Any] = dict(load_file(path / "model.safetensors"))

@@ -3,7 +3,7 @@
 T tiles of a data set, B of a batch, C bands, N patches, M hidden patches, P pixels of a patch in one band
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,13 @@ class TileErrors:
 
     squares_TC: dict[str, NDArray[np.float64]]
     pixels_TC: NDArray[np.float64]
+
+    def of_bands(self, places: Sequence[int]) -> "TileErrors":
+        """Those of some bands."""
+        chosen = list(places)
+        return TileErrors(
+            {name: values[:, chosen] for name, values in self.squares_TC.items()}, self.pixels_TC[:, chosen]
+        )
 
     def rmse(self, name: str, weight_T: NDArray[np.float64] | None = None) -> float:
         """Mean over the bands of the RMSE; `weight_T` says how often each tile counts."""

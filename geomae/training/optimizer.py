@@ -25,10 +25,11 @@ def decayed(model: nn.Module) -> frozenset[str]:
 
 
 def build_optimizer(model: nn.Module, decay: frozenset[str], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over a wrapped or plain `model`; the rate is set at each step."""
+    """AdamW over what learns of a wrapped or plain `model`; the rate is set at each step."""
     groups: dict[bool, list[Tensor]] = {True: [], False: []}
     for name, value in model.named_parameters():
-        groups[plain_name(name) in decay].append(value)
+        if value.requires_grad:
+            groups[plain_name(name) in decay].append(value)
     return torch.optim.AdamW(
         [
             {"params": groups[True], "weight_decay": weight_decay},

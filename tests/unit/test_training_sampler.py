@@ -65,3 +65,13 @@ def test_validity_travels_along():
     pixels[~valid] = -1
     for which in range(8):
         np.testing.assert_array_equal(turn(pixels, which) >= 0, turn(valid, which))
+
+
+def test_a_share_of_the_steps_is_a_function_of_the_seed_and_the_step():
+    """Replay: so many steps take tiles of the source, however many tiles there are."""
+    sizes, shares = (1000, 10), (0.75, 0.25)
+    short, long = plan(3, sizes, 4, 10, shares), plan(3, sizes, 4, 4000, shares)
+    assert short.dataset_S.tolist() == long.dataset_S[:10].tolist()
+    assert np.bincount(long.dataset_S)[1] / 4000 == pytest.approx(0.25, abs=0.02)
+    assert set(plan(3, sizes, 4, 500, (1.0, 0.0)).dataset_S.tolist()) == {0}
+    assert plan(4, sizes, 4, 50, shares).dataset_S.tolist() != plan(3, sizes, 4, 50, shares).dataset_S.tolist()

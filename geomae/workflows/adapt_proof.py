@@ -1,0 +1,138 @@
+"""The proof of an adaptation in the embeddings: the gap before and after, and where labels exist what a probe says.
+
+T tiles
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from geomae.analysis.closing import Figure, change, compare, cross_fitted, share_closed
+from geomae.analysis.embedding_gap import MOST_TILES, GapFigure, embedding_gap
+from geomae.analysis.folds import codes_of
+from geomae.analysis.probing import Asked
+from geomae.errors import BandMismatchError
+from geomae.randomness import generator
+from geomae.training.signals import Stop
+from geomae.workflows.adapt_data import Domains
+from geomae.workflows.adapt_request import Request
+from geomae.workflows.embedding import Choice, Session
+from geomae.workflows.probe_embed import Embeddings, Loader, embed_all, load_trained, share_bands
+from geomae.workflows.probe_problem import Problem, read_problem
+from geomae.workflows.probe_request import CLASSIFICATION, read_request
+from geomae.workflows.probe_request import Request as ProbeRequest
+from geomae.workflows.probe_sides import Side, codes, labelled_side, units
+from geomae.workflows.selected import Selected
+
+BEFORE, AFTER = "before", "after"
+BASELINES = ("baseline:statistics", "baseline:rcf")
+CROSS_FIT = 3  # where groups stand on both sides, as sites that are seen in two seasons
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is embedded: `gap` are source and target, or nothing; `problem` is what the probe is asked."""
+
+    gap: tuple[Selected, ...]
+    problem: Problem | None
+
+    @property
+    def needed(self) -> list[Selected]:
+        """All tiles to be embedded."""
+        return [*self.gap, *([side.selected for side in self.problem.sides] if self.problem else [])]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Gap figures by model; of the probe the figures on the target and on the source, and the metric's name."""
+
+    gap: dict[str, list[GapFigure]]
+    target: dict[str, Figure]
+    source: dict[str, Figure]
+    metric: str = ""
+
+
+def plan_proof(session: Session, request: Request, domains: Domains, notes: list[str]) -> Plan:
+    """What can be proved. Raises CatalogError or ConfigError for labelled tiles that cannot be probed."""
+    gap = [_some(one.selected, session.common.seed) for one in reversed(domains.all)] if domains.source else []
+    if request.probe_train is None or request.probe_test is None:
+        try:
+            return Plan(tuple(share_bands(gap)) if gap else (), None)
+        except BandMismatchError as error:
+            notes.append(f"{error}; there are no figures of the gap")
+            return Plan((), None)
+    labelled = session.select([request.probe_train, request.probe_test])
+    for one, option in zip(labelled, ("--probe-train", "--probe-test"), strict=True):
+        labelled_side(one, session.catalog, CLASSIFICATION, option)
+    chosen = share_bands([*gap, *labelled])
+    both = set(units(labelled[0].index)) & set(units(labelled[1].index))
+    asked = ProbeRequest(
+        session.common, request.probe_train, (request.probe_test,), (), cross_fit=CROSS_FIT if both else None,
+        min_class_rows=request.min_class_rows,
+    )  # fmt: skip
+    return Plan(tuple(chosen[: len(gap)]), read_problem(asked, chosen[len(gap) :], session.catalog))
+
+
+def prove(
+    session: Session, plan: Plan, before: Path, after: Path, out: Path, stop: Stop, progress: Callable[..., None]
+) -> Proof | None:
+    """Embed all that is needed with both models, and for a probe with baselines; None where `stop` ended it."""
+    texts = [f"{BEFORE}={before}", f"{AFTER}={after}", *(BASELINES if plan.problem else ())]
+    if not plan.needed:
+        return Proof({}, {}, {})
+    entrants = read_request(ProbeRequest(session.common, "", (), tuple(texts), baselines=False))
+    choice = Choice()
+    loader = Loader(session, choice, plan.needed)
+    trained = load_trained(entrants, loader)
+    found = list(embed_all(session, entrants, trained, loader, choice, plan.needed, out, stop, progress))
+    if stop.signal:
+        return None
+    by_label = dict(zip([one.label for one in entrants], found, strict=True))
+    seed = session.common.seed
+    gap = {label: _gap(plan.gap, by_label[label], seed) for label in (BEFORE, AFTER) if plan.gap}
+    if plan.problem is None:
+        return Proof(gap, {}, {})
+    target, source = _probe(plan.problem, by_label, seed)
+    return Proof(gap, target, source, next(iter(plan.problem.truths.values())).measure.main)
+
+
+def _some(selected: Selected, seed: int) -> Selected:
+    """As many tiles as figures of a gap are made of, the same each time."""
+    if len(selected.index) <= MOST_TILES:
+        return selected
+    chosen = generator(seed, "gap tiles", selected.name).permutation(len(selected.index))[:MOST_TILES]
+    return replace(selected, index=selected.index.take(np.sort(chosen)))
+
+
+def _gap(chosen: Sequence[Selected], embeddings: Embeddings, seed: int) -> list[GapFigure]:
+    source, target = ((embeddings.of(one), units(one.index)) for one in chosen)
+    return embedding_gap(*source, *target, seed)
+
+
+def _probe(problem: Problem, by_label: dict[str, Embeddings], seed: int) -> tuple[dict[str, Figure], dict[str, Figure]]:
+    """Figures on the target and on the source. The labels of the target take part in scoring, and in the oracle."""
+    (test,), train = problem.tests, problem.train
+    truth = problem.truths[test.name]
+    predicted = {label: problem.answer(one).predicted[Asked(test.name, "linear")][0] for label, one in by_label.items()}
+    oracle = _cross_fitted(problem, test, by_label[BEFORE])
+    derived = {"change": change}
+    if oracle is not None:
+        predicted["oracle"] = oracle
+        derived["share_closed"] = share_closed
+    target = compare(predicted, truth.label_T, truth.group_T, truth.measure, seed, derived)
+    at_home = {
+        label: codes_T
+        for label in (BEFORE, AFTER)
+        if (codes_T := _cross_fitted(problem, train, by_label[label])) is not None
+    }
+    if not at_home:
+        return target, {}
+    group_T, _ = codes_of(train.unit_T)
+    return target, compare(at_home, codes(train, problem.names), group_T, truth.measure, seed, {"change": change})
+
+
+def _cross_fitted(problem: Problem, side: Side, embeddings: Embeddings) -> np.ndarray | None:
+    group_T, _ = codes_of(side.unit_T)
+    return cross_fitted(embeddings.of(side.selected), codes(side, problem.names), group_T, len(problem.names))

@@ -1,0 +1,259 @@
+"""`geomae adapt` from a model and unlabelled tiles to an adapted model and its proof."""
+
+import contextlib
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import history, mlflow_client, options, write_catalog
+
+from geomae.errors import BandMismatchError, CatalogError, ConfigError, GeomaeError, ModelError
+from geomae.models.architecture import Architecture
+from geomae.models.folder import Model, load_model, save_model
+from geomae.models.mae import MaskedAutoencoder
+from geomae.models.standardise import SensorRecord
+from geomae.rasters import write_cog
+from geomae.sensors import sensor
+from geomae.training.signals import Stop
+from geomae.workflows import adapt
+from geomae.workflows.adapt_request import Request
+from geomae.workflows.analysis_run import Common
+
+CATALOG = """\
+version: 1
+datasets:
+  land: &land
+    path: scenes/*.tif
+    sensor: naip
+    bands: [red, green, blue, nir]
+    unit: reflectance
+    scale: 0.0001
+    offset: 0
+    windows: {table: windows.csv, key: scene, row: row, col: col, size: 16}
+    label: {column: label}
+    group: {column: site}
+    domain: {column: season}
+  noise:
+    <<: *land
+    label: {column: noise}
+  bare:
+    <<: *land
+    label: {column: nothing}
+  one:
+    <<: *land
+    where: "first == 'yes'"
+  thermal:
+    <<: *land
+    sensor: [{name: lwir11, wavelength_um: 10.9, fwhm_um: 0.6}]
+    bands: [lwir11, null, null, null]
+"""
+KINDS = ("crop", "water")
+FEW = ("batch=8", "eval_every=2", "save_every=2")
+GREEN, BROWN = "land[season=green]", "land[season=brown]"
+
+
+@pytest.fixture(scope="module")
+def land(tmp_path_factory) -> Path:
+    """Six scenes of 4 x 4 fields, each row of fields a site; the last three are brown: brighter, and less near red."""
+    folder = tmp_path_factory.mktemp("land")
+    rng = np.random.default_rng(0)
+    rows = []
+    for scene in range(6):
+        kind = rng.integers(0, 2, (4, 4))
+        level = np.array([[900, 700, 400, 3000], [600, 500, 500, 400]])[kind].transpose(2, 0, 1)
+        level = level * rng.uniform(0.7, 1.4, (4, 4, 4)) * (1.0 if scene < 3 else 1.6)
+        pixels = level.repeat(16, 1).repeat(16, 2) + rng.normal(0, 60, (4, 64, 64))
+        place = (5.0, 0.0, 400_000.0 + 1000 * scene, 0.0, -5.0, 5_000_000.0)
+        write_cog(
+            folder / "scenes" / f"s{scene}.tif", pixels.clip(1).astype(np.uint16), crs="EPSG:32632", transform=place
+        )
+        for row, col in np.ndindex(4, 4):
+            rows.append({
+                "scene": f"s{scene}", "row": 16 * row, "col": 16 * col, "label": KINDS[kind[row, col]],
+                "site": f"s{scene}-{row}", "season": "green" if scene < 3 else "brown", "nothing": "",
+                "noise": KINDS[rng.integers(0, 2)], "first": "yes" if (scene, row, col) == (3, 0, 0) else "no",
+            })  # fmt: skip
+    with (folder / "windows.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return write_catalog(folder, CATALOG)
+
+
+def build(folder: Path, *, embedding="spectral", decoder=True, bands=("red", "green", "blue", "nir")) -> Path:
+    """A small model that was never trained, and says which run made it."""
+    record = SensorRecord(
+        "naip:reflectance",
+        "reflectance",
+        5.0,
+        tuple(map(sensor("naip").band, bands)),
+        (0.1,) * len(bands),
+        (0.06,) * len(bands),
+    )
+    shape = {"embedding": embedding, "bands": len(bands), "patch": 4, "width": 24, "depth": 2, "heads": 2}
+    shape["decoder"] = {"width": 16, "depth": 1, "heads": 2} if decoder else None
+    torch.manual_seed(0)
+    save_model(Model(MaskedAutoencoder(Architecture.model_validate(shape)), (record,), {"mlflow_run": "r0"}), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory) -> Path:
+    return build(tmp_path_factory.mktemp("begun") / "model")
+
+
+@pytest.fixture(scope="module")
+def done(geomae, land, begun, tracking_uri, tmp_path_factory) -> tuple[Path, str]:
+    """The folder that the real command left, and what it printed."""
+    folder = tmp_path_factory.mktemp("adapt")
+    found = geomae(
+        "adapt", "--catalog", land, "--model", begun, "--target", BROWN, "--source", GREEN, "--probe-train", GREEN,
+        "--probe-test", BROWN, "--steps", 12, *options(*FEW, "rate=0.1"), "--method", "last-blocks",
+        "--precision", "32", "--tracking-uri", tracking_uri, "--register", "brown-land",
+        "--out", folder / "run", cwd=folder,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    return folder / "run", found.stdout
+
+
+def request(catalog: Path, model: Path, out: Path, tracking_uri: str, **wishes) -> Request:
+    common = Common(catalog, out, device="cpu", precision="32", tracking_uri=tracking_uri, quiet=True)
+    usual = {"target": BROWN, "changes": FEW, "steps": 4}
+    return Request(common, str(model), **(usual | wishes))
+
+
+def told(out: Path) -> dict:
+    return json.loads((out / "adaptation.json").read_text(encoding="utf-8"))
+
+
+def test_the_error_on_held_out_tiles_falls_and_is_shown_beside_baselines(done):
+    out, printed = done
+    found = told(out)
+    rows = {(row["domain"], row["band"]): row for row in found["reconstruction"]}
+    target, source = rows["target", "all"], rows["source", "all"]
+    assert target["after"] < target["before"]
+    assert target["change"] == pytest.approx(target["after"] / target["before"] - 1)
+    assert (target["n_tiles"], target["n_groups"]) == (8, 2)  # a fifth of 48, whole sites
+    assert target["interval"] is None  # two groups carry none
+    assert 0 < target["baselines"]["baseline:mean"] < 1
+    assert source["selector"] == GREEN
+    assert {band for domain, band in rows if domain == "target"} == {"all", "red", "green", "blue", "nir"}
+    curve = {row["step"]: row[f"loss/{BROWN}-held-out"] for row in history(out) if f"loss/{BROWN}-held-out" in row}
+    assert sorted(curve) == list(range(0, 13, 2))
+    assert found["steps"]["kept"] == min(curve, key=curve.get)
+    assert found["verdict"] in printed
+    assert found["verdict"].startswith(f"The reconstruction error on held-out tiles of {BROWN} fell by")
+
+
+def test_the_gap_and_the_probe_stand_before_and_after(done):
+    found = told(done[0])
+    assert [row["measure"] for row in found["gap"]["before"]] == [row["measure"] for row in found["gap"]["after"]]
+    target, source = found["probe"]["target"], found["probe"]["source"]
+    assert {"before", "after", "change", "oracle", "share_closed", "baseline-statistics"} <= set(target)
+    assert target["change"]["value"] == pytest.approx(target["after"]["value"] - target["before"]["value"])
+    assert len(target["change"]["interval"]) == 2  # twelve sites carry one
+    assert source["change"]["value"] == pytest.approx(source["after"]["value"] - source["before"]["value"])
+    share = target["share_closed"]["value"]
+    if share is not None:
+        gap = target["oracle"]["value"] - target["before"]["value"]
+        assert share == pytest.approx(target["change"]["value"] / gap)
+
+
+def test_the_model_is_one_like_any_other_and_knows_where_it_comes_from(done, begun, tracking_uri):
+    out, _ = done
+    before, after = load_model(begun), load_model(out / "model")
+    assert list(after.mae.state_dict()) == list(before.mae.state_dict())
+    assert after.sensors == before.sensors  # of a sensor that it knew
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    assert after.provenance["mlflow_run"] == summary["run_id"]
+    assert after.provenance["adapted"] | {"method": "last-blocks", "target": BROWN} == after.provenance["adapted"]
+    assert after.provenance["from"] == {"mlflow_run": "r0"}
+    client = mlflow_client(tracking_uri)
+    run = client.get_run(summary["run_id"])
+    assert run.data.tags["geomae.model_run"] == "r0"
+    assert run.data.metrics["rmse_after/target/all"] == pytest.approx(summary["metrics"]["rmse_after/target/all"])
+    assert client.get_model_version("brown-land", "1").run_id == summary["run_id"]
+    report = (out / "report.html").read_text(encoding="utf-8")
+    for part in ("How it was adapted", "Reconstruction", "Gap", "What labels say", "oracle"):
+        assert part in report
+
+
+def test_no_label_of_the_target_has_a_part_in_the_model(land, begun, tracking_uri, tmp_path):
+    made = []
+    for name, wishes in {"none": {}, "noise": {"probe_train": GREEN, "probe_test": "noise[season=brown]"}}.items():
+        assert adapt.run(request(land, begun, tmp_path / name, tracking_uri, **wishes)) == 0
+        made.append((tmp_path / name / "model" / "model.safetensors").read_bytes())
+    assert made[0] == made[1]
+    assert told(tmp_path / "none")["probe"] is None
+    assert told(tmp_path / "none")["gap"] == {}
+
+
+def test_a_stopped_adaptation_goes_on_to_the_same_bytes(land, begun, tracking_uri, tmp_path, monkeypatch):
+    asked = {"source": GREEN, "method": "last-blocks", "blocks": 1}
+    whole, parted = (request(land, begun, tmp_path / name, tracking_uri, **asked) for name in ("whole", "parted"))
+    assert adapt.run(whole) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(adapt, "watch", lambda: contextlib.nullcontext(Stop(15)))
+        assert adapt.run(parted) == 143
+    assert not (tmp_path / "parted" / "model").exists()
+    assert adapt.run(parted) == 0
+    first, second = (tmp_path / name / "model" / "model.safetensors" for name in ("whole", "parted"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_sensor_that_the_model_does_not_know_becomes_its_first(land, begun, tracking_uri, tmp_path):
+    wishes = {"target": "thermal[season=brown]", "method": "norm", "steps": 2}
+    assert adapt.run(request(land, begun, tmp_path / "out", tracking_uri, **wishes)) == 0
+    new, old = load_model(tmp_path / "out" / "model").sensors
+    assert [band.name for band in new.bands] == ["lwir11"]
+    assert old == load_model(begun).sensors[0]
+
+
+BAD = {
+    "itself": ({"source": BROWN}, ConfigError, [BROWN, "as source and as target"]),
+    "overlap": ({"source": "noise"}, ConfigError, ["--source noise", "48 of its tiles", "s3", "share no pixels"]),
+    "too few": ({"target": "one"}, CatalogError, ["one", "1 usable tile,", "too few to hold some out"]),
+    "no labels": (
+        {"probe_train": GREEN, "probe_test": "bare[season=brown]"}, CatalogError, ["--probe-test", "has a label"],
+    ),
+    "half a probe": ({"probe_train": GREEN}, ConfigError, ["--probe-train and --probe-test"]),
+    "replay": ({"replay": 0.3}, ConfigError, ["--replay 0.3", "--source"]),
+    "rank": ({"method": "full", "rank": 4}, ConfigError, ["--rank", "--method lora"]),
+    "blocks": ({"blocks": 9}, ConfigError, ["--blocks 9", "2 blocks"]),
+    "method": ({"method": "lore"}, ConfigError, ["method", "lora"]),
+    "baseline": ({"model": "baseline:rcf"}, ConfigError, ["--model baseline:rcf", "geomae convert"]),
+}  # fmt: skip
+
+
+def refuses(kind: type[GeomaeError], parts: list[str], asked: Request) -> None:
+    with pytest.raises(kind) as caught:
+        adapt.run(asked)
+    assert "\n" not in str(caught.value)
+    for part in parts:
+        assert part in str(caught.value), caught.value
+    assert not asked.common.out.exists()
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_requests_are_refused_before_anything_is_written(case, land, begun, tracking_uri, tmp_path):
+    wishes, kind, parts = BAD[case]
+    model = wishes.get("model", begun)
+    rest = {name: value for name, value in wishes.items() if name != "model"}
+    refuses(kind, parts, request(land, model, tmp_path / "out", tracking_uri, **rest))
+
+
+def test_models_that_cannot_be_adapted_are_refused(land, done, tracking_uri, tmp_path):
+    alone = build(tmp_path / "alone", decoder=False)
+    stacked = build(tmp_path / "stacked", embedding="stacked")
+    for model, kind, parts, target in (
+        (alone, ModelError, ["encoder without a decoder", "geomae convert"], BROWN),
+        (stacked, BandMismatchError, ["stacked", "spectral embedding takes any bands"], "thermal[season=brown]"),
+        (done[0] / "model", ConfigError, [f"adapted to {BROWN} already", "--again"], BROWN),
+    ):
+        refuses(kind, parts, request(land, model, tmp_path / "out", tracking_uri, target=target))
+    again = request(land, done[0] / "model", tmp_path / "again", tracking_uri, again=True, steps=2)
+    assert adapt.run(again) == 0
+    assert load_model(tmp_path / "again" / "model").provenance["from"]["adapted"]["target"] == BROWN

@@ -1,0 +1,53 @@
+"""The share of a gap that was closed, and the oracle that it is measured by.
+
+T tiles, G groups
+"""
+
+import numpy as np
+import pytest
+
+from geomae.analysis.closing import change, compare, cross_fitted, share_closed
+from geomae.analysis.measures import ClassMeasure
+
+MEASURE = ClassMeasure(("a", "b"), np.array([True, True]))
+DERIVED = {"change": change, "share_closed": share_closed}
+
+
+def sides(groups=12, each=10):
+    """Labels, groups, and predictions of which `before` errs in half, `after` in a quarter, the oracle never."""
+    label_T = np.tile([0, 1], groups * each // 2)
+    group_T = np.repeat(np.arange(groups), each)
+    place_T = np.arange(len(label_T)) // 2
+    wrong = {"before": place_T % 2 == 0, "after": place_T % 4 == 0, "oracle": np.zeros(len(label_T), bool)}
+    return label_T, group_T, {name: np.where(one, 1 - label_T, label_T) for name, one in wrong.items()}
+
+
+def test_the_share_is_told_with_a_paired_interval():
+    label_T, group_T, predicted = sides()
+    found = compare(predicted, label_T, group_T, MEASURE, 0, DERIVED)
+    assert found["before"].value == pytest.approx(0.5, abs=0.02)
+    assert found["change"].value == pytest.approx(found["after"].value - found["before"].value)
+    assert found["share_closed"].value == pytest.approx(found["change"].value / (1 - found["before"].value))
+    low, high = found["share_closed"].interval
+    assert low < found["share_closed"].value < high
+
+
+def test_few_groups_carry_no_interval_and_no_gap_has_no_share():
+    label_T, group_T, predicted = sides(groups=4)
+    assert compare(predicted, label_T, group_T, MEASURE, 0, DERIVED)["change"].interval is None
+    label_T, group_T, predicted = sides()
+    found = compare(predicted | {"oracle": predicted["before"]}, label_T, group_T, MEASURE, 0, DERIVED)
+    assert np.isnan(found["share_closed"].value)
+    assert found["share_closed"].interval is None
+
+
+def test_the_oracle_never_saw_the_group_that_it_is_asked():
+    """Labels that follow the group alone can be remembered and not learned."""
+    rng = np.random.default_rng(0)
+    group_T = np.repeat(np.arange(10), 12)
+    label_T = group_T % 2
+    remembered_TD = np.eye(10)[group_T]
+    learnt_TD = label_T[:, None] + 0.1 * rng.normal(size=(120, 3))
+    assert (cross_fitted(learnt_TD, label_T, group_T, 2) == label_T).all()
+    assert (cross_fitted(remembered_TD, label_T, group_T, 2) == label_T).mean() < 0.7
+    assert cross_fitted(learnt_TD, label_T, np.zeros(120, dtype=np.int64), 2) is None
