@@ -1,8 +1,6 @@
 """What is wrong with a request is said in one line, with the place and the remedy, and nothing is left behind."""
 
-import os
-import subprocess
-import sys
+import resource
 
 import pytest
 from helpers import (
@@ -125,27 +123,17 @@ def test_the_command_refuses(geomae, tmp_path, name):
     assert contents(tmp_path) == before
 
 
-LIMITED = """
-import resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (10_000_000, 10_000_000))
-from geomae.cli import main
-main()
-"""
-
-
 def test_no_room_on_the_disk(work, tracking_uri):
     """No file may grow beyond 10 MB, which the weights do; with room again the run goes on."""
     write_catalog(work)
     settings = options(*SMALL, "steps=2", "save_every=1")
     arguments = ["pretrain", *settings, "--out", "run", "--tracking-uri", tracking_uri, "--quiet"]
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, *arguments],
-        cwd=work,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000_000, hard))
+    try:
+        done = called(*arguments, cwd=work)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     refused(done, "checkpoints", "cannot be written", "make room")
     assert not list(work.rglob(".unfinished-*"))
     assert not list((work / "run").glob("checkpoints/step-*"))
