@@ -60,7 +60,10 @@ def prediction_scores(
     hidden_M = np.full(len(target_ME), -1)  # and of a label that must not be read
     estimator = _Fitted(fit_linear(source_NE, label_N, classes, strength))
     with skada_settings():
-        from skada.metrics import PredictionEntropyScorer, SoftNeighborhoodDensity
+        from skada.metrics import (  # type: ignore[import-untyped]
+            PredictionEntropyScorer,
+            SoftNeighborhoodDensity,
+        )
 
         scorers = {ENTROPY: PredictionEntropyScorer(), DENSITY: SoftNeighborhoodDensity()}
         return {name: float(scorer(estimator, target_ME, hidden_M, domain_M)) for name, scorer in scorers.items()}

@@ -21,7 +21,7 @@ RIDGE = 1e-3  # of the mean variance, added to the covariances of optimal transp
 def coral_maps(source_ND: Floats, target_MD: Floats) -> Maps:
     """Correlation alignment (Sun et al. 2016), covariances shrunk by the rule of Ledoit and Wolf."""
     with skada_settings():
-        from skada import CORALAdapter
+        from skada import CORALAdapter  # type: ignore[import-untyped]
 
         return _maps(CORALAdapter(reg="auto"), source_ND, target_MD)
 

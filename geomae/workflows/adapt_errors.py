@@ -55,7 +55,7 @@ def error_changes(
 ) -> list[Change]:
     """The changes on the held-out tiles of the target and of the source, each as the mean over bands and by band."""
     draw = draw_of(config, seed, before.mae.architecture.groups)
-    changes = []
+    changes: list[Change] = []
     for name, domain in zip(("target", "source"), domains.all, strict=False):
         errors = [errors_by_tile(model, domain.held, draw, config.batch, device) for model in (before, after)]
         changes += _changes(name, domain, errors[0], errors[1], seed)

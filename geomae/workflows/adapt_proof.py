@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from geomae.analysis.closing import Figure, change, compare, cross_fitted, share_closed
-from geomae.analysis.embedding_gap import MOST_TILES, GapFigure, embedding_gap
+from geomae.analysis.embedding_gap import MOST_TILES, embedding_gap
 from geomae.analysis.folds import codes_of
+from geomae.analysis.gap_contrast import GapFigure
 from geomae.analysis.probing import Asked
 from geomae.errors import BandMismatchError
 from geomae.randomness import generator

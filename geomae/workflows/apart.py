@@ -21,8 +21,8 @@ def check_apart(one: TileIndex, other: TileIndex, where: str) -> None:
     shared: list[str] = []
     for file, (ids, box_T4) in _boxes(one).items():
         if file in other_boxes:
-            hit_T = _overlap(box_T4, other_boxes[file][1]).any(1)
-            shared += [tile_id for tile_id, hit in zip(ids, hit_T.tolist(), strict=True) if hit]
+            hits = np.flatnonzero(_overlap(box_T4, other_boxes[file][1]).any(1))
+            shared += [ids[place] for place in hits]
     if shared:
         more = f" and {len(shared) - SHOWN} more" if len(shared) > SHOWN else ""
         raise ConfigError(
@@ -35,13 +35,13 @@ def _boxes(index: TileIndex) -> Mapping[str, tuple[list[str], Boxes]]:
     """By file the tiles and their boxes (T, 4), as shares of the scene: grids of one file may differ."""
     found = {}
     table = index.tiles
-    for scene, rows in table.groupby("scene"):
-        grid = index.grids[int(scene)]
+    for scene in table["scene"].unique().tolist():
+        rows, grid = table[table["scene"] == scene], index.grids[scene]
         if grid is None:
             continue
         row, col, size = (rows[name].to_numpy(np.float64) for name in ("row", "col", "size"))
         box_T4 = np.stack([row / grid.height, col / grid.width, (row + size) / grid.height, (col + size) / grid.width])
-        found[index.source.scenes[int(scene)].files[0]] = (rows["tile_id"].tolist(), box_T4.T)
+        found[index.source.scenes[scene].files[0]] = (rows["tile_id"].tolist(), box_T4.T)
     return found
 
 

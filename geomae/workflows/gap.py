@@ -37,9 +37,9 @@ def run(request: Request) -> int:
     choice = Choice(request.layer, request.pooling)
     loader = Loader(session, choice, needed)
     trained = load_trained(entrants, loader)
-    entrants, left_out = _comparable(entrants, sides)
+    compared, left_out = _comparable(entrants, sides)
     if request.common.dry_run:
-        _describe(sides, entrants, session.screen)
+        _describe(sides, compared, session.screen)
         return 0
     asked = request.asked() | {
         "catalog": str(session.catalog.path.absolute()),
@@ -52,12 +52,12 @@ def run(request: Request) -> int:
         run_.track([one.record(session.catalog) for one in needed])
         with watch() as stop:
             embedded = list(
-                embed_all(session, entrants, trained, loader, choice, needed, out / "embeddings", stop, run_.step)
+                embed_all(session, compared, trained, loader, choice, needed, out / "embeddings", stop, run_.step)
             )
         if stop.signal:
             run_.stopped()
             return stop.exit_code
-        found = _measure(session, run_, sides, entrants, trained, embedded, left_out)
+        found = _measure(session, run_, sides, compared, trained, embedded, left_out)
         _leave(run_, session, found, embedded)
     return 0
 

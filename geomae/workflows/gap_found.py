@@ -70,7 +70,7 @@ class Found:
 
     def metrics(self) -> dict[str, float]:
         """Flat figures: MEASURE/WHOSE[/BAND], and the same with /null, /p and /p_holm where they are known."""
-        flat = {}
+        flat: dict[str, float] = {}
         for row in self.rows():
             name = "/".join([row["measure"], row["encoder"], *([row["band"]] if row["band"] else [])])
             ends = {"": row["value"], "/null": row["null_value"], "/p": row["p"], "/p_holm": row["p_holm"]}

@@ -47,9 +47,9 @@ def write_pictures(found: Found, embedded: Sequence[Embeddings], out: Path) -> l
         for measure in (MMD, CORAL, A_DISTANCE, ANGLE)
     }
     gap_distances(paths[-1], {name: panel for name, panel in panels.items() if panel}, f"Distances between {between}")
-    for label, one in zip(found.encoders, embedded, strict=True):
+    for label, embeddings in zip(found.encoders, embedded, strict=True):
         paths.append(out / f"gap_pca_{label}.png")
-        _scatter(paths[-1], found, label, one)
+        _scatter(paths[-1], found, label, embeddings)
     return paths
 
 

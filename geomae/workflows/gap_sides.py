@@ -5,7 +5,7 @@ T tiles of a side, P pixels of a tile, C bands
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from geomae.sensors import Band
 from geomae.tiles.reader import TileReader
 from geomae.workflows.probe_embed import share_bands
 from geomae.workflows.selected import Selected
+
+Kind = TypeVar("Kind", bound=np.generic)
 
 SOURCE, TARGET = "source", "target"
 SHOWN = 5  # names in an error
@@ -89,17 +91,20 @@ def read_sides(chosen: Sequence[Selected], seed: int) -> Sides:
 def read_pixels(side: Side, progress: Callable[[str, int, int], None]) -> Pixels:
     """Pixels of each tile on a lattice, in the bands of the side."""
     reader = TileReader(side.selected.index, bands=[band.name for band in side.bands])
-    tiles = []
+    values, valid = [], []
     for position in range(len(reader)):
         pixels_CHW, valid_CHW = reader.read(position)
         step = -(-pixels_CHW.shape[1] // LATTICE)
-        tiles.append(tuple(one[:, ::step, ::step].reshape(len(one), -1).T for one in (pixels_CHW, valid_CHW)))
+        values.append(pixels_CHW[:, ::step, ::step].reshape(len(pixels_CHW), -1).T)
+        valid.append(valid_CHW[:, ::step, ::step].reshape(len(valid_CHW), -1).T)
         progress(f"reading pixels of {side.name}", position + 1, len(reader))
-    most = max(len(valid_PC) for _, valid_PC in tiles)
-    values, valid = (
-        np.stack([np.pad(tile[number], ((0, most - len(tile[number])), (0, 0))) for tile in tiles]) for number in (0, 1)
-    )
-    return Pixels(values, valid, side.unit_T)
+    return Pixels(_stacked(values), _stacked(valid), side.unit_T)
+
+
+def _stacked(tiles: Sequence[NDArray[Kind]]) -> NDArray[Kind]:
+    """Tiles (P, C) of any number of pixels as one array; what is missing is zero, and not valid."""
+    most = max(map(len, tiles))
+    return np.stack([np.pad(tile_PC, ((0, most - len(tile_PC)), (0, 0))) for tile_PC in tiles])
 
 
 def _side(selected: Selected, role: str, seed: int) -> Side:

@@ -114,9 +114,9 @@ def write_report(results: Results, pictures: Sequence[Path], about: Mapping[str,
         )),
     ]  # fmt: skip
     if results.choices:
-        text = (HOW, *alignment_words(results.contenders, results.scored, results.choices))
+        words = (HOW, *alignment_words(results.contenders, results.scored, results.choices))
         tables = tuple(alignment_tables(problem, results.contenders, results.scored, results.choices))
-        sections.append(Section("Alignments", text, (Figure(by_name["probe_alignments"], ALIGNED), *tables)))
+        sections.append(Section("Alignments", words, (Figure(by_name["probe_alignments"], ALIGNED), *tables)))
     if "probe_few_labels" in by_name:
         text = (
             f"Linear probes from some labels per class, in {DRAWS} draws that spread over groups, at the fixed "
