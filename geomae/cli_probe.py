@@ -67,7 +67,7 @@ def add_probe(app: typer.Typer, leave: Leave) -> None:
                 catalog=catalog, out=out, seed=seed, device=device, precision=precision, tracking_uri=tracking_uri,
                 experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
             )  # fmt: skip
-            check_selectors(common, [train, *test])  # before torch is imported
+            check_selectors(common, [train], test)  # before torch is imported
             from geomae.workflows.probe import run
             from geomae.workflows.probe_request import Request
 

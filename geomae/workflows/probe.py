@@ -31,6 +31,7 @@ from geomae.workflows.probe_problem import Problem, read_problem
 from geomae.workflows.probe_report import Results, write_pictures, write_report
 from geomae.workflows.probe_request import SEGMENTATION, Entrant, Request, read_request
 from geomae.workflows.probe_words import find, interval_text, metric_name, verdicts
+from geomae.workflows.selected import Selected
 
 WORKERS = 2  # fits at a time, each on one thread: they are too small to share out
 
@@ -41,7 +42,7 @@ def run(request: Request) -> int:
     session = open_session(request.common)
     if session.fabric.world_size > 1:
         raise ConfigError("geomae probe runs in one process; start it without several tasks or devices")
-    chosen = share_bands(session.select([request.train, *request.tests]))
+    chosen = share_bands(_select(session, request))
     problem = read_problem(request, chosen, session.catalog)
     needed = [side.selected for side in problem.sides]
     choice = Choice(request.layer, request.pooling, request.task == SEGMENTATION)
@@ -72,6 +73,14 @@ def run(request: Request) -> int:
         save_alignments(problem, entrants, found, choices, out / "alignments")
         _leave(run_, Results(problem, contenders, scored, choices, _notes(entrants, found)), found, session)
     return 0
+
+
+def _select(session: Session, request: Request) -> list[Selected]:
+    """The tiles to train on and those of each test; with cross-fitting a test may be what is trained on."""
+    texts = [request.train, *request.tests]
+    wanted = texts if request.cross_fit is None else [request.train, *(one for one in request.tests if one != texts[0])]
+    found = dict(zip(wanted, session.select(wanted), strict=True))
+    return [found[text] for text in texts]
 
 
 def _contend(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,7 +126,8 @@ def table(out: Path) -> list[dict[str, str]]:
 
 
 def figure(rows, encoder="baseline-statistics", method="linear", metric="balanced_accuracy", **where) -> float:
-    where = {"encoder": encoder, "method": method, "metric": metric, "shots": "all", "class": "all", "seed": ""} | where
+    usual = {"encoder": encoder, "method": method, "metric": metric, "shots": "all", "class": "all", "seed": ""}
+    where = usual | where
     (found,) = [row for row in rows if all(row[name] == value for name, value in where.items())]
     return float(found["value"])
 
@@ -212,6 +214,42 @@ def test_cross_fitting(request_for, tmp_path):
     assert figure(table(tmp_path / "out")) > 0.5
 
 
+def test_what_is_trained_on_can_be_tested_with_cross_fitting(request_for, tmp_path):
+    assert run(request_for(train="fields@test", tests=("fields@test",), cross_fit=3)) == 0
+    assert figure(table(tmp_path / "out")) > 0.5
+
+
+def test_alignments_are_chosen_without_labels_of_the_test(request_for, fields, tmp_path):
+    """Noise in the place of the test's labels changes scores, and nothing else."""
+    noisy = tmp_path / "noisy"
+    shutil.copytree(fields.parent, noisy)
+    with (fields.parent / "windows.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    brown = [row for row in rows if row["season"] == "brown"]
+    for row, label in zip(brown, np.random.default_rng(0).permutation([row["label"] for row in brown]), strict=True):
+        row["label"] = label
+    with (noisy / "windows.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    found, kept = [], ("none", "standardise", "coral")
+    wishes = {"train": "seasons[season=green]", "tests": ("seasons[season=brown]",), "cross_fit": 3, "align": kept[1:]}
+    for name, catalog in (("true", fields), ("noise", noisy / fields.name)):
+        request = request_for(catalog, **wishes)
+        assert run(replace(request, common=replace(request.common, out=tmp_path / name))) == 0
+        rows = table(tmp_path / name)
+        assert {row["align"] for row in rows} == set(kept)
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        record = summary["inputs"]["alignments"]["baseline-statistics"]["seasons[season=brown]"]
+        assert {row["align"] for row in rows if row["chosen"] == "true"} == {record["chosen"]}
+        assert record["paired"]
+        weights = [path.read_bytes() for path in sorted((tmp_path / name / "alignments").rglob("*.safetensors"))]
+        found.append((record, weights, figure(rows, align="coral"), figure(rows, align="none")))
+        assert "Alignments" in (tmp_path / name / "report.html").read_text(encoding="utf-8")
+    assert found[0][:2] == found[1][:2]
+    assert min(found[0][2:]) > max(found[1][2:])
+
+
 def test_numbers(request_for, tmp_path):
     assert run(request_for(task="regression", train="numbers@train", tests=("numbers@test",))) == 0
     assert figure(table(tmp_path / "out"), metric="r2") > 0.95  # the number is a band's mean
@@ -229,6 +267,8 @@ def test_pixels(request_for, tmp_path):
 WRONG = [
     ({"task": "clasification"}, ConfigError, ["--task clasification", "did you mean 'classification'?"]),
     ({"strength": 0.0}, ConfigError, ["--strength 0", "above 0"]),
+    ({"align": ("corral",)}, ConfigError, ["--align corral", "did you mean 'coral'?"]),
+    ({"align": ("all",), "task": "regression"}, ConfigError, ["--align", "--task classification"]),
     ({"cross_fit": 1}, ConfigError, ["--cross-fit 1", "at least 2"]),
     ({"min_class_rows": 500}, ConfigError, ["--min-class-rows 500", "fields@test"]),
     ({"encoders": ()}, ConfigError, ["name an --encoder"]),
