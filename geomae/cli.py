@@ -13,6 +13,7 @@ from geomae.cli_catalog import catalog_app
 from geomae.cli_compare_recon import add_compare_recon
 from geomae.cli_embed import add_embed
 from geomae.cli_embed_pca import add_embed_pca
+from geomae.cli_gap import add_gap
 from geomae.cli_options import (
     CatalogFile,
     Changes,
@@ -199,5 +200,6 @@ add_embed(app, leave)
 add_probe(app, leave)
 add_embed_pca(app, leave)
 add_compare_recon(app, leave)
+add_gap(app, leave)
 add_adapt(app, leave)
 app.add_typer(catalog_app(leave))

@@ -26,7 +26,7 @@ def mean_spectra(
 ) -> None:
     """Publish a picture (PNG): the mean spectrum of masked pixels, true and by each model, and what they are off by."""
     order = sorted(range(len(bands)), key=lambda place: bands[place].wavelength_um)
-    place_C = _places([bands[place] for place in order])
+    place_C = places([bands[place] for place in order])
     figure = Figure(figsize=(9.6, 6.2))
     add_title(figure, title)
     above, below = add_axes(figure, 0.95, 0.85, 6.2, 2.6), add_axes(figure, 0.95, 3.65, 6.2, 1.7)
@@ -39,7 +39,7 @@ def mean_spectra(
     above.set_ylabel(f"mean of masked pixels,\n{_plain(unit)}", fontsize=9)
     below.set_ylabel(f"model - truth,\n{_plain(unit)}", fontsize=9)
     for axes in (above, below):
-        _wavelength_axis(axes, place_C, [bands[place] for place in order], named=axes is below)
+        wavelength_axis(axes, place_C, [bands[place] for place in order], named=axes is below)
     _legend(above)
     save(figure, path)
 
@@ -73,7 +73,7 @@ def error_by_ratio(path: Path, curves: Mapping[str, tuple[Floats, Floats]], unit
 def _error_axis(axes: Axes, unit: str) -> None:
     axes.set_ylabel(f"RMSE of masked pixels, {_plain(unit)}", fontsize=9)
     axes.set_ylim(bottom=0)
-    _plain_axes(axes)
+    plain_axes(axes)
     _legend(axes)
 
 
@@ -87,14 +87,15 @@ def _style(number: int) -> dict[str, Any]:
     }
 
 
-def _places(bands: Sequence[Band]) -> Floats:
+def places(bands: Sequence[Band]) -> Floats:
     """Wavelengths in micrometres; numbers where a band is no optical one."""
     optical = bands[-1].wavelength_um < LONGEST_OPTICAL_UM
     return np.array([one.wavelength_um if optical else number for number, one in enumerate(bands)], dtype=np.float64)
 
 
-def _wavelength_axis(axes: Axes, place_C: Floats, bands: Sequence[Band], *, named: bool) -> None:
-    _plain_axes(axes)
+def wavelength_axis(axes: Axes, place_C: Floats, bands: Sequence[Band], *, named: bool) -> None:
+    """Make the horizontal axis one of wavelengths, or of bands where these are no optical ones; `named` lists them."""
+    plain_axes(axes)
     if bands[-1].wavelength_um >= LONGEST_OPTICAL_UM:
         axes.set_xticks(place_C, [band.name for band in bands])
         return
@@ -110,7 +111,8 @@ def _wavelength_axis(axes: Axes, place_C: Floats, bands: Sequence[Band], *, name
         add_text(axes.figure, 0.15, 5.85, f"Bands by wavelength, µm: {names}", size=8)  # type: ignore[arg-type]
 
 
-def _plain_axes(axes: Axes) -> None:
+def plain_axes(axes: Axes) -> None:
+    """Small ticks, a light grid, no frame above and to the right."""
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

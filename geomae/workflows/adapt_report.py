@@ -38,7 +38,7 @@ def write_report(run: AnalysisRun, outcome: Outcome, said: str) -> list[Path]:
         _errors(outcome, pictures[1]),
         *([_gap(outcome)] if outcome.proof.gap else []),
         *(_probe(outcome) if outcome.proof.target else []),
-        *([Section("Notes", outcome.notes)] if outcome.notes else []),
+        *([Section("Notes", outcome.domains.notes)] if outcome.domains.notes else []),
     ]
     about = {
         "model": run.asked["model"],

@@ -3,15 +3,21 @@
 N tiles of the source, M of the target, D features, C cells
 """
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy.linalg import subspace_angles
 from scipy.spatial.distance import cdist, pdist
 
-from geomae.analysis.embedding_gap import corrected, embedding_gap
+from geomae.analysis.embedding_gap import embedding_gap
 from geomae.analysis.gap_cells import Cells, holm, p_value
 from geomae.analysis.gap_classifier import proxy_a_distance
+from geomae.analysis.gap_contrast import Contrast, corrected
+from geomae.analysis.gap_errors import reconstruction_gap
+from geomae.analysis.gap_labels import class_distances, label_shift
 from geomae.analysis.gap_measures import coral_distance, median_distance, squared_mmd, subspace_angle
+from geomae.analysis.gap_pixels import Pixels, pixel_gap, wasserstein
 from geomae.errors import EmbeddingError
 
 
@@ -149,3 +155,64 @@ def test_holm_over_those_that_were_tested():
     figures = embedding_gap(x, group, y, group, 0)
     again = corrected([*figures, *figures])
     assert again[0].p_holm >= figures[0].p_holm
+
+
+def scenes(groups, seed=0, shift=0.0, tiles=4, pixels=50, bands=2, spread=0.02):
+    """Pixels of tiles in groups that differ in brightness; some are invalid and hold what must not count."""
+    rng = np.random.default_rng(seed)
+    group = np.repeat(np.arange(groups), tiles)
+    level = 0.2 + spread * np.random.default_rng(9).normal(size=(groups, bands))
+    values = level[group][:, None] + shift + 0.03 * rng.normal(size=(len(group), pixels, bands))
+    valid = rng.random(values.shape) < 0.9
+    return Pixels(np.where(valid, values, 99).astype(np.float32), valid, group.tolist())
+
+
+def test_differences_of_pixels_are_those_of_a_direct_computation():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about what POT could be joined with, and about its own source
+        import ot
+    source, target = scenes(12), scenes(12, seed=1, shift=0.01)
+    figures = {(one.measure, one.band): one for one in pixel_gap(source, target, ["red", "nir"], "reflectance", 0)}
+    for place, band in enumerate(("red", "nir")):
+        x, y = (one.values_NPC[..., place][one.valid_NPC[..., place]].astype(float) for one in (source, target))
+        wanted = {"mean_difference": y.mean() - x.mean(), "wasserstein": ot.wasserstein_1d(x, y)}
+        for measure, value in wanted.items():
+            figure = figures[measure, band]
+            assert figure.value == pytest.approx(value, abs=1e-6)
+            assert figure.unit == "reflectance"
+            assert figure.p < 0.05  # within pairs, though groups differ by twice as much
+            assert 0 < figure.null_value < 0.02
+    assert wasserstein(np.array([0.0, 1.0]), np.array([5.0, 6.0, 5.0, 6.0])) == 5
+
+
+def test_a_band_without_a_valid_pixel_is_left_out_and_few_groups_test_nothing():
+    source, target = scenes(3), scenes(3, seed=1)
+    target.valid_NPC[:, :, 0] = False
+    figures = pixel_gap(source, target, ["red", "nir"], "reflectance", 0)
+    assert [(one.band, one.p) for one in figures] == [("nir", None), ("nir", None)]
+
+
+def test_label_shift_is_the_total_variation_of_class_shares():
+    x, y = np.array(["crop"] * 30 + ["tree"] * 10), np.array(["crop"] * 10 + ["tree"] * 20 + ["snow"] * 10)
+    alone = Contrast.of(np.arange(40), np.arange(40, 80), 0)
+    assert label_shift(x, y, alone).value == pytest.approx((0.5 + 0.25 + 0.25) / 2)
+    assert label_shift(x, y, alone).p < 0.01
+    rows = np.random.default_rng(0).normal(size=(80, 4))
+    rows[40:50] += 2
+    found = class_distances(rows[:40], range(40), x, rows[40:], range(40, 80), y, 0)
+    assert [one.measure for one in found] == ["mmd2/crop", "mmd2/tree"]
+    assert found[0].value > 0.3 > 0.1 > abs(found[1].value)
+    assert all(one.p is None and one.p_holm is None for one in found)
+
+
+def test_errors_of_a_reconstruction_on_both_sides():
+    rng = np.random.default_rng(0)
+    square, pixels = rng.uniform(0.5, 1.5, (60, 3)), np.full((60, 3), 10.0)
+    square[5], pixels[5] = 0, 0  # a tile of which nothing was scored
+    contrast = Contrast.of(np.arange(60), np.arange(60, 120), 0)
+    source, target, ratio = reconstruction_gap((square, pixels), (4 * square, pixels), contrast, "reflectance")
+    assert target.value == pytest.approx(2 * source.value)
+    assert source.value == pytest.approx(np.sqrt(square.sum(0) / pixels.sum(0)).mean())
+    assert ratio.value == pytest.approx(2)
+    assert 1 < ratio.null_value < 1.1
+    assert ratio.p < 0.01
