@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from geomae.analysis.closing import Figure, change, compare, cross_fitted, share_closed
 from geomae.analysis.embedding_gap import draw_tiles, embedding_gap
 from geomae.analysis.folds import codes_of
 from geomae.analysis.gap_contrast import GapFigure
 from geomae.analysis.probing import Asked
+from geomae.analysis.scores import Codes
 from geomae.errors import BandMismatchError
 from geomae.training.signals import Stop
 from geomae.workflows.adapt_data import Domains
@@ -130,6 +129,6 @@ def _probe(problem: Problem, by_label: dict[str, Embeddings], seed: int) -> tupl
     return target, compare(at_home, codes(train, problem.names), group_T, truth.measure, seed, {"change": change})
 
 
-def _cross_fitted(problem: Problem, side: Side, embeddings: Embeddings) -> np.ndarray | None:
+def _cross_fitted(problem: Problem, side: Side, embeddings: Embeddings) -> Codes | None:
     group_T, _ = codes_of(side.unit_T)
     return cross_fitted(embeddings.of(side.selected), codes(side, problem.names), group_T, len(problem.names))
