@@ -1,4 +1,4 @@
-"""Pictures of an adaptation: the losses while it went on, and what became of the errors."""
+"""Pictures of an adaptation: the error while it went on, and what became of the errors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +11,6 @@ from matplotlib.ticker import MaxNLocator
 from geomae.reports.canvas import add_axes, add_text, add_title, save, shorten
 from geomae.reports.figures import BLUE, ORANGE
 
-GREY = "0.6"
-
 
 @dataclass(frozen=True)
 class Line:
@@ -24,21 +22,17 @@ class Line:
     interval: tuple[float, float] | None
 
 
-def adaptation_curve(path: Path, rows: Sequence[Mapping[str, Any]], held_out: str, kept: int) -> None:
-    """Publish a picture (PNG) of the training loss and of the loss called `held_out` against the step."""
+def adaptation_curve(path: Path, rows: Sequence[Mapping[str, Any]], name: str, kept: int, *, unit: str) -> None:
+    """Publish a picture (PNG) of the error called `name` against the step, with the step whose weights are kept."""
     figure = Figure(figsize=(7, 4.4))
-    add_title(figure, "Loss while adapting")
-    axes = add_axes(figure, 0.85, 0.65, 5.9, 3.1)
-    for name, colour, marker, label in (
-        ("train/loss", GREY, "", "tiles that are learned, random masks"),
-        (held_out, ORANGE, "o", "held-out tiles of the target, fixed masks"),
-    ):
-        found = {row["step"]: row[name] for row in rows if name in row}
-        axes.plot(list(found), list(found.values()), color=colour, marker=marker, markersize=4, label=label)
+    add_title(figure, "Error on held-out tiles while adapting")
+    axes = add_axes(figure, 0.95, 0.65, 5.8, 3.1)
+    found = {row["step"]: row[name] for row in rows if name in row}
+    axes.plot(list(found), list(found.values()), color=ORANGE, marker="o", markersize=4, label="fixed masks")
     axes.axvline(kept, color=BLUE, linewidth=1.2, linestyle="--", label=f"kept: step {kept}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step")
-    axes.set_ylabel("loss (mean squared error of the target)")
+    axes.set_ylabel(f"RMSE, mean over bands ({unit})")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)

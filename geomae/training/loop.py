@@ -99,7 +99,7 @@ def validate(trainer: Trainer, *, baselines: bool = False) -> dict[str, Scores]:
         add = partial(added, fabric)
         found[one.name] = evaluate(predict, trainer.mae, one.record, batches, add, baselines=baselines)
     trainer.model.train()
-    losses = [scores.loss for scores in found.values()]
+    losses = [trainer.judge(scores) for scores in found.values()]
     mean = sum(losses) / len(losses) if losses else None
     progress = trainer.progress
     if mean is not None and (progress.best_loss is None or mean < progress.best_loss):

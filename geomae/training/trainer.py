@@ -1,7 +1,8 @@
 """What a training works on: the model as its strategy wraps it, the optimizer, the data, and where it stands."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from geomae.training import checkpoints
 from geomae.training.checkpoints import Progress
 from geomae.training.compiled import compile_in_place
 from geomae.training.data import Dataset
+from geomae.training.evaluate import Scores
 from geomae.training.optimizer import build_optimizer, decayed
 
 
@@ -35,6 +37,7 @@ class Trainer:
     validation: Sequence[Dataset]
     folder: Path
     progress: Progress
+    judge: Callable[[Scores], float] = attrgetter("loss")  # of validations; the least is the best
 
     @property
     def draw(self) -> Draw:

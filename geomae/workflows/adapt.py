@@ -46,8 +46,7 @@ def run(request: Request) -> int:
     _check_new(model, chosen[0].digest(), request)
     domains = read_domains(model, chosen, config.training(model.mae.architecture), request.common.seed)
     share = unfreeze(load_model(folder).mae, config.method, blocks=config.whole_blocks, rank=config.rank)
-    notes = list(domains.notes)
-    plan = plan_proof(session, request, domains, notes)
+    plan = plan_proof(session, request, domains)
     if request.common.dry_run:
         _describe(session, domains, config, share)
         return 0
@@ -61,7 +60,7 @@ def run(request: Request) -> int:
     with AnalysisRun("adapt", request.common, decided, session.screen, out) as run_, watch() as stop:
         made_by = model.provenance.get("mlflow_run")
         run_.track([one.record(session.catalog) for one in chosen], {"geomae.model_run": made_by} if made_by else None)
-        for note in notes:
+        for note in domains.notes:
             session.screen.say(note)
         adapted = adapt_weights(session, config, domains, run_, stop)
         if adapted is not None:
@@ -75,7 +74,7 @@ def run(request: Request) -> int:
         for one in (domains.model, adapted.model):
             one.mae.to(device)
         changes = error_changes(domains.model, adapted.model, domains, training, request.common.seed, device)
-        _leave(run_, request, Outcome(config, domains, plan, adapted, changes, proof, tuple(notes), digest))
+        _leave(run_, request, Outcome(config, domains, plan, adapted, changes, proof, digest))
     return 0
 
 
@@ -146,7 +145,7 @@ def _leave(run_: AnalysisRun, request: Request, outcome: Outcome) -> None:
     if request.register:
         run_.tracker.register_model(request.register)
     files = [run_.out / "adaptation.json", run_.out / "report.html", *pictures]
-    inputs = {"notes": list(outcome.notes), "model_run": outcome.domains.model.provenance.get("mlflow_run")}
+    inputs = {"notes": list(outcome.domains.notes), "model_run": outcome.domains.model.provenance.get("mlflow_run")}
     run_.finish(figures(outcome), inputs, files)
     run_.screen.close()
     _print(run_, outcome)

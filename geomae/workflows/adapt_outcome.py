@@ -22,7 +22,6 @@ class Outcome:
     adapted: Adapted
     changes: list[Change]
     proof: Proof
-    notes: tuple[str, ...]
     digest: str
 
     def error(self, domain: str) -> Change | None:
@@ -45,7 +44,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "probe": {
             "metric": proof.metric, "target": _rows(proof.target), "source": _rows(proof.source),
         } if proof.target else None,
-        "notes": list(outcome.notes),
+        "notes": list(outcome.domains.notes),
     }  # fmt: skip
 
 

@@ -7,15 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from geomae.analysis.closing import Figure, change, compare, cross_fitted, share_closed
-from geomae.analysis.embedding_gap import MOST_TILES, embedding_gap
+from geomae.analysis.embedding_gap import draw_tiles, embedding_gap
 from geomae.analysis.folds import codes_of
 from geomae.analysis.gap_contrast import GapFigure
 from geomae.analysis.probing import Asked
+from geomae.analysis.scores import Codes
 from geomae.errors import BandMismatchError
-from geomae.randomness import generator
 from geomae.training.signals import Stop
 from geomae.workflows.adapt_data import Domains
 from geomae.workflows.adapt_request import Request
@@ -55,15 +53,15 @@ class Proof:
     metric: str = ""
 
 
-def plan_proof(session: Session, request: Request, domains: Domains, notes: list[str]) -> Plan:
+def plan_proof(session: Session, request: Request, domains: Domains) -> Plan:
     """What can be proved. Raises CatalogError or ConfigError for labelled tiles that cannot be probed."""
-    gap = [_some(one.selected, session.common.seed) for one in reversed(domains.all)] if domains.source else []
+    roles = (("source", domains.source), ("target", domains.target)) if domains.source else ()
+    gap = [_drawn(one.selected, role, session.common.seed) for role, one in roles]
     if request.probe_train is None or request.probe_test is None:
         try:
             return Plan(tuple(share_bands(gap)) if gap else (), None)
-        except BandMismatchError as error:
-            notes.append(f"{error}; there are no figures of the gap")
-            return Plan((), None)
+        except BandMismatchError:  # a spectral embedding takes either as it is
+            return Plan(tuple(gap), None)
     labelled = session.select([request.probe_train, request.probe_test])
     for one, option in zip(labelled, ("--probe-train", "--probe-test"), strict=True):
         labelled_side(one, session.catalog, CLASSIFICATION, option)
@@ -99,12 +97,9 @@ def prove(
     return Proof(gap, target, source, next(iter(plan.problem.truths.values())).measure.main)
 
 
-def _some(selected: Selected, seed: int) -> Selected:
-    """As many tiles as figures of a gap are made of, the same each time."""
-    if len(selected.index) <= MOST_TILES:
-        return selected
-    chosen = generator(seed, "gap tiles", selected.name).permutation(len(selected.index))[:MOST_TILES]
-    return replace(selected, index=selected.index.take(np.sort(chosen)))
+def _drawn(selected: Selected, role: str, seed: int) -> Selected:
+    """As many tiles as figures of a gap are made of, those that `geomae gap` takes."""
+    return replace(selected, index=selected.index.take(draw_tiles(len(selected.index), seed, role)))
 
 
 def _gap(chosen: Sequence[Selected], embeddings: Embeddings, seed: int) -> list[GapFigure]:
@@ -134,6 +129,6 @@ def _probe(problem: Problem, by_label: dict[str, Embeddings], seed: int) -> tupl
     return target, compare(at_home, codes(train, problem.names), group_T, truth.measure, seed, {"change": change})
 
 
-def _cross_fitted(problem: Problem, side: Side, embeddings: Embeddings) -> np.ndarray | None:
+def _cross_fitted(problem: Problem, side: Side, embeddings: Embeddings) -> Codes | None:
     group_T, _ = codes_of(side.unit_T)
     return cross_fitted(embeddings.of(side.selected), codes(side, problem.names), group_T, len(problem.names))

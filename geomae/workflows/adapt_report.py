@@ -26,7 +26,9 @@ def write_report(run: AnalysisRun, outcome: Outcome, said: str) -> list[Path]:
     """Publish `report.html` and its pictures; returns their paths."""
     pictures = [run.out / "adaptation_curve.png", run.out / "adaptation_errors.png"]
     held = f"{outcome.domains.target.name}-held-out"
-    adaptation_curve(pictures[0], run.folder.history(), f"loss/{held}", outcome.adapted.kept_step)
+    unit = outcome.domains.target.held.record.unit.replace("_", " ")
+    curve = f"rmse/model/{held}/mean"
+    adaptation_curve(pictures[0], run.folder.history(), curve, outcome.adapted.kept_step, unit=unit)
     lines = [
         Line(one.domain, "mean over bands" if one.band == ALL else one.band, 100 * one.change,
              (100 * one.interval[0], 100 * one.interval[1]) if one.interval else None)
@@ -38,7 +40,7 @@ def write_report(run: AnalysisRun, outcome: Outcome, said: str) -> list[Path]:
         _errors(outcome, pictures[1]),
         *([_gap(outcome)] if outcome.proof.gap else []),
         *(_probe(outcome) if outcome.proof.target else []),
-        *([Section("Notes", outcome.notes)] if outcome.notes else []),
+        *([Section("Notes", outcome.domains.notes)] if outcome.domains.notes else []),
     ]
     about = {
         "model": run.asked["model"],
@@ -72,7 +74,7 @@ def _training(outcome: Outcome, picture: Path) -> Section:
         f"step {adapted.kept_step}, the best of the validations; {config.patience} without a new best end it.",
         "No label had a part in it.",
     )
-    return Section("How it was adapted", text, (Figure(picture, "Loss on tiles that were seen and on held-out ones."),))
+    return Section("How it was adapted", text, (Figure(picture, "Held-out tiles of the target, hidden valid pixels."),))
 
 
 def _errors(outcome: Outcome, picture: Path) -> Section:

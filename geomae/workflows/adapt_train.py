@@ -19,6 +19,7 @@ from geomae.training.loop import Event, save, train, validate
 from geomae.training.signals import Stop
 from geomae.training.trainer import Trainer, prepare
 from geomae.workflows.adapt_data import Domains
+from geomae.workflows.adapt_errors import MODEL
 from geomae.workflows.analysis_run import AnalysisRun
 from geomae.workflows.embedding import Session
 
@@ -51,6 +52,8 @@ def adapt_weights(
         session.fabric, mae, config.training(shape), seed, session.precision, training, [domains.target.held],
         run.folder.checkpoints,
     )  # fmt: skip
+    # What is reported in the end; the loss follows it only roughly, since it does not weigh bands alike.
+    trainer.judge = lambda scores: scores.mean(MODEL)
     run.folder.forget_after(trainer.progress.step)
     if trainer.progress.step == 0:
         _report(run, config, Event(0, scores=validate(trainer)))  # the start is the first that has to be beaten

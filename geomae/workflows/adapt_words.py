@@ -69,6 +69,8 @@ def _closed(probe: dict[str, Figure]) -> str:
     oracle = f"a probe of the target itself ({probe['oracle'].value:.3f})"
     if share.value != share.value:
         return f"; {oracle} is hardly better than before, so there is no gap to close"
+    if share.value <= 0:
+        return f", no step towards {oracle}"
     return f", {share.value:.0%} of the way to {oracle}"
 
 
