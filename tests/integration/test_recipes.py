@@ -104,7 +104,9 @@ def test_the_same_command_goes_on_and_another_is_refused(region, land):
     out, first, weights, second = region
     assert second.returncode == 0, second.stderr
     assert second.stdout.splitlines()[-3:] == first.stdout.splitlines()[-3:]
-    assert len([row for row in (out / "pretrain" / "history.jsonl").read_text().splitlines() if "train/loss" in row]) == 2
+    assert (
+        len([row for row in (out / "pretrain" / "history.jsonl").read_text().splitlines() if "train/loss" in row]) == 2
+    )
     before = contents(out / "pretrain")
     other = called(*DOMAINS, *TRAINED, *ADAPTED, "--out", "region", cwd=land, program=adapt_region.main)
     refused(other, "region", "another request", "probe_train")
