@@ -1,0 +1,36 @@
+"""A model and a probe of one region meet another: adapt without labels, and measure before and after.
+
+    uv run python -m pipelines.adapt_region --out runs/region
+
+runs on the drawn landscape, from its lowland to its dryland (their labels share too few classes for a probe). On real
+tiles of two regions, DATA being the folder of their catalogue:
+
+    uv run python -m pipelines.adapt_region --out runs/region --catalog DATA/catalog.yaml \
+        --source hls-unlabelled@train --target hls-unlabelled@test_far --steps 1000 --adapt-set steps=200 \
+        --probe-train hls@train --probe-test hls@test_far --min-class-rows 15
+
+Regions differ in their classes' shares, so that an alignment of the features can do harm; the probe's table has all.
+"""
+
+from pipelines.adaptation import Study, run
+from pipelines.adaptation_options import options
+
+
+def main() -> None:
+    """Read the command line and take the steps."""
+    landscape = {"source": "landscape[domain=lowland]", "target": "landscape[domain=dryland]"}
+    run("adapt_region", options(__doc__, **landscape, adapt_set=["steps=60"]).parse_args(), steps)
+
+
+def steps(study: Study) -> None:
+    """A model of the source, adapted to the target; the gap between the two in both models, and the probe."""
+    asked = study.arguments
+    labelled = (asked.probe_train, asked.probe_test)
+    before = study.model()
+    models = {"before": before, "after": study.adapt(before, *labelled)}
+    study.gap(models)
+    study.probe("probe", *labelled, models)
+
+
+if __name__ == "__main__":
+    main()

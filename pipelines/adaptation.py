@@ -1,0 +1,127 @@
+"""The steps that the recipes of adaptation share: each a workflow of geomae with a folder of its own below --out.
+
+All are children of one run in MLflow. A recipe that was stopped goes on with the same command; one that is asked
+something else in the same folder is refused.
+"""
+
+import argparse
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from geomae.analysis.embedding_gap import A_DISTANCE
+from geomae.analysis.measures import ALL
+from geomae.catalog import parse_selector
+from geomae.cli import leave
+from geomae.files import read_json
+from geomae.workflows import adapt, adapt_request, gap, gap_request, pretrain, pretrain_job, probe, probe_request
+from geomae.workflows.analysis_run import OPENING_S, AnalysisRun, Common
+from geomae.workflows.console import Screen
+from pipelines.adaptation_options import check, training_changes
+
+WANTED = {"metric": "balanced_accuracy", "method": "linear", "shots": "all", "class": "all", "seed": ""}
+
+
+def run(recipe: str, arguments: argparse.Namespace, steps: Callable[["Study"], None]) -> None:
+    """Take the steps, say what came of them, and leave with an exit code as geomae's own commands do."""
+    leave(lambda: _run(recipe, arguments, steps))
+
+
+@dataclass(frozen=True)
+class Study:
+    """The arguments of a recipe, its run, and what it has found; every method is a step."""
+
+    arguments: argparse.Namespace
+    run: AnalysisRun
+    common: Common
+    said: list[str] = field(default_factory=list)
+
+    def model(self, *changes: str) -> str:
+        """The model to begin with: the one that was named, else `tiny` with `changes`, trained on all source tiles."""
+        asked, folder = self.arguments, self.run.out / "pretrain"
+        if asked.model is not None:
+            return str(asked.model)
+        source = parse_selector(asked.source)
+        request = pretrain_job.Request(
+            self.common.catalog, (str(replace(source, split=source.split or ALL)),), config="tiny",
+            changes=training_changes(asked, changes), seed=asked.seed, run_name="pretrain",
+            tracking_uri=asked.tracking_uri, experiment=asked.experiment, parent_run=self.common.parent_run,
+        )  # fmt: skip
+        begun = (folder / "run.json").is_file()
+        self._done(pretrain.run(replace(request, resume=folder) if begun else replace(request, out=folder)))
+        return str(folder / "model")
+
+    def adapt(self, model: str, probe_train: str | None = None, probe_test: str | None = None) -> str:
+        """The model, adapted to the target, with some steps of the source where there is one, against forgetting.
+
+        With labelled tiles of both the proof tells the share of the gap that was closed.
+        """
+        asked = self.arguments
+        request = adapt_request.Request(
+            self._common("adapt"), model, asked.target, asked.source, changes=tuple(asked.adapt_set),
+            probe_train=probe_train, probe_test=probe_test, min_class_rows=asked.min_class_rows,
+        )  # fmt: skip
+        self._done(adapt.run(request))
+        self._say("adapt", read_json(self.run.out / "adapt" / "adaptation.json")["verdict"])
+        return str(self.run.out / "adapt" / "model")
+
+    def gap(self, models: Mapping[str, str]) -> None:
+        """How far source and target are apart in the embeddings of each model."""
+        asked = self.arguments
+        self._done(gap.run(gap_request.Request(self._common("gap"), asked.source, asked.target, _encoders(models))))
+        rows = read_json(self.run.out / "gap" / "gap.json")["rows"]
+        listed = ", ".join(f"{row['encoder']} {row['value']:.2f}" for row in rows if row["measure"] == A_DISTANCE)
+        self._say("gap", f"proxy A-distance of source and target (2: always told apart): {listed}.")
+
+    def probe(
+        self, name: str, train: str | None, test: str | None, models: Mapping[str, str], align: Sequence[str] = (ALL,)
+    ) -> None:
+        """What a linear probe of `train` says of `test`, by model and alignment; nothing where they are not named."""
+        if train is None or test is None:
+            return
+        asked = self.arguments
+        request = probe_request.Request(
+            self._common(name), train, (test,), _encoders(models), cross_fit=asked.cross_fit,
+            min_class_rows=asked.min_class_rows, align=tuple(align),
+        )  # fmt: skip
+        self._done(probe.run(request))
+        with (self.run.out / name / "probe.csv").open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if (WANTED | {"chosen": "true"}).items() <= row.items()]
+        listed = ", ".join(f"{row['encoder']} {float(row['value']):.3f} ({row['align']})" for row in rows)
+        self._say(name, f"balanced accuracy, {train} to {test}, in brackets the alignment that was chosen: {listed}.")
+
+    def _common(self, name: str) -> Common:
+        return replace(self.common, out=self.run.out / name, run_name=name)
+
+    def _done(self, code: int) -> None:
+        """Go on; or leave, where the step was stopped."""
+        if code:
+            self.run.stopped()
+            raise SystemExit(code)
+
+    def _say(self, name: str, sentence: str) -> None:
+        self.said.append(f"{name}: {sentence[:1].upper()}{sentence[1:]} Report: {self.run.out / name / 'report.html'}")
+
+
+def _run(recipe: str, arguments: argparse.Namespace, steps: Callable[[Study], None]) -> int:
+    common = Common(
+        arguments.catalog.absolute(), seed=arguments.seed, tracking_uri=arguments.tracking_uri,
+        experiment=arguments.experiment,
+    )  # fmt: skip
+    check(arguments, common)
+    elsewhere = ("out", "tracking_uri", "experiment")  # what does not decide the result
+    asked = {name: value for name, value in vars(arguments).items() if name not in elsewhere}
+    asked = {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in asked.items()}
+    with AnalysisRun(recipe, common, asked, Screen(True), arguments.out.absolute()) as parent:
+        parent.track()
+        study = Study(arguments, parent, replace(common, parent_run=parent.tracker.wait_run_id(OPENING_S)))
+        steps(study)
+        parent.finish({}, {"said": study.said})
+        for sentence in study.said:
+            parent.screen.result(sentence)
+    return 0
+
+
+def _encoders(models: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(f"{label}={model}" for label, model in models.items())

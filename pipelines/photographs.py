@@ -1,0 +1,45 @@
+"""A masked autoencoder of photographs as a model folder, and the same for the bands and statistics of other tiles."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geomae.config import Decoder
+from geomae.files import read_json
+from geomae.models.architecture import architecture
+from geomae.models.convert.weights_in import PICTURES
+from geomae.models.folder import Model, save_model
+from geomae.models.mae import MaskedAutoencoder
+from geomae.models.standardise import SensorRecord
+from geomae.sensors import sensor
+from geomae.workflows import catalog_stats, convert
+
+
+def photographs(weights: Path | None, folder: Path, seed: int, **said: Any) -> Path:
+    """The model folder of red, green and blue; without weights an untrained transformer of the size of `tiny`."""
+    if folder.exists():
+        return folder
+    if weights is not None:
+        convert.run(weights, folder, **said)
+        return folder
+    print("no --weights: an untrained transformer stands in, so that only the chain can be judged", flush=True)
+    bands = tuple(sensor("naip").band(name) for name in ("red", "green", "blue"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        mae = MaskedAutoencoder(architecture("tiny", bands=3, patch=8, embedding="stacked", decoder=Decoder()))
+    record = SensorRecord(PICTURES, "digital_number", None, bands, (0.0,) * 3, (1.0,) * 3)
+    save_model(Model(mae.eval(), (record,), {"untrained": True}), folder)
+    return folder
+
+
+def in_bands(model: Path, catalog: Path, dataset: str, measured: Path, folder: Path) -> Path:
+    """The model folder for the bands of `dataset`, with their statistics, which are left in `measured`."""
+    if folder.exists():
+        return folder
+    file = measured / "stats.json"
+    if not file.exists():
+        catalog_stats.run(catalog, (dataset,), measured, quiet=True)
+    ((record,),) = (splits.values() for splits in read_json(file).values())
+    convert.run(model, folder, bands=f"{record['sensor']}:{','.join(record['bands'])}", statistics=file)
+    return folder
