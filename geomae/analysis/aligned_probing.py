@@ -18,7 +18,7 @@ from geomae.analysis.linear_probe import STRENGTHS, fit_linear
 from geomae.analysis.plans import Labelled, Plan
 from geomae.analysis.probing import Answers, Asked
 
-EQUAL = 0.02  # circular validations that differ by less are no reason to regularise less
+EQUAL = 0.05  # nearer circular validations are one: about a standard error of some dozen groups (Breiman et al. 1984)
 
 
 def classify_aligned(
@@ -51,7 +51,11 @@ def classify_aligned(
                 circular = circular_validation(*known, STRENGTHS if strength is None else [strength])
                 best = max(circular.values())
                 taken = min(one for one, score in circular.items() if score >= best - EQUAL)
-                found = {CIRCULAR: best, **prediction_scores(*known, taken), "strength": taken}
+                found = {
+                    CIRCULAR: best,
+                    **prediction_scores(*known, taken),
+                    "strength": plain if name == NONE else taken,
+                }
                 scores.setdefault(name, []).append(found)
                 if name != NONE:
                     _answer(answers, plan, test, name, taken, known)
