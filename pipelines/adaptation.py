@@ -88,8 +88,11 @@ class Study:
         self._done(probe.run(request))
         with (self.run.out / name / "probe.csv").open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if (WANTED | {"chosen": "true"}).items() <= row.items()]
-        listed = ", ".join(f"{row['encoder']} {float(row['value']):.3f} ({row['align']})" for row in rows)
-        self._say(name, f"balanced accuracy, {train} to {test}, in brackets the alignment that was chosen: {listed}.")
+        chosen = ", in brackets the alignment that was chosen" if align else ""
+        listed = ", ".join(
+            f"{row['encoder']} {float(row['value']):.3f}" + (f" ({row['align']})" if align else "") for row in rows
+        )
+        self._say(name, f"balanced accuracy, {train} to {test}{chosen}: {listed}.")
 
     def _common(self, name: str) -> Common:
         return replace(self.common, out=self.run.out / name, run_name=name)

@@ -107,6 +107,7 @@ def test_another_request_is_refused_in_the_same_folder(region, land):
     assert [one for one in contents(out) if one not in before] == []
 
 
+@pytest.mark.slow
 def test_a_season_takes_a_model_that_is_there_and_goes_on(region, land, tracking_uri):
     out, _ = region
     asked = (*DOMAINS, *ADAPTED, "--model", out / "pretrain" / "model", "--tracking-uri", tracking_uri)
@@ -117,6 +118,7 @@ def test_a_season_takes_a_model_that_is_there_and_goes_on(region, land, tracking
     assert [one.partition(":")[0] for one in summary(land / "season")["inputs"]["said"]] == ["adapt", "gap"]
 
 
+@pytest.mark.slow
 def test_a_sensor_is_probed_in_shared_and_in_all_bands(region, land, tracking_uri):
     out, _ = region
     asked = ("--catalog", "data_catalog.yaml", "--source", GREEN, "--target", "other[season=brown]", *ADAPTED)
