@@ -24,6 +24,7 @@ def main() -> None:
     parser = options(
         __doc__, catalog=Path(__file__).with_name("two_sensors.yaml"), source="sentinel-2", target="landsat",
         probe_train="landsat[domain=lowland]", probe_test="sentinel-2[domain=lowland]", adapt_set=["steps=60"],
+        cross_fit=3,  # the drawn landscapes lie in one place, so that they share blocks
     )  # fmt: skip
     parser.add_argument(
         "--all-bands", default="sentinel-2[domain=lowland]", help="SELECTOR without a split, of labelled source tiles"
