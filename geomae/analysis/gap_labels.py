@@ -36,7 +36,7 @@ def class_distances(
 ) -> list[GapFigure]:
     """Squared MMD between the tiles of each class that has two or more on both sides; not tested, they may be many."""
     found = []
-    for name in sorted(set(source_label_N.tolist()) & set(target_label_M.tolist())):
+    for name in sorted({*source_label_N.tolist()} & {*target_label_M.tolist()} - {""}):  # "" is no class
         here_N, here_M = np.flatnonzero(source_label_N == name), np.flatnonzero(target_label_M == name)
         if min(len(here_N), len(here_M)) < 2:
             continue
