@@ -75,7 +75,7 @@ def write_pictures(results: Results, out: Path) -> list[Path]:
             paths[-1],
             {test.name: [_aligned(results, one.label, test.name) for one in results.contenders]
              for test in results.problem.tests},
-            title=f"Linear probe behind alignments, trained on {results.problem.train.name}",
+            title=f"Alignments, trained on {results.problem.train.name}",
             axis=axis,
         )  # fmt: skip
     if any(asked.shots for asked in results.contenders[0].answers[0].predicted):

@@ -41,6 +41,7 @@ def probes(tmp_path):
         probe(tmp_path / "b", "here", "near", **harms),
         probe(tmp_path / "c", "here", "far", **helps),
         probe(tmp_path / "d", "there", "near", **harms),
+        probe(tmp_path / "e", "green", "brown", **helps, paired=True),
     ]
 
 
@@ -48,11 +49,11 @@ def test_the_rule_helps_where_it_can_and_harms_nowhere(probes, capsys):
     cases = [case for folder in probes for case in read_cases(folder)]
     rule = best_rule(cases)
     assert rule.scorer == CIRCULAR
-    assert [round(case.gain(rule), 6) for case in cases[::2]] == [0.2, 0.0, 0.2, 0.0]
+    assert [round(case.gain(rule), 6) for case in cases[::2]] == [0.2, 0.0, 0.2, 0.0, 0.2]
     assert run(probes, [probes[0]]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| mine")]
     # Without `far` no shift between places that differ gained anything: then the shyest rule wins.
-    assert [line.split(" | ")[3] for line in lines] == ["coral, coral", "none, none", "none, none", "none, none"]
+    assert [line.split(" | ")[3] for line in lines] == ["coral, coral", *["none, none"] * 3, "coral, coral"]
 
 
 def test_two_shifts_are_too_few(probes):
