@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from geomae.analysis.alignment import NONE
+from geomae.analysis.alignment import AFTER, NONE
 from geomae.analysis.alignment_scorers import CIRCULAR
 from geomae.analysis.label_shift import LabelShift
 
@@ -59,9 +59,9 @@ class Rule:
     for good reason. `candidates` are the alignments that it may choose.
     """
 
-    candidates: tuple[str, ...] = ("standardise", "coral", "linear-ot", "standardise+coral", "standardise+linear-ot")
+    candidates: tuple[str, ...] = (AFTER + "coral",)
     scorer: str = CIRCULAR
-    margin: float = 0.12
+    margin: float = 0.2
     margin_paired: float = 0.0
     shift: float = 0.15
     explained: float = 0.5
