@@ -18,8 +18,10 @@ from pipelines.adaptation_options import options
 
 def main() -> None:
     """Read the command line and take the steps."""
-    landscape = {"source": "landscape[domain=lowland]", "target": "landscape[domain=dryland]"}
-    run("adapt_region", options(__doc__, **landscape, adapt_set=["steps=60"]).parse_args(), steps)
+    parser = options(
+        __doc__, source="landscape[domain=lowland]", target="landscape[domain=dryland]", adapt_set=["steps=60"]
+    )
+    run("adapt_region", parser.parse_args(), steps)
 
 
 def steps(study: Study) -> None:

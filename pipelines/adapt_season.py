@@ -20,8 +20,8 @@ from pipelines.adaptation_options import options
 
 def main() -> None:
     """Read the command line and take the steps."""
-    landscape = {"source": "landscape[season=summer]", "target": "landscape[season=dry]"}
-    run("adapt_season", options(__doc__, **landscape, adapt_set=["steps=60"]).parse_args(), steps)
+    parser = options(__doc__, source="landscape[season=summer]", target="landscape[season=dry]", adapt_set=["steps=60"])
+    run("adapt_season", parser.parse_args(), steps)
 
 
 def steps(study: Study) -> None:
