@@ -4,7 +4,6 @@ P tiles of the training side, T tiles of a test set, N training tiles of a plan,
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,28 +49,21 @@ def classify_aligned(
                 known = (source_NE, label_N, target_TE, len(labelled.names))
                 circular = circular_validation(*known, STRENGTHS if strength is None else [strength])
                 best = max(circular.values())
-                taken = min(one for one, score in circular.items() if score >= best - EQUAL)
-                found = {
-                    CIRCULAR: best,
-                    **prediction_scores(*known, taken),
-                    "strength": plain if name == NONE else taken,
-                }
+                strongest = min(one for one, score in circular.items() if score >= best - EQUAL)
+                taken = plain if name == NONE else strongest
+                probe = fit_linear(source_NE, label_N, len(labelled.names), taken)
+                found = {CIRCULAR: best, **prediction_scores(probe, target_TE), "strength": taken}
                 scores.setdefault(name, []).append(found)
-                if name != NONE:
-                    _answer(answers, plan, test, name, taken, known)
+                if name == NONE:
+                    continue  # its answers are there
+                here_E = target_TE[plan.tests[test]]
+                predicted = {"linear": probe.predict(here_E)}
+                near = knn_classes(source_NE, label_N, here_E, len(labelled.names))
+                predicted |= {f"knn{count}": codes_T for count, codes_T in near.items()}
+                for method, codes_T in predicted.items():
+                    asked = Asked(test, method, None, name)
+                    answers.put(asked, 0, len(embedding_TD), plan.tests[test], codes_T)
         mean = {
             name: {key: float(np.mean([one[key] for one in each])) for key in each[0]} for name, each in scores.items()
         }
         answers.evidence[test] = Evidence(mean, shifts, paired[test])
-
-
-def _answer(answers: Answers, plan: Plan, test: str, name: str, strength: float, known: tuple[Any, ...]) -> None:
-    source_NE, label_N, target_TE, classes = known
-    places = plan.tests[test]
-    probe = fit_linear(source_NE, label_N, classes, strength)
-    found = {"linear": probe.predict(target_TE[places])}
-    found |= {
-        f"knn{count}": codes_T for count, codes_T in knn_classes(source_NE, label_N, target_TE[places], classes).items()
-    }
-    for method, codes_T in found.items():
-        answers.put(Asked(test, method, None, name), 0, len(target_TE), places, codes_T)

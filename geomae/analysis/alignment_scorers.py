@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from geomae.analysis.linear_probe import Codes, LinearProbe, fit_linear, fit_path, one_hot
+from geomae.analysis.linear_probe import Codes, LinearProbe, fit_path, one_hot
 from geomae.analysis.logistic import LOOSE
 from geomae.analysis.scores import Floats, balanced_accuracy, confusion
 from geomae.analysis.skada_maps import skada_settings
@@ -49,16 +49,14 @@ class _Fitted(BaseEstimator):  # type: ignore[misc]
         return np.asarray(share_MK / share_MK.sum(1, keepdims=True))
 
 
-def prediction_scores(
-    source_NE: Floats, label_N: Codes, target_ME: Floats, classes: int, strength: float
-) -> dict[str, float]:
+def prediction_scores(probe: LinearProbe, target_ME: Floats) -> dict[str, float]:
     """Prediction entropy (Morerio et al. 2018, its negative) and soft neighbourhood density (Saito et al. 2021).
 
-    Both are skada's, of the predictions for the target; more is better.
+    Both are skada's, of what the probe predicts for the target; more is better.
     """
     domain_M = np.full(len(target_ME), -1)  # skada's mark of a target
     hidden_M = np.full(len(target_ME), -1)  # and of a label that must not be read
-    estimator = _Fitted(fit_linear(source_NE, label_N, classes, strength))
+    estimator = _Fitted(probe)
     with skada_settings():
         from skada.metrics import (  # type: ignore[import-untyped]
             PredictionEntropyScorer,

@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 
 from geomae.analysis.embedding_gap import draw_tiles
 from geomae.analysis.gap_pixels import Pixels
-from geomae.errors import BandMismatchError, CatalogError, ConfigError
+from geomae.errors import BandMismatchError, CatalogError
 from geomae.sensors import Band
 from geomae.tiles.reader import TileReader
+from geomae.workflows.apart import check_apart
 from geomae.workflows.probe_embed import share_bands
+from geomae.workflows.probe_sides import units
 from geomae.workflows.selected import Selected
 
 Kind = TypeVar("Kind", bound=np.generic)
 
 SOURCE, TARGET = "source", "target"
-SHOWN = 5  # names in an error
 LATTICE = 32  # pixels of a tile are taken on a lattice of at most so many a side
 
 
@@ -77,15 +78,16 @@ class Sides:
 def read_sides(chosen: Sequence[Selected], seed: int) -> Sides:
     """Source and target, in the bands that they share where they share any.
 
-    Raises ConfigError where tiles are in both, and CatalogError for fewer than two on a side.
+    Raises ConfigError where tiles of one overlap tiles of the other, and CatalogError for fewer than two on a side.
     """
-    _check_apart(*chosen)
+    source, target = chosen
+    check_apart(source.index, target.index, f"--source {source.name}")
     try:
         chosen, same = share_bands(chosen), True
     except BandMismatchError:  # an encoder may take either as it is
         same = False
-    source, target = (_side(one, role, seed) for one, role in zip(chosen, (SOURCE, TARGET), strict=True))
-    return Sides(source, target, same and source.selected.imagery.unit == target.selected.imagery.unit)
+    sides = [_side(one, role, seed) for one, role in zip(chosen, (SOURCE, TARGET), strict=True)]
+    return Sides(*sides, same and len({one.imagery.unit for one in chosen}) == 1)
 
 
 def read_pixels(side: Side, progress: Callable[[str, int, int], None]) -> Pixels:
@@ -112,22 +114,5 @@ def _side(selected: Selected, role: str, seed: int) -> Side:
     if tiles < 2:
         raise CatalogError(f"--{role} {selected.name}: has {tiles} tile; a gap takes two or more on either side")
     index = selected.index.take(draw_tiles(tiles, seed, role))
-    columns = (index.tiles[name].tolist() for name in ("group", "block", "tile_id"))
-    unit_T = [
-        str(group) if group is not None else f"{index.name} block {block}" if block else f"{index.name} {tile}"
-        for group, block, tile in zip(*columns, strict=True)
-    ]
     label_T = np.array(["" if label is None else str(label) for label in index.tiles["label"].tolist()])
-    return Side(role, replace(selected, index=index), unit_T, label_T, tiles)
-
-
-def _check_apart(source: Selected, target: Selected) -> None:
-    if source.index.name != target.index.name:
-        return
-    shared = sorted(set(source.index.tiles["tile_id"]) & set(target.index.tiles["tile_id"]))
-    if shared:
-        more = f" and {len(shared) - SHOWN} more" if len(shared) > SHOWN else ""
-        raise ConfigError(
-            f"--target {target.name}: {len(shared)} of its tiles are in --source {source.name} too "
-            f"({', '.join(shared[:SHOWN])}{more}); choose selectors that share no tile"
-        )
+    return Side(role, replace(selected, index=index), units(index), label_T, tiles)

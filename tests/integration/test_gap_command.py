@@ -192,7 +192,7 @@ def test_embeddings_that_are_not_finite(request_for, tmp_path):
 
 WRONG = [
     ({"target": GREEN}, ConfigError, ["--source and --target are both", "between two domains"]),
-    ({"source": "fields"}, ConfigError, ["32 of its tiles are in --source fields too (brown0:0:0, ", "and 27 more"]),
+    ({"source": "fields"}, ConfigError, ["--source fields: 32 of its tiles overlap", "(brown0:0:0, ", "and 29 more"]),
     ({"baselines": False}, ConfigError, ["name an --encoder"]),
     ({"encoders": ("baseline:statistic",)}, ConfigError, ["did you mean 'statistics'?"]),
 ]
