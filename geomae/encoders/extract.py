@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from geomae.encoders.parts import Job, Part, jobs_of, of_encoders, shapes
 from geomae.errors import GeomaeError
 from geomae.tiles.ahead import ahead
 from geomae.tiles.reader import TileReader
+from geomae.training.fabric import Fabric
 from geomae.training.precision import working_precision
 from geomae.training.signals import Stop
 

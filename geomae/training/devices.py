@@ -5,11 +5,9 @@ import os
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from geomae.errors import ConfigError
+from geomae.training.fabric import Fabric, SLURMEnvironment, TorchElasticEnvironment
 
 
 def device_for(device: str) -> str:

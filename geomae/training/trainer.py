@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from geomae.config import PretrainConfig
@@ -19,6 +18,7 @@ from geomae.training.checkpoints import Progress
 from geomae.training.compiled import compile_in_place
 from geomae.training.data import Dataset
 from geomae.training.evaluate import Scores
+from geomae.training.fabric import Fabric
 from geomae.training.optimizer import build_optimizer, decayed
 
 

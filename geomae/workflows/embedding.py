@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from xarray import Dataset
 
@@ -24,6 +23,7 @@ from geomae.files import digest
 from geomae.tiles.index import TileIndex
 from geomae.training import devices
 from geomae.training.allocator import keep_freed_memory
+from geomae.training.fabric import Fabric
 from geomae.training.precision import precision_for
 from geomae.training.signals import Stop, die_with_parent
 from geomae.workflows.analysis_run import Common

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 
 from geomae.catalog import Catalog, open_catalog, parse_selector
 from geomae.catalog.parts import ALL
@@ -19,6 +18,7 @@ from geomae.tiles.sampler import plan
 from geomae.training import devices
 from geomae.training.allocator import keep_freed_memory
 from geomae.training.data import TrainingData, assemble
+from geomae.training.fabric import Fabric
 from geomae.training.loop import train
 from geomae.training.signals import die_with_parent, watch
 from geomae.training.trainer import prepare

@@ -4,8 +4,6 @@ import shutil
 import time
 from types import TracebackType
 
-from lightning_fabric import Fabric
-
 from geomae.catalog import Catalog
 from geomae.files import write_json
 from geomae.models.folder import Model, save_model
@@ -15,6 +13,7 @@ from geomae.tracking import Tracker, flatten, resolve_uri, start_run
 from geomae.training import checkpoints
 from geomae.training.data import TrainingData
 from geomae.training.evaluate import BASELINES, Scores
+from geomae.training.fabric import Fabric
 from geomae.training.loop import Event, validate
 from geomae.training.signals import Stop
 from geomae.training.trainer import Trainer, wrapped
