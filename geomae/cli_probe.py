@@ -42,6 +42,9 @@ def add_probe(app: typer.Typer, leave: Leave) -> None:
             int | None, typer.Option(help="Folds in which each group is tested by a probe that never saw it.")
         ] = None,
         align: Align = None,
+        own_bands: Annotated[
+            bool, typer.Option("--own-bands", help="Embed each data set in all of its bands, not in the shared ones.")
+        ] = False,
         no_baselines: Annotated[
             bool, typer.Option("--no-baselines", help="Leave statistics, rcf and random out of the table.")
         ] = False,
@@ -75,7 +78,7 @@ def add_probe(app: typer.Typer, leave: Leave) -> None:
                 Request(
                     common=common, train=train, tests=tuple(test), encoders=tuple(encoder or ()), task=task,
                     strength=strength, cross_fit=cross_fit, baselines=not no_baselines, layer=layer, pooling=pooling,
-                    min_class_rows=min_class_rows, align=tuple(align or ()),
+                    min_class_rows=min_class_rows, align=tuple(align or ()), own_bands=own_bands,
                 )
             )  # fmt: skip
 

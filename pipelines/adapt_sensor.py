@@ -7,10 +7,10 @@ tiles, DATA being the folder of their catalogue:
 
     uv run python -m pipelines.adapt_sensor --out runs/sensor --catalog DATA/catalog.yaml --steps 1000 \
         --source eurosat-ms --target hls-unlabelled@train --adapt-set steps=200 \
-        --probe-train hls --probe-test eurosat-ms-coarse --all-bands eurosat-ms
+        --probe-train hls --probe-test eurosat-ms-coarse
 
-Two tables: a probe from the target's sensor to the source's, in the bands that both have; and one within the source's,
-in all of its bands. Labels of the two may differ: the tables are then no comparison of bands.
+Two tables of a probe that learns from tiles of one sensor and is asked on tiles of the other: with both in the bands
+that they share, and with each in all the bands that its data set declares, which a spectral embedding takes as it is.
 """
 
 from pathlib import Path
@@ -26,20 +26,17 @@ def main() -> None:
         probe_train="landsat[domain=lowland]", probe_test="sentinel-2[domain=lowland]", adapt_set=["steps=60"],
         cross_fit=3,  # the drawn landscapes lie in one place, so that they share blocks
     )  # fmt: skip
-    parser.add_argument(
-        "--all-bands", default="sentinel-2[domain=lowland]", help="SELECTOR without a split, of labelled source tiles"
-    )
     run("adapt_sensor", parser.parse_args(), steps)
 
 
 def steps(study: Study) -> None:
     """A model of the source's sensor, adapted to the target's; the gap in both models, and the tables."""
-    asked = study.arguments
+    labelled = (study.arguments.probe_train, study.arguments.probe_test)
     before = study.model("embedding=spectral")
     models = {"before": before, "after": study.adapt(before)}
     study.gap(models)
-    study.probe("probe-shared-bands", asked.probe_train, asked.probe_test, models)
-    study.probe("probe-all-bands", f"{asked.all_bands}@train", f"{asked.all_bands}@test", models)
+    study.probe("probe-shared-bands", *labelled, models)
+    study.probe("probe-all-bands", *labelled, models, own_bands=True)
 
 
 if __name__ == "__main__":

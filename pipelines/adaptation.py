@@ -75,7 +75,13 @@ class Study:
         self._say("gap", f"proxy A-distance of source and target (2: always told apart): {listed}.")
 
     def probe(
-        self, name: str, train: str | None, test: str | None, models: Mapping[str, str], align: Sequence[str] = (ALL,)
+        self,
+        name: str,
+        train: str | None,
+        test: str | None,
+        models: Mapping[str, str],
+        align: Sequence[str] = (ALL,),
+        own_bands: bool = False,
     ) -> None:
         """What a linear probe of `train` says of `test`, by model and alignment; nothing where they are not named."""
         if train is None or test is None:
@@ -83,7 +89,7 @@ class Study:
         asked = self.arguments
         request = probe_request.Request(
             self._common(name), train, (test,), _encoders(models), cross_fit=asked.cross_fit,
-            min_class_rows=asked.min_class_rows, align=tuple(align),
+            min_class_rows=asked.min_class_rows, align=tuple(align), own_bands=own_bands,
         )  # fmt: skip
         self._done(probe.run(request))
         with (self.run.out / name / "probe.csv").open(newline="", encoding="utf-8") as file:

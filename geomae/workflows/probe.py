@@ -42,7 +42,9 @@ def run(request: Request) -> int:
     session = open_session(request.common)
     if session.fabric.world_size > 1:
         raise ConfigError("geomae probe runs in one process; start it without several tasks or devices")
-    chosen = share_bands(_select(session, request))
+    chosen = _select(session, request)
+    if not request.own_bands:
+        chosen = share_bands(chosen)
     problem = read_problem(request, chosen, session.catalog)
     needed = [side.selected for side in problem.sides]
     choice = Choice(request.layer, request.pooling, request.task == SEGMENTATION)

@@ -13,6 +13,7 @@ from geomae.workflows.analysis_run import Common
 
 CLASSIFICATION, REGRESSION, SEGMENTATION = TASKS = ("classification", "regression", "segmentation")
 BASELINES = ("baseline:statistics", "baseline:rcf", "baseline:random")
+OF_ANY_BANDS = ("baseline:random",)  # as wide for many bands as for few, where the model is
 SEEDS = 5  # of baseline:random
 
 
@@ -32,6 +33,7 @@ class Request:
     pooling: str | None = None
     min_class_rows: int = 1
     align: tuple[str, ...] = ()
+    own_bands: bool = False
 
     @property
     def alignments(self) -> tuple[str, ...]:
@@ -49,6 +51,7 @@ class Request:
             "encoders": list(self.encoders),
             "min_class_rows": self.min_class_rows,
             "align": list(self.align),
+            "own_bands": self.own_bands,
             "precision": self.common.precision,
             "device": self.common.device,
         }
@@ -84,10 +87,15 @@ def read_request(request: Request) -> tuple[Entrant, ...]:
         raise ConfigError(f"--min-class-rows {request.min_class_rows}: takes at least 1")
     _check_align(request)
     own = {text.rpartition("=")[2] if text.endswith(BASELINES) else text for text in request.encoders}
-    extra = [text for text in BASELINES if text not in own] if request.baselines else []
+    baselines = OF_ANY_BANDS if request.own_bands else BASELINES
+    extra = [text for text in baselines if text not in own] if request.baselines else []
     if not request.encoders and not extra:
         raise ConfigError("there is nothing to probe; name an --encoder")
-    return tuple(_entrant(one) for one in parse_encoders([*request.encoders, *extra]))
+    references = parse_encoders([*request.encoders, *extra])
+    for one in references if request.own_bands else ():
+        if one.kind == BASELINE and not one.text.startswith(OF_ANY_BANDS):
+            raise ConfigError(f"--own-bands: the features of {one.text} are those of the bands; leave one of them out")
+    return tuple(_entrant(one) for one in references)
 
 
 def _check_align(request: Request) -> None:

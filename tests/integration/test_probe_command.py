@@ -55,6 +55,9 @@ datasets:
   pixels:
     <<: *fields
     label: {raster: 'labels/{stem}.tif', classes: {1: crop, 2: tree, 3: water}}
+  infrared:
+    <<: *fields
+    bands: [red, green, null, nir]
   thermal:
     <<: *fields
     sensor: [{name: lwir11, wavelength_um: 10.9, fwhm_um: 0.6}]
@@ -255,6 +258,25 @@ def test_numbers(request_for, tmp_path):
     assert figure(table(tmp_path / "out"), metric="r2") > 0.95  # the number is a band's mean
 
 
+def test_each_side_in_its_own_bands(request_for, tmp_path):
+    bands = tuple(sensor("naip").band(name) for name in ("red", "green", "blue", "nir"))
+    record = SensorRecord("naip", "reflectance", 1.0, bands, (0.06, 0.05, 0.04, 0.2), (0.03, 0.03, 0.03, 0.1))
+    torch.manual_seed(0)
+    mae = MaskedAutoencoder(
+        Architecture(embedding="spectral", bands=4, patch=8, width=24, depth=2, heads=2, decoder=None)
+    )
+    save_model(Model(mae, (record,)), tmp_path / "spectral")
+    asked = {"tests": ("infrared@test",), "encoders": (f"mine={tmp_path / 'spectral'}",), "strength": 1.0}
+    shared, own = (request_for(**asked, own_bands=wanted) for wanted in (False, True))
+    own = replace(own, common=replace(own.common, out=tmp_path / "own"), baselines=True)
+    assert [run(one) for one in (shared, own)] == [0, 0]
+    assert {row["encoder"] for row in table(tmp_path / "own")} == {"mine", "baseline-random"}
+    stores = [open_embeddings(folder / "embeddings" / "mine") for folder in (tmp_path / "out", tmp_path / "own")]
+    for split, same in (("train", False), ("test", True)):  # blue is missing from what is asked, and not from the rest
+        here, there = (one["embedding"].to_numpy()[one["split"].to_numpy() == split] for one in stores)
+        assert np.array_equal(here, there) is same
+
+
 def test_pixels(request_for, tmp_path):
     assert run(request_for(task="segmentation", train="pixels@train", tests=("pixels@test",))) == 0
     rows = table(tmp_path / "out")
@@ -283,6 +305,7 @@ WRONG = [
     ({"task": "segmentation"}, CatalogError, ["takes labels per pixel", "label: {raster, classes}"]),
     ({"train": "seasons[season=green]", "tests": ("seasons[season=brown]",), "cross_fit": 20}, ConfigError, ["12 gro"]),
     ({"train": "thermal@train"}, BandMismatchError, ["no band in common"]),
+    ({"own_bands": True}, ConfigError, ["--own-bands", "baseline:statistics", "leave one of them out"]),
 ]  # fmt: skip
 
 

@@ -122,7 +122,7 @@ def test_a_season_takes_a_model_that_is_there_and_goes_on(region, land, tracking
 def test_a_sensor_is_probed_in_shared_and_in_all_bands(region, land, tracking_uri):
     out, _ = region
     asked = ("--catalog", "data_catalog.yaml", "--source", GREEN, "--target", "other[season=brown]", *ADAPTED)
-    asked += ("--model", out / "pretrain" / "model", "--tracking-uri", tracking_uri, "--all-bands", GREEN)
+    asked += ("--model", out / "pretrain" / "model", "--tracking-uri", tracking_uri)
     asked += ("--probe-train", "other[season=brown]", "--probe-test", GREEN, "--out", "sensor")
     done = called(*asked, cwd=land, program=adapt_sensor.main)
     assert done.returncode == 0, done.stderr
