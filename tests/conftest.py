@@ -37,8 +37,6 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep the user's cache out of the tests; all tests of a session share one."""
     os.environ["GEOMAE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):  # every process would compile all of torch again
-        os.environ["PYTHONPYCACHEPREFIX"] = str(tmp_path_factory.mktemp("bytecode"))
 
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
