@@ -5,6 +5,7 @@ T tiles, B tiles of a batch, C bands, N cells
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from geomae.analysis.shared_masks import visible_cells
 from geomae.errors import CatalogError
 from geomae.randomness import generator
 from geomae.sensors import Band
+from geomae.tiles.ahead import ahead
 from geomae.tiles.index import TileIndex
 from geomae.tiles.reader import TileReader
 from geomae.workflows.compare_recon_models import Fitted, Shown
@@ -35,6 +37,9 @@ class MaskKind:
 
     def __str__(self) -> str:
         return f"{self.kind} {self.ratio:g}"
+
+
+Tile = tuple[int, Pixels, Valid, dict[MaskKind, Valid]]  # its position, what is shown of its cells under each mask
 
 
 @dataclass(frozen=True)
@@ -106,8 +111,11 @@ def score(
 def batches(
     reader: TileReader, cell: int, masks: Sequence[MaskKind], seed: int, device: torch.device
 ) -> Iterator[tuple[list[int], dict[MaskKind, Shown]]]:
-    """Tiles of one size with their masks, as positions and what is shown under each mask; every tile is read once."""
-    waiting: list[tuple[int, Pixels, Valid, dict[MaskKind, Valid]]] = []
+    """Tiles of one size with their masks, as positions and what is shown under each mask.
+
+    Every tile is read once, by a thread that is a batch ahead of the models.
+    """
+    waiting: list[Tile] = []
 
     def together() -> tuple[list[int], dict[MaskKind, Shown]]:
         positions, *tiles, cells = zip(*waiting, strict=True)
@@ -115,15 +123,21 @@ def batches(
         shown = {mask: Shown(pixels, valid, np.stack([one[mask] for one in cells]), cell) for mask in masks}
         return list(positions), shown
 
-    for position, tile_id in enumerate(reader.tile_ids):
+    def look(position: int) -> Tile | None:
         pixels_CHW, valid_CHW = reader.read(position)
+        tile_id = reader.tile_ids[position]
         drawn = {mask: visible_cells(valid_CHW, cell, mask.ratio, mask.kind, seed, tile_id) for mask in masks}
         cells = {mask: one for mask, one in drawn.items() if one is not None}
-        if len(cells) < len(masks):
-            continue
-        if waiting and (len(waiting) == BATCH or waiting[0][1].shape != pixels_CHW.shape):
+        return (position, pixels_CHW, valid_CHW, cells) if len(cells) == len(masks) else None
+
+    def read(first: int) -> list[Tile]:
+        looked = map(look, range(first, min(first + BATCH, len(reader))))
+        return [one for one in looked if one is not None]
+
+    for tile in chain.from_iterable(ahead(read, range(0, len(reader), BATCH), 1)):
+        if waiting and (len(waiting) == BATCH or waiting[0][1].shape != tile[1].shape):
             yield together()
             waiting = []
-        waiting.append((position, pixels_CHW, valid_CHW, cells))
+        waiting.append(tile)
     if waiting:
         yield together()
