@@ -86,8 +86,8 @@ def read_sides(chosen: Sequence[Selected], seed: int) -> Sides:
         chosen, same = share_bands(chosen), True
     except BandMismatchError:  # an encoder may take either as it is
         same = False
-    sides = [_side(one, role, seed) for one, role in zip(chosen, (SOURCE, TARGET), strict=True)]
-    return Sides(*sides, same and len({one.imagery.unit for one in chosen}) == 1)
+    here, there = (_side(one, role, seed) for one, role in zip(chosen, (SOURCE, TARGET), strict=True))
+    return Sides(here, there, same and len({one.imagery.unit for one in chosen}) == 1)
 
 
 def read_pixels(side: Side, progress: Callable[[str, int, int], None]) -> Pixels:
