@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomae.analysis.bootstrap import percentile_interval, resample_groups
+from geomae.analysis.bootstrap import FEWEST_GROUPS, percentile_interval, resample_groups
 from geomae.analysis.reconstruction_errors import ALL, ErrorSums, Floats, figures, units
 from geomae.sensors import Band
 
@@ -93,9 +93,9 @@ class _Figures:
 
     def rows(self, unit: str) -> Iterator[Row]:
         for (metric, band), value in self.whole.items():
-            if np.isnan(value[0]):
-                continue
-            interval = None if metric == "data_range" else _interval(self.resampled, (metric, band))
+            if np.isnan(value[0]) or np.isnan(self.whole["rmse", band][0]):
+                continue  # no pixel counts, which leaves a data range of nothing
+            interval = None if metric == "data_range" else self._interval(self.resampled, (metric, band))
             yield _row(metric, band, unit) | {"value": float(value[0])} | _bounds(interval)
 
     def differences(self, first: "_Figures", groups: Sequence[str], unit: str) -> Iterator[Row]:
@@ -106,17 +106,19 @@ class _Figures:
             if self.resampled is not None and first.resampled is not None:
                 resampled = {key: self.resampled[key] - first.resampled[key]}
             apart = {"difference": float(value[0] - first.whole[key][0])}
-            yield {"group": ALL} | _row(*key, unit) | apart | _bounds(_interval(resampled, key))
+            yield {"group": ALL} | _row(*key, unit) | apart | _bounds(self._interval(resampled, key))
             if resampled is None and key[1] == ALL:
                 for group, difference in zip(groups, self.grouped[key] - first.grouped[key], strict=True):
                     if not np.isnan(difference):
                         yield {"group": group} | _row(*key, unit) | {"difference": float(difference)} | _bounds(None)
 
-
-def _interval(resampled: Mapping[tuple[str, str], Floats] | None, key: tuple[str, str]) -> tuple[float, float] | None:
-    if resampled is None or np.isnan(resampled[key]).all():
-        return None
-    return percentile_interval(resampled[key])
+    def _interval(
+        self, resampled: Mapping[tuple[str, str], Floats] | None, key: tuple[str, str]
+    ) -> tuple[float, float] | None:
+        """As many groups with a counted pixel are needed as of groups at all."""
+        if resampled is None or np.count_nonzero(~np.isnan(self.grouped[key])) < FEWEST_GROUPS:
+            return None
+        return percentile_interval(resampled[key])
 
 
 def _row(metric: str, band: str, unit: str) -> Row:

@@ -1,6 +1,6 @@
 """Covering a scene with windows and complementary masks, so that every pixel is predicted once while it is hidden.
 
-C bands, H W pixels of the scene, N cells of a window
+C bands, H W pixels of a strip of the scene, as high as a window and as wide as the scene; N cells of a window
 """
 
 from collections.abc import Iterator
@@ -16,9 +16,8 @@ from geomae.randomness import generator
 
 @dataclass(frozen=True)
 class Look:
-    """A window of a scene under one mask: where it lies, what is visible, and which of its pixels are taken from it."""
+    """A window of a strip under one mask: where it lies, what is visible, and which of its pixels are taken from it."""
 
-    row: int
     col: int
     visible_N: NDArray[np.bool_]
     taken_HW: NDArray[np.bool_]
@@ -29,22 +28,23 @@ def starts(length: int, tile: int) -> list[int]:
     return list(dict.fromkeys([*range(0, length - tile + 1, tile), length - tile]))
 
 
-def looks(valid_CHW: NDArray[np.bool_], tile: int, cell: int, ratio: float, seed: int, scene: str) -> Iterator[Look]:
-    """All looks at a scene; windows without a usable cell are left out. The masks are a function of seed and scene.
+def looks(
+    valid_CHW: NDArray[np.bool_], cell: int, ratio: float, seed: int, scene: str, row: int, done: int
+) -> Iterator[Look]:
+    """All looks at the strip that begins in `row` of a scene, whose first `done` rows an earlier strip has.
 
-    Every other pixel is taken from exactly one look, in which it is hidden; where windows overlap, from the first.
+    The masks are a function of seed, scene and place. A pixel is taken from at most one look, in which it is hidden;
+    where windows overlap, from the first. Where less than half of what would be visible is valid, none is taken.
     """
-    _, H, W = valid_CHW.shape
-    free_HW = np.ones((H, W), dtype=bool)
-    for row in starts(H, tile):
-        for col in starts(W, tile):
-            window = np.s_[row : row + tile, col : col + tile]
-            usable_N = usable_patches(valid_CHW[(slice(None), *window)], cell, LEAST_VALID)
-            if not usable_N.any():
-                continue
-            rng = generator(seed, "map mask", scene, row, col)
-            for visible_N, predicted_N in complementary_cells(usable_N, ratio, rng):
-                taken_HW = to_pixels(predicted_N, tile, tile, cell) & free_HW[window]
-                if taken_HW.any():
-                    yield Look(row, col, visible_N, taken_HW)
-            free_HW[window] = False
+    _, tile, W = valid_CHW.shape
+    free_HW = np.ones((tile, W), dtype=bool)
+    free_HW[:done] = False
+    for col in starts(W, tile):
+        window = np.s_[:, col : col + tile]
+        usable_N = usable_patches(valid_CHW[:, :, col : col + tile], cell, LEAST_VALID)
+        rng = generator(seed, "map mask", scene, row, col)
+        for visible_N, predicted_N in complementary_cells(usable_N, ratio, rng):
+            taken_HW = to_pixels(predicted_N, tile, tile, cell) & free_HW[window]
+            if taken_HW.any() and usable_N[visible_N].mean() >= LEAST_VALID:
+                yield Look(col, visible_N, taken_HW)
+        free_HW[window] = False

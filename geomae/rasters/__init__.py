@@ -5,7 +5,7 @@ from geomae.rasters.grids import Grid, Window, scene_grid
 from geomae.rasters.headers import describe_bands
 from geomae.rasters.labels import read_labels
 from geomae.rasters.reading import read
-from geomae.rasters.write import write_cog
+from geomae.rasters.write import cog_in_strips, write_cog
 
 __all__ = [
     "AuditReport",
@@ -13,6 +13,7 @@ __all__ = [
     "Problem",
     "Window",
     "audit",
+    "cog_in_strips",
     "describe_bands",
     "read",
     "read_labels",

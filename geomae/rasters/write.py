@@ -1,7 +1,9 @@
 """Georeferenced results: tiled, compressed Cloud Optimized GeoTIFFs."""
 
+import contextlib
+import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,10 +13,12 @@ from rasterio import Affine
 from rasterio._err import CPLE_BaseError
 from rasterio._path import _parse_path  # rasterio.open would use a class of its own, which warns; see _Writer
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
-from rasterio.io import BufferedDatasetWriter
+from rasterio.io import BufferedDatasetWriter, DatasetWriter
+from rasterio.shutil import copy as copy_raster
+from rasterio.windows import Window as Part
 
 from geomae.errors import RasterError, StorageError
-from geomae.files import publish_file
+from geomae.files import UNFINISHED, publish_file
 from geomae.rasters.grids import Grid
 from geomae.rasters.handles import IDENTITY_GDAL, environment
 
@@ -92,20 +96,63 @@ def write_cog(
     profile |= {"nodata": nodata, "crs": crs, "overview_resampling": overviews}
     if transform is not None and tuple(transform) != tuple(Affine.identity())[:6]:
         profile["transform"] = Affine(*transform)
-    with publish_file(path) as temporary, environment(remote=False):
-        try:
-            with _Writer(_parse_path(temporary), "w", driver="COG", **profile) as target:
-                target.write(stored_CHW)
-                for index, text in enumerate(descriptions or (), start=1):
-                    target.set_band_description(index, text)
-                if unit is not None:
-                    target.units = [unit] * count
-                target.scales, target.offsets = [scale] * count, [offset] * count
-        except CRSError as error:
-            raise RasterError(f"{path}: cannot be written ({error}); correct the CRS") from error
-        except (RasterioError, CPLE_BaseError) as error:
-            reason = str(error).splitlines()[0]
-            raise StorageError(f"{path}: cannot be written ({reason}); make room, or choose another folder") from error
+    with (
+        publish_file(path) as temporary,
+        environment(remote=False),
+        _told(path),
+        _Writer(_parse_path(temporary), "w", driver="COG", **profile) as target,
+    ):
+        target.write(stored_CHW)
+        _describe(target, descriptions, unit)
+        target.scales, target.offsets = [scale] * count, [offset] * count
+
+
+@contextlib.contextmanager
+def cog_in_strips(
+    path: Path, grid: Grid, *, descriptions: Sequence[str], unit: str
+) -> Iterator[Callable[[int, npt.NDArray[np.float32]], None]]:
+    """Publish a COG of float32 bands (nodata NaN) that memory need not hold: give `write(first_row, strip_CHW)`.
+
+    A strip is as wide as the grid; rows that are never written are NaN. The same errors as of `write_cog`.
+    """
+    profile = {
+        "width": grid.width, "height": grid.height, "count": len(descriptions), "dtype": "float32", "crs": grid.crs,
+        "transform": Affine(*grid.transform), "nodata": float("nan"), "bigtiff": LAYOUT["bigtiff"],
+    }  # fmt: skip
+    with (
+        publish_file(path) as temporary,
+        tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as folder,
+        environment(remote=False),
+        _told(path),
+    ):
+        strips = Path(folder) / "strips.tif"
+        with DatasetWriter(_parse_path(strips), "w", driver="GTiff", **profile) as target:
+            _describe(target, descriptions, unit)
+
+            def write(first_row: int, strip_CHW: npt.NDArray[np.float32]) -> None:
+                target.write(strip_CHW, window=Part(0, first_row, grid.width, strip_CHW.shape[1]))
+
+            yield write
+        copy_raster(strips, temporary, driver="COG", **LAYOUT, overview_resampling="average")
+
+
+def _describe(target: Any, descriptions: Sequence[str] | None, unit: str | None) -> None:
+    for index, text in enumerate(descriptions or (), start=1):
+        target.set_band_description(index, text)
+    if unit is not None:
+        target.units = [unit] * target.count
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turn what GDAL raises into our own errors."""
+    try:
+        yield
+    except CRSError as error:
+        raise RasterError(f"{path}: cannot be written ({error}); correct the CRS") from error
+    except (RasterioError, CPLE_BaseError) as error:
+        reason = str(error).splitlines()[0]
+        raise StorageError(f"{path}: cannot be written ({reason}); make room, or choose another folder") from error
 
 
 def _check_values(path: Path, dtype: np.dtype[Any], nodata: float | None) -> None:

@@ -1,13 +1,15 @@
 """`geomae compare-recon`: reconstructions of several models on the same tiles under the same masks, start to end."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from geomae.analysis.reconstruction_rows import COLUMNS, DIFFERENCE_COLUMNS
+from geomae.analysis.anomaly import UsualErrors
+from geomae.analysis.reconstruction_rows import COLUMNS, DIFFERENCE_COLUMNS, Row
 from geomae.analysis.shared_masks import KINDS
 from geomae.catalog import Catalog, resolve_selectors
 from geomae.errors import ConfigError, nearest
@@ -15,7 +17,13 @@ from geomae.training import devices
 from geomae.training.allocator import keep_freed_memory
 from geomae.training.precision import precision_for
 from geomae.workflows.analysis_run import AnalysisRun, Common, output_folder
-from geomae.workflows.compare_recon_maps import MapRequest, draw_maps, scenes_with_crs
+from geomae.workflows.compare_recon_maps import (
+    MapRequest,
+    draw_maps,
+    scenes_to_map,
+    scenes_with_crs,
+    usual_errors,
+)
 from geomae.workflows.compare_recon_models import Candidate, Fitted, fit, load_candidates
 from geomae.workflows.compare_recon_outcome import Outcome
 from geomae.workflows.compare_recon_report import write_report
@@ -24,6 +32,8 @@ from geomae.workflows.compare_recon_show import Shows, check_show, draw_panels, 
 from geomae.workflows.compare_recon_tables import all_rows, metrics, result_table, write_csv
 from geomae.workflows.console import Screen
 from geomae.workflows.selected import Selected, select
+
+VALUES, DIFFERENCES = "reconstruction.csv", "differences.csv"
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ def run(request: Request) -> int:
     precision = precision_for(device.type, common.precision)
     candidates = load_candidates(request.models, device, common.tracking_uri)
     selected, whole = _select(catalog, request, screen)
-    check_show(show, [tile_id for one in selected for tile_id in one.index.tiles["tile_id"]])
+    check_show(show, [tile_id for one in selected for tile_id in one.index.tiles["tile_id"].tolist()])
     fitted = [fit(candidates, one, device, precision) for one in selected]
     if common.dry_run:
         _describe(screen, catalog, candidates, selected, masks, request)
@@ -65,16 +75,21 @@ def run(request: Request) -> int:
             _score(one, ready, candidates, masks, request, figures_device, command)
             for one, ready in zip(selected, fitted, strict=True)
         ]
+        tables = _write_tables(command.out, scores, candidates, masks, common.seed)
         labels = [one.label for one in candidates]
-        asked_maps = MapRequest(labels, masks[0], request.scenes, request.tiles, common.seed, figures_device)
-        maps = _maps(command, request, scores, whole, asked_maps)
-        _leave(command, request, catalog, candidates, scores, masks, show, figures_device, maps)
+        asked_maps = MapRequest(labels, masks[0].ratio, request.scenes, request.tiles, common.seed, figures_device)
+        maps = _maps(command, scores, whole, asked_maps)
+        _leave(command, tables, catalog, candidates, scores, masks, show, figures_device, maps)
     return 0
 
 
 def _select(catalog: Catalog, request: Request, screen: Screen) -> tuple[list[Selected], dict[str, Selected]]:
     """The selections, and each of their data sets with all its tiles."""
     asked = resolve_selectors(catalog, request.datasets, None)
+    for one in asked:
+        whole = replace(one, split=None)
+        if one != whole and whole in asked:
+            raise ConfigError(f"--dataset {one}: its tiles are among those of {whole}; name one of both")
     texts = [str(one) for one in asked]
     names = [name for name in dict.fromkeys(one.dataset for one in asked) if name not in texts]
     found = select(catalog, [*texts, *names], screen)
@@ -82,16 +97,24 @@ def _select(catalog: Catalog, request: Request, screen: Screen) -> tuple[list[Se
 
 
 def _maps(
-    command: AnalysisRun,
-    request: Request,
-    scores: Sequence[Scores],
-    whole: Mapping[str, Selected],
-    asked: MapRequest,
+    command: AnalysisRun, scores: Sequence[Scores], whole: Mapping[str, Selected], asked: MapRequest
 ) -> list[Path]:
-    for one in scores if request.scenes else ():
+    """Maps where there can be any; where not, it is said and the rest goes on."""
+    for one in scores if asked.scenes else ():
         if not any(True for _ in scenes_with_crs(one)):
             command.screen.say(f"{one.selected.name}: no scene has a CRS, so there are no maps of it")
-    return list(draw_maps(command.out, scores, whole, asked, command.step)) if request.scenes else []
+    maps: list[Path] = []
+    usual: dict[str, Mapping[str, UsualErrors] | None] = {}
+    for job in scenes_to_map(scores, asked.scenes):
+        name = job.scores.index.name
+        if name not in usual:
+            usual[name] = usual_errors(job.scores.fitted, whole[name], asked)
+            if usual[name] is None:
+                command.screen.say(f"{name}: no hidden pixel is valid in every band, so there are no maps of it")
+        errors = usual[name]
+        if errors is not None:
+            maps += draw_maps(command.out, job, errors, asked, partial(command.step, f"strips of {job.stem}"))
+    return maps
 
 
 def _score(
@@ -111,9 +134,19 @@ def _score(
     return score(one, ready, labels, masks, request.tiles, request.common.seed, device, progress)
 
 
+def _write_tables(
+    out: Path, scores: Sequence[Scores], candidates: Sequence[Candidate], masks: Sequence[MaskKind], seed: int
+) -> tuple[list[Row], list[Row]]:
+    """The figures and the differences, written before anything is drawn that may fail."""
+    values, differences = all_rows(scores, [one.label for one in candidates], masks, seed)
+    write_csv(out / VALUES, COLUMNS, values)
+    write_csv(out / DIFFERENCES, DIFFERENCE_COLUMNS, differences)
+    return values, differences
+
+
 def _leave(
     command: AnalysisRun,
-    request: Request,
+    tables: tuple[list[Row], list[Row]],
     catalog: Catalog,
     candidates: Sequence[Candidate],
     scores: Sequence[Scores],
@@ -122,22 +155,17 @@ def _leave(
     device: torch.device,
     maps: Sequence[Path],
 ) -> None:
-    """Tables, pictures, report, summary."""
-    labels = [one.label for one in candidates]
-    values, differences = all_rows(scores, labels, masks, request.common.seed)
-    files = [command.out / "reconstruction.csv", command.out / "differences.csv"]
-    write_csv(files[0], COLUMNS, values)
-    write_csv(files[1], DIFFERENCE_COLUMNS, differences)
-    seed = request.common.seed
+    """Pictures, report, summary."""
+    labels, seed = [one.label for one in candidates], command.common.seed
     panels = [panel for one in scores for panel in draw_panels(command.out, one, labels, masks[0], show, seed, device)]
-    outcome = Outcome(catalog, candidates, scores, masks, values, differences, panels, seed)
-    files += [panel.path for panel in panels]
+    outcome = Outcome(catalog, candidates, scores, masks, *tables, panels, seed)
+    files = [command.out / VALUES, command.out / DIFFERENCES, *(panel.path for panel in panels)]
     files += [*write_report(command.out, outcome, maps), *maps]
     notes = [note for one in scores for note in one.fitted.notes]
     inputs = {"catalogue_digest": catalog.digest(sorted({one.index.name for one in scores})), "notes": notes}
-    command.finish(metrics(values), inputs, files)
+    command.finish(metrics(outcome.values), inputs, files)
     command.screen.close()
-    result_table(command.screen, values)
+    result_table(command.screen, outcome.values)
     command.screen.result(f"report: {command.out / 'report.html'}")
 
 

@@ -12,7 +12,7 @@ from geomae.workflows.compare_recon_tables import place_of
 def domains(outcome: Outcome) -> list[Section]:
     """Tables with a line per domain and a column per model; none where there is a single domain.
 
-    The source is the domain with most tiles of the train split where that is compared, else of the first selection.
+    The source is the domain with most tiles of the first selection; of its train split, where that has a part in it.
     """
     mask = outcome.masks[0]
     rows = outcome.of(pixels=MASKED, metric="rmse", band=ALL, masking=mask.kind, mask_ratio=mask.ratio)
@@ -23,23 +23,25 @@ def domains(outcome: Outcome) -> list[Section]:
         by_place.setdefault(place_of(row), []).append(row)
     if len(by_place) < 2:
         return []
-    trained = [row for row in places if row["split"] == TRAIN]
-    first = [row for row in places if (row["dataset"], row["split"]) == (places[0]["dataset"], places[0]["split"])]
-    source = place_of(max(trained or first, key=lambda row: row["n_tiles"]))
+    first = [row for row in places if row["dataset"] == places[0]["dataset"]]
+    trained = [row for row in first if row["split"] == TRAIN]
+    named = [row for row in first if row["split"] == places[0]["split"]]
+    source = place_of(max(trained or named, key=lambda row: row["n_tiles"]))
     errors: list[list[Cell]] = []
     ratios: list[list[Cell]] = []
     for place, found in by_place.items():
         unit = str(found[0]["unit"]).replace("_", " ")
         errors.append([place, *(row["value"] for row in found), unit, found[0]["n_tiles"]])
-        ratios.append([place, *(_ratio(row, base) for row, base in zip(found, by_place[source], strict=True))])
+        against = [_ratio(row, base) for row, base in zip(found, by_place[source], strict=True)]
+        ratios.append([place, *against, found[0]["n_tiles"], found[0]["n_groups"]])
     text = (
-        f"The source is {source}. A ratio above 1 says that a model reconstructs a domain worse than the source: a "
-        "sign of a gap that needs no label. Domains also differ in how hard they are: compare a model's ratio with "
-        "those of the baselines, which were trained on none.",
+        f"The source is {source}. A ratio above 1 says that a model reconstructed these tiles worse than those of the "
+        "source: a sign of a gap that needs no label. It has no interval; of few groups it says little. Domains also "
+        "differ in how hard they are: compare a model's ratio with those of the baselines, which were trained on none.",
     )
     caption = f"masked pixels, {mask}, mean over bands."
     tables = (
-        Table(f"Target / source: ratio of RMSE, {caption}", ("domain", *outcome.labels), ratios),
+        Table(f"Target / source: ratio of RMSE, {caption}", ("domain", *outcome.labels, "tiles", "groups"), ratios),
         Table(f"RMSE, {caption}", ("domain", *outcome.labels, "unit", "number of tiles"), errors),
     )
     return [Section("By domain", text, tables)]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from geomae.analysis.reconstruction_errors import ALL, figures
 from geomae.reports.recon_plots import error_by_band, error_by_ratio, mean_spectra
 from geomae.workflows.compare_recon_outcome import Outcome
 from geomae.workflows.compare_recon_score import MASKED, MaskKind, Scores
@@ -40,8 +41,9 @@ def draw_plots(out: Path, outcome: Outcome) -> Iterator[tuple[Path, str]]:
             ratios = sorted(mask.ratio for mask in outcome.masks if mask.kind == kind)
             if len(ratios) > 1:
                 path = out / f"error_by_ratio_{stem}_{kind}.png"
+                hidden = np.array([one.hidden(MaskKind(kind, ratio)) for ratio in ratios])
                 curves = {
-                    label: (np.array(ratios), np.array([_rmse(one, label, MaskKind(kind, r)) for r in ratios]))
+                    label: (hidden, np.array([_rmse(one, label, MaskKind(kind, ratio)) for ratio in ratios]))
                     for label in outcome.labels
                 }
                 error_by_ratio(path, curves, unit, f"{name}: error by mask ratio, {kind} masks")
@@ -50,4 +52,4 @@ def draw_plots(out: Path, outcome: Outcome) -> Iterator[tuple[Path, str]]:
 
 def _rmse(scores: Scores, label: str, mask: MaskKind) -> float:
     sums = scores.sums[label, mask, MASKED].weighted(np.ones((1, len(scores.index))))
-    return float(np.sqrt(sums.square_TC / np.maximum(sums.pixels_TC, 1)).mean())
+    return float(figures(sums, scores.bands, scores.range_C)["rmse", ALL][0])

@@ -145,8 +145,10 @@ def _maps(maps: Sequence[Path]) -> list[Section]:
     if not maps:
         return []
     text = (
-        "Every pixel is predicted once, while it is hidden, by complementary masks. Errors are reconstruction - truth. "
-        "The anomaly is the error of each band in standard deviations of the errors on the train split; its first band "
+        "Every pixel is predicted once, while it is hidden, by complementary masks of cells drawn at random; none "
+        "where less than half of what would be visible is valid. Errors are reconstruction - truth. The anomaly is the "
+        "error of each band in standard deviations of the errors on the train split (all tiles, where there is none), "
+        "under such masks; its first band "
         "is that of all bands together (Mahalanobis distance / root of the number of bands), about 1 where errors are "
         "usual.",
     )
@@ -177,9 +179,11 @@ def _method(outcome: Outcome) -> Section:
         "of the prediction are set to the truth, and the map is averaged over masked pixels whose window lies in the "
         "tile. "
         "ERGAS is of ratio 1. NDWI is that of open water (McFeeters 1996).",
-        "The data range is six standard deviations of the train split, per band. " + " ".join(ranges),
-        f"Intervals (95 %) resample groups, the same for all models; with fewer than {FEWEST_GROUPS} groups there is "
-        "none, and differences.csv lists the differences group by group.",
+        "The data range is six standard deviations of the train split (all tiles, where there is none), per band. "
+        + " ".join(ranges),
+        "Intervals (95 %) resample groups (those of the catalogue, else blocks, else scenes), the same for all models; "
+        f"with fewer than {FEWEST_GROUPS} groups there is none, and differences.csv lists the differences group by "
+        "group.",
         *dict.fromkeys((*left, *notes)),
     )
     return Section("How it was measured", text)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from geomae.analysis.reconstruction_errors import DATA_RANGE_STD, ErrorSums, error_sums
 from geomae.analysis.shared_masks import visible_cells
-from geomae.errors import CatalogError
+from geomae.errors import CatalogError, ModelError
+from geomae.models.masking import visible_count
 from geomae.randomness import generator
 from geomae.sensors import Band
 from geomae.tiles.ahead import ahead
@@ -22,7 +23,7 @@ from geomae.tiles.reader import TileReader
 from geomae.workflows.compare_recon_models import Fitted, Shown
 from geomae.workflows.selected import Selected
 
-BATCH = 32  # tiles
+BATCH_PIXELS = 32 * 64 * 64  # of one band; larger batches are no faster, and large tiles must not fill memory
 MASKED, VISIBLE = "masked", "visible"
 Pixels = NDArray[np.float32]
 Valid = NDArray[np.bool_]
@@ -62,6 +63,11 @@ class Scores:
         """The data range of PSNR and SSIM."""
         return data_range(self.selected, self.fitted)
 
+    def hidden(self, mask: MaskKind) -> float:
+        """The share of a tile's cells that a mask hides: the ratio that was asked for, in whole cells."""
+        cells = (int(self.index.tiles["size"].iloc[0]) // self.fitted.cell) ** 2
+        return 1 - visible_count(cells, mask.ratio) / cells
+
 
 def data_range(selected: Selected, fitted: Fitted) -> NDArray[np.float64]:
     """The data range of the bands that are compared, in the unit of the data set: six standard deviations."""
@@ -81,7 +87,7 @@ def score(
     """Compare on at most `most` tiles of a selection, drawn by the seed.
 
     Tiles in which a mask finds too few cells with valid pixels are left out for all masks, and counted. Raises
-    CatalogError where none is left.
+    CatalogError where none is left, and ModelError for predictions that are not finite.
     """
     drawn = np.sort(generator(seed, "comparison tiles", selected.name).permutation(len(selected.index))[:most])
     index = selected.index.take(drawn)
@@ -98,6 +104,8 @@ def score(
             visible = tiles.visible_B1HW
             for label in labels:
                 predicted = fitted.predict(label, tiles)
+                if not torch.isfinite(predicted).all():
+                    raise ModelError(f"{label}: predicts values of {selected.name} that are not finite; train it again")
                 for pixels, counted in ((MASKED, valid & ~visible), (VISIBLE, valid & visible)):
                     sums = error_sums(predicted, tiles.pixels_BCHW[:, places], counted, valid, bands, range_C)
                     parts.setdefault((label, mask, pixels), []).append(sums)
@@ -108,6 +116,11 @@ def score(
     return Scores(selected, fitted, index.take(np.array(kept)), len(reader) - len(kept), joined)
 
 
+def batch_of(size: int) -> int:
+    """How many tiles of `size` pixels a side make a batch."""
+    return max(BATCH_PIXELS // size**2, 1)
+
+
 def batches(
     reader: TileReader, cell: int, masks: Sequence[MaskKind], seed: int, device: torch.device
 ) -> Iterator[tuple[list[int], dict[MaskKind, Shown]]]:
@@ -116,6 +129,7 @@ def batches(
     Every tile is read once, by a thread that is a batch ahead of the models.
     """
     waiting: list[Tile] = []
+    most = batch_of(int(reader.index.tiles["size"].max()))
 
     def together() -> tuple[list[int], dict[MaskKind, Shown]]:
         positions, *tiles, cells = zip(*waiting, strict=True)
@@ -131,11 +145,11 @@ def batches(
         return (position, pixels_CHW, valid_CHW, cells) if len(cells) == len(masks) else None
 
     def read(first: int) -> list[Tile]:
-        looked = map(look, range(first, min(first + BATCH, len(reader))))
+        looked = map(look, range(first, min(first + most, len(reader))))
         return [one for one in looked if one is not None]
 
-    for tile in chain.from_iterable(ahead(read, range(0, len(reader), BATCH), 1)):
-        if waiting and (len(waiting) == BATCH or waiting[0][1].shape != tile[1].shape):
+    for tile in chain.from_iterable(ahead(read, range(0, len(reader), most), 1)):
+        if waiting and (len(waiting) == most or waiting[0][1].shape != tile[1].shape):
             yield together()
             waiting = []
         waiting.append(tile)

@@ -6,6 +6,7 @@ T tiles, C bands, H W pixels
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from geomae.analysis.reconstruction_errors import ALL, figures
 from geomae.errors import ConfigError, nearest
 from geomae.randomness import generator
 from geomae.reports.recon_panel import ComparedTile, comparison_panel
+from geomae.tiles.index import TileIndex
 from geomae.tiles.reader import TileReader
 from geomae.workflows.compare_recon_score import MASKED, MaskKind, Scores, batches
 from geomae.workflows.run_folder import file_name
@@ -44,18 +46,20 @@ class Panel:
 def parse_show(text: str) -> Shows:
     """Read `best,median,worst,random:4` and tile ids, in any number and order."""
     words = [one.strip() for one in text.split(",") if one.strip()]
-    count = sum(int(one.partition(":")[2]) for one in words if re.fullmatch(r"random:\d{1,3}", one))
-    others = [one for one in words if not one.startswith("random:") or not one[7:].isdecimal()]
-    ranked = tuple(one for one in others if one in RANKED)
-    return Shows(ranked, count, tuple(one for one in others if one not in RANKED))
+    drawn = [one for one in words if re.fullmatch(r"random:\d{1,3}", one)]
+    ranked = tuple(one for one in words if one in RANKED)
+    named = tuple(one for one in words if one not in (*RANKED, *drawn))
+    return Shows(ranked, sum(int(one.partition(":")[2]) for one in drawn), named)
 
 
 def check_show(show: Shows, tile_ids: Sequence[str]) -> None:
-    """Raise ConfigError for a tile id that no selection has."""
+    """Raise ConfigError for what is neither a tile id of a selection nor one of our own words."""
     known = set(tile_ids)
     for tile_id in show.tile_ids:
         if tile_id not in known:
-            raise ConfigError(f"--show {tile_id}: no tile that is compared has this id; {nearest(tile_id, known)}")
+            words = (*RANKED, "random:4")
+            near = nearest(tile_id, words) if get_close_matches(tile_id, words) else nearest(tile_id, known)
+            raise ConfigError(f"--show {tile_id}: no tile of the data sets has this id; {near}")
 
 
 def draw_panels(
@@ -64,9 +68,12 @@ def draw_panels(
     """Publish a panel of each tile that is shown of a selection, under one mask."""
     unit, bands = scores.selected.imagery.unit, scores.bands
     places = list(scores.fitted.bands)
-    for why, position in _chosen(scores, labels[0], mask, show, seed):
-        reader = TileReader(scores.index.take(np.array([position])))
-        ((_, shown),) = batches(reader, scores.fitted.cell, [mask], seed, device)
+    for why, index in _chosen(scores, labels[0], mask, show, seed):
+        reader = TileReader(index)
+        found = list(batches(reader, scores.fitted.cell, [mask], seed, device))
+        if not found:  # a tile that was named, with too few valid cells to be compared
+            continue
+        ((_, shown),) = found
         tiles = shown[mask]
         visible = tiles.visible_B1HW
         truth = tiles.pixels_BCHW[:, places]
@@ -79,19 +86,21 @@ def draw_panels(
             made,
         )
         path = out / f"panel_{file_name(scores.selected.name)}_{file_name(why)}.png"
-        title = f"{scores.selected.name}: {why}, {mask.ratio:.0%} hidden ({mask.kind})"
+        hidden = float(np.mean(~tiles.visible_BN))
+        title = f"{scores.selected.name}: {why}, {hidden:.0%} hidden ({mask.kind})"
         comparison_panel(path, tile, bands, unit, title)
         yield Panel(path, scores, why, tile)
 
 
-def _chosen(scores: Scores, label: str, mask: MaskKind, show: Shows, seed: int) -> Iterator[tuple[str, int]]:
-    """Tiles by the RMSE of the first model (mean over bands), drawn ones, and those named."""
+def _chosen(scores: Scores, label: str, mask: MaskKind, show: Shows, seed: int) -> Iterator[tuple[str, TileIndex]]:
+    """Tiles by the RMSE of the first model (mean over bands), drawn ones, and those named, compared or not."""
+    index, whole = scores.index, scores.selected.index
     error_T = figures(scores.sums[label, mask, MASKED], scores.bands, scores.range_C)["rmse", ALL]
     order = [int(one) for one in np.argsort(error_T, kind="stable") if not np.isnan(error_T[one])]
     rank = {"best": 0, "median": len(order) // 2, "worst": -1}
     if order:
-        yield from ((why, order[rank[why]]) for why in show.ranked)
-    drawn = generator(seed, "tiles to show", scores.selected.name).permutation(len(scores.index))[: show.random]
-    yield from ((f"random {number}", int(position)) for number, position in enumerate(drawn, 1))
-    tile_ids = scores.index.tiles["tile_id"].tolist()
-    yield from ((tile_id, tile_ids.index(tile_id)) for tile_id in show.tile_ids if tile_id in tile_ids)
+        yield from ((why, index.take(np.array([order[rank[why]]]))) for why in show.ranked)
+    drawn = generator(seed, "tiles to show", scores.selected.name).permutation(len(index))[: show.random]
+    yield from ((f"random {number}", index.take(np.array([place]))) for number, place in enumerate(drawn, 1))
+    places = {tile_id: place for place, tile_id in enumerate(whole.tiles["tile_id"].tolist())}
+    yield from ((one, whole.take(np.array([places[one]]))) for one in show.tile_ids if one in places)

@@ -44,12 +44,11 @@ def tiles_of(scores: Scores) -> Tiles:
 
 
 def groups_of(index: TileIndex) -> Sequence[Any]:
-    """What intervals resample: the catalogue's groups, else blocks, else scenes, else tiles."""
+    """What intervals resample: the catalogue's groups, else blocks, else scenes. Tiles of a scene are no groups."""
     for column in ("group", "block"):
         if index.tiles[column].notna().all():
             return index.tiles[column].tolist()
-    one_scene = index.tiles["scene"].nunique() == 1
-    return index.tiles["tile_id" if one_scene else "scene"].tolist()
+    return index.tiles["scene"].tolist()
 
 
 def write_csv(path: Path, columns: Sequence[str], table: Sequence[Mapping[str, Any]]) -> None:

@@ -143,6 +143,71 @@ def test_maps_lie_where_the_scene_does(compared, tiny_catalog, kind):
         assert made.units[0] == ("standard deviations" if kind == "anomaly" else "reflectance")
 
 
+def test_maps_show_each_band_as_it_was_while_hidden(tracking_uri, tmp_path):
+    from geomae.rasters import write_cog
+
+    level_C11 = np.array([1000, 2000, 3000, 4000])[:, None, None]
+    pixels = np.broadcast_to(level_C11, (4, 40, 48)).astype(np.uint16).copy()
+    pixels[:, 8:16, 8:16] *= 2  # a cell that nothing around it tells of
+    write_cog(tmp_path / "scenes" / "s0.tif", pixels, crs="EPSG:32632", transform=(5, 0, 4e5, 0, -5, 5e6))
+    models, out = ["near=baseline:nearest"], tmp_path / "out"
+    run(request(write_catalog(tmp_path), models, out, tracking_uri, show="", ratios="0.5"))
+    with rasterio.open(out / "recon_near_s0.tif") as made:
+        found = made.read()
+    expected = np.broadcast_to(level_C11 * 1e-4, found.shape)
+    np.testing.assert_allclose(found[:, 8:16, 8:16], expected[:, 8:16, 8:16], rtol=1e-5)
+    np.testing.assert_allclose(found[:, 16:], expected[:, 16:], rtol=1e-5)
+
+
+def test_bands_are_told_by_name_in_whatever_order_they_are_stored(tiny_catalog, models, tracking_uri, tmp_path):
+    (tmp_path / "scenes").mkdir()
+    for path in (tiny_catalog.parent / "scenes").glob("*.tif"):
+        with rasterio.open(path) as file:
+            pixels, profile = file.read([4, 3, 1, 2]), {key: file.profile[key] for key in ("crs", "transform")}
+        with rasterio.open(
+            tmp_path / "scenes" / path.name, "w", "GTiff", *pixels.shape[:0:-1], 4, dtype=pixels.dtype, **profile
+        ) as file:
+            file.write(pixels)
+    other = write_catalog(tmp_path, changed_catalog("[red, green, blue, nir]", "[nir, blue, red, green]"))
+    found = []
+    for number, catalog in enumerate((tiny_catalog, other)):
+        out = tmp_path / str(number)
+        run(request(catalog, [models[0], "baseline:idw"], out, tracking_uri, show="", ratios="0.75", scenes=0))
+        rows = [row for row in table(out / "reconstruction.csv") if row["pixels"] == "masked"]
+        found.append({(row["model"], row["metric"], row["band"]): float(row["value"]) for row in rows})
+    assert found[0].keys() == found[1].keys()
+    assert len({found[0]["fine", "rmse", band.name] for band in sensor("naip").bands}) == 4
+    for key, value in found[0].items():
+        assert found[1][key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
+
+
+def test_the_source_of_the_domain_table_is_what_was_named_first():
+    from types import SimpleNamespace
+
+    from geomae.workflows.compare_recon_domains import domains
+
+    def row(dataset, split, domain, value, tiles):
+        fixed = {"masking": "random", "mask_ratio": 0.75, "pixels": "masked", "metric": "rmse", "band": "all"}
+        where = {"dataset": dataset, "split": split, "domain": domain}
+        return fixed | where | {"unit": "1", "value": value, "n_tiles": tiles, "n_groups": 3, "model": "m"}
+
+    rows = [
+        row("here", "test", "all", 0.2, 90),
+        row("here", "test", "dry", 0.1, 30),
+        row("here", "test", "wet", 0.2, 60),
+    ]
+    rows.append(row("elsewhere", "train", "all", 0.3, 500))  # of a data set without splits, all is called train
+    outcome = SimpleNamespace(
+        masks=[MaskKind("random", 0.75)], labels=["m"],
+        of=lambda **fixed: [one for one in rows if fixed.items() <= one.items()],
+    )  # fmt: skip
+    (section,) = domains(outcome)
+    assert "The source is here@test, wet." in section.text[0]
+    ratios = {line[0]: line[1:] for line in section.parts[0].rows}
+    assert ratios["here@test, dry"] == [0.5, 30, 3]
+    assert ratios["elsewhere@train"] == [pytest.approx(1.5), 500, 3]
+
+
 def test_the_report_needs_no_network(compared):
     text = (compared / "report.html").read_text(encoding="utf-8")
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", text)
@@ -201,6 +266,9 @@ BAD = [
     (["baseline:mean"], {"ratios": "0.75,1.5"}, ConfigError, ("--mask-ratio 1.5", "between 0 and 1")),
     (["baseline:mean"], {"kinds": "rnadom"}, ConfigError, ("--masking rnadom", "'random'")),
     (["baseline:mean"], {"show": "best,s9:0:0"}, ConfigError, ("s9:0:0", "no tile")),
+    (["baseline:mean"], {"show": "bset"}, ConfigError, ("--show bset", "did you mean 'best'?")),
+    (["baseline:mean"], {"show": "random:1000"}, ConfigError, ("--show random:1000", "'random:4'")),
+    (["baseline:mean"], {"datasets": ("tiny@train", "tiny")}, ConfigError, ("tiny@train", "among those of tiny")),
 ]
 
 

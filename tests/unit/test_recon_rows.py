@@ -83,17 +83,34 @@ def test_every_pixel_of_a_scene_is_taken_once_while_hidden(ratio):
     valid = np.ones((2, 40, 51), dtype=bool)
     valid[:, :16, :16] = False  # nothing to see: this window is left out
     taken = np.zeros((40, 51), dtype=int)
-    for look in looks(valid, 16, 4, ratio, 0, "scene"):
-        taken[look.row : look.row + 16, look.col : look.col + 16] += look.taken_HW
-        assert not (to_pixels(look.visible_N, 16, 16, 4) & look.taken_HW).any()
+    for row, done in ((0, 0), (16, 0), (24, 8)):
+        for look in looks(valid[:, row : row + 16], 4, ratio, 0, "scene", row, done):
+            taken[row : row + 16, look.col : look.col + 16] += look.taken_HW
+            assert not (to_pixels(look.visible_N, 16, 16, 4) & look.taken_HW).any()
     assert (taken[:16, :16] == 0).all()
     assert (np.delete(taken.ravel(), np.flatnonzero(~valid[0].ravel())) == 1).all()
+
+
+def test_nothing_is_predicted_from_what_is_mostly_invalid():
+    valid = np.zeros((2, 16, 16), dtype=bool)
+    valid[:, :4, :4] = True  # one cell of sixteen
+    assert not list(looks(valid, 4, 0.75, 0, "scene", 0, 0))
+
+
+def test_usual_errors_are_the_same_from_parts():
+    error_SC = np.random.default_rng(0).normal(3, 2, (500, 3)) @ np.array([[1.0, 0.5, 0], [0, 1, 0], [0, 0, 0.1]])
+    parts = UsualErrors.none(3)
+    for part_SC in np.split(error_SC, [0, 7, 300]):
+        parts = parts.joined(part_SC)
+    assert parts.pixels == 500
+    np.testing.assert_allclose(parts.mean_C, error_SC.mean(0))
+    np.testing.assert_allclose(parts.scatter_CC / 500, np.cov(error_SC.T, bias=True))
 
 
 def test_anomalies_are_standardised_and_find_spectra_from_elsewhere():
     rng = np.random.default_rng(0)
     mixing = np.array([[1.0, 0.9, 0.0], [0.0, 0.3, 0.0], [0.0, 0.0, 5.0]])
-    usual = UsualErrors.of(rng.normal(size=(5000, 3)) @ mixing + [1, 2, 3])
+    usual = UsualErrors.none(3).joined(rng.normal(size=(5000, 3)) @ mixing + [1, 2, 3])
     error = np.moveaxis(rng.normal(size=(30, 30, 3)) @ mixing + [1, 2, 3], -1, 0)
     anomaly = usual.anomaly(error)
     assert anomaly.shape == (4, 30, 30) and anomaly.dtype == np.float32
@@ -109,7 +126,7 @@ def test_anomalies_are_standardised_and_find_spectra_from_elsewhere():
 
 
 def test_a_band_whose_error_never_varies_does_not_break_the_distance():
-    usual = UsualErrors.of(np.array([[0.0, 1.0], [0.0, -1.0]]))
+    usual = UsualErrors.none(2).joined(np.array([[0.0, 1.0], [0.0, -1.0]]))
     assert np.isfinite(usual.anomaly(np.zeros((2, 3, 3)))).all()
 
 
