@@ -29,13 +29,15 @@ class Figure:
 
 
 def cross_fitted(embedding_TD: NDArray[np.floating], label_T: Codes, group_T: Codes, classes: int) -> Codes | None:
-    """The class (T,) of each tile by a linear probe that saw the labels of other groups; None for a single group.
+    """The class (T,) of each tile by a linear probe that saw the labels of other groups; None for a single group,
+    and where no class has two tiles.
 
     The strength is the best one for these very tiles. That flatters a little, as it should what others are measured by.
     """
-    groups, fewest = len(np.unique(group_T)), int(np.unique(label_T, return_counts=True)[1].min())
-    if groups < 2:
+    groups, counts = len(np.unique(group_T)), np.unique(label_T, return_counts=True)[1]
+    if groups < 2 or counts.max() < 2:
         return None
+    fewest = int(counts.min())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class")  # it is then told wrong, as it should
         folds = Dealt(deal_groups(label_T, group_T, min(MOST_FOLDS, groups, max(fewest, 2))), "").parts()

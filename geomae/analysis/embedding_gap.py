@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from geomae.analysis.gap_classifier import can_classify, proxy_a_distance
 from geomae.analysis.gap_contrast import Contrast, GapFigure, corrected
-from geomae.analysis.gap_measures import coral_distance, median_distance, squared_mmd, subspace_angle
+from geomae.analysis.gap_measures import LEADING, coral_distance, median_distance, squared_mmd, subspace_angle
 from geomae.errors import EmbeddingError
 from geomae.randomness import generator
 
@@ -30,7 +30,8 @@ def embedding_gap(
     """Squared MMD, CORAL distance, proxy A-distance and subspace angle, with Holm over these four.
 
     A group that occurs in both domains is a pair. Of more than 1,500 tiles of a domain as many are drawn. The proxy
-    A-distance is left out where a domain has too few groups for folds. Raises EmbeddingError for embeddings that are
+    A-distance is left out where a domain has too few groups for folds, and the angle where there are too few tiles for
+    an axis. Raises EmbeddingError for embeddings that are
     not finite, and for domains of fewer than two tiles.
     """
     check_embeddings(source_ND, "source")
@@ -47,7 +48,10 @@ def embedding_gap(
     ]
     if can_classify(contrast.cells):
         figures.append(contrast.figure(A_DISTANCE, proxy_a_distance, x_ND, y_MD))
-    figures.append(contrast.figure(ANGLE, subspace_angle, x_ND, y_MD, unit="degree"))
+    leading = min(LEADING, min(len(x_ND) // 2, len(y_MD)) - 1)  # as many for the halves of the source
+    if leading > 0:
+        prepare = partial(subspace_angle, leading=leading)
+        figures.append(contrast.figure(ANGLE, prepare, x_ND, y_MD, unit="degree"))
     return corrected(figures)
 
 

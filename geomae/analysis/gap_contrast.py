@@ -22,7 +22,8 @@ class GapFigure:
     """One figure of a gap. `null_value` is its median between random halves of the source: what zero looks like.
 
     `p` is that of a permutation test by group, `p_holm` the same after Holm's correction over all that were tested
-    together. Each is None where there are too few groups, or where nothing is tested. Figures of pixels have a band.
+    together. Each is None where there are too few groups or tiles, or where nothing is tested. Figures of pixels have a
+    band.
     """
 
     measure: str
@@ -71,9 +72,11 @@ class Contrast:
         observed = float(measure(self.cells.observed())[0])
         null = p = None
         if self.halved is not None:
-            null = float(np.median(evaluate(prepare(source_N[self.halves.order_N], self.halves), self.halved)))
+            halved = evaluate(prepare(source_N[self.halves.order_N], self.halves), self.halved)
+            null = float(np.median(halved)) if np.isfinite(halved).all() else None
         if self.permuted is not None and tested:
-            p = p_value(observed, evaluate(measure, self.permuted))
+            permuted = evaluate(measure, self.permuted)
+            p = p_value(observed, permuted) if np.isfinite(permuted).all() else None
         return GapFigure(name, observed if value is None else value, null, p, band=band, unit=unit)
 
 

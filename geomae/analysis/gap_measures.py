@@ -28,6 +28,7 @@ def squared_mmd(rows_ND: NDArray[np.floating], cells: Cells, width: float) -> Me
     """Squared maximum mean discrepancy with the kernel exp(-d² / (2 width²)).
 
     The unbiased estimate (Gretton et al. 2012, eq. 3): about 0 without a gap, however few the tiles; it can be below.
+    NaN for a deal that leaves a side with a single tile.
     """
     kernel_NN = np.exp(_square_distances(rows_ND) / (-2 * width**2))
     kernel_CC, count_C = cells.sums(cells.sums(kernel_NN), axis=1), cells.count_C
@@ -35,9 +36,10 @@ def squared_mmd(rows_ND: NDArray[np.floating], cells: Cells, width: float) -> Me
     def measure(deals: Deals) -> Doubles:
         a, b = deals.first_RC, deals.second_RC
         n, m = a @ count_C, b @ count_C
-        within = (_form(a, kernel_CC, a) - n) / (n * np.maximum(n - 1, 1))  # the kernel of a row with itself is 1
-        within += (_form(b, kernel_CC, b) - m) / (m * np.maximum(m - 1, 1))
-        return np.asarray(within - 2 * _form(a, kernel_CC, b) / (n * m))
+        with np.errstate(divide="ignore", invalid="ignore"):  # of a single tile nothing is known within
+            within = (_form(a, kernel_CC, a) - n) / (n * (n - 1))  # the kernel of a row with itself is 1
+            within += (_form(b, kernel_CC, b) - m) / (m * (m - 1))
+        return np.asarray(np.where(np.minimum(n, m) > 1, within - 2 * _form(a, kernel_CC, b) / (n * m), np.nan))
 
     return measure
 
@@ -68,8 +70,10 @@ def coral_distance(rows_ND: NDArray[np.floating], cells: Cells) -> Measure:
     return measure
 
 
-def subspace_angle(rows_ND: NDArray[np.floating], cells: Cells) -> Measure:
-    """Mean angle, in degrees, between the spaces of the leading principal components of the sides.
+def subspace_angle(rows_ND: NDArray[np.floating], cells: Cells, leading: int = LEADING) -> Measure:
+    """Mean angle, in degrees, between the spaces of the `leading` principal components of the sides.
+
+    A side of n tiles has n - 1 of them.
 
     Seen within the 32 leading components of all tiles: what lies outside is noise, and an eigenproblem of every deal in
     all features would take minutes.
@@ -78,7 +82,7 @@ def subspace_angle(rows_ND: NDArray[np.floating], cells: Cells) -> Measure:
     _, axes_DD = np.linalg.eigh(centred_ND.T @ centred_ND)
     scores_NP = centred_ND @ axes_DD[:, ::-1][:, :MOST_COMPONENTS]
     components, count_C = scores_NP.shape[1], cells.count_C
-    leading = max(1, min(LEADING, components // 2))  # spaces of more than half always meet
+    leading = max(1, min(leading, components // 2))  # spaces of more than half always meet
     sum_CP = cells.sums(scores_NP)
     stops = np.cumsum(count_C.astype(np.int64))
     moment_CQ = np.stack(

@@ -21,11 +21,15 @@ LEVELS = 256
 
 @dataclass(frozen=True)
 class Pixels:
-    """Some pixels of each tile in physical units (N, P, C) and their validity, and the groups of the tiles."""
+    """Some pixels of each tile in physical units (N, P, C) and their validity, and the groups of the tiles.
+
+    Of a tile with fewer pixels than the largest the rest are not valid; `looked_at` is how many there are of all tiles.
+    """
 
     values_NPC: NDArray[np.float32]
     valid_NPC: NDArray[np.bool_]
     group_N: Sequence[Any]
+    looked_at: int
 
     def of_band(self, place: int) -> Doubles:
         """All valid values of a band."""

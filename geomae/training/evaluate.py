@@ -40,10 +40,16 @@ class TileErrors:
         )
 
     def rmse(self, name: str, weight_T: NDArray[np.float64] | None = None) -> float:
-        """Mean over the bands of the RMSE; `weight_T` says how often each tile counts."""
+        """Mean of the RMSE over the bands that have a pixel; NaN where none has.
+
+        `weight_T` says how often each tile counts.
+        """
         weight_T = np.ones(len(self.pixels_TC)) if weight_T is None else weight_T
-        pixels_C = np.maximum(weight_T @ self.pixels_TC, 1)
-        return float(np.sqrt(weight_T @ self.squares_TC[name] / pixels_C).mean())
+        pixels_C = weight_T @ self.pixels_TC
+        known_C = pixels_C > 0
+        if not known_C.any():
+            return float("nan")
+        return float(np.sqrt((weight_T @ self.squares_TC[name])[known_C] / pixels_C[known_C]).mean())
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from geomae.training.signals import watch
 from geomae.workflows.adapt_data import Domains, read_domains
 from geomae.workflows.adapt_errors import ALL, error_changes, name_of
 from geomae.workflows.adapt_outcome import Outcome, figures, to_json
-from geomae.workflows.adapt_proof import plan_proof, prove
+from geomae.workflows.adapt_proof import BEFORE, check_proof, plan_proof, prove
 from geomae.workflows.adapt_report import write_report
 from geomae.workflows.adapt_request import Request, asked, read_request
 from geomae.workflows.adapt_train import Adapted, adapt_weights
@@ -47,6 +47,7 @@ def run(request: Request) -> int:
     domains = read_domains(model, chosen, config.training(model.mae.architecture), request.common.seed)
     share = unfreeze(load_model(folder).mae, config.method, blocks=config.whole_blocks, rank=config.rank)
     plan = plan_proof(session, request, domains)
+    check_proof(session, plan, folder)
     if request.common.dry_run:
         _describe(session, domains, config, share)
         return 0
@@ -65,7 +66,8 @@ def run(request: Request) -> int:
         adapted = adapt_weights(session, config, domains, run_, stop)
         if adapted is not None:
             _save(run_, adapted, _provenance(session, request, config, domains, adapted, digest, run_))
-            proof = prove(session, plan, folder, run_.folder.model, out / "embeddings", stop, run_.step)
+            before = _before(out, domains.model, model, folder)
+            proof = prove(session, plan, before, run_.folder.model, out / "embeddings", stop, run_.step)
         if adapted is None or proof is None:
             run_.stopped()
             return stop.exit_code
@@ -134,6 +136,18 @@ def _save(run_: AnalysisRun, adapted: Adapted, provenance: dict[str, Any]) -> No
     if run_.folder.model.exists():
         shutil.rmtree(run_.folder.model)
     save_model(replace(adapted.model, provenance=provenance), run_.folder.model)
+
+
+def _before(out: Path, begun: Model, model: Model, folder: Path) -> Path:
+    """A folder with the model as it began; beside the run, where it was given statistics of sensors that were new.
+
+    Else the embeddings before and after would differ by these, too.
+    """
+    if begun.sensors == model.sensors:
+        return folder
+    if not (out / BEFORE).exists():
+        save_model(begun, out / BEFORE)
+    return out / BEFORE
 
 
 def _leave(run_: AnalysisRun, request: Request, outcome: Outcome) -> None:

@@ -19,13 +19,14 @@ from geomae.tiles.splitting import validation_tiles
 from geomae.training.data import Dataset
 from geomae.training.fit import usable_tiles
 from geomae.training.records import index_gsd_m
-from geomae.workflows.apart import check_apart
+from geomae.workflows.apart import check_apart, overlapping
+from geomae.workflows.probe_sides import units
 from geomae.workflows.selected import Selected
 
 
 @dataclass(frozen=True)
 class Domain:
-    """The tiles of a selection: those to learn from, and those held out, by group where there are groups."""
+    """The tiles of a selection: those to learn from, and those held out: groups or blocks where there are any."""
 
     selected: Selected
     training: Dataset
@@ -63,7 +64,7 @@ def read_domains(model: Model, chosen: Sequence[Selected], config: PretrainConfi
             "with their decoder through `geomae convert`, or train a model with `geomae pretrain`"
         )
     notes: list[str] = []
-    for one in chosen:
+    for one in reversed(chosen):  # the target's sensor last, which becomes the first of the model
         model = knowing(model, one.imagery, notes)
     if len(chosen) == 2:
         check_apart(chosen[1].index, chosen[0].index, f"--source {chosen[1].name}")
@@ -113,4 +114,26 @@ def _domain(
         return Dataset(name, TileReader(tiles, memory, names), replace(record, gsd_m=index_gsd_m(tiles)))
 
     learned, held = (index.take(np.flatnonzero(chosen_T)) for chosen_T in (~held_T, held_T))
+    learned = _apart(selected.name, learned, held, notes)
     return Domain(selected, part(selected.name, learned), part(f"{selected.name}-held-out", held))
+
+
+def _apart(name: str, learned: TileIndex, held: TileIndex, notes: list[str]) -> TileIndex:
+    """The tiles to learn from without those that show held-out pixels, where enough are left; notes say what is not."""
+    shared_T = overlapping(learned, held)
+    many = 2 * shared_T.sum() > len(learned)
+    if many:
+        notes.append(
+            f"{name}: {shared_T.sum()} of the {len(learned)} tiles that are learned from overlap held-out ones, which "
+            "flatters every error on these; cut tiles without overlap, or give the data set blocks or groups"
+        )
+    elif shared_T.any():
+        notes.append(f"{name}: {shared_T.sum()} tiles that overlap held-out ones are not learned from")
+        learned = learned.take(np.flatnonzero(~shared_T))
+    known = set(units(learned)) & set(units(held))
+    if known:
+        notes.append(
+            f"{name}: of {len(known)} of the {len(set(units(held)))} groups of held-out tiles others are learned from; "
+            "the groups are too large to hold whole ones out"
+        )
+    return learned

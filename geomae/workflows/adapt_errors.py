@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geomae.analysis.bootstrap import group_interval
+from geomae.analysis.bootstrap import FEWEST_GROUPS, group_interval
 from geomae.analysis.folds import codes_of
 from geomae.config import PretrainConfig
 from geomae.models.folder import Model
@@ -27,7 +27,7 @@ class Change:
     """RMSE on hidden valid pixels of held-out tiles, of one band or as the mean over bands, in `unit`.
 
     `change` is after / before - 1, its interval (95 %) paired over resampled groups; None where they are too few. It is
-    below zero in `n_better` of the groups.
+    below zero in `n_better` of the `n_groups` that have a pixel.
     `baselines` are the errors of predictions that take no training.
     """
 
@@ -68,13 +68,17 @@ def _changes(name: str, domain: Domain, before: TileErrors, after: TileErrors, s
     for band in (ALL, *(one.name for one in record.bands)):
         places = list(range(len(record.bands))) if band == ALL else [[one.name for one in record.bands].index(band)]
         ours, theirs = after.of_bands(places), before.of_bands(places)
+        if not theirs.pixels_TC.any():
+            continue
 
         def change(weight_T: NDArray[np.float64], ours: TileErrors = ours, theirs: TileErrors = theirs) -> float:
             return ours.rmse(MODEL, weight_T) / max(theirs.rmse(MODEL, weight_T), 1e-30) - 1
 
-        better = sum(change((group_T == group).astype(np.float64)) < 0 for group in range(len(groups)))
+        each = [change((group_T == group).astype(np.float64)) for group in range(len(groups))]
+        known, better = sum(not np.isnan(one) for one in each), sum(one < 0 for one in each)
+        interval = group_interval(change, group_T, seed) if known >= FEWEST_GROUPS else None
         yield Change(
             name, domain.name, band, record.unit, theirs.rmse(MODEL), ours.rmse(MODEL),
-            change(np.ones(len(group_T))), group_interval(change, group_T, seed), len(group_T), len(groups), better,
+            change(np.ones(len(group_T))), interval, len(group_T), known, better,
             {one: theirs.rmse(one) for one in BASELINES},
         )  # fmt: skip

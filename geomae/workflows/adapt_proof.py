@@ -13,10 +13,12 @@ from geomae.analysis.folds import codes_of
 from geomae.analysis.gap_contrast import GapFigure
 from geomae.analysis.probing import Asked
 from geomae.analysis.scores import Codes
-from geomae.errors import BandMismatchError
+from geomae.encoders.reference import parse_encoder
+from geomae.errors import BandMismatchError, CatalogError, ConfigError
 from geomae.training.signals import Stop
 from geomae.workflows.adapt_data import Domains
 from geomae.workflows.adapt_request import Request
+from geomae.workflows.apart import check_apart
 from geomae.workflows.embedding import Choice, Session
 from geomae.workflows.probe_embed import Embeddings, Loader, embed_all, load_trained, share_bands
 from geomae.workflows.probe_problem import Problem, read_problem
@@ -65,13 +67,27 @@ def plan_proof(session: Session, request: Request, domains: Domains) -> Plan:
     labelled = session.select([request.probe_train, request.probe_test])
     for one, option in zip(labelled, ("--probe-train", "--probe-test"), strict=True):
         labelled_side(one, session.catalog, CLASSIFICATION, option)
+    check_apart(labelled[0].index, labelled[1].index, f"--probe-train {labelled[0].name}")
     chosen = share_bands([*gap, *labelled])
-    both = set(units(labelled[0].index)) & set(units(labelled[1].index))
+    learned, tested = (set(units(one.index)) for one in labelled)
     asked = ProbeRequest(
-        session.common, request.probe_train, (request.probe_test,), (), cross_fit=CROSS_FIT if both else None,
+        session.common, request.probe_train, (request.probe_test,), (),
+        cross_fit=max(2, min(CROSS_FIT, len(learned))) if learned & tested else None,
         min_class_rows=request.min_class_rows,
     )  # fmt: skip
-    return Plan(tuple(chosen[: len(gap)]), read_problem(asked, chosen[len(gap) :], session.catalog))
+    try:
+        problem = read_problem(asked, chosen[len(gap) :], session.catalog)
+    except (CatalogError, ConfigError) as error:
+        raise type(error)(
+            f"--probe-train and --probe-test: {error}; or leave both out, and adapt without a probe"
+        ) from error
+    return Plan(tuple(chosen[: len(gap)]), problem)
+
+
+def check_proof(session: Session, plan: Plan, model: Path) -> None:
+    """Raise BandMismatchError or ConfigError for tiles that the model cannot embed, before it is trained."""
+    if plan.needed:
+        Loader(session, Choice(), plan.needed).load(parse_encoder(str(model)))
 
 
 def prove(

@@ -17,12 +17,8 @@ Boxes = NDArray[np.float64]
 
 def check_apart(one: TileIndex, other: TileIndex, where: str) -> None:
     """Raise ConfigError where tiles of `one` overlap tiles of `other` in the same file, of whatever data set."""
-    other_boxes = _boxes(other)
-    shared: list[str] = []
-    for file, (ids, box_T4) in _boxes(one).items():
-        if file in other_boxes:
-            hits = np.flatnonzero(_overlap(box_T4, other_boxes[file][1]).any(1))
-            shared += [ids[place] for place in hits]
+    ids = one.tiles["tile_id"].tolist()
+    shared = [ids[place] for place in np.flatnonzero(overlapping(one, other))]
     if shared:
         more = f" and {len(shared) - SHOWN} more" if len(shared) > SHOWN else ""
         raise ConfigError(
@@ -31,17 +27,31 @@ def check_apart(one: TileIndex, other: TileIndex, where: str) -> None:
         )
 
 
-def _boxes(index: TileIndex) -> Mapping[str, tuple[list[str], Boxes]]:
-    """By file the tiles and their boxes (T, 4), as shares of the scene: grids of one file may differ."""
-    found = {}
-    table = index.tiles
-    for scene in table["scene"].unique().tolist():
-        rows, grid = table[table["scene"] == scene], index.grids[scene]
+def overlapping(one: TileIndex, other: TileIndex) -> NDArray[np.bool_]:
+    """Which tiles (T,) of `one` share pixels of a file with a tile of `other`."""
+    found_T = np.zeros(len(one), dtype=bool)
+    other_boxes = _boxes(other)
+    for file, (places, box_T4) in _boxes(one).items():
+        if file in other_boxes:
+            found_T[places] |= _overlap(box_T4, other_boxes[file][1]).any(1)
+    return found_T
+
+
+def _boxes(index: TileIndex) -> Mapping[str, tuple[NDArray[np.int64], Boxes]]:
+    """By file the positions of tiles and their boxes (T, 4), as shares of the scene: grids of one file may differ.
+
+    Where bands lie in files of their own, a tile is in each of them.
+    """
+    found: dict[str, tuple[NDArray[np.int64], Boxes]] = {}
+    scene_T = index.tiles["scene"].to_numpy()
+    row_T, col_T, size_T = (index.tiles[name].to_numpy(np.float64) for name in ("row", "col", "size"))
+    for scene in np.unique(scene_T).tolist():
+        grid, here = index.grids[scene], np.flatnonzero(scene_T == scene)
         if grid is None:
             continue
-        row, col, size = (rows[name].to_numpy(np.float64) for name in ("row", "col", "size"))
+        row, col, size = row_T[here], col_T[here], size_T[here]
         box_T4 = np.stack([row / grid.height, col / grid.width, (row + size) / grid.height, (col + size) / grid.width])
-        found[index.source.scenes[scene].files[0]] = (rows["tile_id"].tolist(), box_T4.T)
+        found |= dict.fromkeys(index.source.scenes[scene].files, (here, box_T4.T))
     return found
 
 

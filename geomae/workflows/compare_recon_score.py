@@ -91,7 +91,7 @@ def score(
     """
     drawn = np.sort(generator(seed, "comparison tiles", selected.name).permutation(len(selected.index))[:most])
     index = selected.index.take(drawn)
-    reader = TileReader(index)
+    reader = TileReader(index, bands=[band.name for band in selected.imagery.bands])
     bands = tuple(selected.imagery.bands[place] for place in fitted.bands)
     range_C = torch.from_numpy(data_range(selected, fitted)).to(device)
     places = list(fitted.bands)

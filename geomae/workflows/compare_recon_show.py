@@ -69,7 +69,7 @@ def draw_panels(
     unit, bands = scores.selected.imagery.unit, scores.bands
     places = list(scores.fitted.bands)
     for why, index in _chosen(scores, labels[0], mask, show, seed):
-        reader = TileReader(index)
+        reader = TileReader(index, bands=[band.name for band in scores.selected.imagery.bands])
         found = list(batches(reader, scores.fitted.cell, [mask], seed, device))
         if not found:  # a tile that was named, with too few valid cells to be compared
             continue

@@ -30,7 +30,7 @@ class Spectrum:
         values = [pixels.of_band(place) for place in range(pixels.values_NPC.shape[2])]
         known = [one if len(one) else np.array([np.nan]) for one in values]
         mean, std = (np.array([getattr(one, name)() for one in known]) for name in ("mean", "std"))
-        return cls(mean, std, pixels.valid_NPC.mean((0, 1)))
+        return cls(mean, std, pixels.valid_NPC.sum((0, 1)) / pixels.looked_at)
 
 
 @dataclass(frozen=True)

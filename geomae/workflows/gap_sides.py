@@ -100,7 +100,7 @@ def read_pixels(side: Side, progress: Callable[[str, int, int], None]) -> Pixels
         values.append(pixels_CHW[:, ::step, ::step].reshape(len(pixels_CHW), -1).T)
         valid.append(valid_CHW[:, ::step, ::step].reshape(len(valid_CHW), -1).T)
         progress(f"reading pixels of {side.name}", position + 1, len(reader))
-    return Pixels(_stacked(values), _stacked(valid), side.unit_T)
+    return Pixels(_stacked(values), _stacked(valid), side.unit_T, sum(map(len, values)))
 
 
 def _stacked(tiles: Sequence[NDArray[Kind]]) -> NDArray[Kind]:

@@ -45,10 +45,21 @@ datasets:
   one:
     <<: *land
     where: "first == 'yes'"
+  halved:
+    <<: *land
+    windows: null
+    tile: {size: 16, stride: 8}
+    table: {path: scenes.csv, key: scene}
+    label: null
+    group: null
   thermal:
     <<: *land
     sensor: [{name: lwir11, wavelength_um: 10.9, fwhm_um: 0.6}]
     bands: [lwir11, null, null, null]
+  dim:
+    <<: *land
+    sensor: [{name: lwir12, wavelength_um: 12.0, fwhm_um: 0.6}]
+    bands: [lwir12, null, null, null]
 """
 KINDS = ("crop", "water")
 FEW = ("batch=8", "eval_every=2", "save_every=2")
@@ -80,6 +91,7 @@ def land(tmp_path_factory) -> Path:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+    (folder / "scenes.csv").write_text("scene,season\n" + "".join(f"s{number},any\n" for number in range(6)))
     return write_catalog(folder, CATALOG)
 
 
@@ -215,12 +227,46 @@ def test_a_sensor_that_the_model_does_not_know_becomes_its_first(land, begun, tr
     assert old == load_model(begun).sensors[0]
 
 
+def test_with_source_and_target_unknown_the_target_s_sensor_is_the_first(land, begun, tracking_uri, tmp_path):
+    wishes = {"target": "thermal[season=brown]", "source": "dim[season=green]", "method": "norm", "steps": 2}
+    assert adapt.run(request(land, begun, tmp_path / "out", tracking_uri, **wishes, replay=0.5)) == 0
+    assert [one.bands[0].name for one in load_model(tmp_path / "out" / "model").sensors[:2]] == ["lwir11", "lwir12"]
+    before = load_model(tmp_path / "out" / "before")  # which knows both, so that nothing but the weights differs
+    assert [one.bands[0].name for one in before.sensors[:2]] == ["lwir11", "lwir12"]
+    weights = load_model(begun).mae.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in before.mae.state_dict().items())
+
+
+def test_tiles_that_overlap_held_out_ones_are_told_of(land, begun):
+    from geomae.catalog import open_catalog
+    from geomae.config import PretrainConfig
+    from geomae.workflows.adapt_data import read_domains
+    from geomae.workflows.apart import overlapping
+    from geomae.workflows.console import Screen
+    from geomae.workflows.selected import select
+
+    (one,) = select(open_catalog(land), ["halved"], Screen(False))
+    domains = read_domains(load_model(begun), [one], PretrainConfig(), 0)
+    assert any("overlap held-out ones, which flatters" in note for note in domains.notes)
+    (one,) = select(open_catalog(land), [BROWN], Screen(False))
+    domains = read_domains(load_model(begun), [one], PretrainConfig(), 0)
+    assert not any("held-out" in note for note in domains.notes)
+    assert not overlapping(domains.target.training.reader.index, domains.target.held.reader.index).any()
+
+
 BAD = {
     "itself": ({"source": BROWN}, ConfigError, [BROWN, "as source and as target"]),
     "overlap": ({"source": "noise"}, ConfigError, ["--source noise", "48 of its tiles", "s3", "share no pixels"]),
     "too few": ({"target": "one"}, CatalogError, ["one", "1 usable tile,", "too few to hold some out"]),
     "no labels": (
         {"probe_train": GREEN, "probe_test": "bare[season=brown]"}, CatalogError, ["--probe-test", "has a label"],
+    ),
+    "labels of the target": (
+        {"probe_train": "land", "probe_test": BROWN}, ConfigError, ["--probe-train land", "48 of its tiles overlap"],
+    ),
+    "a class of one side": (
+        {"probe_train": "land[label=crop,season=green]", "probe_test": BROWN}, CatalogError,
+        ["--probe-train and --probe-test: ", "leave both out"],
     ),
     "half a probe": ({"probe_train": GREEN}, ConfigError, ["--probe-train and --probe-test"]),
     "replay": ({"replay": 0.3}, ConfigError, ["--replay 0.3", "--source"]),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,10 @@ datasets:
     windows: {table: windows.csv, key: scene, row: row, col: col, size: 16}
     label: {column: label}
     group: {column: site}
+  stored:
+    <<: *fields
+    path: stored/*.tif
+    bands: [nir, red, green, blue]
   thermal:
     <<: *fields
     sensor: [{name: lwir11, wavelength_um: 10.9, fwhm_um: 0.6}]
@@ -70,6 +75,8 @@ def fields(tmp_path_factory) -> Path:
             place = (5.0, 0.0, 400_000.0 + 1000 * site, 0.0, -5.0, 5_000_000.0)
             name = f"{season}{site}"
             write_cog(folder / "scenes" / f"{name}.tif", pixels.astype(np.uint16), crs="EPSG:32632", transform=place)
+            turned = pixels.astype(np.uint16)[[3, 0, 1, 2]]
+            write_cog(folder / "stored" / f"{name}.tif", turned, crs="EPSG:32632", transform=place)
             for row, col in np.ndindex(2, 2):
                 label = "crop" if level[3, row, col] > 1900 else "tree"
                 rows.append({"scene": name, "row": 16 * row, "col": 16 * col, "season": season, "label": label,
@@ -190,6 +197,17 @@ def test_embeddings_that_are_not_finite(request_for, tmp_path):
     assert not (tmp_path / "out/gap.json").exists()
 
 
+def test_errors_are_of_the_same_bands_however_they_are_stored(request_for, tmp_path):
+    model, found = save(tmp_path / "mine" / "model"), []
+    for number, target in enumerate((BROWN, "stored[season=brown]")):
+        asked = request_for(target=target, encoders=(str(model),), baselines=False)
+        assert gap.run(replace(asked, common=replace(asked.common, out=tmp_path / str(number)))) == 0
+        rows = json.loads((tmp_path / str(number) / "gap.json").read_text(encoding="utf-8"))["rows"]
+        found.append({(row["measure"], row["band"]): row["value"] for row in rows})
+    for measure in ("reconstruction_rmse_target", "reconstruction_ratio", "mmd2"):
+        assert found[0][measure, ""] == pytest.approx(found[1][measure, ""], rel=1e-4), measure
+
+
 WRONG = [
     ({"target": GREEN}, ConfigError, ["--source and --target are both", "between two domains"]),
     ({"source": "fields"}, ConfigError, ["--source fields: 32 of its tiles overlap", "(brown0:0:0, ", "and 29 more"]),
@@ -239,7 +257,7 @@ def test_halves_of_a_season_are_alike_and_seasons_are_not(shared_data):
     def part(number, places):
         one = pixels[number]
         group = [one.group_N[place] for place in places]
-        return rows[number][places], Pixels(one.values_NPC[places], one.valid_NPC[places], group)
+        return rows[number][places], Pixels(one.values_NPC[places], one.valid_NPC[places], group, one.looked_at)
 
     rejected = 0
     for seed in range(20):

@@ -32,6 +32,11 @@ def test_the_share_is_told_with_a_paired_interval():
     assert low < found["share_closed"].value < high
 
 
+def test_without_two_tiles_of_a_class_there_is_no_oracle():
+    tile = np.arange(2)
+    assert cross_fitted(np.eye(2), tile, tile, 2) is None
+
+
 def test_few_groups_carry_no_interval_and_no_gap_has_no_share():
     label_T, group_T, predicted = sides(groups=4)
     assert compare(predicted, label_T, group_T, MEASURE, 0, DERIVED)["change"].interval is None

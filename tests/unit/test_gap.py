@@ -69,6 +69,17 @@ def test_figures_are_those_of_a_direct_computation_for_every_deal(paired):
         assert found[2][number] == pytest.approx(direct_angle(first, second), rel=1e-6)
 
 
+def test_of_too_few_tiles_nothing_is_invented():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(3, 8)), rng.normal(size=(3, 8))
+    figures = {one.measure: one for one in embedding_gap(x, range(3), y, range(3, 6), 0)}
+    assert figures["mmd2"].null_value is None  # halves of three tiles: one has a single tile
+    assert "subspace_angle" not in figures
+    rows = np.concatenate([x, y])
+    cells = Cells.of(range(3), range(3, 6))
+    assert np.isfinite(squared_mmd(rows, cells, 1.0)(cells.observed())).all()
+
+
 def test_groups_stay_whole_and_pairs_swap_within_themselves():
     cells = Cells.of(["a", "a", "b", "c", "d", "e", "f", "g"], ["a", "b", "b", "c", "d", "e", "f", "x", "y"])
     deals = cells.permuted(1)
@@ -164,7 +175,7 @@ def scenes(groups, seed=0, shift=0.0, tiles=4, pixels=50, bands=2, spread=0.02):
     level = 0.2 + spread * np.random.default_rng(9).normal(size=(groups, bands))
     values = level[group][:, None] + shift + 0.03 * rng.normal(size=(len(group), pixels, bands))
     valid = rng.random(values.shape) < 0.9
-    return Pixels(np.where(valid, values, 99).astype(np.float32), valid, group.tolist())
+    return Pixels(np.where(valid, values, 99).astype(np.float32), valid, group.tolist(), valid[..., 0].size)
 
 
 def test_differences_of_pixels_are_those_of_a_direct_computation():
