@@ -1,5 +1,6 @@
 """`geomae adapt`: a model learns the unlabelled tiles of a domain, and what came of it is measured, start to end."""
 
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -184,7 +185,8 @@ def _print(run_: AnalysisRun, outcome: Outcome) -> None:
         "RMSE on held-out tiles, mean over bands", ["", "before", "after", "%", *map(name_of, BASELINES)], rows
     )
     for name, target in outcome.proof.target.items():
-        run_.screen.result(f"probe {name}: {target.value:.3f}")
+        value = "unknown, the oracle is hardly better" if math.isnan(target.value) else f"{target.value:.3f}"
+        run_.screen.result(f"probe {name}: {value}")
 
 
 def _describe(session: Session, domains: Domains, config: AdaptConfig, share: Share) -> None:
