@@ -28,8 +28,7 @@ def steps(study: Study) -> None:
     """A model of the source, adapted to the target; the gap between the two in both models, and the probe."""
     asked = study.arguments
     labelled = (asked.probe_train, asked.probe_test)
-    before = study.model()
-    models = {"before": before, "after": study.adapt(before, *labelled)}
+    models = study.adapt(study.model(), *labelled)
     study.gap(models)
     study.probe("probe", *labelled, models)
 

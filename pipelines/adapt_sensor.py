@@ -32,8 +32,7 @@ def main() -> None:
 def steps(study: Study) -> None:
     """A model of the source's sensor, adapted to the target's; the gap in both models, and the tables."""
     labelled = (study.arguments.probe_train, study.arguments.probe_test)
-    before = study.model("embedding=spectral")
-    models = {"before": before, "after": study.adapt(before)}
+    models = study.adapt(study.model("embedding=spectral"))
     study.gap(models)
     study.probe("probe-shared-bands", *labelled, models)
     study.probe("probe-all-bands", *labelled, models, own_bands=True)

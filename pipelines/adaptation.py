@@ -16,6 +16,7 @@ from geomae.catalog import parse_selector
 from geomae.cli import leave
 from geomae.files import read_json
 from geomae.workflows import adapt, adapt_request, gap, gap_request, pretrain, pretrain_job, probe, probe_request
+from geomae.workflows.adapt_proof import AFTER, BEFORE
 from geomae.workflows.analysis_run import OPENING_S, AnalysisRun, Common
 from geomae.workflows.console import Screen
 from pipelines.adaptation_options import check, training_changes
@@ -52,10 +53,11 @@ class Study:
         self._done(pretrain.run(replace(request, resume=folder) if begun else replace(request, out=folder)))
         return str(folder / "model")
 
-    def adapt(self, model: str, probe_train: str | None = None, probe_test: str | None = None) -> str:
-        """The model, adapted to the target, with some steps of the source where there is one, against forgetting.
+    def adapt(self, model: str, probe_train: str | None = None, probe_test: str | None = None) -> dict[str, str]:
+        """The model before and after it learned the target, with some steps of the source where there is one.
 
-        With labelled tiles of both the proof tells the share of the gap that was closed.
+        With labelled tiles of both the proof tells the share of the gap that was closed. Before and after know the same
+        sensors by the same statistics, so that nothing but the weights differs.
         """
         asked = self.arguments
         request = adapt_request.Request(
@@ -64,7 +66,9 @@ class Study:
         )  # fmt: skip
         self._done(adapt.run(request))
         self._say("adapt", read_json(self.run.out / "adapt" / "adaptation.json")["verdict"])
-        return str(self.run.out / "adapt" / "model")
+        out = self.run.out / "adapt"
+        begun = out / BEFORE
+        return {BEFORE: str(begun) if begun.is_dir() else model, AFTER: str(out / "model")}
 
     def gap(self, models: Mapping[str, str]) -> None:
         """How far source and target are apart in the embeddings of each model."""

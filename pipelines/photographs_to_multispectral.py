@@ -38,7 +38,7 @@ def steps(study: Study) -> None:
     said = {"heads": asked.heads, "decoder_heads": asked.decoder_heads, "norm_eps": asked.norm_eps}
     rgb = photographs(asked.weights, out / "photographs", asked.seed, **said, target=asked.normalised)
     before = str(in_bands(rgb, asked.catalog, asked.target, out / "statistics", out / "before"))
-    models = {"before": before, "after": study.adapt(before, asked.probe_train, asked.probe_test)}
+    models = study.adapt(before, asked.probe_train, asked.probe_test)
     study.probe("probe", asked.probe_train, asked.probe_test, models, align=())
 
 

@@ -29,10 +29,10 @@ class Figure:
 
 
 def cross_fitted(embedding_TD: NDArray[np.floating], label_T: Codes, group_T: Codes, classes: int) -> Codes | None:
-    """The class (T,) of each tile by a linear probe that saw the labels of other groups; None for a single group,
-    and where no class has two tiles.
+    """The class (T,) of each tile by a linear probe that saw the labels of other groups.
 
-    The strength is the best one for these very tiles. That flatters a little, as it should what others are measured by.
+    None for a single group, and where no class has two tiles. The strength is the best one for these very tiles. That
+    flatters a little, as it should what others are measured by.
     """
     groups, counts = len(np.unique(group_T)), np.unique(label_T, return_counts=True)[1]
     if groups < 2 or counts.max() < 2:

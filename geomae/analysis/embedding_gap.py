@@ -31,8 +31,7 @@ def embedding_gap(
 
     A group that occurs in both domains is a pair. Of more than 1,500 tiles of a domain as many are drawn. The proxy
     A-distance is left out where a domain has too few groups for folds, and the angle where there are too few tiles for
-    an axis. Raises EmbeddingError for embeddings that are
-    not finite, and for domains of fewer than two tiles.
+    an axis. Raises EmbeddingError for embeddings that are not finite, and for domains of fewer than two tiles.
     """
     check_embeddings(source_ND, "source")
     check_embeddings(target_MD, "target")

@@ -158,6 +158,8 @@ def _leave(
     """Pictures, report, summary."""
     labels, seed = [one.label for one in candidates], command.common.seed
     panels = [panel for one in scores for panel in draw_panels(command.out, one, labels, masks[0], show, seed, device)]
+    for tile_id in sorted({*show.tile_ids} - {panel.why for panel in panels}):
+        command.screen.say(f"--show {tile_id}: has too few valid cells to be hidden and shown, so there is no picture")
     outcome = Outcome(catalog, candidates, scores, masks, *tables, panels, seed)
     files = [command.out / VALUES, command.out / DIFFERENCES, *(panel.path for panel in panels)]
     files += [*write_report(command.out, outcome, maps), *maps]

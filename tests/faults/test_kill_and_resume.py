@@ -110,11 +110,11 @@ def test_killed_while_saving_and_between(kills, tmp_path, tiny_catalog, tracking
     assert not list(training.out.rglob(".unfinished-*"))
 
 
-@pytest.mark.slow
-def test_killed_in_two_processes(tmp_path, tiny_catalog, tracking_uri, sixty_steps):
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_in_two_processes(kills, tmp_path, tiny_catalog, tracking_uri, sixty_steps):
     """Only the first process is killed: the second must not stay behind."""
     training = Training(tmp_path, tiny_catalog, tracking_uri, devices=2)
-    assert len(killed_and_resumed(training, 20, seed=2)) >= 20
+    assert len(killed_and_resumed(training, kills, seed=2)) >= kills
     assert state(training.out) == state(sixty_steps(2))
     assert losses(training.out) == losses(sixty_steps(2))
 

@@ -88,12 +88,7 @@ def remove_file(run):
     return [], [f"{path.parent}: is incomplete, optimizer.safetensors is missing", f"remove {path.parent} to"]
 
 
-SLOW = pytest.mark.slow
-
-
-@pytest.mark.parametrize(
-    "spoil", [pytest.param(spoil_catalogue, marks=SLOW), pytest.param(spoil_file, marks=SLOW), remove_file]
-)
+@pytest.mark.parametrize("spoil", [spoil_catalogue, spoil_file, remove_file])
 def test_the_command_refuses_to_go_on_with(spoil, geomae, finished, tmp_path):
     shutil.copytree(finished, tmp_path / "copy")
     folder = unfinished(tmp_path / "copy")

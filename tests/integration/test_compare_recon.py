@@ -312,6 +312,20 @@ def test_scenes_without_a_crs_give_everything_but_maps(tracking_uri, models, tmp
     assert (tmp_path / "out" / "reconstruction.csv").is_file() and not list((tmp_path / "out").glob("*.tif"))
 
 
+def test_a_tile_that_cannot_be_shown_is_told_of(tracking_uri, tmp_path, capsys):
+    from geomae.rasters import write_cog
+
+    pixels = np.random.default_rng(0).integers(500, 4000, (4, 16, 32)).astype(np.uint16)
+    pixels[:, 8:13, :16] = 0  # of the first tile's four cells of 8 pixels all but one are valid to less than half
+    pixels[:, :5, 8:16] = 0
+    write_cog(tmp_path / "scenes" / "s0.tif", pixels)
+    catalog = write_catalog(tmp_path, changed_catalog("    offset: 0", "    offset: 0\n    nodata: 0"))
+    asked = request(catalog, ["baseline:mean"], tmp_path / "out", tracking_uri, show="s0:0:0,s0:0:16", ratios="0.5")
+    run(Request(**vars(asked) | {"common": Common(**vars(asked.common) | {"quiet": False})}))
+    assert "--show s0:0:0: has too few valid cells" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").glob("panel_*")] == ["panel_tiny_s0_0_16.png"]
+
+
 def test_a_dry_run_writes_nothing(tiny_catalog, models, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     named = [word for model in models for word in ("--model", model)]

@@ -185,7 +185,6 @@ def test_two_processes_give_the_bytes_of_one(geomae, many, tmp_path):
     assert store_digest(tmp_path / "out" / "embeddings.zarr") == whole
 
 
-@pytest.mark.slow
 def test_stopped_by_a_signal_it_can_be_gone_on_with(many, tracking_uri, tmp_path):
     asked, whole = many
     out = tmp_path / "out"

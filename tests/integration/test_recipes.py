@@ -130,7 +130,6 @@ def test_a_sensor_is_probed_in_shared_and_in_all_bands(region, land, tracking_ur
     assert [one.partition(":")[0] for one in said] == ["adapt", "gap", "probe-shared-bands", "probe-all-bands"]
 
 
-@pytest.mark.slow
 def test_photographs_become_a_model_of_the_bands(land, tracking_uri, shared_parity):
     asked = ("--target", "land@train", "--probe-train", "land@train", "--probe-test", "land@test", *ADAPTED)
     asked += ("--weights", shared_parity / "mae_tiny.pth", "--heads", 3, "--decoder-heads", 4, "--norm-eps", 1e-5)

@@ -12,7 +12,7 @@ from rasterio.transform import Affine
 from rasterio.warp import Resampling, reproject
 
 from geomae.errors import RasterError, StorageError
-from geomae.rasters import Grid, Window, read_labels, write_cog
+from geomae.rasters import Grid, Window, cog_in_strips, read_labels, write_cog
 
 GRID = Grid(12, 12, 10.0, "EPSG:32633", (10.0, 0.0, 500_000.0, 0.0, -10.0, 5_300_000.0))
 WHOLE = Window(0, 0, 12, 12)
@@ -174,3 +174,30 @@ def test_no_room_on_the_disk_is_said_and_leaves_nothing(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
         write_cog(tmp_path / "file" / "a.tif", np.ones((1, 4, 4), "uint8"))
+
+
+def test_a_cog_in_strips_is_that_of_the_whole(tmp_path):
+    pixels = np.random.default_rng(0).normal(size=(2, 300, 520)).astype(np.float32)
+    write_cog(tmp_path / "whole.tif", pixels, crs="EPSG:32632", transform=(5, 0, 4e5, 0, -5, 5e6), nodata=float("nan"))
+    with rasterio.open(tmp_path / "whole.tif") as file:
+        expected, crs = file.read(), file.crs.to_string()
+        overview = file.read(out_shape=(2, 150, 260))
+        transform = tuple(file.transform)[:6]
+    grid = Grid(300, 520, 5.0, crs, transform)
+    with cog_in_strips(tmp_path / "strips.tif", grid, descriptions=["a", "b"], unit="reflectance") as write:
+        for row in range(0, 256, 64):
+            write(row, pixels[:, row : row + 64])
+    with rasterio.open(tmp_path / "strips.tif") as file:
+        assert (file.crs, tuple(file.transform)[:6], file.descriptions) == (crs, transform, ("a", "b"))
+        assert file.units == ("reflectance", "reflectance") and file.overviews(1)
+        assert np.array_equal(file.read()[:, :256], expected[:, :256])
+        assert np.isnan(file.read()[:, 256:]).all()  # which was never written
+        assert np.array_equal(file.read(out_shape=(2, 150, 260))[:, :128], overview[:, :128])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["strips.tif", "whole.tif"]
+
+
+def test_a_cog_in_strips_that_fails_leaves_nothing(tmp_path):
+    grid = Grid(16, 16, 5.0, "EPSG:32632", (5, 0, 4e5, 0, -5, 5e6))
+    with pytest.raises(ZeroDivisionError), cog_in_strips(tmp_path / "a.tif", grid, descriptions=["a"], unit="1"):
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
