@@ -14,6 +14,17 @@ ROOT = Path(__file__).parents[1]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """A change that is meant shows as a diff of a file in tests/golden, which this option writes."""
+    parser.addoption("--rewrite-golden", action="store_true", help="write the files of tests/golden anew")
+
+
+@pytest.fixture(scope="session")
+def rewrite_golden(pytestconfig: pytest.Config) -> bool:
+    """Whether the files of tests/golden are written instead of compared."""
+    return bool(pytestconfig.getoption("--rewrite-golden"))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real satellite data beside the project."""
