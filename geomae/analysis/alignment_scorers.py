@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from geomae.analysis.linear_probe import Codes, LinearProbe, fit_path, one_hot
+from geomae.analysis.linear_probe import LinearProbe, fit_path, one_hot
 from geomae.analysis.logistic import LOOSE
-from geomae.analysis.scores import Floats, balanced_accuracy, confusion
+from geomae.analysis.scores import Codes, Floats, balanced_accuracy, confusion
 from geomae.analysis.skada_maps import skada_settings
 
 CIRCULAR, ENTROPY, DENSITY = SCORERS = ("circular_validation", "prediction_entropy", "soft_neighborhood_density")

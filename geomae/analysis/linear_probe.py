@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from geomae.analysis.logistic import LOOSE, TIGHT, Floats, Logistic
-from geomae.analysis.scores import balanced_accuracy, confusion
+from geomae.analysis.logistic import LOOSE, TIGHT, Logistic
+from geomae.analysis.scores import Codes, Floats, balanced_accuracy, confusion
 
-Codes = NDArray[np.int64]
 Folds = Sequence[tuple[Codes, Codes]]
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 

@@ -5,10 +5,10 @@ T rows, D features, K classes, E directions of the features that carry anything
 
 import numpy as np
 from numpy.linalg import eigh, svd
-from numpy.typing import NDArray
 from scipy.optimize import minimize  # type: ignore[import-untyped]
 
-Floats = NDArray[np.float64]
+from geomae.analysis.scores import Floats
+
 CURVATURE = 0.25  # of the logistic loss at most (Böhning 1992), so that no step is too long
 TINY = 1e-12  # share of the largest eigenvalue below which a direction is rounding
 LOOSE, TIGHT = 1e-4, 1e-6  # largest slope at the end; loose changes no prediction at strengths that generalise

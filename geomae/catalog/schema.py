@@ -5,8 +5,27 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from geomae.catalog import parts
-from geomae.catalog.parts import NAME_PATTERN, Number, Text
+from geomae.catalog.parts import (
+    NAME_PATTERN,
+    Bands,
+    Domain,
+    Group,
+    Label,
+    Mask,
+    NodataValues,
+    Number,
+    Paths,
+    PerBand,
+    Sample,
+    SensorEntry,
+    Split,
+    Table,
+    Text,
+    Tile,
+    Torchgeo,
+    TorchgeoEntry,
+    Windows,
+)
 from geomae.catalog.strict import Strict, refuse
 from geomae.catalog.where import parse_filter
 from geomae.errors import CatalogError, nearest
@@ -40,29 +59,27 @@ class DatasetEntry(Strict):
     reserved: ClassVar[Mapping[str, str]] = RESERVED
 
     description: str | None = Field(None, description="free text")
-    path: parts.Paths | None = Field(None, description="file, glob or list; with {band} one file per band")
-    torchgeo: parts.TorchgeoEntry | None = Field(
-        None, description="class of torchgeo.datasets: a name, or class and args"
-    )
+    path: Paths | None = Field(None, description="file, glob or list; with {band} one file per band")
+    torchgeo: TorchgeoEntry | None = Field(None, description="class of torchgeo.datasets: a name, or class and args")
     args: dict[str, Any] | None = Field(None, description="arguments of the torchgeo class, if that is a name")
-    sample: parts.Sample | None = Field(None, description="the generated landscape")
-    sensor: parts.SensorEntry | None = Field(None, description="name of a known sensor, or inline bands")
-    bands: parts.Bands | None = Field(None, description="stored order, null skips one; or name: token for {band}")
+    sample: Sample | None = Field(None, description="the generated landscape")
+    sensor: SensorEntry | None = Field(None, description="name of a known sensor, or inline bands")
+    bands: Bands | None = Field(None, description="stored order, null skips one; or name: token for {band}")
     unit: Annotated[str, AfterValidator(_checked_unit)] | None = Field(
         None, description="unit of scaled values; default the sensor's", json_schema_extra={"enum": [*UNITS, None]}
     )
-    scale: parts.PerBand | None = Field(None, description="physical = stored x scale + offset; a number, or by band")
-    offset: parts.PerBand | None = Field(None, description="in the unit; a number, or by band")
+    scale: PerBand | None = Field(None, description="physical = stored x scale + offset; a number, or by band")
+    offset: PerBand | None = Field(None, description="in the unit; a number, or by band")
     gsd_m: Annotated[Number, Field(gt=0)] | None = Field(None, description="grid of the tiles; default: the finest")
-    nodata: parts.NodataValues | None = Field(None, description="stored values that are no measurement; [] for none")
-    mask: parts.Mask | None = None
-    tile: parts.Tile | None = None
-    windows: parts.Windows | None = None
-    table: parts.Table | None = None
-    label: parts.Label | None = None
-    split: parts.Split | None = None
-    group: parts.Group | None = None
-    domain: parts.Domain | None = Field(None, description="a name, or a column")
+    nodata: NodataValues | None = Field(None, description="stored values that are no measurement; [] for none")
+    mask: Mask | None = None
+    tile: Tile | None = None
+    windows: Windows | None = None
+    table: Table | None = None
+    label: Label | None = None
+    split: Split | None = None
+    group: Group | None = None
+    domain: Domain | None = Field(None, description="a name, or a column")
     where: Annotated[Text, AfterValidator(_checked_filter)] | None = Field(None, description="filter over attributes")
     remote: bool = Field(False, description="allow s3, gs, https and downloads")
     outside: bool = Field(False, description="allow paths that leave the catalogue's folder")
@@ -110,10 +127,10 @@ class DatasetEntry(Strict):
         return any(BAND in path for path in self.paths)
 
     @property
-    def torchgeo_source(self) -> parts.Torchgeo | None:
+    def torchgeo_source(self) -> Torchgeo | None:
         """The class and its arguments, in whichever way they were written."""
         if isinstance(self.torchgeo, str):
-            return parts.Torchgeo.model_validate({"class": self.torchgeo, "args": self.args or {}})
+            return Torchgeo.model_validate({"class": self.torchgeo, "args": self.args or {}})
         return self.torchgeo
 
     @property

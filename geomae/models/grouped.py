@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from geomae.models.embedding import HEAD_GAIN
-
-Groups = tuple[tuple[int, ...], ...]
+from geomae.sensors.groups import Groups
 
 
 class GroupedEmbedding(nn.Module):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Groups = tuple[tuple[int, ...], ...]  # the bands of each group, by their place among the model's bands
+from geomae.sensors.groups import Groups
 
 
 @dataclass(frozen=True)

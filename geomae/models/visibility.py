@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from geomae.models.patches import take
-
-Groups = tuple[tuple[int, ...], ...]
+from geomae.sensors.groups import Groups
 
 
 def seen_and_hidden(

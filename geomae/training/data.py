@@ -11,8 +11,8 @@ import numpy as np
 from geomae.catalog import Catalog, Selector
 from geomae.config import PretrainConfig
 from geomae.files import digest
-from geomae.models.masking import Groups
 from geomae.models.standardise import SensorRecord
+from geomae.sensors.groups import Groups
 from geomae.tiles.index import TileIndex, build_index
 from geomae.tiles.reader import TileReader
 from geomae.tiles.splitting import validation_tiles

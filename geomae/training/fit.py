@@ -6,9 +6,10 @@ import numpy as np
 
 from geomae.config import PretrainConfig
 from geomae.errors import BandMismatchError, CatalogError, ConfigError
-from geomae.models.masking import Groups, usable_patches, visible_count
+from geomae.models.masking import usable_patches, visible_count
 from geomae.models.windows import check_window
 from geomae.sensors import Band, band_groups
+from geomae.sensors.groups import Groups
 from geomae.tiles.index import TileIndex
 from geomae.tiles.reader import TileReader
 from geomae.training.records import index_gsd_m, sensor_key

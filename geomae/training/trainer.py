@@ -11,7 +11,8 @@ from torch import Tensor
 
 from geomae.config import PretrainConfig
 from geomae.models.mae import MaskedAutoencoder
-from geomae.models.masking import Groups, MaskRules
+from geomae.models.masking import MaskRules
+from geomae.sensors.groups import Groups
 from geomae.tiles.loader import Draw
 from geomae.training import checkpoints
 from geomae.training.checkpoints import Progress

@@ -12,10 +12,9 @@ from geomae.catalog import Catalog, open_catalog, resolve_selectors
 from geomae.errors import StorageError
 from geomae.files import read_json, write_json
 from geomae.tracking import DatasetRecord, Tracker, flatten, resolve_uri, start_run
-from geomae.workflows import run_folder
 from geomae.workflows.console import Screen
 from geomae.workflows.provenance import child_of, commit
-from geomae.workflows.run_folder import RunFolder
+from geomae.workflows.run_folder import RunFolder, check_new, default_out, lock, make
 
 OPENING_S = 100.0  # MLflow's import alone takes long on a busy machine; a store that fails is not waited for
 
@@ -108,9 +107,9 @@ class AnalysisRun:
         if record.is_file():
             self._check_same(read_json(record))
         else:
-            run_folder.check_new(self.out)
-            run_folder.make(self.out, self.asked)
-        self._stack.enter_context(run_folder.lock(self.folder))
+            check_new(self.out)
+            make(self.out, self.asked)
+        self._stack.enter_context(lock(self.folder))
         return self
 
     def __exit__(
@@ -153,4 +152,4 @@ def check_selectors(common: Common, *texts: Sequence[str]) -> None:
 
 def output_folder(command: str, out: Path | None) -> Path:
     """The folder that a command writes to: what the user chose, else a new one named by the time."""
-    return (out or run_folder.default_out(command)).absolute()
+    return (out or default_out(command)).absolute()
