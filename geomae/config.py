@@ -143,6 +143,30 @@ class PretrainConfig(Frozen, strict=True):
             raise ValueError(f"decoder: {who} has a decoder of its own; leave its options out")
 
 
+class AdaptConfig(Frozen, strict=True):
+    """Everything that decides what `geomae adapt` computes, beside the model and the tiles."""
+
+    method: Literal["full", "last-blocks", "lora", "norm"] = Field("lora", description="which weights learn")
+    rank: int = Field(8, gt=0, description="of the corrections of method lora")
+    blocks: int | None = Field(
+        None, ge=0, description="last blocks of the encoder that learn in full; default 1 of last-blocks, 0 of lora"
+    )
+    replay: float = Field(0.25, ge=0, lt=1, description="share of the steps that take source tiles")
+    rate: float | None = Field(None, gt=0, description="learning rate for 256 tiles a step; default that of the method")
+    masking: Masking = Masking()
+    data: Data = Data(validation=0.2)  # of a target, which is often small, a tenth says little
+    steps: int = Field(200, gt=0, description="optimizer steps, unless it is stopped early")
+    batch: int = Field(32, gt=0, description="tiles per step")
+    eval_every: int = Field(20, gt=0, description="steps between validations on held-out target tiles")
+    patience: int = Field(3, gt=0, description="validations without a new best after which it is stopped")
+    save_every: int = Field(100, gt=0, description="steps between checkpoints")
+
+    @property
+    def whole_blocks(self) -> int:
+        """Last blocks that learn in full: a whole one and corrections of rank 8 are more than a tenth of `tiny`."""
+        return self.blocks if self.blocks is not None else int(self.method == "last-blocks")
+
+
 Config = TypeVar("Config", bound=Frozen)
 
 

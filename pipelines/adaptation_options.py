@@ -4,9 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from geomae.config import PretrainConfig, load_config
+from geomae.config import AdaptConfig, PretrainConfig, load_config
 from geomae.errors import ConfigError
-from geomae.training.adaptation import AdaptConfig
 from geomae.workflows.analysis_run import Common, check_selectors
 
 

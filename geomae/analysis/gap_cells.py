@@ -3,7 +3,7 @@
 N tiles, C cells (the tiles of one group in one domain), R deals
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import comb
 from typing import Any
@@ -36,6 +36,9 @@ class Deals:
     def take(self, rows: slice) -> "Deals":
         """Some of the deals."""
         return Deals(self.first_RC[rows], self.second_RC[rows])
+
+
+Measure = Callable[[Deals], Doubles]  # a figure of each deal
 
 
 @dataclass(frozen=True)

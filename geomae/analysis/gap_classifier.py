@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf_shrinkage
 
-from geomae.analysis.gap_cells import Cells, Codes, Deals, Doubles
-from geomae.analysis.gap_measures import Measure
+from geomae.analysis.gap_cells import Cells, Codes, Deals, Doubles, Measure
 from geomae.analysis.linear_probe import Scale
 
 MOST_FOLDS = 10

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomae.analysis.gap_cells import Cells, Deals, Doubles, holm, p_value
-from geomae.analysis.gap_measures import Measure
+from geomae.analysis.gap_cells import Cells, Deals, Doubles, Measure, holm, p_value
 
 Prepare = Callable[[NDArray[Any], Cells], Measure]
 DEALS_AT_ONCE = 250

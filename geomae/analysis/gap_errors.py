@@ -5,9 +5,8 @@ N tiles of the source, M of the target, C bands, X sides of deals or one side
 
 import numpy as np
 
-from geomae.analysis.gap_cells import Cells, Doubles
+from geomae.analysis.gap_cells import Cells, Doubles, Measure
 from geomae.analysis.gap_contrast import Contrast, GapFigure, between_sums
-from geomae.analysis.gap_measures import Measure
 
 ON_SOURCE, ON_TARGET, RATIO = "reconstruction_rmse_source", "reconstruction_rmse_target", "reconstruction_ratio"
 

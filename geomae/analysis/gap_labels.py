@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomae.analysis.embedding_gap import MMD
-from geomae.analysis.gap_cells import Cells, Doubles
+from geomae.analysis.gap_cells import Cells, Doubles, Measure
 from geomae.analysis.gap_contrast import Contrast, GapFigure, between_sums
-from geomae.analysis.gap_measures import Measure, median_distance, squared_mmd
+from geomae.analysis.gap_measures import median_distance, squared_mmd
 
 LABEL_SHIFT = "label_shift"
 

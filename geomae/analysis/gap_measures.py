@@ -5,14 +5,11 @@ Each measure is prepared once for all tiles; a deal of groups to two sides then 
 N tiles, C cells, R deals, D features, P components of all tiles, K leading components of a side
 """
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
-from geomae.analysis.gap_cells import Cells, Deals, Doubles
+from geomae.analysis.gap_cells import Cells, Deals, Doubles, Measure
 
-Measure = Callable[[Deals], Doubles]
 MOST_COMPONENTS = 32
 LEADING = 5
 

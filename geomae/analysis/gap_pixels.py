@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomae.analysis.gap_cells import Cells, Doubles
+from geomae.analysis.gap_cells import Cells, Doubles, Measure
 from geomae.analysis.gap_contrast import Contrast, GapFigure, between_sums
-from geomae.analysis.gap_measures import Measure
 
 DIFFERENCE, WASSERSTEIN = "mean_difference", "wasserstein"
 LEVELS = 256

@@ -10,8 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from geomae.analysis.scores import Codes, Floats, accuracy, average, class_scores, confusion_by_group
-from geomae.analysis.segmentation import UNKNOWN
+from geomae.analysis.scores import UNKNOWN, Codes, Floats, accuracy, average, class_scores, confusion_by_group
 
 ALL = "all"
 Values = dict[tuple[str, str], Floats]  # by metric and class

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
+UNKNOWN = -1  # the class of a pixel that is not scored
 
 
 def confusion(truth_T: Codes, predicted_T: Codes, classes: int) -> Floats:

@@ -12,10 +12,9 @@ from torch.nn.functional import interpolate
 
 from geomae.analysis.linear_probe import STRENGTHS, Folds, LinearProbe, fit_path, one_hot
 from geomae.analysis.logistic import LOOSE
-from geomae.analysis.scores import Codes, Floats, average, class_scores
+from geomae.analysis.scores import UNKNOWN, Codes, Floats, average, class_scores
 from geomae.randomness import generator
 
-UNKNOWN = -1  # the class of a pixel that is not scored
 MOST_PATCHES = 10_000  # to train on; more change little and take long
 BLOCK = 64  # tiles whose pixels are in memory at a time
 

@@ -92,6 +92,14 @@ class TileIndex:
         used = sorted(set(self.tiles["scene"].tolist()))
         return [self.report.content.get(self.source.scenes[scene].id, "") for scene in used]
 
+    def independent_units(self) -> list[str]:
+        """What is independent of the rest, tile by tile: its group, else its block, else the tile itself."""
+        columns = (self.tiles[name].tolist() for name in ("group", "block", "tile_id"))
+        return [
+            str(group) if group is not None else f"block {block}" if block == block and block is not None else str(tile)
+            for group, block, tile in zip(*columns, strict=True)
+        ]
+
 
 def build_index(
     catalog: Catalog,

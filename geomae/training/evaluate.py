@@ -22,6 +22,7 @@ from geomae.models.visibility import scored_pixels, seen_and_hidden
 from geomae.tiles.loader import Batch, Draw, fixed_batches
 from geomae.training.data import Dataset
 
+MODEL = "model"  # the name of what the model itself predicts
 BASELINES = ("baseline:mean", "baseline:nearest", "baseline:idw-patch")
 
 
@@ -71,8 +72,8 @@ class Scores:
         for name, values in self.rmse.items():
             figures |= {f"rmse/{name}/{dataset}/{band}": v for band, v in zip(self.bands, values, strict=True)}
             figures[f"rmse/{name}/{dataset}/mean"] = self.mean(name)
-            if name != "model":
-                figures[f"ratio/{name}/{dataset}"] = self.mean("model") / max(self.mean(name), 1e-30)
+            if name != MODEL:
+                figures[f"ratio/{name}/{dataset}"] = self.mean(MODEL) / max(self.mean(name), 1e-30)
         return figures
 
 
@@ -91,7 +92,7 @@ def evaluate(
     `predict` is `mae.predict` as the strategy and the precision in force wrap it.
     """
     device = next(mae.parameters()).device
-    names = ("model", *(BASELINES if baselines else ()))
+    names = (MODEL, *(BASELINES if baselines else ()))
     C = len(record.bands)
     # Sums in float64, where the device has it: squared errors of many pixels lose digits in float32.
     exact = torch.float32 if device.type == "mps" else torch.float64
@@ -127,7 +128,7 @@ def errors_by_tile(model: Model, dataset: Dataset, draw: Draw, batch: int, devic
     ]
     sums = torch.cat(found, dim=1).numpy()
     variance_C = np.array(record.std_C, dtype=np.float64) ** 2
-    squares = {name: sums[i] * variance_C for i, name in enumerate(("model", *BASELINES))}
+    squares = {name: sums[i] * variance_C for i, name in enumerate((MODEL, *BASELINES))}
     return TileErrors(squares, sums[-1])
 
 

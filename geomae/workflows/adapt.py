@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from geomae import __version__
+from geomae.config import AdaptConfig
 from geomae.encoders.digests import weights_digest
 from geomae.encoders.reference import FOLDER, MLFLOW, parse_encoder
 from geomae.errors import ConfigError
@@ -17,7 +18,7 @@ from geomae.files import write_json
 from geomae.models.folder import Model, load_model, save_model
 from geomae.models.unfreeze import Share, unfreeze
 from geomae.tracking import download, resolve_uri
-from geomae.training.adaptation import AdaptConfig
+from geomae.training.adaptation import training_config
 from geomae.training.evaluate import BASELINES
 from geomae.training.signals import watch
 from geomae.workflows.adapt_data import Domains, read_domains
@@ -45,7 +46,7 @@ def run(request: Request) -> int:
     chosen = session.select([request.target, *([request.source] if request.source else [])])
     digest = weights_digest(model.mae.state_dict())[:32]
     _check_new(model, chosen[0].digest(), request)
-    domains = read_domains(model, chosen, config.training(model.mae.architecture), request.common.seed)
+    domains = read_domains(model, chosen, training_config(config, model.mae.architecture), request.common.seed)
     share = unfreeze(load_model(folder).mae, config.method, blocks=config.whole_blocks, rank=config.rank)
     plan = plan_proof(session, request, domains)
     check_proof(session, plan, folder)
@@ -72,7 +73,7 @@ def run(request: Request) -> int:
         if adapted is None or proof is None:
             run_.stopped()
             return stop.exit_code
-        training, device = config.training(model.mae.architecture), session.fabric.device
+        training, device = training_config(config, model.mae.architecture), session.fabric.device
         device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
         for one in (domains.model, adapted.model):
             one.mae.to(device)

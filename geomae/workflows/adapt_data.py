@@ -20,7 +20,6 @@ from geomae.training.data import Dataset
 from geomae.training.fit import usable_tiles
 from geomae.training.records import index_gsd_m
 from geomae.workflows.apart import check_apart, overlapping
-from geomae.workflows.probe_sides import units
 from geomae.workflows.selected import Selected
 
 
@@ -130,10 +129,10 @@ def _apart(name: str, learned: TileIndex, held: TileIndex, notes: list[str]) -> 
     elif shared_T.any():
         notes.append(f"{name}: {shared_T.sum()} tiles that overlap held-out ones are not learned from")
         learned = learned.take(np.flatnonzero(~shared_T))
-    known = set(units(learned)) & set(units(held))
+    known = set(learned.independent_units()) & set(held.independent_units())
     if known:
         notes.append(
-            f"{name}: of {len(known)} of the {len(set(units(held)))} groups of held-out tiles others are learned from; "
+            f"{name}: of {len(known)} of the {len(set(held.independent_units()))} groups of held-out tiles others are learned from; "
             "the groups are too large to hold whole ones out"
         )
     return learned

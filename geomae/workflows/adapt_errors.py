@@ -14,12 +14,11 @@ from geomae.analysis.bootstrap import FEWEST_GROUPS, group_interval
 from geomae.analysis.folds import codes_of
 from geomae.config import PretrainConfig
 from geomae.models.folder import Model
-from geomae.training.evaluate import BASELINES, TileErrors, errors_by_tile
+from geomae.training.evaluate import BASELINES, MODEL, TileErrors, errors_by_tile
 from geomae.training.trainer import draw_of
 from geomae.workflows.adapt_data import Domain, Domains
-from geomae.workflows.probe_sides import units
 
-MODEL, ALL = "model", "all"
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def error_changes(
 
 def _changes(name: str, domain: Domain, before: TileErrors, after: TileErrors, seed: int) -> Iterator[Change]:
     record = domain.held.record
-    group_T, groups = codes_of(units(domain.held.index))
+    group_T, groups = codes_of(domain.held.index.independent_units())
     for band in (ALL, *(one.name for one in record.bands)):
         places = list(range(len(record.bands))) if band == ALL else [[one.name for one in record.bands].index(band)]
         ours, theirs = after.of_bands(places), before.of_bands(places)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from geomae.analysis.closing import Figure
-from geomae.training.adaptation import AdaptConfig
+from geomae.config import AdaptConfig
 from geomae.workflows.adapt_data import Domains
 from geomae.workflows.adapt_errors import ALL, Change
 from geomae.workflows.adapt_proof import Plan, Proof

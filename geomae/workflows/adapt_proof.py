@@ -24,7 +24,7 @@ from geomae.workflows.probe_embed import Embeddings, Loader, embed_all, load_tra
 from geomae.workflows.probe_problem import Problem, read_problem
 from geomae.workflows.probe_request import CLASSIFICATION, read_request
 from geomae.workflows.probe_request import Request as ProbeRequest
-from geomae.workflows.probe_sides import Side, codes, labelled_side, units
+from geomae.workflows.probe_sides import Side, codes, labelled_side
 from geomae.workflows.selected import Selected
 
 BEFORE, AFTER = "before", "after"
@@ -69,7 +69,7 @@ def plan_proof(session: Session, request: Request, domains: Domains) -> Plan:
         labelled_side(one, session.catalog, CLASSIFICATION, option)
     check_apart(labelled[0].index, labelled[1].index, f"--probe-train {labelled[0].name}")
     chosen = share_bands([*gap, *labelled])
-    learned, tested = (set(units(one.index)) for one in labelled)
+    learned, tested = (set(one.index.independent_units()) for one in labelled)
     asked = ProbeRequest(
         session.common, request.probe_train, (request.probe_test,), (),
         cross_fit=max(2, min(CROSS_FIT, len(learned))) if learned & tested else None,
@@ -119,7 +119,7 @@ def _drawn(selected: Selected, role: str, seed: int) -> Selected:
 
 
 def _gap(chosen: Sequence[Selected], embeddings: Embeddings, seed: int) -> list[GapFigure]:
-    source, target = ((embeddings.of(one), units(one.index)) for one in chosen)
+    source, target = ((embeddings.of(one), one.index.independent_units()) for one in chosen)
     return embedding_gap(*source, *target, seed)
 
 

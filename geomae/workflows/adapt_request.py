@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from geomae.catalog import resolve_selectors
-from geomae.config import load_config
+from geomae.config import AdaptConfig, load_config
 from geomae.errors import ConfigError
-from geomae.training.adaptation import AdaptConfig
 from geomae.workflows.analysis_run import Common
 
 

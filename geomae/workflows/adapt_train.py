@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from geomae.config import AdaptConfig
 from geomae.models.folder import Model
 from geomae.models.low_rank import merged
 from geomae.models.mae import MaskedAutoencoder
@@ -13,13 +14,13 @@ from geomae.models.unfreeze import Share, unfreeze
 from geomae.randomness import key
 from geomae.tiles.sampler import plan
 from geomae.training import checkpoints
-from geomae.training.adaptation import AdaptConfig
+from geomae.training.adaptation import training_config
 from geomae.training.checkpoints import Progress
+from geomae.training.evaluate import MODEL
 from geomae.training.loop import Event, save, train, validate
 from geomae.training.signals import Stop
 from geomae.training.trainer import Trainer, prepare
 from geomae.workflows.adapt_data import Domains
-from geomae.workflows.adapt_errors import MODEL
 from geomae.workflows.analysis_run import AnalysisRun
 from geomae.workflows.embedding import Session
 
@@ -49,7 +50,7 @@ def adapt_weights(
         share = unfreeze(mae, config.method, blocks=config.whole_blocks, rank=config.rank)
     training = [one.training for one in domains.all]
     trainer = prepare(
-        session.fabric, mae, config.training(shape), seed, session.precision, training, [domains.target.held],
+        session.fabric, mae, training_config(config, shape), seed, session.precision, training, [domains.target.held],
         run.folder.checkpoints,
     )  # fmt: skip
     # What is reported in the end; the loss follows it only roughly, since it does not weigh bands alike.

@@ -17,7 +17,6 @@ from geomae.sensors import Band
 from geomae.tiles.reader import TileReader
 from geomae.workflows.apart import check_apart
 from geomae.workflows.probe_embed import share_bands
-from geomae.workflows.probe_sides import units
 from geomae.workflows.selected import Selected
 
 Kind = TypeVar("Kind", bound=np.generic)
@@ -115,4 +114,4 @@ def _side(selected: Selected, role: str, seed: int) -> Side:
         raise CatalogError(f"--{role} {selected.name}: has {tiles} tile; a gap takes two or more on either side")
     index = selected.index.take(draw_tiles(tiles, seed, role))
     label_T = np.array(["" if label is None else str(label) for label in index.tiles["label"].tolist()])
-    return Side(role, replace(selected, index=index), units(index), label_T, tiles)
+    return Side(role, replace(selected, index=index), index.independent_units(), label_T, tiles)

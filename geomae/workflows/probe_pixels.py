@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomae.analysis.segmentation import UNKNOWN
+from geomae.analysis.scores import UNKNOWN
 from geomae.catalog import Catalog
 from geomae.errors import CatalogError
 from geomae.rasters import Window, read_labels

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomae.analysis.segmentation import UNKNOWN
+from geomae.analysis.scores import UNKNOWN
 from geomae.catalog import Catalog, parse_selector
 from geomae.errors import CatalogError, ConfigError
 from geomae.tiles.index import TileIndex
@@ -79,7 +79,7 @@ def labelled_side(selected: Selected, catalog: Catalog, task: str, option: str) 
             f"{where}: none of its {len(index)} tiles has a label; add `label:` to the data set, or choose another"
         )
     found = np.flatnonzero(known_T)
-    side = Side(selected, label_T, units(index), pixels_THW, classes, int((~known_T).sum())).take(found)
+    side = Side(selected, label_T, index.independent_units(), pixels_THW, classes, int((~known_T).sum())).take(found)
     return replace(side, label_T=_numbers(side.label_T, where)) if task == REGRESSION else side
 
 
@@ -166,15 +166,6 @@ def _occurring(side: Side) -> list[str]:
         return sorted(set(side.label_T.tolist()))
     there = np.unique(side.pixels_THW)
     return [name for code, name in enumerate(side.classes) if code in there]
-
-
-def units(index: TileIndex) -> list[str]:
-    """What is independent of the rest, tile by tile: its group, else its block, else the tile itself."""
-    columns = (index.tiles[name].tolist() for name in ("group", "block", "tile_id"))
-    return [
-        str(group) if group is not None else f"block {block}" if block == block and block is not None else str(tile)
-        for group, block, tile in zip(*columns, strict=True)
-    ]
 
 
 def _numbers(label_T: NDArray[Any], where: str) -> NDArray[np.float64]:

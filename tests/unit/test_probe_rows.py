@@ -14,8 +14,8 @@ from geomae.analysis.measures import ClassMeasure, NumberMeasure, PixelMeasure
 from geomae.analysis.plans import TrainingSide, cross_fit_plans, single_plan
 from geomae.analysis.probe_rows import COLUMNS, TO_BASELINE, TO_FIRST, Contender, Row, Truth, score
 from geomae.analysis.probing import Answers, Asked, Labelled, classify, regress, segment
-from geomae.analysis.scores import balanced_accuracy, confusion
-from geomae.analysis.segmentation import UNKNOWN, class_shares, draw_patches
+from geomae.analysis.scores import UNKNOWN, balanced_accuracy, confusion
+from geomae.analysis.segmentation import class_shares, draw_patches
 from geomae.errors import ConfigError
 
 NAMES = ("crop", "tree", "water")
