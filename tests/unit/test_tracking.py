@@ -241,7 +241,7 @@ def test_ui_serves_the_store_and_stops_on_ctrl_c(run):
 
 SLOW_TO_END = """
 import signal, subprocess, sys
-from geomae import tracking_store
+import geomae.tracking_store as tracking_store
 inner = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: time.sleep(1) or exit()); "
 inner += "print('up', flush=True); time.sleep(60)"
 start = subprocess.Popen
