@@ -132,7 +132,7 @@ def _apart(name: str, learned: TileIndex, held: TileIndex, notes: list[str]) -> 
     known = set(learned.independent_units()) & set(held.independent_units())
     if known:
         notes.append(
-            f"{name}: of {len(known)} of the {len(set(held.independent_units()))} groups of held-out tiles others are learned from; "
-            "the groups are too large to hold whole ones out"
+            f"{name}: of {len(known)} of the {len(set(held.independent_units()))} groups of held-out tiles others are "
+            "learned from; the groups are too large to hold whole ones out"
         )
     return learned
