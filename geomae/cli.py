@@ -14,7 +14,8 @@ from geomae.cli_compare_recon import add_compare_recon
 from geomae.cli_embed import add_embed
 from geomae.cli_embed_pca import add_embed_pca
 from geomae.cli_gap import add_gap
-from geomae.cli_options import (
+from geomae.cli_probe import add_probe
+from geomae.commands.options import (
     CatalogFile,
     Changes,
     Datasets,
@@ -31,7 +32,6 @@ from geomae.cli_options import (
     RunName,
     TrackingUri,
 )
-from geomae.cli_probe import add_probe
 
 app = typer.Typer(
     name="geomae",
@@ -82,9 +82,9 @@ def pretrain(
     quiet: Quiet = False,
 ) -> None:
     """Train a masked autoencoder on the tiles of a catalogue."""
-    from geomae.workflows.pretrain_job import Request, read_request
+    from geomae.commands.pretrain_job import PretrainOptions, read_request
 
-    request = Request(
+    request = PretrainOptions(
         catalog=catalog,
         datasets=tuple(dataset or ()),
         evaluations=tuple(evaluate or ()),
@@ -110,11 +110,11 @@ def pretrain(
     def work() -> int:
         if resume is None:
             read_request(request)  # what is wrong with it is said before torch is imported
-        from geomae.workflows.pretrain import run
+        from geomae.commands.pretrain import run
 
         return run(request)
 
-    leave(work)
+    exit_with(work)
 
 
 @app.command()
@@ -138,11 +138,11 @@ def convert(
     quiet: Quiet = False,
 ) -> None:
     """Weights in and out: a model folder from weights or for other bands, a timm or ONNX file from a model folder."""
-    from geomae.workflows.convert import run
+    from geomae.commands.convert import run
 
     options: dict[str, Any] = {"to": to, "heads": heads, "decoder_heads": decoder_heads, "norm_eps": norm_eps}
     options |= {"target": target, "bands": bands, "statistics": statistics, "tile_size": tile_size}
-    leave(lambda: run(source, out, **options, quiet=quiet))
+    exit_with(lambda: run(source, out, **options, quiet=quiet))
 
 
 @app.command()
@@ -152,10 +152,10 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
 ) -> None:
     """Open MLflow's own interface on the tracking store in use."""
-    from geomae.tracking import resolve_uri
-    from geomae.tracking import ui as serve
+    from geomae.tracking.runs import resolve_uri
+    from geomae.tracking.runs import ui as serve
 
-    leave(lambda: serve(resolve_uri(tracking_uri), host, port))
+    exit_with(lambda: serve(resolve_uri(tracking_uri), host, port))
 
 
 def main() -> None:
@@ -178,7 +178,7 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def leave(command: Callable[[], int]) -> NoReturn:
+def exit_with(command: Callable[[], int]) -> NoReturn:
     """Run a command and leave with its exit code; what is wrong with a request is one line without a traceback."""
     from geomae.errors import GeomaeError
 
@@ -196,10 +196,10 @@ def leave(command: Callable[[], int]) -> NoReturn:
     raise SystemExit(code)
 
 
-add_embed(app, leave)
-add_probe(app, leave)
-add_embed_pca(app, leave)
-add_compare_recon(app, leave)
-add_gap(app, leave)
-add_adapt(app, leave)
-app.add_typer(catalog_app(leave))
+add_embed(app, exit_with)
+add_probe(app, exit_with)
+add_embed_pca(app, exit_with)
+add_compare_recon(app, exit_with)
+add_gap(app, exit_with)
+add_adapt(app, exit_with)
+app.add_typer(catalog_app(exit_with))

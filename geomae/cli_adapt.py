@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from geomae.cli_options import (
+from geomae.commands.options import (
     CatalogFile,
     Changes,
     Device,
@@ -70,20 +70,20 @@ def add_adapt(app: typer.Typer, leave: Leave) -> None:
         """Adapt a model to unlabelled tiles of another domain, and measure before and after."""
 
         def work() -> int:
-            from geomae.workflows.adapt_request import Request, read_request
-            from geomae.workflows.analysis_run import Common
+            from geomae.commands.adapt_request import AdaptOptions, read_request
+            from geomae.commands.run import CommonOptions
 
-            common = Common(
+            common = CommonOptions(
                 catalog=catalog, out=out, seed=seed, device=device, precision=precision, tracking_uri=tracking_uri,
                 experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
             )  # fmt: skip
-            request = Request(
+            request = AdaptOptions(
                 common=common, model=model, target=target, source=source, config=config, changes=tuple(change or ()),
                 method=method, rank=rank, blocks=blocks, replay=replay, steps=steps, probe_train=probe_train,
                 probe_test=probe_test, min_class_rows=min_class_rows, again=again, register=register,
             )  # fmt: skip
             read_request(request)  # what is wrong with it is said before torch is imported
-            from geomae.workflows.adapt import run
+            from geomae.commands.adapt import run
 
             return run(request)
 

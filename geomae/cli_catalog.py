@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from geomae.cli_options import CatalogFile, Datasets, Out, Quiet
+from geomae.commands.options import CatalogFile, Datasets, Out, Quiet
 
 Command = Callable[[], int]
 
@@ -28,14 +28,14 @@ def init(
     quiet: Quiet = False,
 ) -> Command:
     """Write a first catalogue from what lies in a folder; guesses and open questions are marked in it."""
-    from geomae.workflows.catalog_init import run
+    from geomae.commands.catalog_init import run
 
     return lambda: run(folder, out, quiet=quiet)
 
 
 def check(catalog: CatalogFile = None, dataset: Datasets = None, out: Out = None, quiet: Quiet = False) -> Command:
     """Validate a catalogue, audit its files and count its tiles (all data sets, unless --dataset says which)."""
-    from geomae.workflows.catalog_check import run
+    from geomae.commands.catalog_check import run
 
     return lambda: run(catalog, tuple(dataset or ()), out, quiet=quiet)
 
@@ -45,14 +45,14 @@ def stats(catalog: CatalogFile = None, dataset: Datasets = None, out: Out = None
 
     They can differ from those of a training, which leaves out the tiles that it holds out for validation.
     """
-    from geomae.workflows.catalog_stats import run
+    from geomae.commands.catalog_stats import run
 
     return lambda: run(catalog, tuple(dataset or ()), out, quiet=quiet)
 
 
 def preview(catalog: CatalogFile = None, dataset: Datasets = None, out: Out = None, quiet: Quiet = False) -> Command:
     """Draw preview.png, tiles spread over a data set; of several, preview_NAME.png each, the first as preview.png."""
-    from geomae.workflows.catalog_preview import run
+    from geomae.commands.catalog_preview import run
 
     return lambda: run(catalog, tuple(dataset or ()), out, quiet=quiet)
 
@@ -62,7 +62,7 @@ def schema(
     quiet: Quiet = False,
 ) -> Command:
     """Print the format of a catalogue as JSON schema, for editors."""
-    from geomae.workflows.catalog_schema import run
+    from geomae.commands.catalog_schema import run
 
     return lambda: run(out, quiet=quiet)
 

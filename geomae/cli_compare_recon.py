@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from geomae.cli_options import (
+from geomae.commands.options import (
     CatalogFile,
     Datasets,
     Device,
@@ -58,16 +58,16 @@ def add_compare_recon(app: typer.Typer, leave: Leave) -> None:
         """Compare reconstructions of models on the same tiles under the same masks."""
 
         def work() -> int:
-            from geomae.workflows.analysis_run import Common, check_selectors
+            from geomae.commands.run import CommonOptions, check_selectors
 
-            common = Common(
+            common = CommonOptions(
                 catalog=catalog, out=out, seed=seed, device=device, precision=precision, tracking_uri=tracking_uri,
                 experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
             )  # fmt: skip
             check_selectors(common, dataset or ())  # before torch is imported
-            from geomae.workflows.compare_recon import Request, run
+            from geomae.commands.compare_recon import CompareReconOptions, run
 
             models, datasets = tuple(model or ()), tuple(dataset or ())
-            return run(Request(models, datasets, mask_ratio, masking, tiles, show, scenes, common))
+            return run(CompareReconOptions(models, datasets, mask_ratio, masking, tiles, show, scenes, common))
 
         leave(work)

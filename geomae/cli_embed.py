@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from geomae.cli_options import (
+from geomae.commands.options import (
     CatalogFile,
     Datasets,
     Device,
@@ -55,16 +55,18 @@ def add_embed(app: typer.Typer, leave: Leave) -> None:
         """Embed the tiles of a catalogue; a run that was stopped goes on with the same --out."""
 
         def work() -> int:
-            from geomae.workflows.analysis_run import Common, check_selectors
+            from geomae.commands.run import CommonOptions, check_selectors
 
-            common = Common(
+            common = CommonOptions(
                 catalog=catalog, out=out, seed=seed, device=device, precision=precision, devices=devices, nodes=nodes,
                 tracking_uri=tracking_uri, experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
             )  # fmt: skip
             check_selectors(common, dataset or ())  # before torch is imported
-            from geomae.workflows.embed import Request, run
-            from geomae.workflows.embedding import Choice
+            from geomae.commands.embed import EmbedOptions, run
+            from geomae.encoders.selections import Choice
 
-            return run(Request(tuple(encoder or ()), tuple(dataset or ()), Choice(layer, pooling, patches), common))
+            return run(
+                EmbedOptions(tuple(encoder or ()), tuple(dataset or ()), Choice(layer, pooling, patches), common)
+            )
 
         leave(work)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from geomae.cli_options import (
+from geomae.commands.options import (
     CatalogFile,
     Datasets,
     Device,
@@ -68,18 +68,18 @@ def add_embed_pca(app: typer.Typer, leave: Leave) -> None:
         """Embed tiles and show them along their principal components: plots, a report, and maps of whole scenes."""
 
         def work() -> int:
-            from geomae.workflows.analysis_run import Common, check_selectors
+            from geomae.commands.run import CommonOptions, check_selectors
 
-            common = Common(
+            common = CommonOptions(
                 catalog=catalog, out=out, seed=seed, device=device, precision=precision, devices=devices, nodes=nodes,
                 tracking_uri=tracking_uri, experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
             )  # fmt: skip
             check_selectors(common, dataset or ())  # before torch is imported
-            from geomae.workflows import embed
-            from geomae.workflows.embed_pca import Request, run
-            from geomae.workflows.embedding import Choice
+            from geomae.commands import embed
+            from geomae.commands.embed_pca import EmbedPcaOptions, run
+            from geomae.encoders.selections import Choice
 
-            embedding = embed.Request(tuple(encoder or ()), tuple(dataset or ()), Choice(layer, pooling), common)
-            return run(Request(embedding, components, project, maps))
+            embedding = embed.EmbedOptions(tuple(encoder or ()), tuple(dataset or ()), Choice(layer, pooling), common)
+            return run(EmbedPcaOptions(embedding, components, project, maps))
 
         leave(work)

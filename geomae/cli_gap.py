@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from geomae.cli_options import (
+from geomae.commands.options import (
     CatalogFile,
     Device,
     DryRun,
@@ -51,18 +51,18 @@ def add_gap(app: typer.Typer, leave: Leave) -> None:
         """How far apart two domains are, and in what: pixels, embeddings, labels, reconstruction errors."""
 
         def work() -> int:
-            from geomae.workflows.analysis_run import Common, check_selectors
+            from geomae.commands.run import CommonOptions, check_selectors
 
-            common = Common(
+            common = CommonOptions(
                 catalog=catalog, out=out, seed=seed, device=device, precision=precision, tracking_uri=tracking_uri,
                 experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
             )  # fmt: skip
             check_selectors(common, [source], [target])  # before torch is imported
-            from geomae.workflows.gap import run
-            from geomae.workflows.gap_request import Request
+            from geomae.commands.gap import run
+            from geomae.commands.gap_request import GapOptions
 
             return run(
-                Request(
+                GapOptions(
                     common=common, source=source, target=target, encoders=tuple(encoder or ()),
                     baselines=not no_baselines, layer=layer, pooling=pooling,
                 )

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from geomae.cli_options import (
+from geomae.commands.options import (
     Align,
     CatalogFile,
     Device,
@@ -64,18 +64,18 @@ def add_probe(app: typer.Typer, leave: Leave) -> None:
         """Linear probe and kNN on frozen embeddings, encoders side by side, with baselines and intervals."""
 
         def work() -> int:
-            from geomae.workflows.analysis_run import Common, check_selectors
+            from geomae.commands.run import CommonOptions, check_selectors
 
-            common = Common(
+            common = CommonOptions(
                 catalog=catalog, out=out, seed=seed, device=device, precision=precision, tracking_uri=tracking_uri,
                 experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
             )  # fmt: skip
             check_selectors(common, [train], test)  # before torch is imported
-            from geomae.workflows.probe import run
-            from geomae.workflows.probe_request import Request
+            from geomae.commands.probe import run
+            from geomae.commands.probe_request import ProbeOptions
 
             return run(
-                Request(
+                ProbeOptions(
                     common=common, train=train, tests=tuple(test), encoders=tuple(encoder or ()), task=task,
                     strength=strength, cross_fit=cross_fit, baselines=not no_baselines, layer=layer, pooling=pooling,
                     min_class_rows=min_class_rows, align=tuple(align or ()), own_bands=own_bands,

@@ -22,22 +22,22 @@ import pandas as pd
 import torch
 from pydantic import Field
 
-from geomae.analysis.bootstrap import FEWEST_GROUPS, group_interval
 from geomae.catalog import Selector, open_catalog, parse_selector
-from geomae.cli import leave
+from geomae.cli import exit_with
+from geomae.commands import pretrain
+from geomae.commands.pretrain_job import PretrainOptions
+from geomae.commands.run import CommonOptions
 from geomae.config import Frozen, PretrainConfig, load_config
 from geomae.errors import CheckpointError, ConfigError
 from geomae.files import publish_file, write_json
+from geomae.metrics.intervals import FEWEST_GROUPS, group_interval
 from geomae.models.folder import load_model
 from geomae.reports.effects import Effect, effects_picture
-from geomae.tracking import resolve_uri, start_run
+from geomae.runtime.devices import device_for
+from geomae.tracking.runs import resolve_uri, start_run
 from geomae.training.data import Dataset, assemble
-from geomae.training.devices import device_for
-from geomae.training.evaluate import BASELINES, TileErrors, errors_by_tile
-from geomae.training.trainer import draw_of
-from geomae.workflows import pretrain
-from geomae.workflows.analysis_run import Common
-from geomae.workflows.pretrain_job import Request
+from geomae.training.trainer import batch_spec
+from geomae.training.validation import BASELINES, TileErrors, errors_by_tile
 from pipelines.ablation_probe import check_probe, probe_models, probe_rows
 
 MOST_RUNS = 12
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--tracking-uri")
     parser.add_argument("--experiment", default="geomae")
     arguments = parser.parse_args()
-    leave(lambda: run(arguments))
+    exit_with(lambda: run(arguments))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -132,12 +132,14 @@ def _train(
         return
     print(f"{folder.name}", flush=True)
     if (folder / "run.json").is_file():
-        code = pretrain.run(Request(resume=folder, quiet=True, **where))
+        code = pretrain.run(PretrainOptions(resume=folder, quiet=True, **where))
     else:
         changes = (*study.common, *([change] if change else []))
         datasets, evaluations = tuple(arguments.dataset), tuple(arguments.eval)
-        wanted = Request(arguments.catalog, datasets, evaluations, study.base, changes, folder, seed=seed, quiet=True)
-        code = pretrain.run(Request(**{**vars(wanted), **where, "run_name": folder.name}))
+        wanted = PretrainOptions(
+            arguments.catalog, datasets, evaluations, study.base, changes, folder, seed=seed, quiet=True
+        )
+        code = pretrain.run(PretrainOptions(**{**vars(wanted), **where, "run_name": folder.name}))
     if code:
         raise CheckpointError(f"{folder}: was stopped; run the study again to go on")
 
@@ -154,7 +156,7 @@ def _score(
     selectors, evaluations = (_selectors(texts) for texts in (arguments.dataset, arguments.eval))
     data = assemble(catalog, selectors, evaluations, base, study.seeds[0])
     asked = {str(one) for one in evaluations}
-    draw = draw_of(base, study.seeds[0], None)
+    draw = batch_spec(base, study.seeds[0], None)
     rows: list[dict[str, Any]] = []
     effects: list[Effect] = []
     for dataset in (one for one in data.validation if one.name in asked):
@@ -275,8 +277,8 @@ def _publish(out: Path, rows: Sequence[dict[str, Any]], study: Study, run_id: st
     return metrics
 
 
-def _common(arguments: argparse.Namespace, out: Path, parent_id: str | None) -> Common:
-    return Common(
+def _common(arguments: argparse.Namespace, out: Path, parent_id: str | None) -> CommonOptions:
+    return CommonOptions(
         arguments.catalog, out / "probe", tracking_uri=arguments.tracking_uri, experiment=arguments.experiment,
         quiet=True, parent_run=parent_id,
     )  # fmt: skip

@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from geomae.commands import probe
+from geomae.commands.probe_request import ProbeOptions
+from geomae.commands.run import CommonOptions, check_selectors
 from geomae.errors import CheckpointError, ConfigError
 from geomae.reports.effects import Effect
-from geomae.workflows import probe
-from geomae.workflows.analysis_run import Common, check_selectors
-from geomae.workflows.probe_request import Request
 
 METRIC = "balanced_accuracy"
 
 
-def check_probe(train: str | None, tests: Sequence[str], common: Common) -> None:
+def check_probe(train: str | None, tests: Sequence[str], common: CommonOptions) -> None:
     """Raise ConfigError or CatalogError for selectors that cannot be probed: a typo must not wait for the trainings."""
     if (train is None) != (not tests):
         raise ConfigError("--probe-train and --probe-test: a probe needs both, labelled tiles to learn from and to ask")
@@ -25,13 +25,13 @@ def check_probe(train: str | None, tests: Sequence[str], common: Common) -> None
 
 
 def probe_models(
-    models: Mapping[str, Path], train: str | None, tests: Sequence[str], common: Common
+    models: Mapping[str, Path], train: str | None, tests: Sequence[str], common: CommonOptions
 ) -> list[dict[str, str]]:
     """Rows of probe.csv of every model by its label, those of the linear probe on all labels; none without `train`."""
     if train is None or common.out is None:
         return []
     encoders = tuple(f"{label}={folder}" for label, folder in models.items())
-    code = probe.run(Request(common, train, tuple(tests), encoders))
+    code = probe.run(ProbeOptions(common, train, tuple(tests), encoders))
     if code:
         raise CheckpointError(f"{common.out}: was stopped; run the study again to go on")
     with (common.out / "probe.csv").open(newline="", encoding="utf-8") as file:

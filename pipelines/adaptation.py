@@ -10,15 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from geomae.analysis.embedding_gap import A_DISTANCE
-from geomae.analysis.measures import ALL
 from geomae.catalog import parse_selector
-from geomae.cli import leave
+from geomae.cli import exit_with
+from geomae.commands import adapt, adapt_request, gap, gap_request, pretrain, pretrain_job, probe, probe_request
+from geomae.commands.run import OPENING_S, AnalysisRun, CommonOptions
+from geomae.evaluation.before_after import AFTER, BEFORE
+from geomae.evaluation.gap import A_DISTANCE
 from geomae.files import read_json
-from geomae.workflows import adapt, adapt_request, gap, gap_request, pretrain, pretrain_job, probe, probe_request
-from geomae.workflows.adapt_proof import AFTER, BEFORE
-from geomae.workflows.analysis_run import OPENING_S, AnalysisRun, Common
-from geomae.workflows.console import Screen
+from geomae.metrics.predictions import ALL
+from geomae.runtime.console import Screen
 from pipelines.adaptation_options import check, training_changes
 
 WANTED = {"metric": "balanced_accuracy", "method": "linear", "shots": "all", "class": "all", "seed": ""}
@@ -26,7 +26,7 @@ WANTED = {"metric": "balanced_accuracy", "method": "linear", "shots": "all", "cl
 
 def run(recipe: str, arguments: argparse.Namespace, steps: Callable[["Study"], None]) -> None:
     """Take the steps, say what came of them, and leave with an exit code as geomae's own commands do."""
-    leave(lambda: _run(recipe, arguments, steps))
+    exit_with(lambda: _run(recipe, arguments, steps))
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Study:
 
     arguments: argparse.Namespace
     run: AnalysisRun
-    common: Common
+    common: CommonOptions
     said: list[str] = field(default_factory=list)
 
     def model(self, *changes: str) -> str:
@@ -44,7 +44,7 @@ class Study:
         if asked.model is not None:
             return str(asked.model)
         source = parse_selector(asked.source)
-        request = pretrain_job.Request(
+        request = pretrain_job.PretrainOptions(
             self.common.catalog, (str(replace(source, split=source.split or ALL)),), config="tiny",
             changes=training_changes(asked, changes), seed=asked.seed, run_name="pretrain",
             tracking_uri=asked.tracking_uri, experiment=asked.experiment, parent_run=self.common.parent_run,
@@ -60,7 +60,7 @@ class Study:
         sensors by the same statistics, so that nothing but the weights differs.
         """
         asked = self.arguments
-        request = adapt_request.Request(
+        request = adapt_request.AdaptOptions(
             self._common("adapt"), model, asked.target, asked.source, changes=tuple(asked.adapt_set),
             probe_train=probe_train, probe_test=probe_test, min_class_rows=asked.min_class_rows,
         )  # fmt: skip
@@ -73,7 +73,7 @@ class Study:
     def gap(self, models: Mapping[str, str]) -> None:
         """How far source and target are apart in the embeddings of each model."""
         asked = self.arguments
-        self._done(gap.run(gap_request.Request(self._common("gap"), asked.source, asked.target, _encoders(models))))
+        self._done(gap.run(gap_request.GapOptions(self._common("gap"), asked.source, asked.target, _encoders(models))))
         rows = read_json(self.run.out / "gap" / "gap.json")["rows"]
         listed = ", ".join(f"{row['encoder']} {row['value']:.2f}" for row in rows if row["measure"] == A_DISTANCE)
         self._say("gap", f"proxy A-distance of source and target (2: always told apart): {listed}.")
@@ -91,7 +91,7 @@ class Study:
         if train is None or test is None:
             return
         asked = self.arguments
-        request = probe_request.Request(
+        request = probe_request.ProbeOptions(
             self._common(name), train, (test,), _encoders(models), cross_fit=asked.cross_fit,
             min_class_rows=asked.min_class_rows, align=tuple(align), own_bands=own_bands,
         )  # fmt: skip
@@ -104,7 +104,7 @@ class Study:
         )
         self._say(name, f"balanced accuracy, {train} to {test}{chosen}: {listed}.")
 
-    def _common(self, name: str) -> Common:
+    def _common(self, name: str) -> CommonOptions:
         return replace(self.common, out=self.run.out / name, run_name=name)
 
     def _done(self, code: int) -> None:
@@ -118,7 +118,7 @@ class Study:
 
 
 def _run(recipe: str, arguments: argparse.Namespace, steps: Callable[[Study], None]) -> int:
-    common = Common(
+    common = CommonOptions(
         arguments.catalog.absolute(), seed=arguments.seed, tracking_uri=arguments.tracking_uri,
         experiment=arguments.experiment,
     )  # fmt: skip

@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from geomae.commands.run import CommonOptions, check_selectors
 from geomae.config import AdaptConfig, PretrainConfig, load_config
 from geomae.errors import ConfigError
-from geomae.workflows.analysis_run import Common, check_selectors
 
 
 def options(text: str | None, *, trained: bool = True, **defaults: object) -> argparse.ArgumentParser:
@@ -35,7 +35,7 @@ def options(text: str | None, *, trained: bool = True, **defaults: object) -> ar
     return parser
 
 
-def check(arguments: argparse.Namespace, common: Common) -> None:
+def check(arguments: argparse.Namespace, common: CommonOptions) -> None:
     """Raise ConfigError or CatalogError for what is wrong: a typo must not wait for the training."""
     if (arguments.probe_train is None) != (arguments.probe_test is None):
         raise ConfigError("--probe-train and --probe-test: a probe needs both, labelled tiles to learn from and to ask")

@@ -19,13 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from geomae.analysis.alignment import NONE
-from geomae.analysis.alignment_choice import RULE, Evidence, Rule, choose
-from geomae.analysis.alignment_scorers import SCORERS
-from geomae.analysis.label_shift import LabelShift
-from geomae.analysis.probe_rows import TO_NONE
-from geomae.cli import leave
+from geomae.cli import exit_with
 from geomae.errors import ConfigError
+from geomae.evaluation.alignment import NONE
+from geomae.evaluation.alignment_choice import RULE, SCORERS, Evidence, LabelShift, Rule, choose
+from geomae.evaluation.probe_scores import TO_NONE
 from geomae.files import read_json
 
 METRIC = "balanced_accuracy"
@@ -64,7 +62,7 @@ def main() -> None:
         "--oracle", nargs="*", default=[], type=Path, help="folders of probes that learned on the target"
     )
     arguments = parser.parse_args()
-    leave(lambda: run(arguments.probes, arguments.oracle))
+    exit_with(lambda: run(arguments.probes, arguments.oracle))
 
 
 def run(probes: Sequence[Path], oracles: Sequence[Path]) -> int:

@@ -5,15 +5,14 @@ from typing import Any
 
 import torch
 
+from geomae.commands import catalog_stats, convert
 from geomae.config import Decoder
 from geomae.files import read_json
 from geomae.models.architecture import architecture
-from geomae.models.convert.weights_in import PICTURES
-from geomae.models.folder import Model, save_model
+from geomae.models.convert.mae import PICTURES
+from geomae.models.folder import Model, SensorRecord, save_model
 from geomae.models.mae import MaskedAutoencoder
-from geomae.models.standardise import SensorRecord
 from geomae.sensors import sensor
-from geomae.workflows import catalog_stats, convert
 
 
 def photographs(weights: Path | None, folder: Path, seed: int, **said: Any) -> Path:

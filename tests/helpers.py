@@ -110,11 +110,11 @@ def refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
 
 def refuses(kind: type[GeomaeError], parts: Sequence[str], **wishes: Any) -> None:
     """Check that a training, asked for in this process, is refused with one line that says all of `parts`."""
-    from geomae.workflows.pretrain import run
-    from geomae.workflows.pretrain_job import Request
+    from geomae.commands.pretrain import run
+    from geomae.commands.pretrain_job import PretrainOptions
 
     with pytest.raises(kind) as caught:
-        run(Request(**{"quiet": True, **wishes}))
+        run(PretrainOptions(**{"quiet": True, **wishes}))
     message = str(caught.value)
     assert "\n" not in message
     for part in parts:

@@ -2,14 +2,26 @@
 
 from geomae.catalog.attributes import read_windows, require_columns, where_mask
 from geomae.catalog.bands import DescribeBands
-from geomae.catalog.load import Catalog, open_catalog
-from geomae.catalog.parts import Column, Group, Label, Mask, Sample, Split, Table, Tile, Torchgeo, Windows
-from geomae.catalog.schema import DatasetEntry, json_schema
+from geomae.catalog.catalog import Catalog, open_catalog
+from geomae.catalog.filters import Filter, parse_filter
+from geomae.catalog.schema import (
+    Column,
+    DatasetEntry,
+    Group,
+    Label,
+    Mask,
+    Sample,
+    Split,
+    Table,
+    Tile,
+    Torchgeo,
+    Windows,
+    json_schema,
+)
 from geomae.catalog.selectors import Selector, condition_mask, parse_selector, resolve_selectors
 from geomae.catalog.source import BandFile, Scene, Source
 from geomae.catalog.sources import resolve_files, scenes_from_paths, source_from_paths
 from geomae.catalog.splits import LEFT_OUT, block_splits, group_splits, hold_out, random_splits
-from geomae.catalog.where import Filter, parse_filter
 
 __all__ = [
     "LEFT_OUT",

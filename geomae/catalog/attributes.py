@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geomae.catalog.compare import Columns, MaskN, is_missing
-from geomae.catalog.load import Catalog
-from geomae.catalog.parts import Column
+from geomae.catalog.catalog import Catalog
+from geomae.catalog.filters import Columns, MaskN, is_missing, parse_filter
 from geomae.catalog.paths import require_file
+from geomae.catalog.schema import Column
 from geomae.catalog.source import Scene
-from geomae.catalog.where import parse_filter
 from geomae.errors import CatalogError, nearest
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from geomae.catalog.load import Catalog
+from geomae.catalog.catalog import Catalog
 from geomae.catalog.schema import DatasetEntry
 from geomae.errors import CatalogError
 from geomae.sensors import Band, Sensor

@@ -1,12 +1,21 @@
-"""Files that a catalogue's patterns name: found, and kept within its folder unless the entry allows more."""
+"""Files that a catalogue's patterns name: found, confined to its folder, and gathered by scene.
+
+A scene is known by what is left of a file's path without its band: the band's token goes with the separator before it
+(at the beginning of a name, the one after it), and so do marks of resolution, which differ between the bands of one
+product: a folder `R10m`, and `_10m` after the band. `X.SAFE/GRANULE/L2A/IMG_DATA/R10m/T32_B02_10m.jp2` becomes
+`X.SAFE/GRANULE/L2A/IMG_DATA/T32`. A name of which nothing is left (`scene/B02.tif`) becomes that of its folder. Where
+a band exists at several resolutions, the finest counts.
+"""
 
 import glob
 import os
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
-from geomae.catalog.load import Catalog
+from geomae.catalog.catalog import Catalog
+from geomae.catalog.schema import BAND
 from geomae.errors import CatalogError
 from geomae.files import confine
 
@@ -117,3 +126,136 @@ def _while_equal(levels: "zip[tuple[str, ...]]") -> list[tuple[str, ...]]:
             break
         equal.append(level)
     return equal
+
+
+SEPARATORS = "_. -"
+RESOLUTION_FOLDER = re.compile(r"R(\d+)m")
+RESOLUTION_NAME = re.compile(rf"[{SEPARATORS}](\d+)m(?![A-Za-z0-9])")
+UNKNOWN_M = 1 << 30  # resolution of a file that does not say
+
+
+@dataclass(frozen=True)
+class BandScene:
+    """The files of one scene by token; `path` is where the scene would be, were it one file without a suffix."""
+
+    path: str
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    path: str
+    resolution_m: int
+
+
+def find_band_scenes(catalog: Catalog, dataset: str, tokens: Sequence[str]) -> list[BandScene]:
+    """The scenes that the `path` patterns with {band} match, each with a file for each of `tokens`.
+
+    Raises CatalogError when nothing matches, when a scene lacks bands (they are named) and when a band has two files.
+    """
+    place = catalog.place(dataset, "path")
+    scenes: dict[str, dict[str, _Candidate]] = {}
+    for pattern in catalog.entry(dataset).paths:
+        matched = False
+        for token in tokens:
+            for scene, candidate in _candidates(catalog, dataset, pattern, token):
+                matched = True
+                known = scenes.setdefault(scene, {}).get(token)
+                if known and known.path != candidate.path and known.resolution_m == candidate.resolution_m:
+                    two = f"{known.path} and {candidate.path}"
+                    raise CatalogError(f"{place}: band {token!r} of one scene has two files, {two}; narrow the pattern")
+                if known is None or candidate.resolution_m < known.resolution_m:
+                    scenes[scene][token] = candidate
+        if not matched:
+            listed = ", ".join(tokens[:3]) + (", ..." if len(tokens) > 3 else "")
+            error = nothing_found(catalog, dataset, pattern, "path")
+            raise CatalogError(
+                f"{error} (for {BAND} stood {listed}; tokens of other names go into `bands: {{name: token}}`)"
+            )
+    _check_complete(scenes, tokens, place)
+    return [BandScene(path, {token: files[token].path for token in tokens}) for path, files in scenes.items()]
+
+
+def _candidates(catalog: Catalog, dataset: str, pattern: str, token: str) -> list[tuple[str, _Candidate]]:
+    """Files of one band, each with the path of its scene."""
+    prefix = "" if is_url(pattern) else f"{catalog.folder}/"
+    pattern = pattern.removeprefix(prefix)
+    literal = token if is_url(pattern) else glob.escape(token)
+    expression = _expression(pattern, token)
+    found = []
+    for path in find_files(catalog, dataset, pattern.replace(BAND, literal), "path"):
+        name = path.removeprefix(prefix)
+        match = expression.fullmatch(name)
+        if match:
+            scene, resolution_m = _scene_path(name, [match.span(index + 1) for index in range(pattern.count(BAND))])
+            scene = scene or "scene"  # {band}.tif beside the catalogue leaves nothing
+            found.append((scene if scene.startswith("/") else prefix + scene, _Candidate(path, resolution_m)))
+    return found
+
+
+def _expression(pattern: str, token: str) -> re.Pattern[str]:
+    """The glob `pattern` with `token` in place of {band}, as a regular expression with a group for each place.
+
+    Beside a wildcard the token must be a word of its own: in `*{band}*`, B1 is not the beginning of B11.
+    """
+    pieces = re.split(
+        r"(\*\*/|\*+|\?|\[[^\]]+\]|\{band\})", pattern if is_url(pattern) else str(PurePosixPath(pattern))
+    )
+    wild = {"**/": r"(?:.*/)?", "?": "[^/]"}
+    written = []
+    filled = [piece for piece in pieces if piece]
+    for index, piece in enumerate(filled):
+        if piece == BAND:
+            before = r"(?<![A-Za-z0-9])" if index and _is_wild(filled[index - 1]) else ""
+            after = r"(?![A-Za-z0-9])" if index + 1 < len(filled) and _is_wild(filled[index + 1]) else ""
+            written.append(f"{before}({re.escape(token)}){after}")
+        elif piece.startswith("["):
+            written.append(f"[^{piece[2:]}" if piece.startswith("[!") else piece)
+        else:
+            written.append(wild.get(piece) or ("[^/]*" if _is_wild(piece) else re.escape(piece)))
+    return re.compile("".join(written), re.DOTALL)
+
+
+def _is_wild(piece: str) -> bool:
+    return piece[0] in "*?["
+
+
+def _scene_path(path: str, spans: Sequence[tuple[int, int]]) -> tuple[str, int]:
+    """The path of the scene that a band's file belongs to, and the resolution in metres that its path tells."""
+    resolution_m = UNKNOWN_M
+    folder_end = path.rfind("/") + 1
+    in_name = [end for start, end in spans if start >= folder_end]
+    stem_end = path.rfind(".") if path.rfind(".") >= max([folder_end, *in_name]) else len(path)
+    cuts = [_with_separator(path, span, stem_end) for span in spans]
+    if in_name and (mark := RESOLUTION_NAME.search(path, in_name[0], stem_end)):
+        resolution_m = int(mark.group(1))
+        cuts.append(mark.span())
+    kept = "".join(
+        letter for at, letter in enumerate(path[:stem_end]) if not any(start <= at < end for start, end in cuts)
+    )
+    *folders, name = kept.split("/")
+    for folder in folders:
+        if (mark := RESOLUTION_FOLDER.fullmatch(folder)) and resolution_m == UNKNOWN_M:
+            resolution_m = int(mark.group(1))
+    parts = [part for part in folders if part and not RESOLUTION_FOLDER.fullmatch(part)]
+    scene = "/".join([*parts, name] if name else parts)
+    return f"/{scene}" if path.startswith("/") else scene, resolution_m
+
+
+def _with_separator(path: str, span: tuple[int, int], stem_end: int) -> tuple[int, int]:
+    """The span of a token with the separator before it, else with the one after it."""
+    start, end = span
+    if start and path[start - 1] in SEPARATORS:
+        return start - 1, end
+    return (start, end + 1) if end < stem_end and path[end] in SEPARATORS else (start, end)
+
+
+def _check_complete(scenes: Mapping[str, Mapping[str, object]], tokens: Sequence[str], place: str) -> None:
+    lacking = {scene: [token for token in tokens if token not in files] for scene, files in scenes.items()}
+    lacking = {scene: missing for scene, missing in sorted(lacking.items()) if missing}
+    if lacking:
+        scene, missing = next(iter(lacking.items()))
+        more = f" ({len(lacking) - 1} more scenes lack some)" if len(lacking) > 1 else ""
+        raise CatalogError(
+            f"{place}: scene {scene} has no file for {', '.join(missing)}{more}; add the files or leave the bands out"
+        )

@@ -1,35 +1,285 @@
-"""The whole catalogue format as frozen models: what `data_catalog.yaml` may hold, and which keys fit together."""
+"""The catalogue format as frozen models: what `data_catalog.yaml` may hold, and one clear line for a fault."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, NoReturn
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
-from geomae.catalog.parts import (
-    NAME_PATTERN,
-    Bands,
-    Domain,
-    Group,
-    Label,
-    Mask,
-    NodataValues,
-    Number,
-    Paths,
-    PerBand,
-    Sample,
-    SensorEntry,
-    Split,
-    Table,
-    Text,
-    Tile,
-    Torchgeo,
-    TorchgeoEntry,
-    Windows,
-)
-from geomae.catalog.strict import Strict, refuse
-from geomae.catalog.where import parse_filter
+from geomae.catalog.filters import parse_filter
+from geomae.config import Frozen
 from geomae.errors import CatalogError, nearest
+from geomae.files import YamlDocument
 from geomae.sensors import UNITS
+
+RULE = "rule"  # type of the errors that `refuse` raises
+WORDINGS = {  # pydantic speaks of Python; whoever writes YAML knows these words
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "dict_type": "must be a mapping of keys to values",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "model_type": "must be a mapping of keys to values",
+    "string_pattern_mismatch": "must begin with a letter or digit and hold only letters, digits and ._-",
+    "string_too_short": "must not be empty",
+    "string_type": "must be text (quote it where it looks like a number)",
+    "too_short": "must not be empty",
+    "tuple_type": "must be a list",
+}
+
+
+class Strict(Frozen):
+    """A mapping of the catalogue; keys that are not known, or not built yet, are refused before anything else."""
+
+    reserved: ClassVar[Mapping[str, str]] = {}  # keys of the format that are not built, with what to use instead
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        for key in values:
+            if key in cls.reserved:
+                refuse(f"{key!r} is not built yet; {cls.reserved[key]}", key)
+            if key not in known:
+                refuse(f"unknown key {key!r}; {nearest(str(key), known)}", key)
+        return values
+
+
+def refuse(message: str, *keys: str | int) -> NoReturn:
+    """Refuse what is being validated; `keys` below it lead to the line that the message is about."""
+    raise PydanticCustomError(RULE, "{message}", {"message": message, "keys": keys})
+
+
+def explain(error: ValidationError, document: YamlDocument) -> str:
+    """One line for the fault of `error` that stands first in `document`, and how many more there are."""
+    faults = [_located(fault, document) for fault in error.errors(include_url=False)]
+    lines = [document.lines.get(tuple(line_keys), 0) for _, line_keys, _ in faults]
+    keys, line_keys, message = faults[lines.index(min(lines))]
+    more = f" ({len(faults) - 1} more after this one)" if len(faults) > 1 else ""
+    path = ".".join(str(key) for key in keys)
+    return f"{document.where(line_keys)}: {path}{': ' if path else ''}{message}{more}"
+
+
+def _located(fault: ErrorDetails, document: YamlDocument) -> tuple[list[str | int], list[str | int], str]:
+    """The keys to show, the keys whose line to show, and the message."""
+    keys: list[str | int] = []
+    for part in fault["loc"]:  # pydantic adds the names of union branches to the keys of the file
+        if (*keys, part) in document.lines:
+            keys.append(part)
+    if fault["type"] == RULE:
+        return keys, [*keys, *fault["ctx"]["keys"]], fault["msg"]
+    if fault["type"] == "missing":
+        return keys, keys, f"key {fault['loc'][-1]!r} is missing; add it"
+    message = WORDINGS.get(fault["type"]) or fault["msg"].replace("Input should be", "must be")
+    return keys, keys, f"{message}, not {_shown(fault['input'])}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "a mapping" if value else "an empty mapping"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "a list" if value else "an empty list"
+    text = "empty" if value is None else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+NAME_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9._-]*"  # of data sets and splits: what a selector and a folder's name can hold
+ALL = "all"  # the split of a selector that takes every tile
+SUM_TOLERANCE = 0.02  # thirds are written as 0.33
+
+Whole = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+def mapping_or_value(value: object) -> str:
+    """Choose the branch of a union by the form in which a key is written."""
+    return "mapping" if isinstance(value, (dict, BaseModel)) else "value"
+
+
+def mapping_or_list(value: object) -> str:
+    """Choose the branch of a union by the form in which a key is written."""
+    return "mapping" if isinstance(value, dict) else "list"
+
+
+def list_or_value(value: object) -> str:
+    """Choose the branch of a union by the form in which a key is written."""
+    return "list" if isinstance(value, (list, tuple)) else "value"
+
+
+def mapping_list_or_value(value: object) -> str:
+    """Choose the branch of a union by the form in which a key is written."""
+    return mapping_or_list(value) if isinstance(value, (dict, list, tuple)) else "value"
+
+
+def _checked_fractions(fractions: dict[str, float]) -> dict[str, float]:
+    for name in fractions:
+        if name == ALL:
+            refuse(f"a split cannot be called {ALL!r}, which stands for every tile; rename it", name)
+    total = sum(fractions.values())
+    if abs(total - 1) > SUM_TOLERANCE:
+        refuse(f"the fractions sum to {total:g}; make them sum to 1")
+    return fractions
+
+
+Fractions = Annotated[
+    dict[Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")], Annotated[Number, Field(gt=0, le=1)]],
+    Field(min_length=1),
+    AfterValidator(_checked_fractions),
+]
+
+
+class Column(Strict):
+    """A column of the attributes."""
+
+    column: Text = Field(description="name of a column of `table` or `windows`")
+
+
+class Tile(Strict):
+    """Tiles on a regular grid over each scene."""
+
+    size: Annotated[Whole, Field(gt=0)] = Field(description="side of a tile in pixels of the grid at `gsd_m`")
+    stride: Annotated[Whole, Field(gt=0)] | None = Field(None, description="pixels between tiles; default: the size")
+    min_valid: Share = Field(0.5, description="share of valid pixels that a tile needs")
+
+
+class Windows(Strict):
+    """Tiles as a table lists them, in pixels from the upper left of each scene."""
+
+    table: Text = Field(description="CSV file, relative to the catalogue; its other columns are attributes of windows")
+    key: Text = Field(description="column with the scene: file stem, or path relative to the table's folder")
+    row: Text = Field(description="column with the first row of the window")
+    col: Text = Field(description="column with the first column of the window")
+    size: Annotated[Whole, Field(gt=0)] = Field(description="side of a window in pixels")
+
+
+class Table(Strict):
+    """Attributes of the scenes."""
+
+    path: Text = Field(description="CSV file, relative to the catalogue")
+    key: Text = Field(description="column with the scene: file stem, or path relative to the table's folder")
+
+
+class Mask(Strict):
+    """Which pixels a quality layer marks as invalid."""
+
+    path: Text | None = Field(None, description="file of the layer; {stem} is the scene's")
+    band: Text | Annotated[Whole, Field(ge=1)] | None = Field(
+        None, description="name or number (from 1) of the layer in the scene's file; its token with {band}"
+    )
+    invalid_bits: tuple[Annotated[Whole, Field(ge=0, lt=64)], ...] = Field((), description="bits, 0 is the lowest")
+    invalid_values: tuple[Whole, ...] = Field((), description="values")
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Mask":
+        if (self.path is None) == (self.band is None):
+            refuse("name the layer by either `path` or `band`")
+        if not self.invalid_bits and not self.invalid_values:
+            refuse("says of no pixel that it is invalid; add `invalid_bits` or `invalid_values`")
+        return self
+
+
+class Label(Strict):
+    """Where labels come from."""
+
+    reserved: ClassVar[Mapping[str, str]] = {"vector": "burn it into a raster and use `raster`"}
+
+    column: Text | None = Field(None, description="column of the attributes")
+    folder: bool = Field(False, description="the name of the folder that holds the file")
+    raster: Text | None = Field(None, description="file, or pattern with {stem}, with a class per pixel")
+    classes: dict[Whole, Text] | None = Field(None, description="name of each value of the raster that counts")
+    min_purity: Share | None = Field(None, description="share of a tile's pixels that its class needs; default 0.5")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Label":
+        given = [key for key in ("column", "folder", "raster") if getattr(self, key)]
+        if len(given) != 1:
+            refuse("labels come from one of `column`, `folder: true` and `raster`; keep one", *given[-1:])
+        for key in ("classes", "min_purity"):
+            if self.raster is None and getattr(self, key) is not None:
+                refuse(f"{key!r} is for labels from a `raster`; remove it", key)
+        if self.raster is not None and not self.classes:
+            refuse("labels from a raster need `classes`; add a mapping from value to name, as in {10: tree}", "raster")
+        return self
+
+
+class Split(Strict):
+    """How tiles are dealt to splits."""
+
+    column: Text | None = Field(None, description="column with the name of the split")
+    block_km: Annotated[Number, Field(gt=0)] | None = Field(None, description="side of spatial blocks in kilometres")
+    fractions: Fractions | None = Field(None, description="share of the blocks per split")
+    group: Fractions | None = Field(None, description="share of the groups per split")
+    random: Fractions | None = Field(None, description="share of the tiles per split")
+    seed: Annotated[Whole, Field(ge=0)] = Field(0, description="chooses the dealing")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Split":
+        ways = [key for key in ("column", "block_km", "group", "random") if getattr(self, key) is not None]
+        if len(ways) != 1:
+            refuse("split by one of `column`, `block_km`, `group` and `random`; keep one", *ways[-1:])
+        if (self.block_km is None) != (self.fractions is None):
+            refuse("`block_km` and `fractions` belong together; give both", *ways)
+        if self.column is not None and "seed" in self.model_fields_set:
+            refuse("a split by `column` is not dealt; remove `seed`", "seed")
+        return self
+
+
+class Group(Strict):
+    """What belongs together, for intervals and folds."""
+
+    column: Text = Field(description="column of the groups that intervals resample")
+    folds: Text | None = Field(None, description="column by which folds within train are made; default: the groups")
+
+
+class Torchgeo(Strict):
+    """A data set of torchgeo."""
+
+    class_name: Text = Field(alias="class", description="name of a class in torchgeo.datasets")
+    args: dict[str, Any] = Field({}, description="arguments of the class")
+
+
+class Sample(Strict):
+    """The generated landscape."""
+
+    seed: Annotated[Whole, Field(ge=0)] = Field(0, description="chooses the landscape")
+    size: Annotated[Whole, Field(ge=64, le=2048)] = Field(512, description="side of a scene in pixels")
+    scenes: Annotated[Whole, Field(ge=1, le=64)] = Field(2, description="number of scenes of each domain")
+
+
+Domain = Annotated[Annotated[Column, Tag("mapping")] | Annotated[Text, Tag("value")], Discriminator(mapping_or_value)]
+PerBand = Annotated[
+    Annotated[dict[str, Number], Tag("mapping")] | Annotated[Number, Tag("value")], Discriminator(mapping_or_value)
+]
+Paths = Annotated[
+    Annotated[tuple[Text, ...], Field(min_length=1), Tag("list")] | Annotated[Text, Tag("value")],
+    Discriminator(list_or_value),
+]
+Nodata = Annotated[Number, Field(allow_inf_nan=True)]
+NodataValues = Annotated[
+    Annotated[tuple[Nodata, ...], Tag("list")] | Annotated[Nodata, Tag("value")], Discriminator(list_or_value)
+]
+Bands = Annotated[
+    Annotated[dict[Text, Text], Field(min_length=1), Tag("mapping")]
+    | Annotated[tuple[Text | None, ...], Field(min_length=1), Tag("list")],
+    Discriminator(mapping_or_list),
+]
+SensorEntry = Annotated[
+    Annotated[dict[str, Any], Tag("mapping")]
+    | Annotated[tuple[Any, ...], Field(min_length=1), Tag("list")]
+    | Annotated[Text, Tag("value")],
+    Discriminator(mapping_list_or_value),
+]
+TorchgeoEntry = Annotated[
+    Annotated[Torchgeo, Tag("mapping")] | Annotated[Text, Tag("value")], Discriminator(mapping_or_value)
+]
+
 
 SOURCES = ("path", "torchgeo", "sample")
 BAND = "{band}"

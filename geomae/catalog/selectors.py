@@ -7,9 +7,9 @@ from typing import NoReturn
 
 import numpy as np
 
-from geomae.catalog.compare import Columns, MaskN, missing
-from geomae.catalog.load import Catalog
-from geomae.catalog.parts import ALL, NAME_PATTERN
+from geomae.catalog.catalog import Catalog
+from geomae.catalog.filters import Columns, MaskN, missing
+from geomae.catalog.schema import ALL, NAME_PATTERN
 from geomae.errors import CatalogError, nearest
 
 FORM = "write NAME, NAME@split or NAME[column=value,column2=value2]@split"

@@ -6,17 +6,17 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from geomae.catalog.attributes import Value, attach_table
-from geomae.catalog.bandfiles import find_band_scenes
-from geomae.catalog.bands import (
-    DescribeBands,
-    StoredBands,
-    bands_by_number,
-    bands_by_token,
-    nodata_values,
-    scaling,
+from geomae.catalog.bands import DescribeBands, StoredBands, bands_by_number, bands_by_token, nodata_values, scaling
+from geomae.catalog.catalog import Catalog
+from geomae.catalog.paths import (
+    STEM,
+    common_folder,
+    find_band_scenes,
+    find_files,
+    nothing_found,
+    require_file,
+    static_folder,
 )
-from geomae.catalog.load import Catalog
-from geomae.catalog.paths import STEM, common_folder, find_files, nothing_found, require_file, static_folder
 from geomae.catalog.source import BandFile, Scene, Source
 from geomae.errors import CatalogError, nearest
 from geomae.sensors import Sensor

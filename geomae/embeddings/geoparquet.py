@@ -17,8 +17,7 @@ import xarray
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 
-from geomae.embeddings.columns import ABOUT
-from geomae.embeddings.store import batches
+from geomae.embeddings.store import ABOUT, batches
 from geomae.files import publish_file
 from geomae.rasters import Grid
 from geomae.tiles.index import TileIndex

@@ -11,7 +11,7 @@ T tiles, D features of an embedding, R x C patches of a tile
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,9 +21,56 @@ import xarray
 import zarr
 from numpy.typing import NDArray
 
-from geomae.embeddings.columns import ABOUT, Columns
 from geomae.errors import StorageError
 from geomae.files import digest, file_digest, flush, publish_dir
+from geomae.tiles.index import TileIndex
+
+Columns = Mapping[str, NDArray[Any]]
+ABOUT = {
+    "tile_id": "identity of the tile within its data set",
+    "file": "scene that the tile is a window of",
+    "row": "first row of the window, in pixels of the scene's grid",
+    "col": "first column of the window, in pixels of the scene's grid",
+    "size": "side of the window in pixels",
+    "x": "centre of the tile in its CRS, NaN without one",
+    "y": "centre of the tile in its CRS, NaN without one",
+    "crs": "CRS of the scene, empty without one",
+    "dataset": "data set of the catalogue",
+    "split": "split of the catalogue",
+    "domain": "domain",
+    "group": "group of tiles that are not independent",
+    "fold": "group by which folds are made",
+    "label": "label, empty without one",
+    "valid_share": "share of valid pixels",
+}
+
+
+def tile_columns(index: TileIndex) -> dict[str, NDArray[Any]]:
+    """One array (T) for each name of ABOUT. Text is of fixed length, and empty where there is none."""
+    tiles, scenes = index.tiles, index.source.scenes
+    numbers = tiles["scene"].tolist()
+    grids = [index.grids[number] for number in numbers]
+    texts = {name: tiles[name].tolist() for name in ("tile_id", "split", "domain", "group", "fold", "label")}
+    texts |= {
+        "file": [scenes[number].id for number in numbers],
+        "crs": [grid.crs if grid is not None else None for grid in grids],
+        "dataset": [index.name] * len(tiles),
+    }
+    columns: dict[str, NDArray[Any]] = {name: _text(values) for name, values in texts.items()}
+    columns |= {name: tiles[name].to_numpy(dtype=np.int64) for name in ("row", "col", "size")}
+    columns |= {name: tiles[name].to_numpy(dtype=np.float64) for name in ("x", "y")}
+    columns["valid_share"] = index.survey.valid_share_T.astype(np.float64)
+    return {name: columns[name] for name in ABOUT}
+
+
+def join_columns(parts: Sequence[Columns]) -> dict[str, NDArray[Any]]:
+    """The columns of several indexes, one after the other."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in ABOUT}
+
+
+def _text(values: Sequence[Any]) -> NDArray[np.str_]:
+    return np.array(["" if value is None or value != value else str(value) for value in values], dtype=np.str_)
+
 
 FINISHED, PARTIAL = "embeddings.zarr", "embeddings.zarr.partial"
 CHUNK = 256  # tiles; the unit that is written, committed and computed anew after a kill
@@ -38,7 +85,7 @@ DECIDES = (
 
 
 @dataclass(frozen=True)
-class Plan:
+class StoreSpec:
     """What a store will hold; `patches` are rows, columns and features of the patch embeddings, None without them."""
 
     columns: Columns
@@ -59,7 +106,7 @@ class Plan:
         return {**self.attributes, **own}
 
 
-class Unfinished:
+class StoreWriter:
     """A store that is being made, by one or several processes. Each chunk of tiles is written once, whole."""
 
     def __init__(self, out: Path) -> None:
@@ -127,7 +174,7 @@ class Unfinished:
         return self._final
 
 
-def begin(out: Path, plan: Plan) -> Unfinished | None:
+def begin(out: Path, plan: StoreSpec) -> StoreWriter | None:
     """Make an empty store in `out`, or go on with the one that was begun there; None where it is finished already.
 
     Raises StorageError where a store of another encoder, of other tiles or options is in the way, naming what differs.
@@ -145,7 +192,7 @@ def begin(out: Path, plan: Plan) -> Unfinished | None:
         with publish_dir(partial) as folder:
             (folder / "committed").mkdir()
             _create(folder / "store", plan, described)
-    return Unfinished(out)
+    return StoreWriter(out)
 
 
 def open_embeddings(folder: str | Path) -> xarray.Dataset:
@@ -193,7 +240,7 @@ def batches(
         yield part, dataset[variable].isel(tile=part).to_numpy()
 
 
-def _create(path: Path, plan: Plan, described: Mapping[str, Any]) -> None:
+def _create(path: Path, plan: StoreSpec, described: Mapping[str, Any]) -> None:
     """The store without its embeddings: their files come chunk by chunk."""
     group = zarr.create_group(path, zarr_format=FORMAT, attributes={**described, "coordinates": " ".join(plan.columns)})
     for name, values in plan.columns.items():

@@ -1,18 +1,25 @@
-"""Baselines that take no training and no model: statistics of the bands, and the pixels themselves.
+"""Baselines that take no training: statistics of the bands, the pixels, random convolutions, and untrained encoders.
 
 B tiles, C bands, H W pixels, h w cells or patches, N patches, D width
+
+B tiles, C bands, H W pixels, K kernels, h w rows and columns of patches, N patches, D width
 """
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, conv2d
 
 from geomae.errors import ConfigError
 from geomae.files import digest
+from geomae.models.architecture import Architecture, architecture
+from geomae.models.folder import Model, SensorRecord, standardise
+from geomae.models.mae import MaskedAutoencoder
 from geomae.models.patches import patchify
-from geomae.models.standardise import SensorRecord, standardise
+from geomae.randomness import key
 from geomae.sensors import Band
 
 CELLS = 8  # `pixels` are averaged to as many cells a side, so that the width does not depend on the size of the tile
@@ -105,3 +112,91 @@ class PixelsEncoder(Baseline):
             return adaptive_avg_pool2d(standard_BCHW, (height, width)) / share_BChw.where(share_BChw > 0, 1)
 
         return cells(CELLS, CELLS).flatten(1), patchify(cells(rows * CELLS, cols * CELLS), CELLS).flatten(2)
+
+
+FEATURES = 512  # two of each kernel: what it gives above and below zero
+KERNEL = 3  # pixels a side; torchgeo's default
+SEED = 1  # torchgeo takes 0 for no seed
+LARGEST = 2**22  # values of all features that are held at a time: more would leave the cache
+
+
+@dataclass(frozen=True)
+class RandomFeaturesEncoder(Baseline):
+    """torchgeo's RCF with Gaussian kernels on standardised pixels."""
+
+    device: torch.device
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What it takes."""
+        return (
+            f"{FEATURES} random convolutional features (Rolf et al. 2021; torchgeo's RCF, Gaussian kernels "
+            f"of {KERNEL} x {KERNEL}, seed {SEED}) of {', '.join(band.name for band in self.bands)}, standardised by "
+            "the train split of the data set; invalid pixels are the mean; layer and pooling have no influence",
+        )
+
+    def patch_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches. Raises ConfigError for a tile that is smaller than a patch or a kernel."""
+        if min(height, width) < KERNEL:
+            raise ConfigError(f"{self.text}: a tile of {height} x {width} pixels is smaller than a kernel of {KERNEL}")
+        return super().patch_grid(height, width)
+
+    @torch.no_grad()
+    def embed(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Embeddings (B, D) and (B, N, D): means over the places whose middle pixel is valid in any band."""
+        pixels_BCHW = pixels_BCHW.to(self.device)
+        valid_BCHW = torch.isfinite(pixels_BCHW) if valid_BCHW is None else valid_BCHW.to(self.device)
+        standard_BCHW = standardise(pixels_BCHW, valid_BCHW, self.record)
+        grid = self.patch_grid(*pixels_BCHW.shape[-2:])
+        edge = KERNEL // 2
+        counts_B1HW = valid_BCHW[..., edge:-edge, edge:-edge].any(1, keepdim=True).float()
+        at_once = max(1, LARGEST // (FEATURES * math.prod(counts_B1HW.shape[-2:])))
+        starts = range(0, len(standard_BCHW), at_once)
+        parts = [(standard_BCHW[i : i + at_once], counts_B1HW[i : i + at_once]) for i in starts]
+        tiles, patches = zip(*(self._features(*part, grid) for part in parts), strict=True)
+        return torch.cat(tiles), torch.cat(patches)
+
+    def _features(self, standard_BCHW: Tensor, counts_B1HW: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        with torch.autocast(self.device.type, enabled=False):  # one convolution: precision costs little here
+            map_BKHW = conv2d(standard_BCHW, self._rcf.weights, self._rcf.biases)  # type: ignore[arg-type]
+        above_BKHW = map_BKHW.relu()
+        if not bool(counts_B1HW.all()):
+            map_BKHW, above_BKHW = map_BKHW * counts_B1HW, above_BKHW * counts_B1HW
+
+        def means(rows: int, cols: int) -> Tensor:
+            share = adaptive_avg_pool2d(counts_B1HW, (rows, cols)).clamp(min=1e-9)
+            above, both = (adaptive_avg_pool2d(one, (rows, cols)) / share for one in (above_BKHW, map_BKHW))
+            return torch.cat([above, above - both], dim=1).flatten(2).transpose(1, 2)  # below zero: above - value
+
+        return means(1, 1)[:, 0], means(*grid)
+
+    @cached_property
+    def _rcf(self) -> nn.Module:
+        from torchgeo.models import RCF
+
+        with torch.random.fork_rng(devices=[]):
+            rcf: nn.Module = RCF(len(self.bands), features=FEATURES, kernel_size=KERNEL, seed=SEED, mode="gaussian")
+        return rcf.to(self.device)
+
+
+TINY_PATCH = 8  # of configs/pretrain/tiny.yaml
+
+
+def untrained(seed: int, like: Model | None, imagery: SensorRecord) -> Model:
+    """A model without decoder whose weights are a function of `seed`, of the shape of `like`, else of `tiny`'s.
+
+    It knows the sensors that `like` knows, so that nothing but the weights differs.
+    """
+    shape = tiny_shape(imagery)
+    sensors: tuple[SensorRecord, ...] = (imagery,)
+    if like is not None:
+        shape, sensors = like.mae.architecture.model_copy(update={"decoder": None}), like.sensors
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key(seed, "baseline:random") % 2**63)
+        mae = MaskedAutoencoder(shape)
+    return Model(mae.eval(), sensors)
+
+
+def tiny_shape(imagery: SensorRecord) -> Architecture:
+    """The encoder of the configuration `tiny`."""
+    return architecture("tiny", bands=len(imagery.bands), patch=TINY_PATCH, decoder=None)

@@ -5,23 +5,18 @@ from pathlib import Path
 
 import torch
 
-from geomae.encoders.baselines import PixelsEncoder, StatisticsEncoder
-from geomae.encoders.fitting import fit_model
-from geomae.encoders.interface import Encoder
-from geomae.encoders.own import OwnEncoder
-from geomae.encoders.pooling import Layer, check_pooling, choose_layer
-from geomae.encoders.rcf import RandomFeaturesEncoder
-from geomae.encoders.reference import BASELINE, FOLDER, MLFLOW, TIMM, Reference, parse_encoder
+from geomae.encoders.baselines import TINY_PATCH, PixelsEncoder, RandomFeaturesEncoder, StatisticsEncoder, untrained
+from geomae.encoders.interface import Encoder, Layer, check_pooling, choose_layer
+from geomae.encoders.own import OwnEncoder, fit_model
+from geomae.encoders.reference import BASELINE, FOLDER, MLFLOW, TIMM, EncoderReference, parse_encoder
 from geomae.encoders.timm_models import timm_encoder
 from geomae.encoders.torchgeo_models import torchgeo_encoder
-from geomae.encoders.untrained import TINY_PATCH, untrained
 from geomae.errors import ConfigError
-from geomae.models.folder import Model, load_model
-from geomae.models.standardise import SensorRecord
+from geomae.models.folder import Model, SensorRecord, load_model
 
 
 def load_encoder(
-    encoder: str | Path | Reference,
+    encoder: str | Path | EncoderReference,
     layer: Layer = None,
     pooling: str | None = None,
     *,
@@ -39,7 +34,7 @@ def load_encoder(
     of the tiles, checked here. `like` is the model whose shape `baseline:random` and whose patches the other baselines
     take. Raises ConfigError, ModelError or BandMismatchError for what cannot be.
     """
-    reference = encoder if isinstance(encoder, Reference) else parse_encoder(str(encoder))
+    reference = encoder if isinstance(encoder, EncoderReference) else parse_encoder(str(encoder))
     pooling = check_pooling(pooling)
     if reference.kind in (FOLDER, MLFLOW):
         model = load_model(_folder(reference, tracking_uri), device)
@@ -58,7 +53,7 @@ def load_encoder(
 
 
 def load_encoders(
-    references: Sequence[Reference],
+    references: Sequence[EncoderReference],
     layer: Layer = None,
     pooling: str | None = None,
     *,
@@ -80,15 +75,17 @@ def load_encoders(
     return [found[place] for place in range(len(references))]
 
 
-def _folder(reference: Reference, tracking_uri: str | None) -> Path:
+def _folder(reference: EncoderReference, tracking_uri: str | None) -> Path:
     if reference.kind == FOLDER:
         return Path(reference.name)
-    from geomae.tracking import download, resolve_uri
+    from geomae.tracking.runs import download, resolve_uri
 
     return download(reference.name, resolve_uri(tracking_uri))
 
 
-def _ours(model: Model, reference: Reference, layer: Layer, pooling: str, imagery: SensorRecord | None) -> OwnEncoder:
+def _ours(
+    model: Model, reference: EncoderReference, layer: Layer, pooling: str, imagery: SensorRecord | None
+) -> OwnEncoder:
     adapted: tuple[str, ...] = ()
     if imagery is not None:
         model, adapted = fit_model(model, imagery, reference.text)
@@ -98,7 +95,7 @@ def _ours(model: Model, reference: Reference, layer: Layer, pooling: str, imager
 
 
 def _baseline(
-    reference: Reference,
+    reference: EncoderReference,
     layer: Layer,
     pooling: str,
     imagery: SensorRecord,

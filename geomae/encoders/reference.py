@@ -22,7 +22,7 @@ KINDS = ("mlflow:RUN_ID", "models:/NAME/VERSION", "timm:NAME", "torchgeo:NAME", 
 
 
 @dataclass(frozen=True)
-class Reference:
+class EncoderReference:
     """An encoder as the user named it: `text` without the label, and its parts."""
 
     label: str
@@ -32,7 +32,7 @@ class Reference:
     options: Mapping[str, str]
 
 
-def parse_encoders(texts: Sequence[str], baselines: Sequence[str] = BASELINES) -> tuple[Reference, ...]:
+def parse_encoders(texts: Sequence[str], baselines: Sequence[str] = BASELINES) -> tuple[EncoderReference, ...]:
     """What `[LABEL=]ENCODER` texts name. Labels are unique: default ones get `-2`, `-3`, ... where they are not.
 
     The default label is the name of a run's folder (`first` of `runs/first/model`), else the text itself made of
@@ -53,11 +53,11 @@ def parse_encoders(texts: Sequence[str], baselines: Sequence[str] = BASELINES) -
     return tuple(found)
 
 
-def parse_encoder(text: str, baselines: Sequence[str] = BASELINES) -> Reference:
+def parse_encoder(text: str, baselines: Sequence[str] = BASELINES) -> EncoderReference:
     """What one ENCODER without a label names. Raises ConfigError; see `parse_encoders`."""
     head, colon, rest = text.partition(":")
     if text.startswith(("mlflow:", "models:")):
-        return Reference(_plain(text), text, MLFLOW, text, MappingProxyType({}))
+        return EncoderReference(_plain(text), text, MLFLOW, text, MappingProxyType({}))
     if colon and head in (TIMM, TORCHGEO, BASELINE):
         name, mark, options = rest.partition("?")
         if head == BASELINE and name not in baselines:
@@ -65,11 +65,11 @@ def parse_encoder(text: str, baselines: Sequence[str] = BASELINES) -> Reference:
         if not name:
             raise ConfigError(f"{text}: names no model; write {head}:NAME")
         known = OPTIONS.get(head) or OPTIONS.get(f"{head}:{name}", ())
-        return Reference(
+        return EncoderReference(
             _plain(text), text, head, name, MappingProxyType(_options(text, options if mark else "", known))
         )
     if Path(text).is_dir():
-        return Reference(_folder_label(Path(text)), text, FOLDER, text, MappingProxyType({}))
+        return EncoderReference(_folder_label(Path(text)), text, FOLDER, text, MappingProxyType({}))
     if colon and re.fullmatch(r"\w+", head) and not Path(text).exists():
         close = nearest(head, ("mlflow", "models", TIMM, TORCHGEO, BASELINE))
         raise ConfigError(f"{text}: {head}: is no kind of encoder; {close} (a model folder, or {', '.join(KINDS)})")

@@ -14,20 +14,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geomae.encoders.foreign import Backbone, ForeignEncoder, load_state, without_prefix
-from geomae.encoders.pooling import Layer, check_pooling, choose_layer
-from geomae.encoders.reference import Reference
-from geomae.encoders.values import picture_range, stretched_range, values
+from geomae.encoders.foreign import (
+    Backbone,
+    ForeignEncoder,
+    load_state,
+    picture_range,
+    stretched_range,
+    values,
+    without_prefix,
+)
+from geomae.encoders.interface import Layer, check_pooling, choose_layer
+from geomae.encoders.reference import EncoderReference
 from geomae.errors import BandMismatchError, ConfigError, ModelError, nearest
-from geomae.models.convert.reading import first_line, read_weights
-from geomae.models.standardise import SensorRecord
+from geomae.models.convert.state_dicts import first_line, read_weights
+from geomae.models.folder import SensorRecord
 
 PICTURE_BANDS = ("red", "green", "blue")
 POOLINGS_WITHOUT_CLASS = ("mean", "mean-std")
 
 
 def timm_encoder(
-    reference: Reference, layer: Layer, pooling: str, imagery: SensorRecord, device: str | torch.device
+    reference: EncoderReference, layer: Layer, pooling: str, imagery: SensorRecord, device: str | torch.device
 ) -> ForeignEncoder:
     """A model of timm for the data set that `imagery` describes.
 
@@ -98,7 +105,7 @@ def timm_backbone(module: nn.Module, size: int, bands: int) -> Backbone:
     return Backbone(module, run, size, blocks, fc_norm if pooled else norm, prefix, pooled_norm=pooled)
 
 
-def _settings(reference: Reference) -> dict[str, Any]:
+def _settings(reference: EncoderReference) -> dict[str, Any]:
     """The model's own input size, mean and standard deviation. Raises ConfigError for an unknown name."""
     import timm
 
@@ -114,7 +121,7 @@ def _settings(reference: Reference) -> dict[str, Any]:
     return {} if settings is None else asdict(settings)
 
 
-def _model(reference: Reference, settings: dict[str, Any], bands: int) -> tuple[nn.Module, tuple[str, ...]]:
+def _model(reference: EncoderReference, settings: dict[str, Any], bands: int) -> tuple[nn.Module, tuple[str, ...]]:
     """The model with its weights, without its head, and what is to be said of them."""
     import timm
 

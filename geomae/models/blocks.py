@@ -1,9 +1,15 @@
-"""What encoder and decoders are made of: timm's blocks, and positions for any grid.
+"""What encoders and decoders are made of: timm's blocks, attention kernels, shifted windows, positions.
+
+A choice made by timing at start would differ from run to run, and with it the last bits of the weights.
+
+Source: the fixed 2-D positions of He et al. 2022; each half of the width encodes one axis as in Vaswani et al. 2017.
+
+B batch, G tokens per patch, X = G * rows * cols tokens, D width, W windows, L = G * w * w tokens of a window
 
 B batch, K tokens, D width
 """
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -12,7 +18,113 @@ from torch import Tensor, nn
 
 from geomae.errors import ModelError
 from geomae.models.architecture import Architecture
-from geomae.models.positions import sincos_positions
+
+LONGEST_PLAIN = 256  # tokens up to which the plain product won on CPUs in bf16 (tests/benchmarks/training_step.py)
+
+
+def prefers_fused(device: torch.device, dtype: torch.dtype, tokens: int) -> bool:
+    """Whether PyTorch's fused attention is faster than the plain product for `tokens` tokens.
+
+    On CUDA the fused kernels win at every length that occurs here. On CPUs the fused kernel is written for long
+    sequences; in bf16 its backward pass on short ones costs more than the whole plain product.
+    """
+    if device.type != "cpu":
+        return True
+    return dtype == torch.float32 or tokens > LONGEST_PLAIN
+
+
+def choose_kernels(blocks: nn.Module, device: torch.device, tokens: int) -> None:
+    """Set the kernel of every timm attention in `blocks` for the precision in force."""
+    autocast = torch.is_autocast_enabled(device.type)
+    dtype = torch.get_autocast_dtype(device.type) if autocast else torch.float32
+    fused = prefers_fused(device, dtype, tokens)
+    for module in blocks.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = fused  # type: ignore[assignment]
+
+
+def attend(q_BHYE: Tensor, k_BHVE: Tensor, v_BHVE: Tensor) -> Tensor:
+    """Attention (B, H, Y, E) of queries to keys of H heads, by the kernel that the rule prefers."""
+    if prefers_fused(q_BHYE.device, q_BHYE.dtype, k_BHVE.shape[2]):
+        fused: Tensor = nn.functional.scaled_dot_product_attention(q_BHYE, k_BHVE, v_BHVE)
+        return fused
+    weight = (q_BHYE * q_BHYE.shape[-1] ** -0.5) @ k_BHVE.transpose(-2, -1)
+    mixed: Tensor = weight.softmax(dim=-1) @ v_BHVE
+    return mixed
+
+
+def sincos_positions(
+    rows: int, cols: int, width: int, device: torch.device | str = "cpu", scale: float = 1.0
+) -> Tensor:
+    """Positions (N, D) in float32 of a grid of rows x cols patches, N = rows * cols in row-major order.
+
+    The first half of the D features encodes the column, the second the row: the order of the published weights.
+    Row and column are multiplied by `scale`: gsd_m / reference_gsd_m, so that a distance on the ground looks the same
+    to a model at every resolution (Reed et al. 2023, Scale-MAE, section 3).
+    """
+    return _sincos(rows, cols, width, torch.device(device), scale)
+
+
+@lru_cache(maxsize=32)
+def _sincos(rows: int, cols: int, width: int, device: torch.device, scale: float) -> Tensor:
+    if width % 4:
+        raise ValueError(f"positions need a width that is a multiple of 4, not {width}")
+    # In float64: frequencies over a wide grid lose digits in float32.
+    frequency = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width / 4))
+    row, col = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
+    halves = []
+    for axis in (col, row):
+        angle = axis.reshape(-1, 1).double() * (scale * frequency)
+        halves += [angle.sin(), angle.cos()]
+    return torch.cat(halves, dim=1).float().to(device)
+
+
+def attend_in_windows(
+    block: nn.Module, x_BXD: Tensor, shape: tuple[int, int], tokens: int, window: int, shift: int
+) -> Tensor:
+    """Tokens (B, X, D), group after group and each row by row, after `block` within windows of w x w patches.
+
+    Shifted windows wrap around the edges; a mask keeps apart what does not lie together. Raises ModelError where
+    windows do not divide the grid.
+    """
+    rows, cols = shape
+    check_window(window, shape)
+    B, D = len(x_BXD), x_BXD.shape[-1]
+    x = x_BXD.reshape(B, tokens, rows, cols, D)
+    if shift:
+        x = x.roll((-shift, -shift), dims=(2, 3))
+    x = x.reshape(B, tokens, rows // window, window, cols // window, window, D).permute(0, 2, 4, 1, 3, 5, 6)
+    x = x.reshape(-1, tokens * window**2, D)
+    mask = None
+    if shift:
+        mask = _window_mask(shape, tokens, window, shift, x.device).to(x.dtype).repeat(B, 1, 1)[:, None]
+    windows: Tensor = block(x, attn_mask=mask)
+    x = windows.reshape(B, rows // window, cols // window, tokens, window, window, D).permute(0, 3, 1, 4, 2, 5, 6)
+    x = x.reshape(B, tokens, rows, cols, D)
+    if shift:
+        x = x.roll((shift, shift), dims=(2, 3))
+    return x.reshape(B, -1, D)
+
+
+def check_window(window: int, shape: tuple[int, int]) -> None:
+    """Raise ModelError where windows do not divide the grid."""
+    if shape[0] % window or shape[1] % window:
+        raise ModelError(
+            f"decoder.window: {window} does not divide a grid of {shape[0]} x {shape[1]} patches; choose one that does"
+        )
+
+
+@lru_cache(maxsize=8)
+def _window_mask(shape: tuple[int, int], tokens: int, window: int, shift: int, device: torch.device) -> Tensor:
+    """What is added to the attention of each shifted window (W, L, L): minus infinity between wrapped parts."""
+    region = torch.zeros(shape, dtype=torch.long)
+    for axis, size in enumerate(shape):
+        place = torch.arange(size)
+        part = (place >= size - window).long() + (place >= size - shift).long()
+        region = 3 * region + (part[:, None] if axis == 0 else part[None, :])
+    cut = region.reshape(shape[0] // window, window, shape[1] // window, window).permute(0, 2, 1, 3)
+    cut = cut.reshape(-1, window**2).repeat(1, tokens)
+    return torch.zeros(1).masked_fill(cut[:, :, None] != cut[:, None, :], float("-inf")).to(device)
 
 
 def blocks(architecture: Architecture, width: int, depth: int, heads: int) -> nn.ModuleList:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from geomae.models.architecture import Architecture
-from geomae.models.embedding import HEAD_GAIN
+from geomae.models.band_embedding import HEAD_GAIN
 from geomae.models.patches import patchify, take, unpatchify
 
 STAGES = 4  # each halves the side

@@ -8,12 +8,18 @@ from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from geomae.models.architecture import Architecture
-from geomae.models.attention import attend, choose_kernels
-from geomae.models.blocks import Positions, blocks, layer_norm, start_linear, token
-from geomae.models.embedding import SpectralHead, StackedHead
-from geomae.models.grouped import GroupedHead
+from geomae.models.band_embedding import GroupedHead, SpectralHead, StackedHead
+from geomae.models.blocks import (
+    Positions,
+    attend,
+    attend_in_windows,
+    blocks,
+    choose_kernels,
+    layer_norm,
+    start_linear,
+    token,
+)
 from geomae.models.patches import take
-from geomae.models.windows import attend_in_windows
 
 
 class Decoder(nn.Module):

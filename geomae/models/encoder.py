@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from geomae.models.architecture import Architecture
-from geomae.models.attention import choose_kernels
-from geomae.models.blocks import Positions, blocks, token
-from geomae.models.embedding import SpectralEmbedding, StackedEmbedding
-from geomae.models.grouped import GroupedEmbedding
+from geomae.models.band_embedding import GroupedEmbedding, SpectralEmbedding, StackedEmbedding
+from geomae.models.blocks import Positions, blocks, choose_kernels, token
 from geomae.models.patches import take
 
 

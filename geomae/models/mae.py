@@ -13,9 +13,8 @@ from geomae.models.architecture import Architecture
 from geomae.models.convolutional import ConvolutionalDecoder, ConvolutionalEncoder
 from geomae.models.decoder import Decoder, build_decoder
 from geomae.models.encoder import Encoder
-from geomae.models.patches import grid, patchify, take
-from geomae.models.target import normalise, patch_statistics
-from geomae.models.visibility import scored_pixels
+from geomae.models.masking import scored_pixels
+from geomae.models.patches import grid, normalise, patch_statistics, patchify, take
 
 
 class Loss(NamedTuple):
@@ -102,3 +101,9 @@ class MaskedAutoencoder(nn.Module):
         counted_BMCP = valid_BMCP if scored_BMCP is None else scored_BMCP
         error_BMCP = (prediction_BMCP.float() - target_BMCP).where(counted_BMCP, 0)
         return Loss(error_BMCP.square().sum((1, 2, 3)), counted_BMCP.sum((1, 2, 3)))
+
+
+def compile_in_place(mae: MaskedAutoencoder) -> None:
+    """Have the blocks compiled when they are first called; names of weights and what is computed stay the same."""
+    for block in [*mae.encoder.blocks, *(mae.decoder.blocks if mae.decoder else [])]:
+        block.compile()

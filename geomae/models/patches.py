@@ -1,8 +1,13 @@
-"""Tiles to patches and back.
+"""Tiles as patches, and what is predicted of them: the pixels themselves, or normalised by patch, with the way back.
 
 B batch, C bands, H W pixels of a tile, N patches, P = p*p pixels of a patch in one band
+
+B batch, N patches, C bands, P pixels of a patch in one band. All in standardised units, with `valid` beside the pixels.
 """
 
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
 
 from geomae.errors import ModelError
@@ -39,3 +44,72 @@ def take(values_BN: Tensor, index_BM: Tensor) -> Tensor:
     shape = (*index_BM.shape, *values_BN.shape[2:])
     index = index_BM.reshape(*index_BM.shape, *(1 for _ in values_BN.shape[2:])).expand(shape)
     return values_BN.gather(1, index)
+
+
+VARIANCE_FLOOR = 1e-6  # as in the published norm-pix target, so that its losses can be compared
+
+
+class PatchStatistics(NamedTuple):
+    """Mean and variance that a target was normalised by; both broadcast against (B, N, C, P)."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+def patch_statistics(patches_BNCP: Tensor, valid_BNCP: Tensor, target: str) -> PatchStatistics | None:
+    """Statistics over the valid pixels of each patch: (B, N, 1, 1) for `patch`, (B, N, C, 1) for `patch-band`.
+
+    None for the target `none`. The variance divides by n - 1, as the published target does (He et al. 2022, section 4).
+    """
+    if target == "none":
+        return None
+    axes = (2, 3) if target == "patch" else (3,)
+    count = valid_BNCP.sum(axes, keepdim=True)
+    mean = patches_BNCP.where(valid_BNCP, 0).sum(axes, keepdim=True) / count.clamp(min=1)
+    square = (patches_BNCP - mean).where(valid_BNCP, 0).square().sum(axes, keepdim=True)
+    return PatchStatistics(mean, square / (count - 1).clamp(min=1))
+
+
+def normalise(patches_BNCP: Tensor, statistics: PatchStatistics | None) -> Tensor:
+    """The target of the patches: themselves, or standardised by `statistics`."""
+    if statistics is None:
+        return patches_BNCP
+    return (patches_BNCP - statistics.mean) / (statistics.variance + VARIANCE_FLOOR).sqrt()
+
+
+def restore(prediction_BNCP: Tensor, statistics: PatchStatistics | None) -> Tensor:
+    """The inverse of `normalise`: exact when given the true statistics."""
+    if statistics is None:
+        return prediction_BNCP
+    return prediction_BNCP * (statistics.variance + VARIANCE_FLOOR).sqrt() + statistics.mean
+
+
+def context_statistics(patches_BNCP: Tensor, seen_BNCP: Tensor, target: str, cols: int) -> PatchStatistics | None:
+    """Statistics of every patch from the pixels that are seen; see `estimate_hidden`."""
+    statistics = patch_statistics(patches_BNCP, seen_BNCP, target)
+    known_BNG = seen_BNCP.any(-1) if target == "patch-band" else seen_BNCP.flatten(2).any(-1, keepdim=True)
+    return estimate_hidden(statistics, known_BNG, cols)
+
+
+def estimate_hidden(statistics: PatchStatistics | None, known_BNG: Tensor, cols: int) -> PatchStatistics | None:
+    """Statistics (B, N, G, 1) of every patch from those that are known, weighted by inverse squared distance.
+
+    A model with a normalised target does not predict the mean and the variance of a hidden patch; whoever looks at its
+    pixels has to take them from somewhere that is not the truth.
+    """
+    if statistics is None:
+        return None
+    N = known_BNG.shape[1]
+    place = torch.arange(N, device=known_BNG.device)
+    row, col = place // cols, place % cols
+    distance_NN = (row[:, None] - row).square() + (col[:, None] - col).square()
+    weight_BGNN = known_BNG.transpose(1, 2)[:, :, None].float() / distance_NN.clamp(min=1)
+    weight_BGNN = weight_BGNN / weight_BGNN.sum(-1, keepdim=True).clamp(min=1e-12)
+
+    def spread(values: Tensor) -> Tensor:
+        known = known_BNG[..., None]
+        # Replaced, not only weighted by zero: an infinite variance times zero would be NaN.
+        estimated = torch.einsum("bgnm,bmgp->bngp", weight_BGNN, values.float().where(known, 0))
+        return values.where(known, estimated)
+
+    return PatchStatistics(spread(statistics.mean), spread(statistics.variance))

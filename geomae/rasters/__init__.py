@@ -2,10 +2,9 @@
 
 from geomae.rasters.audit import AuditReport, Problem, audit
 from geomae.rasters.grids import Grid, Window, scene_grid
-from geomae.rasters.headers import describe_bands
-from geomae.rasters.labels import read_labels
-from geomae.rasters.reading import read
-from geomae.rasters.write import cog_in_strips, write_cog
+from geomae.rasters.opening import describe_bands
+from geomae.rasters.reading import read, read_labels
+from geomae.rasters.writing import cog_in_strips, write_cog
 
 __all__ = [
     "AuditReport",

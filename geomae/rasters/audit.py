@@ -9,8 +9,7 @@ from typing import Any
 from geomae.catalog.source import Scene, Source
 from geomae.errors import RasterError
 from geomae.rasters.grids import scene_layout
-from geomae.rasters.inspection import BandRecord, FileRecord, Wanted
-from geomae.rasters.inspection_cache import inspect_files
+from geomae.rasters.inspection import BandRecord, FileRecord, Wanted, inspect_files
 
 MOST_NOT_FINITE = 0.5  # share of NaN and infinities from which a band is suspicious
 PLAUSIBLE_MEDIANS = {"reflectance": (-0.2, 1.6), "brightness_temperature": (150.0, 400.0)}  # per unit

@@ -10,8 +10,8 @@ from rasterio import Affine
 
 from geomae.catalog.source import BandFile, Scene, Source
 from geomae.errors import RasterError
-from geomae.rasters.headers import Header, header
-from geomae.rasters.resample import Axis
+from geomae.rasters.opening import Header, header
+from geomae.rasters.resampling import Axis
 
 GSD_TOLERANCE = 0.05  # a file this close to the wanted ground sample distance is taken as it is
 SNAP = 1e-3  # offsets of less than this many pixels over a whole raster are rounding in the file's header
@@ -44,7 +44,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Part:
+class SceneFile:
     """One file of a scene: which bands it holds, and how the pixels of the grid map to its own.
 
     `positions` are indexes into the bands of the source, `indexes` the numbers of the stored bands.
@@ -67,8 +67,8 @@ class Layout:
     """All that is needed to read a scene."""
 
     grid: Grid
-    parts: tuple[Part, ...]
-    mask: Part | None
+    parts: tuple[SceneFile, ...]
+    mask: SceneFile | None
 
 
 def scene_grid(source: Source, scene: Scene) -> Grid:
@@ -126,13 +126,13 @@ def _layout(
         reference_to_file = _between(reference, found)
         _check_extent(reference, found, reference_to_file)
         rows, cols = axes(found, reference_to_file @ to_reference, grid.height, grid.width, reference.path)
-        parts.append(Part(found, positions, indexes, rows, cols))
+        parts.append(SceneFile(found, positions, indexes, rows, cols))
     mask_part = None
     if mask is not None and mask_band is not None:
         _check_indexes(mask, (mask_band.index,))
         mask_to_file = _mask_between(reference, mask)
         rows, cols = axes(mask, mask_to_file @ to_reference, grid.height, grid.width, reference.path)
-        mask_part = Part(mask, (0,), (mask_band.index,), rows, cols)
+        mask_part = SceneFile(mask, (0,), (mask_band.index,), rows, cols)
     return Layout(grid, tuple(parts), mask_part)
 
 

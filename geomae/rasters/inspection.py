@@ -1,22 +1,72 @@
-"""What the audit needs to know of one file: one pass over its bytes and one over its pixels, block after block."""
+"""What the audit knows of files: one pass over bytes and one over pixels, remembered while a file is unchanged."""
 
+import contextlib
 import hashlib
 import math
-from collections.abc import Iterator
+import os
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from rasterio.io import DatasetReader
 
-from geomae.errors import RasterError
-from geomae.files import file_digest
-from geomae.rasters.deflate import check_blocks
-from geomae.rasters.handles import is_remote, opened
-from geomae.rasters.headers import Header, describe_dataset
-from geomae.rasters.stored import Span, physical, read_stored
+from geomae.catalog.source import Source
+from geomae.errors import GeomaeError, RasterError
+from geomae.files import cache_folder, digest, file_digest, read_json, write_json
+from geomae.rasters.opening import Header, describe_dataset, is_remote, opened, stamp
+from geomae.rasters.reading import Span, physical, read_stored
+
+
+def check_blocks(path: str, dataset: DatasetReader, found: Header, file: BinaryIO) -> str | None:
+    """Name the first damaged block of a GeoTIFF and how many there are, or None when there is none.
+
+    Each compressed block is a zlib stream that ends with an Adler-32 checksum; some decoders do not look at it. A
+    block that is absent holds nodata, which is allowed.
+
+    Raises RasterError when the file ends before its blocks do.
+    """
+    if dataset.driver != "GTiff" or found.compression != "DEFLATE":
+        return None
+    size = file.seek(0, 2)
+    bits = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
+    bands = range(1, 2) if found.interleaved else range(1, found.count + 1)
+    damaged: list[str] = []
+    for band in bands:
+        depth = np.dtype(found.dtypes[band - 1]).itemsize * (found.count if found.interleaved else 1)
+        largest = found.block_height * found.block_width * depth
+        for row in range(-(-found.height // found.block_height)):
+            rows = min(found.block_height, found.height - row * found.block_height)
+            smallest = 0 if bits else rows * found.block_width * depth
+            for col in range(-(-found.width // found.block_width)):
+                start, length = (
+                    int(dataset.get_tag_item(f"BLOCK_{what}_{col}_{row}", dm="TIFF", bidx=band) or 0)
+                    for what in ("OFFSET", "SIZE")
+                )
+                if not start or not length:
+                    continue
+                if start + length > size:
+                    raise RasterError(f"{path}: ends before its data does (a part is missing); restore or remove it")
+                file.seek(start)
+                if not _is_whole(file.read(length), smallest, largest):
+                    damaged.append(f"block at row {row}, column {col} of band {band}")
+    return None if not damaged else f"{len(damaged)} damaged blocks, the first is the {damaged[0]}"
+
+
+def _is_whole(stream: bytes, smallest: int, largest: int) -> bool:
+    """Whether a zlib stream ends with the right checksum and has as many bytes as its block needs."""
+    decoder = zlib.decompressobj()
+    try:
+        length = len(decoder.decompress(stream, largest + 1))  # bounded: a stream may expand a thousandfold
+    except zlib.error:
+        return False
+    return decoder.eof and smallest <= length <= largest
+
 
 # C bands, h w pixels of a block
 
@@ -158,3 +208,76 @@ def _spans(found: Header, bands: int) -> Iterator[Span]:
     for row in rows:
         for col in cols:
             yield Span(row, col, min(height, found.height - row), min(width, found.width - col))
+
+
+VERSION = 1  # of what is found in a file; raise it when `inspect_file` finds something else
+SAVE_SECONDS = 30.0
+
+
+def inspect_files(source: Source, wanted: Sequence[Wanted], *, workers: int) -> dict[str, FileRecord]:
+    """Inspect files with `workers` threads; those that have not changed since the last time are not read again.
+
+    The cache is a convenience: when it cannot be read or written, the files are.
+    """
+    place = _place(source, wanted)
+    keys = {one.path: _key(one) for one in wanted}
+    kept = _load(place)
+    records: dict[str, FileRecord] = {}
+    for one in wanted:
+        entry = kept.get(one.path)
+        if entry is not None and keys[one.path] is not None and entry[0] == keys[one.path]:
+            records[one.path] = entry[1]
+    missing = [one for one in wanted if one.path not in records]
+    if not missing:
+        return records
+    saved = time.monotonic()
+    executor = ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="audit")
+    try:
+        futures = {executor.submit(inspect_file, one): one for one in missing}
+        for future in as_completed(futures):
+            one, record = futures[future], future.result()
+            records[one.path] = record
+            key = keys[one.path]
+            if key is not None and record.kind != "unreadable":  # that may be of the moment
+                kept[one.path] = (key, record)
+            if time.monotonic() - saved > SAVE_SECONDS:
+                _save(place, kept)
+                saved = time.monotonic()
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+        _save(place, kept)
+    return records
+
+
+def _place(source: Source, wanted: Sequence[Wanted]) -> Path:
+    """One cache file per data set and folder."""
+    folders = sorted({str(Path(one.path).parent) for one in wanted})
+    try:
+        folder = os.path.commonpath(folders)
+    except ValueError:  # none, or addresses beside files
+        folder = "|".join(folders)
+    return cache_folder() / "audit" / f"{digest({'name': source.name, 'folder': folder})}.json"
+
+
+def _key(wanted: Wanted) -> str | None:
+    """Changes with the file and with the way it is read; None for a file that is absent or not of this machine."""
+    try:
+        current = stamp(wanted.path, remote=wanted.remote)
+    except GeomaeError:
+        return None
+    return None if current is None else digest({"version": VERSION, "stamp": current, "wanted": asdict(wanted)})
+
+
+def _load(place: Path) -> dict[str, tuple[str, FileRecord]]:
+    if not place.exists():
+        return {}
+    try:
+        stored: dict[str, dict[str, Any]] = read_json(place)
+        return {path: (one["key"], FileRecord.from_dict(one["record"])) for path, one in stored.items()}
+    except (GeomaeError, AttributeError, KeyError, TypeError, ValueError):
+        return {}
+
+
+def _save(place: Path, kept: dict[str, tuple[str, FileRecord]]) -> None:
+    with contextlib.suppress(GeomaeError, OSError):
+        write_json(place, {path: {"key": key, "record": record.to_dict()} for path, (key, record) in kept.items()})

@@ -1,14 +1,95 @@
-"""Pixels of a scene in physical units, with their validity, on the common grid."""
+"""Pixels of a scene in physical units with their validity, and class codes of label rasters, on the common grid."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from rasterio import Affine
+from rasterio.crs import CRS
+from rasterio.io import DatasetReader
+from rasterio.warp import transform as transform_points
+from rasterio.windows import Window as RasterioWindow
 
 from geomae.catalog.source import Scene, Source
 from geomae.errors import RasterError
-from geomae.rasters.grids import HALF, Layout, Part, Window, check_window, scene_layout
-from geomae.rasters.handles import borrowed, environment
-from geomae.rasters.headers import LARGEST_BYTES
-from geomae.rasters.resample import Axis, Bools, Floats, bilinear, nearest, taps
-from geomae.rasters.stored import Array, Span, physical, read_stored
+from geomae.rasters.grids import HALF, SNAP, Grid, Layout, SceneFile, Window, axes, check_window, scene_layout
+from geomae.rasters.opening import LARGEST_BYTES, Header, borrowed, environment, header
+from geomae.rasters.resampling import Axis, Bools, Floats, Indexes, bilinear, nearest, taps
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A rectangle of a file's own pixels."""
+
+    row: int
+    col: int
+    height: int
+    width: int
+
+
+def read_stored(
+    dataset: DatasetReader, found: Header, indexes: Sequence[int], span: Span, nodata: Sequence[float]
+) -> tuple[Array, Bools]:
+    """Read stored bands: (raw_Chw in the file's own type, valid_Chw).
+
+    Invalid is what equals one of `nodata` or the file's own value, and what the file's alpha band or mask hides. Values
+    that are not finite are left to `physical`. An alpha band that is itself among `indexes` holds data: NAIP's near
+    infrared is often marked so.
+    """
+    window = RasterioWindow(span.col, span.row, span.width, span.height)
+    raw_Chw = dataset.read(list(indexes), window=window)
+    valid_Chw = np.ones(raw_Chw.shape, dtype=np.bool_)
+    own = [found.nodata[index - 1] for index in indexes]
+    if len(set(own)) == 1:
+        _strike(raw_Chw, valid_Chw, (*nodata, own[0]))
+    else:
+        for position, value in enumerate(own):
+            _strike(raw_Chw[position], valid_Chw[position], (*nodata, value))
+    if found.alpha is not None and found.alpha not in indexes:
+        valid_Chw &= dataset.read(found.alpha, window=window) > 0
+    if found.masked:
+        valid_Chw &= dataset.read_masks(indexes[0], window=window) > 0
+    return raw_Chw, valid_Chw
+
+
+def physical(raw_Chw: Array, valid_Chw: Bools, scale_C: Sequence[float], offset_C: Sequence[float]) -> Floats:
+    """Give raw x scale + offset in float32, 0 where invalid; what is not finite becomes invalid in `valid_Chw`."""
+    # float32 holds integers of 16 bits exactly; wider ones would lose digits before they are scaled.
+    wide = raw_Chw.dtype.itemsize > 2 and raw_Chw.dtype != np.float32
+    working = np.float64 if wide else np.float32
+    with np.errstate(over="ignore", invalid="ignore"):
+        values_Chw: Array = raw_Chw.astype(working)
+        if any(scale != 1 for scale in scale_C):
+            np.multiply(values_Chw, np.array(scale_C, dtype=working)[:, None, None], out=values_Chw)
+        if any(offset != 0 for offset in offset_C):
+            np.add(values_Chw, np.array(offset_C, dtype=working)[:, None, None], out=values_Chw)
+        pixels_Chw: Floats = values_Chw.astype(np.float32, copy=False)
+    if raw_Chw.dtype.kind == "f" or wide:
+        valid_Chw &= np.isfinite(pixels_Chw)
+    if not valid_Chw.all():
+        pixels_Chw[~valid_Chw] = 0
+    return pixels_Chw
+
+
+def _strike(raw: Array, valid: Bools, nodata: Sequence[float | None]) -> None:
+    """Mark as invalid what equals one of the values, where the type of the file can hold it at all."""
+    for value in dict.fromkeys(nodata):
+        if value is None:
+            continue
+        if raw.dtype.kind == "f":
+            if np.isnan(value):
+                valid &= ~np.isnan(raw)
+            else:
+                with np.errstate(over="ignore"):
+                    valid &= raw != raw.dtype.type(value)  # -3.4e38 is written with the digits of either precision
+        elif float(value).is_integer() and np.iinfo(raw.dtype).min <= value <= np.iinfo(raw.dtype).max:
+            valid &= raw != int(value)
+
 
 # C bands, H W pixels of the window, h w pixels of a file
 
@@ -38,7 +119,7 @@ def read(source: Source, scene: Scene, window: Window) -> tuple[Floats, Bools]:
     return pixels_CHW, valid_CHW
 
 
-def _read_part(source: Source, part: Part, window: Window) -> tuple[Floats, Bools]:
+def _read_part(source: Source, part: SceneFile, window: Window) -> tuple[Floats, Bools]:
     scale_C = [source.scale_C[position] for position in part.positions]
     offset_C = [source.offset_C[position] for position in part.positions]
     if part.rows.aligned and part.cols.aligned:
@@ -51,12 +132,12 @@ def _read_part(source: Source, part: Part, window: Window) -> tuple[Floats, Bool
     return bilinear(physical(raw_Chw, valid_Chw, scale_C, offset_C), valid_Chw, rows, cols)
 
 
-def _stored(source: Source, part: Part, span: Span) -> tuple[Array, Bools]:
+def _stored(source: Source, part: SceneFile, span: Span) -> tuple[Array, Bools]:
     with borrowed(part.header.path, part.header.stamp, remote=source.remote) as dataset:
         return read_stored(dataset, part.header, part.indexes, span, source.nodata)
 
 
-def _read_mask(source: Source, mask: Part, window: Window) -> Bools:
+def _read_mask(source: Source, mask: SceneFile, window: Window) -> Bools:
     """Where the scene's mask lets pixels through (H, W); nowhere outside of the mask."""
     values_HW, clear_HW = _read_nearest(mask, window, remote=source.remote)
     if values_HW.dtype.kind == "f":
@@ -72,7 +153,7 @@ def _read_mask(source: Source, mask: Part, window: Window) -> Bools:
     return clear_HW
 
 
-def _read_nearest(part: Part, window: Window, *, remote: bool) -> tuple[Array, Bools]:
+def _read_nearest(part: SceneFile, window: Window, *, remote: bool) -> tuple[Array, Bools]:
     """One stored band on a window by nearest neighbour: (raw_HW, inside_HW), 0 outside of the file."""
     row_H, inside_H = nearest(part.rows, window.row, window.height, reach=HALF)
     col_W, inside_W = nearest(part.cols, window.col, window.width, reach=HALF)
@@ -105,3 +186,89 @@ def check_bytes(size: int, window: Window, where: str) -> None:
 
 def _span(axis: Axis, length: int) -> int:
     return min(axis.size, int(length * axis.scale) + 3)
+
+
+# H W pixels of the window, h w pixels of the file
+
+Codes = npt.NDArray[np.int32]
+
+
+def read_labels(path: str, grid: Grid, window: Window, remote: bool = False) -> tuple[Codes, Bools]:
+    """Read the class codes of a window of `grid` from the first band of a raster: (codes_HW int32, known_HW bool).
+
+    Each pixel takes the code at its centre, also across CRS. Where the raster holds nodata, or nothing, the code is 0
+    and not known. Without a CRS in both, the shapes of raster and grid must match.
+
+    Raises RasterError when they do not, when the raster cannot be read, and for codes that are no 32-bit integers.
+    """
+    found = header(path, remote=remote)
+    check_window(window, grid, path)
+    check_bytes(window.height * window.width * 64, window, path)
+    row_HW, col_HW, inside_HW = _places(found, grid, window)
+    codes_HW = np.zeros((window.height, window.width), dtype=np.int32)
+    if not inside_HW.any():
+        return codes_HW, inside_HW
+    rows, cols = row_HW[inside_HW], col_HW[inside_HW]
+    first_row, first_col = int(rows.min()), int(cols.min())
+    span = Span(first_row, first_col, int(rows.max()) + 1 - first_row, int(cols.max()) + 1 - first_col)
+    check_bytes(span.height * span.width * 16, window, path)
+    with environment(remote=remote), borrowed(path, found.stamp, remote=remote) as dataset:
+        raw_Chw, valid_Chw = read_stored(dataset, found, (1,), span, ())
+    known_HW = inside_HW.copy()
+    known_HW[inside_HW] = valid_Chw[0, rows - first_row, cols - first_col]
+    raw = raw_Chw[0, rows - first_row, cols - first_col][known_HW[inside_HW]]
+    finite = np.isfinite(raw)
+    known_HW[known_HW] = finite
+    codes_HW[known_HW] = _codes(raw[finite], path)
+    return codes_HW, known_HW
+
+
+def _places(found: Header, grid: Grid, window: Window) -> tuple[Indexes, Indexes, Bools]:
+    """Row and column of the file's pixel at the centre of each pixel of the window, and whether there is one."""
+    if found.crs is None or grid.crs is None:
+        if found.shape != (grid.height, grid.width):
+            raise RasterError(
+                f"{found.path}: has {found.height} x {found.width} pixels and its scene {grid.height} x {grid.width}; "
+                "without a CRS in both, labels must have the shape of their scene"
+            )
+        to_file = Affine.identity()
+    else:
+        to_file = ~found.affine @ Affine(*grid.transform)
+        upright = to_file.b == to_file.d == 0 and to_file.a > 0 and to_file.e > 0
+        if not upright or _crs(found.crs) != _crs(grid.crs):
+            return _warped(found, grid, window)
+    rows, cols = axes(found, to_file, grid.height, grid.width, "the grid of the scene")
+    row_H, inside_H = nearest(rows, window.row, window.height, reach=SNAP)
+    col_W, inside_W = nearest(cols, window.col, window.width, reach=SNAP)
+    row_HW, col_HW = np.meshgrid(row_H, col_W, indexing="ij")
+    return row_HW, col_HW, inside_H[:, None] & inside_W
+
+
+def _warped(found: Header, grid: Grid, window: Window) -> tuple[Indexes, Indexes, Bools]:
+    """The same for a turned raster or another CRS; each centre is transformed exactly, so a window gives the same."""
+    col_HW, row_HW = np.meshgrid(
+        np.arange(window.col, window.col + window.width) + 0.5, np.arange(window.row, window.row + window.height) + 0.5
+    )
+    x_HW, y_HW = _apply(Affine(*grid.transform), col_HW, row_HW)
+    xs, ys = transform_points(_crs(str(grid.crs)), _crs(str(found.crs)), x_HW.ravel(), y_HW.ravel())
+    file_col_HW, file_row_HW = _apply(~found.affine, np.reshape(xs, col_HW.shape), np.reshape(ys, col_HW.shape))
+    inside_HW = np.isfinite(file_col_HW) & np.isfinite(file_row_HW)
+    file_row_HW, file_col_HW = (np.where(inside_HW, np.floor(one_HW), -1) for one_HW in (file_row_HW, file_col_HW))
+    inside_HW &= (file_row_HW >= 0) & (file_row_HW < found.height) & (file_col_HW >= 0) & (file_col_HW < found.width)
+    return file_row_HW.astype(np.int64), file_col_HW.astype(np.int64), inside_HW
+
+
+def _apply(affine: Affine, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> tuple[Array, Array]:
+    return affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f
+
+
+def _codes(raw: Array, path: str) -> Codes:
+    limits = np.iinfo(np.int32)
+    if raw.size and (raw.min() < limits.min or raw.max() > limits.max or (raw != np.floor(raw)).any()):
+        raise RasterError(f"{path}: holds labels that are no whole numbers of 32 bits; rewrite it with class codes")
+    return raw.astype(np.int32)
+
+
+@functools.lru_cache(maxsize=64)
+def _crs(text: str) -> CRS:
+    return CRS.from_user_input(text)

@@ -57,7 +57,7 @@ def shorten(text: str, longest: int) -> str:
     return f"{text[: longest - 1 - end]}…{text[-end:]}"
 
 
-def apart(places: Sequence[float], distance: float) -> list[float]:
+def space_out(places: Sequence[float], distance: float) -> list[float]:
     """Move increasing places as little as it takes to be `distance` apart, each cluster about its own middle."""
     clusters: list[list[float]] = []
     for place in places:

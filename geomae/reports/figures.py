@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
-from geomae.reports.canvas import add_axes, add_picture_axes, add_text, add_title, apart, save, shorten
-from geomae.reports.stretch import Colour, Floats, Mask, composites, describe, stretch_limits, to_rgb
+from geomae.reports.canvas import add_axes, add_picture_axes, add_text, add_title, save, shorten, space_out
+from geomae.reports.stretch import Colour, FloatArray, Mask, composites, describe, stretch_limits, to_rgb
 from geomae.sensors import Band
 
 # C bands, H W pixels; lengths on paper are in inches
@@ -36,9 +36,9 @@ class TilePicture:
     """
 
     tile_id: str
-    truth_CHW: Floats
+    truth_CHW: FloatArray
     visible_HW: Mask
-    reconstruction_CHW: Floats
+    reconstruction_CHW: FloatArray
     valid_CHW: Mask
 
     @property
@@ -122,7 +122,7 @@ def loss_curve(
 
 
 def contact_sheet(
-    path: Path, tiles: Sequence[tuple[str, Floats, Mask]], bands: Sequence[Band], unit: str, title: str
+    path: Path, tiles: Sequence[tuple[str, FloatArray, Mask]], bands: Sequence[Band], unit: str, title: str
 ) -> None:
     """Publish a picture (PNG) of at most 36 tiles `(title, pixels_CHW, valid_CHW)`, and below it their spectrum.
 
@@ -162,7 +162,7 @@ def _pictures(tile: TilePicture, indices: tuple[int, int, int]) -> list[npt.NDAr
     return [truth, visible, to_rgb(tile.reconstruction_CHW, everywhere_CHW, indices, *limits, INVALID_COLOUR)]
 
 
-def _spectrum(axes: Axes, pixels: Sequence[Floats], valid: Sequence[Mask], bands: Sequence[Band]) -> None:
+def _spectrum(axes: Axes, pixels: Sequence[FloatArray], valid: Sequence[Mask], bands: Sequence[Band]) -> None:
     """Mean and standard deviation of each band over all valid pixels, against the wavelength where there is one."""
     order = sorted(range(len(bands)), key=lambda band: bands[band].wavelength_um)
     known = [
@@ -193,10 +193,10 @@ def _spectrum(axes: Axes, pixels: Sequence[Floats], valid: Sequence[Mask], bands
     _name_points(axes, place, names)
 
 
-def _name_points(axes: Axes, place: Floats, names: Sequence[str]) -> None:
+def _name_points(axes: Axes, place: FloatArray, names: Sequence[str]) -> None:
     """Names above the axes, moved apart where bands lie close together, each with a line to its place."""
     low, high = np.log(axes.get_xlim())
-    spots = apart(((np.log(place) - low) / (high - low)).tolist(), 0.024)
+    spots = space_out(((np.log(place) - low) / (high - low)).tolist(), 0.024)
     for x, spot, name in zip(place, spots, names, strict=True):
         axes.annotate(
             *(name, (x, 1.0)), xytext=(spot, 1.08), xycoords=axes.get_xaxis_transform(), textcoords="axes fraction",
@@ -205,7 +205,7 @@ def _name_points(axes: Axes, place: Floats, names: Sequence[str]) -> None:
         )  # fmt: skip
 
 
-def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[Floats, Floats]:
+def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[FloatArray, FloatArray]:
     """Steps and finite values of what is called `name`."""
     pairs = [(row["step"], row[name]) for row in rows if row.get(name) is not None and np.isfinite(row[name])]
     steps, values = np.array(pairs, dtype=np.float64).reshape(-1, 2).T

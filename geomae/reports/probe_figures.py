@@ -1,18 +1,116 @@
-"""Pictures of a probe: every encoder's score with its interval, and what few labels are worth."""
+"""Pictures of a probe: scores with intervals, few labels, confusions, and what alignments do.
+
+K classes
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from geomae.reports.canvas import add_axes, add_text, add_title, save, shorten
 from geomae.reports.figures import BLUE, ORANGE
 
-COLOURS = [colormaps["tab10"](number) for number in range(10)]
-MARKERS = "osD^vP*X<>"
+CONFUSION_COLOURS = "Blues"
+MOST_NUMBERS = 12  # classes up to which every cell shows its share
+
+
+def confusion_picture(
+    path: Path, matrices: Sequence[tuple[str, NDArray[np.float64]]], names: Sequence[str], *, title: str, unit: str
+) -> None:
+    """Publish a picture (PNG) of confusions `(title, counts_KK)`, rows of truth, columns of what was predicted.
+
+    Cells show the share of the row, the names how many `unit` (tiles, pixels) a class has.
+    """
+    classes = len(names)
+    side = float(np.clip(0.55 * classes, 1.8, 7.0))
+    left, head, gap, foot = (
+        0.3 + 0.085 * min(max(map(len, names)), 18) + 0.55,
+        1.05,
+        0.35,
+        0.45 + 0.06 * min(max(map(len, names)), 18),
+    )
+    across = max(len(matrices) * (left + side + gap) + 0.2, 6.0)
+    figure = Figure(figsize=(across, head + side + foot))
+    add_title(figure, title)
+    for number, (name, counts_KK) in enumerate(matrices):
+        begin = 0.1 + number * (left + side + gap)
+        add_text(figure, begin + 0.05, head - 0.42, shorten(name, int((left + side) * 12)), size=9)
+        _matrix(add_axes(figure, begin + left, head, side, side), counts_KK, names, unit)
+    save(figure, path)
+
+
+def _matrix(axes: Axes, counts_KK: NDArray[np.float64], names: Sequence[str], unit: str) -> None:
+    truth_K = counts_KK.sum(1)
+    share_KK = counts_KK / np.where(truth_K > 0, truth_K, 1)[:, None]
+    axes.imshow(share_KK, cmap=CONFUSION_COLOURS, vmin=0, vmax=1, interpolation="nearest")
+    places = range(len(names))
+    short = [shorten(name, 18) for name in names]
+    rows = [f"{name}\n{count:,.0f}" for name, count in zip(short, truth_K, strict=True)]
+    axes.set_xticks(places, short, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
+    axes.set_yticks(places, rows, parse_math=False)
+    axes.tick_params(labelsize=8, length=0)
+    axes.set_xlabel("predicted", fontsize=9)
+    axes.set_ylabel(f"truth ({unit})", fontsize=9)
+    if len(names) > MOST_NUMBERS:
+        return
+    for row in places:
+        for column in places:
+            share = share_KK[row, column]
+            text = f"{share:.2f}" if truth_K[row] > 0 else "–"
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if share > 0.6 else "0.2")
+
+
 GREY = "0.45"
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """An encoder's score without alignment (`none`) and behind each, and the alignment that was chosen."""
+
+    label: str
+    value: Mapping[str, float]
+    chosen: str
+
+
+def alignments_picture(path: Path, shown: Mapping[str, Sequence[Aligned]], *, title: str, axis: str) -> None:
+    """Publish a picture (PNG): a panel for each test set, a row for each encoder, a mark for each alignment."""
+    rows = max(map(len, shown.values()))
+    longest = max(len(one.label) for each in shown.values() for one in each)
+    left, wide, high, head, foot = 0.35 + 0.075 * min(longest, 36), 3.6, 0.34 * rows + 0.2, 1.0, 1.1
+    figure = Figure(figsize=(max(left + len(shown) * (wide + 0.25) + 0.1, 7.0), head + high + foot))
+    add_title(figure, title)
+    every = [value for each in shown.values() for one in each for value in one.value.values()]
+    margin = 0.04 * (max(every) - min(every)) or 0.01
+    for number, (test, each) in enumerate(shown.items()):
+        axes = add_axes(figure, left + number * (wide + 0.25), head, wide, high)
+        axes.set_title(shorten(test, 42), fontsize=9, parse_math=False)
+        for place, one in enumerate(each):
+            axes.plot(list(one.value.values()), [place] * len(one.value), "|", color=GREY, markersize=9, zorder=1)
+            axes.plot(one.value[one.chosen], place, "D", color=ORANGE, markersize=7, zorder=2)
+            axes.plot(one.value["none"], place, "o", color=BLUE, markersize=5, zorder=3)
+        names = [shorten(one.label, 36) for one in each] if number == 0 else []
+        axes.set_yticks(range(len(each)), names or [""] * len(each), fontsize=9, parse_math=False)
+        axes.set_ylim(len(each) - 0.4, -0.6)
+        axes.set_xlim(min(every) - margin, max(every) + margin)
+        axes.set_xlabel(axis, fontsize=9)
+        axes.tick_params(labelsize=8, axis="x")
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    caption = (
+        "Blue: without alignment. Grey: behind each alignment.\nOrange: the one taken by the rule, without labels."
+    )
+    add_text(figure, 0.15, head + high + 0.55, caption, size=8)
+    save(figure, path)
+
+
+CURVE_COLOURS = [colormaps["tab10"](number) for number in range(10)]
+MARKERS = "osD^vP*X<>"
 
 
 @dataclass(frozen=True)
@@ -83,7 +181,7 @@ def few_labels_picture(
         for index, curve in enumerate(shown):
             # Side by side, so that one bar does not hide another.
             shift = 1 + 0.05 * (index - (len(shown) - 1) / 2)
-            colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+            colour, marker = CURVE_COLOURS[index % len(CURVE_COLOURS)], MARKERS[index % len(MARKERS)]
             axes.errorbar(
                 [count * shift for count in curve.value], list(curve.value.values()), list(curve.spread.values()),
                 color=colour, marker=marker, markersize=5, linewidth=1.4, capsize=2, label=shorten(curve.label, 36),

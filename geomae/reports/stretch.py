@@ -9,7 +9,7 @@ import numpy.typing as npt
 from geomae.sensors import Band
 
 # C bands, H W pixels
-Floats = npt.NDArray[np.floating[Any]]
+FloatArray = npt.NDArray[np.floating[Any]]
 Mask = npt.NDArray[np.bool_]
 Colour = tuple[float, float, float]
 
@@ -48,7 +48,7 @@ def describe(composite: str, indices: tuple[int, int, int], bands: Sequence[Band
 
 
 def stretch_limits(
-    pixels: Floats | Sequence[Floats],
+    pixels: FloatArray | Sequence[FloatArray],
     valid: Mask | Sequence[Mask],
     percentiles: tuple[float, float] = (2, 98),
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -73,11 +73,11 @@ def stretch_limits(
 
 
 def to_rgb(
-    pixels_CHW: Floats,
+    pixels_CHW: FloatArray,
     valid_CHW: Mask,
     indices: tuple[int, int, int],
-    low_C: Floats,
-    high_C: Floats,
+    low_C: FloatArray,
+    high_C: FloatArray,
     invalid_colour: Colour,
     gamma: float = 1.0,
 ) -> npt.NDArray[np.float64]:

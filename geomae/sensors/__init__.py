@@ -1,10 +1,8 @@
 """Sensors and their bands: published tables, inline sensors, and which band of one sensor meets which of another."""
 
-from geomae.sensors.band import COMMON_NAMES, Band
+from geomae.sensors.band import COMMON_NAMES, Band, match_bands
 from geomae.sensors.groups import band_groups
-from geomae.sensors.matching import match_bands
-from geomae.sensors.parse import inline_sensor
-from geomae.sensors.registry import sensor, sensor_names
+from geomae.sensors.registry import inline_sensor, sensor, sensor_names
 from geomae.sensors.sensor import UNITS, Scaling, Sensor
 
 __all__ = [

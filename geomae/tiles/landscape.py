@@ -51,7 +51,7 @@ _SPREAD_L4 = np.array([  # how far log shares stray by parcel, by place and by p
 
 
 @dataclass(frozen=True)
-class Domain:
+class LandscapeDomain:
     """What sets a domain apart; shares are of area, lengths `_px` in pixels, angles in degrees."""
 
     name: str
@@ -71,14 +71,15 @@ class Domain:
 
 
 DOMAINS = (
-    Domain(name="lowland", season="summer", epsg=32632, farmed=.66, wild={GRASS: .12, SHRUB: .14, FOREST: .74},
+    LandscapeDomain(name="lowland", season="summer", epsg=32632, farmed=.66, wild={GRASS: .12, SHRUB: .14, FOREST: .74},
         mixtures=({"clear": .5, "turbid": .5}, {"broadleaf": .65, "needle": .35},
                   {"needle": .4, "sward": .3, "straw": .3}, {"sward": .85, "straw": .1, "loam": .05},
                   {"leaf": .58, "straw": .24, "loam": .18}, {"loam": .88, "straw": .12},
                   {"concrete": .36, "ochre": .2, "asphalt": .22, "sward": .22}),
         fields={GRASS: .24, CROP: .6, BARE: .16}, pivots=0, parcel_px=(13, 24, .4), border="broadleaf",
         river_px=(6, 0, 2), relief_m=60, sun=(-.58, .34), haze=(.006, 3.2)),
-    Domain(name="dryland", season="dry", epsg=32630, farmed=.42, wild={SHRUB: .34, FOREST: .08, GRASS: .26, BARE: .32},
+    LandscapeDomain(name="dryland", season="dry", epsg=32630, farmed=.42,
+        wild={SHRUB: .34, FOREST: .08, GRASS: .26, BARE: .32},
         mixtures=({"clear": .25, "turbid": .75}, {"broadleaf": .5, "needle": .46, "ochre": .04},
                   {"ochre": .48, "needle": .34, "straw": .18}, {"straw": .58, "ochre": .32, "sward": .1},
                   {"leaf": .5, "straw": .3, "ochre": .2}, {"ochre": .62, "sand": .38},
@@ -148,7 +149,7 @@ def _nearest(points_N2: Floats, size: int) -> tuple[Floats, Codes]:
     return distance_HW, which_HW
 
 
-def _river(domain: Domain, size: int, rng: np.random.Generator) -> Floats:
+def _river(domain: LandscapeDomain, size: int, rng: np.random.Generator) -> Floats:
     """Distance in pixels to the river's bank, negative in its bed: a sine-generated curve (Langbein & Leopold 1966)."""
     step = np.arange(10 * size) * 0.5
     phase, other, start = rng.uniform(0, 2 * np.pi, 3)
@@ -158,7 +159,7 @@ def _river(domain: Domain, size: int, rng: np.random.Generator) -> Floats:
     return np.asarray(distance_HW - domain.river_px[0] * (1 + 0.3 * np.sin(step / 23 + other))[which_HW])
 
 
-def _parcels(domain: Domain, size: int, rng: np.random.Generator) -> tuple[Codes, Floats, Floats]:
+def _parcels(domain: LandscapeDomain, size: int, rng: np.random.Generator) -> tuple[Codes, Floats, Floats]:
     """Per pixel: its parcel from 1 (0: none), the distance to the border and the place across the rows, in pixels."""
     _, parcel_HW = _nearest(rng.uniform(0, size, (2 + (size // 150) ** 2, 2)), size)  # districts, each turned otherwise
     turn_HW = np.exp(1j * (rng.uniform(0, np.pi) + rng.normal(0, 0.5, parcel_HW.max() + 1)))[parcel_HW]
@@ -183,7 +184,7 @@ def _by_rank(value_HW: Floats, where_HW: NDArray[np.bool_], shares: Mapping[int,
     return np.array(list(shares))[np.searchsorted(cuts, value_HW)]
 
 
-def _ground(domain: Domain, size: int, rng: np.random.Generator) -> Ground:
+def _ground(domain: LandscapeDomain, size: int, rng: np.random.Generator) -> Ground:
     """Class codes, parcels (0: not farmed), share under a border, rows (-1 to 1), light over that on level ground."""
     bank_HW, wobble_HW = _river(domain, size, rng), _noise(rng, size, 12)
     # Folded noise has V-shaped valleys and round hills, as water leaves them; the flood plain is flat.
@@ -210,7 +211,7 @@ def _ground(domain: Domain, size: int, rng: np.random.Generator) -> Ground:
     return labels_HW, parcel_HW, edge_HW, rows_HW, light_HW
 
 
-def _surface(domain: Domain, rng: np.random.Generator, ground: Ground) -> Floats:
+def _surface(domain: LandscapeDomain, rng: np.random.Generator, ground: Ground) -> Floats:
     """Reflectance (C, H, W): mixtures that stray by parcel, place and pixel, their moisture and pigments, the light."""
     labels_HW, parcel_HW, edge_HW, rows_HW, light_HW = ground
     size, parcels, spectra_KC = len(labels_HW), parcel_HW.max() + 1, np.array(list(_SPECTRA.values()))
@@ -231,7 +232,7 @@ def _surface(domain: Domain, rng: np.random.Generator, ground: Ground) -> Floats
     return np.asarray(light_HW * np.exp(log_CHW) * np.einsum("kc,khw->chw", spectra_KC, share_KHW))
 
 
-def _observe(domain: Domain, rng: np.random.Generator, surface_CHW: Floats) -> Floats:
+def _observe(domain: LandscapeDomain, rng: np.random.Generator, surface_CHW: Floats) -> Floats:
     """What is stored: haze, blur, each band's own pixel, noise; reflectance x 10000, and 0 where nothing was seen."""
     size, pixels_CHW = surface_CHW.shape[1], np.empty_like(surface_CHW)
     haze_HW = domain.haze[0] * rng.uniform(0.7, 1.3) * np.exp(0.45 * _noise(rng, size, 120, 2.5))

@@ -1,7 +1,153 @@
-"""How a model is adapted: the training that it comes to."""
+"""Adaptation: masked pretraining that goes on with the tiles of a target while held-out ones are predicted better.
 
+T tiles
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geomae.commands.run import AnalysisRun
 from geomae.config import AdaptConfig, Decoder, Optimizer, PretrainConfig
+from geomae.encoders.own import fit_model
+from geomae.encoders.selections import Session
+from geomae.errors import CatalogError, ModelError
 from geomae.models.architecture import Architecture
+from geomae.models.folder import Model, SensorRecord
+from geomae.models.mae import MaskedAutoencoder
+from geomae.models.trainable import Share, merged, unfreeze
+from geomae.randomness import key
+from geomae.runtime.signals import Stop
+from geomae.tiles.batches import TileReader, schedule_batches
+from geomae.tiles.index import TileIndex
+from geomae.tiles.overlaps import check_no_pixel_overlap, overlapping
+from geomae.tiles.selection import Selection, index_gsd_m
+from geomae.tiles.splits import validation_tiles
+from geomae.training import checkpoints
+from geomae.training.checkpoints import Progress
+from geomae.training.data import Dataset, usable_tiles
+from geomae.training.loop import Event, save, train, validate
+from geomae.training.trainer import Trainer, prepare
+from geomae.training.validation import MODEL
+
+
+@dataclass(frozen=True)
+class AdaptationDomain:
+    """The tiles of a selection: those to learn from, and those held out: groups or blocks where there are any."""
+
+    selected: Selection
+    training: Dataset
+    held: Dataset
+
+    @property
+    def name(self) -> str:
+        """The selector."""
+        return self.selected.name
+
+
+@dataclass(frozen=True)
+class AdaptationDomains:
+    """Target and source, and the model as it begins, which knows the sensors of both. `notes` say what was decided."""
+
+    model: Model
+    target: AdaptationDomain
+    source: AdaptationDomain | None
+    notes: tuple[str, ...]
+
+    @property
+    def all(self) -> tuple[AdaptationDomain, ...]:
+        """The target first."""
+        return (self.target,) if self.source is None else (self.target, self.source)
+
+
+def read_domains(model: Model, chosen: Sequence[Selection], config: PretrainConfig, seed: int) -> AdaptationDomains:
+    """The domains of the selections, the target's first, for a model that will learn them.
+
+    Raises CatalogError, ConfigError, BandMismatchError or ModelError where tiles, bands and model do not fit together.
+    """
+    if model.mae.decoder is None:
+        raise ModelError(
+            "--model: is an encoder without a decoder, which cannot reconstruct and so not be adapted; bring weights "
+            "with their decoder through `geomae convert`, or train a model with `geomae pretrain`"
+        )
+    notes: list[str] = []
+    for one in reversed(chosen):  # the target's sensor last, which becomes the first of the model
+        model = add_sensor(model, one.imagery, notes)
+    if len(chosen) == 2:
+        check_no_pixel_overlap(chosen[1].index, chosen[0].index, f"--source {chosen[1].name}")
+    memory = config.data.memory_mb * 1024**2 // (2 * len(chosen))
+    found = [_domain(model, one, config, memory, seed, notes) for one in chosen]
+    return AdaptationDomains(model, found[0], found[1] if len(found) == 2 else None, tuple(dict.fromkeys(notes)))
+
+
+def add_sensor(model: Model, imagery: SensorRecord, notes: list[str]) -> Model:
+    """The model with a record of the sensor of `imagery`. Raises BandMismatchError where its bands do not fit.
+
+    What the model was trained with stays; a sensor that it does not know becomes its first, with the statistics of the
+    imagery, and so do the bands of a known sensor that a spectral embedding has not met.
+    """
+    known = next((one for one in model.sensors if (one.name, one.unit) == (imagery.name, imagery.unit)), None)
+    if known is None:
+        fitted, said = fit_model(model, imagery, "--model")
+        notes += said
+        return replace(model, sensors=(fitted.record, *model.sensors))
+    new = [band.name for band in imagery.bands if band.name not in {one.name for one in known.bands}]
+    if not new or model.mae.architecture.embedding != "spectral":
+        return model
+    notes.append(f"bands of {known.name} that the model learns anew: {', '.join(new)}")
+    more = imagery.select(new)
+    whole = replace(
+        known, bands=known.bands + more.bands, mean_C=known.mean_C + more.mean_C, std_C=known.std_C + more.std_C
+    )
+    return replace(model, sensors=tuple(whole if one is known else one for one in model.sensors))
+
+
+def _domain(
+    model: Model, selected: Selection, config: PretrainConfig, memory: int, seed: int, notes: list[str]
+) -> AdaptationDomain:
+    fitted, said = fit_model(model, selected.imagery, "--model")
+    notes += said
+    record = fitted.record
+    names = tuple(band.name for band in record.bands)
+    index = usable_tiles(selected.index, config, names, model.mae.architecture.groups, notes)
+    held_T = validation_tiles(index.tiles, config.data.validation, seed)
+    if not held_T.any():
+        raise CatalogError(
+            f"{selected.name}: has {len(index)} usable tile{'s' * (len(index) != 1)}, too few to hold some out, and "
+            "without them nobody could say whether an adaptation helped; choose more tiles"
+        )
+
+    def part(name: str, tiles: TileIndex) -> Dataset:
+        return Dataset(name, TileReader(tiles, memory, names), replace(record, gsd_m=index_gsd_m(tiles)))
+
+    learned, held = (index.take(np.flatnonzero(chosen_T)) for chosen_T in (~held_T, held_T))
+    learned = _without_overlap(selected.name, learned, held, notes)
+    return AdaptationDomain(selected, part(selected.name, learned), part(f"{selected.name}-held-out", held))
+
+
+def _without_overlap(name: str, learned: TileIndex, held: TileIndex, notes: list[str]) -> TileIndex:
+    """The tiles to learn from without those that show held-out pixels, where enough are left; notes say what is not."""
+    shared_T = overlapping(learned, held)
+    many = 2 * shared_T.sum() > len(learned)
+    if many:
+        notes.append(
+            f"{name}: {shared_T.sum()} of the {len(learned)} tiles that are learned from overlap held-out ones, which "
+            "flatters every error on these; cut tiles without overlap, or give the data set blocks or groups"
+        )
+    elif shared_T.any():
+        notes.append(f"{name}: {shared_T.sum()} tiles that overlap held-out ones are not learned from")
+        learned = learned.take(np.flatnonzero(~shared_T))
+    known = set(learned.independent_units()) & set(held.independent_units())
+    if known:
+        notes.append(
+            f"{name}: of {len(known)} of the {len(set(held.independent_units()))} groups of held-out tiles others are "
+            "learned from; the groups are too large to hold whole ones out"
+        )
+    return learned
+
 
 RATES = {"full": 0.004, "last-blocks": 0.008, "lora": 0.008, "norm": 0.03}  # for 256 tiles a step
 
@@ -16,3 +162,81 @@ def training_config(config: AdaptConfig, shape: Architecture) -> PretrainConfig:
         data=config.data, steps=config.steps, batch=config.batch, eval_every=config.eval_every,
         save_every=config.save_every, keep=1,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """The adapted model, merged into plain weights; what learned; the step whose weights are kept, and the last one."""
+
+    model: Model
+    share: Share
+    kept_step: int
+    steps: int
+
+
+def adapt_weights(
+    session: Session, config: AdaptConfig, domains: AdaptationDomains, run: AnalysisRun, stop: Stop
+) -> Adapted | None:
+    """Train, or go on with a training in the folder of the run; None where `stop` ended it.
+
+    The weights of the best validation are kept; where no step was better than the start, those of the start.
+    """
+    shape, seed = domains.model.mae.architecture, session.common.seed
+    mae = MaskedAutoencoder(shape)
+    mae.load_state_dict(domains.model.mae.state_dict())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key(seed, "low rank") % 2**63)
+        share = unfreeze(mae, config.method, blocks=config.whole_blocks, rank=config.rank)
+    training = [one.training for one in domains.all]
+    trainer = prepare(
+        session.fabric, mae, training_config(config, shape), seed, session.precision, training, [domains.target.held],
+        run.folder.checkpoints,
+    )  # fmt: skip
+    # What is reported in the end; the loss follows it only roughly, since it does not weigh bands alike.
+    trainer.judge = lambda scores: scores.mean(MODEL)
+    run.folder.forget_after(trainer.progress.step)
+    if trainer.progress.step == 0:
+        _report(run, config, Event(0, scores=validate(trainer)))  # the start is the first that has to be beaten
+        save(trainer)
+    shares = (1 - config.replay, config.replay)[: len(training)]
+    order = schedule_batches(seed, tuple(len(one.reader) for one in training), config.batch, config.steps, shares)
+    if not _train(trainer, config, run, train(trainer, order, stop)):
+        return None
+    kept = trainer.progress.best_step or 0
+    weights = checkpoints.weights_of(run.folder.checkpoints, kept)
+    return Adapted(_plain(domains.model, weights), share, kept, trainer.progress.step)
+
+
+def _train(trainer: Trainer, config: AdaptConfig, run: AnalysisRun, events: Iterator[Event]) -> bool:
+    """Follow the loop to its end or until it no longer helps; False where a signal ended it."""
+    if not stale(trainer.progress, config):
+        for event in events:
+            _report(run, config, event)
+            if event.scores is not None and stale(trainer.progress, config):
+                break
+    run.screen.close()
+    return trainer.progress.step == config.steps or stale(trainer.progress, config)
+
+
+def stale(progress: Progress, config: AdaptConfig) -> bool:
+    """Whether the last `patience` validations brought no new best."""
+    return progress.step - (progress.best_step or 0) >= config.patience * config.eval_every
+
+
+def _report(run: AnalysisRun, config: AdaptConfig, event: Event) -> None:
+    """Take note of what the loop says."""
+    figures = {f"train/{name}": value for name, value in (event.figures or {}).items()}
+    for name, scores in (event.scores or {}).items():
+        figures |= scores.metrics(name)
+    if figures:
+        run.folder.log(event.step, figures)
+        run.tracker.log_metrics(figures, event.step)
+    if event.figures is not None:
+        run.step("adapting", event.step, config.steps, f"loss {event.figures['loss']:.4f}")
+
+
+def _plain(before: Model, weights: Mapping[str, Tensor]) -> Model:
+    """The model with other weights, corrections merged into them."""
+    mae = MaskedAutoencoder(before.mae.architecture)
+    mae.load_state_dict(merged(weights))
+    return replace(before, mae=mae.eval())

@@ -1,4 +1,4 @@
-"""From selectors to data sets that are ready to train on: tiles held out, statistics pooled, bands agreed.
+"""From selectors to data sets that are ready to train on: usable and held-out tiles, statistics, bands.
 
 C bands
 """
@@ -10,15 +10,107 @@ import numpy as np
 
 from geomae.catalog import Catalog, Selector
 from geomae.config import PretrainConfig
+from geomae.errors import BandMismatchError, CatalogError, ConfigError
 from geomae.files import digest
-from geomae.models.standardise import SensorRecord
+from geomae.models.blocks import check_window
+from geomae.models.folder import SensorRecord
+from geomae.models.masking import usable_patches, visible_count
+from geomae.sensors import Band, band_groups
 from geomae.sensors.groups import Groups
+from geomae.tiles.batches import TileReader
 from geomae.tiles.index import TileIndex, build_index
-from geomae.tiles.reader import TileReader
-from geomae.tiles.splitting import validation_tiles
-from geomae.tiles.survey import Statistics
-from geomae.training.fit import agree_on_bands, fixed_bands, usable_tiles
-from geomae.training.records import index_gsd_m, own_statistics, pool, sensor_key
+from geomae.tiles.selection import index_gsd_m, own_statistics, pool, sensor_key
+from geomae.tiles.splits import validation_tiles
+from geomae.tiles.statistics import Statistics
+
+
+def usable_tiles(
+    index: TileIndex, config: PretrainConfig, names: Sequence[str], groups: Groups | None, notes: list[str]
+) -> TileIndex:
+    """The tiles that have enough usable patches for a mask, in the bands `names` (none: all) in their `groups`.
+
+    Raises CatalogError or ConfigError where patches, masks, windows or positions do not fit the tiles.
+    """
+    if config.positions == "gsd" and index_gsd_m(index) is None:
+        raise ConfigError(
+            f"positions: gsd needs the ground sample distance of {index.name}, and its files do not tell it; add gsd_m "
+            "to the catalogue, or --set positions=sincos"
+        )
+    for size in sorted(set(index.tiles["size"].tolist())):
+        if size % config.patch or size <= config.patch:
+            raise CatalogError(
+                f"{index.name}: a patch of {config.patch} pixels does not divide a tile of {size}; change `tile: size`"
+                f", or choose --set patch={_divisor(size, config.patch)}"
+            )
+        _check_mask(size // config.patch, index, config)
+    if config.masking.kind == "bands":
+        _check_band_mask(len(groups or index.source.bands), index, config)
+    keep = np.ones(len(index), dtype=bool)
+    reader = TileReader(index, bands=names)
+    for position in np.flatnonzero(index.survey.valid_share_T < 1).tolist():
+        usable = usable_patches(reader.read(position)[1], config.patch, config.data.min_valid_patch)
+        # Also with masks of bands: pictures and studies hide patches of the same tiles.
+        keep[position] = usable.sum() > visible_count(len(usable), config.masking.ratio)
+    if not keep.any():
+        raise CatalogError(f"{index.name}: no tile has enough valid patches; lower data.min_valid_patch")
+    if not keep.all():
+        notes.append(f"{index.name}: {int((~keep).sum())} tiles left out, too few valid patches")
+    return index.take(np.flatnonzero(keep))
+
+
+def _check_mask(side: int, index: TileIndex, config: PretrainConfig) -> None:
+    """Masks and windows must fit a grid of side x side patches."""
+    ratio, patches = config.masking.ratio, side**2
+    if config.masking.kind != "bands" and not 0 < round((1 - ratio) * patches) < patches:
+        what = "visible" if ratio > 0.5 else "hidden"
+        raise ConfigError(
+            f"masking.ratio: {ratio} leaves none of {patches} patches {what} ({index.name}); choose one nearer 0.5, or "
+            "a smaller patch"
+        )
+    if config.decoder.kind == "window":
+        check_window(config.decoder.window, (side, side))
+
+
+def _check_band_mask(units: int, index: TileIndex, config: PretrainConfig) -> None:
+    """Masks must leave some of the bands, or groups of them, visible and some hidden."""
+    if not 0 < round((1 - config.masking.ratio) * units) < units:
+        raise ConfigError(
+            f"masking.ratio: {config.masking.ratio} leaves none of {units} "
+            f"{'groups' if config.embedding == 'grouped' else 'bands'} visible, or none hidden ({index.name}); choose "
+            "another, or another masking.kind"
+        )
+
+
+def fixed_bands(
+    bands: Sequence[Band], config: PretrainConfig, notes: list[str]
+) -> tuple[tuple[str, ...], Groups | None]:
+    """Names of the bands that all tiles have, in the model's order, and their groups; empty where any bands do."""
+    names: tuple[str, ...] = tuple(band.name for band in bands)
+    groups = None
+    if config.embedding == "grouped":
+        names, groups = band_groups(bands, config.groups, config.left_out)
+        left = [band.name for band in bands if band.name not in names]
+        text = " | ".join(" ".join(names[i] for i in group) for group in groups)
+        notes.append(f"groups: {text}" + (f"; left out: {' '.join(left)}" if left else ""))
+    return ((), None) if config.embedding == "spectral" else (names, groups)
+
+
+def _divisor(size: int, patch: int) -> int:
+    """The divisor of `size` nearest to `patch`, smaller than the tile."""
+    return min((one for one in range(1, size) if size % one == 0), key=lambda one: abs(one - patch), default=1)
+
+
+def agree_on_bands(indexes: Sequence[TileIndex], config: PretrainConfig) -> None:
+    """Raise BandMismatchError where an embedding that needs one set of bands would get several."""
+    if config.embedding == "spectral":
+        return
+    names = [frozenset((sensor_key(index), band.name) for band in index.source.bands) for index in indexes]
+    for index, found in zip(indexes, names, strict=True):
+        if found != names[0]:
+            raise BandMismatchError(
+                f"embedding={config.embedding} needs one set of bands, but {indexes[0].name} and {index.name} differ; "
+                "--set embedding=spectral takes any"
+            )
 
 
 @dataclass(frozen=True)

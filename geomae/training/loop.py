@@ -1,24 +1,129 @@
-"""The training loop: one visible `for` over steps, which yields what happened to whoever reports it."""
+"""The training loop: one visible `for` over steps, each of which never waits for the device.
 
+B tiles of this rank's share of a step, F features of a band's code
+"""
+
+import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from geomae.models.embedding import band_codes
-from geomae.tiles.loader import fixed_batches, read_ahead
-from geomae.tiles.sampler import Plan
+from geomae.errors import TrainingError
+from geomae.models.band_embedding import band_codes
+from geomae.models.folder import standardise
+from geomae.runtime.precision import working_precision
+from geomae.runtime.signals import Stop
+from geomae.tiles.batches import Batch, BatchSchedule, fixed_batches, read_ahead
 from geomae.training import checkpoints
-from geomae.training.clock import Clock
-from geomae.training.evaluate import Scores, evaluate
-from geomae.training.precision import working_precision
-from geomae.training.schedule import learning_rate
-from geomae.training.signals import Stop
-from geomae.training.step import Pulse, check, one_step
+from geomae.training.optimizer import guarded_step, learning_rate
 from geomae.training.trainer import Trainer, added, wrapped
+from geomae.training.validation import ValidationScores, evaluate
+
+
+class Clock:
+    """Tiles per second, and the share of the time that was spent waiting for data."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was counted: validation and saving are not training time."""
+        self._start, self._waited, self._tiles, self._entered = time.perf_counter(), 0.0, 0, 0.0
+
+    def waiting(self) -> "Clock":
+        """Count the time of the `with` block as waiting."""
+        return self
+
+    def __enter__(self) -> None:
+        self._entered = time.perf_counter()
+
+    def __exit__(self, *unused: object) -> None:
+        self._waited += time.perf_counter() - self._entered
+
+    def count(self, tiles: int) -> None:
+        """Note that a step has gone through `tiles` tiles."""
+        self._tiles += tiles
+
+    def lap(self) -> dict[str, float]:
+        """Figures since the last lap."""
+        seconds = max(time.perf_counter() - self._start, 1e-9)
+        figures = {"tiles_per_s": self._tiles / seconds, "data_wait_share": self._waited / seconds}
+        self.restart()
+        return figures
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step leaves on the device: summed loss, pixels, gradient norm, whether any rank was told to stop."""
+
+    values: Tensor
+    tile_ids: tuple[str, ...]
+    step_loss_B: Tensor
+
+    @property
+    def stopping(self) -> bool:
+        """Whether any rank has seen a signal."""
+        return float(self.values[2]) > 0
+
+    def figures(self) -> dict[str, float]:
+        """Loss and gradient norm."""
+        total, count, _, norm = self.values.tolist()
+        return {"loss": total / max(count, 1), "gradient_norm": norm}
+
+
+def one_step(trainer: Trainer, batch: Batch, codes_CF: Tensor, rate: float, stop: Stop) -> StepResult:
+    """Forward, backward and update for one batch, in `accumulate` passes, without waiting for the device."""
+    fabric, config = trainer.fabric, trainer.config
+    record = trainer.training[batch.dataset].record
+    # Sums and counts are added over passes and ranks and divided once: means of means would favour tiles with gaps.
+    # A number is filled in on the device: to copy a tensor there would wait for all that is queued.
+    count = added(fabric, torch.full((), float(batch.hidden_B.sum()), device=fabric.device))
+    losses = []
+    passes = batch.split(config.accumulate)
+    for number, part in enumerate(passes):
+        part = part.to(fabric.device)
+        with fabric.no_backward_sync(trainer.model, enabled=number + 1 < len(passes)):
+            inputs = standardise(part.pixels_BCHW, part.valid_BCHW, record)
+            with working_precision(fabric.device, trainer.precision):
+                mask = (part.order_BX, part.visible, part.shown_BC, part.predicted)
+                loss = trainer.model(inputs, part.valid_BCHW, codes_CF, *mask, record.gsd_m)
+            # The strategy averages gradients over ranks; the sum is wanted.
+            fabric.backward(loss.sum_B.sum() * (fabric.world_size / count.clamp(min=1)))
+        losses.append(loss.sum_B.detach())
+    loss_B = torch.cat(losses)
+    told = torch.full((), float(stop.signal > 0), device=fabric.device)
+    total = torch.stack([loss_B.sum(), told])
+    total = added(fabric, total)
+    norm = fabric.clip_gradients(
+        trainer.model, trainer.optimizer, max_norm=config.optimizer.clip, error_if_nonfinite=False
+    )
+    assert isinstance(norm, Tensor)
+    broken = ~(torch.isfinite(norm) & torch.isfinite(total[0]))
+    guarded_step(trainer.optimizer, rate, broken)
+    values = torch.stack([total[0], count, total[1], norm])
+    return StepResult(values, batch.tile_ids, loss_B)
+
+
+def check_finite(pulse: StepResult | None) -> None:
+    """Raise TrainingError, naming this rank's tiles, where the step was not finite; all ranks see the same values."""
+    if pulse is None or bool(torch.isfinite(pulse.values).all()):
+        return
+    bad = [
+        name for name, value in zip(pulse.tile_ids, pulse.step_loss_B.tolist(), strict=True) if not math.isfinite(value)
+    ]
+    named = bad or list(pulse.tile_ids)
+    more = f" and {len(named) - 8} more" if len(named) > 8 else ""
+    what = "loss" if bad else "gradient"
+    raise TrainingError(
+        f"the {what} is not finite, no weight was changed; tiles: {', '.join(named[:8])}{more}; look at their values "
+        "with `geomae catalog check`, or lower optimizer.base_rate and go on with --resume"
+    )
 
 
 @dataclass(frozen=True)
@@ -27,13 +132,13 @@ class Event:
 
     step: int
     figures: dict[str, float] | None = None
-    scores: dict[str, Scores] | None = None
+    scores: dict[str, ValidationScores] | None = None
     saved: Path | None = None
     picture: bool = False
     probe: bool = False
 
 
-def train(trainer: Trainer, order: Plan, stop: Stop) -> Iterator[Event]:
+def train(trainer: Trainer, order: BatchSchedule, stop: Stop) -> Iterator[Event]:
     """Train until `config.steps`, or until a signal has been seen by any rank; the state is saved before it returns.
 
     Raises TrainingError after a step whose loss or gradient was not finite; such a step changes no weights.
@@ -46,14 +151,14 @@ def train(trainer: Trainer, order: Plan, stop: Stop) -> Iterator[Event]:
         config.data.readers, fabric.device.type == "cuda",
     )  # fmt: skip
     clock = Clock()
-    pulse: Pulse | None = None  # of the step before: read late, so that the device is never waited for
+    pulse: StepResult | None = None  # of the step before: read late, so that the device is never waited for
     trainer.model.train()
     for step in range(start, config.steps):
         with clock.waiting():
             batch = next(batches)
         rate = learning_rate(step, config)
         before, pulse = pulse, one_step(trainer, batch, codes[batch.dataset], rate, stop)
-        check(before)
+        check_finite(before)
         clock.count(config.batch)
         done = step + 1
         stopping = before is not None and before.stopping
@@ -62,7 +167,7 @@ def train(trainer: Trainer, order: Plan, stop: Stop) -> Iterator[Event]:
             yield Event(done, figures=pulse.figures() | {"rate": rate} | clock.lap())
         due = {name: _due(done, getattr(config, f"{name}_every")) for name in ("save", "eval", "picture", "probe")}
         if last or any(due.values()):
-            check(pulse)  # nothing broken is ever saved
+            check_finite(pulse)  # nothing broken is ever saved
             trainer.progress.step = done
             scores = validate(trainer) if due["eval"] or done == config.steps else None
             if scores is not None:
@@ -80,7 +185,7 @@ def _due(done: int, every: int) -> bool:
     return every > 0 and done % every == 0
 
 
-def validate(trainer: Trainer, *, baselines: bool = False) -> dict[str, Scores]:
+def validate(trainer: Trainer, *, baselines: bool = False) -> dict[str, ValidationScores]:
     """Scores of every validation data set under its fixed masks, the same on all ranks."""
     fabric = trainer.fabric
     trainer.model.eval()

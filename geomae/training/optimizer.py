@@ -1,7 +1,23 @@
-"""AdamW with betas (0.9, 0.95), its two groups of parameters, and the guard against steps that are not finite."""
+"""AdamW with betas (0.9, 0.95): its groups of parameters, its learning rate, and a guard against infinite steps."""
+
+import math
 
 import torch
 from torch import Tensor, nn
+
+from geomae.config import PretrainConfig
+
+
+def learning_rate(step: int, config: PretrainConfig) -> float:
+    """Linear warm-up, then cosine decay to the floor (He et al. 2022, appendix A); the base rate is for 256 tiles."""
+    peak = config.optimizer.base_rate * config.batch / 256
+    warmup = round(config.optimizer.warmup * config.steps)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    done = (step - warmup) / max(config.steps - warmup, 1)
+    floor = config.optimizer.floor
+    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))
+
 
 SINGLE_TOKENS = ("cls_token", "mask_token")
 WRAPPERS = ("_forward_module.", "_fsdp_wrapped_module.", "_orig_mod.", "module.")

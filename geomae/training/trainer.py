@@ -10,17 +10,16 @@ import torch
 from torch import Tensor
 
 from geomae.config import PretrainConfig
-from geomae.models.mae import MaskedAutoencoder
+from geomae.models.mae import MaskedAutoencoder, compile_in_place
 from geomae.models.masking import MaskRules
+from geomae.runtime.devices import Fabric
 from geomae.sensors.groups import Groups
-from geomae.tiles.loader import Draw
+from geomae.tiles.batches import BatchSpec
 from geomae.training import checkpoints
 from geomae.training.checkpoints import Progress
-from geomae.training.compiled import compile_in_place
 from geomae.training.data import Dataset
-from geomae.training.evaluate import Scores
-from geomae.training.fabric import Fabric
 from geomae.training.optimizer import build_optimizer, decayed
+from geomae.training.validation import ValidationScores
 
 
 @dataclass
@@ -38,19 +37,19 @@ class Trainer:
     validation: Sequence[Dataset]
     folder: Path
     progress: Progress
-    judge: Callable[[Scores], float] = attrgetter("loss")  # of validations; the least is the best
+    judge: Callable[[ValidationScores], float] = attrgetter("loss")  # of validations; the least is the best
 
     @property
-    def draw(self) -> Draw:
+    def draw(self) -> BatchSpec:
         """How tiles are masked and turned."""
-        return draw_of(self.config, self.seed, self.mae.architecture.groups)
+        return batch_spec(self.config, self.seed, self.mae.architecture.groups)
 
 
-def draw_of(config: PretrainConfig, seed: int, groups: Groups | None) -> Draw:
+def batch_spec(config: PretrainConfig, seed: int, groups: Groups | None) -> BatchSpec:
     """How a configuration masks and turns tiles for a model of these groups."""
     masking, predict = config.masking, config.decoder.predict
     rules = MaskRules(masking.ratio, masking.kind, masking.groups, masking.band_dropout, predict < 1, groups)
-    return Draw(seed, config.patch, rules, config.data.min_valid_patch, config.data.flips, predict)
+    return BatchSpec(seed, config.patch, rules, config.data.min_valid_patch, config.data.flips, predict)
 
 
 def prepare(

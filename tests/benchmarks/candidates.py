@@ -52,8 +52,7 @@ def ours(
     """The step of `geomae pretrain`: our model, guard, clipping and optimizer, as the training loop takes them."""
     from geomae.config import Decoder
     from geomae.models.architecture import Architecture
-    from geomae.models.mae import MaskedAutoencoder
-    from geomae.training.compiled import compile_in_place
+    from geomae.models.mae import MaskedAutoencoder, compile_in_place
     from geomae.training.optimizer import build_optimizer, decayed, guarded_step
 
     width, depth, heads = case.encoder

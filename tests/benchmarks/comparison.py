@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from training_step import machine
 
-from geomae.workflows import compare_recon, compare_recon_score
-from geomae.workflows.analysis_run import Common
-from geomae.workflows.compare_recon_models import Fitted
+from geomae.commands import compare_recon
+from geomae.commands.run import CommonOptions
+from geomae.evaluation import reconstruction as compare_recon_score
+from geomae.evaluation.reconstruction import FittedModels
 
 
 def main() -> None:
@@ -34,10 +35,10 @@ def main() -> None:
     counted = timed(seconds)
     with tempfile.TemporaryDirectory() as folder:
         uri = f"sqlite:///{folder}/mlflow.db"
-        common = Common(arguments.catalog, Path(folder) / "out", tracking_uri=uri, quiet=True)
+        common = CommonOptions(arguments.catalog, Path(folder) / "out", tracking_uri=uri, quiet=True)
         started = time.perf_counter()
         compare_recon.run(
-            compare_recon.Request(
+            compare_recon.CompareReconOptions(
                 models=tuple(arguments.model),
                 datasets=(arguments.dataset,),
                 ratios="0.75",
@@ -80,7 +81,7 @@ def timed(seconds: Counter[str]) -> list[int]:
 
     compare_recon_score.batches = batches
     compare_recon_score.error_sums = clocked("metrics", compare_recon_score.error_sums)
-    Fitted.predict = clocked("models", Fitted.predict)  # type: ignore[method-assign]
+    FittedModels.predict = clocked("models", FittedModels.predict)  # type: ignore[method-assign]
     return tiles
 
 

@@ -24,15 +24,13 @@ from training_step import machine
 
 from geomae.catalog import open_catalog
 from geomae.encoders import MIDDLE, Encoder, load_encoder
-from geomae.encoders.extract import BATCH_PIXELS, extract
-from geomae.encoders.parts import Part
+from geomae.encoders.extraction import BATCH_PIXELS, EncoderTiles, extract
 from geomae.rasters import write_cog
+from geomae.runtime.devices import build_fabric
+from geomae.runtime.precision import keep_freed_memory, precision_for, working_precision
+from geomae.tiles.batches import TileReader
 from geomae.tiles.index import TileIndex, build_index
-from geomae.tiles.reader import TileReader
-from geomae.training.allocator import keep_freed_memory
-from geomae.training.devices import build_fabric
-from geomae.training.precision import precision_for, working_precision
-from geomae.training.records import own_record
+from geomae.tiles.selection import own_record
 
 SIDE, SCENES, TILES = 64, 4, 1024
 CATALOG = """\
@@ -102,7 +100,7 @@ def compare(
     batch = BATCH_PIXELS[device] // SIDE**2
     fabric = build_fabric(device, 1, 1, "auto")
     bare = partial(forward, encoder, pixels_BCHW, valid_BCHW, batch, precision)
-    whole = partial(extract, [Part(encoder, index)], out, attributes={}, fabric=fabric, precision=precision)
+    whole = partial(extract, [EncoderTiles(encoder, index)], out, attributes={}, fabric=fabric, precision=precision)
     seconds: dict[str, list[float]] = {"bare": [], "extraction": []}
     for number in range(rounds + 1):
         for name, work in (("bare", bare), ("extraction", whole)):

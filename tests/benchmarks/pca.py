@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from geomae.analysis.pca import fit_pca
+from geomae.evaluation.pca import fit_pca
 from geomae.randomness import generator
 
 # N embeddings of a chunk, D features, K components

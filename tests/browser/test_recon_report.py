@@ -3,8 +3,8 @@
 import pytest
 from chromium import BROWSER, drive
 
-from geomae.workflows.analysis_run import Common
-from geomae.workflows.compare_recon import Request, run
+from geomae.commands.compare_recon import CompareReconOptions, run
+from geomae.commands.run import CommonOptions
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="Chromium is absent")
 DRIVE = """
@@ -45,9 +45,11 @@ def told(tiny_catalog, tracking_uri, tmp_path_factory):
     """What a visitor meets in a report of three baselines."""
     folder = tmp_path_factory.mktemp("compared")
     out = folder / "out"
-    common = Common(catalog=tiny_catalog, out=out, tracking_uri=tracking_uri, device="cpu", precision="32", quiet=True)
+    common = CommonOptions(
+        catalog=tiny_catalog, out=out, tracking_uri=tracking_uri, device="cpu", precision="32", quiet=True
+    )
     models = ("baseline:nearest", "baseline:idw", "baseline:mean")
-    assert run(Request(models, (), "0.75", "random", 12, "best,worst", 0, common)) == 0
+    assert run(CompareReconOptions(models, (), "0.75", "random", 12, "best,worst", 0, common)) == 0
     return drive(out / "report.html", DRIVE, folder)
 
 

@@ -8,8 +8,7 @@ from chromium import BROWSER, browse, drive
 from geomae.randomness import generator
 from geomae.reports.explorer import Explored, explorer
 from geomae.reports.page import Figure, Page, Section, Table, write_page
-from geomae.reports.palette import colour_columns
-from geomae.reports.scree import pca_scree
+from geomae.reports.pca_figures import colour_columns, pca_scree
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="Chromium is absent")
 DRIVE = """

@@ -12,7 +12,8 @@ from rasterio.transform import Affine
 
 from geomae.catalog.source import BandFile, Scene, Source
 from geomae.files import cache_folder, file_digest
-from geomae.rasters import audit, inspection_cache
+from geomae.rasters import audit
+from geomae.rasters import inspection as inspection_cache
 from geomae.sensors import Band
 
 

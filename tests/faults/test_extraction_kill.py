@@ -9,9 +9,9 @@ import pytest
 import torch
 from helpers import CATALOG, command, write_catalog, write_scenes
 
-from geomae.workflows.analysis_run import Common
-from geomae.workflows.embed import Request, run
-from geomae.workflows.embedding import Choice
+from geomae.commands.embed import EmbedOptions, run
+from geomae.commands.run import CommonOptions
+from geomae.encoders.selections import Choice
 
 torch.set_num_threads(1)  # as in the processes that are killed
 CHUNKS = 10
@@ -31,8 +31,8 @@ def asked(tmp_path_factory, tracking_uri):
 def whole(asked, tmp_path_factory):
     """What nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    common = Common(catalog=asked[4], out=folder / "out", precision="32", tracking_uri=asked[-1], quiet=True)
-    assert run(Request(("baseline:random",), (), Choice(patches=True), common)) == 0
+    common = CommonOptions(catalog=asked[4], out=folder / "out", precision="32", tracking_uri=asked[-1], quiet=True)
+    assert run(EmbedOptions(("baseline:random",), (), Choice(patches=True), common)) == 0
     return folder / "out"
 
 

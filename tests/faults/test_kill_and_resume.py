@@ -12,9 +12,9 @@ import psutil
 import pytest
 from helpers import SIXTY, command, losses, mlflow_client, options, refuses, state
 
+from geomae.commands.pretrain import run
+from geomae.commands.pretrain_job import PretrainOptions
 from geomae.errors import CheckpointError, StorageError
-from geomae.workflows.pretrain import run
-from geomae.workflows.pretrain_job import Request
 
 
 class Training:
@@ -81,7 +81,7 @@ class Training:
     def finish(self):
         """Go on to the end; in this process where one is enough, because a start takes seconds."""
         if self.devices[1] == "1":
-            assert run(Request(resume=self.out, tracking_uri=self.uri, quiet=True)) == 0
+            assert run(PretrainOptions(resume=self.out, tracking_uri=self.uri, quiet=True)) == 0
             return
         done = subprocess.run(
             command(*self.arguments), cwd=self.out.parent, capture_output=True, text=True, timeout=300, check=False
@@ -168,7 +168,7 @@ def test_an_incomplete_checkpoint_is_refused_and_without_it_an_earlier_one_count
     parts = [f"{newest}: is incomplete", "optimizer.safetensors", f"remove {newest} to go on from an earlier one"]
     refuses(CheckpointError, parts, resume=folder, tracking_uri=tracking_uri)
     shutil.rmtree(newest)
-    assert run(Request(resume=folder, tracking_uri=tracking_uri, quiet=True)) == 0
+    assert run(PretrainOptions(resume=folder, tracking_uri=tracking_uri, quiet=True)) == 0
     assert state(folder) == state(sixty_steps(1))
 
 
@@ -179,7 +179,7 @@ def test_a_run_that_never_saved_begins_again(tmp_path, sixty_steps, tracking_uri
     half = folder / "checkpoints" / ".unfinished-step-00000005-x"
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
-    assert run(Request(resume=folder, tracking_uri=tracking_uri, quiet=True)) == 0
+    assert run(PretrainOptions(resume=folder, tracking_uri=tracking_uri, quiet=True)) == 0
     assert not half.exists()
     assert losses(folder) == losses(sixty_steps(1))
     assert state(folder) == state(sixty_steps(1))

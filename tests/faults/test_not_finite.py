@@ -11,15 +11,14 @@ from geomae.catalog import open_catalog, parse_selector
 from geomae.config import PretrainConfig, load_config
 from geomae.errors import TrainingError
 from geomae.models.architecture import architecture
-from geomae.models.embedding import band_codes
+from geomae.models.band_embedding import band_codes
 from geomae.models.mae import MaskedAutoencoder
-from geomae.tiles.loader import training_batch
-from geomae.tiles.sampler import plan
-from geomae.training import devices
+from geomae.runtime import devices
+from geomae.runtime.signals import Stop
+from geomae.tiles.batches import schedule_batches, training_batch
 from geomae.training.checkpoints import collect_moments, collect_weights
 from geomae.training.data import assemble
-from geomae.training.signals import Stop
-from geomae.training.step import check, one_step
+from geomae.training.loop import check_finite, one_step
 from geomae.training.trainer import prepare, wrapped
 
 
@@ -39,7 +38,7 @@ def trainer(tiny_catalog, tmp_path_factory):
 def steps(trainer, step, change=lambda batch: batch):
     """Do one step of the training on a batch that is changed first."""
     readers = [one.reader for one in trainer.training]
-    order = plan(0, tuple(len(reader) for reader in readers), trainer.config.batch, trainer.config.steps)
+    order = schedule_batches(0, tuple(len(reader) for reader in readers), trainer.config.batch, trainer.config.steps)
     batch = change(training_batch(readers, order, trainer.draw, step, 0, 1))
     codes_CF = band_codes(trainer.training[0].record.bands)
     return batch, one_step(trainer, batch, codes_CF, 1e-3, Stop())
@@ -65,13 +64,13 @@ def test_a_broken_step_changes_nothing_and_names_the_tile(trainer, value):
     batch, pulse = steps(trainer, 1, spoil)
     assert everything(trainer) == before
     with pytest.raises(TrainingError) as caught:
-        check(pulse)
+        check_finite(pulse)
     message = str(caught.value)
     assert f"the loss is not finite, no weight was changed; tiles: {batch.tile_ids[3]};" in message
     assert not any(name in message for name in batch.tile_ids if name != batch.tile_ids[3])
     assert "optimizer.base_rate" in message
     _, pulse = steps(trainer, 1)
-    check(pulse)
+    check_finite(pulse)
     assert everything(trainer) != before
 
 

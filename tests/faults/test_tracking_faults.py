@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from geomae.background import Background, Job
-from geomae.tracking import start_run
+from geomae.tracking.runs import start_run
+from geomae.tracking.tracker import Background, BackgroundJob
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +86,7 @@ def test_a_folder_without_permission(tmp_path):
 
 
 def test_a_database_that_another_process_keeps_locked(tmp_path, monkeypatch):
-    monkeypatch.setattr("geomae.tracking_store.LOCKED_S", 1.0)
+    monkeypatch.setattr("geomae.tracking.store.LOCKED_S", 1.0)
     told = []
     other = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
     try:
@@ -109,7 +109,7 @@ def run_script(code):
 def test_the_process_ends_while_the_server_hangs(hanging):
     code = f"""
 import time
-from geomae.tracking import start_run
+from geomae.tracking.runs import start_run
 tracker = start_run({hanging!r}, "faults", "run", warn=print)
 tracker.log_metrics({{"loss": 1.0}}, 0)
 while not tracker._keeper._client:
@@ -123,7 +123,7 @@ print("worked", flush=True)
 def test_a_disk_that_is_full(tmp_path):
     code = f"""
 import resource
-from geomae.tracking import start_run
+from geomae.tracking.runs import start_run
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 with start_run("sqlite:///{tmp_path}/mlflow.db", "faults", "run", warn=print) as tracker:
     tracker.log_metrics({{"loss": 1.0}}, 0)
@@ -135,7 +135,7 @@ print("worked", flush=True)
 
 
 def test_a_job_that_fails_for_a_while_is_tried_again_in_order(monkeypatch):
-    monkeypatch.setattr("geomae.background.PAUSES_S", (0.01,))
+    monkeypatch.setattr("geomae.tracking.tracker.PAUSES_S", (0.01,))
     heard, done, reached = [], [], threading.Event()
     work = Background("test", heard.append, hopeless=lambda error: isinstance(error, KeyError))
 
@@ -148,9 +148,9 @@ def test_a_job_that_fails_for_a_while_is_tried_again_in_order(monkeypatch):
         raise KeyError("never")
 
     for run in (flaky, wrong, lambda: done.append("next"), reached.set):
-        assert work.put(Job(run))
+        assert work.put(BackgroundJob(run))
     assert reached.wait(10)
-    assert work.finish(Job(lambda: done.append("last")), 10)
+    assert work.finish(BackgroundJob(lambda: done.append("last")), 10)
     assert [type(error) for error in heard] == [OSError, OSError, OSError, KeyError]
     assert done == ["flaky", "next", "last"]
 
@@ -158,26 +158,26 @@ def test_a_job_that_fails_for_a_while_is_tried_again_in_order(monkeypatch):
 def test_nothing_follows_an_essential_job_that_is_hopeless():
     done = []
     work = Background("test", lambda error: None, hopeless=lambda error: True)
-    work.put(Job({}.popitem, essential=True))
-    work.put(Job(lambda: done.append("next")))
-    assert not work.finish(Job(lambda: done.append("last")), 10)
+    work.put(BackgroundJob({}.popitem, essential=True))
+    work.put(BackgroundJob(lambda: done.append("next")))
+    assert not work.finish(BackgroundJob(lambda: done.append("last")), 10)
     assert done == []
 
 
 def test_a_full_queue_never_blocks():
     gate = threading.Event()
     work = Background("test", lambda error: None, lambda error: True, capacity=2)
-    taken = [work.put(Job(gate.wait)) for _ in range(6)]
+    taken = [work.put(BackgroundJob(gate.wait)) for _ in range(6)]
     assert taken.count(False) >= 3
     gate.set()
-    assert work.finish(Job(lambda: None), 10)
+    assert work.finish(BackgroundJob(lambda: None), 10)
 
 
 def test_whoever_finishes_does_not_wait_for_a_hanging_job_longer_than_its_patience():
     gate = threading.Event()
     work = Background("test", lambda error: None, lambda error: True)
-    work.put(Job(gate.wait, patience_s=0.2))
+    work.put(BackgroundJob(gate.wait, patience_s=0.2))
     begin = time.monotonic()
-    assert not work.finish(Job(lambda: None), 60)
+    assert not work.finish(BackgroundJob(lambda: None), 60)
     assert time.monotonic() - begin < 5
     gate.set()

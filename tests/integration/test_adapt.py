@@ -10,17 +10,16 @@ import pytest
 import torch
 from helpers import history, mlflow_client, options, write_catalog
 
+from geomae.commands import adapt
+from geomae.commands.adapt_request import AdaptOptions
+from geomae.commands.run import CommonOptions
 from geomae.errors import BandMismatchError, CatalogError, ConfigError, GeomaeError, ModelError
 from geomae.models.architecture import Architecture
-from geomae.models.folder import Model, load_model, save_model
+from geomae.models.folder import Model, SensorRecord, load_model, save_model
 from geomae.models.mae import MaskedAutoencoder
-from geomae.models.standardise import SensorRecord
 from geomae.rasters import write_cog
+from geomae.runtime.signals import Stop
 from geomae.sensors import sensor
-from geomae.training.signals import Stop
-from geomae.workflows import adapt
-from geomae.workflows.adapt_request import Request
-from geomae.workflows.analysis_run import Common
 
 CATALOG = """\
 version: 1
@@ -131,10 +130,10 @@ def done(geomae, land, begun, tracking_uri, tmp_path_factory) -> tuple[Path, str
     return folder / "run", found.stdout
 
 
-def request(catalog: Path, model: Path, out: Path, tracking_uri: str, **wishes) -> Request:
-    common = Common(catalog, out, device="cpu", precision="32", tracking_uri=tracking_uri, quiet=True)
+def request(catalog: Path, model: Path, out: Path, tracking_uri: str, **wishes) -> AdaptOptions:
+    common = CommonOptions(catalog, out, device="cpu", precision="32", tracking_uri=tracking_uri, quiet=True)
     usual = {"target": BROWN, "changes": FEW, "steps": 4}
-    return Request(common, str(model), **(usual | wishes))
+    return AdaptOptions(common, str(model), **(usual | wishes))
 
 
 def told(out: Path) -> dict:
@@ -240,15 +239,15 @@ def test_with_source_and_target_unknown_the_target_s_sensor_is_the_first(land, b
 def test_tiles_that_overlap_held_out_ones_are_told_of(land, begun):
     from geomae.catalog import open_catalog
     from geomae.config import PretrainConfig
-    from geomae.workflows.adapt_data import read_domains
-    from geomae.workflows.apart import overlapping
-    from geomae.workflows.console import Screen
-    from geomae.workflows.selected import select
+    from geomae.runtime.console import Screen
+    from geomae.tiles.overlaps import overlapping
+    from geomae.tiles.selection import select_tiles
+    from geomae.training.adaptation import read_domains
 
-    (one,) = select(open_catalog(land), ["halved"], Screen(False))
+    (one,) = select_tiles(open_catalog(land), ["halved"], Screen(False))
     domains = read_domains(load_model(begun), [one], PretrainConfig(), 0)
     assert any("overlap held-out ones, which flatters" in note for note in domains.notes)
-    (one,) = select(open_catalog(land), [BROWN], Screen(False))
+    (one,) = select_tiles(open_catalog(land), [BROWN], Screen(False))
     domains = read_domains(load_model(begun), [one], PretrainConfig(), 0)
     assert not any("held-out" in note for note in domains.notes)
     assert not overlapping(domains.target.training.reader.index, domains.target.held.reader.index).any()
@@ -277,7 +276,7 @@ BAD = {
 }  # fmt: skip
 
 
-def refuses(kind: type[GeomaeError], parts: list[str], asked: Request) -> None:
+def refuses(kind: type[GeomaeError], parts: list[str], asked: AdaptOptions) -> None:
     with pytest.raises(kind) as caught:
         adapt.run(asked)
     assert "\n" not in str(caught.value)

@@ -15,10 +15,10 @@ from helpers import (
     write_scenes,
 )
 
+from geomae.commands.pretrain import run
+from geomae.commands.pretrain_job import PretrainOptions
+from geomae.commands.run import RunFolder
 from geomae.errors import BandMismatchError, CatalogError, CheckpointError, ConfigError, GeomaeError, StorageError
-from geomae.workflows.pretrain import run
-from geomae.workflows.pretrain_job import Request
-from geomae.workflows.run_folder import RunFolder
 
 CHECK = ("catalog", "check")
 STATS = ("catalog", "stats", "--quiet")  # progress would come before what is said
@@ -138,7 +138,7 @@ def test_no_room_on_the_disk(work, tracking_uri):
     assert not list(work.rglob(".unfinished-*"))
     assert not list((work / "run").glob("checkpoints/step-*"))
     assert not (work / "run" / "summary.json").exists()
-    assert run(Request(resume=work / "run", tracking_uri=tracking_uri, quiet=True)) == 0
+    assert run(PretrainOptions(resume=work / "run", tracking_uri=tracking_uri, quiet=True)) == 0
     assert (work / "run" / "summary.json").is_file()
 
 

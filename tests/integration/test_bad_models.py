@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from helpers import SMALL, changed_catalog, contents, options, refused, refuses, write_catalog
 
+from geomae.commands.pretrain import run
+from geomae.commands.pretrain_job import PretrainOptions
 from geomae.errors import ConfigError, ModelError
 from geomae.rasters import write_cog
-from geomae.workflows.pretrain import run
-from geomae.workflows.pretrain_job import Request
 
 GROUPED = "embedding=grouped"
 
@@ -60,7 +60,7 @@ def test_positions_that_need_a_distance_on_the_ground(tmp_path):
     refuses(ConfigError, parts, catalog=catalog, changes=changes, out=tmp_path / "run")
     assert contents(tmp_path) == before
     write_catalog(tmp_path, catalog.read_text() + "    gsd_m: 5\n")
-    assert run(Request(catalog=catalog, changes=changes, dry_run=True, quiet=True)) == 0
+    assert run(PretrainOptions(catalog=catalog, changes=changes, dry_run=True, quiet=True)) == 0
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ from helpers import (
     write_scenes,
 )
 
+from geomae.commands.pretrain import run
+from geomae.commands.pretrain_job import PretrainOptions
 from geomae.errors import CheckpointError
 from geomae.rasters import write_cog
-from geomae.workflows.pretrain import run
-from geomae.workflows.pretrain_job import Request
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def finished(tmp_path_factory, tracking_uri):
     folder = tmp_path_factory.mktemp("finished")
     write_scenes(folder / "scenes", scenes=2, side=32)
     catalog = write_catalog(folder)
-    request = Request(
+    request = PretrainOptions(
         catalog=catalog, changes=(*SMALL, "steps=2"), out=folder / "run", tracking_uri=tracking_uri, quiet=True
     )
     assert run(request) == 0
@@ -101,7 +101,9 @@ def test_the_command_refuses_to_go_on_with(spoil, geomae, finished, tmp_path):
 
 def test_going_on_with_another_catalogue_or_other_contents(work, tracking_uri):
     catalog = write_catalog(work)
-    assert run(Request(changes=(*SMALL, "steps=2"), out=work / "run", tracking_uri=tracking_uri, quiet=True)) == 0
+    assert (
+        run(PretrainOptions(changes=(*SMALL, "steps=2"), out=work / "run", tracking_uri=tracking_uri, quiet=True)) == 0
+    )
     folder = unfinished(work)
     parts = [f"--resume {folder}", "the catalogue or its files are others", "restore them", "start a new run"]
     catalog.write_text(changed_catalog("scale: 0.0001", "scale: 0.001"))

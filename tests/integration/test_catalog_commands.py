@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from geomae.catalog import open_catalog, resolve_files
+from geomae.commands import catalog_init
 from geomae.errors import CatalogError
 from geomae.files import read_yaml
 from geomae.rasters import describe_bands, write_cog
-from geomae.workflows import catalog_init
 
 SENTINEL_2 = "S2A_MSI{level}_20220301T101031_N{baseline}_R022_T32TMT_20220301T120000"
 LANDSAT = "LC08_L2SP_193027_20200615_20200823_02_T1"

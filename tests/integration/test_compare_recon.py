@@ -16,19 +16,17 @@ from typer.testing import CliRunner
 
 from geomae.catalog import open_catalog
 from geomae.cli import app
+from geomae.commands.compare_recon import CompareReconOptions, run
+from geomae.commands.run import CommonOptions
 from geomae.config import Decoder
 from geomae.errors import BandMismatchError, ConfigError, ModelError
+from geomae.evaluation.reconstruction import MaskKind, load_candidates, score
 from geomae.models.architecture import Architecture
-from geomae.models.folder import Model, save_model
+from geomae.models.folder import Model, SensorRecord, save_model
 from geomae.models.mae import MaskedAutoencoder
-from geomae.models.standardise import SensorRecord
+from geomae.runtime.console import Screen
 from geomae.sensors import sensor
-from geomae.workflows.analysis_run import Common
-from geomae.workflows.compare_recon import Request, run
-from geomae.workflows.compare_recon_models import load_candidates
-from geomae.workflows.compare_recon_score import MaskKind, score
-from geomae.workflows.console import Screen
-from geomae.workflows.selected import select
+from geomae.tiles.selection import select_tiles
 
 CONTRACT = (
     "model", "dataset", "split", "domain", "masking", "mask_ratio", "pixels", "band", "metric", "unit", "value", "low",
@@ -61,8 +59,10 @@ def models(tmp_path_factory):
 
 def request(catalog, models, out, tracking_uri, **changes):
     wishes = {"datasets": (), "ratios": RATIOS, "kinds": "random", "tiles": 12, "show": "best,random:1", "scenes": 1}
-    common = Common(catalog=catalog, out=out, tracking_uri=tracking_uri, device="cpu", precision="32", quiet=True)
-    return Request(models=tuple(models), common=common, **(wishes | changes))
+    common = CommonOptions(
+        catalog=catalog, out=out, tracking_uri=tracking_uri, device="cpu", precision="32", quiet=True
+    )
+    return CompareReconOptions(models=tuple(models), common=common, **(wishes | changes))
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def test_bands_are_told_by_name_in_whatever_order_they_are_stored(tiny_catalog, 
 def test_the_source_of_the_domain_table_is_what_was_named_first():
     from types import SimpleNamespace
 
-    from geomae.workflows.compare_recon_domains import domains
+    from geomae.commands.compare_recon_report import domains
 
     def row(dataset, split, domain, value, tiles):
         fixed = {"masking": "random", "mask_ratio": 0.75, "pixels": "masked", "metric": "rmse", "band": "all"}
@@ -229,26 +229,26 @@ def test_the_report_needs_no_network(compared):
 
 def test_hidden_pixels_reach_no_model(tiny_catalog, models):
     """What a model is not shown may be anything: its prediction of it is the same."""
-    from geomae.workflows.compare_recon_models import Shown, fit
+    from geomae.evaluation.reconstruction import MaskedTiles, fit
 
     cpu = torch.device("cpu")
-    (one,) = select(open_catalog(tiny_catalog), [], Screen(False))
+    (one,) = select_tiles(open_catalog(tiny_catalog), [], Screen(False))
     fitted = fit(load_candidates([*models, *BASELINES], cpu, None), one, cpu, "32")
     visible = np.array([[True, False, False, True]])
     pixels, valid = torch.rand(1, 4, 16, 16), torch.ones(1, 4, 16, 16, dtype=torch.bool)
-    shown = Shown(pixels, valid, visible, 8)
-    other = Shown(torch.where(shown.visible_B1HW, pixels, 9.0), valid, visible, 8)
+    shown = MaskedTiles(pixels, valid, visible, 8)
+    other = MaskedTiles(torch.where(shown.visible_B1HW, pixels, 9.0), valid, visible, 8)
     hidden = ~shown.visible_B1HW.expand_as(pixels)
     for label in LABELS:
         assert torch.equal(fitted.predict(label, shown)[hidden], fitted.predict(label, other)[hidden]), label
 
 
 def test_no_tile_is_read_twice(tiny_catalog, models, monkeypatch):
-    from geomae.tiles import reader
-    from geomae.workflows.compare_recon_models import fit
+    from geomae.evaluation.reconstruction import fit
+    from geomae.tiles import batches as reader
 
     cpu = torch.device("cpu")
-    (one,) = select(open_catalog(tiny_catalog), [], Screen(False))
+    (one,) = select_tiles(open_catalog(tiny_catalog), [], Screen(False))
     fitted = fit(load_candidates(models, cpu, None), one, cpu, "32")
     calls = []
     monkeypatch.setattr(reader, "read", lambda *asked: calls.append(asked) or read(*asked))
@@ -307,7 +307,7 @@ def test_scenes_without_a_crs_give_everything_but_maps(tracking_uri, models, tmp
     pixels = np.random.default_rng(0).integers(500, 4000, (4, 32, 32)).astype(np.uint16)
     write_cog(tmp_path / "scenes" / "s0.tif", pixels)
     asked = request(write_catalog(tmp_path), models, tmp_path / "out", tracking_uri, show="", ratios="0.75")
-    run(Request(**vars(asked) | {"common": Common(**vars(asked.common) | {"quiet": False})}))
+    run(CompareReconOptions(**vars(asked) | {"common": CommonOptions(**vars(asked.common) | {"quiet": False})}))
     assert "no scene has a CRS" in capsys.readouterr().err
     assert (tmp_path / "out" / "reconstruction.csv").is_file() and not list((tmp_path / "out").glob("*.tif"))
 
@@ -321,7 +321,7 @@ def test_a_tile_that_cannot_be_shown_is_told_of(tracking_uri, tmp_path, capsys):
     write_cog(tmp_path / "scenes" / "s0.tif", pixels)
     catalog = write_catalog(tmp_path, changed_catalog("    offset: 0", "    offset: 0\n    nodata: 0"))
     asked = request(catalog, ["baseline:mean"], tmp_path / "out", tracking_uri, show="s0:0:0,s0:0:16", ratios="0.5")
-    run(Request(**vars(asked) | {"common": Common(**vars(asked.common) | {"quiet": False})}))
+    run(CompareReconOptions(**vars(asked) | {"common": CommonOptions(**vars(asked.common) | {"quiet": False})}))
     assert "--show s0:0:0: has too few valid cells" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").glob("panel_*")] == ["panel_tiny_s0_0_16.png"]
 

@@ -9,8 +9,8 @@ import rasterio
 from helpers import write_catalog, write_scenes
 from sklearn.metrics import roc_auc_score
 
-from geomae.workflows.analysis_run import Common
-from geomae.workflows.compare_recon import Request, run
+from geomae.commands.compare_recon import CompareReconOptions, run
+from geomae.commands.run import CommonOptions
 
 OLINDA = """\
 version: 1
@@ -57,8 +57,10 @@ def area_under_curve(path, scene, pasted_HW):
 
 
 def compare(catalog, models, out, tracking_uri, tiles):
-    common = Common(catalog=catalog, out=out, tracking_uri=tracking_uri, device="cpu", precision="32", quiet=True)
-    assert run(Request(models, (), "0.75", "random", tiles, "", 1, common)) == 0
+    common = CommonOptions(
+        catalog=catalog, out=out, tracking_uri=tracking_uri, device="cpu", precision="32", quiet=True
+    )
+    assert run(CompareReconOptions(models, (), "0.75", "random", tiles, "", 1, common)) == 0
 
 
 def test_pasted_spectra_stand_out(tracking_uri, tmp_path):
@@ -75,8 +77,8 @@ def test_pasted_spectra_stand_out(tracking_uri, tmp_path):
 @pytest.mark.slow
 def test_pasted_spectra_stand_out_in_a_landsat_scene(shared_data, tracking_uri, tmp_path):
     """Surface reflectance of another country, at one gain for all bands so that its mean is that of the scene."""
-    from geomae.workflows.pretrain import run as train
-    from geomae.workflows.pretrain_job import Request as Training
+    from geomae.commands.pretrain import run as train
+    from geomae.commands.pretrain_job import PretrainOptions as Training
 
     catalog, model = shared_data / "catalog.yaml", tmp_path / "model"
     wishes = {"datasets": ("landsat7-olinda@train",), "changes": ("steps=300",), "tracking_uri": tracking_uri}

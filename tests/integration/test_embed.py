@@ -12,20 +12,19 @@ import torch
 from helpers import CATALOG, command, contents, mlflow_client, write_catalog, write_scenes
 
 from geomae import load_encoder, open_embeddings
+from geomae.commands.embed import EmbedOptions, run
+from geomae.commands.run import CommonOptions
 from geomae.config import Decoder
 from geomae.embeddings.store import store_digest
+from geomae.encoders.selections import Choice, rows_of
 from geomae.errors import BandMismatchError, CatalogError, ConfigError, StorageError
 from geomae.models.architecture import Architecture
-from geomae.models.folder import Model, save_model
+from geomae.models.folder import Model, SensorRecord, save_model
 from geomae.models.mae import MaskedAutoencoder
-from geomae.models.standardise import SensorRecord
+from geomae.runtime.console import Screen
 from geomae.sensors import sensor
-from geomae.tiles.reader import TileReader
-from geomae.workflows.analysis_run import Common
-from geomae.workflows.console import Screen
-from geomae.workflows.embed import Request, run
-from geomae.workflows.embedding import Choice, rows_of
-from geomae.workflows.selected import select
+from geomae.tiles.batches import TileReader
+from geomae.tiles.selection import select_tiles
 
 torch.set_num_threads(1)
 SPLITS = "    split: {random: {train: 0.5, test: 0.5}, seed: 0}\n"
@@ -57,11 +56,11 @@ def ask(data, tracking_uri, tmp_path):
     """A request in this process."""
 
     def run_it(encoder=None, datasets=("tiny",), out="out", dry_run=False, **choice):
-        common = Common(
+        common = CommonOptions(
             catalog=data, out=tmp_path / out, precision="32", tracking_uri=tracking_uri, dry_run=dry_run, quiet=True
         )
         encoders = (str(encoder or data.parent / "first" / "model"),) if not isinstance(encoder, tuple) else encoder
-        assert run(Request(encoders, datasets, Choice(**choice), common)) == 0
+        assert run(EmbedOptions(encoders, datasets, Choice(**choice), common)) == 0
         return tmp_path / out
 
     return run_it
@@ -70,7 +69,7 @@ def ask(data, tracking_uri, tmp_path):
 def chosen(catalog, *texts):
     from geomae.catalog import open_catalog
 
-    return select(open_catalog(catalog), texts, Screen(shown=False))
+    return select_tiles(open_catalog(catalog), texts, Screen(shown=False))
 
 
 def test_what_a_run_leaves(ask, data, tracking_uri):
@@ -157,7 +156,9 @@ def test_what_is_wrong_is_said_and_nothing_is_written(ask, tmp_path):
 
 def test_a_dry_run_writes_nothing(data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    asked = Request((str(data.parent / "first" / "model"),), (), Choice(), Common(catalog=data, dry_run=True))
+    asked = EmbedOptions(
+        (str(data.parent / "first" / "model"),), (), Choice(), CommonOptions(catalog=data, dry_run=True)
+    )
     assert run(asked) == 0
     shown = capsys.readouterr().out
     assert "embed tiny: 64 tiles of 16 pixels" in shown
@@ -171,8 +172,8 @@ def many(tmp_path_factory, tracking_uri):
     folder = tmp_path_factory.mktemp("many")
     write_scenes(folder / "scenes", scenes=1, side=160)
     catalog = write_catalog(folder, CATALOG.replace("{size: 16}", "{size: 16, stride: 4}"))
-    common = Common(catalog=catalog, out=folder / "out", precision="32", tracking_uri=tracking_uri, quiet=True)
-    assert run(Request(("baseline:random",), (), Choice(), common)) == 0
+    common = CommonOptions(catalog=catalog, out=folder / "out", precision="32", tracking_uri=tracking_uri, quiet=True)
+    assert run(EmbedOptions(("baseline:random",), (), Choice(), common)) == 0
     options = ("--catalog", catalog, "--precision", "32", "--tracking-uri", tracking_uri)
     return ("embed", "--encoder", "baseline:random", *options), store_digest(folder / "out" / "embeddings.zarr")
 
@@ -198,7 +199,7 @@ def test_stopped_by_a_signal_it_can_be_gone_on_with(many, tracking_uri, tmp_path
     assert f"the same command with --out {out} goes on" in said
     run_id = json.loads((out / "tracking.json").read_text())["run_id"]
     assert mlflow_client(tracking_uri).get_run(run_id).info.status == "KILLED"
-    common = Common(catalog=asked[4], out=out, precision="32", tracking_uri=tracking_uri, quiet=True)
-    assert run(Request(("baseline:random",), (), Choice(), common)) == 0
+    common = CommonOptions(catalog=asked[4], out=out, precision="32", tracking_uri=tracking_uri, quiet=True)
+    assert run(EmbedOptions(("baseline:random",), (), Choice(), common)) == 0
     assert store_digest(out / "embeddings.zarr") == whole
     assert json.loads((out / "summary.json").read_text())["run_id"] == run_id

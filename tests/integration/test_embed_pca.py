@@ -8,13 +8,13 @@ from helpers import CATALOG, mlflow_client, write_catalog, write_scenes
 from sklearn.decomposition import PCA
 
 from geomae import open_embeddings
-from geomae.analysis.pca import load_pca
+from geomae.commands import embed
+from geomae.commands.embed_pca import EmbedPcaOptions, run
+from geomae.commands.run import CommonOptions
+from geomae.encoders.selections import Choice
 from geomae.errors import ConfigError, StorageError
+from geomae.evaluation.pca import load_pca
 from geomae.files import read_json
-from geomae.workflows import embed
-from geomae.workflows.analysis_run import Common
-from geomae.workflows.embed_pca import Request, run
-from geomae.workflows.embedding import Choice
 
 torch.set_num_threads(1)
 SPLITS = "    split: {random: {train: 0.5, test: 0.5}, seed: 0}\n"
@@ -38,10 +38,10 @@ def ask(data, tracking_uri, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
 
     def run_it(out, datasets=("tiny",), encoder=ENCODER, layer=1, dry_run=False, **more):
-        common = Common(
+        common = CommonOptions(
             catalog=data, out=folder / out, precision="32", tracking_uri=tracking_uri, quiet=True, dry_run=dry_run
         )
-        assert run(Request(embed.Request((encoder,), tuple(datasets), Choice(layer), common), **more)) == 0
+        assert run(EmbedPcaOptions(embed.EmbedOptions((encoder,), tuple(datasets), Choice(layer), common), **more)) == 0
         return folder / out
 
     return run_it

@@ -11,24 +11,22 @@ import torch
 from helpers import mlflow_client, refused, write_catalog
 
 from geomae import open_embeddings
-from geomae.analysis.embedding_gap import embedding_gap
-from geomae.analysis.gap_contrast import corrected
-from geomae.analysis.gap_pixels import Pixels, pixel_gap
+from geomae.commands import gap
+from geomae.commands.gap_request import GapOptions
+from geomae.commands.run import CommonOptions
 from geomae.config import Decoder
 from geomae.encoders import load_encoder
 from geomae.errors import BandMismatchError, ConfigError, GeomaeError
+from geomae.evaluation.gap import Pixels, embedding_gap, pixel_gap
+from geomae.evaluation.gap_domains import read_domains, read_pixels
+from geomae.evaluation.permutations import corrected
 from geomae.models.architecture import Architecture
-from geomae.models.folder import Model, load_model, save_model
+from geomae.models.folder import Model, SensorRecord, load_model, save_model
 from geomae.models.mae import MaskedAutoencoder
-from geomae.models.standardise import SensorRecord
 from geomae.rasters import write_cog
+from geomae.runtime.console import Screen
 from geomae.sensors import sensor
-from geomae.workflows import gap
-from geomae.workflows.analysis_run import Common
-from geomae.workflows.console import Screen
-from geomae.workflows.gap_request import Request
-from geomae.workflows.gap_sides import read_pixels, read_sides
-from geomae.workflows.selected import select
+from geomae.tiles.selection import select_tiles
 
 CATALOG = """\
 version: 1
@@ -106,11 +104,11 @@ def save(folder: Path, embedding: str = "spectral", decoder: bool = True) -> Pat
 def request_for(fields, tracking_uri, tmp_path):
     """A request for the gap between the seasons of `fields`, but for what is wished otherwise."""
 
-    def build(catalog: Path = fields, seed: int = 0, **wishes) -> Request:
-        common = Common(
+    def build(catalog: Path = fields, seed: int = 0, **wishes) -> GapOptions:
+        common = CommonOptions(
             catalog, tmp_path / "out", seed, device="cpu", precision="32", tracking_uri=tracking_uri, quiet=True
         )
-        return Request(common, **({"source": GREEN, "target": BROWN, "encoders": ()} | wishes))
+        return GapOptions(common, **({"source": GREEN, "target": BROWN, "encoders": ()} | wishes))
 
     return build
 
@@ -235,9 +233,9 @@ def test_the_command_line_says_what_is_wrong_in_one_line(geomae, fields, tmp_pat
 @pytest.mark.slow
 def test_halves_of_a_season_are_alike_and_seasons_are_not(shared_data):
     """Twenty draws each: Holm over pixels and band statistics together rejects in at most three, and in all."""
-    catalog = Common(shared_data / "catalog.yaml").open_catalog()
+    catalog = CommonOptions(shared_data / "catalog.yaml").open_catalog()
     texts = [f"hls-seasons[season={season}]" for season in ("green", "brown")]
-    sides = read_sides(select(catalog, texts, Screen(shown=False)), 0)
+    sides = read_domains(select_tiles(catalog, texts, Screen(shown=False)), 0)
     bands = [band.name for band in sides.source.bands]
     pixels = [read_pixels(side, lambda *_: None) for side in sides]
     encoder = load_encoder("baseline:statistics", imagery=sides.source.selected.imagery)

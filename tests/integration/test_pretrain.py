@@ -23,11 +23,11 @@ from helpers import (
 
 import geomae as library
 from geomae.catalog import open_catalog
+from geomae.commands.pretrain import run
+from geomae.commands.pretrain_job import PretrainOptions
 from geomae.config import shipped
 from geomae.errors import StorageError
 from geomae.rasters import write_cog
-from geomae.workflows.pretrain import run
-from geomae.workflows.pretrain_job import Request
 
 ROOT = Path(__file__).parents[2]
 
@@ -194,7 +194,7 @@ def test_a_finished_run_is_left_alone(trained, tmp_path, monkeypatch, capsys):
     folder, _, catalog = trained
     before = contents(folder)
     monkeypatch.chdir(tmp_path)
-    assert run(Request(resume=folder)) == 0
+    assert run(PretrainOptions(resume=folder)) == 0
     assert capsys.readouterr().err == f"{folder}: this run is finished; its model is in {folder / 'model'}\n"
     refuses(
         StorageError, ["already holds a run", f"--resume {folder}"], catalog=catalog, datasets=("tiny",), out=folder
@@ -210,7 +210,9 @@ def short(tiny_catalog, tracking_uri, tmp_path):
     def train(name, *changes, seed=0, **wishes):
         settings = (*SMALL, "steps=4", "save_every=4", *changes)
         common = {"catalog": tiny_catalog, "tracking_uri": tracking_uri, "precision": "32", "quiet": True}
-        assert run(Request(**common | {"changes": settings, "seed": seed, "out": tmp_path / name} | wishes)) == 0
+        assert (
+            run(PretrainOptions(**common | {"changes": settings, "seed": seed, "out": tmp_path / name} | wishes)) == 0
+        )
         return tmp_path / name
 
     return train
@@ -235,7 +237,7 @@ def test_it_learns(short, embedding, target):
 
 def test_a_dry_run_writes_nothing(tiny_catalog, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert run(Request(catalog=tiny_catalog, config="tiny", changes=("steps=7",), dry_run=True)) == 0
+    assert run(PretrainOptions(catalog=tiny_catalog, config="tiny", changes=("steps=7",), dry_run=True)) == 0
     told = capsys.readouterr().out
     assert str(tiny_catalog) in told
     assert "train on tiny@train: 58 tiles of naip:reflectance in reflectance (red, green, blue, nir)" in told
@@ -249,7 +251,7 @@ def test_the_current_folder_is_the_default(tiny_catalog, tmp_path, monkeypatch):
     """Without --catalog, --out and --tracking-uri everything is in the current folder."""
     shutil.copytree(tiny_catalog.parent, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    assert run(Request(changes=(*SMALL, "steps=1"), quiet=True)) == 0
+    assert run(PretrainOptions(changes=(*SMALL, "steps=1"), quiet=True)) == 0
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("pretrain-")
     assert (folder / "summary.json").is_file()
@@ -263,6 +265,8 @@ def test_every_shipped_configuration_fits_any_data_set(name, tmp_path, monkeypat
     write_catalog(tmp_path, CATALOG.replace("size: 16", "size: 64"))
     monkeypatch.chdir(tmp_path)
     before = contents(tmp_path)
-    assert run(Request(config=name, dry_run=True, quiet=True)) == 0
-    assert run(Request(config=str(ROOT / "configs" / "pretrain" / f"{name}.yaml"), dry_run=True, quiet=True)) == 0
+    assert run(PretrainOptions(config=name, dry_run=True, quiet=True)) == 0
+    assert (
+        run(PretrainOptions(config=str(ROOT / "configs" / "pretrain" / f"{name}.yaml"), dry_run=True, quiet=True)) == 0
+    )
     assert contents(tmp_path) == before

@@ -5,8 +5,8 @@ import shutil
 import pytest
 from helpers import losses, state
 
-from geomae.workflows.pretrain import run
-from geomae.workflows.pretrain_job import Request
+from geomae.commands.pretrain import run
+from geomae.commands.pretrain_job import PretrainOptions
 
 SHORT = ("batch=8", "steps=4", "save_every=2", "log_every=1", "target=patch-band")
 
@@ -18,7 +18,7 @@ def trained(tiny_catalog, tracking_uri, tmp_path_factory):
 
     def train(passes):
         out = folder / f"in-{passes}"
-        request = Request(
+        request = PretrainOptions(
             catalog=tiny_catalog, config="cae", changes=(*SHORT, f"accumulate={passes}"), out=out, precision="32",
             tracking_uri=tracking_uri, quiet=True,
         )  # fmt: skip
@@ -33,7 +33,7 @@ def test_going_on_gives_the_same_bytes(trained, tracking_uri, tmp_path):
     (folder / "summary.json").unlink()  # as if it had been killed after its second step
     shutil.rmtree(folder / "model")
     shutil.rmtree(folder / "checkpoints" / "step-00000004")
-    assert run(Request(resume=folder, tracking_uri=tracking_uri, quiet=True)) == 0
+    assert run(PretrainOptions(resume=folder, tracking_uri=tracking_uri, quiet=True)) == 0
     assert state(folder) == state(trained(1))
 
 

@@ -14,16 +14,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from geomae import open_embeddings
+from geomae.commands.probe import run
+from geomae.commands.probe_request import ProbeOptions, encoder_specs
+from geomae.commands.run import CommonOptions
 from geomae.errors import BandMismatchError, CatalogError, ConfigError
 from geomae.models.architecture import Architecture
-from geomae.models.folder import Model, save_model
+from geomae.models.folder import Model, SensorRecord, save_model
 from geomae.models.mae import MaskedAutoencoder
-from geomae.models.standardise import SensorRecord
 from geomae.rasters import write_cog
 from geomae.sensors import sensor
-from geomae.workflows.analysis_run import Common
-from geomae.workflows.probe import run
-from geomae.workflows.probe_request import Request, read_request
 
 CATALOG = """\
 version: 1
@@ -115,10 +114,12 @@ def model(tmp_path_factory) -> Path:
 def request_for(fields, tracking_uri, tmp_path):
     """A request to probe statistics on `fields`, but for what is wished otherwise."""
 
-    def build(catalog: Path = fields, **wishes) -> Request:
-        common = Common(catalog, tmp_path / "out", device="cpu", precision="32", tracking_uri=tracking_uri, quiet=True)
+    def build(catalog: Path = fields, **wishes) -> ProbeOptions:
+        common = CommonOptions(
+            catalog, tmp_path / "out", device="cpu", precision="32", tracking_uri=tracking_uri, quiet=True
+        )
         usual = {"train": "fields@train", "tests": ("fields@test",), "encoders": ("baseline:statistics",)}
-        return Request(common, **(usual | {"baselines": False} | wishes))
+        return ProbeOptions(common, **(usual | {"baselines": False} | wishes))
 
     return build
 
@@ -184,8 +185,8 @@ def test_the_command_from_end_to_end(geomae, fields, model, tracking_uri, tmp_pa
     artifacts = {one.path for one in client.list_artifacts(summary["run_id"])}
     assert {"probe.csv", "report.html", *pictures} <= artifacts
     before = (out / "probe.csv").read_bytes()
-    common = Common(fields, out, precision="32", tracking_uri=tracking_uri)
-    assert run(Request(common, "fields@train", ("fields@test",), (str(model),))) == 0
+    common = CommonOptions(fields, out, precision="32", tracking_uri=tracking_uri)
+    assert run(ProbeOptions(common, "fields@train", ("fields@test",), (str(model),))) == 0
     assert "embedding" not in capsys.readouterr().err  # what was computed is there
     assert (out / "probe.csv").read_bytes() == before
 
@@ -325,11 +326,13 @@ def test_the_command_line_says_what_is_wrong_in_one_line(geomae, fields, tmp_pat
 
 
 def test_baselines_that_the_user_names_are_not_there_twice():
-    wanted = Request(Common(), "a", ("b",), ("baseline:random", "mine=baseline:statistics", "baseline:random?seed=7"))
-    entrants = read_request(wanted)
+    wanted = ProbeOptions(
+        CommonOptions(), "a", ("b",), ("baseline:random", "mine=baseline:statistics", "baseline:random?seed=7")
+    )
+    entrants = encoder_specs(wanted)
     assert [one.label for one in entrants] == ["baseline-random", "mine", "baseline-random-seed-7", "baseline-rcf"]
     assert [len(one.references) for one in entrants] == [5, 1, 1, 1]
-    assert len(read_request(replace(wanted, baselines=False))) == 3
+    assert len(encoder_specs(replace(wanted, baselines=False))) == 3
 
 
 def test_statistics_agree_with_what_was_measured_before(shared_data, request_for, tmp_path):

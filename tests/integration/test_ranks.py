@@ -9,15 +9,14 @@ import torch
 from helpers import SIXTY, SMALL, command, losses, options, state
 
 from geomae.catalog import open_catalog, parse_selector
+from geomae.commands.pretrain import run
+from geomae.commands.pretrain_job import PretrainOptions
 from geomae.config import PretrainConfig, load_config
 from geomae.errors import ConfigError
-from geomae.tiles.loader import training_batch
-from geomae.tiles.sampler import plan
+from geomae.runtime.devices import build_fabric
+from geomae.tiles.batches import schedule_batches, training_batch
 from geomae.training.data import assemble
-from geomae.training.devices import build_fabric
-from geomae.training.trainer import draw_of
-from geomae.workflows.pretrain import run
-from geomae.workflows.pretrain_job import Request
+from geomae.training.trainer import batch_spec
 
 
 def test_losses_of_two_processes_are_those_of_one(sixty_steps):
@@ -34,8 +33,8 @@ def test_the_order_of_tiles_is_exactly_equal(tiny_catalog):
     config = load_config(PretrainConfig, "pretrain", None, SMALL)
     data = assemble(open_catalog(tiny_catalog), [parse_selector("tiny@train")], [], config, 3)
     readers = [one.reader for one in data.training]
-    order = plan(3, tuple(len(reader) for reader in readers), config.batch, 20)
-    draw = draw_of(config, 3, None)
+    order = schedule_batches(3, tuple(len(reader) for reader in readers), config.batch, 20)
+    draw = batch_spec(config, 3, None)
     seen = []
     for step in range(20):  # more than two epochs
         alone = training_batch(readers, order, draw, step, 0, 1)
@@ -55,7 +54,7 @@ def test_several_passes_give_the_losses_of_one(tiny_catalog, tracking_uri, tmp_p
     for passes in (1, 4):
         out = tmp_path / f"in-{passes}"
         changes = (*SMALL, "steps=6", f"accumulate={passes}")
-        request = Request(
+        request = PretrainOptions(
             catalog=tiny_catalog, changes=changes, precision="32", out=out, tracking_uri=tracking_uri, quiet=True
         )
         assert run(request) == 0

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from geomae.workflows.pretrain import run
-from geomae.workflows.pretrain_job import Request
+from geomae.commands.pretrain import run
+from geomae.commands.pretrain_job import PretrainOptions
 
 SHARED = (Path(__file__).parents[2] / "../shared/data/catalog.yaml").resolve()
 
@@ -22,7 +22,7 @@ def real_names():
 def test_tiny_fits_each_real_data_set(name, shared_data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     catalog = shared_data / "catalog.yaml"
-    assert run(Request(catalog=catalog, datasets=(name,), config="tiny", dry_run=True)) == 0
+    assert run(PretrainOptions(catalog=catalog, datasets=(name,), config="tiny", dry_run=True)) == 0
     assert f"train on {name}@train: " in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 

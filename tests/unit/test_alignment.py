@@ -5,15 +5,12 @@ import pytest
 import sklearn
 from scipy.linalg import expm
 
-from geomae.analysis.aligned_probing import classify_aligned
-from geomae.analysis.alignment import ALIGNMENTS, NONE, SOURCE, STANDARDISE, TARGET, Alignment
-from geomae.analysis.alignment_choice import Evidence, Rule, choose
-from geomae.analysis.alignment_scorers import CIRCULAR, circular_validation
-from geomae.analysis.label_shift import LabelShift
-from geomae.analysis.linear_probe import fit_linear
-from geomae.analysis.plans import Labelled, Plan
-from geomae.analysis.probing import Asked, classify
 from geomae.errors import ConfigError, ModelError
+from geomae.evaluation.alignment import ALIGNMENTS, NONE, SOURCE, STANDARDISE, TARGET, Alignment
+from geomae.evaluation.alignment_choice import CIRCULAR, Evidence, LabelShift, Rule, choose, circular_validation
+from geomae.evaluation.folds import FoldPlan, Labelled
+from geomae.evaluation.linear_probe import fit_linear
+from geomae.evaluation.probing import PredictionKey, classify, classify_aligned
 
 CLASSES, FEATURES = 3, 12
 STACKED = "standardise+coral"
@@ -47,7 +44,7 @@ def evidence(target_MD, names=tuple(ALIGNMENTS)):
     """The answers of one encoder behind every alignment."""
     fold = np.arange(len(LABEL_N)) % 3
     folds = [(np.flatnonzero(fold != one), np.flatnonzero(fold == one)) for one in range(3)]
-    plan = Plan(np.arange(len(LABEL_N)), folds, {"test": np.arange(len(target_MD))})
+    plan = FoldPlan(np.arange(len(LABEL_N)), folds, {"test": np.arange(len(target_MD))})
     labelled = Labelled(LABEL_N, np.arange(len(LABEL_N)), ("a", "b", "c"))
     tests = {"test": target_MD}
     answers = classify([plan], SOURCE_ND, labelled, tests, None, 0)
@@ -89,9 +86,9 @@ def test_none_is_the_probe_without_alignment():
     answers = evidence(TARGET_MD, names=(NONE, STANDARDISE))
     assert {asked.align for asked in answers.predicted} == {NONE, STANDARDISE}
     probe = fit_linear(SOURCE_ND, LABEL_N, CLASSES, answers.strengths[0])
-    assert np.array_equal(answers.predicted[Asked("test", "linear")][0], probe.predict(TARGET_MD))
+    assert np.array_equal(answers.predicted[PredictionKey("test", "linear")][0], probe.predict(TARGET_MD))
     assert answers.evidence["test"].scores[NONE]["strength"] == answers.strengths[0]
-    assert Asked("test", "linear", 5, STANDARDISE) not in answers.predicted
+    assert PredictionKey("test", "linear", 5, STANDARDISE) not in answers.predicted
 
 
 @pytest.mark.parametrize("name", ALIGNMENTS)
@@ -104,7 +101,7 @@ def test_an_alignment_is_the_same_after_it_was_saved(name, tmp_path):
 
 
 def test_affine_maps_are_those_of_skada():
-    from geomae.analysis.skada_maps import skada_settings
+    from geomae.evaluation.alignment import skada_settings
 
     with skada_settings():
         from skada import CORALAdapter

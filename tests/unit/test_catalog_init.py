@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from geomae.commands import catalog_init
 from geomae.errors import CatalogError
 from geomae.rasters import write_cog
-from geomae.workflows import catalog_init
 
 
 def scene(path: Path, bands: int, dtype: Any, seed: int) -> None:

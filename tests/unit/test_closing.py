@@ -6,8 +6,8 @@ T tiles, G groups
 import numpy as np
 import pytest
 
-from geomae.analysis.closing import change, compare, cross_fitted, share_closed
-from geomae.analysis.measures import ClassMeasure
+from geomae.evaluation.gap_recovery import change, compare, cross_fitted, share_closed
+from geomae.metrics.predictions import ClassMeasure
 
 MEASURE = ClassMeasure(("a", "b"), np.array([True, True]))
 DERIVED = {"change": change, "share_closed": share_closed}

@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from geomae.cli import app
+from geomae.commands.convert import run
 from geomae.errors import ConfigError, GeomaeError, ModelError, StorageError
 from geomae.models.convert import convert_mae, read_weights
-from geomae.models.convert.layout import architecture_of
+from geomae.models.convert.mae import architecture_of
 from geomae.models.folder import load_model
-from geomae.workflows.convert import run
 
 SETTINGS = {"heads": 3, "decoder_heads": 2, "norm_eps": 1e-5, "target": "none"}
 

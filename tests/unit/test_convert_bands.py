@@ -9,15 +9,14 @@ from published_mae import published_weights
 from safetensors.torch import save_file
 from tiny_models import RECORD, SIDE, tiles, tiny_model
 
+from geomae.commands.convert import run
 from geomae.errors import CatalogError, ConfigError, GeomaeError, ModelError
 from geomae.models.architecture import Architecture
-from geomae.models.convert import Account, adapt_bands
-from geomae.models.convert.account import fold
-from geomae.models.folder import Model, load_model, save_model
+from geomae.models.convert import ConversionReport, adapt_bands
+from geomae.models.convert.state_dicts import fold
+from geomae.models.folder import Model, SensorRecord, load_model, save_model
 from geomae.models.mae import MaskedAutoencoder
-from geomae.models.standardise import SensorRecord
 from geomae.sensors import sensor
-from geomae.workflows.convert import run
 
 S2 = sensor("sentinel-2-l2a")
 KERNEL, HEAD, BIAS = "encoder.embedding.proj.weight", "decoder.head.proj.weight", "decoder.head.proj.bias"
@@ -265,13 +264,13 @@ def test_keys_that_differ_in_the_number_of_a_block_share_an_entry():
         "blocks.0-2,5.b (x)",
         "decoder_blocks.0.a",
     ]
-    account = Account(taken=keys[:2], left=["head"], notes=["more"])
+    account = ConversionReport(taken=keys[:2], left=["head"], notes=["more"])
     assert account.lines() == ["taken 2: blocks.0.a, blocks.0.b (x)", "adapted 0", "left 1: head", "new 0", "more"]
 
 
 def test_one_conversion_after_another():
-    first = Account(taken=["a", "b"], adapted=["c (turned)"], left=["d"], notes=["one"])
-    later = Account(taken=["A"], adapted=["B (halved)", "C (halved)"], new=["B[x] (zero)"], notes=["two"])
+    first = ConversionReport(taken=["a", "b"], adapted=["c (turned)"], left=["d"], notes=["one"])
+    later = ConversionReport(taken=["A"], adapted=["B (halved)", "C (halved)"], new=["B[x] (zero)"], notes=["two"])
     both = first.followed_by(later, {"a": "A", "b": "B", "c": "C"})
     assert both.taken == ["a"]
     assert both.adapted == ["b (halved)", "c (turned; halved)"]

@@ -7,17 +7,16 @@ import pytest
 import torch
 from tiny_models import RECORD, tiles, tiny_model
 
+from geomae.commands.convert import run
 from geomae.config import Decoder
 from geomae.encoders import OwnEncoder
 from geomae.errors import ConfigError, ModelError
 from geomae.models.architecture import Architecture
 from geomae.models.convert import check_onnx
-from geomae.models.convert import onnx_out as export
-from geomae.models.folder import Model, save_model
+from geomae.models.convert import onnx as export
+from geomae.models.folder import Model, SensorRecord, save_model
 from geomae.models.mae import MaskedAutoencoder
-from geomae.models.standardise import SensorRecord
 from geomae.sensors import sensor
-from geomae.workflows.convert import run
 
 LANDSAT = SensorRecord(
     "l8", "reflectance", 30.0, sensor("landsat-8-oli-c2l2").bands[:3], (0.1, 0.2, 0.3), (0.1, 0.1, 0.2)
@@ -142,7 +141,7 @@ def test_without_onnxruntime_the_report_says_that_nothing_was_checked(folder, tm
 def test_a_file_that_differs_is_not_left(folder, tmp_path, monkeypatch):
     packages()
     source = folder(drawn("stacked"))
-    monkeypatch.setattr("geomae.models.convert.onnx_out.LARGEST_DIFFERENCE", -1.0)
+    monkeypatch.setattr("geomae.models.convert.onnx.LARGEST_DIFFERENCE", -1.0)
     with pytest.raises(ModelError, match="onnxruntime's answers differ"):
         run(source, tmp_path / "out.onnx", to="onnx", quiet=True)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -16,15 +16,14 @@ from timm.models.vision_transformer import VisionTransformer
 from tiny_models import RECORD, tiles, tiny_model
 from torch import nn
 
+from geomae.commands.convert import run
 from geomae.config import Decoder
 from geomae.encoders import OwnEncoder, load_encoder
 from geomae.errors import ConfigError, ModelError, StorageError
 from geomae.models.architecture import Architecture
 from geomae.models.convert import check_timm, convert_mae, read_weights, timm_weights
-from geomae.models.folder import Model, load_model, save_model
+from geomae.models.folder import Model, load_model, save_model, standardise
 from geomae.models.mae import MaskedAutoencoder
-from geomae.models.standardise import standardise
-from geomae.workflows.convert import run
 
 EPS = 1e-5
 

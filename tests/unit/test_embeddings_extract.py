@@ -13,14 +13,13 @@ from helpers import CATALOG, write_catalog, write_scenes
 
 from geomae.catalog import open_catalog
 from geomae.embeddings import open_embeddings, store
-from geomae.encoders.extract import extract
-from geomae.encoders.parts import Part
+from geomae.encoders.extraction import EncoderTiles, extract
 from geomae.errors import ConfigError, GeomaeError, StorageError
+from geomae.runtime.devices import build_fabric
+from geomae.runtime.signals import Stop
 from geomae.sensors import sensor
+from geomae.tiles.batches import TileReader
 from geomae.tiles.index import build_index
-from geomae.tiles.reader import TileReader
-from geomae.training.devices import build_fabric
-from geomae.training.signals import Stop
 
 BANDS = tuple(sensor("naip").band(name) for name in ("nir", "red"))
 SIDE = 8  # of a patch, in pixels
@@ -55,7 +54,7 @@ def index(tiny_catalog):
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     monkeypatch.setattr(store, "CHUNK", 12)  # so that 64 tiles are several chunks, the last one short
-    monkeypatch.setattr("geomae.encoders.extract.BATCH_PIXELS", {"cpu": 5 * 16 * 16})
+    monkeypatch.setattr("geomae.encoders.extraction.BATCH_PIXELS", {"cpu": 5 * 16 * 16})
 
 
 def run(parts, out, **options):
@@ -75,7 +74,9 @@ def expected(index, positions=None):
 @pytest.mark.parametrize("threads", [0, 3])
 def test_every_tile_is_embedded_in_order(index, tmp_path, threads):
     heard = []
-    done = run([Part(Means(), index)], tmp_path, patches=True, threads=threads, progress=lambda *one: heard.append(one))
+    done = run(
+        [EncoderTiles(Means(), index)], tmp_path, patches=True, threads=threads, progress=lambda *one: heard.append(one)
+    )
     assert (done.path, done.computed) == (tmp_path / "embeddings.zarr", 64)
     dataset = open_embeddings(done.path)
     tile_BD, patches_BND = expected(index)
@@ -91,14 +92,14 @@ def test_every_tile_is_embedded_in_order(index, tmp_path, threads):
 
 def test_parts_with_encoders_of_their_own_stand_one_after_the_other(index, tmp_path):
     few = index.take(np.arange(7))
-    run([Part(Means("a"), few), Part(Means("b"), index)], tmp_path)
+    run([EncoderTiles(Means("a"), few), EncoderTiles(Means("b"), index)], tmp_path)
     dataset = open_embeddings(tmp_path)
     np.testing.assert_array_equal(dataset["embedding"], torch.cat([expected(index)[0][:7], expected(index)[0]]))
     assert dataset.attrs["encoder_digest"] not in ("a", "b")
 
 
 def test_stopped_at_any_batch_and_gone_on_with_it_ends_with_the_same_bytes(index, tmp_path):
-    parts = [Part(Means(), index)]
+    parts = [EncoderTiles(Means(), index)]
     run(parts, tmp_path / "whole", patches=True)
     for batch in itertools.count(1):
         stop = Stop()
@@ -115,13 +116,13 @@ def test_stopped_at_any_batch_and_gone_on_with_it_ends_with_the_same_bytes(index
 
 
 def test_a_finished_store_is_taken_as_it_is_and_never_mixed_up(index, tmp_path):
-    run([Part(Means(), index)], tmp_path)
+    run([EncoderTiles(Means(), index)], tmp_path)
     before = content(tmp_path)
-    assert run([Part(Means(), index)], tmp_path).computed == 0
+    assert run([EncoderTiles(Means(), index)], tmp_path).computed == 0
     for parts, options, named in (
-        ([Part(Means("other"), index)], {}, "encoder_digest (means there, other here)"),
-        ([Part(Means(), index.take(np.arange(9)))], {}, "tiles_digest"),
-        ([Part(Means(), index)], {"precision": "bf16"}, "precision (32 there, bf16 here)"),
+        ([EncoderTiles(Means("other"), index)], {}, "encoder_digest (means there, other here)"),
+        ([EncoderTiles(Means(), index.take(np.arange(9)))], {}, "tiles_digest"),
+        ([EncoderTiles(Means(), index)], {"precision": "bf16"}, "precision (32 there, bf16 here)"),
     ):
         with pytest.raises(StorageError) as caught:
             run(parts, tmp_path, **options)
@@ -137,7 +138,7 @@ def test_embeddings_that_are_not_finite_are_named_and_nothing_is_published(index
         return tile_BD.masked_fill((tile_BD[:, :1] > median), float("nan")), patches_BND
 
     with pytest.raises(GeomaeError) as caught:
-        run([Part(Means(spoil=spoil), index)], tmp_path)
+        run([EncoderTiles(Means(spoil=spoil), index)], tmp_path)
     first = index.tiles["tile_id"][np.flatnonzero(bright)[0]]
     for part in (f"tiny {first}", "not finite", "more of this chunk", "nothing was published"):
         assert part in str(caught.value)
@@ -146,17 +147,17 @@ def test_embeddings_that_are_not_finite_are_named_and_nothing_is_published(index
 
 def test_patches_beyond_float16_are_an_error(index, tmp_path):
     with pytest.raises(GeomaeError, match=r"beyond what float16 holds: tile tiny .* leave --patches out"):
-        run([Part(Means(spoil=lambda tile, patches: (tile, patches * 1e6)), index)], tmp_path, patches=True)
+        run([EncoderTiles(Means(spoil=lambda tile, patches: (tile, patches * 1e6)), index)], tmp_path, patches=True)
 
 
 def test_parts_that_cannot_share_a_store_are_refused(index, tmp_path):
     wide = Means(spoil=lambda tile, patches: (tile.repeat(1, 2), patches))
     with pytest.raises(ConfigError, match=r"4 features; .* 8; embed these data sets one at a time"):
-        run([Part(Means(), index), Part(wide, replace(index, name="other"))], tmp_path)
+        run([EncoderTiles(Means(), index), EncoderTiles(wide, replace(index, name="other"))], tmp_path)
     write_scenes(tmp_path / "scenes", scenes=1)
     catalog = write_catalog(tmp_path, CATALOG.replace("size: 16", "size: 32"))
     large = build_index(open_catalog(catalog), "tiny")
-    parts = [Part(Means(), index), Part(Means(), large)]
+    parts = [EncoderTiles(Means(), index), EncoderTiles(Means(), large)]
     with pytest.raises(ConfigError, match="--patches needs tiles of one size"):
         run(parts, tmp_path / "out", patches=True)
     run(parts, tmp_path / "out")  # without patches, tiles of two sizes are no trouble

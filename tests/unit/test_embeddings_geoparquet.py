@@ -13,8 +13,8 @@ from helpers import CATALOG, write_catalog
 
 from geomae.catalog import open_catalog
 from geomae.embeddings import tile_columns, write_geoparquet
-from geomae.embeddings.columns import ABOUT
 from geomae.embeddings.geoparquet import footprints
+from geomae.embeddings.store import ABOUT
 from geomae.rasters import write_cog
 from geomae.tiles.index import build_index
 

@@ -10,8 +10,7 @@ import xarray
 
 from geomae import open_embeddings
 from geomae.embeddings import batches
-from geomae.embeddings.columns import ABOUT
-from geomae.embeddings.store import CHUNK, FINISHED, PARTIAL, Plan, Unfinished, begin
+from geomae.embeddings.store import ABOUT, CHUNK, FINISHED, PARTIAL, StoreSpec, StoreWriter, begin
 from geomae.errors import StorageError
 
 TILES, FEATURES, PATCHES = 2 * CHUNK + 44, 6, (2, 3, 4)
@@ -23,7 +22,7 @@ def plan(tiles=TILES, patches=None, **attributes):
     floats = {name: np.full(tiles, np.nan) for name in ("x", "y", "valid_share")}
     columns = texts | numbers | floats | {"label": np.full(tiles, "")}
     known = {"encoder": "e", "encoder_digest": "abc", "data_digest": "d", "layer": 6, "pooling": "mean"}
-    return Plan(columns, FEATURES, patches, known | {"precision": "32", "notes": ["one", "two"]} | attributes)
+    return StoreSpec(columns, FEATURES, patches, known | {"precision": "32", "notes": ["one", "two"]} | attributes)
 
 
 def vectors(rows):
@@ -117,7 +116,7 @@ def test_killed_between_the_last_two_steps(finished, monkeypatch, tmp_path):
 def test_several_processes_share_the_chunks(finished, tmp_path):
     out = tmp_path / "shared"
     begin(out, plan(patches=PATCHES))
-    ranks = [Unfinished(out), Unfinished(out)]
+    ranks = [StoreWriter(out), StoreWriter(out)]
     for rank, store in enumerate(ranks):
         fill(store, range(rank, store.chunks, 2), patches=True)
     ranks[0].publish()

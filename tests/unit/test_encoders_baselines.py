@@ -12,7 +12,7 @@ from tiny_models import RECORD, SIDE, tiles, tiny_model
 
 from geomae.encoders import load_encoder, load_encoders, parse_encoders
 from geomae.errors import ConfigError
-from geomae.models.standardise import standardise
+from geomae.models.folder import standardise
 
 BASELINES = ("baseline:statistics", "baseline:pixels", "baseline:rcf", "baseline:random?seed=1")
 

@@ -17,7 +17,7 @@ from torchgeo.models.scale_mae import ScaleMAE
 from geomae.encoders import load_encoder
 from geomae.encoders.foreign import resized
 from geomae.errors import BandMismatchError, ConfigError, GeomaeError, ModelError
-from geomae.models.standardise import SensorRecord
+from geomae.models.folder import SensorRecord
 from geomae.sensors import sensor
 
 torch.set_num_threads(1)

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from geomae.analysis.alignment_scorers import CIRCULAR, DENSITY, ENTROPY
-from geomae.analysis.probe_rows import COLUMNS
 from geomae.errors import ConfigError
+from geomae.evaluation.alignment_choice import CIRCULAR, DENSITY, ENTROPY
+from geomae.evaluation.probe_scores import COLUMNS
 from pipelines.evaluate_choice import best_rule, read_cases, run
 
 

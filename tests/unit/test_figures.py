@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from geomae.reports.canvas import apart, shorten
+from geomae.reports.canvas import shorten, space_out
 from geomae.reports.figures import (
     HIDDEN_COLOUR,
     INVALID_COLOUR,
@@ -174,8 +174,8 @@ def test_contact_sheet_shows_invalid_pixels(tmp_path):
 def test_names_keep_both_ends_and_places_keep_their_distance():
     assert shorten("short", 10) == "short"
     assert shorten("abcdefghijklmnop", 10) == "abc…klmnop"
-    np.testing.assert_allclose(apart([0.1, 0.5, 0.5, 0.9], 0.1), [0.1, 0.45, 0.55, 0.9])
-    assert min(np.diff(apart(np.linspace(0.4, 0.5, 8).tolist(), 0.03))) == pytest.approx(0.03)
+    np.testing.assert_allclose(space_out([0.1, 0.5, 0.5, 0.9], 0.1), [0.1, 0.45, 0.55, 0.9])
+    assert min(np.diff(space_out(np.linspace(0.4, 0.5, 8).tolist(), 0.03))) == pytest.approx(0.03)
 
 
 def test_figures_leave_pyplot_alone():

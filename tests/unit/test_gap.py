@@ -10,15 +10,24 @@ import pytest
 from scipy.linalg import subspace_angles
 from scipy.spatial.distance import cdist, pdist
 
-from geomae.analysis.embedding_gap import embedding_gap
-from geomae.analysis.gap_cells import Cells, holm, p_value
-from geomae.analysis.gap_classifier import proxy_a_distance
-from geomae.analysis.gap_contrast import Contrast, corrected
-from geomae.analysis.gap_errors import reconstruction_gap
-from geomae.analysis.gap_labels import class_distances, label_shift
-from geomae.analysis.gap_measures import coral_distance, median_distance, squared_mmd, subspace_angle
-from geomae.analysis.gap_pixels import Pixels, pixel_gap, wasserstein
 from geomae.errors import EmbeddingError
+from geomae.evaluation.domain_distances import (
+    coral_distance,
+    median_distance,
+    proxy_a_distance,
+    squared_mmd,
+    subspace_angle,
+)
+from geomae.evaluation.gap import (
+    Pixels,
+    class_distances,
+    embedding_gap,
+    label_shift,
+    pixel_gap,
+    reconstruction_gap,
+    wasserstein,
+)
+from geomae.evaluation.permutations import DomainComparison, GroupBlocks, corrected, holm, p_value
 
 
 def direct_mmd(x, y, width):
@@ -51,7 +60,7 @@ def domains(groups=12, tiles=6, features=12, seed=0, shift=0.0, paired=True):
 @pytest.mark.parametrize("paired", [True, False])
 def test_figures_are_those_of_a_direct_computation_for_every_deal(paired):
     x, group_x, y, group_y = domains(shift=0.4, paired=paired)
-    cells = Cells.of(group_x, group_y)
+    cells = GroupBlocks.of(group_x, group_y)
     rows = np.concatenate([x, y])[cells.order_N]
     width = median_distance(rows)
     assert width == pytest.approx(np.median(pdist(rows)), rel=1e-9)
@@ -76,12 +85,12 @@ def test_of_too_few_tiles_nothing_is_invented():
     assert figures["mmd2"].null_value is None  # halves of three tiles: one has a single tile
     assert "subspace_angle" not in figures
     rows = np.concatenate([x, y])
-    cells = Cells.of(range(3), range(3, 6))
+    cells = GroupBlocks.of(range(3), range(3, 6))
     assert np.isfinite(squared_mmd(rows, cells, 1.0)(cells.observed())).all()
 
 
 def test_groups_stay_whole_and_pairs_swap_within_themselves():
-    cells = Cells.of(["a", "a", "b", "c", "d", "e", "f", "g"], ["a", "b", "b", "c", "d", "e", "f", "x", "y"])
+    cells = GroupBlocks.of(["a", "a", "b", "c", "d", "e", "f", "g"], ["a", "b", "b", "c", "d", "e", "f", "x", "y"])
     deals = cells.permuted(1)
     assert (deals.first_RC + deals.second_RC == 1).all()
     for group in range(6):  # a to f occur in both
@@ -107,7 +116,7 @@ def test_groups_stay_whole_and_pairs_swap_within_themselves():
     ],
 )
 def test_too_few_groups_have_no_p_value(source, target, enough):
-    assert (Cells.of(list(source), list(target)).permuted(0) is not None) == enough
+    assert (GroupBlocks.of(list(source), list(target)).permuted(0) is not None) == enough
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(len(source) * 3, 4)), rng.normal(size=(len(target) * 3, 4))
     figures = embedding_gap(x, np.repeat(source, 3), y, np.repeat(target, 3), 0)
@@ -126,7 +135,7 @@ def test_the_classifier_is_tested_on_groups_that_it_never_saw():
     rng = np.random.default_rng(3)
     group = np.repeat(np.arange(40), 5)
     rows = 5 * rng.normal(size=(40, 60))[group] + 0.01 * rng.normal(size=(200, 60))
-    cells, single = Cells.of(group[:100], group[100:]), Cells.of(np.arange(100), np.arange(100, 200))
+    cells, single = GroupBlocks.of(group[:100], group[100:]), GroupBlocks.of(np.arange(100), np.arange(100, 200))
     assert proxy_a_distance(rows[cells.order_N], cells)(cells.observed())[0] < 0.6
     assert proxy_a_distance(rows[single.order_N], single)(single.observed())[0] > 1.9
 
@@ -205,7 +214,7 @@ def test_a_band_without_a_valid_pixel_is_left_out_and_few_groups_test_nothing():
 
 def test_label_shift_is_the_total_variation_of_class_shares():
     x, y = np.array(["crop"] * 30 + ["tree"] * 10), np.array(["crop"] * 10 + ["tree"] * 20 + ["snow"] * 10)
-    alone = Contrast.of(np.arange(40), np.arange(40, 80), 0)
+    alone = DomainComparison.of(np.arange(40), np.arange(40, 80), 0)
     assert label_shift(x, y, alone).value == pytest.approx((0.5 + 0.25 + 0.25) / 2)
     assert label_shift(x, y, alone).p < 0.01
     rows = np.random.default_rng(0).normal(size=(80, 4))
@@ -220,7 +229,7 @@ def test_errors_of_a_reconstruction_on_both_sides():
     rng = np.random.default_rng(0)
     square, pixels = rng.uniform(0.5, 1.5, (60, 3)), np.full((60, 3), 10.0)
     square[5], pixels[5] = 0, 0  # a tile of which nothing was scored
-    contrast = Contrast.of(np.arange(60), np.arange(60, 120), 0)
+    contrast = DomainComparison.of(np.arange(60), np.arange(60, 120), 0)
     source, target, ratio = reconstruction_gap((square, pixels), (4 * square, pixels), contrast, "reflectance")
     assert target.value == pytest.approx(2 * source.value)
     assert source.value == pytest.approx(np.sqrt(square.sum(0) / pixels.sum(0)).mean())

@@ -9,10 +9,9 @@ import pytest
 import torch
 from tiny_models import BANDS, EMBEDDINGS, MODELS, SIDE, TARGETS, tiny_mae
 
-from geomae.models.embedding import SpectralEmbedding, band_codes
-from geomae.models.folder import Model
+from geomae.models.band_embedding import SpectralEmbedding, band_codes
+from geomae.models.folder import Model, SensorRecord
 from geomae.models.patches import patchify, unpatchify
-from geomae.models.standardise import SensorRecord
 from geomae.sensors import Band, sensor
 
 ROWS, COLS = 2, 3

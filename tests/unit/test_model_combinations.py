@@ -9,12 +9,10 @@ import torch
 from tiny_models import BANDS, DECODERS, EMBEDDINGS, GROUPS, MODELS, RECORD, SIDE, TARGETS, tiles, tiny_mae
 
 from geomae.errors import ModelError
-from geomae.models.embedding import band_codes
-from geomae.models.folder import Model, load_model, save_model
-from geomae.models.masking import MaskRules, draw_mask, visible_tokens
+from geomae.models.band_embedding import band_codes
+from geomae.models.folder import Model, load_model, save_model, standardise
+from geomae.models.masking import MaskRules, draw_mask, scored_pixels, seen_and_hidden, visible_tokens
 from geomae.models.patches import patchify
-from geomae.models.standardise import standardise
-from geomae.models.visibility import scored_pixels, seen_and_hidden
 from geomae.randomness import generator
 
 CODES, ROWS, COLS = band_codes(BANDS), 4, 6
@@ -84,7 +82,7 @@ def test_targets_score_zero_and_only_hidden_valid_pixels_count(embedding, mask, 
     groups = mae.architecture.groups
     wanted, usable, scored = scored_pixels(valid_BNCP, order, visible, shown, groups, predicted)
     chosen = torch.stack([tile[places] for tile, places in zip(patches, wanted, strict=True)])
-    from geomae.models.target import normalise, patch_statistics
+    from geomae.models.patches import normalise, patch_statistics
 
     own = normalise(chosen, patch_statistics(chosen, usable, target))
     assert float(mae.score(own, chosen, usable, scored).mean()) < 1e-10
@@ -176,7 +174,7 @@ def test_cross_predictions_do_not_depend_on_what_else_is_asked():
 
 def test_scaled_positions_follow_the_ground_and_not_the_pixels():
     """A patch at row 4 of 10 m stands where a patch at row 2 of 20 m does."""
-    from geomae.models.positions import sincos_positions
+    from geomae.models.blocks import sincos_positions
 
     fine, coarse = sincos_positions(6, 6, 24, scale=1.0), sincos_positions(6, 6, 24, scale=2.0)
     torch.testing.assert_close(fine[4 * 6 + 2], coarse[2 * 6 + 1])

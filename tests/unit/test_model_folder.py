@@ -11,8 +11,7 @@ import geomae
 from geomae.config import Decoder
 from geomae.errors import BandMismatchError, ModelError, StorageError
 from geomae.models.architecture import PRESETS, Architecture, architecture
-from geomae.models.folder import Model, load_model, regular_quarter, save_model, visible_first
-from geomae.models.standardise import SensorRecord
+from geomae.models.folder import Model, SensorRecord, load_model, regular_quarter, save_model, visible_first
 
 RADAR = SensorRecord("s1", "decibel", None, BANDS[:2], (-12.0, -18.0), (3.0, 4.0))
 

@@ -10,12 +10,11 @@ import torch
 from tiny_models import DECODERS, ONE_TOKEN, RECORD, SIDE, orders, tiles, tiny_mae
 
 from geomae.config import Decoder
-from geomae.models.attention import LONGEST_PLAIN, choose_kernels, prefers_fused
-from geomae.models.embedding import band_codes
+from geomae.models.band_embedding import band_codes
+from geomae.models.blocks import LONGEST_PLAIN, choose_kernels, prefers_fused, sincos_positions
+from geomae.models.folder import standardise
 from geomae.models.mae import MaskedAutoencoder
 from geomae.models.patches import grid, patchify
-from geomae.models.positions import sincos_positions
-from geomae.models.standardise import standardise
 
 CODES = band_codes(RECORD.bands)
 

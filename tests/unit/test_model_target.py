@@ -5,8 +5,7 @@ import pytest
 import torch
 from tiny_models import tiles, tiny_model
 
-from geomae.models.patches import patchify
-from geomae.models.target import PatchStatistics, estimate_hidden, normalise, patch_statistics, restore
+from geomae.models.patches import PatchStatistics, estimate_hidden, normalise, patch_statistics, patchify, restore
 
 # B batch, N patches, C bands, P pixels of a patch in one band
 

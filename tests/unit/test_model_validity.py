@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny_models import ONE_TOKEN, RECORD, SIDE, TARGETS, orders, tiles, tiny_mae, tiny_model
 
-from geomae.models.embedding import band_codes
+from geomae.models.band_embedding import band_codes
+from geomae.models.folder import standardise, to_physical
 from geomae.models.patches import patchify, take
-from geomae.models.standardise import standardise, to_physical
 
 CODES = band_codes(RECORD.bands)
 FILLS = (torch.nan, torch.inf, -torch.inf, 1e30)

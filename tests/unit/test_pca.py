@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from geomae.analysis.pca import Pca, fit_pca, load_pca
 from geomae.errors import ConfigError, StorageError
+from geomae.evaluation.pca import Pca, fit_pca, load_pca
 from geomae.randomness import generator
 
 

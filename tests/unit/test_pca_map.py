@@ -15,12 +15,11 @@ from rio_cogeo.cogeo import cog_validate
 from geomae.catalog import open_catalog
 from geomae.encoders import load_encoder
 from geomae.encoders.dense import Lattice, dense_scores
-from geomae.encoders.parts import Part
+from geomae.encoders.extraction import EncoderTiles
 from geomae.rasters import write_cog
+from geomae.reports.pca_maps import draw_maps, fit_colours, scenes_to_map
 from geomae.tiles.index import build_index
-from geomae.training.records import own_record
-from geomae.workflows.embed_pca_colours import fit_colours
-from geomae.workflows.embed_pca_map import draw_maps, scenes_to_map
+from geomae.tiles.selection import own_record
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def test_what_windows_imprint_on_their_patches_fades(scene):
 def test_maps_of_real_scenes_lie_where_the_scenes_lie_and_have_no_seams(name, shared_data, tmp_path):
     index = build_index(open_catalog(shared_data / "catalog.yaml"), name)
     encoder = load_encoder("baseline:random", layer=1, imagery=own_record(index))
-    parts, device = [Part(encoder, index)], torch.device("cpu")
+    parts, device = [EncoderTiles(encoder, index)], torch.device("cpu")
     train_T = (index.tiles["split"] == "train").to_numpy()
     with torch.inference_mode():
         colours = fit_colours(parts, train_T, 0, "", device)

@@ -9,9 +9,7 @@ from matplotlib.image import imread
 
 from geomae.randomness import generator
 from geomae.reports.explorer import Explored, contact_png, explorer
-from geomae.reports.palette import MOST, colour, colour_columns
-from geomae.reports.scatter import pca_scatter
-from geomae.reports.scree import pca_scree
+from geomae.reports.pca_figures import MOST, colour, colour_columns, pca_scatter, pca_scree
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -10,13 +10,18 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, jaccard_score, pr
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.preprocessing import StandardScaler
 
-from geomae.analysis.few_labels import DRAWS, draw_tiles, few_label_classes, possible_shots
-from geomae.analysis.folds import codes_of, deal_training
-from geomae.analysis.knn_probe import knn_classes, knn_values
-from geomae.analysis.linear_probe import choose_strength, fit_linear, fit_path, one_hot
-from geomae.analysis.ridge_probe import choose_ridge, fit_ridge_path
-from geomae.analysis.scores import accuracy, average, balanced_accuracy, class_scores, confusion
 from geomae.errors import ConfigError
+from geomae.evaluation.folds import assign_training, codes_of
+from geomae.evaluation.linear_probe import choose_ridge, choose_strength, fit_linear, fit_path, fit_ridge_path, one_hot
+from geomae.evaluation.probing import (
+    DRAWS,
+    draw_labelled_tiles,
+    few_label_classes,
+    knn_classes,
+    knn_values,
+    possible_shots,
+)
+from geomae.metrics.predictions import accuracy, average, balanced_accuracy, class_scores, confusion
 
 
 def clouds(tiles=300, features=20, classes=4, seed=0, apart=1.0):
@@ -83,7 +88,7 @@ def test_ridge_is_that_of_scikit_learn(features):
     for probe, strength in zip(fit_ridge_path(embedding, value, (0.001, 1.0)), (0.001, 1.0), strict=True):
         theirs = Ridge(alpha=1 / strength).fit(scaled, value)
         np.testing.assert_allclose(probe.predict(embedding), theirs.predict(scaled), rtol=1e-6, atol=1e-8)
-    dealt = deal_training(value, (), [None] * len(value), [None] * len(value), 0)
+    dealt = assign_training(value, (), [None] * len(value), [None] * len(value), 0)
     strength, rmse = choose_ridge(embedding, value, dealt.parts())
     assert rmse[strength] == min(rmse.values()) < value.std()
 
@@ -107,7 +112,7 @@ def test_scores_are_those_of_scikit_learn():
 
 def test_strength_ties_go_to_the_stronger_regularisation():
     embedding, label = clouds(classes=2, apart=50.0)  # every strength is right everywhere
-    dealt = deal_training(label, ("a", "b"), [None] * 300, [None] * 300, 0)
+    dealt = assign_training(label, ("a", "b"), [None] * 300, [None] * 300, 0)
     strength, scores = choose_strength(embedding, label, 2, dealt.parts())
     assert set(scores.values()) == {1.0}
     assert strength == min(scores)
@@ -118,7 +123,7 @@ def test_a_probe_on_noise_lies_at_chance():
     classes, tiles = 4, 4000
     train, test = rng.normal(size=(400, 30)), rng.normal(size=(tiles, 30))
     label, truth = rng.integers(0, classes, 400), rng.integers(0, classes, tiles)
-    dealt = deal_training(label, "abcd", [None] * 400, [None] * 400, 0)
+    dealt = assign_training(label, "abcd", [None] * 400, [None] * 400, 0)
     strength, _ = choose_strength(train, label, classes, dealt.parts())
     sigma = np.sqrt(0.25 * 0.75 / tiles)
     found = {"linear": fit_linear(train, label, classes, strength).predict(test)}
@@ -134,9 +139,9 @@ def test_folds_keep_together_what_belongs_together():
     group = rng.integers(0, 30, 400)
     label = (group % 3 + (rng.random(400) < 0.2)) % 3
     names, nothing = ("a", "b", "c"), [None] * 400
-    by_group = deal_training(label, names, nothing, group.tolist(), 0)
+    by_group = assign_training(label, names, nothing, group.tolist(), 0)
     assert "by group (30)" in by_group.how
-    by_fold = deal_training(label, names, (group // 10).tolist(), group.tolist(), 0)
+    by_fold = assign_training(label, names, (group // 10).tolist(), group.tolist(), 0)
     assert by_fold.how.startswith("3 folds of the training tiles by fold")
     for dealt, unit in ((by_group, group), (by_fold, group // 10)):
         assert all(len(set(dealt.fold_T[unit == one])) == 1 for one in set(unit))
@@ -145,7 +150,7 @@ def test_folds_keep_together_what_belongs_together():
             assert len(learn) + len(held) == 400
     sizes = np.bincount(by_group.fold_T)
     assert sizes.min() > 0.6 * sizes.max()
-    alone = deal_training(label, names, nothing, ["same"] * 400, 0)  # one group tells nothing apart
+    alone = assign_training(label, names, nothing, ["same"] * 400, 0)  # one group tells nothing apart
     assert "random folds" in alone.how
     assert np.ptp([np.bincount(label[alone.fold_T == fold], minlength=3) for fold in range(5)], axis=0).max() <= 1
 
@@ -153,18 +158,18 @@ def test_folds_keep_together_what_belongs_together():
 def test_a_class_with_fewer_tiles_than_folds_is_named():
     label, nothing = np.array([0] * 20 + [1] * 3), [None] * 23
     with pytest.raises(ConfigError, match=r"class 'water' has 3 training tiles, fewer than the 5 folds.*--strength"):
-        deal_training(label, ("tree", "water"), nothing, nothing, 0)
+        assign_training(label, ("tree", "water"), nothing, nothing, 0)
 
 
 def test_few_labels_are_spread_over_groups_and_fixed_by_the_seed():
     rng = np.random.default_rng(0)
     label, group = rng.integers(0, 3, 300), rng.integers(0, 12, 300)
-    drawn = draw_tiles(label, group, 5, 0, 0)
+    drawn = draw_labelled_tiles(label, group, 5, 0, 0)
     assert np.bincount(label[drawn]).tolist() == [5, 5, 5]
     for one in range(3):
         assert len(set(group[drawn][label[drawn] == one])) == 5
-    np.testing.assert_array_equal(drawn, draw_tiles(label, group, 5, 0, 0))
-    assert set(drawn) != set(draw_tiles(label, group, 5, 0, 1))
+    np.testing.assert_array_equal(drawn, draw_labelled_tiles(label, group, 5, 0, 0))
+    assert set(drawn) != set(draw_labelled_tiles(label, group, 5, 0, 1))
     assert possible_shots(np.array([0] * 60 + [1] * 7)) == (1, 5)
     embedding, label = clouds()
     few = few_label_classes(embedding, label, np.arange(300), embedding, 4, 0)

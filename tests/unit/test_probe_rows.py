@@ -8,39 +8,38 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 
-from geomae.analysis.bootstrap import group_interval, resample_groups
-from geomae.analysis.linear_probe import STRENGTHS
-from geomae.analysis.measures import ClassMeasure, NumberMeasure, PixelMeasure
-from geomae.analysis.plans import TrainingSide, cross_fit_plans, single_plan
-from geomae.analysis.probe_rows import COLUMNS, TO_BASELINE, TO_FIRST, Contender, Row, Truth, score
-from geomae.analysis.probing import Answers, Asked, Labelled, classify, regress, segment
-from geomae.analysis.scores import UNKNOWN, balanced_accuracy, confusion
-from geomae.analysis.segmentation import class_shares, draw_patches
 from geomae.errors import ConfigError
+from geomae.evaluation.folds import TrainingSide, cross_fit_plans, single_plan
+from geomae.evaluation.linear_probe import STRENGTHS
+from geomae.evaluation.probe_scores import COLUMNS, TO_BASELINE, TO_FIRST, EncoderResult, GroundTruth, ProbeRow, score
+from geomae.evaluation.probing import Labelled, PredictionKey, Predictions, classify, regress, segment
+from geomae.evaluation.segmentation import class_shares, draw_patches
+from geomae.metrics.intervals import group_interval, resample_groups
+from geomae.metrics.predictions import UNKNOWN, ClassMeasure, NumberMeasure, PixelMeasure, balanced_accuracy, confusion
 
 NAMES = ("crop", "tree", "water")
-ASKED = Asked("test", "linear")
+ASKED = PredictionKey("test", "linear")
 
 
 def truth_of(tiles=240, groups=12, seed=0, averaged=(True, True, True)):
     rng = np.random.default_rng(seed)
     group = rng.integers(0, groups, tiles)
     group[:groups] = np.arange(groups)
-    return Truth(rng.integers(0, 3, tiles), group, ClassMeasure(NAMES, np.array(averaged)))
+    return GroundTruth(rng.integers(0, 3, tiles), group, ClassMeasure(NAMES, np.array(averaged)))
 
 
 def predicted(truth, right, seed):
     rng = np.random.default_rng(seed)
     codes = np.where(rng.random(len(truth.label_T)) < right, truth.label_T, rng.integers(0, 3, len(truth.label_T)))
-    return Answers({ASKED: [codes]})
+    return Predictions({ASKED: [codes]})
 
 
 def contenders(truth):
     return [
-        Contender("good", False, [predicted(truth, 0.9, 1)]),
-        Contender("other", False, [predicted(truth, 0.85, 2)]),
-        Contender("statistics", True, [predicted(truth, 0.3, 3)]),
-        Contender("random", True, [predicted(truth, 0.5, seed) for seed in (4, 5)], (0, 1)),
+        EncoderResult("good", False, [predicted(truth, 0.9, 1)]),
+        EncoderResult("other", False, [predicted(truth, 0.85, 2)]),
+        EncoderResult("statistics", True, [predicted(truth, 0.3, 3)]),
+        EncoderResult("random", True, [predicted(truth, 0.5, seed) for seed in (4, 5)], (0, 1)),
     ]
 
 
@@ -85,7 +84,7 @@ def test_differences_are_paired():
     assert 0 < better.interval[0] < better.value < better.interval[1]
     assert row_of(rows, "other", TO_FIRST).value == pytest.approx(value["other"] - value["good"])
     assert not [r for r in rows if (r.encoder, r.metric) in (("good", TO_FIRST), ("random", TO_BASELINE))]
-    same = [Contender(name, False, [predicted(truth, 0.9, 1)]) for name in ("a", "b")]
+    same = [EncoderResult(name, False, [predicted(truth, 0.9, 1)]) for name in ("a", "b")]
     twin = row_of(score(same, {"test": truth}, 0).rows, "b", TO_FIRST)
     assert (twin.value, twin.interval) == (0, (0, 0))
 
@@ -95,7 +94,7 @@ def test_too_few_groups_have_no_interval():
     assert all(row.interval is None for row in score(contenders(truth), {"test": truth}, 0).rows)
     assert resample_groups(9, 0) is None
     many = truth_of()
-    rare = Truth(np.where((many.label_T == 2) & (many.group_T > 3), 0, many.label_T), many.group_T, many.measure)
+    rare = GroundTruth(np.where((many.label_T == 2) & (many.group_T > 3), 0, many.label_T), many.group_T, many.measure)
     rows = score(contenders(rare), {"test": rare}, 0).rows
     assert row_of(rows, "good", "recall", "water").interval is None  # four groups hold water
     assert row_of(rows, "good", "recall", "crop").interval is not None
@@ -110,10 +109,10 @@ def test_averages_are_over_the_classes_that_were_asked_for():
 
 def test_few_labels_are_a_mean_and_a_spread():
     truth = truth_of()
-    few = Asked("test", "linear", 5)
+    few = PredictionKey("test", "linear", 5)
     answers = predicted(truth, 0.9, 1)
     answers.predicted[few] = [predicted(truth, 0.5, seed).predicted[ASKED][0] for seed in range(10)]
-    rows = [r for r in score([Contender("one", False, [answers])], {"test": truth}, 0).rows if r.shots == 5]
+    rows = [r for r in score([EncoderResult("one", False, [answers])], {"test": truth}, 0).rows if r.shots == 5]
     each = [float(np.mean(codes == truth.label_T)) for codes in answers.predicted[few]]
     assert row_of(rows, "one", "accuracy").value == pytest.approx(np.mean(each))
     assert row_of(rows, "one", "accuracy_std").value == pytest.approx(np.std(each, ddof=1))
@@ -121,7 +120,7 @@ def test_few_labels_are_a_mean_and_a_spread():
 
 
 def test_a_row_has_the_columns_of_the_table():
-    cells = Row("e", "t", "linear", "accuracy", 0.5, (0.4, 0.6), 5, "tree", 3).cells(
+    cells = ProbeRow("e", "t", "linear", "accuracy", 0.5, (0.4, 0.6), 5, "tree", 3).cells(
         {"task": "", "train": "", "align": "none", "n_train": 1, "n_test": 2, "n_groups": 3, "chosen": "true"}
     )
     assert tuple(cells) == COLUMNS
@@ -202,7 +201,9 @@ def test_labels_of_a_test_are_nothing_that_a_probe_is_given():
         assert again.strengths == answers.strengths
         for asked, draws in answers.predicted.items():
             np.testing.assert_array_equal(again.predicted[asked], draws)
-        rows = score([Contender("e", False, [again])], {"test": Truth(labels, group, truth_of().measure)}, 0).rows
+        rows = score(
+            [EncoderResult("e", False, [again])], {"test": GroundTruth(labels, group, truth_of().measure)}, 0
+        ).rows
         figures.append(next(row.value for row in rows if row.metric == "balanced_accuracy" and row.shots is None))
     assert figures[0] > 0.6 > 0.45 > figures[1]
 
@@ -213,7 +214,7 @@ def test_numbers_are_regressed():
     plans, _ = single_plan(TrainingSide(label * 2.0, (), [None] * 120, [None] * 120, ["x"] * 120, np.zeros(120, bool)),
                            {"test": 100}, True, 0)  # fmt: skip
     answers = regress(plans, train, Labelled(label * 2.0, np.zeros(120, np.int64), ()), {"test": test}, None)
-    assert set(answers.predicted) == {Asked("test", method) for method in ("linear", "knn5", "knn20")}
+    assert set(answers.predicted) == {PredictionKey("test", method) for method in ("linear", "knn5", "knn20")}
     measure = NumberMeasure(float(truth.mean() * 2))
     for codes in answers.predicted.values():
         assert measure.values(measure.sums(truth * 2.0, codes[0], np.zeros(100, np.int64), 1)[0])["r2", "all"] > 0.3

@@ -13,7 +13,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from geomae.errors import RasterError
 from geomae.rasters import describe_bands, write_cog
-from geomae.rasters.handles import _ALL_HANDLES, LARGEST_CACHE, borrowed, environment, stamp
+from geomae.rasters.opening import _ALL_HANDLES, LARGEST_CACHE, borrowed, environment, stamp
 
 VRT = """<VRTDataset rasterXSize="4" rasterYSize="4"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>
 <SourceFilename>{path}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"""
@@ -114,7 +114,7 @@ def test_a_thread_keeps_few_files_open_and_closes_them_when_it_ends(tmp_path):
 FORK = """
 import os, sys, threading
 import numpy as np
-from geomae.rasters.handles import borrowed, environment, stamp
+from geomae.rasters.opening import borrowed, environment, stamp
 
 path = sys.argv[1]
 

@@ -12,7 +12,7 @@ from rasterio.transform import Affine
 from geomae.catalog.source import BandFile, Scene, Source
 from geomae.errors import RasterError
 from geomae.rasters import Window, read, read_labels, scene_grid, write_cog
-from geomae.rasters import headers as headers_module
+from geomae.rasters import opening as headers_module
 from geomae.sensors import Band
 
 UTM = Affine(10, 0, 500_000, 0, -10, 5_300_000)

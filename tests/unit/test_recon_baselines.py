@@ -8,8 +8,8 @@ import pytest
 import torch
 from skimage.restoration import inpaint_biharmonic
 
-from geomae.analysis.inpainting import biharmonic, inpainting, inverse_distance, nearest_patch, tile_mean
 from geomae.errors import ConfigError
+from geomae.models.inpainting import biharmonic, inpainting, inverse_distance, nearest_patch, tile_mean
 
 CELL, SIDE = 4, (12, 16)
 

@@ -9,9 +9,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torchmetrics.functional import image as reference
 
-from geomae.analysis.reconstruction_errors import ErrorSums, error_sums, figures, units
-from geomae.analysis.spectral import indices, spectral_angle
-from geomae.analysis.ssim import ssim_map
+from geomae.metrics.reconstruction import ErrorSums, error_sums, figures, indices, spectral_angle, ssim_map, units
 from geomae.sensors import sensor
 
 S2 = sensor("sentinel-2-l2a")

@@ -8,8 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geomae.analysis.shared_masks import common_cell, complementary_cells, for_patches, to_pixels, visible_cells
 from geomae.errors import ModelError
+from geomae.evaluation.reconstruction_masks import (
+    common_cell,
+    complementary_cells,
+    for_patches,
+    to_pixels,
+    visible_cells,
+)
 from geomae.models.masking import visible_count
 from geomae.randomness import generator
 

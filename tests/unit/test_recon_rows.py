@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from geomae.analysis.anomaly import UsualErrors
-from geomae.analysis.reconstruction_errors import ErrorSums
-from geomae.analysis.reconstruction_rows import COLUMNS, DIFFERENCE_COLUMNS, Tiles, rows
-from geomae.analysis.scene_cover import looks, starts
-from geomae.analysis.shared_masks import to_pixels
+from geomae.evaluation.reconstruction_maps import UsualErrors
+from geomae.evaluation.reconstruction_masks import masked_windows, starts, to_pixels
+from geomae.evaluation.reconstruction_rows import COLUMNS, DIFFERENCE_COLUMNS, Tiles, rows
+from geomae.metrics.reconstruction import ErrorSums
 from geomae.sensors import sensor
 
 BANDS = tuple(sensor("naip").bands)[:2]
@@ -84,7 +83,7 @@ def test_every_pixel_of_a_scene_is_taken_once_while_hidden(ratio):
     valid[:, :16, :16] = False  # nothing to see: this window is left out
     taken = np.zeros((40, 51), dtype=int)
     for row, done in ((0, 0), (16, 0), (24, 8)):
-        for look in looks(valid[:, row : row + 16], 4, ratio, 0, "scene", row, done):
+        for look in masked_windows(valid[:, row : row + 16], 4, ratio, 0, "scene", row, done):
             taken[row : row + 16, look.col : look.col + 16] += look.taken_HW
             assert not (to_pixels(look.visible_N, 16, 16, 4) & look.taken_HW).any()
     assert (taken[:16, :16] == 0).all()
@@ -94,7 +93,7 @@ def test_every_pixel_of_a_scene_is_taken_once_while_hidden(ratio):
 def test_nothing_is_predicted_from_what_is_mostly_invalid():
     valid = np.zeros((2, 16, 16), dtype=bool)
     valid[:, :4, :4] = True  # one cell of sixteen
-    assert not list(looks(valid, 4, 0.75, 0, "scene", 0, 0))
+    assert not list(masked_windows(valid, 4, 0.75, 0, "scene", 0, 0))
 
 
 def test_usual_errors_are_the_same_from_parts():
@@ -131,7 +130,7 @@ def test_a_band_whose_error_never_varies_does_not_break_the_distance():
 
 
 def test_rows_go_to_csv_and_unknown_is_empty(tmp_path):
-    from geomae.workflows.compare_recon_tables import write_csv
+    from geomae.evaluation.reconstruction_rows import write_csv
 
     values, _ = rows(tiles(4), {"a": sums(0, 0.2)}, ABOUT, 0)
     write_csv(tmp_path / "r.csv", COLUMNS, values)

@@ -15,10 +15,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from geomae.commands.run import RunFolder
 from geomae.errors import ConfigError, ModelError
-from geomae.tracking import DatasetRecord, Tracker, download, flatten, resolve_uri, start_run, ui
-from geomae.tracking_store import database_path, make_database, without_password
-from geomae.workflows.run_folder import RunFolder
+from geomae.tracking.runs import DatasetRecord, Tracker, download, flatten, resolve_uri, start_run, ui
+from geomae.tracking.store import database_path, make_database, without_password
 
 RECORD = DatasetRecord(
     name="hls",
@@ -218,7 +218,7 @@ def test_ui_refuses_a_taken_port_and_a_server():
 def test_ui_serves_the_store_and_stops_on_ctrl_c(run):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    code = f"import sys; from geomae.tracking import ui; sys.exit(ui({run.uri!r}, '127.0.0.1', {port}))"
+    code = f"import sys; from geomae.tracking.runs import ui; sys.exit(ui({run.uri!r}, '127.0.0.1', {port}))"
     process = subprocess.Popen([sys.executable, "-c", code])
     try:
         address = f"http://127.0.0.1:{port}"
@@ -241,7 +241,7 @@ def test_ui_serves_the_store_and_stops_on_ctrl_c(run):
 
 SLOW_TO_END = """
 import signal, subprocess, sys
-import geomae.tracking_store as tracking_store
+import geomae.tracking.store as tracking_store
 inner = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: time.sleep(1) or exit()); "
 inner += "print('up', flush=True); time.sleep(60)"
 start = subprocess.Popen

@@ -13,10 +13,16 @@ import geomae
 from geomae.models.masking import MaskRules
 from geomae.models.patches import patchify, take
 from geomae.rasters import read
+from geomae.tiles.batches import (
+    BatchSpec,
+    TileReader,
+    augment,
+    fixed_batches,
+    read_ahead,
+    schedule_batches,
+    training_batch,
+)
 from geomae.tiles.index import build_index
-from geomae.tiles.loader import Draw, fixed_batches, read_ahead, training_batch
-from geomae.tiles.reader import TileReader
-from geomae.tiles.sampler import plan, turn
 
 CATALOG = """
 version: 1
@@ -50,7 +56,7 @@ def index(tmp_path_factory):
     return build_index(geomae.open_catalog(folder / "catalog.yaml"), "fields")
 
 
-DRAW = Draw(seed=5, patch=2, rules=MaskRules(0.75), min_valid_patch=0.25, flips=True)
+DRAW = BatchSpec(seed=5, patch=2, rules=MaskRules(0.75), min_valid_patch=0.25, flips=True)
 
 
 def same(one, two):
@@ -66,7 +72,7 @@ def readers_of(index):
 
 def test_ranks_together_see_what_one_rank_would(index):
     readers = readers_of(index)
-    order = plan(5, tuple(map(len, readers)), 8, 12)
+    order = schedule_batches(5, tuple(map(len, readers)), 8, 12)
     for step in range(12):
         whole = training_batch(readers, order, DRAW, step, 0, 1)
         for ranks in (2, 4):
@@ -80,7 +86,7 @@ def test_ranks_together_see_what_one_rank_would(index):
 
 
 def test_threads_and_restarts_change_nothing(index):
-    order = plan(5, (len(index), 5), 4, 30)
+    order = schedule_batches(5, (len(index), 5), 4, 30)
     plain = list(read_ahead(readers_of(index), order, DRAW, range(30), 0, 1, 0, False))
     assert len(plain) == 30
     for threads in (1, 3):
@@ -88,12 +94,14 @@ def test_threads_and_restarts_change_nothing(index):
         assert all(map(same, plain, ahead))
     later = list(read_ahead(readers_of(index), order, DRAW, range(17, 30), 0, 1, 2, False))
     assert all(map(same, plain[17:], later))
-    other = training_batch(readers_of(index), plan(6, (len(index), 5), 4, 30), DRAW, 0, 0, 1)
+    other = training_batch(readers_of(index), schedule_batches(6, (len(index), 5), 4, 30), DRAW, 0, 0, 1)
     assert not same(plain[0], other)
 
 
 def test_leaving_early_leaves_no_thread_at_work(index):
-    batches = read_ahead(readers_of(index), plan(5, (len(index), 5), 4, 10_000), DRAW, range(10_000), 0, 1, 2, False)
+    batches = read_ahead(
+        readers_of(index), schedule_batches(5, (len(index), 5), 4, 10_000), DRAW, range(10_000), 0, 1, 2, False
+    )
     next(batches)
     batches.close()
     with pytest.raises(StopIteration):
@@ -104,12 +112,12 @@ def test_an_error_in_a_thread_reaches_the_step(index):
     reader = TileReader(index.take(np.arange(len(index))))
     reader.tile_ids.pop()  # the last tile has no name: whoever reads it fails
     with pytest.raises(IndexError):
-        list(read_ahead([reader], plan(5, (len(index),), 4, 12), DRAW, range(12), 0, 1, 2, False))
+        list(read_ahead([reader], schedule_batches(5, (len(index),), 4, 12), DRAW, range(12), 0, 1, 2, False))
 
 
 def test_pixels_validity_and_masks_belong_together(index):
     readers = readers_of(index)
-    order = plan(5, (len(index), 5), 8, 6)
+    order = schedule_batches(5, (len(index), 5), 8, 6)
     turns = set()
     for step in range(6):
         batch = training_batch(readers, order, DRAW, step, 0, 1)
@@ -120,8 +128,8 @@ def test_pixels_validity_and_masks_belong_together(index):
             fits = [
                 which
                 for which in range(8)
-                if np.array_equal(turn(pixels, which), batch.pixels_BCHW[b].numpy())
-                and np.array_equal(turn(valid, which), batch.valid_BCHW[b].numpy())
+                if np.array_equal(augment(pixels, which), batch.pixels_BCHW[b].numpy())
+                and np.array_equal(augment(valid, which), batch.valid_BCHW[b].numpy())
             ]
             assert len(fits) == 1
             turns.update(fits)
@@ -134,8 +142,8 @@ def test_pixels_validity_and_masks_belong_together(index):
 
 def test_without_flips_tiles_stay_as_they_are(index):
     reader = TileReader(index)
-    still = Draw(5, 2, MaskRules(0.75), 0.25, False)
-    batch = training_batch([reader], plan(5, (len(index),), 4, 1), still, 0, 0, 1)
+    still = BatchSpec(5, 2, MaskRules(0.75), 0.25, False)
+    batch = training_batch([reader], schedule_batches(5, (len(index),), 4, 1), still, 0, 0, 1)
     places = [reader.tile_ids.index(name) for name in batch.tile_ids]
     pixels, valid = reader.many(places)
     np.testing.assert_array_equal(batch.pixels_BCHW.numpy(), pixels)
@@ -155,7 +163,7 @@ def test_a_reader_keeps_tiles_up_to_its_memory_and_gives_bands_by_name(index):
 
 def test_tiles_that_are_read_together_have_the_bits_of_those_read_alone(index, monkeypatch):
     reads = []
-    monkeypatch.setattr("geomae.tiles.reader.read", lambda *asked: reads.append(asked) or read(*asked))
+    monkeypatch.setattr("geomae.tiles.batches.read", lambda *asked: reads.append(asked) or read(*asked))
     for bands in (None, ["nir", "red"]):
         reader = TileReader(index, bands=bands)
         for positions, windows in ((range(12), 1), (range(20), 2), ([0, 5, 10], 3), ([3, 2, 1, 0], 1), ([7, 7], 1)):
@@ -181,7 +189,7 @@ def test_fixed_batches_cover_each_tile_once_under_its_own_mask(index, ranks):
     assert masks == {batch.tile_ids[0]: batch.order_BX[0].tolist() for batch in alone}
     pixels, _ = reader.read(2)
     np.testing.assert_array_equal(alone[2].pixels_BCHW[0].numpy(), pixels)  # unturned
-    other_seed = next(fixed_batches(reader, 0, positions, Draw(6, 2, MaskRules(0.75), 0.25, True), 5))[0]
+    other_seed = next(fixed_batches(reader, 0, positions, BatchSpec(6, 2, MaskRules(0.75), 0.25, True), 5))[0]
     assert not torch.equal(other_seed.order_BX, next(fixed_batches(reader, 0, positions, DRAW, 5))[0].order_BX)
 
 

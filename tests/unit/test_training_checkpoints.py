@@ -7,8 +7,8 @@ import torch
 from tiny_models import RECORD, orders, tiles, tiny_mae
 
 from geomae.errors import CheckpointError
-from geomae.models.embedding import band_codes
-from geomae.models.standardise import standardise
+from geomae.models.band_embedding import band_codes
+from geomae.models.folder import standardise
 from geomae.training.checkpoints import Progress, collect_moments, collect_weights, newest, prune, publish, restore
 from geomae.training.optimizer import build_optimizer, decayed, guarded_step
 

@@ -8,8 +8,8 @@ import torch
 from tiny_models import RECORD, SIDE, TARGETS, orders, tiles, tiny_mae
 
 from geomae.models.patches import unpatchify
-from geomae.tiles.loader import Batch
-from geomae.training.evaluate import Scores, evaluate
+from geomae.tiles.batches import Batch
+from geomae.training.validation import ValidationScores, evaluate
 
 STD = torch.tensor(RECORD.std_C)[:, None, None]
 VISIBLE = 3
@@ -98,7 +98,7 @@ def test_the_mean_of_the_visible_pixels_beside_a_loop():
 
 
 def test_metrics_are_flat_figures():
-    scores = Scores(0.5, 3, ("red", "nir"), {"model": (0.1, 0.3), "baseline:mean": (0.2, 0.6)})
+    scores = ValidationScores(0.5, 3, ("red", "nir"), {"model": (0.1, 0.3), "baseline:mean": (0.2, 0.6)})
     assert scores.metrics("hls") == pytest.approx(
         {
             "loss/hls": 0.5,

@@ -14,10 +14,9 @@ from geomae.config import Data, Masking, PretrainConfig
 from geomae.errors import ConfigError
 from geomae.models.masking import MaskRules
 from geomae.rasters import write_cog
+from geomae.tiles.batches import BatchSpec, TileReader, fixed_batches
 from geomae.tiles.index import build_index
-from geomae.tiles.loader import Draw, fixed_batches
-from geomae.tiles.reader import TileReader
-from geomae.training.fit import fixed_bands, usable_tiles
+from geomae.training.data import fixed_bands, usable_tiles
 
 PATCH = 4  # of tiles of 16 pixels: 16 patches, of which 4 are shown
 DATA = Data(min_valid_patch=0.25)
@@ -75,5 +74,5 @@ def places(tiles):
 
 def masked(reader):
     """How many tiles a random mask was drawn on."""
-    draw = Draw(0, PATCH, MaskRules(0.75), DATA.min_valid_patch, False)
+    draw = BatchSpec(0, PATCH, MaskRules(0.75), DATA.min_valid_patch, False)
     return len(list(fixed_batches(reader, 0, range(len(reader)), draw, 1)))

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from geomae.tiles.sampler import _permutation, plan, turn
+from geomae.tiles.batches import _permutation, augment, schedule_batches
 
 
 @pytest.mark.parametrize(("size", "batch"), [(10, 4), (7, 7), (5, 12), (1, 3)])
 def test_each_epoch_is_a_permutation_of_its_own(size, batch):
     epochs = 4
-    one = plan(3, (size,), batch, -(-epochs * size // batch))
+    one = schedule_batches(3, (size,), batch, -(-epochs * size // batch))
     listed = [pair for step in range(len(one.dataset_S)) for pair in one.tiles(step)[1]]
     assert [k for k, _ in listed] == list(range(len(listed)))
     seen = [tuple(place for _, place in listed[e * size : (e + 1) * size]) for e in range(epochs)]
@@ -19,21 +19,25 @@ def test_each_epoch_is_a_permutation_of_its_own(size, batch):
 
 
 def test_a_tile_depends_on_the_seed_and_its_number_alone():
-    short, long = plan(3, (50, 20), 4, 10), plan(3, (50, 20), 4, 1000)
+    short, long = schedule_batches(3, (50, 20), 4, 10), schedule_batches(3, (50, 20), 4, 1000)
     for step in range(10):
         assert short.tiles(step) == long.tiles(step)
     # Whoever asks for one tile in the middle, with nothing cached, gets what the whole run would see.
     expected = [long.position(1, k) for k in range(100, 110)]
     _permutation.cache_clear()
     assert [long.position(1, k) for k in reversed(range(100, 110))] == expected[::-1]
-    assert [plan(4, (50, 20), 4, 10).position(0, k) for k in range(50)] != [short.position(0, k) for k in range(50)]
+    assert [schedule_batches(4, (50, 20), 4, 10).position(0, k) for k in range(50)] != [
+        short.position(0, k) for k in range(50)
+    ]
     # The batch decides how tiles are grouped, not which tile is the k-th.
-    assert [plan(3, (50,), 5, 10).position(0, k) for k in range(50)] == [short.position(0, k) for k in range(50)]
+    assert [schedule_batches(3, (50,), 5, 10).position(0, k) for k in range(50)] == [
+        short.position(0, k) for k in range(50)
+    ]
 
 
 def test_data_sets_are_drawn_by_their_share_and_none_skips_a_tile():
     sizes, batch = (300, 100, 4), 2
-    mixed = plan(0, sizes, batch, 4000)
+    mixed = schedule_batches(0, sizes, batch, 4000)
     drawn = np.bincount(mixed.dataset_S, minlength=3)
     assert drawn.sum() == 4000
     for count, size in zip(drawn, sizes, strict=True):
@@ -49,14 +53,14 @@ def test_data_sets_are_drawn_by_their_share_and_none_skips_a_tile():
 
 def test_eight_orientations():
     pixels = np.arange(2 * 4 * 4).reshape(2, 4, 4)
-    turned = [turn(pixels, which) for which in range(8)]
+    turned = [augment(pixels, which) for which in range(8)]
     np.testing.assert_array_equal(turned[0], pixels)
     assert len({one.tobytes() for one in turned}) == 8
     for one in turned:
         np.testing.assert_array_equal(np.sort(one[0].ravel()), np.arange(16))  # no pixel leaves its band
         np.testing.assert_array_equal(one[1] - one[0], np.full((4, 4), 16))  # bands turn together
     # The eight are a group: turning any of them again gives one of them.
-    assert {turn(one, which).tobytes() for one in turned for which in range(8)} == {one.tobytes() for one in turned}
+    assert {augment(one, which).tobytes() for one in turned for which in range(8)} == {one.tobytes() for one in turned}
 
 
 def test_validity_travels_along():
@@ -64,14 +68,17 @@ def test_validity_travels_along():
     pixels, valid = rng.random((3, 8, 8)), rng.random((3, 8, 8)) > 0.4
     pixels[~valid] = -1
     for which in range(8):
-        np.testing.assert_array_equal(turn(pixels, which) >= 0, turn(valid, which))
+        np.testing.assert_array_equal(augment(pixels, which) >= 0, augment(valid, which))
 
 
 def test_a_share_of_the_steps_is_a_function_of_the_seed_and_the_step():
     """Replay: so many steps take tiles of the source, however many tiles there are."""
     sizes, shares = (1000, 10), (0.75, 0.25)
-    short, long = plan(3, sizes, 4, 10, shares), plan(3, sizes, 4, 4000, shares)
+    short, long = schedule_batches(3, sizes, 4, 10, shares), schedule_batches(3, sizes, 4, 4000, shares)
     assert short.dataset_S.tolist() == long.dataset_S[:10].tolist()
     assert np.bincount(long.dataset_S)[1] / 4000 == pytest.approx(0.25, abs=0.02)
-    assert set(plan(3, sizes, 4, 500, (1.0, 0.0)).dataset_S.tolist()) == {0}
-    assert plan(4, sizes, 4, 50, shares).dataset_S.tolist() != plan(3, sizes, 4, 50, shares).dataset_S.tolist()
+    assert set(schedule_batches(3, sizes, 4, 500, (1.0, 0.0)).dataset_S.tolist()) == {0}
+    assert (
+        schedule_batches(4, sizes, 4, 50, shares).dataset_S.tolist()
+        != schedule_batches(3, sizes, 4, 50, shares).dataset_S.tolist()
+    )

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from geomae.errors import ConfigError
-from geomae.training import devices
-from geomae.training.precision import precision_for
-from geomae.training.signals import STOPPING, watch
+from geomae.runtime import devices
+from geomae.runtime.precision import precision_for
+from geomae.runtime.signals import STOPPING, watch
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGUSR1, 138), (signal.SIGTERM, 143)])

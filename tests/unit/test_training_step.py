@@ -10,12 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from geomae.config import Optimizer, PretrainConfig
 from geomae.errors import TrainingError
-from geomae.models.embedding import band_codes
-from geomae.models.standardise import standardise
-from geomae.training.clock import Clock
-from geomae.training.optimizer import build_optimizer, decayed, guarded_step, plain_name
-from geomae.training.schedule import learning_rate
-from geomae.training.step import Pulse, check
+from geomae.models.band_embedding import band_codes
+from geomae.models.folder import standardise
+from geomae.training.loop import Clock, StepResult, check_finite
+from geomae.training.optimizer import build_optimizer, decayed, guarded_step, learning_rate, plain_name
 
 
 def config(steps=1000, batch=512, **optimizer):
@@ -161,25 +159,25 @@ def test_the_first_step_may_be_broken():
 
 def pulse(loss, norm, per_tile):
     values = torch.tensor([loss, 10.0, 0.0, norm], dtype=torch.float64)
-    return Pulse(values, ("a:0:0", "b:8:0", "c:0:8"), torch.tensor(per_tile))
+    return StepResult(values, ("a:0:0", "b:8:0", "c:0:8"), torch.tensor(per_tile))
 
 
 def test_steps_that_are_not_finite_stop_the_run_and_name_the_tiles():
-    check(None)
-    check(pulse(5.0, 1.0, [1.0, 2.0, 2.0]))
+    check_finite(None)
+    check_finite(pulse(5.0, 1.0, [1.0, 2.0, 2.0]))
     with pytest.raises(TrainingError, match=r"the loss is not finite, no weight was changed; tiles: b:8:0; look at"):
-        check(pulse(math.nan, math.nan, [1.0, math.nan, 2.0]))
+        check_finite(pulse(math.nan, math.nan, [1.0, math.nan, 2.0]))
     with pytest.raises(TrainingError, match=r"the gradient is not finite.*tiles: a:0:0, b:8:0, c:0:8; look at"):
-        check(pulse(5.0, math.inf, [1.0, 2.0, 2.0]))
+        check_finite(pulse(5.0, math.inf, [1.0, 2.0, 2.0]))
     with pytest.raises(TrainingError, match="the gradient is not finite"):  # of another rank's tiles
-        check(pulse(math.inf, 1.0, [1.0, 2.0, 2.0]))
+        check_finite(pulse(math.inf, 1.0, [1.0, 2.0, 2.0]))
 
 
 def test_figures_of_a_step():
     one = pulse(5.0, 2.0, [1.0, 2.0, 2.0])
     assert one.figures() == {"loss": 0.5, "gradient_norm": 2.0}
     assert not one.stopping
-    assert Pulse(torch.tensor([5.0, 10.0, 1.0, 2.0]), (), torch.zeros(0)).stopping
+    assert StepResult(torch.tensor([5.0, 10.0, 1.0, 2.0]), (), torch.zeros(0)).stopping
 
 
 def test_the_clock_tells_waiting_from_work(monkeypatch):

@@ -1,14 +1,13 @@
 """Weights in and out: foreign state dicts, other band sets, timm and ONNX; each with an account of every key."""
 
-from geomae.models.convert.account import Account
 from geomae.models.convert.bands import adapt_bands
-from geomae.models.convert.onnx_out import check_onnx, write_onnx
-from geomae.models.convert.reading import read_weights
-from geomae.models.convert.timm_out import TimmWeights, check_timm, timm_weights
-from geomae.models.convert.weights_in import convert_mae
+from geomae.models.convert.mae import convert_mae
+from geomae.models.convert.onnx import check_onnx, write_onnx
+from geomae.models.convert.state_dicts import ConversionReport, read_weights
+from geomae.models.convert.timm import TimmWeights, check_timm, timm_weights
 
 __all__ = [
-    "Account",
+    "ConversionReport",
     "TimmWeights",
     "adapt_bands",
     "check_onnx",

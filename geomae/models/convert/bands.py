@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from geomae.errors import ModelError
-from geomae.models.convert.account import Account
-from geomae.models.convert.transformer import transformer
-from geomae.models.convert.weights_in import PICTURES, UNMEASURED
-from geomae.models.folder import Model
+from geomae.models.convert.mae import PICTURES, UNMEASURED
+from geomae.models.convert.state_dicts import ConversionReport
+from geomae.models.convert.timm import transformer
+from geomae.models.folder import Model, SensorRecord
 from geomae.models.mae import MaskedAutoencoder
-from geomae.models.standardise import SensorRecord
 from geomae.sensors import Band, match_bands
 
 EMBEDDING, HEAD, HEAD_BIAS = "encoder.embedding.proj.weight", "decoder.head.proj.weight", "decoder.head.proj.bias"
@@ -22,7 +21,7 @@ EMBEDDING, HEAD, HEAD_BIAS = "encoder.embedding.proj.weight", "decoder.head.proj
 
 def adapt_bands(
     model: Model, bands: Sequence[Band], sensor: str, unit: str, measured: SensorRecord | None = None
-) -> tuple[Model, Account]:
+) -> tuple[Model, ConversionReport]:
     """A stacked model that takes `bands` of `sensor` (pixels in `unit`) in this order, and what was done for it.
 
     A band that meets one of the model's (by name within a sensor, else by wavelength; the bands of ordinary pictures,
@@ -51,7 +50,7 @@ def adapt_bands(
     if record is None:
         record, said = _statistics(offered, bands, matches, sensor, unit)
     state = model.mae.state_dict()
-    account = Account(notes=[*_band_lines(bands, offered.bands, matches, sources), said])
+    account = ConversionReport(notes=[*_band_lines(bands, offered.bands, matches, sources), said])
     dropped = [one.name for one in model.sensors if one.name != record.name]
     if dropped:
         account.notes.append(f"sensors left: {', '.join(dropped)}; the new model has the bands of {record.name} alone")

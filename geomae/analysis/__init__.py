@@ -1,1 +1,0 @@
-"""Figures on models: what they are worth, beside baselines and with their uncertainty."""

@@ -1,0 +1,86 @@
+"""From `data_catalog.yaml` to a Catalog that knows the line of every key."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from geomae.catalog.schema import CatalogFile, DatasetEntry, explain
+from geomae.errors import CatalogError, nearest
+from geomae.files import YamlDocument, digest, read_yaml
+from geomae.sensors import Sensor, inline_sensor, sensor
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """A catalogue that was read and checked; `folder` is what its paths are relative to."""
+
+    path: Path
+    folder: Path
+    entries: Mapping[str, DatasetEntry]
+    default: tuple[str, ...]
+    document: YamlDocument = field(repr=False)
+
+    def entry(self, dataset: str) -> DatasetEntry:
+        """The entry of a data set. Raises CatalogError with the names there are."""
+        if dataset not in self.entries:
+            raise CatalogError(f"{self.path}: there is no data set {dataset!r}; {nearest(dataset, self.entries)}")
+        return self.entries[dataset]
+
+    def where(self, dataset: str, *keys: str | int) -> str:
+        """`file:line` of a key of a data set, or of the innermost key above it that is written out."""
+        return self.document.where(("datasets", dataset, *keys))
+
+    def place(self, dataset: str, *keys: str | int) -> str:
+        """`file:line: datasets.NAME.key`: how a message about this key begins."""
+        return f"{self.where(dataset, *keys)}: {'.'.join(map(str, ('datasets', dataset, *keys)))}"
+
+    @contextlib.contextmanager
+    def at(self, dataset: str, *keys: str | int) -> Iterator[None]:
+        """Put the place of a key before the message of any CatalogError that is raised within."""
+        try:
+            yield
+        except CatalogError as error:
+            raise CatalogError(f"{self.place(dataset, *keys)}: {error}") from error
+
+    def sensor(self, dataset: str) -> Sensor | None:
+        """The sensor that the entry names or writes out; None where the source knows its own."""
+        entry = self.entry(dataset).sensor
+        if entry is None:
+            return None
+        with self.at(dataset, "sensor"):
+            if isinstance(entry, str):
+                return sensor(entry)
+            if isinstance(entry, tuple):
+                return inline_sensor(dataset, entry)
+            inline = dict(entry)
+            return inline_sensor(str(inline.pop("name", dataset)), inline)
+
+    def digest(self, names: Sequence[str]) -> str:
+        """Digest (32 characters) of the entries of these data sets; their order and notation do not matter."""
+        return digest({name: self.entry(name) for name in names})
+
+
+def open_catalog(path: Path | str) -> Catalog:
+    """Read and check a catalogue.
+
+    Raises CatalogError or ConfigError with file, line, key and remedy for a file that is missing, for broken YAML, for
+    duplicate and unknown keys, for values that cannot be, and for keys that do not fit together.
+    """
+    path = Path(path)
+    if not path.is_file():
+        problem = "is a folder" if path.is_dir() else "there is no catalogue"
+        raise CatalogError(
+            f"{path}: {problem}; name one with --catalog, or write one with `geomae catalog init FOLDER`"
+        )
+    document = read_yaml(path)
+    try:
+        checked = CatalogFile.model_validate(document.values)
+    except ValidationError as error:
+        raise CatalogError(explain(error, document)) from error
+    catalog = Catalog(path, path.absolute().parent, checked.datasets, checked.default, document)
+    for name in catalog.entries:
+        catalog.sensor(name)  # a misspelt sensor is found before any file is looked for
+    return catalog

@@ -1,0 +1,343 @@
+"""What a training leaves beside checkpoints: history, pictures, model folder, summary, and the run in MLflow."""
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+
+from geomae import __version__
+from geomae.catalog import Catalog
+from geomae.commands.pretrain_job import PretrainJob, PretrainOptions
+from geomae.commands.pretrain_probe import LabelledTiles, probe
+from geomae.commands.run import RunFolder, child_of, commit, file_name
+from geomae.files import digest, write_json
+from geomae.models.folder import Model, save_model
+from geomae.models.mae import MaskedAutoencoder
+from geomae.models.masking import MaskRules
+from geomae.reports.figures import TilePicture, loss_curve, reconstruction_panel
+from geomae.runtime.console import Screen
+from geomae.runtime.devices import Fabric
+from geomae.runtime.signals import Stop
+from geomae.tiles.batches import fixed_batches
+from geomae.tracking.runs import DatasetRecord, Tracker, flatten, resolve_uri, start_run
+from geomae.training import checkpoints
+from geomae.training.data import Dataset, TrainingData
+from geomae.training.loop import Event, validate
+from geomae.training.trainer import Trainer, batch_spec, wrapped
+from geomae.training.validation import BASELINES, ValidationScores
+
+
+def parameters(job: PretrainJob, data: TrainingData) -> dict[str, Any]:
+    """The whole resolved configuration and the request, nested."""
+    asked = job.to_dict()
+    return {**asked.pop("config"), **asked, "data_digest": data.digest}
+
+
+def provenance(job: PretrainJob, data: TrainingData, run_id: str | None) -> dict[str, Any]:
+    """Where a model comes from."""
+    return {
+        "command": "pretrain",
+        "code_version": __version__,
+        "catalogue_digest": data.catalogue_digest,
+        "data_digest": data.digest,
+        "mlflow_run": run_id,
+        "seed": job.seed,
+        "dataset": list(job.datasets),
+        "tile": [int(data.training[0].index.tiles["size"].iloc[0])] * 2,  # what exports take by default
+    }
+
+
+def tags(job: PretrainJob, data: TrainingData, out: Path) -> dict[str, str]:
+    """What runs are found by."""
+    return {
+        "geomae.version": __version__,
+        "geomae.commit": commit(),
+        "geomae.command": "pretrain",
+        "geomae.catalogue_digest": data.catalogue_digest,
+        "geomae.sensors": ", ".join(record.name for record in data.sensors),
+        "geomae.model_size": job.config.preset,
+        "geomae.out": str(out),
+    }
+
+
+def entries(catalog: Catalog, data: TrainingData) -> dict[str, Any]:
+    """The catalogue's entries of the data sets in use, as written."""
+    return {
+        name: catalog.entry(name).model_dump(mode="json", exclude_unset=True, by_alias=True) for name in data.indexes
+    }
+
+
+def dataset_records(catalog: Catalog, data: TrainingData) -> list[DatasetRecord]:
+    """The inputs of the run, with their digests."""
+    written = entries(catalog, data)
+    return [
+        *(_record(catalog, written, one, "training") for one in data.training),
+        *(_record(catalog, written, one, "validation") for one in data.validation),
+    ]
+
+
+def _record(
+    catalog: Catalog, written: dict[str, Any], one: Dataset, context: Literal["training", "validation"]
+) -> DatasetRecord:
+    return DatasetRecord(
+        name=one.name,
+        digest=digest([one.index.content(), one.index.tiles["tile_id"].tolist()]),
+        source=str(catalog.path),
+        entry={one.index.name: written[one.index.name]},
+        bands=[band.name for band in one.record.bands],
+        profile={"tiles": len(one.reader), "sensor": one.record.name, "unit": one.record.unit},
+        context=context,
+    )
+
+
+PICTURED = 4  # tiles of each validation data set
+
+
+def draw_pictures(
+    folder: Path, step: int, model: Model, validation: Sequence[Dataset], job: PretrainJob
+) -> Iterator[Path]:
+    """Publish a panel of the same tiles under the same masks for every validation data set; gives their names."""
+    for number, one in enumerate(validation):
+        path = folder / f"{file_name(one.name)}-step-{step:08d}.png"
+        tiles = _picture(model, one, number, job)
+        title = f"{one.name}, {job.config.masking.ratio:.0%} hidden, after {step} steps"
+        reconstruction_panel(path, tiles=tiles, bands=one.record.bands, unit=one.record.unit, title=title)
+        yield path
+
+
+def _picture(model: Model, one: Dataset, number: int, job: PretrainJob) -> list[TilePicture]:
+    """Reconstructions of a few tiles, spread over the data set, under the masks of validation."""
+    count = len(one.reader)
+    positions = sorted({count * place // PICTURED for place in range(PICTURED)})
+    mine = model.using(one.record)
+    pictures = []
+    draw = batch_spec(job.config, job.seed, None)
+    draw = replace(draw, rules=MaskRules(draw.rules.ratio))  # all pictures hide whole patches, so that they compare
+    for batch, _ in fixed_batches(one.reader, number, positions, draw, 1):
+        hidden = batch.order_BX[:, batch.visible :]
+        visible_BN = torch.ones_like(batch.order_BX, dtype=torch.bool).scatter(1, hidden, False)
+        predicted, _ = mine.reconstruct(batch.pixels_BCHW, batch.valid_BCHW, visible_BN)
+        side = job.config.patch
+        cells = batch.pixels_BCHW.shape[-1] // side
+        seen = visible_BN.reshape(-1, cells).repeat_interleave(side, 0).repeat_interleave(side, 1)
+        # A masked autoencoder learns nothing about patches it is shown; its output there would only mislead.
+        shown = batch.pixels_BCHW[0].where(seen, predicted[0])
+        arrays = (batch.pixels_BCHW[0], seen, shown, batch.valid_BCHW[0])
+        truth, seen_HW, reconstruction, valid = (values.numpy() for values in arrays)
+        pictures.append(
+            TilePicture(
+                tile_id=batch.tile_ids[0],
+                truth_CHW=truth,
+                visible_HW=seen_HW,
+                reconstruction_CHW=reconstruction,
+                valid_CHW=valid,
+            )
+        )
+    return pictures
+
+
+OPENING_S = 100.0  # MLflow's import alone takes long on a busy machine; a store that fails is not waited for
+
+
+class Reporter:
+    """Reports a training. Every rank has one, because weights are gathered from all; rank 0 alone writes."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        request: PretrainOptions,
+        job: PretrainJob,
+        catalog: Catalog,
+        data: TrainingData,
+        fabric: Fabric,
+        screen: Screen,
+        probed: LabelledTiles | None = None,
+    ) -> None:
+        self.folder, self.request, self.job, self.catalog, self.data = folder, request, job, catalog, data
+        self.screen, self.leads, self.probed = screen, fabric.is_global_zero, probed
+        self.tracker = Tracker(None)
+        # A resumed run goes on where it was tracked, whatever folder the command is called from.
+        self.uri = resolve_uri(request.tracking_uri or folder.tracked_uri())
+        self._started = time.monotonic()
+        self._waited_s = self._trained_s = 0.0
+        self._tiles = 0
+        self._killed = False
+
+    def __enter__(self) -> "Reporter":
+        if not self.leads:
+            return self
+        for name, statistics in self.data.statistics.items():
+            write_json(self.folder.path / "statistics" / f"{file_name(name)}.json", statistics.to_dict())
+        audits = {
+            name: index.report.to_dict() | {"left_out": index.left_out} for name, index in self.data.indexes.items()
+        }
+        write_json(self.folder.path / "audit.json", audits)
+        known = self.folder.tracked(self.uri)
+        self.tracker = start_run(
+            self.uri,
+            self.request.experiment,
+            self.request.run_name or self.folder.path.name,
+            run_id=known,
+            tags=tags(self.job, self.data, self.folder.path) | child_of(self.request.parent_run),
+            params=flatten(parameters(self.job, self.data)),
+            datasets=dataset_records(self.catalog, self.data),
+            warn=self.screen.warn,
+        )
+        write_json(self.folder.path / "catalogue.json", entries(self.catalog, self.data))
+        for name in ("run.json", "audit.json", "catalogue.json"):
+            self.tracker.log_artifact(self.folder.path / name)
+        self.tracker.log_artifacts(self.folder.path / "statistics", "statistics")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.screen.close()
+        self._remember_run()
+        stopped = self._killed or (kind is not None and not issubclass(kind, Exception))
+        self.tracker.finish("KILLED" if stopped else "FINISHED" if kind is None else "FAILED")
+        self._remember_run()
+
+    def begin(self, trainer: Trainer) -> None:
+        """Say what begins, and drop the figures of steps that will be computed again."""
+        # An untrained encoder is what the curve of the probe has to rise from.
+        untrained = self._model(trainer) if self.probed is not None and trainer.progress.step == 0 else None
+        if not self.leads:
+            return
+        self.folder.forget_after(trainer.progress.step)
+        tiles = sum(len(one.reader) for one in trainer.training)
+        where = f"{trainer.fabric.world_size} x {trainer.fabric.device.type}"
+        start = f", going on after step {trainer.progress.step}" if trainer.progress.step else ""
+        self.screen.say(
+            f"{self.folder.path}: {trainer.config.steps} steps of {trainer.config.batch} of {tiles} tiles on {where} "
+            f"in {self.job.precision}{start}"
+        )
+        if untrained is not None:
+            self._probe(0, untrained)
+
+    def report(self, trainer: Trainer, event: Event) -> None:
+        """Take note of what the loop says."""
+        if event.figures is not None:
+            self._figures(trainer, event.step, event.figures)
+        if event.scores is not None:
+            self._scores(event.step, event.scores)
+        if event.picture or event.probe:
+            model = self._model(trainer)
+            if event.probe:
+                self._probe(event.step, model)
+            if event.picture:
+                self._draw(event.step, model)
+        self._remember_run()
+
+    def stopped(self, trainer: Trainer, stop: Stop) -> None:
+        """Say how to go on."""
+        self._killed = True
+        self.screen.close()
+        self.screen.say(f"stopped after step {trainer.progress.step}; go on with --resume {self.folder.path}")
+
+    def finish(self, trainer: Trainer) -> None:
+        """The last validation with baselines, the model folder, pictures and the summary."""
+        scores = validate(trainer, baselines=True)
+        self.tracker.wait_run_id(OPENING_S)  # a short training is done before its run has been opened
+        model = self._model(trainer)
+        self._draw(trainer.config.steps, model)
+        self.screen.close()
+        if not self.leads:
+            return
+        if self.folder.model.exists():  # of a run that was killed right here
+            shutil.rmtree(self.folder.model)
+        save_model(model, self.folder.model)
+        history = self.folder.history()
+        curve = {"training": "train/loss", "validation": f"loss/{next(iter(scores), '')}"}
+        loss_curve(self.folder.pictures / "loss.png", history, **curve)
+        metrics = self._probe(trainer.config.steps, model)
+        for name, found in scores.items():
+            metrics |= found.metrics(name)
+            self._table(name, found)
+        if self._trained_s:
+            metrics["run/tiles_per_s"] = self._tiles / self._trained_s
+            metrics["run/data_wait_share"] = self._waited_s / self._trained_s
+        metrics["run/seconds"] = time.monotonic() - self._started
+        metrics["run/steps"] = trainer.config.steps
+        new = {
+            name: value for name, value in metrics.items() if not name.startswith(("loss/", "probe/", "rmse/model/"))
+        }
+        self.tracker.log_metrics(new, trainer.config.steps)  # the others were logged with the last validation
+        self.tracker.log_artifacts(self.folder.model, "model")
+        self.tracker.log_artifact(self.folder.pictures / "loss.png", "pictures")
+        if self.request.register:
+            self.tracker.register_model(self.request.register)
+        self._remember_run()
+        summary = {
+            "command": "pretrain",
+            "run_id": self.tracker.run_id,
+            "out": self.folder.path,
+            "metrics": metrics,
+            "inputs": {**self.job.to_dict(), "data_digest": self.data.digest, "notes": self.data.notes},
+        }
+        write_json(self.folder.path / "summary.json", summary)
+        self.tracker.log_artifact(self.folder.path / "summary.json")
+        self.screen.result(f"model: {self.folder.model}")
+
+    def _figures(self, trainer: Trainer, step: int, figures: dict[str, float]) -> None:
+        seconds = trainer.config.log_every * trainer.config.batch / max(figures["tiles_per_s"], 1e-9)
+        self._trained_s += seconds
+        self._waited_s += seconds * figures["data_wait_share"]
+        self._tiles += trainer.config.log_every * trainer.config.batch
+        if not self.leads:
+            return
+        named = {f"train/{name}": value for name, value in figures.items()}
+        self.folder.log(step, named)
+        self.tracker.log_metrics(named, step)
+        text = f"loss {figures['loss']:.4f}, {figures['tiles_per_s']:.0f} tiles/s"
+        self.screen.step("training", step, trainer.config.steps, text)
+
+    def _scores(self, step: int, scores: dict[str, ValidationScores]) -> None:
+        if not self.leads:
+            return
+        named = {key: value for name, found in scores.items() for key, value in found.metrics(name).items()}
+        self.folder.log(step, named)
+        self.tracker.log_metrics(named, step)
+
+    def _model(self, trainer: Trainer) -> Model:
+        """The weights of now in a model of their own on the host, whatever the strategy; every rank must call it."""
+        weights = checkpoints.collect_weights(wrapped(trainer.model))
+        mae = MaskedAutoencoder(trainer.mae.architecture)
+        if weights:  # only rank 0 gets them where the model is sharded
+            mae.load_state_dict(weights)
+        return Model(mae.eval(), self.data.sensors, provenance(self.job, self.data, self.tracker.run_id))
+
+    def _draw(self, step: int, model: Model) -> None:
+        if self.leads:
+            for path in draw_pictures(self.folder.pictures, step, model, self.data.validation, self.job):
+                self.tracker.log_artifact(path, "pictures")
+
+    def _probe(self, step: int, model: Model) -> dict[str, float]:
+        if self.probed is None:
+            return {}
+        figures = probe(model, self.probed)
+        self.folder.log(step, figures)
+        self.tracker.log_metrics(figures, step)
+        found = ", ".join(f"{name.split('/')[1]} {value:.3f}" for name, value in figures.items())
+        self.screen.say(f"probe of {self.probed.name} after step {step}: {found}")
+        return figures
+
+    def _table(self, name: str, found: ValidationScores) -> None:
+        header = [f"RMSE ({self._unit(name)})", *found.rmse]
+        rows = [[band, *(f"{values[c]:.4g}" for values in found.rmse.values())] for c, band in enumerate(found.bands)]
+        rows.append(["mean over bands", *(f"{found.mean(one):.4g}" for one in found.rmse)])
+        ratios = ["model / baseline", "", *(f"{found.mean('model') / found.mean(one):.3f}" for one in BASELINES)]
+        self.screen.table(f"{name}: {found.tiles} tiles, hidden valid pixels", header, [*rows, ratios])
+
+    def _unit(self, name: str) -> str:
+        return next(one.record.unit for one in self.data.validation if one.name == name)
+
+    def _remember_run(self) -> None:
+        run_id = self.tracker.run_id
+        if self.leads and run_id is not None and self.folder.tracked(self.uri) != run_id:
+            self.folder.remember_tracking(self.uri, run_id)

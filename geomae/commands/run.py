@@ -1,0 +1,319 @@
+"""The life of a run: its folder, made once and locked while in use, its run in MLflow, and its summary."""
+
+import contextlib
+import fcntl
+import functools
+import json
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from geomae import __version__
+from geomae.catalog import Catalog, open_catalog, resolve_selectors
+from geomae.errors import CheckpointError, StorageError
+from geomae.files import read_json, remove_unfinished, write_json, write_text
+from geomae.runtime.console import Screen
+from geomae.tracking.runs import DatasetRecord, Tracker, flatten, resolve_uri, start_run
+from geomae.tracking.store import without_password
+
+
+@functools.cache
+def commit() -> str:
+    """The commit of a checkout, `unknown` for an installed package."""
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return asked.stdout.strip()
+
+
+def child_of(parent_run: str | None) -> dict[str, str]:
+    """The tag by which MLflow shows a run below the study that it belongs to."""
+    return {"mlflow.parentRunId": parent_run} if parent_run else {}
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`run.json` says what is computed, `history.jsonl` holds the figures, `summary.json` marks the end."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The model folder."""
+        return self.path / "model"
+
+    @property
+    def pictures(self) -> Path:
+        """Folder of the pictures."""
+        return self.path / "pictures"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return (self.path / "summary.json").is_file()
+
+    def request(self) -> dict[str, Any]:
+        """What the run was asked to compute. Raises CheckpointError where the folder holds no run."""
+        if not (self.path / "run.json").is_file():
+            raise CheckpointError(f"--resume {self.path}: holds no run (no run.json); give the folder of a training")
+        return dict(read_json(self.path / "run.json"))
+
+    def log(self, step: int, figures: dict[str, float]) -> None:
+        """Append figures to the history. Raises StorageError where there is no room."""
+        path = self.path / "history.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **figures}) + "\n")
+        except OSError as error:
+            raise StorageError(
+                f"{path}: cannot be written ({error.strerror}); make room, then go on with --resume {self.path}"
+            ) from error
+
+    def history(self) -> list[dict[str, Any]]:
+        """All figures so far; a line that was cut off by a kill is left out."""
+        rows = []
+        path = self.path / "history.jsonl"
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+        return rows
+
+    def forget_after(self, step: int) -> None:
+        """Drop the figures of steps that will be computed again."""
+        rows = [row for row in self.history() if row["step"] <= step]
+        write_text(self.path / "history.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def remember_tracking(self, uri: str, run_id: str) -> None:
+        """Keep which run of the tracking store belongs to this folder, for a resume; a password is not kept."""
+        write_json(self.path / "tracking.json", {"uri": without_password(uri), "run_id": run_id})
+
+    def tracked_uri(self) -> str | None:
+        """The tracking store that knows this run, if there is one, without a password."""
+        path = self.path / "tracking.json"
+        return str(read_json(path)["uri"]) if path.is_file() else None
+
+    def tracked(self, uri: str) -> str | None:
+        """The run id in the store at `uri`, if there is one."""
+        path = self.path / "tracking.json"
+        if not path.is_file():
+            return None
+        record = read_json(path)
+        return record["run_id"] if record["uri"] == without_password(uri) else None
+
+
+def file_name(name: str) -> str:
+    """A data set's name as a file's."""
+    return re.sub(r"[^A-Za-z0-9_\-.]+", "_", name).strip("_")
+
+
+def default_out(command: str) -> Path:
+    """`runs/<command>-<time>` in the current folder, with a number where that is taken."""
+    stem = f"{command}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    found = Path("runs") / stem
+    number = 1
+    while found.exists():
+        number += 1
+        found = Path("runs") / f"{stem}-{number}"
+    return found.absolute()
+
+
+def check_new(path: Path) -> None:
+    """Raise StorageError where `path` already holds something, or where nothing can be written."""
+    if path.is_file():
+        raise StorageError(f"--out {path}: is a file; choose another folder")
+    if path.is_dir() and any(path.iterdir()):
+        what = "already holds a run" if (path / "run.json").exists() else "is not empty"
+        remedy = f"go on with --resume {path}, or choose another folder" if "run" in what else "choose another folder"
+        raise StorageError(f"--out {path}: {what}; {remedy}")
+
+
+def make(path: Path, request: dict[str, Any]) -> RunFolder:
+    """Make the folder of a new run."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"--out {path}: cannot be made ({error.strerror}); choose another folder") from error
+    write_json(path / "run.json", request)
+    return RunFolder(path)
+
+
+def lock(folder: RunFolder) -> IO[str]:
+    """Keep other processes out of the run until the returned file is closed or this process ends.
+
+    What a killed process left half written is removed; with several ranks the first alone does that.
+    """
+    try:
+        file = (folder.path / ".lock").open("w", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{folder.path}: cannot be written ({error.strerror}); check its permissions") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise StorageError(f"{folder.path}: another process is at work in this run; wait for it, or stop it") from error
+    file.write(str(os.getpid()))
+    for place in (folder.path, folder.checkpoints, folder.pictures, folder.path / "statistics"):
+        remove_unfinished(place)
+    return file
+
+
+OPENING_S = 100.0  # MLflow's import alone takes long on a busy machine; a store that fails is not waited for
+
+
+@dataclass(frozen=True)
+class CommonOptions:
+    """Options that every command of analysis has; None where the user did not say."""
+
+    catalog: Path | None = None
+    out: Path | None = None
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    tracking_uri: str | None = None
+    experiment: str = "geomae"
+    run_name: str | None = None
+    dry_run: bool = False
+    quiet: bool = False
+    parent_run: str | None = None  # MLflow run of a study, of which this is a part
+
+    def open_catalog(self) -> Catalog:
+        """The catalogue that was named, else the one in the current folder."""
+        return open_catalog(self.catalog or Path("data_catalog.yaml"))
+
+
+class AnalysisRun:
+    """One run of a command in its folder. `asked` is what decides the result, as JSON.
+
+    A folder of the same command that was asked the same is gone on with, so that what was computed is not computed
+    again; one that was asked something else is refused, naming the difference.
+    """
+
+    def __init__(
+        self, command: str, common: CommonOptions, asked: Mapping[str, Any], screen: Screen, out: Path
+    ) -> None:
+        self.command, self.common, self.screen = command, common, screen
+        self.asked: dict[str, Any] = {"command": command, "version": __version__, **asked, "seed": common.seed}
+        self.folder = RunFolder(out)
+        self.tracker = Tracker(None)
+        self._stopped = False
+        self._stack = contextlib.ExitStack()
+
+    @property
+    def out(self) -> Path:
+        """The folder of the results."""
+        return self.folder.path
+
+    def track(self, datasets: Sequence[DatasetRecord] = (), tags: Mapping[str, str] | None = None) -> None:
+        """Begin the run in MLflow; returns at once."""
+        uri = self._uri()
+        usual = {"geomae.version": __version__, "geomae.commit": commit(), "geomae.command": self.command}
+        self.tracker = start_run(
+            uri,
+            self.common.experiment,
+            self.common.run_name or self.out.name,
+            run_id=self.folder.tracked(uri),
+            tags=usual | {"geomae.out": str(self.out)} | child_of(self.common.parent_run) | dict(tags or {}),
+            params=flatten(self.asked),
+            datasets=datasets,
+            warn=self.screen.warn,
+        )
+        self.tracker.log_artifact(self.out / "run.json")
+
+    def step(self, what: str, done: int, total: int, figures: str = "") -> None:
+        """Show how far the work is."""
+        self.screen.step(what, done, total, figures)
+        self._remember()
+
+    def stopped(self) -> None:
+        """Say how to go on; the run in MLflow ends as stopped."""
+        self._stopped = True
+        self.screen.close()
+        self.screen.say(f"stopped; the same command with --out {self.out} goes on")
+
+    def finish(self, metrics: Mapping[str, float], inputs: Mapping[str, Any], artifacts: Sequence[Path] = ()) -> None:
+        """Publish `summary.json`; log the figures and the files (a folder keeps its name)."""
+        self.tracker.log_metrics(metrics, 0)
+        run_id = self.tracker.wait_run_id(OPENING_S)
+        self._remember()
+        summary = {"command": self.command, "run_id": run_id, "out": self.out, "metrics": metrics}
+        write_json(self.out / "summary.json", summary | {"inputs": {**self.asked, **inputs}})
+        for path in (*artifacts, self.out / "summary.json"):
+            if path.is_dir():
+                self.tracker.log_artifacts(path, path.name)
+            else:
+                self.tracker.log_artifact(path)
+
+    def __enter__(self) -> "AnalysisRun":
+        record = self.out / "run.json"
+        if record.is_file():
+            self._check_same(read_json(record))
+        else:
+            check_new(self.out)
+            make(self.out, self.asked)
+        self._stack.enter_context(lock(self.folder))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.screen.close()
+        if self._stopped:
+            self.tracker.finish("KILLED")
+        else:
+            self.tracker.__exit__(kind, error, trace)
+        self._remember()
+        self._stack.close()
+
+    def _remember(self) -> None:
+        """Keep which run in MLflow this folder belongs to, as soon as it is known, so that it is gone on with."""
+        run_id = self.tracker.run_id
+        if run_id is not None and self.folder.tracked(self._uri()) != run_id:
+            self.folder.remember_tracking(self._uri(), run_id)
+
+    def _uri(self) -> str:
+        return resolve_uri(self.common.tracking_uri or self.folder.tracked_uri())
+
+    def _check_same(self, stored: Mapping[str, Any]) -> None:
+        old, new = flatten(stored), flatten(self.asked)
+        keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+        different = [f"{key} ({old.get(key)} there, {new.get(key)} here)" for key in keys]
+        if different:
+            raise StorageError(
+                f"--out {self.out}: holds the results of another request, which differs in {'; '.join(different[:5])}; "
+                "choose another folder"
+            )
+
+
+def check_selectors(common: CommonOptions, *texts: Sequence[str]) -> None:
+    """Raise what is wrong with the catalogue or with selectors; works without torch, whose import takes seconds."""
+    catalog = common.open_catalog()
+    for group in texts:
+        resolve_selectors(catalog, group, None)
+
+
+def output_folder(command: str, out: Path | None) -> Path:
+    """The folder that a command writes to: what the user chose, else a new one named by the time."""
+    return (out or default_out(command)).absolute()

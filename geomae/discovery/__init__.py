@@ -1,0 +1,1 @@
+"""A first catalogue inferred from what lies in a folder."""

@@ -1,0 +1,215 @@
+"""One data set of a new catalogue as commented YAML, with what a person still has to check or decide."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from geomae.discovery.products import MASKS, BandGroup
+from geomae.discovery.sensor_guess import FILL_IN, Evidence, SensorGuess, guess_sensor, kept_band, scaling_guess
+from geomae.discovery.stacks import StackGroup
+from geomae.rasters.opening import Header, header
+from geomae.sensors import Sensor, inline_sensor, sensor
+
+PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+RESERVED_WORDS = frozenset(("true", "false", "null", "yes", "no", "on", "off", "y", "n"))  # YAML 1.1 readers know more
+LARGEST_TILE = 128  # pixels; a larger raster is cut into tiles
+USUAL_TILE = 64
+MULTIPLE = 8  # of the tile's side, so that usual patches divide it
+FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A data set as YAML `lines` (without its name), its figures for people, and what to decide (`question`)."""
+
+    lines: tuple[str, ...]
+    scenes: int
+    sensor: str
+    bands: tuple[str, ...]
+    tile: int
+    question: str | None
+
+
+def band_entry(root: Path, below: str, group: BandGroup, *, outside: bool) -> Entry:
+    """The entry of a product with one file per band; `below` leads from the catalogue to `root`.
+
+    Raises RasterError where the first scene cannot be read.
+    """
+    headers = [header(str(root / path)) for token, path in group.first.items() if token in group.tokens]
+    finest = max(headers, key=lambda one: min(one.shape))
+    guess, tokens = _tokens_of(root, group, finest)
+    known = _sensor(guess)
+    lines = _path_lines(below, group.patterns, outside)
+    lines += _sensor_lines(guess)
+    if all(name == token for name, token in tokens.items()):
+        lines.append(_line("bands", list(tokens), "the part of the file's name that stands for {band}"))
+    else:
+        lines.append(_line("bands", tokens, "name of the band: the part of the file's name that stands for {band}"))
+    left = [token for token in group.tokens if token not in tokens.values()]
+    if left:
+        lines.append(comment(f"left out, as other quantities or unknown: {', '.join(left)}"))
+    if group.lacking:
+        lines.append(comment(f"check: left out, because some scenes lack them: {', '.join(group.lacking)}"))
+    if group.sensor is None or (known.unit == "reflectance" and known.scale == 1):
+        lines += _scaling_lines(guess, known, finest.dtypes[0])
+    side = min(finest.shape)
+    lines += _tile_lines(side)
+    if group.mask:
+        lines.append(comment(f"to leave out clouds and their shadows: mask: {MASKS[group.mask]}"))
+    lines.append(_split_line(finest))
+    return Entry(tuple(lines), group.scenes, known.name, tuple(tokens), tile_size(side), guess.question)
+
+
+def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> Entry:
+    """The entry of rasters that hold all bands each; `below` leads from the catalogue to `root`."""
+    first = group.headers[0]
+    guess = guess_sensor(evidence_of(root, group))
+    known = _sensor(guess)
+    lines = _path_lines(below, group.patterns, outside)
+    lines += _sensor_lines(guess)
+    skipped = "null skips a stored band" if None in guess.bands else ""
+    lines.append(_line("bands", list(guess.bands), _joined(skipped, guess.checks.get("bands"))))
+    lines += _scaling_lines(guess, known, first.dtypes[0])
+    side = min(min(one.shape) for one in group.headers)
+    lines += _tile_lines(side)
+    if group.classes:
+        shown = ", ".join(group.classes[:4]) + (", ..." if len(group.classes) > 4 else "")
+        lines.append(_line("label", {"folder": True}, f"check: the folders are taken for classes: {shown}"))
+    for pattern in group.companions:
+        lines += _companion_lines(below, pattern)
+    if first.crs is None:
+        own = "that of the sensor counts" if any(band.gsd_m for band in known.bands) else "none is known"
+        lines.append(comment(f"the files have no ground sample distance, {own}; to say another: gsd_m: METRES"))
+    lines.append(_split_line(first))
+    names = tuple(name for name in guess.bands if name)
+    return Entry(tuple(lines), len(group.files), known.name, names, tile_size(side), guess.question)
+
+
+def _companion_lines(below: str, pattern: str) -> list[str]:
+    """What a raster of one band for each scene could be, as comments: a known mask, or labels or a mask."""
+    folder = (below + pattern).rpartition("/")[0]
+    path = flow(
+        f"{folder}/{{stem}}.{pattern.rpartition('.')[2]}" if folder else f"{{stem}}.{pattern.rpartition('.')[2]}"
+    )
+    if "fmask" in pattern.lower():
+        return [
+            comment(f"to leave out clouds, their edges and shadows: mask: {{path: {path}, invalid_bits: [1, 2, 3]}}")
+        ]
+    return [
+        comment(f"{below}{pattern} has a raster of one band for each scene; if it holds labels:"),
+        comment(f"  label: {{raster: {path}, classes: {{1: NAME, 2: NAME}}}}"),
+        comment(f"and if it is a mask: mask: {{path: {path}, invalid_values: [VALUE]}}"),
+    ]
+
+
+def evidence_of(root: Path, group: StackGroup) -> Evidence:
+    """What a group of rasters tells of its sensor; a description that the files do not share tells nothing."""
+    first = group.headers[0]
+    shared = [set(texts) for texts in zip(*(one.descriptions for one in group.headers), strict=True)]
+    descriptions = tuple(texts.pop() if len(texts) == 1 else None for texts in shared)
+    path = f"{root.name}/{group.files[0]}"
+    return Evidence(path, first.count, first.dtypes[0], descriptions, first.roughly_m, first.alpha)
+
+
+def tile_size(side: int) -> int:
+    """Side of the tiles in pixels for rasters of which the smallest has `side`."""
+    if side >= LARGEST_TILE:
+        return USUAL_TILE
+    return side // MULTIPLE * MULTIPLE or side
+
+
+def comment(text: str, indent: int = 4) -> str:
+    """A line of comment that no text can break out of."""
+    return f"{' ' * indent}# {' '.join(text.split())}"
+
+
+def _tokens_of(root: Path, group: BandGroup, finest: Header) -> tuple[SensorGuess, dict[str, str]]:
+    """The sensor of a product, and the token of each of its bands that can be used, in the sensor's order."""
+    if group.sensor is None:
+        path = f"{root.name}/{group.files[0]}"
+        dtype, gsd_m = finest.dtypes[0], finest.roughly_m
+        guess = guess_sensor(Evidence(path, len(group.tokens), dtype, group.tokens, gsd_m))
+        pairs = {name: token for name, token in zip(guess.bands, group.tokens, strict=True) if name}
+    else:
+        known = sensor(group.sensor)
+        pairs = {}
+        for token in group.tokens:
+            name = kept_band(known, known.band(token))
+            if name and not token.startswith("ST_"):
+                pairs[name] = token
+        guess = SensorGuess(group.sensor, tuple(pairs), certain=True)
+    order = [band.name for band in _sensor(guess).bands if band.name in pairs]
+    return guess, {name: pairs[name] for name in order}
+
+
+def _sensor(guess: SensorGuess) -> Sensor:
+    if isinstance(guess.sensor, str):
+        return sensor(guess.sensor)
+    values = dict(guess.sensor)
+    return inline_sensor(values.pop("name"), values)
+
+
+def _path_lines(below: str, patterns: Sequence[str], outside: bool) -> list[str]:
+    paths = [below + pattern for pattern in patterns]
+    lines = [_line("path", paths[0] if len(paths) == 1 else paths)]
+    if outside:
+        lines.append(_line("outside", True, "the files lie outside of the catalogue's folder"))
+    return lines
+
+
+def _sensor_lines(guess: SensorGuess) -> list[str]:
+    remark = guess.checks.get("sensor")
+    text = f"FILL IN: {guess.question}" if guess.question else f"check: {remark}" if remark else ""
+    if isinstance(guess.sensor, str):
+        return [_line("sensor", guess.sensor, text)]
+    mark = "  # FILL IN" if guess.sensor["name"] == FILL_IN else ""
+    bands = [f"        - {flow(band)}{mark}" for band in guess.sensor["bands"]]
+    return [f"    sensor:  # {text}", f"      name: {flow(guess.sensor['name'])}", "      bands:", *bands]
+
+
+def _scaling_lines(guess: SensorGuess, known: Sensor, dtype: str) -> list[str]:
+    values, reason = scaling_guess(known, dtype)
+    mark = "" if guess.certain else "check: "
+    return [_line(key, value, f"{mark}{reason}" if key == "unit" else "") for key, value in values.items()]
+
+
+def _tile_lines(side: int) -> list[str]:
+    return [_line("tile", {"size": tile_size(side)}, f"pixels; the smallest raster has {side}")]
+
+
+def _split_line(first: Header) -> str:
+    """A suggestion; dealing tiles to splits is a decision of the user's."""
+    if first.crs is not None and min(first.shape) > 2 * LARGEST_TILE:
+        how = {"block_km": 2, "fractions": FRACTIONS}
+    else:
+        how = {"random": FRACTIONS}
+    return comment(f"all tiles are for training; to hold some out: split: {flow(how)}")
+
+
+def _line(key: str, value: Any, remark: str | None = "") -> str:
+    end = f"  # {' '.join(remark.split())}" if remark else ""
+    return f"    {key}: {flow(value)}{end}"
+
+
+def _joined(*texts: str | None) -> str:
+    return "; ".join(text if number == 0 else f"check: {text}" for number, text in enumerate(texts) if text)
+
+
+def flow(value: Any) -> str:
+    """A value on one line, as YAML reads it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return str(int(value)) if float(value).is_integer() else repr(float(value))
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{flow(key)}: {flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(flow(item) for item in value) + "]"
+    text = str(value)
+    plain = PLAIN.fullmatch(text) and text.lower() not in RESERVED_WORDS
+    return text if plain else json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,284 @@
+"""The likely sensor of a group of rasters, and what about the guess a person has to check or to decide.
+
+A guess uses names, band descriptions, band count, data type and ground sample distance; each has a reason in words.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from geomae.discovery.products import FIRST_OFFSET_BASELINE, LANDSAT_SENSORS
+from geomae.errors import CatalogError
+from geomae.sensors import Band, Sensor, sensor, sensor_names
+
+FIRST_OFFSET_DAY = 20220125  # from this day on Sentinel-2 products came with baseline 04.00 or later
+SENTINEL_2 = ("sentinel-2-l2a", "sentinel-2-l2a-n0400", "sentinel-2-l1c", "sentinel-2-l1c-n0400")
+BEGIN = r"(?<![A-Za-z0-9])"
+
+Hint = tuple[tuple[str, ...], bool]
+"""Names of sensors, the likeliest first, and whether the name leaves no doubt about the first."""
+
+
+def hinted_sensors(path: str) -> Hint:
+    """What `path` tells: names of sensors in the tables, the likeliest first, and whether there is no doubt.
+
+    Empty where it tells nothing.
+    """
+    for pattern, read in READERS:
+        found = list(pattern.finditer(path))
+        if found:
+            return read(found[-1])  # the file's own name counts more than that of a folder above it
+    return (), False
+
+
+def _sentinel_2(match: re.Match[str]) -> Hint:
+    level, day = f"sentinel-2-{match['level'].lower()}", int(match["day"])
+    baseline = match["baseline"]
+    if baseline is not None:
+        return (f"{level}{'-n0400' if int(baseline) >= FIRST_OFFSET_BASELINE else ''}",), True
+    likely, other = (f"{level}-n0400", level) if day >= FIRST_OFFSET_DAY else (level, f"{level}-n0400")
+    return (likely, other), False
+
+
+def _landsat_product(match: re.Match[str]) -> Hint:
+    return (LANDSAT_SENSORS[match["number"]] + ("-c2l2" if match["level"] == "L2" else ""),), True
+
+
+def _landsat(match: re.Match[str]) -> Hint:
+    name = LANDSAT_SENSORS[match["number"]]
+    return (name, f"{name}-c2l2"), False
+
+
+def _always(*names: str, certain: bool = False) -> Callable[[re.Match[str]], Hint]:
+    return lambda match: (names, certain)
+
+
+READERS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Hint]], ...] = tuple(
+    (re.compile(pattern, re.IGNORECASE), read)
+    for pattern, read in (
+        (r"S2[A-D]_MSI(?P<level>L1C|L2A)_(?P<day>\d{8})(?:T\d+)?(?:_N(?P<baseline>\d{4}))?", _sentinel_2),
+        (BEGIN + r"L[COTEM]0(?P<number>[45789])_(?P<level>L1|L2)[A-Z]{2}_", _landsat_product),
+        (r"HLS\.L30\.", _always("hls-l30", certain=True)),
+        (r"HLS\.S30\.", _always("hls-s30", certain=True)),
+        (BEGIN + r"L[COTEM](?P<number>[45789])\d{13}", _landsat),
+        (BEGIN + r"m_\d{7}_[ns][ew]_\d", _always("naip")),
+        (BEGIN + r"S1[A-D]_(?:IW|EW|SM)_GRD", _always("sentinel-1-grd")),
+        (BEGIN + r"M[OY]D09", _always("modis-land")),
+        (r"AnalyticMS(?:_SR)?_8b|SuperDove", _always("planetscope-superdove")),
+        (BEGIN + r"HLS(?![a-z])", _always("hls-l30", "hls-s30")),
+        (r"landsat[-_ ]?(?P<number>[45789])(?!\d)", _landsat),
+        (BEGIN + r"L(?P<number>[45789])(?!\d)", _landsat),
+        (r"sentinel[-_ ]?2|" + BEGIN + r"S2(?!\d)", _always(*SENTINEL_2)),
+        (r"sentinel[-_ ]?1(?!\d)|" + BEGIN + r"S1(?!\d)", _always("sentinel-1-grd")),
+        (BEGIN + r"NAIP(?![a-z])", _always("naip")),
+    )
+)
+"""Patterns and what they mean, the most telling first."""
+
+
+FILL_IN = "fill-in"  # name of a sensor whose figures are placeholders
+PREFERRED = (
+    *("sentinel-2-l2a", "sentinel-2-l1c", "landsat-8-oli-c2l2", "landsat-9-oli-c2l2", "landsat-7-etm-c2l2"),
+    *("landsat-5-tm-c2l2", "hls-l30", "hls-s30", "naip", "planetscope-superdove", "sentinel-1-grd"),
+)
+TM = ("B1", "B2", "B3", "B4", "B5", "B7")
+USUAL_STACKS: tuple[tuple[str, tuple[str, ...]], ...] = (  # beginning of a sensor's name, bands that people stack
+    ("sentinel-2", ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")),
+    ("landsat-4", TM),
+    ("landsat-5", TM),
+    ("landsat-7", TM),
+    ("landsat-8", tuple(f"B{number}" for number in range(2, 8))),
+    ("landsat-8", tuple(f"B{number}" for number in range(1, 8))),
+    ("landsat-9", tuple(f"B{number}" for number in range(2, 8))),
+    ("landsat-9", tuple(f"B{number}" for number in range(1, 8))),
+    ("hls-l30", tuple(f"B0{number}" for number in range(2, 8))),
+    ("hls-l30", tuple(f"B0{number}" for number in range(1, 8))),
+    ("hls-s30", ("B02", "B03", "B04", "B8A", "B11", "B12")),
+    ("naip", ("red", "green", "blue")),
+)
+COLOUR_UM = {"red": (0.65, 0.1), "green": (0.55, 0.1), "blue": (0.46, 0.1)}  # of common cameras: centre and width
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a group of rasters tells: a path, stored bands, their data type and descriptions, pixel size, alpha band."""
+
+    path: str
+    count: int
+    dtype: str
+    descriptions: tuple[str | None, ...]
+    gsd_m: float | None
+    alpha: int | None = None
+
+
+@dataclass(frozen=True)
+class SensorGuess:
+    """A sensor (a name of the tables, or a mapping as a catalogue has it) and the stored bands in order, None skips.
+
+    `certain` where the name of a product says it. `checks` are remarks by key of the entry, `question` is what only a
+    person can decide.
+    """
+
+    sensor: str | Mapping[str, Any]
+    bands: tuple[str | None, ...]
+    certain: bool = False
+    checks: Mapping[str, str] = field(default_factory=dict)
+    question: str | None = None
+
+
+@dataclass(frozen=True)
+class _Fit:
+    sensor: Sensor
+    bands: tuple[Band | None, ...]
+    distance_um: float
+    gsd_differs: bool
+
+
+def guess_sensor(evidence: Evidence) -> SensorGuess:
+    """The likely sensor and its bands in stored order."""
+    hinted, certain = hinted_sensors(evidence.path)
+    if len(hinted) > 1 and hinted[0].startswith("landsat"):  # Collection 2 surface reflectance has 16 bits without sign
+        hinted = (*hinted[1:], hinted[0]) if evidence.dtype == "uint16" else hinted[:1]
+    fits = [fit for name in hinted or sensor_names() if (fit := _fit(sensor(name), evidence, partly=bool(hinted)))]
+    if fits:
+        order = list(hinted or PREFERRED)
+        fits.sort(key=lambda fit: _rank(fit, order, hinted=bool(hinted)))
+        return _described(fits, hinted, certain)
+    return _counted(evidence, hinted, certain) or _colour(evidence) or _unknown(evidence)
+
+
+def _fit(one: Sensor, evidence: Evidence, *, partly: bool) -> _Fit | None:
+    """How the descriptions of bands fit a sensor; None where they do not name bands of it."""
+    bands: list[Band | None] = []
+    distance_um = 0.0
+    for description in evidence.descriptions:
+        band, away_um = _band(one, description)
+        bands.append(None if band in bands else band)
+        distance_um += away_um
+    named = sum(band is not None for band in bands)
+    if named < (max(2, evidence.count / 2) if partly else max(2, evidence.count)):
+        return None
+    finest = min((band.gsd_m for band in bands if band and band.gsd_m), default=None)
+    differs = bool(evidence.gsd_m and finest and not 0.8 < evidence.gsd_m / finest < 1.25)
+    return _Fit(one, tuple(bands), round(distance_um, 3), differs)
+
+
+def _band(one: Sensor, description: str | None) -> tuple[Band | None, float]:
+    """The band that a description names, by name, number or wavelength, and how far off the wavelength is (um)."""
+    text = (description or "").strip()
+    wavelength = re.search(r"(?:^|[_ ])(\d{3,4})\s*(?:nm)?$", text)
+    if wavelength:
+        length_um = int(wavelength[1]) / 1000
+        near = [band for band in one.bands if abs(band.wavelength_um - length_um) <= band.fwhm_um / 2]
+        best = min(near, key=lambda band: abs(band.wavelength_um - length_um), default=None)
+        return best, abs(best.wavelength_um - length_um) if best else 0.0
+    number = re.match(r"band[ _]?(\d+A?)\b", text, re.IGNORECASE)
+    for token in (text, f"B{number[1]}" if number else ""):
+        try:
+            return (one.band(token), 0.0) if token else (None, 0.0)
+        except CatalogError:
+            continue
+    return None, 0.0
+
+
+def _rank(fit: _Fit, order: Sequence[str], *, hinted: bool) -> tuple[float, ...]:
+    place = order.index(fit.sensor.name) if fit.sensor.name in order else len(order)
+    named = -sum(band is not None for band in fit.bands)
+    return (named, fit.distance_um, place) if hinted else (fit.gsd_differs, fit.distance_um, place)
+
+
+def _described(fits: Sequence[_Fit], hinted: tuple[str, ...], certain: bool) -> SensorGuess:
+    best = fits[0]
+    bands = tuple(kept_band(best.sensor, band) for band in best.bands)
+    if hinted:
+        others = [name for name in hinted if name != best.sensor.name]
+        checks = {} if certain else {"sensor": _alternatives("the name of the files", others)}
+        return SensorGuess(best.sensor.name, bands, certain, checks)
+    equal = [fit for fit in fits[1:] if (fit.gsd_differs, fit.distance_um) == (best.gsd_differs, best.distance_um)]
+    others = [fit.sensor.name for fit in equal]
+    reason = _alternatives("the names of the bands", others)
+    question = None
+    if best.gsd_differs or any(_family(name) != _family(best.sensor.name) for name in others):
+        question = f"which sensor is it? {best.sensor.name} is written, because of {reason}"
+    return SensorGuess(best.sensor.name, bands, False, {"sensor": reason}, question)
+
+
+def _counted(evidence: Evidence, hinted: tuple[str, ...], certain: bool) -> SensorGuess | None:
+    """A guess from the number of bands, in the order in which they are usually stacked."""
+    plausible = evidence.dtype != "uint8" and (evidence.gsd_m is None or round(evidence.gsd_m) in (10, 20, 60))
+    unhinted = {13: ("sentinel-2-l1c", "sentinel-2-l1c-n0400"), 12: ("sentinel-2-l2a", "sentinel-2-l2a-n0400")}
+    names = hinted or (unhinted.get(evidence.count, ()) if plausible else ())
+    for name in names:
+        known = sensor(name)
+        stacks = [bands for start, bands in USUAL_STACKS if name.startswith(start)]
+        for stack in (tuple(band.name for band in known.bands), *stacks):
+            if len(stack) == evidence.count:
+                reason = "the name of the files" if hinted else "the number of bands"
+                others = [other for other in names if other != name]
+                checks = {"bands": "the files do not name their bands; this is the usual order"}
+                checks |= {} if certain else {"sensor": _alternatives(reason, others)}
+                bands = tuple(kept_band(known, known.band(token)) for token in stack)
+                return SensorGuess(name, bands, certain, checks)
+    return None
+
+
+def _colour(evidence: Evidence) -> SensorGuess | None:
+    """Red, green and blue of a camera or of a picture made for the eye."""
+    if evidence.dtype != "uint8" or (evidence.count, evidence.alpha) not in ((3, None), (4, 4)):
+        return None
+    bands = [
+        {"name": name, "common_name": name, "wavelength_um": centre, "fwhm_um": width}
+        for name, (centre, width) in COLOUR_UM.items()
+    ]
+    reason = "taken for red, green, blue of 8 bits; these are usual figures of a camera, no measured ones"
+    order = (*COLOUR_UM, *(None for _ in range(evidence.count - 3)))
+    return SensorGuess({"name": "colour", "bands": bands}, order, False, {"sensor": reason})
+
+
+def _unknown(evidence: Evidence) -> SensorGuess:
+    """A sensor of placeholders, which a person has to fill in."""
+    names = [_plain(text) or f"band{number}" for number, text in enumerate(evidence.descriptions, start=1)]
+    names = [name if names.count(name) == 1 else f"band{number}" for number, name in enumerate(names, start=1)]
+    bands = [{"name": name, "wavelength_um": 1, "fwhm_um": 1} for name in names]
+    bands_of = f"{evidence.count} band{'s' * (evidence.count > 1)} of {evidence.dtype}"
+    question = (
+        f"which sensor is it? {bands_of} without known names; "
+        "write a sensor's name, or the wavelength and width of each band in um (the figures there are placeholders)"
+    )
+    return SensorGuess({"name": FILL_IN, "bands": bands}, tuple(names), False, {}, question)
+
+
+def scaling_guess(one: Sensor, dtype: str) -> tuple[dict[str, Any], str]:
+    """`unit`, `scale` and `offset` of stacks that others made of a sensor's product, by data type; and the reason."""
+    if one.unit == "digital_number":
+        return {"unit": one.unit, "scale": 1, "offset": 0}, f"as stored in {dtype}"
+    if dtype == "uint8":
+        return {"unit": "digital_number", "scale": 1, "offset": 0}, "8 bits hold no calibrated values"
+    if dtype.startswith("float"):
+        return {"unit": one.unit, "scale": 1, "offset": 0}, f"{dtype} is taken as {one.unit} already"
+    if one.unit == "reflectance" and one.scale == 1:
+        return {"unit": one.unit, "scale": 0.0001, "offset": 0}, f"{dtype} is taken as reflectance x 10000"
+    return {"unit": one.unit, "scale": one.scale, "offset": one.offset}, f"usual for {one.name} in {dtype}"
+
+
+def kept_band(one: Sensor, band: Band | None) -> str | None:
+    """The band's name; None for a panchromatic band and for one of another unit than the sensor's."""
+    if band is None or band.common_name == "pan" or one.scaling(band).unit != one.unit:
+        return None
+    return band.name
+
+
+def _alternatives(reason: str, others: Sequence[str]) -> str:
+    also = f", which would also fit {', '.join(others[:4])}{', ...' if len(others) > 4 else ''}" if others else ""
+    late = any(name.endswith("-n0400") for name in others)
+    return f"{reason}{also}{' (n0400: processing baseline 04.00 and later)' if late else ''}"
+
+
+def _family(name: str) -> str:
+    return "-".join(name.split("-")[:2])
+
+
+def _plain(text: str | None) -> str:
+    """A description as the name of a band."""
+    return re.sub(r"[^A-Za-z0-9_]+", "_", text or "").strip("_")[:40]

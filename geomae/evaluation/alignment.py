@@ -1,0 +1,207 @@
+"""Alignments of embeddings: affine maps of a source and of a target domain that bring the two together, without labels.
+
+N rows of the source, M rows of the target, D features, E features after the alignment
+"""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sklearn
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from geomae.errors import ConfigError, GeomaeError, ModelError, nearest
+from geomae.evaluation.linear_probe import Scale
+from geomae.files import file_digest, publish_file, read_json, write_json
+
+Floats = NDArray[np.float64]
+Maps = tuple[tuple[Floats, Floats], tuple[Floats, Floats]]  # weight and bias of the source, and of the target
+MOST_AXES = 32  # of a subspace; beyond, axes of the two domains have no counterpart in each other
+RIDGE = 1e-3  # of the mean variance, added to the covariances of optimal transport: rows may be fewer than features
+
+
+def coral_maps(source_ND: Floats, target_MD: Floats) -> Maps:
+    """Correlation alignment (Sun et al. 2016), covariances shrunk by the rule of Ledoit and Wolf."""
+    with skada_settings():
+        from skada import CORALAdapter  # type: ignore[import-untyped]
+
+        return _maps(CORALAdapter(reg="auto"), source_ND, target_MD)
+
+
+def subspace_maps(source_ND: Floats, target_MD: Floats) -> Maps:
+    """Subspace alignment (Fernando et al. 2013) of the leading principal axes."""
+    axes = min(MOST_AXES, source_ND.shape[1], len(source_ND) - 1, len(target_MD) - 1)
+    with skada_settings():
+        from skada import SubspaceAlignmentAdapter
+
+        return _maps(SubspaceAlignmentAdapter(n_components=axes, random_state=0), source_ND, target_MD)
+
+
+def linear_ot_maps(source_ND: Floats, target_MD: Floats) -> Maps:
+    """Linear optimal transport between Gaussians (Flamary et al. 2019), from the source to the target."""
+    ridge = RIDGE * float(source_ND.var(0).mean() + target_MD.var(0).mean()) / 2
+    with skada_settings():
+        from skada import LinearOTMappingAdapter
+
+        return _maps(LinearOTMappingAdapter(reg=ridge, bias=True), source_ND, target_MD)
+
+
+def _maps(adapter: Any, source_ND: Floats, target_MD: Floats) -> Maps:
+    """The maps of a fitted adapter. They are affine, so that the zero vector and the unit vectors tell all of them."""
+    domain = np.repeat([1, -1], [len(source_ND), len(target_MD)])
+    adapter.fit(np.concatenate([source_ND, target_MD]), sample_domain=domain)
+    axes = np.concatenate([np.zeros((1, source_ND.shape[1])), np.eye(source_ND.shape[1])])
+    found = []
+    for sign in (1, -1):
+        mapped = adapter.transform(axes, sample_domain=np.full(len(axes), sign), allow_source=True)
+        found.append((mapped[1:] - mapped[0], mapped[0]))
+    return found[0], found[1]
+
+
+@contextlib.contextmanager
+def skada_settings() -> Iterator[None]:
+    """skada turns scikit-learn's metadata routing on for the whole process when it is imported: only within this."""
+    kept = sklearn.get_config()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the import alone: POT's docstrings hold escapes that Python frowns at
+            import skada  # noqa: F401
+        sklearn.set_config(enable_metadata_routing=True)
+        yield
+    finally:
+        sklearn.set_config(**kept)
+
+
+SOURCE, TARGET = DOMAINS = ("source", "target")
+NONE, STANDARDISE, AFTER = "none", "standardise", "standardise+"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class AffineMap:
+    """x -> x W + b."""
+
+    weight_DE: Floats
+    bias_E: Floats
+
+    def apply(self, embedding_ND: NDArray[np.floating]) -> Floats:
+        """The mapped rows (N, E), in float64."""
+        return embedding_ND.astype(np.float64) @ self.weight_DE + self.bias_E
+
+    def then(self, after: "AffineMap") -> "AffineMap":
+        """This map and then the other, as one."""
+        return AffineMap(self.weight_DE @ after.weight_DE, self.bias_E @ after.weight_DE + after.bias_E)
+
+
+Fit = Callable[[Floats, Floats], tuple[AffineMap, AffineMap]]
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What `fit` found: a map for the rows of each domain, after which the domains can be compared."""
+
+    name: str
+    maps: Mapping[str, AffineMap]
+
+    @classmethod
+    def fit(cls, name: str, source_ND: NDArray[np.floating], target_MD: NDArray[np.floating]) -> "Alignment":
+        """The alignment `name` (see ALIGNMENTS) of two domains. No label is read.
+
+        Raises ConfigError for another name, for rows that are not finite, and for fewer than two rows in a domain.
+        """
+        if name not in ALIGNMENTS:
+            raise ConfigError(f"alignment {name!r}: {nearest(name, ALIGNMENTS)}")
+        source_ND, target_MD = (_checked(*pair) for pair in ((SOURCE, source_ND), (TARGET, target_MD)))
+        return cls(name, dict(zip(DOMAINS, ALIGNMENTS[name](source_ND, target_MD), strict=True)))
+
+    def transform(self, embedding_ND: NDArray[np.floating], domain: str) -> Floats:
+        """Aligned rows (N, E), in float64; `domain` is `source` or `target`. Raises ConfigError for another domain."""
+        if domain not in DOMAINS:
+            raise ConfigError(f"domain {domain!r}: {nearest(domain, DOMAINS)}")
+        return self.maps[domain].apply(embedding_ND)
+
+    def save(self, folder: Path, about: Mapping[str, Any]) -> None:
+        """Publish `alignment.safetensors` and `alignment.json`; `about` says what it was fitted on, as JSON."""
+        arrays = {}
+        for domain, found in self.maps.items():
+            arrays[f"{domain}.weight"] = np.ascontiguousarray(found.weight_DE)
+            arrays[f"{domain}.bias"] = np.ascontiguousarray(found.bias_E)
+        folder.mkdir(parents=True, exist_ok=True)
+        with publish_file(folder / "alignment.safetensors") as temporary:
+            save_file(arrays, temporary)
+        digest = file_digest(folder / "alignment.safetensors")
+        write_json(folder / "alignment.json", {"format": FORMAT, "name": self.name, "weights": digest, **about})
+
+    @classmethod
+    def load(cls, folder: Path) -> "Alignment":
+        """What `save` left. Raises ModelError for a folder that holds something else."""
+        try:
+            record = read_json(folder / "alignment.json")
+            arrays = load_file(folder / "alignment.safetensors")
+            maps = {one: AffineMap(arrays[f"{one}.weight"], arrays[f"{one}.bias"]) for one in DOMAINS}
+            name, digest = str(record["name"]), record["weights"]
+        except (GeomaeError, OSError, KeyError, ValueError, SafetensorError) as error:
+            raise ModelError(f"{folder}: holds no alignment ({error}); name the folder that `save` wrote") from error
+        if digest != file_digest(folder / "alignment.safetensors"):
+            raise ModelError(
+                f"{folder}: alignment.safetensors is not the one that alignment.json tells of; fit it again"
+            )
+        return cls(name, maps)
+
+
+def _none(source_ND: Floats, _: Floats) -> tuple[AffineMap, AffineMap]:
+    same = AffineMap(np.eye(source_ND.shape[1]), np.zeros(source_ND.shape[1]))
+    return same, same
+
+
+def _standardise(source_ND: Floats, target_MD: Floats) -> tuple[AffineMap, AffineMap]:
+    """Each domain by its own mean and standard deviation."""
+    source, target = (Scale.of(rows_ND) for rows_ND in (source_ND, target_MD))
+    return tuple(AffineMap(np.diag(1 / one.std_D), -one.mean_D / one.std_D) for one in (source, target))  # type: ignore[return-value]
+
+
+def _through(maps: Callable[[Floats, Floats], tuple[tuple[Floats, Floats], ...]]) -> Fit:
+    def fit(source_ND: Floats, target_MD: Floats) -> tuple[AffineMap, AffineMap]:
+        source, target = maps(source_ND, target_MD)
+        return AffineMap(*source), AffineMap(*target)
+
+    return fit
+
+
+def _after_standardising(inner: Fit) -> Fit:
+    def fit(source_ND: Floats, target_MD: Floats) -> tuple[AffineMap, AffineMap]:
+        source, target = _standardise(source_ND, target_MD)
+        then_source, then_target = inner(source.apply(source_ND), target.apply(target_MD))
+        return source.then(then_source), target.then(then_target)
+
+    return fit
+
+
+_OF_SECOND_ORDER = {
+    "coral": _through(coral_maps),
+    "subspace": _through(subspace_maps),
+    "linear-ot": _through(linear_ot_maps),
+}
+ALIGNMENTS: Mapping[str, Fit] = {
+    NONE: _none,
+    STANDARDISE: _standardise,
+    **_OF_SECOND_ORDER,
+    **{AFTER + name: _after_standardising(fit) for name, fit in _OF_SECOND_ORDER.items()},
+}
+
+
+def _checked(domain: str, rows_ND: NDArray[np.floating]) -> Floats:
+    if len(rows_ND) < 2:
+        raise ConfigError(f"the {domain} has {len(rows_ND)} tile(s); an alignment takes at least 2 of each domain")
+    bad = int((~np.isfinite(rows_ND).all(1)).sum())
+    if bad:
+        raise ConfigError(
+            f"{bad} of {len(rows_ND)} {domain} embeddings are not finite; embed them again, or leave these tiles out"
+        )
+    return rows_ND.astype(np.float64)

@@ -1,0 +1,215 @@
+"""Which alignment to take, by a rule that reads no label of the target; and the evidence for it.
+
+N rows of the source, M rows of the target, E aligned features, K classes
+
+N rows of the source, M rows of the target, D features, K classes
+
+The rule was made and tested on five shifts, each left out of its making in turn (docs/adaptation.md).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls  # type: ignore[import-untyped]
+from sklearn.base import BaseEstimator
+
+from geomae.evaluation.alignment import AFTER, NONE, skada_settings
+from geomae.evaluation.folds import FoldPlan, Labelled
+from geomae.evaluation.linear_probe import LOOSE, LinearProbe, Scale, fit_path, one_hot
+from geomae.metrics.predictions import Codes, Floats, balanced_accuracy, confusion
+
+CIRCULAR, ENTROPY, DENSITY = SCORERS = ("circular_validation", "prediction_entropy", "soft_neighborhood_density")
+
+
+def circular_validation(
+    source_NE: Floats, label_N: Codes, target_ME: Floats, classes: int, strengths: Sequence[float]
+) -> dict[float, float]:
+    """Circular validation (Bruzzone & Marconcini 2010) of a linear probe of each strength, in aligned features.
+
+    The probe of the source labels the target; a second probe learns from these labels; its balanced accuracy on the
+    source is the score. Where the classes of the source land on the wrong tiles of the target, it does not come back.
+    """
+    share_NK = one_hot(label_N, classes)
+    scores = {}
+    for strength, there in zip(strengths, fit_path(source_NE, share_NK, strengths, tolerance=LOOSE), strict=True):
+        guessed_M = there.predict(target_ME)
+        if len(np.unique(guessed_M)) > 1:
+            back = fit_path(target_ME, one_hot(guessed_M, classes), [strength], tolerance=LOOSE)[0]
+            returned_N = back.predict(source_NE)
+        else:
+            returned_N = np.full(len(label_N), guessed_M[0])
+        scores[strength] = float(balanced_accuracy(confusion(label_N, returned_N, classes)))
+    return scores
+
+
+class _Fitted(BaseEstimator):  # type: ignore[misc]
+    """A fitted probe as skada's scorers take it."""
+
+    def __init__(self, probe: LinearProbe) -> None:
+        self.probe = probe
+
+    def predict_proba(self, rows: Floats, **_: object) -> Floats:
+        score_MK = self.probe.scores(rows)
+        share_MK = np.exp(score_MK - score_MK.max(1, keepdims=True))
+        return np.asarray(share_MK / share_MK.sum(1, keepdims=True))
+
+
+def prediction_scores(probe: LinearProbe, target_ME: Floats) -> dict[str, float]:
+    """Prediction entropy (Morerio et al. 2018, its negative) and soft neighbourhood density (Saito et al. 2021).
+
+    Both are skada's, of what the probe predicts for the target; more is better.
+    """
+    domain_M = np.full(len(target_ME), -1)  # skada's mark of a target
+    hidden_M = np.full(len(target_ME), -1)  # and of a label that must not be read
+    estimator = _Fitted(probe)
+    with skada_settings():
+        from skada.metrics import (  # type: ignore[import-untyped]
+            PredictionEntropyScorer,
+            SoftNeighborhoodDensity,
+        )
+
+        scorers = {ENTROPY: PredictionEntropyScorer(), DENSITY: SoftNeighborhoodDensity()}
+        return {name: float(scorer(estimator, target_ME, hidden_M, domain_M)) for name, scorer in scorers.items()}
+
+
+@dataclass(frozen=True)
+class LabelShift:
+    """Class shares of the source, those estimated for the target, and how much of the domains' distance they explain.
+
+    `explained` is 1 where the source, weighted to the estimated shares, has the target's mean, and 0 or less where the
+    weights do not bring it nearer: then the features differ within classes, and the estimate is not to be trusted.
+    """
+
+    source_K: Floats
+    target_K: Floats
+    explained: float
+
+    @property
+    def distance(self) -> float:
+        """Total variation between both shares, 0 to 1."""
+        return 0.5 * float(np.abs(self.target_K - self.source_K).sum())
+
+
+def estimate_label_shift(
+    train_PD: NDArray[np.floating], labelled: Labelled, plan: FoldPlan, target_MD: NDArray[np.floating], strength: float
+) -> LabelShift:
+    """Black-box shift estimation (Lipton et al. 2018): the shares that explain what the source's probe predicts.
+
+    The confusion matrix is that of the held-out tiles of the plan's folds; shares are not negative and sum to 1.
+    """
+    label_P, classes = labelled.label_P, len(labelled.names)
+    counts_KK = np.zeros((classes, classes))
+    for learn, held in plan.folds:
+        probe = fit_path(train_PD[learn], one_hot(label_P[learn], classes), [strength], tolerance=LOOSE)[0]
+        counts_KK += confusion(label_P[held], probe.predict(train_PD[held]), classes)
+    source_ND, label_N = train_PD[plan.train], label_P[plan.train]
+    source_K = np.bincount(label_N, minlength=classes) / len(label_N)
+    known_K = counts_KK.sum(1) > 0
+    given_KK = counts_KK[known_K] / counts_KK[known_K].sum(1, keepdims=True)  # of a true class: what is predicted
+    probe = fit_path(source_ND, one_hot(label_N, classes), [strength], tolerance=LOOSE)[0]
+    predicted_K = np.bincount(probe.predict(target_MD), minlength=classes) / len(target_MD)
+    # A heavy last row makes the shares sum to 1.
+    shares, _ = nnls(np.vstack([given_KK.T, np.full(len(given_KK), 100.0)]), np.append(predicted_K, 100.0))
+    target_K = np.zeros(classes)
+    target_K[known_K] = shares / shares.sum()
+    return LabelShift(source_K, target_K, _explained(source_ND, label_N, target_MD, source_K, target_K))
+
+
+def _explained(
+    source_ND: NDArray[np.floating], label_N: Codes, target_MD: NDArray[np.floating], source_K: Floats, target_K: Floats
+) -> float:
+    """The share of the squared distance of the means, in standard deviations of the source, that the weights take."""
+    scale = Scale.of(source_ND)
+    target_D = scale.apply(target_MD).mean(0)
+    weight_N = (target_K / np.where(source_K > 0, source_K, 1))[label_N]
+    weighted_D = np.average(scale.apply(source_ND), axis=0, weights=weight_N)
+    before, after = float((target_D**2).sum()), float(((target_D - weighted_D) ** 2).sum())
+    return 1 - after / before if before > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of the alignments to a test set without its labels, the mean over fits.
+
+    `scores` are those of SCORERS by alignment. `paired` says that the domains show the same places, so that classes
+    are as frequent in both.
+    """
+
+    scores: Mapping[str, Mapping[str, float]]
+    shifts: Sequence[LabelShift]
+    paired: bool
+
+    @classmethod
+    def mean(cls, found: Sequence["Evidence"]) -> "Evidence":
+        """That of several seeds of one encoder."""
+        first = found[0]
+        scores = {
+            name: {key: float(np.mean([one.scores[name][key] for one in found])) for key in keys}
+            for name, keys in first.scores.items()
+        }
+        return cls(scores, [shift for one in found for shift in one.shifts], first.paired)
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"scores": self.scores, "shift": self.shift, "explained": self.explained, "paired": self.paired}
+
+    @property
+    def shift(self) -> float:
+        """Total variation between the class shares of the source and the estimated ones of the target."""
+        return float(np.mean([one.distance for one in self.shifts]))
+
+    @property
+    def explained(self) -> float:
+        """How much of the domains' distance the label shift explains."""
+        return float(np.mean([one.explained for one in self.shifts]))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`margin` is by how much an alignment's score has to exceed that of none; less evidence is needed of pairs.
+
+    `shift` and `explained` say from where on label shift forbids an alignment, which would bring together what differs
+    for good reason. `candidates` are the alignments that it may choose.
+    """
+
+    candidates: tuple[str, ...] = (AFTER + "coral",)
+    scorer: str = CIRCULAR
+    margin: float = 0.2
+    margin_paired: float = 0.0
+    shift: float = 0.15
+    explained: float = 0.5
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The alignment, and why, in a sentence."""
+
+    align: str
+    why: str
+
+
+RULE = Rule()
+
+
+def choose(evidence: Evidence, rule: Rule = RULE) -> Choice:
+    """The candidate with the best score, where it is better than none by the margin; else none."""
+    scores = {name: found[rule.scorer] for name, found in evidence.scores.items()}
+    known = [name for name in rule.candidates if name in scores]
+    if not known:
+        return Choice(NONE, "there is no alignment among those that the rule may choose")
+    if not evidence.paired and evidence.shift >= rule.shift and evidence.explained >= rule.explained:
+        return Choice(
+            NONE,
+            f"the classes seem to differ in frequency (total variation {evidence.shift:.2f}), which explains "
+            f"{evidence.explained:.0%} of the distance between the domains: an alignment would mix them up",
+        )
+    best = max(known, key=lambda name: scores[name])
+    gain, margin = scores[best] - scores[NONE], rule.margin_paired if evidence.paired else rule.margin
+    what = f"{rule.scorer.replace('_', ' ')} gives {scores[best]:.3f} for {best} and {scores[NONE]:.3f} for none"
+    pairs = "places that both domains show" if evidence.paired else "domains that share no places"
+    if gain > margin:
+        return Choice(best, f"{what}, more than the {margin:g} that is asked of {pairs}")
+    return Choice(NONE, f"{what}, not more than the {margin:g} that is asked of {pairs}")

@@ -1,0 +1,185 @@
+"""Folds: which tiles are trained on and which are held out or predicted, made once for all encoders.
+
+T tiles, F folds
+
+P tiles of the training side, T tiles of a test set
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from geomae.errors import ConfigError
+from geomae.evaluation.linear_probe import Folds
+from geomae.metrics.predictions import Codes
+from geomae.randomness import key
+
+MOST_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class TrainingFolds:
+    """Which fold each tile is held out in, and in words what was kept together."""
+
+    fold_T: Codes
+    how: str
+
+    def parts(self) -> list[tuple[Codes, Codes]]:
+        """Tiles to train on and tiles held out, of each fold."""
+        places = [np.flatnonzero(self.fold_T == fold) for fold in np.unique(self.fold_T)]
+        return [(np.flatnonzero(~np.isin(np.arange(len(self.fold_T)), held)), held) for held in places]
+
+
+def codes_of(names_T: Sequence[Any] | NDArray[Any]) -> tuple[Codes, list[str]]:
+    """Names as numbers (T,), which count the different names in their order."""
+    codes_T, names = pd.factorize(np.asarray(names_T, dtype=object), sort=True)
+    return codes_T.astype(np.int64), [str(name) for name in names]
+
+
+def assign_groups(label_T: Codes, group_T: Codes, folds: int) -> Codes:
+    """Deal whole groups to folds, the largest mixtures first, each where the classes stay most even (greedy)."""
+    splitter = StratifiedGroupKFold(folds)
+    return _numbered(splitter.split(np.zeros(len(label_T)), label_T, group_T), len(label_T))
+
+
+def assign_training(
+    label_T: NDArray[Any], names: Sequence[str], fold_T: Sequence[Any], group_T: Sequence[Any], seed: int
+) -> TrainingFolds:
+    """Folds to choose a strength by: of the column `fold` where it tells tiles apart, else of `group`, else of tiles.
+
+    There are at most five, and no more than groups. `names` are those of the classes, without any for numbers. Raises
+    ConfigError for a class with fewer tiles than folds.
+    """
+    class_T = label_T if names else quarters(label_T)
+    for column, values in (("fold", fold_T), ("group", group_T)):
+        codes_T, known = codes_of(["" if value is None else str(value) for value in values])
+        if len(known) > 1:
+            folds = min(MOST_FOLDS, len(known))
+            check_rows(label_T, names, folds)
+            dealt_T = assign_groups(class_T, codes_T, folds)
+            return TrainingFolds(
+                dealt_T, f"{len(np.unique(dealt_T))} folds of the training tiles by {column} ({len(known)})"
+            )
+    folds = min(MOST_FOLDS, len(label_T))
+    check_rows(label_T, names, folds)
+    splitter = StratifiedKFold(folds, shuffle=True, random_state=key(seed, "folds") % 2**32)
+    dealt_T = _numbered(splitter.split(np.zeros(len(label_T)), class_T), len(label_T))
+    return TrainingFolds(dealt_T, f"{folds} random folds of the training tiles, which name no groups")
+
+
+def quarters(value_T: NDArray[Any]) -> Codes:
+    """Numbers as four classes of about equal size, to be kept even in folds."""
+    return np.searchsorted(np.quantile(value_T, (0.25, 0.5, 0.75)), value_T)
+
+
+def check_rows(label_T: Codes, names: Sequence[str], folds: int) -> None:
+    """Raise ConfigError where a class has fewer tiles than there are folds."""
+    for code, name in enumerate(names):
+        rows = int((label_T == code).sum())
+        if 0 < rows < folds:
+            raise ConfigError(
+                f"class {name!r} has {rows} training tile{'s' * (rows > 1)}, fewer than the {folds} folds; label more, "
+                "leave the class out with `where`, or fix --strength (and ask for fewer folds with --cross-fit)"
+            )
+
+
+def _numbered(splits: Any, tiles: int) -> Codes:
+    fold_T = np.zeros(tiles, dtype=np.int64)
+    for number, (_, held_out) in enumerate(splits):
+        fold_T[held_out] = number
+    return fold_T
+
+
+@dataclass(frozen=True)
+class FoldPlan:
+    """One fit: the tiles to train on, the folds to choose the strength by, and the tiles of each test to predict.
+
+    All are positions: of the training side, and of the test set. Tests take part in nothing else.
+    """
+
+    train: Codes
+    folds: Folds
+    tests: Mapping[str, Codes]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labels of the training side, as class codes or as numbers, its groups, and the names of the classes."""
+
+    label_P: NDArray[Any]
+    group_P: Codes
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TrainingSide:
+    """The tiles to learn from: class codes or numbers, the names of the classes, and what belongs together.
+
+    `unit_P` names what is independent of the rest (group, else block, else tile), `validation_P` the tiles that are
+    only there to choose the strength by.
+    """
+
+    label_P: NDArray[Any]
+    names: tuple[str, ...]
+    fold_P: Sequence[Any]
+    group_P: Sequence[Any]
+    unit_P: Sequence[str]
+    validation_P: NDArray[np.bool_]
+
+
+def single_plan(side: TrainingSide, tests: Mapping[str, int], choose: bool, seed: int) -> tuple[list[FoldPlan], str]:
+    """One fit for all tests (number of tiles by name), and in words what the strength is chosen by."""
+    train = np.flatnonzero(~side.validation_P)
+    everywhere = {name: np.arange(tiles) for name, tiles in tests.items()}
+    if not choose:
+        return [FoldPlan(train, (), everywhere)], ""
+    if side.validation_P.any():
+        held = np.flatnonzero(side.validation_P)
+        return [FoldPlan(train, ((train, held),), everywhere)], f"the validation split ({len(held)} tiles)"
+    folds, how = _folds(side, train, seed)
+    return [FoldPlan(train, folds, everywhere)], how
+
+
+def cross_fit_plans(
+    side: TrainingSide, units: Mapping[str, Sequence[str]], folds: int, choose: bool, seed: int
+) -> tuple[list[FoldPlan], str]:
+    """A fit per fold of the groups: it learns without the fold's groups and predicts them in every test.
+
+    `units` are the groups of each test's tiles. A group that only tests have belongs to the next fold in turn.
+    """
+    codes_P, known = codes_of(side.unit_P)
+    if len(known) < folds:
+        raise ConfigError(f"--cross-fit {folds}: the training tiles have {len(known)} groups; ask for fewer folds")
+    check_rows(side.label_P, side.names, folds)
+    class_P = side.label_P if side.names else quarters(side.label_P)
+    fold_P = assign_groups(class_P, codes_P, folds)
+    fold_of = dict(zip(side.unit_P, fold_P.tolist(), strict=True))
+    others = sorted({unit for names in units.values() for unit in names} - set(fold_of))
+    fold_of |= {unit: number % folds for number, unit in enumerate(others)}
+    plans, how = [], ""
+    for fold in range(folds):
+        train = np.flatnonzero(fold_P != fold)
+        _check_trained(side, train, fold)
+        tests = {name: np.flatnonzero([fold_of[unit] == fold for unit in names_T]) for name, names_T in units.items()}
+        inner, how = _folds(side, train, seed) if choose else ((), "")
+        plans.append(FoldPlan(train, inner, tests))
+    return plans, how and f"{how}, anew in each of the {folds} fits"
+
+
+def _folds(side: TrainingSide, train: Codes, seed: int) -> tuple[list[tuple[Codes, Codes]], str]:
+    fold, group = ([values[place] for place in train] for values in (side.fold_P, side.group_P))
+    dealt = assign_training(side.label_P[train], side.names, fold, group, seed)
+    return [(train[learn], train[held]) for learn, held in dealt.parts()], dealt.how
+
+
+def _check_trained(side: TrainingSide, train: Codes, fold: int) -> None:
+    if side.names and len(np.unique(side.label_P[train])) < 2:
+        raise ConfigError(
+            f"--cross-fit: without the groups of fold {fold + 1} the training tiles are of one class; ask for more "
+            "folds"
+        )

@@ -1,0 +1,233 @@
+"""Linear probes: how well classes or numbers can be read off frozen embeddings by a linear function.
+
+T rows, D features, K classes, E directions of the features that carry anything
+
+T tiles, D features, K classes, S strengths
+
+T tiles, D features, S strengths
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.linalg import eigh, svd
+from numpy.typing import NDArray
+from scipy.optimize import minimize  # type: ignore[import-untyped]
+
+from geomae.metrics.predictions import Codes, Floats, balanced_accuracy, confusion
+
+CURVATURE = 0.25  # of the logistic loss at most (Böhning 1992), so that no step is too long
+TINY = 1e-12  # share of the largest eigenvalue below which a direction is rounding
+LOOSE, TIGHT = 1e-4, 1e-6  # largest slope at the end; loose changes no prediction at strengths that generalise
+MOST_STEPS = 2000
+
+
+class Logistic:
+    """The rows of one fit, prepared for any number of strengths.
+
+    Minimises `-sum(target_TK * log p_TK) + sum(weight_DK ** 2) / (2 * strength)`, the intercepts free: what
+    scikit-learn's LogisticRegression minimises with C = `strength`. A row of `target_TK` is the weight of the row,
+    shared out over its classes.
+
+    Turning the features to the principal axes of their weighted products leaves the penalty as it is; scaling each axis
+    by its curvature then needs a small part of the steps.
+    """
+
+    def __init__(self, features_TD: Floats, target_TK: Floats) -> None:
+        weight_T = target_TK.sum(1)
+        if len(features_TD) < features_TD.shape[1]:
+            _, singular_E, axes_ED = svd(features_TD * np.sqrt(weight_T)[:, None], full_matrices=False)
+            self._spread_E, self._axes_DE = singular_E**2, axes_ED.T
+        else:
+            self._spread_E, self._axes_DE = eigh(features_TD.T @ (features_TD * weight_T[:, None]))
+        kept_E = self._spread_E > self._spread_E.max() * TINY
+        self._spread_E, self._axes_DE = self._spread_E[kept_E], self._axes_DE[:, kept_E]
+        self._rows_TE = features_TD @ self._axes_DE
+        self._total = float(weight_T.sum())
+        self._weight_T1 = weight_T[:, None] / self._total
+        self._target_TK = target_TK / self._total
+
+    def solve(
+        self, strength: float, start: tuple[Floats, Floats] | None = None, tolerance: float = TIGHT
+    ) -> tuple[Floats, Floats]:
+        """Weights (D, K) and intercepts (K), from those of another strength where they are given."""
+        penalty = 1 / (strength * self._total)
+        scale_E1 = 1 / np.sqrt(CURVATURE * self._spread_E / self._total + penalty)[:, None]
+        scaled_TE, penalty_E1 = self._rows_TE * scale_E1[:, 0], penalty * scale_E1**2
+        shape = (len(scale_E1) + 1, self._target_TK.shape[1])  # the last row holds the intercepts
+
+        def loss(values: Floats) -> tuple[float, Floats]:
+            place = values.reshape(shape)
+            scores_TK = scaled_TE @ place[:-1]
+            scores_TK += place[-1] / np.sqrt(CURVATURE)
+            scores_TK -= scores_TK.max(1, keepdims=True)
+            right = float((scores_TK * self._target_TK).sum())
+            np.exp(scores_TK, out=scores_TK)
+            sum_T1 = scores_TK.sum(1, keepdims=True)
+            value = float((self._weight_T1 * np.log(sum_T1)).sum()) - right
+            excess_TK = scores_TK * (self._weight_T1 / sum_T1) - self._target_TK
+            pulled_EK = penalty_E1 * place[:-1]
+            slope = np.empty(shape)
+            slope[:-1] = scaled_TE.T @ excess_TK + pulled_EK
+            slope[-1] = excess_TK.sum(0) / np.sqrt(CURVATURE)
+            return value + 0.5 * float((place[:-1] * pulled_EK).sum()), slope.ravel()
+
+        begin = np.zeros(shape)
+        if start is not None:
+            begin[:-1], begin[-1] = self._axes_DE.T @ start[0] / scale_E1, start[1] * np.sqrt(CURVATURE)
+        limits = {"maxiter": MOST_STEPS, "maxfun": 2 * MOST_STEPS, "gtol": tolerance, "ftol": 0.0}
+        end = minimize(loss, begin.ravel(), jac=True, method="L-BFGS-B", options=limits).x.reshape(shape)
+        return self._axes_DE @ (scale_E1 * end[:-1]), end[-1] / np.sqrt(CURVATURE)
+
+
+Folds = Sequence[tuple[Codes, Codes]]
+STRENGTHS: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Mean and standard deviation of each feature over the tiles that a probe is trained on."""
+
+    mean_D: Floats
+    std_D: Floats
+
+    @classmethod
+    def of(cls, embedding_TD: NDArray[np.floating]) -> "Scale":
+        """Those of some tiles; a feature that is the same everywhere keeps its unit."""
+        wide_TD = embedding_TD.astype(np.float64)
+        std_D = wide_TD.std(0)
+        constant_D = std_D <= 1e-9 * np.abs(wide_TD).max(0)
+        return cls(wide_TD.mean(0), np.where(constant_D, 1.0, std_D))
+
+    def apply(self, embedding_TD: NDArray[np.floating]) -> Floats:
+        """Standardised embeddings."""
+        return (embedding_TD.astype(np.float64) - self.mean_D) / self.std_D
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A linear classifier of embeddings; a class that it was not trained on is never predicted."""
+
+    scale: Scale
+    weight_DK: Floats
+    bias_K: Floats
+
+    def scores(self, embedding_TD: NDArray[np.floating]) -> Floats:
+        """Scores (T, K), whose softmax are probabilities."""
+        return self.scale.apply(embedding_TD) @ self.weight_DK + self.bias_K
+
+    def predict(self, embedding_TD: NDArray[np.floating]) -> Codes:
+        """The class (T,) with the highest score."""
+        return np.asarray(self.scores(embedding_TD).argmax(1))
+
+
+def one_hot(label_T: Codes, classes: int) -> Floats:
+    """The classes (T, K) of tiles, as shares that are 0 or 1."""
+    return np.eye(classes)[label_T]
+
+
+def fit_path(
+    embedding_TD: NDArray[np.floating],
+    share_TK: Floats,
+    strengths: Sequence[float],
+    *,
+    balanced: bool = True,
+    scale: Scale | None = None,
+    tolerance: float = TIGHT,
+) -> list[LinearProbe]:
+    """A probe for each strength (the C of scikit-learn's LogisticRegression), each begun at the one before.
+
+    `share_TK` says how much of each class a tile or patch is. Where `balanced`, each class counts the same
+    (`class_weight="balanced"`). The scale is that of these tiles unless another is given.
+    """
+    scale = scale or Scale.of(embedding_TD)
+    count_K = share_TK.sum(0)
+    known_K = np.flatnonzero(count_K > 0)
+    target_TK = share_TK[:, known_K]
+    if balanced:
+        target_TK = target_TK * (count_K.sum() / (len(known_K) * count_K[known_K]))
+    problem = Logistic(scale.apply(embedding_TD), target_TK)
+    found: list[LinearProbe] = []
+    solution = None
+    for strength in strengths:
+        # Of two classes, scikit-learn penalises the one difference of weights, which is half of both.
+        solution = problem.solve(strength / 2 if len(known_K) == 2 else strength, solution, tolerance)
+        weight_DK = np.zeros((embedding_TD.shape[1], len(count_K)))
+        bias_K = np.full(len(count_K), -np.inf)
+        weight_DK[:, known_K], bias_K[known_K] = solution
+        found.append(LinearProbe(scale, weight_DK, bias_K))
+    return found
+
+
+def fit_linear(
+    embedding_TD: NDArray[np.floating], label_T: Codes, classes: int, strength: float, scale: Scale | None = None
+) -> LinearProbe:
+    """The probe of one strength; see `fit_path`."""
+    return fit_path(embedding_TD, one_hot(label_T, classes), [strength], scale=scale)[0]
+
+
+def choose_strength(
+    embedding_TD: NDArray[np.floating],
+    label_T: Codes,
+    classes: int,
+    folds: Folds,
+    strengths: Sequence[float] = STRENGTHS,
+) -> tuple[float, dict[float, float]]:
+    """The strength with the highest balanced accuracy over all held-out tiles of `folds`, and the score of each.
+
+    Each fold is (tiles to train on, tiles held out). Of equal scores the stronger regularisation wins. A class that a
+    fold's training part lacks is wrong at every strength, so that it does not speak for any.
+    """
+    strengths = sorted(strengths)
+    counts_SKK = np.zeros((len(strengths), classes, classes))
+    for train, held_out in folds:
+        probes = fit_path(embedding_TD[train], one_hot(label_T[train], classes), strengths, tolerance=LOOSE)
+        for number, probe in enumerate(probes):
+            counts_SKK[number] += confusion(label_T[held_out], probe.predict(embedding_TD[held_out]), classes)
+    score_S = balanced_accuracy(counts_SKK)
+    return strengths[int(score_S.argmax())], dict(zip(strengths, score_S.tolist(), strict=True))
+
+
+RIDGE_STRENGTHS = tuple(10.0**power for power in range(-6, 4))
+
+
+@dataclass(frozen=True)
+class RidgeProbe:
+    """A linear function of embeddings."""
+
+    scale: Scale
+    weight_D: Floats
+    bias: float
+
+    def predict(self, embedding_TD: NDArray[np.floating]) -> Floats:
+        """Values (T,)."""
+        return self.scale.apply(embedding_TD) @ self.weight_D + self.bias
+
+
+def fit_ridge_path(embedding_TD: NDArray[np.floating], value_T: Floats, strengths: Sequence[float]) -> list[RidgeProbe]:
+    """A probe for each strength, which is 1 / `alpha` of scikit-learn's Ridge on standardised embeddings."""
+    scale, mean = Scale.of(embedding_TD), float(value_T.mean())
+    left_TE, singular_E, axes_ED = svd(scale.apply(embedding_TD), full_matrices=False)
+    along_E = left_TE.T @ (value_T - mean)
+    return [
+        RidgeProbe(scale, axes_ED.T @ (along_E * singular_E / (singular_E**2 + 1 / strength)), mean)
+        for strength in strengths
+    ]
+
+
+def choose_ridge(
+    embedding_TD: NDArray[np.floating], value_T: Floats, folds: Folds, strengths: Sequence[float] = RIDGE_STRENGTHS
+) -> tuple[float, dict[float, float]]:
+    """The strength with the lowest error over all held-out tiles of `folds`, and the RMSE of each.
+
+    Of equal errors the stronger regularisation wins.
+    """
+    strengths = sorted(strengths)
+    square_S, count = np.zeros(len(strengths)), 0
+    for train, held_out in folds:
+        count += len(held_out)
+        for number, probe in enumerate(fit_ridge_path(embedding_TD[train], value_T[train], strengths)):
+            square_S[number] += np.square(probe.predict(embedding_TD[held_out]) - value_T[held_out]).sum()
+    rmse_S = np.sqrt(square_S / count)
+    return strengths[int(rmse_S.argmin())], dict(zip(strengths, rmse_S.tolist(), strict=True))

@@ -1,0 +1,266 @@
+"""Principal components of a store of embeddings, and where its tiles lie along them.
+
+T tiles, D features, K components
+"""
+
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from xarray import Dataset
+
+from geomae.catalog.splits import TRAIN
+from geomae.embeddings import batches, open_embeddings
+from geomae.errors import ConfigError, StorageError
+from geomae.files import digest, publish_file
+from geomae.tiles.index import TileIndex
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+ROWS = 1024  # of one product; as doubles they stay in the processor's cache
+NOISE = 1e-12  # share of the squared mean below which a variance is the rounding of float32
+COLLAPSED_RANK, COLLAPSED_SHARE = 2.0, 0.99
+
+
+@dataclass(frozen=True)
+class Pca:
+    """Principal components, strongest first, of unit length; the largest loading of each is positive.
+
+    `spectrum_D` holds the variance along all components, kept or not. `encoder_digest` names the encoder whose
+    embeddings these are (empty where nobody said).
+    """
+
+    mean_D: Doubles
+    components_KD: Doubles
+    spectrum_D: Doubles
+    rows: int
+    encoder_digest: str = ""
+
+    @property
+    def variance_K(self) -> Doubles:
+        """Variance along each component."""
+        return self.spectrum_D[: len(self.components_KD)]
+
+    @cached_property
+    def share_D(self) -> Doubles:
+        """Share of the whole variance along each component, kept or not; zeros where there is no variance."""
+        total = self.spectrum_D.sum()
+        return self.spectrum_D / total if total > 0 else np.zeros_like(self.spectrum_D)
+
+    @property
+    def effective_rank(self) -> float:
+        """Number of directions in use: exp of the entropy of `share_D` (Roy & Vetterli 2007); 0 without variance."""
+        share = self.share_D[self.share_D > 0]
+        return float(np.exp(-(share * np.log(share)).sum())) if share.size else 0.0
+
+    @property
+    def collapse(self) -> str | None:
+        """In words, that the embeddings hardly differ, or in one direction only; None where all is well."""
+        remedy = "figures and maps of these embeddings say little; train longer, or choose another layer or pooling"
+        if not self.share_D.any():
+            return f"the encoder has collapsed: all {self.rows} embeddings are equal; {remedy}"
+        if self.effective_rank < COLLAPSED_RANK or self.share_D[0] >= COLLAPSED_SHARE:
+            found = (
+                f"{self.share_D[0]:.1%} of their variance in one direction, effective rank {self.effective_rank:.2f}"
+            )
+            return f"the embeddings have collapsed ({found}); {remedy}"
+        return None
+
+    def transform(self, embeddings_ND: Floats) -> Floats:
+        """Scores (N, K) of embeddings on the components."""
+        return ((embeddings_ND - self.mean_D) @ self.components_KD.T).astype(np.float32)
+
+    def save(self, path: Path) -> None:
+        """Publish as `pca.npz`."""
+        with publish_file(path) as temporary, temporary.open("wb") as file:
+            np.savez(
+                file,
+                mean=self.mean_D,
+                components=self.components_KD,
+                spectrum=self.spectrum_D,
+                rows=np.int64(self.rows),
+                encoder_digest=np.str_(self.encoder_digest),
+            )
+
+
+def load_pca(path: Path) -> Pca:
+    """Read what `Pca.save` wrote. Raises StorageError where it is absent or something else."""
+    remedy = "give the folder of a finished `geomae embed-pca`"
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            values: dict[str, Any] = {key: stored[key] for key in stored.files}
+        pca = Pca(
+            values["mean"],
+            values["components"],
+            values["spectrum"],
+            int(values["rows"]),
+            str(values["encoder_digest"]),
+        )
+    except FileNotFoundError as error:
+        raise StorageError(f"{path}: is not there; {remedy}") from error
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise StorageError(f"{path}: holds no principal components ({error}); {remedy}") from error
+    count, width = pca.components_KD.shape if pca.components_KD.ndim == 2 else (0, 0)
+    if not count or pca.mean_D.shape != (width,) or pca.spectrum_D.shape != (width,):
+        raise StorageError(f"{path}: its arrays do not fit together; {remedy}")
+    return pca
+
+
+def fit_pca(batches: Iterable[Floats], components: int, encoder_digest: str = "") -> Pca:
+    """Fit `components` principal components to batches (n, D) of embeddings, each seen once and none kept.
+
+    Sums of products are taken in double precision about the mean of the first batch, so that embeddings far from
+    zero lose nothing. Raises ConfigError where `components` are more than there are embeddings or features, or where
+    an embedding is not finite.
+    """
+    rows, shift_D, sum_D, products_DD = _sums(batches)
+    _check(components, rows, len(shift_D))
+    if not (np.isfinite(sum_D).all() and np.isfinite(products_DD).all()):
+        raise ConfigError("embeddings: some are not finite, and have no components; embed with --precision 32")
+    mean_D = shift_D + sum_D / rows
+    covariance_DD = (products_DD - np.outer(sum_D, sum_D / rows)) / (rows - 1)
+    variance_D, vectors_DD = np.linalg.eigh(covariance_DD)
+    spectrum_D = np.maximum(variance_D[::-1], 0)
+    if spectrum_D.sum() <= NOISE * (mean_D**2).sum():
+        spectrum_D = np.zeros_like(spectrum_D)
+    components_KD = vectors_DD.T[::-1][:components]
+    strongest = np.abs(components_KD).argmax(axis=1)
+    signs_K = np.sign(components_KD[np.arange(components), strongest])
+    return Pca(mean_D, components_KD * signs_K[:, None], spectrum_D, rows, encoder_digest)
+
+
+def _sums(batches: Iterable[Floats]) -> tuple[int, Doubles, Doubles, Doubles]:
+    """Rows, the shift (mean of the first batch), and sum and products of the shifted embeddings."""
+    rows = 0
+    shift_D = sum_D = np.zeros(0)
+    products_DD = np.zeros((0, 0))
+    for batch_ND in batches:
+        if rows == 0 and len(batch_ND):
+            shift_D = batch_ND.mean(axis=0, dtype=np.float64)
+            sum_D, products_DD = np.zeros_like(shift_D), np.zeros((len(shift_D), len(shift_D)))
+        rows += len(batch_ND)
+        for block_ND in _blocks(batch_ND, shift_D):
+            sum_D += block_ND.sum(axis=0)
+            products_DD += block_ND.T @ block_ND  # of a matrix with itself: half the work of a product of two
+    return rows, shift_D, sum_D, products_DD
+
+
+def _blocks(batch_ND: Floats, shift_D: Doubles) -> Iterator[Doubles]:
+    for first in range(0, len(batch_ND), ROWS):
+        yield batch_ND[first : first + ROWS] - shift_D
+
+
+def _check(components: int, rows: int, width: int) -> None:
+    if rows < 2:
+        raise ConfigError(f"--components {components}: there is {rows} embedding to fit them to; select more tiles")
+    most = min(rows, width)
+    if not 1 <= components <= most:
+        found = f"there are {rows} embeddings of {width} features to fit them to"
+        raise ConfigError(f"--components {components}: {found}; choose from 1 to {most}")
+
+
+COLUMNS = {"label": "label", "domain": "domain", "split": "split", "dataset": "data set"}  # as they are stored, shown
+BATCH = 8192  # tiles
+USUAL = 16  # components that are kept where nobody says how many
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """The run that other tiles are projected into: its components, and its own tiles."""
+
+    folder: Path
+    pca: Pca
+    dataset: Dataset
+
+
+def open_earlier(folder: Path) -> Earlier:
+    """What an earlier `embed-pca` left. Raises StorageError where it is absent or unfinished."""
+    return Earlier(folder, load_pca(folder / "pca.npz"), open_embeddings(folder))
+
+
+def check_projection(earlier: Earlier, identity: str, text: str) -> None:
+    """Raise ConfigError where the components are those of another encoder.
+
+    Weights, layer and pooling must be the same. The statistics by which pixels are standardised need not: tiles of
+    another sensor are standardised by their own, as whenever an encoder meets a sensor that it was not trained on.
+    """
+    if earlier.pca.encoder_digest != identity:
+        made_by = earlier.dataset.attrs
+        was = f"{made_by['encoder']}, layer {made_by['layer']}, pooling {made_by['pooling']}"
+        raise ConfigError(
+            f"--project {earlier.folder}: its components are those of another encoder ({was}), not of {text}; give "
+            "that encoder, with its --layer and --pooling"
+        )
+
+
+def identity_of(attributes: Mapping[str, Any]) -> str:
+    """Names an encoder whatever the data set: its weights, layer and pooling, as a store's attributes say them."""
+    return digest([attributes[name] for name in ("model_digest", "layer", "pooling")])
+
+
+def fitted_tiles(dataset_T: NDArray[np.str_], split_T: NDArray[np.str_]) -> tuple[NDArray[np.bool_], list[str]]:
+    """The tiles that components are fitted to, and in words, where these are not the train split.
+
+    Of a data set without a train tile among those selected, all tiles count.
+    """
+    train_T = split_T == TRAIN
+    without = [name for name in dict.fromkeys(dataset_T.tolist()) if not train_T[dataset_T == name].any()]
+    notes = [
+        f"{name}: none of the selected tiles is of the train split; all of them count in the fit" for name in without
+    ]
+    return train_T | np.isin(dataset_T, without), notes
+
+
+def fit(dataset: Dataset, chosen_T: NDArray[np.bool_], components: int | None, identity: str) -> Pca:
+    """Fit components (by default 16, or as many as there can be) to chosen tiles of a store."""
+    usual = max(min(USUAL, int(chosen_T.sum()), dataset.sizes["feature"]), 1)
+    return fit_pca(_chosen(dataset, chosen_T), components or usual, identity)
+
+
+def check_components(components: int | None, indexes: Sequence[TileIndex], features: int) -> int:
+    """How many tiles there are to fit to. Raises ConfigError for more components than there can be."""
+    every = {
+        (index.name, tile_id): split
+        for index in indexes
+        for tile_id, split in index.tiles[["tile_id", "split"]].itertuples(index=False)
+    }
+    fitted_T, _ = fitted_tiles(np.array([name for name, _ in every]), np.array([*every.values()]))
+    tiles = int(fitted_T.sum())
+    if tiles < 2:
+        raise ConfigError(f"embed-pca: {tiles} tile has no principal components; select more")
+    most = min(tiles, features)
+    if components is not None and components > most:
+        raise ConfigError(
+            f"--components {components}: there are {tiles} tiles to fit them to, and {features} features; choose at "
+            f"most {most}"
+        )
+    return tiles
+
+
+def scores(dataset: Dataset, pca: Pca) -> Floats:
+    """The scores (T, K) of all tiles of a store. Raises StorageError where the embeddings are of another width."""
+    if dataset.sizes["feature"] != len(pca.mean_D):
+        raise StorageError(
+            f"the components are of {len(pca.mean_D)} features, the embeddings of {dataset.sizes['feature']}; make "
+            "both with the same encoder"
+        )
+    return np.concatenate([pca.transform(embedding_TD) for _, embedding_TD in batches(dataset, BATCH)])
+
+
+def columns(*datasets: Dataset) -> dict[str, NDArray[np.str_]]:
+    """What the tiles of some stores, one after the other, can be coloured by."""
+    return {
+        title: np.concatenate([dataset[name].to_numpy().astype(np.str_) for dataset in datasets])
+        for name, title in COLUMNS.items()
+    }
+
+
+def _chosen(dataset: Dataset, chosen_T: NDArray[np.bool_]) -> Iterator[Floats]:
+    for rows, embedding_TD in batches(dataset, BATCH):
+        yield embedding_TD[chosen_T[rows]]

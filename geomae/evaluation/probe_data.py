@@ -1,0 +1,347 @@
+"""The labelled tiles of a probe: those to learn from, those to be tested on, and the fits that follow.
+
+T tiles, H x W pixels of a tile
+
+T tiles of a side, P tiles of the training side, H x W pixels of a tile
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomae.catalog import Catalog, parse_selector
+from geomae.commands.probe_request import CLASSIFICATION, REGRESSION, SEGMENTATION, ProbeOptions
+from geomae.errors import CatalogError, ConfigError
+from geomae.evaluation.folds import FoldPlan, Labelled, TrainingSide, codes_of, cross_fit_plans, single_plan
+from geomae.evaluation.probe_embeddings import Embeddings
+from geomae.evaluation.probe_scores import GroundTruth
+from geomae.evaluation.probing import Predictions, classify, classify_aligned, regress, segment
+from geomae.metrics.predictions import UNKNOWN, ClassMeasure, Measure, NumberMeasure, PixelMeasure
+from geomae.rasters import Window, read_labels
+from geomae.tiles.index import TileIndex
+from geomae.tiles.selection import Selection
+
+
+def read_classes(
+    index: TileIndex, catalog: Catalog, where: str
+) -> tuple[tuple[str, ...], NDArray[np.int16], NDArray[Any]]:
+    """The names of the classes, the class (T, H, W) of each pixel, and the most frequent one (T,) of each tile.
+
+    A pixel that holds no listed class is unknown; so is a tile without any other, whose name is empty. Raises
+    CatalogError where the data set has no label raster or tiles of several sizes.
+    """
+    label = catalog.entry(index.name).label
+    if label is None or label.raster is None or not label.classes:
+        raise CatalogError(f"{where}: --task segmentation takes labels per pixel; add `label: {{raster, classes}}`")
+    sizes = set(index.tiles["size"].tolist())
+    if len(sizes) > 1:
+        raise CatalogError(f"{where}: tiles of {min(sizes)} to {max(sizes)} pixels; --task segmentation takes one size")
+    names = tuple(sorted(set(label.classes.values())))
+    size = sizes.pop()
+    found_THW = np.full((len(index), size, size), UNKNOWN, dtype=np.int16)
+    for number, (scene, row, col) in enumerate(index.tiles[["scene", "row", "col"]].itertuples(index=False)):
+        path, grid = index.source.scenes[scene].label_path, index.grids[scene]
+        if path is None or grid is None:
+            continue
+        values_HW, known_HW = read_labels(path, grid, Window(row, col, size, size), remote=index.source.remote)
+        for value, name in label.classes.items():
+            found_THW[number][(values_HW == value) & known_HW] = names.index(name)
+    count_TK = np.stack([(found_THW == code).sum((1, 2)) for code in range(len(names))], axis=1)
+    majority_T = np.where(count_TK.any(1), np.array(names)[count_TK.argmax(1)], "")
+    return names, found_THW, majority_T
+
+
+VALIDATION = "val"
+SHOWN = 5  # names in an error
+
+
+@dataclass(frozen=True)
+class LabelledSelection:
+    """The labelled tiles of a selection. `label_T` are texts, numbers, or for segmentation the most frequent classes.
+
+    `unit_T` names what is independent of the rest: the group of a tile, else its block, else the tile itself.
+    `pixels_THW` are class codes for segmentation, whose meaning `classes` tells.
+    """
+
+    selected: Selection
+    label_T: NDArray[Any]
+    unit_T: list[str]
+    pixels_THW: NDArray[np.int16] | None = None
+    classes: tuple[str, ...] = ()
+    unlabelled: int = 0
+
+    def __len__(self) -> int:
+        return len(self.label_T)
+
+    @property
+    def name(self) -> str:
+        """The selector."""
+        return self.selected.name
+
+    @property
+    def index(self) -> TileIndex:
+        """The tiles."""
+        return self.selected.index
+
+    def take(self, places: NDArray[np.int64]) -> "LabelledSelection":
+        """A choice of its tiles."""
+        return replace(
+            self,
+            selected=replace(self.selected, index=self.index.take(places)),
+            label_T=self.label_T[places],
+            unit_T=[self.unit_T[place] for place in places],
+            pixels_THW=None if self.pixels_THW is None else self.pixels_THW[places],
+        )
+
+
+def label_selection(selected: Selection, catalog: Catalog, task: str, option: str) -> LabelledSelection:
+    """The tiles of a selection that have a label. Raises CatalogError where none has, or where labels do not fit."""
+    index = selected.index
+    where = f"{option} {selected.name}"
+    if task == SEGMENTATION:
+        classes, pixels_THW, majority_T = read_classes(index, catalog, where)
+        known_T = majority_T != ""
+        label_T: NDArray[Any] = majority_T
+    else:
+        classes, pixels_THW = (), None
+        texts = index.tiles["label"].tolist()
+        known_T = np.array([text is not None for text in texts])
+        label_T = np.array(["" if text is None else text for text in texts])
+    if not known_T.any():
+        raise CatalogError(
+            f"{where}: none of its {len(index)} tiles has a label; add `label:` to the data set, or choose another"
+        )
+    found = np.flatnonzero(known_T)
+    side = LabelledSelection(
+        selected, label_T, index.independent_units(), pixels_THW, classes, int((~known_T).sum())
+    ).take(found)
+    return replace(side, label_T=_numbers(side.label_T, where)) if task == REGRESSION else side
+
+
+def validation_selection(
+    train: LabelledSelection, selected: Selection, tests: Sequence[LabelledSelection], catalog: Catalog, task: str
+) -> LabelledSelection | None:
+    """The labelled tiles of the data set's split `val` that meet the conditions of the training side, None without any.
+
+    Nor are there any where the split is trained or tested on.
+    """
+    selector = replace(parse_selector(train.name), split=VALIDATION)
+    if not (selected.whole.tiles["split"] == VALIDATION).any():
+        return None
+    chosen = replace(selected, name=str(selector), index=selected.whole.select(selector))
+    used = {tile for side in (train, *tests) for tile in tile_keys(side)}
+    try:
+        side = label_selection(chosen, catalog, task, "--train")
+    except CatalogError:
+        return None
+    known = np.isin(side.label_T, train.label_T) if task != REGRESSION else np.ones(len(side), dtype=bool)
+    side = side.take(np.flatnonzero(known))
+    return None if len(side) == 0 or used & set(tile_keys(side)) else side
+
+
+def tile_keys(side: LabelledSelection) -> list[tuple[str, str]]:
+    """Data set and tile id of each tile."""
+    return [(side.index.name, tile) for tile in side.index.tiles["tile_id"].tolist()]
+
+
+def check_classes(train: LabelledSelection, tests: Sequence[LabelledSelection], task: str) -> tuple[str, ...]:
+    """The names of the classes, in order; none for numbers.
+
+    Raises CatalogError where there is nothing to tell apart, and where a test has classes that were never trained.
+    """
+    names = tuple(sorted(set(train.label_T.tolist())))
+    if len(names) < 2:
+        raise CatalogError(
+            f"--train {train.name}: all {len(train)} labelled tiles have the label {names[0]!r}; a probe takes two or "
+            "more"
+        )
+    if task == REGRESSION:
+        return ()
+    if task == SEGMENTATION:
+        names = tuple(_occurring(train))
+    for test in tests:
+        never = [name for name in _occurring(test) if name not in names]
+        if never:
+            raise CatalogError(
+                f"--test {test.name}: {_list(never)} never occurs in --train {train.name} (which has "
+                f"{_list(names)}); leave it out with `where`, or train on tiles that have it"
+            )
+    return names
+
+
+def check_no_leakage(train: LabelledSelection, tests: Sequence[LabelledSelection], cross_fit: int | None) -> None:
+    """Raise ConfigError where tiles, or without cross-fitting groups, stand on both sides."""
+    for test in tests:
+        shared = set(tile_keys(train)) & set(tile_keys(test))
+        if shared and cross_fit is None:
+            raise ConfigError(
+                f"--test {test.name}: {len(shared)} of its tiles are in --train {train.name} too (such as "
+                f"{min(shared)[1]}); choose selectors that share no tile, or --cross-fit 3, which tests each group "
+                "with a probe that was trained without it"
+            )
+        groups = sorted(set(train.unit_T) & set(test.unit_T))
+        if groups and cross_fit is None:
+            raise ConfigError(
+                f"--test {test.name}: {len(groups)} groups stand in --train {train.name} too ({_list(groups)}), and a "
+                "score would tell how well they are remembered; --cross-fit 3 tests each group with a probe that was "
+                "trained without it"
+            )
+
+
+def class_codes(side: LabelledSelection, names: Sequence[str]) -> NDArray[Any]:
+    """What the side is scored by: class codes of tiles (T,) or of pixels (T, H, W), or the numbers themselves."""
+    place = {name: code for code, name in enumerate(names)}
+    if side.pixels_THW is not None:
+        code_of = np.array([place.get(name, UNKNOWN) for name in side.classes] + [UNKNOWN], dtype=np.int16)
+        return code_of[side.pixels_THW]  # unknown pixels, -1, take the last
+    return np.array([place[label] for label in side.label_T.tolist()]) if names else side.label_T
+
+
+def _occurring(side: LabelledSelection) -> list[str]:
+    """The classes that there are, in order."""
+    if side.pixels_THW is None:
+        return sorted(set(side.label_T.tolist()))
+    there = np.unique(side.pixels_THW)
+    return [name for code, name in enumerate(side.classes) if code in there]
+
+
+def _numbers(label_T: NDArray[Any], where: str) -> NDArray[np.float64]:
+    values = []
+    for label in label_T.tolist():
+        try:
+            values.append(float(label))
+        except ValueError:
+            raise CatalogError(f"{where}: the label {label!r} is no number; leave --task regression out") from None
+    if not np.isfinite(values).all():
+        raise CatalogError(f"{where}: some labels are not finite; leave these tiles out with `where`")
+    return np.array(values)
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+@dataclass(frozen=True)
+class ProbeTask:
+    """Sides, plans and truths. `pool` are the sides that fits may look at: train, and the validation split if any.
+
+    `how` says in words what the strength is chosen by; it is empty for a fixed one. `averaged` are the classes whose
+    scores are averaged, by test.
+    """
+
+    request: ProbeOptions
+    train: LabelledSelection
+    pool: tuple[LabelledSelection, ...]
+    tests: tuple[LabelledSelection, ...]
+    names: tuple[str, ...]
+    plans: list[FoldPlan]
+    how: str
+    truths: Mapping[str, GroundTruth]
+    averaged: Mapping[str, tuple[str, ...]]
+
+    @property
+    def sides(self) -> tuple[LabelledSelection, ...]:
+        """All that has to be embedded."""
+        return (*self.pool, *self.tests)
+
+    def answer(self, embeddings: Embeddings) -> Predictions:
+        """What an encoder predicts. The labels of the tests have no part in it."""
+        request = self.request
+        train = np.concatenate([embeddings.of(side.selected) for side in self.pool])
+        tests = {side.name: embeddings.of(side.selected) for side in self.tests}
+        label = np.concatenate([class_codes(side, self.names) for side in self.pool])
+        seed = request.common.seed
+        if request.task == SEGMENTATION:
+            return segment(self.plans, train, label, len(self.names), tests, request.strength, seed)
+        group, _ = codes_of([unit for side in self.pool for unit in side.unit_T])
+        labelled = Labelled(label, group, self.names)
+        if request.task == REGRESSION:
+            return regress(self.plans, train, labelled, tests, request.strength)
+        answers = classify(self.plans, train, labelled, tests, request.strength, seed)
+        if request.alignments:
+            paired = {side.name: _paired(self.train, side) for side in self.tests}
+            asked = (request.alignments, request.strength, paired)
+            classify_aligned(answers, self.plans, train, labelled, tests, *asked)
+        return answers
+
+
+def read_probe_task(request: ProbeOptions, chosen: Sequence[Selection], catalog: Catalog) -> ProbeTask:
+    """Label the tiles of the training selection and of the tests, in this order, and plan the fits.
+
+    Raises CatalogError or ConfigError for labels, groups and folds that cannot be.
+    """
+    train = label_selection(chosen[0], catalog, request.task, "--train")
+    tests = tuple(label_selection(one, catalog, request.task, "--test") for one in chosen[1:])
+    check_no_leakage(train, tests, request.cross_fit)
+    names = check_classes(train, tests, request.task)
+    validation = None
+    if request.cross_fit is None and request.strength is None:
+        validation = validation_selection(train, chosen[0], tests, catalog, request.task)
+    pool = (train,) if validation is None else (train, validation)
+    plans, how = _plans(request, pool, tests, names)
+    groups = {side.name: codes_of(side.unit_T)[0] for side in tests}
+    averaged = {side.name: _averaged(side, names, request) for side in tests}
+    truths = {
+        side.name: GroundTruth(
+            class_codes(side, names), groups[side.name], _measure(side, names, averaged[side.name], request)
+        )
+        for side in tests
+    }
+    counted = {side.name: tuple(np.array(names)[averaged[side.name]].tolist()) for side in tests} if names else {}
+    return ProbeTask(request, train, pool, tests, names, plans, how, truths, counted)
+
+
+def _plans(
+    request: ProbeOptions,
+    pool: tuple[LabelledSelection, ...],
+    tests: tuple[LabelledSelection, ...],
+    names: tuple[str, ...],
+) -> tuple[list[FoldPlan], str]:
+    def column(name: str) -> list[Any]:
+        return [value for side in pool for value in side.index.tiles[name].tolist()]
+
+    label_P = np.concatenate([side.label_T for side in pool])
+    if names:  # for segmentation the most frequent class of a tile, which keeps folds even
+        label_P = np.array([names.index(label) for label in label_P.tolist()])
+    side = TrainingSide(
+        label_P, names, column("fold"), column("group"), [unit for side in pool for unit in side.unit_T],
+        np.repeat([number > 0 for number in range(len(pool))], [len(side) for side in pool]),
+    )  # fmt: skip
+    choose = request.strength is None or bool(request.align)  # label shift is estimated on the folds, too
+    seed = request.common.seed
+    if request.cross_fit is None:
+        plans, how = single_plan(side, {test.name: len(test) for test in tests}, choose, seed)
+    else:
+        units = {test.name: test.unit_T for test in tests}
+        plans, how = cross_fit_plans(side, units, request.cross_fit, choose, seed)
+    return plans, how if request.strength is None else ""
+
+
+def _paired(train: LabelledSelection, test: LabelledSelection) -> bool:
+    """Whether both sides show mostly the same places: then classes are about as frequent in one as in the other."""
+    shared = set(train.unit_T) & set(test.unit_T)
+    return 2 * len(shared) > max(len(set(train.unit_T)), len(set(test.unit_T)))
+
+
+def _averaged(side: LabelledSelection, names: tuple[str, ...], request: ProbeOptions) -> NDArray[np.bool_]:
+    """Which classes count in averages: those with enough tiles in the test (for segmentation, tiles that hold them)."""
+    found = class_codes(side, names)
+    rows_K = np.array([(found == code).reshape(len(found), -1).any(1).sum() for code in range(len(names))], dtype=int)
+    averaged_K = rows_K >= request.min_class_rows
+    if names and not averaged_K.any():
+        raise ConfigError(
+            f"--min-class-rows {request.min_class_rows}: no class of {side.name} has that many test tiles; the most "
+            f"frequent one has {rows_K.max()}"
+        )
+    return averaged_K
+
+
+def _measure(
+    side: LabelledSelection, names: tuple[str, ...], averaged_K: NDArray[np.bool_], request: ProbeOptions
+) -> Measure:
+    if request.task == REGRESSION:
+        return NumberMeasure(float(side.label_T.mean()))
+    return (ClassMeasure if request.task == CLASSIFICATION else PixelMeasure)(names, averaged_K)

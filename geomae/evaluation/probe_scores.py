@@ -1,0 +1,189 @@
+"""The rows of probe.csv: every figure of every encoder, with its interval over groups and its paired differences.
+
+T tiles, G groups, R resamples; an encoder may stand for several seeds
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomae.evaluation.alignment import NONE
+from geomae.evaluation.probing import PredictionKey, Predictions
+from geomae.metrics.intervals import FEWEST_GROUPS, percentile_interval, resample_groups
+from geomae.metrics.predictions import ALL, Codes, Floats, Measure
+
+COLUMNS = (
+    *("encoder", "task", "train", "test", "align", "method", "shots", "class", "metric", "value", "low", "high"),
+    *("n_train", "n_test", "n_groups", "seed", "chosen"),
+)
+TO_FIRST, TO_BASELINE = "difference_to_first", "difference_to_best_baseline"
+TO_NONE = "difference_to_none"  # of an alignment
+SPREAD = "_std"  # ends the metric that tells the standard deviation over draws
+
+
+@dataclass(frozen=True)
+class ProbeRow:
+    """A row of probe.csv; `of` is its column `class`. No interval, no seed: None."""
+
+    encoder: str
+    test: str
+    method: str
+    metric: str
+    value: float
+    interval: tuple[float, float] | None = None
+    shots: int | None = None
+    of: str = ALL
+    seed: int | None = None
+    align: str = NONE
+
+    def cells(self, shared: Mapping[str, Any]) -> dict[str, Any]:
+        """By column; `shared` are those that do not depend on what was predicted."""
+        low, high = self.interval or ("", "")
+        own = {name: value for name, value in asdict(self).items() if name not in ("of", "interval")}
+        own |= {"shots": self.shots or ALL, "class": self.of, "low": low, "high": high}
+        own["seed"] = "" if self.seed is None else self.seed
+        return {name: {**shared, **own}[name] for name in COLUMNS}
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """A test set as it is scored: labels by tile, their groups, and how they are measured."""
+
+    label_T: NDArray[Any]
+    group_T: Codes
+    measure: Measure
+
+    @property
+    def groups(self) -> int:
+        """How many groups there are."""
+        return int(self.group_T.max()) + 1
+
+
+@dataclass(frozen=True)
+class EncoderResult:
+    """An encoder in the table: its label, whether it is a baseline, and the answers of each of its seeds."""
+
+    label: str
+    baseline: bool
+    answers: Sequence[Predictions]
+    seeds: Sequence[int | None] = (None,)
+
+
+@dataclass
+class ProbeScores:
+    """All rows; the best baseline of each test and method; the sums over groups of each encoder, for figures."""
+
+    rows: list[ProbeRow] = field(default_factory=list)
+    best_baseline: dict[PredictionKey, str] = field(default_factory=dict)
+    sums: dict[tuple[str, PredictionKey], Floats] = field(default_factory=dict)
+
+
+def score(contenders: Sequence[EncoderResult], truths: Mapping[str, GroundTruth], seed: int) -> ProbeScores:
+    """Score every encoder on every test set. The first contender is what the others are compared with.
+
+    Of several seeds the mean stands in the table, and each seed in rows of its own. The best baseline is the one with
+    the highest figure on the test set itself, which nobody could have known before: a hard one to beat.
+    """
+    found = ProbeScores()
+    asked_all = list(contenders[0].answers[0].predicted)
+    unaligned: dict[tuple[str, PredictionKey], tuple[float, Floats | None]] = {}
+    for asked in asked_all:  # without alignment first
+        truth = truths[asked.test]
+        counts_RG = resample_groups(truth.groups, seed)
+        compared: dict[str, tuple[float, Floats | None]] = {}
+        for contender in contenders:
+            known = [one for one in contender.answers if asked in one.predicted]
+            rows, compared[contender.label] = _score_one(found, contender, known, asked, truth, counts_RG)
+            found.rows += rows
+            plain = contender.label, asked._replace(align=NONE)
+            if asked.align == NONE:
+                unaligned[plain] = compared[contender.label]
+            else:
+                pair = (compared[contender.label], unaligned[plain])
+                found.rows.append(_difference(contender.label, asked, TO_NONE, *pair))
+        if asked.shots is None:
+            baselines = [one.label for one in contenders if one.baseline]
+            if baselines:
+                found.best_baseline[asked] = max(baselines, key=lambda label: compared[label][0])
+            found.rows += _differences(contenders, compared, asked, found.best_baseline.get(asked))
+    return found
+
+
+def _score_one(
+    found: ProbeScores,
+    contender: EncoderResult,
+    answers: Sequence[Predictions],
+    asked: PredictionKey,
+    truth: GroundTruth,
+    counts_RG: Floats | None,
+) -> tuple[list[ProbeRow], tuple[float, Floats | None]]:
+    """The rows of an encoder for one prediction, and its main figure with that of each resample."""
+    measure = truth.measure
+    by_seed = [
+        [measure.sums(truth.label_T, codes, truth.group_T, truth.groups) for codes in one.predicted[asked]]
+        for one in answers
+    ]
+    if asked.shots is None:
+        found.sums[contender.label, asked] = np.sum([sums[0] for sums in by_seed], axis=0)
+    values = [[measure.values(sums.sum(0)) for sums in draws] for draws in by_seed]
+    spread = _resampled([sums for draws in by_seed for sums in draws], measure, counts_RG)
+    carrying = measure.groups(
+        by_seed[0][0]
+    )  # a class that few groups hold has no interval, as a test with few has none
+    rows = []
+    for metric, of in values[0][0]:
+        if asked.shots is not None and of != ALL:
+            continue
+        new = partial(ProbeRow, contender.label, asked.test, asked.method, shots=asked.shots, of=of, align=asked.align)
+        each = np.array([[float(one[metric, of]) for one in draws] for draws in values])
+        interval = percentile_interval(spread[metric, of]) if spread and carrying[of] >= FEWEST_GROUPS else None
+        rows.append(new(metric, value=float(each.mean()), interval=interval))
+        if asked.shots is not None:
+            rows.append(new(metric + SPREAD, value=float(each.mean(0).std(ddof=1))))
+        if len(by_seed) > 1:
+            rows += [
+                new(metric, value=float(one), seed=seed)
+                for seed, one in zip(contender.seeds, each.mean(1), strict=True)
+            ]
+    main = next(row.value for row in rows if row.metric == measure.main and row.seed is None)
+    return rows, (main, spread[measure.main, ALL] if spread else None)
+
+
+def _resampled(
+    members: Sequence[Floats], measure: Measure, counts_RG: Floats | None
+) -> dict[tuple[str, str], Floats] | None:
+    """Each figure in each resample of the groups (R,), the mean over seeds and draws."""
+    if counts_RG is None:
+        return None
+    total: dict[tuple[str, str], Floats] = {}
+    for sums in members:
+        drawn = np.tensordot(counts_RG, sums, axes=1)
+        for name, values_R in measure.values(drawn).items():
+            total[name] = total.get(name, 0) + values_R / len(members)
+    return total
+
+
+def _differences(
+    contenders: Sequence[EncoderResult],
+    compared: Mapping[str, tuple[float, Floats | None]],
+    asked: PredictionKey,
+    best_baseline: str | None,
+) -> Iterator[ProbeRow]:
+    """Each encoder against the first, and each that is no baseline against the best baseline, on the same resamples."""
+    for contender in contenders:
+        pairs = [(TO_FIRST, contenders[0].label)] if contender is not contenders[0] else []
+        pairs += [(TO_BASELINE, best_baseline)] if best_baseline is not None and not contender.baseline else []
+        for metric, other in pairs:
+            yield _difference(contender.label, asked, metric, compared[contender.label], compared[other])
+
+
+def _difference(
+    label: str, asked: PredictionKey, metric: str, own: tuple[float, Floats | None], other: tuple[float, Floats | None]
+) -> ProbeRow:
+    """A row for the difference of two main figures, with the interval of the differences in the same resamples."""
+    interval = None if own[1] is None or other[1] is None else percentile_interval(own[1] - other[1])
+    return ProbeRow(label, asked.test, asked.method, metric, own[0] - other[0], interval, align=asked.align)

@@ -1,0 +1,322 @@
+"""What every encoder is probed by: linear probe, nearest neighbours and few labels, alike for all.
+
+T tiles, N tiles of the training part, D features, K classes
+
+P tiles of the training side (those to choose the strength by included), T tiles of a test set, D features
+
+P tiles of the training side, T tiles of a test set, N training tiles of a plan, D features, E aligned features
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomae.evaluation.alignment import NONE, SOURCE, TARGET, Alignment
+from geomae.evaluation.alignment_choice import (
+    CIRCULAR,
+    Evidence,
+    LabelShift,
+    circular_validation,
+    estimate_label_shift,
+    prediction_scores,
+)
+from geomae.evaluation.folds import FoldPlan, Labelled
+from geomae.evaluation.linear_probe import (
+    LOOSE,
+    STRENGTHS,
+    Scale,
+    choose_ridge,
+    choose_strength,
+    fit_linear,
+    fit_path,
+    fit_ridge_path,
+    one_hot,
+)
+from geomae.evaluation.segmentation import choose_patch_strength, class_shares, predict_pixels, training_patches
+from geomae.metrics.predictions import Codes, Floats
+from geomae.randomness import generator
+
+NEIGHBOURS = (5, 20)
+BLOCK = 2048  # tiles whose similarities are in memory at a time
+
+
+def nearest_tiles(train_ND: NDArray[np.floating], test_TD: NDArray[np.floating], most: int) -> NDArray[np.int64]:
+    """Positions (T, most) of the training tiles of highest cosine similarity, the nearest first.
+
+    Embeddings are brought to length 1 and not standardised, as the kNN probes of self-supervised learning do (Wu et al.
+    2018). Of equally near ones the first in order counts.
+    """
+    unit_ND, unit_TD = _unit(train_ND), _unit(test_TD)
+    most = min(most, len(train_ND))
+    found = []
+    for begin in range(0, len(unit_TD), BLOCK):
+        distance_TN = 1 - unit_TD[begin : begin + BLOCK] @ unit_ND.T
+        near = np.sort(np.argpartition(distance_TN, most - 1, axis=1)[:, :most], axis=1)
+        order = np.argsort(np.take_along_axis(distance_TN, near, 1), axis=1, kind="stable")
+        found.append(np.take_along_axis(near, order, 1))
+    return np.concatenate(found)
+
+
+def vote(near_TM: NDArray[np.int64], label_N: Codes, classes: int, neighbours: int) -> Codes:
+    """The most frequent class (T,) among the nearest tiles, each with one vote; of equally frequent ones the first."""
+    votes_TM = label_N[near_TM[:, :neighbours]]
+    count_TK = (votes_TM[:, :, None] == np.arange(classes)).sum(1)
+    return np.asarray(count_TK.argmax(1))
+
+
+def knn_classes(
+    train_ND: NDArray[np.floating],
+    label_N: Codes,
+    test_TD: NDArray[np.floating],
+    classes: int,
+    neighbours: Sequence[int] = NEIGHBOURS,
+) -> dict[int, Codes]:
+    """The class (T,) of each tile by its nearest, for each number of neighbours."""
+    near_TM = nearest_tiles(train_ND, test_TD, max(neighbours))
+    return {count: vote(near_TM, label_N, classes, count) for count in neighbours}
+
+
+def knn_values(
+    train_ND: NDArray[np.floating],
+    value_N: Floats,
+    test_TD: NDArray[np.floating],
+    neighbours: Sequence[int] = NEIGHBOURS,
+) -> dict[int, Floats]:
+    """The mean value (T,) of the nearest tiles, for each number of neighbours."""
+    near_TM = nearest_tiles(train_ND, test_TD, max(neighbours))
+    return {count: value_N[near_TM[:, :count]].mean(1) for count in neighbours}
+
+
+def _unit(embedding_TD: NDArray[np.floating]) -> Floats:
+    wide_TD = embedding_TD.astype(np.float64)
+    length_T1 = np.linalg.norm(wide_TD, axis=1, keepdims=True)
+    return wide_TD / np.where(length_T1 > 0, length_T1, 1)
+
+
+SHOTS = (1, 5, 10, 50)
+DRAWS = 10
+STRENGTH = 1.0  # so few labels leave nothing to choose it by; 1 is scikit-learn's default
+
+
+def draw_labelled_tiles(label_N: Codes, group_N: Codes, shots: int, seed: int, draw: int) -> Codes:
+    """Positions of `shots` tiles of each class, spread over its groups: one of each in random order, then the next."""
+    rng = generator(seed, "few labels", shots, draw)
+    chosen: list[int] = []
+    for label in np.unique(label_N):
+        mixed = rng.permutation(np.flatnonzero(label_N == label))
+        rank_of_group = rng.permutation(int(group_N.max()) + 1)
+        nth = _nth_of_group(group_N[mixed])
+        order = np.lexsort((rank_of_group[group_N[mixed]], nth))
+        chosen += mixed[order[:shots]].tolist()
+    return np.array(chosen, dtype=np.int64)
+
+
+def possible_shots(label_N: Codes, shots: tuple[int, ...] = SHOTS) -> tuple[int, ...]:
+    """Those numbers of labels that every class has."""
+    fewest = int(np.unique(label_N, return_counts=True)[1].min())
+    return tuple(number for number in shots if number <= fewest)
+
+
+def few_label_classes(
+    train_ND: NDArray[np.floating],
+    label_N: Codes,
+    group_N: Codes,
+    test_TD: NDArray[np.floating],
+    classes: int,
+    seed: int,
+) -> dict[int, list[Codes]]:
+    """The predicted class (T,) for each number of labels per class and each draw.
+
+    Embeddings are standardised by all training tiles, which takes no labels.
+    """
+    scale = Scale.of(train_ND)
+    found: dict[int, list[Codes]] = {}
+    for shots in possible_shots(label_N):
+        found[shots] = []
+        for draw in range(DRAWS):
+            drawn = draw_labelled_tiles(label_N, group_N, shots, seed, draw)
+            share_NK = one_hot(label_N[drawn], classes)
+            probe = fit_path(train_ND[drawn], share_NK, [STRENGTH], scale=scale, tolerance=LOOSE)[0]
+            found[shots].append(probe.predict(test_TD))
+    return found
+
+
+def _nth_of_group(group_N: Codes) -> Codes:
+    """How many before it are of the same group."""
+    order = np.argsort(group_N, kind="stable")
+    ordered = group_N[order]
+    start = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    length = np.diff(np.r_[start, len(ordered)])
+    nth = np.empty(len(group_N), dtype=np.int64)
+    nth[order] = np.arange(len(group_N)) - np.repeat(start, length)
+    return nth
+
+
+class PredictionKey(NamedTuple):
+    """One prediction: of a test set, by a method, from so many labels per class (None: from all)."""
+
+    test: str
+    method: str
+    shots: int | None = None
+    align: str = NONE
+
+
+@dataclass
+class Predictions:
+    """What one encoder predicted, one array per draw; the strength of each fit, and what each strength scored there."""
+
+    predicted: dict[PredictionKey, list[NDArray[Any]]] = field(default_factory=dict)
+    strengths: list[float] = field(default_factory=list)
+    tried: list[dict[float, float]] = field(default_factory=list)
+    evidence: dict[str, Evidence] = field(default_factory=dict)  # by test set, where alignments were asked for
+
+    def put(self, asked: PredictionKey, draw: int, total: int, places: Codes, values: NDArray[Any]) -> None:
+        """Enter predictions for some tiles of a test set with `total` tiles."""
+        draws = self.predicted.setdefault(asked, [])
+        if draw == len(draws):
+            draws.append(np.zeros((total, *values.shape[1:]), dtype=values.dtype))
+        draws[draw][places] = values
+
+
+def classify(
+    plans: Sequence[FoldPlan],
+    train_PD: NDArray[np.floating],
+    labelled: Labelled,
+    tests: Mapping[str, NDArray[np.floating]],
+    strength: float | None,
+    seed: int,
+) -> Predictions:
+    """Linear probe, kNN and few labels of one encoder, on embeddings (T, D) by test set; `strength` None is chosen."""
+    answers, classes = Predictions(), len(labelled.names)
+    for plan in plans:
+        chosen = strength
+        if chosen is None:
+            chosen, tried = choose_strength(train_PD, labelled.label_P, classes, plan.folds)
+            answers.tried.append(tried)
+        answers.strengths.append(chosen)
+        embedding_ND, label_N = train_PD[plan.train], labelled.label_P[plan.train]
+        probe = fit_linear(embedding_ND, label_N, classes, chosen)
+        for test, places in plan.tests.items():
+            total, embedding_TD = len(tests[test]), tests[test][places]
+            answers.put(PredictionKey(test, "linear"), 0, total, places, probe.predict(embedding_TD))
+            for count, codes_T in knn_classes(embedding_ND, label_N, embedding_TD, classes).items():
+                answers.put(PredictionKey(test, f"knn{count}"), 0, total, places, codes_T)
+        together = np.concatenate([tests[test][places] for test, places in plan.tests.items()])
+        ends = np.cumsum([len(places) for places in plan.tests.values()])[:-1]
+        few = few_label_classes(embedding_ND, label_N, labelled.group_P[plan.train], together, classes, seed)
+        for shots, draws in few.items():
+            for draw, codes in enumerate(draws):
+                for (test, places), codes_T in zip(plan.tests.items(), np.split(codes, ends), strict=True):
+                    answers.put(PredictionKey(test, "linear", shots), draw, len(tests[test]), places, codes_T)
+    return answers
+
+
+def regress(
+    plans: Sequence[FoldPlan],
+    train_PD: NDArray[np.floating],
+    labelled: Labelled,
+    tests: Mapping[str, NDArray[np.floating]],
+    strength: float | None,
+) -> Predictions:
+    """Ridge regression and kNN of one encoder; see `classify`."""
+    answers = Predictions()
+    for plan in plans:
+        chosen = strength
+        if chosen is None:
+            chosen, tried = choose_ridge(train_PD, labelled.label_P, plan.folds)
+            answers.tried.append(tried)
+        answers.strengths.append(chosen)
+        embedding_ND, value_N = train_PD[plan.train], labelled.label_P[plan.train]
+        probe = fit_ridge_path(embedding_ND, value_N, [chosen])[0]
+        for test, places in plan.tests.items():
+            total, embedding_TD = len(tests[test]), tests[test][places]
+            answers.put(PredictionKey(test, "linear"), 0, total, places, probe.predict(embedding_TD))
+            for count, values_T in knn_values(embedding_ND, value_N, embedding_TD, NEIGHBOURS).items():
+                answers.put(PredictionKey(test, f"knn{count}"), 0, total, places, values_T)
+    return answers
+
+
+def segment(
+    plans: Sequence[FoldPlan],
+    train_PRCD: NDArray[np.floating],
+    pixels_PHW: NDArray[np.int16],
+    classes: int,
+    tests: Mapping[str, NDArray[np.floating]],
+    strength: float | None,
+    seed: int,
+) -> Predictions:
+    """The linear probe of patches, of one encoder, on patch embeddings (T, R, C, D) by test set; see `classify`.
+
+    Answers are classes of pixels (T, H, W).
+    """
+    answers = Predictions()
+    share_PRCK = class_shares(pixels_PHW, train_PRCD.shape[1], train_PRCD.shape[2], classes)
+    for plan in plans:
+        chosen = strength
+        if chosen is None:
+            chosen, tried = choose_patch_strength(train_PRCD, share_PRCK, plan.folds, seed)
+            answers.tried.append(tried)
+        answers.strengths.append(chosen)
+        patches_ND, share_NK = training_patches(train_PRCD[plan.train], share_PRCK[plan.train], seed)
+        probe = fit_path(patches_ND, share_NK, [chosen], balanced=False)[0]
+        for test, places in plan.tests.items():
+            for part, codes_THW in predict_pixels(probe, tests[test][places], pixels_PHW.shape[1], pixels_PHW.shape[2]):
+                answers.put(
+                    PredictionKey(test, "linear"), 0, len(tests[test]), places[part], codes_THW.astype(np.int16)
+                )
+    return answers
+
+
+EQUAL = 0.05  # nearer circular validations are one: about a standard error of some dozen groups (Breiman et al. 1984)
+
+
+def classify_aligned(
+    answers: Predictions,
+    plans: Sequence[FoldPlan],
+    train_PD: NDArray[np.floating],
+    labelled: Labelled,
+    tests: Mapping[str, NDArray[np.floating]],
+    alignments: Sequence[str],
+    strength: float | None,
+    paired: Mapping[str, bool],
+) -> None:
+    """Add to the answers of one encoder, which has those without alignment, those behind each; and the evidence.
+
+    The target of an alignment are all tiles of a test set, whose labels are not here; its source are the training tiles
+    of a plan. Behind an alignment the strength of a probe is chosen by circular validation, since folds of the source
+    cannot see the shift; without one it is what it is in a probe that knows no target.
+    """
+    for test, embedding_TD in tests.items():
+        scores: dict[str, list[Mapping[str, float]]] = {}
+        shifts: list[LabelShift] = []
+        for plan, plain in zip(plans, answers.strengths, strict=True):
+            label_N = labelled.label_P[plan.train]
+            shifts.append(estimate_label_shift(train_PD, labelled, plan, embedding_TD, plain))
+            for name in alignments:
+                alignment = Alignment.fit(name, train_PD[plan.train], embedding_TD)
+                source_NE = alignment.transform(train_PD[plan.train], SOURCE)
+                target_TE = alignment.transform(embedding_TD, TARGET)
+                known = (source_NE, label_N, target_TE, len(labelled.names))
+                circular = circular_validation(*known, STRENGTHS if strength is None else [strength])
+                best = max(circular.values())
+                strongest = min(one for one, score in circular.items() if score >= best - EQUAL)
+                taken = plain if name == NONE else strongest
+                probe = fit_linear(source_NE, label_N, len(labelled.names), taken)
+                found = {CIRCULAR: best, **prediction_scores(probe, target_TE), "strength": taken}
+                scores.setdefault(name, []).append(found)
+                if name == NONE:
+                    continue  # its answers are there
+                here_E = target_TE[plan.tests[test]]
+                predicted = {"linear": probe.predict(here_E)}
+                near = knn_classes(source_NE, label_N, here_E, len(labelled.names))
+                predicted |= {f"knn{count}": codes_T for count, codes_T in near.items()}
+                for method, codes_T in predicted.items():
+                    asked = PredictionKey(test, method, None, name)
+                    answers.put(asked, 0, len(embedding_TD), plan.tests[test], codes_T)
+        mean = {
+            name: {key: float(np.mean([one[key] for one in each])) for key in each[0]} for name, each in scores.items()
+        }
+        answers.evidence[test] = Evidence(mean, shifts, paired[test])

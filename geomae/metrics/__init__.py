@@ -1,0 +1,1 @@
+"""Scores of predictions and reconstructions on arrays: what training, evaluation and prediction share."""

@@ -1,0 +1,184 @@
+"""Scores of predicted classes, pixels and numbers, from sums over groups: resampling groups then costs a product.
+
+T tiles, G groups, K classes; X any leading dimensions, such as resamples; a confusion counts (truth, predicted)
+
+T tiles, G groups, K classes; X any leading dimensions, such as resamples
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Codes = NDArray[np.int64]
+UNKNOWN = -1  # the class of a pixel that is not scored
+
+
+def confusion(truth_T: Codes, predicted_T: Codes, classes: int) -> Floats:
+    """How often each class (row) was taken for each (column): (K, K)."""
+    one_group_T = np.zeros(len(truth_T), dtype=np.int64)
+    return np.asarray(confusion_by_group(truth_T, predicted_T, one_group_T, classes, 1)[0])
+
+
+def confusion_by_group(truth_T: Codes, predicted_T: Codes, group_T: Codes, classes: int, groups: int) -> Floats:
+    """The confusion of each group: (G, K, K); the groups' sum is that of all."""
+    cell_T = (group_T * classes + truth_T) * classes + predicted_T
+    counts = np.bincount(cell_T, minlength=groups * classes * classes)
+    return counts.reshape(groups, classes, classes).astype(np.float64)
+
+
+def accuracy(counts_XKK: Floats) -> Floats:
+    """Share of what was predicted right: (X)."""
+    right_X = np.trace(counts_XKK, axis1=-2, axis2=-1)
+    return _share(right_X, counts_XKK.sum((-2, -1)))
+
+
+def class_scores(counts_XKK: Floats) -> dict[str, Floats]:
+    """Recall, precision, F1 and intersection over union of each class: (X, K).
+
+    Recall is unknown (NaN) for a class without truth; the others are 0 for one that was never predicted, and unknown
+    where it neither was there nor was predicted.
+    """
+    right_XK = np.diagonal(counts_XKK, axis1=-2, axis2=-1)
+    truth_XK, predicted_XK = counts_XKK.sum(-1), counts_XKK.sum(-2)
+    either_XK = truth_XK + predicted_XK - right_XK
+    return {
+        "recall": _share(right_XK, truth_XK),
+        "precision": np.where((predicted_XK == 0) & (truth_XK > 0), 0.0, _share(right_XK, predicted_XK)),
+        "f1": _share(2 * right_XK, truth_XK + predicted_XK),
+        "iou": _share(right_XK, either_XK),
+    }
+
+
+def balanced_accuracy(counts_XKK: Floats, averaged_K: NDArray[np.bool_] | None = None) -> Floats:
+    """Mean recall of the classes that are there, or of those among them that `averaged_K` says: (X)."""
+    return average(class_scores(counts_XKK)["recall"], averaged_K)
+
+
+def average(score_XK: Floats, averaged_K: NDArray[np.bool_] | None = None) -> Floats:
+    """Mean over classes whose score is known, or over those among them that `averaged_K` says: (X)."""
+    chosen_XK = score_XK if averaged_K is None else np.where(averaged_K, score_XK, np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # no class is known: the mean is unknown, too
+        return np.asarray(np.nanmean(chosen_XK, axis=-1))
+
+
+def _share(part_X: Floats, whole_X: Floats) -> Floats:
+    unknown_X = np.full(np.shape(whole_X), np.nan)
+    return np.asarray(np.divide(part_X, whole_X, out=unknown_X, where=whole_X > 0))
+
+
+ALL = "all"
+Values = dict[tuple[str, str], Floats]  # by metric and class
+
+
+class Measure(Protocol):
+    """Sums over groups of what was predicted, and figures of sums."""
+
+    @property
+    def main(self) -> str:
+        """The figure that encoders are compared by."""
+
+    def sums(self, truth: NDArray[Any], predicted: NDArray[Any], group_T: Codes, groups: int) -> Floats:
+        """What the figures need of each group: (G, ...)."""
+
+    def values(self, sums_X: Floats) -> Values:
+        """The figures of (weighted) sums of groups: each (X,)."""
+
+    def groups(self, sums: Floats) -> dict[str, int]:
+        """How many groups (G, ...) there are, and how many that hold each class."""
+
+
+@dataclass(frozen=True)
+class ClassMeasure:
+    """Classes of tiles; `averaged_K` says which classes count in the averages."""
+
+    names: Sequence[str]
+    averaged_K: NDArray[np.bool_]
+    main: str = "balanced_accuracy"
+
+    def sums(self, truth: NDArray[Any], predicted: NDArray[Any], group_T: Codes, groups: int) -> Floats:
+        """The confusion of each group: (G, K, K)."""
+        return confusion_by_group(truth, predicted, group_T, len(self.names), groups)
+
+    def values(self, sums_X: Floats) -> Values:
+        """Accuracy, balanced accuracy, macro F1; recall, precision and F1 of each class."""
+        by_class = class_scores(sums_X)
+        values = {
+            ("accuracy", ALL): accuracy(sums_X),
+            ("balanced_accuracy", ALL): average(by_class["recall"], self.averaged_K),
+            ("macro_f1", ALL): average(by_class["f1"], self.averaged_K),
+        }
+        return values | _of_classes(by_class, ("recall", "precision", "f1"), self.names)
+
+    def groups(self, sums: Floats) -> dict[str, int]:
+        """How many groups there are, and how many that hold each class."""
+        return _groups(sums, self.names)
+
+
+@dataclass(frozen=True)
+class PixelMeasure:
+    """Classes of pixels, of tiles (T, H, W); only known pixels count."""
+
+    names: Sequence[str]
+    averaged_K: NDArray[np.bool_]
+    main: str = "mean_iou"
+
+    def sums(self, truth: NDArray[Any], predicted: NDArray[Any], group_T: Codes, groups: int) -> Floats:
+        """The confusion of each group, in pixels: (G, K, K)."""
+        group_THW = np.broadcast_to(group_T[:, None, None], truth.shape)
+        known_THW = truth != UNKNOWN
+        parts = (truth[known_THW].astype(np.int64), predicted[known_THW].astype(np.int64), group_THW[known_THW])
+        return confusion_by_group(*parts, len(self.names), groups)
+
+    def values(self, sums_X: Floats) -> Values:
+        """Mean IoU, accuracy, balanced accuracy; IoU and recall of each class."""
+        by_class = class_scores(sums_X)
+        values = {
+            ("mean_iou", ALL): average(by_class["iou"], self.averaged_K),
+            ("accuracy", ALL): accuracy(sums_X),
+            ("balanced_accuracy", ALL): average(by_class["recall"], self.averaged_K),
+        }
+        return values | _of_classes(by_class, ("iou", "recall"), self.names)
+
+    def groups(self, sums: Floats) -> dict[str, int]:
+        """How many groups there are, and how many that hold each class."""
+        return _groups(sums, self.names)
+
+
+@dataclass(frozen=True)
+class NumberMeasure:
+    """Numbers; `middle` is near the mean of the truth, so that sums of squares lose no digits."""
+
+    middle: float
+    main: str = "r2"
+
+    def sums(self, truth: NDArray[Any], predicted: NDArray[Any], group_T: Codes, groups: int) -> Floats:
+        """Count, sum and sum of squares of the truth, sum of absolute and of squared errors: (G, 5)."""
+        distance_T, error_T = truth - self.middle, predicted - truth
+        columns = (np.ones(len(truth)), distance_T, distance_T**2, np.abs(error_T), error_T**2)
+        return np.stack([np.bincount(group_T, one, minlength=groups) for one in columns], axis=1)
+
+    def values(self, sums_X: Floats) -> Values:
+        """R2, root mean square error and mean absolute error."""
+        count, first, second, absolute, square = np.moveaxis(sums_X, -1, 0)
+        spread = second - first**2 / count
+        r2 = np.where(spread > 0, 1 - square / np.where(spread > 0, spread, 1), np.nan)
+        return {("r2", ALL): r2, ("rmse", ALL): np.sqrt(square / count), ("mae", ALL): absolute / count}
+
+    def groups(self, sums: Floats) -> dict[str, int]:
+        """How many groups there are."""
+        return {ALL: len(sums)}
+
+
+def _of_classes(by_class: dict[str, Floats], metrics: Sequence[str], names: Sequence[str]) -> Values:
+    return {(metric, name): by_class[metric][..., code] for metric in metrics for code, name in enumerate(names)}
+
+
+def _groups(sums_GKK: Floats, names: Sequence[str]) -> dict[str, int]:
+    holding_K = (sums_GKK.sum(-1) > 0).sum(0)
+    return {ALL: len(sums_GKK), **dict(zip(names, holding_K.tolist(), strict=True))}

@@ -1,0 +1,358 @@
+"""Opening rasters: which formats and places are allowed, what a file says about itself, and handles that stay open.
+
+A header is read once per file and checked before any memory is spent on pixels.
+
+GDAL handles must not be shared by threads nor cross a fork. Every thread keeps its own, at most `LARGEST_CACHE`.
+"""
+
+import contextlib
+import functools
+import math
+import os
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio import Affine
+from rasterio._err import CPLE_BaseError
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
+from rasterio.session import DummySession
+
+from geomae.errors import RasterError
+
+DRIVERS = ("GTiff", "JP2OpenJPEG", "PNG", "JPEG", "WEBP")  # COGs are GTiff; none of these can name other files
+LARGEST_CACHE = 64  # handles per thread; a process may have 1024 files open on most systems
+REMOTE_PREFIXES = ("https://", "s3://", "gs://", "/vsicurl/https://", "/vsis3/", "/vsigs/")
+TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+IDENTITY_GDAL = [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+
+LOCAL_OPTIONS = {"GDAL_NUM_THREADS": "1"}  # readers are threads already
+REMOTE_OPTIONS = LOCAL_OPTIONS | {
+    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+    "GDAL_HTTP_MULTIPLEX": "YES",
+    "GDAL_HTTP_MAX_RETRY": "3",
+    "GDAL_HTTP_RETRY_DELAY": "1",
+    "GDAL_HTTP_CONNECTTIMEOUT": "20",
+    "GDAL_HTTP_TIMEOUT": "120",
+    "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
+    "VSI_CACHE": "TRUE",
+}
+
+Stamp = tuple[int, int] | None  # bytes and time of change of a local file, None for a remote one
+
+# Files without a CRS are ordinary here. The filter is set once: catch_warnings is not safe with threads.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning, module=r"geomae\.rasters\.")
+
+
+class _Reader(DatasetReader):  # type: ignore[misc]  # rasterio has no types
+    """A data set that does not warn about a missing geotransform, also where warnings are errors."""
+
+    def read_transform(self) -> list[float]:
+        """Give the six coefficients in GDAL's order, those of the identity when there are none."""
+        try:
+            return list(super().read_transform())
+        except NotGeoreferencedWarning:
+            return list(IDENTITY_GDAL)
+
+
+def is_remote(path: str) -> bool:
+    """Whether `path` is a URL or a virtual file name of GDAL instead of a file of this machine."""
+    return "://" in path or path.startswith("/vsi")
+
+
+def stamp(path: str, *, remote: bool) -> Stamp:
+    """Give size and time of change, by which a changed file is noticed. Raises RasterError when there is no file."""
+    if is_remote(path):
+        _allow(path, remote=remote)
+        return None
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        raise RasterError(f"{path}: cannot be opened ({error.strerror}); check the path and the permissions") from error
+    return status.st_size, status.st_mtime_ns
+
+
+def environment(*, remote: bool, **options: str) -> rasterio.Env:
+    """Give the GDAL settings under which rasters are opened and read; they hold for the thread that enters them."""
+    defaults = REMOTE_OPTIONS if remote else LOCAL_OPTIONS
+    # GDAL finds credentials by itself; a session of rasterio would look for boto3 each time.
+    return rasterio.Env(session=DummySession(), **(defaults | options))
+
+
+@contextlib.contextmanager
+def opened(path: str, *, remote: bool, **options: str) -> Iterator[DatasetReader]:
+    """Open `path` for one use. Raises RasterError when it cannot be opened, or not be read within the block."""
+    with environment(remote=remote, **options), _raster_errors(path):
+        dataset = _open(path, remote=remote)
+        try:
+            yield dataset
+        finally:
+            dataset.close()
+
+
+@contextlib.contextmanager
+def borrowed(path: str, current: Stamp, *, remote: bool) -> Iterator[DatasetReader]:
+    """Give the open data set of `path`, which this thread keeps for the next time; within an `environment`.
+
+    A file whose stamp is not `current` any more is opened anew.
+    Raises RasterError when it cannot be opened, or not be read within the block.
+    """
+    handles = _mine()
+    with _raster_errors(path):
+        try:
+            yield handles.get(path, current, remote=remote)
+        except (RasterioError, CPLE_BaseError):
+            handles.drop(path)  # GDAL may remember a failure that was of the moment
+            raise
+
+
+class _Handles:
+    """The open data sets of one thread, the least recently used first."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.entries: OrderedDict[str, tuple[Stamp, DatasetReader]] = OrderedDict()
+
+    def get(self, path: str, current: Stamp, *, remote: bool) -> DatasetReader:
+        """Give the open data set of a file in its current state."""
+        entry = self.entries.get(path)
+        if entry is not None and entry[0] == current:
+            self.entries.move_to_end(path)
+            return entry[1]
+        self.drop(path)
+        while len(self.entries) >= LARGEST_CACHE:
+            self.entries.popitem(last=False)[1][1].close()
+        dataset = _open(path, remote=remote)
+        self.entries[path] = (current, dataset)
+        return dataset
+
+    def drop(self, path: str) -> None:
+        """Close a file, if it is open."""
+        entry = self.entries.pop(path, None)
+        if entry is not None:
+            entry[1].close()
+
+    def close(self) -> None:
+        """Close all files."""
+        while self.entries:
+            self.entries.popitem()[1][1].close()
+
+
+_ALL_HANDLES: set[_Handles] = set()
+
+
+class _Owner:
+    """Lives as long as its thread, and then closes the thread's handles."""
+
+    def __init__(self) -> None:
+        self.handles = _Handles()
+        _ALL_HANDLES.add(self.handles)
+
+    def __del__(
+        self, getpid: Callable[[], int] = os.getpid, known: set[_Handles] = _ALL_HANDLES
+    ) -> None:  # bound early: globals may be gone at exit
+        # In a forked child the threads of the parent end at once; closing what is theirs could wait for a lock of GDAL
+        # that one of them held. There `_ALL_HANDLES` keeps the handles as they are.
+        if self.handles.pid == getpid():
+            known.discard(self.handles)
+            self.handles.close()
+
+
+_LOCAL = threading.local()
+
+
+def _mine() -> _Handles:
+    owner: _Owner | None = getattr(_LOCAL, "owner", None)
+    if owner is None or owner.handles.pid != os.getpid():
+        owner = _LOCAL.owner = _Owner()
+    return owner.handles
+
+
+def _open(path: str, *, remote: bool) -> DatasetReader:
+    if is_remote(path):
+        _allow(path, remote=remote)
+        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):  # each side file would cost a request
+            return _Reader(path, driver=list(DRIVERS))
+    _check_side_mask(Path(path + ".msk"))
+    # Side files (.aux.xml, .msk, world files) count, but a folder of a million files is not listed at each opening.
+    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE"):
+        return _Reader(Path(path), driver=list(DRIVERS))  # a string could be taken for a URL
+
+
+def _allow(path: str, *, remote: bool) -> None:
+    if not remote:
+        raise RasterError(f"{path}: is not a file of this machine; add `remote: true` to the data set to allow it")
+    if not path.startswith(REMOTE_PREFIXES):
+        raise RasterError(f"{path}: this kind of address is not read; use one of https://, s3://, gs://")
+
+
+def _check_side_mask(path: Path) -> None:
+    """GDAL opens a mask file beside a raster with any driver, so one that is no TIFF could name other files."""
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError:
+        return
+    if magic not in TIFF_MAGICS:
+        raise RasterError(f"{path}: is taken for the mask of the raster beside it, but is no TIFF; remove or rename it")
+
+
+@contextlib.contextmanager
+def _raster_errors(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (RasterioError, CPLE_BaseError, CRSError) as error:
+        reason = _reason(error, path)
+        raise RasterError(f"{path}: cannot be read ({reason}); restore the file or leave it out") from error
+
+
+def _reason(error: BaseException, path: str) -> str:
+    """GDAL's own words, which are the first cause, without the name of the file."""
+    cause: BaseException = error
+    while cause.__cause__ is not None or cause.__context__ is not None:
+        cause = cause.__cause__ or cause.__context__ or cause
+    lines = str(cause).splitlines() or [type(cause).__name__]
+    text = lines[0].replace(f"'{path}' ", "").replace(f"{path}: ", "").rstrip(". ;")
+    return f"{text}; read are {', '.join(DRIVERS)}" if "not recognized" in text else text
+
+
+LARGEST_BYTES = 2 * 1024**3  # of one window, and of one block, which GDAL decodes as a whole
+METRES_PER_DEGREE = 111_320.0  # along a meridian
+
+
+@dataclass(frozen=True)
+class Header:
+    """The header of one file.
+
+    `stamp` tells this state of the file from others. `transform` has the coefficients (a, b, c, d, e, f) of
+    `Affine`, from pixel to world. `crs` is an authority string
+    or WKT, None where there is none. `pixel_m` is the pixel size in metres, known for projected CRS only; `roughly_m`
+    is also estimated from degrees. `alpha` is the number of the alpha band. `masked` says whether the file has a
+    mask for all its bands.
+    """
+
+    path: str
+    stamp: Stamp
+    height: int
+    width: int
+    dtypes: tuple[str, ...]
+    nodata: tuple[float | None, ...]
+    descriptions: tuple[str | None, ...]
+    crs: str | None
+    transform: tuple[float, float, float, float, float, float]
+    pixel_m: float | None
+    roughly_m: float | None
+    block_height: int
+    block_width: int
+    interleaved: bool
+    compression: str | None
+    alpha: int | None
+    masked: bool
+
+    @property
+    def count(self) -> int:
+        """Number of bands."""
+        return len(self.dtypes)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.height, self.width
+
+    @property
+    def affine(self) -> Affine:
+        """From pixel (column, row) to world (x, y)."""
+        return Affine(*self.transform)
+
+
+def header(path: str, *, remote: bool = False) -> Header:
+    """Read the header of `path`; a second call costs one `stat`.
+
+    Raises RasterError for a file that cannot be opened, has no bands, complex values, or blocks too large to decode.
+    """
+    return _header(path, stamp(path, remote=remote), remote)
+
+
+def describe_bands(path: str, *, remote: bool = False) -> tuple[str | None, ...]:
+    """Give the descriptions that the file has for its bands, in stored order, None where it has none."""
+    return header(path, remote=remote).descriptions
+
+
+@functools.lru_cache(maxsize=16384)  # about 2 kB each
+def _header(path: str, current: Stamp, remote: bool) -> Header:
+    with environment(remote=remote), borrowed(path, current, remote=remote) as dataset:
+        return describe_dataset(path, current, dataset)
+
+
+def describe_dataset(path: str, current: Stamp, dataset: DatasetReader) -> Header:
+    """Give the header of an open data set. Raises as `header` does."""
+    if dataset.count == 0:
+        raise RasterError(f"{path}: holds no bands; name one of its sub-files, or leave it out")
+    crs = dataset.crs or None
+    affine = dataset.transform
+    pixel_m = _pixel_m(crs, affine)
+    flags = dataset.mask_flag_enums[0]
+    alpha = dataset.colorinterp.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in dataset.colorinterp else None
+    block_height, block_width = dataset.block_shapes[0]
+    structure = dataset.tags(ns="IMAGE_STRUCTURE")
+    found = Header(
+        path=path,
+        stamp=current,
+        height=dataset.height,
+        width=dataset.width,
+        dtypes=tuple(dataset.dtypes),
+        nodata=tuple(None if value is None else float(value) for value in dataset.nodatavals),
+        descriptions=tuple(dataset.descriptions),
+        crs=None if crs is None else crs.to_string(),
+        transform=tuple(affine)[:6],
+        pixel_m=pixel_m,
+        roughly_m=pixel_m if pixel_m is not None else _roughly_m(crs, affine, dataset.height, dataset.width),
+        block_height=block_height,
+        block_width=block_width,
+        interleaved=structure.get("INTERLEAVE") == "PIXEL",
+        compression=structure.get("COMPRESSION"),
+        alpha=alpha,
+        masked=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags,
+    )
+    _check(found)
+    return found
+
+
+def _pixel_m(crs: CRS | None, affine: Affine) -> float | None:
+    if crs is None or not crs.is_projected:
+        return None
+    try:
+        metres = float(crs.linear_units_factor[1])
+    except CRSError:
+        return None
+    return math.sqrt(abs(affine.determinant)) * metres
+
+
+def _roughly_m(crs: CRS | None, affine: Affine, height: int, width: int) -> float | None:
+    if crs is None or not crs.is_geographic:
+        return None
+    _, latitude = affine @ (width / 2, height / 2)
+    narrowing = max(math.cos(math.radians(latitude)), 1e-3)
+    return math.sqrt(abs(affine.determinant) * narrowing) * METRES_PER_DEGREE
+
+
+def _check(found: Header) -> None:
+    for dtype in set(found.dtypes):
+        if dtype.startswith("complex"):
+            raise RasterError(f"{found.path}: holds complex values ({dtype}); convert them to intensity first")
+    bands = found.count if found.interleaved else 1
+    size = found.block_height * found.block_width * bands * max(np.dtype(one).itemsize for one in found.dtypes)
+    if size > LARGEST_BYTES:
+        raise RasterError(
+            f"{found.path}: one block of {found.block_height} x {found.block_width} pixels needs "
+            f"{size / 1024**3:.1f} GiB, more than {LARGEST_BYTES / 1024**3:.0f}; "
+            "rewrite the file in tiles (gdal_translate -of COG)"
+        )

@@ -1,0 +1,206 @@
+"""Pictures of principal components: the variance they carry, and where tiles lie along them, in colour.
+
+T tiles
+
+T tiles, K components
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from geomae.randomness import generator
+from geomae.reports.canvas import add_axes, add_text, add_title, save, shorten
+from geomae.reports.figures import BLUE, ORANGE
+
+# After Okabe and Ito (2008), without their yellow, which is faint on white.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1b1f24")
+SHAPES = ("circle", "triangle", "square", "diamond", "wedge", "plus")
+REST_COLOUR = "#8c959f"
+MOST = 12  # values that are told apart
+OTHER, NONE = "other", "none"
+
+
+@dataclass(frozen=True)
+class Style:
+    """A value of a column as a plot shows it."""
+
+    name: str
+    colour: str
+    shape: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Coloured:
+    """A column: the styles of its values in alphabetical order, and which of them each tile has."""
+
+    title: str
+    styles: tuple[Style, ...]
+    style_T: NDArray[np.int64]
+
+    def take(self, rows: NDArray[np.int64]) -> "Coloured":
+        """The column of a choice of tiles, in the same styles."""
+        return replace(self, style_T=self.style_T[rows])
+
+
+def colour(title: str, values_T: NDArray[np.str_]) -> Coloured:
+    """Give each value a colour and a shape; of more than 12 the rarer ones are one, `other`; empty ones are `none`."""
+    values, value_T, count = np.unique(values_T, return_inverse=True, return_counts=True)
+    named = np.flatnonzero(values != "")
+    common = named[np.argsort(-count[named], kind="stable")]
+    shown = np.sort(common if len(common) <= MOST else common[: MOST - 1]).tolist()
+    rare = sorted(set(named.tolist()) - set(shown))
+    styles = [
+        Style(str(values[value]), COLOURS[place % len(COLOURS)], SHAPES[place % len(SHAPES)], int(count[value]))
+        for place, value in enumerate(shown)
+    ]
+    style_of = np.full(len(values), len(shown), dtype=np.int64)
+    style_of[shown] = np.arange(len(shown))
+    if rare:
+        styles.append(Style(f"{OTHER} ({len(rare)})", REST_COLOUR, "circle", int(count[rare].sum())))
+    if len(named) < len(values):
+        style_of[values == ""] = len(styles)
+        styles.append(Style(NONE, REST_COLOUR, "square", int(count[values == ""].sum())))
+    return Coloured(title, tuple(styles), style_of[value_T])
+
+
+def colour_columns(columns: Mapping[str, NDArray[np.str_]]) -> tuple[Coloured, ...]:
+    """The columns that tell tiles apart, coloured; where none does, the first, so that there is something to show."""
+    telling = {title: values_T for title, values_T in columns.items() if len(np.unique(values_T)) > 1}
+    first = dict(list(columns.items())[:1])
+    return tuple(colour(title, values_T) for title, values_T in (telling or first).items())
+
+
+LEAST_SHOWN = 16
+
+
+def pca_scree(path: Path, share_D: NDArray[np.float64], kept: int, effective_rank: float, *, title: str) -> None:
+    """Publish a picture (PNG): the share of the variance of the first components, and of the first so many together.
+
+    `share_D` has all components, of which `kept` were kept.
+    """
+    shown = min(len(share_D), max(2 * kept, LEAST_SHOWN))
+    number = np.arange(1, shown + 1)
+    figure = Figure(figsize=(10.2, 4.3))
+    add_title(figure, title)
+    axes = add_axes(figure, 0.8, 0.75, 4.1, 2.75)
+    axes.bar(number, 100 * share_D[:shown], color=[BLUE if one <= kept else "#b9c3cd" for one in number])
+    axes.set_ylabel("share of variance, %", fontsize=9)
+    together = add_axes(figure, 5.75, 0.75, 4.1, 2.75)
+    together.plot(number, 100 * np.cumsum(share_D)[:shown], color=ORANGE, marker="o", markersize=3.5, linewidth=1.5)
+    together.set_ylabel("cumulative share, %", fontsize=9)
+    together.set_ylim(0, 103)
+    for one in (axes, together):
+        one.set_xlabel("component", fontsize=9)
+        one.set_xlim(0.4, shown + 0.6)
+        one.xaxis.set_major_locator(MaxNLocator(integer=True))
+        one.tick_params(labelsize=8)
+        one.grid(alpha=0.3, axis="y" if one is axes else "both")
+        one.set_axisbelow(True)
+        one.spines[["top", "right"]].set_visible(False)
+    which = "" if kept >= shown else f"; blue: the {kept} that are kept"
+    caption = (
+        f"The first {shown} of {len(share_D)} components{which}. "
+        f"Effective rank {effective_rank:.1f} of {len(share_D)}: the exponential of the entropy of all shares."
+    )
+    add_text(figure, 0.15, 3.98, caption, size=8)
+    save(figure, path)
+
+
+MARKERS = {"circle": "o", "triangle": "^", "square": "s", "diamond": "D", "wedge": "v", "plus": "P"}
+MOST_POINTS = 20_000  # more make a picture no clearer
+EDGES = (0.05, 99.95)  # percentiles that the axes reach at least, and a margin
+MARGIN = 0.08
+
+
+def pca_scatter(
+    path: Path,
+    scores_TK: NDArray[np.float32],
+    columns: Sequence[Coloured],
+    share_K: NDArray[np.float64],
+    *,
+    title: str,
+    caption: str,
+    behind_T: NDArray[np.bool_] | None = None,
+) -> None:
+    """Publish a picture (PNG): a row per column, with components 1 and 2 and, where there are, 3 and 4.
+
+    `share_K` is each component's share of the variance. Tiles of `behind_T` are drawn lightly behind the others. Of
+    more than 20,000 tiles as many are drawn, the same each time.
+    """
+    pairs = [(first, first + 1) for first in (0, 2) if first + 1 < scores_TK.shape[1]] or [(0, 0)]
+    order = generator(0, "scatter").permutation(len(scores_TK))[:MOST_POINTS]  # no value lies on top of all others
+    behind_T = np.zeros(len(scores_TK), dtype=np.bool_) if behind_T is None else behind_T
+    side, gap, left, head, foot, words = 3.55, 0.75, 0.75, 0.75, 0.75, 2.1
+    figure = Figure(figsize=(left + len(pairs) * (side + gap) + words, head + len(columns) * (side + gap) + foot))
+    add_title(figure, title)
+    for row, column in enumerate(columns):
+        top = head + row * (side + gap)
+        for number, (across, up) in enumerate(pairs):
+            axes = add_axes(figure, left + number * (side + gap), top, side, side)
+            for light in (True, False):
+                _points(axes, scores_TK[:, [across, up]], column, order[behind_T[order] == light], light=light)
+            for set_limits, label, one in (
+                (axes.set_xlim, axes.set_xlabel, across),
+                (axes.set_ylim, axes.set_ylabel, up),
+            ):
+                set_limits(*_limits(scores_TK[:, one]))
+                label(f"component {one + 1} ({share_K[one]:.1%} of variance)", fontsize=9)
+            axes.tick_params(labelsize=8)
+            axes.grid(alpha=0.25)
+            axes.spines[["top", "right"]].set_visible(False)
+        _legend(figure, left + len(pairs) * (side + gap) - 0.25, top, column)
+    add_text(figure, 0.15, head + len(columns) * (side + gap) + 0.1, caption, size=8)
+    save(figure, path)
+
+
+def _points(
+    axes: Axes, place_T2: NDArray[np.float32], column: Coloured, order: NDArray[np.int64], *, light: bool
+) -> None:
+    """Draw in a fixed random order, in a few rounds, so that every shape lies now above and now below the others."""
+    crowd = max(len(order), 1)
+    size = float(np.clip(12_000 / crowd, 5, 26))
+    look: dict[str, Any] = (
+        {"alpha": 0.18, "linewidths": 0.0} if light else {"alpha": 0.75, "linewidths": 0.3, "edgecolors": "white"}
+    )
+    for part in np.array_split(order, 8):
+        for number, style in enumerate(column.styles):
+            chosen = part[column.style_T[part] == number]
+            if len(chosen):
+                x, y = place_T2[chosen].T
+                axes.scatter(x, y, s=size, c=style.colour, marker=MARKERS[style.shape], **look)
+
+
+def _limits(values_T: NDArray[np.float32]) -> tuple[float, float]:
+    low, high = np.percentile(values_T, EDGES)
+    room = MARGIN * (high - low) or 0.5
+    return float(low - room), float(high + room)
+
+
+def _legend(figure: Figure, left: float, top: float, column: Coloured) -> None:
+    add_text(figure, left, top, column.title, size=10, weight="bold")
+    across, down = figure.get_size_inches()
+    handles = [
+        Line2D([], [], linestyle="none", marker=MARKERS[style.shape], color=style.colour, markersize=6)
+        for style in column.styles
+    ]
+    legend = figure.legend(
+        handles,
+        [f"{shorten(style.name, 22)}  {style.count:,}" for style in column.styles],
+        loc="upper left",
+        bbox_to_anchor=((left - 0.1) / across, 1 - (top + 0.16) / down),
+        frameon=False,
+        fontsize=8.5,
+        handletextpad=0.2,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)

@@ -1,0 +1,267 @@
+"""Pictures of compared reconstructions: panels of tiles, spectra, errors by band and by mask ratio, and a slider.
+
+C bands, H W pixels; lengths on paper are in inches
+
+C bands; lengths on paper are in inches
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from jinja2 import Environment, PackageLoader
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+
+from geomae.metrics.reconstruction import Floats
+from geomae.reports.canvas import add_axes, add_picture_axes, add_text, add_title, save, shorten
+from geomae.reports.figures import (
+    DIFFERENCE_MAP,
+    HIDDEN_COLOUR,
+    INVALID_COLOUR,
+    LONGEST_OPTICAL_UM,
+    WAVELENGTH_TICKS_UM,
+)
+from geomae.reports.page import Html, data_uri
+from geomae.reports.pca_figures import COLOURS
+from geomae.reports.stretch import FloatArray, Mask, composites, describe, stretch_limits, to_rgb
+from geomae.sensors import Band
+
+Picture = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ComparedTile:
+    """A tile and its reconstructions by label, in physical units. `visible_HW` is what every model saw.
+
+    Reconstructions keep the truth where it was visible: what a model puts there is no reconstruction.
+    """
+
+    tile_id: str
+    truth_CHW: FloatArray
+    visible_HW: Mask
+    valid_CHW: Mask
+    reconstructions: Mapping[str, FloatArray]
+
+    def rmse(self, label: str) -> float:
+        """Root mean square error over the hidden valid pixels of all bands; NaN where there are none."""
+        counted_CHW = self.valid_CHW & ~self.visible_HW
+        error = self.reconstructions[label][counted_CHW].astype(np.float64) - self.truth_CHW[counted_CHW]
+        return float(np.sqrt(np.mean(error**2))) if error.size else float("nan")
+
+    def error_HW(self, label: str, indices: Sequence[int]) -> Picture:
+        """Mean absolute error over some bands; NaN where one of them is invalid."""
+        chosen = list(indices)
+        truth_CHW = np.where(self.valid_CHW[chosen], self.truth_CHW[chosen], np.nan).astype(np.float64)
+        error_HW: Picture = np.abs(self.reconstructions[label][chosen] - truth_CHW).mean(axis=0)
+        return error_HW
+
+    def pictures(self, indices: tuple[int, int, int]) -> dict[str, Picture]:
+        """Truth (``), what was visible (`visible`) and each reconstruction by label, in the stretch of the truth."""
+        limits = stretch_limits(self.truth_CHW, self.valid_CHW)
+        truth = to_rgb(self.truth_CHW, self.valid_CHW, indices, *limits, INVALID_COLOUR)
+        everywhere_CHW = np.ones_like(self.valid_CHW)
+        found = {"": truth, "visible": np.where(self.visible_HW[..., None], truth, HIDDEN_COLOUR)}
+        return found | {
+            label: to_rgb(pixels_CHW, everywhere_CHW, indices, *limits, INVALID_COLOUR)
+            for label, pixels_CHW in self.reconstructions.items()
+        }
+
+
+def comparison_panel(path: Path, tile: ComparedTile, bands: Sequence[Band], unit: str, title: str) -> None:
+    """Publish a picture (PNG): truth and reconstructions above, what was visible and absolute errors below.
+
+    Once per composite (true and false colour). One stretch for all pictures of a composite, one scale for all errors.
+    """
+    shown = composites(bands)
+    labels = list(tile.reconstructions)
+    errors = {(name, label): tile.error_HW(label, indices) for name, indices in shown.items() for label in labels}
+    known = np.concatenate([one[np.isfinite(one) & ~tile.visible_HW] for one in errors.values()])
+    limit = (float(np.percentile(known, 99)) if known.size else 0.0) or 1.0
+    side, gap, head, foot, words = 1.55, 0.08, 0.75, 0.55, 0.42
+    block = 2 * (side + gap) + words + 0.1
+    width = max(0.15 + (len(labels) + 1) * (side + gap) + 0.95, 7.0)
+    figure = Figure(figsize=(width, head + len(shown) * block + foot))
+    add_title(figure, title)
+    add_text(figure, 0.15, 0.45, shorten(tile.tile_id, int(width * 12)), size=9)
+    colours = colormaps[DIFFERENCE_MAP].with_extremes(bad=INVALID_COLOUR)
+    for number, (name, indices) in enumerate(shown.items()):
+        top = head + number * block
+        add_text(
+            figure, 0.15, top, f"{describe(name, indices, bands)}; {_limits(tile, indices, bands, unit)}", size=8.5
+        )
+        pictures = tile.pictures(indices)
+        for column, label in enumerate(["", *labels]):
+            left, above = 0.15 + column * (side + gap), top + words
+            axes = add_picture_axes(figure, left, above, side, side)
+            axes.imshow(pictures[label], interpolation="nearest")
+            axes.set_title(shorten(label or "truth", 22), fontsize=8.5, pad=3, parse_math=False)
+            below = add_picture_axes(figure, left, above + side + gap, side, side)
+            if label:
+                drawn = below.imshow(errors[name, label], cmap=colours, vmin=0, vmax=limit, interpolation="nearest")
+            else:
+                below.imshow(pictures["visible"], interpolation="nearest")
+        scale = add_axes(figure, 0.15 + (len(labels) + 1) * (side + gap) + 0.05, top + words + side + gap, 0.13, side)
+        figure.colorbar(drawn, cax=scale, extend="max").set_label(f"error, {unit.replace('_', ' ')}", size=8)
+        scale.tick_params(labelsize=7.5)
+    add_text(figure, 0.15, head + len(shown) * block + 0.05, _caption(tile, unit), size=8)
+    save(figure, path)
+
+
+def _limits(tile: ComparedTile, indices: Sequence[int], bands: Sequence[Band], unit: str) -> str:
+    low_C, high_C = stretch_limits(tile.truth_CHW, tile.valid_CHW)
+    spans = [f"{bands[place].name} {low_C[place]:.3g} to {high_C[place]:.3g}" for place in dict.fromkeys(indices)]
+    return f"black to full colour: {', '.join(spans)} {unit.replace('_', ' ')}"
+
+
+def _caption(tile: ComparedTile, unit: str) -> str:
+    scores = ", ".join(f"{label} {tile.rmse(label):.3g}" for label in tile.reconstructions)
+    return (
+        "Lower row: what the models saw (grey is hidden, beige is invalid), then the absolute error, mean over the "
+        f"bands shown.\nRMSE of hidden pixels over all bands, {unit.replace('_', ' ')}: {scores}"
+    )
+
+
+MARKERS = ("o", "^", "s", "D", "v", "P", "X")
+INK = "#1b1f24"
+TRUTH = "#c3c9d0"  # a broad line below the others, since one of their colours is black
+
+
+def mean_spectra(
+    path: Path, bands: Sequence[Band], truth_C: Floats, means: Mapping[str, Floats], unit: str, title: str
+) -> None:
+    """Publish a picture (PNG): the mean spectrum of masked pixels, true and by each model, and what they are off by."""
+    order = sorted(range(len(bands)), key=lambda place: bands[place].wavelength_um)
+    place_C = places([bands[place] for place in order])
+    figure = Figure(figsize=(9.6, 6.2))
+    add_title(figure, title)
+    above, below = add_axes(figure, 0.95, 0.85, 6.2, 2.6), add_axes(figure, 0.95, 3.65, 6.2, 1.7)
+    above.plot(place_C, truth_C[order], color=TRUTH, linewidth=6, label="truth")
+    for number, (label, mean_C) in enumerate(means.items()):
+        style = _style(number)
+        above.plot(place_C, mean_C[order], label=label, **style)
+        below.plot(place_C, (mean_C - truth_C)[order], **style)
+    below.axhline(0, color=INK, linewidth=1)
+    above.set_ylabel(f"mean of masked pixels,\n{_plain(unit)}", fontsize=9)
+    below.set_ylabel(f"model - truth,\n{_plain(unit)}", fontsize=9)
+    for axes in (above, below):
+        wavelength_axis(axes, place_C, [bands[place] for place in order], named=axes is below)
+    _legend(above)
+    save(figure, path)
+
+
+def error_by_band(path: Path, bands: Sequence[str], errors: Mapping[str, Floats], unit: str, title: str) -> None:
+    """Publish a picture (PNG): RMSE of masked pixels against the band, a mark per model."""
+    figure = Figure(figsize=(9.6, 4.4))
+    add_title(figure, title)
+    axes = add_axes(figure, 0.95, 0.75, 6.2, 2.95)
+    place_C = np.arange(len(bands), dtype=np.float64)
+    for number, (label, error_C) in enumerate(errors.items()):
+        axes.plot(place_C, error_C, label=label, **_style(number))
+    axes.set_xticks(place_C, bands, rotation=30 if len(bands) > 8 else 0)
+    axes.set_xlabel("band", fontsize=9)
+    _error_axis(axes, unit)
+    save(figure, path)
+
+
+def error_by_ratio(path: Path, curves: Mapping[str, tuple[Floats, Floats]], unit: str, title: str) -> None:
+    """Publish a picture (PNG): RMSE of masked pixels, mean over bands, against the share of a tile that is hidden."""
+    figure = Figure(figsize=(9.6, 4.4))
+    add_title(figure, title)
+    axes = add_axes(figure, 0.95, 0.75, 6.2, 2.95)
+    for number, (label, (ratio, error)) in enumerate(curves.items()):
+        axes.plot(100 * ratio, error, label=label, **_style(number))
+    axes.set_xlabel("hidden share of the tile, %", fontsize=9)
+    _error_axis(axes, unit)
+    save(figure, path)
+
+
+def _error_axis(axes: Axes, unit: str) -> None:
+    axes.set_ylabel(f"RMSE of masked pixels, {_plain(unit)}", fontsize=9)
+    axes.set_ylim(bottom=0)
+    plain_axes(axes)
+    _legend(axes)
+
+
+def _style(number: int) -> dict[str, Any]:
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": "-" if number < len(COLOURS) else "--",
+        "linewidth": 1.3,
+        "markersize": 4.5,
+    }
+
+
+def places(bands: Sequence[Band]) -> Floats:
+    """Wavelengths in micrometres; numbers where a band is no optical one."""
+    optical = bands[-1].wavelength_um < LONGEST_OPTICAL_UM
+    return np.array([one.wavelength_um if optical else number for number, one in enumerate(bands)], dtype=np.float64)
+
+
+def wavelength_axis(axes: Axes, place_C: Floats, bands: Sequence[Band], *, named: bool) -> None:
+    """Make the horizontal axis one of wavelengths, or of bands where these are no optical ones; `named` lists them."""
+    plain_axes(axes)
+    if bands[-1].wavelength_um >= LONGEST_OPTICAL_UM:
+        axes.set_xticks(place_C, [band.name for band in bands])
+        return
+    axes.set_xscale("log")  # visible bands are narrow and close, infrared ones wide and far apart
+    low, high = place_C[0] * 0.94, place_C[-1] * 1.06
+    axes.set_xlim(low, high)
+    ticks = [tick for tick in WAVELENGTH_TICKS_UM if low <= tick <= high]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    if named:
+        axes.set_xlabel("wavelength, µm", fontsize=9)
+        names = ", ".join(f"{band.name} {band.wavelength_um:.3g}" for band in bands)
+        add_text(axes.figure, 0.15, 5.85, f"Bands by wavelength, µm: {names}", size=8)  # type: ignore[arg-type]
+
+
+def plain_axes(axes: Axes) -> None:
+    """Small ticks, a light grid, no frame above and to the right."""
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False, fontsize=8.5)
+
+
+def _plain(unit: str) -> str:
+    return unit.replace("_", " ")
+
+
+@dataclass(frozen=True)
+class Slide:
+    """A tile as pictures (height, width, 3), 0 to 1: the truth, and reconstructions by label."""
+
+    title: str
+    truth: Picture
+    reconstructions: Mapping[str, Picture]
+
+
+def slider(slides: Sequence[Slide]) -> Html:
+    """The interactive part: choose a tile and a model, and move the border between truth and reconstruction."""
+    data = [
+        {
+            "title": slide.title,
+            "truth": data_uri(_png(slide.truth)),
+            "models": [[label, data_uri(_png(picture))] for label, picture in slide.reconstructions.items()],
+        }
+        for slide in slides
+    ]
+    environment = Environment(loader=PackageLoader("geomae.reports"), autoescape=True, trim_blocks=True)
+    return Html(environment.get_template("recon_slider.html").render(data=data))
+
+
+def _png(picture: Picture) -> bytes:
+    png = io.BytesIO()
+    imsave(png, np.round(255 * np.clip(picture, 0, 1)).astype(np.uint8), format="png", metadata={"Software": "geomae"})
+    return png.getvalue()

@@ -1,0 +1,106 @@
+"""Devices and ranks, through Lightning Fabric.
+
+torchgeo brings torchmetrics, whose import would add seconds to every start of the program.
+"""
+
+import logging
+import os
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from geomae.errors import ConfigError
+
+_ASKED = ModuleType("torchmetrics")
+_stand_in = _ASKED.__name__ not in sys.modules
+if _stand_in:
+    try:
+        _ASKED.__version__ = version(_ASKED.__name__)  # type: ignore[attr-defined]
+        sys.modules[_ASKED.__name__] = _ASKED
+    except PackageNotFoundError:
+        _stand_in = False
+try:
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+finally:
+    if _stand_in:
+        del sys.modules[_ASKED.__name__]
+
+__all__ = ["Fabric", "SLURMEnvironment", "TorchElasticEnvironment"]
+
+
+def device_for(device: str) -> str:
+    """`cpu`, `cuda` or `mps`: for `auto`, the best there is. Raises ConfigError for one that is absent."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if device == "auto":
+        return "cuda" if cuda else "mps" if mps else "cpu"
+    if device not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"--device {device}: choose auto, cpu, cuda or mps")
+    if (device == "cuda" and not cuda) or (device == "mps" and not mps):
+        raise ConfigError(f"--device {device}: there is none on this machine; --device auto takes what there is")
+    return device
+
+
+def build_fabric(device: str, devices: int, nodes: int, strategy: str) -> Fabric:
+    """A Fabric that is not launched yet. Raises ConfigError for a combination that cannot run."""
+    device = device_for(device)
+    if strategy not in ("auto", "ddp", "fsdp"):
+        raise ConfigError(f"--strategy {strategy}: choose auto, ddp or fsdp")
+    if strategy == "fsdp" and device != "cuda":
+        raise ConfigError(f"--strategy fsdp: needs CUDA devices, not {device}; --strategy ddp runs everywhere")
+    devices, nodes = _started_ranks(devices, nodes)
+    if device == "cuda" and devices > torch.cuda.device_count():
+        raise ConfigError(f"--devices {devices}: this machine has {torch.cuda.device_count()}")
+    chosen: Any = strategy if strategy != "auto" else ("ddp" if devices * nodes > 1 else "auto")
+    if chosen == "fsdp":
+        from lightning_fabric.strategies.fsdp import FSDPStrategy
+        from timm.models.vision_transformer import Block
+
+        chosen = FSDPStrategy(auto_wrap_policy={Block}, use_orig_params=True)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what it announces stands in our own lines
+    return Fabric(
+        accelerator=device,
+        devices=devices,
+        num_nodes=nodes,
+        strategy=chosen,
+        precision="32-true",  # of the weights; see `working_precision`
+    )
+
+
+def _started_ranks(devices: int, nodes: int) -> tuple[int, int]:
+    """Processes on this node, and nodes: where SLURM or torchrun started them, it has decided, and 1 says nothing."""
+    if TorchElasticEnvironment.detect():
+        starter, here, names = "torchrun", int(os.environ["LOCAL_WORLD_SIZE"]), "--nproc-per-node and --nnodes"
+        everywhere = int(os.environ["WORLD_SIZE"])
+    elif SLURMEnvironment.detect():
+        starter, names = "SLURM", "--ntasks-per-node and --nodes of srun"
+        everywhere = int(os.environ["SLURM_NTASKS"])
+        here = int(os.environ.get("SLURM_NTASKS_PER_NODE", everywhere))
+    else:
+        return devices, nodes
+    for option, asked, there in (("--devices", devices, here), ("--nodes", nodes, everywhere // here)):
+        if asked not in (1, there):
+            raise ConfigError(f"{option} {asked}: {starter} gives {there}; leave it out, or change {names}")
+    return here, everywhere // here
+
+
+def external() -> bool:
+    """Whether SLURM or torchrun started the ranks."""
+    return bool(SLURMEnvironment.detect() or TorchElasticEnvironment.detect())
+
+
+def early_rank() -> int:
+    """The rank of this process before Fabric is launched: 0 for the process that the user started."""
+    for environment in (TorchElasticEnvironment, SLURMEnvironment):  # torchrun within SLURM counts its own ranks
+        if environment.detect():
+            return int(environment().global_rank())
+    return int(os.environ.get("NODE_RANK", "0")) * 1_000_000 + int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def started_by_us() -> bool:
+    """Whether Fabric's launcher made this process: it dies with rank 0 then."""
+    return not external() and int(os.environ.get("LOCAL_RANK", "0")) > 0

@@ -1,0 +1,165 @@
+"""Validation under fixed masks: the loss, and the error per band in physical units beside that of the baselines.
+
+T tiles of a data set, B of a batch, C bands, N patches, M hidden patches, P pixels of a patch in one band
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from geomae.models.band_embedding import band_codes
+from geomae.models.folder import Model, SensorRecord, standardise
+from geomae.models.inpainting import mean_by_distance, mean_of_nearest, mean_of_visible
+from geomae.models.mae import Loss, MaskedAutoencoder
+from geomae.models.masking import scored_pixels, seen_and_hidden
+from geomae.models.patches import context_statistics, grid, patchify, restore, take
+from geomae.tiles.batches import Batch, BatchSpec, fixed_batches
+from geomae.training.data import Dataset
+
+MODEL = "model"  # the name of what the model itself predicts
+BASELINES = ("baseline:mean", "baseline:nearest", "baseline:idw-patch")
+
+
+@dataclass(frozen=True)
+class TileErrors:
+    """Sums of squared errors (T, C) per name of a prediction, in squared units of the data set, and pixels (T, C)."""
+
+    squares_TC: dict[str, NDArray[np.float64]]
+    pixels_TC: NDArray[np.float64]
+
+    def of_bands(self, places: Sequence[int]) -> "TileErrors":
+        """Those of some bands."""
+        chosen = list(places)
+        return TileErrors(
+            {name: values[:, chosen] for name, values in self.squares_TC.items()}, self.pixels_TC[:, chosen]
+        )
+
+    def rmse(self, name: str, weight_T: NDArray[np.float64] | None = None) -> float:
+        """Mean of the RMSE over the bands that have a pixel; NaN where none has.
+
+        `weight_T` says how often each tile counts.
+        """
+        weight_T = np.ones(len(self.pixels_TC)) if weight_T is None else weight_T
+        pixels_C = weight_T @ self.pixels_TC
+        known_C = pixels_C > 0
+        if not known_C.any():
+            return float("nan")
+        return float(np.sqrt((weight_T @ self.squares_TC[name])[known_C] / pixels_C[known_C]).mean())
+
+
+@dataclass(frozen=True)
+class ValidationScores:
+    """Errors over hidden valid pixels: `rmse` per name of a prediction and band, in the unit of the data set."""
+
+    loss: float
+    tiles: int
+    bands: tuple[str, ...]
+    rmse: dict[str, tuple[float, ...]]
+
+    def mean(self, name: str) -> float:
+        """Mean of the RMSE over the bands."""
+        return sum(self.rmse[name]) / len(self.bands)
+
+    def metrics(self, dataset: str) -> dict[str, float]:
+        """Flat figures: loss/DATASET, rmse/NAME/DATASET/BAND and its mean over bands, ratio/BASELINE/DATASET."""
+        figures = {f"loss/{dataset}": self.loss}
+        for name, values in self.rmse.items():
+            figures |= {f"rmse/{name}/{dataset}/{band}": v for band, v in zip(self.bands, values, strict=True)}
+            figures[f"rmse/{name}/{dataset}/mean"] = self.mean(name)
+            if name != MODEL:
+                figures[f"ratio/{name}/{dataset}"] = self.mean(MODEL) / max(self.mean(name), 1e-30)
+        return figures
+
+
+@torch.no_grad()
+def evaluate(
+    predict: Callable[..., Tensor],
+    mae: MaskedAutoencoder,
+    record: SensorRecord,
+    batches: Iterable[tuple[Batch, bool]],
+    reduce: Callable[[Tensor], Tensor],
+    *,
+    baselines: bool,
+) -> ValidationScores:
+    """Score a model on this rank's batches, of which those marked false are not counted; `reduce` adds over ranks.
+
+    `predict` is `mae.predict` as the strategy and the precision in force wrap it.
+    """
+    device = next(mae.parameters()).device
+    names = (MODEL, *(BASELINES if baselines else ()))
+    C = len(record.bands)
+    # Sums in float64, where the device has it: squared errors of many pixels lose digits in float32.
+    exact = torch.float32 if device.type == "mps" else torch.float64
+    totals = torch.zeros(len(names) + 1, C, dtype=exact, device=device)
+    loss = torch.zeros(3, dtype=exact, device=device)
+    codes_CF = band_codes(record.bands).to(device)
+    for batch, counted in batches:
+        scored, errors = _errors(predict, mae, record, batch.to(device), codes_CF, baselines, exact)
+        if not counted:
+            continue
+        totals += errors.sum(1)
+        loss += torch.stack(
+            [scored.sum_B.to(exact).sum(), scored.count_B.to(exact).sum(), loss.new_tensor(len(batch.tile_ids))]
+        )
+    totals, loss = reduce(totals), reduce(loss)
+    std_C = torch.tensor(record.std_C, dtype=torch.float64)
+    rmse = {
+        name: tuple(((totals[i] / totals[-1].clamp(min=1)).sqrt().cpu().double() * std_C).tolist())
+        for i, name in enumerate(names)
+    }
+    mean_loss = float(loss[0] / loss[1].clamp(min=1))
+    return ValidationScores(mean_loss, int(loss[2]), tuple(band.name for band in record.bands), rmse)
+
+
+@torch.no_grad()
+def errors_by_tile(model: Model, dataset: Dataset, draw: BatchSpec, batch: int, device: torch.device) -> TileErrors:
+    """The errors of a model on every tile under masks that depend on the seed and the tile alone, in fp32."""
+    mae, record = model.mae, dataset.record
+    codes_CF = band_codes(record.bands).to(device)
+    found = [
+        _errors(mae.predict, mae, record, part.to(device), codes_CF, True, torch.float64)[1].cpu()
+        for part, _ in fixed_batches(dataset.reader, 0, range(len(dataset.reader)), draw, batch)
+    ]
+    sums = torch.cat(found, dim=1).numpy()
+    variance_C = np.array(record.std_C, dtype=np.float64) ** 2
+    squares = {name: sums[i] * variance_C for i, name in enumerate((MODEL, *BASELINES))}
+    return TileErrors(squares, sums[-1])
+
+
+def _errors(
+    predict: Callable[..., Tensor],
+    mae: MaskedAutoencoder,
+    record: SensorRecord,
+    batch: Batch,
+    codes_CF: Tensor,
+    baselines: bool,
+    exact: torch.dtype,
+) -> tuple[Loss, Tensor]:
+    """The loss, and per prediction, tile and band the sum of squared errors; the last row counts the pixels."""
+    side, groups, target = mae.architecture.patch, mae.architecture.groups, mae.architecture.target
+    shape = grid(batch.pixels_BCHW, side)
+    patches_BNCP = patchify(standardise(batch.pixels_BCHW, batch.valid_BCHW, record), side)
+    valid_BNCP = patchify(batch.valid_BCHW, side)
+    mask = (batch.order_BX, batch.visible, batch.shown_BC, groups)
+    seen_BNC, _ = seen_and_hidden(*mask, len(record.bands))
+    seen_BNCP = valid_BNCP & seen_BNC[..., None]
+    shown_BNCP = valid_BNCP if batch.shown_BC is None else valid_BNCP & batch.shown_BC[:, None, :, None]
+    wanted_BM, valid, scored = scored_pixels(valid_BNCP, *mask)
+    asked = (codes_CF, batch.order_BX, batch.visible, wanted_BM, shape, record.gsd_m)
+    predicted_BMCP = predict(patches_BNCP, shown_BNCP, *asked).float()
+    truth = take(patches_BNCP, wanted_BM)
+    loss = mae.score(predicted_BMCP, truth, valid, scored)
+    known = context_statistics(patches_BNCP, seen_BNCP, target, shape[1])
+    if known is not None:
+        known = type(known)(*(take(values, wanted_BM) for values in known))
+    predictions = [restore(predicted_BMCP, known)]
+    if baselines:
+        predictions.append(take(mean_of_visible(patches_BNCP, seen_BNCP), wanted_BM))
+        predictions.append(take(mean_of_nearest(patches_BNCP, seen_BNCP, shape[1]), wanted_BM))
+        predictions.append(take(mean_by_distance(patches_BNCP, seen_BNCP, shape[1]), wanted_BM))
+    sums = [(one - truth).where(scored, 0).square().to(exact).sum((1, 3)) for one in predictions]
+    return loss, torch.stack([*sums, scored.sum((1, 3)).to(exact)])
