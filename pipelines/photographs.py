@@ -10,9 +10,10 @@ from geomae.config import Decoder
 from geomae.files import read_json
 from geomae.models.architecture import architecture
 from geomae.models.convert.mae import PICTURES
-from geomae.models.folder import Model, SensorRecord, save_model
+from geomae.models.folder import Model, save_model
 from geomae.models.mae import MaskedAutoencoder
 from geomae.sensors import sensor
+from geomae.sensors.record import SensorRecord
 
 
 def photographs(weights: Path | None, folder: Path, seed: int, **said: Any) -> Path:

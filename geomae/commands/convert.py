@@ -20,10 +20,11 @@ from geomae.models.convert import (
     write_onnx,
 )
 from geomae.models.convert.mae import RENAMED
-from geomae.models.folder import Model, SensorRecord, load_model, save_model, save_tensors, write_model
+from geomae.models.folder import Model, load_model, save_model, save_tensors, write_model
 from geomae.runtime.console import Screen
 from geomae.sensors import Band, Sensor, sensor
 from geomae.sensors.band import plain_name
+from geomae.sensors.record import SensorRecord
 
 
 def measured_record(path: Path, sensor: Sensor, names: tuple[str, ...], gsd_m: float | None) -> SensorRecord:

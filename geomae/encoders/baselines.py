@@ -16,11 +16,12 @@ from torch.nn.functional import adaptive_avg_pool2d, conv2d
 from geomae.errors import ConfigError
 from geomae.files import digest
 from geomae.models.architecture import Architecture, architecture
-from geomae.models.folder import Model, SensorRecord, standardise
+from geomae.models.folder import Model, standardise
 from geomae.models.mae import MaskedAutoencoder
 from geomae.models.patches import patchify
 from geomae.randomness import key
 from geomae.sensors import Band
+from geomae.sensors.record import SensorRecord
 
 CELLS = 8  # `pixels` are averaged to as many cells a side, so that the width does not depend on the size of the tile
 

@@ -17,8 +17,8 @@ from torch.nn.functional import adaptive_max_pool2d, interpolate
 from geomae.encoders.interface import pool, weights_digest
 from geomae.errors import ConfigError, ModelError
 from geomae.files import digest
-from geomae.models.folder import SensorRecord
 from geomae.sensors import Band
+from geomae.sensors.record import SensorRecord
 
 BRIGHT = 0.3  # reflectance of red, green and blue that is shown as white
 SPREAD = 2.0  # standard deviations about the mean that become the range of a picture, where no reflectance is known

@@ -12,7 +12,8 @@ from geomae.encoders.reference import BASELINE, FOLDER, MLFLOW, TIMM, EncoderRef
 from geomae.encoders.timm_models import timm_encoder
 from geomae.encoders.torchgeo_models import torchgeo_encoder
 from geomae.errors import ConfigError
-from geomae.models.folder import Model, SensorRecord, load_model
+from geomae.models.folder import Model, load_model
+from geomae.sensors.record import SensorRecord
 
 
 def load_encoder(

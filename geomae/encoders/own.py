@@ -15,9 +15,10 @@ from geomae.errors import BandMismatchError, ConfigError, ModelError
 from geomae.files import digest
 from geomae.models.band_embedding import band_codes
 from geomae.models.convert.mae import PICTURES
-from geomae.models.folder import Model, SensorRecord, standardise
+from geomae.models.folder import Model, standardise
 from geomae.models.patches import grid, patchify
 from geomae.sensors import Band, match_bands
+from geomae.sensors.record import SensorRecord
 
 ANY_BANDS = "an encoder with the spectral embedding takes any bands"
 

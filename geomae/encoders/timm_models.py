@@ -27,7 +27,7 @@ from geomae.encoders.interface import Layer, check_pooling, choose_layer
 from geomae.encoders.reference import EncoderReference
 from geomae.errors import BandMismatchError, ConfigError, ModelError, nearest
 from geomae.models.convert.state_dicts import first_line, read_weights
-from geomae.models.folder import SensorRecord
+from geomae.sensors.record import SensorRecord
 
 PICTURE_BANDS = ("red", "green", "blue")
 POOLINGS_WITHOUT_CLASS = ("mean", "mean-std")

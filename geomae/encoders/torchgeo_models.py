@@ -35,8 +35,8 @@ from geomae.encoders.reference import EncoderReference
 from geomae.encoders.timm_models import finish, picture_bands, timm_backbone
 from geomae.errors import BandMismatchError, ConfigError, ModelError, nearest
 from geomae.models.convert.state_dicts import first_line, read_weights
-from geomae.models.folder import SensorRecord
 from geomae.sensors import Band, match_bands, sensor
+from geomae.sensors.record import SensorRecord
 
 TRAINED_ON = {  # how names of weights begin -> our table of the sensor, and how the names of its products begin
     "SENTINEL2": ("sentinel-2-l1c", "sentinel-2"),

@@ -15,9 +15,10 @@ from geomae.commands.probe_request import EncoderSpec
 from geomae.encoders import DEFAULT_POOLING, MIDDLE, Encoder, EncoderReference, OwnEncoder, load_encoder
 from geomae.encoders.selections import Choice, Session, embed_selected, model_run, rows_of
 from geomae.errors import BandMismatchError
-from geomae.models.folder import Model, SensorRecord
+from geomae.models.folder import Model
 from geomae.runtime.signals import Stop
 from geomae.sensors import match_bands
+from geomae.sensors.record import SensorRecord
 from geomae.tiles.selection import Selection
 
 

@@ -9,9 +9,9 @@ from geomae.catalog import Catalog, resolve_selectors
 from geomae.catalog.splits import TRAIN
 from geomae.errors import CatalogError
 from geomae.files import digest
-from geomae.models.folder import SensorRecord
 from geomae.runtime.console import Screen
 from geomae.sensors import Band, sensor, sensor_names
+from geomae.sensors.record import SensorRecord
 from geomae.tiles.index import TileIndex, build_index
 from geomae.tiles.statistics import Statistics
 from geomae.tracking.runs import DatasetRecord

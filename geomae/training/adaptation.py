@@ -16,11 +16,12 @@ from geomae.encoders.own import fit_model
 from geomae.encoders.selections import Session
 from geomae.errors import CatalogError, ModelError
 from geomae.models.architecture import Architecture
-from geomae.models.folder import Model, SensorRecord
+from geomae.models.folder import Model
 from geomae.models.mae import MaskedAutoencoder
 from geomae.models.trainable import Share, merged, unfreeze
 from geomae.randomness import key
 from geomae.runtime.signals import Stop
+from geomae.sensors.record import SensorRecord
 from geomae.tiles.batches import TileReader, schedule_batches
 from geomae.tiles.index import TileIndex
 from geomae.tiles.overlaps import check_no_pixel_overlap, overlapping

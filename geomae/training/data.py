@@ -13,10 +13,10 @@ from geomae.config import PretrainConfig
 from geomae.errors import BandMismatchError, CatalogError, ConfigError
 from geomae.files import digest
 from geomae.models.blocks import check_window
-from geomae.models.folder import SensorRecord
 from geomae.models.masking import usable_patches, visible_count
 from geomae.sensors import Band, band_groups
 from geomae.sensors.groups import Groups
+from geomae.sensors.record import SensorRecord
 from geomae.tiles.batches import TileReader
 from geomae.tiles.index import TileIndex, build_index
 from geomae.tiles.selection import index_gsd_m, own_statistics, pool, sensor_key

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geomae.models.band_embedding import band_codes
-from geomae.models.folder import Model, SensorRecord, standardise
+from geomae.models.folder import Model, standardise
 from geomae.models.inpainting import mean_by_distance, mean_of_nearest, mean_of_visible
 from geomae.models.mae import Loss, MaskedAutoencoder
 from geomae.models.masking import scored_pixels, seen_and_hidden
 from geomae.models.patches import context_statistics, grid, patchify, restore, take
+from geomae.sensors.record import SensorRecord
 from geomae.tiles.batches import Batch, BatchSpec, fixed_batches
 from geomae.training.data import Dataset
 

@@ -15,11 +15,12 @@ from geomae.commands.adapt_request import AdaptOptions
 from geomae.commands.run import CommonOptions
 from geomae.errors import BandMismatchError, CatalogError, ConfigError, GeomaeError, ModelError
 from geomae.models.architecture import Architecture
-from geomae.models.folder import Model, SensorRecord, load_model, save_model
+from geomae.models.folder import Model, load_model, save_model
 from geomae.models.mae import MaskedAutoencoder
 from geomae.rasters import write_cog
 from geomae.runtime.signals import Stop
 from geomae.sensors import sensor
+from geomae.sensors.record import SensorRecord
 
 CATALOG = """\
 version: 1

@@ -22,10 +22,11 @@ from geomae.config import Decoder
 from geomae.errors import BandMismatchError, ConfigError, ModelError
 from geomae.evaluation.reconstruction import MaskKind, load_candidates, score
 from geomae.models.architecture import Architecture
-from geomae.models.folder import Model, SensorRecord, save_model
+from geomae.models.folder import Model, save_model
 from geomae.models.mae import MaskedAutoencoder
 from geomae.runtime.console import Screen
 from geomae.sensors import sensor
+from geomae.sensors.record import SensorRecord
 from geomae.tiles.selection import select_tiles
 
 CONTRACT = (

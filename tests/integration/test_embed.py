@@ -19,10 +19,11 @@ from geomae.embeddings.store import store_digest
 from geomae.encoders.selections import Choice, rows_of
 from geomae.errors import BandMismatchError, CatalogError, ConfigError, StorageError
 from geomae.models.architecture import Architecture
-from geomae.models.folder import Model, SensorRecord, save_model
+from geomae.models.folder import Model, save_model
 from geomae.models.mae import MaskedAutoencoder
 from geomae.runtime.console import Screen
 from geomae.sensors import sensor
+from geomae.sensors.record import SensorRecord
 from geomae.tiles.batches import TileReader
 from geomae.tiles.selection import select_tiles
 

@@ -21,11 +21,12 @@ from geomae.evaluation.gap import Pixels, embedding_gap, pixel_gap
 from geomae.evaluation.gap_domains import read_domains, read_pixels
 from geomae.evaluation.permutations import corrected
 from geomae.models.architecture import Architecture
-from geomae.models.folder import Model, SensorRecord, load_model, save_model
+from geomae.models.folder import Model, load_model, save_model
 from geomae.models.mae import MaskedAutoencoder
 from geomae.rasters import write_cog
 from geomae.runtime.console import Screen
 from geomae.sensors import sensor
+from geomae.sensors.record import SensorRecord
 from geomae.tiles.selection import select_tiles
 
 CATALOG = """\

@@ -19,10 +19,11 @@ from geomae.commands.probe_request import ProbeOptions, encoder_specs
 from geomae.commands.run import CommonOptions
 from geomae.errors import BandMismatchError, CatalogError, ConfigError
 from geomae.models.architecture import Architecture
-from geomae.models.folder import Model, SensorRecord, save_model
+from geomae.models.folder import Model, save_model
 from geomae.models.mae import MaskedAutoencoder
 from geomae.rasters import write_cog
 from geomae.sensors import sensor
+from geomae.sensors.record import SensorRecord
 
 CATALOG = """\
 version: 1

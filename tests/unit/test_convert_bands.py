@@ -14,9 +14,10 @@ from geomae.errors import CatalogError, ConfigError, GeomaeError, ModelError
 from geomae.models.architecture import Architecture
 from geomae.models.convert import ConversionReport, adapt_bands
 from geomae.models.convert.state_dicts import fold
-from geomae.models.folder import Model, SensorRecord, load_model, save_model
+from geomae.models.folder import Model, load_model, save_model
 from geomae.models.mae import MaskedAutoencoder
 from geomae.sensors import sensor
+from geomae.sensors.record import SensorRecord
 
 S2 = sensor("sentinel-2-l2a")
 KERNEL, HEAD, BIAS = "encoder.embedding.proj.weight", "decoder.head.proj.weight", "decoder.head.proj.bias"

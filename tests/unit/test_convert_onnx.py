@@ -14,9 +14,10 @@ from geomae.errors import ConfigError, ModelError
 from geomae.models.architecture import Architecture
 from geomae.models.convert import check_onnx
 from geomae.models.convert import onnx as export
-from geomae.models.folder import Model, SensorRecord, save_model
+from geomae.models.folder import Model, save_model
 from geomae.models.mae import MaskedAutoencoder
 from geomae.sensors import sensor
+from geomae.sensors.record import SensorRecord
 
 LANDSAT = SensorRecord(
     "l8", "reflectance", 30.0, sensor("landsat-8-oli-c2l2").bands[:3], (0.1, 0.2, 0.3), (0.1, 0.1, 0.2)

@@ -12,8 +12,9 @@ from tiny_models import BANDS, MODELS, RECORD, SIDE, tiles, tiny_mae, tiny_model
 import geomae
 from geomae.errors import BandMismatchError, ConfigError, GeomaeError, ModelError
 from geomae.models.band_embedding import band_codes
-from geomae.models.folder import Model, SensorRecord, save_model, standardise
+from geomae.models.folder import Model, save_model, standardise
 from geomae.models.patches import patchify
+from geomae.sensors.record import SensorRecord
 
 DEPTH, N, D = 3, 12, 24
 

@@ -8,8 +8,9 @@ from tiny_models import BANDS, EMBEDDINGS, RECORD, tiles, tiny_mae, tiny_model
 
 from geomae.encoders import load_encoder
 from geomae.errors import BandMismatchError, ConfigError, ModelError
-from geomae.models.folder import Model, SensorRecord, save_model
+from geomae.models.folder import Model, save_model
 from geomae.sensors import sensor
+from geomae.sensors.record import SensorRecord
 
 
 @pytest.fixture(scope="module")

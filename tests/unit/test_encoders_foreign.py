@@ -17,8 +17,8 @@ from torchgeo.models.scale_mae import ScaleMAE
 from geomae.encoders import load_encoder
 from geomae.encoders.foreign import resized
 from geomae.errors import BandMismatchError, ConfigError, GeomaeError, ModelError
-from geomae.models.folder import SensorRecord
 from geomae.sensors import sensor
+from geomae.sensors.record import SensorRecord
 
 torch.set_num_threads(1)
 IMAGENET = (torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225]))

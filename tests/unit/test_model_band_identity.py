@@ -10,9 +10,10 @@ import torch
 from tiny_models import BANDS, EMBEDDINGS, MODELS, SIDE, TARGETS, tiny_mae
 
 from geomae.models.band_embedding import SpectralEmbedding, band_codes
-from geomae.models.folder import Model, SensorRecord
+from geomae.models.folder import Model
 from geomae.models.patches import patchify, unpatchify
 from geomae.sensors import Band, sensor
+from geomae.sensors.record import SensorRecord
 
 ROWS, COLS = 2, 3
 

@@ -15,9 +15,10 @@ from geomae.errors import ConfigError, ModelError
 from geomae.models.architecture import Architecture, architecture
 from geomae.models.band_embedding import band_codes
 from geomae.models.convert import adapt_bands, timm_weights, write_onnx
-from geomae.models.folder import Model, SensorRecord, save_model, standardise
+from geomae.models.folder import Model, save_model, standardise
 from geomae.models.mae import MaskedAutoencoder
 from geomae.models.patches import grid, patchify
+from geomae.sensors.record import SensorRecord
 
 CODES = band_codes(BANDS)
 

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from geomae.config import Decoder
 from geomae.models.architecture import Architecture
-from geomae.models.folder import Model, SensorRecord
+from geomae.models.folder import Model
 from geomae.models.mae import MaskedAutoencoder
 from geomae.sensors import sensor
+from geomae.sensors.record import SensorRecord
 
 torch.set_num_threads(1)  # on a busy machine, threads of so small products wait for each other most of the time
 

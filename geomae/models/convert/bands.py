@@ -12,9 +12,10 @@ from geomae.errors import ModelError
 from geomae.models.convert.mae import PICTURES, UNMEASURED
 from geomae.models.convert.state_dicts import ConversionReport
 from geomae.models.convert.timm import transformer
-from geomae.models.folder import Model, SensorRecord
+from geomae.models.folder import Model
 from geomae.models.mae import MaskedAutoencoder
 from geomae.sensors import Band, match_bands
+from geomae.sensors.record import SensorRecord
 
 EMBEDDING, HEAD, HEAD_BIAS = "encoder.embedding.proj.weight", "decoder.head.proj.weight", "decoder.head.proj.bias"
 

@@ -12,9 +12,10 @@ from geomae.errors import ModelError
 from geomae.models.architecture import PRESETS, Architecture
 from geomae.models.blocks import sincos_positions
 from geomae.models.convert.state_dicts import ConversionReport, first_line
-from geomae.models.folder import Model, SensorRecord
+from geomae.models.folder import Model
 from geomae.models.mae import MaskedAutoencoder
 from geomae.sensors import Band, sensor
+from geomae.sensors.record import SensorRecord
 
 # Width and depth of the published encoders -> heads; decoder 512 x 8 with 16 heads and epsilon 1e-6 belong to them.
 PUBLISHED_HEADS = {(768, 12): 12, (1024, 24): 16, (1280, 32): 16}

@@ -1,0 +1,61 @@
+"""What is known of a sensor's bands as they were measured: their unit, and mean and standard deviation of each.
+
+C bands
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from geomae.errors import BandMismatchError, ModelError
+from geomae.sensors.band import Band
+
+
+@dataclass(frozen=True)
+class SensorRecord:
+    """What a model knows of one sensor: its bands, their unit, and mean and standard deviation per band in it."""
+
+    name: str
+    unit: str
+    gsd_m: float | None
+    bands: tuple[Band, ...]
+    mean_C: tuple[float, ...]
+    std_C: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "gsd_m": self.gsd_m,
+            "bands": [band.to_dict() for band in self.bands],
+            "mean": list(self.mean_C),
+            "std": list(self.std_C),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "SensorRecord":
+        """From JSON. Raises ModelError where bands or statistics are missing or do not fit together."""
+        try:
+            bands = tuple(Band.from_dict(band) for band in values["bands"])
+            mean, std = (tuple(float(one) for one in values[key]) for key in ("mean", "std"))
+            record = cls(values["name"], values["unit"], values["gsd_m"], bands, mean, std)
+        except (KeyError, TypeError, ValueError) as error:
+            problem = f"the model does not know its bands and statistics ({error!r})"
+            raise ModelError(f"{problem}; train or convert it again") from error
+        if not bands or len(mean) != len(bands) or len(std) != len(bands) or min(std) <= 0:
+            counts = f"{len(bands)} bands, {len(mean)} means, {len(std)} deviations above 0"
+            raise ModelError(f"sensor {record.name}: {counts} do not fit; train or convert the model again")
+        return record
+
+    def select(self, names: Sequence[str]) -> "SensorRecord":
+        """The record of the bands `names`, in that order. Raises BandMismatchError where one is unknown."""
+        known = {band.name: index for index, band in enumerate(self.bands)}
+        missing = [name for name in names if name not in known]
+        if missing:
+            raise BandMismatchError(
+                f"no statistics for band {', '.join(missing)} of {self.name}; the model knows {', '.join(known)}"
+            )
+        index = [known[name] for name in names]
+        pick = (tuple(values[i] for i in index) for values in (self.bands, self.mean_C, self.std_C))
+        return SensorRecord(self.name, self.unit, self.gsd_m, *pick)  # type: ignore[arg-type]
