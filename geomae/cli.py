@@ -1,10 +1,8 @@
 """The command line: arguments to a request, one workflow call, an exit code."""
 
-import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
@@ -31,6 +29,7 @@ from geomae.commands.options import (
     Quiet,
     RunName,
     TrackingUri,
+    exit_with,
 )
 
 app = typer.Typer(
@@ -176,24 +175,6 @@ def main() -> None:
             typer.echo(f"error: {' '.join(error.format_message().split()).rstrip('.')}; see `{remedy}`", err=True)
         code = 2
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def exit_with(command: Callable[[], int]) -> NoReturn:
-    """Run a command and leave with its exit code; what is wrong with a request is one line without a traceback."""
-    from geomae.errors import GeomaeError
-
-    try:
-        code = command()
-    except GeomaeError as error:
-        rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
-        typer.echo(f"{f'rank {rank}: ' if rank else ''}error: {' '.join(str(error).split())}", err=True)
-        # A rank that we started leaves the exit code to rank 0, whose launcher kills everything after any other code.
-        launched_by_scheduler = "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
-        code = error.exit_code if rank == 0 or launched_by_scheduler else 0
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        code = 130
-    raise SystemExit(code)
 
 
 add_embed(app, exit_with)

@@ -71,7 +71,7 @@ def add_adapt(app: typer.Typer, leave: Leave) -> None:
 
         def work() -> int:
             from geomae.commands.adapt_request import AdaptOptions, read_request
-            from geomae.commands.run import CommonOptions
+            from geomae.commands.options import CommonOptions
 
             common = CommonOptions(
                 catalog=catalog, out=out, seed=seed, device=device, precision=precision, tracking_uri=tracking_uri,

@@ -58,7 +58,7 @@ def add_compare_recon(app: typer.Typer, leave: Leave) -> None:
         """Compare reconstructions of models on the same tiles under the same masks."""
 
         def work() -> int:
-            from geomae.commands.run import CommonOptions, check_selectors
+            from geomae.commands.options import CommonOptions, check_selectors
 
             common = CommonOptions(
                 catalog=catalog, out=out, seed=seed, device=device, precision=precision, tracking_uri=tracking_uri,

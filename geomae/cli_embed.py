@@ -55,7 +55,7 @@ def add_embed(app: typer.Typer, leave: Leave) -> None:
         """Embed the tiles of a catalogue; a run that was stopped goes on with the same --out."""
 
         def work() -> int:
-            from geomae.commands.run import CommonOptions, check_selectors
+            from geomae.commands.options import CommonOptions, check_selectors
 
             common = CommonOptions(
                 catalog=catalog, out=out, seed=seed, device=device, precision=precision, devices=devices, nodes=nodes,
@@ -63,10 +63,10 @@ def add_embed(app: typer.Typer, leave: Leave) -> None:
             )  # fmt: skip
             check_selectors(common, dataset or ())  # before torch is imported
             from geomae.commands.embed import EmbedOptions, run
-            from geomae.encoders.selections import Choice
+            from geomae.encoders.selections import EmbeddingSpec
 
             return run(
-                EmbedOptions(tuple(encoder or ()), tuple(dataset or ()), Choice(layer, pooling, patches), common)
+                EmbedOptions(tuple(encoder or ()), tuple(dataset or ()), EmbeddingSpec(layer, pooling, patches), common)
             )
 
         leave(work)

@@ -68,7 +68,7 @@ def add_embed_pca(app: typer.Typer, leave: Leave) -> None:
         """Embed tiles and show them along their principal components: plots, a report, and maps of whole scenes."""
 
         def work() -> int:
-            from geomae.commands.run import CommonOptions, check_selectors
+            from geomae.commands.options import CommonOptions, check_selectors
 
             common = CommonOptions(
                 catalog=catalog, out=out, seed=seed, device=device, precision=precision, devices=devices, nodes=nodes,
@@ -77,9 +77,11 @@ def add_embed_pca(app: typer.Typer, leave: Leave) -> None:
             check_selectors(common, dataset or ())  # before torch is imported
             from geomae.commands import embed
             from geomae.commands.embed_pca import EmbedPcaOptions, run
-            from geomae.encoders.selections import Choice
+            from geomae.encoders.selections import EmbeddingSpec
 
-            embedding = embed.EmbedOptions(tuple(encoder or ()), tuple(dataset or ()), Choice(layer, pooling), common)
+            embedding = embed.EmbedOptions(
+                tuple(encoder or ()), tuple(dataset or ()), EmbeddingSpec(layer, pooling), common
+            )
             return run(EmbedPcaOptions(embedding, components, project, maps))
 
         leave(work)

@@ -51,7 +51,7 @@ def add_gap(app: typer.Typer, leave: Leave) -> None:
         """How far apart two domains are, and in what: pixels, embeddings, labels, reconstruction errors."""
 
         def work() -> int:
-            from geomae.commands.run import CommonOptions, check_selectors
+            from geomae.commands.options import CommonOptions, check_selectors
 
             common = CommonOptions(
                 catalog=catalog, out=out, seed=seed, device=device, precision=precision, tracking_uri=tracking_uri,

@@ -64,7 +64,7 @@ def add_probe(app: typer.Typer, leave: Leave) -> None:
         """Linear probe and kNN on frozen embeddings, encoders side by side, with baselines and intervals."""
 
         def work() -> int:
-            from geomae.commands.run import CommonOptions, check_selectors
+            from geomae.commands.options import CommonOptions, check_selectors
 
             common = CommonOptions(
                 catalog=catalog, out=out, seed=seed, device=device, precision=precision, tracking_uri=tracking_uri,

@@ -23,10 +23,9 @@ import torch
 from pydantic import Field
 
 from geomae.catalog import Selector, open_catalog, parse_selector
-from geomae.cli import exit_with
 from geomae.commands import pretrain
+from geomae.commands.options import CommonOptions, exit_with
 from geomae.commands.pretrain_job import PretrainOptions
-from geomae.commands.run import CommonOptions
 from geomae.config import Frozen, PretrainConfig, load_config
 from geomae.errors import CheckpointError, ConfigError
 from geomae.files import publish_file, write_json

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from geomae.commands import probe
+from geomae.commands.options import CommonOptions, check_selectors
 from geomae.commands.probe_request import ProbeOptions
-from geomae.commands.run import CommonOptions, check_selectors
 from geomae.errors import CheckpointError, ConfigError
 from geomae.reports.effects import Effect
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from geomae.catalog import parse_selector
-from geomae.cli import exit_with
 from geomae.commands import adapt, adapt_request, gap, gap_request, pretrain, pretrain_job, probe, probe_request
-from geomae.commands.run import OPENING_S, AnalysisRun, CommonOptions
+from geomae.commands.options import CommonOptions, exit_with
+from geomae.commands.run import OPENING_S, AnalysisRun
 from geomae.evaluation.before_after import AFTER, BEFORE
 from geomae.evaluation.gap import A_DISTANCE
 from geomae.files import read_json

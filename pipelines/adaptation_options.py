@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from geomae.commands.run import CommonOptions, check_selectors
+from geomae.commands.options import CommonOptions, check_selectors
 from geomae.config import AdaptConfig, PretrainConfig, load_config
 from geomae.errors import ConfigError
 

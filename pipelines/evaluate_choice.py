@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from geomae.cli import exit_with
+from geomae.commands.options import exit_with
 from geomae.errors import ConfigError
 from geomae.evaluation.alignment import NONE
 from geomae.evaluation.alignment_choice import RULE, SCORERS, Evidence, LabelShift, Rule, choose

@@ -12,11 +12,10 @@ import torch
 from geomae import __version__
 from geomae.commands.adapt_report import AdaptationResult, figures, summarize_adaptation, to_json, write_report
 from geomae.commands.adapt_request import AdaptOptions, asked, read_request
-from geomae.commands.run import OPENING_S, AnalysisRun, output_folder
+from geomae.commands.run import OPENING_S, AnalysisRun, Session, open_session, output_folder, selection_record
 from geomae.config import AdaptConfig
 from geomae.encoders.interface import weights_digest
 from geomae.encoders.reference import FOLDER, MLFLOW, parse_encoder
-from geomae.encoders.selections import Session, open_session
 from geomae.errors import ConfigError
 from geomae.evaluation.before_after import (
     ALL,
@@ -65,7 +64,10 @@ def run(request: AdaptOptions) -> int:
     out = output_folder("adapt", request.common.out)
     with AnalysisRun("adapt", request.common, decided, session.screen, out) as run_, watch() as stop:
         made_by = model.provenance.get("mlflow_run")
-        run_.track([one.record(session.catalog) for one in chosen], {"geomae.model_run": made_by} if made_by else None)
+        run_.track(
+            [selection_record(session.catalog, one) for one in chosen],
+            {"geomae.model_run": made_by} if made_by else None,
+        )
         for note in domains.notes:
             session.screen.say(note)
         adapted = adapt_weights(session, config, domains, run_, stop)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from geomae.catalog import resolve_selectors
-from geomae.commands.run import CommonOptions
+from geomae.commands.options import CommonOptions
 from geomae.config import AdaptConfig, load_config
 from geomae.errors import ConfigError
 

@@ -11,7 +11,8 @@ import torch
 from geomae.catalog import Catalog, resolve_selectors
 from geomae.commands.compare_recon_panels import TilesToShow, check_show, draw_panels, parse_show
 from geomae.commands.compare_recon_report import ComparisonResult, write_report
-from geomae.commands.run import AnalysisRun, CommonOptions, output_folder
+from geomae.commands.options import CommonOptions
+from geomae.commands.run import AnalysisRun, output_folder, selection_record
 from geomae.errors import ConfigError, nearest
 from geomae.evaluation.reconstruction import (
     Candidate,
@@ -81,7 +82,7 @@ def run(request: CompareReconOptions) -> int:
     asked = _asked(request, catalog, candidates, selected, masks, precision)
     with AnalysisRun("compare-recon", common, asked, screen, output_folder("compare-recon", common.out)) as command:
         made_by = {f"geomae.model_run.{one.label}": run_id for one in candidates if (run_id := one.made_by())}
-        command.track([one.record(catalog) for one in selected], made_by)
+        command.track([selection_record(catalog, one) for one in selected], made_by)
         figures_device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
         scores = [
             _score(one, ready, candidates, masks, request, figures_device, command)
@@ -106,7 +107,7 @@ def _select(
             raise ConfigError(f"--dataset {one}: its tiles are among those of {whole}; name one of both")
     texts = [str(one) for one in asked]
     names = [name for name in dict.fromkeys(one.dataset for one in asked) if name not in texts]
-    found = select_tiles(catalog, [*texts, *names], screen)
+    found = select_tiles(catalog, [*texts, *names], screen.step, screen.warn)
     return found[: len(texts)], {one.index.name: one for one in found if one.name == one.index.name}
 
 

@@ -8,20 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from geomae.commands.run import AnalysisRun, CommonOptions, output_folder
+from geomae.commands.options import CommonOptions
+from geomae.commands.run import AnalysisRun, Session, open_session, output_folder, selection_record
 from geomae.embeddings import write_geoparquet
 from geomae.embeddings.geoparquet import footprints
 from geomae.embeddings.store import store_digest
 from geomae.encoders import Encoder, EncoderReference, parse_encoders
 from geomae.encoders.selections import (
-    Choice,
     Embedded,
-    Session,
-    embed_selected,
+    EmbeddingSpec,
+    embed_selections,
     encoder_digest,
-    load_for,
     model_run,
-    open_session,
 )
 from geomae.errors import ConfigError
 from geomae.files import read_json
@@ -39,7 +37,7 @@ class EmbedOptions:
 
     encoders: tuple[str, ...]
     datasets: tuple[str, ...]
-    choice: Choice
+    embedding: EmbeddingSpec
     common: CommonOptions
 
 
@@ -57,10 +55,10 @@ def run_embedding_command(name: str, request: EmbedOptions, asked: Mapping[str, 
     reference = _only(request.encoders)
     session = open_session(request.common)
     selected = session.select(request.datasets)
-    (encoders,) = load_for(session, [reference], request.choice, selected)
+    encoders = session.loader(request.embedding, selected).load(reference)
     planned = plan(session, selected, encoders)
     if request.common.dry_run:
-        _describe(session, encoders, request.choice, selected)
+        _describe(session, encoders, request.embedding, selected)
         for line in planned:
             session.screen.result(line)
         return 0
@@ -70,12 +68,14 @@ def run_embedding_command(name: str, request: EmbedOptions, asked: Mapping[str, 
             every = _asked(request, reference, session, encoders, selected) | dict(asked)
             out = output_folder(name, request.common.out)
             command = stack.enter_context(AnalysisRun(name, request.common, every, session.screen, out))
-            command.track([one.record(session.catalog) for one in selected], _tags(reference, encoders))
+            command.track([selection_record(session.catalog, one) for one in selected], _tags(reference, encoders))
         session.launch()
         out = Path(session.fabric.broadcast(str(command.out) if command else ""))
         progress = command.step if command else session.screen.step
         with watch() as stop:
-            embedded = embed_selected(session, encoders, request.choice, selected, out, stop, progress)
+            embedded = embed_selections(
+                session.compute, session.catalog, encoders, selected, out, stop, progress, request.embedding.patches
+            )
         if embedded is None:
             if command is not None:
                 command.stopped()
@@ -106,9 +106,9 @@ def _asked(
         "dataset": [one.name for one in selected],
         "encoder": reference.text,
         "encoder_digest": encoder_digest(encoders),
-        "layer": request.choice.layer,
-        "pooling": request.choice.pooling,
-        "patches": request.choice.patches,
+        "layer": request.embedding.layer,
+        "pooling": request.embedding.pooling,
+        "patches": request.embedding.patches,
         "precision": session.precision,
         "data_digest": [one.digest() for one in selected],
     }
@@ -145,7 +145,9 @@ def _leave(command: AnalysisRun, session: Session, embedded: Embedded) -> None:
     command.finish(*export(command, embedded))
 
 
-def _describe(session: Session, encoders: Mapping[str, Encoder], choice: Choice, selected: Sequence[Selection]) -> None:
+def _describe(
+    session: Session, encoders: Mapping[str, Encoder], spec: EmbeddingSpec, selected: Sequence[Selection]
+) -> None:
     """What a dry run prints."""
     screen, fabric = session.screen, session.fabric
     screen.result(f"catalogue {session.catalog.path}")
@@ -155,5 +157,5 @@ def _describe(session: Session, encoders: Mapping[str, Encoder], choice: Choice,
     for name, encoder in encoders.items():
         for note in encoder.notes:
             screen.result(f"{encoder.text} on {name}: {note}")
-    kept = "tile and patch embeddings" if choice.patches else "tile embeddings"
+    kept = "tile and patch embeddings" if spec.patches else "tile embeddings"
     screen.result(f"{kept} on {fabric.world_size} x {fabric.device.type} in {session.precision}")

@@ -12,10 +12,10 @@ from xarray import Dataset
 from geomae import __version__
 from geomae.commands import embed
 from geomae.commands.embed_pca_report import PcaResult, metrics_of, summarize_pca, write_report
-from geomae.commands.run import AnalysisRun, commit
+from geomae.commands.run import AnalysisRun, Session, commit
 from geomae.encoders import Encoder, parse_encoders
 from geomae.encoders.extraction import EncoderTiles, shapes
-from geomae.encoders.selections import Embedded, Session, identity
+from geomae.encoders.selections import Embedded, identity
 from geomae.evaluation import pca as embed_pca_scores
 from geomae.evaluation.pca import Earlier, Floats, columns, fitted_tiles, identity_of
 from geomae.reports.explorer import explored

@@ -18,15 +18,13 @@ from geomae.commands.gap_report import (
     write_report,
 )
 from geomae.commands.gap_request import GapOptions, read_request
-from geomae.commands.probe_request import EncoderSpec
-from geomae.commands.run import AnalysisRun, output_folder
-from geomae.encoders import Encoder
-from geomae.encoders.selections import Choice, Session, encoder_digest, open_session
+from geomae.commands.run import AnalysisRun, Session, open_session, output_folder, selection_record
+from geomae.encoders import Encoder, EncoderSpec
+from geomae.encoders.selections import Embeddings, EmbeddingSpec, embed_specs, encoder_digest
 from geomae.errors import BandMismatchError, ConfigError
 from geomae.evaluation.gap import class_distances, embedding_gap, label_shift, pixel_gap
 from geomae.evaluation.gap_domains import GapDomain, GapDomains, read_domains, read_pixels, reconstruct
 from geomae.evaluation.permutations import DomainComparison, GapFigure
-from geomae.evaluation.probe_embeddings import Embeddings, Loader, embed_all, load_trained
 from geomae.files import write_json
 from geomae.runtime.console import Screen
 from geomae.runtime.signals import watch
@@ -40,9 +38,8 @@ def run(request: GapOptions) -> int:
         raise ConfigError("geomae gap runs in one process; start it without several tasks or devices")
     sides = read_domains(session.select([request.source, request.target]), request.common.seed)
     needed = [side.selected for side in sides]
-    choice = Choice(request.layer, request.pooling)
-    loader = Loader(session, choice, needed)
-    trained = load_trained(entrants, loader)
+    loader = session.loader(EmbeddingSpec(request.layer, request.pooling), needed)
+    trained = loader.load_trained(entrants)
     compared, left_out = _comparable(entrants, sides)
     if request.common.dry_run:
         _describe(sides, compared, session.screen)
@@ -55,10 +52,19 @@ def run(request: GapOptions) -> int:
     }
     out = output_folder("gap", request.common.out)
     with AnalysisRun("gap", request.common, asked, session.screen, out) as run_:
-        run_.track([one.record(session.catalog) for one in needed])
+        run_.track([selection_record(session.catalog, one) for one in needed])
         with watch() as stop:
             embedded = list(
-                embed_all(session, compared, trained, loader, choice, needed, out / "embeddings", stop, run_.step)
+                embed_specs(
+                    session.compute,
+                    session.catalog,
+                    compared,
+                    trained,
+                    loader,
+                    out / "embeddings",
+                    stop,
+                    run_.step,
+                )
             )
         if stop.signal:
             run_.stopped()
@@ -110,7 +116,7 @@ def _measure(
         run_.step("measuring encoders", number, len(entrants))
         figures[entrant.label] = _of_encoder(one, source, target, seed)
         if entrant.label in trained:
-            errors, why = reconstruct(session, entrant, trained[entrant.label], sides, run_.step)
+            errors, why = reconstruct(session.compute, entrant, trained[entrant.label], sides, seed, run_.step)
             figures[entrant.label] += errors
             left += [why] if why else []
     run_.step("measuring encoders", len(entrants), len(entrants))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geomae.encoders.selections import Embeddings
 from geomae.evaluation.gap import (
     A_DISTANCE,
     ANGLE,
@@ -27,7 +28,6 @@ from geomae.evaluation.gap import (
 from geomae.evaluation.gap_domains import MASK, GapDomain, GapDomains
 from geomae.evaluation.pca import fit_pca
 from geomae.evaluation.permutations import FEWEST_DEALS, HALVINGS, PERMUTATIONS, GapFigure, corrected
-from geomae.evaluation.probe_embeddings import Embeddings
 from geomae.reports.domain_figures import Distance, DomainSpectrum, gap_distances, gap_spectra
 from geomae.reports.page import Cell, Figure, Page, Section, Table, write_page
 from geomae.reports.pca_figures import colour_columns, pca_scatter

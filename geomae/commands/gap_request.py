@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from geomae.commands.probe_request import EncoderSpec
-from geomae.commands.run import CommonOptions
+from geomae.commands.options import CommonOptions
+from geomae.encoders import EncoderSpec
 from geomae.encoders.reference import parse_encoders
 from geomae.errors import ConfigError
 

@@ -1,9 +1,20 @@
-"""Options that several commands share: their names, types and help."""
+"""Options that several commands share: their names, types and help; and how a command ends.
 
+Nothing here is slow to import: `geomae --help` and a wrong option need neither torch nor pydantic.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+from geomae.errors import GeomaeError
+
+if TYPE_CHECKING:
+    from geomae.catalog import Catalog
 
 CatalogFile = Annotated[Path | None, typer.Option("--catalog", help="Catalogue; default data_catalog.yaml.")]
 Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="SELECTOR of tiles to use; repeatable.")]
@@ -46,3 +57,53 @@ Experiment = Annotated[str, typer.Option(help="MLflow experiment.")]
 RunName = Annotated[str | None, typer.Option(help="Name of the MLflow run; default the folder's.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run, and write nothing.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors and warnings only.")]
+
+
+@dataclass(frozen=True)
+class CommonOptions:
+    """Options that every command of analysis has; None where the user did not say."""
+
+    catalog: Path | None = None
+    out: Path | None = None
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    tracking_uri: str | None = None
+    experiment: str = "geomae"
+    run_name: str | None = None
+    dry_run: bool = False
+    quiet: bool = False
+    parent_run: str | None = None  # MLflow run of a study, of which this is a part
+
+    def open_catalog(self) -> "Catalog":
+        """The catalogue that was named, else the one in the current folder."""
+        from geomae.catalog import open_catalog
+
+        return open_catalog(self.catalog or Path("data_catalog.yaml"))
+
+
+def check_selectors(common: CommonOptions, *texts: Sequence[str]) -> None:
+    """Raise what is wrong with the catalogue or with selectors; works without torch, whose import takes seconds."""
+    from geomae.catalog import resolve_selectors
+
+    catalog = common.open_catalog()
+    for group in texts:
+        resolve_selectors(catalog, group, None)
+
+
+def exit_with(command: Callable[[], int]) -> NoReturn:
+    """Run a command and leave with its exit code; what is wrong with a request is one line without a traceback."""
+    try:
+        code = command()
+    except GeomaeError as error:
+        rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
+        typer.echo(f"{f'rank {rank}: ' if rank else ''}error: {' '.join(str(error).split())}", err=True)
+        # A rank that we started leaves the exit code to rank 0, whose launcher kills everything after any other code.
+        launched_by_scheduler = "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
+        code = error.exit_code if rank == 0 or launched_by_scheduler else 0
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        code = 130
+    raise SystemExit(code)

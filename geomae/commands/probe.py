@@ -22,13 +22,13 @@ from geomae.commands.probe_report import (
     write_pictures,
     write_report,
 )
-from geomae.commands.probe_request import SEGMENTATION, EncoderSpec, ProbeOptions, encoder_specs
-from geomae.commands.run import AnalysisRun, output_folder
-from geomae.encoders.selections import Choice, Session, encoder_digest, open_session
+from geomae.commands.probe_request import SEGMENTATION, ProbeOptions, specifications
+from geomae.commands.run import AnalysisRun, Session, open_session, output_folder, selection_record
+from geomae.encoders import EncoderSpec
+from geomae.encoders.selections import Embeddings, EmbeddingSpec, embed_specs, encoder_digest
 from geomae.errors import ConfigError
 from geomae.evaluation.alignment import NONE
 from geomae.evaluation.probe_data import ProbeTask, read_probe_task
-from geomae.evaluation.probe_embeddings import Embeddings, Loader, embed_all, load_trained, share_bands
 from geomae.evaluation.probe_scores import COLUMNS, EncoderResult, ProbeRow, score
 from geomae.evaluation.probing import PredictionKey, Predictions
 from geomae.files import publish_file
@@ -36,14 +36,14 @@ from geomae.metrics.predictions import ALL
 from geomae.reports.page import shown
 from geomae.runtime.console import Screen
 from geomae.runtime.signals import watch
-from geomae.tiles.selection import Selection
+from geomae.tiles.selection import Selection, share_bands
 
 WORKERS = 2  # fits at a time, each on one thread: they are too small to share out
 
 
 def run(request: ProbeOptions) -> int:
     """Probe the encoders. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
-    entrants = encoder_specs(request)
+    entrants = specifications(request)
     session = open_session(request.common)
     if session.fabric.world_size > 1:
         raise ConfigError("geomae probe runs in one process; start it without several tasks or devices")
@@ -52,9 +52,8 @@ def run(request: ProbeOptions) -> int:
         chosen = share_bands(chosen)
     problem = read_probe_task(request, chosen, session.catalog)
     needed = [side.selected for side in problem.sides]
-    choice = Choice(request.layer, request.pooling, request.task == SEGMENTATION)
-    loader = Loader(session, choice, needed)
-    trained = load_trained(entrants, loader)
+    loader = session.loader(EmbeddingSpec(request.layer, request.pooling, request.task == SEGMENTATION), needed)
+    trained = loader.load_trained(entrants)
     if request.common.dry_run:
         _describe(problem, entrants, session.screen)
         return 0
@@ -66,10 +65,19 @@ def run(request: ProbeOptions) -> int:
     }
     out = output_folder("probe", request.common.out)
     with AnalysisRun("probe", request.common, asked, session.screen, out) as run_:
-        run_.track([one.record(session.catalog) for one in needed])
+        run_.track([selection_record(session.catalog, one) for one in needed])
         with watch() as stop:
             found = list(
-                embed_all(session, entrants, trained, loader, choice, needed, out / "embeddings", stop, run_.step)
+                embed_specs(
+                    session.compute,
+                    session.catalog,
+                    entrants,
+                    trained,
+                    loader,
+                    out / "embeddings",
+                    stop,
+                    run_.step,
+                )
             )
         if stop.signal:
             run_.stopped()

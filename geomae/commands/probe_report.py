@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geomae.commands.probe_request import REGRESSION, SEGMENTATION, EncoderSpec
+from geomae.commands.probe_request import REGRESSION, SEGMENTATION
+from geomae.encoders import EncoderSpec
+from geomae.encoders.selections import Embeddings
 from geomae.evaluation.alignment import NONE, Alignment
 from geomae.evaluation.alignment_choice import CIRCULAR, DENSITY, ENTROPY, RULE, Choice, Evidence, choose
 from geomae.evaluation.probe_data import ProbeTask
-from geomae.evaluation.probe_embeddings import Embeddings
 from geomae.evaluation.probe_scores import SPREAD, TO_BASELINE, TO_FIRST, TO_NONE, EncoderResult, ProbeRow, ProbeScores
 from geomae.evaluation.probing import DRAWS, EQUAL, PredictionKey
 from geomae.evaluation.probing import STRENGTH as FEW_STRENGTH

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from geomae.commands.run import CommonOptions
-from geomae.encoders.reference import BASELINE, EncoderReference, parse_encoders
+from geomae.commands.options import CommonOptions
+from geomae.encoders.reference import BASELINE, EncoderSpec, encoder_specs, parse_encoders
 from geomae.errors import ConfigError, nearest
 from geomae.evaluation.alignment import ALIGNMENTS, NONE
 from geomae.metrics.predictions import ALL
@@ -14,7 +14,6 @@ from geomae.metrics.predictions import ALL
 CLASSIFICATION, REGRESSION, SEGMENTATION = TASKS = ("classification", "regression", "segmentation")
 BASELINES = ("baseline:statistics", "baseline:rcf", "baseline:random")
 OF_ANY_BANDS = ("baseline:random",)  # as wide for many bands as for few, where the model is
-SEEDS = 5  # of baseline:random
 
 
 @dataclass(frozen=True)
@@ -57,21 +56,7 @@ class ProbeOptions:
         }
 
 
-@dataclass(frozen=True)
-class EncoderSpec:
-    """A line of the table: an encoder, or several that differ in nothing but their seed."""
-
-    label: str
-    references: tuple[EncoderReference, ...]
-    seeds: tuple[int | None, ...] = (None,)
-
-    @property
-    def baseline(self) -> bool:
-        """Whether it takes no training."""
-        return self.references[0].kind == BASELINE
-
-
-def encoder_specs(request: ProbeOptions) -> tuple[EncoderSpec, ...]:
+def specifications(request: ProbeOptions) -> tuple[EncoderSpec, ...]:
     """Who is in the table: the user's encoders in their order, then the baselines that are not among them.
 
     Raises ConfigError for an option that cannot be.
@@ -95,7 +80,7 @@ def encoder_specs(request: ProbeOptions) -> tuple[EncoderSpec, ...]:
     for one in references if request.own_bands else ():
         if one.kind == BASELINE and not one.text.startswith(OF_ANY_BANDS):
             raise ConfigError(f"--own-bands: the features of {one.text} are those of the bands; leave one of them out")
-    return tuple(_entrant(one) for one in references)
+    return encoder_specs(references)
 
 
 def _check_align(request: ProbeOptions) -> None:
@@ -106,18 +91,6 @@ def _check_align(request: ProbeOptions) -> None:
         raise ConfigError(f"--align: takes --task {CLASSIFICATION}; the choice among alignments needs classes of tiles")
 
 
-def _entrant(reference: EncoderReference) -> EncoderSpec:
-    if reference.text != "baseline:random":
-        return EncoderSpec(reference.label, (reference,))
-    seeds = tuple(range(SEEDS))
-    return EncoderSpec(reference.label, tuple(_seeded(reference, seed) for seed in seeds), seeds)
-
-
-def _seeded(reference: EncoderReference, seed: int) -> EncoderReference:
-    text = f"{reference.text}?seed={seed}"
-    return EncoderReference(f"{reference.label}-{seed}", text, reference.kind, reference.name, {"seed": str(seed)})
-
-
-def labels(entrants: Sequence[EncoderSpec]) -> list[str]:
+def labels(specs: Sequence[EncoderSpec]) -> list[str]:
     """The labels in the order of the table."""
-    return [one.label for one in entrants]
+    return [one.label for one in specs]

@@ -12,13 +12,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from geomae import __version__
-from geomae.catalog import Catalog, open_catalog, resolve_selectors
+from geomae.catalog import Catalog
+from geomae.commands.options import CommonOptions
+from geomae.encoders.selections import EmbeddingSpec, EncoderLoader
 from geomae.errors import CheckpointError, StorageError
-from geomae.files import read_json, remove_unfinished, write_json, write_text
+from geomae.files import digest, read_json, remove_unfinished, write_json, write_text
+from geomae.runtime import devices
 from geomae.runtime.console import Screen
+from geomae.runtime.devices import Compute, Fabric
+from geomae.sensors.record import SensorRecord
+from geomae.tiles.index import TileIndex
+from geomae.tiles.selection import Selection, select_tiles
 from geomae.tracking.runs import DatasetRecord, Tracker, flatten, resolve_uri, start_run
 from geomae.tracking.store import without_password
 
@@ -181,29 +188,6 @@ def lock(folder: RunFolder) -> IO[str]:
 OPENING_S = 100.0  # MLflow's import alone takes long on a busy machine; a store that fails is not waited for
 
 
-@dataclass(frozen=True)
-class CommonOptions:
-    """Options that every command of analysis has; None where the user did not say."""
-
-    catalog: Path | None = None
-    out: Path | None = None
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
-    devices: int = 1
-    nodes: int = 1
-    tracking_uri: str | None = None
-    experiment: str = "geomae"
-    run_name: str | None = None
-    dry_run: bool = False
-    quiet: bool = False
-    parent_run: str | None = None  # MLflow run of a study, of which this is a part
-
-    def open_catalog(self) -> Catalog:
-        """The catalogue that was named, else the one in the current folder."""
-        return open_catalog(self.catalog or Path("data_catalog.yaml"))
-
-
 class AnalysisRun:
     """One run of a command in its folder. `asked` is what decides the result, as JSON.
 
@@ -307,13 +291,75 @@ class AnalysisRun:
             )
 
 
-def check_selectors(common: CommonOptions, *texts: Sequence[str]) -> None:
-    """Raise what is wrong with the catalogue or with selectors; works without torch, whose import takes seconds."""
-    catalog = common.open_catalog()
-    for group in texts:
-        resolve_selectors(catalog, group, None)
-
-
 def output_folder(command: str, out: Path | None) -> Path:
     """The folder that a command writes to: what the user chose, else a new one named by the time."""
     return (out or default_out(command)).absolute()
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a command of analysis works with; on several devices every rank has one."""
+
+    common: CommonOptions
+    screen: Screen
+    compute: Compute
+    catalog: Catalog
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the results; also known before the others are started."""
+        return devices.early_rank() == 0
+
+    @property
+    def fabric(self) -> Fabric:
+        """Devices and ranks."""
+        return self.compute.fabric
+
+    @property
+    def precision(self) -> str:
+        """`32` or `bf16`."""
+        return self.compute.precision
+
+    def select(self, texts: Sequence[str]) -> list[Selection]:
+        """The tiles that the selectors mean; where a scheduler started the ranks, the first measures for the others."""
+        with self.fabric.rank_zero_first() if devices.external() else contextlib.nullcontext():
+            selections = select_tiles(self.catalog, texts, self.screen.step, self.screen.warn)
+        self.screen.close()
+        return selections
+
+    def loader(self, spec: EmbeddingSpec, selections: Sequence[Selection]) -> EncoderLoader:
+        """Loads encoders for the data sets of the selections."""
+        return EncoderLoader(spec, selections, self.fabric.device, self.common.tracking_uri)
+
+    def launch(self) -> None:
+        """Start the other ranks: after all that can be wrong with the request, so that it is said once."""
+        if not devices.external():
+            self.fabric.launch()
+
+
+def open_session(common: CommonOptions) -> Session:
+    """Devices and catalogue as asked for. Raises ConfigError and CatalogError for what cannot be."""
+    catalog = common.open_catalog()
+    compute = devices.open_compute(common.device, common.precision, common.devices, common.nodes)
+    screen = Screen(shown=not common.quiet and devices.early_rank() == 0)
+    return Session(common, screen, compute, catalog)
+
+
+def dataset_record(
+    catalog: Catalog, name: str, index: TileIndex, imagery: SensorRecord, context: Literal["training", "validation"]
+) -> DatasetRecord:
+    """Tiles of a data set as an input of a run, with the digest of their files and of the choice of tiles."""
+    return DatasetRecord(
+        name=name,
+        digest=digest([index.content(), index.tiles["tile_id"].tolist()]),
+        source=str(catalog.path),
+        entry={index.name: catalog.entry(index.name).model_dump(mode="json", exclude_unset=True, by_alias=True)},
+        bands=[band.name for band in imagery.bands],
+        profile={"tiles": len(index), "sensor": imagery.name, "unit": imagery.unit},
+        context=context,
+    )
+
+
+def selection_record(catalog: Catalog, selection: Selection) -> DatasetRecord:
+    """A selection as an input of a run."""
+    return dataset_record(catalog, selection.name, selection.index, selection.imagery, "validation")

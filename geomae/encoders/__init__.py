@@ -3,7 +3,7 @@
 from geomae.encoders.interface import DEFAULT_POOLING, MIDDLE, POOLINGS, Encoder, default_layer
 from geomae.encoders.load import load_encoder, load_encoders
 from geomae.encoders.own import OwnEncoder
-from geomae.encoders.reference import EncoderReference, parse_encoder, parse_encoders
+from geomae.encoders.reference import EncoderReference, EncoderSpec, encoder_specs, parse_encoder, parse_encoders
 
 __all__ = [
     "DEFAULT_POOLING",
@@ -11,8 +11,10 @@ __all__ = [
     "POOLINGS",
     "Encoder",
     "EncoderReference",
+    "EncoderSpec",
     "OwnEncoder",
     "default_layer",
+    "encoder_specs",
     "load_encoder",
     "load_encoders",
     "parse_encoder",

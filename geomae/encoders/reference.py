@@ -10,6 +10,7 @@ from geomae.errors import ConfigError, nearest
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # names files and metrics, of which MLflow refuses other characters
 FOLDER, MLFLOW, TIMM, TORCHGEO, BASELINE = "folder", "mlflow", "timm", "torchgeo", "baseline"
+RANDOM_SEEDS = 5  # untrained encoders that `baseline:random` stands for
 BASELINES = ("statistics", "rcf", "random", "pixels")
 OPTIONS = {
     TIMM: ("pretrained", "checkpoint", "bands"),
@@ -30,6 +31,25 @@ class EncoderReference:
     kind: str
     name: str
     options: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """An encoder to be compared, or several that differ in nothing but their seed; each is loaded for a data set."""
+
+    label: str
+    references: tuple[EncoderReference, ...]
+    seeds: tuple[int | None, ...] = (None,)
+
+    @property
+    def baseline(self) -> bool:
+        """Whether it takes no training."""
+        return self.references[0].kind == BASELINE
+
+
+def encoder_specs(references: Sequence[EncoderReference]) -> tuple[EncoderSpec, ...]:
+    """A specification of each; `baseline:random` without a seed stands for `RANDOM_SEEDS` untrained encoders."""
+    return tuple(_with_seeds(one) for one in references)
 
 
 def parse_encoders(texts: Sequence[str], baselines: Sequence[str] = BASELINES) -> tuple[EncoderReference, ...]:
@@ -76,6 +96,22 @@ def parse_encoder(text: str, baselines: Sequence[str] = BASELINES) -> EncoderRef
     raise ConfigError(
         f"{text}: is neither a model folder nor an MLflow reference; check the path (others: {', '.join(KINDS[2:])})"
     )
+
+
+def _with_seeds(reference: EncoderReference) -> EncoderSpec:
+    if reference.text != "baseline:random":
+        return EncoderSpec(reference.label, (reference,))
+    seeds = tuple(range(RANDOM_SEEDS))
+    seeded = (
+        replace(
+            reference,
+            label=f"{reference.label}-{seed}",
+            text=f"{reference.text}?seed={seed}",
+            options={"seed": str(seed)},
+        )
+        for seed in seeds
+    )
+    return EncoderSpec(reference.label, tuple(seeded), seeds)
 
 
 def _split_label(text: str) -> tuple[str | None, str]:

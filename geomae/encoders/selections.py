@@ -1,63 +1,42 @@
-"""What the commands that embed tiles share: from their common options to a store of embeddings."""
+"""Encoders over selections of tiles: loaded for every data set, and every tile embedded once, into a store.
 
-import contextlib
-from collections.abc import Mapping, Sequence
+T tiles, D features, R C rows and columns of patches
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from xarray import Dataset
 
 from geomae import __version__
 from geomae.catalog import Catalog
-from geomae.commands.run import CommonOptions
 from geomae.embeddings import open_embeddings
-from geomae.encoders import DEFAULT_POOLING, MIDDLE, Encoder, EncoderReference, OwnEncoder, load_encoders
 from geomae.encoders.extraction import EncoderTiles, Extracted, Progress, extract
 from geomae.encoders.foreign import ForeignEncoder
-from geomae.encoders.interface import weights_digest
+from geomae.encoders.interface import DEFAULT_POOLING, MIDDLE, Encoder, weights_digest
+from geomae.encoders.load import load_encoder
+from geomae.encoders.own import OwnEncoder
+from geomae.encoders.reference import EncoderReference, EncoderSpec
 from geomae.errors import CatalogError
 from geomae.files import digest
-from geomae.runtime import devices
-from geomae.runtime.console import Screen
-from geomae.runtime.devices import Fabric
-from geomae.runtime.precision import keep_freed_memory, precision_for
-from geomae.runtime.signals import Stop, die_with_parent
+from geomae.models.folder import Model
+from geomae.runtime.devices import Compute
+from geomae.runtime.signals import Stop
+from geomae.sensors.record import SensorRecord
 from geomae.tiles.index import TileIndex
-from geomae.tiles.selection import Selection, select_tiles
+from geomae.tiles.selection import Selection
+
+ByDataset = Mapping[str, Encoder]  # an encoder, ready for each data set by its name
 
 
 @dataclass(frozen=True)
-class Session:
-    """What a command of analysis works with; on several devices every rank has one."""
-
-    common: CommonOptions
-    screen: Screen
-    fabric: Fabric
-    catalog: Catalog
-    precision: str
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process writes the results; also known before the others are started."""
-        return devices.early_rank() == 0
-
-    def select(self, texts: Sequence[str]) -> list[Selection]:
-        """The tiles that the selectors mean; where a scheduler started the ranks, the first measures for the others."""
-        with self.fabric.rank_zero_first() if devices.external() else contextlib.nullcontext():
-            return select_tiles(self.catalog, texts, self.screen)
-
-    def launch(self) -> None:
-        """Start the other ranks: after all that can be wrong with the request, so that it is said once."""
-        if not devices.external():
-            self.fabric.launch()
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How the tiles are embedded: None is the encoder's default; `patches` keeps the patch embeddings too."""
+class EmbeddingSpec:
+    """How tiles are embedded: None is the commands' default; `patches` keeps the patch embeddings too."""
 
     layer: int | None = None
     pooling: str | None = None
@@ -76,60 +55,127 @@ class Embedded:
         return open_embeddings(self.extracted.path)
 
 
-def open_session(common: CommonOptions) -> Session:
-    """Devices and catalogue as asked for. Raises ConfigError and CatalogError for what cannot be."""
-    if devices.started_by_us():
-        die_with_parent()
-    catalog = common.open_catalog()
-    fabric = devices.build_fabric(common.device, common.devices, common.nodes, "auto")
-    if fabric.device.type == "cpu":
-        keep_freed_memory()
-    if devices.external():
-        fabric.launch()
-    screen = Screen(shown=not common.quiet and devices.early_rank() == 0)
-    return Session(common, screen, fabric, catalog, precision_for(fabric.device.type, common.precision))
+@dataclass(frozen=True)
+class Embeddings:
+    """The embeddings of one encoder, what it says of itself, and the run that made its model where that is known."""
+
+    label: str
+    store: Dataset
+    path: Path
+    patches: bool
+    made_by: str | None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How it normalises, which bands it takes and what was adapted."""
+        return tuple(self.store.attrs["notes"])
+
+    def of(self, selected: Selection) -> NDArray[np.float32]:
+        """Those of a selection: (T, D), of patches (T, R, C, D)."""
+        variable = self.store["patch_embedding" if self.patches else "embedding"]
+        rows = rows_of(self.store, selected)
+        order = np.argsort(rows, kind="stable")  # a store is read in its own order
+        values: NDArray[np.float32] = np.empty((len(rows), *variable.shape[1:]), dtype=np.float32)
+        values[order] = variable.isel(tile=rows[order]).to_numpy()
+        return values
 
 
-def load_for(
-    session: Session, references: Sequence[EncoderReference], choice: Choice, selected: Sequence[Selection]
-) -> list[dict[str, Encoder]]:
-    """Each encoder, ready for every data set of the selections: one mapping of data sets to encoders per reference."""
-    ready: dict[str, list[Encoder]] = {}
-    for one in selected:
-        if one.index.name not in ready:
-            ready[one.index.name] = load_encoders(
-                references,
-                choice.layer or MIDDLE,
-                choice.pooling or DEFAULT_POOLING,
-                imagery=one.imagery,
-                device=session.fabric.device,
-                tracking_uri=session.common.tracking_uri,
-                tile=int(one.index.tiles["size"].iloc[0]),
+class EncoderLoader:
+    """Loads encoders for the data sets of some selections; baselines take after the first model, which is kept."""
+
+    def __init__(
+        self,
+        spec: EmbeddingSpec,
+        selections: Sequence[Selection],
+        device: torch.device,
+        tracking_uri: str | None = None,
+    ) -> None:
+        self.spec, self.selections = spec, selections
+        self._device, self._tracking_uri = device, tracking_uri
+        self._imagery: dict[str, SensorRecord] = {one.index.name: one.imagery for one in selections}
+        self._sizes = {
+            name: sorted(
+                {int(size) for one in selections if one.index.name == name for size in one.index.tiles["size"]}
             )
-    return [{name: encoders[number] for name, encoders in ready.items()} for number in range(len(references))]
+            for name in self._imagery
+        }
+        self._like: Model | None = None
+
+    def load(self, reference: EncoderReference) -> dict[str, Encoder]:
+        """The encoder, ready for each data set. Raises what `load_encoder` raises, also for tiles it cannot take."""
+        ready = {name: self._ready(reference, name) for name in self._imagery}
+        first = next(iter(ready.values()))
+        if self._like is None and isinstance(first, OwnEncoder):
+            self._like = first.model
+        return ready
+
+    def load_trained(self, specs: Sequence[EncoderSpec]) -> dict[str, ByDataset]:
+        """The encoders that are no baselines by label: what is wrong with one is known before any work begins."""
+        return {one.label: self.load(one) for spec in specs if not spec.baseline for one in spec.references}
+
+    def _ready(self, reference: EncoderReference, name: str) -> Encoder:
+        encoder = load_encoder(
+            reference,
+            self.spec.layer or MIDDLE,
+            self.spec.pooling or DEFAULT_POOLING,
+            imagery=self._imagery[name],
+            device=self._device,
+            tracking_uri=self._tracking_uri,
+            like=self._like,
+        )
+        for size in self._sizes[name]:
+            encoder.patch_grid(size, size)
+        return encoder
 
 
-def embed_selected(
-    session: Session,
-    encoders: Mapping[str, Encoder],
-    choice: Choice,
-    selected: Sequence[Selection],
+def embed_specs(
+    compute: Compute,
+    catalog: Catalog,
+    specs: Sequence[EncoderSpec],
+    trained: Mapping[str, ByDataset],
+    loader: EncoderLoader,
     out: Path,
     stop: Stop,
     progress: Progress,
+) -> Iterator[Embeddings]:
+    """The embeddings of each encoder in turn, extracted where they are not there yet; ends where `stop` says so."""
+    for reference in (one for encoder in specs for one in encoder.references):
+        encoders = trained.get(reference.label) or loader.load(reference)
+
+        def report(what: str, done: int, total: int, figures: str, label: str = reference.label) -> None:
+            progress(f"{what} by {label}", done, total, figures)
+
+        embedded = embed_selections(
+            compute, catalog, encoders, loader.selections, out / reference.label, stop, report, loader.spec.patches
+        )
+        if embedded is None:
+            return
+        path = embedded.extracted.path
+        yield Embeddings(reference.label, embedded.open(), path, loader.spec.patches, model_run(encoders))
+
+
+def embed_selections(
+    compute: Compute,
+    catalog: Catalog,
+    encoders: ByDataset,
+    selections: Sequence[Selection],
+    out: Path,
+    stop: Stop,
+    progress: Progress,
+    patches: bool = False,
 ) -> Embedded | None:
-    """Embed the tiles of the selections, each once, into the store in `out`; every rank calls this after `launch`.
+    """Embed the tiles of the selections, each once, into the store in `out`; every rank calls this once launched.
 
     A store that was begun is gone on with, a finished one is taken. None where `stop` ended the work.
     """
-    parts = _parts(encoders, selected)
+    parts = _parts(encoders, selections)
     extracted = extract(
         parts,
         out,
-        attributes=_attributes(session.catalog, encoders, selected),
-        fabric=session.fabric,
-        precision=session.precision,
-        patches=choice.patches,
+        attributes=_attributes(catalog, encoders, selections),
+        fabric=compute.fabric,
+        precision=compute.precision,
+        patches=patches,
         stop=stop,
         progress=progress,
     )
@@ -148,19 +194,19 @@ def rows_of(dataset: Dataset, selected: Selection) -> NDArray[np.int64]:
         ) from error
 
 
-def model_run(encoders: Mapping[str, Encoder]) -> str | None:
+def model_run(encoders: ByDataset) -> str | None:
     """The run in MLflow that made the model of an encoder, where it is known."""
     own = _own(encoders)
     found = own.model.provenance.get("mlflow_run") if own else None
     return str(found) if found else None
 
 
-def encoder_digest(encoders: Mapping[str, Encoder]) -> str:
+def encoder_digest(encoders: ByDataset) -> str:
     """Names what decides the embeddings of these data sets."""
     return digest({name: one.digest for name, one in encoders.items()})
 
 
-def identity(encoders: Mapping[str, Encoder]) -> dict[str, Any]:
+def identity(encoders: ByDataset) -> dict[str, Any]:
     """What an encoder is on any data set: weights, layer and pooling. For others than our models, also its bands."""
     own, first = _own(encoders), next(iter(encoders.values()))
     layered = first if isinstance(first, (OwnEncoder, ForeignEncoder)) else None
@@ -171,7 +217,7 @@ def identity(encoders: Mapping[str, Encoder]) -> dict[str, Any]:
     }
 
 
-def _parts(encoders: Mapping[str, Encoder], selected: Sequence[Selection]) -> tuple[EncoderTiles, ...]:
+def _parts(encoders: ByDataset, selected: Sequence[Selection]) -> tuple[EncoderTiles, ...]:
     """The selections without the tiles that stand in an earlier one."""
     seen: set[tuple[str, str]] = set()
     parts = []
@@ -185,7 +231,7 @@ def _parts(encoders: Mapping[str, Encoder], selected: Sequence[Selection]) -> tu
     return tuple(parts)
 
 
-def _attributes(catalog: Catalog, encoders: Mapping[str, Encoder], selected: Sequence[Selection]) -> dict[str, Any]:
+def _attributes(catalog: Catalog, encoders: ByDataset, selected: Sequence[Selection]) -> dict[str, Any]:
     return {
         "encoder": next(iter(encoders.values())).text,
         "catalogue_digest": catalog.digest(sorted(encoders)),
@@ -195,5 +241,5 @@ def _attributes(catalog: Catalog, encoders: Mapping[str, Encoder], selected: Seq
     }
 
 
-def _own(encoders: Mapping[str, Encoder]) -> OwnEncoder | None:
+def _own(encoders: ByDataset) -> OwnEncoder | None:
     return next((one for one in encoders.values() if isinstance(one, OwnEncoder)), None)

@@ -14,25 +14,25 @@ import torch
 from numpy.typing import NDArray
 
 from geomae.commands.adapt_request import AdaptOptions
-from geomae.commands.probe_request import CLASSIFICATION, encoder_specs
+from geomae.commands.probe_request import CLASSIFICATION, specifications
 from geomae.commands.probe_request import ProbeOptions as ProbeRequest
+from geomae.commands.run import Session
 from geomae.config import PretrainConfig
 from geomae.encoders.reference import parse_encoder
-from geomae.encoders.selections import Choice, Session
+from geomae.encoders.selections import Embeddings, EmbeddingSpec, embed_specs
 from geomae.errors import BandMismatchError, CatalogError, ConfigError
 from geomae.evaluation.folds import codes_of
 from geomae.evaluation.gap import embedding_gap, subsample_tiles
 from geomae.evaluation.gap_recovery import Estimate, change, compare, cross_fitted, share_closed
 from geomae.evaluation.permutations import GapFigure
 from geomae.evaluation.probe_data import LabelledSelection, ProbeTask, class_codes, label_selection, read_probe_task
-from geomae.evaluation.probe_embeddings import Embeddings, Loader, embed_all, load_trained, share_bands
 from geomae.evaluation.probing import PredictionKey
 from geomae.metrics.intervals import FEWEST_GROUPS, group_interval
 from geomae.metrics.predictions import Codes
 from geomae.models.folder import Model
 from geomae.runtime.signals import Stop
 from geomae.tiles.overlaps import check_no_pixel_overlap
-from geomae.tiles.selection import Selection
+from geomae.tiles.selection import Selection, share_bands
 from geomae.training.adaptation import AdaptationDomain, AdaptationDomains
 from geomae.training.trainer import batch_spec
 from geomae.training.validation import BASELINES, MODEL, TileErrors, errors_by_tile
@@ -162,7 +162,7 @@ def plan_before_after(session: Session, request: AdaptOptions, domains: Adaptati
 def check_before_after(session: Session, plan: BeforeAfterPlan, model: Path) -> None:
     """Raise BandMismatchError or ConfigError for tiles that the model cannot embed, before it is trained."""
     if plan.needed:
-        Loader(session, Choice(), plan.needed).load(parse_encoder(str(model)))
+        session.loader(EmbeddingSpec(), plan.needed).load(parse_encoder(str(model)))
 
 
 def evaluate_before_after(
@@ -178,11 +178,10 @@ def evaluate_before_after(
     texts = [f"{BEFORE}={before}", f"{AFTER}={after}", *(PROBE_BASELINES if plan.problem else ())]
     if not plan.needed:
         return BeforeAfter({}, {}, {})
-    entrants = encoder_specs(ProbeRequest(session.common, "", (), tuple(texts), baselines=False))
-    choice = Choice()
-    loader = Loader(session, choice, plan.needed)
-    trained = load_trained(entrants, loader)
-    found = list(embed_all(session, entrants, trained, loader, choice, plan.needed, out, stop, progress))
+    entrants = specifications(ProbeRequest(session.common, "", (), tuple(texts), baselines=False))
+    loader = session.loader(EmbeddingSpec(), plan.needed)
+    trained = loader.load_trained(entrants)
+    found = list(embed_specs(session.compute, session.catalog, entrants, trained, loader, out, stop, progress))
     if stop.signal:
         return None
     by_label = dict(zip([one.label for one in entrants], found, strict=True))

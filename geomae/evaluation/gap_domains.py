@@ -13,18 +13,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geomae.commands.probe_request import EncoderSpec
-from geomae.encoders import Encoder, OwnEncoder
-from geomae.encoders.selections import Session
+from geomae.encoders import Encoder, EncoderSpec, OwnEncoder
 from geomae.errors import BandMismatchError, CatalogError
 from geomae.evaluation.gap import Pixels, reconstruction_gap, subsample_tiles
 from geomae.evaluation.permutations import DomainComparison, GapFigure
-from geomae.evaluation.probe_embeddings import share_bands
 from geomae.evaluation.reconstruction import MASKED, Candidate, MaskKind, fit, score
+from geomae.runtime.devices import Compute
 from geomae.sensors import Band
 from geomae.tiles.batches import TileReader
 from geomae.tiles.overlaps import check_no_pixel_overlap
-from geomae.tiles.selection import Selection
+from geomae.tiles.selection import Selection, share_bands
 
 Kind = TypeVar("Kind", bound=np.generic)
 
@@ -131,10 +129,11 @@ Sums = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def reconstruct(
-    session: Session,
+    compute: Compute,
     entrant: EncoderSpec,
     encoders: Mapping[str, Encoder],
     sides: GapDomains,
+    seed: int,
     progress: Callable[[str, int, int], None],
 ) -> tuple[list[GapFigure], str | None]:
     """The errors of a model on both domains; without figures, why there are none."""
@@ -149,26 +148,26 @@ def reconstruct(
     found = []
     for side in sides:
         try:
-            found.append(_errors(session, candidate, side, progress))
+            found.append(_errors(compute, candidate, side, seed, progress))
         except CatalogError as error:
             return [], str(error)
     (first, bands, units_N), (second, others, units_M) = found
     if bands != others:
         return [], f"{entrant.label} reconstructs other bands on either side, whose errors cannot be compared"
-    contrast = DomainComparison.of(units_N, units_M, session.common.seed)
+    contrast = DomainComparison.of(units_N, units_M, seed)
     return reconstruction_gap(first, second, contrast, sides.source.selected.imagery.unit), None
 
 
 def _errors(
-    session: Session, candidate: Candidate, side: GapDomain, progress: Callable[[str, int, int], None]
+    compute: Compute, candidate: Candidate, side: GapDomain, seed: int, progress: Callable[[str, int, int], None]
 ) -> tuple[Sums, tuple[int, ...], list[str]]:
     """Squared errors and pixels (T, C) of tiles, the bands that they are of, and the groups of the tiles."""
-    device = session.fabric.device
-    fitted = fit([candidate], side.selected, device, session.precision)
+    device = compute.fabric.device
+    fitted = fit([candidate], side.selected, device, compute.precision)
     exact = torch.device("cpu") if device.type == "mps" else device  # which has no float64
     label = candidate.label
     scores = score(
-        side.selected, fitted, [label], [MASK], MOST_TILES, session.common.seed, exact,
+        side.selected, fitted, [label], [MASK], MOST_TILES, seed, exact,
         lambda done, total: progress(f"reconstructing {side.name} by {label}", done, total),
     )  # fmt: skip
     sums = scores.sums[label, MASK, MASKED]

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from geomae.catalog import Catalog, parse_selector
 from geomae.commands.probe_request import CLASSIFICATION, REGRESSION, SEGMENTATION, ProbeOptions
+from geomae.encoders.selections import Embeddings
 from geomae.errors import CatalogError, ConfigError
 from geomae.evaluation.folds import FoldPlan, Labelled, TrainingSide, codes_of, cross_fit_plans, single_plan
-from geomae.evaluation.probe_embeddings import Embeddings
 from geomae.evaluation.probe_scores import GroundTruth
 from geomae.evaluation.probing import Predictions, classify, classify_aligned, regress, segment
 from geomae.metrics.predictions import UNKNOWN, ClassMeasure, Measure, NumberMeasure, PixelMeasure

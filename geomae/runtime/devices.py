@@ -6,6 +6,7 @@ torchgeo brings torchmetrics, whose import would add seconds to every start of t
 import logging
 import os
 import sys
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 
 from geomae.errors import ConfigError
+from geomae.runtime.precision import keep_freed_memory, precision_for
+from geomae.runtime.signals import die_with_parent
 
 _ASKED = ModuleType("torchmetrics")
 _stand_in = _ASKED.__name__ not in sys.modules
@@ -104,3 +107,26 @@ def early_rank() -> int:
 def started_by_us() -> bool:
     """Whether Fabric's launcher made this process: it dies with rank 0 then."""
     return not external() and int(os.environ.get("LOCAL_RANK", "0")) > 0
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What models run on: devices and ranks through `fabric`, and the `precision`, `32` or `bf16`."""
+
+    fabric: Fabric
+    precision: str
+
+
+def open_compute(
+    device: str = "auto", precision: str = "auto", devices: int = 1, nodes: int = 1, strategy: str = "auto"
+) -> Compute:
+    """Devices as asked for, launched where a scheduler started the ranks. Raises ConfigError for what cannot be."""
+    if started_by_us():
+        die_with_parent()
+    fabric = build_fabric(device, devices, nodes, strategy)
+    chosen = precision_for(fabric.device.type, precision)
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
+    if external():
+        fabric.launch()
+    return Compute(fabric, chosen)

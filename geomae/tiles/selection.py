@@ -1,20 +1,20 @@
 """The tiles that a command works on, each selection with the bands and statistics of its data set, pooled by sensor."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from geomae.catalog import Catalog, resolve_selectors
 from geomae.catalog.splits import TRAIN
-from geomae.errors import CatalogError
+from geomae.errors import BandMismatchError, CatalogError
 from geomae.files import digest
-from geomae.runtime.console import Screen
-from geomae.sensors import Band, sensor, sensor_names
+from geomae.sensors import Band, match_bands, sensor, sensor_names
 from geomae.sensors.record import SensorRecord
 from geomae.tiles.index import TileIndex, build_index
 from geomae.tiles.statistics import Statistics
-from geomae.tracking.runs import DatasetRecord
+
+Progress = Callable[[str, int, int], None]
 
 
 def sensor_key(index: TileIndex) -> str:
@@ -100,34 +100,48 @@ class Selection:
         """Names the files behind the tiles and the choice of tiles."""
         return digest([self.index.content(), self.index.tiles["tile_id"].tolist()])
 
-    def record(self, catalog: Catalog) -> DatasetRecord:
-        """The tiles as an input of a run."""
-        entry = catalog.entry(self.index.name).model_dump(mode="json", exclude_unset=True, by_alias=True)
-        profile = {"tiles": len(self.index), "sensor": self.imagery.name, "unit": self.imagery.unit}
-        return DatasetRecord(
-            name=self.name,
-            digest=self.digest(),
-            source=str(catalog.path),
-            entry={self.index.name: entry},
-            bands=[band.name for band in self.imagery.bands],
-            profile=profile,
-            context="validation",
-        )
 
+def select_tiles(
+    catalog: Catalog,
+    texts: Sequence[str],
+    progress: Progress = lambda what, done, total: None,
+    warn: Callable[[str], None] = lambda message: None,
+) -> list[Selection]:
+    """The tiles of each selector (see `resolve_selectors`; without a split all); every data set is indexed once.
 
-def select_tiles(catalog: Catalog, texts: Sequence[str], screen: Screen) -> list[Selection]:
-    """The tiles of each selector (see `resolve_selectors`; without a split all); every data set is indexed once."""
+    `progress` hears (what, done, total), and `warn` of scenes that the audit quarantines.
+    """
     selectors = resolve_selectors(catalog, texts, None)
-    found: dict[str, tuple[TileIndex, SensorRecord]] = {}
+    indexed: dict[str, tuple[TileIndex, SensorRecord]] = {}
     for name in dict.fromkeys(one.dataset for one in selectors):
-        index = build_index(catalog, name, progress=screen.step)
-        screen.close()
+        index = build_index(catalog, name, progress=progress)
         if index.report.quarantined:
             bad = f"{len(index.report.quarantined)} of {index.report.scenes} scenes"
-            screen.warn(f"{name}: {bad} cannot be used; `geomae catalog check --dataset {name}` lists them")
-        found[name] = (index, own_record(index))
-    chosen = []
+            warn(f"{name}: {bad} cannot be used; `geomae catalog check --dataset {name}` lists them")
+        indexed[name] = (index, own_record(index))
+    selections = []
     for one in selectors:
-        whole, imagery = found[one.dataset]
-        chosen.append(Selection(str(one), whole.select(one), imagery, whole))
-    return chosen
+        whole, imagery = indexed[one.dataset]
+        selections.append(Selection(str(one), whole.select(one), imagery, whole))
+    return selections
+
+
+def share_bands(chosen: Sequence[Selection]) -> list[Selection]:
+    """The selections with the bands that all their data sets have, in the order of the first one's.
+
+    A linear probe adds up features, so that a band has to stand in the same place on both sides. Bands match by name
+    within a sensor, else by wavelength. Raises BandMismatchError where the data sets have none in common.
+    """
+    records = {one.index.name: one.imagery for one in chosen}
+    first, *others = records.values()
+    places = [match_bands(first.bands, one.bands, one.name == first.name) for one in others]
+    kept = [number for number in range(len(first.bands)) if all(found[number] is not None for found in places)]
+    if not kept:
+        raise BandMismatchError(
+            f"{', '.join(records)}: have no band in common; a probe needs the same measurements on both sides"
+        )
+    reduced = {next(iter(records)): first.select([first.bands[number].name for number in kept])}
+    for (name, record), found in zip(list(records.items())[1:], places, strict=True):
+        met = [place for number in kept if (place := found[number]) is not None]
+        reduced[name] = record.select([record.bands[place].name for place in met])
+    return [replace(one, imagery=reduced[one.index.name]) for one in chosen]

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geomae.commands.run import AnalysisRun
+from geomae.commands.run import AnalysisRun, Session
 from geomae.config import AdaptConfig, Decoder, Optimizer, PretrainConfig
 from geomae.encoders.own import fit_model
-from geomae.encoders.selections import Session
 from geomae.errors import CatalogError, ModelError
 from geomae.models.architecture import Architecture
 from geomae.models.folder import Model

@@ -18,7 +18,7 @@ import torch
 from training_step import machine
 
 from geomae.commands import compare_recon
-from geomae.commands.run import CommonOptions
+from geomae.commands.options import CommonOptions
 from geomae.evaluation import reconstruction as compare_recon_score
 from geomae.evaluation.reconstruction import FittedModels
 

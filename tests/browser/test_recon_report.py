@@ -4,7 +4,7 @@ import pytest
 from chromium import BROWSER, drive
 
 from geomae.commands.compare_recon import CompareReconOptions, run
-from geomae.commands.run import CommonOptions
+from geomae.commands.options import CommonOptions
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="Chromium is absent")
 DRIVE = """

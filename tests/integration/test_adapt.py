@@ -12,7 +12,7 @@ from helpers import history, mlflow_client, options, write_catalog
 
 from geomae.commands import adapt
 from geomae.commands.adapt_request import AdaptOptions
-from geomae.commands.run import CommonOptions
+from geomae.commands.options import CommonOptions
 from geomae.errors import BandMismatchError, CatalogError, ConfigError, GeomaeError, ModelError
 from geomae.models.architecture import Architecture
 from geomae.models.folder import Model, load_model, save_model

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from geomae.catalog import open_catalog
 from geomae.cli import app
 from geomae.commands.compare_recon import CompareReconOptions, run
-from geomae.commands.run import CommonOptions
+from geomae.commands.options import CommonOptions
 from geomae.config import Decoder
 from geomae.errors import BandMismatchError, ConfigError, ModelError
 from geomae.evaluation.reconstruction import MaskKind, load_candidates, score

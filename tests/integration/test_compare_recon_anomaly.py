@@ -10,7 +10,7 @@ from helpers import write_catalog, write_scenes
 from sklearn.metrics import roc_auc_score
 
 from geomae.commands.compare_recon import CompareReconOptions, run
-from geomae.commands.run import CommonOptions
+from geomae.commands.options import CommonOptions
 
 OLINDA = """\
 version: 1

@@ -13,7 +13,7 @@ from helpers import mlflow_client, refused, write_catalog
 from geomae import open_embeddings
 from geomae.commands import gap
 from geomae.commands.gap_request import GapOptions
-from geomae.commands.run import CommonOptions
+from geomae.commands.options import CommonOptions
 from geomae.config import Decoder
 from geomae.encoders import load_encoder
 from geomae.errors import BandMismatchError, ConfigError, GeomaeError
