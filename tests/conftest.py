@@ -12,11 +12,26 @@ from helpers import SIXTY, command, options, write_catalog, write_scenes
 ROOT = Path(__file__).parents[1]
 # Threads of one process that wait for each other, while others want the same cores, are slower than one thread.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+ABSENT = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """A change that is meant shows as a diff of a file in tests/golden, which this option writes."""
     parser.addoption("--rewrite-golden", action="store_true", help="write the files of tests/golden anew")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Remember what was skipped because real data or reference numbers are absent."""
+    skipped = terminalreporter.stats.get("skipped", ())
+    absent = [report.nodeid for report in skipped if "absent" in str(report.longrepr)]
+    terminalreporter.config.stash[ABSENT] = sorted(absent)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Name it in the last line of the run, where nobody overlooks it."""
+    absent = config.stash.get(ABSENT, [])
+    if absent:
+        print(f"{len(absent)} skipped, because real data are absent: {', '.join(absent)}")
 
 
 @pytest.fixture(scope="session")

@@ -152,6 +152,11 @@ def test_no_circles():
     assert not circles
 
 
+def test_every_module_can_be_imported():
+    script = f"import importlib\nfor name in {sorted(modules())!r}:\n    importlib.import_module(name)"
+    subprocess.run([sys.executable, "-W", "error", "-c", script], timeout=300, check=True)
+
+
 def users(*packages):
     """Our modules that import one of these packages, at any place."""
     return {name for name in modules() if {target.split(".")[0] for target in imports(name)} & set(packages)}
