@@ -11,8 +11,8 @@ from geomae.cli_catalog import catalog_app
 from geomae.cli_compare_recon import add_compare_recon
 from geomae.cli_embed import add_embed
 from geomae.cli_embed_pca import add_embed_pca
-from geomae.cli_gap import add_gap
 from geomae.cli_probe import add_probe
+from geomae.commands import gap
 from geomae.commands.options import (
     CatalogFile,
     Changes,
@@ -181,6 +181,6 @@ add_embed(app, exit_with)
 add_probe(app, exit_with)
 add_embed_pca(app, exit_with)
 add_compare_recon(app, exit_with)
-add_gap(app, exit_with)
+app.command("gap")(gap.gap)
 add_adapt(app, exit_with)
 app.add_typer(catalog_app(exit_with))

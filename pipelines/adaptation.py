@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from geomae.catalog import parse_selector
-from geomae.commands import adapt, adapt_request, gap, gap_request, pretrain, pretrain_job, probe, probe_request
+from geomae.commands import adapt, adapt_request, gap, pretrain, pretrain_job, probe, probe_request
 from geomae.commands.options import CommonOptions, exit_with
 from geomae.commands.run import OPENING_S, AnalysisRun
 from geomae.evaluation.before_after import AFTER, BEFORE
-from geomae.evaluation.gap import A_DISTANCE
+from geomae.evaluation.gap_measures import A_DISTANCE
 from geomae.files import read_json
 from geomae.metrics.predictions import ALL
 from geomae.runtime.console import Screen
@@ -73,7 +73,7 @@ class Study:
     def gap(self, models: Mapping[str, str]) -> None:
         """How far source and target are apart in the embeddings of each model."""
         asked = self.arguments
-        self._done(gap.run(gap_request.GapOptions(self._common("gap"), asked.source, asked.target, _encoders(models))))
+        self._done(gap.run(gap.GapOptions(self._common("gap"), asked.source, asked.target, _encoders(models))))
         rows = read_json(self.run.out / "gap" / "gap.json")["rows"]
         listed = ", ".join(f"{row['encoder']} {row['value']:.2f}" for row in rows if row["measure"] == A_DISTANCE)
         self._say("gap", f"proxy A-distance of source and target (2: always told apart): {listed}.")

@@ -1,188 +1,142 @@
-"""`geomae gap`: how far apart two domains are, and in what, start to end."""
+"""`geomae gap`: how far apart two domains are, and in what."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
+import typer
 
-from geomae.commands.gap_report import (
-    LABELS,
-    PIXELS,
-    GapResult,
-    Spectrum,
-    correct_all,
-    known_of,
-    p_text,
-    summarize_gap,
-    write_pictures,
-    write_report,
+from geomae.commands.options import (
+    CatalogFile,
+    CommonOptions,
+    Device,
+    DryRun,
+    Encoders,
+    Experiment,
+    Layer,
+    Out,
+    Pooling,
+    Precision,
+    Quiet,
+    RunName,
+    Seed,
+    TrackingUri,
+    check_selectors,
+    exit_with,
 )
-from geomae.commands.gap_request import GapOptions, read_request
-from geomae.commands.run import AnalysisRun, Session, open_session, output_folder, selection_record
-from geomae.encoders import Encoder, EncoderSpec
-from geomae.encoders.selections import Embeddings, EmbeddingSpec, embed_specs, encoder_digest
-from geomae.errors import BandMismatchError, ConfigError
-from geomae.evaluation.gap import class_distances, embedding_gap, label_shift, pixel_gap
-from geomae.evaluation.gap_domains import GapDomain, GapDomains, read_domains, read_pixels, reconstruct
-from geomae.evaluation.permutations import DomainComparison, GapFigure
-from geomae.files import write_json
-from geomae.runtime.console import Screen
-from geomae.runtime.signals import watch
+from geomae.errors import ConfigError
+
+if TYPE_CHECKING:
+    from geomae.encoders import EncoderSpec
+
+STATISTICS = "baseline:statistics"
 
 
-def run(request: GapOptions) -> int:
+@dataclass(frozen=True)
+class GapOptions:
+    """The options of the command; None where the user did not say."""
+
+    common: CommonOptions
+    source: str
+    target: str
+    encoders: tuple[str, ...]
+    baselines: bool = True
+    layer: int | None = None
+    pooling: str | None = None
+
+    def params(self) -> dict[str, Any]:
+        """What decides the result, as JSON."""
+        names = ("source", "target", "baselines", "layer", "pooling")
+        return {name: getattr(self, name) for name in names} | {
+            "encoders": list(self.encoders),
+            "precision": self.common.precision,
+            "device": self.common.device,
+        }
+
+
+def gap(
+    source: Annotated[str, typer.Option("--source", help="SELECTOR of the tiles of the source domain.")],
+    target: Annotated[str, typer.Option("--target", help="SELECTOR of the tiles of the target domain.")],
+    encoder: Encoders = None,
+    catalog: CatalogFile = None,
+    no_baselines: Annotated[bool, typer.Option("--no-baselines", help="Leave statistics out of the table.")] = False,
+    layer: Layer = None,
+    pooling: Pooling = None,
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    tracking_uri: TrackingUri = None,
+    experiment: Experiment = "geomae",
+    run_name: RunName = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """How far apart two domains are, and in what: pixels, embeddings, labels, reconstruction errors."""
+    common = CommonOptions(
+        catalog=catalog, out=out, seed=seed, device=device, precision=precision, tracking_uri=tracking_uri,
+        experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
+    )  # fmt: skip
+    options = GapOptions(
+        common=common, source=source, target=target, encoders=tuple(encoder or ()), baselines=not no_baselines,
+        layer=layer, pooling=pooling,
+    )  # fmt: skip
+    exit_with(lambda: run(options))
+
+
+def run(options: GapOptions) -> int:
     """Measure the gap. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
-    entrants = read_request(request)
-    session = open_session(request.common)
+    check_selectors(options.common, [options.source], [options.target])
+    # What is slow to import (torch takes seconds) comes after what can be checked without it.
+    from geomae.commands.gap_report import describe_plan, write_results
+    from geomae.commands.run import AnalysisRun, open_session, output_folder, selection_record
+    from geomae.encoders.selections import EmbeddingSpec, embed_specs, encoder_digest
+    from geomae.evaluation.gap import comparable_specs, measure_gap, read_domains
+    from geomae.runtime.signals import watch
+
+    specs = encoder_specs(options)
+    session = open_session(options.common)
     if session.fabric.world_size > 1:
         raise ConfigError("geomae gap runs in one process; start it without several tasks or devices")
-    sides = read_domains(session.select([request.source, request.target]), request.common.seed)
-    needed = [side.selected for side in sides]
-    loader = session.loader(EmbeddingSpec(request.layer, request.pooling), needed)
-    trained = loader.load_trained(entrants)
-    compared, left_out = _comparable(entrants, sides)
-    if request.common.dry_run:
-        _describe(sides, compared, session.screen)
+    domains = read_domains(session.select([options.source, options.target]), options.common.seed)
+    selections = [domain.selected for domain in domains]
+    loader = session.loader(EmbeddingSpec(options.layer, options.pooling), selections)
+    trained = loader.load_trained(specs)
+    compared = comparable_specs(specs, domains)
+    if options.common.dry_run:
+        describe_plan(domains, compared, session.screen)
         return 0
-    asked = request.asked() | {
+    params = options.params() | {
         "catalog": str(session.catalog.path.absolute()),
         "precision": session.precision,
-        "data_digest": [one.digest() for one in needed],
+        "data_digest": [one.digest() for one in selections],
         "encoder_digests": {label: encoder_digest(encoders) for label, encoders in trained.items()},
     }
-    out = output_folder("gap", request.common.out)
-    with AnalysisRun("gap", request.common, asked, session.screen, out) as run_:
-        run_.track([selection_record(session.catalog, one) for one in needed])
+    out = output_folder("gap", options.common.out)
+    with AnalysisRun("gap", options.common, params, session.screen, out) as run_:
+        run_.track([selection_record(session.catalog, one) for one in selections])
         with watch() as stop:
             embedded = list(
                 embed_specs(
-                    session.compute,
-                    session.catalog,
-                    compared,
-                    trained,
-                    loader,
-                    out / "embeddings",
-                    stop,
-                    run_.step,
+                    session.compute, session.catalog, compared, trained, loader, out / "embeddings", stop, run_.step
                 )
-            )
+            )  # fmt: skip
         if stop.signal:
             run_.stopped()
             return stop.exit_code
-        found = _measure(session, run_, sides, compared, trained, embedded, left_out)
-        _leave(run_, session, found, embedded)
+        result = measure_gap(session.compute, domains, compared, trained, embedded, options.common.seed, run_.step)
+        run_.screen.close()
+        write_results(run_, session, result, embedded)
     return 0
 
 
-def _comparable(entrants: Sequence[EncoderSpec], sides: GapDomains) -> tuple[list[EncoderSpec], list[str]]:
-    """The encoders whose embeddings of both domains mean the same. Raises BandMismatchError where none is left."""
-    if sides.same_bands:
-        return list(entrants), []
-    kept = [one for one in entrants if not one.baseline]
-    source, target = (f"{side.name} ({', '.join(band.name for band in side.bands)})" for side in sides)
-    differ = f"{source} and {target} share no band in one unit"
-    if not kept:
-        raise BandMismatchError(
-            f"{differ}, so neither pixels nor band statistics can be compared; name an --encoder with the spectral "
-            "embedding, which takes any bands"
-        )
-    return kept, [f"{differ}: pixels, and baselines made of them, are not compared"]
+def encoder_specs(options: GapOptions) -> "tuple[EncoderSpec, ...]":
+    """The user's encoders in their order, and band statistics beside them. Raises ConfigError for what cannot be."""
+    from geomae.encoders import EncoderSpec, parse_encoders
 
-
-def _measure(
-    session: Session,
-    run_: AnalysisRun,
-    sides: GapDomains,
-    entrants: Sequence[EncoderSpec],
-    trained: Mapping[str, Mapping[str, Encoder]],
-    embedded: Sequence[Embeddings],
-    left_out: Sequence[str],
-) -> GapResult:
-    seed, left = session.common.seed, list(left_out)
-    source, target = sides
-    pixels = [read_pixels(side, run_.step) for side in sides]
-    spectra = (Spectrum.of(pixels[0]), Spectrum.of(pixels[1]))
-    figures: dict[str, list[GapFigure]] = {PIXELS: []}
-    if sides.same_bands:
-        names = [band.name for band in source.bands]
-        figures[PIXELS] += pixel_gap(pixels[0], pixels[1], names, source.selected.imagery.unit, seed)
-    figures[PIXELS] += [*known_of(source, spectra[0]), *known_of(target, spectra[1])]
-    labelled = [np.flatnonzero(side.label_T != "") for side in sides]
-    if all(len(rows) for rows in labelled):
-        groups = [[side.unit_T[row] for row in rows] for side, rows in zip(sides, labelled, strict=True)]
-        contrast = DomainComparison.of(groups[0], groups[1], seed)
-        figures[LABELS] = [label_shift(source.label_T[labelled[0]], target.label_T[labelled[1]], contrast)]
-    for number, (entrant, one) in enumerate(zip(entrants, embedded, strict=True)):
-        run_.step("measuring encoders", number, len(entrants))
-        figures[entrant.label] = _of_encoder(one, source, target, seed)
-        if entrant.label in trained:
-            errors, why = reconstruct(session.compute, entrant, trained[entrant.label], sides, seed, run_.step)
-            figures[entrant.label] += errors
-            left += [why] if why else []
-    run_.step("measuring encoders", len(entrants), len(entrants))
-    run_.screen.close()
-    notes = {entrant.label: one.notes for entrant, one in zip(entrants, embedded, strict=True)}
-    return GapResult(sides, spectra, correct_all(figures), notes, left)
-
-
-def _of_encoder(embedded: Embeddings, source: GapDomain, target: GapDomain, seed: int) -> list[GapFigure]:
-    """Distances between the domains, and between the tiles of each class that both have."""
-    x_ND, y_MD = (embedded.of(side.selected) for side in (source, target))
-    found = embedding_gap(x_ND, source.unit_T, y_MD, target.unit_T, seed)
-    labels = (source.label_T, target.label_T)
-    return found + class_distances(x_ND, source.unit_T, labels[0], y_MD, target.unit_T, labels[1], seed)
-
-
-def _leave(run_: AnalysisRun, session: Session, found: GapResult, embedded: Sequence[Embeddings]) -> None:
-    """Rows, pictures, report, summary; the same figures for people."""
-    out = run_.out
-    made_by = {one.path.parent.name: one.made_by for one in embedded if one.made_by is not None}
-    write_json(out / "gap.json", {"rows": found.rows()})
-    pictures = write_pictures(found, embedded, out)
-    about = {
-        "catalogue": str(session.catalog.path),
-        "precision": session.precision,
-        "seed": str(run_.common.seed),
-        **{f"run that made {label}": run_id for label, run_id in made_by.items()},
-        **{f"digest of {one.path.parent.name}": str(one.store.attrs["encoder_digest"]) for one in embedded},
-    }
-    write_report(found, pictures, about, out / "report.html")
-    stores = {f"store.{one.path.parent.name}": str(one.path) for one in embedded}
-    run_.tracker.log_params(stores | {f"model_run.{label}": run_id for label, run_id in made_by.items()})
-    groups = {side.role: len(set(side.unit_T)) for side in found.sides}
-    inputs = {"model_runs": made_by, "groups": groups, "paired_groups": found.sides.paired, "tests": found.tested}
-    run_.finish(found.metrics(), inputs, [out / "gap.json", out / "report.html", *pictures])
-    _print(found, out, run_.screen)
-
-
-def _print(found: GapResult, out: Path, screen: Screen) -> None:
-    rows = [
-        [one.measure, one.band, f"{one.value:.4g}", "" if one.null_value is None else f"{one.null_value:.4g}",
-         p_text(one.p_holm)]
-        for one in found.figures[PIXELS] if one.p is not None or one.null_value is not None
-    ]  # fmt: skip
-    if rows:
-        unit = found.sides.source.selected.imagery.unit.replace("_", " ")
-        screen.table(f"pixels, {unit}", ["measure", "band", "value", "halves of source", "p (Holm)"], rows)
-    for whose in (LABELS, *found.encoders):
-        figures = found.figures.get(whose, ())
-        shown = [
-            [one.measure, f"{one.value:.4g}", "" if one.null_value is None else f"{one.null_value:.4g}",
-             p_text(one.p_holm)]
-            for one in figures
-        ]  # fmt: skip
-        if shown:
-            screen.table(whose, ["measure", "value", "halves of source", "p (Holm)"], shown)
-    for sentence in summarize_gap(found):
-        screen.result(sentence)
-    screen.result(f"figures: {out / 'gap.json'}")
-    screen.result(f"report: {out / 'report.html'}")
-
-
-def _describe(sides: GapDomains, entrants: Sequence[EncoderSpec], screen: Screen) -> None:
-    """What a dry run prints."""
-    for side in sides:
-        screen.result(f"{side.role} {side.name}: {side.tiles} tiles in {len(set(side.unit_T))} groups")
-    screen.result(f"groups in both: {sides.paired}")
-    for one in entrants:
-        screen.result(f"encoder {one.label}: {one.references[0].text}")
+    if options.source == options.target:
+        raise ConfigError(f"--source and --target are both {options.source}; a gap is one between two domains")
+    named = any(text.rpartition("=")[2] == STATISTICS for text in options.encoders)
+    extra = [STATISTICS] if options.baselines and not named else []
+    if not options.encoders and not extra:
+        raise ConfigError("there is nothing to embed the tiles with; name an --encoder")
+    return tuple(EncoderSpec(one.label, (one,)) for one in parse_encoders([*options.encoders, *extra]))

@@ -1,18 +1,18 @@
-"""The pictures and the report of a gap, and what its figures say.
+"""What `geomae gap` leaves: figures, pictures and the report, and sentences about them.
 
 T tiles, K components
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from geomae.commands.run import AnalysisRun, Session
+from geomae.encoders import EncoderSpec
 from geomae.encoders.selections import Embeddings
-from geomae.evaluation.gap import (
+from geomae.evaluation.gap import LABELS, MASK, PIXELS, GapDomains, GapResult
+from geomae.evaluation.gap_measures import (
     A_DISTANCE,
     ANGLE,
     CORAL,
@@ -23,100 +23,71 @@ from geomae.evaluation.gap import (
     ON_TARGET,
     RATIO,
     WASSERSTEIN,
-    Pixels,
 )
-from geomae.evaluation.gap_domains import MASK, GapDomain, GapDomains
 from geomae.evaluation.pca import fit_pca
-from geomae.evaluation.permutations import FEWEST_DEALS, HALVINGS, PERMUTATIONS, GapFigure, corrected
+from geomae.evaluation.permutations import FEWEST_PERMUTATIONS, HALVINGS, PERMUTATIONS, GapFigure
+from geomae.files import write_json
 from geomae.reports.domain_figures import Distance, DomainSpectrum, gap_distances, gap_spectra
 from geomae.reports.page import Cell, Figure, Page, Section, Table, write_page
 from geomae.reports.pca_figures import colour_columns, pca_scatter
+from geomae.runtime.console import Screen
 
-PIXELS, LABELS = "pixels", "labels"  # in place of an encoder
 SIGNIFICANT = 0.05
-FIELDS = ("measure", "band", "unit", "value", "null_value", "p", "p_holm")
-
-
-@dataclass(frozen=True)
-class Spectrum:
-    """Mean and standard deviation of the valid pixels of each band of a domain, and their share."""
-
-    mean_C: NDArray[np.float64]
-    std_C: NDArray[np.float64]
-    valid_C: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, pixels: Pixels) -> "Spectrum":
-        """That of some pixels; NaN for a band without a valid one."""
-        values = [pixels.of_band(place) for place in range(pixels.values_NPC.shape[2])]
-        known = [one if len(one) else np.array([np.nan]) for one in values]
-        mean, std = (np.array([getattr(one, name)() for one in known]) for name in ("mean", "std"))
-        return cls(mean, std, pixels.valid_NPC.sum((0, 1)) / pixels.looked_at)
-
-
-@dataclass(frozen=True)
-class GapResult:
-    """The figures by whom they are of: `pixels`, `labels`, or the label of an encoder; Holm is over all of them.
-
-    `notes` are what each encoder says of itself, `left_out` what could not be measured and why.
-    """
-
-    sides: GapDomains
-    spectra: tuple[Spectrum, Spectrum]
-    figures: Mapping[str, Sequence[GapFigure]]
-    notes: Mapping[str, Sequence[str]]
-    left_out: Sequence[str]
-
-    @property
-    def encoders(self) -> list[str]:
-        """The labels of the encoders, in order."""
-        return list(self.notes)
-
-    @property
-    def tested(self) -> int:
-        """How many tests Holm's correction is over."""
-        return sum(one.p is not None for figures in self.figures.values() for one in figures)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """As `gap.json` holds them."""
-        return [
-            {"encoder": whose} | {name: getattr(one, name) for name in FIELDS}
-            for whose, figures in self.figures.items()
-            for one in figures
-        ]
-
-    def find(self, whose: str, measure: str, band: str = "") -> GapFigure | None:
-        """One figure."""
-        return next((one for one in self.figures.get(whose, ()) if (one.measure, one.band) == (measure, band)), None)
-
-    def metrics(self) -> dict[str, float]:
-        """Flat figures: MEASURE/WHOSE[/BAND], and the same with /null, /p and /p_holm where they are known."""
-        flat: dict[str, float] = {}
-        for row in self.rows():
-            name = "/".join([row["measure"], row["encoder"], *([row["band"]] if row["band"] else [])])
-            ends = {"": row["value"], "/null": row["null_value"], "/p": row["p"], "/p_holm": row["p_holm"]}
-            flat |= {f"{name}{end}": float(value) for end, value in ends.items() if value is not None}
-        return flat
-
-
-def correct_all(figures: Mapping[str, Sequence[GapFigure]]) -> dict[str, list[GapFigure]]:
-    """Holm's correction over the figures of everything together."""
-    done = iter(corrected([one for some in figures.values() for one in some]))
-    return {whose: [next(done) for _ in some] for whose, some in figures.items()}
-
-
-def known_of(side: GapDomain, spectrum: Spectrum) -> list[GapFigure]:
-    """What is only told of a domain, not compared: its ground sample distance, and the share of valid pixels."""
-    gsd = [GapFigure(f"gsd_{side.role}", side.gsd_m, unit="m")] if side.gsd_m is not None else []
-    shares = zip(side.bands, spectrum.valid_C.tolist(), strict=True)
-    return [*gsd, *(GapFigure(f"valid_share_{side.role}", share, band=band.name) for band, share in shares)]
-
-
-SPELLED = {
+DISTANCES = (MMD, CORAL, A_DISTANCE, ANGLE)
+SCATTER_COMPONENTS = 4
+TITLES = {
     MMD: "MMD²", CORAL: "CORAL distance", A_DISTANCE: "proxy A-distance", ANGLE: "subspace angle",
     DIFFERENCE: "difference of means", WASSERSTEIN: "Wasserstein distance", RATIO: "ratio of reconstruction errors",
     LABEL_SHIFT: "label shift",
 }  # fmt: skip
+
+
+def write_results(run_: AnalysisRun, session: Session, result: GapResult, embedded: Sequence[Embeddings]) -> None:
+    """Publish rows, pictures, report and summary; the same figures for people."""
+    out = run_.out
+    made_by = {one.path.parent.name: one.made_by for one in embedded if one.made_by is not None}
+    write_json(out / "gap.json", {"rows": result.rows()})
+    pictures = write_pictures(result, embedded, out)
+    about = {
+        "catalogue": str(session.catalog.path),
+        "precision": session.precision,
+        "seed": str(run_.common.seed),
+        **{f"run that made {label}": run_id for label, run_id in made_by.items()},
+        **{f"digest of {one.path.parent.name}": str(one.store.attrs["encoder_digest"]) for one in embedded},
+    }
+    write_report(result, pictures, about, out / "report.html")
+    stores = {f"store.{one.path.parent.name}": str(one.path) for one in embedded}
+    run_.tracker.log_params(stores | {f"model_run.{label}": run_id for label, run_id in made_by.items()})
+    groups = {domain.role: domain.groups for domain in result.domains}
+    inputs = {"model_runs": made_by, "groups": groups, "paired_groups": result.domains.paired, "tests": result.tested}
+    run_.finish(result.metrics(), inputs, [out / "gap.json", out / "report.html", *pictures])
+    print_results(result, out, run_.screen)
+
+
+def print_results(result: GapResult, out: Path, screen: Screen) -> None:
+    """The tables and sentences that the command prints."""
+    header = ["value", "halves of source", "p (Holm)"]
+    tested = [one for one in result.figures[PIXELS] if one.p is not None or one.null_value is not None]
+    if tested:
+        rows = [[one.measure, one.band, *_texts(one)] for one in tested]
+        screen.table(f"pixels, {result.domains.unit}", ["measure", "band", *header], rows)
+    for label in (LABELS, *result.encoders):
+        rows = [[one.measure, *_texts(one)] for one in result.figures.get(label, ())]
+        if rows:
+            screen.table(label, ["measure", *header], rows)
+    for sentence in summarize_gap(result):
+        screen.result(sentence)
+    screen.result(f"figures: {out / 'gap.json'}")
+    screen.result(f"report: {out / 'report.html'}")
+
+
+def describe_plan(domains: GapDomains, specs: Sequence[EncoderSpec], screen: Screen) -> None:
+    """What a dry run prints."""
+    for domain in domains:
+        screen.result(f"{domain.role} {domain.name}: {domain.tiles} tiles in {domain.groups} groups")
+    screen.result(f"groups in both: {domains.paired}")
+    for one in specs:
+        screen.result(f"encoder {one.label}: {one.references[0].text}")
 
 
 def p_text(p: float | None) -> str:
@@ -127,43 +98,43 @@ def p_text(p: float | None) -> str:
 def measure_title(measure: str) -> str:
     """A measure as people write it."""
     name, _, of = measure.partition("/")
-    return SPELLED.get(name, name.replace("_", " ")) + (f" of {of}" if of else "")
+    return TITLES.get(name, name.replace("_", " ")) + (f" of {of}" if of else "")
 
 
-def summarize_gap(found: GapResult) -> Iterator[str]:
+def summarize_gap(result: GapResult) -> Iterator[str]:
     """A sentence or two each about pixels, labels and every encoder; and what the data cannot tell."""
-    if not found.tested:
+    if not result.tested:
         yield (
             "Whether any of this is more than chance the data cannot tell: there are too few groups for a permutation "
-            f"test ({_groups(found)})."
+            f"test ({_groups(result)})."
         )
-    yield from _pixels(found)
-    yield from _labels(found)
-    for label in found.encoders:
-        yield from _encoder(found, label)
-    yield from (f"{one}." for one in found.left_out)
+    yield from _pixels(result)
+    yield from _labels(result)
+    for label in result.encoders:
+        yield from _encoder(result, label)
+    yield from (f"{one}." for one in result.left_out)
 
 
-def describe_gap_method(found: GapResult) -> Iterator[str]:
+def describe_gap_method(result: GapResult) -> Iterator[str]:
     """How the figures came about."""
-    for side in found.sides:
-        drawn = f", of which {len(side):,} were drawn by the seed" if side.tiles > len(side) else ""
-        yield f"{side.role} {side.name}: {side.tiles:,} tiles{drawn}, in {len(set(side.unit_T)):,} groups."
+    for domain in result.domains:
+        drawn = f", of which {len(domain):,} were drawn by the seed" if domain.tiles > len(domain) else ""
+        yield f"{domain.role} {domain.name}: {domain.tiles:,} tiles{drawn}, in {domain.groups:,} groups."
     yield (
         f"Each figure stands beside its median between {HALVINGS} random halves of the source, dealt by group: what "
         "zero looks like among groups as different as these. "
         + (
-            f"{found.sides.paired} groups occur in both domains and are compared with themselves, so that a gap can be "
-            "certain that is smaller than the difference between groups."
-            if found.sides.paired
+            f"{result.domains.paired} groups occur in both domains and are compared with themselves, so that a gap can "
+            "be certain that is smaller than the difference between groups."
+            if result.domains.paired
             else "No group occurs in both domains."
         )
     )
     yield (
         f"p-values are those of {PERMUTATIONS:,} permutations of whole groups"
-        + (" (a group in both domains swaps them within itself)" if found.sides.paired else "")
-        + f", corrected by Holm over the {found.tested} tests of this run; with fewer than {FEWEST_DEALS} different "
-        "permutations nothing is tested."
+        + (" (a group in both domains swaps them within itself)" if result.domains.paired else "")
+        + f", corrected by Holm over the {result.tested} tests of this run; with fewer than {FEWEST_PERMUTATIONS} "
+        "different permutations nothing is tested."
     )
     yield (
         "MMD² is the unbiased estimate with a Gaussian kernel as wide as the median distance, so it can lie below 0; "
@@ -178,8 +149,8 @@ def describe_gap_method(found: GapResult) -> Iterator[str]:
     )
 
 
-def _pixels(found: GapResult) -> Iterator[str]:
-    differences = [one for one in found.figures[PIXELS] if one.measure == DIFFERENCE]
+def _pixels(result: GapResult) -> Iterator[str]:
+    differences = [one for one in result.figures[PIXELS] if one.measure == DIFFERENCE]
     if not differences:
         return
     largest = max(differences, key=lambda one: abs(one.value))
@@ -188,9 +159,9 @@ def _pixels(found: GapResult) -> Iterator[str]:
     said = f"Pixels: the means differ most in {largest.band}, {abs(largest.value):.3g} {unit} {way} in the target"
     if largest.null_value is not None:
         said += f" ({largest.null_value:.3g} between halves of the source)"
-    tested = [one for one in found.figures[PIXELS] if one.p_holm is not None]
+    tested = [one for one in result.figures[PIXELS] if one.p_holm is not None]
     if tested:
-        sure = list(dict.fromkeys(one.band for one in tested if _sure(one)))
+        sure = list(dict.fromkeys(one.band for one in tested if _significant(one)))
         said += ". " + (
             f"More than chance in {len(sure)} of {len(differences)} bands: {', '.join(sure)}"
             if sure
@@ -199,8 +170,8 @@ def _pixels(found: GapResult) -> Iterator[str]:
     yield f"{said}."
 
 
-def _labels(found: GapResult) -> Iterator[str]:
-    shift = found.find(LABELS, LABEL_SHIFT)
+def _labels(result: GapResult) -> Iterator[str]:
+    shift = result.find(LABELS, LABEL_SHIFT)
     if shift is None:
         return
     if shift.value == 0:
@@ -212,26 +183,26 @@ def _labels(found: GapResult) -> Iterator[str]:
     if shift.p_holm is not None:
         said += (
             f", more than chance (p {_p(shift)}); alignments of whole domains can do harm then"
-            if _sure(shift)
+            if _significant(shift)
             else f", which is no more than chance gives (p {_p(shift)})"
         )
     yield f"{said}."
 
 
-def _encoder(found: GapResult, label: str) -> Iterator[str]:
-    figures = [one for one in found.figures[label] if one.measure in (MMD, CORAL, A_DISTANCE, ANGLE)]
+def _encoder(result: GapResult, label: str) -> Iterator[str]:
+    figures = [one for one in result.figures[label] if one.measure in DISTANCES]
     tested = [one for one in figures if one.p_holm is not None]
-    sure = [one for one in tested if _sure(one)]
+    sure = [one for one in tested if _significant(one)]
     if sure:
         yield f"{label}: the domains differ in {_list(sure)}."
     elif tested:
         least = min(tested, key=lambda one: one.p_holm or 0)
         yield f"{label}: the data cannot tell the domains apart (least p {_p(least)}, {measure_title(least.measure)})."
-    ratio = found.find(label, RATIO)
+    ratio = result.find(label, RATIO)
     if ratio is not None:
         said = f"{label} errs {ratio.value:.2f} times as much on the target as on the source"
         if ratio.p_holm is not None:
-            said += f", {'' if _sure(ratio) else 'no '}more than chance (p {_p(ratio)})"
+            said += f", {'' if _significant(ratio) else 'no '}more than chance (p {_p(ratio)})"
         yield f"{said}."
 
 
@@ -244,11 +215,11 @@ def _list(figures: Sequence[GapFigure]) -> str:
     )
 
 
-def _groups(found: GapResult) -> str:
-    return " and ".join(f"{len(set(side.unit_T))} in the {side.role}" for side in found.sides)
+def _groups(result: GapResult) -> str:
+    return " and ".join(f"{domain.groups} in the {domain.role}" for domain in result.domains)
 
 
-def _sure(figure: GapFigure) -> bool:
+def _significant(figure: GapFigure) -> bool:
     return figure.p_holm is not None and figure.p_holm < SIGNIFICANT
 
 
@@ -256,38 +227,35 @@ def _p(figure: GapFigure) -> str:
     return p_text(figure.p_holm)
 
 
-COMPONENTS = 4
-
-
-def write_pictures(found: GapResult, embedded: Sequence[Embeddings], out: Path) -> list[Path]:
+def write_pictures(result: GapResult, embedded: Sequence[Embeddings], out: Path) -> list[Path]:
     """Publish the pictures; returns their paths."""
     paths = []
-    between = f"{found.sides.source.name} and {found.sides.target.name}"
-    units = {side.selected.imagery.unit for side in found.sides}
+    between = f"{result.domains.source.name} and {result.domains.target.name}"
+    units = {domain.selected.imagery.unit for domain in result.domains}
     if len(units) == 1:  # else there is no axis for both
         paths.append(out / "gap_spectra.png")
         domains = [
-            DomainSpectrum(f"{side.role}: {side.name}", side.bands, spectrum.mean_C, spectrum.std_C)
-            for side, spectrum in zip(found.sides, found.spectra, strict=True)
+            DomainSpectrum(f"{domain.role}: {domain.name}", domain.bands, spectrum.mean_C, spectrum.std_C)
+            for domain, spectrum in zip(result.domains, result.spectra, strict=True)
         ]
         gap_spectra(paths[-1], domains, units.pop(), f"Spectra of {between}")
     paths.append(out / "gap_distances.png")
     panels = {
         measure_title(measure) + (", degrees" if measure == ANGLE else ""): {
             label: Distance(one.value, one.null_value, one.p_holm is not None and one.p_holm < SIGNIFICANT)
-            for label in found.encoders
-            if (one := found.find(label, measure)) is not None
+            for label in result.encoders
+            if (one := result.find(label, measure)) is not None
         }
-        for measure in (MMD, CORAL, A_DISTANCE, ANGLE)
+        for measure in DISTANCES
     }
     gap_distances(paths[-1], {name: panel for name, panel in panels.items() if panel}, f"Distances between {between}")
-    for label, embeddings in zip(found.encoders, embedded, strict=True):
+    for label, embeddings in zip(result.encoders, embedded, strict=True):
         paths.append(out / f"gap_pca_{label}.png")
-        _scatter(paths[-1], found, label, embeddings)
+        _scatter(paths[-1], result, label, embeddings)
     return paths
 
 
-def write_report(found: GapResult, pictures: Sequence[Path], about: Mapping[str, str], path: Path) -> None:
+def write_report(result: GapResult, pictures: Sequence[Path], about: Mapping[str, str], path: Path) -> None:
     """Publish `report.html`."""
     by_name = {picture.stem: picture for picture in pictures}
     spectra = (
@@ -298,37 +266,37 @@ def write_report(found: GapResult, pictures: Sequence[Path], about: Mapping[str,
     distances = Figure(by_name["gap_distances"], "Distances between the domains, and between halves of the source.")
     scatters = tuple(
         Figure(by_name[f"gap_pca_{label}"], f"Both domains along the principal components of {label}.")
-        for label in found.encoders
+        for label in result.encoders
     )
     sections = [
-        Section("What the data say", tuple(summarize_gap(found)), (distances,)),
-        Section("Pixels", (), (*spectra, *_pixel_tables(found))),
-        Section("Embeddings", (), (_embedding_table(found), *scatters)),
+        Section("What the data say", tuple(summarize_gap(result)), (distances,)),
+        Section("Pixels", (), (*spectra, *_pixel_tables(result))),
+        Section("Embeddings", (), (_embedding_table(result), *scatters)),
     ]
-    if found.find(LABELS, LABEL_SHIFT) is not None:
+    if result.find(LABELS, LABEL_SHIFT) is not None:
         text = "Distances between the tiles of one class say what is left of the gap where the classes are the same."
-        sections.append(Section("Labels", (text,), tuple(_label_tables(found))))
-    errors = _error_table(found)
+        sections.append(Section("Labels", (text,), tuple(_label_tables(result))))
+    errors = _error_table(result)
     if errors.rows:
         sections.append(Section("Reconstruction", (), (errors,)))
-    sections.append(Section("How it was measured", tuple(describe_gap_method(found))))
-    notes = [[label, " · ".join(lines)] for label, lines in found.notes.items()]
+    sections.append(Section("How it was measured", tuple(describe_gap_method(result))))
+    notes = [[label, " · ".join(lines)] for label, lines in result.notes.items()]
     sections.append(Section("Encoders", (), (Table("How each encoder takes tiles", ["encoder", "notes"], notes),)))
-    source, target = (side.name for side in found.sides)
+    source, target = (domain.name for domain in result.domains)
     lead = (
         f"How far {target} lies from {source}, and in what: pixels, embeddings, and what is known of labels and errors."
     )
     write_page(path, Page(f"Gap: {source} to {target}", lead, tuple(sections), about))
 
 
-def _scatter(path: Path, found: GapResult, label: str, embedded: Embeddings) -> None:
+def _scatter(path: Path, result: GapResult, label: str, embedded: Embeddings) -> None:
     """Both domains on the same axes: components of all tiles together."""
-    rows = [embedded.of(side.selected) for side in found.sides]
+    rows = [embedded.of(domain.selected) for domain in result.domains]
     together = np.concatenate(rows)
-    pca = fit_pca([together], min(COMPONENTS, *together.shape))
-    names = np.array([f"{side.role}: {side.name}" for side in found.sides])
+    pca = fit_pca([together], min(SCATTER_COMPONENTS, *together.shape))
+    names = np.array([f"{domain.role}: {domain.name}" for domain in result.domains])
     columns = {"domain": names.repeat([len(one) for one in rows])}
-    columns["label"] = np.concatenate([side.label_T for side in found.sides])
+    columns["label"] = np.concatenate([domain.label_T for domain in result.domains])
     pca_scatter(
         path,
         pca.transform(together),
@@ -339,24 +307,24 @@ def _scatter(path: Path, found: GapResult, label: str, embedded: Embeddings) -> 
     )
 
 
-def _pixel_tables(found: GapResult) -> list[Table]:
+def _pixel_tables(result: GapResult) -> list[Table]:
     """A row per band: both means, how far they are apart, and the share of valid pixels."""
-    source = found.sides.source
-    if not found.sides.same_bands:
+    source = result.domains.source
+    if not result.domains.same_bands:
         header = ["band", "wavelength, µm", "mean", "standard deviation", "valid"]
         return [
-            Table(f"{side.role} {side.name}, {side.selected.imagery.unit.replace('_', ' ')}", header, [
+            Table(f"{domain.role} {domain.name}, {domain.selected.imagery.unit.replace('_', ' ')}", header, [
                 [band.name, band.wavelength_um, *(float(each[place]) for each in (one.mean_C, one.std_C, one.valid_C))]
-                for place, band in enumerate(side.bands)
+                for place, band in enumerate(domain.bands)
             ])
-            for side, one in zip(found.sides, found.spectra, strict=True)
+            for domain, one in zip(result.domains, result.spectra, strict=True)
         ]  # fmt: skip
-    first, second = found.spectra
+    first, second = result.spectra
     rows: list[list[Cell]] = []
     for place, band in enumerate(source.bands):
         cells: list[Cell] = [band.name, band.wavelength_um, float(first.mean_C[place]), float(second.mean_C[place])]
         for measure in (DIFFERENCE, WASSERSTEIN):
-            cells += _cells(found.find(PIXELS, measure, band.name))
+            cells += _cells(result.find(PIXELS, measure, band.name))
         rows.append(cells)
     header = ["band", "µm", "source", "target", "difference", "halves", "p (Holm)"]
     header += ["Wasserstein", "halves", "p (Holm)"]
@@ -364,7 +332,7 @@ def _pixel_tables(found: GapResult) -> list[Table]:
         [band.name, float(first.valid_C[place]), float(second.valid_C[place])]
         for place, band in enumerate(source.bands)
     ]
-    gsd = ", ".join(f"{side.gsd_m:g} m in the {side.role}" for side in found.sides if side.gsd_m is not None)
+    gsd = ", ".join(f"{domain.gsd_m:g} m in the {domain.role}" for domain in result.domains if domain.gsd_m is not None)
     unit = source.selected.imagery.unit.replace("_", " ")
     return [
         Table(f"Means of the bands, {unit}" + (f" (pixels of {gsd})" if gsd else ""), header, rows),
@@ -372,22 +340,22 @@ def _pixel_tables(found: GapResult) -> list[Table]:
     ]
 
 
-def _embedding_table(found: GapResult) -> Table:
+def _embedding_table(result: GapResult) -> Table:
     rows: list[list[Cell]] = []
-    for label in found.encoders:
-        for measure in (MMD, CORAL, A_DISTANCE, ANGLE):
-            one = found.find(label, measure)
+    for label in result.encoders:
+        for measure in DISTANCES:
+            one = result.find(label, measure)
             if one is not None:
                 rows.append([label, measure_title(measure), *_cells(one)])
     header = ["encoder", "measure", "value", "halves of the source", "p (Holm)"]
     return Table("Distances of the embeddings", header, rows)
 
 
-def _label_tables(found: GapResult) -> list[Table]:
-    labels = [side.label_T[side.label_T != ""] for side in found.sides]
+def _label_tables(result: GapResult) -> list[Table]:
+    labels = [domain.label_T[domain.label_T != ""] for domain in result.domains]
     names = sorted({*labels[0].tolist(), *labels[1].tolist()})
     shares: list[list[Cell]] = [[name, *(float((one == name).mean()) for one in labels)] for name in names]
-    shift = found.find(LABELS, LABEL_SHIFT)
+    shift = result.find(LABELS, LABEL_SHIFT)
     tables = [
         Table("Shares of the classes", ["class", "source", "target"], shares),
         Table("Label shift", ["measure", "value", "halves of the source", "p (Holm)"],
@@ -395,24 +363,30 @@ def _label_tables(found: GapResult) -> list[Table]:
     ]  # fmt: skip
     rows: list[list[Cell]] = [
         [label, one.measure.removeprefix(f"{MMD}/"), *_cells(one)[:2]]
-        for label in found.encoders
-        for one in found.figures[label]
+        for label in result.encoders
+        for one in result.figures[label]
         if one.measure.startswith(f"{MMD}/")
     ]
     header = ["encoder", "class", "MMD²", "halves of the source"]
     return [*tables, *([Table("Distances within classes", header, rows)] if rows else [])]
 
 
-def _error_table(found: GapResult) -> Table:
+def _error_table(result: GapResult) -> Table:
     rows: list[list[Cell]] = []
-    for label in found.encoders:
-        errors = [found.find(label, measure) for measure in (ON_SOURCE, ON_TARGET)]
+    for label in result.encoders:
+        errors = [result.find(label, measure) for measure in (ON_SOURCE, ON_TARGET)]
         if all(errors):
-            ratio = found.find(label, RATIO)
+            ratio = result.find(label, RATIO)
             rows.append([label, *(one.value for one in errors if one is not None), *_cells(ratio)])
-    unit = found.sides.source.selected.imagery.unit.replace("_", " ")
+    unit = result.domains.unit
     header = ["model", "source", "target", "target / source", "halves of the source", "p (Holm)"]
     return Table(f"RMSE of hidden pixels, {unit}, mean over bands", header, rows)
+
+
+def _texts(figure: GapFigure) -> list[str]:
+    """Value, null value and corrected p of a figure, for the terminal."""
+    null_value = "" if figure.null_value is None else f"{figure.null_value:.4g}"
+    return [f"{figure.value:.4g}", null_value, p_text(figure.p_holm)]
 
 
 def _cells(figure: GapFigure | None) -> list[Cell]:

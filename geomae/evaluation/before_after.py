@@ -22,7 +22,7 @@ from geomae.encoders.reference import parse_encoder
 from geomae.encoders.selections import Embeddings, EmbeddingSpec, embed_specs
 from geomae.errors import BandMismatchError, CatalogError, ConfigError
 from geomae.evaluation.folds import codes_of
-from geomae.evaluation.gap import embedding_gap, subsample_tiles
+from geomae.evaluation.gap_measures import embedding_gap, subsample_tiles
 from geomae.evaluation.gap_recovery import Estimate, change, compare, cross_fitted, share_closed
 from geomae.evaluation.permutations import GapFigure
 from geomae.evaluation.probe_data import LabelledSelection, ProbeTask, class_codes, label_selection, read_probe_task

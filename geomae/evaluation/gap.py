@@ -1,260 +1,350 @@
-"""The gap between two domains in pixels, labels, embeddings and reconstruction errors, and whether it is chance.
+"""The gap between two domains: their tiles are read, and compared in pixels, labels, embeddings and errors.
 
-N tiles of the source, M of the target, D features
-
-N tiles of the source, M of the target, C bands, X sides of deals or one side
-
-N tiles of the source, M of the target, D features, K classes, R deals
-
-N tiles, P pixels of a tile, C bands, Q levels of a histogram, R deals
+T tiles of a domain, P pixels of a tile, C bands, D features
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from geomae.errors import EmbeddingError
-from geomae.evaluation.domain_distances import (
-    LEADING,
-    can_classify,
-    coral_distance,
-    median_distance,
-    proxy_a_distance,
-    squared_mmd,
-    subspace_angle,
+from geomae.encoders import EncoderSpec, OwnEncoder
+from geomae.encoders.selections import ByDataset, Embeddings
+from geomae.errors import BandMismatchError, CatalogError
+from geomae.evaluation.gap_measures import (
+    Pixels,
+    class_distances,
+    embedding_gap,
+    label_shift,
+    pixel_gap,
+    reconstruction_gap,
+    subsample_tiles,
 )
-from geomae.evaluation.permutations import (
-    DomainComparison,
-    Doubles,
-    GapFigure,
-    GroupBlocks,
-    Measure,
-    between_sums,
-    corrected,
-)
-from geomae.randomness import generator
+from geomae.evaluation.permutations import DomainComparison, GapFigure, corrected
+from geomae.evaluation.reconstruction import MASKED, Candidate, MaskKind, fit, score
+from geomae.runtime.devices import Compute
+from geomae.sensors import Band
+from geomae.tiles.batches import TileReader
+from geomae.tiles.overlaps import check_no_pixel_overlap
+from geomae.tiles.selection import Selection, share_bands
 
-MMD, CORAL, A_DISTANCE, ANGLE = "mmd2", "coral", "proxy_a_distance", "subspace_angle"
-MOST_TILES = 1500  # of each domain; without groups, permutations then take half a minute
+SOURCE, TARGET = "source", "target"
+PIXELS, LABELS = "pixels", "labels"  # in place of an encoder
+LATTICE = 32  # pixels of a tile are taken on a lattice of at most so many a side
+MASK = MaskKind("random", 0.75)
+RECONSTRUCTED_TILES = 256  # of each domain, drawn by the seed
+FIELDS = ("measure", "band", "unit", "value", "null_value", "p", "p_holm")
 
-
-def embedding_gap(
-    source_ND: NDArray[np.floating],
-    source_group_N: Sequence[Any] | NDArray[Any],
-    target_MD: NDArray[np.floating],
-    target_group_M: Sequence[Any] | NDArray[Any],
-    seed: int,
-) -> list[GapFigure]:
-    """Squared MMD, CORAL distance, proxy A-distance and subspace angle, with Holm over these four.
-
-    A group that occurs in both domains is a pair. Of more than 1,500 tiles of a domain as many are drawn. The proxy
-    A-distance is left out where a domain has too few groups for folds, and the angle where there are too few tiles for
-    an axis. Raises EmbeddingError for embeddings that are not finite, and for domains of fewer than two tiles.
-    """
-    check_embeddings(source_ND, "source")
-    check_embeddings(target_MD, "target")
-    places = [subsample_tiles(len(rows), seed, what) for rows, what in ((source_ND, "source"), (target_MD, "target"))]
-    x_ND, y_MD = source_ND[places[0]].astype(np.float64), target_MD[places[1]].astype(np.float64)
-    groups: list[Any] = [source_group_N, target_group_M]
-    groups_N, groups_M = ([of[place] for place in here] for of, here in zip(groups, places, strict=True))
-    contrast = DomainComparison.of(groups_N, groups_M, seed)
-    width = median_distance(np.concatenate([x_ND, y_MD]))
-    figures = [
-        contrast.figure(MMD, partial(squared_mmd, width=width), x_ND, y_MD),
-        contrast.figure(CORAL, coral_distance, x_ND, y_MD),
-    ]
-    if can_classify(contrast.cells):
-        figures.append(contrast.figure(A_DISTANCE, proxy_a_distance, x_ND, y_MD))
-    leading = min(LEADING, min(len(x_ND) // 2, len(y_MD)) - 1)  # as many for the halves of the source
-    if leading > 0:
-        prepare = partial(subspace_angle, leading=leading)
-        figures.append(contrast.figure(ANGLE, prepare, x_ND, y_MD, unit="degree"))
-    return corrected(figures)
+Number = TypeVar("Number", bound=np.generic)
+Doubles = NDArray[np.float64]
+Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 
 
-def subsample_tiles(tiles: int, seed: int, what: str) -> NDArray[np.int64]:
-    """Positions of at most 1,500 tiles, in their order; the same for the same seed."""
-    return np.sort(generator(seed, "gap tiles", what).permutation(tiles)[:MOST_TILES])
-
-
-def check_embeddings(rows_ND: NDArray[np.floating], what: str) -> None:
-    """Raise EmbeddingError where embeddings are not finite, or are fewer than two."""
-    broken_N = ~np.isfinite(rows_ND).all(1)
-    if broken_N.any():
-        raise EmbeddingError(
-            f"{what}: the embeddings of {broken_N.sum()} of {len(rows_ND)} tiles are not finite (the first is tile "
-            f"number {broken_N.argmax()}); leave these tiles out with `where`, or look at the model's weights"
-        )
-    if len(rows_ND) < 2:
-        raise EmbeddingError(f"{what}: has {len(rows_ND)} tiles; a gap takes two or more on either side")
-
-
-ON_SOURCE, ON_TARGET, RATIO = "reconstruction_rmse_source", "reconstruction_rmse_target", "reconstruction_ratio"
-
-
-def reconstruction_gap(
-    source: tuple[Doubles, Doubles], target: tuple[Doubles, Doubles], contrast: DomainComparison, unit: str
-) -> list[GapFigure]:
-    """RMSE (mean over bands) on either side, and target / source, from squared errors and pixels (N, C) of tiles.
-
-    The null value of the ratio is that of the larger error of two halves to the smaller one.
-    """
-    (square_NC, pixels_NC), (square_MC, pixels_MC) = source, target
-    errors = [float(_rmse(square.sum(0), pixels.sum(0))) for square, pixels in (source, target)]
-    x_N2C, y_M2C = np.stack([square_NC, pixels_NC], axis=1), np.stack([square_MC, pixels_MC], axis=1)
-    ratio = errors[1] / errors[0]
-    return [
-        GapFigure(ON_SOURCE, errors[0], unit=unit),
-        GapFigure(ON_TARGET, errors[1], unit=unit),
-        contrast.figure(RATIO, _error_ratio, x_N2C, y_M2C, value=ratio),
-    ]
-
-
-def _error_ratio(sums_N2C: Doubles, cells: GroupBlocks) -> Measure:
-    """The larger error by the smaller one, so that it does not matter which side is which."""
-
-    def between(one_R: Doubles, other_R: Doubles) -> Doubles:
-        bands = sums_N2C.shape[2]
-        errors = [_rmse(side[:, :bands], side[:, bands:]) for side in (one_R, other_R)]
-        return np.asarray(np.exp(np.abs(np.log(errors[0] / errors[1]))))
-
-    return between_sums(cells.sums(sums_N2C.reshape(len(sums_N2C), -1)), between)
-
-
-def _rmse(square_XC: Doubles, pixels_XC: Doubles) -> Doubles:
-    mean_XC = square_XC / np.maximum(pixels_XC, 1)
-    return np.asarray(np.sqrt(np.maximum(mean_XC, np.finfo(np.float64).tiny)).mean(-1))  # of nothing, too, a ratio
-
-
-LABEL_SHIFT = "label_shift"
-
-
-def label_shift(
-    source_label_N: NDArray[np.str_], target_label_M: NDArray[np.str_], contrast: DomainComparison
-) -> GapFigure:
-    """Total variation between the shares of the classes: half the sum of their differences, 0 to 1."""
-    names = sorted({*source_label_N.tolist(), *target_label_M.tolist()})
-    source_NK, target_MK = (one[:, None] == np.array(names) for one in (source_label_N, target_label_M))
-    return contrast.figure(LABEL_SHIFT, _total_variation, source_NK, target_MK)
-
-
-def class_distances(
-    source_ND: NDArray[np.floating],
-    source_group_N: Sequence[Any],
-    source_label_N: NDArray[np.str_],
-    target_MD: NDArray[np.floating],
-    target_group_M: Sequence[Any],
-    target_label_M: NDArray[np.str_],
-    seed: int,
-) -> list[GapFigure]:
-    """Squared MMD between the tiles of each class that has two or more on both sides; not tested, they may be many."""
-    found = []
-    for name in sorted({*source_label_N.tolist()} & {*target_label_M.tolist()} - {""}):  # "" is no class
-        here_N, here_M = np.flatnonzero(source_label_N == name), np.flatnonzero(target_label_M == name)
-        if min(len(here_N), len(here_M)) < 2:
-            continue
-        x_ND, y_MD = source_ND[here_N].astype(np.float64), target_MD[here_M].astype(np.float64)
-        groups_N = [source_group_N[place] for place in here_N.tolist()]
-        groups_M = [target_group_M[place] for place in here_M.tolist()]
-        width = median_distance(np.concatenate([x_ND, y_MD]))
-        prepare = partial(squared_mmd, width=width)
-        contrast = DomainComparison.of(groups_N, groups_M, seed)
-        found.append(contrast.figure(f"{MMD}/{name}", prepare, x_ND, y_MD, tested=False))
-    return found
-
-
-def _total_variation(member_NK: NDArray[np.bool_], cells: GroupBlocks) -> Measure:
-    def between(one_RK: Doubles, other_RK: Doubles) -> Doubles:
-        shares = [side / side.sum(1, keepdims=True) for side in (one_RK, other_RK)]
-        return np.asarray(np.abs(shares[0] - shares[1]).sum(1) / 2)
-
-    return between_sums(cells.sums(member_NK), between)
-
-
-DIFFERENCE, WASSERSTEIN = "mean_difference", "wasserstein"
-LEVELS = 256
+def silent(what: str, done: int, total: int) -> None:
+    """The progress that shows nothing."""
 
 
 @dataclass(frozen=True)
-class Pixels:
-    """Some pixels of each tile in physical units (N, P, C) and their validity, and the groups of the tiles.
+class GapDomain:
+    """A domain. `unit_T` names what is independent of the rest: a tile's group, else its block, else the tile itself.
 
-    Of a tile with fewer pixels than the largest the rest are not valid; `looked_at` is how many there are of all tiles.
+    `label_T` is empty where a tile has none. Of many tiles some are drawn; `tiles` counts all.
     """
 
-    values_NPC: NDArray[np.float32]
-    valid_NPC: NDArray[np.bool_]
-    group_N: Sequence[Any]
-    looked_at: int
+    role: str
+    selected: Selection
+    unit_T: list[str]
+    label_T: NDArray[np.str_]
+    tiles: int
 
-    def of_band(self, place: int) -> Doubles:
-        """All valid values of a band."""
-        return self.values_NPC[:, :, place][self.valid_NPC[:, :, place]].astype(np.float64)
+    def __len__(self) -> int:
+        return len(self.unit_T)
+
+    @property
+    def name(self) -> str:
+        """The selector."""
+        return self.selected.name
+
+    @property
+    def gsd_m(self) -> float | None:
+        """The ground sample distance of its pixels."""
+        return self.selected.imagery.gsd_m
+
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """The bands that are looked at."""
+        return self.selected.imagery.bands
+
+    @property
+    def groups(self) -> int:
+        """How many independent units there are."""
+        return len(set(self.unit_T))
 
 
-def pixel_gap(source: Pixels, target: Pixels, bands: Sequence[str], unit: str, seed: int) -> list[GapFigure]:
-    """Difference of means (target - source) and Wasserstein distance of each band, in the unit of the pixels.
+@dataclass(frozen=True)
+class GapDomains:
+    """Both domains. `same_bands` says whether their bands are the same measurements, in the same unit and order."""
 
-    Both are exact on the valid pixels that are given. Permutations deal sums of groups: for the mean these are exact,
-    for the Wasserstein distance each group is a histogram of 256 levels, those of the quantiles of both domains. A band
-    without a valid pixel in either domain is left out.
+    source: GapDomain
+    target: GapDomain
+    same_bands: bool
+
+    def __iter__(self) -> Iterator[GapDomain]:
+        return iter((self.source, self.target))
+
+    @property
+    def paired(self) -> int:
+        """Groups that occur in both domains."""
+        return len(set(self.source.unit_T) & set(self.target.unit_T))
+
+    @property
+    def unit(self) -> str:
+        """The unit of the source's pixels, in words."""
+        return self.source.selected.imagery.unit.replace("_", " ")
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Mean and standard deviation of the valid pixels of each band of a domain, and their share."""
+
+    mean_C: Doubles
+    std_C: Doubles
+    valid_C: Doubles
+
+    @classmethod
+    def of(cls, pixels: Pixels) -> "Spectrum":
+        """That of some pixels; NaN for a band without a valid one."""
+        values = [pixels.of_band(place) for place in range(pixels.values_NPC.shape[2])]
+        known = [one if len(one) else np.array([np.nan]) for one in values]
+        mean, std = (np.array([getattr(one, name)() for one in known]) for name in ("mean", "std"))
+        return cls(mean, std, pixels.valid_NPC.sum((0, 1)) / pixels.looked_at)
+
+
+@dataclass(frozen=True)
+class GapResult:
+    """The figures by what they are of: `pixels`, `labels`, or the label of an encoder; Holm is over all of them.
+
+    `notes` are what each encoder says of itself, `left_out` what could not be measured and why.
     """
-    contrast = DomainComparison.of(source.group_N, target.group_N, seed)
-    figures = []
-    for place, band in enumerate(bands):
-        x, y = source.of_band(place), target.of_band(place)
-        if not (len(x) and len(y)):
-            continue
-        levels_Q = np.unique(np.quantile(np.concatenate([x, y]), np.linspace(0, 1, LEVELS)))
-        counts = [_histograms(one, place, levels_Q) for one in (source, target)]
-        sums = [_sums(one, place) for one in (source, target)]
-        difference = float(y.mean() - x.mean())
-        figures.append(contrast.figure(DIFFERENCE, _mean_difference, *sums, value=difference, band=band, unit=unit))
-        prepare = partial(_sketched_wasserstein, levels_Q=levels_Q)
-        figures.append(contrast.figure(WASSERSTEIN, prepare, *counts, value=wasserstein(x, y), band=band, unit=unit))
-    return figures
+
+    domains: GapDomains
+    spectra: tuple[Spectrum, Spectrum]
+    figures: Mapping[str, Sequence[GapFigure]]
+    notes: Mapping[str, Sequence[str]]
+    left_out: Sequence[str]
+
+    @property
+    def encoders(self) -> list[str]:
+        """The labels of the encoders, in order."""
+        return list(self.notes)
+
+    @property
+    def tested(self) -> int:
+        """How many tests Holm's correction is over."""
+        return sum(one.p is not None for figures in self.figures.values() for one in figures)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """As `gap.json` holds them."""
+        return [
+            {"encoder": label} | {name: getattr(one, name) for name in FIELDS}
+            for label, figures in self.figures.items()
+            for one in figures
+        ]
+
+    def find(self, label: str, measure: str, band: str = "") -> GapFigure | None:
+        """One figure of `pixels`, `labels` or an encoder."""
+        return next((one for one in self.figures.get(label, ()) if (one.measure, one.band) == (measure, band)), None)
+
+    def metrics(self) -> dict[str, float]:
+        """Flat figures: MEASURE/LABEL[/BAND], and the same with /null, /p and /p_holm where they are known."""
+        flat: dict[str, float] = {}
+        for row in self.rows():
+            name = "/".join([row["measure"], row["encoder"], *([row["band"]] if row["band"] else [])])
+            ends = {"": row["value"], "/null": row["null_value"], "/p": row["p"], "/p_holm": row["p_holm"]}
+            flat |= {f"{name}{end}": float(value) for end, value in ends.items() if value is not None}
+        return flat
 
 
-def wasserstein(first: Doubles, second: Doubles) -> float:
-    """The Wasserstein-1 distance of two sets of numbers: the area between their distribution functions."""
-    first, second = np.sort(first), np.sort(second)
-    levels = np.sort(np.concatenate([first, second]))
-    below = [np.searchsorted(one, levels[:-1], side="right") / len(one) for one in (first, second)]
-    return float((np.abs(below[0] - below[1]) * np.diff(levels)).sum())
+def read_domains(selections: Sequence[Selection], seed: int) -> GapDomains:
+    """Source and target, in the bands that they share where they share any.
+
+    Raises ConfigError where tiles of one overlap tiles of the other, and CatalogError for fewer than two in a domain.
+    """
+    source, target = selections
+    check_no_pixel_overlap(source.index, target.index, f"--source {source.name}")
+    try:
+        selections, same = share_bands(selections), True
+    except BandMismatchError:  # an encoder may take either as it is
+        same = False
+    here, there = (_domain(one, role, seed) for one, role in zip(selections, (SOURCE, TARGET), strict=True))
+    return GapDomains(here, there, same and len({one.imagery.unit for one in selections}) == 1)
 
 
-def _sums(pixels: Pixels, place: int) -> Doubles:
-    """Sum and number of the valid pixels of each tile: (N, 2)."""
-    valid_NP = pixels.valid_NPC[:, :, place]
-    total_N = np.where(valid_NP, pixels.values_NPC[:, :, place], 0).sum(1, dtype=np.float64)
-    return np.stack([total_N, valid_NP.sum(1)], axis=1)
+def comparable_specs(specs: Sequence[EncoderSpec], domains: GapDomains) -> list[EncoderSpec]:
+    """The encoders whose embeddings of both domains mean the same. Raises BandMismatchError where none is left."""
+    if domains.same_bands:
+        return list(specs)
+    kept = [one for one in specs if not one.baseline]
+    if not kept:
+        raise BandMismatchError(
+            f"{_no_common_band(domains)}, so neither pixels nor band statistics can be compared; name an --encoder "
+            "with the spectral embedding, which takes any bands"
+        )
+    return kept
 
 
-def _histograms(pixels: Pixels, place: int, levels_Q: Doubles) -> NDArray[np.int64]:
-    """How many valid pixels of each tile lie at each level, or between it and the one before: (N, Q)."""
-    valid_NP = pixels.valid_NPC[:, :, place]
-    tile = np.nonzero(valid_NP)[0]
-    level = np.searchsorted(levels_Q, pixels.of_band(place))
-    codes = tile * len(levels_Q) + np.minimum(level, len(levels_Q) - 1)
-    return np.bincount(codes, minlength=len(valid_NP) * len(levels_Q)).reshape(len(valid_NP), len(levels_Q))
+def measure_gap(
+    compute: Compute,
+    domains: GapDomains,
+    specs: Sequence[EncoderSpec],
+    trained: Mapping[str, ByDataset],
+    embedded: Sequence[Embeddings],
+    seed: int,
+    progress: Progress = silent,
+) -> GapResult:
+    """Compare the domains in pixels, in labels where both have them, and in the embeddings of each encoder.
+
+    `embedded` are the embeddings of the tiles of both domains, in the order of `specs`; `trained` the encoders that are
+    no baselines, by label: those with a decoder are compared in their reconstruction errors, too.
+    """
+    source, target = domains
+    source_pixels, target_pixels = (read_pixels(one, progress) for one in domains)
+    spectra = (Spectrum.of(source_pixels), Spectrum.of(target_pixels))
+    figures: dict[str, list[GapFigure]] = {PIXELS: []}
+    if domains.same_bands:
+        names = [band.name for band in source.bands]
+        figures[PIXELS] += pixel_gap(source_pixels, target_pixels, names, source.selected.imagery.unit, seed)
+    figures[PIXELS] += [*_known_figures(source, spectra[0]), *_known_figures(target, spectra[1])]
+    figures |= _label_figures(domains, seed)
+    left_out = [] if domains.same_bands else [
+        f"{_no_common_band(domains)}: pixels, and baselines made of them, are not compared"
+    ]  # fmt: skip
+    for number, (spec, embeddings) in enumerate(zip(specs, embedded, strict=True)):
+        progress("measuring encoders", number, len(specs))
+        figures[spec.label] = _embedding_figures(domains, embeddings, seed)
+        if spec.label in trained:
+            errors, why = reconstruction_figures(compute, domains, spec, trained[spec.label], seed, progress)
+            figures[spec.label] += errors
+            left_out += [why] if why else []
+    progress("measuring encoders", len(specs), len(specs))
+    notes = {spec.label: one.notes for spec, one in zip(specs, embedded, strict=True)}
+    return GapResult(domains, spectra, _corrected_together(figures), notes, left_out)
 
 
-def _mean_difference(sums_N2: Doubles, cells: GroupBlocks) -> Measure:
-    return between_sums(cells.sums(sums_N2), lambda one, other: np.abs(_mean(one) - _mean(other)))
+def read_pixels(domain: GapDomain, progress: Progress = silent) -> Pixels:
+    """Pixels of each tile on a lattice, in the bands of the domain."""
+    reader = TileReader(domain.selected.index, bands=[band.name for band in domain.bands])
+    values, valid = [], []
+    for position in range(len(reader)):
+        pixels_CHW, valid_CHW = reader.read(position)
+        step = -(-pixels_CHW.shape[1] // LATTICE)
+        values.append(pixels_CHW[:, ::step, ::step].reshape(len(pixels_CHW), -1).T)
+        valid.append(valid_CHW[:, ::step, ::step].reshape(len(valid_CHW), -1).T)
+        progress(f"reading pixels of {domain.name}", position + 1, len(reader))
+    return Pixels(_stacked(values), _stacked(valid), domain.unit_T, sum(map(len, values)))
 
 
-def _sketched_wasserstein(counts_NQ: NDArray[np.int64], cells: GroupBlocks, levels_Q: Doubles) -> Measure:
-    def between(one_RQ: Doubles, other_RQ: Doubles) -> Doubles:
-        below = [np.cumsum(side, axis=1) / np.maximum(side.sum(1, keepdims=True), 1) for side in (one_RQ, other_RQ)]
-        apart_RQ = np.abs(below[0] - below[1])
-        return np.asarray(((apart_RQ[:, :-1] + apart_RQ[:, 1:]) / 2) @ np.diff(levels_Q))
+def reconstruction_figures(
+    compute: Compute,
+    domains: GapDomains,
+    spec: EncoderSpec,
+    encoders: ByDataset,
+    seed: int,
+    progress: Progress = silent,
+) -> tuple[list[GapFigure], str | None]:
+    """The errors of a model in both domains; without figures, why there are none."""
+    if spec.baseline:
+        return [], None
+    own = next(iter(encoders.values()))
+    if not isinstance(own, OwnEncoder) or own.model.mae.decoder is None:
+        return [], f"{spec.label} has no decoder, so nothing can be reconstructed with it"
+    if not domains.same_bands:
+        return [], f"{spec.label}: errors in other bands or units on either side cannot be compared"
+    candidate = Candidate(spec.references[0], own.model)
+    results = []
+    for domain in domains:
+        try:
+            results.append(_reconstruction_errors(compute, candidate, domain, seed, progress))
+        except CatalogError as error:
+            return [], str(error)
+    (first, bands, units_N), (second, others, units_M) = results
+    if bands != others:
+        return [], f"{spec.label} reconstructs other bands on either side, whose errors cannot be compared"
+    comparison = DomainComparison.of(units_N, units_M, seed)
+    return reconstruction_gap(first, second, comparison, domains.source.selected.imagery.unit), None
 
-    return between_sums(cells.sums(counts_NQ), between)
+
+def _domain(selected: Selection, role: str, seed: int) -> GapDomain:
+    tiles = len(selected.index)
+    if tiles < 2:
+        raise CatalogError(f"--{role} {selected.name}: has {tiles} tile; a gap takes two or more on either side")
+    index = selected.index.take(subsample_tiles(tiles, seed, role))
+    label_T = np.array(["" if label is None else str(label) for label in index.tiles["label"].tolist()])
+    return GapDomain(role, replace(selected, index=index), index.independent_units(), label_T, tiles)
 
 
-def _mean(sums_R2: Doubles) -> Doubles:
-    return np.asarray(sums_R2[:, 0] / np.maximum(sums_R2[:, 1], 1))
+def _no_common_band(domains: GapDomains) -> str:
+    source, target = (f"{one.name} ({', '.join(band.name for band in one.bands)})" for one in domains)
+    return f"{source} and {target} share no band in one unit"
+
+
+def _known_figures(domain: GapDomain, spectrum: Spectrum) -> list[GapFigure]:
+    """What is said of a domain alone, and not compared: its ground sample distance, and the share of valid pixels."""
+    gsd = [GapFigure(f"gsd_{domain.role}", domain.gsd_m, unit="m")] if domain.gsd_m is not None else []
+    shares = zip(domain.bands, spectrum.valid_C.tolist(), strict=True)
+    return [*gsd, *(GapFigure(f"valid_share_{domain.role}", share, band=band.name) for band, share in shares)]
+
+
+def _label_figures(domains: GapDomains, seed: int) -> dict[str, list[GapFigure]]:
+    """How the shares of the classes differ; nothing where a domain has no label."""
+    labelled = [np.flatnonzero(one.label_T != "") for one in domains]
+    if not all(len(rows) for rows in labelled):
+        return {}
+    groups = [[one.unit_T[row] for row in rows] for one, rows in zip(domains, labelled, strict=True)]
+    comparison = DomainComparison.of(groups[0], groups[1], seed)
+    source_label, target_label = (one.label_T[rows] for one, rows in zip(domains, labelled, strict=True))
+    return {LABELS: [label_shift(source_label, target_label, comparison)]}
+
+
+def _embedding_figures(domains: GapDomains, embeddings: Embeddings, seed: int) -> list[GapFigure]:
+    """Distances between the domains, and between the tiles of each class that both have."""
+    (source, source_TD), (target, target_TD) = ((one, embeddings.of(one.selected)) for one in domains)
+    return [
+        *embedding_gap(source_TD, source.unit_T, target_TD, target.unit_T, seed),
+        *class_distances(
+            source_TD, source.unit_T, source.label_T, target_TD, target.unit_T, target.label_T, seed
+        ),
+    ]  # fmt: skip
+
+
+def _corrected_together(figures: Mapping[str, Sequence[GapFigure]]) -> dict[str, list[GapFigure]]:
+    """Holm's correction over the figures of everything together."""
+    done = iter(corrected([one for some in figures.values() for one in some]))
+    return {label: [next(done) for _ in some] for label, some in figures.items()}
+
+
+def _reconstruction_errors(
+    compute: Compute, candidate: Candidate, domain: GapDomain, seed: int, progress: Progress
+) -> tuple[tuple[Doubles, Doubles], tuple[int, ...], list[str]]:
+    """Squared errors and pixels (T, C) of tiles, the bands that they are of, and the groups of the tiles."""
+    device = compute.fabric.device
+    fitted = fit([candidate], domain.selected, device, compute.precision)
+    exact = torch.device("cpu") if device.type == "mps" else device  # which has no float64
+    label = candidate.label
+    scores = score(
+        domain.selected, fitted, [label], [MASK], RECONSTRUCTED_TILES, seed, exact,
+        lambda done, total: progress(f"reconstructing {domain.name} by {label}", done, total),
+    )  # fmt: skip
+    sums = scores.sums[label, MASK, MASKED]
+    unit = dict(zip(domain.selected.index.tiles["tile_id"], domain.unit_T, strict=True))
+    units = [unit[tile_id] for tile_id in scores.index.tiles["tile_id"]]
+    return (sums.square_TC, sums.pixels_TC), fitted.bands, units
+
+
+def _stacked(tiles: Sequence[NDArray[Number]]) -> NDArray[Number]:
+    """Tiles (P, C) of any number of pixels as one array; what is missing is zero, and not valid."""
+    most = max(map(len, tiles))
+    return np.stack([np.pad(tile_PC, ((0, most - len(tile_PC)), (0, 0))) for tile_PC in tiles])

@@ -10,21 +10,23 @@ import pytest
 import torch
 from helpers import mlflow_client, refused, write_catalog
 
-from geomae import open_embeddings
+from geomae import open_catalog, open_embeddings
 from geomae.commands import gap
-from geomae.commands.gap_request import GapOptions
+from geomae.commands.gap import GapOptions
 from geomae.commands.options import CommonOptions
 from geomae.config import Decoder
-from geomae.encoders import load_encoder
+from geomae.encoders import encoder_specs, load_encoder, parse_encoders
+from geomae.encoders.selections import EmbeddingSpec, EncoderLoader, embed_specs
 from geomae.errors import BandMismatchError, ConfigError, GeomaeError
-from geomae.evaluation.gap import Pixels, embedding_gap, pixel_gap
-from geomae.evaluation.gap_domains import read_domains, read_pixels
+from geomae.evaluation.gap import measure_gap, read_domains, read_pixels
+from geomae.evaluation.gap_measures import Pixels, embedding_gap, pixel_gap
 from geomae.evaluation.permutations import corrected
 from geomae.models.architecture import Architecture
 from geomae.models.folder import Model, load_model, save_model
 from geomae.models.mae import MaskedAutoencoder
 from geomae.rasters import write_cog
-from geomae.runtime.console import Screen
+from geomae.runtime.devices import open_compute
+from geomae.runtime.signals import Stop
 from geomae.sensors import sensor
 from geomae.sensors.record import SensorRecord
 from geomae.tiles.selection import select_tiles
@@ -207,6 +209,23 @@ def test_errors_are_of_the_same_bands_however_they_are_stored(request_for, tmp_p
         assert found[0][measure, ""] == pytest.approx(found[1][measure, ""], rel=1e-4), measure
 
 
+def test_a_notebook_measures_a_gap_without_the_command(fields, tmp_path):
+    catalog, compute = open_catalog(fields), open_compute("cpu", "32")
+    domains = read_domains(select_tiles(catalog, [GREEN, BROWN]), 0)
+    specs = encoder_specs(parse_encoders([f"mine={save(tmp_path / 'mine' / 'model')}"]))
+    loader = EncoderLoader(EmbeddingSpec(), [one.selected for one in domains], compute.fabric.device)
+    trained = loader.load_trained(specs)
+    embedded = list(
+        embed_specs(compute, catalog, specs, trained, loader, tmp_path / "embeddings", Stop(), lambda *_: None)
+    )
+    result = measure_gap(compute, domains, specs, trained, embedded, seed=0)
+    assert result.encoders == ["mine"]
+    assert result.find("pixels", "mean_difference", "nir").value == pytest.approx(-SHIFT / 1e4, abs=0.01)
+    assert result.find("labels", "label_shift").value == 0
+    assert result.find("mine", "reconstruction_ratio").value > 0
+    assert result.tested == sum(row["p_holm"] is not None for row in result.rows())
+
+
 WRONG = [
     ({"target": GREEN}, ConfigError, ["--source and --target are both", "between two domains"]),
     ({"source": "fields"}, ConfigError, ["--source fields: 32 of its tiles overlap", "(brown0:0:0, ", "and 29 more"]),
@@ -236,10 +255,10 @@ def test_halves_of_a_season_are_alike_and_seasons_are_not(shared_data):
     """Twenty draws each: Holm over pixels and band statistics together rejects in at most three, and in all."""
     catalog = CommonOptions(shared_data / "catalog.yaml").open_catalog()
     texts = [f"hls-seasons[season={season}]" for season in ("green", "brown")]
-    sides = read_domains(select_tiles(catalog, texts, Screen(shown=False)), 0)
-    bands = [band.name for band in sides.source.bands]
-    pixels = [read_pixels(side, lambda *_: None) for side in sides]
-    encoder = load_encoder("baseline:statistics", imagery=sides.source.selected.imagery)
+    domains = read_domains(select_tiles(catalog, texts), 0)
+    bands = [band.name for band in domains.source.bands]
+    pixels = [read_pixels(domain) for domain in domains]
+    encoder = load_encoder("baseline:statistics", imagery=domains.source.selected.imagery)
     rows = []
     for one in pixels:
         tiles, cells, channels = one.values_NPC.shape

@@ -1,6 +1,6 @@
 """The gap between two domains on plain arrays: figures agree with direct computations, and tests keep their level.
 
-N tiles of the source, M of the target, D features, C cells
+N tiles of the source, M of the target, D features, B blocks
 """
 
 import warnings
@@ -18,7 +18,7 @@ from geomae.evaluation.domain_distances import (
     squared_mmd,
     subspace_angle,
 )
-from geomae.evaluation.gap import (
+from geomae.evaluation.gap_measures import (
     Pixels,
     class_distances,
     embedding_gap,
@@ -58,21 +58,23 @@ def domains(groups=12, tiles=6, features=12, seed=0, shift=0.0, paired=True):
 
 
 @pytest.mark.parametrize("paired", [True, False])
-def test_figures_are_those_of_a_direct_computation_for_every_deal(paired):
+def test_figures_are_those_of_a_direct_computation_for_every_permutation(paired):
     x, group_x, y, group_y = domains(shift=0.4, paired=paired)
-    cells = GroupBlocks.of(group_x, group_y)
-    rows = np.concatenate([x, y])[cells.order_N]
+    blocks = GroupBlocks.of(group_x, group_y)
+    rows = np.concatenate([x, y])[blocks.order_N]
     width = median_distance(rows)
     assert width == pytest.approx(np.median(pdist(rows)), rel=1e-9)
     figures = {one.measure: one.value for one in embedding_gap(x, group_x, y, group_y, 0)}
     assert figures["mmd2"] == pytest.approx(direct_mmd(x, y, width), abs=1e-6)
     assert figures["coral"] == pytest.approx(direct_coral(x, y), rel=1e-6)
     assert figures["subspace_angle"] == pytest.approx(direct_angle(x, y), rel=1e-6)
-    deals = cells.permuted(0).take(slice(0, 3))
-    measures = squared_mmd(rows, cells, width), coral_distance(rows, cells), subspace_angle(rows, cells)
-    found = [measure(deals) for measure in measures]
+    permutations = blocks.permuted(0).take(slice(0, 3))
+    measures = squared_mmd(rows, blocks, width), coral_distance(rows, blocks), subspace_angle(rows, blocks)
+    found = [measure(permutations) for measure in measures]
     for number in range(3):
-        first, second = (rows[side[number][cells.cell_N] == 1] for side in (deals.first_RC, deals.second_RC))
+        first, second = (
+            rows[side[number][blocks.block_N] == 1] for side in (permutations.first_RB, permutations.second_RB)
+        )
         assert found[0][number] == pytest.approx(direct_mmd(first, second, width), abs=1e-9)
         assert found[1][number] == pytest.approx(direct_coral(first, second), rel=1e-9)
         assert found[2][number] == pytest.approx(direct_angle(first, second), rel=1e-6)
@@ -85,29 +87,29 @@ def test_of_too_few_tiles_nothing_is_invented():
     assert figures["mmd2"].null_value is None  # halves of three tiles: one has a single tile
     assert "subspace_angle" not in figures
     rows = np.concatenate([x, y])
-    cells = GroupBlocks.of(range(3), range(3, 6))
-    assert np.isfinite(squared_mmd(rows, cells, 1.0)(cells.observed())).all()
+    blocks = GroupBlocks.of(range(3), range(3, 6))
+    assert np.isfinite(squared_mmd(rows, blocks, 1.0)(blocks.observed())).all()
 
 
 def test_groups_stay_whole_and_pairs_swap_within_themselves():
-    cells = GroupBlocks.of(["a", "a", "b", "c", "d", "e", "f", "g"], ["a", "b", "b", "c", "d", "e", "f", "x", "y"])
-    deals = cells.permuted(1)
-    assert (deals.first_RC + deals.second_RC == 1).all()
+    blocks = GroupBlocks.of(["a", "a", "b", "c", "d", "e", "f", "g"], ["a", "b", "b", "c", "d", "e", "f", "x", "y"])
+    permutations = blocks.permuted(1)
+    assert (permutations.first_RB + permutations.second_RB == 1).all()
     for group in range(6):  # a to f occur in both
-        both = deals.second_RC[:, cells.group_C == group]
+        both = permutations.second_RB[:, blocks.group_B == group]
         assert (both.sum(1) == 1).all()
         assert 0.4 < both[:, 0].mean() < 0.6
-    alone = deals.second_RC[:, cells.group_C >= 6]  # g, x, y: two of the target
+    alone = permutations.second_RB[:, blocks.group_B >= 6]  # g, x, y: two of the target
     assert (alone.sum(1) == 2).all()
     assert set(map(tuple, alone)) == {(0, 1, 1), (1, 0, 1), (1, 1, 0)}
-    np.testing.assert_array_equal(deals.first_RC, cells.permuted(1).first_RC)
-    assert (deals.first_RC != cells.permuted(2).first_RC).any()
+    np.testing.assert_array_equal(permutations.first_RB, blocks.permuted(1).first_RB)
+    assert (permutations.first_RB != blocks.permuted(2).first_RB).any()
 
 
 @pytest.mark.parametrize(
     ("source", "target", "enough"),
     [
-        (range(5), range(5), False),  # 16 different deals: of mirrored ones the figure is the same
+        (range(5), range(5), False),  # 16 different permutations: of mirrored ones the figure is the same
         (range(6), range(6), True),
         (range(3), range(3, 6), False),  # 10
         (range(4), range(4, 8), True),  # 35
@@ -135,8 +137,8 @@ def test_the_classifier_is_tested_on_groups_that_it_never_saw():
     rng = np.random.default_rng(3)
     group = np.repeat(np.arange(40), 5)
     rows = 5 * rng.normal(size=(40, 60))[group] + 0.01 * rng.normal(size=(200, 60))
-    cells, single = GroupBlocks.of(group[:100], group[100:]), GroupBlocks.of(np.arange(100), np.arange(100, 200))
-    assert proxy_a_distance(rows[cells.order_N], cells)(cells.observed())[0] < 0.6
+    blocks, single = GroupBlocks.of(group[:100], group[100:]), GroupBlocks.of(np.arange(100), np.arange(100, 200))
+    assert proxy_a_distance(rows[blocks.order_N], blocks)(blocks.observed())[0] < 0.6
     assert proxy_a_distance(rows[single.order_N], single)(single.observed())[0] > 1.9
 
 
@@ -229,8 +231,8 @@ def test_errors_of_a_reconstruction_on_both_sides():
     rng = np.random.default_rng(0)
     square, pixels = rng.uniform(0.5, 1.5, (60, 3)), np.full((60, 3), 10.0)
     square[5], pixels[5] = 0, 0  # a tile of which nothing was scored
-    contrast = DomainComparison.of(np.arange(60), np.arange(60, 120), 0)
-    source, target, ratio = reconstruction_gap((square, pixels), (4 * square, pixels), contrast, "reflectance")
+    comparison = DomainComparison.of(np.arange(60), np.arange(60, 120), 0)
+    source, target, ratio = reconstruction_gap((square, pixels), (4 * square, pixels), comparison, "reflectance")
     assert target.value == pytest.approx(2 * source.value)
     assert source.value == pytest.approx(np.sqrt(square.sum(0) / pixels.sum(0)).mean())
     assert ratio.value == pytest.approx(2)
