@@ -29,13 +29,13 @@ POINTS_PER_EDGE = 4  # an edge that is straight in the tile's CRS is bent in ano
 def footprints(index: TileIndex) -> NDArray[Any]:
     """The outline (T) of each tile in EPSG:4326, None without a CRS; in two parts where it crosses longitude 180."""
     place = index.tiles[["scene", "row", "col", "size"]].to_numpy(dtype=np.int64)
-    found = np.full(len(place), None, dtype=object)
+    outlines = np.full(len(place), None, dtype=object)
     for scene in np.unique(place[:, 0]).tolist():
         grid = index.grids[scene]
         if grid is not None and grid.crs is not None:
             here = np.flatnonzero(place[:, 0] == scene)
-            found[here] = _outlines(grid, grid.crs, place[here, 1:])
-    return found
+            outlines[here] = _outlines(grid, grid.crs, place[here, 1:])
+    return outlines
 
 
 def write_geoparquet(dataset: xarray.Dataset, footprints_T: NDArray[Any], path: Path) -> None:

@@ -26,6 +26,17 @@ from geomae.files import digest, file_digest, flush, publish_dir
 from geomae.tiles.index import TileIndex
 
 Columns = Mapping[str, NDArray[Any]]
+
+FINISHED, PARTIAL = "embeddings.zarr", "embeddings.zarr.partial"
+CHUNK = 256  # tiles; the unit that is written, committed and computed anew after a kill
+COLUMN_CHUNK = 65_536
+PATCH_CHUNK_BYTES = 2**24
+# Format 2: a Zarr 3 store with text warns that its format is not settled, and other readers may refuse it.
+FORMAT: Final = 2
+DECIDES = (
+    "encoder_digest", "catalogue_digest", "data_digest", "layer", "pooling", "precision", "tiles_digest", "features",
+    "patch_grid",
+)  # fmt: skip
 ABOUT = {
     "tile_id": "identity of the tile within its data set",
     "file": "scene that the tile is a window of",
@@ -68,22 +79,6 @@ def join_columns(parts: Sequence[Columns]) -> dict[str, NDArray[Any]]:
     return {name: np.concatenate([part[name] for part in parts]) for name in ABOUT}
 
 
-def _text(values: Sequence[Any]) -> NDArray[np.str_]:
-    return np.array(["" if value is None or value != value else str(value) for value in values], dtype=np.str_)
-
-
-FINISHED, PARTIAL = "embeddings.zarr", "embeddings.zarr.partial"
-CHUNK = 256  # tiles; the unit that is written, committed and computed anew after a kill
-COLUMN_CHUNK = 65_536
-PATCH_CHUNK_BYTES = 2**24
-# Format 2: a Zarr 3 store with text warns that its format is not settled, and other readers may refuse it.
-FORMAT: Final = 2
-DECIDES = (
-    "encoder_digest", "catalogue_digest", "data_digest", "layer", "pooling", "precision", "tiles_digest", "features",
-    "patch_grid",
-)  # fmt: skip
-
-
 @dataclass(frozen=True)
 class StoreSpec:
     """What a store will hold; `patches` are rows, columns and features of the patch embeddings, None without them."""
@@ -99,7 +94,7 @@ class StoreSpec:
         return len(self.columns["tile_id"])
 
     def described(self) -> dict[str, Any]:
-        """The attributes of the store; those in DECIDES tell apart stores that must not be mixed up."""
+        """The attributes of the store; those in DECIDES differ between stores that must not be mixed up."""
         texts = {name: values.tolist() for name, values in self.columns.items()}
         patches = list(self.patches) if self.patches else None
         own = {"tiles_digest": digest(texts), "features": self.features, "patch_grid": patches}
@@ -174,13 +169,13 @@ class StoreWriter:
         return self._final
 
 
-def begin(out: Path, plan: StoreSpec) -> StoreWriter | None:
+def begin(out: Path, spec: StoreSpec) -> StoreWriter | None:
     """Make an empty store in `out`, or go on with the one that was begun there; None where it is finished already.
 
     Raises StorageError where a store of another encoder, of other tiles or options is in the way, naming what differs.
     """
     partial = out / PARTIAL
-    described = plan.described()
+    described = spec.described()
     if (out / FINISHED).exists():
         _check_same(out / FINISHED, open_embeddings(out).attrs, described)
         shutil.rmtree(partial, ignore_errors=True)  # left by a kill between the last two steps of `publish`
@@ -191,7 +186,7 @@ def begin(out: Path, plan: StoreSpec) -> StoreWriter | None:
     else:
         with publish_dir(partial) as folder:
             (folder / "committed").mkdir()
-            _create(folder / "store", plan, described)
+            _create(folder / "store", spec, described)
     return StoreWriter(out)
 
 
@@ -216,10 +211,10 @@ def open_embeddings(folder: str | Path) -> xarray.Dataset:
     for name in ("embedding", "patch_embedding"):
         if name in dataset:
             wanted = -(-dataset.sizes["tile"] // dataset[name].encoding["chunks"][0])
-            found = sum(not entry.name.startswith(".") for entry in os.scandir(store / name))
-            if found < wanted:
+            there = sum(not entry.name.startswith(".") for entry in os.scandir(store / name))
+            if there < wanted:
                 raise StorageError(
-                    f"{store}: {wanted - found} of {wanted} chunks of {name} are missing; extract the embeddings again"
+                    f"{store}: {wanted - there} of {wanted} chunks of {name} are missing; extract the embeddings again"
                 )
     return dataset
 
@@ -240,25 +235,25 @@ def batches(
         yield part, dataset[variable].isel(tile=part).to_numpy()
 
 
-def _create(path: Path, plan: StoreSpec, described: Mapping[str, Any]) -> None:
+def _create(path: Path, spec: StoreSpec, described: Mapping[str, Any]) -> None:
     """The store without its embeddings: their files come chunk by chunk."""
-    group = zarr.create_group(path, zarr_format=FORMAT, attributes={**described, "coordinates": " ".join(plan.columns)})
-    for name, values in plan.columns.items():
+    group = zarr.create_group(path, zarr_format=FORMAT, attributes={**described, "coordinates": " ".join(spec.columns)})
+    for name, values in spec.columns.items():
         chunks = (min(len(values), COLUMN_CHUNK),)
         attributes: dict[str, Any] = {"_ARRAY_DIMENSIONS": ["tile"], "long_name": ABOUT[name]}
         column = group.create_array(
             name, shape=values.shape, chunks=chunks, dtype=values.dtype, fill_value=None, attributes=attributes
         )
         column[:] = values
-    _create_vectors(group, "embedding", (plan.tiles, plan.features), CHUNK, "float32", ["tile", "feature"])
-    if plan.patches is not None:
+    _create_vectors(group, "embedding", (spec.tiles, spec.features), CHUNK, "float32", ["tile", "feature"])
+    if spec.patches is not None:
         step = CHUNK
-        while step > 1 and step * 2 * int(np.prod(plan.patches)) > PATCH_CHUNK_BYTES:
+        while step > 1 and step * 2 * int(np.prod(spec.patches)) > PATCH_CHUNK_BYTES:
             step //= 2
         # Pooling may make the embedding of a tile longer than that of a patch: `mean-std` doubles it.
-        feature = "feature" if plan.patches[-1] == plan.features else "patch_feature"
+        feature = "feature" if spec.patches[-1] == spec.features else "patch_feature"
         dimensions = ["tile", "y", "x", feature]
-        _create_vectors(group, "patch_embedding", (plan.tiles, *plan.patches), step, "float16", dimensions)
+        _create_vectors(group, "patch_embedding", (spec.tiles, *spec.patches), step, "float16", dimensions)
     zarr.consolidate_metadata(path, zarr_format=FORMAT)
     listing = path / ".zmetadata"
     metadata = json.loads(listing.read_text(encoding="utf-8"))  # Zarr lists the arrays in an order that varies
@@ -280,18 +275,22 @@ def _create_vectors(
     )
 
 
-def _check_same(path: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    different = [name for name in DECIDES if stored.get(name) != asked.get(name)]
+def _check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    different = [name for name in DECIDES if stored.get(name) != wanted.get(name)]
     if different:
-        shown = "; ".join(f"{name} ({stored.get(name)} there, {asked.get(name)} here)" for name in different)
+        shown = "; ".join(f"{name} ({stored.get(name)} there, {wanted.get(name)} here)" for name in different)
         raise StorageError(f"{path}: was made by another extraction: {shown}; choose another --out, or remove it")
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    found = group[name]
-    assert isinstance(found, zarr.Array)
-    return found
+    array = group[name]
+    assert isinstance(array, zarr.Array)
+    return array
 
 
 def _name(chunk: int) -> str:
     return f"{chunk:08d}"
+
+
+def _text(values: Sequence[Any]) -> NDArray[np.str_]:
+    return np.array(["" if value is None or value != value else str(value) for value in values], dtype=np.str_)

@@ -1,9 +1,13 @@
 """Encoders behind one interface: tiles in physical units go in, one vector per tile and per patch comes out."""
 
-from geomae.encoders.interface import DEFAULT_POOLING, MIDDLE, POOLINGS, Encoder, default_layer
-from geomae.encoders.load import load_encoder, load_encoders
-from geomae.encoders.own import OwnEncoder
-from geomae.encoders.reference import EncoderReference, EncoderSpec, encoder_specs, parse_encoder, parse_encoders
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from geomae.encoders.interface import DEFAULT_POOLING, MIDDLE, POOLINGS, Encoder, Tokens, default_layer
+    from geomae.encoders.own import OwnEncoder
+    from geomae.encoders.reference import EncoderReference, EncoderSpec, encoder_specs, parse_encoder, parse_encoders
+    from geomae.encoders.selections import load_encoder
 
 __all__ = [
     "DEFAULT_POOLING",
@@ -13,10 +17,25 @@ __all__ = [
     "EncoderReference",
     "EncoderSpec",
     "OwnEncoder",
+    "Tokens",
     "default_layer",
     "encoder_specs",
     "load_encoder",
-    "load_encoders",
     "parse_encoder",
     "parse_encoders",
 ]
+
+_HOMES = {
+    "interface": ("DEFAULT_POOLING", "MIDDLE", "POOLINGS", "Encoder", "Tokens", "default_layer"),
+    "own": ("OwnEncoder",),
+    "reference": ("EncoderReference", "EncoderSpec", "encoder_specs", "parse_encoder", "parse_encoders"),
+    "selections": ("load_encoder",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: what users write to name an encoder is checked before torch, whose import takes seconds."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,8 +1,6 @@
 """Baselines that take no training: statistics of the bands, the pixels, random convolutions, and untrained encoders.
 
-B tiles, C bands, H W pixels, h w cells or patches, N patches, D width
-
-B tiles, C bands, H W pixels, K kernels, h w rows and columns of patches, N patches, D width
+B tiles, C bands, H W pixels, K kernels, h w rows and columns of cells or patches, N patches, D width
 """
 
 import math
@@ -13,7 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, conv2d
 
-from geomae.errors import ConfigError
+from geomae.encoders.interface import Encoder, Layer, Tokens
+from geomae.encoders.own import own_encoder
+from geomae.encoders.reference import EncoderReference
+from geomae.errors import ConfigError, ModelError
 from geomae.files import digest
 from geomae.models.architecture import Architecture, architecture
 from geomae.models.folder import Model, standardise
@@ -24,6 +25,35 @@ from geomae.sensors import Band
 from geomae.sensors.record import SensorRecord
 
 CELLS = 8  # `pixels` are averaged to as many cells a side, so that the width does not depend on the size of the tile
+FEATURES = 512  # two of each kernel: what it gives above and below zero
+KERNEL = 3  # pixels a side; torchgeo's default
+SEED = 1  # torchgeo takes 0 for no seed
+LARGEST = 2**22  # values of all features that are held at a time: more would leave the cache
+TINY_PATCH = 8  # of configs/pretrain/tiny.yaml
+
+
+def baseline_encoder(
+    reference: EncoderReference,
+    layer: Layer,
+    pooling: str,
+    imagery: SensorRecord,
+    device: str | torch.device,
+    like: Model | None = None,
+) -> Encoder:
+    """The baseline for the data set that `imagery` describes; shape and patches are those of the model `like`.
+
+    Without such a model they are those of the configuration `tiny`.
+    """
+    patch = TINY_PATCH if like is None else like.mae.architecture.patch
+    if reference.name == "random":
+        model = untrained(int(reference.options.get("seed", 0)), like, imagery)
+        model.mae.to(device)
+        return own_encoder(reference, layer, pooling, imagery, model)
+    if reference.name == "statistics":
+        return StatisticsEncoder(reference.text, imagery, patch)
+    if reference.name == "pixels":
+        return PixelsEncoder(reference.text, imagery, patch)
+    return RandomFeaturesEncoder(reference.text, imagery, patch, torch.device(device))
 
 
 @dataclass(frozen=True)
@@ -59,6 +89,13 @@ class Baseline:
                 f"{self.text}: a tile of {height} x {width} pixels is smaller than a patch of {self.patch}"
             )
         return height // self.patch, width // self.patch
+
+    def tokens(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> Tokens:
+        """Raises ModelError: there are no weights that gradients could flow to."""
+        raise ModelError(
+            f"{self.text}: takes no training and has no weights for gradients to flow to; use embed, or train a model "
+            "folder, a timm: or torchgeo: model, or baseline:random"
+        )
 
 
 class StatisticsEncoder(Baseline):
@@ -113,12 +150,6 @@ class PixelsEncoder(Baseline):
             return adaptive_avg_pool2d(standard_BCHW, (height, width)) / share_BChw.where(share_BChw > 0, 1)
 
         return cells(CELLS, CELLS).flatten(1), patchify(cells(rows * CELLS, cols * CELLS), CELLS).flatten(2)
-
-
-FEATURES = 512  # two of each kernel: what it gives above and below zero
-KERNEL = 3  # pixels a side; torchgeo's default
-SEED = 1  # torchgeo takes 0 for no seed
-LARGEST = 2**22  # values of all features that are held at a time: more would leave the cache
 
 
 @dataclass(frozen=True)
@@ -178,9 +209,6 @@ class RandomFeaturesEncoder(Baseline):
         with torch.random.fork_rng(devices=[]):
             rcf: nn.Module = RCF(len(self.bands), features=FEATURES, kernel_size=KERNEL, seed=SEED, mode="gaussian")
         return rcf.to(self.device)
-
-
-TINY_PATCH = 8  # of configs/pretrain/tiny.yaml
 
 
 def untrained(seed: int, like: Model | None, imagery: SensorRecord) -> Model:

@@ -130,6 +130,6 @@ def _batches(
             lacking = ((0, 0), (0, lattice.size - height), (0, lattice.size - width))
             batch.append(((row, col), np.pad(pixels_CHW[order], lacking), np.pad(valid_CHW[order], lacking)))
         if batch and (len(batch) == most or number == len(places) - 1):
-            found, pixels, valid = zip(*batch, strict=True)
-            yield number + 1, list(found), torch.from_numpy(np.stack(pixels)), torch.from_numpy(np.stack(valid))
+            windows, pixels, valid = zip(*batch, strict=True)
+            yield number + 1, list(windows), torch.from_numpy(np.stack(pixels)), torch.from_numpy(np.stack(valid))
             batch = []

@@ -1,7 +1,5 @@
 """Extraction: every tile through an encoder, into a store that is whole or absent.
 
-B tiles of a batch, N patches, D width
-
 Batches are fixed: they depend on the list of tiles and on the kind of device, never on what was done before, so that
 a store that was interrupted is equal to one that was not.
 
@@ -31,6 +29,13 @@ from geomae.runtime.signals import Stop
 from geomae.tiles.batches import TileReader, ahead
 from geomae.tiles.index import TileIndex
 
+# Pixels of a batch: enough to keep the device busy, and few enough for its caches and its memory.
+BATCH_PIXELS = {"cpu": 2**18, "cuda": 2**22, "mps": 2**20}
+# Threads that read: on a CPU one keeps up by far, and more would take turns with the computation for nothing.
+READERS = {"cpu": 1, "cuda": 8, "mps": 2}
+NAMED = 3  # tiles that an error names
+Progress = Callable[[str, int, int, str], None]
+
 
 @dataclass(frozen=True)
 class EncoderTiles:
@@ -38,73 +43,6 @@ class EncoderTiles:
 
     encoder: Encoder
     index: TileIndex
-
-
-@dataclass(frozen=True)
-class TileBatch:
-    """Tiles `rows` of the store, which are `positions` of a part; all of one size."""
-
-    part: int
-    rows: range
-    positions: range
-
-
-def of_encoders(parts: Sequence[EncoderTiles]) -> dict[str, Any]:
-    """What decides the embeddings, and how the encoders say they work; both of each data set where they differ."""
-    digests = {part.encoder.digest for part in parts}
-    names = [part.index.name for part in parts]
-    whole = [[name, part.encoder.digest] for name, part in zip(names, parts, strict=True)]
-    notes = dict.fromkeys(
-        f"{name}: {note}" if len(parts) > 1 else note
-        for name, part in zip(names, parts, strict=True)
-        for note in part.encoder.notes
-    )
-    return {"encoder_digest": digests.pop() if len(digests) == 1 else digest(whole), "notes": list(notes)}
-
-
-def shapes(parts: Sequence[EncoderTiles], patches: bool) -> tuple[int, tuple[int, int, int] | None]:
-    """Features of a tile, and rows, columns and features of its patches where they are kept; by a tile of zeros."""
-    found: dict[tuple[int, tuple[int, int, int] | None], str] = {}
-    for part in parts:
-        for size in sorted(set(part.index.tiles["size"].tolist())):
-            pixels = torch.zeros(1, len(part.encoder.bands), size, size)
-            grid = part.encoder.patch_grid(size, size)
-            tile_BD, patches_BND = part.encoder.embed(pixels, torch.ones_like(pixels, dtype=torch.bool))
-            key = (tile_BD.shape[1], (*grid, patches_BND.shape[2]) if patches else None)
-            found.setdefault(key, f"{part.index.name}, tiles of {size} pixels")
-    if len(found) > 1:
-        (first, one), (second, other) = list(found.items())[:2]
-        if first[0] != second[0]:
-            raise ConfigError(f"{one}: {first[0]} features; {other}: {second[0]}; embed these data sets one at a time")
-        raise ConfigError(
-            f"{one}: {first[1]} patches and features; {other}: {second[1]}; --patches needs tiles of one size"
-        )
-    return next(iter(found))
-
-
-def jobs_of(parts: Sequence[EncoderTiles], rows: range, largest: int) -> Iterator[TileBatch]:
-    """The batches of a chunk: tiles that follow each other, of one part and one size."""
-    first = 0
-    for number, part in enumerate(parts):
-        sizes = part.index.tiles["size"].to_numpy()
-        start, end = max(rows.start, first), min(rows.stop, first + len(sizes))
-        while start < end:
-            size = int(sizes[start - first])
-            most = max(largest // size**2, 1)
-            stop = start + 1
-            while stop < min(end, start + most) and sizes[stop - first] == size:
-                stop += 1
-            yield TileBatch(number, range(start, stop), range(start - first, stop - first))
-            start = stop
-        first += len(sizes)
-
-
-# Pixels of a batch: enough to keep the device busy, and few enough for its caches and its memory.
-BATCH_PIXELS = {"cpu": 2**18, "cuda": 2**22, "mps": 2**20}
-# Threads that read: on a CPU one keeps up by far, and more would take turns with the computation for nothing.
-READERS = {"cpu": 1, "cuda": 8, "mps": 2}
-NAMED = 3  # tiles that an error names
-Progress = Callable[[str, int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -140,7 +78,7 @@ def extract(
     begun = time.perf_counter()
     columns = join_columns([tile_columns(part.index) for part in parts])
     with torch.inference_mode(), working_precision(fabric.device, precision):
-        known = {**attributes, "precision": precision, **of_encoders(parts)}
+        known = {**attributes, "precision": precision, **encoder_attributes(parts)}
         features, shape = shapes(parts, patches)
         store = begin(out, StoreSpec(columns, features, shape, known)) if fabric.is_global_zero else None
         if fabric.broadcast(fabric.is_global_zero and store is None):
@@ -155,6 +93,65 @@ def extract(
         work.store.publish()
     fabric.barrier()
     return Extracted(out / FINISHED, work.computed, time.perf_counter() - begun)
+
+
+@dataclass(frozen=True)
+class TileBatch:
+    """Tiles `rows` of the store, which are `positions` of a part; all of one size."""
+
+    part: int
+    rows: range
+    positions: range
+
+
+def encoder_attributes(parts: Sequence[EncoderTiles]) -> dict[str, Any]:
+    """What decides the embeddings, and how the encoders say they work; both of each data set where they differ."""
+    digests = {part.encoder.digest for part in parts}
+    names = [part.index.name for part in parts]
+    whole = [[name, part.encoder.digest] for name, part in zip(names, parts, strict=True)]
+    notes = dict.fromkeys(
+        f"{name}: {note}" if len(parts) > 1 else note
+        for name, part in zip(names, parts, strict=True)
+        for note in part.encoder.notes
+    )
+    return {"encoder_digest": digests.pop() if len(digests) == 1 else digest(whole), "notes": list(notes)}
+
+
+def shapes(parts: Sequence[EncoderTiles], patches: bool) -> tuple[int, tuple[int, int, int] | None]:
+    """Features of a tile, and rows, columns and features of its patches where they are kept; by a tile of zeros."""
+    first_with: dict[tuple[int, tuple[int, int, int] | None], str] = {}
+    for part in parts:
+        for size in sorted(set(part.index.tiles["size"].tolist())):
+            pixels = torch.zeros(1, len(part.encoder.bands), size, size)
+            grid = part.encoder.patch_grid(size, size)
+            tile_BD, patches_BND = part.encoder.embed(pixels, torch.ones_like(pixels, dtype=torch.bool))
+            key = (tile_BD.shape[1], (*grid, patches_BND.shape[2]) if patches else None)
+            first_with.setdefault(key, f"{part.index.name}, tiles of {size} pixels")
+    if len(first_with) > 1:
+        (first, one), (second, other) = list(first_with.items())[:2]
+        if first[0] != second[0]:
+            raise ConfigError(f"{one}: {first[0]} features; {other}: {second[0]}; embed these data sets one at a time")
+        raise ConfigError(
+            f"{one}: {first[1]} patches and features; {other}: {second[1]}; --patches needs tiles of one size"
+        )
+    return next(iter(first_with))
+
+
+def jobs_of(parts: Sequence[EncoderTiles], rows: range, largest: int) -> Iterator[TileBatch]:
+    """The batches of a chunk: tiles that follow each other, of one part and one size."""
+    first = 0
+    for number, part in enumerate(parts):
+        sizes = part.index.tiles["size"].to_numpy()
+        start, end = max(rows.start, first), min(rows.stop, first + len(sizes))
+        while start < end:
+            size = int(sizes[start - first])
+            most = max(largest // size**2, 1)
+            stop = start + 1
+            while stop < min(end, start + most) and sizes[stop - first] == size:
+                stop += 1
+            yield TileBatch(number, range(start, stop), range(start - first, stop - first))
+            start = stop
+        first += len(sizes)
 
 
 class _Work:
@@ -252,7 +249,7 @@ class _Work:
 
 
 class _Rate:
-    """Tells how far the work is, how fast it goes and how long it will still take."""
+    """Says how far the work is, how fast it goes and how long it will still take."""
 
     def __init__(self, progress: Progress, total: int, done: int, ranks: int) -> None:
         self.progress, self.total, self.begun, self.ranks = progress, total, done, ranks
@@ -274,4 +271,4 @@ def _agree(fabric: Fabric, trouble: str | None, stop: Stop) -> tuple[str | None,
     if fabric.world_size > 1:
         every *= fabric.world_size
         torch.distributed.all_gather_object(every, every[0])
-    return next((told for told, _ in every if told is not None), None), any(stopped for _, stopped in every)
+    return next((text for text, _ in every if text is not None), None), any(stopped for _, stopped in every)

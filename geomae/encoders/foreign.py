@@ -1,20 +1,18 @@
 """Models of other libraries as encoders: the values they were trained on, their input size, their tokens.
 
-B tiles, C bands, H W pixels
-
 B tiles, C bands, H W pixels, N patches, h w rows and columns of patches, T tokens, D width
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool2d, interpolate
 
-from geomae.encoders.interface import pool, weights_digest
+from geomae.encoders.interface import Tokens, weights_digest
 from geomae.errors import ConfigError, ModelError
 from geomae.files import digest
 from geomae.sensors import Band
@@ -48,9 +46,10 @@ class Values:
 
     def apply(self, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> Tensor:
         """Values (B, C, H, W) in float32 of pixels in physical units."""
-        factor, shift, low, high, mean, std, usual = _columns(self, pixels_BCHW.device)
+        factor, shift, low, high, mean, std, usual = _columns(self).to(pixels_BCHW.device)
         raw_BCHW = pixels_BCHW.float().where(valid_BCHW, usual) * factor + shift
-        return (raw_BCHW.clamp(low, high) - mean) / std
+        values_BCHW: Tensor = (raw_BCHW.clamp(low, high) - mean) / std
+        return values_BCHW
 
     @property
     def note(self) -> str:
@@ -137,14 +136,12 @@ def _affine(
     return Range((factor,) * count, (shift,) * count, low, high, note)
 
 
-@lru_cache(maxsize=64)  # one transfer per device, not one per batch
-def _columns(chosen: Values, device: torch.device) -> list[Tensor]:
-    found = []
-    one = chosen.range
-    for figures in (one.factor_C, one.shift_C, one.low, one.high, chosen.mean_C, chosen.std_C, chosen.usual_C):
-        row = figures if isinstance(figures, tuple) else (figures,)
-        found.append(torch.tensor(row, dtype=torch.float32, device=device)[:, None, None])
-    return found
+def _columns(chosen: Values) -> Tensor:
+    """The seven figures of each band (7, C, 1, 1), in one tensor: it goes to the device in one transfer."""
+    given, count = chosen.range, len(chosen.usual_C)
+    low, high = (one if isinstance(one, tuple) else (one,) * count for one in (given.low, given.high))
+    rows = (given.factor_C, given.shift_C, low, high, chosen.mean_C, chosen.std_C, chosen.usual_C)
+    return torch.tensor(rows, dtype=torch.float32)[..., None, None]
 
 
 @dataclass(frozen=True)
@@ -169,15 +166,15 @@ class Backbone:
     def tokens(self, values_BCHW: Tensor, gsd_m: float | None, layer: int | None) -> tuple[Tensor, tuple[int, int]]:
         """Tokens (B, T, D), normed where the library norms them before pooling, and rows and columns of patches."""
         if self.blocks:
-            found = self._after(self.blocks[-1 if layer is None else layer - 1], values_BCHW, gsd_m)
-            found = self.norm(found) if layer is None and self.norm is not None and not self.pooled_norm else found
+            x = self._after(self.blocks[-1 if layer is None else layer - 1], values_BCHW, gsd_m)
+            x = self.norm(x) if layer is None and self.norm is not None and not self.pooled_norm else x
         else:
-            found = self.run(values_BCHW, gsd_m)
-        if found.ndim == 4:
-            map_BhwD = found if self.channels_last else found.permute(0, 2, 3, 1)
+            x = self.run(values_BCHW, gsd_m)
+        if x.ndim == 4:
+            map_BhwD = x if self.channels_last else x.permute(0, 2, 3, 1)
             return map_BhwD.flatten(1, 2).float(), (map_BhwD.shape[1], map_BhwD.shape[2])
-        side = round((found.shape[1] - self.prefix) ** 0.5)
-        return found.float(), (side, side)
+        side = round((x.shape[1] - self.prefix) ** 0.5)
+        return x.float(), (side, side)
 
     def _after(self, block: nn.Module, values_BCHW: Tensor, gsd_m: float | None) -> Tensor:
         """What `block` gives while the library runs its own forward pass."""
@@ -251,6 +248,11 @@ class ForeignEncoder:
 
         Patches without a valid pixel do not enter the pooled vector.
         """
+        tokens = self.tokens(pixels_BCHW, valid_BCHW)
+        return tokens.pooled(self.pooling), tokens.patches_BND
+
+    def tokens(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> Tokens:
+        """Class token (B, D), None of a model without one, and patches (B, N, D), with gradients to its weights."""
         self.patch_grid(*pixels_BCHW.shape[-2:])
         pixels_BCHW = pixels_BCHW.to(self._device)
         valid_BCHW = torch.isfinite(pixels_BCHW) if valid_BCHW is None else valid_BCHW.to(self._device)
@@ -262,21 +264,8 @@ class ForeignEncoder:
         cls_BD = tokens_BTD[:, 0] if self.backbone.prefix else None
         patches_BND = tokens_BTD[:, self.backbone.prefix :]
         if self.layer is None and self.backbone.pooled_norm and self.backbone.norm is not None:
-            return self._pool_and_norm(self.backbone.norm, cls_BD, patches_BND, usable_BN)
-        return pool(self.pooling, cls_BD, patches_BND, usable_BN), patches_BND
-
-    def _pool_and_norm(
-        self, norm: nn.Module, cls_BD: Tensor | None, raw_BND: Tensor, usable_BN: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """As the library does it: the mean of the patches is normed, not the patches; these are so for themselves."""
-        patches_BND = norm(raw_BND).float()
-        if self.pooling == "cls" and cls_BD is not None:
-            return norm(cls_BD).float(), patches_BND
-        mean_BD = norm(pool("mean", None, raw_BND, usable_BN)).float()
-        if self.pooling == "mean":
-            return mean_BD, patches_BND
-        spread_BD = pool("mean-std", None, patches_BND, usable_BN)[:, mean_BD.shape[1] :]
-        return torch.cat([mean_BD, spread_BD], dim=1), patches_BND
+            return _normed(self.backbone.norm, Tokens(cls_BD, patches_BND, usable_BN))
+        return Tokens(cls_BD, patches_BND, usable_BN)
 
     @cached_property
     def _grid(self) -> tuple[int, int]:
@@ -289,6 +278,15 @@ class ForeignEncoder:
     @property
     def _device(self) -> torch.device:
         return next(self.backbone.module.parameters()).device
+
+
+def _normed(norm: nn.Module, raw: Tokens) -> Tokens:
+    """As libraries do that pool before the norm: it is the mean of the patches that is normed.
+
+    The class token and each patch are normed for themselves.
+    """
+    cls_BD = None if raw.cls_BD is None else norm(raw.cls_BD).float()
+    return Tokens(cls_BD, norm(raw.patches_BND).float(), raw.usable_BN, norm(raw.pooled("mean")).float())
 
 
 def resized(values_BCHW: Tensor, size: int) -> Tensor:

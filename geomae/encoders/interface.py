@@ -1,12 +1,11 @@
 """What every encoder is: tiles go in, in physical units, and vectors come out; and how patches become one vector.
 
 B tiles, C bands, H W pixels, N patches, D width
-
-B tiles, N patches, D width
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
@@ -14,6 +13,38 @@ from torch import Tensor
 
 from geomae.errors import ConfigError, nearest
 from geomae.sensors import Band
+
+POOLINGS = ("mean", "cls", "mean-std")
+DEFAULT_POOLING = "mean-std"  # of the commands: what varies within a tile says as much as its mean (docs/choices.md)
+MIDDLE: Literal["middle"] = "middle"  # the commands' default layer of our own models
+
+Layer = int | Literal["middle"] | None
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What an encoder makes of some tiles, in float32, with gradients to its weights where these are on.
+
+    `cls_BD` is the class token, None where there is none; `patches_BND` the patches row by row; `usable_BN` says which
+    of them have a valid pixel. `mean_BD` is the mean of the patches where the model norms that and not the patches.
+    """
+
+    cls_BD: Tensor | None
+    patches_BND: Tensor
+    usable_BN: Tensor
+    mean_BD: Tensor | None = None
+
+    def pooled(self, pooling: str) -> Tensor:
+        """One vector per tile (B, D), of twice the width for `mean-std`; patches that are not usable do not count."""
+        if pooling == "cls" and self.cls_BD is not None:
+            return self.cls_BD
+        weight_BN1 = self.usable_BN[..., None] / self.usable_BN.sum(1)[:, None, None].clamp(min=1)
+        of_patches_BD = (self.patches_BND * weight_BN1).sum(1)
+        mean_BD = of_patches_BD if self.mean_BD is None else self.mean_BD
+        if pooling == "mean":
+            return mean_BD
+        spread_BD = ((self.patches_BND - of_patches_BD[:, None]).square() * weight_BN1).sum(1).sqrt()
+        return torch.cat([mean_BD, spread_BD], dim=1)
 
 
 class Encoder(Protocol):
@@ -42,18 +73,17 @@ class Encoder(Protocol):
     def patch_grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the patch embeddings of a tile of this size; ConfigError where it cannot take it."""
 
+    def tokens(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> Tokens:
+        """The tokens (cls_BD, patches_BND) behind `embed`, through which gradients flow: for what trains an encoder.
+
+        Raises ModelError where there is nothing to be trained.
+        """
+
     def embed(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Embeddings (tile_BD, patches_BND) in float32; N counts the patches row by row.
+        """Embeddings (tile_BD, patches_BND) in float32, without gradients; N counts the patches row by row.
 
         Without `valid_BCHW`, pixels that are finite are valid. A patch without a valid pixel does not enter `tile_BD`.
         """
-
-
-POOLINGS = ("mean", "cls", "mean-std")
-DEFAULT_POOLING = "mean-std"  # of the commands: what varies within a tile says as much as its mean (docs/choices.md)
-MIDDLE: Literal["middle"] = "middle"  # the commands' default layer of our own models
-
-Layer = int | Literal["middle"] | None
 
 
 def default_layer(depth: int) -> int:
@@ -83,23 +113,11 @@ def check_pooling(pooling: str | None, available: Sequence[str] = POOLINGS) -> s
     return pooling
 
 
-def pool(pooling: str, cls_BD: Tensor | None, patches_BND: Tensor, usable_BN: Tensor) -> Tensor:
-    """One vector per tile (B, D), of twice the width for `mean-std`; patches that are not usable do not count."""
-    if pooling == "cls" and cls_BD is not None:
-        return cls_BD
-    weight_BN1 = usable_BN[..., None] / usable_BN.sum(1)[:, None, None].clamp(min=1)
-    mean_BD = (patches_BND * weight_BN1).sum(1)
-    if pooling == "mean":
-        return mean_BD
-    spread_BD = ((patches_BND - mean_BD[:, None]).square() * weight_BN1).sum(1).sqrt()
-    return torch.cat([mean_BD, spread_BD], dim=1)
-
-
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
     """Hex digest (64 characters, SHA-256) of the names, shapes and bytes of a state dict, in any order."""
-    found = hashlib.sha256()
+    total = hashlib.sha256()
     for name in sorted(weights):
         value = weights[name].detach().cpu().contiguous()
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        found.update(value.flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        total.update(value.flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()

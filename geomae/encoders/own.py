@@ -10,7 +10,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from geomae.encoders.interface import pool, weights_digest
+from geomae.encoders.interface import Layer, Tokens, choose_layer, weights_digest
+from geomae.encoders.reference import EncoderReference
 from geomae.errors import BandMismatchError, ConfigError, ModelError
 from geomae.files import digest
 from geomae.models.band_embedding import band_codes
@@ -21,6 +22,22 @@ from geomae.sensors import Band, match_bands
 from geomae.sensors.record import SensorRecord
 
 ANY_BANDS = "an encoder with the spectral embedding takes any bands"
+
+
+def own_encoder(
+    reference: EncoderReference, layer: Layer, pooling: str, imagery: SensorRecord | None, model: Model
+) -> "OwnEncoder":
+    """A model of ours for the data set that `imagery` describes, else for the first sensor that it knows.
+
+    Raises BandMismatchError where bands are missing, ConfigError for a layer that there is not, and ModelError where
+    the ground sample distance is needed and unknown.
+    """
+    adapted: tuple[str, ...] = ()
+    if imagery is not None:
+        model, adapted = fit_model(model, imagery, reference.text)
+    shape = model.mae.architecture
+    shape.position_scale(model.record.gsd_m)  # raises where the gsd is needed and unknown
+    return OwnEncoder(model, choose_layer(layer, shape.depth), pooling, reference.text, adapted)
 
 
 def fit_model(model: Model, imagery: SensorRecord, text: str) -> tuple[Model, tuple[str, ...]]:
@@ -145,21 +162,29 @@ class OwnEncoder:
         """Rows and columns of patches. Raises ConfigError for a tile that patches or stored positions do not fit."""
         shape = self.model.mae.architecture
         try:
-            found = grid(torch.empty(1, 1, height, width, device="meta"), shape.patch)
+            rows_cols = grid(torch.empty(1, 1, height, width, device="meta"), shape.patch)
         except ModelError as error:
             raise ConfigError(f"{self.text}: {error}") from error
-        if shape.positions == "table" and found != shape.grid:
+        if shape.positions == "table" and rows_cols != shape.grid:
             sides = " x ".join(str(side * shape.patch) for side in shape.grid or ())
             raise ConfigError(
                 f"{self.text}: takes tiles of {sides} pixels only, not of {height} x {width}; cut tiles to them"
             )
-        return found
+        return rows_cols
 
     @torch.no_grad()
     def embed(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Embeddings (tile_BD, patches_BND) in float32 of tiles in physical units.
 
         Patches without a valid pixel are no attention keys and do not enter the pooled vector.
+        """
+        tokens = self.tokens(pixels_BCHW, valid_BCHW)
+        return tokens.pooled(self.pooling), tokens.patches_BND
+
+    def tokens(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> Tokens:
+        """Class token (B, D) and patches (B, N, D) of tiles in physical units, with gradients to the model's weights.
+
+        Of a convolutional model the mean patch stands where a class token would.
         """
         mae = self.model.mae
         codes_CF = self._codes_CF
@@ -178,12 +203,13 @@ class OwnEncoder:
             patches_BND = (tokens_BGND * weight_BGN[..., None]).sum(1)
         else:
             patches_BND = tokens_BGND[:, 0]
-        return pool(self.pooling, cls_BD, patches_BND, valid_BNCP.flatten(2).any(-1)), patches_BND
+        return Tokens(cls_BD, patches_BND, valid_BNCP.flatten(2).any(-1))
 
     @cached_property
     def _codes_CF(self) -> Tensor:
         """Codes of the bands, on the device of the model."""
-        return band_codes(self.bands).to(next(self.model.mae.parameters()).device)
+        with torch.inference_mode(False):  # kept beyond this call, and autograd takes no inference tensors
+            return band_codes(self.bands).to(next(self.model.mae.parameters()).device)
 
 
 def _by_group(values_BX: Tensor, groups: int) -> Tensor:

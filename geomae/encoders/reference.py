@@ -65,12 +65,12 @@ def parse_encoders(texts: Sequence[str], baselines: Sequence[str] = BASELINES) -
     if twice is not None:
         raise ConfigError(f"{twice}=: two encoders have this label; give each its own")
     used = set(given)
-    found = []
+    references: list[EncoderReference] = []
     for label, text in pairs:
         parsed = parse_encoder(text, baselines)
-        found.append(replace(parsed, label=label or _unique(parsed.label, used)))
-        used.add(found[-1].label)
-    return tuple(found)
+        references.append(replace(parsed, label=label or _unique(parsed.label, used)))
+        used.add(references[-1].label)
+    return tuple(references)
 
 
 def parse_encoder(text: str, baselines: Sequence[str] = BASELINES) -> EncoderReference:
@@ -123,19 +123,19 @@ def _split_label(text: str) -> tuple[str | None, str]:
 
 
 def _options(text: str, options: str, known: Sequence[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    chosen: dict[str, str] = {}
     for part in re.split(r"&(?=\w+=)", options) if options else []:  # a file's name may hold an ampersand
         key, mark, value = part.partition("=")
         if key not in known:
             raise ConfigError(f"{text}: unknown option {key!r}; {nearest(key, known)}")
-        if not mark or not value or key in found:
+        if not mark or not value or key in chosen:
             raise ConfigError(f"{text}: write {key}=VALUE once")
         if key in VALUES and value not in VALUES[key]:
             raise ConfigError(f"{text}: {key} is {value!r}; {nearest(value, VALUES[key])}")
         if key == "seed" and not re.fullmatch(r"\d{1,18}", value):
             raise ConfigError(f"{text}: seed is {value!r}; give a whole number, 0 or more")
-        found[key] = value
-    return found
+        chosen[key] = value
+    return chosen
 
 
 def _folder_label(folder: Path) -> str:

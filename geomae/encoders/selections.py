@@ -1,4 +1,4 @@
-"""Encoders over selections of tiles: loaded for every data set, and every tile embedded once, into a store.
+"""From what a user writes to embeddings: encoders loaded for every data set, and every tile embedded once, in a store.
 
 T tiles, D features, R C rows and columns of patches
 """
@@ -16,15 +16,17 @@ from xarray import Dataset
 from geomae import __version__
 from geomae.catalog import Catalog
 from geomae.embeddings import open_embeddings
+from geomae.encoders.baselines import baseline_encoder
 from geomae.encoders.extraction import EncoderTiles, Extracted, Progress, extract
 from geomae.encoders.foreign import ForeignEncoder
-from geomae.encoders.interface import DEFAULT_POOLING, MIDDLE, Encoder, weights_digest
-from geomae.encoders.load import load_encoder
-from geomae.encoders.own import OwnEncoder
-from geomae.encoders.reference import EncoderReference, EncoderSpec
-from geomae.errors import CatalogError
+from geomae.encoders.interface import DEFAULT_POOLING, MIDDLE, Encoder, Layer, check_pooling, weights_digest
+from geomae.encoders.own import OwnEncoder, own_encoder
+from geomae.encoders.reference import BASELINE, FOLDER, MLFLOW, TIMM, EncoderReference, EncoderSpec, parse_encoder
+from geomae.encoders.timm_models import timm_encoder
+from geomae.encoders.torchgeo_models import torchgeo_encoder
+from geomae.errors import CatalogError, ConfigError
 from geomae.files import digest
-from geomae.models.folder import Model
+from geomae.models.folder import Model, load_model
 from geomae.runtime.devices import Compute
 from geomae.runtime.signals import Stop
 from geomae.sensors.record import SensorRecord
@@ -32,6 +34,43 @@ from geomae.tiles.index import TileIndex
 from geomae.tiles.selection import Selection
 
 ByDataset = Mapping[str, Encoder]  # an encoder, ready for each data set by its name
+
+
+def load_encoder(
+    encoder: str | Path | EncoderReference,
+    layer: Layer = None,
+    pooling: str | None = None,
+    *,
+    imagery: SensorRecord | None = None,
+    device: str | torch.device = "cpu",
+    tracking_uri: str | None = None,
+    tile: int | None = None,
+    like: Model | None = None,
+) -> Encoder:
+    """The encoder that an ENCODER text names, ready for the data set that `imagery` describes.
+
+    `layer` counts the blocks from 1; None is the last after its norm, and "middle" the commands' default. `pooling` is
+    `mean` (default), `cls` or `mean-std` (twice as long). Where an encoder has no layers or does not pool, they have no
+    influence, and its notes say so. Without `imagery`, a model takes the first sensor that it knows. `tile` is the size
+    of the tiles, checked here. `like` is the model whose shape `baseline:random` and whose patches the other baselines
+    take. Raises ConfigError, ModelError or BandMismatchError for what cannot be.
+    """
+    reference = encoder if isinstance(encoder, EncoderReference) else parse_encoder(str(encoder))
+    pooling = check_pooling(pooling)
+    if reference.kind in (FOLDER, MLFLOW):
+        model = load_model(_folder(reference, tracking_uri), device)
+        loaded: Encoder = own_encoder(reference, layer, pooling, imagery, model)
+    elif imagery is None:
+        raise ConfigError(f"{reference.text}: has to know the bands; say imagery=, the record of the data set")
+    elif reference.kind == BASELINE:
+        loaded = baseline_encoder(reference, layer, pooling, imagery, device, like)
+    elif reference.kind == TIMM:
+        loaded = timm_encoder(reference, layer, pooling, imagery, device)
+    else:
+        loaded = torchgeo_encoder(reference, layer, pooling, imagery, device)
+    if tile is not None:
+        loaded.patch_grid(tile, tile)
+    return loaded
 
 
 @dataclass(frozen=True)
@@ -197,8 +236,8 @@ def rows_of(dataset: Dataset, selected: Selection) -> NDArray[np.int64]:
 def model_run(encoders: ByDataset) -> str | None:
     """The run in MLflow that made the model of an encoder, where it is known."""
     own = _own(encoders)
-    found = own.model.provenance.get("mlflow_run") if own else None
-    return str(found) if found else None
+    run_id = own.model.provenance.get("mlflow_run") if own else None
+    return str(run_id) if run_id else None
 
 
 def encoder_digest(encoders: ByDataset) -> str:
@@ -215,6 +254,15 @@ def identity(encoders: ByDataset) -> dict[str, Any]:
         "layer": layered.layer if layered else None,
         "pooling": layered.pooling if layered else None,
     }
+
+
+def _folder(reference: EncoderReference, tracking_uri: str | None) -> Path:
+    """The model folder that a text names; of MLflow it is fetched."""
+    if reference.kind == FOLDER:
+        return Path(reference.name)
+    from geomae.tracking.runs import download, resolve_uri
+
+    return download(reference.name, resolve_uri(tracking_uri))
 
 
 def _parts(encoders: ByDataset, selected: Sequence[Selection]) -> tuple[EncoderTiles, ...]:

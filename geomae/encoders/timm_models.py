@@ -71,18 +71,18 @@ def finish(
 
 def picture_bands(imagery: SensorRecord, text: str, remedy: str) -> SensorRecord:
     """Red, green and blue of the data set, by common name or name. Raises BandMismatchError where one is missing."""
-    found: list[str] = []
+    chosen: list[str] = []
     missing: list[str] = []
     for name in PICTURE_BANDS:
         band = next((one.name for one in imagery.bands if name in (one.common_name, one.name.lower())), None)
-        (missing if band is None else found).append(band or name)
+        (missing if band is None else chosen).append(band or name)
     if missing:
         raise BandMismatchError(
             f"{text}: needs {', '.join(missing)}, which the data set ({imagery.name}: "
             f"{', '.join(band.name for band in imagery.bands)}) has not; {remedy}, or take an encoder with the "
             "spectral embedding"
         )
-    return imagery.select(found)
+    return imagery.select(chosen)
 
 
 def timm_backbone(module: nn.Module, size: int, bands: int) -> Backbone:

@@ -1,7 +1,5 @@
 """torchgeo's models as encoders: published weights by name, with their bands and values, or files of one's own.
 
-C bands
-
 B tiles, C bands, H W pixels, N patches, T tokens, D width
 """
 
@@ -55,6 +53,39 @@ TCI_WHITE = (
 SATLAS_TOP = 8160.0  # Satlas divides the other bands by it (allenai/satlas, Normalization.md)
 LANDSAT_STEP, LANDSAT_ZERO = 2e-5, -0.1  # reflectance of Landsat 8 Level 1: numbers x 2e-5 - 0.1 (USGS)
 SATLAS_LANDSAT = (4000.0, 20320.0)  # numbers that become 0 and 1 there
+NO_EMBEDDING = {  # how names of models begin -> why they are no encoders here
+    "aurora": "it forecasts the weather and embeds no tiles",
+    "unet": "it segments and gives no embedding of its own",
+    "earthloc": "it recognises places and gives one descriptor, no patches",
+    "swin_t": "its weights were trained on streets",
+    "swin_s": "its weights were trained on streets",
+    "swin_b": "its weights were trained on streets",
+}
+FAMILIES = ("vit_", "resnet", "swin_v2", "scalemae", "dofa", "croma", "panopticon", "copernicusfm")
+MAY_LACK = ("head.", "fc.", "fc_norm.", "norm.")  # torchgeo's own loaders let them be as they are made
+SIZES = {"croma": 120, "swin_v2": 256}  # pixels a side, of those that are not made for 224
+
+
+def torchgeo_encoder(
+    reference: EncoderReference, layer: Layer, pooling: str, imagery: SensorRecord, device: str | torch.device
+) -> ForeignEncoder:
+    """A model of torchgeo for the data set that `imagery` describes.
+
+    Raises ConfigError for an unknown name or a model without an embedding, ModelError for weights that cannot be had
+    or do not fit, and BandMismatchError where bands are missing.
+    """
+    text = reference.text
+    name, member = _named(reference)
+    record, values = fitted(member, name, imagery, text)
+    if name.startswith("scalemae") and record.gsd_m is None:
+        raise ConfigError(f"{text}: scales its positions by the ground sample distance; add gsd_m to the catalogue")
+    size = input_size(member, next((size for begin, size in SIZES.items() if name.startswith(begin)), 224))
+    module = _module(name, len(record.bands), size)
+    file = reference.options.get("checkpoint")
+    path = Path(file) if file is not None else fetch(member, text)
+    adapted = (f"weights of {path.name}", *_load(name, module, read_weights(path), text))
+    backbone = _backbone(name, module.eval().to(device), size, record)
+    return finish(text, backbone, record, values, layer, pooling, adapted)
 
 
 def fitted(member: Any | None, model: str, imagery: SensorRecord, text: str) -> tuple[SensorRecord, Values]:
@@ -103,8 +134,8 @@ def fetch(member: Any, text: str) -> Path:
 def input_size(member: Any | None, default: int) -> int:
     """Pixels a side that the transforms of the weights end with."""
     sizes = [getattr(step, "size", None) for step in _transforms(member)]
-    found = [size[0] if isinstance(size, Sequence) else size for size in sizes if size is not None]
-    return int(found[-1]) if found else default
+    sides = [size[0] if isinstance(size, Sequence) else size for size in sizes if size is not None]
+    return int(sides[-1]) if sides else default
 
 
 def _range(name: str, record: SensorRecord, steps: Sequence[Any], text: str) -> Range:
@@ -139,8 +170,8 @@ def _satlas_range(name: str, record: SensorRecord) -> Range:
 
 def _steps(member: Any | None) -> list[tuple[Sequence[float], Sequence[float]]]:
     """Means and standard deviations of the transforms that normalise values."""
-    found = [step for step in _transforms(member) if hasattr(step, "mean") and hasattr(step, "std")]
-    return [([float(x) for x in step.mean], [float(x) for x in step.std]) for step in found]
+    normalising = [step for step in _transforms(member) if hasattr(step, "mean") and hasattr(step, "std")]
+    return [([float(x) for x in step.mean], [float(x) for x in step.std]) for step in normalising]
 
 
 def _transforms(member: Any | None) -> list[Any]:
@@ -150,7 +181,7 @@ def _transforms(member: Any | None) -> list[Any]:
 
 def _matched(name: str, wanted: Sequence[str], imagery: SensorRecord, text: str) -> SensorRecord:
     """The bands of the data set that the weights were trained on: by name within the sensor, else by wavelength."""
-    table, family = next(found for begin, found in TRAINED_ON.items() if name.startswith(begin))
+    table, family = next(entry for begin, entry in TRAINED_ON.items() if name.startswith(begin))
     published = [_band(INITIALS.get(one, one), table) for one in wanted]
     known = [band for band in published if band is not None]
     places = iter(match_bands(known, imagery.bands, same_sensor=imagery.name.startswith(family)))
@@ -177,41 +208,6 @@ def _optical(imagery: SensorRecord, text: str) -> SensorRecord:
             f"{text}: takes optical bands, and the data set ({imagery.name}) has none; take another"
         )
     return imagery.select(names)
-
-
-NO_EMBEDDING = {  # how names of models begin -> why they are no encoders here
-    "aurora": "it forecasts the weather and embeds no tiles",
-    "unet": "it segments and gives no embedding of its own",
-    "earthloc": "it recognises places and gives one descriptor, no patches",
-    "swin_t": "its weights were trained on streets",
-    "swin_s": "its weights were trained on streets",
-    "swin_b": "its weights were trained on streets",
-}
-FAMILIES = ("vit_", "resnet", "swin_v2", "scalemae", "dofa", "croma", "panopticon", "copernicusfm")
-MAY_LACK = ("head.", "fc.", "fc_norm.", "norm.")  # torchgeo's own loaders let them be as they are made
-SIZES = {"croma": 120, "swin_v2": 256}  # pixels a side, of those that are not made for 224
-
-
-def torchgeo_encoder(
-    reference: EncoderReference, layer: Layer, pooling: str, imagery: SensorRecord, device: str | torch.device
-) -> ForeignEncoder:
-    """A model of torchgeo for the data set that `imagery` describes.
-
-    Raises ConfigError for an unknown name or a model without an embedding, ModelError for weights that cannot be had
-    or do not fit, and BandMismatchError where bands are missing.
-    """
-    text = reference.text
-    name, member = _named(reference)
-    record, values = fitted(member, name, imagery, text)
-    if name.startswith("scalemae") and record.gsd_m is None:
-        raise ConfigError(f"{text}: scales its positions by the ground sample distance; add gsd_m to the catalogue")
-    size = input_size(member, next((size for begin, size in SIZES.items() if name.startswith(begin)), 224))
-    module = _module(name, len(record.bands), size)
-    file = reference.options.get("checkpoint")
-    path = Path(file) if file is not None else fetch(member, text)
-    adapted = (f"weights of {path.name}", *_load(name, module, read_weights(path), text))
-    backbone = _backbone(name, module.eval().to(device), size, record)
-    return finish(text, backbone, record, values, layer, pooling, adapted)
 
 
 def _named(reference: EncoderReference) -> tuple[str, Any | None]:

@@ -146,6 +146,30 @@ def test_another_sensor_has_its_own_statistics():
     assert encoder.for_sensor("raw").gsd_m is None
 
 
+@pytest.mark.parametrize("embedding", MODELS)
+def test_gradients_flow_through_the_tokens_that_embed_pools(folders, embedding):
+    pixels, valid = tiles(2, gaps=0.1)
+    valid[0, :, :SIDE, :SIDE] = False
+    for pooling in ("mean", "cls", "mean-std"):
+        encoder = geomae.load_encoder(folders / embedding, layer=2, pooling=pooling)
+        with torch.inference_mode():
+            encoder.embed(pixels, valid)  # what it keeps of this must not be in the way of autograd
+        tile, patches = encoder.embed(pixels, valid)
+        tokens = encoder.tokens(pixels, valid)
+        assert (tokens.cls_BD.shape, tokens.patches_BND.shape) == ((2, D), (2, N, D))
+        assert torch.equal(tokens.patches_BND, patches)
+        assert torch.equal(tokens.pooled(pooling), tile)
+        assert not tokens.usable_BN[0, 0]
+        assert tokens.usable_BN.sum() == 2 * N - 1
+        assert not tile.requires_grad
+        assert not patches.requires_grad
+        tokens.pooled(pooling).square().sum().backward()
+        weights = dict(encoder.model.mae.encoder.named_parameters())
+        reached = {name for name, weight in weights.items() if weight.grad is not None and weight.grad.any()}
+        assert {name for name in weights if name.startswith("blocks.0.")} <= reached
+        assert not [name for name in reached if name.startswith("blocks.2.")]  # behind the layer that is taken
+
+
 def test_requests_that_cannot_be_met(folders, tmp_path):
     for layer in (0, -1, 4):
         with pytest.raises(ConfigError, match=f"layer {layer}: the encoder has layers 1 to 3"):

@@ -8,11 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers import write_catalog, write_scenes
 from tiny_models import RECORD, SIDE, tiles, tiny_model
 
-from geomae.encoders import load_encoder, load_encoders, parse_encoders
-from geomae.errors import ConfigError
-from geomae.models.folder import standardise
+from geomae.catalog import open_catalog
+from geomae.encoders import load_encoder, parse_encoders
+from geomae.encoders.selections import EmbeddingSpec, EncoderLoader
+from geomae.errors import ConfigError, ModelError
+from geomae.models.folder import save_model, standardise
+from geomae.tiles.selection import select_tiles
 
 BASELINES = ("baseline:statistics", "baseline:pixels", "baseline:rcf", "baseline:random?seed=1")
 
@@ -117,11 +121,18 @@ def test_what_every_baseline_says(text):
 
 
 def test_several_encoders_share_the_shape_of_the_first_model(tmp_path):
-    from geomae.models.folder import save_model
-
+    write_scenes(tmp_path / "scenes", scenes=1)
+    selections = select_tiles(open_catalog(write_catalog(tmp_path)), ["tiny"])
     save_model(tiny_model(depth=2), tmp_path / "model")
-    references = parse_encoders(["baseline:random", "baseline:statistics", str(tmp_path / "model")])
-    untrained, statistics, model = load_encoders(references, "middle", "mean-std", imagery=RECORD)
-    assert untrained.patch_grid(16, 16) == statistics.patch_grid(16, 16) == model.patch_grid(16, 16) == (4, 4)
-    assert model.notes[1].startswith("layer 1 of 2, pooled by mean-std")
-    assert untrained.digest != model.digest
+    model, untrained, statistics = parse_encoders([str(tmp_path / "model"), "baseline:random", "baseline:statistics"])
+    loader = EncoderLoader(EmbeddingSpec(), selections, torch.device("cpu"))
+    loaded = {one.label: loader.load(one)["tiny"] for one in (model, untrained, statistics)}
+    assert {encoder.patch_grid(16, 16) for encoder in loaded.values()} == {(4, 4)}
+    assert loaded[model.label].notes[1].startswith("layer 1 of 2, pooled by mean-std")
+    assert loaded[untrained.label].digest != loaded[model.label].digest
+
+
+@pytest.mark.parametrize("text", BASELINES[:3])
+def test_what_takes_no_training_gives_no_tokens(text):
+    with pytest.raises(ModelError, match="has no weights for gradients to flow to; use embed, or train"):
+        baseline(text).tokens(*tiles(1, 16, 16))

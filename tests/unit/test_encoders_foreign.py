@@ -15,7 +15,8 @@ from torchgeo.models import DOFA
 from torchgeo.models.scale_mae import ScaleMAE
 
 from geomae.encoders import load_encoder
-from geomae.encoders.foreign import resized
+from geomae.encoders.foreign import resized, standardised
+from geomae.encoders.timm_models import finish, timm_backbone
 from geomae.errors import BandMismatchError, ConfigError, GeomaeError, ModelError
 from geomae.sensors import sensor
 from geomae.sensors.record import SensorRecord
@@ -33,6 +34,7 @@ def data(name, *names, unit="reflectance", gsd_m=10.0, mean=0.1, std=0.04):
 LANDSAT = data("hls-l30", "B01", "B02", "B03", "B04", "B05", "B06", "B07", gsd_m=30.0)
 SENTINEL = data("sentinel-2-l1c")
 NAIP = data("naip", unit="digital_number", mean=110.0, std=40.0, gsd_m=1.0)
+VALUES = standardised(NAIP.select(["red", "green", "blue"]))
 
 
 def pixels_of(encoder, side=32, count=2):
@@ -94,6 +96,33 @@ def test_digital_numbers_and_all_bands(vit):
     assert encoder.bands == LANDSAT.bands
     assert encoder.embed(pixels_of(encoder))[0].shape == (2, 2 * 192)
     assert any("its first layer, made for 3 bands, was adapted to 7" in note for note in encoder.notes)
+
+
+@pytest.mark.parametrize("name", [VIT, "vit_tiny_fc_norm", "resnet18"])
+@pytest.mark.parametrize("pooling", ["mean", "mean-std", "cls"])
+def test_gradients_flow_through_the_tokens_that_embed_pools(vit, name, pooling):
+    if name == "resnet18" and pooling == "cls":
+        pytest.skip("no class token")
+    options = {"fc_norm": True, "global_pool": "avg"} if name == "vit_tiny_fc_norm" else {}
+    module = timm.create_model(VIT if options else name, num_classes=0, **options).eval()
+    encoder = finish(
+        "text", timm_backbone(module, 224, 3), NAIP.select(["red", "green", "blue"]), VALUES, None, pooling, ()
+    )
+    pixels = pixels_of(encoder)
+    valid = torch.ones_like(pixels, dtype=torch.bool)
+    valid[0, :, :16] = False
+    with torch.inference_mode():
+        encoder.embed(pixels, valid)
+    tile, patches = encoder.embed(pixels, valid)
+    tokens = encoder.tokens(pixels, valid)
+    assert (tokens.cls_BD is None) == (name == "resnet18")
+    assert torch.equal(tokens.patches_BND, patches)
+    assert torch.equal(tokens.pooled(pooling), tile)
+    assert not tile.requires_grad
+    assert not patches.requires_grad
+    tokens.pooled(pooling).square().sum().backward()
+    first = module.conv1 if name == "resnet18" else module.patch_embed.proj
+    assert first.weight.grad.abs().sum() > 0
 
 
 def test_maps_of_convolutional_networks_are_patches(tmp_path):
