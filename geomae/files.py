@@ -1,12 +1,15 @@
 """Files that are whole or absent, digests, paths that stay in their folder, and strict YAML."""
 
 import contextlib
+import csv
 import hashlib
+import io
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +77,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Publish rows of a table as CSV; what is unknown is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
 def read_json(path: Path) -> Any:
     """Read JSON. Raises GeomaeError with the file's name when it is absent or damaged."""
     try:
@@ -94,6 +106,11 @@ def file_digest(path: Path) -> str:
     """Hex digest (64 characters, SHA-256) of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_name(name: str) -> str:
+    """A data set's name as a file's."""
+    return re.sub(r"[^A-Za-z0-9_\-.]+", "_", name).strip("_")
 
 
 def confine(path: Path, root: Path, *, outside: bool, where: str) -> Path:

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from geomae.commands.run import file_name
 from geomae.errors import ConfigError, nearest
 from geomae.evaluation.reconstruction import MASKED, MaskKind, ReconstructionScores, batches
+from geomae.files import file_name
 from geomae.metrics.reconstruction import ALL, figures
 from geomae.randomness import generator
 from geomae.reports.reconstruction_figures import ComparedTile, comparison_panel

@@ -11,9 +11,10 @@ from geomae import __version__
 from geomae.catalog import Catalog
 from geomae.catalog.splits import TRAIN
 from geomae.commands.compare_recon_panels import Panel
-from geomae.commands.run import commit, file_name
+from geomae.commands.run import commit
 from geomae.evaluation.reconstruction import MASKED, VISIBLE, Candidate, MaskKind, ReconstructionScores
 from geomae.evaluation.reconstruction_rows import Row, place_of, tiles_of
+from geomae.files import file_name
 from geomae.metrics.intervals import FEWEST_GROUPS
 from geomae.metrics.reconstruction import ALL, HIGHEST_PSNR, figures
 from geomae.reports.page import Cell, Figure, Page, Section, Table, write_page

@@ -14,8 +14,8 @@ from geomae import __version__
 from geomae.catalog import Catalog
 from geomae.commands.pretrain_job import PretrainJob, PretrainOptions
 from geomae.commands.pretrain_probe import LabelledTiles, probe
-from geomae.commands.run import RunFolder, child_of, commit, file_name
-from geomae.files import digest, write_json
+from geomae.commands.run import RunFolder, child_of, commit
+from geomae.files import digest, file_name, write_json
 from geomae.models.folder import Model, save_model
 from geomae.models.mae import MaskedAutoencoder
 from geomae.models.masking import MaskRules

@@ -5,7 +5,6 @@ import fcntl
 import functools
 import json
 import os
-import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -127,11 +126,6 @@ class RunFolder:
             return None
         record = read_json(path)
         return record["run_id"] if record["uri"] == without_password(uri) else None
-
-
-def file_name(name: str) -> str:
-    """A data set's name as a file's."""
-    return re.sub(r"[^A-Za-z0-9_\-.]+", "_", name).strip("_")
 
 
 def default_out(command: str) -> Path:

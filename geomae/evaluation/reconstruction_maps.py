@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from geomae.catalog.source import Scene
 from geomae.catalog.splits import TRAIN
-from geomae.commands.run import file_name
 from geomae.evaluation.reconstruction import (
     FittedModels,
     MaskedTiles,
@@ -24,6 +23,7 @@ from geomae.evaluation.reconstruction import (
     batches,
 )
 from geomae.evaluation.reconstruction_masks import MaskedWindow, masked_windows, starts
+from geomae.files import file_name
 from geomae.randomness import generator
 from geomae.rasters import Grid, Window, cog_in_strips, read
 from geomae.tiles.batches import TileReader

@@ -21,12 +21,11 @@ from numpy.typing import NDArray
 from torch.nn.functional import adaptive_max_pool2d
 
 from geomae.commands.catalog_preview import spread
-from geomae.commands.run import file_name
 from geomae.encoders.dense import Lattice, Progress, dense_scores
 from geomae.encoders.extraction import EncoderTiles
 from geomae.errors import StorageError
 from geomae.evaluation.pca import Floats, Pca, fit_pca, load_pca
-from geomae.files import read_json, write_json
+from geomae.files import file_name, read_json, write_json
 from geomae.randomness import generator
 from geomae.rasters import Grid, Window, read, write_cog
 from geomae.reports.canvas import add_axes, add_text, add_title, save, shorten
