@@ -8,6 +8,7 @@ from geomae.reports.figures import contact_sheet
 from geomae.runtime.console import Screen
 from geomae.tiles.batches import TileReader
 from geomae.tiles.index import TileIndex
+from geomae.tiles.selection import evenly_spread
 
 TILES = 24  # of a sheet
 
@@ -25,7 +26,7 @@ def run(catalog: Path | None, datasets: tuple[str, ...], out: Path | None, *, qu
     paths: list[Path] = []
     for selector, index in chosen:
         path = first if len(chosen) == 1 else _free(request.out / f"preview_{_file_name(str(selector))}.png", paths)
-        positions = spread(len(index), TILES)
+        positions = evenly_spread(len(index), TILES)
         _draw(path, str(selector), index, positions)
         paths.append(path)
         screen.result(f"{path}: {len(positions)} of {len(index)} tiles")
@@ -34,12 +35,6 @@ def run(catalog: Path | None, datasets: tuple[str, ...], out: Path | None, *, qu
             temporary.write_bytes(paths[0].read_bytes())
     request.write_summary({f"{selector}/tiles": len(index) for selector, index in chosen})
     return 0
-
-
-def spread(count: int, most: int) -> list[int]:
-    """At most `most` of the positions 0 to `count`, evenly spread, the middle of each part."""
-    shown = min(count, most)
-    return [count * (2 * place + 1) // (2 * shown) for place in range(shown)]
 
 
 def _draw(path: Path, name: str, index: TileIndex, positions: list[int]) -> None:

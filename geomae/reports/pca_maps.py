@@ -20,7 +20,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch.nn.functional import adaptive_max_pool2d
 
-from geomae.commands.catalog_preview import spread
 from geomae.encoders.dense import Lattice, Progress, dense_scores
 from geomae.encoders.extraction import EncoderTiles
 from geomae.errors import StorageError
@@ -33,6 +32,7 @@ from geomae.reports.figures import DIFFERENCE_MAP, GAMMA, INVALID_COLOUR
 from geomae.reports.stretch import composites, describe, stretch_limits, to_rgb
 from geomae.tiles.batches import TileReader
 from geomae.tiles.index import TileIndex
+from geomae.tiles.selection import evenly_spread
 
 COLOURS = 3
 FITTED_TILES, FITTED_BATCH = 2048, 64  # a sample of the train tiles has patches enough
@@ -220,7 +220,7 @@ def scenes_to_map(parts: Sequence[EncoderTiles], most: int | None) -> list[PcaMa
             if grid is not None and min(grid.height, grid.width) >= size and max(grid.height, grid.width) >= 2 * size
         ]
         limit = most if most is not None or any(grid.crs for _, grid in large) else MOST_CHIPS
-        chosen = large if limit is None else [large[place] for place in spread(len(large), limit)]
+        chosen = large if limit is None else [large[place] for place in evenly_spread(len(large), limit)]
         found += [(same[0], scene) for scene, _ in chosen]
     return [PcaMapJob(*one, name) for one, name in zip(found, _names(found), strict=True)]
 

@@ -145,3 +145,9 @@ def share_bands(chosen: Sequence[Selection]) -> list[Selection]:
         met = [place for number in kept if (place := found[number]) is not None]
         reduced[name] = record.select([record.bands[place].name for place in met])
     return [replace(one, imagery=reduced[one.index.name]) for one in chosen]
+
+
+def evenly_spread(count: int, most: int) -> list[int]:
+    """At most `most` of the positions 0 to `count`, evenly spread, the middle of each part."""
+    shown = min(count, most)
+    return [count * (2 * place + 1) // (2 * shown) for place in range(shown)]
