@@ -2,17 +2,25 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from geomae.cli_adapt import add_adapt
-from geomae.cli_catalog import catalog_app
 from geomae.cli_compare_recon import add_compare_recon
 from geomae.cli_embed import add_embed
 from geomae.cli_embed_pca import add_embed_pca
 from geomae.cli_probe import add_probe
-from geomae.commands import gap
+from geomae.commands import (
+    catalog_check,
+    catalog_init,
+    catalog_preview,
+    catalog_schema,
+    catalog_stats,
+    convert,
+    gap,
+    ui,
+)
 from geomae.commands.options import (
     CatalogFile,
     Changes,
@@ -116,47 +124,6 @@ def pretrain(
     exit_with(work)
 
 
-@app.command()
-def convert(
-    source: Annotated[Path, typer.Argument(help="Weights (.pth or .safetensors; MAE or timm ViT), or a model folder.")],
-    out: Annotated[Path, typer.Argument(help="Model folder to write; with --to, the file.")],
-    to: Annotated[str | None, typer.Option(help="timm, onnx or safetensors: write the model folder as a file.")] = None,
-    heads: Annotated[int | None, typer.Option(min=1, help="Attention heads of the encoder.")] = None,
-    decoder_heads: Annotated[int | None, typer.Option(min=1, help="Attention heads of the decoder.")] = None,
-    norm_eps: Annotated[float | None, typer.Option(help="Epsilon of the layer norms.")] = None,
-    target: Annotated[str | None, typer.Option(help="none or patch: whether the target was normalised.")] = None,
-    bands: Annotated[
-        str | None, typer.Option(help="SENSOR:BAND,BAND,...: names the bands, or adapts the model to others.")
-    ] = None,
-    statistics: Annotated[
-        Path | None, typer.Option(help="stats.json of `geomae catalog stats`, for the bands of --bands.")
-    ] = None,
-    tile_size: Annotated[
-        int | None, typer.Option(min=1, help="Side in pixels of the tiles of a timm or ONNX file; default the model's.")
-    ] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Weights in and out: a model folder from weights or for other bands, a timm or ONNX file from a model folder."""
-    from geomae.commands.convert import run
-
-    options: dict[str, Any] = {"to": to, "heads": heads, "decoder_heads": decoder_heads, "norm_eps": norm_eps}
-    options |= {"target": target, "bands": bands, "statistics": statistics, "tile_size": tile_size}
-    exit_with(lambda: run(source, out, **options, quiet=quiet))
-
-
-@app.command()
-def ui(
-    tracking_uri: TrackingUri = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
-) -> None:
-    """Open MLflow's own interface on the tracking store in use."""
-    from geomae.tracking.runs import resolve_uri
-    from geomae.tracking.runs import ui as serve
-
-    exit_with(lambda: serve(resolve_uri(tracking_uri), host, port))
-
-
 def main() -> None:
     """Run the command line and exit with its code; a wrong argument is one line, as every other fault of a request."""
     try:
@@ -177,10 +144,21 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+app.command("convert")(convert.convert)
+app.command("ui")(ui.ui)
 add_embed(app, exit_with)
 add_probe(app, exit_with)
 add_embed_pca(app, exit_with)
 add_compare_recon(app, exit_with)
 app.command("gap")(gap.gap)
 add_adapt(app, exit_with)
-app.add_typer(catalog_app(exit_with))
+
+catalog = typer.Typer(
+    name="catalog", help="Write, check and look at a data catalogue.", no_args_is_help=True, rich_markup_mode=None
+)
+catalog.command("init")(catalog_init.init)
+catalog.command("check")(catalog_check.check)
+catalog.command("stats")(catalog_stats.stats)
+catalog.command("preview")(catalog_preview.preview)
+catalog.command("schema")(catalog_schema.schema)
+app.add_typer(catalog)

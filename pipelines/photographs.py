@@ -6,6 +6,8 @@ from typing import Any
 import torch
 
 from geomae.commands import catalog_stats, convert
+from geomae.commands.convert import ConvertOptions
+from geomae.commands.options import CommonOptions
 from geomae.config import Decoder
 from geomae.files import read_json
 from geomae.models.architecture import architecture
@@ -21,7 +23,7 @@ def photographs(weights: Path | None, folder: Path, seed: int, **said: Any) -> P
     if folder.exists():
         return folder
     if weights is not None:
-        convert.run(weights, folder, **said)
+        convert.run(ConvertOptions(weights, folder, **said))
         return folder
     print("no --weights: an untrained transformer stands in, so that only the chain can be judged", flush=True)
     bands = tuple(sensor("naip").band(name) for name in ("red", "green", "blue"))
@@ -39,7 +41,8 @@ def in_bands(model: Path, catalog: Path, dataset: str, measured: Path, folder: P
         return folder
     file = measured / "stats.json"
     if not file.exists():
-        catalog_stats.run(catalog, (dataset,), measured, quiet=True)
+        catalog_stats.run(CommonOptions(catalog=catalog, out=measured, quiet=True), (dataset,))
     ((record,),) = (splits.values() for splits in read_json(file).values())
-    convert.run(model, folder, bands=f"{record['sensor']}:{','.join(record['bands'])}", statistics=file)
+    bands = f"{record['sensor']}:{','.join(record['bands'])}"
+    convert.run(ConvertOptions(model, folder, bands=bands, statistics=file))
     return folder

@@ -1,7 +1,7 @@
 """The data catalogue: `data_catalog.yaml` -> Catalog -> Source, selectors, filters and splits."""
 
 from geomae.catalog.attributes import read_windows, require_columns, where_mask
-from geomae.catalog.bands import DescribeBands
+from geomae.catalog.bands import DescribeBands, band_units
 from geomae.catalog.catalog import Catalog, open_catalog
 from geomae.catalog.filters import Filter, parse_filter
 from geomae.catalog.schema import (
@@ -43,6 +43,7 @@ __all__ = [
     "Tile",
     "Torchgeo",
     "Windows",
+    "band_units",
     "block_splits",
     "condition_mask",
     "group_splits",

@@ -6,8 +6,9 @@ from typing import Any
 
 from geomae.catalog.catalog import Catalog
 from geomae.catalog.schema import DatasetEntry
+from geomae.catalog.source import Source
 from geomae.errors import CatalogError
-from geomae.sensors import Band, Sensor
+from geomae.sensors import Band, Sensor, sensor, sensor_names
 
 DescribeBands = Callable[[str], tuple[str | None, ...]]  # path -> description of each stored band
 DIGITAL_NUMBER = "digital_number"
@@ -103,6 +104,14 @@ def _own(
         return (float(given),) * len(bands)
     named = {find_band(catalog, dataset, sensor, token, key, token).name: value for token, value in given.items()}
     return tuple(float(named.get(band.name, default)) for band, default in zip(bands, default_C, strict=True))
+
+
+def band_units(catalog: Catalog, source: Source) -> tuple[str, ...]:
+    """The unit of each band of a data set, also where they have different ones."""
+    if source.unit != MIXED:
+        return (source.unit,) * len(source.bands)
+    known = catalog.sensor(source.name) or (sensor(source.sensor) if source.sensor in sensor_names() else None)
+    return tuple(known.scaling(band).unit if known else source.unit for band in source.bands)
 
 
 def nodata_values(entry: DatasetEntry, sensor: Sensor) -> tuple[float, ...]:

@@ -1,54 +1,65 @@
 """`geomae catalog preview`: a contact sheet of every data set."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from geomae.commands.catalog_tiles import resolve, select_all
-from geomae.files import publish_file
-from geomae.reports.figures import contact_sheet
-from geomae.runtime.console import Screen
-from geomae.tiles.batches import TileReader
-from geomae.tiles.index import TileIndex
-from geomae.tiles.selection import evenly_spread
+from geomae.commands.options import CatalogFile, CommonOptions, Datasets, Out, Quiet, exit_with
 
 TILES = 24  # of a sheet
 
 
-def run(catalog: Path | None, datasets: tuple[str, ...], out: Path | None, *, quiet: bool) -> int:
+def preview(catalog: CatalogFile = None, dataset: Datasets = None, out: Out = None, quiet: Quiet = False) -> None:
+    """Draw preview.png, tiles spread over a data set; of several, preview_NAME.png each, the first as preview.png."""
+    exit_with(lambda: run(CommonOptions(catalog=catalog, out=out, quiet=quiet), dataset or ()))
+
+
+def run(common: CommonOptions, datasets: Sequence[str]) -> int:
     """Draw tiles spread over each data set; the same ones each time.
 
-    `out` gets `preview.png`; where several selectors are asked for, a sheet `preview_<selector>.png` of each, and
+    `out` gets `preview.png`; where several selectors are given, a sheet `preview_<selector>.png` of each, and
     `preview.png` is the first of them. Returns the exit code.
     """
-    screen = Screen(not quiet)
-    request = resolve("catalog preview", catalog, datasets, out)
-    chosen = select_all(request, screen)
-    first = request.out / "preview.png"
-    paths: list[Path] = []
-    for selector, index in chosen:
-        path = first if len(chosen) == 1 else _free(request.out / f"preview_{_file_name(str(selector))}.png", paths)
-        positions = evenly_spread(len(index), TILES)
-        _draw(path, str(selector), index, positions)
-        paths.append(path)
-        screen.result(f"{path}: {len(positions)} of {len(index)} tiles")
-    if first not in paths:
+    from geomae.catalog import resolve_selectors
+
+    catalog = common.open_catalog()
+    selectors = resolve_selectors(catalog, datasets, None)
+
+    from geomae.commands.run import new_output_folder, write_catalog_summary
+    from geomae.files import publish_file
+    from geomae.reports.figures import contact_sheet
+    from geomae.runtime.console import Screen
+    from geomae.tiles.batches import TileReader
+    from geomae.tiles.selection import build_indexes, evenly_spread
+
+    screen = Screen(not common.quiet)
+    folder = new_output_folder("catalog-preview", common.out)
+    indexes = build_indexes(catalog, selectors, screen.step, screen.warn)
+    screen.close()
+    chosen = {str(one): indexes[one.dataset].select(one) for one in selectors}
+
+    first = folder / "preview.png"
+    sheets: list[Path] = []
+    for name, index in chosen.items():
+        reader, labels = TileReader(index), index.tiles["label"].tolist()
+        tiles = []
+        for position in evenly_spread(len(index), TILES):
+            title = _tile_title(reader.tile_ids[position], labels[position])
+            tiles.append((title, *reader.read(position)))
+        sheet = first if len(chosen) == 1 else _unused(folder / f"preview_{_file_name(name)}.png", sheets)
+        what = f"{name}: {len(tiles)} of {len(index)} tiles of {index.source.sensor}"
+        contact_sheet(sheet, tiles, index.source.bands, index.source.unit, what)
+        sheets.append(sheet)
+        screen.result(f"{sheet}: {len(tiles)} of {len(index)} tiles")
+    if first not in sheets:
         with publish_file(first) as temporary:
-            temporary.write_bytes(paths[0].read_bytes())
-    request.write_summary({f"{selector}/tiles": len(index) for selector, index in chosen})
+            temporary.write_bytes(sheets[0].read_bytes())
+    metrics = {f"{name}/tiles": len(index) for name, index in chosen.items()}
+    write_catalog_summary(folder, "catalog preview", catalog, selectors, metrics)
     return 0
 
 
-def _draw(path: Path, name: str, index: TileIndex, positions: list[int]) -> None:
-    reader = TileReader(index)
-    labels = index.tiles["label"].tolist()
-    tiles = []
-    for position in positions:
-        pixels_CHW, valid_CHW = reader.read(position)
-        tile_id, label = reader.tile_ids[position], labels[position]
-        title = tile_id if label is None or str(label) in tile_id else f"{label} {tile_id}"
-        tiles.append((title, pixels_CHW, valid_CHW))
-    source = index.source
-    title = f"{name}: {len(positions)} of {len(index)} tiles of {source.sensor}"
-    contact_sheet(path, tiles, source.bands, source.unit, title)
+def _tile_title(tile_id: str, label: object) -> str:
+    return tile_id if label is None or str(label) in tile_id else f"{label} {tile_id}"
 
 
 def _file_name(name: str) -> str:
@@ -56,10 +67,10 @@ def _file_name(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in name).strip("_")
 
 
-def _free(path: Path, taken: list[Path]) -> Path:
+def _unused(path: Path, used: Sequence[Path]) -> Path:
     """`path`, with a number where another selector has the same name as a file."""
-    number, free = 1, path
-    while free in taken:
+    number, result = 1, path
+    while result in used:
         number += 1
-        free = path.with_stem(f"{path.stem}-{number}")
-    return free
+        result = path.with_stem(f"{path.stem}-{number}")
+    return result

@@ -1,16 +1,23 @@
 """`geomae catalog stats`: count, mean, standard deviation, minimum and maximum of every band, in physical units."""
 
-from pathlib import Path
+import math
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+from geomae.commands.options import CatalogFile, CommonOptions, Datasets, Out, Quiet, exit_with
 
-from geomae.commands.catalog_tiles import band_units, resolve, select_all
-from geomae.files import write_json
-from geomae.runtime.console import Screen
+FIGURES = ("mean", "std", "min", "max")
 
 
-def run(catalog: Path | None, datasets: tuple[str, ...], out: Path | None, *, quiet: bool) -> int:
+def stats(catalog: CatalogFile = None, dataset: Datasets = None, out: Out = None, quiet: Quiet = False) -> None:
+    """Statistics of every band over the valid pixels, of the train split unless the selector says otherwise.
+
+    They can differ from those of a training, which leaves out the tiles that it holds out for validation.
+    """
+    exit_with(lambda: run(CommonOptions(catalog=catalog, out=out, quiet=quiet), dataset or ()))
+
+
+def run(common: CommonOptions, datasets: Sequence[str]) -> int:
     """Compute the statistics of each band; `stats.json` and `summary.json` are left in `out`.
 
     Only valid pixels count, of the train split unless a selector says otherwise. Training leaves out of its own
@@ -18,36 +25,47 @@ def run(catalog: Path | None, datasets: tuple[str, ...], out: Path | None, *, qu
     set (with the conditions of its selector) and split, a record with unit, number of tiles and bands. Returns the exit
     code.
     """
-    screen = Screen(not quiet)
-    request = resolve("catalog stats", catalog, datasets, out, split="train")
+    from geomae.catalog import band_units, resolve_selectors
+
+    catalog = common.open_catalog()
+    selectors = resolve_selectors(catalog, datasets, "train")
+
+    from geomae.commands.run import new_output_folder, write_catalog_summary
+    from geomae.files import write_json
+    from geomae.runtime.console import Screen
+    from geomae.tiles.selection import build_indexes
+
+    screen = Screen(not common.quiet)
+    folder = new_output_folder("catalog-stats", common.out)
+    indexes = build_indexes(catalog, selectors, screen.step, screen.warn)
+    screen.close()
+    chosen = [(one, indexes[one.dataset].select(one)) for one in selectors]
+
     records: dict[str, dict[str, Any]] = {}
     metrics: dict[str, float] = {}
-    for selector, index in select_all(request, screen):
+    for selector, index in chosen:
         split = selector.split or "all"
         name = str(selector).removesuffix(f"@{split}")
-        source = index.source
-        units = band_units(request.catalog, source)
-        names = [band.name for band in source.bands]
-        found = index.survey.statistics(names, np.arange(len(index))).to_dict()
-        bands: dict[str, dict[str, Any]] = dict(found["bands"])  # type: ignore[call-overload]
-        for band, unit in zip(names, units, strict=True):
-            bands[band] = {"unit": unit, **bands[band]}
-        record = {"sensor": source.sensor, "unit": source.unit, "tiles": len(index), "digest": found["digest"]}
+        source, statistics = index.source, index.statistics().to_dict()
+        measured: Any = statistics["bands"]
+        units = zip(measured, band_units(catalog, source), strict=True)
+        bands = {band: {"unit": unit, **measured[band]} for band, unit in units}
+        record = {"sensor": source.sensor, "unit": source.unit, "tiles": len(index), "digest": statistics["digest"]}
         records.setdefault(name, {})[split] = record | {"bands": bands}
         metrics[f"{name}@{split}/tiles"] = len(index)
         for band, values in bands.items():
             metrics |= {f"{name}@{split}/{band}/{key}": values[key] for key in ("mean", "std")}
-        header = ["band", "unit", "count", "mean", "std", "min", "max"]
         rows = [
-            [band, values["unit"], str(values["count"]), *(_figure(values[key]) for key in header[3:])]
+            [band, values["unit"], str(values["count"]), *(_figure(values[key]) for key in FIGURES)]
             for band, values in bands.items()
         ]
-        screen.table(f"{name}, split {split}, {len(index)} tiles, valid pixels", header, rows)
-    write_json(request.out / "stats.json", records)
-    request.write_summary(metrics)
-    screen.result(f"written to {request.out}")
+        title = f"{name}, split {split}, {len(index)} tiles, valid pixels"
+        screen.table(title, ["band", "unit", "count", *FIGURES], rows)
+    write_json(folder / "stats.json", records)
+    write_catalog_summary(folder, "catalog stats", catalog, selectors, metrics)
+    screen.result(f"written to {folder}")
     return 0
 
 
 def _figure(value: float) -> str:
-    return f"{value:.5g}" if np.isfinite(value) else ""
+    return f"{value:.5g}" if math.isfinite(value) else ""

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import IO, Any, Literal
 
 from geomae import __version__
-from geomae.catalog import Catalog
+from geomae.catalog import Catalog, Selector
 from geomae.commands.options import CommonOptions
 from geomae.encoders.selections import EmbeddingSpec, EncoderLoader
 from geomae.errors import CheckpointError, StorageError
@@ -288,6 +288,24 @@ class AnalysisRun:
 def output_folder(command: str, out: Path | None) -> Path:
     """The folder that a command writes to: what the user chose, else a new one named by the time."""
     return (out or default_out(command)).absolute()
+
+
+def new_output_folder(command: str, out: Path | None) -> Path:
+    """The same for a command that goes on with nothing. Raises StorageError where `out` already holds something."""
+    if out is not None:
+        check_new(out)
+    return output_folder(command, out)
+
+
+def write_catalog_summary(
+    folder: Path, command: str, catalog: Catalog, selectors: Sequence[Selector], metrics: Mapping[str, float]
+) -> None:
+    """Publish `summary.json` of a command that describes a catalogue, which MLflow does not track."""
+    names = [str(one) for one in selectors]
+    content = catalog.digest(sorted({one.dataset for one in selectors}))
+    inputs = {"catalog": catalog.path.absolute(), "dataset": names, "digest": content}
+    summary = {"command": command, "run_id": None, "out": folder, "metrics": metrics, "inputs": inputs}
+    write_json(folder / "summary.json", summary)
 
 
 @dataclass(frozen=True)

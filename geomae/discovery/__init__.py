@@ -1,1 +1,1 @@
-"""A first catalogue inferred from what lies in a folder."""
+"""A first catalogue inferred from what lies in a folder: `infer_catalog(folder, catalog_file)`."""

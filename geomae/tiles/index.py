@@ -4,7 +4,7 @@ T tiles
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from geomae.catalog import Catalog, Selector, condition_mask, read_windows, require_columns, where_mask
 from geomae.catalog.schema import Label
 from geomae.catalog.source import Source
-from geomae.errors import CatalogError, nearest
+from geomae.errors import CatalogError, GeomaeError, nearest
 from geomae.rasters import AuditReport, Grid, Window, audit, read_labels, scene_grid
-from geomae.tiles.sources import prepare
+from geomae.tiles.sources import open_source, prepare
 from geomae.tiles.splits import assign_splits
-from geomae.tiles.statistics import Survey, survey
+from geomae.tiles.statistics import Statistics, Survey, survey
 
 PURITY = 0.5  # default of `min_purity`: more than half of a tile speaks for its label
 
@@ -177,6 +177,11 @@ class TileIndex:
             return self.tiles[name].to_numpy()
         raise CatalogError(f"{self.name}: no column {name!r}; {nearest(name, [*self.attributes.columns, *COLUMNS])}")
 
+    def statistics(self) -> Statistics:
+        """Statistics of every band over the valid pixels of these tiles."""
+        names = [band.name for band in self.source.bands]
+        return self.survey.statistics(names, np.arange(len(self)))
+
     def content(self) -> list[str]:
         """Digests of the files behind the tiles, in the order of the scenes."""
         used = sorted(set(self.tiles["scene"].tolist()))
@@ -235,6 +240,51 @@ def build_index(
     tiles, attributes = tiles[kept].reset_index(drop=True), attributes[kept].reset_index(drop=True)
     measured = measured.take(np.flatnonzero(kept))
     return TileIndex(name, source, tiles, attributes, grids, report, measured, left_out)
+
+
+@dataclass(frozen=True)
+class DatasetCheck:
+    """How far a data set can be used: what is known of it before the first `error`; `tiles` are those selected."""
+
+    source: Source | None = None
+    report: AuditReport | None = None
+    tiles: TileIndex | None = None
+    error: GeomaeError | None = None
+
+    def select(self, selector: Selector) -> "DatasetCheck":
+        """The same of the tiles that a selector means."""
+        if self.tiles is None:
+            return self
+        try:
+            return replace(self, tiles=self.tiles.select(selector))
+        except GeomaeError as error:
+            return replace(self, tiles=None, error=error)
+
+
+def check_dataset(
+    catalog: Catalog,
+    name: str,
+    *,
+    threads: int = 2,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> DatasetCheck:
+    """Resolve, audit and index a data set, as far as that goes; `progress` hears (what, done, total)."""
+    result = DatasetCheck()
+    try:
+        result = DatasetCheck(source := open_source(catalog, name))
+        scenes = len(source.scenes)
+        progress(f"auditing {name}", 0, scenes)
+        result = replace(result, report=audit(source, workers=threads))
+        progress(f"auditing {name}", scenes, scenes)
+        tiles = build_index(
+            catalog,
+            name,
+            threads=threads,
+            progress=lambda what, done, total: progress(f"{what} of {name}", done, total),
+        )
+    except GeomaeError as error:
+        return replace(result, error=error)
+    return replace(result, tiles=tiles)
 
 
 def _windows(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from geomae.catalog import Catalog, resolve_selectors
+from geomae.catalog import Catalog, Selector, resolve_selectors
 from geomae.catalog.splits import TRAIN
 from geomae.errors import BandMismatchError, CatalogError
 from geomae.files import digest
@@ -75,16 +75,18 @@ def own_record(whole: TileIndex) -> SensorRecord:
     """Bands and gsd of a data set, with the statistics of its train split (of all tiles, where it has none)."""
     train = np.flatnonzero((whole.tiles["split"] == TRAIN).to_numpy())
     index = whole.take(train) if len(train) else whole
-    names = [band.name for band in index.source.bands]
-    return pool([(index, index.survey.statistics(names, np.arange(len(index))))])[0]
+    return pool([(index, index.statistics())])[0]
 
 
 def index_gsd_m(index: TileIndex) -> float | None:
     """The ground sample distance of the tiles: that of the catalogue, else of the grids of the files."""
-    if index.source.gsd_m is not None:
-        return index.source.gsd_m
-    found = [grid.gsd_m for grid in index.grids if grid is not None and grid.gsd_m is not None]
-    return float(np.median(found)) if found else None
+    return index.source.gsd_m if index.source.gsd_m is not None else grids_gsd_m(index)
+
+
+def grids_gsd_m(index: TileIndex) -> float | None:
+    """The ground sample distance of the grids, the middle one where they differ; None where no grid has one."""
+    known = [grid.gsd_m for grid in index.grids if grid is not None and grid.gsd_m is not None]
+    return float(np.median(known)) if known else None
 
 
 @dataclass(frozen=True)
@@ -112,18 +114,38 @@ def select_tiles(
     `progress` hears (what, done, total), and `warn` of scenes that the audit quarantines.
     """
     selectors = resolve_selectors(catalog, texts, None)
-    indexed: dict[str, tuple[TileIndex, SensorRecord]] = {}
+    indexes = build_indexes(catalog, selectors, progress, warn)
+    records = {name: own_record(index) for name, index in indexes.items()}
+    selections = []
+    for one in selectors:
+        whole = indexes[one.dataset]
+        selections.append(Selection(str(one), whole.select(one), records[one.dataset], whole))
+    return selections
+
+
+def build_indexes(
+    catalog: Catalog,
+    selectors: Sequence[Selector],
+    progress: Progress = lambda what, done, total: None,
+    warn: Callable[[str], None] = lambda message: None,
+) -> dict[str, TileIndex]:
+    """The tile index of every data set that a selector names. What the audit quarantines is left out, with a warning.
+
+    `progress` hears (what, done, total).
+    """
+    indexes: dict[str, TileIndex] = {}
     for name in dict.fromkeys(one.dataset for one in selectors):
-        index = build_index(catalog, name, progress=progress)
+        index = indexes[name] = build_index(catalog, name, progress=progress)
         if index.report.quarantined:
             bad = f"{len(index.report.quarantined)} of {index.report.scenes} scenes"
             warn(f"{name}: {bad} cannot be used; `geomae catalog check --dataset {name}` lists them")
-        indexed[name] = (index, own_record(index))
-    selections = []
-    for one in selectors:
-        whole, imagery = indexed[one.dataset]
-        selections.append(Selection(str(one), whole.select(one), imagery, whole))
-    return selections
+    return indexes
+
+
+def evenly_spread(count: int, most: int) -> list[int]:
+    """At most `most` of the positions 0 to `count`, evenly spread, the middle of each part."""
+    shown = min(count, most)
+    return [count * (2 * place + 1) // (2 * shown) for place in range(shown)]
 
 
 def share_bands(chosen: Sequence[Selection]) -> list[Selection]:
@@ -145,9 +167,3 @@ def share_bands(chosen: Sequence[Selection]) -> list[Selection]:
         met = [place for number in kept if (place := found[number]) is not None]
         reduced[name] = record.select([record.bands[place].name for place in met])
     return [replace(one, imagery=reduced[one.index.name]) for one in chosen]
-
-
-def evenly_spread(count: int, most: int) -> list[int]:
-    """At most `most` of the positions 0 to `count`, evenly spread, the middle of each part."""
-    shown = min(count, most)
-    return [count * (2 * place + 1) // (2 * shown) for place in range(shown)]

@@ -174,10 +174,7 @@ def assemble(
         [(one, usable_tiles(index, config, fixed, groups, notes)) for one, index in part] for part in (chosen, asked)
     )
     training, held = _hold_out(chosen, config.data.validation, seed, notes)
-    statistics = {
-        name: index.survey.statistics([band.name for band in index.source.bands], np.arange(len(index)))
-        for name, index in training
-    }
+    statistics = {name: index.statistics() for name, index in training}
     sensors = pool([(index, statistics[name]) for name, index in training])
     for _, index in asked:
         if sensor_key(index) not in [record.name for record in sensors]:

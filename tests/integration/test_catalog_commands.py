@@ -8,6 +8,7 @@ import pytest
 
 from geomae.catalog import open_catalog, resolve_files
 from geomae.commands import catalog_init
+from geomae.commands.options import CommonOptions
 from geomae.errors import CatalogError
 from geomae.files import read_yaml
 from geomae.rasters import describe_bands, write_cog
@@ -213,7 +214,7 @@ def test_init_guesses(tmp_path, names, options, sensor, bands):
     for seed, name in enumerate(names):
         scene(tmp_path / name, seed=seed, **options)
     out = tmp_path / "data_catalog.yaml"
-    assert catalog_init.run(tmp_path, out, quiet=True) == 0
+    assert catalog_init.run(tmp_path, CommonOptions(out=out, quiet=True)) == 0
     catalog = open_catalog(out)
     (name,) = catalog.entries
     found = catalog.sensor(name)
@@ -227,7 +228,7 @@ def test_init_follows_links_and_says_so(tmp_path):
     (tmp_path / "work").mkdir()
     (tmp_path / "work/linked").symlink_to(tmp_path / "store")
     (tmp_path / "store/loop").symlink_to(tmp_path / "work")
-    catalog_init.run(tmp_path / "work", tmp_path / "work/data_catalog.yaml", quiet=True)
+    catalog_init.run(tmp_path / "work", CommonOptions(out=tmp_path / "work/data_catalog.yaml", quiet=True))
     (entry,) = open_catalog(tmp_path / "work/data_catalog.yaml").entries.values()
     assert entry.outside and entry.path == "linked/*.tif"
 
@@ -236,7 +237,7 @@ def test_init_follows_links_and_says_so(tmp_path):
 def test_init_refuses_what_holds_no_rasters(tmp_path, make):
     make(tmp_path / "data")
     with pytest.raises(CatalogError, match=r"name (another|the) folder"):
-        catalog_init.run(tmp_path / "data", tmp_path / "out.yaml", quiet=True)
+        catalog_init.run(tmp_path / "data", CommonOptions(out=tmp_path / "out.yaml", quiet=True))
     assert not (tmp_path / "out.yaml").exists()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geomae.commands import catalog_init
+from geomae.discovery.inference import infer_catalog, locate
 from geomae.errors import CatalogError
 from geomae.rasters import write_cog
 
@@ -18,20 +18,20 @@ def scene(path: Path, bands: int, dtype: Any, seed: int) -> None:
 
 
 def test_init_names_far_away_files_by_their_whole_path(tmp_path: Path) -> None:
-    place = catalog_init._place(Path("/data/x"), ["a.tif"], tmp_path / "c.yaml")
+    place = locate(Path("/data/x"), ["a.tif"], tmp_path / "c.yaml")
     assert (place.below, place.outside) == ("/data/x/", True)
-    assert catalog_init._place(tmp_path / "x", ["a.tif"], tmp_path / "y/c.yaml").below == "../x/"
+    assert locate(tmp_path / "x", ["a.tif"], tmp_path / "y/c.yaml").below == "../x/"
 
 
 def test_init_of_a_file_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_text("")
     with pytest.raises(CatalogError, match=r"a\.tif: is a file; name the folder that holds your rasters"):
-        catalog_init.run(tmp_path / "a.tif", tmp_path / "c.yaml", quiet=True)
+        infer_catalog(tmp_path / "a.tif", tmp_path / "c.yaml")
 
 
 def test_init_knows_a_cloud_mask_beside_the_scenes(tmp_path: Path) -> None:
     for number in (1, 2):
         scene(tmp_path / f"images/s{number}.tif", 4, np.int16, number)
         scene(tmp_path / f"fmask/s{number}.tif", 1, np.uint8, 10 + number)
-    catalog_init.run(tmp_path, tmp_path / "c.yaml", quiet=True)
-    assert 'shadows: mask: {path: "fmask/{stem}.tif", invalid_bits: [1, 2, 3]}' in (tmp_path / "c.yaml").read_text()
+    catalog = infer_catalog(tmp_path, tmp_path / "c.yaml")
+    assert 'shadows: mask: {path: "fmask/{stem}.tif", invalid_bits: [1, 2, 3]}' in catalog.text()

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from geomae.cli import app
-from geomae.commands.convert import run
+from geomae.commands.convert import ConvertOptions, run
 from geomae.errors import ConfigError, GeomaeError, ModelError, StorageError
 from geomae.models.convert import convert_mae, read_weights
 from geomae.models.convert.mae import architecture_of
@@ -212,7 +212,7 @@ def test_the_account_names_what_was_left():
 
 def test_the_command_leaves_a_model_folder_that_knows_where_it_came_from(tmp_path, capsys):
     source, out = saved(tmp_path / "w.pth", published_weights(depth=1)), tmp_path / "model"
-    assert run(source, out, **SETTINGS, quiet=False) == 0
+    assert run(ConvertOptions(source, out, **SETTINGS, quiet=False)) == 0
     model = load_model(out)
     assert model.provenance["source"] == "w.pth"
     assert len(model.provenance["sha256"]) == 64
@@ -220,15 +220,15 @@ def test_the_command_leaves_a_model_folder_that_knows_where_it_came_from(tmp_pat
     assert (model.record.mean_C, model.record.std_C) == ((0.0,) * 3, (1.0,) * 3)
     assert "taken" in capsys.readouterr().out
     with pytest.raises(StorageError, match="exists"):
-        run(source, out, **SETTINGS, quiet=True)
+        run(ConvertOptions(source, out, **SETTINGS, quiet=True))
     with pytest.raises(ConfigError, match="--target band: choose none or patch"):
-        run(source, tmp_path / "other", **(SETTINGS | {"target": "band"}), quiet=True)
+        run(ConvertOptions(source, tmp_path / "other", **(SETTINGS | {"target": "band"}), quiet=True))
 
 
 def test_a_refused_conversion_leaves_nothing(tmp_path):
     source = saved(tmp_path / "w.pth", published_weights(depth=1))
     with pytest.raises(GeomaeError):
-        run(source, tmp_path / "model", **(SETTINGS | {"heads": None}), quiet=True)
+        run(ConvertOptions(source, tmp_path / "model", **(SETTINGS | {"heads": None}), quiet=True))
     assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
 
 

@@ -9,7 +9,7 @@ from published_mae import published_weights
 from safetensors.torch import save_file
 from tiny_models import RECORD, SIDE, tiles, tiny_model
 
-from geomae.commands.convert import run
+from geomae.commands.convert import ConvertOptions, run
 from geomae.errors import CatalogError, ConfigError, GeomaeError, ModelError
 from geomae.models.architecture import Architecture
 from geomae.models.convert import ConversionReport, adapt_bands
@@ -138,8 +138,8 @@ def weight_file(path, **settings):
 def test_weights_of_three_colours_for_four_bands(tmp_path, capsys):
     """The colours of ordinary pictures have no wavelengths of their own: they meet bands by common name."""
     source = weight_file(tmp_path / "w.safetensors")
-    run(source, tmp_path / "rgb", **SAID, quiet=True)
-    assert run(source, tmp_path / "four", **SAID, bands="sentinel-2-l2a:B02,B03,B04,B08") == 0
+    run(ConvertOptions(source, tmp_path / "rgb", **SAID, quiet=True))
+    assert run(ConvertOptions(source, tmp_path / "four", **SAID, bands="sentinel-2-l2a:B02,B03,B04,B08")) == 0
     colours, four = load_model(tmp_path / "rgb"), load_model(tmp_path / "four")
     before, after = kernels(colours)[0], kernels(four)[0]
     torch.testing.assert_close(after[:3], before[[2, 1, 0]] * 3 / 4)
@@ -156,12 +156,12 @@ def test_weights_of_three_colours_for_four_bands(tmp_path, capsys):
 
 def test_as_many_bands_as_the_weights_have_are_their_names(tmp_path, capsys):
     source = weight_file(tmp_path / "w.safetensors", bands=5)
-    run(source, tmp_path / "out", **SAID, bands="sentinel-2-l2a:B02,B03,B04,B08,B11")
+    run(ConvertOptions(source, tmp_path / "out", **SAID, bands="sentinel-2-l2a:B02,B03,B04,B08,B11"))
     printed = capsys.readouterr().out
     assert "bands: blue, green, red, nir, swir16 in this order, mean 0" in printed
     assert "new 0" in printed
     with pytest.raises(ModelError, match="5 input bands, and 2 were named"):
-        run(source, tmp_path / "other", **SAID, bands="sentinel-2-l2a:B02,B03", quiet=True)
+        run(ConvertOptions(source, tmp_path / "other", **SAID, bands="sentinel-2-l2a:B02,B03", quiet=True))
 
 
 def statistics(path, **changes):
@@ -177,13 +177,13 @@ def statistics(path, **changes):
 
 def test_measured_statistics_come_from_a_file(tmp_path, capsys):
     source, file = weight_file(tmp_path / "w.safetensors"), statistics(tmp_path / "stats.json")
-    run(source, tmp_path / "four", **SAID, bands="sentinel-2-l2a:B08,B04,B03,B02", statistics=file)
+    run(ConvertOptions(source, tmp_path / "four", **SAID, bands="sentinel-2-l2a:B08,B04,B03,B02", statistics=file))
     record = load_model(tmp_path / "four").record
     assert (record.name, record.unit) == (S2.name, "reflectance")
     assert record.mean_C == pytest.approx((0.4, 0.3, 0.2, 0.1))
     assert record.std_C == pytest.approx((0.04, 0.03, 0.02, 0.01))
     assert "statistics of sentinel-2-l2a: as given" in capsys.readouterr().out
-    run(source, tmp_path / "three", **SAID, bands="sentinel-2-l2a:red,green,blue", statistics=file)
+    run(ConvertOptions(source, tmp_path / "three", **SAID, bands="sentinel-2-l2a:red,green,blue", statistics=file))
     assert load_model(tmp_path / "three").record.mean_C == pytest.approx((0.3, 0.2, 0.1))
 
 
@@ -200,17 +200,26 @@ def test_a_file_of_something_else(tmp_path, text, message):
     (tmp_path / "stats.json").write_text(text, encoding="utf-8")
     source = weight_file(tmp_path / "w.safetensors")
     with pytest.raises(GeomaeError, match=message):
-        run(source, tmp_path / "o", **SAID, bands="sentinel-2-l2a:B02", statistics=tmp_path / "stats.json", quiet=True)
+        run(
+            ConvertOptions(
+                source,
+                tmp_path / "o",
+                **SAID,
+                bands="sentinel-2-l2a:B02",
+                statistics=tmp_path / "stats.json",
+                quiet=True,
+            )
+        )
 
 
 def test_statistics_that_do_not_answer(tmp_path):
     source, file = weight_file(tmp_path / "w.safetensors"), statistics(tmp_path / "stats.json")
     with pytest.raises(ConfigError, match=r"stats\.json: has no B11 of sentinel-2-l2a"):
-        run(source, tmp_path / "o", **SAID, bands="sentinel-2-l2a:B02,B11", statistics=file, quiet=True)
+        run(ConvertOptions(source, tmp_path / "o", **SAID, bands="sentinel-2-l2a:B02,B11", statistics=file, quiet=True))
     two = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(json.dumps(two | {"more": two["fields"]}), encoding="utf-8")
     with pytest.raises(ConfigError, match="has 2 records of sensor sentinel-2-l2a"):
-        run(source, tmp_path / "o", **SAID, bands="sentinel-2-l2a:B02", statistics=file, quiet=True)
+        run(ConvertOptions(source, tmp_path / "o", **SAID, bands="sentinel-2-l2a:B02", statistics=file, quiet=True))
     assert not (tmp_path / "o").exists()
 
 
@@ -234,7 +243,7 @@ OTHER = "sentinel-2-l2a:B02,B03"
 def test_requests_that_mean_nothing(tmp_path, options, kind, message):
     save_model(known(), tmp_path / "model")
     with pytest.raises(kind, match=message) as caught:
-        run(tmp_path / "model", tmp_path / "out.safetensors", **options, quiet=True)
+        run(ConvertOptions(tmp_path / "model", tmp_path / "out.safetensors", **options, quiet=True))
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -242,19 +251,19 @@ def test_requests_that_mean_nothing(tmp_path, options, kind, message):
 def test_weights_go_out_through_a_model_folder(tmp_path):
     source = weight_file(tmp_path / "w.safetensors")
     with pytest.raises(ConfigError, match="is not a model folder; convert weights to a model folder first"):
-        run(source, tmp_path / "out.safetensors", to="timm", quiet=True)
+        run(ConvertOptions(source, tmp_path / "out.safetensors", to="timm", quiet=True))
     with pytest.raises(ModelError, match=r"absent: is not a model folder \(no config\.json\)"):
-        run(tmp_path / "absent", tmp_path / "out.safetensors", to="timm", quiet=True)
+        run(ConvertOptions(tmp_path / "absent", tmp_path / "out.safetensors", to="timm", quiet=True))
 
 
 def test_plain_safetensors_are_the_two_files_of_the_model_folder(tmp_path, capsys):
     save_model(known(), tmp_path / "model")
-    assert run(tmp_path / "model", tmp_path / "plain.safetensors", to="safetensors") == 0
+    assert run(ConvertOptions(tmp_path / "model", tmp_path / "plain.safetensors", to="safetensors")) == 0
     for file, same in (("plain.safetensors", "model.safetensors"), ("plain.safetensors.json", "config.json")):
         assert (tmp_path / file).read_bytes() == (tmp_path / "model" / same).read_bytes()
     assert "encoder.blocks.0.norm1.weight" in capsys.readouterr().out
     with pytest.raises(ModelError, match=r"geomae's own layout already; put them into a folder as model\.safetensors"):
-        run(tmp_path / "plain.safetensors", tmp_path / "out", quiet=True)
+        run(ConvertOptions(tmp_path / "plain.safetensors", tmp_path / "out", quiet=True))
 
 
 def test_keys_that_differ_in_the_number_of_a_block_share_an_entry():
@@ -281,8 +290,8 @@ def test_one_conversion_after_another():
 def test_a_timm_file_with_its_own_bands_takes_others(tmp_path, capsys):
     """The file beside it names Sentinel-2's bands, so that others of that sensor meet them by name."""
     save_model(known(), tmp_path / "model")
-    run(tmp_path / "model", tmp_path / "vit.safetensors", to="timm", quiet=True)
-    run(tmp_path / "vit.safetensors", tmp_path / "two", bands="sentinel-2-l2a:B11,B02")
+    run(ConvertOptions(tmp_path / "model", tmp_path / "vit.safetensors", to="timm", quiet=True))
+    run(ConvertOptions(tmp_path / "vit.safetensors", tmp_path / "two", bands="sentinel-2-l2a:B11,B02"))
     new, old = load_model(tmp_path / "two"), known()
     state = new.mae.state_dict()[KERNEL].reshape(-1, 2, SIDE**2).transpose(0, 1)
     torch.testing.assert_close(state, kernels(old)[0][[3, 0]] * 4 / 2)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_models import RECORD, tiles, tiny_model
 
-from geomae.commands.convert import run
+from geomae.commands.convert import ConvertOptions, run
 from geomae.config import Decoder
 from geomae.encoders import OwnEncoder
 from geomae.errors import ConfigError, ModelError
@@ -61,7 +61,7 @@ def folder(tmp_path):
 def test_onnxruntime_answers_as_the_encoder_does(name, folder, tmp_path, capsys):
     onnx, runtime = packages()
     model, out = drawn(name), tmp_path / "out.onnx"
-    assert run(folder(model), out, to="onnx") == 0
+    assert run(ConvertOptions(folder(model), out, to="onnx")) == 0
     assert "checked with onnxruntime: embeddings differ by at most" in capsys.readouterr().out
     session = runtime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
     for count in (1, 5):
@@ -85,10 +85,14 @@ def test_a_spectral_model_for_some_bands_of_one_sensor(folder, tmp_path, monkeyp
     model = drawn("two", (LANDSAT, record))
     source = folder(model)
     with pytest.raises(ModelError, match=r"knows the sensors l8, sentinel-2-l2a.*say --bands SENSOR:BAND"):
-        run(source, tmp_path / "out.onnx", to="onnx", quiet=True)
+        run(ConvertOptions(source, tmp_path / "out.onnx", to="onnx", quiet=True))
     with pytest.raises(ModelError, match="no statistics for sensor 'naip'"):
-        run(source, tmp_path / "out.onnx", to="onnx", bands="naip:red", quiet=True)
-    run(source, tmp_path / "out.onnx", to="onnx", bands="sentinel-2-l2a:B11,B04", tile_size=8, quiet=True)
+        run(ConvertOptions(source, tmp_path / "out.onnx", to="onnx", bands="naip:red", quiet=True))
+    run(
+        ConvertOptions(
+            source, tmp_path / "out.onnx", to="onnx", bands="sentinel-2-l2a:B11,B04", tile_size=8, quiet=True
+        )
+    )
     pixels_BCHW, _ = tiles(2, 8, 8)
     pixels_BCHW = pixels_BCHW[:, [3, 1]]
     wanted = OwnEncoder(model.for_sensor("sentinel-2-l2a", ("B11", "B04"))).embed(pixels_BCHW)
@@ -127,7 +131,7 @@ def test_missing_packages_are_asked_for_in_one_line(missing, folder, tmp_path, m
     source = folder(drawn("stacked"))
     without(monkeypatch, missing)
     with pytest.raises(ModelError, match=f"install them with `uv sync --extra onnx`.*{missing}"):
-        run(source, tmp_path / "out.onnx", to="onnx", quiet=True)
+        run(ConvertOptions(source, tmp_path / "out.onnx", to="onnx", quiet=True))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -135,7 +139,7 @@ def test_without_onnxruntime_the_report_says_that_nothing_was_checked(folder, tm
     packages()
     source = folder(drawn("stacked"))
     without(monkeypatch, "onnxruntime")
-    assert run(source, tmp_path / "out.onnx", to="onnx") == 0
+    assert run(ConvertOptions(source, tmp_path / "out.onnx", to="onnx")) == 0
     assert "not checked: onnxruntime is not installed" in capsys.readouterr().out
 
 
@@ -144,17 +148,17 @@ def test_a_file_that_differs_is_not_left(folder, tmp_path, monkeypatch):
     source = folder(drawn("stacked"))
     monkeypatch.setattr("geomae.models.convert.onnx.LARGEST_DIFFERENCE", -1.0)
     with pytest.raises(ModelError, match="onnxruntime's answers differ"):
-        run(source, tmp_path / "out.onnx", to="onnx", quiet=True)
+        run(ConvertOptions(source, tmp_path / "out.onnx", to="onnx", quiet=True))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_what_one_file_cannot_hold_and_what_is_not_said(folder, tmp_path, monkeypatch):
     source = folder(Model(tiny_model().mae, (RECORD,)))
     with pytest.raises(ModelError, match="say --tile-size PIXELS"):
-        run(source, tmp_path / "out.onnx", to="onnx", quiet=True)
+        run(ConvertOptions(source, tmp_path / "out.onnx", to="onnx", quiet=True))
     with pytest.raises(ConfigError, match=r"--to onnx writes a \.onnx file; call it out\.onnx"):
-        run(source, tmp_path / "out", to="onnx", quiet=True)
+        run(ConvertOptions(source, tmp_path / "out", to="onnx", quiet=True))
     monkeypatch.setattr(export, "LARGEST_BYTES", 1000)
     with pytest.raises(ModelError, match="one ONNX file holds 2 GB; use --to safetensors"):
-        run(source, tmp_path / "out.onnx", to="onnx", tile_size=16, quiet=True)
+        run(ConvertOptions(source, tmp_path / "out.onnx", to="onnx", tile_size=16, quiet=True))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -16,7 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from tiny_models import RECORD, tiles, tiny_model
 from torch import nn
 
-from geomae.commands.convert import run
+from geomae.commands.convert import ConvertOptions, run
 from geomae.config import Decoder
 from geomae.encoders import OwnEncoder, load_encoder
 from geomae.errors import ConfigError, ModelError, StorageError
@@ -171,7 +171,7 @@ def stacked(name):
 def test_timm_builds_it_loads_it_strictly_and_gives_the_same_features(name, tmp_path):
     model = stacked(name)
     source = folder_of(model, tmp_path / "model")
-    assert run(source, tmp_path / "out.safetensors", to="timm", quiet=True) == 0
+    assert run(ConvertOptions(source, tmp_path / "out.safetensors", to="timm", quiet=True)) == 0
     told = json.loads((tmp_path / "out.safetensors.json").read_text(encoding="utf-8"))
     norm = partial(nn.LayerNorm, eps=told["norm_eps"])
     built = timm.create_model(told["model"], pretrained=False, norm_layer=norm, **told["arguments"]).eval()
@@ -186,7 +186,9 @@ def test_timm_builds_it_loads_it_strictly_and_gives_the_same_features(name, tmp_
 
 
 def test_the_line_that_is_printed_builds_the_model(tmp_path, capsys):
-    run(folder_of(stacked("other epsilon"), tmp_path / "model"), tmp_path / "out.safetensors", to="timm")
+    run(
+        ConvertOptions(folder_of(stacked("other epsilon"), tmp_path / "model"), tmp_path / "out.safetensors", to="timm")
+    )
     printed = capsys.readouterr().out
     (line,) = (line for line in printed.splitlines() if line.startswith("build with "))
     assert line.startswith("build with timm.create_model('vit_base_patch16_224', img_size=(16, 12), patch_size=4")
@@ -211,7 +213,7 @@ def test_the_same_bytes_each_time(tmp_path):
     source = folder_of(stacked("as it is"), tmp_path / "model")
     written = []
     for name in ("a", "b"):
-        run(source, tmp_path / f"{name}.safetensors", to="timm", quiet=True)
+        run(ConvertOptions(source, tmp_path / f"{name}.safetensors", to="timm", quiet=True))
         written.append([(tmp_path / f"{name}{end}").read_bytes() for end in (".safetensors", ".safetensors.json")])
     assert written[0] == written[1]
 
@@ -231,8 +233,8 @@ def test_out_to_timm_and_back(learned, tmp_path):
     model, _ = convert_mae(published_weights(learned=learned), heads=3, decoder_heads=2, norm_eps=1e-5, target="none")
     model = Model(model.mae, (RECORD.select(["B04", "B02", "B11"]),), model.provenance)
     source, out = folder_of(model, tmp_path / "model"), tmp_path / "timm.safetensors"
-    run(source, out, to="timm", quiet=True)
-    run(out, tmp_path / "back", quiet=True)
+    run(ConvertOptions(source, out, to="timm", quiet=True))
+    run(ConvertOptions(out, tmp_path / "back", quiet=True))
     back = load_model(tmp_path / "back")
     assert back.record == model.record
     assert back.mae.architecture == model.mae.architecture.model_copy(update={"decoder": None})
@@ -243,8 +245,8 @@ def test_out_to_timm_and_back(learned, tmp_path):
 @pytest.mark.parametrize("name", ["as it is", "positions of one grid"])
 def test_tiles_that_are_not_square_come_back_too(name, tmp_path):
     model = stacked(name)
-    run(folder_of(model, tmp_path / "model"), tmp_path / "vit.safetensors", to="timm", quiet=True)
-    run(tmp_path / "vit.safetensors", tmp_path / "back", quiet=True)
+    run(ConvertOptions(folder_of(model, tmp_path / "model"), tmp_path / "vit.safetensors", to="timm", quiet=True))
+    run(ConvertOptions(tmp_path / "vit.safetensors", tmp_path / "back", quiet=True))
     back = load_model(tmp_path / "back")
     assert back.mae.architecture == model.mae.architecture.model_copy(update={"decoder": None})
     assert back.provenance["tile"] == [16, 12]
@@ -257,16 +259,16 @@ def test_a_json_file_of_something_else_beside_weights_is_no_matter(text, tmp_pat
     save_file(vision_transformer().state_dict(), tmp_path / "vit.safetensors")
     (tmp_path / "vit.safetensors.json").write_text(text, encoding="utf-8")
     with pytest.raises(ModelError, match=r"vit\.safetensors: the number of heads cannot be read off"):
-        run(tmp_path / "vit.safetensors", tmp_path / "out", quiet=True)
+        run(ConvertOptions(tmp_path / "vit.safetensors", tmp_path / "out", quiet=True))
 
 
 def test_the_reference_numbers_after_timm_and_back(shared_parity, tmp_path):
     expected = load_file(shared_parity / "mae_tiny.expected.safetensors")
     said = {"heads": 3, "decoder_heads": 4, "norm_eps": 1e-5, "target": "none"}
-    run(shared_parity / "mae_tiny.pth", tmp_path / "model", **said, quiet=True)
-    run(tmp_path / "model", tmp_path / "timm.safetensors", to="timm", quiet=True)
+    run(ConvertOptions(shared_parity / "mae_tiny.pth", tmp_path / "model", **said, quiet=True))
+    run(ConvertOptions(tmp_path / "model", tmp_path / "timm.safetensors", to="timm", quiet=True))
     (tmp_path / "timm.safetensors.json").unlink()  # as if it came from elsewhere
-    run(tmp_path / "timm.safetensors", tmp_path / "back", heads=3, norm_eps=1e-5, quiet=True)
+    run(ConvertOptions(tmp_path / "timm.safetensors", tmp_path / "back", heads=3, norm_eps=1e-5, quiet=True))
     by_class, patches = load_encoder(tmp_path / "back", pooling="cls").embed(expected["images"])
     same(by_class, expected["features"][:, 0])
     same(patches, expected["features"][:, 1:])
@@ -278,7 +280,7 @@ def test_a_spectral_model_is_refused_with_the_reason(tmp_path):
     with pytest.raises(
         ModelError, match="timm cannot represent this model: a spectral embedding makes its patch kernels"
     ):
-        run(source, tmp_path / "out.safetensors", to="timm", tile_size=16, quiet=True)
+        run(ConvertOptions(source, tmp_path / "out.safetensors", to="timm", tile_size=16, quiet=True))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -323,6 +325,6 @@ def test_nothing_is_overwritten_and_names_say_what_is_inside(tmp_path):
         ("b.safetensors", r"b\.safetensors\.json: exists"),
     ):
         with pytest.raises(StorageError, match=message):
-            run(source, tmp_path / name, to="timm", quiet=True)
+            run(ConvertOptions(source, tmp_path / name, to="timm", quiet=True))
     with pytest.raises(ConfigError, match=r"--to timm writes a \.safetensors file; call it c\.pth\.safetensors"):
-        run(source, tmp_path / "c.pth", to="timm", quiet=True)
+        run(ConvertOptions(source, tmp_path / "c.pth", to="timm", quiet=True))

@@ -1,0 +1,112 @@
+"""What `geomae catalog check` writes and shows of each data set."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from geomae.catalog import Catalog, band_units
+from geomae.discovery.sensor_guess import FILL_IN
+from geomae.runtime.console import Screen
+from geomae.tiles.index import DatasetCheck, TileIndex
+from geomae.tiles.selection import grids_gsd_m
+
+SHOWN = 20  # problems, and values of a column, that are printed; audit.json has all
+COUNTED = ("split", "label", "domain")  # columns of the index
+
+
+def audit_record(catalog: Catalog, check: DatasetCheck) -> dict[str, Any]:
+    """Everything about one data set, as JSON."""
+    record: dict[str, Any] = check.report.to_dict() if check.report else {}
+    source, tiles = check.source, check.tiles
+    if source is not None:
+        units = band_units(catalog, source)
+        bands = [band.to_dict() | {"unit": unit} for band, unit in zip(source.bands, units, strict=True)]
+        record |= {"sensor": source.sensor, "unit": source.unit, "bands": bands}
+    if tiles is not None:
+        counts = {f"{column}s": _counts(tiles, column) for column in COUNTED}
+        record |= {"tiles": len(tiles), "left_out": tiles.left_out, "gsd_m": _gsd_m(tiles), **counts}
+    return record | {"notes": _notes(catalog, check), "error": str(check.error) if check.error else None}
+
+
+def summary_metrics(check: DatasetCheck) -> dict[str, float]:
+    """The figures of one data set for `summary.json`."""
+    metrics: dict[str, float] = {}
+    if check.report is not None:
+        metrics |= {"scenes": check.report.scenes, "quarantined": len(check.report.quarantined)}
+        metrics |= {"suspicious": check.report.counts.get("suspicious", 0)}
+    if check.tiles is not None:
+        metrics |= {"tiles": len(check.tiles), "left_out": sum(check.tiles.left_out.values())}
+    return metrics
+
+
+def show_check(screen: Screen, catalog: Catalog, name: str, check: DatasetCheck) -> None:
+    """The tables of one data set, and its problems in sentences."""
+    if check.report is not None:
+        screen.table(name, ["", "count"], [[text, str(count)] for text, count in _figures(check)])
+    if check.source is not None and check.tiles is not None:
+        _show_bands(screen, catalog, name, check.tiles)
+    problems = check.report.problems if check.report else ()
+    for problem in problems[:SHOWN]:
+        screen.result(f"{f'quarantined ({problem.kind})' if problem.quarantines else problem.kind}: {problem.message}")
+    if len(problems) > SHOWN:
+        screen.result(f"{len(problems) - SHOWN} more problems of {name} are in audit.json")
+    for note in _notes(catalog, check):
+        screen.warn(note)
+    if check.error is not None:
+        screen.result(f"{name} cannot be used: {check.error}")
+    screen.result("")
+
+
+def _show_bands(screen: Screen, catalog: Catalog, name: str, tiles: TileIndex) -> None:
+    source, gsd_m = tiles.source, _gsd_m(tiles)
+    rows = []
+    for band, unit in zip(source.bands, band_units(catalog, source), strict=True):
+        figures = (band.wavelength_um, band.fwhm_um, band.gsd_m)
+        rows.append([band.name, band.common_name or "", *map(_number, figures), unit])
+    grid = f"grid of {_number(gsd_m)} m" if gsd_m else "no ground sample distance known"
+    title = f"bands of {name}: sensor {source.sensor}, {grid}"
+    screen.table(title, ["band", "common name", "wavelength µm", "width µm", "gsd m", "unit"], rows)
+
+
+def _notes(catalog: Catalog, check: DatasetCheck) -> list[str]:
+    """What a person has to mend although the data set can be used."""
+    if check.source is None or check.source.sensor != FILL_IN:
+        return []
+    place = catalog.place(check.source.name, "sensor")
+    return [f"{place}: holds placeholders; write a sensor's name, or the wavelength and width of each band"]
+
+
+def _figures(check: DatasetCheck) -> Iterable[tuple[str, int]]:
+    """Lines of the table of counts."""
+    if check.report is not None:
+        yield "scenes", check.report.scenes
+        yield "scenes quarantined", len(check.report.quarantined)
+        yield "scenes suspicious", check.report.counts.get("suspicious", 0)
+    if check.tiles is None:
+        return
+    yield "tiles", len(check.tiles)
+    for reason, count in check.tiles.left_out.items():
+        yield f"left out: {reason}", count
+    for column in COUNTED:
+        counts = _counts(check.tiles, column)
+        for value, count in list(counts.items())[:SHOWN]:
+            yield f"{column} {value}", count
+        if len(counts) > SHOWN:
+            yield f"{len(counts) - SHOWN} more {column}s", sum(list(counts.values())[SHOWN:])
+
+
+def _counts(tiles: TileIndex, column: str) -> Mapping[str, int]:
+    """Number of tiles for each value, the most frequent first; empty where no tile has one."""
+    values = tiles.tiles[column].tolist()
+    counts = Counter("(none)" if value is None or value != value else str(value) for value in values)
+    return {} if set(counts) == {"(none)"} else dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _gsd_m(tiles: TileIndex) -> float | None:
+    """Ground sample distance of the grids, the middle one where they differ; else that of the catalogue."""
+    measured = grids_gsd_m(tiles)
+    return tiles.source.gsd_m if measured is None else measured
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"

@@ -1,0 +1,23 @@
+"""`geomae ui`: MLflow's own interface on the tracking store in use."""
+
+from typing import Annotated
+
+import typer
+
+from geomae.commands.options import TrackingUri, exit_with
+
+
+def ui(
+    tracking_uri: TrackingUri = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
+) -> None:
+    """Open MLflow's own interface on the tracking store in use."""
+    exit_with(lambda: run(tracking_uri, host, port))
+
+
+def run(tracking_uri: str | None, host: str, port: int) -> int:
+    """Serve until it ends or is stopped; the exit code of the server, or 128 + the signal's number."""
+    from geomae.tracking.store import resolve_uri, ui
+
+    return ui(resolve_uri(tracking_uri), host, port)

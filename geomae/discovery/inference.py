@@ -1,0 +1,170 @@
+"""A first catalogue from what lies in a folder: rasters, sorted into data sets, each with what it seems to be."""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from geomae.catalog import open_catalog, resolve_files
+from geomae.discovery.entries import Entry, band_entry, comment, evidence_of, flow, stack_entry
+from geomae.discovery.products import BandGroup, band_groups
+from geomae.discovery.sensor_guess import guess_sensor, hinted_sensors
+from geomae.discovery.stacks import StackGroup, stack_groups
+from geomae.errors import CatalogError, GeomaeError, RasterError
+from geomae.rasters import describe_bands
+
+SUFFIXES = frozenset((".tif", ".tiff", ".gtif", ".jp2", ".png", ".jpg", ".jpeg"))
+LONGEST_NAME = 60  # characters of a data set's name
+SHOWN = 5  # patterns of one group
+HEAD = (
+    "# Written by `geomae catalog init`. `check` marks a guess with its reason, FILL IN what only you can decide.",
+    "# An entry can hold more, as masks, labels, splits and domains: see `geomae catalog schema`.",
+    "version: 1",
+    "datasets:",
+)
+
+
+@dataclass(frozen=True)
+class InferredCatalog:
+    """Entries by the name of the data set; rasters that were left out on purpose; and files that cannot be read."""
+
+    entries: dict[str, Entry]
+    left_out: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def questions(self) -> list[str]:
+        """What a person has to decide."""
+        return [f"{name}: {entry.question}" for name, entry in self.entries.items() if entry.question]
+
+    def text(self) -> str:
+        """The catalogue as commented YAML."""
+        lines = list(HEAD)
+        for name, entry in self.entries.items():
+            lines += [f"  {flow(name)}:", *entry.lines, ""]
+        lines += [comment(f"not in the catalogue: {text}", indent=2) for text in self.left_out]
+        return "\n".join(lines).rstrip() + "\n"
+
+
+def infer_catalog(
+    folder: Path, catalog_file: Path, progress: Callable[[str, int, int], None] = lambda what, done, total: None
+) -> InferredCatalog:
+    """Infer data sets from the rasters below `folder`, for a catalogue that is to stand at `catalog_file`.
+
+    Paths in it are relative to the folder of `catalog_file`, which need not exist. `progress` hears (what, done,
+    total). Raises CatalogError where there is no raster, or none that can be read.
+    """
+    if not folder.is_dir():
+        problem = "is a file" if folder.exists() else "there is no such folder"
+        raise CatalogError(f"{folder}: {problem}; name the folder that holds your rasters")
+    root = folder.resolve()
+    paths = find_rasters(root)
+    if not paths:
+        suffixes = ", ".join(sorted(SUFFIXES))
+        raise CatalogError(f"{folder}: no raster lies in it or below ({suffixes}); name another folder")
+    place = locate(root, paths, catalog_file.absolute())
+    with_bands, rest = band_groups(paths)
+    stacks, problems = stack_groups(
+        root, rest, hinted_sensors, lambda done: progress("looking at files", done, len(rest))
+    )
+    entries, left_out = _entries(place, with_bands, stacks, problems)
+    if not entries:
+        raise CatalogError(f"{folder}: none of its {len(paths)} rasters can be read; first: {problems[0]}")
+    return InferredCatalog(entries, tuple(left_out), tuple(problems))
+
+
+def find_rasters(root: Path) -> list[str]:
+    """Paths below `root`, relative and sorted, of files that by their suffix are rasters; hidden ones are left out.
+
+    Links to folders are followed, each folder once.
+    """
+    paths = []
+    seen: set[Path] = set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        here = Path(folder)
+        if here.resolve() in seen:
+            subfolders.clear()
+            continue
+        seen.add(here.resolve())
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        paths += [
+            (here / name).relative_to(root).as_posix()
+            for name in files
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".") and (here / name).is_file()
+        ]
+    return sorted(paths)
+
+
+def unresolved(path: Path) -> list[str]:
+    """What keeps the data sets of a catalogue from resolving as it says; the catalogue itself must be valid."""
+    catalog = open_catalog(path)
+    messages = []
+    for name in catalog.entries:
+        try:
+            resolve_files(catalog, name, describe_bands)
+        except GeomaeError as error:
+            messages.append(str(error))
+    return messages
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folder that is searched, how it is called from the catalogue (empty or with / at its end), and whether its
+    files leave the catalogue's folder.
+    """
+
+    root: Path
+    below: str
+    outside: bool
+
+
+def locate(root: Path, paths: Sequence[str], catalog_file: Path) -> Place:
+    """Say how the files below `root` are called from the folder of the catalogue."""
+    folder = catalog_file.parent.resolve()
+    below = os.path.relpath(root, folder)
+    if os.path.commonpath([root.absolute(), folder]) == folder.anchor:  # nobody reads a path that leads up to /
+        below = os.path.normpath(root.absolute())
+    outside = not all((root / path).resolve().is_relative_to(folder) for path in paths)
+    return Place(root, "" if below == "." else f"{Path(below).as_posix()}/", outside)
+
+
+def _entries(
+    place: Place, with_bands: Sequence[BandGroup], stacks: Sequence[StackGroup], problems: list[str]
+) -> tuple[dict[str, Entry], list[str]]:
+    """Entries by name, and what is left out on purpose. Groups that cannot be read are added to `problems`."""
+    entries: dict[str, Entry] = {}
+    left_out: list[str] = []
+    for group in with_bands:
+        try:
+            entry = band_entry(place.root, place.below, group, outside=place.outside)
+        except RasterError as error:
+            problems.append(str(error))
+            continue
+        entries[_name(group.name, place.root, entries)] = entry
+    beside = [_goes_with_others(place.root, one) for one in stacks]
+    alone = not entries and all(beside)
+    for one, left in zip(stacks, beside, strict=True):
+        if left and not alone:
+            what = f"one band of {one.headers[0].dtypes[0]}, perhaps labels or a mask"
+            left_out.append(f"{', '.join(place.below + pattern for pattern in one.patterns[:SHOWN])}: {what}")
+        else:
+            entry = stack_entry(place.root, place.below, one, outside=place.outside)
+            entries[_name(one.name, place.root, entries)] = entry
+    return entries, left_out
+
+
+def _goes_with_others(root: Path, group: StackGroup) -> bool:
+    """Whether it is labels or a mask rather than imagery: one band of whole numbers from a sensor that nobody knows."""
+    return group.one_band and not isinstance(guess_sensor(evidence_of(root, group)).sensor, str)
+
+
+def _name(wish: str, root: Path, used: dict[str, Entry]) -> str:
+    """A name that a selector can hold and no other data set has."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", wish or root.name).strip("-._")[:LONGEST_NAME] or "data"
+    number = 1
+    unique = name
+    while unique in used:
+        number += 1
+        unique = f"{name}-{number}"
+    return unique
