@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from geomae.cli_adapt import add_adapt
 from geomae.cli_compare_recon import add_compare_recon
 from geomae.cli_embed import add_embed
 from geomae.cli_embed_pca import add_embed_pca
 from geomae.cli_probe import add_probe
 from geomae.commands import (
+    adapt,
     catalog_check,
     catalog_init,
     catalog_preview,
@@ -151,7 +151,7 @@ add_probe(app, exit_with)
 add_embed_pca(app, exit_with)
 add_compare_recon(app, exit_with)
 app.command("gap")(gap.gap)
-add_adapt(app, exit_with)
+app.command("adapt")(adapt.adapt)
 
 catalog = typer.Typer(
     name="catalog", help="Write, check and look at a data catalogue.", no_args_is_help=True, rich_markup_mode=None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from geomae.catalog import parse_selector
-from geomae.commands import adapt, adapt_request, gap, pretrain, pretrain_job, probe, probe_request
+from geomae.commands import adapt, gap, pretrain, pretrain_job, probe, probe_request
 from geomae.commands.options import CommonOptions, exit_with
 from geomae.commands.run import OPENING_S, AnalysisRun
 from geomae.evaluation.before_after import AFTER, BEFORE
@@ -60,7 +60,7 @@ class Study:
         sensors by the same statistics, so that nothing but the weights differs.
         """
         asked = self.arguments
-        request = adapt_request.AdaptOptions(
+        request = adapt.AdaptOptions(
             self._common("adapt"), model, asked.target, asked.source, changes=tuple(asked.adapt_set),
             probe_train=probe_train, probe_test=probe_test, min_class_rows=asked.min_class_rows,
         )  # fmt: skip

@@ -1,211 +1,223 @@
-"""`geomae adapt`: a model learns the unlabelled tiles of a domain, and what came of it is measured, start to end."""
+"""`geomae adapt`: a model learns the unlabelled tiles of a domain, and is measured before and after."""
 
-import math
-import shutil
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
+import typer
 
-from geomae import __version__
-from geomae.commands.adapt_report import AdaptationResult, figures, summarize_adaptation, to_json, write_report
-from geomae.commands.adapt_request import AdaptOptions, asked, read_request
-from geomae.commands.run import OPENING_S, AnalysisRun, Session, open_session, output_folder, selection_record
-from geomae.config import AdaptConfig
-from geomae.encoders.interface import weights_digest
-from geomae.encoders.reference import FOLDER, MLFLOW, parse_encoder
-from geomae.errors import ConfigError
-from geomae.evaluation.before_after import (
-    ALL,
-    BEFORE,
-    check_before_after,
-    error_changes,
-    evaluate_before_after,
-    name_of,
-    plan_before_after,
+from geomae.commands.options import (
+    CatalogFile,
+    Changes,
+    CommonOptions,
+    Device,
+    DryRun,
+    Experiment,
+    Out,
+    Precision,
+    Quiet,
+    RunName,
+    Seed,
+    TrackingUri,
+    exit_with,
 )
-from geomae.files import write_json
-from geomae.models.folder import Model, load_model, save_model
-from geomae.models.trainable import Share, unfreeze
-from geomae.runtime.signals import watch
-from geomae.tracking.runs import download, resolve_uri
-from geomae.training.adaptation import AdaptationDomains, Adapted, adapt_weights, read_domains, training_config
-from geomae.training.validation import BASELINES
+from geomae.errors import ConfigError
 
-ADAPTED = "adapted"  # in the provenance of a model: what it was adapted to
+if TYPE_CHECKING:
+    from geomae.config import AdaptConfig
+
+Blocks = Annotated[int | None, typer.Option(help="Last blocks that learn in full, of --method lora and last-blocks.")]
+Replay = Annotated[float | None, typer.Option(help="Share of the steps that take source tiles, against forgetting.")]
+ProbeTrain = Annotated[
+    str | None, typer.Option("--probe-train", help="SELECTOR of labelled source tiles, for a probe before and after.")
+]
+ProbeTest = Annotated[
+    str | None, typer.Option("--probe-test", help="SELECTOR of labelled target tiles, to score that probe.")
+]
 
 
-def run(request: AdaptOptions) -> int:
-    """Adapt, and leave the model and the proof. Returns the exit code: 0, or 128 plus the signal that stopped it."""
-    config = read_request(request)
-    session = open_session(request.common)
-    if session.fabric.world_size > 1:
-        raise ConfigError("geomae adapt runs in one process; start it without several tasks or devices")
-    folder = _folder(request)
+@dataclass(frozen=True)
+class AdaptOptions:
+    """The options of the command; None where the user did not say."""
+
+    common: CommonOptions
+    model: str
+    target: str
+    source: str | None = None
+    config: str | None = None
+    changes: tuple[str, ...] = ()
+    method: str | None = None
+    rank: int | None = None
+    blocks: int | None = None
+    replay: float | None = None
+    steps: int | None = None
+    probe_train: str | None = None
+    probe_test: str | None = None
+    min_class_rows: int = 1
+    again: bool = False
+    register: str | None = None
+
+    @property
+    def labelled(self) -> tuple[str, ...]:
+        """The selectors of the probe, if there is one: what it learns from and what it is tested on."""
+        return tuple(one for one in (self.probe_train, self.probe_test) if one is not None)
+
+    def params(self, config: "AdaptConfig") -> dict[str, Any]:
+        """What decides the result, as JSON."""
+        names = ("model", "target", "source", "probe_train", "probe_test", "min_class_rows")
+        return {name: getattr(self, name) for name in names} | {"config": config.model_dump(mode="json")}
+
+
+def adapt(
+    model: Annotated[str, typer.Option("--model", help="Model folder, mlflow:RUN_ID or models:/NAME/VERSION.")],
+    target: Annotated[str, typer.Option("--target", help="SELECTOR of the tiles to adapt to; no label is read.")],
+    source: Annotated[
+        str | None, typer.Option("--source", help="SELECTOR of tiles of where the model comes from.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="lora (default), full, last-blocks or norm.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of the corrections of --method lora.")] = None,
+    blocks: Blocks = None,
+    replay: Replay = None,
+    steps: Annotated[int | None, typer.Option(help="Most steps; it ends earlier where they no longer help.")] = None,
+    probe_train: ProbeTrain = None,
+    probe_test: ProbeTest = None,
+    min_class_rows: Annotated[int, typer.Option(help="Average over classes with at least so many test tiles.")] = 1,
+    again: Annotated[bool, typer.Option("--again", help="Adapt a model once more to the same target.")] = False,
+    register: Annotated[str | None, typer.Option(help="Put the model into MLflow's registry under this name.")] = None,
+    catalog: CatalogFile = None,
+    config: Annotated[str | None, typer.Option("--config", help="FILE of further settings.")] = None,
+    change: Changes = None,
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    tracking_uri: TrackingUri = None,
+    experiment: Experiment = "geomae",
+    run_name: RunName = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Adapt a model to unlabelled tiles of another domain, and measure before and after."""
+    common = CommonOptions(
+        catalog=catalog, out=out, seed=seed, device=device, precision=precision, tracking_uri=tracking_uri,
+        experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
+    )  # fmt: skip
+    options = AdaptOptions(
+        common=common, model=model, target=target, source=source, config=config, changes=tuple(change or ()),
+        method=method, rank=rank, blocks=blocks, replay=replay, steps=steps, probe_train=probe_train,
+        probe_test=probe_test, min_class_rows=min_class_rows, again=again, register=register,
+    )  # fmt: skip
+    exit_with(lambda: run(options))
+
+
+def run(options: AdaptOptions) -> int:
+    """Adapt and evaluate. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
+    config = read_config(options)
+    # What is slow to import (torch takes seconds) comes after what can be checked without it.
+    from geomae.commands import adapt_report as report
+    from geomae.commands.run import AnalysisRun, open_session, output_folder, selection_record
+    from geomae.encoders.interface import weights_digest
+    from geomae.evaluation import before_after
+    from geomae.models.folder import load_model
+    from geomae.models.trainable import unfreeze
+    from geomae.runtime.signals import watch
+    from geomae.training import adaptation
+    from geomae.training.checkpoints import last_step
+
+    session, seed = open_session(options.common, one_process="geomae adapt"), options.common.seed
+    folder = model_folder(options)
     model = load_model(folder)
-    chosen = session.select([request.target, *([request.source] if request.source else [])])
     digest = weights_digest(model.mae.state_dict())[:32]
-    _check_new(model, chosen[0].digest(), request)
-    domains = read_domains(model, chosen, training_config(config, model.mae.architecture), request.common.seed)
+    selections = session.select([options.target, *([options.source] if options.source else [])])
+    if not options.again:
+        adaptation.check_not_adapted(model, selections[0].digest(), options.model)
+    training = adaptation.training_config(config, model.mae.architecture)
+    domains = adaptation.read_adaptation_domains(model, selections, training, seed)
     share = unfreeze(load_model(folder).mae, config.method, blocks=config.whole_blocks, rank=config.rank)
-    plan = plan_before_after(session, request, domains)
-    check_before_after(session, plan, folder)
-    if request.common.dry_run:
-        _describe(session, domains, config, share)
+    labelled = session.select(options.labelled) if options.labelled else []
+    plan = before_after.plan_before_after(session.catalog, domains, labelled, options.min_class_rows, seed)
+    before_after.check_before_after(plan, folder, session.fabric.device)
+    if options.common.dry_run:
+        report.describe_plan(session, domains, config, share)
         return 0
-    decided = asked(request, config) | {
-        "catalog": str(session.catalog.path.absolute()),
-        "precision": session.precision,
-        "model_digest": digest,
-        "data_digest": [one.digest() for one in (*chosen, *plan.needed)],
-    }
-    out = output_folder("adapt", request.common.out)
-    with AnalysisRun("adapt", request.common, decided, session.screen, out) as run_, watch() as stop:
-        made_by = model.provenance.get("mlflow_run")
-        run_.track(
-            [selection_record(session.catalog, one) for one in chosen],
-            {"geomae.model_run": made_by} if made_by else None,
-        )
+    params = options.params(config) | {
+        "catalog": str(session.catalog.path.absolute()), "precision": session.precision, "model_digest": digest,
+        "data_digest": [one.digest() for one in (*selections, *plan.selections)],
+    }  # fmt: skip
+    out = output_folder("adapt", options.common.out)
+    with AnalysisRun("adapt", options.common, params, session.screen, out) as run_, watch() as stop:
+        run_.track([selection_record(session.catalog, one) for one in selections], report.model_tags(model))
         for note in domains.notes:
             session.screen.say(note)
-        adapted = adapt_weights(session, config, domains, run_, stop)
+        run_.folder.forget_after(last_step(run_.folder.checkpoints))
+        adapted = adaptation.adapt_model(
+            session.compute, config, domains, run_.folder.checkpoints, seed, stop,
+            lambda event: report.log_event(run_, config, event),
+        )  # fmt: skip
+        run_.screen.close()
+        measured = None
         if adapted is not None:
-            _save(run_, adapted, _provenance(session, request, config, domains, adapted, digest, run_))
-            before = _before(out, domains.model, model, folder)
-            proof = evaluate_before_after(session, plan, before, run_.folder.model, out / "embeddings", stop, run_.step)
-        if adapted is None or proof is None:
+            report.save_adapted(run_, session.catalog, config, domains, adapted, digest)
+            before = report.save_begun(run_, model, folder, domains.model)
+            measured = before_after.evaluate_before_after(
+                session.compute, session.catalog, plan, before, run_.folder.model, out / "embeddings", seed, stop,
+                run_.step,
+            )  # fmt: skip
+        if adapted is None or measured is None:
             run_.stopped()
             return stop.exit_code
-        training, device = training_config(config, model.mae.architecture), session.fabric.device
-        device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
-        for one in (domains.model, adapted.model):
-            one.mae.to(device)
-        changes = error_changes(domains.model, adapted.model, domains, training, request.common.seed, device)
-        _leave(run_, request, AdaptationResult(config, domains, plan, adapted, changes, proof, digest))
+        changes = before_after.error_changes(session.compute, domains, adapted.model, config, seed)
+        result = before_after.AdaptationResult(config, domains, plan, adapted, changes, measured, digest)
+        report.write_results(run_, result, options.register)
     return 0
 
 
-def _folder(request: AdaptOptions) -> Path:
-    """The model folder that `--model` names."""
-    reference = parse_encoder(request.model)
+def read_config(options: AdaptOptions) -> "AdaptConfig":
+    """The configuration. Raises ConfigError or CatalogError for options and selectors that do not fit together."""
+    from geomae.config import AdaptConfig, load_config
+
+    named = {key: getattr(options, key) for key in ("method", "rank", "blocks", "replay", "steps")}
+    said = [f"{key}={value}" for key, value in named.items() if value is not None]
+    config = load_config(AdaptConfig, "adapt", options.config, (*options.changes, *said))
+    for option, methods in (("rank", ("lora",)), ("blocks", ("lora", "last-blocks"))):
+        if named[option] is not None and config.method not in methods:
+            raise ConfigError(f"--{option}: belongs to --method {' or '.join(methods)}; leave it out")
+    if config.method == "last-blocks" and not config.whole_blocks:
+        raise ConfigError("--blocks 0: leaves --method last-blocks none; give 1 or more, or choose --method norm")
+    if config.replay and options.replay is not None and options.source is None:
+        raise ConfigError(f"--replay {options.replay:g}: takes tiles of the source; name them with --source SELECTOR")
+    if (options.probe_train is None) != (options.probe_test is None):
+        raise ConfigError(
+            "--probe-train and --probe-test: a probe takes both, labelled tiles of the source to learn from and of the "
+            "target to be asked"
+        )
+    if options.min_class_rows < 1:
+        raise ConfigError(f"--min-class-rows {options.min_class_rows}: takes at least 1")
+    for pair in ((options.target, options.source), (options.probe_train, options.probe_test)):
+        check_pair(options.common, *pair)
+    return config if options.source is not None else config.model_copy(update={"replay": 0.0})
+
+
+def check_pair(common: CommonOptions, target: str | None, source: str | None) -> None:
+    """Two selectors must exist and differ."""
+    from geomae.catalog import resolve_selectors
+
+    chosen = [resolve_selectors(common.open_catalog(), [one], None) for one in (target, source) if one is not None]
+    if len(chosen) == 2 and chosen[0] == chosen[1]:
+        raise ConfigError(f"{chosen[0][0]}: is named as source and as target; name tiles of two domains")
+
+
+def model_folder(options: AdaptOptions) -> Path:
+    """The model folder that `--model` names; one in MLflow is downloaded."""
+    from geomae.encoders.reference import FOLDER, MLFLOW, parse_encoder
+    from geomae.tracking.runs import download, resolve_uri
+
+    reference = parse_encoder(options.model)
     if reference.kind not in (FOLDER, MLFLOW):
         raise ConfigError(
-            f"--model {request.model}: give a model folder or an MLflow reference; weights of others become a model "
+            f"--model {options.model}: give a model folder or an MLflow reference; weights of others become a model "
             "folder by `geomae convert`"
         )
     if reference.kind == FOLDER:
         return Path(reference.name)
-    return download(reference.name, resolve_uri(request.common.tracking_uri))
-
-
-def _check_new(model: Model, target_digest: str, request: AdaptOptions) -> None:
-    """Raise ConfigError where the model, or one that it was made from, was adapted to the same tiles already."""
-    found: Mapping[str, Any] | None = model.provenance
-    while found is not None and not request.again:
-        if found.get(ADAPTED, {}).get("target_digest") == target_digest:
-            raise ConfigError(
-                f"--model {request.model}: was adapted to {found[ADAPTED]['target']} already; --again adapts it once "
-                "more"
-            )
-        found = found.get("from")
-
-
-def _provenance(
-    session: Session, request: AdaptOptions, config: AdaptConfig, domains: AdaptationDomains, adapted: Adapted,
-    digest: str, run_: AnalysisRun,
-) -> dict[str, Any]:  # fmt: skip
-    """Where the adapted model comes from, and the model that it was made from with its own provenance."""
-    target, before = domains.target, domains.model.provenance
-    return {
-        "command": "adapt",
-        "code_version": __version__,
-        "catalogue_digest": session.catalog.digest(sorted({one.selected.index.name for one in domains.all})),
-        "mlflow_run": run_.tracker.wait_run_id(OPENING_S),
-        "seed": request.common.seed,
-        "dataset": [one.name for one in domains.all],
-        "tile": [int(target.selected.index.tiles["size"].iloc[0])] * 2,
-        ADAPTED: {
-            "model_digest": digest,
-            "target": target.name,
-            "target_digest": target.selected.digest(),
-            "method": config.method,
-            "steps": adapted.kept_step,
-            "parameters_trained": adapted.share.trained,
-        },
-        "from": before,
-    }
-
-
-def _save(run_: AnalysisRun, adapted: Adapted, provenance: dict[str, Any]) -> None:
-    """Publish the model folder, in the place of what a run left that was killed behind this point."""
-    if run_.folder.model.exists():
-        shutil.rmtree(run_.folder.model)
-    save_model(replace(adapted.model, provenance=provenance), run_.folder.model)
-
-
-def _before(out: Path, begun: Model, model: Model, folder: Path) -> Path:
-    """A folder with the model as it began; beside the run, where it was given statistics of sensors that were new.
-
-    Else the embeddings before and after would differ by these, too.
-    """
-    if begun.sensors == model.sensors:
-        return folder
-    if not (out / BEFORE).exists():
-        save_model(begun, out / BEFORE)
-    return out / BEFORE
-
-
-def _leave(run_: AnalysisRun, request: AdaptOptions, outcome: AdaptationResult) -> None:
-    """Figures, report, summary, and the model in MLflow; the same figures for people."""
-    said = summarize_adaptation(outcome)
-    write_json(run_.out / "adaptation.json", to_json(outcome) | {"verdict": said})
-    pictures = write_report(run_, outcome, said)
-    run_.tracker.log_artifacts(run_.folder.model, "model")
-    if request.register:
-        run_.tracker.register_model(request.register)
-    files = [run_.out / "adaptation.json", run_.out / "report.html", *pictures]
-    inputs = {"notes": list(outcome.domains.notes), "model_run": outcome.domains.model.provenance.get("mlflow_run")}
-    run_.finish(figures(outcome), inputs, files)
-    run_.screen.close()
-    _print(run_, outcome)
-    run_.screen.result(said)
-    run_.screen.result(f"model: {run_.folder.model}")
-    run_.screen.result(f"report: {run_.out / 'report.html'}")
-
-
-def _print(run_: AnalysisRun, outcome: AdaptationResult) -> None:
-    share = outcome.adapted.share
-    run_.screen.result(
-        f"{outcome.config.method}: {share.trained:,} of {share.total:,} parameters learned ({share.share:.1%}); step "
-        f"{outcome.adapted.kept_step} of {outcome.adapted.steps} is kept"
-    )
-    rows = [
-        [one.domain, f"{one.before:.4g}", f"{one.after:.4g}", f"{100 * one.change:+.1f}",
-         *(f"{one.baselines[name]:.4g}" for name in BASELINES)]
-        for one in outcome.changes
-        if one.band == ALL
-    ]  # fmt: skip
-    run_.screen.table(
-        "RMSE on held-out tiles, mean over bands", ["", "before", "after", "%", *map(name_of, BASELINES)], rows
-    )
-    for name, target in outcome.proof.target.items():
-        value = "unknown, the oracle is hardly better" if math.isnan(target.value) else f"{target.value:.3f}"
-        run_.screen.result(f"probe {name}: {value}")
-
-
-def _describe(session: Session, domains: AdaptationDomains, config: AdaptConfig, share: Share) -> None:
-    """What a dry run prints."""
-    for one in domains.all:
-        bands = ", ".join(band.name for band in one.training.record.bands)
-        session.screen.result(
-            f"{one.name}: {len(one.training.reader)} tiles to learn from, {len(one.held.reader)} held out ({bands})"
-        )
-    session.screen.result(
-        f"{config.method}: {share.trained:,} of {share.total:,} parameters learn ({share.share:.1%}); {config.steps} "
-        f"steps of {config.batch} tiles on {session.fabric.device.type} in {session.precision}, "
-        f"seed {session.common.seed}"
-    )
-    for note in domains.notes:
-        session.screen.result(note)
+    return download(reference.name, resolve_uri(options.common.tracking_uri))

@@ -1,82 +1,183 @@
-"""The report of an adaptation: before and after, in sentences, pictures and tables."""
+"""What `geomae adapt` leaves: the models, figures, sentences, and the report of before and after."""
 
+import math
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from geomae import __version__
+from geomae.catalog import Catalog
 from geomae.commands.probe_report import describe_scoring, metric_name
-from geomae.commands.run import AnalysisRun, commit
+from geomae.commands.run import OPENING_S, AnalysisRun, Session, commit
 from geomae.config import AdaptConfig
-from geomae.evaluation.before_after import AFTER, ALL, BEFORE, BeforeAfter, BeforeAfterPlan, Change, name_of
-from geomae.evaluation.gap_recovery import Estimate
-from geomae.evaluation.gap_recovery import Estimate as Number
+from geomae.evaluation.before_after import AFTER, BEFORE, AdaptationResult, ErrorChange, Estimate
+from geomae.files import write_json
 from geomae.metrics.intervals import FEWEST_GROUPS
+from geomae.metrics.predictions import ALL
+from geomae.models.folder import Model, save_model
+from geomae.models.trainable import Share
 from geomae.reports.domain_figures import Line, adaptation_curve, changes_picture
 from geomae.reports.page import Figure, Page, Section, Table, write_page
-from geomae.training.adaptation import AdaptationDomains, Adapted
+from geomae.training.adaptation import AdaptationDomains, AdaptedModel, adapted_provenance
+from geomae.training.loop import Event
 from geomae.training.validation import BASELINES
 
-
-@dataclass(frozen=True)
-class AdaptationResult:
-    """All that is known at the end; `digest` names the weights of the model before."""
-
-    config: AdaptConfig
-    domains: AdaptationDomains
-    plan: BeforeAfterPlan
-    adapted: Adapted
-    changes: list[Change]
-    proof: BeforeAfter
-    digest: str
-
-    def error(self, domain: str) -> Change | None:
-        """The change of the reconstruction error of `target` or `source`, as the mean over bands."""
-        return next((one for one in self.changes if (one.domain, one.band) == (domain, ALL)), None)
+DISTANCE_TITLES = {
+    "mmd2": "squared MMD", "coral": "CORAL distance", "proxy_a_distance": "proxy A-distance",
+    "subspace_angle": "subspace angle (degrees)",
+}  # fmt: skip
 
 
-def to_json(outcome: AdaptationResult) -> dict[str, Any]:
+def describe_plan(session: Session, domains: AdaptationDomains, config: AdaptConfig, share: Share) -> None:
+    """What a dry run prints."""
+    for one in domains.all:
+        bands = ", ".join(band.name for band in one.training.record.bands)
+        session.screen.result(
+            f"{one.name}: {len(one.training.reader)} tiles to learn from, {len(one.held.reader)} held out ({bands})"
+        )
+    session.screen.result(
+        f"{config.method}: {share.trained:,} of {share.total:,} parameters learn ({share.share:.1%}); {config.steps} "
+        f"steps of {config.batch} tiles on {session.fabric.device.type} in {session.precision}, "
+        f"seed {session.common.seed}"
+    )
+    for note in domains.notes:
+        session.screen.result(note)
+
+
+def model_tags(model: Model) -> dict[str, str]:
+    """The tag that names the run that made a model, where it is known."""
+    made_by = model.provenance.get("mlflow_run")
+    return {"geomae.model_run": made_by} if made_by else {}
+
+
+def log_event(run_: AnalysisRun, config: AdaptConfig, event: Event) -> None:
+    """Note the figures that the training loop reports, in the run's history and in MLflow, and show how far it is."""
+    figures = {f"train/{name}": value for name, value in (event.figures or {}).items()}
+    for name, scores in (event.scores or {}).items():
+        figures |= scores.metrics(name)
+    if figures:
+        run_.folder.log(event.step, figures)
+        run_.tracker.log_metrics(figures, event.step)
+    if event.figures is not None:
+        run_.step("adapting", event.step, config.steps, f"loss {event.figures['loss']:.4f}")
+
+
+def save_adapted(
+    run_: AnalysisRun, catalog: Catalog, config: AdaptConfig, domains: AdaptationDomains, adapted: AdaptedModel,
+    digest: str,
+) -> None:  # fmt: skip
+    """Publish the model folder, in the place of what a run left that was killed behind this point."""
+    provenance = {
+        "command": "adapt",
+        "code_version": __version__,
+        "catalogue_digest": catalog.digest(sorted({one.selected.index.name for one in domains.all})),
+        "mlflow_run": run_.tracker.wait_run_id(OPENING_S),
+        "seed": run_.common.seed,
+        **adapted_provenance(config, domains, adapted, digest),
+    }
+    if run_.folder.model.exists():
+        shutil.rmtree(run_.folder.model)
+    save_model(replace(adapted.model, provenance=provenance), run_.folder.model)
+
+
+def save_begun(run_: AnalysisRun, model: Model, folder: Path, begun: Model) -> Path:
+    """A folder with the model as it began; beside the run, where it was given statistics of sensors that were new.
+
+    Else the embeddings before and after would differ by these, too.
+    """
+    if begun.sensors == model.sensors:
+        return folder
+    if not (run_.out / BEFORE).exists():
+        save_model(begun, run_.out / BEFORE)
+    return run_.out / BEFORE
+
+
+def write_results(run_: AnalysisRun, result: AdaptationResult, register: str | None) -> None:
+    """Publish figures, report, summary, and the model in MLflow; the same figures for people."""
+    verdict = summarize_adaptation(result)
+    write_json(run_.out / "adaptation.json", to_json(result) | {"verdict": verdict})
+    pictures = write_report(run_, result, verdict)
+    run_.tracker.log_artifacts(run_.folder.model, "model")
+    if register:
+        run_.tracker.register_model(register)
+    files = [run_.out / "adaptation.json", run_.out / "report.html", *pictures]
+    inputs = {"notes": list(result.domains.notes), "model_run": result.domains.model.provenance.get("mlflow_run")}
+    run_.finish(flat_figures(result), inputs, files)
+    run_.screen.close()
+    print_results(run_, result)
+    run_.screen.result(verdict)
+    run_.screen.result(f"model: {run_.folder.model}")
+    run_.screen.result(f"report: {run_.out / 'report.html'}")
+
+
+def print_results(run_: AnalysisRun, result: AdaptationResult) -> None:
+    """The figures that the command prints."""
+    share = result.adapted.share
+    run_.screen.result(
+        f"{result.config.method}: {share.trained:,} of {share.total:,} parameters learned ({share.share:.1%}); step "
+        f"{result.adapted.kept_step} of {result.adapted.steps} is kept"
+    )
+    rows = [
+        [one.domain, f"{one.before:.4g}", f"{one.after:.4g}", f"{100 * one.change:+.1f}",
+         *(f"{one.baselines[name]:.4g}" for name in BASELINES)]
+        for one in result.changes
+        if one.band == ALL
+    ]  # fmt: skip
+    header = ["", "before", "after", "%", *map(baseline_title, BASELINES)]
+    run_.screen.table("RMSE on held-out tiles, mean over bands", header, rows)
+    for name, target in result.before_after.target.items():
+        value = "unknown, the oracle is hardly better" if math.isnan(target.value) else f"{target.value:.3f}"
+        run_.screen.result(f"probe {name}: {value}")
+
+
+def baseline_title(baseline: str) -> str:
+    """A baseline's name in a narrow column."""
+    return baseline.removeprefix("baseline:")
+
+
+def to_json(result: AdaptationResult) -> dict[str, Any]:
     """adaptation.json without its verdict; what is unknown is null."""
-    adapted, proof = outcome.adapted, outcome.proof
+    adapted, measured = result.adapted, result.before_after
     return {
-        "model_digest": outcome.digest,
-        "method": outcome.config.method,
+        "model_digest": result.digest,
+        "method": result.config.method,
         "parameters": {
             "trained": adapted.share.trained, "total": adapted.share.total, "share": adapted.share.share,
         },
         "steps": {"kept": adapted.kept_step, "trained": adapted.steps},
-        "reconstruction": [asdict(one) for one in outcome.changes],
-        "gap": {model: [asdict(one) for one in rows] for model, rows in proof.gap.items()},
+        "reconstruction": [asdict(one) for one in result.changes],
+        "gap": {model: [asdict(one) for one in rows] for model, rows in measured.gap.items()},
         "probe": {
-            "metric": proof.metric, "target": _rows(proof.target), "source": _rows(proof.source),
-        } if proof.target else None,
-        "notes": list(outcome.domains.notes),
+            "metric": measured.metric, "target": _rows(measured.target), "source": _rows(measured.source),
+        } if measured.target else None,
+        "notes": list(result.domains.notes),
     }  # fmt: skip
 
 
-def figures(outcome: AdaptationResult) -> dict[str, float]:
+def flat_figures(result: AdaptationResult) -> dict[str, float]:
     """Every figure by name, for the summary and MLflow."""
-    found: dict[str, float] = {
-        "parameters/trained": outcome.adapted.share.trained,
-        "parameters/share": outcome.adapted.share.share,
-        "steps/kept": outcome.adapted.kept_step,
-        "steps/trained": outcome.adapted.steps,
+    flat: dict[str, float] = {
+        "parameters/trained": result.adapted.share.trained,
+        "parameters/share": result.adapted.share.share,
+        "steps/kept": result.adapted.kept_step,
+        "steps/trained": result.adapted.steps,
     }
-    for one in outcome.changes:
+    for one in result.changes:
         name = f"{one.domain}/{one.band}"
-        found |= {f"rmse_before/{name}": one.before, f"rmse_after/{name}": one.after, f"rmse_change/{name}": one.change}
+        flat |= {f"rmse_before/{name}": one.before, f"rmse_after/{name}": one.after, f"rmse_change/{name}": one.change}
         if one.interval is not None:
-            found |= {f"rmse_change/{name}/low": one.interval[0], f"rmse_change/{name}/high": one.interval[1]}
-    for model, rows in outcome.proof.gap.items():
-        found |= {f"gap/{row.measure}/{model}": row.value for row in rows}
-    for domain, rows_ in (("target", outcome.proof.target), ("source", outcome.proof.source)):
+            flat |= {f"rmse_change/{name}/low": one.interval[0], f"rmse_change/{name}/high": one.interval[1]}
+    for model, rows in result.before_after.gap.items():
+        flat |= {f"gap/{row.measure}/{model}": row.value for row in rows}
+    for domain, rows_ in (("target", result.before_after.target), ("source", result.before_after.source)):
         for name, figure in rows_.items():
             place = f"probe/{domain}/{name.replace(':', '-')}"
-            found[place] = figure.value
+            flat[place] = figure.value
             if figure.interval is not None:
-                found |= {f"{place}/low": figure.interval[0], f"{place}/high": figure.interval[1]}
-    return {name: value for name, value in found.items() if value == value}
+                flat |= {f"{place}/low": figure.interval[0], f"{place}/high": figure.interval[1]}
+    return {name: value for name, value in flat.items() if value == value}
 
 
 def _rows(figures: Mapping[str, Estimate]) -> dict[str, Any]:
@@ -86,24 +187,24 @@ def _rows(figures: Mapping[str, Estimate]) -> dict[str, Any]:
     }
 
 
-def summarize_adaptation(outcome: AdaptationResult) -> str:
+def summarize_adaptation(result: AdaptationResult) -> str:
     """One sentence: the target's labels where there are any, else its reconstruction; then what it cost the source."""
-    target, source = outcome.error("target"), outcome.error("source")
+    target, source = result.error("target"), result.error("source")
     assert target is not None
     parts = [_reconstruction(target)]
-    if outcome.adapted.kept_step == 0:
+    if result.adapted.kept_step == 0:
         parts = [
             f"The model was left as it was: no validation was better than the start on held-out tiles of "
-            f"{target.selector} in {outcome.adapted.steps} steps"
+            f"{target.selector} in {result.adapted.steps} steps"
         ]
-    if source is not None and outcome.adapted.kept_step:
+    if source is not None and result.adapted.kept_step:
         parts.append(f"on {source.selector} it {_moved(source)}{_span(source.interval, 100, ' %')}")
-    if outcome.proof.target:
-        parts.append(_labels(outcome))
+    if result.before_after.target:
+        parts.append(_labels(result))
     return "; ".join(parts) + "."
 
 
-def _reconstruction(target: Change) -> str:
+def _reconstruction(target: ErrorChange) -> str:
     """What became of the error on the target, and how far the held-out groups carry it."""
     what = (
         f"The reconstruction error on held-out tiles of {target.selector} {_moved(target)}"
@@ -120,23 +221,23 @@ def _reconstruction(target: Change) -> str:
     return f"{what}, {sure}"
 
 
-def _labels(outcome: AdaptationResult) -> str:
+def _labels(result: AdaptationResult) -> str:
     """What a probe of the source's labels makes of the target."""
-    probe, problem = outcome.proof.target, outcome.plan.problem
-    assert problem is not None
-    (test,) = problem.tests
+    probe, task = result.before_after.target, result.plan.task
+    assert task is not None
+    (test,) = task.tests
     change = probe["change"]
     helped = "rose" if change.value > 0 else "fell" if change.value < 0 else "stayed"
     sure = (
-        f"which {problem.truths[test.name].groups} groups are too few to tell from chance (it takes {FEWEST_GROUPS})"
+        f"which {task.truths[test.name].groups} groups are too few to tell from chance (it takes {FEWEST_GROUPS})"
         if change.interval is None
         else "which the data cannot tell from none"
         if change.interval[0] <= 0 <= change.interval[1]
         else "which is more than chance"
     )
     return (
-        f"a probe of {problem.train.name} {helped} on {test.name} from {probe['before'].value:.3f} to "
-        f"{probe['after'].value:.3f} {metric_name(outcome.proof.metric)}"
+        f"a probe of {task.train.name} {helped} on {test.name} from {probe['before'].value:.3f} to "
+        f"{probe['after'].value:.3f} {metric_name(result.before_after.metric)}"
         f"{_span(change.interval, 1, '')}, {sure}{_closed(probe)}"
     )
 
@@ -153,7 +254,7 @@ def _closed(probe: dict[str, Estimate]) -> str:
     return f", {share.value:.0%} of the way to {oracle}"
 
 
-def _moved(change: Change) -> str:
+def _moved(change: ErrorChange) -> str:
     way = "fell" if change.change < 0 else "rose"
     return f"{way} by {abs(change.change) * 100:.1f} % ({change.before:.4g} to {change.after:.4g})"
 
@@ -165,56 +266,50 @@ def _span(interval: tuple[float, float] | None, factor: float, unit: str) -> str
     return f" [{interval[0] * factor:+.{digits}f}, {interval[1] * factor:+.{digits}f}]{unit}"
 
 
-MEASURES = {
-    "mmd2": "squared MMD", "coral": "CORAL distance", "proxy_a_distance": "proxy A-distance",
-    "subspace_angle": "subspace angle (degrees)",
-}  # fmt: skip
-
-
-def write_report(run: AnalysisRun, outcome: AdaptationResult, said: str) -> list[Path]:
+def write_report(run_: AnalysisRun, result: AdaptationResult, verdict: str) -> list[Path]:
     """Publish `report.html` and its pictures; returns their paths."""
-    pictures = [run.out / "adaptation_curve.png", run.out / "adaptation_errors.png"]
-    held = f"{outcome.domains.target.name}-held-out"
-    unit = outcome.domains.target.held.record.unit.replace("_", " ")
+    pictures = [run_.out / "adaptation_curve.png", run_.out / "adaptation_errors.png"]
+    held = f"{result.domains.target.name}-held-out"
+    unit = result.domains.target.held.record.unit.replace("_", " ")
     curve = f"rmse/model/{held}/mean"
-    adaptation_curve(pictures[0], run.folder.history(), curve, outcome.adapted.kept_step, unit=unit)
+    adaptation_curve(pictures[0], run_.folder.history(), curve, result.adapted.kept_step, unit=unit)
     lines = [
         Line(one.domain, "mean over bands" if one.band == ALL else one.band, 100 * one.change,
              (100 * one.interval[0], 100 * one.interval[1]) if one.interval else None)
-        for one in outcome.changes
+        for one in result.changes
     ]  # fmt: skip
-    changes_picture(pictures[1], lines, names={one.domain: one.selector for one in outcome.changes})
+    changes_picture(pictures[1], lines, names={one.domain: one.selector for one in result.changes})
     sections = [
-        _training(outcome, pictures[0]),
-        _errors(outcome, pictures[1]),
-        *([_gap(outcome)] if outcome.proof.gap else []),
-        *(_probe(outcome) if outcome.proof.target else []),
-        *([Section("Notes", outcome.domains.notes)] if outcome.domains.notes else []),
+        _training(result, pictures[0]),
+        _errors(result, pictures[1]),
+        *([_gap(result)] if result.before_after.gap else []),
+        *(_probe(result) if result.before_after.target else []),
+        *([Section("Notes", result.domains.notes)] if result.domains.notes else []),
     ]
     about = {
-        "model": run.asked["model"],
-        "weights of the model before": outcome.digest,
-        "run that made it": str(outcome.domains.model.provenance.get("mlflow_run") or "unknown"),
-        "target": _tiles(outcome, 0),
-        "source": _tiles(outcome, 1),
-        "catalogue": run.asked["catalog"],
-        "seed": str(run.common.seed),
+        "model": run_.asked["model"],
+        "weights of the model before": result.digest,
+        "run that made it": str(result.domains.model.provenance.get("mlflow_run") or "unknown"),
+        "target": _tiles(result, 0),
+        "source": _tiles(result, 1),
+        "catalogue": run_.asked["catalog"],
+        "seed": str(run_.common.seed),
         "geomae": f"{__version__}, commit {commit()}",
     }
-    title = f"Adaptation to {outcome.domains.target.name}"
-    write_page(run.out / "report.html", Page(title, said, tuple(sections), {k: v for k, v in about.items() if v}))
+    title = f"Adaptation to {result.domains.target.name}"
+    write_page(run_.out / "report.html", Page(title, verdict, tuple(sections), {k: v for k, v in about.items() if v}))
     return pictures
 
 
-def _tiles(outcome: AdaptationResult, number: int) -> str:
-    if number >= len(outcome.domains.all):
+def _tiles(result: AdaptationResult, number: int) -> str:
+    if number >= len(result.domains.all):
         return ""
-    one = outcome.domains.all[number]
+    one = result.domains.all[number]
     return f"{one.name}: {len(one.training.reader)} tiles to learn from, {len(one.held.reader)} held out"
 
 
-def _training(outcome: AdaptationResult, picture: Path) -> Section:
-    config, adapted = outcome.config, outcome.adapted
+def _training(result: AdaptationResult, picture: Path) -> Section:
+    config, adapted = result.config, result.adapted
     replay = f", of which {config.replay:.0%} took tiles of the source" if config.replay else ""
     text = (
         f"Method {config.method}: {adapted.share.trained:,} parameters learned, {adapted.share.share:.1%} of the "
@@ -226,15 +321,15 @@ def _training(outcome: AdaptationResult, picture: Path) -> Section:
     return Section("How it was adapted", text, (Figure(picture, "Held-out tiles of the target, hidden valid pixels."),))
 
 
-def _errors(outcome: AdaptationResult, picture: Path) -> Section:
-    header = ["band", "before", "after", "change, %", "95 %", "groups that fell", *(name_of(one) for one in BASELINES)]
+def _errors(result: AdaptationResult, picture: Path) -> Section:
+    header = ["band", "before", "after", "change, %", "95 %", "groups that fell", *map(baseline_title, BASELINES)]
     tables = [
-        Table(_caption(outcome, domain), header, [
+        Table(_caption(result, domain), header, [
             ["mean over bands" if one.band == ALL else one.band, one.before, one.after, 100 * one.change,
              _percent(one.interval), one.n_better, *(one.baselines[name] for name in BASELINES)]
-            for one in outcome.changes if one.domain == domain
+            for one in result.changes if one.domain == domain
         ])
-        for domain in dict.fromkeys(one.domain for one in outcome.changes)
+        for domain in dict.fromkeys(one.domain for one in result.changes)
     ]  # fmt: skip
     text = (
         "RMSE of hidden valid pixels on tiles that were held out of the adaptation, under masks that are the same for "
@@ -250,19 +345,19 @@ def _errors(outcome: AdaptationResult, picture: Path) -> Section:
     )
 
 
-def _caption(outcome: AdaptationResult, domain: str) -> str:
-    one = outcome.error(domain)
+def _caption(result: AdaptationResult, domain: str) -> str:
+    one = result.error(domain)
     assert one is not None
     return (
         f"{domain}, {one.selector}: RMSE in {one.unit.replace('_', ' ')}, {one.n_tiles} tiles in {one.n_groups} groups"
     )
 
 
-def _gap(outcome: AdaptationResult) -> Section:
-    before, after = ({row.measure: row for row in outcome.proof.gap[model]} for model in (BEFORE, AFTER))
+def _gap(result: AdaptationResult) -> Section:
+    before, after = ({row.measure: row for row in result.before_after.gap[model]} for model in (BEFORE, AFTER))
     rows = [
         [
-            MEASURES.get(name, name), before[name].value, after[name].value, before[name].null_value,
+            DISTANCE_TITLES.get(name, name), before[name].value, after[name].value, before[name].null_value,
             after[name].null_value, before[name].p_holm, after[name].p_holm,
         ]
         for name in before
@@ -280,30 +375,30 @@ def _gap(outcome: AdaptationResult) -> Section:
     return Section("Gap", text, (Table("Source against target", header, rows),))
 
 
-def _probe(outcome: AdaptationResult) -> Sequence[Section]:
-    problem, proof = outcome.plan.problem, outcome.proof
-    assert problem is not None
-    (test,) = problem.tests
-    name = metric_name(proof.metric)
-    spelled = {
+def _probe(result: AdaptationResult) -> Sequence[Section]:
+    task, measured = result.plan.task, result.before_after
+    assert task is not None
+    (test,) = task.tests
+    name = metric_name(measured.metric)
+    titles = {
         "before": "before", "after": "after", "change": "after - before",
         "oracle": f"oracle: learned from other groups of {test.name}, before",
         "share_closed": "share of the gap closed: (after - before) / (oracle - before)",
     }  # fmt: skip
-    asked = f"Learned from {problem.train.name}, asked on {test.name}"
-    home = f"Forgetting: learned from and asked on {problem.train.name}, each group by a probe without it"
+    on_target = f"Learned from {task.train.name}, asked on {test.name}"
+    home = f"Forgetting: learned from and asked on {task.train.name}, each group by a probe without it"
     tables = [
         Table(
             caption,
             ["", name, "95 %"],
-            [[spelled.get(key, key), one.value, _interval(one)] for key, one in rows.items()],
+            [[titles.get(key, key), one.value, _interval(one)] for key, one in rows.items()],
         )
-        for caption, rows in ((asked, proof.target), (home, proof.source))
+        for caption, rows in ((on_target, measured.target), (home, measured.source))
         if rows
     ]
     text = (
         "Linear probes of frozen embeddings. Labels of the target take part in scoring and in the oracle alone.",
-        *describe_scoring(problem),
+        *describe_scoring(task),
     )
     return [Section("What labels say", text, tuple(tables))]
 
@@ -312,6 +407,6 @@ def _percent(interval: tuple[float, float] | None) -> str:
     return "" if interval is None else f"[{100 * interval[0]:+.1f},\N{NO-BREAK SPACE}{100 * interval[1]:+.1f}]"
 
 
-def _interval(figure: Number) -> str:
+def _interval(figure: Estimate) -> str:
     low_high = figure.interval
     return "" if low_high is None else f"[{low_high[0]:.3f},\N{NO-BREAK SPACE}{low_high[1]:.3f}]"

@@ -90,14 +90,12 @@ def run(options: GapOptions) -> int:
     from geomae.commands.gap_report import describe_plan, write_results
     from geomae.commands.run import AnalysisRun, open_session, output_folder, selection_record
     from geomae.encoders.selections import EmbeddingSpec, embed_specs, encoder_digest
-    from geomae.evaluation.gap import comparable_specs, measure_gap, read_domains
+    from geomae.evaluation.gap import comparable_specs, measure_gap, read_gap_domains
     from geomae.runtime.signals import watch
 
     specs = encoder_specs(options)
-    session = open_session(options.common)
-    if session.fabric.world_size > 1:
-        raise ConfigError("geomae gap runs in one process; start it without several tasks or devices")
-    domains = read_domains(session.select([options.source, options.target]), options.common.seed)
+    session = open_session(options.common, one_process="geomae gap")
+    domains = read_gap_domains(session.select([options.source, options.target]), options.common.seed)
     selections = [domain.selected for domain in domains]
     loader = session.loader(EmbeddingSpec(options.layer, options.pooling), selections)
     trained = loader.load_trained(specs)

@@ -17,7 +17,7 @@ from geomae import __version__
 from geomae.catalog import Catalog, Selector
 from geomae.commands.options import CommonOptions
 from geomae.encoders.selections import EmbeddingSpec, EncoderLoader
-from geomae.errors import CheckpointError, StorageError
+from geomae.errors import CheckpointError, ConfigError, StorageError
 from geomae.files import digest, read_json, remove_unfinished, write_json, write_text
 from geomae.runtime import devices
 from geomae.runtime.console import Screen
@@ -349,10 +349,15 @@ class Session:
             self.fabric.launch()
 
 
-def open_session(common: CommonOptions) -> Session:
-    """Devices and catalogue as asked for. Raises ConfigError and CatalogError for what cannot be."""
+def open_session(common: CommonOptions, one_process: str | None = None) -> Session:
+    """Devices and catalogue as asked for. Raises ConfigError and CatalogError for what cannot be.
+
+    `one_process` names a command that does not run on several ranks.
+    """
     catalog = common.open_catalog()
     compute = devices.open_compute(common.device, common.precision, common.devices, common.nodes)
+    if one_process is not None and compute.fabric.world_size > 1:
+        raise ConfigError(f"{one_process} runs in one process; start it without several tasks or devices")
     screen = Screen(shown=not common.quiet and devices.early_rank() == 0)
     return Session(common, screen, compute, catalog)
 

@@ -1,11 +1,10 @@
-"""What an adaptation did: reconstruction errors, gap and probe with the model before and after.
+"""What an adaptation did, from before to after: reconstruction errors, the gap, and a probe with the share recovered.
 
-T tiles, C bands
-
-T tiles
+T tiles, G groups, R resamples, C bands, D features
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,35 +12,47 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geomae.commands.adapt_request import AdaptOptions
-from geomae.commands.probe_request import CLASSIFICATION, specifications
-from geomae.commands.probe_request import ProbeOptions as ProbeRequest
-from geomae.commands.run import Session
-from geomae.config import PretrainConfig
-from geomae.encoders.reference import parse_encoder
-from geomae.encoders.selections import Embeddings, EmbeddingSpec, embed_specs
+from geomae.catalog import Catalog
+from geomae.commands.options import CommonOptions
+from geomae.commands.probe_request import CLASSIFICATION, ProbeOptions
+from geomae.config import AdaptConfig
+from geomae.encoders.reference import encoder_specs, parse_encoder, parse_encoders
+from geomae.encoders.selections import Embeddings, EmbeddingSpec, EncoderLoader, embed_specs
 from geomae.errors import BandMismatchError, CatalogError, ConfigError
-from geomae.evaluation.folds import codes_of
+from geomae.evaluation.folds import TrainingFolds, assign_groups, codes_of
 from geomae.evaluation.gap_measures import embedding_gap, subsample_tiles
-from geomae.evaluation.gap_recovery import Estimate, change, compare, cross_fitted, share_closed
+from geomae.evaluation.linear_probe import choose_strength, fit_linear
 from geomae.evaluation.permutations import GapFigure
 from geomae.evaluation.probe_data import LabelledSelection, ProbeTask, class_codes, label_selection, read_probe_task
 from geomae.evaluation.probing import PredictionKey
-from geomae.metrics.intervals import FEWEST_GROUPS, group_interval
-from geomae.metrics.predictions import Codes
+from geomae.metrics.intervals import FEWEST_GROUPS, group_interval, percentile_interval, resample_groups
+from geomae.metrics.predictions import ALL, Codes, Floats, Measure
 from geomae.models.folder import Model
+from geomae.runtime.devices import Compute
 from geomae.runtime.signals import Stop
 from geomae.tiles.overlaps import check_no_pixel_overlap
 from geomae.tiles.selection import Selection, share_bands
-from geomae.training.adaptation import AdaptationDomain, AdaptationDomains
+from geomae.training.adaptation import AdaptationDomain, AdaptationDomains, AdaptedModel, training_config
 from geomae.training.trainer import batch_spec
 from geomae.training.validation import BASELINES, MODEL, TileErrors, errors_by_tile
 
-ALL = "all"
+BEFORE, AFTER = "before", "after"
+PROBE_BASELINES = ("baseline:statistics", "baseline:rcf")
+CROSS_FIT = 3  # where groups stand on both sides, as sites that are seen in two seasons
+MOST_FOLDS = 5
+SMALLEST_GAP = 0.02  # of which a share is given: a smaller one is a quotient of roundings
 
 
 @dataclass(frozen=True)
-class Change:
+class Estimate:
+    """A figure with its interval (95 %, over resampled groups), where the groups carry one."""
+
+    value: float
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class ErrorChange:
     """RMSE on hidden valid pixels of held-out tiles, of one band or as the mean over bands, in `unit`.
 
     `change` is after / before - 1, its interval (95 %) paired over resampled groups; None where they are too few. It is
@@ -63,61 +74,17 @@ class Change:
     baselines: dict[str, float]
 
 
-def name_of(baseline: str) -> str:
-    """A baseline's name in a narrow column."""
-    return baseline.removeprefix("baseline:")
-
-
-def error_changes(
-    before: Model, after: Model, domains: AdaptationDomains, config: PretrainConfig, seed: int, device: torch.device
-) -> list[Change]:
-    """The changes on the held-out tiles of the target and of the source, each as the mean over bands and by band."""
-    draw = batch_spec(config, seed, before.mae.architecture.groups)
-    changes: list[Change] = []
-    for name, domain in zip(("target", "source"), domains.all, strict=False):
-        errors = [errors_by_tile(model, domain.held, draw, config.batch, device) for model in (before, after)]
-        changes += _changes(name, domain, errors[0], errors[1], seed)
-    return changes
-
-
-def _changes(name: str, domain: AdaptationDomain, before: TileErrors, after: TileErrors, seed: int) -> Iterator[Change]:
-    record = domain.held.record
-    group_T, groups = codes_of(domain.held.index.independent_units())
-    for band in (ALL, *(one.name for one in record.bands)):
-        places = list(range(len(record.bands))) if band == ALL else [[one.name for one in record.bands].index(band)]
-        ours, theirs = after.of_bands(places), before.of_bands(places)
-        if not theirs.pixels_TC.any():
-            continue
-
-        def change(weight_T: NDArray[np.float64], ours: TileErrors = ours, theirs: TileErrors = theirs) -> float:
-            return ours.rmse(MODEL, weight_T) / max(theirs.rmse(MODEL, weight_T), 1e-30) - 1
-
-        each = [change((group_T == group).astype(np.float64)) for group in range(len(groups))]
-        known, better = sum(not np.isnan(one) for one in each), sum(one < 0 for one in each)
-        interval = group_interval(change, group_T, seed) if known >= FEWEST_GROUPS else None
-        yield Change(
-            name, domain.name, band, record.unit, theirs.rmse(MODEL), ours.rmse(MODEL),
-            change(np.ones(len(group_T))), interval, len(group_T), known, better,
-            {one: theirs.rmse(one) for one in BASELINES},
-        )  # fmt: skip
-
-
-BEFORE, AFTER = "before", "after"
-PROBE_BASELINES = ("baseline:statistics", "baseline:rcf")
-CROSS_FIT = 3  # where groups stand on both sides, as sites that are seen in two seasons
-
-
 @dataclass(frozen=True)
 class BeforeAfterPlan:
-    """What is embedded: `gap` are source and target, or nothing; `problem` is what the probe is asked."""
+    """What is embedded: `gap` are source and target, or nothing; `task` is what a probe learns and is tested on."""
 
     gap: tuple[Selection, ...]
-    problem: ProbeTask | None
+    task: ProbeTask | None
 
     @property
-    def needed(self) -> list[Selection]:
+    def selections(self) -> list[Selection]:
         """All tiles to be embedded."""
-        return [*self.gap, *([side.selected for side in self.problem.sides] if self.problem else [])]
+        return [*self.gap, *([one.selected for one in self.task.sides] if self.task else [])]
 
 
 @dataclass(frozen=True)
@@ -130,105 +97,234 @@ class BeforeAfter:
     metric: str = ""
 
 
-def plan_before_after(session: Session, request: AdaptOptions, domains: AdaptationDomains) -> BeforeAfterPlan:
-    """What can be proved. Raises CatalogError or ConfigError for labelled tiles that cannot be probed."""
+@dataclass(frozen=True)
+class AdaptationResult:
+    """All that is known at the end; `digest` names the weights of the model before."""
+
+    config: AdaptConfig
+    domains: AdaptationDomains
+    plan: BeforeAfterPlan
+    adapted: AdaptedModel
+    changes: list[ErrorChange]
+    before_after: BeforeAfter
+    digest: str
+
+    def error(self, domain: str) -> ErrorChange | None:
+        """The change of the reconstruction error of `target` or `source`, as the mean over bands."""
+        return next((one for one in self.changes if (one.domain, one.band) == (domain, ALL)), None)
+
+
+def plan_before_after(
+    catalog: Catalog, domains: AdaptationDomains, labelled: Sequence[Selection], min_class_rows: int, seed: int
+) -> BeforeAfterPlan:
+    """What can be compared: the gap where there is a source, a probe where there are labelled tiles.
+
+    `labelled` are those of the source that a probe learns from and those of the target that it is tested on, or
+    nothing. Raises CatalogError or ConfigError for labelled tiles that cannot be probed.
+    """
     roles = (("source", domains.source), ("target", domains.target)) if domains.source else ()
-    gap = [_drawn(one.selected, role, session.common.seed) for role, one in roles]
-    if request.probe_train is None or request.probe_test is None:
+    gap = [_subsample(one.selected, role, seed) for role, one in roles]
+    if not labelled:
         try:
             return BeforeAfterPlan(tuple(share_bands(gap)) if gap else (), None)
         except BandMismatchError:  # a spectral embedding takes either as it is
             return BeforeAfterPlan(tuple(gap), None)
-    labelled = session.select([request.probe_train, request.probe_test])
     for one, option in zip(labelled, ("--probe-train", "--probe-test"), strict=True):
-        label_selection(one, session.catalog, CLASSIFICATION, option)
-    check_no_pixel_overlap(labelled[0].index, labelled[1].index, f"--probe-train {labelled[0].name}")
-    chosen = share_bands([*gap, *labelled])
+        label_selection(one, catalog, CLASSIFICATION, option)
+    train, test = labelled
+    check_no_pixel_overlap(train.index, test.index, f"--probe-train {train.name}")
+    shared = share_bands([*gap, *labelled])
     learned, tested = (set(one.index.independent_units()) for one in labelled)
-    asked = ProbeRequest(
-        session.common, request.probe_train, (request.probe_test,), (),
+    options = ProbeOptions(
+        CommonOptions(seed=seed), train.name, (test.name,), (),
         cross_fit=max(2, min(CROSS_FIT, len(learned))) if learned & tested else None,
-        min_class_rows=request.min_class_rows,
+        min_class_rows=min_class_rows,
     )  # fmt: skip
     try:
-        problem = read_probe_task(asked, chosen[len(gap) :], session.catalog)
+        task = read_probe_task(options, shared[len(gap) :], catalog)
     except (CatalogError, ConfigError) as error:
         raise type(error)(
             f"--probe-train and --probe-test: {error}; or leave both out, and adapt without a probe"
         ) from error
-    return BeforeAfterPlan(tuple(chosen[: len(gap)]), problem)
+    return BeforeAfterPlan(tuple(shared[: len(gap)]), task)
 
 
-def check_before_after(session: Session, plan: BeforeAfterPlan, model: Path) -> None:
+def check_before_after(plan: BeforeAfterPlan, model: Path, device: torch.device) -> None:
     """Raise BandMismatchError or ConfigError for tiles that the model cannot embed, before it is trained."""
-    if plan.needed:
-        session.loader(EmbeddingSpec(), plan.needed).load(parse_encoder(str(model)))
+    if plan.selections:
+        EncoderLoader(EmbeddingSpec(), plan.selections, device).load(parse_encoder(str(model)))
+
+
+def error_changes(
+    compute: Compute, domains: AdaptationDomains, after: Model, config: AdaptConfig, seed: int
+) -> list[ErrorChange]:
+    """The changes on the held-out tiles of the target and of the source, each as the mean over bands and by band."""
+    before, device = domains.model, compute.fabric.device
+    device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
+    training = training_config(config, before.mae.architecture)
+    spec = batch_spec(training, seed, before.mae.architecture.groups)
+    for model in (before, after):
+        model.mae.to(device)
+    changes: list[ErrorChange] = []
+    for role, domain in zip(("target", "source"), domains.all, strict=False):
+        errors = [errors_by_tile(model, domain.held, spec, training.batch, device) for model in (before, after)]
+        changes += _changes(role, domain, errors[0], errors[1], seed)
+    return changes
 
 
 def evaluate_before_after(
-    session: Session,
+    compute: Compute,
+    catalog: Catalog,
     plan: BeforeAfterPlan,
     before: Path,
     after: Path,
     out: Path,
+    seed: int,
     stop: Stop,
-    progress: Callable[..., None],
+    progress: Callable[..., None] = lambda *_: None,
 ) -> BeforeAfter | None:
-    """Embed all that is needed with both models, and for a probe with baselines; None where `stop` ended it."""
-    texts = [f"{BEFORE}={before}", f"{AFTER}={after}", *(PROBE_BASELINES if plan.problem else ())]
-    if not plan.needed:
+    """Gap and probe of the model folders `before` and `after`; None where `stop` ended it.
+
+    All tiles of the plan are embedded into stores below `out`, by both models and for a probe by baselines.
+    """
+    if not plan.selections:
         return BeforeAfter({}, {}, {})
-    entrants = specifications(ProbeRequest(session.common, "", (), tuple(texts), baselines=False))
-    loader = session.loader(EmbeddingSpec(), plan.needed)
-    trained = loader.load_trained(entrants)
-    found = list(embed_specs(session.compute, session.catalog, entrants, trained, loader, out, stop, progress))
+    texts = [f"{BEFORE}={before}", f"{AFTER}={after}", *(PROBE_BASELINES if plan.task else ())]
+    specs = encoder_specs(parse_encoders(texts))
+    loader = EncoderLoader(EmbeddingSpec(), plan.selections, compute.fabric.device)
+    trained = loader.load_trained(specs)
+    embedded = list(embed_specs(compute, catalog, specs, trained, loader, out, stop, progress))
     if stop.signal:
         return None
-    by_label = dict(zip([one.label for one in entrants], found, strict=True))
-    seed = session.common.seed
+    by_label = {one.label: one for one in embedded}
     gap = {label: _gap(plan.gap, by_label[label], seed) for label in (BEFORE, AFTER) if plan.gap}
-    if plan.problem is None:
+    if plan.task is None:
         return BeforeAfter(gap, {}, {})
-    target, source = _probe(plan.problem, by_label, seed)
-    return BeforeAfter(gap, target, source, next(iter(plan.problem.truths.values())).measure.main)
+    target, source = _probe(plan.task, by_label, seed)
+    return BeforeAfter(gap, target, source, next(iter(plan.task.truths.values())).measure.main)
 
 
-def _drawn(selected: Selection, role: str, seed: int) -> Selection:
+def cross_fitted(embedding_TD: NDArray[np.floating], label_T: Codes, group_T: Codes, classes: int) -> Codes | None:
+    """The class (T,) of each tile by a linear probe that saw the labels of other groups.
+
+    None for a single group, and where no class has two tiles. The strength is the best one for these very tiles. That
+    flatters a little, as it should what others are measured by.
+    """
+    groups, counts = len(np.unique(group_T)), np.unique(label_T, return_counts=True)[1]
+    if groups < 2 or counts.max() < 2:
+        return None
+    fewest = int(counts.min())
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="The least populated class"
+        )  # it is then predicted wrong, as it should be
+        folds = TrainingFolds(assign_groups(label_T, group_T, min(MOST_FOLDS, groups, max(fewest, 2))), "").parts()
+    strength, _ = choose_strength(embedding_TD, label_T, classes, folds)
+    predicted_T = np.zeros_like(label_T)
+    for learn, held in folds:
+        probe = fit_linear(embedding_TD[learn], label_T[learn], classes, strength)
+        predicted_T[held] = probe.predict(embedding_TD[held])
+    return predicted_T
+
+
+def paired_estimates(
+    predicted: Mapping[str, Codes],
+    label_T: Codes,
+    group_T: Codes,
+    measure: Measure,
+    seed: int,
+    derived: Mapping[str, Callable[[Mapping[str, Floats]], Floats]],
+) -> dict[str, Estimate]:
+    """The main figure of each prediction, and figures `derived` from them, all on the same resamples of the groups."""
+    groups = int(group_T.max()) + 1
+    counts_RG = resample_groups(groups, seed)
+    sums = {name: measure.sums(label_T, codes_T, group_T, groups) for name, codes_T in predicted.items()}
+    values = {name: measure.values(one.sum(0))[measure.main, ALL] for name, one in sums.items()}
+    values |= {name: function(values) for name, function in derived.items()}
+    if counts_RG is None:
+        return {name: Estimate(float(value)) for name, value in values.items()}
+    drawn = {
+        name: measure.values(np.tensordot(counts_RG, one, axes=1))[measure.main, ALL] for name, one in sums.items()
+    }
+    drawn |= {name: function(drawn) for name, function in derived.items()}
+    known = {name: percentile_interval(one) for name, one in drawn.items() if np.isfinite(one).all()}
+    return {name: Estimate(float(value), known.get(name)) for name, value in values.items()}
+
+
+def change(values: Mapping[str, Floats]) -> Floats:
+    """What the adaptation changed."""
+    return np.asarray(values[AFTER] - values[BEFORE])
+
+
+def share_closed(values: Mapping[str, Floats]) -> Floats:
+    """(after - before) / (oracle - before); unknown (NaN) where the oracle is hardly better than `before`."""
+    gap = np.asarray(values["oracle"] - values[BEFORE])
+    share = np.divide(change(values), gap, out=np.full(np.shape(gap), np.nan), where=gap >= SMALLEST_GAP)
+    return np.asarray(share)
+
+
+def _changes(
+    role: str, domain: AdaptationDomain, before: TileErrors, after: TileErrors, seed: int
+) -> Iterator[ErrorChange]:
+    record = domain.held.record
+    names = [band.name for band in record.bands]
+    group_T, groups = codes_of(domain.held.index.independent_units())
+    for band in (ALL, *names):
+        places = list(range(len(names))) if band == ALL else [names.index(band)]
+        ours, theirs = after.of_bands(places), before.of_bands(places)
+        if not theirs.pixels_TC.any():
+            continue
+
+        def relative(weight_T: NDArray[np.float64], ours: TileErrors = ours, theirs: TileErrors = theirs) -> float:
+            return ours.rmse(MODEL, weight_T) / max(theirs.rmse(MODEL, weight_T), 1e-30) - 1
+
+        each = [relative((group_T == group).astype(np.float64)) for group in range(len(groups))]
+        known, better = sum(not np.isnan(one) for one in each), sum(one < 0 for one in each)
+        interval = group_interval(relative, group_T, seed) if known >= FEWEST_GROUPS else None
+        yield ErrorChange(
+            role, domain.name, band, record.unit, theirs.rmse(MODEL), ours.rmse(MODEL),
+            relative(np.ones(len(group_T))), interval, len(group_T), known, better,
+            {one: theirs.rmse(one) for one in BASELINES},
+        )  # fmt: skip
+
+
+def _subsample(selected: Selection, role: str, seed: int) -> Selection:
     """As many tiles as figures of a gap are made of, those that `geomae gap` takes."""
     return replace(selected, index=selected.index.take(subsample_tiles(len(selected.index), seed, role)))
 
 
-def _gap(chosen: Sequence[Selection], embeddings: Embeddings, seed: int) -> list[GapFigure]:
-    source, target = ((embeddings.of(one), one.index.independent_units()) for one in chosen)
+def _gap(domains: Sequence[Selection], embeddings: Embeddings, seed: int) -> list[GapFigure]:
+    source, target = ((embeddings.of(one), one.index.independent_units()) for one in domains)
     return embedding_gap(*source, *target, seed)
 
 
 def _probe(
-    problem: ProbeTask, by_label: dict[str, Embeddings], seed: int
+    task: ProbeTask, by_label: dict[str, Embeddings], seed: int
 ) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
     """Figures on the target and on the source. The labels of the target take part in scoring, and in the oracle."""
-    (test,), train = problem.tests, problem.train
-    truth = problem.truths[test.name]
+    (test,), train = task.tests, task.train
+    truth = task.truths[test.name]
     predicted = {
-        label: problem.answer(one).predicted[PredictionKey(test.name, "linear")][0] for label, one in by_label.items()
+        label: task.answer(one).predicted[PredictionKey(test.name, "linear")][0] for label, one in by_label.items()
     }
-    oracle = _cross_fitted(problem, test, by_label[BEFORE])
+    oracle = _cross_fitted(task, test, by_label[BEFORE])
     derived = {"change": change}
     if oracle is not None:
         predicted["oracle"] = oracle
         derived["share_closed"] = share_closed
-    target = compare(predicted, truth.label_T, truth.group_T, truth.measure, seed, derived)
+    target = paired_estimates(predicted, truth.label_T, truth.group_T, truth.measure, seed, derived)
     at_home = {
         label: codes_T
         for label in (BEFORE, AFTER)
-        if (codes_T := _cross_fitted(problem, train, by_label[label])) is not None
+        if (codes_T := _cross_fitted(task, train, by_label[label])) is not None
     }
     if not at_home:
         return target, {}
-    group_T, _ = codes_of(train.unit_T)
-    return target, compare(at_home, class_codes(train, problem.names), group_T, truth.measure, seed, {"change": change})
+    label_T, (group_T, _) = class_codes(train, task.names), codes_of(train.unit_T)
+    return target, paired_estimates(at_home, label_T, group_T, truth.measure, seed, {"change": change})
 
 
-def _cross_fitted(problem: ProbeTask, side: LabelledSelection, embeddings: Embeddings) -> Codes | None:
-    group_T, _ = codes_of(side.unit_T)
-    return cross_fitted(embeddings.of(side.selected), class_codes(side, problem.names), group_T, len(problem.names))
+def _cross_fitted(task: ProbeTask, labelled: LabelledSelection, embeddings: Embeddings) -> Codes | None:
+    group_T, _ = codes_of(labelled.unit_T)
+    label_T = class_codes(labelled, task.names)
+    return cross_fitted(embeddings.of(labelled.selected), label_T, group_T, len(task.names))

@@ -168,7 +168,7 @@ class GapResult:
         return flat
 
 
-def read_domains(selections: Sequence[Selection], seed: int) -> GapDomains:
+def read_gap_domains(selections: Sequence[Selection], seed: int) -> GapDomains:
     """Source and target, in the bands that they share where they share any.
 
     Raises ConfigError where tiles of one overlap tiles of the other, and CatalogError for fewer than two in a domain.

@@ -3,22 +3,24 @@
 T tiles
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from geomae.commands.run import AnalysisRun, Session
 from geomae.config import AdaptConfig, Decoder, Optimizer, PretrainConfig
 from geomae.encoders.own import fit_model
-from geomae.errors import CatalogError, ModelError
+from geomae.errors import CatalogError, ConfigError, ModelError
 from geomae.models.architecture import Architecture
 from geomae.models.folder import Model
 from geomae.models.mae import MaskedAutoencoder
 from geomae.models.trainable import Share, merged, unfreeze
 from geomae.randomness import key
+from geomae.runtime.devices import Compute
 from geomae.runtime.signals import Stop
 from geomae.sensors.record import SensorRecord
 from geomae.tiles.batches import TileReader, schedule_batches
@@ -30,8 +32,11 @@ from geomae.training import checkpoints
 from geomae.training.checkpoints import Progress
 from geomae.training.data import Dataset, usable_tiles
 from geomae.training.loop import Event, save, train, validate
-from geomae.training.trainer import Trainer, prepare
+from geomae.training.trainer import prepare
 from geomae.training.validation import MODEL
+
+ADAPTED = "adapted"  # in the provenance of a model: what it was adapted to
+RATES = {"full": 0.004, "last-blocks": 0.008, "lora": 0.008, "norm": 0.03}  # for 256 tiles a step
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,19 @@ class AdaptationDomains:
         return (self.target,) if self.source is None else (self.target, self.source)
 
 
-def read_domains(model: Model, chosen: Sequence[Selection], config: PretrainConfig, seed: int) -> AdaptationDomains:
+@dataclass(frozen=True)
+class AdaptedModel:
+    """The adapted model, merged into plain weights; what learned; the step whose weights are kept, and the last one."""
+
+    model: Model
+    share: Share
+    kept_step: int
+    steps: int
+
+
+def read_adaptation_domains(
+    model: Model, selections: Sequence[Selection], config: PretrainConfig, seed: int
+) -> AdaptationDomains:
     """The domains of the selections, the target's first, for a model that will learn them.
 
     Raises CatalogError, ConfigError, BandMismatchError or ModelError where tiles, bands and model do not fit together.
@@ -74,13 +91,13 @@ def read_domains(model: Model, chosen: Sequence[Selection], config: PretrainConf
             "with their decoder through `geomae convert`, or train a model with `geomae pretrain`"
         )
     notes: list[str] = []
-    for one in reversed(chosen):  # the target's sensor last, which becomes the first of the model
+    for one in reversed(selections):  # the target's sensor last, which becomes the first of the model
         model = add_sensor(model, one.imagery, notes)
-    if len(chosen) == 2:
-        check_no_pixel_overlap(chosen[1].index, chosen[0].index, f"--source {chosen[1].name}")
-    memory = config.data.memory_mb * 1024**2 // (2 * len(chosen))
-    found = [_domain(model, one, config, memory, seed, notes) for one in chosen]
-    return AdaptationDomains(model, found[0], found[1] if len(found) == 2 else None, tuple(dict.fromkeys(notes)))
+    if len(selections) == 2:
+        check_no_pixel_overlap(selections[1].index, selections[0].index, f"--source {selections[1].name}")
+    memory = config.data.memory_mb * 1024**2 // (2 * len(selections))
+    target, *others = [_domain(model, one, config, memory, seed, notes) for one in selections]
+    return AdaptationDomains(model, target, others[0] if others else None, tuple(dict.fromkeys(notes)))
 
 
 def add_sensor(model: Model, imagery: SensorRecord, notes: list[str]) -> Model:
@@ -103,6 +120,99 @@ def add_sensor(model: Model, imagery: SensorRecord, notes: list[str]) -> Model:
         known, bands=known.bands + more.bands, mean_C=known.mean_C + more.mean_C, std_C=known.std_C + more.std_C
     )
     return replace(model, sensors=tuple(whole if one is known else one for one in model.sensors))
+
+
+def training_config(config: AdaptConfig, shape: Architecture) -> PretrainConfig:
+    """The training of a model of this `shape`."""
+    rate = RATES[config.method] if config.rate is None else config.rate
+    return PretrainConfig(
+        model=shape.kind, patch=shape.patch, embedding=shape.embedding, target=shape.target,
+        positions="gsd" if shape.positions == "gsd" else "sincos", reference_gsd_m=shape.reference_gsd_m,
+        decoder=shape.decoder or Decoder(), masking=config.masking, optimizer=Optimizer(base_rate=rate),
+        data=config.data, steps=config.steps, batch=config.batch, eval_every=config.eval_every,
+        save_every=config.save_every, keep=1,
+    )  # fmt: skip
+
+
+def adapt_model(
+    compute: Compute,
+    config: AdaptConfig,
+    domains: AdaptationDomains,
+    folder: Path,
+    seed: int,
+    stop: Stop,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> AdaptedModel | None:
+    """Train, or go on from the checkpoints in `folder`; None where `stop` ended it.
+
+    The weights of the best validation are kept; where no step was better than the start, those of the start. `on_event`
+    hears what the training loop reports.
+    """
+    shape = domains.model.mae.architecture
+    mae = MaskedAutoencoder(shape)
+    mae.load_state_dict(domains.model.mae.state_dict())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key(seed, "low rank") % 2**63)
+        share = unfreeze(mae, config.method, blocks=config.whole_blocks, rank=config.rank)
+    training = [one.training for one in domains.all]
+    trainer = prepare(
+        compute.fabric, mae, training_config(config, shape), seed, compute.precision, training, [domains.target.held],
+        folder,
+    )  # fmt: skip
+    # What is reported in the end; the loss follows it only roughly, since it does not weigh bands alike.
+    trainer.judge = lambda scores: scores.mean(MODEL)
+    if trainer.progress.step == 0:
+        on_event(Event(0, scores=validate(trainer)))  # the start is the first that has to be beaten
+        save(trainer)
+    shares = (1 - config.replay, config.replay)[: len(training)]
+    order = schedule_batches(seed, tuple(len(one.reader) for one in training), config.batch, config.steps, shares)
+    if not stale(trainer.progress, config):
+        for event in train(trainer, order, stop):
+            on_event(event)
+            if event.scores is not None and stale(trainer.progress, config):
+                break
+    if trainer.progress.step < config.steps and not stale(trainer.progress, config):
+        return None
+    kept = trainer.progress.best_step or 0
+    weights = checkpoints.weights_of(folder, kept)
+    return AdaptedModel(_with_weights(domains.model, weights), share, kept, trainer.progress.step)
+
+
+def stale(progress: Progress, config: AdaptConfig) -> bool:
+    """Whether the last `patience` validations brought no new best."""
+    return progress.step - (progress.best_step or 0) >= config.patience * config.eval_every
+
+
+def check_not_adapted(model: Model, target_digest: str, name: str) -> None:
+    """Raise ConfigError where the model `name`, or one that it was made from, was adapted to the same tiles already."""
+    provenance: Mapping[str, Any] | None = model.provenance
+    while provenance is not None:
+        adapted = provenance.get(ADAPTED, {})
+        if adapted.get("target_digest") == target_digest:
+            raise ConfigError(
+                f"--model {name}: was adapted to {adapted['target']} already; --again adapts it once more"
+            )
+        provenance = provenance.get("from")
+
+
+def adapted_provenance(
+    config: AdaptConfig, domains: AdaptationDomains, adapted: AdaptedModel, digest: str
+) -> dict[str, Any]:
+    """What an adapted model says of its adaptation; `digest` names the weights of the model before."""
+    target = domains.target
+    return {
+        "dataset": [one.name for one in domains.all],
+        "tile": [int(target.selected.index.tiles["size"].iloc[0])] * 2,
+        ADAPTED: {
+            "model_digest": digest,
+            "target": target.name,
+            "target_digest": target.selected.digest(),
+            "method": config.method,
+            "steps": adapted.kept_step,
+            "parameters_trained": adapted.share.trained,
+        },
+        "from": domains.model.provenance,
+    }
 
 
 def _domain(
@@ -149,93 +259,7 @@ def _without_overlap(name: str, learned: TileIndex, held: TileIndex, notes: list
     return learned
 
 
-RATES = {"full": 0.004, "last-blocks": 0.008, "lora": 0.008, "norm": 0.03}  # for 256 tiles a step
-
-
-def training_config(config: AdaptConfig, shape: Architecture) -> PretrainConfig:
-    """The training of a model of this `shape`."""
-    rate = RATES[config.method] if config.rate is None else config.rate
-    return PretrainConfig(
-        model=shape.kind, patch=shape.patch, embedding=shape.embedding, target=shape.target,
-        positions="gsd" if shape.positions == "gsd" else "sincos", reference_gsd_m=shape.reference_gsd_m,
-        decoder=shape.decoder or Decoder(), masking=config.masking, optimizer=Optimizer(base_rate=rate),
-        data=config.data, steps=config.steps, batch=config.batch, eval_every=config.eval_every,
-        save_every=config.save_every, keep=1,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Adapted:
-    """The adapted model, merged into plain weights; what learned; the step whose weights are kept, and the last one."""
-
-    model: Model
-    share: Share
-    kept_step: int
-    steps: int
-
-
-def adapt_weights(
-    session: Session, config: AdaptConfig, domains: AdaptationDomains, run: AnalysisRun, stop: Stop
-) -> Adapted | None:
-    """Train, or go on with a training in the folder of the run; None where `stop` ended it.
-
-    The weights of the best validation are kept; where no step was better than the start, those of the start.
-    """
-    shape, seed = domains.model.mae.architecture, session.common.seed
-    mae = MaskedAutoencoder(shape)
-    mae.load_state_dict(domains.model.mae.state_dict())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key(seed, "low rank") % 2**63)
-        share = unfreeze(mae, config.method, blocks=config.whole_blocks, rank=config.rank)
-    training = [one.training for one in domains.all]
-    trainer = prepare(
-        session.fabric, mae, training_config(config, shape), seed, session.precision, training, [domains.target.held],
-        run.folder.checkpoints,
-    )  # fmt: skip
-    # What is reported in the end; the loss follows it only roughly, since it does not weigh bands alike.
-    trainer.judge = lambda scores: scores.mean(MODEL)
-    run.folder.forget_after(trainer.progress.step)
-    if trainer.progress.step == 0:
-        _report(run, config, Event(0, scores=validate(trainer)))  # the start is the first that has to be beaten
-        save(trainer)
-    shares = (1 - config.replay, config.replay)[: len(training)]
-    order = schedule_batches(seed, tuple(len(one.reader) for one in training), config.batch, config.steps, shares)
-    if not _train(trainer, config, run, train(trainer, order, stop)):
-        return None
-    kept = trainer.progress.best_step or 0
-    weights = checkpoints.weights_of(run.folder.checkpoints, kept)
-    return Adapted(_plain(domains.model, weights), share, kept, trainer.progress.step)
-
-
-def _train(trainer: Trainer, config: AdaptConfig, run: AnalysisRun, events: Iterator[Event]) -> bool:
-    """Follow the loop to its end or until it no longer helps; False where a signal ended it."""
-    if not stale(trainer.progress, config):
-        for event in events:
-            _report(run, config, event)
-            if event.scores is not None and stale(trainer.progress, config):
-                break
-    run.screen.close()
-    return trainer.progress.step == config.steps or stale(trainer.progress, config)
-
-
-def stale(progress: Progress, config: AdaptConfig) -> bool:
-    """Whether the last `patience` validations brought no new best."""
-    return progress.step - (progress.best_step or 0) >= config.patience * config.eval_every
-
-
-def _report(run: AnalysisRun, config: AdaptConfig, event: Event) -> None:
-    """Take note of what the loop says."""
-    figures = {f"train/{name}": value for name, value in (event.figures or {}).items()}
-    for name, scores in (event.scores or {}).items():
-        figures |= scores.metrics(name)
-    if figures:
-        run.folder.log(event.step, figures)
-        run.tracker.log_metrics(figures, event.step)
-    if event.figures is not None:
-        run.step("adapting", event.step, config.steps, f"loss {event.figures['loss']:.4f}")
-
-
-def _plain(before: Model, weights: Mapping[str, Tensor]) -> Model:
+def _with_weights(before: Model, weights: Mapping[str, Tensor]) -> Model:
     """The model with other weights, corrections merged into them."""
     mae = MaskedAutoencoder(before.mae.architecture)
     mae.load_state_dict(merged(weights))

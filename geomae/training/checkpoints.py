@@ -106,6 +106,11 @@ def newest(folder: Path) -> tuple[Path, Progress] | None:
     return path, Progress(step, state.get("best_loss"), state.get("best_step"))
 
 
+def last_step(folder: Path) -> int:
+    """The step of the newest checkpoint, by its name alone; 0 where there is none."""
+    return max((int(path.name.removeprefix("step-")) for path in folder.glob("step-*")), default=0)
+
+
 def weights_of(folder: Path, step: int) -> dict[str, Tensor]:
     """The weights after `step`, by parameter name, of a checkpoint that was kept."""
     return load_file(folder / f"step-{step:08d}" / "model.safetensors")

@@ -11,13 +11,14 @@ import torch
 from helpers import history, mlflow_client, options, write_catalog
 
 from geomae.commands import adapt
-from geomae.commands.adapt_request import AdaptOptions
+from geomae.commands.adapt import AdaptOptions
 from geomae.commands.options import CommonOptions
 from geomae.errors import BandMismatchError, CatalogError, ConfigError, GeomaeError, ModelError
 from geomae.models.architecture import Architecture
 from geomae.models.folder import Model, load_model, save_model
 from geomae.models.mae import MaskedAutoencoder
 from geomae.rasters import write_cog
+from geomae.runtime import signals
 from geomae.runtime.signals import Stop
 from geomae.sensors import sensor
 from geomae.sensors.record import SensorRecord
@@ -211,7 +212,7 @@ def test_a_stopped_adaptation_goes_on_to_the_same_bytes(land, begun, tracking_ur
     whole, parted = (request(land, begun, tmp_path / name, tracking_uri, **asked) for name in ("whole", "parted"))
     assert adapt.run(whole) == 0
     with monkeypatch.context() as patched:
-        patched.setattr(adapt, "watch", lambda: contextlib.nullcontext(Stop(15)))
+        patched.setattr(signals, "watch", lambda: contextlib.nullcontext(Stop(15)))
         assert adapt.run(parted) == 143
     assert not (tmp_path / "parted" / "model").exists()
     assert adapt.run(parted) == 0
@@ -240,16 +241,15 @@ def test_with_source_and_target_unknown_the_target_s_sensor_is_the_first(land, b
 def test_tiles_that_overlap_held_out_ones_are_told_of(land, begun):
     from geomae.catalog import open_catalog
     from geomae.config import PretrainConfig
-    from geomae.runtime.console import Screen
     from geomae.tiles.overlaps import overlapping
     from geomae.tiles.selection import select_tiles
-    from geomae.training.adaptation import read_domains
+    from geomae.training.adaptation import read_adaptation_domains
 
-    (one,) = select_tiles(open_catalog(land), ["halved"], Screen(False))
-    domains = read_domains(load_model(begun), [one], PretrainConfig(), 0)
+    (one,) = select_tiles(open_catalog(land), ["halved"])
+    domains = read_adaptation_domains(load_model(begun), [one], PretrainConfig(), 0)
     assert any("overlap held-out ones, which flatters" in note for note in domains.notes)
-    (one,) = select_tiles(open_catalog(land), [BROWN], Screen(False))
-    domains = read_domains(load_model(begun), [one], PretrainConfig(), 0)
+    (one,) = select_tiles(open_catalog(land), [BROWN])
+    domains = read_adaptation_domains(load_model(begun), [one], PretrainConfig(), 0)
     assert not any("held-out" in note for note in domains.notes)
     assert not overlapping(domains.target.training.reader.index, domains.target.held.reader.index).any()
 

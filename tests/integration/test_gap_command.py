@@ -18,7 +18,7 @@ from geomae.config import Decoder
 from geomae.encoders import encoder_specs, load_encoder, parse_encoders
 from geomae.encoders.selections import EmbeddingSpec, EncoderLoader, embed_specs
 from geomae.errors import BandMismatchError, ConfigError, GeomaeError
-from geomae.evaluation.gap import measure_gap, read_domains, read_pixels
+from geomae.evaluation.gap import measure_gap, read_gap_domains, read_pixels
 from geomae.evaluation.gap_measures import Pixels, embedding_gap, pixel_gap
 from geomae.evaluation.permutations import corrected
 from geomae.models.architecture import Architecture
@@ -211,7 +211,7 @@ def test_errors_are_of_the_same_bands_however_they_are_stored(request_for, tmp_p
 
 def test_a_notebook_measures_a_gap_without_the_command(fields, tmp_path):
     catalog, compute = open_catalog(fields), open_compute("cpu", "32")
-    domains = read_domains(select_tiles(catalog, [GREEN, BROWN]), 0)
+    domains = read_gap_domains(select_tiles(catalog, [GREEN, BROWN]), 0)
     specs = encoder_specs(parse_encoders([f"mine={save(tmp_path / 'mine' / 'model')}"]))
     loader = EncoderLoader(EmbeddingSpec(), [one.selected for one in domains], compute.fabric.device)
     trained = loader.load_trained(specs)
@@ -255,7 +255,7 @@ def test_halves_of_a_season_are_alike_and_seasons_are_not(shared_data):
     """Twenty draws each: Holm over pixels and band statistics together rejects in at most three, and in all."""
     catalog = CommonOptions(shared_data / "catalog.yaml").open_catalog()
     texts = [f"hls-seasons[season={season}]" for season in ("green", "brown")]
-    domains = read_domains(select_tiles(catalog, texts), 0)
+    domains = read_gap_domains(select_tiles(catalog, texts), 0)
     bands = [band.name for band in domains.source.bands]
     pixels = [read_pixels(domain) for domain in domains]
     encoder = load_encoder("baseline:statistics", imagery=domains.source.selected.imagery)

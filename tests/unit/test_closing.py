@@ -6,14 +6,14 @@ T tiles, G groups
 import numpy as np
 import pytest
 
-from geomae.evaluation.gap_recovery import change, compare, cross_fitted, share_closed
+from geomae.evaluation.before_after import change, cross_fitted, paired_estimates, share_closed
 from geomae.metrics.predictions import ClassMeasure
 
 MEASURE = ClassMeasure(("a", "b"), np.array([True, True]))
 DERIVED = {"change": change, "share_closed": share_closed}
 
 
-def sides(groups=12, each=10):
+def predictions(groups=12, each=10):
     """Labels, groups, and predictions of which `before` errs in half, `after` in a quarter, the oracle never."""
     label_T = np.tile([0, 1], groups * each // 2)
     group_T = np.repeat(np.arange(groups), each)
@@ -23,8 +23,8 @@ def sides(groups=12, each=10):
 
 
 def test_the_share_is_told_with_a_paired_interval():
-    label_T, group_T, predicted = sides()
-    found = compare(predicted, label_T, group_T, MEASURE, 0, DERIVED)
+    label_T, group_T, predicted = predictions()
+    found = paired_estimates(predicted, label_T, group_T, MEASURE, 0, DERIVED)
     assert found["before"].value == pytest.approx(0.5, abs=0.02)
     assert found["change"].value == pytest.approx(found["after"].value - found["before"].value)
     assert found["share_closed"].value == pytest.approx(found["change"].value / (1 - found["before"].value))
@@ -38,10 +38,10 @@ def test_without_two_tiles_of_a_class_there_is_no_oracle():
 
 
 def test_few_groups_carry_no_interval_and_no_gap_has_no_share():
-    label_T, group_T, predicted = sides(groups=4)
-    assert compare(predicted, label_T, group_T, MEASURE, 0, DERIVED)["change"].interval is None
-    label_T, group_T, predicted = sides()
-    found = compare(predicted | {"oracle": predicted["before"]}, label_T, group_T, MEASURE, 0, DERIVED)
+    label_T, group_T, predicted = predictions(groups=4)
+    assert paired_estimates(predicted, label_T, group_T, MEASURE, 0, DERIVED)["change"].interval is None
+    label_T, group_T, predicted = predictions()
+    found = paired_estimates(predicted | {"oracle": predicted["before"]}, label_T, group_T, MEASURE, 0, DERIVED)
     assert np.isnan(found["share_closed"].value)
     assert found["share_closed"].interval is None
 
