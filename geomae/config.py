@@ -1,15 +1,34 @@
 """Configuration: frozen, checked once at the border, from a YAML file and `--set key=value`."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from geomae.errors import ConfigError, nearest
 from geomae.files import YamlDocument, read_yaml
+
+RULE = "rule"  # type of the errors that `refuse` raises
+WORDINGS = {  # pydantic speaks of Python; whoever writes YAML knows these words
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "dict_type": "must be a mapping of keys to values",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "model_type": "must be a mapping of keys to values",
+    "string_pattern_mismatch": "must begin with a letter or digit and hold only letters, digits and ._-",
+    "string_too_short": "must not be empty",
+    "string_type": "must be text (quote it where it looks like a number)",
+    "too_short": "must not be empty",
+    "tuple_type": "must be a list",
+}
 
 
 class Frozen(BaseModel):
@@ -189,21 +208,27 @@ def parse(kind: type[Config], values: dict[str, Any], document: YamlDocument | N
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(explain(kind, error, document)) from error
+        raise ConfigError(explain(error, document, kind)) from error
 
 
-def explain(kind: type[BaseModel], error: ValidationError, document: YamlDocument | None) -> str:
-    """One line for the first fault of `error`: where, which key, what, and the nearest known key."""
-    fault = error.errors()[0]
-    keys = [key for key in fault["loc"] if isinstance(key, (str, int))]
-    where = (document.where(keys) + ": ") if document else ""
-    if fault["type"] == "extra_forbidden":
-        remedy = nearest(str(keys[-1]), _fields(kind, keys[:-1]))
-        return f"{where}unknown key {'.'.join(map(str, keys))!r}; {remedy}"
-    message = fault["msg"].removeprefix("Value error, ")
-    if not keys:
-        return where + message
-    return f"{where}{'.'.join(map(str, keys))}: {message[:1].lower()}{message[1:]}, not {fault['input']!r}"
+def explain(error: ValidationError, document: YamlDocument | None = None, kind: type[BaseModel] | None = None) -> str:
+    """One line for the fault of `error` that stands first in `document`: where, which key, what; and how many more.
+
+    With `kind`, the model that was validated, keys count that are not in the document (they came by `--set`), and
+    the nearest known key is named for one that is unknown.
+    """
+    faults = [_located(fault, document, kind) for fault in error.errors(include_url=False)]
+    lines = [document.lines.get(tuple(line_keys), 0) if document else 0 for _, line_keys, _ in faults]
+    keys, line_keys, message = faults[lines.index(min(lines))]
+    where = f"{document.where(line_keys)}: " if document else ""
+    more = f" ({len(faults) - 1} more after this one)" if len(faults) > 1 else ""
+    path = ".".join(map(str, keys))
+    return f"{where}{path}{': ' if path else ''}{message}{more}"
+
+
+def refuse(message: str, *keys: str | int) -> NoReturn:
+    """Refuse what is being validated; `keys` below it lead to the line that the message is about."""
+    raise PydanticCustomError(RULE, "{message}", {"message": message, "keys": keys})
 
 
 def shipped(command: str) -> tuple[str, ...]:
@@ -212,12 +237,12 @@ def shipped(command: str) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in folder.glob("*.yaml")))
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one: `{"a": {"b": 1}}` becomes `{"a.b": 1}`; an empty mapping stays a value."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
-        flat |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
+        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
     return flat
 
 
@@ -265,3 +290,33 @@ def _fields(kind: type[BaseModel], keys: Sequence[str | int]) -> list[str]:
             return []
         kind = field.annotation
     return list(kind.model_fields)
+
+
+def _located(
+    fault: ErrorDetails, document: YamlDocument | None, kind: type[BaseModel] | None
+) -> tuple[list[str | int], list[str | int], str]:
+    """The keys to show, the keys of the line to show, and the message."""
+    keys: list[str | int] = []
+    for part in fault["loc"]:  # pydantic adds the names of union branches to the keys of a file
+        if kind is not None or document is None or (*keys, part) in document.lines:
+            keys.append(part)
+    if fault["type"] == RULE:
+        return keys, [*keys, *fault["ctx"]["keys"]], fault["msg"]
+    if fault["type"] == "missing":
+        return keys, keys, f"key {fault['loc'][-1]!r} is missing; add it"
+    if fault["type"] == "extra_forbidden" and kind is not None:
+        remedy = nearest(str(keys[-1]), _fields(kind, keys[:-1]))
+        return [], keys, f"unknown key {'.'.join(map(str, keys))!r}; {remedy}"
+    if fault["type"] == "value_error":
+        return keys, keys, fault["msg"].removeprefix("Value error, ")
+    message = WORDINGS.get(fault["type"]) or fault["msg"].replace("Input should be", "must be")
+    return keys, keys, f"{message}, not {_shown(fault['input'])}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "a mapping" if value else "an empty mapping"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "a list" if value else "an empty list"
+    text = "empty" if value is None else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from geomae.catalog.schema import CatalogFile, DatasetEntry, explain
+from geomae.catalog.schema import CatalogFile, DatasetEntry
+from geomae.config import explain
 from geomae.errors import CatalogError, nearest
 from geomae.files import YamlDocument, digest, read_yaml
 from geomae.sensors import Sensor, inline_sensor, sensor

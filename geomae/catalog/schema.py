@@ -1,34 +1,23 @@
-"""The catalogue format as frozen models: what `data_catalog.yaml` may hold, and one clear line for a fault."""
+"""The catalogue format as frozen models: what `data_catalog.yaml` may hold."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, NoReturn
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, model_validator
 
 from geomae.catalog.filters import parse_filter
-from geomae.config import Frozen
+from geomae.config import Frozen, refuse
 from geomae.errors import CatalogError, nearest
-from geomae.files import YamlDocument
 from geomae.sensors import UNITS
 
-RULE = "rule"  # type of the errors that `refuse` raises
-WORDINGS = {  # pydantic speaks of Python; whoever writes YAML knows these words
-    "bool_parsing": "must be true or false",
-    "bool_type": "must be true or false",
-    "dict_type": "must be a mapping of keys to values",
-    "float_parsing": "must be a number",
-    "float_type": "must be a number",
-    "int_from_float": "must be a whole number",
-    "int_parsing": "must be a whole number",
-    "int_type": "must be a whole number",
-    "model_type": "must be a mapping of keys to values",
-    "string_pattern_mismatch": "must begin with a letter or digit and hold only letters, digits and ._-",
-    "string_too_short": "must not be empty",
-    "string_type": "must be text (quote it where it looks like a number)",
-    "too_short": "must not be empty",
-    "tuple_type": "must be a list",
-}
+NAME_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9._-]*"  # of data sets and splits: what a selector and a folder's name can hold
+ALL = "all"  # the split of a selector that takes every tile
+SUM_TOLERANCE = 0.02  # thirds are written as 0.33
+
+Whole = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Text = Annotated[str, Field(min_length=1)]
 
 
 class Strict(Frozen):
@@ -48,54 +37,6 @@ class Strict(Frozen):
             if key not in known:
                 refuse(f"unknown key {key!r}; {nearest(str(key), known)}", key)
         return values
-
-
-def refuse(message: str, *keys: str | int) -> NoReturn:
-    """Refuse what is being validated; `keys` below it lead to the line that the message is about."""
-    raise PydanticCustomError(RULE, "{message}", {"message": message, "keys": keys})
-
-
-def explain(error: ValidationError, document: YamlDocument) -> str:
-    """One line for the fault of `error` that stands first in `document`, and how many more there are."""
-    faults = [_located(fault, document) for fault in error.errors(include_url=False)]
-    lines = [document.lines.get(tuple(line_keys), 0) for _, line_keys, _ in faults]
-    keys, line_keys, message = faults[lines.index(min(lines))]
-    more = f" ({len(faults) - 1} more after this one)" if len(faults) > 1 else ""
-    path = ".".join(str(key) for key in keys)
-    return f"{document.where(line_keys)}: {path}{': ' if path else ''}{message}{more}"
-
-
-def _located(fault: ErrorDetails, document: YamlDocument) -> tuple[list[str | int], list[str | int], str]:
-    """The keys to show, the keys whose line to show, and the message."""
-    keys: list[str | int] = []
-    for part in fault["loc"]:  # pydantic adds the names of union branches to the keys of the file
-        if (*keys, part) in document.lines:
-            keys.append(part)
-    if fault["type"] == RULE:
-        return keys, [*keys, *fault["ctx"]["keys"]], fault["msg"]
-    if fault["type"] == "missing":
-        return keys, keys, f"key {fault['loc'][-1]!r} is missing; add it"
-    message = WORDINGS.get(fault["type"]) or fault["msg"].replace("Input should be", "must be")
-    return keys, keys, f"{message}, not {_shown(fault['input'])}"
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, Mapping):
-        return "a mapping" if value else "an empty mapping"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return "a list" if value else "an empty list"
-    text = "empty" if value is None else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-NAME_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9._-]*"  # of data sets and splits: what a selector and a folder's name can hold
-ALL = "all"  # the split of a selector that takes every tile
-SUM_TOLERANCE = 0.02  # thirds are written as 0.33
-
-Whole = Annotated[int, Field(strict=True)]
-Number = Annotated[float, Field(strict=True)]
-Share = Annotated[Number, Field(ge=0, le=1)]
-Text = Annotated[str, Field(min_length=1)]
 
 
 def mapping_or_value(value: object) -> str:

@@ -24,7 +24,7 @@ from geomae.runtime.console import Screen
 from geomae.runtime.devices import Fabric
 from geomae.runtime.signals import Stop
 from geomae.tiles.batches import fixed_batches
-from geomae.tracking.runs import DatasetRecord, Tracker, flatten, resolve_uri, start_run
+from geomae.tracking.runs import DatasetRecord, Tracker, as_params, resolve_uri, start_run
 from geomae.training import checkpoints
 from geomae.training.data import Dataset, TrainingData
 from geomae.training.loop import Event, validate
@@ -184,7 +184,7 @@ class Reporter:
             self.request.run_name or self.folder.path.name,
             run_id=known,
             tags=tags(self.job, self.data, self.folder.path) | child_of(self.request.parent_run),
-            params=flatten(parameters(self.job, self.data)),
+            params=as_params(parameters(self.job, self.data)),
             datasets=dataset_records(self.catalog, self.data),
             warn=self.screen.warn,
         )

@@ -25,7 +25,7 @@ from geomae.runtime.devices import Compute, Fabric
 from geomae.sensors.record import SensorRecord
 from geomae.tiles.index import TileIndex
 from geomae.tiles.selection import Selection, select_tiles
-from geomae.tracking.runs import DatasetRecord, Tracker, flatten, resolve_uri, start_run
+from geomae.tracking.runs import DatasetRecord, Tracker, as_params, resolve_uri, start_run
 from geomae.tracking.store import without_password
 
 
@@ -214,7 +214,7 @@ class AnalysisRun:
             self.common.run_name or self.out.name,
             run_id=self.folder.tracked(uri),
             tags=usual | {"geomae.out": str(self.out)} | child_of(self.common.parent_run) | dict(tags or {}),
-            params=flatten(self.asked),
+            params=as_params(self.asked),
             datasets=datasets,
             warn=self.screen.warn,
         )
@@ -275,7 +275,7 @@ class AnalysisRun:
         return resolve_uri(self.common.tracking_uri or self.folder.tracked_uri())
 
     def _check_same(self, stored: Mapping[str, Any]) -> None:
-        old, new = flatten(stored), flatten(self.asked)
+        old, new = as_params(stored), as_params(self.asked)
         keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
         different = [f"{key} ({old.get(key)} there, {new.get(key)} here)" for key in keys]
         if different:

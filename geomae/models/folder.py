@@ -174,7 +174,7 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Model:
         architecture = Architecture.model_validate(config["architecture"])
         sensors = tuple(SensorRecord.from_dict(record) for record in config["sensors"])
     except ValidationError as error:
-        raise ModelError(f"{folder / 'config.json'}: {explain(Architecture, error, None)}") from error
+        raise ModelError(f"{folder / 'config.json'}: {explain(error, kind=Architecture)}") from error
     except (KeyError, TypeError) as error:
         raise ModelError(f"{folder / 'config.json'}: {error} is missing; train or convert the model again") from error
     except GeomaeError as error:

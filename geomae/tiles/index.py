@@ -3,7 +3,7 @@
 T tiles
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +23,16 @@ from geomae.tiles.statistics import Statistics, Survey, survey
 PURITY = 0.5  # default of `min_purity`: more than half of a tile speaks for its label
 
 
+def read_label_codes(
+    source: Source, grids: Sequence[Grid | None], tiles: pd.DataFrame
+) -> Iterator[tuple[int, NDArray[np.int32], NDArray[np.bool_]]]:
+    """Position, class codes (H, W) and where they are known, of each tile that has a label raster."""
+    for position, (scene, row, col, size) in enumerate(tiles[["scene", "row", "col", "size"]].itertuples(index=False)):
+        path, grid = source.scenes[scene].label_path, grids[scene]
+        if path is not None and grid is not None:
+            yield position, *read_labels(path, grid, Window(row, col, size, size), remote=source.remote)
+
+
 def raster_labels(
     label: Label, source: Source, grids: Sequence[Grid | None], tiles: pd.DataFrame
 ) -> NDArray[np.object_]:
@@ -30,17 +40,13 @@ def raster_labels(
     classes = label.classes or {}
     codes = np.array(sorted(classes))
     least = PURITY if label.min_purity is None else label.min_purity
-    found = np.full(len(tiles), None, dtype=object)
-    for number, (scene, row, col, size) in enumerate(tiles[["scene", "row", "col", "size"]].itertuples(index=False)):
-        path, grid = source.scenes[scene].label_path, grids[scene]
-        if path is None or grid is None:
-            continue
-        values_HW, known_HW = read_labels(path, grid, Window(row, col, size, size), remote=source.remote)
-        counts = np.array([((values_HW == code) & known_HW).sum() for code in codes])
+    label_T = np.full(len(tiles), None, dtype=object)
+    for position, codes_HW, known_HW in read_label_codes(source, grids, tiles):
+        counts = np.array([((codes_HW == code) & known_HW).sum() for code in codes])
         best = int(counts.argmax())
-        if counts[best] > 0 and counts[best] >= least * values_HW.size:
-            found[number] = classes[int(codes[best])]
-    return found
+        if counts[best] > 0 and counts[best] >= least * codes_HW.size:
+            label_T[position] = classes[int(codes[best])]
+    return label_T
 
 
 def describe(

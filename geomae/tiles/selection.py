@@ -9,10 +9,10 @@ from geomae.catalog import Catalog, Selector, resolve_selectors
 from geomae.catalog.splits import TRAIN
 from geomae.errors import BandMismatchError, CatalogError
 from geomae.files import digest
-from geomae.sensors import Band, match_bands, sensor, sensor_names
+from geomae.sensors import match_bands, sensor, sensor_names
 from geomae.sensors.record import SensorRecord
 from geomae.tiles.index import TileIndex, build_index
-from geomae.tiles.statistics import Statistics
+from geomae.tiles.statistics import Statistics, merge_moments
 
 Progress = Callable[[str, int, int], None]
 
@@ -26,39 +26,31 @@ def sensor_key(index: TileIndex) -> str:
 
 def pool(parts: Sequence[tuple[TileIndex, Statistics]]) -> tuple[SensorRecord, ...]:
     """One record per sensor and unit, over all data sets that have it, each pixel counting once."""
-    moments: dict[str, dict[str, tuple[Band, float, float, float]]] = {}
-    first: dict[str, TileIndex] = {}
+    by_sensor: dict[str, list[tuple[TileIndex, Statistics]]] = {}
     for index, statistics in parts:
-        key = sensor_key(index)
-        first.setdefault(key, index)
-        bands = moments.setdefault(key, {})
-        for c, band in enumerate(index.source.bands):
-            n, mean, square = int(statistics.count_C[c]), statistics.mean_C[c], statistics.std_C[c] ** 2
-            _, n0, mean0, square0 = bands.get(band.name, (band, 0.0, 0.0, 0.0))
-            total = max(n + n0, 1)
-            merged = (n * mean + n0 * mean0) / total
-            spread = (n * (square + (mean - merged) ** 2) + n0 * (square0 + (mean0 - merged) ** 2)) / total
-            bands[band.name] = (band, n + n0, merged, spread)
-    records = []
-    for key, bands in moments.items():
-        index = first[key]
-        empty = [name for name, (_, n, _, spread) in bands.items() if n == 0 or spread <= 0]
-        if empty:
-            raise CatalogError(
-                f"{index.name}: band {', '.join(empty)} has no valid pixel or one value only; leave it out (null)"
-            )
-        columns = list(bands.values())
-        records.append(
-            SensorRecord(
-                key,
-                index.source.unit,
-                index_gsd_m(index),
-                tuple(band for band, *_ in columns),
-                tuple(float(mean) for _, _, mean, _ in columns),
-                tuple(float(np.sqrt(spread)) for *_, spread in columns),
-            )
+        by_sensor.setdefault(sensor_key(index), []).append((index, statistics))
+    return tuple(_pooled(key, own) for key, own in by_sensor.items())
+
+
+def _pooled(key: str, parts: Sequence[tuple[TileIndex, Statistics]]) -> SensorRecord:
+    first = parts[0][0]
+    bands = {band.name: band for index, _ in parts for band in index.source.bands}
+    column = {name: number for number, name in enumerate(bands)}
+    count_TC = np.zeros((len(parts), len(bands)), dtype=np.int64)
+    mean_TC, squares_TC = np.zeros(count_TC.shape), np.zeros(count_TC.shape)
+    for row, (_, statistics) in enumerate(parts):
+        own = [column[name] for name in statistics.bands]
+        count_TC[row, own], mean_TC[row, own] = statistics.count_C, statistics.mean_C
+        squares_TC[row, own] = statistics.count_C * statistics.std_C**2
+    count_C, mean_C, variance_C = merge_moments(count_TC, mean_TC, squares_TC)
+    empty = [name for name, number in column.items() if count_C[number] == 0 or variance_C[number] <= 0]
+    if empty:
+        raise CatalogError(
+            f"{first.name}: band {', '.join(empty)} has no valid pixel or one value only; leave it out (null)"
         )
-    return tuple(records)
+    std_C = np.sqrt(variance_C)
+    means, deviations = tuple(mean_C.tolist()), tuple(std_C.tolist())
+    return SensorRecord(key, first.source.unit, index_gsd_m(first), tuple(bands.values()), means, deviations)
 
 
 def own_statistics(chosen: TileIndex, whole: TileIndex, notes: list[str]) -> tuple[SensorRecord, ...]:

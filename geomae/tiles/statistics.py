@@ -17,6 +17,22 @@ from geomae.files import cache_folder, digest, publish_file
 from geomae.rasters import Window, read
 
 FORMAT = 1
+_ARRAYS = ("valid_share_T", "count_TC", "mean_TC", "squares_TC", "min_TC", "max_TC")
+
+
+def merge_moments(
+    count_TC: NDArray[np.int64], mean_TC: NDArray[np.float64], squares_TC: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Count, mean and variance (C,) over T parts, of which the count, the mean and the squares about it are known.
+
+    They are merged as Chan et al. 1983 do, which loses no digits where the mean is far from zero. Where nothing was
+    counted the mean and the variance are 0.
+    """
+    count_C = count_TC.sum(0)
+    safe_C = np.maximum(count_C, 1)
+    mean_C = (count_TC * mean_TC).sum(0) / safe_C
+    between_C = (count_TC * (mean_TC - mean_C) ** 2).sum(0)
+    return count_C, mean_C, (squares_TC.sum(0) + between_C) / safe_C
 
 
 @dataclass(frozen=True)
@@ -61,22 +77,13 @@ class Survey:
         return replace(self, **{name: getattr(self, name)[positions] for name in _ARRAYS})
 
     def statistics(self, bands: Sequence[str], positions: NDArray[np.int64]) -> Statistics:
-        """Statistics over the valid pixels of some tiles; tiles that overlap count as often as training sees them.
-
-        Means and squares are merged as Chan et al. 1983 do, which loses no digits where the mean is far from zero.
-        """
-        count_TC = self.count_TC[positions]
-        count_C = count_TC.sum(0)
-        safe_C = np.maximum(count_C, 1)
-        mean_C = (count_TC * self.mean_TC[positions]).sum(0) / safe_C
-        between_C = (count_TC * (self.mean_TC[positions] - mean_C) ** 2).sum(0)
-        std_C = np.sqrt((self.squares_TC[positions].sum(0) + between_C) / safe_C)
+        """Statistics over the valid pixels of some tiles; tiles that overlap count as often as training sees them."""
+        count_C, mean_C, variance_C = merge_moments(
+            self.count_TC[positions], self.mean_TC[positions], self.squares_TC[positions]
+        )
         low_C, high_C = self.min_TC[positions].min(0), self.max_TC[positions].max(0)
         name = digest([self.digest, list(bands), np.sort(positions)])
-        return Statistics(tuple(bands), count_C, mean_C, std_C, low_C, high_C, name)
-
-
-_ARRAYS = ("valid_share_T", "count_TC", "mean_TC", "squares_TC", "min_TC", "max_TC")
+        return Statistics(tuple(bands), count_C, mean_C, np.sqrt(variance_C), low_C, high_C, name)
 
 
 def survey(

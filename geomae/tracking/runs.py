@@ -36,14 +36,14 @@ from geomae.tracking.tracker import (
     Metric,
     Status,
     Tracker,
+    as_params,
     clean_key,
     dataset_fields,
-    flatten,
     one_line,
     usual_tags,
 )
 
-__all__ = ["DatasetRecord", "Status", "Tracker", "download", "flatten", "resolve_uri", "start_run", "ui"]
+__all__ = ["DatasetRecord", "Status", "Tracker", "as_params", "download", "resolve_uri", "start_run", "ui"]
 
 PARAMS_PER_CALL = 100  # MLflow's limit
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # older interfaces then open on the runs
@@ -62,8 +62,8 @@ def start_run(
 ) -> Tracker:
     """Begin a run in the store at `uri` (see `resolve_uri`), or go on with the run `run_id`; returns at once.
 
-    `params` are flat (see `flatten`); a resumed run keeps those that it has. `warn` gets at most one line, mostly from
-    another thread; without it the line goes to the logger `geomae`.
+    `params` are flat (see `as_params`); a resumed run keeps those that it has. `warn` gets at most one line, mostly
+    from another thread; without it the line goes to the logger `geomae`.
     """
     set_defaults()
     cut = {key: value[:LONGEST_TAG] for key, value in {**usual_tags(), **(tags or {})}.items()}

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
+from geomae.config import flatten
 from geomae.tracking.store import without_password
 
 LONGEST_PARAM, LONGEST_TAG, LONGEST_KEY = 6000, 8000, 250  # MLflow's limits, in characters
@@ -37,15 +38,12 @@ class DatasetRecord:
     context: Literal["training", "validation"] = "training"
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def as_params(config: Mapping[str, Any]) -> dict[str, str]:
     """Give nested settings as `a.b: text`, cut to the length that MLflow takes; a list stays one text of JSON."""
-    flat: dict[str, str] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = (str(value) if isinstance(value, (str, Path)) else _json(value))[:LONGEST_PARAM]
-    return flat
+    return {
+        key: (str(value) if isinstance(value, (str, Path)) else _json(value))[:LONGEST_PARAM]
+        for key, value in flatten(config).items()
+    }
 
 
 def clean_key(name: str) -> str:
@@ -273,7 +271,7 @@ class Tracker:
         return self._run_id
 
     def log_params(self, params: Mapping[str, str]) -> None:
-        """Log flat settings (see `flatten`); a resumed run keeps those that it has."""
+        """Log flat settings (see `as_params`); a resumed run keeps those that it has."""
         if (keeper := self._keeper) is not None and params:
             copied = dict(params)
             self._put(BackgroundJob(lambda: keeper.log_params(copied)))

@@ -165,12 +165,12 @@ def test_a_published_size_needs_no_heads_and_no_epsilon(width, depth, heads):
     ("wrong", "message"),
     [
         ({"heads": 5}, "5 does not divide the width 24"),
-        ({"heads": -3}, "heads: input should be greater than 0"),
+        ({"heads": -3}, "heads: must be greater than 0"),
         ({"decoder_heads": 3}, "3 does not divide the decoder's width 16"),
-        ({"decoder_heads": -2}, "heads: input should be greater than 0"),
-        ({"norm_eps": 0.0}, "norm_eps: input should be greater than 0"),
-        ({"norm_eps": float("nan")}, "norm_eps: input should be a finite number"),
-        ({"target": "pixels"}, "target: input should be 'none', 'patch' or 'patch-band'"),
+        ({"decoder_heads": -2}, "heads: must be greater than 0"),
+        ({"norm_eps": 0.0}, "norm_eps: must be greater than 0"),
+        ({"norm_eps": float("nan")}, "norm_eps: must be a finite number"),
+        ({"target": "pixels"}, "target: must be 'none', 'patch' or 'patch-band'"),
     ],
 )
 def test_settings_that_do_not_fit(wrong, message):

@@ -146,7 +146,7 @@ def test_shapes_that_it_cannot_have(wrong, message):
         ("decoder.kind=cross", ": decoder: .* leave its options out$"),
         ("decoder={kind: cross, predict: 0.5}", ": decoder: "),
         ("decoder.width=64", ": decoder: "),
-        ("model=unet", ": model: input should be 'mae' or 'cae', not 'unet'$"),
+        ("model=unet", ": model: must be 'mae' or 'cae', not 'unet'$"),
     ],
 )
 def test_options_that_it_has_not(change, message):

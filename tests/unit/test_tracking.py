@@ -17,7 +17,7 @@ import pytest
 
 from geomae.commands.run import RunFolder
 from geomae.errors import ConfigError, ModelError
-from geomae.tracking.runs import DatasetRecord, Tracker, download, flatten, resolve_uri, start_run, ui
+from geomae.tracking.runs import DatasetRecord, Tracker, as_params, download, resolve_uri, start_run, ui
 from geomae.tracking.store import database_path, make_database, without_password
 
 RECORD = DatasetRecord(
@@ -53,7 +53,7 @@ def run(tmp_path_factory, told):
     (model / "config.json").write_text('{"width": 192}')
     (folder / "picture.png").write_bytes(b"picture")
 
-    params = flatten({"masking": {"ratio": 0.75}, "steps": 3, "long": "x" * 7000, **{f"p{i}": i for i in range(150)}})
+    params = as_params({"masking": {"ratio": 0.75}, "steps": 3, "long": "x" * 7000, **{f"p{i}": i for i in range(150)}})
     tracker = start_run(
         uri, "trial", "first", tags={"sensor": "hls"}, params=params, datasets=[RECORD], warn=told.append
     )
@@ -179,7 +179,7 @@ def test_store_is_given_or_from_the_environment_or_here(tmp_path, monkeypatch):
 
 
 def test_flatten():
-    assert flatten({"a": {"b": 1, "c": {}}, "d": [1, "é"], "e": None}) == {
+    assert as_params({"a": {"b": 1, "c": {}}, "d": [1, "é"], "e": None}) == {
         "a.b": "1",
         "a.c": "{}",
         "d": '[1, "é"]',

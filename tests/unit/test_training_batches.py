@@ -23,6 +23,7 @@ from geomae.tiles.batches import (
     training_batch,
 )
 from geomae.tiles.index import build_index
+from geomae.tiles.statistics import merge_moments
 
 CATALOG = """
 version: 1
@@ -232,3 +233,14 @@ def test_a_survey_of_a_choice_is_the_choice_of_the_survey(index):
     reader = TileReader(index)
     shares = [reader.read(position)[1].mean() for position in range(24)]
     np.testing.assert_allclose(index.survey.valid_share_T, shares, rtol=1e-12)
+
+
+def test_moments_of_parts_are_those_of_all_pixels():
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(1e4, 1, (n, 3)) for n in (5, 1, 40)]
+    moments = [(np.full(3, len(one)), one.mean(0), ((one - one.mean(0)) ** 2).sum(0)) for one in parts]
+    count_C, mean_C, variance_C = merge_moments(*(np.stack(column) for column in zip(*moments, strict=True)))
+    whole = np.concatenate(parts)
+    assert count_C.tolist() == [46] * 3
+    np.testing.assert_allclose(mean_C, whole.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(variance_C, whole.var(0), rtol=1e-9)

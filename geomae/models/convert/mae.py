@@ -208,7 +208,7 @@ def convert_mae(
             raise ModelError(f"the weights lack {', '.join(missing[:4])}; they are not in the published layout")
         mae.load_state_dict(state)
     except ValidationError as error:
-        raise ModelError(explain(Architecture, error, None)) from error
+        raise ModelError(explain(error, kind=Architecture)) from error
     except (RuntimeError, IndexError) as error:
         raise ModelError(f"the weights do not fit together ({first_line(error)}); fetch them again") from error
     name = UNMEASURED if bands else PICTURES
