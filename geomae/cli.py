@@ -7,8 +7,6 @@ from typing import Annotated
 import typer
 
 from geomae.cli_compare_recon import add_compare_recon
-from geomae.cli_embed import add_embed
-from geomae.cli_embed_pca import add_embed_pca
 from geomae.cli_probe import add_probe
 from geomae.commands import (
     adapt,
@@ -18,6 +16,8 @@ from geomae.commands import (
     catalog_schema,
     catalog_stats,
     convert,
+    embed,
+    embed_pca,
     gap,
     ui,
 )
@@ -146,9 +146,9 @@ def main() -> None:
 
 app.command("convert")(convert.convert)
 app.command("ui")(ui.ui)
-add_embed(app, exit_with)
+app.command("embed")(embed.embed)
 add_probe(app, exit_with)
-add_embed_pca(app, exit_with)
+app.command("embed-pca")(embed_pca.embed_pca)
 add_compare_recon(app, exit_with)
 app.command("gap")(gap.gap)
 app.command("adapt")(adapt.adapt)

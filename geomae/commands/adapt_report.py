@@ -287,12 +287,12 @@ def write_report(run_: AnalysisRun, result: AdaptationResult, verdict: str) -> l
         *([Section("Notes", result.domains.notes)] if result.domains.notes else []),
     ]
     about = {
-        "model": run_.asked["model"],
+        "model": run_.params["model"],
         "weights of the model before": result.digest,
         "run that made it": str(result.domains.model.provenance.get("mlflow_run") or "unknown"),
         "target": _tiles(result, 0),
         "source": _tiles(result, 1),
-        "catalogue": run_.asked["catalog"],
+        "catalogue": run_.params["catalog"],
         "seed": str(run_.common.seed),
         "geomae": f"{__version__}, commit {commit()}",
     }

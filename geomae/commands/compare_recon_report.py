@@ -17,9 +17,9 @@ from geomae.evaluation.reconstruction_rows import Row, place_of, tiles_of
 from geomae.files import file_name
 from geomae.metrics.intervals import FEWEST_GROUPS
 from geomae.metrics.reconstruction import ALL, HIGHEST_PSNR, figures
+from geomae.reports.canvas import composites
 from geomae.reports.page import Cell, Figure, Page, Section, Table, write_page
 from geomae.reports.reconstruction_figures import Slide, error_by_band, error_by_ratio, mean_spectra, slider
-from geomae.reports.stretch import composites
 
 
 @dataclass(frozen=True)

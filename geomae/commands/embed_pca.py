@@ -1,152 +1,134 @@
-"""`geomae embed-pca`: embeddings along their principal components, as figures, plots and maps, start to end."""
+"""`geomae embed-pca`: embeddings along their principal components, as figures, plots and maps."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Annotated, Any
 
-import numpy as np
-import torch
-from xarray import Dataset
+import typer
 
-from geomae import __version__
-from geomae.commands import embed
-from geomae.commands.embed_pca_report import PcaResult, metrics_of, summarize_pca, write_report
-from geomae.commands.run import AnalysisRun, Session, commit
-from geomae.encoders import Encoder, parse_encoders
-from geomae.encoders.extraction import EncoderTiles, shapes
-from geomae.encoders.selections import Embedded, identity
-from geomae.evaluation import pca as embed_pca_scores
-from geomae.evaluation.pca import Earlier, Floats, columns, fitted_tiles, identity_of
-from geomae.reports.explorer import explored
-from geomae.reports.pca_figures import Coloured, colour_columns, pca_scatter, pca_scree
-from geomae.reports.pca_maps import SceneMap, draw_maps, fit_colours, load_colours, scenes_to_map
-from geomae.runtime.precision import working_precision
-from geomae.tiles.selection import Selection
+from geomae.commands.options import (
+    CatalogFile,
+    CommonOptions,
+    Datasets,
+    Device,
+    Devices,
+    DryRun,
+    Encoders,
+    Experiment,
+    Layer,
+    Nodes,
+    Out,
+    Pooling,
+    Precision,
+    Quiet,
+    RunName,
+    Seed,
+    TrackingUri,
+    check_selectors,
+    exit_with,
+    one_encoder,
+)
+
+Components = Annotated[
+    int | None, typer.Option(min=1, help="Components to keep; default 16, or as many as there can be.")
+]
+Project = Annotated[
+    Path | None, typer.Option(help="Folder of an earlier embed-pca: put the tiles along its components.")
+]
+Maps = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Scenes of each data set to map; default all, and 8 where scenes have no CRS. 0 makes no maps."
+    ),
+]
 
 
 @dataclass(frozen=True)
 class EmbedPcaOptions:
-    """What the command line asked for; None is the default."""
+    """The options of the command; None where the user did not say."""
 
-    embed: embed.EmbedOptions
+    common: CommonOptions
+    encoders: tuple[str, ...]
+    datasets: tuple[str, ...] = ()
+    layer: int | None = None
+    pooling: str | None = None
     components: int | None = None
     project: Path | None = None
     maps: int | None = None
 
-
-def run(request: EmbedPcaOptions) -> int:
-    """Embed the tiles and show them along their principal components. Returns the exit code."""
-    earlier = embed_pca_scores.open_earlier(request.project) if request.project else None
-    folder = str(request.project.absolute()) if request.project else None
-    asked = {"components": request.components, "project": folder, "maps": request.maps}
-
-    def plan(session: Session, selected: Sequence[Selection], encoders: Mapping[str, Encoder]) -> list[str]:
-        parts = [EncoderTiles(encoders[one.index.name], one.index) for one in selected]
-        features, _ = shapes(parts, patches=False)
-        if earlier is not None:
-            named = identity_of(identity(encoders))
-            embed_pca_scores.check_projection(earlier, named, request.embed.encoders[0])
-        tiles = embed_pca_scores.check_components(request.components, [part.index for part in parts], features)
-        fitted = f"those of {earlier.folder}" if earlier else f"fitted to {tiles} of these tiles"
-        return [
-            f"principal components {fitted}, of {features} features",
-            f"maps of {len(scenes_to_map(parts, request.maps))} scenes",
-        ]
-
-    def leave(command: AnalysisRun, session: Session, embedded: Embedded) -> None:
-        _leave(request, earlier, command, session, embedded)
-
-    return embed.run_embedding_command("embed-pca", request.embed, asked, plan, leave)
+    def params(self) -> dict[str, Any]:
+        """What decides the result beside the embeddings, as JSON."""
+        folder = str(self.project.absolute()) if self.project else None
+        return {"components": self.components, "project": folder, "maps": self.maps}
 
 
-def _leave(
-    request: EmbedPcaOptions, earlier: Earlier | None, command: AnalysisRun, session: Session, embedded: Embedded
+def embed_pca(
+    encoder: Encoders = None,
+    catalog: CatalogFile = None,
+    dataset: Datasets = None,
+    components: Components = None,
+    project: Project = None,
+    maps: Maps = None,
+    layer: Layer = None,
+    pooling: Pooling = None,
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
+    tracking_uri: TrackingUri = None,
+    experiment: Experiment = "geomae",
+    run_name: RunName = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
 ) -> None:
-    """All that is made of the embeddings."""
-    metrics, made = embed.export(command, embedded)
-    out, dataset, seed = command.out, embedded.open(), request.embed.common.seed
-    found, scores_TK = _find(request, earlier, dataset)
-    if found.here.collapse:
-        command.screen.warn(found.here.collapse)
-    found.pca.save(out / "pca.npz")
-    label = parse_encoders(request.embed.encoders)[0].label
-    title = f"{' + '.join(command.asked['dataset'])} through {label}"
-    known = columns(dataset, *([earlier.dataset] if earlier else []))
-    coloured = colour_columns(known)
-    _draw(out, title, found, scores_TK, coloured)
-    shown = explored(embedded.parts, known, coloured, scores_TK, found.share_K, seed)
-    maps = _draw_maps(request, earlier, command, session, embedded)
-    write_report(out / "report.html", title, found, shown, maps, _about(command, session, dataset))
-    names = ("pca.npz", "pca_scree.png", "pca_scatter.png", "report.html")
-    command.finish(
-        metrics | metrics_of(found) | {"maps": len(maps)},
-        made | {"collapse": found.here.collapse, "fit": found.notes},
-        [*(out / name for name in names), *(one.picture for one in maps), *(one.raster for one in maps)],
+    """Embed tiles and show them along their principal components: plots, a report, and maps of whole scenes."""
+    common = CommonOptions(
+        catalog=catalog, out=out, seed=seed, device=device, precision=precision, devices=devices, nodes=nodes,
+        tracking_uri=tracking_uri, experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
+    )  # fmt: skip
+    options = EmbedPcaOptions(
+        common, tuple(encoder or ()), tuple(dataset or ()), layer, pooling, components, project, maps
     )
-    command.screen.close()
-    command.screen.result(summarize_pca(found))
-    command.screen.result(f"report: {out / 'report.html'}")
+    exit_with(lambda: run(options))
 
 
-def _find(request: EmbedPcaOptions, earlier: Earlier | None, dataset: Dataset) -> tuple[PcaResult, Floats]:
-    """The components, and the scores of the tiles along them; behind those, of the tiles of the earlier run."""
-    named = identity_of(dataset.attrs)
-    if earlier is None:
-        fitted_T, notes = fitted_tiles(dataset["dataset"].to_numpy(), dataset["split"].to_numpy())
-        pca = embed_pca_scores.fit(dataset, fitted_T, request.components, named)
-        scores_TK = embed_pca_scores.scores(dataset, pca)
-        return PcaResult(pca, pca, pca.share_D[: len(pca.components_KD)], None, len(scores_TK), tuple(notes)), scores_TK
-    here = embed_pca_scores.fit(dataset, np.ones(dataset.sizes["tile"], dtype=np.bool_), None, named)
-    scores_TK = embed_pca_scores.scores(dataset, earlier.pca)
-    variance_K = scores_TK.var(axis=0, ddof=1, dtype=np.float64)
-    carried_K = variance_K / here.spectrum_D.sum() if here.spectrum_D.any() else np.zeros_like(variance_K)
-    found = PcaResult(earlier.pca, here, carried_K, earlier.folder, len(scores_TK), ())
-    return found, np.concatenate([scores_TK, embed_pca_scores.scores(earlier.dataset, earlier.pca)])
+def run(options: EmbedPcaOptions) -> int:
+    """Embed the tiles and show them along their principal components. Returns the exit code."""
+    check_selectors(options.common, options.datasets)
+    reference = one_encoder(options.encoders)
+    # What is slow to import (torch takes seconds) comes after what can be checked without it.
+    from geomae.commands.embed_pca_report import describe_plan, draw_maps, finish, write_report
+    from geomae.commands.run import embedding_run, open_session, publish_embeddings
+    from geomae.encoders.selections import EmbeddingSpec, describe_embedding, embed_selections, embedding_params
+    from geomae.evaluation.pca import fit_store, open_earlier, project_store
+    from geomae.runtime.signals import watch
 
-
-def _draw(out: Path, title: str, found: PcaResult, scores_TK: Floats, coloured: Sequence[Coloured]) -> None:
-    """The pictures of variance and of tiles."""
-    share_D, kept = found.pca.share_D, len(found.share_K)
-    pca_scree(out / "pca_scree.png", share_D, kept, found.pca.effective_rank, title=title)
-    caption = f"{found.tiles:,} tiles" + (f"; light: the tiles of {found.earlier}" if found.earlier else "")
-    behind_T = np.arange(len(scores_TK)) >= found.tiles
-    path = out / "pca_scatter.png"
-    pca_scatter(path, scores_TK, coloured, found.share_K, title=title, caption=caption, behind_T=behind_T)
-
-
-def _draw_maps(
-    request: EmbedPcaOptions, earlier: Earlier | None, command: AnalysisRun, session: Session, embedded: Embedded
-) -> list[SceneMap]:
-    """Map the scenes of all data sets; in the colours of the earlier run, where it made maps."""
-    jobs = scenes_to_map(embedded.parts, request.maps)
-    if not jobs:
-        return []
-    device, seed = session.fabric.device, request.embed.common.seed
-    with torch.inference_mode(), working_precision(device, session.precision):
-        colours = load_colours(earlier.folder) if earlier else None
-        if colours is None:
-            dataset = embedded.open()
-            fitted_T, _ = fitted_tiles(dataset["dataset"].to_numpy(), dataset["split"].to_numpy())
-            command.screen.say("fitting the colours of the maps")
-            colours = fit_colours(embedded.parts, fitted_T, seed, identity_of(dataset.attrs), device)
-        colours.save(command.out)
-        return draw_maps(jobs, colours, command.out, device, partial(command.step, "mapping, windows"))
-
-
-def _about(command: AnalysisRun, session: Session, dataset: Dataset) -> dict[str, str]:
-    """What was run."""
-    made_by, asked = dataset.attrs, command.asked
-    return {
-        "encoder": str(made_by["encoder"]),
-        "model digest": str(made_by["model_digest"]),
-        "layer, pooling": f"{made_by['layer']}, {made_by['pooling']}",
-        "how it takes the tiles": "; ".join(made_by["notes"]),
-        "catalogue": str(asked["catalog"]),
-        "selections": ", ".join(asked["dataset"]),
-        "digest of the data": str(made_by["data_digest"]),
-        "seed": str(asked["seed"]),
-        "device, precision": f"{session.fabric.device.type}, {session.precision}",
-        "geomae": f"{__version__} ({commit()})",
-        "folder": str(command.out),
-    }
+    earlier = open_earlier(options.project) if options.project else None
+    session = open_session(options.common)
+    selections = session.select(options.datasets)
+    spec = EmbeddingSpec(options.layer, options.pooling)
+    encoders = session.loader(spec, selections).load(reference)
+    plan = describe_plan(encoders, selections, earlier, options)  # raises what cannot be
+    if options.common.dry_run:
+        for line in (*describe_embedding(session.compute, session.catalog, encoders, selections, spec), *plan):
+            session.screen.result(line)
+        return 0
+    params = embedding_params(session.compute, session.catalog, reference, encoders, selections, spec)
+    with embedding_run(session, "embed-pca", params | options.params(), reference, encoders, selections) as analysis:
+        out, progress = session.launch_into(analysis)
+        with watch() as stop:
+            embedded = embed_selections(session.compute, session.catalog, encoders, selections, out, stop, progress)
+        if embedded is None:
+            return session.stopped(analysis, stop)
+        if analysis is not None:  # the first rank writes the results
+            metrics, inputs = publish_embeddings(analysis, embedded)
+            dataset, seed = embedded.open(), options.common.seed
+            result, scores_TK = project_store(dataset, earlier) if earlier else fit_store(dataset, options.components)
+            result.pca.save(out / "pca.npz")
+            maps = draw_maps(analysis, session.compute, embedded, earlier, options.maps, seed)
+            title = f"{' + '.join(one.name for one in selections)} through {reference.label}"
+            write_report(analysis, session.compute, title, embedded, result, scores_TK, earlier, maps)
+            finish(analysis, result, maps, metrics, inputs)
+    return 0

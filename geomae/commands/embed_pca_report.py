@@ -1,101 +1,184 @@
-"""The report of `geomae embed-pca`: what the components are, where the tiles lie along them, and the maps."""
+"""The report of `geomae embed-pca`: what the components are, where the tiles lie along them, and the maps.
+
+T tiles, K components
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from geomae.evaluation.pca import Pca
-from geomae.reports.explorer import Explored, explorer
+from geomae import __version__
+from geomae.commands.run import AnalysisRun, commit
+from geomae.encoders import Encoder
+from geomae.encoders.extraction import EncoderTiles, shapes
+from geomae.encoders.selections import Embedded, identity
+from geomae.evaluation.pca import (
+    Earlier,
+    Floats,
+    PcaResult,
+    check_components,
+    check_projection,
+    columns,
+    fitted_tiles,
+    identity_of,
+)
+from geomae.evaluation.pca_maps import fit_colours, load_colours, map_scene, scenes_to_map
+from geomae.reports.explorer import ExplorerData, explorer, explorer_data
 from geomae.reports.page import Figure, Page, Section, Table, write_page
-from geomae.reports.pca_maps import SceneMap
+from geomae.reports.pca_figures import colour_columns, pca_scatter, pca_scree
+from geomae.reports.pca_maps import SceneMap, write_map
+from geomae.runtime.devices import Compute
+from geomae.tiles.selection import Selection
+
+if TYPE_CHECKING:
+    from geomae.commands.embed_pca import EmbedPcaOptions
 
 MOST_MAPS = 24  # in the page; the folder has all
 
 
-@dataclass(frozen=True)
-class PcaResult:
-    """What was found. `pca` are the components that the scores are along, `here` those of the tiles at hand.
-
-    They are the same unless the tiles were projected into an earlier run: then `carried_K` is the share of their own
-    variance that lies along each of its components.
-    """
-
-    pca: Pca
-    here: Pca
-    carried_K: NDArray[np.float64]
-    earlier: Path | None
-    tiles: int
-    notes: tuple[str, ...]
-
-    @property
-    def share_K(self) -> NDArray[np.float64]:
-        """The share of the variance of the fitted tiles along each component."""
-        return self.pca.share_D[: len(self.pca.components_KD)]
+def describe_plan(
+    encoders: Mapping[str, Encoder],
+    selections: Sequence[Selection],
+    earlier: Earlier | None,
+    options: "EmbedPcaOptions",
+) -> list[str]:
+    """What will be made of the embeddings, in lines. Raises ConfigError for what cannot be, before any work."""
+    parts = [EncoderTiles(encoders[one.index.name], one.index) for one in selections]
+    features, _ = shapes(parts, patches=False)
+    if earlier is not None:
+        check_projection(earlier, identity_of(identity(encoders)), options.encoders[0])
+    tiles = check_components(options.components, [part.index for part in parts], features)
+    fitted = f"those of {earlier.folder}" if earlier else f"fitted to {tiles} of these tiles"
+    return [
+        f"principal components {fitted}, of {features} features",
+        f"maps of {len(scenes_to_map(parts, options.maps))} scenes",
+    ]
 
 
-def metrics_of(found: PcaResult) -> dict[str, float]:
-    """The figures by their stable names."""
-    figures: dict[str, float] = {
-        "components": len(found.pca.components_KD),
-        "fitted_tiles": found.pca.rows,
-        "effective_rank": found.here.effective_rank,
-        "explained_variance_ratio": float(found.carried_K.sum()),
-    }
-    return figures | {f"explained_variance_ratio_{k + 1}": float(share) for k, share in enumerate(found.carried_K[:4])}
+def draw_maps(
+    analysis: AnalysisRun, compute: Compute, embedded: Embedded, earlier: Earlier | None, most: int | None, seed: int
+) -> list[SceneMap]:
+    """Map the scenes of all data sets; in the colours of the earlier run, where it made maps."""
+    jobs = scenes_to_map(embedded.parts, most)
+    if not jobs:
+        return []
+    colours = load_colours(earlier.folder) if earlier else None
+    if colours is None:
+        dataset = embedded.open()
+        fitted_T, _ = fitted_tiles(dataset["dataset"].to_numpy(), dataset["split"].to_numpy())
+        analysis.screen.say("fitting the colours of the maps")
+        colours = fit_colours(compute, embedded.parts, fitted_T, seed, identity_of(dataset.attrs))
+    colours.save(analysis.out)
+    maps: list[SceneMap] = []
+    total, before = sum(job.windows for job in jobs), 0
 
+    def step(before: int, done: int, _: int) -> None:
+        analysis.step("mapping, windows", before + done, total)
 
-def summarize_pca(found: PcaResult) -> str:
-    """What was found, in a sentence."""
-    first = min(3, len(found.carried_K))
-    share = found.carried_K[:first].sum()
-    components = f"first {first} components" if first > 1 else "first component"
-    whose = f" of {found.earlier}" if found.earlier else ""
-    return (
-        f"The {components}{whose} carr{'y' if first > 1 else 'ies'} {share:.1%} of the variance of {found.tiles:,} "
-        f"embeddings with {len(found.here.mean_D)} features, whose effective rank is {found.here.effective_rank:.1f}."
-    )
+    for job in jobs:
+        scaled_YXK, valid_YX = map_scene(compute, job, colours, partial(step, before))
+        maps.append(write_map(analysis.out, job, scaled_YXK, valid_YX))
+        before += job.windows
+    return maps
 
 
 def write_report(
-    path: Path, title: str, found: PcaResult, explored: Explored, maps: Sequence[SceneMap], about: Mapping[str, str]
+    analysis: AnalysisRun,
+    compute: Compute,
+    title: str,
+    embedded: Embedded,
+    result: PcaResult,
+    scores_TK: Floats,
+    earlier: Earlier | None,
+    maps: Sequence[SceneMap],
 ) -> None:
-    """Publish the report; the pictures of components lie beside it already."""
-    warning = (f"Warning: {found.here.collapse}.",) if found.here.collapse else ()
-    sections = [_variance(path.parent, found, warning), _explore(path.parent, found, explored)]
+    """Publish the pictures of variance and of tiles, and the report."""
+    out, dataset, seed = analysis.out, embedded.open(), analysis.common.seed
+    known = columns(dataset, *([earlier.dataset] if earlier else []))
+    coloured = colour_columns(known)
+    share_D, kept = result.pca.share_D, len(result.share_K)
+    pca_scree(out / "pca_scree.png", share_D, kept, result.pca.effective_rank, title=title)
+    caption = f"{result.tiles:,} tiles" + (f"; light: the tiles of {result.earlier}" if result.earlier else "")
+    behind_T = np.arange(len(scores_TK)) >= result.tiles
+    path = out / "pca_scatter.png"
+    pca_scatter(path, scores_TK, coloured, result.share_K, title=title, caption=caption, behind_T=behind_T)
+    shown = explorer_data(embedded.parts, known, coloured, scores_TK, result.share_K, seed)
+    sections = [_variance(out, result), _explore(out, result, shown)]
     if maps:
         sections.append(_maps(maps))
-    lead = " ".join([summarize_pca(found), *warning])
-    write_page(path, Page(title, lead, tuple(sections), about))
+    lead = " ".join([summarize_pca(result), *_warning(result)])
+    about = _about(analysis, compute, dataset.attrs)
+    write_page(out / "report.html", Page(title, lead, tuple(sections), about))
 
 
-def _variance(folder: Path, found: PcaResult, warning: tuple[str, ...]) -> Section:
-    share_K = found.share_K
-    header, columns = ["component", "share of variance", "cumulative"], [share_K, np.cumsum(share_K)]
-    text = [f"The components were fitted to {found.pca.rows:,} tiles."]
-    if found.earlier is not None:
+def finish(
+    analysis: AnalysisRun,
+    result: PcaResult,
+    maps: Sequence[SceneMap],
+    metrics: Mapping[str, float],
+    inputs: Mapping[str, Any],
+) -> None:
+    """Publish the summary, and show on the terminal what it says."""
+    out = analysis.out
+    if result.here.collapse:
+        analysis.screen.warn(result.here.collapse)
+    names = ("pca.npz", "pca_scree.png", "pca_scatter.png", "report.html")
+    analysis.finish(
+        {**metrics, **result.metrics(), "maps": len(maps)},
+        {**inputs, "collapse": result.here.collapse, "fit": result.notes},
+        [*(out / name for name in names), *(one.picture for one in maps), *(one.raster for one in maps)],
+    )
+    analysis.screen.close()
+    analysis.screen.result(summarize_pca(result))
+    analysis.screen.result(f"report: {out / 'report.html'}")
+
+
+def summarize_pca(result: PcaResult) -> str:
+    """What the components carry, in a sentence."""
+    first = min(3, len(result.carried_K))
+    share = result.carried_K[:first].sum()
+    components = f"first {first} components" if first > 1 else "first component"
+    of_run = f" of {result.earlier}" if result.earlier else ""
+    return (
+        f"The {components}{of_run} carr{'y' if first > 1 else 'ies'} {share:.1%} of the variance of {result.tiles:,} "
+        f"embeddings with {len(result.here.mean_D)} features, whose effective rank is {result.here.effective_rank:.1f}."
+    )
+
+
+def _warning(result: PcaResult) -> tuple[str, ...]:
+    return (f"Warning: {result.here.collapse}.",) if result.here.collapse else ()
+
+
+def _variance(folder: Path, result: PcaResult) -> Section:
+    share_K = result.share_K
+    header, values = ["component", "share of variance", "cumulative"], [share_K, np.cumsum(share_K)]
+    text = [f"The components were fitted to {result.pca.rows:,} tiles."]
+    if result.earlier is not None:
         header.append("share of the variance here")
-        columns.append(found.carried_K)
+        values.append(result.carried_K)
         text.append(
-            f"They are those of {found.earlier}, into which the tiles were projected: the picture shows the variance "
+            f"They are those of {result.earlier}, into which the tiles were projected: the picture shows the variance "
             "of the tiles that they were fitted to, and the last column that of the tiles at hand."
         )
     text.append(
         "The effective rank says how many directions are in use: it is as large as there are features when all carry "
         "the same variance, and 1 when one carries all."
     )
-    rows = [(k + 1, *(float(column[k]) for column in columns)) for k in range(len(share_K))]
+    rows = [(k + 1, *(float(column[k]) for column in values)) for k in range(len(share_K))]
     table = Table(f"The {len(rows)} components that are kept", header, rows)
     figure = Figure(folder / "pca_scree.png", "Variance along the components, one by one and together.")
-    return Section("Variance", (*warning, *found.notes, *text), (figure, table))
+    return Section("Variance", (*_warning(result), *result.notes, *text), (figure, table))
 
 
-def _explore(folder: Path, found: PcaResult, explored: Explored) -> Section:
+def _explore(folder: Path, result: PcaResult, explored: ExplorerData) -> Section:
     shown = len(explored.texts)
-    which = "all tiles" if shown == found.tiles else f"{shown:,} of {found.tiles:,} tiles, drawn at random by the seed"
-    lightly = f" The tiles of {found.earlier} lie lightly behind." if found.earlier else ""
+    which = (
+        "all tiles" if shown == result.tiles else f"{shown:,} of {result.tiles:,} tiles, drawn at random by the seed"
+    )
+    lightly = f" The tiles of {result.earlier} lie lightly behind." if result.earlier else ""
     text = (
         f"The plot shows {which}.{lightly} Point at a tile, or tap it, to see its picture; after a click into the plot "
         "the arrow keys go from tile to tile. A click on a name hides its tiles.",
@@ -115,3 +198,21 @@ def _maps(maps: Sequence[SceneMap]) -> Section:
         text.append(f"The first {MOST_MAPS} of {len(maps)} maps; the folder has all.")
     figures = tuple(Figure(one.picture, f"{one.title}, in {one.raster.name}") for one in maps[:MOST_MAPS])
     return Section("Maps", tuple(text), figures)
+
+
+def _about(analysis: AnalysisRun, compute: Compute, made_by: Mapping[Any, Any]) -> dict[str, str]:
+    """What was run."""
+    params = analysis.params
+    return {
+        "encoder": str(made_by["encoder"]),
+        "model digest": str(made_by["model_digest"]),
+        "layer, pooling": f"{made_by['layer']}, {made_by['pooling']}",
+        "how it takes the tiles": "; ".join(made_by["notes"]),
+        "catalogue": str(params["catalog"]),
+        "selections": ", ".join(params["dataset"]),
+        "digest of the data": str(made_by["data_digest"]),
+        "seed": str(params["seed"]),
+        "device, precision": f"{compute.fabric.device.type}, {compute.precision}",
+        "geomae": f"{__version__} ({commit()})",
+        "folder": str(analysis.out),
+    }

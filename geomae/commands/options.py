@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from geomae.errors import GeomaeError
+from geomae.errors import ConfigError, GeomaeError
 
 if TYPE_CHECKING:
     from geomae.catalog import Catalog
+    from geomae.encoders import EncoderReference
 
 CatalogFile = Annotated[Path | None, typer.Option("--catalog", help="Catalogue; default data_catalog.yaml.")]
 Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="SELECTOR of tiles to use; repeatable.")]
@@ -91,6 +92,16 @@ def check_selectors(common: CommonOptions, *texts: Sequence[str]) -> None:
     catalog = common.open_catalog()
     for group in texts:
         resolve_selectors(catalog, group, None)
+
+
+def one_encoder(texts: Sequence[str]) -> "EncoderReference":
+    """The encoder of a command that takes one. Raises ConfigError for none, for several, and for what cannot be."""
+    from geomae.encoders.reference import parse_encoders
+
+    if len(texts) != 1:
+        problem = "name one" if not texts else f"{len(texts)} are named, and one can be embedded at a time"
+        raise ConfigError(f"--encoder: {problem}; `geomae probe` compares several")
+    return parse_encoders(texts)[0]
 
 
 def exit_with(command: Callable[[], int]) -> NoReturn:

@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,12 +16,16 @@ from typing import IO, Any, Literal
 from geomae import __version__
 from geomae.catalog import Catalog, Selector
 from geomae.commands.options import CommonOptions
-from geomae.encoders.selections import EmbeddingSpec, EncoderLoader
+from geomae.embeddings.store import store_digest
+from geomae.encoders import Encoder, EncoderReference
+from geomae.encoders.extraction import Progress
+from geomae.encoders.selections import Embedded, EmbeddingSpec, EncoderLoader, model_run
 from geomae.errors import CheckpointError, ConfigError, StorageError
 from geomae.files import digest, read_json, remove_unfinished, write_json, write_text
 from geomae.runtime import devices
 from geomae.runtime.console import Screen
 from geomae.runtime.devices import Compute, Fabric
+from geomae.runtime.signals import Stop
 from geomae.sensors.record import SensorRecord
 from geomae.tiles.index import TileIndex
 from geomae.tiles.selection import Selection, select_tiles
@@ -33,7 +37,7 @@ from geomae.tracking.store import without_password
 def commit() -> str:
     """The commit of a checkout, `unknown` for an installed package."""
     try:
-        asked = subprocess.run(
+        answer = subprocess.run(
             ["git", "rev-parse", "HEAD"],
             cwd=Path(__file__).parent,
             capture_output=True,
@@ -43,7 +47,7 @@ def commit() -> str:
         )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return asked.stdout.strip()
+    return answer.stdout.strip()
 
 
 def child_of(parent_run: str | None) -> dict[str, str]:
@@ -183,17 +187,17 @@ OPENING_S = 100.0  # MLflow's import alone takes long on a busy machine; a store
 
 
 class AnalysisRun:
-    """One run of a command in its folder. `asked` is what decides the result, as JSON.
+    """One run of a command in its folder. `params` are what decides the result, as JSON.
 
-    A folder of the same command that was asked the same is gone on with, so that what was computed is not computed
-    again; one that was asked something else is refused, naming the difference.
+    A folder of the same command with the same parameters is gone on with, so that what was computed is not computed
+    again; one with other parameters is refused, naming the difference.
     """
 
     def __init__(
-        self, command: str, common: CommonOptions, asked: Mapping[str, Any], screen: Screen, out: Path
+        self, command: str, common: CommonOptions, params: Mapping[str, Any], screen: Screen, out: Path
     ) -> None:
         self.command, self.common, self.screen = command, common, screen
-        self.asked: dict[str, Any] = {"command": command, "version": __version__, **asked, "seed": common.seed}
+        self.params: dict[str, Any] = {"command": command, "version": __version__, **params, "seed": common.seed}
         self.folder = RunFolder(out)
         self.tracker = Tracker(None)
         self._stopped = False
@@ -214,7 +218,7 @@ class AnalysisRun:
             self.common.run_name or self.out.name,
             run_id=self.folder.tracked(uri),
             tags=usual | {"geomae.out": str(self.out)} | child_of(self.common.parent_run) | dict(tags or {}),
-            params=as_params(self.asked),
+            params=as_params(self.params),
             datasets=datasets,
             warn=self.screen.warn,
         )
@@ -237,7 +241,7 @@ class AnalysisRun:
         run_id = self.tracker.wait_run_id(OPENING_S)
         self._remember()
         summary = {"command": self.command, "run_id": run_id, "out": self.out, "metrics": metrics}
-        write_json(self.out / "summary.json", summary | {"inputs": {**self.asked, **inputs}})
+        write_json(self.out / "summary.json", summary | {"inputs": {**self.params, **inputs}})
         for path in (*artifacts, self.out / "summary.json"):
             if path.is_dir():
                 self.tracker.log_artifacts(path, path.name)
@@ -250,7 +254,7 @@ class AnalysisRun:
             self._check_same(read_json(record))
         else:
             check_new(self.out)
-            make(self.out, self.asked)
+            make(self.out, self.params)
         self._stack.enter_context(lock(self.folder))
         return self
 
@@ -275,7 +279,7 @@ class AnalysisRun:
         return resolve_uri(self.common.tracking_uri or self.folder.tracked_uri())
 
     def _check_same(self, stored: Mapping[str, Any]) -> None:
-        old, new = as_params(stored), as_params(self.asked)
+        old, new = as_params(stored), as_params(self.params)
         keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
         different = [f"{key} ({old.get(key)} there, {new.get(key)} here)" for key in keys]
         if different:
@@ -348,6 +352,18 @@ class Session:
         if not devices.external():
             self.fabric.launch()
 
+    def launch_into(self, analysis: "AnalysisRun | None") -> tuple[Path, Progress]:
+        """Start the other ranks; the folder that the first rank writes to, and how progress is shown."""
+        self.launch()
+        out = Path(self.fabric.broadcast(str(analysis.out) if analysis else ""))
+        return out, analysis.step if analysis else self.screen.step
+
+    def stopped(self, analysis: "AnalysisRun | None", stop: Stop) -> int:
+        """The exit code of a rank whose work was stopped; the first says how to go on."""
+        if analysis is not None:
+            analysis.stopped()
+        return stop.exit_code or 143 if self.fabric.is_global_zero or devices.external() else 0
+
 
 def open_session(common: CommonOptions, one_process: str | None = None) -> Session:
     """Devices and catalogue as asked for. Raises ConfigError and CatalogError for what cannot be.
@@ -360,6 +376,48 @@ def open_session(common: CommonOptions, one_process: str | None = None) -> Sessi
         raise ConfigError(f"{one_process} runs in one process; start it without several tasks or devices")
     screen = Screen(shown=not common.quiet and devices.early_rank() == 0)
     return Session(common, screen, compute, catalog)
+
+
+@contextlib.contextmanager
+def embedding_run(
+    session: Session,
+    command: str,
+    params: Mapping[str, Any],
+    reference: EncoderReference,
+    encoders: Mapping[str, Encoder],
+    selections: Sequence[Selection],
+) -> Iterator[AnalysisRun | None]:
+    """The run of a command that embeds selections by one encoder, on the first rank; None on the others."""
+    if not session.leads:
+        yield None
+        return
+    made_by = model_run(encoders)
+    tags = {"geomae.encoder": reference.label} | ({"geomae.model_run": made_by} if made_by else {})
+    out = output_folder(command, session.common.out)
+    with AnalysisRun(command, session.common, params, session.screen, out) as analysis:
+        analysis.track([selection_record(session.catalog, one) for one in selections], tags)
+        yield analysis
+
+
+def publish_embeddings(analysis: AnalysisRun, embedded: Embedded) -> tuple[dict[str, float], dict[str, Any]]:
+    """Write the table of the embeddings; what is to be said of them, as metrics and as inputs of the summary."""
+    store, dataset = embedded.extracted.path, embedded.open()
+    parquet = analysis.out / "embeddings.parquet"
+    embedded.write_table(parquet)
+    metrics: dict[str, float] = {"tiles": dataset.sizes["tile"], "width": dataset.sizes["feature"]}
+    if embedded.extracted.computed:
+        seconds = embedded.extracted.seconds
+        metrics |= {"seconds": seconds, "tiles_per_s": embedded.extracted.computed / seconds}
+    elif analysis.folder.finished:  # how long it took when it was done
+        before = read_json(analysis.out / "summary.json")["metrics"]
+        metrics |= {name: before[name] for name in ("seconds", "tiles_per_s") if name in before}
+    inputs = {"store": str(store), "store_digest": store_digest(store)}
+    analysis.tracker.log_params(inputs)
+    rate = f", {metrics['tiles_per_s']:.0f} tiles/s" if "tiles_per_s" in metrics else ""
+    analysis.screen.close()
+    analysis.screen.result(f"embeddings: {store} ({dataset.sizes['tile']} tiles x {dataset.sizes['feature']}{rate})")
+    analysis.screen.result(f"table: {parquet}")
+    return metrics, {**inputs, "notes": dataset.attrs["notes"]}
 
 
 def dataset_record(

@@ -15,7 +15,8 @@ from xarray import Dataset
 
 from geomae import __version__
 from geomae.catalog import Catalog
-from geomae.embeddings import open_embeddings
+from geomae.embeddings import open_embeddings, write_geoparquet
+from geomae.embeddings.geoparquet import footprints
 from geomae.encoders.baselines import baseline_encoder
 from geomae.encoders.extraction import EncoderTiles, Extracted, Progress, extract
 from geomae.encoders.foreign import ForeignEncoder
@@ -92,6 +93,10 @@ class Embedded:
     def open(self) -> Dataset:
         """The store (see `open_embeddings`)."""
         return open_embeddings(self.extracted.path)
+
+    def write_table(self, path: Path) -> None:
+        """Publish the embeddings with the footprints of their tiles as GeoParquet."""
+        write_geoparquet(self.open(), np.concatenate([footprints(part.index) for part in self.parts]), path)
 
 
 @dataclass(frozen=True)
@@ -219,6 +224,43 @@ def embed_selections(
         progress=progress,
     )
     return Embedded(parts, extracted) if extracted is not None else None
+
+
+def embedding_params(
+    compute: Compute,
+    catalog: Catalog,
+    reference: EncoderReference,
+    encoders: ByDataset,
+    selections: Sequence[Selection],
+    spec: EmbeddingSpec,
+) -> dict[str, Any]:
+    """What decides the embeddings of some selections by one encoder, as JSON."""
+    return {
+        "catalog": str(catalog.path.absolute()),
+        "catalogue_digest": catalog.digest(sorted(encoders)),
+        "dataset": [one.name for one in selections],
+        "encoder": reference.text,
+        "encoder_digest": encoder_digest(encoders),
+        "layer": spec.layer,
+        "pooling": spec.pooling,
+        "patches": spec.patches,
+        "precision": compute.precision,
+        "data_digest": [one.digest() for one in selections],
+    }
+
+
+def describe_embedding(
+    compute: Compute, catalog: Catalog, encoders: ByDataset, selections: Sequence[Selection], spec: EmbeddingSpec
+) -> list[str]:
+    """What would be embedded, how and where, in lines."""
+    lines = [f"catalogue {catalog.path}"]
+    for one in selections:
+        sizes = sorted(set(one.index.tiles["size"].tolist()))
+        lines.append(f"embed {one.name}: {len(one.index)} tiles of {', '.join(map(str, sizes))} pixels")
+    lines += [f"{encoder.text} on {name}: {note}" for name, encoder in encoders.items() for note in encoder.notes]
+    kept = "tile and patch embeddings" if spec.patches else "tile embeddings"
+    fabric = compute.fabric
+    return [*lines, f"{kept} on {fabric.world_size} x {fabric.device.type} in {compute.precision}"]
 
 
 def rows_of(dataset: Dataset, selected: Selection) -> NDArray[np.int64]:

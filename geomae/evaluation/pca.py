@@ -1,6 +1,6 @@
 """Principal components of a store of embeddings, and where its tiles lie along them.
 
-T tiles, D features, K components
+N embeddings, T tiles, D features, K components
 """
 
 import zipfile
@@ -26,6 +26,9 @@ Doubles = NDArray[np.float64]
 ROWS = 1024  # of one product; as doubles they stay in the processor's cache
 NOISE = 1e-12  # share of the squared mean below which a variance is the rounding of float32
 COLLAPSED_RANK, COLLAPSED_SHARE = 2.0, 0.99
+COLUMNS = {"label": "label", "domain": "domain", "split": "split", "dataset": "data set"}  # as they are stored, shown
+BATCH = 8192  # tiles
+USUAL = 16  # components that are kept where nobody says how many
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,9 @@ class Pca:
         if not self.share_D.any():
             return f"the encoder has collapsed: all {self.rows} embeddings are equal; {remedy}"
         if self.effective_rank < COLLAPSED_RANK or self.share_D[0] >= COLLAPSED_SHARE:
-            found = (
-                f"{self.share_D[0]:.1%} of their variance in one direction, effective rank {self.effective_rank:.2f}"
-            )
-            return f"the embeddings have collapsed ({found}); {remedy}"
+            share, rank = self.share_D[0], self.effective_rank
+            figures = f"{share:.1%} of their variance in one direction, effective rank {rank:.2f}"
+            return f"the embeddings have collapsed ({figures}); {remedy}"
         return None
 
     def transform(self, embeddings_ND: Floats) -> Floats:
@@ -87,6 +89,49 @@ class Pca:
                 rows=np.int64(self.rows),
                 encoder_digest=np.str_(self.encoder_digest),
             )
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """The run that other tiles are projected into: its components, and its own tiles."""
+
+    folder: Path
+    pca: Pca
+    dataset: Dataset
+
+
+@dataclass(frozen=True)
+class PcaResult:
+    """Principal components and what they say of some tiles.
+
+    `pca` are the components that the scores are along, `here` those of the tiles at hand. They are the same unless the
+    tiles were projected into an earlier run: then `carried_K` is the share of their own variance that lies along each
+    of its components. `notes` say to which tiles the components were fitted, where these are not the train split.
+    """
+
+    pca: Pca
+    here: Pca
+    carried_K: Doubles
+    earlier: Path | None
+    tiles: int
+    notes: tuple[str, ...]
+
+    @property
+    def share_K(self) -> Doubles:
+        """The share of the variance of the fitted tiles along each component."""
+        return self.pca.share_D[: len(self.pca.components_KD)]
+
+    def metrics(self) -> dict[str, float]:
+        """The figures by their stable names."""
+        figures: dict[str, float] = {
+            "components": len(self.pca.components_KD),
+            "fitted_tiles": self.pca.rows,
+            "effective_rank": self.here.effective_rank,
+            "explained_variance_ratio": float(self.carried_K.sum()),
+        }
+        return figures | {
+            f"explained_variance_ratio_{k + 1}": float(share) for k, share in enumerate(self.carried_K[:4])
+        }
 
 
 def load_pca(path: Path) -> Pca:
@@ -135,48 +180,38 @@ def fit_pca(batches: Iterable[Floats], components: int, encoder_digest: str = ""
     return Pca(mean_D, components_KD * signs_K[:, None], spectrum_D, rows, encoder_digest)
 
 
-def _sums(batches: Iterable[Floats]) -> tuple[int, Doubles, Doubles, Doubles]:
-    """Rows, the shift (mean of the first batch), and sum and products of the shifted embeddings."""
-    rows = 0
-    shift_D = sum_D = np.zeros(0)
-    products_DD = np.zeros((0, 0))
-    for batch_ND in batches:
-        if rows == 0 and len(batch_ND):
-            shift_D = batch_ND.mean(axis=0, dtype=np.float64)
-            sum_D, products_DD = np.zeros_like(shift_D), np.zeros((len(shift_D), len(shift_D)))
-        rows += len(batch_ND)
-        for block_ND in _blocks(batch_ND, shift_D):
-            sum_D += block_ND.sum(axis=0)
-            products_DD += block_ND.T @ block_ND  # of a matrix with itself: half the work of a product of two
-    return rows, shift_D, sum_D, products_DD
+def fit_store(dataset: Dataset, components: int | None = None) -> tuple[PcaResult, Floats]:
+    """Fit components to the train tiles of a store; gives them and the scores (T, K) of all its tiles along them.
+
+    By default 16 components, or as many as there can be. Raises ConfigError where there are fewer than are wanted.
+    """
+    fitted_T, notes = fitted_tiles(dataset["dataset"].to_numpy(), dataset["split"].to_numpy())
+    pca = _fit(dataset, fitted_T, components)
+    scores_TK = scores_of(dataset, pca)
+    return PcaResult(pca, pca, pca.share_D[: len(pca.components_KD)], None, len(scores_TK), tuple(notes)), scores_TK
 
 
-def _blocks(batch_ND: Floats, shift_D: Doubles) -> Iterator[Doubles]:
-    for first in range(0, len(batch_ND), ROWS):
-        yield batch_ND[first : first + ROWS] - shift_D
+def project_store(dataset: Dataset, earlier: Earlier) -> tuple[PcaResult, Floats]:
+    """Put the tiles of a store along the components of an earlier run; their scores, and behind them those of its own.
+
+    Raises StorageError where the embeddings are of another width.
+    """
+    here = _fit(dataset, np.ones(dataset.sizes["tile"], dtype=np.bool_), None)
+    scores_TK = scores_of(dataset, earlier.pca)
+    variance_K = scores_TK.var(axis=0, ddof=1, dtype=np.float64)
+    carried_K = variance_K / here.spectrum_D.sum() if here.spectrum_D.any() else np.zeros_like(variance_K)
+    result = PcaResult(earlier.pca, here, carried_K, earlier.folder, len(scores_TK), ())
+    return result, np.concatenate([scores_TK, scores_of(earlier.dataset, earlier.pca)])
 
 
-def _check(components: int, rows: int, width: int) -> None:
-    if rows < 2:
-        raise ConfigError(f"--components {components}: there is {rows} embedding to fit them to; select more tiles")
-    most = min(rows, width)
-    if not 1 <= components <= most:
-        found = f"there are {rows} embeddings of {width} features to fit them to"
-        raise ConfigError(f"--components {components}: {found}; choose from 1 to {most}")
-
-
-COLUMNS = {"label": "label", "domain": "domain", "split": "split", "dataset": "data set"}  # as they are stored, shown
-BATCH = 8192  # tiles
-USUAL = 16  # components that are kept where nobody says how many
-
-
-@dataclass(frozen=True)
-class Earlier:
-    """The run that other tiles are projected into: its components, and its own tiles."""
-
-    folder: Path
-    pca: Pca
-    dataset: Dataset
+def scores_of(dataset: Dataset, pca: Pca) -> Floats:
+    """The scores (T, K) of all tiles of a store. Raises StorageError where the embeddings are of another width."""
+    if dataset.sizes["feature"] != len(pca.mean_D):
+        raise StorageError(
+            f"the components are of {len(pca.mean_D)} features, the embeddings of {dataset.sizes['feature']}; make "
+            "both with the same encoder"
+        )
+    return np.concatenate([pca.transform(embedding_TD) for _, embedding_TD in batches(dataset, BATCH)])
 
 
 def open_earlier(folder: Path) -> Earlier:
@@ -217,12 +252,6 @@ def fitted_tiles(dataset_T: NDArray[np.str_], split_T: NDArray[np.str_]) -> tupl
     return train_T | np.isin(dataset_T, without), notes
 
 
-def fit(dataset: Dataset, chosen_T: NDArray[np.bool_], components: int | None, identity: str) -> Pca:
-    """Fit components (by default 16, or as many as there can be) to chosen tiles of a store."""
-    usual = max(min(USUAL, int(chosen_T.sum()), dataset.sizes["feature"]), 1)
-    return fit_pca(_chosen(dataset, chosen_T), components or usual, identity)
-
-
 def check_components(components: int | None, indexes: Sequence[TileIndex], features: int) -> int:
     """How many tiles there are to fit to. Raises ConfigError for more components than there can be."""
     every = {
@@ -243,22 +272,48 @@ def check_components(components: int | None, indexes: Sequence[TileIndex], featu
     return tiles
 
 
-def scores(dataset: Dataset, pca: Pca) -> Floats:
-    """The scores (T, K) of all tiles of a store. Raises StorageError where the embeddings are of another width."""
-    if dataset.sizes["feature"] != len(pca.mean_D):
-        raise StorageError(
-            f"the components are of {len(pca.mean_D)} features, the embeddings of {dataset.sizes['feature']}; make "
-            "both with the same encoder"
-        )
-    return np.concatenate([pca.transform(embedding_TD) for _, embedding_TD in batches(dataset, BATCH)])
-
-
 def columns(*datasets: Dataset) -> dict[str, NDArray[np.str_]]:
     """What the tiles of some stores, one after the other, can be coloured by."""
     return {
         title: np.concatenate([dataset[name].to_numpy().astype(np.str_) for dataset in datasets])
         for name, title in COLUMNS.items()
     }
+
+
+def _fit(dataset: Dataset, chosen_T: NDArray[np.bool_], components: int | None) -> Pca:
+    """Fit components (by default 16, or as many as there can be) to chosen tiles of a store."""
+    usual = max(min(USUAL, int(chosen_T.sum()), dataset.sizes["feature"]), 1)
+    return fit_pca(_chosen(dataset, chosen_T), components or usual, identity_of(dataset.attrs))
+
+
+def _sums(batches: Iterable[Floats]) -> tuple[int, Doubles, Doubles, Doubles]:
+    """Rows, the shift (mean of the first batch), and sum and products of the shifted embeddings."""
+    rows = 0
+    shift_D = sum_D = np.zeros(0)
+    products_DD = np.zeros((0, 0))
+    for batch_ND in batches:
+        if rows == 0 and len(batch_ND):
+            shift_D = batch_ND.mean(axis=0, dtype=np.float64)
+            sum_D, products_DD = np.zeros_like(shift_D), np.zeros((len(shift_D), len(shift_D)))
+        rows += len(batch_ND)
+        for block_ND in _blocks(batch_ND, shift_D):
+            sum_D += block_ND.sum(axis=0)
+            products_DD += block_ND.T @ block_ND  # of a matrix with itself: half the work of a product of two
+    return rows, shift_D, sum_D, products_DD
+
+
+def _blocks(batch_ND: Floats, shift_D: Doubles) -> Iterator[Doubles]:
+    for first in range(0, len(batch_ND), ROWS):
+        yield batch_ND[first : first + ROWS] - shift_D
+
+
+def _check(components: int, rows: int, width: int) -> None:
+    if rows < 2:
+        raise ConfigError(f"--components {components}: there is {rows} embedding to fit them to; select more tiles")
+    most = min(rows, width)
+    if not 1 <= components <= most:
+        there = f"there are {rows} embeddings of {width} features to fit them to"
+        raise ConfigError(f"--components {components}: {there}; choose from 1 to {most}")
 
 
 def _chosen(dataset: Dataset, chosen_T: NDArray[np.bool_]) -> Iterator[Floats]:

@@ -10,24 +10,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader
 from matplotlib.image import imsave
 from numpy.typing import NDArray
 
 from geomae.encoders.extraction import EncoderTiles
 from geomae.evaluation.pca import Floats
 from geomae.randomness import generator
+from geomae.reports.canvas import composites, stretch_limits, to_rgb
 from geomae.reports.figures import GAMMA, INVALID_COLOUR
-from geomae.reports.page import Html, data_uri
+from geomae.reports.page import Html, data_uri, render
 from geomae.reports.pca_figures import Coloured
-from geomae.reports.stretch import composites, stretch_limits, to_rgb
 from geomae.tiles.batches import TileReader
 
 DIGITS = 4  # of a score; a screen shows no more
+MOST_TILES = 2000
+PICTURE_PX = 40  # side of a picture, at most
 
 
 @dataclass(frozen=True)
-class Explored:
+class ExplorerData:
     """Tiles to explore: their scores, their columns, what is said of each, and their pictures (T, H, W, 3), 0 to 1.
 
     The tiles from `len(texts)` on have no text and no picture: they are drawn lightly behind the others.
@@ -40,53 +41,14 @@ class Explored:
     share_K: NDArray[np.float64]
 
 
-def explorer(explored: Explored) -> Html:
-    """The interactive part of a page; one of a kind, in vanilla JavaScript, with all data inside."""
-    across = max(math.ceil(math.sqrt(len(explored.pictures))), 1)
-    data: dict[str, Any] = {
-        "axes": [f"component {k + 1} ({share:.1%} of variance)" for k, share in enumerate(explored.share_K)],
-        "scores": [[float(f"{value:.{DIGITS}g}") for value in scores_K] for scores_K in explored.scores_TK.tolist()],
-        "columns": [
-            {
-                "title": column.title,
-                "styles": [{"name": one.name, "colour": one.colour, "shape": one.shape} for one in column.styles],
-                "style": column.style_T.tolist(),
-            }
-            for column in explored.columns
-        ],
-        "texts": explored.texts,
-        "side": explored.pictures.shape[1],
-        "across": across,
-    }
-    environment = Environment(loader=PackageLoader("geomae.reports"), autoescape=True, trim_blocks=True)
-    sheet = data_uri(contact_png(explored.pictures, across))
-    return Html(environment.get_template("explorer.html").render(data=data, sheet=sheet))
-
-
-def contact_png(pictures_THW3: NDArray[np.float64], across: int) -> bytes:
-    """Pictures of one size as one PNG, `across` in a row, without gaps."""
-    count, height, width, _ = pictures_THW3.shape
-    sheet = np.zeros((max(-(-count // across), 1), across, height, width, 3), dtype=np.uint8)
-    rows, cols = np.divmod(np.arange(count), across)
-    sheet[rows, cols] = np.round(255 * np.clip(pictures_THW3, 0, 1))
-    pixels = sheet.transpose(0, 2, 1, 3, 4).reshape(sheet.shape[0] * height, across * width, 3)
-    png = io.BytesIO()
-    imsave(png, pixels, format="png", metadata={"Software": "geomae"})
-    return png.getvalue()
-
-
-MOST_TILES = 2000
-PICTURE_PX = 40  # side of a picture, at most
-
-
-def explored(
+def explorer_data(
     parts: Sequence[EncoderTiles],
     columns: Mapping[str, NDArray[np.str_]],
     coloured: Sequence[Coloured],
     scores_TK: Floats,
     share_K: NDArray[np.float64],
     seed: int,
-) -> Explored:
+) -> ExplorerData:
     """What the plot shows of tiles: those of `parts`, of which it shows at most 2000, and behind them of the rest."""
     mine = sum(len(part.index) for part in parts)
     rows = sample(mine, seed)
@@ -99,7 +61,40 @@ def explored(
         for row, tile_id in enumerate(ids)
     ]
     chosen = [one.take(every) for one in coloured]
-    return Explored(scores_TK[every], chosen, texts, _pictures(parts, rows), share_K)
+    return ExplorerData(scores_TK[every], chosen, texts, _pictures(parts, rows), share_K)
+
+
+def explorer(shown: ExplorerData) -> Html:
+    """The interactive part of a page; one of a kind, in vanilla JavaScript, with all data inside."""
+    across = max(math.ceil(math.sqrt(len(shown.pictures))), 1)
+    data: dict[str, Any] = {
+        "axes": [f"component {k + 1} ({share:.1%} of variance)" for k, share in enumerate(shown.share_K)],
+        "scores": [[float(f"{value:.{DIGITS}g}") for value in scores_K] for scores_K in shown.scores_TK.tolist()],
+        "columns": [
+            {
+                "title": column.title,
+                "styles": [{"name": one.name, "colour": one.colour, "shape": one.shape} for one in column.styles],
+                "style": column.style_T.tolist(),
+            }
+            for column in shown.columns
+        ],
+        "texts": shown.texts,
+        "side": shown.pictures.shape[1],
+        "across": across,
+    }
+    return Html(render("explorer.html", data=data, sheet=data_uri(contact_png(shown.pictures, across))))
+
+
+def contact_png(pictures_THW3: NDArray[np.float64], across: int) -> bytes:
+    """Pictures of one size as one PNG, `across` in a row, without gaps."""
+    count, height, width, _ = pictures_THW3.shape
+    sheet = np.zeros((max(-(-count // across), 1), across, height, width, 3), dtype=np.uint8)
+    rows, cols = np.divmod(np.arange(count), across)
+    sheet[rows, cols] = np.round(255 * np.clip(pictures_THW3, 0, 1))
+    pixels = sheet.transpose(0, 2, 1, 3, 4).reshape(sheet.shape[0] * height, across * width, 3)
+    png = io.BytesIO()
+    imsave(png, pixels, format="png", metadata={"Software": "geomae"})
+    return png.getvalue()
 
 
 def sample(count: int, seed: int) -> NDArray[np.int64]:

@@ -12,8 +12,22 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
-from geomae.reports.canvas import add_axes, add_picture_axes, add_text, add_title, save, shorten, space_out
-from geomae.reports.stretch import Colour, FloatArray, Mask, composites, describe, stretch_limits, to_rgb
+from geomae.reports.canvas import (
+    Colour,
+    FloatArray,
+    Mask,
+    add_axes,
+    add_picture_axes,
+    add_text,
+    add_title,
+    composites,
+    describe_composite,
+    save,
+    shorten,
+    space_out,
+    stretch_limits,
+    to_rgb,
+)
 from geomae.sensors import Band
 
 # C bands, H W pixels; lengths on paper are in inches
@@ -76,7 +90,7 @@ def reconstruction_panel(
     add_title(figure, title)
     for number, (composite, indices) in enumerate(shown.items()):
         left = label + number * group
-        add_text(figure, left, 0.6, describe(composite, indices, bands), size=10)
+        add_text(figure, left, 0.6, describe_composite(composite, indices, bands), size=10)
         for row, tile in enumerate(tiles):
             for column, picture in enumerate([*_pictures(tile, indices), tile.difference_HW(indices)]):
                 place = (left + column * (side + gap), head + row * (side + gap))
@@ -85,8 +99,8 @@ def reconstruction_panel(
                 if row == 0:
                     axes.set_title(COLUMNS[column], fontsize=9, pad=4)
     for row, tile in enumerate(tiles):
-        words = f"{_wrapped(tile.tile_id)}\n{_score(tile, unit)}"
-        add_text(figure, 0.15, head + row * (side + gap) + 0.1, words, size=8)
+        text = f"{_wrapped(tile.tile_id)}\n{_score(tile, unit)}"
+        add_text(figure, 0.15, head + row * (side + gap) + 0.1, text, size=8)
     if tiles:
         scale = add_axes(figure, label + len(shown) * group - 0.1, head, 0.14, min(len(tiles), 3) * (side + gap) - gap)
         figure.colorbar(drawn, cax=scale, extend="max").set_label(f"difference, {_plain(unit)}", size=8)
@@ -130,20 +144,20 @@ def contact_sheet(
     """
     tiles = tiles[:MOST_TILES]
     composite, indices = next(iter(composites(bands).items()))
-    side, gap, words, head = 1.45, 0.12, 0.22, 0.95
+    side, gap, name_room, head = 1.45, 0.12, 0.22, 0.95
     columns = min(max(len(tiles), 4), 6)
     rows = -(-len(tiles) // columns)
-    grid = rows * (side + gap + words)
+    grid = rows * (side + gap + name_room)
     figure = Figure(figsize=(0.3 + columns * (side + gap), head + grid + 3.9))
     add_title(figure, title)
-    shown = f"{describe(composite, indices, bands)}; one stretch for all tiles, dark values raised; beige: invalid"
-    add_text(figure, 0.15, 0.48, shown, size=9)
+    shown = describe_composite(composite, indices, bands)
+    add_text(figure, 0.15, 0.48, f"{shown}; one stretch for all tiles, dark values raised; beige: invalid", size=9)
     if tiles:
         stored = [pixels_CHW for _, pixels_CHW, _ in tiles], [valid_CHW for _, _, valid_CHW in tiles]
         limits = stretch_limits(*stored)
         for number, (name, pixels_CHW, valid_CHW) in enumerate(tiles):
             row, column = divmod(number, columns)
-            place = (0.15 + column * (side + gap), head + row * (side + gap + words))
+            place = (0.15 + column * (side + gap), head + row * (side + gap + name_room))
             axes = add_picture_axes(figure, *place, side, side)
             axes.imshow(to_rgb(pixels_CHW, valid_CHW, indices, *limits, INVALID_COLOUR, GAMMA), interpolation="nearest")
             axes.set_title(shorten(name, 24), fontsize=7, pad=3, parse_math=False)
@@ -194,7 +208,7 @@ def _spectrum(axes: Axes, pixels: Sequence[FloatArray], valid: Sequence[Mask], b
 
 
 def _name_points(axes: Axes, place: FloatArray, names: Sequence[str]) -> None:
-    """Names above the axes, moved apart where bands lie close together, each with a line to its place."""
+    """Names above the axes, spaced out where bands lie close together, each with a line to its place."""
     low, high = np.log(axes.get_xlim())
     spots = space_out(((np.log(place) - low) / (high - low)).tolist(), 0.024)
     for x, spot, name in zip(place, spots, names, strict=True):

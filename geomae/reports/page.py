@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
@@ -48,7 +49,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A report. `lead` says in a sentence or two what was found; `about` what was run: models, digests, versions."""
+    """A report. `lead` gives the results in a sentence or two; `about` what was run: models, digests, versions."""
 
     title: str
     lead: str
@@ -58,10 +59,15 @@ class Page:
 
 def write_page(path: Path, page: Page) -> None:
     """Publish a report as one self-contained HTML file. Every text is escaped; `Html` alone is put in as it is."""
+    write_text(path, render("page.html", page=page))
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of this package filled in; every text is escaped unless the template says otherwise."""
     environment = Environment(loader=PackageLoader("geomae.reports"), autoescape=True, trim_blocks=True)
     environment.filters |= {"shown": shown, "key": _key, "data_uri": data_uri}
     environment.filters["kind"] = lambda part: type(part).__name__
-    write_text(path, environment.get_template("page.html").render(page=page))
+    return environment.get_template(template).render(**values)
 
 
 def data_uri(png: Path | bytes) -> str:

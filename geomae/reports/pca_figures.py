@@ -1,7 +1,5 @@
 """Pictures of principal components: the variance they carry, and where tiles lie along them, in colour.
 
-T tiles
-
 T tiles, K components
 """
 
@@ -25,8 +23,13 @@ from geomae.reports.figures import BLUE, ORANGE
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1b1f24")
 SHAPES = ("circle", "triangle", "square", "diamond", "wedge", "plus")
 REST_COLOUR = "#8c959f"
-MOST = 12  # values that are told apart
+MOST = 12  # values that get a colour and shape of their own
 OTHER, NONE = "other", "none"
+LEAST_SHOWN = 16
+MARKERS = {"circle": "o", "triangle": "^", "square": "s", "diamond": "D", "wedge": "v", "plus": "P"}
+MOST_POINTS = 20_000  # more make a picture no clearer
+EDGES = (0.05, 99.95)  # percentiles that the axes reach at least, and a margin
+MARGIN = 0.08
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,10 @@ def colour(title: str, values_T: NDArray[np.str_]) -> Coloured:
 
 
 def colour_columns(columns: Mapping[str, NDArray[np.str_]]) -> tuple[Coloured, ...]:
-    """The columns that tell tiles apart, coloured; where none does, the first, so that there is something to show."""
+    """The columns in which tiles differ, coloured; where there is none, the first, so that something is shown."""
     telling = {title: values_T for title, values_T in columns.items() if len(np.unique(values_T)) > 1}
     first = dict(list(columns.items())[:1])
     return tuple(colour(title, values_T) for title, values_T in (telling or first).items())
-
-
-LEAST_SHOWN = 16
 
 
 def pca_scree(path: Path, share_D: NDArray[np.float64], kept: int, effective_rank: float, *, title: str) -> None:
@@ -116,12 +116,6 @@ def pca_scree(path: Path, share_D: NDArray[np.float64], kept: int, effective_ran
     save(figure, path)
 
 
-MARKERS = {"circle": "o", "triangle": "^", "square": "s", "diamond": "D", "wedge": "v", "plus": "P"}
-MOST_POINTS = 20_000  # more make a picture no clearer
-EDGES = (0.05, 99.95)  # percentiles that the axes reach at least, and a margin
-MARGIN = 0.08
-
-
 def pca_scatter(
     path: Path,
     scores_TK: NDArray[np.float32],
@@ -140,8 +134,8 @@ def pca_scatter(
     pairs = [(first, first + 1) for first in (0, 2) if first + 1 < scores_TK.shape[1]] or [(0, 0)]
     order = generator(0, "scatter").permutation(len(scores_TK))[:MOST_POINTS]  # no value lies on top of all others
     behind_T = np.zeros(len(scores_TK), dtype=np.bool_) if behind_T is None else behind_T
-    side, gap, left, head, foot, words = 3.55, 0.75, 0.75, 0.75, 0.75, 2.1
-    figure = Figure(figsize=(left + len(pairs) * (side + gap) + words, head + len(columns) * (side + gap) + foot))
+    side, gap, left, head, foot, legend = 3.55, 0.75, 0.75, 0.75, 0.75, 2.1
+    figure = Figure(figsize=(left + len(pairs) * (side + gap) + legend, head + len(columns) * (side + gap) + foot))
     add_title(figure, title)
     for row, column in enumerate(columns):
         top = head + row * (side + gap)

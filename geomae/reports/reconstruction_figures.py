@@ -13,14 +13,26 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import Environment, PackageLoader
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
 from geomae.metrics.reconstruction import Floats
-from geomae.reports.canvas import add_axes, add_picture_axes, add_text, add_title, save, shorten
+from geomae.reports.canvas import (
+    FloatArray,
+    Mask,
+    add_axes,
+    add_picture_axes,
+    add_text,
+    add_title,
+    composites,
+    describe_composite,
+    save,
+    shorten,
+    stretch_limits,
+    to_rgb,
+)
 from geomae.reports.figures import (
     DIFFERENCE_MAP,
     HIDDEN_COLOUR,
@@ -28,9 +40,8 @@ from geomae.reports.figures import (
     LONGEST_OPTICAL_UM,
     WAVELENGTH_TICKS_UM,
 )
-from geomae.reports.page import Html, data_uri
+from geomae.reports.page import Html, data_uri, render
 from geomae.reports.pca_figures import COLOURS
-from geomae.reports.stretch import FloatArray, Mask, composites, describe, stretch_limits, to_rgb
 from geomae.sensors import Band
 
 Picture = npt.NDArray[np.float64]
@@ -94,7 +105,11 @@ def comparison_panel(path: Path, tile: ComparedTile, bands: Sequence[Band], unit
     for number, (name, indices) in enumerate(shown.items()):
         top = head + number * block
         add_text(
-            figure, 0.15, top, f"{describe(name, indices, bands)}; {_limits(tile, indices, bands, unit)}", size=8.5
+            figure,
+            0.15,
+            top,
+            f"{describe_composite(name, indices, bands)}; {_limits(tile, indices, bands, unit)}",
+            size=8.5,
         )
         pictures = tile.pictures(indices)
         for column, label in enumerate(["", *labels]):
@@ -257,8 +272,7 @@ def slider(slides: Sequence[Slide]) -> Html:
         }
         for slide in slides
     ]
-    environment = Environment(loader=PackageLoader("geomae.reports"), autoescape=True, trim_blocks=True)
-    return Html(environment.get_template("recon_slider.html").render(data=data))
+    return Html(render("recon_slider.html", data=data))
 
 
 def _png(picture: Picture) -> bytes:

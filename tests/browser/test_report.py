@@ -6,7 +6,7 @@ import pytest
 from chromium import BROWSER, browse, drive
 
 from geomae.randomness import generator
-from geomae.reports.explorer import Explored, explorer
+from geomae.reports.explorer import ExplorerData, explorer
 from geomae.reports.page import Figure, Page, Section, Table, write_page
 from geomae.reports.pca_figures import colour_columns, pca_scree
 
@@ -75,7 +75,7 @@ def page(tmp_path_factory):
     parts = (
         Figure(folder / "scree.png", "Variance"),
         Table("Figures", ("name", "value", "note"), rows),
-        explorer(Explored(scores, colour_columns(columns), texts, pictures, share[:2])),
+        explorer(ExplorerData(scores, colour_columns(columns), texts, pictures, share[:2])),
     )
     wide = Table("Wide", [f"column {k}" for k in range(30)], [generator(0, "wide").random(30).tolist()])
     path = folder / "report.html"

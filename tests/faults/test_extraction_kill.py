@@ -11,7 +11,6 @@ from helpers import CATALOG, command, write_catalog, write_scenes
 
 from geomae.commands.embed import EmbedOptions, run
 from geomae.commands.options import CommonOptions
-from geomae.encoders.selections import EmbeddingSpec
 
 torch.set_num_threads(1)  # as in the processes that are killed
 CHUNKS = 10
@@ -32,7 +31,7 @@ def whole(asked, tmp_path_factory):
     """What nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     common = CommonOptions(catalog=asked[4], out=folder / "out", precision="32", tracking_uri=asked[-1], quiet=True)
-    assert run(EmbedOptions(("baseline:random",), (), EmbeddingSpec(patches=True), common)) == 0
+    assert run(EmbedOptions(common, ("baseline:random",), patches=True)) == 0
     return folder / "out"
 
 

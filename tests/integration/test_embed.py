@@ -16,7 +16,7 @@ from geomae.commands.embed import EmbedOptions, run
 from geomae.commands.options import CommonOptions
 from geomae.config import Decoder
 from geomae.embeddings.store import store_digest
-from geomae.encoders.selections import EmbeddingSpec, rows_of
+from geomae.encoders.selections import rows_of
 from geomae.errors import BandMismatchError, CatalogError, ConfigError, StorageError
 from geomae.models.architecture import Architecture
 from geomae.models.folder import Model, save_model
@@ -61,7 +61,7 @@ def ask(data, tracking_uri, tmp_path):
             catalog=data, out=tmp_path / out, precision="32", tracking_uri=tracking_uri, dry_run=dry_run, quiet=True
         )
         encoders = (str(encoder or data.parent / "first" / "model"),) if not isinstance(encoder, tuple) else encoder
-        assert run(EmbedOptions(encoders, datasets, EmbeddingSpec(**choice), common)) == 0
+        assert run(EmbedOptions(common, encoders, datasets, **choice)) == 0
         return tmp_path / out
 
     return run_it
@@ -157,9 +157,7 @@ def test_what_is_wrong_is_said_and_nothing_is_written(ask, tmp_path):
 
 def test_a_dry_run_writes_nothing(data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    asked = EmbedOptions(
-        (str(data.parent / "first" / "model"),), (), EmbeddingSpec(), CommonOptions(catalog=data, dry_run=True)
-    )
+    asked = EmbedOptions(CommonOptions(catalog=data, dry_run=True), (str(data.parent / "first" / "model"),))
     assert run(asked) == 0
     shown = capsys.readouterr().out
     assert "embed tiny: 64 tiles of 16 pixels" in shown
@@ -174,7 +172,7 @@ def many(tmp_path_factory, tracking_uri):
     write_scenes(folder / "scenes", scenes=1, side=160)
     catalog = write_catalog(folder, CATALOG.replace("{size: 16}", "{size: 16, stride: 4}"))
     common = CommonOptions(catalog=catalog, out=folder / "out", precision="32", tracking_uri=tracking_uri, quiet=True)
-    assert run(EmbedOptions(("baseline:random",), (), EmbeddingSpec(), common)) == 0
+    assert run(EmbedOptions(common, ("baseline:random",))) == 0
     options = ("--catalog", catalog, "--precision", "32", "--tracking-uri", tracking_uri)
     return ("embed", "--encoder", "baseline:random", *options), store_digest(folder / "out" / "embeddings.zarr")
 
@@ -201,6 +199,6 @@ def test_stopped_by_a_signal_it_can_be_gone_on_with(many, tracking_uri, tmp_path
     run_id = json.loads((out / "tracking.json").read_text())["run_id"]
     assert mlflow_client(tracking_uri).get_run(run_id).info.status == "KILLED"
     common = CommonOptions(catalog=asked[4], out=out, precision="32", tracking_uri=tracking_uri, quiet=True)
-    assert run(EmbedOptions(("baseline:random",), (), EmbeddingSpec(), common)) == 0
+    assert run(EmbedOptions(common, ("baseline:random",))) == 0
     assert store_digest(out / "embeddings.zarr") == whole
     assert json.loads((out / "summary.json").read_text())["run_id"] == run_id

@@ -8,10 +8,8 @@ from helpers import CATALOG, mlflow_client, write_catalog, write_scenes
 from sklearn.decomposition import PCA
 
 from geomae import open_embeddings
-from geomae.commands import embed
 from geomae.commands.embed_pca import EmbedPcaOptions, run
 from geomae.commands.options import CommonOptions
-from geomae.encoders.selections import EmbeddingSpec
 from geomae.errors import ConfigError, StorageError
 from geomae.evaluation.pca import load_pca
 from geomae.files import read_json
@@ -41,10 +39,7 @@ def ask(data, tracking_uri, tmp_path_factory):
         common = CommonOptions(
             catalog=data, out=folder / out, precision="32", tracking_uri=tracking_uri, quiet=True, dry_run=dry_run
         )
-        assert (
-            run(EmbedPcaOptions(embed.EmbedOptions((encoder,), tuple(datasets), EmbeddingSpec(layer), common), **more))
-            == 0
-        )
+        assert run(EmbedPcaOptions(common, (encoder,), tuple(datasets), layer, **more)) == 0
         return folder / out
 
     return run_it

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from geomae.reports.canvas import shorten, space_out
+from geomae.reports.canvas import composites, describe_composite, shorten, space_out, stretch_limits, to_rgb
 from geomae.reports.figures import (
     HIDDEN_COLOUR,
     INVALID_COLOUR,
@@ -17,7 +17,6 @@ from geomae.reports.figures import (
     loss_curve,
     reconstruction_panel,
 )
-from geomae.reports.stretch import composites, describe, stretch_limits, to_rgb
 from geomae.sensors import Band, sensor
 
 
@@ -60,9 +59,9 @@ def test_composites_go_by_common_name(names, expected):
 
 def test_a_composite_names_its_bands():
     bands = sensor("sentinel-2-l2a").bands
-    titles = [describe(name, indices, bands) for name, indices in composites(bands).items()]
+    titles = [describe_composite(name, indices, bands) for name, indices in composites(bands).items()]
     assert titles == ["true colour (B04, B03, B02)", "false colour (B08, B04, B03)"]
-    assert describe("grey", (0, 0, 0), bands) == "grey (B01)"
+    assert describe_composite("grey", (0, 0, 0), bands) == "grey (B01)"
 
 
 def test_stretch_takes_valid_pixels_only():

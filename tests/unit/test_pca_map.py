@@ -16,8 +16,10 @@ from geomae.catalog import open_catalog
 from geomae.encoders import load_encoder
 from geomae.encoders.dense import Lattice, dense_scores
 from geomae.encoders.extraction import EncoderTiles
+from geomae.evaluation.pca_maps import fit_colours, map_scene, scenes_to_map
 from geomae.rasters import write_cog
-from geomae.reports.pca_maps import draw_maps, fit_colours, scenes_to_map
+from geomae.reports.pca_maps import write_map
+from geomae.runtime.devices import open_compute
 from geomae.tiles.index import build_index
 from geomae.tiles.selection import own_record
 
@@ -113,16 +115,18 @@ def test_what_windows_imprint_on_their_patches_fades(scene):
 def test_maps_of_real_scenes_lie_where_the_scenes_lie_and_have_no_seams(name, shared_data, tmp_path):
     index = build_index(open_catalog(shared_data / "catalog.yaml"), name)
     encoder = load_encoder("baseline:random", layer=1, imagery=own_record(index))
-    parts, device = [EncoderTiles(encoder, index)], torch.device("cpu")
+    parts, compute = [EncoderTiles(encoder, index)], open_compute("cpu", "32")
     train_T = (index.tiles["split"] == "train").to_numpy()
-    with torch.inference_mode():
-        colours = fit_colours(parts, train_T, 0, "", device)
-        jobs = scenes_to_map(parts, None)
-        assert len(jobs) == len(index.source.scenes)
-        maps = draw_maps(jobs[:1], colours, tmp_path, device, lambda done, total: None)
-    raster, patch_px, step = maps[0].raster, jobs[0].lattice.patch_px, jobs[0].lattice.step
+    colours = fit_colours(compute, parts, train_T, 0, "")
+    jobs = scenes_to_map(parts, None)
+    assert len(jobs) == len(index.source.scenes)
+    scaled_YXK, valid_YX = map_scene(compute, jobs[0], colours)
+    assert scaled_YXK.shape == (*valid_YX.shape, 3)
+    assert 0 <= scaled_YXK.min() <= scaled_YXK.max() <= 1
+    drawn = write_map(tmp_path, jobs[0], scaled_YXK, valid_YX)
+    raster, patch_px, step = drawn.raster, jobs[0].lattice.patch_px, jobs[0].lattice.step
     lies_as_its_scene(raster, index.source.scenes[0].files[0], patch_px)
-    assert maps[0].picture.read_bytes().startswith(b"\x89PNG")
+    assert drawn.picture.read_bytes().startswith(b"\x89PNG")
     with rasterio.open(raster) as written:
         assert 0.9 <= seams(np.moveaxis(written.read().astype(np.float64), 0, -1), step) <= 1.1
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.image import imread
 
 from geomae.randomness import generator
-from geomae.reports.explorer import Explored, contact_png, explorer
+from geomae.reports.explorer import ExplorerData, contact_png, explorer
 from geomae.reports.pca_figures import MOST, colour, colour_columns, pca_scatter, pca_scree
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -54,7 +54,7 @@ def test_the_interactive_part_holds_its_data_and_nothing_that_runs():
     pictures = generator(0, "test pictures").random((5, 8, 8, 3))
     columns = colour_columns({"label": np.array(["</script><b>", "b", "b", "b", "c", "c"])})
     scores = np.arange(12, dtype=np.float32).reshape(6, 2) / 7
-    markup = explorer(Explored(scores, columns, [["<i>"]] * 5, pictures, np.array([0.9, 0.1]))).markup
+    markup = explorer(ExplorerData(scores, columns, [["<i>"]] * 5, pictures, np.array([0.9, 0.1]))).markup
     found = re.search(r'<script type="application/json">(.*?)</script>', markup, re.DOTALL)
     assert found is not None
     data = json.loads(found.group(1))
