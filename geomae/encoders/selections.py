@@ -179,10 +179,13 @@ def embed_specs(
     trained: Mapping[str, ByDataset],
     loader: EncoderLoader,
     out: Path,
-    stop: Stop,
-    progress: Progress,
+    stop: Stop | None = None,
+    progress: Progress = lambda what, done, total, figures: None,
 ) -> Iterator[Embeddings]:
-    """The embeddings of each encoder in turn, extracted where they are not there yet; ends where `stop` says so."""
+    """The embeddings of each encoder in turn, extracted where they are not there yet; ends where `stop` says so.
+
+    `trained` are encoders that are loaded already (`loader.load_trained`); the others are loaded in their turn.
+    """
     for reference in (one for encoder in specs for one in encoder.references):
         encoders = trained.get(reference.label) or loader.load(reference)
 
@@ -204,8 +207,8 @@ def embed_selections(
     encoders: ByDataset,
     selections: Sequence[Selection],
     out: Path,
-    stop: Stop,
-    progress: Progress,
+    stop: Stop | None = None,
+    progress: Progress = lambda what, done, total, figures: None,
     patches: bool = False,
 ) -> Embedded | None:
     """Embed the tiles of the selections, each once, into the store in `out`; every rank calls this once launched.

@@ -11,17 +11,19 @@ import pytest
 import torch
 from helpers import CATALOG, command, contents, mlflow_client, write_catalog, write_scenes
 
-from geomae import load_encoder, open_embeddings
+from geomae import load_encoder, open_catalog, open_embeddings
 from geomae.commands.embed import EmbedOptions, run
 from geomae.commands.options import CommonOptions
 from geomae.config import Decoder
 from geomae.embeddings.store import store_digest
-from geomae.encoders.selections import rows_of
+from geomae.encoders.selections import embed_selections, rows_of
 from geomae.errors import BandMismatchError, CatalogError, ConfigError, StorageError
+from geomae.evaluation.pca import Earlier, fit_store, project_store
 from geomae.models.architecture import Architecture
 from geomae.models.folder import Model, save_model
 from geomae.models.mae import MaskedAutoencoder
 from geomae.runtime.console import Screen
+from geomae.runtime.devices import open_compute
 from geomae.sensors import sensor
 from geomae.sensors.record import SensorRecord
 from geomae.tiles.batches import TileReader
@@ -163,6 +165,23 @@ def test_a_dry_run_writes_nothing(data, tmp_path, monkeypatch, capsys):
     assert "embed tiny: 64 tiles of 16 pixels" in shown
     assert "layer 2 of 4, pooled by mean-std" in shown
     assert contents(tmp_path) == []
+
+
+def test_a_notebook_embeds_a_selection_and_takes_its_components(data, tmp_path):
+    catalog, compute = open_catalog(data), open_compute("cpu", "32")
+    selection = select_tiles(catalog, ["tiny@train"])[0]
+    encoder = load_encoder(data.parent / "first" / "model", "middle", "mean-std", imagery=selection.imagery)
+    embedded = embed_selections(compute, catalog, {"tiny": encoder}, [selection], tmp_path)
+    embeddings = open_embeddings(tmp_path)
+    assert embedded.open().identical(embeddings)
+    assert embeddings["tile_id"].to_numpy().tolist() == selection.index.tiles["tile_id"].tolist()
+    result, scores = fit_store(embeddings, components=3)
+    assert scores.shape == (len(selection.index), 3)
+    np.testing.assert_allclose(scores.var(0, ddof=1), result.pca.variance_K, rtol=1e-4)
+    assert result.metrics()["components"] == 3
+    again, both = project_store(embeddings, Earlier(tmp_path, result.pca, embeddings))
+    np.testing.assert_array_equal(both, np.concatenate([scores, scores]))
+    np.testing.assert_allclose(again.carried_K, result.carried_K, rtol=1e-4)
 
 
 @pytest.fixture(scope="module")
