@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from geomae.cli_compare_recon import add_compare_recon
 from geomae.cli_probe import add_probe
 from geomae.commands import (
     adapt,
@@ -15,6 +14,7 @@ from geomae.commands import (
     catalog_preview,
     catalog_schema,
     catalog_stats,
+    compare_recon,
     convert,
     embed,
     embed_pca,
@@ -149,7 +149,7 @@ app.command("ui")(ui.ui)
 app.command("embed")(embed.embed)
 add_probe(app, exit_with)
 app.command("embed-pca")(embed_pca.embed_pca)
-add_compare_recon(app, exit_with)
+app.command("compare-recon")(compare_recon.compare_recon)
 app.command("gap")(gap.gap)
 app.command("adapt")(adapt.adapt)
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from geomae.encoders import EncoderSpec, OwnEncoder
@@ -24,7 +23,8 @@ from geomae.evaluation.gap_measures import (
     subsample_tiles,
 )
 from geomae.evaluation.permutations import DomainComparison, GapFigure, corrected
-from geomae.evaluation.reconstruction import MASKED, Candidate, MaskKind, fit, score
+from geomae.evaluation.reconstruction import MASKED, Candidate, fit_candidates, score
+from geomae.evaluation.reconstruction_masks import MaskKind
 from geomae.runtime.devices import Compute
 from geomae.sensors import Band
 from geomae.tiles.batches import TileReader
@@ -330,18 +330,17 @@ def _reconstruction_errors(
     compute: Compute, candidate: Candidate, domain: GapDomain, seed: int, progress: Progress
 ) -> tuple[tuple[Doubles, Doubles], tuple[int, ...], list[str]]:
     """Squared errors and pixels (T, C) of tiles, the bands that they are of, and the groups of the tiles."""
-    device = compute.fabric.device
-    fitted = fit([candidate], domain.selected, device, compute.precision)
-    exact = torch.device("cpu") if device.type == "mps" else device  # which has no float64
     label = candidate.label
-    scores = score(
-        domain.selected, fitted, [label], [MASK], RECONSTRUCTED_TILES, seed, exact,
-        lambda done, total: progress(f"reconstructing {domain.name} by {label}", done, total),
-    )  # fmt: skip
+    fitted = fit_candidates([candidate], domain.selected, compute)
+
+    def report(_: str, done: int, total: int) -> None:
+        progress(f"reconstructing {domain.name} by {label}", done, total)
+
+    scores = score(fitted, [MASK], RECONSTRUCTED_TILES, seed, report)
     sums = scores.sums[label, MASK, MASKED]
     unit = dict(zip(domain.selected.index.tiles["tile_id"], domain.unit_T, strict=True))
     units = [unit[tile_id] for tile_id in scores.index.tiles["tile_id"]]
-    return (sums.square_TC, sums.pixels_TC), fitted.bands, units
+    return (sums.square_TC, sums.pixels_TC), fitted.places, units
 
 
 def _stacked(tiles: Sequence[NDArray[Number]]) -> NDArray[Number]:

@@ -1,8 +1,6 @@
-"""Reconstructions compared: models and baselines on the same tiles under the same masks; sums are kept, not pixels.
+"""Reconstructions by models and baselines of the same tiles under the same masks; sums are kept, not pixels.
 
-B batch, C bands, N cells of the common grid, H W pixels
-
-T tiles, B tiles of a batch, C bands, N cells
+T tiles, B tiles of a batch, C bands, N cells of the common grid, H W pixels
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,20 +17,28 @@ from geomae.encoders.interface import weights_digest
 from geomae.encoders.own import fit_model
 from geomae.encoders.reference import BASELINE, FOLDER, MLFLOW, EncoderReference, parse_encoders
 from geomae.errors import BandMismatchError, CatalogError, ConfigError, ModelError
-from geomae.evaluation.reconstruction_masks import common_cell, for_patches, to_pixels, visible_cells
+from geomae.evaluation.reconstruction_masks import MaskKind, common_cell, for_patches, to_pixels, visible_cells
 from geomae.metrics.reconstruction import DATA_RANGE_STD, ErrorSums, error_sums
 from geomae.models.folder import Model, load_model
 from geomae.models.inpainting import INPAINTINGS, inpainting
 from geomae.models.masking import visible_count
 from geomae.randomness import generator
+from geomae.runtime.devices import Compute
 from geomae.runtime.precision import working_precision
 from geomae.sensors import Band
 from geomae.tiles.batches import TileReader, ahead
 from geomae.tiles.index import TileIndex
-from geomae.tiles.selection import Selection
+from geomae.tiles.selection import Progress, Selection
 from geomae.tracking.runs import download, resolve_uri
 
 CELL_OF_BASELINES = 8  # pixels; where no model says how large patches are
+BATCH_PIXELS = 32 * 64 * 64  # of one band; larger batches are no faster, and large tiles must not fill memory
+MASKED, VISIBLE = "masked", "visible"
+
+Pixels = NDArray[np.float32]
+Valid = NDArray[np.bool_]
+CellsByMask = dict[MaskKind, Valid]  # the visible cells (N,) of a tile under each mask
+Tile = tuple[int, Pixels, Valid, CellsByMask]  # its position, pixels, which are valid, and its visible cells
 
 
 @dataclass(frozen=True)
@@ -69,25 +75,45 @@ class Candidate:
 
     def made_by(self) -> str | None:
         """The run in MLflow that made the model, where it is known."""
-        found = self.model.provenance.get("mlflow_run") if self.model else None
-        return str(found) if found else None
+        run_id = self.model.provenance.get("mlflow_run") if self.model else None
+        return str(run_id) if run_id else None
 
 
 @dataclass(frozen=True)
 class FittedModels:
-    """All candidates, ready for one data set: `bands` are the places of the bands that every one predicts."""
+    """All candidates, ready for the data set of a selection; `places` are those of the bands that every one predicts.
 
+    Errors are summed on `device`, which has float64.
+    """
+
+    selected: Selection
     predictors: Mapping[str, Callable[[MaskedTiles], Tensor]]
-    bands: tuple[int, ...]
+    places: tuple[int, ...]
     cell: int
     notes: tuple[str, ...]
+    device: torch.device
 
-    def predict(self, label: str, shown: MaskedTiles) -> Tensor:
+    @property
+    def labels(self) -> list[str]:
+        """The candidates in the order in which they were named."""
+        return list(self.predictors)
+
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """The bands that are compared."""
+        return tuple(self.selected.imagery.bands[place] for place in self.places)
+
+    @property
+    def range_C(self) -> NDArray[np.float64]:
+        """The data range of PSNR and SSIM in the unit of the data set: six standard deviations."""
+        return DATA_RANGE_STD * np.array([self.selected.imagery.std_C[place] for place in self.places])
+
+    def predict(self, label: str, tiles: MaskedTiles) -> Tensor:
         """What a candidate makes of the tiles, in the bands that are compared, on the device of the pixels."""
-        return self.predictors[label](shown)
+        return self.predictors[label](tiles)
 
 
-def load_candidates(texts: Sequence[str], device: torch.device, tracking_uri: str | None) -> list[Candidate]:
+def load_candidates(texts: Sequence[str], device: torch.device, tracking_uri: str | None = None) -> list[Candidate]:
     """The models and baselines that `[LABEL=]MODEL` texts name. Raises ConfigError or ModelError for what cannot be."""
     if not texts:
         raise ConfigError("--model: name at least one model folder, MLflow reference or baseline:NAME")
@@ -99,8 +125,8 @@ def load_candidates(texts: Sequence[str], device: torch.device, tracking_uri: st
             continue
         if reference.kind not in (FOLDER, MLFLOW):
             raise _encoder_alone(reference)
-        named = reference.name
-        folder = Path(named) if reference.kind == FOLDER else download(named, resolve_uri(tracking_uri))
+        name = reference.name
+        folder = Path(name) if reference.kind == FOLDER else download(name, resolve_uri(tracking_uri))
         model = load_model(folder, device)
         if model.mae.decoder is None:
             raise _encoder_alone(reference)
@@ -108,8 +134,11 @@ def load_candidates(texts: Sequence[str], device: torch.device, tracking_uri: st
     return candidates
 
 
-def fit(candidates: Sequence[Candidate], selected: Selection, device: torch.device, precision: str) -> FittedModels:
-    """The candidates for one data set. Raises BandMismatchError or ModelError where bands or patches do not fit."""
+def fit_candidates(candidates: Sequence[Candidate], selected: Selection, compute: Compute) -> FittedModels:
+    """The candidates, ready for the data set of a selection.
+
+    Raises BandMismatchError where they predict no band in common, and ModelError where their patches do not fit.
+    """
     imagery = selected.imagery
     names = [band.name for band in imagery.bands]
     models, notes = {}, []
@@ -117,8 +146,8 @@ def fit(candidates: Sequence[Candidate], selected: Selection, device: torch.devi
         if one.model is not None:
             models[one.label], adapted = fit_model(one.model, imagery, one.reference.text)
             notes += [f"{one.label} on {selected.index.name}: {note}" for note in adapted]
-    taken = [{band.name for band in model.record.bands} for model in models.values()]
-    compared = tuple(place for place, name in enumerate(names) if all(name in bands for bands in taken))
+    known = [{band.name for band in model.record.bands} for model in models.values()]
+    compared = tuple(place for place, name in enumerate(names) if all(name in bands for bands in known))
     if not compared:
         raise BandMismatchError(f"{selected.index.name}: no band is predicted by every model; compare fewer of them")
     if len(compared) < len(names):
@@ -130,36 +159,39 @@ def fit(candidates: Sequence[Candidate], selected: Selection, device: torch.devi
     predictors = {}
     for one in candidates:
         if one.label in models:
-            predictors[one.label] = _of_model(models[one.label], names, compared, device, precision)
+            predictors[one.label] = _model_predictor(models[one.label], names, compared, compute)
         else:
-            predictors[one.label] = _of_baseline(one.reference.text, compared, cell)
-    return FittedModels(predictors, compared, cell, tuple(notes))
+            predictors[one.label] = _baseline_predictor(one.reference.text, compared, cell)
+    device = compute.fabric.device
+    exact = torch.device("cpu") if device.type == "mps" else device  # which has no float64
+    return FittedModels(selected, predictors, compared, cell, tuple(notes), exact)
 
 
-def _of_model(
-    model: Model, names: Sequence[str], compared: Sequence[int], device: torch.device, precision: str
+def _model_predictor(
+    model: Model, names: Sequence[str], compared: Sequence[int], compute: Compute
 ) -> Callable[[MaskedTiles], Tensor]:
     own = [band.name for band in model.record.bands]
-    taken, given = [names.index(name) for name in own], [own.index(names[place]) for place in compared]
-    patch = model.mae.architecture.patch
+    inputs, outputs = [names.index(name) for name in own], [own.index(names[place]) for place in compared]
+    patch, device = model.mae.architecture.patch, compute.fabric.device
 
-    def predict(shown: MaskedTiles) -> Tensor:
-        H, W = shown.pixels_BCHW.shape[-2:]
-        patches_BN = for_patches(shown.visible_BN, (H // shown.cell, W // shown.cell), shown.cell, patch)
-        tiles = (shown.pixels_BCHW[:, taken].to(device), shown.valid_BCHW[:, taken].to(device))
-        with working_precision(device, precision):
-            predicted_BCHW, _ = model.reconstruct(*tiles, torch.from_numpy(patches_BN))
-        return predicted_BCHW[:, given].to(shown.pixels_BCHW.device)
+    def predict(tiles: MaskedTiles) -> Tensor:
+        H, W = tiles.pixels_BCHW.shape[-2:]
+        visible_BN = torch.from_numpy(
+            for_patches(tiles.visible_BN, (H // tiles.cell, W // tiles.cell), tiles.cell, patch)
+        )
+        pixels_BCHW, valid_BCHW = tiles.pixels_BCHW[:, inputs].to(device), tiles.valid_BCHW[:, inputs].to(device)
+        with working_precision(device, compute.precision):
+            predicted_BCHW, _ = model.reconstruct(pixels_BCHW, valid_BCHW, visible_BN)
+        return predicted_BCHW[:, outputs].to(tiles.pixels_BCHW.device)
 
     return predict
 
 
-def _of_baseline(text: str, compared: Sequence[int], cell: int) -> Callable[[MaskedTiles], Tensor]:
-    fill = inpainting(text, cell)
+def _baseline_predictor(text: str, compared: Sequence[int], cell: int) -> Callable[[MaskedTiles], Tensor]:
+    fill, places = inpainting(text, cell), list(compared)
 
-    def predict(shown: MaskedTiles) -> Tensor:
-        places = list(compared)
-        return fill(shown.pixels_BCHW[:, places], (shown.valid_BCHW & shown.visible_B1HW)[:, places])
+    def predict(tiles: MaskedTiles) -> Tensor:
+        return fill(tiles.pixels_BCHW[:, places], (tiles.valid_BCHW & tiles.visible_B1HW)[:, places])
 
     return predict
 
@@ -171,97 +203,111 @@ def _encoder_alone(reference: EncoderReference) -> ModelError:
     )
 
 
-BATCH_PIXELS = 32 * 64 * 64  # of one band; larger batches are no faster, and large tiles must not fill memory
-MASKED, VISIBLE = "masked", "visible"
-Pixels = NDArray[np.float32]
-Valid = NDArray[np.bool_]
-
-
 @dataclass(frozen=True)
-class MaskKind:
-    """How the cells of a tile are hidden."""
+class ReconstructedTile:
+    """A tile and its reconstructions by label, in physical units. `visible_HW` is what every model saw.
 
-    kind: str
-    ratio: float
+    Reconstructions keep the truth where it was visible: what a model puts there is no reconstruction.
+    """
 
-    def __str__(self) -> str:
-        return f"{self.kind} {self.ratio:g}"
+    tile_id: str
+    truth_CHW: Pixels
+    visible_HW: Valid
+    valid_CHW: Valid
+    reconstructions: Mapping[str, Pixels]
 
+    @property
+    def hidden(self) -> float:
+        """The share of the pixels that was hidden."""
+        return float(np.mean(~self.visible_HW))
 
-Tile = tuple[int, Pixels, Valid, dict[MaskKind, Valid]]  # its position, what is shown of its cells under each mask
+    def rmse(self, label: str) -> float:
+        """Root mean square error over the hidden valid pixels of all bands; NaN where there are none."""
+        counted_CHW = self.valid_CHW & ~self.visible_HW
+        error = self.reconstructions[label][counted_CHW].astype(np.float64) - self.truth_CHW[counted_CHW]
+        return float(np.sqrt(np.mean(error**2))) if error.size else float("nan")
 
 
 @dataclass(frozen=True)
 class ReconstructionScores:
     """The sums of every candidate on the tiles of one selection, by (label, mask, masked or visible)."""
 
-    selected: Selection
     fitted: FittedModels
     index: TileIndex
     left_out: int
     sums: dict[tuple[str, MaskKind, str], ErrorSums]
 
     @property
-    def bands(self) -> tuple[Band, ...]:
-        """The bands that are compared."""
-        return tuple(self.selected.imagery.bands[place] for place in self.fitted.bands)
+    def selected(self) -> Selection:
+        """The selection that the tiles are of."""
+        return self.fitted.selected
 
-    @property
-    def range_C(self) -> NDArray[np.float64]:
-        """The data range of PSNR and SSIM."""
-        return data_range(self.selected, self.fitted)
+    def total(self, label: str, mask: MaskKind) -> ErrorSums:
+        """The sums over the masked pixels of all tiles."""
+        return self.sums[label, mask, MASKED].weighted(np.ones((1, len(self.index))))
 
     def hidden(self, mask: MaskKind) -> float:
-        """The share of a tile's cells that a mask hides: the ratio that was asked for, in whole cells."""
+        """The share of a tile's cells that a mask hides: its ratio, in whole cells."""
         cells = (int(self.index.tiles["size"].iloc[0]) // self.fitted.cell) ** 2
         return 1 - visible_count(cells, mask.ratio) / cells
 
 
-def data_range(selected: Selection, fitted: FittedModels) -> NDArray[np.float64]:
-    """The data range of the bands that are compared, in the unit of the data set: six standard deviations."""
-    return DATA_RANGE_STD * np.array([selected.imagery.std_C[place] for place in fitted.bands])
-
-
 def score(
-    selected: Selection,
     fitted: FittedModels,
-    labels: Sequence[str],
     masks: Sequence[MaskKind],
     most: int,
     seed: int,
-    device: torch.device,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda what, done, total: None,
 ) -> ReconstructionScores:
-    """Compare on at most `most` tiles of a selection, drawn by the seed.
+    """Reconstruct at most `most` tiles of a selection, drawn by the seed, and sum up the errors.
 
     Tiles in which a mask finds too few cells with valid pixels are left out for all masks, and counted. Raises
     CatalogError where none is left, and ModelError for predictions that are not finite.
     """
+    selected, places = fitted.selected, list(fitted.places)
     drawn = np.sort(generator(seed, "comparison tiles", selected.name).permutation(len(selected.index))[:most])
     index = selected.index.take(drawn)
     reader = TileReader(index, bands=[band.name for band in selected.imagery.bands])
-    bands = tuple(selected.imagery.bands[place] for place in fitted.bands)
-    range_C = torch.from_numpy(data_range(selected, fitted)).to(device)
-    places = list(fitted.bands)
+    range_C = torch.from_numpy(fitted.range_C).to(fitted.device)
     parts: dict[tuple[str, MaskKind, str], list[ErrorSums]] = {}
     kept: list[int] = []
-    for positions, shown in batches(reader, fitted.cell, masks, seed, device):
+    for positions, by_mask in masked_batches(reader, fitted, masks, seed):
         kept += positions
-        for mask, tiles in shown.items():
+        for mask, tiles in by_mask.items():
             valid = tiles.valid_BCHW[:, places]
             visible = tiles.visible_B1HW
-            for label in labels:
+            for label in fitted.labels:
                 predicted = fitted.predict(label, tiles)
                 if not torch.isfinite(predicted).all():
                     raise ModelError(f"{label}: predicts values of {selected.name} that are not finite; train it again")
                 for pixels, counted in ((MASKED, valid & ~visible), (VISIBLE, valid & visible)):
-                    sums = error_sums(predicted, tiles.pixels_BCHW[:, places], counted, valid, bands, range_C)
+                    sums = error_sums(predicted, tiles.pixels_BCHW[:, places], counted, valid, fitted.bands, range_C)
                     parts.setdefault((label, mask, pixels), []).append(sums)
-        progress(positions[-1] + 1, len(reader))
+        progress(selected.name, positions[-1] + 1, len(reader))
     if not kept:
         raise CatalogError(f"{selected.name}: no tile has enough valid cells to be shown; hide more with --mask-ratio")
     joined = {key: ErrorSums.joined(values) for key, values in parts.items()}
-    return ReconstructionScores(selected, fitted, index.take(np.array(kept)), len(reader) - len(kept), joined)
+    return ReconstructionScores(fitted, index.take(np.array(kept)), len(reader) - len(kept), joined)
+
+
+def reconstruct_tile(fitted: FittedModels, index: TileIndex, mask: MaskKind, seed: int) -> ReconstructedTile | None:
+    """The first tile of `index` by every model under a mask; None where it has too few valid cells for that."""
+    places, bands = list(fitted.places), [band.name for band in fitted.selected.imagery.bands]
+    reader = TileReader(index.take(np.array([0])), bands=bands)
+    for _, by_mask in masked_batches(reader, fitted, [mask], seed):
+        tiles = by_mask[mask]
+        visible, truth = tiles.visible_B1HW, tiles.pixels_BCHW[:, places]
+        reconstructions = {
+            label: truth.where(visible, fitted.predict(label, tiles))[0].cpu().numpy() for label in fitted.labels
+        }
+        return ReconstructedTile(
+            reader.tile_ids[0],
+            truth[0].cpu().numpy(),
+            visible[0, 0].cpu().numpy(),
+            tiles.valid_BCHW[0, places].cpu().numpy(),
+            reconstructions,
+        )
+    return None
 
 
 def batch_of(size: int) -> int:
@@ -269,37 +315,37 @@ def batch_of(size: int) -> int:
     return max(BATCH_PIXELS // size**2, 1)
 
 
-def batches(
-    reader: TileReader, cell: int, masks: Sequence[MaskKind], seed: int, device: torch.device
+def masked_batches(
+    reader: TileReader, fitted: FittedModels, masks: Sequence[MaskKind], seed: int
 ) -> Iterator[tuple[list[int], dict[MaskKind, MaskedTiles]]]:
-    """Tiles of one size with their masks, as positions and what is shown under each mask.
+    """Positions of tiles of one size, and the tiles under each mask; those that a mask cannot hide are left out.
 
     Every tile is read once, by a thread that is a batch ahead of the models.
     """
     waiting: list[Tile] = []
-    most = batch_of(int(reader.index.tiles["size"].max()))
+    most, cell = batch_of(int(reader.index.tiles["size"].max())), fitted.cell
 
-    def together() -> tuple[list[int], dict[MaskKind, MaskedTiles]]:
+    def batch() -> tuple[list[int], dict[MaskKind, MaskedTiles]]:
         positions, *tiles, cells = zip(*waiting, strict=True)
-        pixels, valid = (torch.from_numpy(np.stack(values)).to(device) for values in tiles)
-        shown = {mask: MaskedTiles(pixels, valid, np.stack([one[mask] for one in cells]), cell) for mask in masks}
-        return list(positions), shown
+        pixels, valid = (torch.from_numpy(np.stack(values)).to(fitted.device) for values in tiles)
+        visible = {mask: np.stack([one[mask] for one in cells]) for mask in masks}
+        return list(positions), {mask: MaskedTiles(pixels, valid, visible[mask], cell) for mask in masks}
 
-    def look(position: int) -> Tile | None:
+    def read(position: int) -> Tile | None:
         pixels_CHW, valid_CHW = reader.read(position)
         tile_id = reader.tile_ids[position]
-        drawn = {mask: visible_cells(valid_CHW, cell, mask.ratio, mask.kind, seed, tile_id) for mask in masks}
+        drawn = {mask: visible_cells(valid_CHW, cell, mask, seed, tile_id) for mask in masks}
         cells = {mask: one for mask, one in drawn.items() if one is not None}
         return (position, pixels_CHW, valid_CHW, cells) if len(cells) == len(masks) else None
 
-    def read(first: int) -> list[Tile]:
-        looked = map(look, range(first, min(first + most, len(reader))))
-        return [one for one in looked if one is not None]
+    def read_several(first: int) -> list[Tile]:
+        tiles = map(read, range(first, min(first + most, len(reader))))
+        return [one for one in tiles if one is not None]
 
-    for tile in chain.from_iterable(ahead(read, range(0, len(reader), most), 1)):
+    for tile in chain.from_iterable(ahead(read_several, range(0, len(reader), most), 1)):
         if waiting and (len(waiting) == most or waiting[0][1].shape != tile[1].shape):
-            yield together()
+            yield batch()
             waiting = []
         waiting.append(tile)
     if waiting:
-        yield together()
+        yield batch()

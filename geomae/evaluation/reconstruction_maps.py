@@ -1,6 +1,6 @@
 """Reconstructions, errors and anomalies of whole scenes, as GeoTIFFs that lie where the scene does.
 
-C bands, H W pixels of a strip of a scene, B looks of a batch
+C bands, H W pixels of a strip of a scene, S pixels of a sample, B masked windows of a batch
 """
 
 import contextlib
@@ -17,17 +17,18 @@ from geomae.catalog.splits import TRAIN
 from geomae.evaluation.reconstruction import (
     FittedModels,
     MaskedTiles,
-    MaskKind,
+    Pixels,
     ReconstructionScores,
+    Valid,
     batch_of,
-    batches,
+    masked_batches,
 )
-from geomae.evaluation.reconstruction_masks import MaskedWindow, masked_windows, starts
+from geomae.evaluation.reconstruction_masks import MaskedWindow, MaskKind, masked_windows, starts
 from geomae.files import file_name
 from geomae.randomness import generator
 from geomae.rasters import Grid, Window, cog_in_strips, read
 from geomae.tiles.batches import TileReader
-from geomae.tiles.selection import Selection
+from geomae.tiles.selection import Progress
 
 Floats = NDArray[np.float64]
 
@@ -51,10 +52,11 @@ class UsualErrors:
             return self
         exact_SC = errors_SC.astype(np.float64)
         here_C, pixels = exact_SC.mean(0), self.pixels + len(exact_SC)
-        apart_SC, step_C, share = exact_SC - here_C, here_C - self.mean_C, len(exact_SC) / pixels
+        deviation_SC, step_C, share = exact_SC - here_C, here_C - self.mean_C, len(exact_SC) / pixels
         # Chan et al. 1983: the scatter of both parts about their means, and that of the means.
         between_CC = np.outer(step_C, step_C) * self.pixels * share
-        return UsualErrors(pixels, self.mean_C + step_C * share, self.scatter_CC + apart_SC.T @ apart_SC + between_CC)
+        scatter_CC = self.scatter_CC + deviation_SC.T @ deviation_SC + between_CC
+        return UsualErrors(pixels, self.mean_C + step_C * share, scatter_CC)
 
     def anomaly(self, error_CHW: NDArray[np.floating]) -> NDArray[np.float32]:
         """How unusual errors are (1 + C, H, W): first of all bands together, then each band in standard deviations.
@@ -63,38 +65,32 @@ class UsualErrors:
         high where bands err together as they do not where the model was trained. NaN where a band is.
         """
         covariance_CC = self.scatter_CC / self.pixels
-        apart_CHW = error_CHW - self.mean_C[:, None, None]
+        deviation_CHW = error_CHW - self.mean_C[:, None, None]
         deviation_C = np.sqrt(np.maximum(np.diag(covariance_CC), np.finfo(np.float32).tiny))
         precision_CC = np.linalg.pinv(covariance_CC, hermitian=True)
-        square_HW = np.einsum("chw,ck,khw->hw", apart_CHW, precision_CC, apart_CHW, optimize=True)
-        together_HW = np.sqrt(np.maximum(square_HW, 0) / len(apart_CHW))
-        return np.concatenate([together_HW[None], apart_CHW / deviation_C[:, None, None]]).astype(np.float32)
-
-
-Pixels = NDArray[np.float32]
-Valid = NDArray[np.bool_]
+        square_HW = np.einsum("chw,ck,khw->hw", deviation_CHW, precision_CC, deviation_CHW, optimize=True)
+        together_HW = np.sqrt(np.maximum(square_HW, 0) / len(deviation_CHW))
+        return np.concatenate([together_HW[None], deviation_CHW / deviation_C[:, None, None]]).astype(np.float32)
 
 
 @dataclass(frozen=True)
-class MapRequest:
-    """How maps are made: of at most `scenes` per selection; what errors are usual is told from `tiles` train tiles."""
+class MapOptions:
+    """Maps of at most `scenes` scenes per selection; what errors are usual is measured on `tiles` train tiles."""
 
-    labels: Sequence[str]
-    ratio: float
-    scenes: int
-    tiles: int
-    seed: int
-    device: torch.device
+    ratio: float = 0.75
+    scenes: int = 4
+    tiles: int = 256
+    seed: int = 0
 
     @property
     def mask(self) -> MaskKind:
-        """Complementary masks are dealt at random, and what is usual has to be under masks of the same kind."""
+        """Complementary masks are random, and what is usual has to be under masks of the same kind."""
         return MaskKind("random", self.ratio)
 
 
 @dataclass(frozen=True)
-class SceneMapJob:
-    """A scene, and what the names of its maps end with."""
+class SceneMap:
+    """A scene that is mapped, and what the names of its maps end with."""
 
     scores: ReconstructionScores
     scene: Scene
@@ -102,12 +98,40 @@ class SceneMapJob:
     stem: str
 
 
-def scenes_to_map(all_scores: Sequence[ReconstructionScores], most: int) -> list[SceneMapJob]:
+def write_scene_maps(
+    out: Path,
+    all_scores: Sequence[ReconstructionScores],
+    options: MapOptions,
+    progress: Progress = lambda what, done, total: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Path]:
+    """Publish maps of the scenes of what was compared; `say` hears where there can be none, and the rest goes on.
+
+    Gives their paths: `recon_LABEL_SCENE.tif`, `error_LABEL_SCENE.tif` and `anomaly_LABEL_SCENE.tif`.
+    """
+    for one in all_scores if options.scenes else ():
+        if not any(True for _ in scenes_with_crs(one)):
+            say(f"{one.selected.name}: no scene has a CRS, so there are no maps of it")
+    maps: list[Path] = []
+    usual: dict[str, dict[str, UsualErrors] | None] = {}
+    for scene_map in scenes_to_map(all_scores, options.scenes):
+        name = scene_map.scores.index.name
+        if name not in usual:
+            usual[name] = usual_errors(scene_map.scores.fitted, options)
+            if usual[name] is None:
+                say(f"{name}: no hidden pixel is valid in every band, so there are no maps of it")
+        errors = usual[name]
+        if errors is not None:
+            maps += write_maps(out, scene_map, errors, options, progress)
+    return maps
+
+
+def scenes_to_map(all_scores: Sequence[ReconstructionScores], most: int) -> list[SceneMap]:
     """The scenes with a CRS that hold a tile: at most `most` of each selection, and each once."""
-    jobs: list[SceneMapJob] = []
+    maps: list[SceneMap] = []
     for one in all_scores:
         name, size = one.index.name, _size(one)
-        known = {(job.scores.index.name, job.scene.id) for job in jobs}
+        known = {(other.scores.index.name, other.scene.id) for other in maps}
         chosen = [
             (scene, grid)
             for scene, grid in scenes_with_crs(one)
@@ -115,9 +139,9 @@ def scenes_to_map(all_scores: Sequence[ReconstructionScores], most: int) -> list
         ]
         for scene, grid in chosen[:most]:
             stem = file_name(scene.id)
-            taken = any(job.stem == stem for job in jobs)
-            jobs.append(SceneMapJob(one, scene, grid, f"{name}_{stem}" if taken else stem))
-    return jobs
+            taken = any(other.stem == stem for other in maps)
+            maps.append(SceneMap(one, scene, grid, f"{name}_{stem}" if taken else stem))
+    return maps
 
 
 def scenes_with_crs(scores: ReconstructionScores) -> Iterator[tuple[Scene, Grid]]:
@@ -129,85 +153,86 @@ def scenes_with_crs(scores: ReconstructionScores) -> Iterator[tuple[Scene, Grid]
             yield index.source.scenes[number], grid
 
 
-def draw_maps(
+def write_maps(
     out: Path,
-    job: SceneMapJob,
+    scene_map: SceneMap,
     usual: Mapping[str, UsualErrors],
-    asked: MapRequest,
-    progress: Callable[[int, int], None],
+    options: MapOptions,
+    progress: Progress = lambda what, done, total: None,
 ) -> list[Path]:
     """Publish the maps of a scene of every model; gives their paths.
 
     The scene is read, predicted and written in strips as high as a tile, so that a whole satellite scene fits memory.
     """
-    scores, grid, size = job.scores, job.grid, _size(job.scores)
-    names, unit, places = [band.name for band in scores.bands], scores.selected.imagery.unit, list(scores.fitted.bands)
-    told = {
+    scores, fitted, grid = scene_map.scores, scene_map.scores.fitted, scene_map.grid
+    size, scene, places = _size(scores), scene_map.scene, list(fitted.places)
+    names, unit = [band.name for band in fitted.bands], scores.selected.imagery.unit
+    layers = {  # descriptions of the bands, and their unit
         "recon": (names, unit),
         "error": ([f"{name}, reconstruction - truth" for name in names], unit),
         "anomaly": (["all bands", *names], "standard deviations"),
     }
-    paths = {(kind, label): out / f"{kind}_{label}_{job.stem}.tif" for label in asked.labels for kind in told}
+    paths = {(kind, label): out / f"{kind}_{label}_{scene_map.stem}.tif" for label in fitted.labels for kind in layers}
     rows = starts(grid.height, size)
     with contextlib.ExitStack() as stack:
         write = {
             (kind, label): stack.enter_context(
-                cog_in_strips(path, grid, descriptions=told[kind][0], unit=told[kind][1])
+                cog_in_strips(path, grid, descriptions=layers[kind][0], unit=layers[kind][1])
             )
             for (kind, label), path in paths.items()
         }
         for number, row in enumerate(rows):
             done = rows[number - 1] + size - row if number else 0  # rows of this strip that the last one wrote
-            pixels_CHW, valid_CHW = read(scores.index.source, job.scene, Window(row, 0, size, grid.width))
-            seen = list(masked_windows(valid_CHW, scores.fitted.cell, asked.ratio, asked.seed, job.scene.id, row, done))
-            for label in asked.labels:
-                made_CHW = predict_strip(scores.fitted, label, (pixels_CHW, valid_CHW), seen, asked.device)
-                made_CHW = np.where(valid_CHW[places], made_CHW, np.nan)
-                error_CHW = made_CHW - pixels_CHW[places]
-                strips = {"recon": made_CHW, "error": error_CHW, "anomaly": usual[label].anomaly(error_CHW)}
+            pixels_CHW, valid_CHW = read(scores.index.source, scene, Window(row, 0, size, grid.width))
+            windows = list(masked_windows(valid_CHW, fitted.cell, options.ratio, options.seed, scene.id, row, done))
+            for label in fitted.labels:
+                predicted_CHW = predict_strip(fitted, label, pixels_CHW, valid_CHW, windows)
+                predicted_CHW = np.where(valid_CHW[places], predicted_CHW, np.nan)
+                error_CHW = predicted_CHW - pixels_CHW[places]
+                strips = {"recon": predicted_CHW, "error": error_CHW, "anomaly": usual[label].anomaly(error_CHW)}
                 for kind, strip_CHW in strips.items():
                     write[kind, label](row + done, strip_CHW[:, done:])
-            progress(number + 1, len(rows))
+            progress(f"strips of {scene_map.stem}", number + 1, len(rows))
     return list(paths.values())
 
 
 def predict_strip(
-    fitted: FittedModels, label: str, strip: tuple[Pixels, Valid], chosen: Sequence[MaskedWindow], device: torch.device
+    fitted: FittedModels, label: str, pixels_CHW: Pixels, valid_CHW: Valid, windows: Sequence[MaskedWindow]
 ) -> Pixels:
-    """A strip (C, H, W) in the bands that are compared, each pixel predicted while hidden; NaN where none looked."""
-    pixels_CHW, valid_CHW = strip
+    """A strip (C, H, W) in the bands that are compared, each pixel predicted while hidden; NaN where none is."""
     size, most = pixels_CHW.shape[1], batch_of(pixels_CHW.shape[1])
-    made_CHW = np.full((len(fitted.bands), *pixels_CHW.shape[1:]), np.nan, dtype=np.float32)
-    for begin in range(0, len(chosen), most):
-        batch = chosen[begin : begin + most]
-        windows = [np.s_[:, :, one.col : one.col + size] for one in batch]
-        tiles = (torch.from_numpy(np.stack([part[one] for one in windows])) for part in (pixels_CHW, valid_CHW))
-        pixels_BCHW, valid_BCHW = (values.to(device) for values in tiles)
-        shown = MaskedTiles(pixels_BCHW, valid_BCHW, np.stack([one.visible_N for one in batch]), fitted.cell)
-        predicted_BCHW = fitted.predict(label, shown).cpu().numpy()
-        for one, window, predicted_CHW in zip(batch, windows, predicted_BCHW, strict=True):
-            made_CHW[window] = np.where(one.taken_HW, predicted_CHW, made_CHW[window])
-    return made_CHW
+    strip_CHW = np.full((len(fitted.places), *pixels_CHW.shape[1:]), np.nan, dtype=np.float32)
+    for begin in range(0, len(windows), most):
+        batch = windows[begin : begin + most]
+        cuts = [np.s_[:, :, one.col : one.col + size] for one in batch]
+        stacked = (torch.from_numpy(np.stack([part[cut] for cut in cuts])) for part in (pixels_CHW, valid_CHW))
+        pixels_BCHW, valid_BCHW = (values.to(fitted.device) for values in stacked)
+        tiles = MaskedTiles(pixels_BCHW, valid_BCHW, np.stack([one.visible_N for one in batch]), fitted.cell)
+        predicted_BCHW = fitted.predict(label, tiles).cpu().numpy()
+        for one, cut, predicted_CHW in zip(batch, cuts, predicted_BCHW, strict=True):
+            strip_CHW[cut] = np.where(one.taken_HW, predicted_CHW, strip_CHW[cut])
+    return strip_CHW
 
 
-def usual_errors(fitted: FittedModels, whole: Selection, asked: MapRequest) -> dict[str, UsualErrors] | None:
+def usual_errors(fitted: FittedModels, options: MapOptions) -> dict[str, UsualErrors] | None:
     """What the errors of each model are like on the train split, on hidden pixels that are valid in every band.
 
-    `whole` is the data set with all its tiles, which count where none is of the train split. None without such a pixel.
+    All tiles of the data set count where none is of the train split. None without such a pixel.
     """
-    train = np.flatnonzero((whole.index.tiles["split"] == TRAIN).to_numpy())
-    index = whole.index.take(train) if len(train) else whole.index
-    drawn = generator(asked.seed, "usual errors", whole.name).permutation(len(index))[: asked.tiles]
+    whole = fitted.selected.whole
+    train = np.flatnonzero((whole.tiles["split"] == TRAIN).to_numpy())
+    index = whole.take(train) if len(train) else whole
+    drawn = generator(options.seed, "usual errors", whole.name).permutation(len(index))[: options.tiles]
     reader = TileReader(index.take(np.sort(drawn)))
-    places = list(fitted.bands)
-    found = dict.fromkeys(asked.labels, UsualErrors.none(len(places)))
-    for _, masked in batches(reader, fitted.cell, [asked.mask], asked.seed, asked.device):
-        shown = masked[asked.mask]
-        counted = shown.valid_BCHW[:, places].all(1) & ~shown.visible_B1HW[:, 0]
-        for label in asked.labels:
-            error_BCHW = fitted.predict(label, shown) - shown.pixels_BCHW[:, places]
-            found[label] = found[label].joined(error_BCHW.permute(0, 2, 3, 1)[counted].cpu().numpy())
-    return found if all(one.pixels for one in found.values()) else None
+    places, mask = list(fitted.places), options.mask
+    usual = dict.fromkeys(fitted.labels, UsualErrors.none(len(places)))
+    for _, by_mask in masked_batches(reader, fitted, [mask], options.seed):
+        tiles = by_mask[mask]
+        counted = tiles.valid_BCHW[:, places].all(1) & ~tiles.visible_B1HW[:, 0]
+        for label in fitted.labels:
+            error_BCHW = fitted.predict(label, tiles) - tiles.pixels_BCHW[:, places]
+            usual[label] = usual[label].joined(error_BCHW.permute(0, 2, 3, 1)[counted].cpu().numpy())
+    return usual if all(one.pixels for one in usual.values()) else None
 
 
 def _size(scores: ReconstructionScores) -> int:

@@ -1,8 +1,7 @@
 """Masks for a comparison of reconstructions: one for models of different patch sizes, and windows that cover a scene.
 
-N cells of the common grid of a tile, C bands, H W pixels
-
-C bands, H W pixels of a strip of the scene, as high as a window and as wide as the scene; N cells of a window
+C bands, H W pixels of a tile or of a strip, which is as high as a window and as wide as its scene; N cells of the
+common grid of a tile or window
 """
 
 import math
@@ -18,6 +17,26 @@ from geomae.randomness import generator
 
 LEAST_VALID = 0.5  # share of valid pixels that a visible cell needs, as in training unless told otherwise
 KINDS = ("random", "block", "grid")
+
+
+@dataclass(frozen=True)
+class MaskKind:
+    """How the cells of a tile are hidden, and what share of them."""
+
+    kind: str
+    ratio: float
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.ratio:g}"
+
+
+@dataclass(frozen=True)
+class MaskedWindow:
+    """A window of a strip under one mask: its first column, what is visible, and which pixels are predicted by it."""
+
+    col: int
+    visible_N: NDArray[np.bool_]
+    taken_HW: NDArray[np.bool_]
 
 
 def common_cell(patch_sizes: Mapping[str, int], tile: int) -> int:
@@ -36,19 +55,19 @@ def common_cell(patch_sizes: Mapping[str, int], tile: int) -> int:
 
 
 def visible_cells(
-    valid_CHW: NDArray[np.bool_], cell: int, ratio: float, kind: str, seed: int, tile_id: str
+    valid_CHW: NDArray[np.bool_], cell: int, mask: MaskKind, seed: int, tile_id: str
 ) -> NDArray[np.bool_] | None:
-    """Which cells (N,) of a tile are visible: a function of the seed, the tile, the ratio and the kind alone.
+    """Which cells (N,) of a tile are visible: a function of the seed, the tile and the mask's kind and ratio alone.
 
     None where too few cells have enough valid pixels. All tiles of a size show the same number.
     """
     usable_N = usable_patches(valid_CHW, cell, LEAST_VALID)
     shape = (valid_CHW.shape[1] // cell, valid_CHW.shape[2] // cell)
-    count = visible_count(len(usable_N), ratio)
+    count = visible_count(len(usable_N), mask.ratio)
     if usable_N.sum() < count:
         return None
-    rng = generator(seed, "comparison mask", tile_id, repr(float(ratio)), kind)
-    order_N, _ = draw_mask(usable_N, shape, len(valid_CHW), MaskRules(ratio, kind), rng)
+    rng = generator(seed, "comparison mask", tile_id, repr(float(mask.ratio)), mask.kind)
+    order_N, _ = draw_mask(usable_N, shape, len(valid_CHW), MaskRules(mask.ratio, mask.kind), rng)
     visible_N = np.zeros(len(usable_N), dtype=bool)
     visible_N[order_N[:count]] = True
     return visible_N
@@ -60,16 +79,16 @@ def complementary_cells(
     """Masks (visible_N, predicted_N) such that every cell is predicted by one of them, while it is hidden.
 
     Each hides the share `ratio`, as far as counts allow. Cells that are not usable are hidden where the counts let them
-    be. The parts that are predicted are dealt at random, so that each prediction sees a fair share of its surroundings.
+    be. The parts that are predicted are drawn at random, so that each prediction sees a fair share of its surroundings.
     """
     count = len(usable_N)
     visible = visible_count(count, ratio)
     parts = math.ceil(count / (count - visible))
-    dealt = rng.permutation(count)
+    shuffled = rng.permutation(count)
     masks = []
     for part in range(parts):
         predicted_N = np.zeros(count, dtype=bool)
-        predicted_N[dealt[part::parts]] = True
+        predicted_N[shuffled[part::parts]] = True
         others = rng.permutation(np.flatnonzero(~predicted_N))
         others = others[np.argsort(~usable_N[others], kind="stable")]
         visible_N = np.zeros(count, dtype=bool)
@@ -80,26 +99,17 @@ def complementary_cells(
 
 def to_pixels(cells_N: NDArray[np.bool_], height: int, width: int, cell: int) -> NDArray[np.bool_]:
     """Flags of cells (..., N), row by row, as flags of pixels (..., H, W)."""
-    laid = cells_N.reshape(*cells_N.shape[:-1], height // cell, width // cell)
-    pixels: NDArray[np.bool_] = laid.repeat(cell, axis=-2).repeat(cell, axis=-1)
+    grid = cells_N.reshape(*cells_N.shape[:-1], height // cell, width // cell)
+    pixels: NDArray[np.bool_] = grid.repeat(cell, axis=-2).repeat(cell, axis=-1)
     return pixels
 
 
 def for_patches(cells_BN: NDArray[np.bool_], shape: tuple[int, int], cell: int, patch: int) -> NDArray[np.bool_]:
     """Flags of cells (B, N) as flags of the smaller patches of a model; `shape` is rows and columns of cells."""
-    laid = cells_BN.reshape(len(cells_BN), *shape)
+    grid = cells_BN.reshape(len(cells_BN), *shape)
     times = cell // patch
-    patches: NDArray[np.bool_] = laid.repeat(times, axis=1).repeat(times, axis=2).reshape(len(cells_BN), -1)
+    patches: NDArray[np.bool_] = grid.repeat(times, axis=1).repeat(times, axis=2).reshape(len(cells_BN), -1)
     return patches
-
-
-@dataclass(frozen=True)
-class MaskedWindow:
-    """A window of a strip under one mask: where it lies, what is visible, and which of its pixels are taken from it."""
-
-    col: int
-    visible_N: NDArray[np.bool_]
-    taken_HW: NDArray[np.bool_]
 
 
 def starts(length: int, tile: int) -> list[int]:
@@ -110,10 +120,10 @@ def starts(length: int, tile: int) -> list[int]:
 def masked_windows(
     valid_CHW: NDArray[np.bool_], cell: int, ratio: float, seed: int, scene: str, row: int, done: int
 ) -> Iterator[MaskedWindow]:
-    """All looks at the strip that begins in `row` of a scene, whose first `done` rows an earlier strip has.
+    """All masked windows of the strip that begins in `row` of a scene, whose first `done` rows an earlier strip has.
 
-    The masks are a function of seed, scene and place. A pixel is taken from at most one look, in which it is hidden;
-    where windows overlap, from the first. Where less than half of what would be visible is valid, none is taken.
+    The masks are a function of seed, scene and place. A pixel is taken from at most one masked window, in which it is
+    hidden; where windows overlap, from the first. Where less than half of what would be visible is valid, none is.
     """
     _, tile, W = valid_CHW.shape
     free_HW = np.ones((tile, W), dtype=bool)

@@ -1,8 +1,6 @@
 """Pictures of compared reconstructions: panels of tiles, spectra, errors by band and by mask ratio, and a slider.
 
 C bands, H W pixels; lengths on paper are in inches
-
-C bands; lengths on paper are in inches
 """
 
 import io
@@ -18,10 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
+from geomae.evaluation.reconstruction import ReconstructedTile
 from geomae.metrics.reconstruction import Floats
 from geomae.reports.canvas import (
-    FloatArray,
-    Mask,
     add_axes,
     add_picture_axes,
     add_text,
@@ -45,75 +42,44 @@ from geomae.reports.pca_figures import COLOURS
 from geomae.sensors import Band
 
 Picture = npt.NDArray[np.float64]
+MARKERS = ("o", "^", "s", "D", "v", "P", "X")
+INK = "#1b1f24"
+TRUTH = "#c3c9d0"  # a broad line below the others, since one of their colours is black
 
 
 @dataclass(frozen=True)
-class ComparedTile:
-    """A tile and its reconstructions by label, in physical units. `visible_HW` is what every model saw.
+class Slide:
+    """A tile as pictures (height, width, 3), 0 to 1: the truth, and reconstructions by label."""
 
-    Reconstructions keep the truth where it was visible: what a model puts there is no reconstruction.
-    """
-
-    tile_id: str
-    truth_CHW: FloatArray
-    visible_HW: Mask
-    valid_CHW: Mask
-    reconstructions: Mapping[str, FloatArray]
-
-    def rmse(self, label: str) -> float:
-        """Root mean square error over the hidden valid pixels of all bands; NaN where there are none."""
-        counted_CHW = self.valid_CHW & ~self.visible_HW
-        error = self.reconstructions[label][counted_CHW].astype(np.float64) - self.truth_CHW[counted_CHW]
-        return float(np.sqrt(np.mean(error**2))) if error.size else float("nan")
-
-    def error_HW(self, label: str, indices: Sequence[int]) -> Picture:
-        """Mean absolute error over some bands; NaN where one of them is invalid."""
-        chosen = list(indices)
-        truth_CHW = np.where(self.valid_CHW[chosen], self.truth_CHW[chosen], np.nan).astype(np.float64)
-        error_HW: Picture = np.abs(self.reconstructions[label][chosen] - truth_CHW).mean(axis=0)
-        return error_HW
-
-    def pictures(self, indices: tuple[int, int, int]) -> dict[str, Picture]:
-        """Truth (``), what was visible (`visible`) and each reconstruction by label, in the stretch of the truth."""
-        limits = stretch_limits(self.truth_CHW, self.valid_CHW)
-        truth = to_rgb(self.truth_CHW, self.valid_CHW, indices, *limits, INVALID_COLOUR)
-        everywhere_CHW = np.ones_like(self.valid_CHW)
-        found = {"": truth, "visible": np.where(self.visible_HW[..., None], truth, HIDDEN_COLOUR)}
-        return found | {
-            label: to_rgb(pixels_CHW, everywhere_CHW, indices, *limits, INVALID_COLOUR)
-            for label, pixels_CHW in self.reconstructions.items()
-        }
+    title: str
+    truth: Picture
+    reconstructions: Mapping[str, Picture]
 
 
-def comparison_panel(path: Path, tile: ComparedTile, bands: Sequence[Band], unit: str, title: str) -> None:
+def comparison_panel(path: Path, tile: ReconstructedTile, bands: Sequence[Band], unit: str, title: str) -> None:
     """Publish a picture (PNG): truth and reconstructions above, what was visible and absolute errors below.
 
     Once per composite (true and false colour). One stretch for all pictures of a composite, one scale for all errors.
     """
-    shown = composites(bands)
+    triples = composites(bands)
     labels = list(tile.reconstructions)
-    errors = {(name, label): tile.error_HW(label, indices) for name, indices in shown.items() for label in labels}
+    errors = {(name, label): _error_HW(tile, label, indices) for name, indices in triples.items() for label in labels}
     known = np.concatenate([one[np.isfinite(one) & ~tile.visible_HW] for one in errors.values()])
     limit = (float(np.percentile(known, 99)) if known.size else 0.0) or 1.0
-    side, gap, head, foot, words = 1.55, 0.08, 0.75, 0.55, 0.42
-    block = 2 * (side + gap) + words + 0.1
+    side, gap, head, foot, text = 1.55, 0.08, 0.75, 0.55, 0.42
+    block = 2 * (side + gap) + text + 0.1
     width = max(0.15 + (len(labels) + 1) * (side + gap) + 0.95, 7.0)
-    figure = Figure(figsize=(width, head + len(shown) * block + foot))
+    figure = Figure(figsize=(width, head + len(triples) * block + foot))
     add_title(figure, title)
     add_text(figure, 0.15, 0.45, shorten(tile.tile_id, int(width * 12)), size=9)
     colours = colormaps[DIFFERENCE_MAP].with_extremes(bad=INVALID_COLOUR)
-    for number, (name, indices) in enumerate(shown.items()):
+    for number, (name, indices) in enumerate(triples.items()):
         top = head + number * block
-        add_text(
-            figure,
-            0.15,
-            top,
-            f"{describe_composite(name, indices, bands)}; {_limits(tile, indices, bands, unit)}",
-            size=8.5,
-        )
-        pictures = tile.pictures(indices)
+        composite = f"{describe_composite(name, indices, bands)}; {_limits(tile, indices, bands, unit)}"
+        add_text(figure, 0.15, top, composite, size=8.5)
+        pictures = tile_pictures(tile, indices)
         for column, label in enumerate(["", *labels]):
-            left, above = 0.15 + column * (side + gap), top + words
+            left, above = 0.15 + column * (side + gap), top + text
             axes = add_picture_axes(figure, left, above, side, side)
             axes.imshow(pictures[label], interpolation="nearest")
             axes.set_title(shorten(label or "truth", 22), fontsize=8.5, pad=3, parse_math=False)
@@ -122,30 +88,23 @@ def comparison_panel(path: Path, tile: ComparedTile, bands: Sequence[Band], unit
                 drawn = below.imshow(errors[name, label], cmap=colours, vmin=0, vmax=limit, interpolation="nearest")
             else:
                 below.imshow(pictures["visible"], interpolation="nearest")
-        scale = add_axes(figure, 0.15 + (len(labels) + 1) * (side + gap) + 0.05, top + words + side + gap, 0.13, side)
-        figure.colorbar(drawn, cax=scale, extend="max").set_label(f"error, {unit.replace('_', ' ')}", size=8)
+        scale = add_axes(figure, 0.15 + (len(labels) + 1) * (side + gap) + 0.05, top + text + side + gap, 0.13, side)
+        figure.colorbar(drawn, cax=scale, extend="max").set_label(f"error, {_plain(unit)}", size=8)
         scale.tick_params(labelsize=7.5)
-    add_text(figure, 0.15, head + len(shown) * block + 0.05, _caption(tile, unit), size=8)
+    add_text(figure, 0.15, head + len(triples) * block + 0.05, _caption(tile, unit), size=8)
     save(figure, path)
 
 
-def _limits(tile: ComparedTile, indices: Sequence[int], bands: Sequence[Band], unit: str) -> str:
-    low_C, high_C = stretch_limits(tile.truth_CHW, tile.valid_CHW)
-    spans = [f"{bands[place].name} {low_C[place]:.3g} to {high_C[place]:.3g}" for place in dict.fromkeys(indices)]
-    return f"black to full colour: {', '.join(spans)} {unit.replace('_', ' ')}"
-
-
-def _caption(tile: ComparedTile, unit: str) -> str:
-    scores = ", ".join(f"{label} {tile.rmse(label):.3g}" for label in tile.reconstructions)
-    return (
-        "Lower row: what the models saw (grey is hidden, beige is invalid), then the absolute error, mean over the "
-        f"bands shown.\nRMSE of hidden pixels over all bands, {unit.replace('_', ' ')}: {scores}"
-    )
-
-
-MARKERS = ("o", "^", "s", "D", "v", "P", "X")
-INK = "#1b1f24"
-TRUTH = "#c3c9d0"  # a broad line below the others, since one of their colours is black
+def tile_pictures(tile: ReconstructedTile, indices: tuple[int, int, int]) -> dict[str, Picture]:
+    """Truth (``), what was visible (`visible`) and each reconstruction by label, in the stretch of the truth."""
+    limits = stretch_limits(tile.truth_CHW, tile.valid_CHW)
+    truth = to_rgb(tile.truth_CHW, tile.valid_CHW, indices, *limits, INVALID_COLOUR)
+    everywhere_CHW = np.ones_like(tile.valid_CHW)
+    pictures = {"": truth, "visible": np.where(tile.visible_HW[..., None], truth, HIDDEN_COLOUR)}
+    return pictures | {
+        label: to_rgb(pixels_CHW, everywhere_CHW, indices, *limits, INVALID_COLOUR)
+        for label, pixels_CHW in tile.reconstructions.items()
+    }
 
 
 def mean_spectra(
@@ -197,21 +156,17 @@ def error_by_ratio(path: Path, curves: Mapping[str, tuple[Floats, Floats]], unit
     save(figure, path)
 
 
-def _error_axis(axes: Axes, unit: str) -> None:
-    axes.set_ylabel(f"RMSE of masked pixels, {_plain(unit)}", fontsize=9)
-    axes.set_ylim(bottom=0)
-    plain_axes(axes)
-    _legend(axes)
-
-
-def _style(number: int) -> dict[str, Any]:
-    return {
-        "color": COLOURS[number % len(COLOURS)],
-        "marker": MARKERS[number % len(MARKERS)],
-        "linestyle": "-" if number < len(COLOURS) else "--",
-        "linewidth": 1.3,
-        "markersize": 4.5,
-    }
+def slider(slides: Sequence[Slide]) -> Html:
+    """The interactive part: choose a tile and a model, and move the border between truth and reconstruction."""
+    data = [
+        {
+            "title": slide.title,
+            "truth": data_uri(_png(slide.truth)),
+            "models": [[label, data_uri(_png(picture))] for label, picture in slide.reconstructions.items()],
+        }
+        for slide in slides
+    ]
+    return Html(render("recon_slider.html", data=data))
 
 
 def places(bands: Sequence[Band]) -> Floats:
@@ -245,34 +200,51 @@ def plain_axes(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def _error_HW(tile: ReconstructedTile, label: str, indices: Sequence[int]) -> Picture:
+    """Mean absolute error over some bands; NaN where one of them is invalid."""
+    chosen = list(indices)
+    truth_CHW = np.where(tile.valid_CHW[chosen], tile.truth_CHW[chosen], np.nan).astype(np.float64)
+    error_HW: Picture = np.abs(tile.reconstructions[label][chosen] - truth_CHW).mean(axis=0)
+    return error_HW
+
+
+def _limits(tile: ReconstructedTile, indices: Sequence[int], bands: Sequence[Band], unit: str) -> str:
+    low_C, high_C = stretch_limits(tile.truth_CHW, tile.valid_CHW)
+    spans = [f"{bands[place].name} {low_C[place]:.3g} to {high_C[place]:.3g}" for place in dict.fromkeys(indices)]
+    return f"black to full colour: {', '.join(spans)} {_plain(unit)}"
+
+
+def _caption(tile: ReconstructedTile, unit: str) -> str:
+    scores = ", ".join(f"{label} {tile.rmse(label):.3g}" for label in tile.reconstructions)
+    return (
+        "Lower row: what the models saw (grey is hidden, beige is invalid), then the absolute error, mean over the "
+        f"bands shown.\nRMSE of hidden pixels over all bands, {_plain(unit)}: {scores}"
+    )
+
+
+def _error_axis(axes: Axes, unit: str) -> None:
+    axes.set_ylabel(f"RMSE of masked pixels, {_plain(unit)}", fontsize=9)
+    axes.set_ylim(bottom=0)
+    plain_axes(axes)
+    _legend(axes)
+
+
+def _style(number: int) -> dict[str, Any]:
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": "-" if number < len(COLOURS) else "--",
+        "linewidth": 1.3,
+        "markersize": 4.5,
+    }
+
+
 def _legend(axes: Axes) -> None:
     axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False, fontsize=8.5)
 
 
 def _plain(unit: str) -> str:
     return unit.replace("_", " ")
-
-
-@dataclass(frozen=True)
-class Slide:
-    """A tile as pictures (height, width, 3), 0 to 1: the truth, and reconstructions by label."""
-
-    title: str
-    truth: Picture
-    reconstructions: Mapping[str, Picture]
-
-
-def slider(slides: Sequence[Slide]) -> Html:
-    """The interactive part: choose a tile and a model, and move the border between truth and reconstruction."""
-    data = [
-        {
-            "title": slide.title,
-            "truth": data_uri(_png(slide.truth)),
-            "models": [[label, data_uri(_png(picture))] for label, picture in slide.reconstructions.items()],
-        }
-        for slide in slides
-    ]
-    return Html(render("recon_slider.html", data=data))
 
 
 def _png(picture: Picture) -> bytes:

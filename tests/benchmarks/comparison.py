@@ -19,7 +19,7 @@ from training_step import machine
 
 from geomae.commands import compare_recon
 from geomae.commands.options import CommonOptions
-from geomae.evaluation import reconstruction as compare_recon_score
+from geomae.evaluation import reconstruction
 from geomae.evaluation.reconstruction import FittedModels
 
 
@@ -61,7 +61,7 @@ def main() -> None:
 def timed(seconds: Counter[str]) -> list[int]:
     """Have the parts of the command add their seconds; gives a list with the number of tiles that were read."""
     tiles = [0]
-    real_batches = compare_recon_score.batches
+    real_batches = reconstruction.masked_batches
 
     def clocked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
@@ -79,8 +79,8 @@ def timed(seconds: Counter[str]) -> list[int]:
             tiles[0] += len(batch[0])
             yield batch
 
-    compare_recon_score.batches = batches
-    compare_recon_score.error_sums = clocked("metrics", compare_recon_score.error_sums)
+    reconstruction.masked_batches = batches  # type: ignore[assignment]
+    reconstruction.error_sums = clocked("metrics", reconstruction.error_sums)
     FittedModels.predict = clocked("models", FittedModels.predict)  # type: ignore[method-assign]
     return tiles
 

@@ -20,11 +20,12 @@ from geomae.commands.compare_recon import CompareReconOptions, run
 from geomae.commands.options import CommonOptions
 from geomae.config import Decoder
 from geomae.errors import BandMismatchError, ConfigError, ModelError
-from geomae.evaluation.reconstruction import MaskKind, load_candidates, score
+from geomae.evaluation.reconstruction import MaskedTiles, fit_candidates, load_candidates, score
+from geomae.evaluation.reconstruction_masks import MaskKind
 from geomae.models.architecture import Architecture
 from geomae.models.folder import Model, save_model
 from geomae.models.mae import MaskedAutoencoder
-from geomae.runtime.console import Screen
+from geomae.runtime.devices import open_compute
 from geomae.sensors import sensor
 from geomae.sensors.record import SensorRecord
 from geomae.tiles.selection import select_tiles
@@ -198,11 +199,11 @@ def test_the_source_of_the_domain_table_is_what_was_named_first():
         row("here", "test", "wet", 0.2, 60),
     ]
     rows.append(row("elsewhere", "train", "all", 0.3, 500))  # of a data set without splits, all is called train
-    outcome = SimpleNamespace(
+    result = SimpleNamespace(
         masks=[MaskKind("random", 0.75)], labels=["m"],
-        of=lambda **fixed: [one for one in rows if fixed.items() <= one.items()],
+        select=lambda **fixed: [one for one in rows if fixed.items() <= one.items()],
     )  # fmt: skip
-    (section,) = domains(outcome)
+    (section,) = domains(result)
     assert "The source is here@test, wet." in section.text[0]
     ratios = {line[0]: line[1:] for line in section.parts[0].rows}
     assert ratios["here@test, dry"] == [0.5, 30, 3]
@@ -230,11 +231,9 @@ def test_the_report_needs_no_network(compared):
 
 def test_hidden_pixels_reach_no_model(tiny_catalog, models):
     """What a model is not shown may be anything: its prediction of it is the same."""
-    from geomae.evaluation.reconstruction import MaskedTiles, fit
-
-    cpu = torch.device("cpu")
-    (one,) = select_tiles(open_catalog(tiny_catalog), [], Screen(False))
-    fitted = fit(load_candidates([*models, *BASELINES], cpu, None), one, cpu, "32")
+    compute = open_compute("cpu", "32")
+    (one,) = select_tiles(open_catalog(tiny_catalog), [])
+    fitted = fit_candidates(load_candidates([*models, *BASELINES], compute.fabric.device), one, compute)
     visible = np.array([[True, False, False, True]])
     pixels, valid = torch.rand(1, 4, 16, 16), torch.ones(1, 4, 16, 16, dtype=torch.bool)
     shown = MaskedTiles(pixels, valid, visible, 8)
@@ -245,18 +244,17 @@ def test_hidden_pixels_reach_no_model(tiny_catalog, models):
 
 
 def test_no_tile_is_read_twice(tiny_catalog, models, monkeypatch):
-    from geomae.evaluation.reconstruction import fit
     from geomae.tiles import batches as reader
 
-    cpu = torch.device("cpu")
-    (one,) = select_tiles(open_catalog(tiny_catalog), [], Screen(False))
-    fitted = fit(load_candidates(models, cpu, None), one, cpu, "32")
+    compute = open_compute("cpu", "32")
+    (one,) = select_tiles(open_catalog(tiny_catalog), [])
+    fitted = fit_candidates(load_candidates(models, compute.fabric.device), one, compute)
     calls = []
     monkeypatch.setattr(reader, "read", lambda *asked: calls.append(asked) or read(*asked))
     from geomae.rasters import read
 
     masks = [MaskKind("random", 0.75), MaskKind("block", 0.5)]
-    score(one, fitted, ["fine", "coarse"], masks, 1000, 0, cpu)
+    score(fitted, masks, 1000, 0)
     assert len(calls) == len(one.index)
 
 

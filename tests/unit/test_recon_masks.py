@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from geomae.errors import ModelError
 from geomae.evaluation.reconstruction_masks import (
+    MaskKind,
     common_cell,
     complementary_cells,
     for_patches,
@@ -39,7 +40,7 @@ def test_no_common_grid_is_one_line_that_names_all(patches, tile):
 
 
 def test_every_model_sees_the_same_pixels():
-    cells = visible_cells(VALID, 24, 0.5, "random", 0, "tile")[None]
+    cells = visible_cells(VALID, 24, MaskKind("random", 0.5), 0, "tile")[None]
     pixels = to_pixels(cells[0], 48, 48, 24)
     assert pixels.sum() == 2 * 24 * 24
     for patch in (8, 12):
@@ -49,20 +50,21 @@ def test_every_model_sees_the_same_pixels():
 
 @pytest.mark.parametrize("kind", ["random", "block", "grid"])
 def test_a_mask_is_a_function_of_its_arguments(kind):
-    asked = {"valid_CHW": VALID, "cell": 8, "ratio": 0.75, "kind": kind, "seed": 3, "tile_id": "a/0/0"}
-    first = visible_cells(**asked)
+    arguments = {"valid_CHW": VALID, "cell": 8, "mask": MaskKind(kind, 0.75), "seed": 3, "tile_id": "a/0/0"}
+    first = visible_cells(**arguments)
     assert first.sum() == 9
-    assert np.array_equal(first, visible_cells(**asked))
-    others = [visible_cells(**asked | change) for change in ({"seed": 4}, {"tile_id": "b"}, {"ratio": 0.5})]
+    assert np.array_equal(first, visible_cells(**arguments))
+    changes = ({"seed": 4}, {"tile_id": "b"}, {"mask": MaskKind(kind, 0.5)})
+    others = [visible_cells(**arguments | change) for change in changes]
     assert not any(np.array_equal(first, other) for other in others)
 
 
 def test_cells_without_valid_pixels_are_not_shown_and_tiles_of_them_are_left_out():
     valid = VALID.copy()
     valid[:, :32] = False
-    shown = to_pixels(visible_cells(valid, 8, 0.75, "random", 0, "tile"), 48, 48, 8)
+    shown = to_pixels(visible_cells(valid, 8, MaskKind("random", 0.75), 0, "tile"), 48, 48, 8)
     assert not shown[:32].any()
-    assert visible_cells(valid, 8, 0.5, "random", 0, "tile") is None
+    assert visible_cells(valid, 8, MaskKind("random", 0.5), 0, "tile") is None
 
 
 @given(st.integers(2, 100), st.floats(0.05, 0.95), st.integers(0, 1000))

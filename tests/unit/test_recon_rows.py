@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from geomae.evaluation.reconstruction_comparison import COLUMNS, DIFFERENCE_COLUMNS, TileTable, rows
 from geomae.evaluation.reconstruction_maps import UsualErrors
 from geomae.evaluation.reconstruction_masks import masked_windows, starts, to_pixels
-from geomae.evaluation.reconstruction_rows import COLUMNS, DIFFERENCE_COLUMNS, Tiles, rows
 from geomae.metrics.reconstruction import ErrorSums
 from geomae.sensors import sensor
 
@@ -23,7 +23,7 @@ def tiles(groups, count=24):
     group = np.array([f"g{number % groups:02d}" for number in range(count)], dtype=object)
     domain = np.array(["dry" if number % groups < groups // 2 else "wet" for number in range(count)], dtype=object)
     split = np.array(["test"] * count, dtype=object)
-    return Tiles("data", split, domain, group, BANDS, "reflectance", np.array([1.0, 2.0]))
+    return TileTable("data", split, domain, group, BANDS, "reflectance", np.array([1.0, 2.0]))
 
 
 def sums(seed, level, count=24):
@@ -130,7 +130,7 @@ def test_a_band_whose_error_never_varies_does_not_break_the_distance():
 
 
 def test_rows_go_to_csv_and_unknown_is_empty(tmp_path):
-    from geomae.evaluation.reconstruction_rows import write_csv
+    from geomae.files import write_csv
 
     values, _ = rows(tiles(4), {"a": sums(0, 0.2)}, ABOUT, 0)
     write_csv(tmp_path / "r.csv", COLUMNS, values)
