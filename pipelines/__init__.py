@@ -1,1 +1,1 @@
-"""Recipes: short modules that chain geomae's workflows into one study under one parent MLflow run."""
+"""Recipes: short modules that chain geomae's commands into one study under one parent MLflow run."""

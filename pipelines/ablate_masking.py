@@ -31,13 +31,13 @@ from geomae.errors import CheckpointError, ConfigError
 from geomae.files import publish_file, write_json
 from geomae.metrics.intervals import FEWEST_GROUPS, group_interval
 from geomae.models.folder import load_model
-from geomae.reports.effects import Effect, effects_picture
 from geomae.runtime.devices import device_for
 from geomae.tracking.runs import resolve_uri, start_run
 from geomae.training.data import Dataset, assemble
 from geomae.training.trainer import batch_spec
 from geomae.training.validation import BASELINES, TileErrors, errors_by_tile
 from pipelines.ablation_probe import check_probe, probe_models, probe_rows
+from pipelines.effects_figure import Effect, effects_picture
 
 MOST_RUNS = 12
 PATIENCE_S = 100.0  # for the tracking store to name the parent run
@@ -154,19 +154,19 @@ def _score(
     catalog, device = open_catalog(arguments.catalog), torch.device(device_for("auto"))
     selectors, evaluations = (_selectors(texts) for texts in (arguments.dataset, arguments.eval))
     data = assemble(catalog, selectors, evaluations, base, study.seeds[0])
-    asked = {str(one) for one in evaluations}
+    names = {str(one) for one in evaluations}
     draw = batch_spec(base, study.seeds[0], None)
     rows: list[dict[str, Any]] = []
     effects: list[Effect] = []
-    for dataset in (one for one in data.validation if one.name in asked):
+    for dataset in (one for one in data.validation if one.name in names):
         parts = []
         for factor, change in variants:
             models = (load_model(_folder(out, change, seed) / "model", device) for seed in study.seeds)
             errors = tuple(errors_by_tile(model, dataset, draw, base.batch, device) for model in models)
             parts.append(Part(factor, change or "default", errors))
-        found = list(_compare(parts, dataset, study))
-        effects = effects or [effect for _, effect in found if effect is not None]
-        rows += [row for row, _ in found]
+        compared = list(_compare(parts, dataset, study))
+        effects = effects or [effect for _, effect in compared if effect is not None]
+        rows += [row for row, _ in compared]
     return rows, effects
 
 
@@ -221,9 +221,9 @@ def _probe(
     folders = {change or "default": [_folder(out, change, seed) for seed in study.seeds] for _, change in variants}
     models = {folder.name: folder / "model" for several in folders.values() for folder in several}
     common = _common(arguments, out, parent_id)
-    found = probe_models(models, arguments.probe_train, arguments.probe_test, common)
+    scores = probe_models(models, arguments.probe_train, arguments.probe_test, common)
     labels = {name: [folder.name for folder in several] for name, several in folders.items()}
-    pairs = list(probe_rows(found, variants, labels))
+    pairs = list(probe_rows(scores, variants, labels))
     rows = [row for row, _ in pairs]
     return rows, [effect for row, effect in pairs if effect is not None and row["dataset"] == rows[0]["dataset"]]
 

@@ -11,7 +11,7 @@ from geomae.commands import probe
 from geomae.commands.options import CommonOptions, check_selectors
 from geomae.commands.probe_request import ProbeOptions
 from geomae.errors import CheckpointError, ConfigError
-from geomae.reports.effects import Effect
+from pipelines.effects_figure import Effect
 
 METRIC = "balanced_accuracy"
 
@@ -41,15 +41,15 @@ def probe_models(
 
 
 def probe_rows(
-    found: Sequence[dict[str, str]], variants: Sequence[tuple[str, str]], labels: Mapping[str, Sequence[str]]
+    scores: Sequence[dict[str, str]], variants: Sequence[tuple[str, str]], labels: Mapping[str, Sequence[str]]
 ) -> Iterator[tuple[dict[str, Any], Effect | None]]:
     """The row of the study's table and the effect of each variant, the default first; then the baselines' rows.
 
     `labels` are those of a variant's models, one per seed. The interval is that of the probe where there is one seed:
     of several, the single values stand beside their mean, because the spread over seeds is not that over groups.
     """
-    for test in dict.fromkeys(row["test"] for row in found):
-        here = {row["encoder"]: row for row in found if row["test"] == test}
+    for test in dict.fromkeys(row["test"] for row in scores):
+        here = {row["encoder"]: row for row in scores if row["test"] == test}
         shared = {"dataset": test, "metric": METRIC, "unit": "1"}
         shared |= {"n_tiles": next(iter(here.values()))["n_test"], "n_groups": next(iter(here.values()))["n_groups"]}
         default = [float(here[label]["value"]) for label in labels["default"]]

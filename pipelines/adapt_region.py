@@ -26,8 +26,7 @@ def main() -> None:
 
 def steps(study: Study) -> None:
     """A model of the source, adapted to the target; the gap between the two in both models, and the probe."""
-    asked = study.arguments
-    labelled = (asked.probe_train, asked.probe_test)
+    labelled = (study.arguments.probe_train, study.arguments.probe_test)
     models = study.adapt(study.model(), *labelled)
     study.gap(models)
     study.probe("probe", *labelled, models)

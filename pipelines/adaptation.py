@@ -1,4 +1,4 @@
-"""The steps that the recipes of adaptation share: each a workflow of geomae with a folder of its own below --out.
+"""The steps that the recipes of adaptation share: each a command of geomae with a folder of its own below --out.
 
 All are children of one run in MLflow. A recipe that was stopped goes on with the same command; one that is asked
 something else in the same folder is refused.
@@ -31,26 +31,26 @@ def run(recipe: str, arguments: argparse.Namespace, steps: Callable[["Study"], N
 
 @dataclass(frozen=True)
 class Study:
-    """The arguments of a recipe, its run, and what it has found; every method is a step."""
+    """The arguments of a recipe, its run, and a sentence about each step; every method is a step."""
 
     arguments: argparse.Namespace
     run: AnalysisRun
     common: CommonOptions
-    said: list[str] = field(default_factory=list)
+    sentences: list[str] = field(default_factory=list)
 
     def model(self, *changes: str) -> str:
         """The model to begin with: the one that was named, else `tiny` with `changes`, trained on all source tiles."""
-        asked, folder = self.arguments, self.run.out / "pretrain"
-        if asked.model is not None:
-            return str(asked.model)
-        source = parse_selector(asked.source)
-        request = pretrain_job.PretrainOptions(
+        arguments, folder = self.arguments, self.run.out / "pretrain"
+        if arguments.model is not None:
+            return str(arguments.model)
+        source = parse_selector(arguments.source)
+        options = pretrain_job.PretrainOptions(
             self.common.catalog, (str(replace(source, split=source.split or ALL)),), config="tiny",
-            changes=training_changes(asked, changes), seed=asked.seed, run_name="pretrain",
-            tracking_uri=asked.tracking_uri, experiment=asked.experiment, parent_run=self.common.parent_run,
+            changes=training_changes(arguments, changes), seed=arguments.seed, run_name="pretrain",
+            tracking_uri=arguments.tracking_uri, experiment=arguments.experiment, parent_run=self.common.parent_run,
         )  # fmt: skip
         begun = (folder / "run.json").is_file()
-        self._done(pretrain.run(replace(request, resume=folder) if begun else replace(request, out=folder)))
+        self._done(pretrain.run(replace(options, resume=folder) if begun else replace(options, out=folder)))
         return str(folder / "model")
 
     def adapt(self, model: str, probe_train: str | None = None, probe_test: str | None = None) -> dict[str, str]:
@@ -59,24 +59,24 @@ class Study:
         With labelled tiles of both the proof tells the share of the gap that was closed. Before and after know the same
         sensors by the same statistics, so that nothing but the weights differs.
         """
-        asked = self.arguments
-        request = adapt.AdaptOptions(
-            self._common("adapt"), model, asked.target, asked.source, changes=tuple(asked.adapt_set),
-            probe_train=probe_train, probe_test=probe_test, min_class_rows=asked.min_class_rows,
+        arguments = self.arguments
+        options = adapt.AdaptOptions(
+            self._common("adapt"), model, arguments.target, arguments.source, changes=tuple(arguments.adapt_set),
+            probe_train=probe_train, probe_test=probe_test, min_class_rows=arguments.min_class_rows,
         )  # fmt: skip
-        self._done(adapt.run(request))
-        self._say("adapt", read_json(self.run.out / "adapt" / "adaptation.json")["verdict"])
+        self._done(adapt.run(options))
+        self._note("adapt", read_json(self.run.out / "adapt" / "adaptation.json")["verdict"])
         out = self.run.out / "adapt"
         begun = out / BEFORE
         return {BEFORE: str(begun) if begun.is_dir() else model, AFTER: str(out / "model")}
 
     def gap(self, models: Mapping[str, str]) -> None:
         """How far source and target are apart in the embeddings of each model."""
-        asked = self.arguments
-        self._done(gap.run(gap.GapOptions(self._common("gap"), asked.source, asked.target, _encoders(models))))
+        arguments = self.arguments
+        self._done(gap.run(gap.GapOptions(self._common("gap"), arguments.source, arguments.target, _encoders(models))))
         rows = read_json(self.run.out / "gap" / "gap.json")["rows"]
         listed = ", ".join(f"{row['encoder']} {row['value']:.2f}" for row in rows if row["measure"] == A_DISTANCE)
-        self._say("gap", f"proxy A-distance of source and target (2: always told apart): {listed}.")
+        self._note("gap", f"proxy A-distance of source and target (2: always told apart): {listed}.")
 
     def probe(
         self,
@@ -90,19 +90,19 @@ class Study:
         """What a linear probe of `train` says of `test`, by model and alignment; nothing where they are not named."""
         if train is None or test is None:
             return
-        asked = self.arguments
-        request = probe_request.ProbeOptions(
-            self._common(name), train, (test,), _encoders(models), cross_fit=asked.cross_fit,
-            min_class_rows=asked.min_class_rows, align=tuple(align), own_bands=own_bands,
+        arguments = self.arguments
+        options = probe_request.ProbeOptions(
+            self._common(name), train, (test,), _encoders(models), cross_fit=arguments.cross_fit,
+            min_class_rows=arguments.min_class_rows, align=tuple(align), own_bands=own_bands,
         )  # fmt: skip
-        self._done(probe.run(request))
+        self._done(probe.run(options))
         with (self.run.out / name / "probe.csv").open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if (WANTED | {"chosen": "true"}).items() <= row.items()]
         chosen = ", in brackets the alignment that was chosen" if align else ""
         listed = ", ".join(
             f"{row['encoder']} {float(row['value']):.3f}" + (f" ({row['align']})" if align else "") for row in rows
         )
-        self._say(name, f"balanced accuracy, {train} to {test}{chosen}: {listed}.")
+        self._note(name, f"balanced accuracy, {train} to {test}{chosen}: {listed}.")
 
     def _common(self, name: str) -> CommonOptions:
         return replace(self.common, out=self.run.out / name, run_name=name)
@@ -113,8 +113,10 @@ class Study:
             self.run.stopped()
             raise SystemExit(code)
 
-    def _say(self, name: str, sentence: str) -> None:
-        self.said.append(f"{name}: {sentence[:1].upper()}{sentence[1:]} Report: {self.run.out / name / 'report.html'}")
+    def _note(self, name: str, sentence: str) -> None:
+        self.sentences.append(
+            f"{name}: {sentence[:1].upper()}{sentence[1:]} Report: {self.run.out / name / 'report.html'}"
+        )
 
 
 def _run(recipe: str, arguments: argparse.Namespace, steps: Callable[[Study], None]) -> int:
@@ -124,14 +126,14 @@ def _run(recipe: str, arguments: argparse.Namespace, steps: Callable[[Study], No
     )  # fmt: skip
     check(arguments, common)
     elsewhere = ("out", "tracking_uri", "experiment")  # what does not decide the result
-    asked = {name: value for name, value in vars(arguments).items() if name not in elsewhere}
-    asked = {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in asked.items()}
-    with AnalysisRun(recipe, common, asked, Screen(True), arguments.out.absolute()) as parent:
+    params = {name: value for name, value in vars(arguments).items() if name not in elsewhere}
+    params = {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in params.items()}
+    with AnalysisRun(recipe, common, params, Screen(True), arguments.out.absolute()) as parent:
         parent.track()
         study = Study(arguments, parent, replace(common, parent_run=parent.tracker.wait_run_id(OPENING_S)))
         steps(study)
-        parent.finish({}, {"said": study.said})
-        for sentence in study.said:
+        parent.finish({}, {"said": study.sentences})
+        for sentence in study.sentences:
             parent.screen.result(sentence)
     return 0
 

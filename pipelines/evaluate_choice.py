@@ -75,10 +75,10 @@ def run(probes: Sequence[Path], oracles: Sequence[Path]) -> int:
     for shift in shifts:
         rule = best_rule([case for case in cases if case.shift != shift])
         here = [case for case in cases if case.shift == shift]
-        print(f"\n{shift}: rule of the other shifts: {said(rule)}\n")
+        print(f"\n{shift}: rule of the other shifts: {describe(rule)}\n")
         for line in table(here, rule, oracle):
             print(line)
-    print(f"\nrule of all shifts: {said(best_rule(cases))}; the program's: {said(RULE)}")
+    print(f"\nrule of all shifts: {describe(best_rule(cases))}; the program's: {describe(RULE)}")
     return 0
 
 
@@ -119,10 +119,10 @@ def read_rows(folder: Path) -> Iterator[dict[str, str]]:
 
 def by_encoder(cases: Sequence[Case]) -> dict[tuple[str, str], list[Case]]:
     """The cases of each shift and encoder, its seeds together."""
-    found: dict[tuple[str, str], list[Case]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[Case]] = defaultdict(list)
     for case in cases:
-        found[case.shift, re.sub(r"-s\d+$", "", case.encoder)].append(case)
-    return found
+        groups[case.shift, re.sub(r"-s\d+$", "", case.encoder)].append(case)
+    return groups
 
 
 def best_rule(cases: Sequence[Case]) -> Rule:
@@ -156,7 +156,7 @@ def table(cases: Sequence[Case], rule: Rule, oracle: Mapping[tuple[str, str], fl
         yield f"| {' | '.join([encoder, *cells, ', '.join(chosen), f'{gain:+.3f}', ' '.join(spans).strip(), last])} |"
 
 
-def said(rule: Rule) -> str:
+def describe(rule: Rule) -> str:
     """The parameters that the grid varies."""
     return f"{rule.scorer}, margin {rule.margin:g} (of pairs {rule.margin_paired:g}), of {', '.join(rule.candidates)}"
 

@@ -18,12 +18,12 @@ from geomae.sensors import sensor
 from geomae.sensors.record import SensorRecord
 
 
-def photographs(weights: Path | None, folder: Path, seed: int, **said: Any) -> Path:
+def photographs(weights: Path | None, folder: Path, seed: int, **options: Any) -> Path:
     """The model folder of red, green and blue; without weights an untrained transformer of the size of `tiny`."""
     if folder.exists():
         return folder
     if weights is not None:
-        convert.run(ConvertOptions(weights, folder, **said))
+        convert.run(ConvertOptions(weights, folder, **options))
         return folder
     print("no --weights: an untrained transformer stands in, so that only the chain can be judged", flush=True)
     bands = tuple(sensor("naip").band(name) for name in ("red", "green", "blue"))

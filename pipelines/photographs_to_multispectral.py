@@ -34,12 +34,12 @@ def main() -> None:
 
 def steps(study: Study) -> None:
     """The model of photographs, that of the target's bands, the adapted one, and the probe of both beside baselines."""
-    asked, out = study.arguments, study.run.out
-    said = {"heads": asked.heads, "decoder_heads": asked.decoder_heads, "norm_eps": asked.norm_eps}
-    rgb = photographs(asked.weights, out / "photographs", asked.seed, **said, target=asked.normalised)
-    before = str(in_bands(rgb, asked.catalog, asked.target, out / "statistics", out / "before"))
-    models = study.adapt(before, asked.probe_train, asked.probe_test)
-    study.probe("probe", asked.probe_train, asked.probe_test, models, align=())
+    arguments, out = study.arguments, study.run.out
+    shape = {"heads": arguments.heads, "decoder_heads": arguments.decoder_heads, "norm_eps": arguments.norm_eps}
+    rgb = photographs(arguments.weights, out / "photographs", arguments.seed, **shape, target=arguments.normalised)
+    before = str(in_bands(rgb, arguments.catalog, arguments.target, out / "statistics", out / "before"))
+    models = study.adapt(before, arguments.probe_train, arguments.probe_test)
+    study.probe("probe", arguments.probe_train, arguments.probe_test, models, align=())
 
 
 if __name__ == "__main__":
