@@ -32,7 +32,7 @@ from geomae.files import publish_file, write_json
 from geomae.metrics.intervals import FEWEST_GROUPS, group_interval
 from geomae.models.folder import load_model
 from geomae.runtime.devices import device_for
-from geomae.tracking.runs import resolve_uri, start_run
+from geomae.tracking import resolve_uri, start_run
 from geomae.training.data import Dataset, assemble
 from geomae.training.trainer import batch_spec
 from geomae.training.validation import BASELINES, TileErrors, errors_by_tile

@@ -210,7 +210,7 @@ def check_pair(common: CommonOptions, target: str | None, source: str | None) ->
 def model_folder(options: AdaptOptions) -> Path:
     """The model folder that `--model` names; one in MLflow is downloaded."""
     from geomae.encoders.reference import FOLDER, MLFLOW, parse_encoder
-    from geomae.tracking.runs import download, resolve_uri
+    from geomae.tracking import download, resolve_uri
 
     reference = parse_encoder(options.model)
     if reference.kind not in (FOLDER, MLFLOW):

@@ -24,7 +24,7 @@ from geomae.runtime.console import Screen
 from geomae.runtime.devices import Fabric
 from geomae.runtime.signals import Stop
 from geomae.tiles.batches import fixed_batches
-from geomae.tracking.runs import DatasetRecord, Tracker, as_params, resolve_uri, start_run
+from geomae.tracking import DatasetRecord, Tracker, as_params, resolve_uri, start_run
 from geomae.training import checkpoints
 from geomae.training.data import Dataset, TrainingData
 from geomae.training.loop import Event, validate

@@ -29,8 +29,7 @@ from geomae.runtime.signals import Stop
 from geomae.sensors.record import SensorRecord
 from geomae.tiles.index import TileIndex
 from geomae.tiles.selection import Selection, select_tiles
-from geomae.tracking.runs import DatasetRecord, Tracker, as_params, resolve_uri, start_run
-from geomae.tracking.store import without_password
+from geomae.tracking import DatasetRecord, Tracker, as_params, resolve_uri, start_run, without_password
 
 
 @functools.cache

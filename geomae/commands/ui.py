@@ -18,6 +18,6 @@ def ui(
 
 def run(tracking_uri: str | None, host: str, port: int) -> int:
     """Serve until it ends or is stopped; the exit code of the server, or 128 + the signal's number."""
-    from geomae.tracking.store import resolve_uri, ui
+    from geomae.tracking import resolve_uri, ui
 
     return ui(resolve_uri(tracking_uri), host, port)

@@ -305,7 +305,7 @@ def _folder(reference: EncoderReference, tracking_uri: str | None) -> Path:
     """The model folder that a text names; of MLflow it is fetched."""
     if reference.kind == FOLDER:
         return Path(reference.name)
-    from geomae.tracking.runs import download, resolve_uri
+    from geomae.tracking import download, resolve_uri
 
     return download(reference.name, resolve_uri(tracking_uri))
 

@@ -29,7 +29,7 @@ from geomae.sensors import Band
 from geomae.tiles.batches import TileReader, ahead
 from geomae.tiles.index import TileIndex
 from geomae.tiles.selection import Progress, Selection
-from geomae.tracking.runs import download, resolve_uri
+from geomae.tracking import download, resolve_uri
 
 CELL_OF_BASELINES = 8  # pixels; where no model says how large patches are
 BATCH_PIXELS = 32 * 64 * 64  # of one band; larger batches are no faster, and large tiles must not fill memory

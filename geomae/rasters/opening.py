@@ -46,10 +46,11 @@ REMOTE_OPTIONS = LOCAL_OPTIONS | {
     "VSI_CACHE": "TRUE",
 }
 
-Stamp = tuple[int, int] | None  # bytes and time of change of a local file, None for a remote one
+GdalError = CPLE_BaseError  # some calls let it through, and rasterio has no public name for it
+LARGEST_BYTES = 2 * 1024**3  # of one window, and of one block, which GDAL decodes as a whole
+METRES_PER_DEGREE = 111_320.0  # along a meridian
 
-# Files without a CRS are ordinary here. The filter is set once: catch_warnings is not safe with threads.
-warnings.filterwarnings("ignore", category=NotGeoreferencedWarning, module=r"geomae\.rasters\.")
+Stamp = tuple[int, int] | None  # bytes and time of change of a local file, None for a remote one
 
 
 class _Reader(DatasetReader):  # type: ignore[misc]  # rasterio has no types
@@ -61,6 +62,17 @@ class _Reader(DatasetReader):  # type: ignore[misc]  # rasterio has no types
             return list(super().read_transform())
         except NotGeoreferencedWarning:
             return list(IDENTITY_GDAL)
+
+
+def ignore_missing_geotransform() -> None:
+    """Let rasterio not warn, in calls of this package, of files without a CRS, which are ordinary here.
+
+    A filter for the whole process, since `warnings.catch_warnings` is not safe with threads.
+    """
+    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning, module=r"geomae\.rasters\.")
+
+
+_ignore_once = functools.cache(ignore_missing_geotransform)
 
 
 def is_remote(path: str) -> bool:
@@ -82,6 +94,7 @@ def stamp(path: str, *, remote: bool) -> Stamp:
 
 def environment(*, remote: bool, **options: str) -> rasterio.Env:
     """Give the GDAL settings under which rasters are opened and read; they hold for the thread that enters them."""
+    _ignore_once()
     defaults = REMOTE_OPTIONS if remote else LOCAL_OPTIONS
     # GDAL finds credentials by itself; a session of rasterio would look for boto3 each time.
     return rasterio.Env(session=DummySession(), **(defaults | options))
@@ -109,7 +122,7 @@ def borrowed(path: str, current: Stamp, *, remote: bool) -> Iterator[DatasetRead
     with _raster_errors(path):
         try:
             yield handles.get(path, current, remote=remote)
-        except (RasterioError, CPLE_BaseError):
+        except (RasterioError, GdalError):
             handles.drop(path)  # GDAL may remember a failure that was of the moment
             raise
 
@@ -209,7 +222,7 @@ def _check_side_mask(path: Path) -> None:
 def _raster_errors(path: str) -> Iterator[None]:
     try:
         yield
-    except (RasterioError, CPLE_BaseError, CRSError) as error:
+    except (RasterioError, GdalError, CRSError) as error:
         reason = _reason(error, path)
         raise RasterError(f"{path}: cannot be read ({reason}); restore the file or leave it out") from error
 
@@ -222,10 +235,6 @@ def _reason(error: BaseException, path: str) -> str:
     lines = str(cause).splitlines() or [type(cause).__name__]
     text = lines[0].replace(f"'{path}' ", "").replace(f"{path}: ", "").rstrip(". ;")
     return f"{text}; read are {', '.join(DRIVERS)}" if "not recognized" in text else text
-
-
-LARGEST_BYTES = 2 * 1024**3  # of one window, and of one block, which GDAL decodes as a whole
-METRES_PER_DEGREE = 111_320.0  # along a meridian
 
 
 @dataclass(frozen=True)

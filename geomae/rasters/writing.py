@@ -2,7 +2,6 @@
 
 import contextlib
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,8 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from rasterio import Affine
-from rasterio._err import CPLE_BaseError
-from rasterio._path import _parse_path
+from rasterio._path import _parse_path  # what a writer's class takes; `rasterio.open` cannot be given a class
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import BufferedDatasetWriter, DatasetWriter
 from rasterio.shutil import copy as copy_raster
@@ -20,7 +18,7 @@ from rasterio.windows import Window as Part
 from geomae.errors import RasterError, StorageError
 from geomae.files import UNFINISHED, publish_file
 from geomae.rasters.grids import Grid
-from geomae.rasters.opening import IDENTITY_GDAL, environment
+from geomae.rasters.opening import IDENTITY_GDAL, GdalError, environment, ignore_missing_geotransform
 
 LAYOUT = {
     "compress": "deflate",
@@ -45,12 +43,9 @@ class _Writer(BufferedDatasetWriter):  # type: ignore[misc]  # rasterio has no t
 
         Of pixels of one unit at the origin rasterio warns, as some drivers take these for none; a COG keeps them.
         """
-        if [abs(value) for value in transform] != IDENTITY_GDAL:
-            super().write_transform(transform)
-            return
-        with warnings.catch_warnings():  # not safe with threads, and rare
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            super().write_transform(transform)
+        if [abs(value) for value in transform] == IDENTITY_GDAL:
+            ignore_missing_geotransform()
+        super().write_transform(transform)
 
 
 def write_cog(
@@ -99,7 +94,7 @@ def write_cog(
     with (
         publish_file(path) as temporary,
         environment(remote=False),
-        _told(path),
+        _writing_errors(path),
         _Writer(_parse_path(temporary), "w", driver="COG", **profile) as target,
     ):
         target.write(stored_CHW)
@@ -123,7 +118,7 @@ def cog_in_strips(
         publish_file(path) as temporary,
         tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as folder,
         environment(remote=False),
-        _told(path),
+        _writing_errors(path),
     ):
         strips = Path(folder) / "strips.tif"
         with DatasetWriter(_parse_path(strips), "w", driver="GTiff", **profile) as target:
@@ -144,13 +139,13 @@ def _describe(target: Any, descriptions: Sequence[str] | None, unit: str | None)
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _writing_errors(path: Path) -> Iterator[None]:
     """Turn what GDAL raises into our own errors."""
     try:
         yield
     except CRSError as error:
         raise RasterError(f"{path}: cannot be written ({error}); correct the CRS") from error
-    except (RasterioError, CPLE_BaseError) as error:
+    except (RasterioError, GdalError) as error:
         reason = str(error).splitlines()[0]
         raise StorageError(f"{path}: cannot be written ({reason}); make room, or choose another folder") from error
 

@@ -21,7 +21,7 @@ class Screen:
         self._err = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._told = 0.0
+        self._last_line_s = 0.0
 
     def say(self, text: str) -> None:
         """One line about what is going on."""
@@ -38,8 +38,8 @@ class Screen:
             return
         if self._err.is_terminal:
             self._on_bar(what, done, total, figures)
-        elif done == total or time.monotonic() - self._told > BETWEEN_LINES_S:
-            self._told = time.monotonic()
+        elif done == total or time.monotonic() - self._last_line_s > BETWEEN_LINES_S:
+            self._last_line_s = time.monotonic()
             self.say(f"{what} {done}/{total} {figures}".rstrip())
 
     def table(self, title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -1,37 +1,18 @@
-"""Devices and ranks, through Lightning Fabric.
-
-torchgeo brings torchmetrics, whose import would add seconds to every start of the program.
-"""
+"""Devices and ranks, through Lightning Fabric."""
 
 import logging
 import os
-import sys
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from types import ModuleType
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from geomae.errors import ConfigError
 from geomae.runtime.precision import keep_freed_memory, precision_for
 from geomae.runtime.signals import die_with_parent
-
-_ASKED = ModuleType("torchmetrics")
-_stand_in = _ASKED.__name__ not in sys.modules
-if _stand_in:
-    try:
-        _ASKED.__version__ = version(_ASKED.__name__)  # type: ignore[attr-defined]
-        sys.modules[_ASKED.__name__] = _ASKED
-    except PackageNotFoundError:
-        _stand_in = False
-try:
-    from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-finally:
-    if _stand_in:
-        del sys.modules[_ASKED.__name__]
 
 __all__ = ["Fabric", "SLURMEnvironment", "TorchElasticEnvironment"]
 
@@ -85,9 +66,9 @@ def _started_ranks(devices: int, nodes: int) -> tuple[int, int]:
         here = int(os.environ.get("SLURM_NTASKS_PER_NODE", everywhere))
     else:
         return devices, nodes
-    for option, asked, there in (("--devices", devices, here), ("--nodes", nodes, everywhere // here)):
-        if asked not in (1, there):
-            raise ConfigError(f"{option} {asked}: {starter} gives {there}; leave it out, or change {names}")
+    for option, chosen, there in (("--devices", devices, here), ("--nodes", nodes, everywhere // here)):
+        if chosen not in (1, there):
+            raise ConfigError(f"{option} {chosen}: {starter} gives {there}; leave it out, or change {names}")
     return here, everywhere // here
 
 

@@ -1,7 +1,7 @@
 """Runs in MLflow: their parameters, figures, data sets and artifacts, and the model registry.
 
 A tracking server that is down, slow or full never stops, slows or changes what is tracked: everything happens on the
-background thread of a `Tracker`, MLflow's import (some seconds) included, and the first failure is told in one line.
+background thread of a `Tracker`, MLflow's import (some seconds) included, and the first failure is said in one line.
 """
 
 import atexit
@@ -21,10 +21,8 @@ from geomae.tracking.store import (
     artifact_root,
     database_path,
     ready_database,
-    resolve_uri,
     set_defaults,
     trust_server,
-    ui,
     without_password,
 )
 from geomae.tracking.tracker import (
@@ -36,14 +34,11 @@ from geomae.tracking.tracker import (
     Metric,
     Status,
     Tracker,
-    as_params,
     clean_key,
     dataset_fields,
     one_line,
     usual_tags,
 )
-
-__all__ = ["DatasetRecord", "Status", "Tracker", "as_params", "download", "resolve_uri", "start_run", "ui"]
 
 PARAMS_PER_CALL = 100  # MLflow's limit
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # older interfaces then open on the runs
@@ -67,8 +62,8 @@ def start_run(
     """
     set_defaults()
     cut = {key: value[:LONGEST_TAG] for key, value in {**usual_tags(), **(tags or {})}.items()}
-    keeper = _MlflowRun(uri, experiment, run_name, run_id, cut)
-    tracker = Tracker(keeper, warn or logging.getLogger("geomae").warning)
+    store = _MlflowRun(uri, experiment, run_name, run_id, cut)
+    tracker = Tracker(store, warn or logging.getLogger("geomae").warning)
     tracker.log_params(params or {})
     tracker.log_datasets(datasets)
     if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true").lower() in ("true", "1"):
@@ -120,7 +115,7 @@ def _fetch(reference: str, uri: str) -> Path:
 
 
 class _MlflowRun:
-    """One run in MLflow; a `Keeper` for `Tracker`, whose thread calls everything here."""
+    """One run in MLflow; the `RunStore` of a `Tracker`, whose thread calls everything here."""
 
     def __init__(
         self, uri: str, experiment: str, run_name: str | None, run_id: str | None, tags: Mapping[str, str]
@@ -201,7 +196,7 @@ class _MlflowRun:
             self._monitor.finish()
         self._client.set_terminated(self._run_id, status)
 
-    def hopeless(self, error: Exception) -> bool:
+    def is_permanent(self, error: Exception) -> bool:
         code = getattr(error, "get_http_status_code", None)
         if code is not None:
             return 400 <= code() < 500 and code() not in (408, 429)  # request timeout, too many requests
@@ -215,7 +210,7 @@ class _MlflowRun:
         try:
             self._client.update_run(run_id, status="RUNNING")
         except MlflowException as error:
-            if not self.hopeless(error):
+            if not self.is_permanent(error):
                 raise
             self._tags = {**self._tags, "geomae.continues": run_id}
             return False

@@ -23,6 +23,18 @@ from geomae.tracking.store import without_password
 
 LONGEST_PARAM, LONGEST_TAG, LONGEST_KEY = 6000, 8000, 250  # MLflow's limits, in characters
 LONGEST_DATASET_NAME, LONGEST_DIGEST, LONGEST_SOURCE = 500, 36, 65_535
+PAUSES_S = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)  # between attempts at one job; the last one repeats
+QUICK_S = 10.0  # how long a job that moves little may take before whoever waits for the end gives up
+THREAD = "geomae-tracking"
+METRICS_PER_CALL = 1000
+METRICS_KEPT = 200_000  # how many wait for a store that does not answer
+GATHER_S = 1.0  # metrics are sent together, about once per second
+SLOWEST_UPLOAD = 1e6  # bytes per second, below which an upload counts as hanging
+IMPORT_S = 100.0  # importing takes long from a cold or a network disk, and on a busy machine
+LONGEST_FINISH_S = 120.0
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+Metric = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
 
 
 @dataclass(frozen=True)
@@ -36,52 +48,6 @@ class DatasetRecord:
     bands: Sequence[str] = ()
     profile: Mapping[str, Any] = field(default_factory=dict)
     context: Literal["training", "validation"] = "training"
-
-
-def as_params(config: Mapping[str, Any]) -> dict[str, str]:
-    """Give nested settings as `a.b: text`, cut to the length that MLflow takes; a list stays one text of JSON."""
-    return {
-        key: (str(value) if isinstance(value, (str, Path)) else _json(value))[:LONGEST_PARAM]
-        for key, value in flatten(config).items()
-    }
-
-
-def clean_key(name: str) -> str:
-    """Give a name that MLflow takes for a parameter or a metric; it would refuse a whole batch for one other."""
-    return re.sub(r"[^\w\-./ ]", "_", name)[:LONGEST_KEY]
-
-
-def dataset_fields(record: DatasetRecord) -> dict[str, str]:
-    """Give the fields of MLflow's own record of a data set; the bands are the columns of its schema."""
-    source = _json({"uri": record.source, "entry": record.entry})
-    if len(source) > LONGEST_SOURCE:
-        source = _json({"uri": record.source})
-    columns = [{"name": band, "type": "float", "required": True} for band in record.bands]
-    return {
-        "name": record.name[:LONGEST_DATASET_NAME],
-        "digest": record.digest[:LONGEST_DIGEST],
-        "source_type": "local",
-        "source": source,
-        "schema": _json({"mlflow_colspec": columns}),
-        "profile": _json(record.profile),
-    }
-
-
-def usual_tags() -> dict[str, str]:
-    """Give the tags that MLflow's pages show in columns of their own."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container may run under a number without a name
-        user = str(os.getuid())
-    return {"mlflow.user": user, "mlflow.source.name": "geomae", "mlflow.source.type": "LOCAL"}
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, default=str, ensure_ascii=False)
-
-
-PAUSES_S = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)  # between attempts at one job; the last one repeats
-QUICK_S = 10.0  # how long a job that moves little may take before whoever waits for the end gives up
 
 
 @dataclass(frozen=True)
@@ -99,20 +65,20 @@ class BackgroundJob:
 class Background:
     """Runs jobs in order on one daemon thread, which never keeps the process alive.
 
-    A job that raises is tried again after a pause, unless `hopeless(error)`: then it is dropped, and with an essential
-    job all others. `trouble(error)` hears of every failure, on that thread.
+    A job that raises is tried again after a pause, unless `is_permanent(error)`: then it is dropped, and with an
+    essential job all others. `trouble(error)` hears of every failure, on that thread.
     """
 
     def __init__(
         self,
         name: str,
         trouble: Callable[[Exception], None],
-        hopeless: Callable[[Exception], bool],
+        is_permanent: Callable[[Exception], bool],
         capacity: int = 10_000,
     ) -> None:
         self.finishing = threading.Event()
         self._trouble = trouble
-        self._hopeless = hopeless
+        self._is_permanent = is_permanent
         self._queue: queue.Queue[BackgroundJob] = queue.Queue(capacity)
         self._last: BackgroundJob | None = None
         self._complete = False
@@ -169,7 +135,7 @@ class Background:
                 job.run()
             except Exception as error:
                 self._trouble(error)
-                if self._hopeless(error):
+                if self._is_permanent(error):
                     return not job.essential
             else:
                 return True
@@ -179,19 +145,8 @@ class Background:
             tries += 1
 
 
-Status = Literal["FINISHED", "FAILED", "KILLED"]
-Metric = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
-THREAD = "geomae-tracking"
-METRICS_PER_CALL = 1000
-METRICS_KEPT = 200_000  # how many wait for a store that does not answer
-GATHER_S = 1.0  # metrics are sent together, about once per second
-SLOWEST_UPLOAD = 1e6  # bytes per second, below which an upload counts as hanging
-IMPORT_S = 100.0  # importing takes long from a cold or a network disk, and on a busy machine
-LONGEST_FINISH_S = 120.0
-
-
 class RunStore(Protocol):
-    """Keeps one run; all methods but `hopeless` may wait and may raise."""
+    """Keeps one run; all methods but `is_permanent` may wait and may raise."""
 
     name: str
     """What people call it: a program and an address."""
@@ -225,7 +180,7 @@ class RunStore(Protocol):
     def close(self, status: Status) -> None:
         """End the run."""
 
-    def hopeless(self, error: Exception) -> bool:
+    def is_permanent(self, error: Exception) -> bool:
         """Whether trying again cannot help."""
 
 
@@ -236,19 +191,19 @@ class Tracker:
     thread. Files that are logged must stay until `finish`.
     """
 
-    def __init__(self, keeper: RunStore | None = None, warn: Callable[[str], None] | None = None) -> None:
-        self._keeper = keeper
-        self._name = keeper.name if keeper is not None else ""
+    def __init__(self, store: RunStore | None = None, warn: Callable[[str], None] | None = None) -> None:
+        self._store = store
+        self._name = store.name if store is not None else ""
         self._warn = warn
         self._run_id: str | None = None
         self._opened = threading.Event()
         self._metrics: deque[Metric] = deque()
         self._sending = False  # whether a job that sends metrics waits or runs
         self._work: Background | None = None
-        if keeper is not None:
-            self._work = Background(THREAD, self._trouble, keeper.hopeless)
-            self._put(BackgroundJob(keeper.prepare, IMPORT_S, essential=True))
-            self._put(BackgroundJob(lambda: self._open(keeper), keeper.open_s, essential=True))
+        if store is not None:
+            self._work = Background(THREAD, self._trouble, store.is_permanent)
+            self._put(BackgroundJob(store.prepare, IMPORT_S, essential=True))
+            self._put(BackgroundJob(lambda: self._open(store), store.open_s, essential=True))
 
     def __enter__(self) -> "Tracker":
         return self
@@ -272,30 +227,30 @@ class Tracker:
 
     def log_params(self, params: Mapping[str, str]) -> None:
         """Log flat settings (see `as_params`); a resumed run keeps those that it has."""
-        if (keeper := self._keeper) is not None and params:
+        if (store := self._store) is not None and params:
             copied = dict(params)
-            self._put(BackgroundJob(lambda: keeper.log_params(copied)))
+            self._put(BackgroundJob(lambda: store.log_params(copied)))
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Log figures of a step; NaN and infinities are passed on."""
-        if (keeper := self._keeper) is None:
+        if (store := self._store) is None:
             return
         now_ms = int(time.time() * 1000)
         if len(self._metrics) < METRICS_KEPT:
             self._metrics.extend((name, float(value), now_ms, step) for name, value in values.items())
         if not self._sending:
             self._sending = True
-            self._put(BackgroundJob(lambda: self._send(keeper), QUICK_S + GATHER_S))
+            self._put(BackgroundJob(lambda: self._send(store), QUICK_S + GATHER_S))
 
     def log_datasets(self, records: Sequence[DatasetRecord]) -> None:
         """Log data sets as inputs of the run; one that it has already is not logged twice."""
-        if (keeper := self._keeper) is not None and records:
-            self._put(BackgroundJob(lambda: keeper.log_datasets(records)))
+        if (store := self._store) is not None and records:
+            self._put(BackgroundJob(lambda: store.log_datasets(records)))
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Copy a file to the run, into its artifact folder `folder`."""
-        if (keeper := self._keeper) is not None:
-            self._put(BackgroundJob(lambda: keeper.upload(path, folder), QUICK_S + _bytes(path) / SLOWEST_UPLOAD))
+        if (store := self._store) is not None:
+            self._put(BackgroundJob(lambda: store.upload(path, folder), QUICK_S + _bytes(path) / SLOWEST_UPLOAD))
 
     def log_artifacts(self, path: Path, folder: str | None = None) -> None:
         """Copy what a folder holds to the run, into its artifact folder `folder`."""
@@ -303,42 +258,42 @@ class Tracker:
 
     def log_system(self) -> None:
         """Log the load of the machine (processors, memory, disks, GPUs) until the run ends."""
-        if (keeper := self._keeper) is not None:
-            self._put(BackgroundJob(keeper.watch_system))
+        if (store := self._store) is not None:
+            self._put(BackgroundJob(store.watch_system))
 
     def register_model(self, name: str, folder: str = "model") -> None:
         """Make the run's artifact folder `folder` the next version of the registered model `name`, without pickle."""
-        if (keeper := self._keeper) is not None:
-            self._put(BackgroundJob(lambda: keeper.register(name, folder)))
+        if (store := self._store) is not None:
+            self._put(BackgroundJob(lambda: store.register(name, folder)))
 
     def finish(self, status: Status = "FINISHED") -> None:
         """Send what waits and close the run; gives up after some 10 s without an answer, or 120 s of slow ones."""
-        keeper, work = self._keeper, self._work
-        if keeper is None or work is None:
+        store, work = self._store, self._work
+        if store is None or work is None:
             return
-        self._keeper = None
+        self._store = None
 
         def last() -> None:
-            self._send(keeper)
-            keeper.close(status)
+            self._send(store)
+            store.close(status)
 
         if not work.finish(BackgroundJob(last), LONGEST_FINISH_S):
-            self._tell("did not answer in time")
+            self._warn_once("did not answer in time")
 
-    def _open(self, keeper: RunStore) -> None:
-        self._run_id = keeper.open()
+    def _open(self, store: RunStore) -> None:
+        self._run_id = store.open()
         self._opened.set()
 
-    def _send(self, keeper: RunStore) -> None:
+    def _send(self, store: RunStore) -> None:
         """Send the metrics that wait, first gathering some more. Only the background thread removes any."""
         if self._work is not None:
             self._work.finishing.wait(GATHER_S)
         while self._metrics:
             batch = [self._metrics[index] for index in range(min(len(self._metrics), METRICS_PER_CALL))]
             try:
-                keeper.log_metrics(batch)
+                store.log_metrics(batch)
             except Exception as error:
-                if not keeper.hopeless(error):
+                if not store.is_permanent(error):
                     raise
                 self._trouble(error)
             for _ in batch:
@@ -347,16 +302,54 @@ class Tracker:
 
     def _put(self, job: BackgroundJob) -> None:
         if self._work is not None and not self._work.put(job):
-            self._tell("has fallen behind, and some of what is logged is lost")
+            self._warn_once("has fallen behind, and some of what is logged is lost")
 
     def _trouble(self, error: Exception) -> None:
-        self._tell(f"failed ({one_line(error)})")
+        self._warn_once(f"failed ({one_line(error)})")
         self._opened.set()  # it may still open later; nobody waits for that
 
-    def _tell(self, problem: str) -> None:
+    def _warn_once(self, problem: str) -> None:
         warn, self._warn = self._warn, None
         if warn is not None:
             warn(without_password(f"{self._name} {problem}; the work goes on, and its own files are complete"))
+
+
+def as_params(config: Mapping[str, Any]) -> dict[str, str]:
+    """Give nested settings as `a.b: text`, cut to the length that MLflow takes; a list stays one text of JSON."""
+    return {
+        key: (str(value) if isinstance(value, (str, Path)) else _json(value))[:LONGEST_PARAM]
+        for key, value in flatten(config).items()
+    }
+
+
+def clean_key(name: str) -> str:
+    """Give a name that MLflow takes for a parameter or a metric; it would refuse a whole batch for one other."""
+    return re.sub(r"[^\w\-./ ]", "_", name)[:LONGEST_KEY]
+
+
+def dataset_fields(record: DatasetRecord) -> dict[str, str]:
+    """Give the fields of MLflow's own record of a data set; the bands are the columns of its schema."""
+    source = _json({"uri": record.source, "entry": record.entry})
+    if len(source) > LONGEST_SOURCE:
+        source = _json({"uri": record.source})
+    columns = [{"name": band, "type": "float", "required": True} for band in record.bands]
+    return {
+        "name": record.name[:LONGEST_DATASET_NAME],
+        "digest": record.digest[:LONGEST_DIGEST],
+        "source_type": "local",
+        "source": source,
+        "schema": _json({"mlflow_colspec": columns}),
+        "profile": _json(record.profile),
+    }
+
+
+def usual_tags() -> dict[str, str]:
+    """Give the tags that MLflow's pages show in columns of their own."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number without a name
+        user = str(os.getuid())
+    return {"mlflow.user": user, "mlflow.source.name": "geomae", "mlflow.source.type": "LOCAL"}
 
 
 def one_line(error: BaseException) -> str:
@@ -368,3 +361,7 @@ def _bytes(path: Path) -> int:
     with contextlib.suppress(OSError):  # whoever uploads it finds out
         return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
     return 0
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False)

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from geomae.tracking.runs import start_run
+from geomae.tracking import start_run
 from geomae.tracking.tracker import Background, BackgroundJob
 
 
@@ -109,10 +109,10 @@ def run_script(code):
 def test_the_process_ends_while_the_server_hangs(hanging):
     code = f"""
 import time
-from geomae.tracking.runs import start_run
+from geomae.tracking import start_run
 tracker = start_run({hanging!r}, "faults", "run", warn=print)
 tracker.log_metrics({{"loss": 1.0}}, 0)
-while not tracker._keeper._client:
+while not tracker._store._client:
     time.sleep(0.1)
 time.sleep(0.5)
 print("worked", flush=True)
@@ -123,7 +123,7 @@ print("worked", flush=True)
 def test_a_disk_that_is_full(tmp_path):
     code = f"""
 import resource
-from geomae.tracking.runs import start_run
+from geomae.tracking import start_run
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 with start_run("sqlite:///{tmp_path}/mlflow.db", "faults", "run", warn=print) as tracker:
     tracker.log_metrics({{"loss": 1.0}}, 0)
@@ -137,7 +137,7 @@ print("worked", flush=True)
 def test_a_job_that_fails_for_a_while_is_tried_again_in_order(monkeypatch):
     monkeypatch.setattr("geomae.tracking.tracker.PAUSES_S", (0.01,))
     heard, done, reached = [], [], threading.Event()
-    work = Background("test", heard.append, hopeless=lambda error: isinstance(error, KeyError))
+    work = Background("test", heard.append, is_permanent=lambda error: isinstance(error, KeyError))
 
     def flaky():
         if len(heard) < 3:
@@ -155,9 +155,9 @@ def test_a_job_that_fails_for_a_while_is_tried_again_in_order(monkeypatch):
     assert done == ["flaky", "next", "last"]
 
 
-def test_nothing_follows_an_essential_job_that_is_hopeless():
+def test_nothing_follows_an_essential_job_that_cannot_succeed():
     done = []
-    work = Background("test", lambda error: None, hopeless=lambda error: True)
+    work = Background("test", lambda error: None, is_permanent=lambda error: True)
     work.put(BackgroundJob({}.popitem, essential=True))
     work.put(BackgroundJob(lambda: done.append("next")))
     assert not work.finish(BackgroundJob(lambda: done.append("last")), 10)

@@ -17,7 +17,7 @@ import pytest
 
 from geomae.commands.run import RunFolder
 from geomae.errors import ConfigError, ModelError
-from geomae.tracking.runs import DatasetRecord, Tracker, as_params, download, resolve_uri, start_run, ui
+from geomae.tracking import DatasetRecord, Tracker, as_params, download, resolve_uri, start_run, ui
 from geomae.tracking.store import database_path, make_database, without_password
 
 RECORD = DatasetRecord(
@@ -218,7 +218,7 @@ def test_ui_refuses_a_taken_port_and_a_server():
 def test_ui_serves_the_store_and_stops_on_ctrl_c(run):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    code = f"import sys; from geomae.tracking.runs import ui; sys.exit(ui({run.uri!r}, '127.0.0.1', {port}))"
+    code = f"import sys; from geomae.tracking import ui; sys.exit(ui({run.uri!r}, '127.0.0.1', {port}))"
     process = subprocess.Popen([sys.executable, "-c", code])
     try:
         address = f"http://127.0.0.1:{port}"
