@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from geomae.cli_probe import add_probe
 from geomae.commands import (
     adapt,
     catalog_check,
@@ -19,6 +18,7 @@ from geomae.commands import (
     embed,
     embed_pca,
     gap,
+    probe,
     ui,
 )
 from geomae.commands.options import (
@@ -147,7 +147,7 @@ def main() -> None:
 app.command("convert")(convert.convert)
 app.command("ui")(ui.ui)
 app.command("embed")(embed.embed)
-add_probe(app, exit_with)
+app.command("probe")(probe.probe)
 app.command("embed-pca")(embed_pca.embed_pca)
 app.command("compare-recon")(compare_recon.compare_recon)
 app.command("gap")(gap.gap)

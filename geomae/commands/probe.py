@@ -1,222 +1,212 @@
 """`geomae probe`: how well classes or numbers can be read off the embeddings of encoders, side by side."""
 
-import csv
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+import typer
 
-from geomae.commands.probe_report import (
-    Results,
-    alignment_tables,
-    choose_alignments,
-    find,
-    interval_text,
-    metric_name,
-    records,
-    save_alignments,
-    summarize_alignments,
-    summarize_probe,
-    write_pictures,
-    write_report,
+from geomae.commands.options import (
+    Align,
+    CatalogFile,
+    CommonOptions,
+    Device,
+    DryRun,
+    Encoders,
+    Experiment,
+    Layer,
+    Out,
+    Pooling,
+    Precision,
+    Quiet,
+    RunName,
+    Seed,
+    TrackingUri,
+    check_selectors,
+    exit_with,
 )
-from geomae.commands.probe_request import SEGMENTATION, ProbeOptions, specifications
-from geomae.commands.run import AnalysisRun, Session, open_session, output_folder, selection_record
-from geomae.encoders import EncoderSpec
-from geomae.encoders.selections import Embeddings, EmbeddingSpec, embed_specs, encoder_digest
-from geomae.errors import ConfigError
-from geomae.evaluation.alignment import NONE
-from geomae.evaluation.probe_data import ProbeTask, read_probe_task
-from geomae.evaluation.probe_scores import COLUMNS, EncoderResult, ProbeRow, score
-from geomae.evaluation.probing import PredictionKey, Predictions
-from geomae.files import publish_file
-from geomae.metrics.predictions import ALL
-from geomae.reports.page import shown
-from geomae.runtime.console import Screen
-from geomae.runtime.signals import watch
-from geomae.tiles.selection import Selection, share_bands
+from geomae.errors import ConfigError, nearest
 
-WORKERS = 2  # fits at a time, each on one thread: they are too small to share out
+if TYPE_CHECKING:
+    from geomae.encoders import EncoderSpec
+    from geomae.evaluation.probe_data import ProbeSettings
+
+BASELINES = ("baseline:statistics", "baseline:rcf", "baseline:random")
+OF_ANY_BANDS = ("baseline:random",)  # as wide for many bands as for few, where the model is
 
 
-def run(request: ProbeOptions) -> int:
+@dataclass(frozen=True)
+class ProbeOptions:
+    """The options of the command; None where the user did not say."""
+
+    common: CommonOptions
+    train: str
+    tests: tuple[str, ...]
+    encoders: tuple[str, ...]
+    task: str = "classification"
+    strength: float | None = None
+    cross_fit: int | None = None
+    baselines: bool = True
+    layer: int | None = None
+    pooling: str | None = None
+    min_class_rows: int = 1
+    align: tuple[str, ...] = ()
+    own_bands: bool = False
+
+    def params(self) -> dict[str, Any]:
+        """What decides the result, as JSON."""
+        names = ("train", "tests", "encoders", "task", "strength", "cross_fit", "baselines", "layer", "pooling")
+        return {name: getattr(self, name) for name in names} | {
+            "tests": list(self.tests),
+            "encoders": list(self.encoders),
+            "min_class_rows": self.min_class_rows,
+            "align": list(self.align),
+            "own_bands": self.own_bands,
+            "precision": self.common.precision,
+            "device": self.common.device,
+        }
+
+
+def probe(
+    train: Annotated[str, typer.Option("--train", help="SELECTOR of the labelled tiles to learn from.")],
+    test: Annotated[list[str], typer.Option("--test", help="SELECTOR of tiles to be tested on; repeatable.")],
+    encoder: Encoders = None,
+    catalog: CatalogFile = None,
+    task: Annotated[str, typer.Option(help="classification, regression or segmentation.")] = "classification",
+    strength: Annotated[
+        float | None, typer.Option(help="C of the logistic regression (1 / alpha of the ridge); default chosen.")
+    ] = None,
+    cross_fit: Annotated[
+        int | None, typer.Option(help="Folds in which each group is tested by a probe that never saw it.")
+    ] = None,
+    align: Align = None,
+    own_bands: Annotated[
+        bool, typer.Option("--own-bands", help="Embed each data set in all of its bands, not in the shared ones.")
+    ] = False,
+    no_baselines: Annotated[
+        bool, typer.Option("--no-baselines", help="Leave statistics, rcf and random out of the table.")
+    ] = False,
+    min_class_rows: Annotated[int, typer.Option(help="Average over classes with at least so many test tiles.")] = 1,
+    layer: Layer = None,
+    pooling: Pooling = None,
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    tracking_uri: TrackingUri = None,
+    experiment: Experiment = "geomae",
+    run_name: RunName = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Linear probe and kNN on frozen embeddings, encoders side by side, with baselines and intervals."""
+    common = CommonOptions(
+        catalog=catalog, out=out, seed=seed, device=device, precision=precision, tracking_uri=tracking_uri,
+        experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
+    )  # fmt: skip
+    options = ProbeOptions(
+        common=common, train=train, tests=tuple(test), encoders=tuple(encoder or ()), task=task, strength=strength,
+        cross_fit=cross_fit, baselines=not no_baselines, layer=layer, pooling=pooling, min_class_rows=min_class_rows,
+        align=tuple(align or ()), own_bands=own_bands,
+    )  # fmt: skip
+    exit_with(lambda: run(options))
+
+
+def run(options: ProbeOptions) -> int:
     """Probe the encoders. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
-    entrants = specifications(request)
-    session = open_session(request.common)
+    check_selectors(options.common, [options.train], options.tests)
+    # What is slow to import (torch takes seconds) comes after what can be checked without it.
+    from geomae.commands.probe_report import describe_plan, write_results
+    from geomae.commands.run import AnalysisRun, open_session, output_folder, selection_record
+    from geomae.encoders.selections import EmbeddingSpec, embed_specs, encoder_digest
+    from geomae.evaluation.probe import probe_encoders, save_alignments
+    from geomae.evaluation.probe_data import SEGMENTATION, read_probe_task
+    from geomae.runtime.signals import watch
+    from geomae.tiles.selection import share_bands
+
+    settings, specs = probe_settings(options), encoder_specs(options)
+    session = open_session(options.common)
     if session.fabric.world_size > 1:
         raise ConfigError("geomae probe runs in one process; start it without several tasks or devices")
-    chosen = _select(session, request)
-    if not request.own_bands:
-        chosen = share_bands(chosen)
-    problem = read_probe_task(request, chosen, session.catalog)
-    needed = [side.selected for side in problem.sides]
-    loader = session.loader(EmbeddingSpec(request.layer, request.pooling, request.task == SEGMENTATION), needed)
-    trained = loader.load_trained(entrants)
-    if request.common.dry_run:
-        _describe(problem, entrants, session.screen)
+    # With cross-fitting a test may be what is trained on: each selector is resolved once.
+    texts = (options.train, *options.tests)
+    distinct = texts if options.cross_fit is None else tuple(dict.fromkeys(texts))
+    selections = dict(zip(distinct, session.select(distinct), strict=True))
+    chosen = [selections[text] for text in texts]
+    task = read_probe_task(settings, chosen if options.own_bands else share_bands(chosen), session.catalog)
+    embedding = EmbeddingSpec(options.layer, options.pooling, patches=options.task == SEGMENTATION)
+    loader = session.loader(embedding, task.selections)
+    trained = loader.load_trained(specs)
+    if options.common.dry_run:
+        describe_plan(task, specs, session.screen)
         return 0
-    asked = request.asked() | {
+    params = options.params() | {
         "catalog": str(session.catalog.path.absolute()),
         "precision": session.precision,
-        "data_digest": [one.digest() for one in needed],
+        "data_digest": [one.digest() for one in task.selections],
         "encoder_digests": {label: encoder_digest(encoders) for label, encoders in trained.items()},
     }
-    out = output_folder("probe", request.common.out)
-    with AnalysisRun("probe", request.common, asked, session.screen, out) as run_:
-        run_.track([selection_record(session.catalog, one) for one in needed])
+    out = output_folder("probe", options.common.out)
+    with AnalysisRun("probe", options.common, params, session.screen, out) as run_:
+        run_.track([selection_record(session.catalog, one) for one in task.selections])
         with watch() as stop:
-            found = list(
-                embed_specs(
-                    session.compute,
-                    session.catalog,
-                    entrants,
-                    trained,
-                    loader,
-                    out / "embeddings",
-                    stop,
-                    run_.step,
-                )
+            each = embed_specs(
+                session.compute, session.catalog, specs, trained, loader, out / "embeddings", stop, run_.step
             )
+            embeddings = {one.label: one for one in each}
         if stop.signal:
             run_.stopped()
             return stop.exit_code
-        contenders = _contend(problem, entrants, found, run_)
-        scored = score(contenders, problem.truths, request.common.seed)
-        choices = choose_alignments(problem, contenders)
-        save_alignments(problem, entrants, found, choices, out / "alignments")
-        _leave(run_, Results(problem, contenders, scored, choices, _notes(entrants, found)), found, session)
+        result = probe_encoders(task, specs, embeddings, run_.step)
+        run_.screen.close()
+        save_alignments(result, specs, embeddings, out / "alignments")
+        write_results(run_, session, result, embeddings)
     return 0
 
 
-def _select(session: Session, request: ProbeOptions) -> list[Selection]:
-    """The tiles to train on and those of each test; with cross-fitting a test may be what is trained on."""
-    texts = [request.train, *request.tests]
-    wanted = texts if request.cross_fit is None else [request.train, *(one for one in request.tests if one != texts[0])]
-    found = dict(zip(wanted, session.select(wanted), strict=True))
-    return [found[text] for text in texts]
+def probe_settings(options: ProbeOptions) -> "ProbeSettings":
+    """How the encoders are probed. Raises ConfigError for an option that cannot be."""
+    from geomae.evaluation.alignment import ALIGNMENTS, NONE
+    from geomae.evaluation.probe_data import CLASSIFICATION, TASKS, ProbeSettings
+    from geomae.metrics.predictions import ALL
+
+    if options.task not in TASKS:
+        raise ConfigError(f"--task {options.task}: {nearest(options.task, TASKS)}")
+    strength = options.strength
+    if strength is not None and not (math.isfinite(strength) and strength > 0):
+        raise ConfigError(f"--strength {strength:g}: give a number above 0, or leave it out to have it chosen")
+    if options.cross_fit is not None and options.cross_fit < 2:
+        raise ConfigError(f"--cross-fit {options.cross_fit}: takes at least 2 folds")
+    if options.min_class_rows < 1:
+        raise ConfigError(f"--min-class-rows {options.min_class_rows}: takes at least 1")
+    for name in options.align:
+        if name not in (ALL, *ALIGNMENTS):
+            raise ConfigError(f"--align {name}: {nearest(name, (ALL, *ALIGNMENTS))}")
+    if options.align and options.task != CLASSIFICATION:
+        raise ConfigError(f"--align: takes --task {CLASSIFICATION}; the choice among alignments needs classes of tiles")
+    wanted = ALIGNMENTS if ALL in options.align else options.align
+    alignments = (NONE, *(name for name in wanted if name != NONE)) if options.align else ()
+    return ProbeSettings(
+        options.task, strength, options.cross_fit, options.min_class_rows, alignments, options.common.seed
+    )
 
 
-def _contend(
-    problem: ProbeTask, entrants: Sequence[EncoderSpec], found: Sequence[Embeddings], run_: AnalysisRun
-) -> list[EncoderResult]:
-    """The answers of every encoder, those of the seeds of one together."""
-    answers: list[Predictions] = []
-    with threadpool_limits(1), ThreadPoolExecutor(WORKERS) as pool:
-        for done in pool.map(problem.answer, found):
-            answers.append(done)
-            run_.step("probing encoders", len(answers), len(found))
-    run_.screen.close()
-    contenders, rest = [], iter(answers)
-    for one in entrants:
-        contenders.append(EncoderResult(one.label, one.baseline, [next(rest) for _ in one.references], one.seeds))
-    return contenders
+def encoder_specs(options: ProbeOptions) -> "tuple[EncoderSpec, ...]":
+    """The user's encoders in their order, then the baselines that are not among them.
 
+    Raises ConfigError for encoders that cannot be.
+    """
+    from geomae.encoders import encoder_specs as specify
+    from geomae.encoders import parse_encoders
+    from geomae.encoders.reference import BASELINE
 
-def _notes(entrants: Sequence[EncoderSpec], found: Sequence[Embeddings]) -> dict[str, list[str]]:
-    rest = iter(found)
-    notes = {}
-    for one in entrants:
-        own = [next(rest) for _ in one.references]
-        seeds = [f"mean of {len(own)} seeds"] if len(own) > 1 else []
-        notes[one.label] = [*seeds, *own[0].notes]
-    return notes
-
-
-def _leave(run_: AnalysisRun, results: Results, found: Sequence[Embeddings], session: Session) -> None:
-    """Table, pictures, report, summary; the same figures for people."""
-    problem, scored, out = results.problem, results.scored, run_.out
-    labelled = {one.path.parent.name: one for one in found}
-    made_by = {label: one.made_by for label, one in labelled.items() if one.made_by is not None}
-    _write_csv(out / "probe.csv", results)
-    pictures = write_pictures(results, out)
-    about = {
-        "catalogue": str(session.catalog.path),
-        "precision": session.precision,
-        "seed": str(run_.common.seed),
-        **{f"run that made {label}": run_id for label, run_id in made_by.items()},
-        **{f"digest of {label}": str(one.store.attrs["encoder_digest"]) for label, one in labelled.items()},
-    }
-    write_report(results, pictures, about, out / "report.html")
-    stores = {f"store.{label}": str(one.path) for label, one in labelled.items()}
-    links = {f"model_run.{label}": run_id for label, run_id in made_by.items()}
-    run_.tracker.log_params(stores | links)
-    metrics = dict(_metrics(scored.rows))
-    inputs: dict[str, Any] = {
-        "strengths": _strengths(results.contenders),
-        "model_runs": made_by,
-        "classes": list(problem.names),
-    }
-    if results.choices:
-        inputs |= {"alignments": records(results.contenders, results.choices)}
-    run_.finish(metrics, inputs, [out / "probe.csv", out / "report.html", *pictures])
-    _print(results, run_.screen)
-    run_.screen.result(f"table: {out / 'probe.csv'}")
-    run_.screen.result(f"report: {out / 'report.html'}")
-
-
-def _write_csv(path: Path, results: Results) -> None:
-    problem = results.problem
-    trained = sum(len(side) for side in problem.pool[:1])
-    with publish_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        for row in results.scored.rows:
-            truth = problem.truths[row.test]
-            shared = {
-                "task": problem.request.task, "train": problem.train.name,
-                "chosen": str(row.align == results.chosen(row.encoder, row.test)).lower(),
-                "n_train": trained if row.shots is None else row.shots * len(problem.names),
-                "n_test": len(truth.label_T), "n_groups": truth.groups,
-            }  # fmt: skip
-            writer.writerow(row.cells(shared))
-
-
-def _metrics(rows: Iterable[ProbeRow]) -> Iterable[tuple[str, float]]:
-    """Every figure by the name METRIC/TEST/ENCODER/METHOD and what narrows it down, and the ends of its interval."""
-    for row in rows:
-        parts = [row.metric, row.test, row.encoder, row.method]
-        parts += [f"shots{row.shots}"] if row.shots is not None else []
-        parts += [row.align] if row.align != NONE else []
-        parts += [row.of] if row.of != ALL else []
-        parts += [f"seed{row.seed}"] if row.seed is not None else []
-        name = "/".join(parts)
-        yield name, row.value
-        if row.interval is not None:
-            yield f"{name}/low", row.interval[0]
-            yield f"{name}/high", row.interval[1]
-
-
-def _strengths(contenders: Sequence[EncoderResult]) -> Mapping[str, Any]:
-    return {one.label: [strength for answers in one.answers for strength in answers.strengths] for one in contenders}
-
-
-def _print(results: Results, screen: Screen) -> None:
-    main = results.main
-    methods = list(dict.fromkeys(asked.method for asked in results.contenders[0].answers[0].predicted))
-    for test in results.problem.tests:
-        rows = []
-        for one in results.contenders:
-            found = [find(results.scored, one.label, PredictionKey(test.name, method), main) for method in methods]
-            figures = [f"{row.value:.3f}" if row else "" for row in found]
-            rows.append([one.label, figures[0], interval_text(found[0]), *figures[1:]])
-        screen.table(f"{metric_name(main)} on {test.name}", ["encoder", methods[0], "95 %", *methods[1:]], rows)
-    for table in alignment_tables(results.problem, results.contenders, results.scored, results.choices):
-        screen.table(table.caption, table.header, [[shown(cell) for cell in row] for row in table.rows])
-    for sentence in summarize_alignments(results.contenders, results.scored, results.choices):
-        screen.result(sentence)
-    for sentence in summarize_probe(results.problem, results.contenders, results.scored):
-        screen.result(sentence)
-
-
-def _describe(problem: ProbeTask, entrants: Sequence[EncoderSpec], screen: Screen) -> None:
-    """What a dry run prints."""
-    for what, sides in (("train on", problem.pool[:1]), ("choose on", problem.pool[1:]), ("test on", problem.tests)):
-        for side in sides:
-            screen.result(f"{what} {side.name}: {len(side)} labelled tiles in {len(set(side.unit_T))} groups")
-    if problem.names:
-        screen.result(f"classes: {', '.join(problem.names)}")
-    screen.result(f"strength chosen by {problem.how}" if problem.how else "strength fixed")
-    for one in entrants:
-        screen.result(f"encoder {one.label}: {', '.join(reference.text for reference in one.references)}")
+    named = {text.rpartition("=")[2] if text.endswith(BASELINES) else text for text in options.encoders}
+    usual = OF_ANY_BANDS if options.own_bands else BASELINES
+    extra = [text for text in usual if text not in named] if options.baselines else []
+    if not options.encoders and not extra:
+        raise ConfigError("there is nothing to probe; name an --encoder")
+    references = parse_encoders([*options.encoders, *extra])
+    for one in references if options.own_bands else ():
+        if one.kind == BASELINE and not one.text.startswith(OF_ANY_BANDS):
+            raise ConfigError(f"--own-bands: the features of {one.text} are those of the bands; leave one of them out")
+    return specify(references)

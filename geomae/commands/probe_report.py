@@ -1,23 +1,23 @@
-"""The report of a probe: tables, pictures and what they say."""
+"""What `geomae probe` leaves: table, pictures, report, summary, and the same figures for people."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import csv
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from geomae.commands.probe_request import REGRESSION, SEGMENTATION
+from geomae.commands.run import AnalysisRun, Session
 from geomae.encoders import EncoderSpec
 from geomae.encoders.selections import Embeddings
-from geomae.evaluation.alignment import NONE, Alignment
-from geomae.evaluation.alignment_choice import CIRCULAR, DENSITY, ENTROPY, RULE, Choice, Evidence, choose
-from geomae.evaluation.probe_data import ProbeTask
-from geomae.evaluation.probe_scores import SPREAD, TO_BASELINE, TO_FIRST, TO_NONE, EncoderResult, ProbeRow, ProbeScores
-from geomae.evaluation.probing import DRAWS, EQUAL, PredictionKey
-from geomae.evaluation.probing import STRENGTH as FEW_STRENGTH
-from geomae.files import digest
+from geomae.evaluation.alignment import NONE
+from geomae.evaluation.alignment_choice import CIRCULAR, DENSITY, ENTROPY, RULE, Evidence
+from geomae.evaluation.probe import ProbeResult
+from geomae.evaluation.probe_data import REGRESSION, SEGMENTATION, ProbeTask, describe_scoring
+from geomae.evaluation.probe_scores import COLUMNS, SPREAD, TO_BASELINE, TO_FIRST, TO_NONE, EncoderResult, ProbeRow
+from geomae.evaluation.probing import DRAWS, EQUAL, FEW_LABELS_C, PredictionKey
+from geomae.files import publish_file
 from geomae.metrics.intervals import FEWEST_GROUPS
 from geomae.metrics.predictions import ALL
-from geomae.reports.page import Cell, Figure, Page, Section, Table, write_page
+from geomae.reports.page import Cell, Figure, Page, Section, Table, shown, write_page
 from geomae.reports.probe_figures import (
     Aligned,
     Bar,
@@ -25,26 +25,72 @@ from geomae.reports.probe_figures import (
     alignments_picture,
     confusion_picture,
     few_labels_picture,
+    metric_name,
     scores_picture,
 )
+from geomae.runtime.console import Screen
 
-SPELLED = {
-    "mean_iou": "mean IoU", "iou": "IoU", "r2": "R²", "macro_f1": "macro F1", "f1": "F1", "rmse": "RMSE", "mae": "MAE",
-}  # fmt: skip
+HOW = (
+    "Each alignment was fitted on the embeddings of the training tiles and on those of all tiles of the test set, "
+    "whose labels nothing below has seen but the scores. Behind an alignment, the probe's strength is the strongest "
+    f"regularisation whose circular validation is the best but for {EQUAL:g}. The rule takes the alignment with the "
+    f"best circular validation, where it exceeds that of none by more than {RULE.margin:g} ({RULE.margin_paired:g} "
+    f"where both domains show the same places); it takes none where class shares seem to differ by {RULE.shift:g} or "
+    "more (total variation, black-box shift estimation) and that explains at least "
+    f"{RULE.explained:.0%} of the distance between the means."
+)
+
+KNN = (
+    "kNN: cosine similarity of embeddings as they are, not standardised, one vote per neighbour. Intervals are 95 % "
+    "over resampled groups; differences are paired, on the same resamples."
+)
+
+ALIGNED = (
+    "Each line is an encoder: its score without alignment, behind each alignment, and behind the one that was taken."
+)
 
 
-def metric_name(metric: str) -> str:
-    """As people write it."""
-    return SPELLED.get(metric, metric.replace("_", " "))
+def write_results(
+    run: AnalysisRun, session: Session, result: ProbeResult, embeddings: Mapping[str, Embeddings]
+) -> None:
+    """Table, pictures, report, summary; the same figures for people."""
+    out = run.out
+    made_by = {label: one.made_by for label, one in embeddings.items() if one.made_by is not None}
+    _write_csv(out / "probe.csv", result)
+    pictures = write_pictures(result, out)
+    about = {
+        "catalogue": str(session.catalog.path),
+        "precision": session.precision,
+        "seed": str(run.common.seed),
+        **{f"run that made {label}": run_id for label, run_id in made_by.items()},
+        **{f"digest of {label}": str(one.store.attrs["encoder_digest"]) for label, one in embeddings.items()},
+    }
+    write_report(result, pictures, about, out / "report.html")
+    stores = {f"store.{label}": str(one.path) for label, one in embeddings.items()}
+    run.tracker.log_params(stores | {f"model_run.{label}": run_id for label, run_id in made_by.items()})
+    inputs: dict[str, Any] = {
+        "strengths": {one.label: [C for each in one.predictions for C in each.C_values] for one in result.encoders},
+        "model_runs": made_by,
+        "classes": list(result.task.names),
+    }
+    if result.choices:
+        inputs |= {"alignments": result.alignment_record()}
+    run.finish(dict(_metrics(result.scores.rows)), inputs, [out / "probe.csv", out / "report.html", *pictures])
+    _print(result, run.screen)
+    run.screen.result(f"table: {out / 'probe.csv'}")
+    run.screen.result(f"report: {out / 'report.html'}")
 
 
-def find(scored: ProbeScores, encoder: str, asked: PredictionKey, metric: str) -> ProbeRow | None:
-    """The row of a figure over all classes and seeds."""
-    wanted = (encoder, asked.test, asked.method, asked.shots, asked.align, metric, ALL, None)
-    return next(
-        (r for r in scored.rows if (r.encoder, r.test, r.method, r.shots, r.align, r.metric, r.of, r.seed) == wanted),
-        None,
-    )
+def describe_plan(task: ProbeTask, specs: Sequence[EncoderSpec], screen: Screen) -> None:
+    """What a dry run prints."""
+    for what, sides in (("train on", task.pool[:1]), ("choose on", task.pool[1:]), ("test on", task.tests)):
+        for side in sides:
+            screen.result(f"{what} {side.name}: {len(side)} labelled tiles in {len(set(side.unit_T))} groups")
+    if task.names:
+        screen.result(f"classes: {', '.join(task.names)}")
+    screen.result(f"strength chosen by {task.how}" if task.how else "strength fixed")
+    for one in specs:
+        screen.result(f"encoder {one.label}: {', '.join(reference.text for reference in one.references)}")
 
 
 def interval_text(row: ProbeRow | None) -> str:
@@ -54,22 +100,22 @@ def interval_text(row: ProbeRow | None) -> str:
     )
 
 
-def summarize_probe(problem: ProbeTask, contenders: list[EncoderResult], scored: ProbeScores) -> Iterator[str]:
+def summarize_probe(result: ProbeResult) -> Iterator[str]:
     """A sentence for each test set and each encoder that is compared: what the linear probe says, or cannot say."""
-    for test in problem.tests:
-        asked = PredictionKey(test.name, "linear")
-        main = problem.truths[test.name].measure.main
-        groups = problem.truths[test.name].groups
-        for contender in contenders:
-            own = find(scored, contender.label, asked, main)
-            against = [(TO_BASELINE, scored.best_baseline.get(asked, ""))]
-            against += [(TO_FIRST, contenders[0].label)] if not contender.baseline else []
-            pairs = [(name, row) for metric, name in against if (row := find(scored, contender.label, asked, metric))]
+    for test in result.task.tests:
+        key = PredictionKey(test.name, "linear")
+        main = result.task.truths[test.name].measure.main
+        groups = result.task.truths[test.name].groups
+        for encoder in result.encoders:
+            own = result.scores.find(encoder.label, key, main)
+            against = [(TO_BASELINE, result.scores.best_baseline.get(key, ""))]
+            against += [(TO_FIRST, result.encoders[0].label)] if not encoder.baseline else []
+            pairs = [(name, row) for metric, name in against if (row := result.scores.find(encoder.label, key, metric))]
             if own is None or not pairs:
                 continue
             what = f"{metric_name(main)} {own.value:.3f} {interval_text(own)}".rstrip()
             said = ". ".join(_against(name, row, groups) for name, row in pairs)
-            yield f"{test.name}: {contender.label} has {what}. {said}."
+            yield f"{test.name}: {encoder.label} has {what}. {said}."
 
 
 def _against(other: str, row: ProbeRow, groups: int) -> str:
@@ -86,131 +132,35 @@ def _against(other: str, row: ProbeRow, groups: int) -> str:
     return f"The data cannot tell it from {other}: {row.value:+.3f} {span}"
 
 
-def describe_scoring(problem: ProbeTask) -> Iterator[str]:
-    """How the figures came about."""
-    request = problem.request
-    if request.strength is not None:
-        yield f"The strength of every linear probe was fixed at {request.strength:g}."
-    else:
-        yield (
-            f"The strength of each linear probe (scikit-learn's C) was chosen on {problem.how}; of equal scores the "
-            "stronger regularisation was taken. No label of a test set had a part in it."
-        )
-    if request.cross_fit is not None:
-        yield (
-            f"Cross-fitting: {request.cross_fit} fits, each without the groups of one fold, which it then predicts in "
-            "every test set."
-        )
-    for name, classes in problem.averaged.items():
-        left = [one for one in problem.names if one not in classes]
-        what = "hold them" if request.task == SEGMENTATION else "are of them"
-        yield f"{name}: averages are over {', '.join(classes)}" + (
-            f"; not over {', '.join(left)}, since fewer than {request.min_class_rows} test tiles {what}."
-            if left
-            else "."
-        )
-    for side in problem.sides:
-        if side.unlabelled:
-            yield f"{side.name}: {side.unlabelled} tiles without a label were left out."
-    for name, truth in problem.truths.items():
-        many = truth.groups >= FEWEST_GROUPS
-        yield f"{name}: {len(truth.group_T)} tiles in {truth.groups} groups; " + (
-            "intervals (95 %) are those of 1,000 resamples of the groups."
-            if many
-            else f"with fewer than {FEWEST_GROUPS} groups there are no intervals."
-        )
-
-
-Choices = Mapping[tuple[str, str], Choice]  # by label and test set
-
-HOW = (
-    "Each alignment was fitted on the embeddings of the training tiles and on those of all tiles of the test set, "
-    "whose labels nothing below has seen but the scores. Behind an alignment, the probe's strength is the strongest "
-    f"regularisation whose circular validation is the best but for {EQUAL:g}. The rule takes the alignment with the "
-    f"best circular validation, where it exceeds that of none by more than {RULE.margin:g} ({RULE.margin_paired:g} "
-    f"where both domains show the same places); it takes none where class shares seem to differ by {RULE.shift:g} or "
-    "more (total variation, black-box shift estimation) and that explains at least "
-    f"{RULE.explained:.0%} of the distance between the means."
-)
-
-
-def evidence_of(contender: EncoderResult, test: str) -> Evidence:
-    """What is known of an encoder without labels of the test, the mean over its seeds."""
-    return Evidence.mean([one.evidence[test] for one in contender.answers])
-
-
-def choose_alignments(problem: ProbeTask, contenders: Sequence[EncoderResult]) -> Choices:
-    """The rule's choice for every encoder and test set; nothing where no alignment was asked for."""
-    if not problem.request.alignments:
-        return {}
-    return {(one.label, test.name): choose(evidence_of(one, test.name)) for one in contenders for test in problem.tests}
-
-
-def records(contenders: Sequence[EncoderResult], choices: Choices) -> dict[str, dict[str, Any]]:
-    """Evidence and choice by encoder and test set, as JSON."""
-    known = {one.label: one for one in contenders}
-    found: dict[str, dict[str, Any]] = {}
-    for (label, test), choice in choices.items():
-        evidence = evidence_of(known[label], test).record()
-        found.setdefault(label, {})[test] = {"chosen": choice.align, "why": choice.why, **evidence}
-    return found
-
-
-def save_alignments(
-    problem: ProbeTask, entrants: Sequence[EncoderSpec], found: Sequence[Embeddings], choices: Choices, out: Path
-) -> None:
-    """Publish the chosen alignments, fitted on all training tiles: `out/testN/LABEL`, for every seed."""
-    rest = iter(found)
-    for entrant in entrants:
-        for reference, embeddings in zip(entrant.references, rest, strict=False):
-            for number, test in enumerate(problem.tests):
-                choice = choices.get((entrant.label, test.name))
-                if choice is None or choice.align == NONE:
-                    continue
-                rows = [embeddings.of(side.selected) for side in (problem.train, test)]
-                about = {
-                    "source": problem.train.name,
-                    "target": test.name,
-                    "encoder": reference.text,
-                    "encoder_digest": str(embeddings.store.attrs["encoder_digest"]),
-                    "rows_digest": [digest(side.selected.digest()) for side in (problem.train, test)],
-                    "why": choice.why,
-                }
-                Alignment.fit(choice.align, *rows).save(out / f"test{number}" / reference.label, about)
-
-
-def alignment_tables(
-    problem: ProbeTask, contenders: Sequence[EncoderResult], scored: ProbeScores, choices: Choices
-) -> Iterator[Table]:
+def alignment_tables(result: ProbeResult) -> Iterator[Table]:
     """A table for every test set: each encoder behind each alignment."""
-    if not choices:
+    if not result.choices:
         return
-    for test in problem.tests:
-        main = problem.truths[test.name].measure.main
+    for test in result.task.tests:
+        main = result.task.truths[test.name].measure.main
         header = ["encoder", "alignment", "chosen", metric_name(main), "95 %", "to none", "95 %", "circular validation",
                   "negative entropy", "neighbourhood density", "strength"]  # fmt: skip
         rows: list[list[Cell]] = []
-        for one in contenders:
-            evidence = evidence_of(one, test.name)
-            for name in problem.request.alignments:
-                asked = PredictionKey(test.name, "linear", None, name)
-                own, gain = (find(scored, one.label, asked, metric) for metric in (main, TO_NONE))
+        for one in result.encoders:
+            evidence = result.evidence(one.label, test.name)
+            for name in result.task.settings.alignments:
+                key = PredictionKey(test.name, "linear", None, name)
+                own, gain = (result.scores.find(one.label, key, metric) for metric in (main, TO_NONE))
                 assert own is not None
                 known = evidence.scores[name]
                 rows.append([
-                    one.label, name, "yes" if choices[one.label, test.name].align == name else "", own.value,
+                    one.label, name, "yes" if result.choices[one.label, test.name].align == name else "", own.value,
                     interval_text(own), gain.value if gain else None, interval_text(gain), known[CIRCULAR],
                     known[ENTROPY], known[DENSITY], known["strength"],
                 ])  # fmt: skip
         yield Table(f"{test.name}: linear probe behind alignments", header, rows)
 
 
-def summarize_alignments(contenders: Sequence[EncoderResult], scored: ProbeScores, choices: Choices) -> Iterator[str]:
+def summarize_alignments(result: ProbeResult) -> Iterator[str]:
     """A sentence for every choice: what was taken and why, and what it did where labels can tell."""
-    known = {one.label: one for one in contenders}
-    for (label, test), choice in choices.items():
-        evidence = evidence_of(known[label], test)
-        gain = find(scored, label, PredictionKey(test, "linear", None, choice.align), TO_NONE)
+    for (label, test), choice in result.choices.items():
+        evidence = result.evidence(label, test)
+        gain = result.scores.find(label, PredictionKey(test, "linear", None, choice.align), TO_NONE)
         yield f"{test}: for {label} the rule takes {choice.align}: {choice.why}. " + _did(gain) + _shift(evidence)
 
 
@@ -231,189 +181,150 @@ def _shift(evidence: Evidence) -> str:
     )
 
 
-KNN = (
-    "kNN: cosine similarity of embeddings as they are, not standardised, one vote per neighbour. Intervals are 95 % "
-    "over resampled groups; differences are paired, on the same resamples."
-)
-ALIGNED = (
-    "Each line is an encoder: its score without alignment, behind each alignment, and behind the one that was taken."
-)
-
-
-@dataclass(frozen=True)
-class Results:
-    """All that the report shows; `notes` are what each encoder says of itself."""
-
-    problem: ProbeTask
-    contenders: list[EncoderResult]
-    scored: ProbeScores
-    choices: Choices
-    notes: Mapping[str, Sequence[str]]
-
-    @property
-    def main(self) -> str:
-        """The figure that encoders are compared by."""
-        return next(iter(self.problem.truths.values())).measure.main
-
-    def chosen(self, label: str, test: str) -> str:
-        """The alignment that the rule took."""
-        choice = self.choices.get((label, test))
-        return choice.align if choice else NONE
-
-    def rows(self, test: str) -> list[ProbeRow]:
-        """The rows over all labels of a test set, without alignments and without those of single seeds."""
-        return [
-            row
-            for row in self.scored.rows
-            if row.test == test and row.shots is None and row.seed is None and row.align == NONE
-        ]
-
-
-def write_pictures(results: Results, out: Path) -> list[Path]:
+def write_pictures(result: ProbeResult, out: Path) -> list[Path]:
     """Publish the pictures; returns their paths."""
     paths = [out / "probe_scores.png"]
-    axis = metric_name(results.main)
-    seeds = "; orange: single seeds" if any(len(one.seeds) > 1 for one in results.contenders) else ""
+    axis = metric_name(result.main)
+    seeds = "; orange: single seeds" if any(len(one.seeds) > 1 for one in result.encoders) else ""
     scores_picture(
         paths[0],
-        {test.name: [_bar(results, one, test.name) for one in results.contenders] for test in results.problem.tests},
-        title=f"Linear probe, trained on {results.problem.train.name}",
+        {test.name: [_bar(result, one, test.name) for one in result.encoders] for test in result.task.tests},
+        title=f"Linear probe, trained on {result.task.train.name}",
         axis=axis,
         caption=f"Lines: 95 % over resampled groups, where there are at least ten.\nGrey: baselines{seeds}.",
     )
-    if results.choices:
+    if result.choices:
         paths.append(out / "probe_alignments.png")
         alignments_picture(
             paths[-1],
-            {test.name: [_aligned(results, one.label, test.name) for one in results.contenders]
-             for test in results.problem.tests},
-            title=f"Alignments, trained on {results.problem.train.name}",
+            {test.name: [_aligned(result, one.label, test.name) for one in result.encoders]
+             for test in result.task.tests},
+            title=f"Alignments, trained on {result.task.train.name}",
             axis=axis,
         )  # fmt: skip
-    if any(asked.shots for asked in results.contenders[0].answers[0].predicted):
+    if any(key.shots for key in result.encoders[0].predictions[0].predicted):
         paths.append(out / "probe_few_labels.png")
         few_labels_picture(
             paths[-1],
-            {test.name: _curves(results, test.name) for test in results.problem.tests},
-            title=f"Few labels of {results.problem.train.name}",
+            {test.name: _curves(result, test.name) for test in result.task.tests},
+            title=f"Few labels of {result.task.train.name}",
             axis=axis,
             caption=f"Mean and standard deviation of {DRAWS} draws, the same for all encoders; dotted: all labels.",
         )
-    if results.problem.request.task != REGRESSION:
-        unit = "pixels" if results.problem.request.task == SEGMENTATION else "tiles"
-        for one in results.contenders:
+    if result.task.settings.task != REGRESSION:
+        unit = "pixels" if result.task.settings.task == SEGMENTATION else "tiles"
+        for one in result.encoders:
             paths.append(out / f"probe_confusion_{one.label}.png")
             matrices = [
-                (test.name, results.scored.sums[one.label, PredictionKey(test.name, "linear")].sum(0) / len(one.seeds))
-                for test in results.problem.tests
+                (test.name, result.scores.sums[one.label, PredictionKey(test.name, "linear")].sum(0) / len(one.seeds))
+                for test in result.task.tests
             ]
             title = f"Linear probe of {one.label}" + (", mean of its seeds" if len(one.seeds) > 1 else "")
-            confusion_picture(paths[-1], matrices, results.problem.names, title=title, unit=unit)
+            confusion_picture(paths[-1], matrices, result.task.names, title=title, unit=unit)
     return paths
 
 
-def write_report(results: Results, pictures: Sequence[Path], about: Mapping[str, str], path: Path) -> None:
+def write_report(result: ProbeResult, pictures: Sequence[Path], about: Mapping[str, str], path: Path) -> None:
     """Publish `report.html`."""
-    problem = results.problem
-    said = list(summarize_probe(problem, results.contenders, results.scored))
+    said = list(summarize_probe(result))
     by_name = {picture.stem: picture for picture in pictures}
     sections = [
         Section("What the data say", tuple(said or ["There is nothing to compare with."]),
                 (Figure(by_name["probe_scores"], "The linear probe of every encoder on every test set."),)),
         Section("Scores", (KNN,), tuple(
-            made for test in problem.tests for table in (_scores_table, _differences_table)
-            if (made := table(results, test.name)).rows
+            made for test in result.task.tests for table in (_scores_table, _differences_table)
+            if (made := table(result, test.name)).rows
         )),
     ]  # fmt: skip
-    if results.choices:
-        words = (HOW, *summarize_alignments(results.contenders, results.scored, results.choices))
-        tables = tuple(alignment_tables(problem, results.contenders, results.scored, results.choices))
+    if result.choices:
+        words = (HOW, *summarize_alignments(result))
+        tables = tuple(alignment_tables(result))
         sections.append(Section("Alignments", words, (Figure(by_name["probe_alignments"], ALIGNED), *tables)))
     if "probe_few_labels" in by_name:
         text = (
             f"Linear probes from some labels per class, in {DRAWS} draws that spread over groups, at the fixed "
-            f"strength {FEW_STRENGTH:g}: so few labels leave nothing to choose it by. Embeddings are standardised by "
+            f"strength {FEW_LABELS_C:g}: so few labels leave nothing to choose it by. Embeddings are standardised by "
             "all training tiles, which takes no labels."
         )
         sections.append(Section("Few labels", (text,), (Figure(by_name["probe_few_labels"], ""),)))
-    if problem.names:
+    if result.task.names:
         confusions = tuple(
             Figure(picture, "Share of each class's row.") for name, picture in by_name.items() if "confusion" in name
         )
-        tables = tuple(_class_table(results, test.name) for test in problem.tests)
+        tables = tuple(_class_table(result, test.name) for test in result.task.tests)
         sections.append(Section("Classes", ("The linear probe, class by class.",), (*tables, *confusions)))
-    sections.append(Section("How it was measured", tuple(describe_scoring(problem)), (_strength_table(results),)))
-    notes = [[label, " · ".join(lines)] for label, lines in results.notes.items()]
+    sections.append(Section("How it was measured", tuple(describe_scoring(result.task)), (_C_table(result),)))
+    notes = [[label, " · ".join(lines)] for label, lines in result.notes.items()]
     sections.append(Section("Encoders", (), (Table("How each encoder takes tiles", ["encoder", "notes"], notes),)))
-    tests = ", ".join(test.name for test in problem.tests)
-    lead = f"What a linear function of frozen embeddings tells about {tests}, learned from {problem.train.name}."
-    write_page(path, Page(f"Probe: {problem.train.name}", lead, tuple(sections), about))
+    tests = ", ".join(test.name for test in result.task.tests)
+    lead = f"What a linear function of frozen embeddings tells about {tests}, learned from {result.task.train.name}."
+    write_page(path, Page(f"Probe: {result.task.train.name}", lead, tuple(sections), about))
 
 
-def _aligned(results: Results, label: str, test: str) -> Aligned:
-    asked = PredictionKey(test, "linear")
-    found = {name: find(results.scored, label, asked._replace(align=name), results.main)
-             for name in results.problem.request.alignments}  # fmt: skip
-    return Aligned(label, {name: row.value for name, row in found.items() if row}, results.chosen(label, test))
+def _aligned(result: ProbeResult, label: str, test: str) -> Aligned:
+    key = PredictionKey(test, "linear")
+    found = {name: result.scores.find(label, key._replace(align=name), result.main)
+             for name in result.task.settings.alignments}  # fmt: skip
+    return Aligned(label, {name: row.value for name, row in found.items() if row}, result.chosen(label, test))
 
 
-def _bar(results: Results, contender: EncoderResult, test: str) -> Bar:
-    asked = PredictionKey(test, "linear")
-    row = find(results.scored, contender.label, asked, results.main)
+def _bar(result: ProbeResult, encoder: EncoderResult, test: str) -> Bar:
+    key = PredictionKey(test, "linear")
+    row = result.scores.find(encoder.label, key, result.main)
     assert row is not None
-    return Bar(contender.label, contender.baseline, row.value, row.interval, tuple(_singles(results, row)))
+    return Bar(encoder.label, encoder.baseline, row.value, row.interval, tuple(_singles(result, row)))
 
 
-def _singles(results: Results, mean: ProbeRow) -> list[float]:
+def _singles(result: ProbeResult, mean: ProbeRow) -> list[float]:
     """The figures of the seeds that a row is the mean of."""
     same = ("encoder", "test", "method", "shots", "align", "metric", "of")
     wanted = [getattr(mean, name) for name in same]
     return [
         row.value
-        for row in results.scored.rows
+        for row in result.scores.rows
         if row.seed is not None and [getattr(row, name) for name in same] == wanted
     ]
 
 
-def _seeds(results: Results, mean: ProbeRow) -> str:
-    singles = _singles(results, mean)
+def _seeds(result: ProbeResult, mean: ProbeRow) -> str:
+    singles = _singles(result, mean)
     return f"{min(singles):.3f}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{max(singles):.3f}"
 
 
-def _curves(results: Results, test: str) -> list[Curve]:
+def _curves(result: ProbeResult, test: str) -> list[Curve]:
     curves = []
-    for one in results.contenders:
-        all_shots = sorted({a.shots for a in one.answers[0].predicted if a.test == test and a.shots is not None})
+    for one in result.encoders:
+        all_shots = sorted({a.shots for a in one.predictions[0].predicted if a.test == test and a.shots is not None})
         value, spread = ({}, {})
         for shots in all_shots:
-            asked = PredictionKey(test, "linear", shots)
-            mean, deviation = (find(results.scored, one.label, asked, results.main + end) for end in ("", SPREAD))
+            key = PredictionKey(test, "linear", shots)
+            mean, deviation = (result.scores.find(one.label, key, result.main + end) for end in ("", SPREAD))
             assert mean is not None
             assert deviation is not None
             value[shots], spread[shots] = mean.value, deviation.value
-        curves.append(Curve(one.label, value, spread, _bar(results, one, test).value))
+        curves.append(Curve(one.label, value, spread, _bar(result, one, test).value))
     return curves
 
 
-def _scores_table(results: Results, test: str) -> Table:
+def _scores_table(result: ProbeResult, test: str) -> Table:
     """A row per encoder and method: every figure over all classes, the main one with its interval."""
-    rows = [row for row in results.rows(test) if row.of == ALL and row.metric not in (TO_FIRST, TO_BASELINE)]
-    others = [metric for metric in dict.fromkeys(row.metric for row in rows) if metric != results.main]
-    seeded = {one.label for one in results.contenders if len(one.seeds) > 1}
-    header = ["encoder", "method", metric_name(results.main), "95 %", *(["seeds"] if seeded else [])]
+    rows = [row for row in result.rows(test) if row.of == ALL and row.metric not in (TO_FIRST, TO_BASELINE)]
+    others = [metric for metric in dict.fromkeys(row.metric for row in rows) if metric != result.main]
+    seeded = {one.label for one in result.encoders if len(one.seeds) > 1}
+    header = ["encoder", "method", metric_name(result.main), "95 %", *(["seeds"] if seeded else [])]
     table = []
     for key, found in _by(rows, "encoder", "method").items():
-        cells: list[str | float | None] = [*key, found[results.main].value, interval_text(found[results.main])]
-        cells += [_seeds(results, found[results.main]) if key[0] in seeded else ""] if seeded else []
+        cells: list[str | float | None] = [*key, found[result.main].value, interval_text(found[result.main])]
+        cells += [_seeds(result, found[result.main]) if key[0] in seeded else ""] if seeded else []
         table.append([*cells, *(found[metric].value for metric in others)])
     return Table(test, [*header, *map(metric_name, others)], table)
 
 
-def _differences_table(results: Results, test: str) -> Table:
+def _differences_table(result: ProbeResult, test: str) -> Table:
     """A row per encoder and method: its distance to the first encoder and to the best baseline."""
-    rows = [row for row in results.rows(test) if row.metric in (TO_FIRST, TO_BASELINE)]
-    best = {asked.method: label for asked, label in results.scored.best_baseline.items() if asked.test == test}
-    header = ["encoder", "method", f"to {results.contenders[0].label}", "95 %"]
+    rows = [row for row in result.rows(test) if row.metric in (TO_FIRST, TO_BASELINE)]
+    best = {key.method: label for key, label in result.scores.best_baseline.items() if key.test == test}
+    header = ["encoder", "method", f"to {result.encoders[0].label}", "95 %"]
     header += ["to the best baseline", "95 %", "which is"] if best else []
     table = []
     for key, found in _by(rows, "encoder", "method").items():
@@ -421,7 +332,7 @@ def _differences_table(results: Results, test: str) -> Table:
         for metric in (TO_FIRST, *([TO_BASELINE] if best else [])):
             cells += [found[metric].value if metric in found else None, interval_text(found.get(metric))]
         table.append([*cells, *([best[key[1]] if TO_BASELINE in found else ""] if best else [])])
-    return Table(f"{test}: differences in {metric_name(results.main)}", header, table)
+    return Table(f"{test}: differences in {metric_name(result.main)}", header, table)
 
 
 def _by(rows: Sequence[ProbeRow], *names: str) -> dict[tuple[str, ...], dict[str, ProbeRow]]:
@@ -432,8 +343,8 @@ def _by(rows: Sequence[ProbeRow], *names: str) -> dict[tuple[str, ...], dict[str
     return found
 
 
-def _class_table(results: Results, test: str) -> Table:
-    rows = [row for row in results.rows(test) if row.of != ALL and row.method == "linear"]
+def _class_table(result: ProbeResult, test: str) -> Table:
+    rows = [row for row in result.rows(test) if row.of != ALL and row.method == "linear"]
     metrics = list(dict.fromkeys(row.metric for row in rows))
     header = ["encoder", "class", *(name for metric in metrics for name in (metric_name(metric), "95 %"))]
     table = []
@@ -445,15 +356,62 @@ def _class_table(results: Results, test: str) -> Table:
     return Table(test, header, table)
 
 
-def _strength_table(results: Results) -> Table:
+def _C_table(result: ProbeResult) -> Table:
     """The strengths that were taken, and what each strength scored on held-out tiles, the mean over fits and seeds."""
-    tried = sorted({strength for one in results.contenders for answers in one.answers for each in answers.tried
+    tried = sorted({strength for one in result.encoders for predictions in one.predictions for each in predictions.tried
                     for strength in each})  # fmt: skip
     table: list[list[str | float | None]] = []
-    for one in results.contenders:
-        taken = dict.fromkeys(f"{strength:g}" for answers in one.answers for strength in answers.strengths)
-        fits = [each for answers in one.answers for each in answers.tried]
+    for one in result.encoders:
+        taken = dict.fromkeys(f"{strength:g}" for predictions in one.predictions for strength in predictions.C_values)
+        fits = [each for predictions in one.predictions for each in predictions.tried]
         means = [sum(each[strength] for each in fits) / len(fits) for strength in tried]
         table.append([one.label, ", ".join(taken), *means])
     return Table("Strengths that were taken, and the scores on held-out tiles that decided",
                  ["encoder", "taken", *(f"{strength:g}" for strength in tried)], table)  # fmt: skip
+
+
+def _write_csv(path: Path, result: ProbeResult) -> None:
+    task = result.task
+    with publish_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for row in result.scores.rows:
+            truth = task.truths[row.test]
+            shared = {
+                "task": task.settings.task, "train": task.train.name,
+                "chosen": str(row.align == result.chosen(row.encoder, row.test)).lower(),
+                "n_train": len(task.train) if row.shots is None else row.shots * len(task.names),
+                "n_test": len(truth.label_T), "n_groups": truth.groups,
+            }  # fmt: skip
+            writer.writerow(row.cells(shared))
+
+
+def _metrics(rows: Iterable[ProbeRow]) -> Iterable[tuple[str, float]]:
+    """Every figure by the name METRIC/TEST/ENCODER/METHOD and what narrows it down, and the ends of its interval."""
+    for row in rows:
+        parts = [row.metric, row.test, row.encoder, row.method]
+        parts += [f"shots{row.shots}"] if row.shots is not None else []
+        parts += [row.align] if row.align != NONE else []
+        parts += [row.of] if row.of != ALL else []
+        parts += [f"seed{row.seed}"] if row.seed is not None else []
+        name = "/".join(parts)
+        yield name, row.value
+        if row.interval is not None:
+            yield f"{name}/low", row.interval[0]
+            yield f"{name}/high", row.interval[1]
+
+
+def _print(result: ProbeResult, screen: Screen) -> None:
+    methods = list(dict.fromkeys(key.method for key in result.encoders[0].predictions[0].predicted))
+    for test in result.task.tests:
+        rows = []
+        for one in result.encoders:
+            each = [result.scores.find(one.label, PredictionKey(test.name, method), result.main) for method in methods]
+            figures = [f"{row.value:.3f}" if row else "" for row in each]
+            rows.append([one.label, figures[0], interval_text(each[0]), *figures[1:]])
+        title = f"{metric_name(result.main)} on {test.name}"
+        screen.table(title, ["encoder", methods[0], "95 %", *methods[1:]], rows)
+    for table in alignment_tables(result):
+        screen.table(table.caption, table.header, [[shown(cell) for cell in row] for row in table.rows])
+    for sentence in (*summarize_alignments(result), *summarize_probe(result)):
+        screen.result(sentence)

@@ -4,6 +4,7 @@ N rows of the source, M rows of the target, D features, E features after the ali
 """
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -66,16 +67,23 @@ def _maps(adapter: Any, source_ND: Floats, target_MD: Floats) -> Maps:
 
 @contextlib.contextmanager
 def skada_settings() -> Iterator[None]:
-    """skada turns scikit-learn's metadata routing on for the whole process when it is imported: only within this."""
-    kept = sklearn.get_config()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the import alone: POT's docstrings hold escapes that Python frowns at
-            import skada  # noqa: F401
-        sklearn.set_config(enable_metadata_routing=True)
+    """scikit-learn's metadata routing, which skada needs, is on only within this; scikit-learn keeps it by thread."""
+    import_skada()
+    with sklearn.config_context(enable_metadata_routing=True):
         yield
-    finally:
-        sklearn.set_config(**kept)
+
+
+@functools.cache
+def import_skada() -> None:
+    """Import skada, and take back what that changes: it turns scikit-learn's metadata routing on for good.
+
+    Whoever fits alignments in threads calls this before: filters of warnings are those of the whole process.
+    """
+    kept = sklearn.get_config()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the import alone: POT's docstrings hold escapes that Python frowns at
+        import skada  # noqa: F401
+    sklearn.set_config(**kept)
 
 
 SOURCE, TARGET = DOMAINS = ("source", "target")

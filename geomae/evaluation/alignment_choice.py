@@ -25,7 +25,7 @@ CIRCULAR, ENTROPY, DENSITY = SCORERS = ("circular_validation", "prediction_entro
 
 
 def circular_validation(
-    source_NE: Floats, label_N: Codes, target_ME: Floats, classes: int, strengths: Sequence[float]
+    source_NE: Floats, label_N: Codes, target_ME: Floats, classes: int, C_values: Sequence[float]
 ) -> dict[float, float]:
     """Circular validation (Bruzzone & Marconcini 2010) of a linear probe of each strength, in aligned features.
 
@@ -34,14 +34,14 @@ def circular_validation(
     """
     share_NK = one_hot(label_N, classes)
     scores = {}
-    for strength, there in zip(strengths, fit_path(source_NE, share_NK, strengths, tolerance=LOOSE), strict=True):
+    for C, there in zip(C_values, fit_path(source_NE, share_NK, C_values, tolerance=LOOSE), strict=True):
         guessed_M = there.predict(target_ME)
         if len(np.unique(guessed_M)) > 1:
-            back = fit_path(target_ME, one_hot(guessed_M, classes), [strength], tolerance=LOOSE)[0]
+            back = fit_path(target_ME, one_hot(guessed_M, classes), [C], tolerance=LOOSE)[0]
             returned_N = back.predict(source_NE)
         else:
             returned_N = np.full(len(label_N), guessed_M[0])
-        scores[strength] = float(balanced_accuracy(confusion(label_N, returned_N, classes)))
+        scores[C] = float(balanced_accuracy(confusion(label_N, returned_N, classes)))
     return scores
 
 
@@ -94,7 +94,7 @@ class LabelShift:
 
 
 def estimate_label_shift(
-    train_PD: NDArray[np.floating], labelled: Labelled, plan: FoldPlan, target_MD: NDArray[np.floating], strength: float
+    train_PD: NDArray[np.floating], labelled: Labelled, plan: FoldPlan, target_MD: NDArray[np.floating], C: float
 ) -> LabelShift:
     """Black-box shift estimation (Lipton et al. 2018): the shares that explain what the source's probe predicts.
 
@@ -103,13 +103,13 @@ def estimate_label_shift(
     label_P, classes = labelled.label_P, len(labelled.names)
     counts_KK = np.zeros((classes, classes))
     for learn, held in plan.folds:
-        probe = fit_path(train_PD[learn], one_hot(label_P[learn], classes), [strength], tolerance=LOOSE)[0]
+        probe = fit_path(train_PD[learn], one_hot(label_P[learn], classes), [C], tolerance=LOOSE)[0]
         counts_KK += confusion(label_P[held], probe.predict(train_PD[held]), classes)
     source_ND, label_N = train_PD[plan.train], label_P[plan.train]
     source_K = np.bincount(label_N, minlength=classes) / len(label_N)
     known_K = counts_KK.sum(1) > 0
     given_KK = counts_KK[known_K] / counts_KK[known_K].sum(1, keepdims=True)  # of a true class: what is predicted
-    probe = fit_path(source_ND, one_hot(label_N, classes), [strength], tolerance=LOOSE)[0]
+    probe = fit_path(source_ND, one_hot(label_N, classes), [C], tolerance=LOOSE)[0]
     predicted_K = np.bincount(probe.predict(target_MD), minlength=classes) / len(target_MD)
     # A heavy last row makes the shares sum to 1.
     shares, _ = nnls(np.vstack([given_KK.T, np.full(len(given_KK), 100.0)]), np.append(predicted_K, 100.0))

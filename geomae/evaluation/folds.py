@@ -61,15 +61,15 @@ def assign_training(
         if len(known) > 1:
             folds = min(MOST_FOLDS, len(known))
             check_rows(label_T, names, folds)
-            dealt_T = assign_groups(class_T, codes_T, folds)
+            fold_of_T = assign_groups(class_T, codes_T, folds)
             return TrainingFolds(
-                dealt_T, f"{len(np.unique(dealt_T))} folds of the training tiles by {column} ({len(known)})"
+                fold_of_T, f"{len(np.unique(fold_of_T))} folds of the training tiles by {column} ({len(known)})"
             )
     folds = min(MOST_FOLDS, len(label_T))
     check_rows(label_T, names, folds)
     splitter = StratifiedKFold(folds, shuffle=True, random_state=key(seed, "folds") % 2**32)
-    dealt_T = _numbered(splitter.split(np.zeros(len(label_T)), class_T), len(label_T))
-    return TrainingFolds(dealt_T, f"{folds} random folds of the training tiles, which name no groups")
+    fold_of_T = _numbered(splitter.split(np.zeros(len(label_T)), class_T), len(label_T))
+    return TrainingFolds(fold_of_T, f"{folds} random folds of the training tiles, which name no groups")
 
 
 def quarters(value_T: NDArray[Any]) -> Codes:
@@ -173,8 +173,8 @@ def cross_fit_plans(
 
 def _folds(side: TrainingSide, train: Codes, seed: int) -> tuple[list[tuple[Codes, Codes]], str]:
     fold, group = ([values[place] for place in train] for values in (side.fold_P, side.group_P))
-    dealt = assign_training(side.label_P[train], side.names, fold, group, seed)
-    return [(train[learn], train[held]) for learn, held in dealt.parts()], dealt.how
+    folds_of = assign_training(side.label_P[train], side.names, fold, group, seed)
+    return [(train[learn], train[held]) for learn, held in folds_of.parts()], folds_of.how
 
 
 def _check_trained(side: TrainingSide, train: Codes, fold: int) -> None:

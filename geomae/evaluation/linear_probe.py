@@ -49,10 +49,10 @@ class Logistic:
         self._target_TK = target_TK / self._total
 
     def solve(
-        self, strength: float, start: tuple[Floats, Floats] | None = None, tolerance: float = TIGHT
+        self, C: float, start: tuple[Floats, Floats] | None = None, tolerance: float = TIGHT
     ) -> tuple[Floats, Floats]:
         """Weights (D, K) and intercepts (K), from those of another strength where they are given."""
-        penalty = 1 / (strength * self._total)
+        penalty = 1 / (C * self._total)
         scale_E1 = 1 / np.sqrt(CURVATURE * self._spread_E / self._total + penalty)[:, None]
         scaled_TE, penalty_E1 = self._rows_TE * scale_E1[:, 0], penalty * scale_E1**2
         shape = (len(scale_E1) + 1, self._target_TK.shape[1])  # the last row holds the intercepts
@@ -82,7 +82,7 @@ class Logistic:
 
 
 Folds = Sequence[tuple[Codes, Codes]]
-STRENGTHS: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0, 10.0)
+C_VALUES: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def one_hot(label_T: Codes, classes: int) -> Floats:
 def fit_path(
     embedding_TD: NDArray[np.floating],
     share_TK: Floats,
-    strengths: Sequence[float],
+    C_values: Sequence[float],
     *,
     balanced: bool = True,
     scale: Scale | None = None,
@@ -150,9 +150,9 @@ def fit_path(
     problem = Logistic(scale.apply(embedding_TD), target_TK)
     found: list[LinearProbe] = []
     solution = None
-    for strength in strengths:
+    for C in C_values:
         # Of two classes, scikit-learn penalises the one difference of weights, which is half of both.
-        solution = problem.solve(strength / 2 if len(known_K) == 2 else strength, solution, tolerance)
+        solution = problem.solve(C / 2 if len(known_K) == 2 else C, solution, tolerance)
         weight_DK = np.zeros((embedding_TD.shape[1], len(count_K)))
         bias_K = np.full(len(count_K), -np.inf)
         weight_DK[:, known_K], bias_K[known_K] = solution
@@ -161,35 +161,35 @@ def fit_path(
 
 
 def fit_linear(
-    embedding_TD: NDArray[np.floating], label_T: Codes, classes: int, strength: float, scale: Scale | None = None
+    embedding_TD: NDArray[np.floating], label_T: Codes, classes: int, C: float, scale: Scale | None = None
 ) -> LinearProbe:
     """The probe of one strength; see `fit_path`."""
-    return fit_path(embedding_TD, one_hot(label_T, classes), [strength], scale=scale)[0]
+    return fit_path(embedding_TD, one_hot(label_T, classes), [C], scale=scale)[0]
 
 
-def choose_strength(
+def choose_C(
     embedding_TD: NDArray[np.floating],
     label_T: Codes,
     classes: int,
     folds: Folds,
-    strengths: Sequence[float] = STRENGTHS,
+    C_values: Sequence[float] = C_VALUES,
 ) -> tuple[float, dict[float, float]]:
     """The strength with the highest balanced accuracy over all held-out tiles of `folds`, and the score of each.
 
     Each fold is (tiles to train on, tiles held out). Of equal scores the stronger regularisation wins. A class that a
     fold's training part lacks is wrong at every strength, so that it does not speak for any.
     """
-    strengths = sorted(strengths)
-    counts_SKK = np.zeros((len(strengths), classes, classes))
+    C_values = sorted(C_values)
+    counts_SKK = np.zeros((len(C_values), classes, classes))
     for train, held_out in folds:
-        probes = fit_path(embedding_TD[train], one_hot(label_T[train], classes), strengths, tolerance=LOOSE)
+        probes = fit_path(embedding_TD[train], one_hot(label_T[train], classes), C_values, tolerance=LOOSE)
         for number, probe in enumerate(probes):
             counts_SKK[number] += confusion(label_T[held_out], probe.predict(embedding_TD[held_out]), classes)
     score_S = balanced_accuracy(counts_SKK)
-    return strengths[int(score_S.argmax())], dict(zip(strengths, score_S.tolist(), strict=True))
+    return C_values[int(score_S.argmax())], dict(zip(C_values, score_S.tolist(), strict=True))
 
 
-RIDGE_STRENGTHS = tuple(10.0**power for power in range(-6, 4))
+RIDGE_C_VALUES = tuple(10.0**power for power in range(-6, 4))
 
 
 @dataclass(frozen=True)
@@ -205,29 +205,26 @@ class RidgeProbe:
         return self.scale.apply(embedding_TD) @ self.weight_D + self.bias
 
 
-def fit_ridge_path(embedding_TD: NDArray[np.floating], value_T: Floats, strengths: Sequence[float]) -> list[RidgeProbe]:
+def fit_ridge_path(embedding_TD: NDArray[np.floating], value_T: Floats, C_values: Sequence[float]) -> list[RidgeProbe]:
     """A probe for each strength, which is 1 / `alpha` of scikit-learn's Ridge on standardised embeddings."""
     scale, mean = Scale.of(embedding_TD), float(value_T.mean())
     left_TE, singular_E, axes_ED = svd(scale.apply(embedding_TD), full_matrices=False)
     along_E = left_TE.T @ (value_T - mean)
-    return [
-        RidgeProbe(scale, axes_ED.T @ (along_E * singular_E / (singular_E**2 + 1 / strength)), mean)
-        for strength in strengths
-    ]
+    return [RidgeProbe(scale, axes_ED.T @ (along_E * singular_E / (singular_E**2 + 1 / C)), mean) for C in C_values]
 
 
 def choose_ridge(
-    embedding_TD: NDArray[np.floating], value_T: Floats, folds: Folds, strengths: Sequence[float] = RIDGE_STRENGTHS
+    embedding_TD: NDArray[np.floating], value_T: Floats, folds: Folds, C_values: Sequence[float] = RIDGE_C_VALUES
 ) -> tuple[float, dict[float, float]]:
     """The strength with the lowest error over all held-out tiles of `folds`, and the RMSE of each.
 
     Of equal errors the stronger regularisation wins.
     """
-    strengths = sorted(strengths)
-    square_S, count = np.zeros(len(strengths)), 0
+    C_values = sorted(C_values)
+    square_S, count = np.zeros(len(C_values)), 0
     for train, held_out in folds:
         count += len(held_out)
-        for number, probe in enumerate(fit_ridge_path(embedding_TD[train], value_T[train], strengths)):
+        for number, probe in enumerate(fit_ridge_path(embedding_TD[train], value_T[train], C_values)):
             square_S[number] += np.square(probe.predict(embedding_TD[held_out]) - value_T[held_out]).sum()
     rmse_S = np.sqrt(square_S / count)
-    return strengths[int(rmse_S.argmin())], dict(zip(strengths, rmse_S.tolist(), strict=True))
+    return C_values[int(rmse_S.argmin())], dict(zip(C_values, rmse_S.tolist(), strict=True))

@@ -1,11 +1,9 @@
-"""The labelled tiles of a probe: those to learn from, those to be tested on, and the fits that follow.
+"""The task of a probe: labelled tiles to learn from, labelled tiles to be tested on, and the fits that follow.
 
-T tiles, H x W pixels of a tile
-
-T tiles of a side, P tiles of the training side, H x W pixels of a tile
+T tiles of a selection, P tiles of the training side, H x W pixels of a tile
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,16 +11,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomae.catalog import Catalog, parse_selector
-from geomae.commands.probe_request import CLASSIFICATION, REGRESSION, SEGMENTATION, ProbeOptions
 from geomae.encoders.selections import Embeddings
 from geomae.errors import CatalogError, ConfigError
 from geomae.evaluation.folds import FoldPlan, Labelled, TrainingSide, codes_of, cross_fit_plans, single_plan
 from geomae.evaluation.probe_scores import GroundTruth
 from geomae.evaluation.probing import Predictions, classify, classify_aligned, regress, segment
+from geomae.metrics.intervals import FEWEST_GROUPS
 from geomae.metrics.predictions import UNKNOWN, ClassMeasure, Measure, NumberMeasure, PixelMeasure
 from geomae.rasters import Window, read_labels
 from geomae.tiles.index import TileIndex
 from geomae.tiles.selection import Selection
+
+CLASSIFICATION, REGRESSION, SEGMENTATION = TASKS = ("classification", "regression", "segmentation")
+VALIDATION = "val"  # the split that C is chosen on, where there is one
+SHOWN = 5  # names in an error
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """How encoders are probed, alike for all.
+
+    `C` is that of the logistic regression (1 / alpha of the ridge), None to have it chosen. `cross_fit` is the number
+    of folds in which each group is tested by a probe that never saw it. Averages are over classes with at least
+    `min_class_rows` test tiles. `alignments` begin with `none`; without any no alignment is fitted.
+    """
+
+    task: str = CLASSIFICATION
+    C: float | None = None
+    cross_fit: int | None = None
+    min_class_rows: int = 1
+    alignments: tuple[str, ...] = ()
+    seed: int = 0
 
 
 def read_classes(
@@ -41,21 +60,17 @@ def read_classes(
         raise CatalogError(f"{where}: tiles of {min(sizes)} to {max(sizes)} pixels; --task segmentation takes one size")
     names = tuple(sorted(set(label.classes.values())))
     size = sizes.pop()
-    found_THW = np.full((len(index), size, size), UNKNOWN, dtype=np.int16)
+    code_THW = np.full((len(index), size, size), UNKNOWN, dtype=np.int16)
     for number, (scene, row, col) in enumerate(index.tiles[["scene", "row", "col"]].itertuples(index=False)):
         path, grid = index.source.scenes[scene].label_path, index.grids[scene]
         if path is None or grid is None:
             continue
         values_HW, known_HW = read_labels(path, grid, Window(row, col, size, size), remote=index.source.remote)
         for value, name in label.classes.items():
-            found_THW[number][(values_HW == value) & known_HW] = names.index(name)
-    count_TK = np.stack([(found_THW == code).sum((1, 2)) for code in range(len(names))], axis=1)
+            code_THW[number][(values_HW == value) & known_HW] = names.index(name)
+    count_TK = np.stack([(code_THW == code).sum((1, 2)) for code in range(len(names))], axis=1)
     majority_T = np.where(count_TK.any(1), np.array(names)[count_TK.argmax(1)], "")
-    return names, found_THW, majority_T
-
-
-VALIDATION = "val"
-SHOWN = 5  # names in an error
+    return names, code_THW, majority_T
 
 
 @dataclass(frozen=True)
@@ -114,10 +129,9 @@ def label_selection(selected: Selection, catalog: Catalog, task: str, option: st
         raise CatalogError(
             f"{where}: none of its {len(index)} tiles has a label; add `label:` to the data set, or choose another"
         )
-    found = np.flatnonzero(known_T)
     side = LabelledSelection(
         selected, label_T, index.independent_units(), pixels_THW, classes, int((~known_T).sum())
-    ).take(found)
+    ).take(np.flatnonzero(known_T))
     return replace(side, label_T=_numbers(side.label_T, where)) if task == REGRESSION else side
 
 
@@ -228,11 +242,11 @@ def _list(names: Sequence[str]) -> str:
 class ProbeTask:
     """Sides, plans and truths. `pool` are the sides that fits may look at: train, and the validation split if any.
 
-    `how` says in words what the strength is chosen by; it is empty for a fixed one. `averaged` are the classes whose
+    `how` says in words what C is chosen by; it is empty for a fixed one. `averaged` are the classes whose
     scores are averaged, by test.
     """
 
-    request: ProbeOptions
+    settings: ProbeSettings
     train: LabelledSelection
     pool: tuple[LabelledSelection, ...]
     tests: tuple[LabelledSelection, ...]
@@ -247,55 +261,93 @@ class ProbeTask:
         """All that has to be embedded."""
         return (*self.pool, *self.tests)
 
-    def answer(self, embeddings: Embeddings) -> Predictions:
-        """What an encoder predicts. The labels of the tests have no part in it."""
-        request = self.request
+    @property
+    def selections(self) -> list[Selection]:
+        """The tiles to be embedded."""
+        return [side.selected for side in self.sides]
+
+    def predict(self, embeddings: Embeddings) -> Predictions:
+        """What the probes of one encoder predict. The labels of the tests have no part in it."""
+        settings = self.settings
         train = np.concatenate([embeddings.of(side.selected) for side in self.pool])
         tests = {side.name: embeddings.of(side.selected) for side in self.tests}
         label = np.concatenate([class_codes(side, self.names) for side in self.pool])
-        seed = request.common.seed
-        if request.task == SEGMENTATION:
-            return segment(self.plans, train, label, len(self.names), tests, request.strength, seed)
+        if settings.task == SEGMENTATION:
+            return segment(self.plans, train, label, len(self.names), tests, settings.C, settings.seed)
         group, _ = codes_of([unit for side in self.pool for unit in side.unit_T])
         labelled = Labelled(label, group, self.names)
-        if request.task == REGRESSION:
-            return regress(self.plans, train, labelled, tests, request.strength)
-        answers = classify(self.plans, train, labelled, tests, request.strength, seed)
-        if request.alignments:
+        if settings.task == REGRESSION:
+            return regress(self.plans, train, labelled, tests, settings.C)
+        predictions = classify(self.plans, train, labelled, tests, settings.C, settings.seed)
+        if settings.alignments:
             paired = {side.name: _paired(self.train, side) for side in self.tests}
-            asked = (request.alignments, request.strength, paired)
-            classify_aligned(answers, self.plans, train, labelled, tests, *asked)
-        return answers
+            classify_aligned(predictions, self.plans, train, labelled, tests, settings.alignments, settings.C, paired)
+        return predictions
 
 
-def read_probe_task(request: ProbeOptions, chosen: Sequence[Selection], catalog: Catalog) -> ProbeTask:
+def read_probe_task(settings: ProbeSettings, chosen: Sequence[Selection], catalog: Catalog) -> ProbeTask:
     """Label the tiles of the training selection and of the tests, in this order, and plan the fits.
 
     Raises CatalogError or ConfigError for labels, groups and folds that cannot be.
     """
-    train = label_selection(chosen[0], catalog, request.task, "--train")
-    tests = tuple(label_selection(one, catalog, request.task, "--test") for one in chosen[1:])
-    check_no_leakage(train, tests, request.cross_fit)
-    names = check_classes(train, tests, request.task)
+    train = label_selection(chosen[0], catalog, settings.task, "--train")
+    tests = tuple(label_selection(one, catalog, settings.task, "--test") for one in chosen[1:])
+    check_no_leakage(train, tests, settings.cross_fit)
+    names = check_classes(train, tests, settings.task)
     validation = None
-    if request.cross_fit is None and request.strength is None:
-        validation = validation_selection(train, chosen[0], tests, catalog, request.task)
+    if settings.cross_fit is None and settings.C is None:
+        validation = validation_selection(train, chosen[0], tests, catalog, settings.task)
     pool = (train,) if validation is None else (train, validation)
-    plans, how = _plans(request, pool, tests, names)
+    plans, how = _plans(settings, pool, tests, names)
     groups = {side.name: codes_of(side.unit_T)[0] for side in tests}
-    averaged = {side.name: _averaged(side, names, request) for side in tests}
+    averaged = {side.name: _averaged(side, names, settings) for side in tests}
     truths = {
         side.name: GroundTruth(
-            class_codes(side, names), groups[side.name], _measure(side, names, averaged[side.name], request)
+            class_codes(side, names), groups[side.name], _measure(side, names, averaged[side.name], settings)
         )
         for side in tests
     }
     counted = {side.name: tuple(np.array(names)[averaged[side.name]].tolist()) for side in tests} if names else {}
-    return ProbeTask(request, train, pool, tests, names, plans, how, truths, counted)
+    return ProbeTask(settings, train, pool, tests, names, plans, how, truths, counted)
+
+
+def describe_scoring(task: ProbeTask) -> Iterator[str]:
+    """How the figures came about."""
+    settings = task.settings
+    if settings.C is not None:
+        yield f"The strength of every linear probe was fixed at {settings.C:g}."
+    else:
+        yield (
+            f"The strength of each linear probe (scikit-learn's C) was chosen on {task.how}; of equal scores the "
+            "stronger regularisation was taken. No label of a test set had a part in it."
+        )
+    if settings.cross_fit is not None:
+        yield (
+            f"Cross-fitting: {settings.cross_fit} fits, each without the groups of one fold, which it then predicts in "
+            "every test set."
+        )
+    for name, classes in task.averaged.items():
+        left = [one for one in task.names if one not in classes]
+        what = "hold them" if settings.task == SEGMENTATION else "are of them"
+        yield f"{name}: averages are over {', '.join(classes)}" + (
+            f"; not over {', '.join(left)}, since fewer than {settings.min_class_rows} test tiles {what}."
+            if left
+            else "."
+        )
+    for side in task.sides:
+        if side.unlabelled:
+            yield f"{side.name}: {side.unlabelled} tiles without a label were left out."
+    for name, truth in task.truths.items():
+        many = truth.groups >= FEWEST_GROUPS
+        yield f"{name}: {len(truth.group_T)} tiles in {truth.groups} groups; " + (
+            "intervals (95 %) are those of 1,000 resamples of the groups."
+            if many
+            else f"with fewer than {FEWEST_GROUPS} groups there are no intervals."
+        )
 
 
 def _plans(
-    request: ProbeOptions,
+    settings: ProbeSettings,
     pool: tuple[LabelledSelection, ...],
     tests: tuple[LabelledSelection, ...],
     names: tuple[str, ...],
@@ -310,14 +362,14 @@ def _plans(
         label_P, names, column("fold"), column("group"), [unit for side in pool for unit in side.unit_T],
         np.repeat([number > 0 for number in range(len(pool))], [len(side) for side in pool]),
     )  # fmt: skip
-    choose = request.strength is None or bool(request.align)  # label shift is estimated on the folds, too
-    seed = request.common.seed
-    if request.cross_fit is None:
+    choose = settings.C is None or bool(settings.alignments)  # label shift is estimated on the folds, too
+    seed = settings.seed
+    if settings.cross_fit is None:
         plans, how = single_plan(side, {test.name: len(test) for test in tests}, choose, seed)
     else:
         units = {test.name: test.unit_T for test in tests}
-        plans, how = cross_fit_plans(side, units, request.cross_fit, choose, seed)
-    return plans, how if request.strength is None else ""
+        plans, how = cross_fit_plans(side, units, settings.cross_fit, choose, seed)
+    return plans, how if settings.C is None else ""
 
 
 def _paired(train: LabelledSelection, test: LabelledSelection) -> bool:
@@ -326,22 +378,22 @@ def _paired(train: LabelledSelection, test: LabelledSelection) -> bool:
     return 2 * len(shared) > max(len(set(train.unit_T)), len(set(test.unit_T)))
 
 
-def _averaged(side: LabelledSelection, names: tuple[str, ...], request: ProbeOptions) -> NDArray[np.bool_]:
+def _averaged(side: LabelledSelection, names: tuple[str, ...], settings: ProbeSettings) -> NDArray[np.bool_]:
     """Which classes count in averages: those with enough tiles in the test (for segmentation, tiles that hold them)."""
-    found = class_codes(side, names)
-    rows_K = np.array([(found == code).reshape(len(found), -1).any(1).sum() for code in range(len(names))], dtype=int)
-    averaged_K = rows_K >= request.min_class_rows
+    codes = class_codes(side, names)
+    rows_K = np.array([(codes == code).reshape(len(codes), -1).any(1).sum() for code in range(len(names))], dtype=int)
+    averaged_K = rows_K >= settings.min_class_rows
     if names and not averaged_K.any():
         raise ConfigError(
-            f"--min-class-rows {request.min_class_rows}: no class of {side.name} has that many test tiles; the most "
+            f"--min-class-rows {settings.min_class_rows}: no class of {side.name} has that many test tiles; the most "
             f"frequent one has {rows_K.max()}"
         )
     return averaged_K
 
 
 def _measure(
-    side: LabelledSelection, names: tuple[str, ...], averaged_K: NDArray[np.bool_], request: ProbeOptions
+    side: LabelledSelection, names: tuple[str, ...], averaged_K: NDArray[np.bool_], settings: ProbeSettings
 ) -> Measure:
-    if request.task == REGRESSION:
+    if settings.task == REGRESSION:
         return NumberMeasure(float(side.label_T.mean()))
-    return (ClassMeasure if request.task == CLASSIFICATION else PixelMeasure)(names, averaged_K)
+    return (ClassMeasure if settings.task == CLASSIFICATION else PixelMeasure)(names, averaged_K)

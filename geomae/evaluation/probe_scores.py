@@ -65,11 +65,11 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class EncoderResult:
-    """An encoder in the table: its label, whether it is a baseline, and the answers of each of its seeds."""
+    """An encoder in the table: its label, whether it is a baseline, and the predictions of each of its seeds."""
 
     label: str
     baseline: bool
-    answers: Sequence[Predictions]
+    predictions: Sequence[Predictions]
     seeds: Sequence[int | None] = (None,)
 
 
@@ -81,54 +81,62 @@ class ProbeScores:
     best_baseline: dict[PredictionKey, str] = field(default_factory=dict)
     sums: dict[tuple[str, PredictionKey], Floats] = field(default_factory=dict)
 
+    def find(self, encoder: str, key: PredictionKey, metric: str) -> ProbeRow | None:
+        """The row of a figure over all classes and seeds."""
+        wanted = (encoder, key.test, key.method, key.shots, key.align, metric, ALL, None)
+        return next(
+            (r for r in self.rows if (r.encoder, r.test, r.method, r.shots, r.align, r.metric, r.of, r.seed) == wanted),
+            None,
+        )
 
-def score(contenders: Sequence[EncoderResult], truths: Mapping[str, GroundTruth], seed: int) -> ProbeScores:
+
+def score(results: Sequence[EncoderResult], truths: Mapping[str, GroundTruth], seed: int) -> ProbeScores:
     """Score every encoder on every test set. The first contender is what the others are compared with.
 
     Of several seeds the mean stands in the table, and each seed in rows of its own. The best baseline is the one with
     the highest figure on the test set itself, which nobody could have known before: a hard one to beat.
     """
-    found = ProbeScores()
-    asked_all = list(contenders[0].answers[0].predicted)
+    scores = ProbeScores()
+    keys = list(results[0].predictions[0].predicted)
     unaligned: dict[tuple[str, PredictionKey], tuple[float, Floats | None]] = {}
-    for asked in asked_all:  # without alignment first
-        truth = truths[asked.test]
+    for key in keys:  # without alignment first
+        truth = truths[key.test]
         counts_RG = resample_groups(truth.groups, seed)
         compared: dict[str, tuple[float, Floats | None]] = {}
-        for contender in contenders:
-            known = [one for one in contender.answers if asked in one.predicted]
-            rows, compared[contender.label] = _score_one(found, contender, known, asked, truth, counts_RG)
-            found.rows += rows
-            plain = contender.label, asked._replace(align=NONE)
-            if asked.align == NONE:
-                unaligned[plain] = compared[contender.label]
+        for result in results:
+            known = [one for one in result.predictions if key in one.predicted]
+            rows, compared[result.label] = _score_one(scores, result, known, key, truth, counts_RG)
+            scores.rows += rows
+            plain = result.label, key._replace(align=NONE)
+            if key.align == NONE:
+                unaligned[plain] = compared[result.label]
             else:
-                pair = (compared[contender.label], unaligned[plain])
-                found.rows.append(_difference(contender.label, asked, TO_NONE, *pair))
-        if asked.shots is None:
-            baselines = [one.label for one in contenders if one.baseline]
+                pair = (compared[result.label], unaligned[plain])
+                scores.rows.append(_difference(result.label, key, TO_NONE, *pair))
+        if key.shots is None:
+            baselines = [one.label for one in results if one.baseline]
             if baselines:
-                found.best_baseline[asked] = max(baselines, key=lambda label: compared[label][0])
-            found.rows += _differences(contenders, compared, asked, found.best_baseline.get(asked))
-    return found
+                scores.best_baseline[key] = max(baselines, key=lambda label: compared[label][0])
+            scores.rows += _differences(results, compared, key, scores.best_baseline.get(key))
+    return scores
 
 
 def _score_one(
-    found: ProbeScores,
-    contender: EncoderResult,
-    answers: Sequence[Predictions],
-    asked: PredictionKey,
+    scores: ProbeScores,
+    result: EncoderResult,
+    predictions: Sequence[Predictions],
+    key: PredictionKey,
     truth: GroundTruth,
     counts_RG: Floats | None,
 ) -> tuple[list[ProbeRow], tuple[float, Floats | None]]:
     """The rows of an encoder for one prediction, and its main figure with that of each resample."""
     measure = truth.measure
     by_seed = [
-        [measure.sums(truth.label_T, codes, truth.group_T, truth.groups) for codes in one.predicted[asked]]
-        for one in answers
+        [measure.sums(truth.label_T, codes, truth.group_T, truth.groups) for codes in one.predicted[key]]
+        for one in predictions
     ]
-    if asked.shots is None:
-        found.sums[contender.label, asked] = np.sum([sums[0] for sums in by_seed], axis=0)
+    if key.shots is None:
+        scores.sums[result.label, key] = np.sum([sums[0] for sums in by_seed], axis=0)
     values = [[measure.values(sums.sum(0)) for sums in draws] for draws in by_seed]
     spread = _resampled([sums for draws in by_seed for sums in draws], measure, counts_RG)
     carrying = measure.groups(
@@ -136,18 +144,17 @@ def _score_one(
     )  # a class that few groups hold has no interval, as a test with few has none
     rows = []
     for metric, of in values[0][0]:
-        if asked.shots is not None and of != ALL:
+        if key.shots is not None and of != ALL:
             continue
-        new = partial(ProbeRow, contender.label, asked.test, asked.method, shots=asked.shots, of=of, align=asked.align)
+        new = partial(ProbeRow, result.label, key.test, key.method, shots=key.shots, of=of, align=key.align)
         each = np.array([[float(one[metric, of]) for one in draws] for draws in values])
         interval = percentile_interval(spread[metric, of]) if spread and carrying[of] >= FEWEST_GROUPS else None
         rows.append(new(metric, value=float(each.mean()), interval=interval))
-        if asked.shots is not None:
+        if key.shots is not None:
             rows.append(new(metric + SPREAD, value=float(each.mean(0).std(ddof=1))))
         if len(by_seed) > 1:
             rows += [
-                new(metric, value=float(one), seed=seed)
-                for seed, one in zip(contender.seeds, each.mean(1), strict=True)
+                new(metric, value=float(one), seed=seed) for seed, one in zip(result.seeds, each.mean(1), strict=True)
             ]
     main = next(row.value for row in rows if row.metric == measure.main and row.seed is None)
     return rows, (main, spread[measure.main, ALL] if spread else None)
@@ -168,22 +175,22 @@ def _resampled(
 
 
 def _differences(
-    contenders: Sequence[EncoderResult],
+    results: Sequence[EncoderResult],
     compared: Mapping[str, tuple[float, Floats | None]],
-    asked: PredictionKey,
+    key: PredictionKey,
     best_baseline: str | None,
 ) -> Iterator[ProbeRow]:
     """Each encoder against the first, and each that is no baseline against the best baseline, on the same resamples."""
-    for contender in contenders:
-        pairs = [(TO_FIRST, contenders[0].label)] if contender is not contenders[0] else []
-        pairs += [(TO_BASELINE, best_baseline)] if best_baseline is not None and not contender.baseline else []
+    for result in results:
+        pairs = [(TO_FIRST, results[0].label)] if result is not results[0] else []
+        pairs += [(TO_BASELINE, best_baseline)] if best_baseline is not None and not result.baseline else []
         for metric, other in pairs:
-            yield _difference(contender.label, asked, metric, compared[contender.label], compared[other])
+            yield _difference(result.label, key, metric, compared[result.label], compared[other])
 
 
 def _difference(
-    label: str, asked: PredictionKey, metric: str, own: tuple[float, Floats | None], other: tuple[float, Floats | None]
+    label: str, key: PredictionKey, metric: str, own: tuple[float, Floats | None], other: tuple[float, Floats | None]
 ) -> ProbeRow:
     """A row for the difference of two main figures, with the interval of the differences in the same resamples."""
     interval = None if own[1] is None or other[1] is None else percentile_interval(own[1] - other[1])
-    return ProbeRow(label, asked.test, asked.method, metric, own[0] - other[0], interval, align=asked.align)
+    return ProbeRow(label, key.test, key.method, metric, own[0] - other[0], interval, align=key.align)

@@ -25,17 +25,17 @@ from geomae.evaluation.alignment_choice import (
 )
 from geomae.evaluation.folds import FoldPlan, Labelled
 from geomae.evaluation.linear_probe import (
+    C_VALUES,
     LOOSE,
-    STRENGTHS,
     Scale,
+    choose_C,
     choose_ridge,
-    choose_strength,
     fit_linear,
     fit_path,
     fit_ridge_path,
     one_hot,
 )
-from geomae.evaluation.segmentation import choose_patch_strength, class_shares, predict_pixels, training_patches
+from geomae.evaluation.segmentation import choose_patch_C, class_shares, predict_pixels, training_patches
 from geomae.metrics.predictions import Codes, Floats
 from geomae.randomness import generator
 
@@ -98,7 +98,7 @@ def _unit(embedding_TD: NDArray[np.floating]) -> Floats:
 
 SHOTS = (1, 5, 10, 50)
 DRAWS = 10
-STRENGTH = 1.0  # so few labels leave nothing to choose it by; 1 is scikit-learn's default
+FEW_LABELS_C = 1.0  # so few labels leave nothing to choose it by; 1 is scikit-learn's default
 
 
 def draw_labelled_tiles(label_N: Codes, group_N: Codes, shots: int, seed: int, draw: int) -> Codes:
@@ -139,7 +139,7 @@ def few_label_classes(
         for draw in range(DRAWS):
             drawn = draw_labelled_tiles(label_N, group_N, shots, seed, draw)
             share_NK = one_hot(label_N[drawn], classes)
-            probe = fit_path(train_ND[drawn], share_NK, [STRENGTH], scale=scale, tolerance=LOOSE)[0]
+            probe = fit_path(train_ND[drawn], share_NK, [FEW_LABELS_C], scale=scale, tolerance=LOOSE)[0]
             found[shots].append(probe.predict(test_TD))
     return found
 
@@ -169,13 +169,13 @@ class Predictions:
     """What one encoder predicted, one array per draw; the strength of each fit, and what each strength scored there."""
 
     predicted: dict[PredictionKey, list[NDArray[Any]]] = field(default_factory=dict)
-    strengths: list[float] = field(default_factory=list)
+    C_values: list[float] = field(default_factory=list)
     tried: list[dict[float, float]] = field(default_factory=list)
     evidence: dict[str, Evidence] = field(default_factory=dict)  # by test set, where alignments were asked for
 
-    def put(self, asked: PredictionKey, draw: int, total: int, places: Codes, values: NDArray[Any]) -> None:
+    def put(self, key: PredictionKey, draw: int, total: int, places: Codes, values: NDArray[Any]) -> None:
         """Enter predictions for some tiles of a test set with `total` tiles."""
-        draws = self.predicted.setdefault(asked, [])
+        draws = self.predicted.setdefault(key, [])
         if draw == len(draws):
             draws.append(np.zeros((total, *values.shape[1:]), dtype=values.dtype))
         draws[draw][places] = values
@@ -186,32 +186,32 @@ def classify(
     train_PD: NDArray[np.floating],
     labelled: Labelled,
     tests: Mapping[str, NDArray[np.floating]],
-    strength: float | None,
+    C: float | None,
     seed: int,
 ) -> Predictions:
     """Linear probe, kNN and few labels of one encoder, on embeddings (T, D) by test set; `strength` None is chosen."""
-    answers, classes = Predictions(), len(labelled.names)
+    predictions, classes = Predictions(), len(labelled.names)
     for plan in plans:
-        chosen = strength
+        chosen = C
         if chosen is None:
-            chosen, tried = choose_strength(train_PD, labelled.label_P, classes, plan.folds)
-            answers.tried.append(tried)
-        answers.strengths.append(chosen)
+            chosen, tried = choose_C(train_PD, labelled.label_P, classes, plan.folds)
+            predictions.tried.append(tried)
+        predictions.C_values.append(chosen)
         embedding_ND, label_N = train_PD[plan.train], labelled.label_P[plan.train]
         probe = fit_linear(embedding_ND, label_N, classes, chosen)
         for test, places in plan.tests.items():
             total, embedding_TD = len(tests[test]), tests[test][places]
-            answers.put(PredictionKey(test, "linear"), 0, total, places, probe.predict(embedding_TD))
+            predictions.put(PredictionKey(test, "linear"), 0, total, places, probe.predict(embedding_TD))
             for count, codes_T in knn_classes(embedding_ND, label_N, embedding_TD, classes).items():
-                answers.put(PredictionKey(test, f"knn{count}"), 0, total, places, codes_T)
+                predictions.put(PredictionKey(test, f"knn{count}"), 0, total, places, codes_T)
         together = np.concatenate([tests[test][places] for test, places in plan.tests.items()])
         ends = np.cumsum([len(places) for places in plan.tests.values()])[:-1]
         few = few_label_classes(embedding_ND, label_N, labelled.group_P[plan.train], together, classes, seed)
         for shots, draws in few.items():
             for draw, codes in enumerate(draws):
                 for (test, places), codes_T in zip(plan.tests.items(), np.split(codes, ends), strict=True):
-                    answers.put(PredictionKey(test, "linear", shots), draw, len(tests[test]), places, codes_T)
-    return answers
+                    predictions.put(PredictionKey(test, "linear", shots), draw, len(tests[test]), places, codes_T)
+    return predictions
 
 
 def regress(
@@ -219,24 +219,24 @@ def regress(
     train_PD: NDArray[np.floating],
     labelled: Labelled,
     tests: Mapping[str, NDArray[np.floating]],
-    strength: float | None,
+    C: float | None,
 ) -> Predictions:
     """Ridge regression and kNN of one encoder; see `classify`."""
-    answers = Predictions()
+    predictions = Predictions()
     for plan in plans:
-        chosen = strength
+        chosen = C
         if chosen is None:
             chosen, tried = choose_ridge(train_PD, labelled.label_P, plan.folds)
-            answers.tried.append(tried)
-        answers.strengths.append(chosen)
+            predictions.tried.append(tried)
+        predictions.C_values.append(chosen)
         embedding_ND, value_N = train_PD[plan.train], labelled.label_P[plan.train]
         probe = fit_ridge_path(embedding_ND, value_N, [chosen])[0]
         for test, places in plan.tests.items():
             total, embedding_TD = len(tests[test]), tests[test][places]
-            answers.put(PredictionKey(test, "linear"), 0, total, places, probe.predict(embedding_TD))
+            predictions.put(PredictionKey(test, "linear"), 0, total, places, probe.predict(embedding_TD))
             for count, values_T in knn_values(embedding_ND, value_N, embedding_TD, NEIGHBOURS).items():
-                answers.put(PredictionKey(test, f"knn{count}"), 0, total, places, values_T)
-    return answers
+                predictions.put(PredictionKey(test, f"knn{count}"), 0, total, places, values_T)
+    return predictions
 
 
 def segment(
@@ -245,42 +245,42 @@ def segment(
     pixels_PHW: NDArray[np.int16],
     classes: int,
     tests: Mapping[str, NDArray[np.floating]],
-    strength: float | None,
+    C: float | None,
     seed: int,
 ) -> Predictions:
     """The linear probe of patches, of one encoder, on patch embeddings (T, R, C, D) by test set; see `classify`.
 
     Answers are classes of pixels (T, H, W).
     """
-    answers = Predictions()
+    predictions = Predictions()
     share_PRCK = class_shares(pixels_PHW, train_PRCD.shape[1], train_PRCD.shape[2], classes)
     for plan in plans:
-        chosen = strength
+        chosen = C
         if chosen is None:
-            chosen, tried = choose_patch_strength(train_PRCD, share_PRCK, plan.folds, seed)
-            answers.tried.append(tried)
-        answers.strengths.append(chosen)
+            chosen, tried = choose_patch_C(train_PRCD, share_PRCK, plan.folds, seed)
+            predictions.tried.append(tried)
+        predictions.C_values.append(chosen)
         patches_ND, share_NK = training_patches(train_PRCD[plan.train], share_PRCK[plan.train], seed)
         probe = fit_path(patches_ND, share_NK, [chosen], balanced=False)[0]
         for test, places in plan.tests.items():
             for part, codes_THW in predict_pixels(probe, tests[test][places], pixels_PHW.shape[1], pixels_PHW.shape[2]):
-                answers.put(
+                predictions.put(
                     PredictionKey(test, "linear"), 0, len(tests[test]), places[part], codes_THW.astype(np.int16)
                 )
-    return answers
+    return predictions
 
 
 EQUAL = 0.05  # nearer circular validations are one: about a standard error of some dozen groups (Breiman et al. 1984)
 
 
 def classify_aligned(
-    answers: Predictions,
+    predictions: Predictions,
     plans: Sequence[FoldPlan],
     train_PD: NDArray[np.floating],
     labelled: Labelled,
     tests: Mapping[str, NDArray[np.floating]],
     alignments: Sequence[str],
-    strength: float | None,
+    C: float | None,
     paired: Mapping[str, bool],
 ) -> None:
     """Add to the answers of one encoder, which has those without alignment, those behind each; and the evidence.
@@ -292,7 +292,7 @@ def classify_aligned(
     for test, embedding_TD in tests.items():
         scores: dict[str, list[Mapping[str, float]]] = {}
         shifts: list[LabelShift] = []
-        for plan, plain in zip(plans, answers.strengths, strict=True):
+        for plan, plain in zip(plans, predictions.C_values, strict=True):
             label_N = labelled.label_P[plan.train]
             shifts.append(estimate_label_shift(train_PD, labelled, plan, embedding_TD, plain))
             for name in alignments:
@@ -300,7 +300,7 @@ def classify_aligned(
                 source_NE = alignment.transform(train_PD[plan.train], SOURCE)
                 target_TE = alignment.transform(embedding_TD, TARGET)
                 known = (source_NE, label_N, target_TE, len(labelled.names))
-                circular = circular_validation(*known, STRENGTHS if strength is None else [strength])
+                circular = circular_validation(*known, C_VALUES if C is None else [C])
                 best = max(circular.values())
                 strongest = min(one for one, score in circular.items() if score >= best - EQUAL)
                 taken = plain if name == NONE else strongest
@@ -314,9 +314,9 @@ def classify_aligned(
                 near = knn_classes(source_NE, label_N, here_E, len(labelled.names))
                 predicted |= {f"knn{count}": codes_T for count, codes_T in near.items()}
                 for method, codes_T in predicted.items():
-                    asked = PredictionKey(test, method, None, name)
-                    answers.put(asked, 0, len(embedding_TD), plan.tests[test], codes_T)
+                    key = PredictionKey(test, method, None, name)
+                    predictions.put(key, 0, len(embedding_TD), plan.tests[test], codes_T)
         mean = {
             name: {key: float(np.mean([one[key] for one in each])) for key in each[0]} for name, each in scores.items()
         }
-        answers.evidence[test] = Evidence(mean, shifts, paired[test])
+        predictions.evidence[test] = Evidence(mean, shifts, paired[test])

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
-from geomae.evaluation.linear_probe import LOOSE, STRENGTHS, Folds, LinearProbe, fit_path, one_hot
+from geomae.evaluation.linear_probe import C_VALUES, LOOSE, Folds, LinearProbe, fit_path, one_hot
 from geomae.metrics.predictions import UNKNOWN, Codes, Floats, average, class_scores
 from geomae.randomness import generator
 
@@ -42,30 +42,30 @@ def draw_patches(share_TRCK: Floats, seed: int, most: int = MOST_PATCHES) -> Cod
     return np.sort(usable)
 
 
-def choose_patch_strength(
+def choose_patch_C(
     patches_TRCD: NDArray[np.floating],
     share_TRCK: Floats,
     folds: Folds,
     seed: int,
-    strengths: Sequence[float] = STRENGTHS,
+    C_values: Sequence[float] = C_VALUES,
 ) -> tuple[float, dict[float, float]]:
     """The strength with the highest mean IoU over the patches of all held-out tiles, and the score of each.
 
     A patch counts by the shares of its classes. Classes are not balanced: every pixel counts the same in an IoU. Of
     equal scores the stronger regularisation wins.
     """
-    strengths = sorted(strengths)
+    C_values = sorted(C_values)
     classes = share_TRCK.shape[-1]
-    counts_SKK = np.zeros((len(strengths), classes, classes))
+    counts_SKK = np.zeros((len(C_values), classes, classes))
     for learn, held in folds:
         patches_ND, share_NK = training_patches(patches_TRCD[learn], share_TRCK[learn], seed)
-        probes = fit_path(patches_ND, share_NK, strengths, balanced=False, tolerance=LOOSE)
+        probes = fit_path(patches_ND, share_NK, C_values, balanced=False, tolerance=LOOSE)
         truth_NK = share_TRCK[held].reshape(-1, classes)
         for number, probe in enumerate(probes):
             predicted_N = probe.predict(patches_TRCD[held].reshape(len(truth_NK), -1))
             counts_SKK[number] += truth_NK.T @ one_hot(predicted_N, classes)
     score_S = average(class_scores(counts_SKK)["iou"])
-    return strengths[int(score_S.argmax())], dict(zip(strengths, score_S.tolist(), strict=True))
+    return C_values[int(score_S.argmax())], dict(zip(C_values, score_S.tolist(), strict=True))
 
 
 def training_patches(

@@ -5,7 +5,6 @@ T tiles, G groups, K classes; X any leading dimensions, such as resamples; a con
 T tiles, G groups, K classes; X any leading dimensions, such as resamples
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -62,9 +61,8 @@ def balanced_accuracy(counts_XKK: Floats, averaged_K: NDArray[np.bool_] | None =
 def average(score_XK: Floats, averaged_K: NDArray[np.bool_] | None = None) -> Floats:
     """Mean over classes whose score is known, or over those among them that `averaged_K` says: (X)."""
     chosen_XK = score_XK if averaged_K is None else np.where(averaged_K, score_XK, np.nan)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # no class is known: the mean is unknown, too
-        return np.asarray(np.nanmean(chosen_XK, axis=-1))
+    known_XK = ~np.isnan(chosen_XK)
+    return _share(np.where(known_XK, chosen_XK, 0).sum(-1), known_XK.sum(-1))
 
 
 def _share(part_X: Floats, whole_X: Floats) -> Floats:

@@ -1,0 +1,133 @@
+"""Encoders probed side by side: what each predicts, how it is scored, and which alignment the rule takes.
+
+task = read_probe_task(ProbeSettings(), share_bands(select_tiles(catalog, ["hls@train", "hls@test_near"])), catalog)
+result = probe_encoders(task, specs, {one.label: one for one in embed_specs(...)})
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from geomae.encoders import EncoderSpec
+from geomae.encoders.selections import Embeddings
+from geomae.evaluation.alignment import NONE, Alignment, import_skada
+from geomae.evaluation.alignment_choice import Choice, Evidence, choose
+from geomae.evaluation.probe_data import ProbeTask
+from geomae.evaluation.probe_scores import EncoderResult, ProbeRow, ProbeScores, score
+from geomae.files import digest
+
+WORKERS = 2  # fits at a time, each on one thread: they are too small to share out
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What every encoder predicted and scored; the rule's choice of an alignment by label and test set.
+
+    `notes` are what each encoder says of itself, by label.
+    """
+
+    task: ProbeTask
+    encoders: list[EncoderResult]
+    scores: ProbeScores
+    choices: Mapping[tuple[str, str], Choice]
+    notes: Mapping[str, Sequence[str]]
+
+    @property
+    def main(self) -> str:
+        """The figure that encoders are compared by."""
+        return next(iter(self.task.truths.values())).measure.main
+
+    def encoder(self, label: str) -> EncoderResult:
+        """The result of one encoder."""
+        return next(one for one in self.encoders if one.label == label)
+
+    def evidence(self, label: str, test: str) -> Evidence:
+        """What is known of alignments of an encoder without labels of the test, the mean over its seeds."""
+        return Evidence.mean([one.evidence[test] for one in self.encoder(label).predictions])
+
+    def chosen(self, label: str, test: str) -> str:
+        """The alignment that the rule took."""
+        choice = self.choices.get((label, test))
+        return choice.align if choice else NONE
+
+    def rows(self, test: str) -> list[ProbeRow]:
+        """The rows over all labels of a test set, without alignments and without those of single seeds."""
+        return [
+            row
+            for row in self.scores.rows
+            if row.test == test and row.shots is None and row.seed is None and row.align == NONE
+        ]
+
+    def alignment_record(self) -> dict[str, dict[str, Any]]:
+        """Evidence and choice by encoder and test set, as JSON."""
+        record: dict[str, dict[str, Any]] = {}
+        for (label, test), choice in self.choices.items():
+            evidence = self.evidence(label, test).record()
+            record.setdefault(label, {})[test] = {"chosen": choice.align, "why": choice.why, **evidence}
+        return record
+
+
+def probe_encoders(
+    task: ProbeTask,
+    specs: Sequence[EncoderSpec],
+    embeddings: Mapping[str, Embeddings],
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> ProbeResult:
+    """Probe encoders by their embeddings of the task's tiles, which are by the label of each reference.
+
+    The first encoder is what the others are compared with.
+    """
+    references = [reference.label for spec in specs for reference in spec.references]
+    if task.settings.alignments:
+        import_skada()
+    predictions = {}
+    with threadpool_limits(1), ThreadPoolExecutor(WORKERS) as pool:
+        for label, predicted in zip(
+            references, pool.map(task.predict, [embeddings[label] for label in references]), strict=True
+        ):
+            predictions[label] = predicted
+            progress("probing encoders", len(predictions), len(references))
+    encoders = [
+        EncoderResult(spec.label, spec.baseline, [predictions[one.label] for one in spec.references], spec.seeds)
+        for spec in specs
+    ]
+    scores = score(encoders, task.truths, task.settings.seed)
+    notes = {spec.label: _notes(spec, embeddings) for spec in specs}
+    result = ProbeResult(task, encoders, scores, {}, notes)
+    if not task.settings.alignments:
+        return result
+    pairs = [(one.label, test.name) for one in encoders for test in task.tests]
+    return ProbeResult(task, encoders, scores, {pair: choose(result.evidence(*pair)) for pair in pairs}, notes)
+
+
+def save_alignments(
+    result: ProbeResult, specs: Sequence[EncoderSpec], embeddings: Mapping[str, Embeddings], out: Path
+) -> None:
+    """Publish the chosen alignments, fitted on all training tiles: `out/testN/LABEL`, for every seed."""
+    task = result.task
+    for spec in specs:
+        for number, test in enumerate(task.tests):
+            choice = result.choices.get((spec.label, test.name))
+            if choice is None or choice.align == NONE:
+                continue
+            for reference in spec.references:
+                embedded = embeddings[reference.label]
+                rows = [embedded.of(side.selected) for side in (task.train, test)]
+                about = {
+                    "source": task.train.name,
+                    "target": test.name,
+                    "encoder": reference.text,
+                    "encoder_digest": str(embedded.store.attrs["encoder_digest"]),
+                    "rows_digest": [digest(side.selected.digest()) for side in (task.train, test)],
+                    "why": choice.why,
+                }
+                Alignment.fit(choice.align, *rows).save(out / f"test{number}" / reference.label, about)
+
+
+def _notes(spec: EncoderSpec, embeddings: Mapping[str, Embeddings]) -> list[str]:
+    seeds = [f"mean of {len(spec.references)} seeds"] if len(spec.references) > 1 else []
+    return [*seeds, *embeddings[spec.references[0].label].notes]
