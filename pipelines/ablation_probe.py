@@ -9,7 +9,6 @@ import numpy as np
 
 from geomae.commands import probe
 from geomae.commands.options import CommonOptions, check_selectors
-from geomae.commands.probe_request import ProbeOptions
 from geomae.errors import CheckpointError, ConfigError
 from pipelines.effects_figure import Effect
 
@@ -31,7 +30,7 @@ def probe_models(
     if train is None or common.out is None:
         return []
     encoders = tuple(f"{label}={folder}" for label, folder in models.items())
-    code = probe.run(ProbeOptions(common, train, tuple(tests), encoders))
+    code = probe.run(probe.ProbeOptions(common, train, tuple(tests), encoders))
     if code:
         raise CheckpointError(f"{common.out}: was stopped; run the study again to go on")
     with (common.out / "probe.csv").open(newline="", encoding="utf-8") as file:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from geomae.catalog import parse_selector
-from geomae.commands import adapt, gap, pretrain, pretrain_job, probe, probe_request
+from geomae.commands import adapt, gap, pretrain, pretrain_job, probe
 from geomae.commands.options import CommonOptions, exit_with
 from geomae.commands.run import OPENING_S, AnalysisRun
 from geomae.evaluation.before_after import AFTER, BEFORE
@@ -91,7 +91,7 @@ class Study:
         if train is None or test is None:
             return
         arguments = self.arguments
-        options = probe_request.ProbeOptions(
+        options = probe.ProbeOptions(
             self._common(name), train, (test,), _encoders(models), cross_fit=arguments.cross_fit,
             min_class_rows=arguments.min_class_rows, align=tuple(align), own_bands=own_bands,
         )  # fmt: skip

@@ -9,10 +9,10 @@ from typing import Any
 
 from geomae import __version__
 from geomae.catalog import Catalog
-from geomae.commands.probe_report import describe_scoring, metric_name
 from geomae.commands.run import OPENING_S, AnalysisRun, Session, commit
 from geomae.config import AdaptConfig
 from geomae.evaluation.before_after import AFTER, BEFORE, AdaptationResult, ErrorChange, Estimate
+from geomae.evaluation.probe_data import describe_scoring
 from geomae.files import write_json
 from geomae.metrics.intervals import FEWEST_GROUPS
 from geomae.metrics.predictions import ALL
@@ -20,6 +20,7 @@ from geomae.models.folder import Model, save_model
 from geomae.models.trainable import Share
 from geomae.reports.domain_figures import Line, adaptation_curve, changes_picture
 from geomae.reports.page import Figure, Page, Section, Table, write_page
+from geomae.reports.probe_figures import metric_name
 from geomae.training.adaptation import AdaptationDomains, AdaptedModel, adapted_provenance
 from geomae.training.loop import Event
 from geomae.training.validation import BASELINES

@@ -13,17 +13,23 @@ import torch
 from numpy.typing import NDArray
 
 from geomae.catalog import Catalog
-from geomae.commands.options import CommonOptions
-from geomae.commands.probe_request import CLASSIFICATION, ProbeOptions
 from geomae.config import AdaptConfig
 from geomae.encoders.reference import encoder_specs, parse_encoder, parse_encoders
 from geomae.encoders.selections import Embeddings, EmbeddingSpec, EncoderLoader, embed_specs
 from geomae.errors import BandMismatchError, CatalogError, ConfigError
 from geomae.evaluation.folds import TrainingFolds, assign_groups, codes_of
 from geomae.evaluation.gap_measures import embedding_gap, subsample_tiles
-from geomae.evaluation.linear_probe import choose_strength, fit_linear
+from geomae.evaluation.linear_probe import choose_C, fit_linear
 from geomae.evaluation.permutations import GapFigure
-from geomae.evaluation.probe_data import LabelledSelection, ProbeTask, class_codes, label_selection, read_probe_task
+from geomae.evaluation.probe_data import (
+    CLASSIFICATION,
+    LabelledSelection,
+    ProbeSettings,
+    ProbeTask,
+    class_codes,
+    label_selection,
+    read_probe_task,
+)
 from geomae.evaluation.probing import PredictionKey
 from geomae.metrics.intervals import FEWEST_GROUPS, group_interval, percentile_interval, resample_groups
 from geomae.metrics.predictions import ALL, Codes, Floats, Measure
@@ -135,13 +141,10 @@ def plan_before_after(
     check_no_pixel_overlap(train.index, test.index, f"--probe-train {train.name}")
     shared = share_bands([*gap, *labelled])
     learned, tested = (set(one.index.independent_units()) for one in labelled)
-    options = ProbeOptions(
-        CommonOptions(seed=seed), train.name, (test.name,), (),
-        cross_fit=max(2, min(CROSS_FIT, len(learned))) if learned & tested else None,
-        min_class_rows=min_class_rows,
-    )  # fmt: skip
+    folds = max(2, min(CROSS_FIT, len(learned))) if learned & tested else None
+    settings = ProbeSettings(cross_fit=folds, min_class_rows=min_class_rows, seed=seed)
     try:
-        task = read_probe_task(options, shared[len(gap) :], catalog)
+        task = read_probe_task(settings, shared[len(gap) :], catalog)
     except (CatalogError, ConfigError) as error:
         raise type(error)(
             f"--probe-train and --probe-test: {error}; or leave both out, and adapt without a probe"
@@ -219,10 +222,10 @@ def cross_fitted(embedding_TD: NDArray[np.floating], label_T: Codes, group_T: Co
             "ignore", message="The least populated class"
         )  # it is then predicted wrong, as it should be
         folds = TrainingFolds(assign_groups(label_T, group_T, min(MOST_FOLDS, groups, max(fewest, 2))), "").parts()
-    strength, _ = choose_strength(embedding_TD, label_T, classes, folds)
+    C, _ = choose_C(embedding_TD, label_T, classes, folds)
     predicted_T = np.zeros_like(label_T)
     for learn, held in folds:
-        probe = fit_linear(embedding_TD[learn], label_T[learn], classes, strength)
+        probe = fit_linear(embedding_TD[learn], label_T[learn], classes, C)
         predicted_T[held] = probe.predict(embedding_TD[held])
     return predicted_T
 
@@ -305,7 +308,7 @@ def _probe(
     (test,), train = task.tests, task.train
     truth = task.truths[test.name]
     predicted = {
-        label: task.answer(one).predicted[PredictionKey(test.name, "linear")][0] for label, one in by_label.items()
+        label: task.predict(one).predicted[PredictionKey(test.name, "linear")][0] for label, one in by_label.items()
     }
     oracle = _cross_fitted(task, test, by_label[BEFORE])
     derived = {"change": change}

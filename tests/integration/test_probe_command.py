@@ -15,8 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from geomae import open_embeddings
 from geomae.commands.options import CommonOptions
-from geomae.commands.probe import run
-from geomae.commands.probe_request import ProbeOptions, specifications
+from geomae.commands.probe import ProbeOptions, encoder_specs, run
 from geomae.errors import BandMismatchError, CatalogError, ConfigError
 from geomae.models.architecture import Architecture
 from geomae.models.folder import Model, save_model
@@ -330,10 +329,10 @@ def test_baselines_that_the_user_names_are_not_there_twice():
     wanted = ProbeOptions(
         CommonOptions(), "a", ("b",), ("baseline:random", "mine=baseline:statistics", "baseline:random?seed=7")
     )
-    entrants = specifications(wanted)
+    entrants = encoder_specs(wanted)
     assert [one.label for one in entrants] == ["baseline-random", "mine", "baseline-random-seed-7", "baseline-rcf"]
     assert [len(one.references) for one in entrants] == [5, 1, 1, 1]
-    assert len(specifications(replace(wanted, baselines=False))) == 3
+    assert len(encoder_specs(replace(wanted, baselines=False))) == 3
 
 
 def test_statistics_agree_with_what_was_measured_before(shared_data, request_for, tmp_path):

@@ -85,9 +85,9 @@ def test_pure_label_shift_is_left_alone():
 def test_none_is_the_probe_without_alignment():
     answers = evidence(TARGET_MD, names=(NONE, STANDARDISE))
     assert {asked.align for asked in answers.predicted} == {NONE, STANDARDISE}
-    probe = fit_linear(SOURCE_ND, LABEL_N, CLASSES, answers.strengths[0])
+    probe = fit_linear(SOURCE_ND, LABEL_N, CLASSES, answers.C_values[0])
     assert np.array_equal(answers.predicted[PredictionKey("test", "linear")][0], probe.predict(TARGET_MD))
-    assert answers.evidence["test"].scores[NONE]["strength"] == answers.strengths[0]
+    assert answers.evidence["test"].scores[NONE]["strength"] == answers.C_values[0]
     assert PredictionKey("test", "linear", 5, STANDARDISE) not in answers.predicted
 
 

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from geomae.errors import ConfigError
 from geomae.evaluation.folds import assign_training, codes_of
-from geomae.evaluation.linear_probe import choose_ridge, choose_strength, fit_linear, fit_path, fit_ridge_path, one_hot
+from geomae.evaluation.linear_probe import choose_C, choose_ridge, fit_linear, fit_path, fit_ridge_path, one_hot
 from geomae.evaluation.probing import (
     DRAWS,
     draw_labelled_tiles,
@@ -113,7 +113,7 @@ def test_scores_are_those_of_scikit_learn():
 def test_strength_ties_go_to_the_stronger_regularisation():
     embedding, label = clouds(classes=2, apart=50.0)  # every strength is right everywhere
     dealt = assign_training(label, ("a", "b"), [None] * 300, [None] * 300, 0)
-    strength, scores = choose_strength(embedding, label, 2, dealt.parts())
+    strength, scores = choose_C(embedding, label, 2, dealt.parts())
     assert set(scores.values()) == {1.0}
     assert strength == min(scores)
 
@@ -124,7 +124,7 @@ def test_a_probe_on_noise_lies_at_chance():
     train, test = rng.normal(size=(400, 30)), rng.normal(size=(tiles, 30))
     label, truth = rng.integers(0, classes, 400), rng.integers(0, classes, tiles)
     dealt = assign_training(label, "abcd", [None] * 400, [None] * 400, 0)
-    strength, _ = choose_strength(train, label, classes, dealt.parts())
+    strength, _ = choose_C(train, label, classes, dealt.parts())
     sigma = np.sqrt(0.25 * 0.75 / tiles)
     found = {"linear": fit_linear(train, label, classes, strength).predict(test)}
     found |= {str(count): codes for count, codes in knn_classes(train, label, test, classes).items()}

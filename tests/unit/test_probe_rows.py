@@ -10,7 +10,7 @@ import pytest
 
 from geomae.errors import ConfigError
 from geomae.evaluation.folds import TrainingSide, cross_fit_plans, single_plan
-from geomae.evaluation.linear_probe import STRENGTHS
+from geomae.evaluation.linear_probe import C_VALUES
 from geomae.evaluation.probe_scores import COLUMNS, TO_BASELINE, TO_FIRST, EncoderResult, GroundTruth, ProbeRow, score
 from geomae.evaluation.probing import Labelled, PredictionKey, Predictions, classify, regress, segment
 from geomae.evaluation.segmentation import class_shares, draw_patches
@@ -191,14 +191,14 @@ def test_labels_of_a_test_are_nothing_that_a_probe_is_given():
     plans, _ = single_plan(known, {"test": 100}, True, 0)
     labelled = Labelled(label, np.arange(120) % 12, NAMES)
     answers = classify(plans, train, labelled, {"test": test}, None, 0)
-    assert set(answers.strengths) <= set(STRENGTHS)
+    assert set(answers.C_values) <= set(C_VALUES)
     assert {asked.method for asked in answers.predicted} == {"linear", "knn5", "knn20"}
     assert {asked.shots for asked in answers.predicted} == {None, 1, 5, 10}
     group = np.arange(100) % 10
     figures = []
     for labels in (truth, np.random.default_rng(5).permutation(truth)):
         again = classify(plans, train, labelled, MappingProxyType({"test": test}), None, 0)
-        assert again.strengths == answers.strengths
+        assert again.C_values == answers.C_values
         for asked, draws in answers.predicted.items():
             np.testing.assert_array_equal(again.predicted[asked], draws)
         rows = score(
