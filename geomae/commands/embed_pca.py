@@ -99,7 +99,7 @@ def run(options: EmbedPcaOptions) -> int:
     check_selectors(options.common, options.datasets)
     reference = one_encoder(options.encoders)
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
-    from geomae.commands.embed_pca_report import describe_plan, draw_maps, finish, write_report
+    from geomae.commands.embed_pca_report import describe_plan, draw_maps, write_report, write_summary
     from geomae.commands.run import embedding_run, open_session, publish_embeddings
     from geomae.encoders.selections import EmbeddingSpec, describe_embedding, embed_selections, embedding_params
     from geomae.evaluation.pca import fit_store, open_earlier, project_store
@@ -110,7 +110,7 @@ def run(options: EmbedPcaOptions) -> int:
     selections = session.select(options.datasets)
     spec = EmbeddingSpec(options.layer, options.pooling)
     encoders = session.loader(spec, selections).load(reference)
-    plan = describe_plan(encoders, selections, earlier, options)  # raises what cannot be
+    plan = describe_plan(encoders, selections, options.encoders[0], earlier, options.components, options.maps)
     if options.common.dry_run:
         for line in (*describe_embedding(session.compute, session.catalog, encoders, selections, spec), *plan):
             session.screen.result(line)
@@ -126,9 +126,11 @@ def run(options: EmbedPcaOptions) -> int:
             metrics, inputs = publish_embeddings(analysis, embedded)
             dataset, seed = embedded.open(), options.common.seed
             result, scores_TK = project_store(dataset, earlier) if earlier else fit_store(dataset, options.components)
+            if result.here.collapse:
+                analysis.screen.warn(result.here.collapse)
             result.pca.save(out / "pca.npz")
             maps = draw_maps(analysis, session.compute, embedded, earlier, options.maps, seed)
             title = f"{' + '.join(one.name for one in selections)} through {reference.label}"
             write_report(analysis, session.compute, title, embedded, result, scores_TK, earlier, maps)
-            finish(analysis, result, maps, metrics, inputs)
+            write_summary(analysis, result, maps, metrics, inputs)
     return 0

@@ -6,7 +6,7 @@ T tiles, K components
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -33,28 +33,30 @@ from geomae.reports.pca_maps import SceneMap, write_map
 from geomae.runtime.devices import Compute
 from geomae.tiles.selection import Selection
 
-if TYPE_CHECKING:
-    from geomae.commands.embed_pca import EmbedPcaOptions
-
 MOST_MAPS = 24  # in the page; the folder has all
 
 
 def describe_plan(
     encoders: Mapping[str, Encoder],
     selections: Sequence[Selection],
+    text: str,
     earlier: Earlier | None,
-    options: "EmbedPcaOptions",
+    components: int | None,
+    most_maps: int | None,
 ) -> list[str]:
-    """What will be made of the embeddings, in lines. Raises ConfigError for what cannot be, before any work."""
+    """What will be made of the embeddings, in lines. Raises ConfigError for what cannot be, before any work.
+
+    `text` is how the user named the encoder.
+    """
     parts = [EncoderTiles(encoders[one.index.name], one.index) for one in selections]
     features, _ = shapes(parts, patches=False)
     if earlier is not None:
-        check_projection(earlier, identity_of(identity(encoders)), options.encoders[0])
-    tiles = check_components(options.components, [part.index for part in parts], features)
+        check_projection(earlier, identity_of(identity(encoders)), text)
+    tiles = check_components(components, [part.index for part in parts], features)
     fitted = f"those of {earlier.folder}" if earlier else f"fitted to {tiles} of these tiles"
     return [
         f"principal components {fitted}, of {features} features",
-        f"maps of {len(scenes_to_map(parts, options.maps))} scenes",
+        f"maps of {len(scenes_to_map(parts, most_maps))} scenes",
     ]
 
 
@@ -114,7 +116,7 @@ def write_report(
     write_page(out / "report.html", Page(title, lead, tuple(sections), about))
 
 
-def finish(
+def write_summary(
     analysis: AnalysisRun,
     result: PcaResult,
     maps: Sequence[SceneMap],
@@ -123,8 +125,6 @@ def finish(
 ) -> None:
     """Publish the summary, and show on the terminal what it says."""
     out = analysis.out
-    if result.here.collapse:
-        analysis.screen.warn(result.here.collapse)
     names = ("pca.npz", "pca_scree.png", "pca_scatter.png", "report.html")
     analysis.finish(
         {**metrics, **result.metrics(), "maps": len(maps)},

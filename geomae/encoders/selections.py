@@ -5,6 +5,7 @@ T tiles, D features, R C rows and columns of patches
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from xarray import Dataset
 
-from geomae import __version__
 from geomae.catalog import Catalog
 from geomae.embeddings import open_embeddings, write_geoparquet
 from geomae.embeddings.geoparquet import footprints
@@ -329,7 +329,7 @@ def _attributes(catalog: Catalog, encoders: ByDataset, selected: Sequence[Select
         "encoder": next(iter(encoders.values())).text,
         "catalogue_digest": catalog.digest(sorted(encoders)),
         "data_digest": digest([one.digest() for one in selected]),
-        "version": __version__,
+        "version": version("geomae"),
         **identity(encoders),
     }
 
