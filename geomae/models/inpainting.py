@@ -1,8 +1,7 @@
 """Hidden pixels from the visible ones around them, without training: what a model has to beat.
 
-B batch, N patches, C bands, P pixels of a patch in one band; `seen` are the valid pixels that a model is shown
-
-B batch, C bands, H W pixels; `seen` are the pixels that are visible and valid, and nothing else is used
+B batch, N patches, P pixels of a patch in one band, C bands, H W pixels; `seen` are the pixels that are visible and
+valid, and nothing else is used
 """
 
 import os
@@ -20,45 +19,9 @@ from torch import Tensor
 from geomae.errors import ConfigError, nearest
 from geomae.models.patches import context_statistics, grid, patchify, unpatchify
 
-
-def mean_of_visible(patches_BNCP: Tensor, seen_BNCP: Tensor) -> Tensor:
-    """Every pixel is the mean of the tile's visible valid pixels in its band: (B, N, C, P); 0 where there are none."""
-    total = patches_BNCP.where(seen_BNCP, 0).sum((1, 3), keepdim=True)
-    mean = total / seen_BNCP.sum((1, 3), keepdim=True).clamp(min=1)
-    return mean.expand_as(patches_BNCP)
-
-
-def mean_of_nearest(patches_BNCP: Tensor, seen_BNCP: Tensor, cols: int) -> Tensor:
-    """Every pixel is the mean of the nearest visible patch in its band; of several nearest, the first in reading order.
-
-    For a band, patches without a visible valid pixel of it do not take part; where none has any, 0.
-    """
-    place = torch.arange(patches_BNCP.shape[1], device=patches_BNCP.device)
-    row, col = place // cols, place % cols
-    distance_NN = ((row[:, None] - row).square() + (col[:, None] - col).square()).float()
-    # A share of less than one step of the squared distance breaks ties the same way on every device.
-    distance_NN = distance_NN + place / (2 * len(place))
-    count_BCN = seen_BNCP.sum(-1).transpose(1, 2)
-    mean_BCN = patches_BNCP.where(seen_BNCP, 0).sum(-1).transpose(1, 2) / count_BCN.clamp(min=1)
-    known_BCN = count_BCN > 0
-    chosen_BCN = distance_NN.where(known_BCN[:, :, None, :], torch.inf).argmin(-1)
-    nearest_BCN = mean_BCN.gather(2, chosen_BCN).where(known_BCN.any(-1, keepdim=True), 0)
-    return nearest_BCN.transpose(1, 2)[..., None].expand_as(patches_BNCP)
-
-
-def mean_by_distance(patches_BNCP: Tensor, seen_BNCP: Tensor, cols: int) -> Tensor:
-    """Every pixel is the mean of the visible patches in its band, weighted by inverse squared distance.
-
-    It is what a model with the target `patch-band` gives that predicts nothing: a hard one to beat.
-    """
-    known = context_statistics(patches_BNCP, seen_BNCP, "patch-band", cols)
-    assert known is not None
-    return known.mean.to(patches_BNCP.dtype).expand_as(patches_BNCP)
-
-
 PREFIX = "baseline:"
 INPAINTINGS = ("mean", "nearest", "idw", "biharmonic")
-POWER = 2.0  # of Shepard 1968, and what GDAL and QGIS take unless told otherwise
+POWER = 2.0  # of Shepard 1968, and the default of GDAL and QGIS
 HIGHEST_POWER = 4.0  # beyond, the weights of far pixels drown in the rounding of the transform
 Inpaint = Callable[[Tensor, Tensor], Tensor]
 
@@ -69,16 +32,16 @@ def inpainting(text: str, cell: int) -> Inpaint:
     `cell` is the side in pixels of the patches that are hidden as a whole. Raises ConfigError for an unknown name.
     """
     name, mark, option = text.removeprefix(PREFIX).partition("?")
-    known: dict[str, Inpaint] = {
+    by_name: dict[str, Inpaint] = {
         "mean": tile_mean,
         "nearest": lambda pixels_BCHW, seen_BCHW: nearest_patch(pixels_BCHW, seen_BCHW, cell),
         "idw": inverse_distance,
         "biharmonic": biharmonic,
     }
-    if name not in known:
-        raise ConfigError(f"{text}: there is no baseline {name!r}; {nearest(name, known)}")
+    if name not in by_name:
+        raise ConfigError(f"{text}: there is no baseline {name!r}; {nearest(name, by_name)}")
     if not mark:
-        return known[name]
+        return by_name[name]
     written = re.fullmatch(r"power=(\d+(?:\.\d+)?)", option)
     if name != "idw" or written is None or not 0 < float(written[1]) <= HIGHEST_POWER:
         raise ConfigError(
@@ -90,9 +53,7 @@ def inpainting(text: str, cell: int) -> Inpaint:
 
 def tile_mean(pixels_BCHW: Tensor, seen_BCHW: Tensor) -> Tensor:
     """Every pixel is the mean of the tile's seen pixels in its band; 0 where there are none."""
-    total = pixels_BCHW.where(seen_BCHW, 0).double().sum((2, 3), keepdim=True)
-    mean = total / seen_BCHW.sum((2, 3), keepdim=True).clamp(min=1)
-    return mean.to(pixels_BCHW.dtype).expand_as(pixels_BCHW)
+    return _mean(pixels_BCHW.double(), seen_BCHW, (2, 3)).to(pixels_BCHW.dtype).expand_as(pixels_BCHW)
 
 
 def nearest_patch(pixels_BCHW: Tensor, seen_BCHW: Tensor, cell: int) -> Tensor:
@@ -110,8 +71,8 @@ def inverse_distance(pixels_BCHW: Tensor, seen_BCHW: Tensor, power: float = POWE
     """
     H, W = pixels_BCHW.shape[-2:]
     centre = tile_mean(pixels_BCHW, seen_BCHW).double()  # so that rounding is relative to the contrast
-    apart = torch.where(seen_BCHW, pixels_BCHW.double() - centre, 0)
-    weight = _distance_weights(H, W, power, pixels_BCHW.device)
+    contrast = torch.where(seen_BCHW, pixels_BCHW.double() - centre, 0)
+    weight = torch.from_numpy(_distance_weights(H, W, power)).to(pixels_BCHW.device)
     size = (2 * H, 2 * W)  # what wraps around does not reach the part that is kept
 
     def spread(values: Tensor) -> Tensor:
@@ -119,21 +80,11 @@ def inverse_distance(pixels_BCHW: Tensor, seen_BCHW: Tensor, power: float = POWE
         return spread_BCHW
 
     seen = seen_BCHW.double()
-    alike = bool((seen_BCHW == seen_BCHW[:, :1]).all())  # usual: what is valid in one band is so in all
-    total = spread(seen[:, :1]).expand_as(apart) if alike else spread(seen)
+    same_in_all_bands = bool((seen_BCHW == seen_BCHW[:, :1]).all())  # usual: what is valid in one band is so in all
+    total = spread(seen[:, :1]).expand_as(contrast) if same_in_all_bands else spread(seen)
     known = seen_BCHW.flatten(2).any(-1)[..., None, None]
-    predicted = centre + torch.where(known, spread(apart) / total.where(known, 1), 0)
+    predicted = centre + torch.where(known, spread(contrast) / total.where(known, 1), 0)
     return torch.where(seen_BCHW, pixels_BCHW, predicted.to(pixels_BCHW.dtype))
-
-
-@lru_cache(maxsize=8)
-def _distance_weights(height: int, width: int, power: float, device: torch.device) -> Tensor:
-    """The transform of 1 / distance ** power around the origin of a torus of twice the tile's size; 0 at distance 0."""
-    down, across = ((torch.arange(2 * n, dtype=torch.float64) + n) % (2 * n) - n for n in (height, width))
-    squared = down[:, None].square() + across.square()
-    squared[0, 0] = torch.inf
-    weights: Tensor = torch.fft.rfft2(squared ** (-power / 2))
-    return weights.to(device)
 
 
 def biharmonic(pixels_BCHW: Tensor, seen_BCHW: Tensor) -> Tensor:
@@ -143,9 +94,56 @@ def biharmonic(pixels_BCHW: Tensor, seen_BCHW: Tensor) -> Tensor:
     """
     pixels, seen = pixels_BCHW.cpu().numpy().astype(np.float64), seen_BCHW.cpu().numpy()
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        done = list(pool.map(_biharmonic_tile, pixels, seen))
-    predicted = torch.from_numpy(np.stack(done)).to(pixels_BCHW.device, pixels_BCHW.dtype)
+        tiles = list(pool.map(_biharmonic_tile, pixels, seen))
+    predicted = torch.from_numpy(np.stack(tiles)).to(pixels_BCHW.device, pixels_BCHW.dtype)
     return torch.where(seen_BCHW, pixels_BCHW, predicted)
+
+
+def mean_of_visible(patches_BNCP: Tensor, seen_BNCP: Tensor) -> Tensor:
+    """Every pixel is the mean of the tile's visible valid pixels in its band: (B, N, C, P); 0 where there are none."""
+    return _mean(patches_BNCP, seen_BNCP, (1, 3)).expand_as(patches_BNCP)
+
+
+def mean_of_nearest(patches_BNCP: Tensor, seen_BNCP: Tensor, cols: int) -> Tensor:
+    """Every pixel is the mean of the nearest visible patch in its band; of several nearest, the first in reading order.
+
+    For a band, patches without a visible valid pixel of it do not take part; where none has any, 0.
+    """
+    place = torch.arange(patches_BNCP.shape[1], device=patches_BNCP.device)
+    row, col = place // cols, place % cols
+    distance_NN = ((row[:, None] - row).square() + (col[:, None] - col).square()).float()
+    # A share of less than one step of the squared distance breaks ties the same way on every device.
+    distance_NN = distance_NN + place / (2 * len(place))
+    mean_BCN = _mean(patches_BNCP, seen_BNCP, (3,))[..., 0].transpose(1, 2)
+    known_BCN = seen_BNCP.any(-1).transpose(1, 2)
+    chosen_BCN = distance_NN.where(known_BCN[:, :, None, :], torch.inf).argmin(-1)
+    nearest_BCN = mean_BCN.gather(2, chosen_BCN).where(known_BCN.any(-1, keepdim=True), 0)
+    return nearest_BCN.transpose(1, 2)[..., None].expand_as(patches_BNCP)
+
+
+def mean_by_distance(patches_BNCP: Tensor, seen_BNCP: Tensor, cols: int) -> Tensor:
+    """Every pixel is the mean of the visible patches in its band, weighted by inverse squared distance.
+
+    It is what a model with the target `patch-band` gives that predicts nothing: a hard one to beat.
+    """
+    known = context_statistics(patches_BNCP, seen_BNCP, "patch-band", cols)
+    assert known is not None
+    return known.mean.to(patches_BNCP.dtype).expand_as(patches_BNCP)
+
+
+def _mean(values: Tensor, seen: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """The mean of the seen values over `dims`, which stay with one place each; 0 where there are none."""
+    return values.where(seen, 0).sum(dims, keepdim=True) / seen.sum(dims, keepdim=True).clamp(min=1)
+
+
+@lru_cache(maxsize=8)
+def _distance_weights(height: int, width: int, power: float) -> NDArray[np.complex128]:
+    """The transform of 1 / distance ** power around the origin of a torus of twice the tile's size; 0 at distance 0."""
+    down, across = ((torch.arange(2 * n, dtype=torch.float64) + n) % (2 * n) - n for n in (height, width))
+    squared = down[:, None].square() + across.square()
+    squared[0, 0] = torch.inf
+    weights: NDArray[np.complex128] = torch.fft.rfft2(squared ** (-power / 2)).numpy()
+    return weights
 
 
 def _biharmonic_tile(pixels_CHW: NDArray[np.float64], seen_CHW: NDArray[np.bool_]) -> NDArray[np.float64]:
