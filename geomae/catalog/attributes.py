@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geomae.catalog.catalog import Catalog
+from geomae.catalog.catalog import Catalog, Scene
 from geomae.catalog.filters import Columns, MaskN, is_missing, parse_filter
 from geomae.catalog.paths import require_file
 from geomae.catalog.schema import Column
-from geomae.catalog.source import Scene
 from geomae.errors import CatalogError, nearest
 
 if TYPE_CHECKING:

@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from geomae.catalog.catalog import Catalog
+from geomae.catalog.catalog import Catalog, Source
 from geomae.catalog.schema import DatasetEntry
-from geomae.catalog.source import Source
 from geomae.errors import CatalogError
 from geomae.sensors import Band, Sensor, sensor, sensor_names
 

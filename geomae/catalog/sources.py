@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from geomae.catalog.attributes import Value, attach_table
 from geomae.catalog.bands import DescribeBands, StoredBands, bands_by_number, bands_by_token, nodata_values, scaling
-from geomae.catalog.catalog import Catalog
+from geomae.catalog.catalog import BandFile, Catalog, Scene, Source
 from geomae.catalog.paths import (
     STEM,
     common_folder,
@@ -17,7 +17,6 @@ from geomae.catalog.paths import (
     require_file,
     static_folder,
 )
-from geomae.catalog.source import BandFile, Scene, Source
 from geomae.errors import CatalogError, nearest
 from geomae.sensors import Sensor
 from geomae.sensors import sensor as known_sensor

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import adaptive_max_pool2d
 
-from geomae.catalog.source import Scene, Source
+from geomae.catalog import Scene, Source
 from geomae.encoders.interface import Encoder
 from geomae.rasters import Grid, Window, read
 

@@ -36,8 +36,7 @@ from geomae.metrics.predictions import ALL, Codes, Floats, Measure
 from geomae.models.folder import Model
 from geomae.runtime.devices import Compute
 from geomae.runtime.signals import Stop
-from geomae.tiles.overlaps import check_no_pixel_overlap
-from geomae.tiles.selection import Selection, share_bands
+from geomae.tiles.selection import Selection, check_no_pixel_overlap, share_bands
 from geomae.training.adaptation import AdaptationDomain, AdaptationDomains, AdaptedModel, training_config
 from geomae.training.trainer import batch_spec
 from geomae.training.validation import BASELINES, MODEL, TileErrors, errors_by_tile

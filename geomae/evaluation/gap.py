@@ -28,8 +28,7 @@ from geomae.evaluation.reconstruction_masks import MaskKind
 from geomae.runtime.devices import Compute
 from geomae.sensors import Band
 from geomae.tiles.batches import TileReader
-from geomae.tiles.overlaps import check_no_pixel_overlap
-from geomae.tiles.selection import Selection, share_bands
+from geomae.tiles.selection import Selection, check_no_pixel_overlap, share_bands
 
 SOURCE, TARGET = "source", "target"
 PIXELS, LABELS = "pixels", "labels"  # in place of an encoder

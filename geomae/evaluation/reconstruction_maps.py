@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geomae.catalog.source import Scene
+from geomae.catalog import Scene
 from geomae.catalog.splits import TRAIN
 from geomae.evaluation.reconstruction import (
     FittedModels,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from geomae.catalog.source import Scene, Source
+from geomae.catalog import Scene, Source
 from geomae.errors import RasterError
 from geomae.rasters.grids import scene_layout
 from geomae.rasters.inspection import BandRecord, FileRecord, Wanted, inspect_files

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from rasterio import Affine
 
-from geomae.catalog.source import BandFile, Scene, Source
+from geomae.catalog import BandFile, Scene, Source
 from geomae.errors import RasterError
 from geomae.rasters.opening import Header, header
 from geomae.rasters.resampling import Axis

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from rasterio.io import DatasetReader
 
-from geomae.catalog.source import Source
+from geomae.catalog import Source
 from geomae.errors import GeomaeError, RasterError
 from geomae.files import cache_folder, digest, file_digest, read_json, write_json
 from geomae.rasters.opening import Header, describe_dataset, is_remote, opened, stamp

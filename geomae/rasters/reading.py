@@ -13,7 +13,7 @@ from rasterio.io import DatasetReader
 from rasterio.warp import transform as transform_points
 from rasterio.windows import Window as RasterioWindow
 
-from geomae.catalog.source import Scene, Source
+from geomae.catalog import Scene, Source
 from geomae.errors import RasterError
 from geomae.rasters.grids import HALF, SNAP, Grid, Layout, SceneFile, Window, axes, check_window, scene_layout
 from geomae.rasters.opening import LARGEST_BYTES, Header, borrowed, environment, header

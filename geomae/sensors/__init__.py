@@ -2,8 +2,7 @@
 
 from geomae.sensors.band import COMMON_NAMES, Band, match_bands
 from geomae.sensors.groups import band_groups
-from geomae.sensors.registry import inline_sensor, sensor, sensor_names
-from geomae.sensors.sensor import UNITS, Scaling, Sensor
+from geomae.sensors.registry import UNITS, Scaling, Sensor, inline_sensor, sensor, sensor_names
 
 __all__ = [
     "COMMON_NAMES",

@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from geomae.catalog import Catalog, Selector, condition_mask, read_windows, require_columns, where_mask
+from geomae.catalog import Catalog, Selector, Source, condition_mask, read_windows, require_columns, where_mask
 from geomae.catalog.schema import Label
-from geomae.catalog.source import Source
 from geomae.errors import CatalogError, GeomaeError, nearest
 from geomae.rasters import AuditReport, Grid, Window, audit, read_labels, scene_grid
 from geomae.tiles.sources import open_source, prepare

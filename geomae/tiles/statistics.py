@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from geomae.catalog.source import Source
+from geomae.catalog import Source
 from geomae.errors import StorageError
 from geomae.files import cache_folder, digest, publish_file
 from geomae.rasters import Window, read

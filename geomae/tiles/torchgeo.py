@@ -1,6 +1,6 @@
 """Data sets of torchgeo as lists of files: torchgeo finds, splits and labels them, `rasters` reads them.
 
-Data sets without such a list are written once as files (`torchgeo_rows`).
+Data sets without such a list are written once as files (`torchgeo_classes`).
 """
 
 import inspect
@@ -17,8 +17,7 @@ from geomae.catalog import Catalog
 from geomae.catalog.paths import common_folder
 from geomae.errors import CatalogError, nearest
 from geomae.files import confine
-from geomae.tiles.torchgeo_bands import band_tokens, stored_bands
-from geomae.tiles.torchgeo_rows import label_text, rows_as_files
+from geomae.tiles.torchgeo_classes import band_tokens, label_text, rows_as_files, stored_bands
 
 PATH_ARGUMENTS = ("root", "paths")
 DEFAULT_FOLDER = "data"  # torchgeo's own, but relative to the catalogue and not to where the command was started

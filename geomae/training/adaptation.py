@@ -25,8 +25,7 @@ from geomae.runtime.signals import Stop
 from geomae.sensors.record import SensorRecord
 from geomae.tiles.batches import TileReader, schedule_batches
 from geomae.tiles.index import TileIndex
-from geomae.tiles.overlaps import check_no_pixel_overlap, overlapping
-from geomae.tiles.selection import Selection, index_gsd_m
+from geomae.tiles.selection import Selection, check_no_pixel_overlap, index_gsd_m, overlapping
 from geomae.tiles.splits import validation_tiles
 from geomae.training import checkpoints
 from geomae.training.checkpoints import Progress

@@ -10,7 +10,7 @@ import pytest
 import rasterio
 from rasterio.transform import Affine
 
-from geomae.catalog.source import BandFile, Scene, Source
+from geomae.catalog import BandFile, Scene, Source
 from geomae.files import cache_folder, file_digest
 from geomae.rasters import audit
 from geomae.rasters import inspection as inspection_cache

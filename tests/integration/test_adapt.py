@@ -241,8 +241,7 @@ def test_with_source_and_target_unknown_the_target_s_sensor_is_the_first(land, b
 def test_tiles_that_overlap_held_out_ones_are_told_of(land, begun):
     from geomae.catalog import open_catalog
     from geomae.config import PretrainConfig
-    from geomae.tiles.overlaps import overlapping
-    from geomae.tiles.selection import select_tiles
+    from geomae.tiles.selection import overlapping, select_tiles
     from geomae.training.adaptation import read_adaptation_domains
 
     (one,) = select_tiles(open_catalog(land), ["halved"])

@@ -8,7 +8,7 @@ import pytest
 import rasterio
 from rasterio.transform import Affine
 
-from geomae.catalog.source import BandFile, Scene, Source
+from geomae.catalog import BandFile, Scene, Source
 from geomae.errors import RasterError
 from geomae.rasters import Window, read, scene_grid, write_cog
 from geomae.sensors import Band
