@@ -129,21 +129,6 @@ def linear_range(
     return Range(tuple(factors), (shift,) * len(record.bands), low, tuple(highs), note)
 
 
-def _affine(
-    record: SensorRecord, factor: float, shift: float, note: str, low: float = -torch.inf, high: float = torch.inf
-) -> Range:
-    count = len(record.bands)
-    return Range((factor,) * count, (shift,) * count, low, high, note)
-
-
-def _columns(chosen: Values) -> Tensor:
-    """The seven figures of each band (7, C, 1, 1), in one tensor: it goes to the device in one transfer."""
-    given, count = chosen.range, len(chosen.usual_C)
-    low, high = (one if isinstance(one, tuple) else (one,) * count for one in (given.low, given.high))
-    rows = (given.factor_C, given.shift_C, low, high, chosen.mean_C, chosen.std_C, chosen.usual_C)
-    return torch.tensor(rows, dtype=torch.float32)[..., None, None]
-
-
 @dataclass(frozen=True)
 class Backbone:
     """A foreign model and how its tokens are got at.
@@ -280,15 +265,6 @@ class ForeignEncoder:
         return next(self.backbone.module.parameters()).device
 
 
-def _normed(norm: nn.Module, raw: Tokens) -> Tokens:
-    """As libraries do that pool before the norm: it is the mean of the patches that is normed.
-
-    The class token and each patch are normed for themselves.
-    """
-    cls_BD = None if raw.cls_BD is None else norm(raw.cls_BD).float()
-    return Tokens(cls_BD, norm(raw.patches_BND).float(), raw.usable_BN, norm(raw.pooled("mean")).float())
-
-
 def resized(values_BCHW: Tensor, size: int) -> Tensor:
     """Tiles of `size` x `size` pixels, bilinearly; smoothed first where they become smaller."""
     if values_BCHW.shape[-2:] == (size, size):
@@ -331,3 +307,27 @@ def without_prefix(weights: dict[str, Tensor], anchor: str) -> tuple[dict[str, T
     if anchor in weights or not (prefix == "" or prefix.endswith(".")):
         return weights, ""
     return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}, prefix
+
+
+def _normed(norm: nn.Module, raw: Tokens) -> Tokens:
+    """As libraries do that pool before the norm: it is the mean of the patches that is normed.
+
+    The class token and each patch are normed for themselves.
+    """
+    cls_BD = None if raw.cls_BD is None else norm(raw.cls_BD).float()
+    return Tokens(cls_BD, norm(raw.patches_BND).float(), raw.usable_BN, norm(raw.pooled("mean")).float())
+
+
+def _affine(
+    record: SensorRecord, factor: float, shift: float, note: str, low: float = -torch.inf, high: float = torch.inf
+) -> Range:
+    count = len(record.bands)
+    return Range((factor,) * count, (shift,) * count, low, high, note)
+
+
+def _columns(chosen: Values) -> Tensor:
+    """The seven figures of each band (7, C, 1, 1), in one tensor: it goes to the device in one transfer."""
+    given, count = chosen.range, len(chosen.usual_C)
+    low, high = (one if isinstance(one, tuple) else (one,) * count for one in (given.low, given.high))
+    rows = (given.factor_C, given.shift_C, low, high, chosen.mean_C, chosen.std_C, chosen.usual_C)
+    return torch.tensor(rows, dtype=torch.float32)[..., None, None]

@@ -78,9 +78,9 @@ def colour(title: str, values_T: NDArray[np.str_]) -> Coloured:
 
 def colour_columns(columns: Mapping[str, NDArray[np.str_]]) -> tuple[Coloured, ...]:
     """The columns in which tiles differ, coloured; where there is none, the first, so that something is shown."""
-    telling = {title: values_T for title, values_T in columns.items() if len(np.unique(values_T)) > 1}
+    varying = {title: values_T for title, values_T in columns.items() if len(np.unique(values_T)) > 1}
     first = dict(list(columns.items())[:1])
-    return tuple(colour(title, values_T) for title, values_T in (telling or first).items())
+    return tuple(colour(title, values_T) for title, values_T in (varying or first).items())
 
 
 def pca_scree(path: Path, share_D: NDArray[np.float64], kept: int, effective_rank: float, *, title: str) -> None:
@@ -163,7 +163,7 @@ def _points(
     """Draw in a fixed random order, in a few rounds, so that every shape lies now above and now below the others."""
     crowd = max(len(order), 1)
     size = float(np.clip(12_000 / crowd, 5, 26))
-    look: dict[str, Any] = (
+    drawn: dict[str, Any] = (
         {"alpha": 0.18, "linewidths": 0.0} if light else {"alpha": 0.75, "linewidths": 0.3, "edgecolors": "white"}
     )
     for part in np.array_split(order, 8):
@@ -171,7 +171,7 @@ def _points(
             chosen = part[column.style_T[part] == number]
             if len(chosen):
                 x, y = place_T2[chosen].T
-                axes.scatter(x, y, s=size, c=style.colour, marker=MARKERS[style.shape], **look)
+                axes.scatter(x, y, s=size, c=style.colour, marker=MARKERS[style.shape], **drawn)
 
 
 def _limits(values_T: NDArray[np.float32]) -> tuple[float, float]:

@@ -99,15 +99,19 @@ def pca_map_picture(path: Path, picture: MapPicture, *, title: str, caption: str
     add_title(figure, shorten(title, 100))
     first_YX = np.ma.array(picture.map_YX3[..., 0], mask=~picture.valid_YX)
     colours = np.where(picture.valid_YX[..., None], picture.map_YX3, INVALID_COLOUR)
-    lonely: dict[str, Any] = {"cmap": colormaps[DIFFERENCE_MAP].with_extremes(bad=INVALID_COLOUR), "vmin": 0, "vmax": 1}
+    one_band: dict[str, Any] = {
+        "cmap": colormaps[DIFFERENCE_MAP].with_extremes(bad=INVALID_COLOUR),
+        "vmin": 0,
+        "vmax": 1,
+    }
     panels: list[tuple[str, NDArray[np.float64], float, float, dict[str, Any]]] = [
         (picture.composite, picture.truth_HW3, picture.height, picture.width, {}),
         ("components 1, 2, 3 as red, green, blue", colours, picture.map_height, picture.map_width, {}),
-        ("component 1 alone", first_YX, picture.map_height, picture.map_width, lonely),
+        ("component 1 alone", first_YX, picture.map_height, picture.map_width, one_band),
     ]
-    for number, (name, values, height, width, look) in enumerate(panels):
+    for number, (name, values, height, width, shown) in enumerate(panels):
         axes = add_axes(figure, left + number * (wide + gap), head, wide, high)
-        axes.imshow(values, extent=(0, width, height, 0), interpolation="nearest", **look)
+        axes.imshow(values, extent=(0, width, height, 0), interpolation="nearest", **shown)
         axes.set_xlim(0, picture.width)
         axes.set_ylim(picture.height, 0)
         axes.set_title(name, fontsize=9, parse_math=False)

@@ -3,6 +3,7 @@
 B tiles, C bands, H W pixels, N patches, D width
 """
 
+import itertools
 from functools import partial
 
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 from torchgeo.models import DOFA
 from torchgeo.models.scale_mae import ScaleMAE
 
-from geomae.encoders import load_encoder
+from geomae.encoders import POOLINGS, load_encoder
 from geomae.encoders.foreign import resized, standardised
 from geomae.encoders.timm_models import finish, timm_backbone
 from geomae.errors import BandMismatchError, ConfigError, GeomaeError, ModelError
@@ -98,11 +99,11 @@ def test_digital_numbers_and_all_bands(vit):
     assert any("its first layer, made for 3 bands, was adapted to 7" in note for note in encoder.notes)
 
 
-@pytest.mark.parametrize("name", [VIT, "vit_tiny_fc_norm", "resnet18"])
-@pytest.mark.parametrize("pooling", ["mean", "mean-std", "cls"])
+@pytest.mark.parametrize(
+    ("name", "pooling"),
+    [*itertools.product((VIT, "vit_tiny_fc_norm"), POOLINGS), ("resnet18", "mean"), ("resnet18", "mean-std")],
+)
 def test_gradients_flow_through_the_tokens_that_embed_pools(vit, name, pooling):
-    if name == "resnet18" and pooling == "cls":
-        pytest.skip("no class token")
     options = {"fc_norm": True, "global_pool": "avg"} if name == "vit_tiny_fc_norm" else {}
     module = timm.create_model(VIT if options else name, num_classes=0, **options).eval()
     encoder = finish(

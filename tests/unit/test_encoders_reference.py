@@ -1,5 +1,8 @@
 """What users write to name an encoder: kinds, options and labels."""
 
+import subprocess
+import sys
+
 import pytest
 
 from geomae.encoders import parse_encoders
@@ -73,3 +76,11 @@ def test_what_is_unknown_is_refused_with_the_nearest(folder, text, message):
         parse_encoders([text])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_names_of_encoders_are_checked_without_torch():
+    code = (
+        "import sys\nfrom geomae.encoders import parse_encoders\nparse_encoders(['baseline:pixels'])\n"
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
