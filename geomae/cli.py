@@ -1,7 +1,6 @@
 """The command line: arguments to a request, one workflow call, an exit code."""
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,26 +17,9 @@ from geomae.commands import (
     embed,
     embed_pca,
     gap,
+    pretrain,
     probe,
     ui,
-)
-from geomae.commands.options import (
-    CatalogFile,
-    Changes,
-    Datasets,
-    Device,
-    Devices,
-    DryRun,
-    Evaluations,
-    Experiment,
-    Nodes,
-    Out,
-    Precision,
-    Probe,
-    Quiet,
-    RunName,
-    TrackingUri,
-    exit_with,
 )
 
 app = typer.Typer(
@@ -63,67 +45,6 @@ def _root(
         typer.echo(context.get_help())
 
 
-@app.command()
-def pretrain(
-    catalog: CatalogFile = None,
-    dataset: Datasets = None,
-    evaluate: Evaluations = None,
-    probe: Probe = None,
-    config: Annotated[str | None, typer.Option("--config", help="FILE or shipped NAME; default tiny.")] = None,
-    change: Changes = None,
-    out: Out = None,
-    resume: Annotated[Path | None, typer.Option("--resume", help="Folder of a run to go on with.")] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="Chooses weights, tiles and masks; default 0.")
-    ] = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    devices: Devices = 1,
-    nodes: Nodes = 1,
-    strategy: Annotated[str, typer.Option(help="auto, ddp or fsdp.")] = "auto",
-    tracking_uri: TrackingUri = None,
-    experiment: Experiment = "geomae",
-    run_name: RunName = None,
-    register: Annotated[str | None, typer.Option(help="Put the model into MLflow's registry under this name.")] = None,
-    dry_run: DryRun = False,
-    quiet: Quiet = False,
-) -> None:
-    """Train a masked autoencoder on the tiles of a catalogue."""
-    from geomae.commands.pretrain_job import PretrainOptions, read_request
-
-    request = PretrainOptions(
-        catalog=catalog,
-        datasets=tuple(dataset or ()),
-        evaluations=tuple(evaluate or ()),
-        probe=probe,
-        config=config,
-        changes=tuple(change or ()),
-        out=out,
-        resume=resume,
-        seed=seed,
-        device=device,
-        precision=precision,
-        devices=devices,
-        nodes=nodes,
-        strategy=strategy,
-        tracking_uri=tracking_uri,
-        experiment=experiment,
-        run_name=run_name,
-        register=register,
-        dry_run=dry_run,
-        quiet=quiet,
-    )
-
-    def work() -> int:
-        if resume is None:
-            read_request(request)  # what is wrong with it is said before torch is imported
-        from geomae.commands.pretrain import run
-
-        return run(request)
-
-    exit_with(work)
-
-
 def main() -> None:
     """Run the command line and exit with its code; a wrong argument is one line, as every other fault of a request."""
     try:
@@ -144,6 +65,7 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+app.command("pretrain")(pretrain.pretrain)
 app.command("convert")(convert.convert)
 app.command("ui")(ui.ui)
 app.command("embed")(embed.embed)

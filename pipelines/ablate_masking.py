@@ -25,7 +25,7 @@ from pydantic import Field
 from geomae.catalog import Selector, open_catalog, parse_selector
 from geomae.commands import pretrain
 from geomae.commands.options import CommonOptions, exit_with
-from geomae.commands.pretrain_job import PretrainOptions
+from geomae.commands.pretrain import PretrainOptions
 from geomae.config import Frozen, PretrainConfig, load_config
 from geomae.errors import CheckpointError, ConfigError
 from geomae.files import publish_file, write_json

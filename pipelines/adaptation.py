@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from geomae.catalog import parse_selector
-from geomae.commands import adapt, gap, pretrain, pretrain_job, probe
+from geomae.commands import adapt, gap, pretrain, probe
 from geomae.commands.options import CommonOptions, exit_with
 from geomae.commands.run import OPENING_S, AnalysisRun
 from geomae.evaluation.before_after import AFTER, BEFORE
@@ -44,7 +44,7 @@ class Study:
         if arguments.model is not None:
             return str(arguments.model)
         source = parse_selector(arguments.source)
-        options = pretrain_job.PretrainOptions(
+        options = pretrain.PretrainOptions(
             self.common.catalog, (str(replace(source, split=source.split or ALL)),), config="tiny",
             changes=training_changes(arguments, changes), seed=arguments.seed, run_name="pretrain",
             tracking_uri=arguments.tracking_uri, experiment=arguments.experiment, parent_run=self.common.parent_run,

@@ -110,8 +110,7 @@ def refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
 
 def refuses(kind: type[GeomaeError], parts: Sequence[str], **wishes: Any) -> None:
     """Check that a training, asked for in this process, is refused with one line that says all of `parts`."""
-    from geomae.commands.pretrain import run
-    from geomae.commands.pretrain_job import PretrainOptions
+    from geomae.commands.pretrain import PretrainOptions, run
 
     with pytest.raises(kind) as caught:
         run(PretrainOptions(**{"quiet": True, **wishes}))

@@ -1,52 +1,146 @@
-"""`geomae pretrain`: from a catalogue to a trained model, start to end."""
+"""`geomae pretrain`: from a catalogue to a trained model."""
 
 import contextlib
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import torch
+import typer
 
-from geomae.catalog import Catalog, open_catalog, parse_selector
-from geomae.catalog.schema import ALL
-from geomae.commands import run as run_folder
-from geomae.commands.pretrain_job import PretrainJob, PretrainOptions, resolve
-from geomae.commands.pretrain_probe import labelled_tiles
-from geomae.commands.pretrain_report import Reporter
-from geomae.commands.run import RunFolder
-from geomae.config import PretrainConfig, flatten
+from geomae.commands.options import (
+    CatalogFile,
+    Changes,
+    CommonOptions,
+    Datasets,
+    Device,
+    Devices,
+    DryRun,
+    Evaluations,
+    Experiment,
+    Nodes,
+    Out,
+    Precision,
+    Probe,
+    Quiet,
+    RunName,
+    TrackingUri,
+    exit_with,
+)
 from geomae.errors import CheckpointError, ConfigError
-from geomae.models.architecture import architecture
-from geomae.models.folder import Model
-from geomae.models.mae import MaskedAutoencoder
-from geomae.randomness import key
-from geomae.runtime import devices
-from geomae.runtime.console import Screen
-from geomae.runtime.devices import Fabric
-from geomae.runtime.precision import keep_freed_memory
-from geomae.runtime.signals import die_with_parent, watch
-from geomae.tiles.batches import schedule_batches
-from geomae.training.data import TrainingData, assemble
-from geomae.training.loop import train
-from geomae.training.trainer import prepare
+
+if TYPE_CHECKING:
+    from geomae.catalog import Catalog, Selector
+    from geomae.commands.pretrain_report import Reporter
+    from geomae.commands.run import RunFolder
+    from geomae.config import PretrainConfig
+    from geomae.evaluation.pretraining_probe import LabelledTiles
+    from geomae.models.folder import Model
+    from geomae.models.mae import MaskedAutoencoder
+    from geomae.runtime.devices import Fabric
+    from geomae.training.data import TrainingData
+    from geomae.training.job import PretrainJob
 
 
-def run(request: PretrainOptions) -> int:
+@dataclass(frozen=True)
+class PretrainOptions:
+    """The options of the command; None where the user did not say, so that a resume can keep what the run had."""
+
+    catalog: Path | None = None
+    datasets: tuple[str, ...] = ()
+    evaluations: tuple[str, ...] = ()
+    config: str | None = None
+    changes: tuple[str, ...] = ()
+    out: Path | None = None
+    resume: Path | None = None
+    seed: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: str = "auto"
+    tracking_uri: str | None = None
+    experiment: str = "geomae"
+    run_name: str | None = None
+    register: str | None = None
+    dry_run: bool = False
+    quiet: bool = False
+    probe: str | None = None
+    parent_run: str | None = None  # MLflow run of a study, of which this is a part
+
+    @property
+    def common(self) -> CommonOptions:
+        """What this command shares with all others; its seed is that of a new run."""
+        return CommonOptions(
+            catalog=self.catalog, out=self.out, seed=self.seed or 0, device=self.device, precision=self.precision,
+            devices=self.devices, nodes=self.nodes, tracking_uri=self.tracking_uri, experiment=self.experiment,
+            run_name=self.run_name, dry_run=self.dry_run, quiet=self.quiet, parent_run=self.parent_run,
+        )  # fmt: skip
+
+
+def pretrain(
+    catalog: CatalogFile = None,
+    dataset: Datasets = None,
+    evaluate: Evaluations = None,
+    probe: Probe = None,
+    config: Annotated[str | None, typer.Option("--config", help="FILE or shipped NAME; default tiny.")] = None,
+    change: Changes = None,
+    out: Out = None,
+    resume: Annotated[Path | None, typer.Option("--resume", help="Folder of a run to go on with.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Chooses weights, tiles and masks; default 0.")
+    ] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
+    strategy: Annotated[str, typer.Option(help="auto, ddp or fsdp.")] = "auto",
+    tracking_uri: TrackingUri = None,
+    experiment: Experiment = "geomae",
+    run_name: RunName = None,
+    register: Annotated[str | None, typer.Option(help="Put the model into MLflow's registry under this name.")] = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a masked autoencoder on the tiles of a catalogue."""
+    options = PretrainOptions(
+        catalog=catalog, datasets=tuple(dataset or ()), evaluations=tuple(evaluate or ()), probe=probe, config=config,
+        changes=tuple(change or ()), out=out, resume=resume, seed=seed, device=device, precision=precision,
+        devices=devices, nodes=nodes, strategy=strategy, tracking_uri=tracking_uri, experiment=experiment,
+        run_name=run_name, register=register, dry_run=dry_run, quiet=quiet,
+    )  # fmt: skip
+    exit_with(lambda: run(options))
+
+
+def run(options: PretrainOptions) -> int:
     """Train, or go on with a training. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
+    if options.resume is None:
+        read_config_and_selectors(options)
+    # What is slow to import (torch takes seconds) comes after what can be checked without it.
+    from geomae.catalog import open_catalog
+    from geomae.commands.pretrain_report import Reporter, describe_plan
+    from geomae.commands.run import RunFolder, check_new, lock
+    from geomae.models.folder import Model
+    from geomae.runtime import devices
+    from geomae.runtime.console import Screen
+    from geomae.runtime.precision import keep_freed_memory
+    from geomae.runtime.signals import die_with_parent
+    from geomae.training.data import assemble
+    from geomae.training.trainer import initial_model
+
     if devices.started_by_us():
         die_with_parent()
-    rank = devices.early_rank()
-    screen = Screen(shown=not request.quiet and rank == 0)
-    folder = RunFolder(request.resume.absolute()) if request.resume else None
-    job = resolve(request, folder)
+    screen = Screen(shown=not options.quiet and devices.early_rank() == 0)
+    folder = RunFolder(options.resume.absolute()) if options.resume else None
+    job = resolve_job(options, folder)
     if folder is not None and folder.finished:
         screen.say(f"{folder.path}: this run is finished; its model is in {folder.model}")
         return 0
-    if request.out is not None and folder is None and rank == 0:
-        run_folder.check_new(request.out)
-    fabric = devices.build_fabric(request.device, request.devices, request.nodes, request.strategy)
+    if options.out is not None and folder is None and devices.early_rank() == 0:
+        check_new(options.out)
+    fabric = devices.build_fabric(options.device, options.devices, options.nodes, options.strategy)
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    _check_shares(job.config, fabric.world_size)
+    check_shares(job.config, fabric.world_size)
     catalog = open_catalog(job.catalog)
     # Where we start the other ranks, that comes after everything that can be wrong with the request, so that it is said
     # once; where a scheduler has started them, rank 0 goes first and leaves what it measured to the others.
@@ -54,35 +148,48 @@ def run(request: PretrainOptions) -> int:
     if external:
         fabric.launch()
     with fabric.rank_zero_first() if external else contextlib.nullcontext():
-        data = _assemble(catalog, job, screen)
-    mae = _new_model(job, data)
-    probed = labelled_tiles(catalog, job, data, Model(mae, data.sensors))
-    if request.dry_run:
-        _describe(screen, job, data, mae, fabric)
+        data = assemble(catalog, _parse(job.datasets), _parse(job.evaluations), job.config, job.seed, screen.step)
+    screen.close()
+    for note in data.notes:
+        screen.say(note)
+    mae = initial_model(job.config, data, job.seed)
+    probed = _tiles_to_probe(catalog, job, data, Model(mae, data.sensors))
+    if options.dry_run:
+        describe_plan(screen, job, data, mae, fabric)
         return 0
     if folder is not None:
         _check_same_data(folder, data)
     if not external:
         fabric.launch()
-    folder = _agree_on_folder(fabric, request, job, data, folder)
+    folder = _agree_on_folder(fabric, options, job, data, folder)
     with contextlib.ExitStack() as stack:
         if fabric.is_global_zero:
-            stack.enter_context(run_folder.lock(folder))
-        reporter = stack.enter_context(Reporter(folder, request, job, catalog, data, fabric, screen, probed))
+            stack.enter_context(lock(folder))
+        reporter = stack.enter_context(
+            Reporter(folder, options.common, job, catalog, data, fabric, screen, probed, options.register)
+        )
         return _train(fabric, job, data, mae, folder, reporter)
 
 
 def _train(
-    fabric: Fabric, job: PretrainJob, data: TrainingData, mae: MaskedAutoencoder, folder: RunFolder, reporter: Reporter
-) -> int:
+    fabric: "Fabric", job: "PretrainJob", data: "TrainingData", mae: "MaskedAutoencoder", folder: "RunFolder",
+    reporter: "Reporter",
+) -> int:  # fmt: skip
+    """From the newest checkpoint to the last step, or to a signal."""
+    from geomae.runtime import devices
+    from geomae.runtime.signals import watch
+    from geomae.tiles.batches import schedule_batches
+    from geomae.training.loop import train
+    from geomae.training.trainer import prepare
+
     config = job.config
     with watch() as stop:
         trainer = prepare(
             fabric, mae, config, job.seed, job.precision, data.training, data.validation, folder.checkpoints
         )
         reporter.begin(trainer)
-        order = schedule_batches(job.seed, tuple(len(one.reader) for one in data.training), config.batch, config.steps)
-        for event in train(trainer, order, stop):
+        sizes = tuple(len(one.reader) for one in data.training)
+        for event in train(trainer, schedule_batches(job.seed, sizes, config.batch, config.steps), stop):
             reporter.report(trainer, event)
         if trainer.progress.step < config.steps:
             reporter.stopped(trainer, stop)
@@ -91,7 +198,52 @@ def _train(
     return 0
 
 
-def _check_shares(config: PretrainConfig, ranks: int) -> None:
+def read_config_and_selectors(options: PretrainOptions) -> "tuple[PretrainConfig, Path, tuple[str, ...]]":
+    """Configuration, catalogue and selectors of a new run; works without torch, whose import takes seconds."""
+    from geomae.catalog import parse_selector, resolve_selectors
+    from geomae.catalog.schema import ALL
+    from geomae.config import PretrainConfig, load_config
+
+    config = load_config(PretrainConfig, "pretrain", options.config or "tiny", options.changes)
+    catalog = options.common.open_catalog()
+    datasets = resolve_selectors(catalog, options.datasets, "train")
+    for text in (*options.evaluations, *([options.probe] if options.probe is not None else [])):
+        catalog.entry(parse_selector(text).dataset)
+    path = options.catalog or Path("data_catalog.yaml")
+    return config, path, tuple(str(one) if one.split else f"{one}@{ALL}" for one in datasets)
+
+
+def resolve_job(options: PretrainOptions, folder: "RunFolder | None") -> "PretrainJob":
+    """The job of a new run, or the stored one; a resume with other options is refused, naming them."""
+    from geomae.runtime import devices
+    from geomae.runtime.precision import precision_for
+    from geomae.training.job import PretrainJob, job_differences, stored_job
+
+    device = devices.device_for(options.device)
+    if folder is None:
+        config, path, texts = read_config_and_selectors(options)
+        precision = precision_for(device, options.precision)
+        return PretrainJob(
+            path.absolute(), texts, options.evaluations, config, options.seed or 0, precision, options.probe
+        )
+    stored = folder.request()
+    requested = {
+        "seed": options.seed,
+        "dataset": list(options.datasets) or None,
+        "probe": options.probe,
+        "eval": list(options.evaluations) or None,
+        "precision": None if options.precision == "auto" else options.precision,
+    }
+    differences = job_differences(stored, options.config, options.changes, requested)
+    if differences:
+        raise CheckpointError(
+            f"--resume {folder.path}: its configuration differs in {'; '.join(differences)}; leave these out to go on, "
+            "or start a new run"
+        )
+    return stored_job(stored, options.catalog)
+
+
+def check_shares(config: "PretrainConfig", ranks: int) -> None:
     """Every rank and every pass must get the same number of tiles."""
     if config.batch % (ranks * config.accumulate):
         raise ConfigError(
@@ -100,19 +252,32 @@ def _check_shares(config: PretrainConfig, ranks: int) -> None:
         )
 
 
-def _assemble(catalog: Catalog, job: PretrainJob, screen: Screen) -> TrainingData:
-    selectors, evaluations = (
-        [replace(one, split=None) if one.split == ALL else one for one in map(parse_selector, texts)]
-        for texts in (job.datasets, job.evaluations)
-    )
-    data = assemble(catalog, selectors, evaluations, job.config, job.seed, screen.step)
-    screen.close()
-    for note in data.notes:
-        screen.say(note)
-    return data
+def _parse(texts: tuple[str, ...]) -> "list[Selector]":
+    """Selectors of a job, in which `@all` says that the split was left out."""
+    from dataclasses import replace
+
+    from geomae.catalog import parse_selector
+    from geomae.catalog.schema import ALL
+
+    return [replace(one, split=None) if one.split == ALL else one for one in map(parse_selector, texts)]
 
 
-def _check_same_data(folder: RunFolder, data: TrainingData) -> None:
+def _tiles_to_probe(
+    catalog: "Catalog", job: "PretrainJob", data: "TrainingData", model: "Model"
+) -> "LabelledTiles | None":
+    """The tiles of `--probe`, else those of the first data set in use that has labels; None without a probe."""
+    from geomae.evaluation.pretraining_probe import labelled_tiles
+
+    if not job.config.probe_every:
+        if job.probe is not None:
+            raise ConfigError(f"--probe {job.probe}: say how often with --set probe_every=STEPS")
+        return None
+    selectors = (job.probe,) if job.probe is not None else (*job.datasets, *job.evaluations)
+    memory_bytes = job.config.data.memory_mb * 1024**2 // 4
+    return labelled_tiles(catalog, selectors, model, job.seed, indexes=data.indexes, memory_bytes=memory_bytes)
+
+
+def _check_same_data(folder: "RunFolder", data: "TrainingData") -> None:
     if folder.request()["data"] != data.digest:
         raise CheckpointError(
             f"--resume {folder.path}: the catalogue or its files are others than when the run began; restore them, "
@@ -121,53 +286,14 @@ def _check_same_data(folder: RunFolder, data: TrainingData) -> None:
 
 
 def _agree_on_folder(
-    fabric: Fabric, request: PretrainOptions, job: PretrainJob, data: TrainingData, folder: RunFolder | None
-) -> RunFolder:
+    fabric: "Fabric", options: PretrainOptions, job: "PretrainJob", data: "TrainingData", folder: "RunFolder | None"
+) -> "RunFolder":
     """Rank 0 makes the folder of the run, and the others learn its name; a name with a time would differ by rank."""
+    from geomae.commands.run import RunFolder, make, output_folder
+
     if folder is not None:
         return folder
     path = ""
     if fabric.is_global_zero:
-        made = run_folder.make(
-            (request.out or run_folder.default_out("pretrain")).absolute(), job.to_dict() | {"data": data.digest}
-        )
-        path = str(made.path)
+        path = str(make(output_folder("pretrain", options.out), job.params() | {"data": data.digest}).path)
     return RunFolder(Path(fabric.broadcast(path)))
-
-
-def _new_model(job: PretrainJob, data: TrainingData) -> MaskedAutoencoder:
-    """A model whose initial weights are a function of the seed."""
-    config = job.config
-    shape = architecture(
-        config.preset,
-        kind=config.model,
-        bands=len(data.training[0].record.bands),
-        groups=data.groups,
-        patch=config.patch,
-        embedding=config.embedding,
-        target=config.target,
-        decoder=config.decoder,
-        positions=config.positions,
-        reference_gsd_m=config.reference_gsd_m,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key(job.seed, "weights") % 2**63)
-        return MaskedAutoencoder(shape)
-
-
-def _describe(screen: Screen, job: PretrainJob, data: TrainingData, mae: MaskedAutoencoder, fabric: Fabric) -> None:
-    """What a dry run prints."""
-    millions = sum(value.numel() for value in mae.parameters()) / 1e6
-    screen.result(f"catalogue {job.catalog}")
-    for what, group in (("train on", data.training), ("validate on", data.validation)):
-        for one in group:
-            bands = ", ".join(band.name for band in one.record.bands)
-            screen.result(
-                f"{what} {one.name}: {len(one.reader)} tiles of {one.record.name} in {one.record.unit} ({bands})"
-            )
-    screen.result(
-        f"{job.config.preset}, {millions:.1f} million parameters, {job.config.steps} steps of {job.config.batch} tiles "
-        f"on {fabric.world_size} x {fabric.device.type} in {job.precision}, seed {job.seed}"
-    )
-    for name, value in flatten(job.config.model_dump(mode="json")).items():
-        screen.result(f"  {name}: {value}")

@@ -12,10 +12,11 @@ import torch
 
 from geomae import __version__
 from geomae.catalog import Catalog
-from geomae.commands.pretrain_job import PretrainJob, PretrainOptions
-from geomae.commands.pretrain_probe import LabelledTiles, probe
-from geomae.commands.run import RunFolder, child_of, commit
-from geomae.files import digest, file_name, write_json
+from geomae.commands.options import CommonOptions
+from geomae.commands.run import RunFolder, child_of, commit, dataset_record
+from geomae.config import flatten
+from geomae.evaluation.pretraining_probe import LabelledTiles, probe
+from geomae.files import file_name, write_json
 from geomae.models.folder import Model, save_model
 from geomae.models.mae import MaskedAutoencoder
 from geomae.models.masking import MaskRules
@@ -27,6 +28,7 @@ from geomae.tiles.batches import fixed_batches
 from geomae.tracking import DatasetRecord, Tracker, as_params, resolve_uri, start_run
 from geomae.training import checkpoints
 from geomae.training.data import Dataset, TrainingData
+from geomae.training.job import PretrainJob
 from geomae.training.loop import Event, validate
 from geomae.training.trainer import Trainer, batch_spec, wrapped
 from geomae.training.validation import BASELINES, ValidationScores
@@ -34,8 +36,8 @@ from geomae.training.validation import BASELINES, ValidationScores
 
 def parameters(job: PretrainJob, data: TrainingData) -> dict[str, Any]:
     """The whole resolved configuration and the request, nested."""
-    asked = job.to_dict()
-    return {**asked.pop("config"), **asked, "data_digest": data.digest}
+    params = job.params()
+    return {**params.pop("config"), **params, "data_digest": data.digest}
 
 
 def provenance(job: PretrainJob, data: TrainingData, run_id: str | None) -> dict[str, Any]:
@@ -74,25 +76,29 @@ def entries(catalog: Catalog, data: TrainingData) -> dict[str, Any]:
 
 def dataset_records(catalog: Catalog, data: TrainingData) -> list[DatasetRecord]:
     """The inputs of the run, with their digests."""
-    written = entries(catalog, data)
+    parts: tuple[tuple[Literal["training", "validation"], Sequence[Dataset]], ...]
+    parts = (("training", data.training), ("validation", data.validation))
     return [
-        *(_record(catalog, written, one, "training") for one in data.training),
-        *(_record(catalog, written, one, "validation") for one in data.validation),
+        dataset_record(catalog, one.name, one.index, one.record, context) for context, part in parts for one in part
     ]
 
 
-def _record(
-    catalog: Catalog, written: dict[str, Any], one: Dataset, context: Literal["training", "validation"]
-) -> DatasetRecord:
-    return DatasetRecord(
-        name=one.name,
-        digest=digest([one.index.content(), one.index.tiles["tile_id"].tolist()]),
-        source=str(catalog.path),
-        entry={one.index.name: written[one.index.name]},
-        bands=[band.name for band in one.record.bands],
-        profile={"tiles": len(one.reader), "sensor": one.record.name, "unit": one.record.unit},
-        context=context,
+def describe_plan(screen: Screen, job: PretrainJob, data: TrainingData, mae: MaskedAutoencoder, fabric: Fabric) -> None:
+    """What a dry run prints."""
+    millions = sum(value.numel() for value in mae.parameters()) / 1e6
+    screen.result(f"catalogue {job.catalog}")
+    for what, group in (("train on", data.training), ("validate on", data.validation)):
+        for one in group:
+            bands = ", ".join(band.name for band in one.record.bands)
+            screen.result(
+                f"{what} {one.name}: {len(one.reader)} tiles of {one.record.name} in {one.record.unit} ({bands})"
+            )
+    screen.result(
+        f"{job.config.preset}, {millions:.1f} million parameters, {job.config.steps} steps of {job.config.batch} tiles "
+        f"on {fabric.world_size} x {fabric.device.type} in {job.precision}, seed {job.seed}"
     )
+    for name, value in flatten(job.config.model_dump(mode="json")).items():
+        screen.result(f"  {name}: {value}")
 
 
 PICTURED = 4  # tiles of each validation data set
@@ -150,19 +156,21 @@ class Reporter:
     def __init__(
         self,
         folder: RunFolder,
-        request: PretrainOptions,
+        common: CommonOptions,
         job: PretrainJob,
         catalog: Catalog,
         data: TrainingData,
         fabric: Fabric,
         screen: Screen,
         probed: LabelledTiles | None = None,
+        register: str | None = None,
     ) -> None:
-        self.folder, self.request, self.job, self.catalog, self.data = folder, request, job, catalog, data
+        self.folder, self.common, self.job, self.catalog, self.data = folder, common, job, catalog, data
         self.screen, self.leads, self.probed = screen, fabric.is_global_zero, probed
+        self.register = register
         self.tracker = Tracker(None)
         # A resumed run goes on where it was tracked, whatever folder the command is called from.
-        self.uri = resolve_uri(request.tracking_uri or folder.tracked_uri())
+        self.uri = resolve_uri(common.tracking_uri or folder.tracked_uri())
         self._started = time.monotonic()
         self._waited_s = self._trained_s = 0.0
         self._tiles = 0
@@ -180,10 +188,10 @@ class Reporter:
         known = self.folder.tracked(self.uri)
         self.tracker = start_run(
             self.uri,
-            self.request.experiment,
-            self.request.run_name or self.folder.path.name,
+            self.common.experiment,
+            self.common.run_name or self.folder.path.name,
             run_id=known,
-            tags=tags(self.job, self.data, self.folder.path) | child_of(self.request.parent_run),
+            tags=tags(self.job, self.data, self.folder.path) | child_of(self.common.parent_run),
             params=as_params(parameters(self.job, self.data)),
             datasets=dataset_records(self.catalog, self.data),
             warn=self.screen.warn,
@@ -270,15 +278,15 @@ class Reporter:
         self.tracker.log_metrics(new, trainer.config.steps)  # the others were logged with the last validation
         self.tracker.log_artifacts(self.folder.model, "model")
         self.tracker.log_artifact(self.folder.pictures / "loss.png", "pictures")
-        if self.request.register:
-            self.tracker.register_model(self.request.register)
+        if self.register:
+            self.tracker.register_model(self.register)
         self._remember_run()
         summary = {
             "command": "pretrain",
             "run_id": self.tracker.run_id,
             "out": self.folder.path,
             "metrics": metrics,
-            "inputs": {**self.job.to_dict(), "data_digest": self.data.digest, "notes": self.data.notes},
+            "inputs": {**self.job.params(), "data_digest": self.data.digest, "notes": self.data.notes},
         }
         write_json(self.folder.path / "summary.json", summary)
         self.tracker.log_artifact(self.folder.path / "summary.json")

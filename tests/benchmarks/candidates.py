@@ -53,7 +53,7 @@ def ours(
     from geomae.config import Decoder
     from geomae.models.architecture import Architecture
     from geomae.models.mae import MaskedAutoencoder, compile_in_place
-    from geomae.training.optimizer import build_optimizer, decayed, guarded_step
+    from geomae.training.trainer import build_optimizer, decayed, guarded_step
 
     width, depth, heads = case.encoder
     narrow, layers, narrow_heads = case.decoder

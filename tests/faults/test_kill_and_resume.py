@@ -12,8 +12,7 @@ import psutil
 import pytest
 from helpers import SIXTY, command, losses, mlflow_client, options, refuses, state
 
-from geomae.commands.pretrain import run
-from geomae.commands.pretrain_job import PretrainOptions
+from geomae.commands.pretrain import PretrainOptions, run
 from geomae.errors import CheckpointError, StorageError
 
 

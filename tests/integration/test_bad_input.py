@@ -15,8 +15,7 @@ from helpers import (
     write_scenes,
 )
 
-from geomae.commands.pretrain import run
-from geomae.commands.pretrain_job import PretrainOptions
+from geomae.commands.pretrain import PretrainOptions, run
 from geomae.commands.run import RunFolder
 from geomae.errors import BandMismatchError, CatalogError, CheckpointError, ConfigError, GeomaeError, StorageError
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from helpers import SMALL, changed_catalog, contents, options, refused, refuses, write_catalog
 
-from geomae.commands.pretrain import run
-from geomae.commands.pretrain_job import PretrainOptions
+from geomae.commands.pretrain import PretrainOptions, run
 from geomae.errors import ConfigError, ModelError
 from geomae.rasters import write_cog
 

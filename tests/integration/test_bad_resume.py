@@ -17,8 +17,7 @@ from helpers import (
     write_scenes,
 )
 
-from geomae.commands.pretrain import run
-from geomae.commands.pretrain_job import PretrainOptions
+from geomae.commands.pretrain import PretrainOptions, run
 from geomae.errors import CheckpointError
 from geomae.rasters import write_cog
 

@@ -77,8 +77,8 @@ def test_pasted_spectra_stand_out(tracking_uri, tmp_path):
 @pytest.mark.slow
 def test_pasted_spectra_stand_out_in_a_landsat_scene(shared_data, tracking_uri, tmp_path):
     """Surface reflectance of another country, at one gain for all bands so that its mean is that of the scene."""
+    from geomae.commands.pretrain import PretrainOptions as Training
     from geomae.commands.pretrain import run as train
-    from geomae.commands.pretrain_job import PretrainOptions as Training
 
     catalog, model = shared_data / "catalog.yaml", tmp_path / "model"
     wishes = {"datasets": ("landsat7-olinda@train",), "changes": ("steps=300",), "tracking_uri": tracking_uri}

@@ -23,8 +23,7 @@ from helpers import (
 
 import geomae as library
 from geomae.catalog import open_catalog
-from geomae.commands.pretrain import run
-from geomae.commands.pretrain_job import PretrainOptions
+from geomae.commands.pretrain import PretrainOptions, run
 from geomae.config import shipped
 from geomae.errors import StorageError
 from geomae.rasters import write_cog

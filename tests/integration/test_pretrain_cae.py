@@ -5,8 +5,7 @@ import shutil
 import pytest
 from helpers import losses, state
 
-from geomae.commands.pretrain import run
-from geomae.commands.pretrain_job import PretrainOptions
+from geomae.commands.pretrain import PretrainOptions, run
 
 SHORT = ("batch=8", "steps=4", "save_every=2", "log_every=1", "target=patch-band")
 

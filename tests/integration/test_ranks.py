@@ -9,8 +9,7 @@ import torch
 from helpers import SIXTY, SMALL, command, losses, options, state
 
 from geomae.catalog import open_catalog, parse_selector
-from geomae.commands.pretrain import run
-from geomae.commands.pretrain_job import PretrainOptions
+from geomae.commands.pretrain import PretrainOptions, run
 from geomae.config import PretrainConfig, load_config
 from geomae.errors import ConfigError
 from geomae.runtime.devices import build_fabric

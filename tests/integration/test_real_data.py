@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from geomae.commands.pretrain import run
-from geomae.commands.pretrain_job import PretrainOptions
+from geomae.commands.pretrain import PretrainOptions, run
 
 SHARED = (Path(__file__).parents[2] / "../shared/data/catalog.yaml").resolve()
 

@@ -10,7 +10,7 @@ from geomae.errors import CheckpointError
 from geomae.models.band_embedding import band_codes
 from geomae.models.folder import standardise
 from geomae.training.checkpoints import Progress, collect_moments, collect_weights, newest, prune, publish, restore
-from geomae.training.optimizer import build_optimizer, decayed, guarded_step
+from geomae.training.trainer import build_optimizer, decayed, guarded_step
 
 FILES = ["model.safetensors", "optimizer.safetensors", "state.json"]
 

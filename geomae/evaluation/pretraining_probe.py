@@ -3,7 +3,7 @@
 T tiles, D features of an embedding
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,20 +11,18 @@ import pandas as pd
 import torch
 
 from geomae.catalog import Catalog, parse_selector
-from geomae.commands.pretrain_job import PretrainJob
 from geomae.encoders.interface import DEFAULT_POOLING, default_layer
 from geomae.encoders.own import OwnEncoder, fit_model
-from geomae.errors import CatalogError, ConfigError
+from geomae.errors import CatalogError
 from geomae.evaluation.folds import TrainingFolds, assign_training
 from geomae.evaluation.pca import fit_pca
 from geomae.evaluation.probing import NEIGHBOURS, knn_classes
-from geomae.metrics.predictions import Codes
+from geomae.metrics.predictions import Codes, balanced_accuracy, confusion
 from geomae.models.folder import Model
 from geomae.randomness import generator
 from geomae.tiles.batches import TileReader
 from geomae.tiles.index import TileIndex, build_index
 from geomae.tiles.selection import own_record
-from geomae.training.data import TrainingData
 
 MOST_TILES = 2000  # a curve needs no more, and a probe should take seconds
 FEWEST_ROWS = 5  # a class with fewer cannot be in every fold
@@ -43,17 +41,21 @@ class LabelledTiles:
     folds: TrainingFolds
 
 
-def labelled_tiles(catalog: Catalog, job: PretrainJob, data: TrainingData, model: Model) -> LabelledTiles | None:
-    """The tiles that `--probe` names, else those of the first data set in use that has labels; None without a probe.
+def labelled_tiles(
+    catalog: Catalog,
+    selectors: Sequence[str],
+    model: Model,
+    seed: int,
+    *,
+    indexes: Mapping[str, TileIndex] | None = None,
+    memory_bytes: int = 0,
+) -> LabelledTiles:
+    """The tiles of the first selector that has labels, at most MOST_TILES, for a probe of `model` while it learns.
 
-    `model` has the shape and the sensors of the training. Raises ConfigError, CatalogError or BandMismatchError where
-    it cannot be probed on them.
+    `model` has the shape and the sensors of the training. `indexes` are data sets that have been indexed before.
+    Raises CatalogError or BandMismatchError where it cannot be probed on them.
     """
-    if not job.config.probe_every:
-        if job.probe is not None:
-            raise ConfigError(f"--probe {job.probe}: say how often with --set probe_every=STEPS")
-        return None
-    name, index = _chosen(catalog, job, data)
+    name, index = _first_labelled(catalog, selectors, indexes or {})
     counts = index.tiles["label"].value_counts()
     classes = tuple(sorted(str(label) for label in counts.index[counts >= FEWEST_ROWS]))
     if len(classes) < 2:
@@ -63,46 +65,47 @@ def labelled_tiles(catalog: Catalog, job: PretrainJob, data: TrainingData, model
         )
     usable = np.flatnonzero(index.tiles["label"].isin(classes).to_numpy())
     if len(usable) > MOST_TILES:
-        usable = np.sort(generator(job.seed, "probe tiles").choice(usable, MOST_TILES, replace=False))
+        usable = np.sort(generator(seed, "probe tiles").choice(usable, MOST_TILES, replace=False))
     index = index.take(usable)
     encoder = _encoder(model, index)
     for size in sorted(set(index.tiles["size"].tolist())):
         encoder.patch_grid(size, size)
     label_T = pd.Categorical(index.tiles["label"].astype(str), categories=list(classes)).codes.astype(np.int64)
-    folds = assign_training(label_T, classes, index.tiles["fold"].tolist(), index.tiles["group"].tolist(), job.seed)
-    reader = TileReader(index, job.config.data.memory_mb * 1024**2 // 4, [band.name for band in encoder.bands])
+    folds = assign_training(label_T, classes, index.tiles["fold"].tolist(), index.tiles["group"].tolist(), seed)
+    reader = TileReader(index, memory_bytes, [band.name for band in encoder.bands])
     return LabelledTiles(name, reader, index, label_T, classes, folds)
 
 
 def probe(model: Model, tiles: LabelledTiles) -> dict[str, float]:
-    """Balanced accuracy of the nearest neighbours, each tile asked with its fold held out, and the effective rank."""
+    """Balanced accuracy of the nearest neighbours, each fold predicted while it is held out, and the effective rank."""
     encoder = _encoder(model, tiles.index)
-    found = []
+    parts = []
     for start in range(0, len(tiles.reader), BATCH):
         pixels, valid = tiles.reader.many(range(start, min(start + BATCH, len(tiles.reader))))
-        found.append(encoder.embed(torch.from_numpy(pixels), torch.from_numpy(valid))[0].numpy())
-    embedding_TD = np.concatenate(found)
+        parts.append(encoder.embed(torch.from_numpy(pixels), torch.from_numpy(valid))[0].numpy())
+    embedding_TD = np.concatenate(parts)
     predicted = {count: np.zeros_like(tiles.label_T) for count in NEIGHBOURS}
     for train, held in tiles.folds.parts():
         classes = knn_classes(embedding_TD[train], tiles.label_T[train], embedding_TD[held], len(tiles.classes))
         for count, codes in classes.items():
             predicted[count][held] = codes
     figures = {
-        f"probe/knn{count}/{tiles.name}": _balanced_accuracy(tiles.label_T, codes) for count, codes in predicted.items()
+        f"probe/knn{count}/{tiles.name}": float(balanced_accuracy(confusion(tiles.label_T, codes, len(tiles.classes))))
+        for count, codes in predicted.items()
     }
     return figures | {f"probe/effective_rank/{tiles.name}": fit_pca([embedding_TD], 1).effective_rank}
 
 
-def _chosen(catalog: Catalog, job: PretrainJob, data: TrainingData) -> tuple[str, TileIndex]:
-    names: Sequence[str] = (job.probe,) if job.probe is not None else (*job.datasets, *job.evaluations)
-    for name in names:
-        selector = parse_selector(name)
-        known = data.indexes.get(selector.dataset)
-        whole = known if known is not None else build_index(catalog, selector.dataset)
-        index = whole.select(selector)
+def _first_labelled(
+    catalog: Catalog, selectors: Sequence[str], indexes: Mapping[str, TileIndex]
+) -> tuple[str, TileIndex]:
+    for text in selectors:
+        selector = parse_selector(text)
+        known = indexes.get(selector.dataset)
+        index = (known if known is not None else build_index(catalog, selector.dataset)).select(selector)
         if index.tiles["label"].notna().any():
-            return name, index
-    listed = ", ".join(names)
+            return text, index
+    listed = ", ".join(selectors)
     raise CatalogError(f"probe_every: no tile of {listed} has a label; name a labelled data set with --probe SELECTOR")
 
 
@@ -110,8 +113,3 @@ def _encoder(model: Model, index: TileIndex) -> OwnEncoder:
     fitted, adapted = fit_model(model, own_record(index), "the model in training")
     depth = model.mae.architecture.depth
     return OwnEncoder(fitted, default_layer(depth), DEFAULT_POOLING, "model", adapted)
-
-
-def _balanced_accuracy(label_T: Codes, predicted_T: Codes) -> float:
-    """Mean over the classes of the share that was told right."""
-    return float(np.mean([(predicted_T[label_T == code] == code).mean() for code in np.unique(label_T)]))
