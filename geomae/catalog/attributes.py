@@ -41,7 +41,7 @@ def attach_table(catalog: Catalog, dataset: str, scenes: tuple[Scene, ...]) -> t
     rows = _rows_by_key(frame, table.key, place)
     columns = [column for column in frame.columns if column != table.key]
     times = Counter(scene.stem for scene in scenes)
-    found = []
+    attached = []
     without: list[str] = []
     for scene in scenes:
         row = next((rows[key] for key in _path_keys(scene, folder) if key in rows), None)
@@ -54,7 +54,7 @@ def attach_table(catalog: Catalog, dataset: str, scenes: tuple[Scene, ...]) -> t
         if row is None:
             without.append(scene.id)
         attributes = {column: row[column] if row else None for column in columns}
-        found.append(replace(scene, attributes={**attributes, **scene.attributes}))
+        attached.append(replace(scene, attributes={**attributes, **scene.attributes}))
     if len(without) == len(scenes):
         example = f"it has {next(iter(rows))!r}, the first file is {scenes[0].stem!r}" if rows else "it has no rows"
         raise CatalogError(
@@ -62,7 +62,7 @@ def attach_table(catalog: Catalog, dataset: str, scenes: tuple[Scene, ...]) -> t
         )
     if without:
         logger.warning("%s: %d of %d scenes have no row, as %s", place, len(without), len(scenes), without[0])
-    return tuple(found)
+    return tuple(attached)
 
 
 def read_windows(catalog: Catalog, dataset: str) -> "pd.DataFrame":

@@ -130,9 +130,9 @@ def _described(
         return [band for band in known if band]
     if any(known):
         number = known.index(None) + 1
-        found = f"band {number} of {path} is described as {descriptions[number - 1]!r}"
+        described = f"band {number} of {path} is described as {descriptions[number - 1]!r}"
         raise CatalogError(
-            f"{place}: {found}, which sensor {sensor.name} has not; "
+            f"{place}: {described}, which sensor {sensor.name} has not; "
             "add `bands` in stored order, null for what is to be skipped"
         )
     if len(descriptions) != len(sensor.bands):

@@ -119,13 +119,13 @@ def compare(left: Operand, sign: str, right: Operand) -> MaskN:
 def contained(left: Operand, values: Sequence[Literal], *, negated: bool) -> MaskN:
     """Rows whose value is one of `values`, or with `negated` none of them; null among them stands for missing."""
     absent_N = missing(left[1])
-    found_N = absent_N & (None in values)
+    member_N = absent_N & (None in values)
     for value in values:
         if value is not None:
             one = np.empty(1, dtype=object)
             one[0] = value
-            found_N |= compare(left, "==", (repr(value), one))
-    return found_N if not negated else ~found_N & ~absent_N
+            member_N |= compare(left, "==", (repr(value), one))
+    return member_N if not negated else ~member_N & ~absent_N
 
 
 def _values(operand: Name | Literal, columns: Columns) -> Operand:
@@ -361,5 +361,5 @@ class _Parser:
     def refuse(self, problem: str, remedy: str, token: Token | None = None) -> NoReturn:
         """Raise CatalogError about `token`, else about the next one."""
         token = token or self.next
-        found = repr(token.text) if token.kind != "end" else "the end"
-        raise CatalogError(f"{self.text!r}, character {token.at + 1}: {found} {problem}; {remedy}")
+        shown = repr(token.text) if token.kind != "end" else "the end"
+        raise CatalogError(f"{self.text!r}, character {token.at + 1}: {shown} {problem}; {remedy}")

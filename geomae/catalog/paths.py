@@ -58,7 +58,7 @@ def find_files(catalog: Catalog, dataset: str, pattern: str, *keys: str | int) -
     exact = (catalog.folder / pattern).is_file()
     # Path.glob neither takes absolute patterns nor follows links to folders
     names = [pattern] if exact else glob.glob(pattern, root_dir=catalog.folder, recursive=True)  # noqa: PTH207
-    found = []
+    paths = []
     for name in names:
         path = catalog.folder / name
         confine(Path(name), catalog.folder, outside=outside, where=place)
@@ -67,8 +67,8 @@ def find_files(catalog: Catalog, dataset: str, pattern: str, *keys: str | int) -
                 f"{place}: {name} is a link to a file that is not there; fetch it or correct the pattern"
             )
         if path.is_file():
-            found.append(str(path))
-    return sorted(set(found))
+            paths.append(str(path))
+    return sorted(set(paths))
 
 
 def require_file(catalog: Catalog, dataset: str, path: str, *keys: str | int) -> str:
@@ -182,15 +182,15 @@ def _candidates(catalog: Catalog, dataset: str, pattern: str, token: str) -> lis
     pattern = pattern.removeprefix(prefix)
     literal = token if is_url(pattern) else glob.escape(token)
     expression = _expression(pattern, token)
-    found = []
+    candidates = []
     for path in find_files(catalog, dataset, pattern.replace(BAND, literal), "path"):
         name = path.removeprefix(prefix)
         match = expression.fullmatch(name)
         if match:
             scene, resolution_m = _scene_path(name, [match.span(index + 1) for index in range(pattern.count(BAND))])
             scene = scene or "scene"  # {band}.tif beside the catalogue leaves nothing
-            found.append((scene if scene.startswith("/") else prefix + scene, _Candidate(path, resolution_m)))
-    return found
+            candidates.append((scene if scene.startswith("/") else prefix + scene, _Candidate(path, resolution_m)))
+    return candidates
 
 
 def _expression(pattern: str, token: str) -> re.Pattern[str]:

@@ -94,12 +94,12 @@ def condition_mask(selector: Selector, columns: Columns, length: int) -> MaskN:
     return result_N
 
 
-def _equals(found: object, value: str, wanted: float | None) -> bool:
-    if isinstance(found, (bool, np.bool_)):
-        return str(bool(found)).lower() == value.lower()
-    if isinstance(found, (int, float, np.number)):
-        return wanted is not None and float(found) == wanted
-    return str(found) == value
+def _equals(stored: object, value: str, wanted: float | None) -> bool:
+    if isinstance(stored, (bool, np.bool_)):
+        return str(bool(stored)).lower() == value.lower()
+    if isinstance(stored, (int, float, np.number)):
+        return wanted is not None and float(stored) == wanted
+    return str(stored) == value
 
 
 def _number(text: str) -> float | None:

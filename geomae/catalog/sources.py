@@ -39,10 +39,10 @@ def resolve_files(catalog: Catalog, dataset: str, describe_bands: DescribeBands)
         return _source(catalog, dataset, sensor, stored, _band_scenes(catalog, dataset, stored, root), describe_bands)
     paths: dict[str, None] = {}
     for pattern in entry.paths:
-        found = find_files(catalog, dataset, pattern, "path")
-        if not found:
+        files = find_files(catalog, dataset, pattern, "path")
+        if not files:
             raise nothing_found(catalog, dataset, pattern, "path")
-        paths |= dict.fromkeys(found)
+        paths |= dict.fromkeys(files)
     return source_from_paths(catalog, dataset, list(paths), describe_bands, root=root)
 
 
@@ -110,14 +110,14 @@ def _band_scenes(catalog: Catalog, dataset: str, stored: StoredBands, root: str)
         raise CatalogError(f"{place}: {token} is no token for {{band}}; write the token in the file's name")
     scenes = []
     tokens = [*stored.tokens, *([token] if token and token not in stored.tokens else [])]
-    found_scenes = find_band_scenes(catalog, dataset, tokens)
-    if not all(found.path.startswith(f"{root}/") for found in found_scenes):  # {band} or R10m above the wildcards
-        root = common_folder([found.path.rpartition("/")[0] for found in found_scenes])
-    for found in found_scenes:
-        scene_id = found.path.removeprefix(root).strip("/")
-        bands = tuple(BandFile(found.files[one]) for one in stored.tokens)
-        mask_file = BandFile(found.files[token]) if token else None
-        scenes.append(Scene(scene_id, PurePosixPath(found.path).name, bands, mask_file))
+    band_scenes = find_band_scenes(catalog, dataset, tokens)
+    if not all(scene.path.startswith(f"{root}/") for scene in band_scenes):  # {band} or R10m above the wildcards
+        root = common_folder([scene.path.rpartition("/")[0] for scene in band_scenes])
+    for scene in band_scenes:
+        scene_id = scene.path.removeprefix(root).strip("/")
+        bands = tuple(BandFile(scene.files[one]) for one in stored.tokens)
+        mask_file = BandFile(scene.files[token]) if token else None
+        scenes.append(Scene(scene_id, PurePosixPath(scene.path).name, bands, mask_file))
     return tuple(sorted(scenes, key=lambda scene: scene.id))
 
 

@@ -45,9 +45,9 @@ def _near(corners_N42: Metres, chosen_N: NDArray[np.bool_]) -> Iterator[tuple[in
     neighbours = [(right, up) for right in (-1, 0, 1) for up in (-1, 0, 1)]
     for index in np.flatnonzero(chosen_N).tolist():
         column, row = cells_N2[index]
-        found = [other for right, up in neighbours for other in others.get((column + right, row + up), ())]
-        if found:
-            yield index, np.array(found, dtype=np.int64)
+        near = [other for right, up in neighbours for other in others.get((column + right, row + up), ())]
+        if near:
+            yield index, np.array(near, dtype=np.int64)
 
 
 def _meets(tile_42: Metres, others_M42: Metres) -> bool:
@@ -131,9 +131,9 @@ def _deal(units: list[str], fractions: Mapping[str, float], seed: int, what: str
     """The label of each row's unit: each split gets its share of the permuted units, and at least one."""
     distinct = sorted(set(units), key=lambda unit: (key(seed, f"split by {what}", unit), unit))
     if len(distinct) < len(fractions):
-        found = f"there {'is' if len(distinct) == 1 else 'are'} {len(distinct)} {what}{'s' * (len(distinct) != 1)}"
+        count = f"there {'is' if len(distinct) == 1 else 'are'} {len(distinct)} {what}{'s' * (len(distinct) != 1)}"
         raise CatalogError(
-            f"{found} for {len(fractions)} splits ({', '.join(fractions)}), which need one each; {remedy}"
+            f"{count} for {len(fractions)} splits ({', '.join(fractions)}), which need one each; {remedy}"
         )
     names = np.repeat(np.array(list(fractions), dtype=object), _counts(len(distinct), list(fractions.values())))
     label_of = dict(zip(distinct, names.tolist(), strict=True))

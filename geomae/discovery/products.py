@@ -85,12 +85,12 @@ def band_groups(paths: Iterable[str]) -> tuple[list[BandGroup], list[str]]:
     named: list[_BandFile] = []
     rest: list[str] = []
     for path in paths:
-        if found := _safe(path) or _landsat(path) or _hls(path):
-            known.append(found)
+        if file := _safe(path) or _landsat(path) or _hls(path):
+            known.append(file)
         elif BESIDE.fullmatch(path):
             continue
-        elif found := _named(path):
-            named.append(found)
+        elif file := _named(path):
+            named.append(file)
         else:
             rest.append(path)
     tokens = _by_scene(named)

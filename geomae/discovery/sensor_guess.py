@@ -26,9 +26,9 @@ def hinted_sensors(path: str) -> Hint:
     Empty where it tells nothing.
     """
     for pattern, read in READERS:
-        found = list(pattern.finditer(path))
-        if found:
-            return read(found[-1])  # the file's own name counts more than that of a folder above it
+        matches = list(pattern.finditer(path))
+        if matches:
+            return read(matches[-1])  # the file's own name counts more than that of a folder above it
     return (), False
 
 

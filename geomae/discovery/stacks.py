@@ -81,33 +81,33 @@ def _kinds(
 ) -> list[_Folder]:
     """The kinds of files in one folder."""
     some = [files[len(files) * place // LOOKED_AT] for place in range(LOOKED_AT)] if len(files) > LOOKED_AT else files
-    found = _headers(root, some, problems)
-    kinds = {path: (one.count, one.dtypes[0], hint(path)) for path, one in found.items()}
+    header_of = _headers(root, some, problems)
+    kinds = {path: (one.count, one.dtypes[0], hint(path)) for path, one in header_of.items()}
     if len(set(kinds.values())) > 1 and len(some) < len(files):
-        found = _headers(root, files, problems)
-        kinds = {path: (one.count, one.dtypes[0], hint(path)) for path, one in found.items()}
+        header_of = _headers(root, files, problems)
+        kinds = {path: (one.count, one.dtypes[0], hint(path)) for path, one in header_of.items()}
     distinct = sorted(set(kinds.values()), key=str)
     if len(distinct) == 1:
         pattern = f"{glob.escape(folder)}/*{suffix}" if folder else f"*{suffix}"
-        return [_Folder(folder, suffix, distinct[0], tuple(files), tuple(found.values()), (pattern,))]
+        return [_Folder(folder, suffix, distinct[0], tuple(files), tuple(header_of.values()), (pattern,))]
     result = []
     for kind in distinct:
         own = tuple(path for path in files if kinds.get(path) == kind)
         others = [path for path in files if kinds.get(path) != kind]
-        headers = tuple(found[path] for path in own)
+        headers = tuple(header_of[path] for path in own)
         result.append(_Folder(folder, suffix, kind, own, headers, _patterns(own, others, suffix)))
     return result
 
 
 def _headers(root: Path, paths: Sequence[str], problems: list[str]) -> dict[str, Header]:
-    found = {}
+    headers = {}
     for path in paths:
         try:
-            found[path] = header(str(root / path))
+            headers[path] = header(str(root / path))
         except RasterError as error:
             if str(error) not in problems:
                 problems.append(str(error))
-    return found
+    return headers
 
 
 def _patterns(own: Sequence[str], others: Sequence[str], suffix: str) -> tuple[str, ...]:

@@ -18,8 +18,7 @@ from geomae.evaluation.probe_scores import GroundTruth
 from geomae.evaluation.probing import Predictions, classify, classify_aligned, regress, segment
 from geomae.metrics.intervals import FEWEST_GROUPS
 from geomae.metrics.predictions import UNKNOWN, ClassMeasure, Measure, NumberMeasure, PixelMeasure
-from geomae.rasters import Window, read_labels
-from geomae.tiles.index import TileIndex
+from geomae.tiles.index import TileIndex, read_label_codes
 from geomae.tiles.selection import Selection
 
 CLASSIFICATION, REGRESSION, SEGMENTATION = TASKS = ("classification", "regression", "segmentation")
@@ -61,13 +60,9 @@ def read_classes(
     names = tuple(sorted(set(label.classes.values())))
     size = sizes.pop()
     code_THW = np.full((len(index), size, size), UNKNOWN, dtype=np.int16)
-    for number, (scene, row, col) in enumerate(index.tiles[["scene", "row", "col"]].itertuples(index=False)):
-        path, grid = index.source.scenes[scene].label_path, index.grids[scene]
-        if path is None or grid is None:
-            continue
-        values_HW, known_HW = read_labels(path, grid, Window(row, col, size, size), remote=index.source.remote)
+    for position, values_HW, known_HW in read_label_codes(index.source, index.grids, index.tiles):
         for value, name in label.classes.items():
-            code_THW[number][(values_HW == value) & known_HW] = names.index(name)
+            code_THW[position][(values_HW == value) & known_HW] = names.index(name)
     count_TK = np.stack([(code_THW == code).sum((1, 2)) for code in range(len(names))], axis=1)
     majority_T = np.where(count_TK.any(1), np.array(names)[count_TK.argmax(1)], "")
     return names, code_THW, majority_T

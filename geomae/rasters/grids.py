@@ -98,13 +98,13 @@ def check_window(window: Window, grid: Grid, where: str) -> None:
         )
 
 
-def axes(found: Header, grid_to_file: Affine, grid_height: int, grid_width: int, where: str) -> tuple[Axis, Axis]:
+def axes(info: Header, grid_to_file: Affine, grid_height: int, grid_width: int, where: str) -> tuple[Axis, Axis]:
     """Give the mapping of rows and of columns from a grid to a file. Raises RasterError where the file is turned."""
     turn = max(abs(grid_to_file.b) * grid_height, abs(grid_to_file.d) * grid_width)
     if turn > HALF or grid_to_file.a <= 0 or grid_to_file.e <= 0:
-        raise RasterError(f"{where}: {found.path} is turned or flipped against the others; warp them to one grid first")
-    rows = _axis(grid_to_file.e, grid_to_file.f, grid_height, found.height)
-    return rows, _axis(grid_to_file.a, grid_to_file.c, grid_width, found.width)
+        raise RasterError(f"{where}: {info.path} is turned or flipped against the others; warp them to one grid first")
+    rows = _axis(grid_to_file.e, grid_to_file.f, grid_height, info.height)
+    return rows, _axis(grid_to_file.a, grid_to_file.c, grid_width, info.width)
 
 
 @functools.lru_cache(maxsize=16384)
@@ -119,14 +119,14 @@ def _layout(
     reference = _finest(headers)
     grid, to_reference = _grid(reference, headers, gsd_m, finest_gsd_m)
     parts = []
-    for found in headers:
-        positions = tuple(position for position, band in enumerate(bands) if band.path == found.path)
+    for info in headers:
+        positions = tuple(position for position, band in enumerate(bands) if band.path == info.path)
         indexes = tuple(bands[position].index for position in positions)
-        _check_indexes(found, indexes)
-        reference_to_file = _between(reference, found)
-        _check_extent(reference, found, reference_to_file)
-        rows, cols = axes(found, reference_to_file @ to_reference, grid.height, grid.width, reference.path)
-        parts.append(SceneFile(found, positions, indexes, rows, cols))
+        _check_indexes(info, indexes)
+        reference_to_file = _between(reference, info)
+        _check_extent(reference, info, reference_to_file)
+        rows, cols = axes(info, reference_to_file @ to_reference, grid.height, grid.width, reference.path)
+        parts.append(SceneFile(info, positions, indexes, rows, cols))
     mask_part = None
     if mask is not None and mask_band is not None:
         _check_indexes(mask, (mask_band.index,))
@@ -170,15 +170,15 @@ def _grid(
     return Grid(height, width, gsd_m, reference.crs, (a, b, c, d, e, f)), to_reference
 
 
-def _between(reference: Header, found: Header) -> Affine:
+def _between(reference: Header, info: Header) -> Affine:
     """From the pixels of the reference to those of a file."""
-    if found is reference:
+    if info is reference:
         return Affine.identity()
     if reference.crs is not None:
-        return ~found.affine @ reference.affine
-    factor = (reference.height / found.height + reference.width / found.width) / 2
+        return ~info.affine @ reference.affine
+    factor = (reference.height / info.height + reference.width / info.width) / 2
     whole = round(factor)
-    if max(abs(found.height * whole - reference.height), abs(found.width * whole - reference.width)) <= whole / 2:
+    if max(abs(info.height * whole - reference.height), abs(info.width * whole - reference.width)) <= whole / 2:
         factor = whole  # as 61 pixels at 20 m lie under 121 at 10 m
     return Affine.scale(1 / factor)
 
@@ -201,21 +201,21 @@ def _mask_between(reference: Header, mask: Header) -> Affine:
     )
 
 
-def _check_extent(reference: Header, found: Header, to_file: Affine) -> None:
+def _check_extent(reference: Header, info: Header, to_file: Affine) -> None:
     """The edges of both may differ by half a pixel of the file, which is the coarser one."""
     left, top = to_file @ (0, 0)
     right, bottom = to_file @ (reference.width, reference.height)
-    gaps = (left, top, right - found.width, bottom - found.height)
+    gaps = (left, top, right - info.width, bottom - info.height)
     if max(abs(gap) for gap in gaps) > HALF:
         raise RasterError(
-            f"{reference.path} and {found.path} do not cover the same ground: their edges differ by up to "
+            f"{reference.path} and {info.path} do not cover the same ground: their edges differ by up to "
             f"{max(abs(gap) for gap in gaps):.1f} pixels of the latter; cut them to one extent first"
         )
 
 
-def _check_indexes(found: Header, indexes: Sequence[int]) -> None:
-    if max(indexes) > found.count:
-        raise RasterError(f"{found.path}: has {found.count} bands, and band {max(indexes)} is needed; correct `bands`")
+def _check_indexes(info: Header, indexes: Sequence[int]) -> None:
+    if max(indexes) > info.count:
+        raise RasterError(f"{info.path}: has {info.count} bands, and band {max(indexes)} is needed; correct `bands`")
 
 
 def _axis(scale: float, offset: float, length: int, size: int) -> Axis:

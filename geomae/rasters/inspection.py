@@ -23,7 +23,7 @@ from geomae.rasters.opening import Header, describe_dataset, is_remote, opened, 
 from geomae.rasters.reading import Span, physical, read_stored
 
 
-def check_blocks(path: str, dataset: DatasetReader, found: Header, file: BinaryIO) -> str | None:
+def check_blocks(path: str, dataset: DatasetReader, info: Header, file: BinaryIO) -> str | None:
     """Name the first damaged block of a GeoTIFF and how many there are, or None when there is none.
 
     Each compressed block is a zlib stream that ends with an Adler-32 checksum; some decoders do not look at it. A
@@ -31,19 +31,19 @@ def check_blocks(path: str, dataset: DatasetReader, found: Header, file: BinaryI
 
     Raises RasterError when the file ends before its blocks do.
     """
-    if dataset.driver != "GTiff" or found.compression != "DEFLATE":
+    if dataset.driver != "GTiff" or info.compression != "DEFLATE":
         return None
     size = file.seek(0, 2)
     bits = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
-    bands = range(1, 2) if found.interleaved else range(1, found.count + 1)
+    bands = range(1, 2) if info.interleaved else range(1, info.count + 1)
     damaged: list[str] = []
     for band in bands:
-        depth = np.dtype(found.dtypes[band - 1]).itemsize * (found.count if found.interleaved else 1)
-        largest = found.block_height * found.block_width * depth
-        for row in range(-(-found.height // found.block_height)):
-            rows = min(found.block_height, found.height - row * found.block_height)
-            smallest = 0 if bits else rows * found.block_width * depth
-            for col in range(-(-found.width // found.block_width)):
+        depth = np.dtype(info.dtypes[band - 1]).itemsize * (info.count if info.interleaved else 1)
+        largest = info.block_height * info.block_width * depth
+        for row in range(-(-info.height // info.block_height)):
+            rows = min(info.block_height, info.height - row * info.block_height)
+            smallest = 0 if bits else rows * info.block_width * depth
+            for col in range(-(-info.width // info.block_width)):
                 start, length = (
                     int(dataset.get_tag_item(f"BLOCK_{what}_{col}_{row}", dm="TIFF", bidx=band) or 0)
                     for what in ("OFFSET", "SIZE")
@@ -129,15 +129,15 @@ def inspect_file(wanted: Wanted) -> FileRecord:
             digest = file_digest(Path(wanted.path))
         # Damaged JPEG data are decoded to grey with a mere warning otherwise.
         with opened(wanted.path, remote=wanted.remote, GDAL_ERROR_ON_LIBJPEG_WARNING="TRUE") as dataset:
-            found = describe_dataset(wanted.path, None, dataset)
+            info = describe_dataset(wanted.path, None, dataset)
             if digest is None:
-                digest = hashlib.sha256(repr(found).encode()).hexdigest()
-            count, dtype = found.count, found.dtypes[wanted.bands[0][0] - 1 if wanted.bands[0][0] <= found.count else 0]
-            damage = _damage(wanted.path, dataset, found)
+                digest = hashlib.sha256(repr(info).encode()).hexdigest()
+            count, dtype = info.count, info.dtypes[wanted.bands[0][0] - 1 if wanted.bands[0][0] <= info.count else 0]
+            damage = _damage(wanted.path, dataset, info)
             if damage is not None:
                 return FileRecord(digest, count, dtype, "damaged", f"{wanted.path}: {damage}; restore or remove it")
             known = tuple(band for band in wanted.bands if band[0] <= count)
-            bands = _measure(dataset, found, known, wanted.nodata) if known else ()
+            bands = _measure(dataset, info, known, wanted.nodata) if known else ()
             return FileRecord(digest, count, dtype, bands=bands)
     except RasterError as error:
         return FileRecord(digest, kind="unreadable", message=str(error))
@@ -146,24 +146,24 @@ def inspect_file(wanted: Wanted) -> FileRecord:
         return FileRecord(digest, kind="unreadable", message=message)
 
 
-def _damage(path: str, dataset: DatasetReader, found: Header) -> str | None:
+def _damage(path: str, dataset: DatasetReader, info: Header) -> str | None:
     if is_remote(path):
         return None
     with Path(path).open("rb") as file:
-        return check_blocks(path, dataset, found, file)
+        return check_blocks(path, dataset, info, file)
 
 
 def _measure(
-    dataset: DatasetReader, found: Header, bands: tuple[tuple[int, float, float], ...], nodata: tuple[float, ...]
+    dataset: DatasetReader, info: Header, bands: tuple[tuple[int, float, float], ...], nodata: tuple[float, ...]
 ) -> tuple[tuple[int, BandRecord], ...]:
     indexes, scale_C, offset_C = (tuple(column) for column in zip(*bands, strict=True))
-    step = max(1, math.isqrt(found.height * found.width // SAMPLE_PIXELS))
+    step = max(1, math.isqrt(info.height * info.width // SAMPLE_PIXELS))
     valid_C, not_finite_C = np.zeros(len(bands), np.int64), np.zeros(len(bands), np.int64)
     low_C, high_C = np.full(len(bands), np.inf), np.full(len(bands), -np.inf)
     samples_C: list[list[npt.NDArray[np.float32]]] = [[] for _ in bands]
     pixels = 0
-    for span in _spans(found, len(bands)):
-        raw_Chw, valid_Chw = read_stored(dataset, found, indexes, span, nodata)
+    for span in _spans(info, len(bands)):
+        raw_Chw, valid_Chw = read_stored(dataset, info, indexes, span, nodata)
         declared_C = valid_Chw.sum(axis=(1, 2))
         values_Chw = physical(raw_Chw, valid_Chw, scale_C, offset_C)
         pixels += span.height * span.width
@@ -192,22 +192,22 @@ def _measure(
     return tuple(zip(indexes, records, strict=True))
 
 
-def _spans(found: Header, bands: int) -> Iterator[Span]:
+def _spans(info: Header, bands: int) -> Iterator[Span]:
     """Rectangles that cover the file along its blocks, each small enough to hold; of a remote file the middle one."""
-    height, width = found.block_height, found.block_width
+    height, width = info.block_height, info.block_width
     budget = PASS_VALUES // bands
     if height * width > budget:
         height = max(1, budget // width)
     else:
-        width = min(found.width, width * max(1, budget // (height * width)))
-        if width >= found.width:
-            height *= max(1, budget // (height * found.width))
-    rows, cols = range(0, found.height, height), range(0, found.width, width)
-    if is_remote(found.path):
+        width = min(info.width, width * max(1, budget // (height * width)))
+        if width >= info.width:
+            height *= max(1, budget // (height * info.width))
+    rows, cols = range(0, info.height, height), range(0, info.width, width)
+    if is_remote(info.path):
         rows, cols = (one[len(one) // 2 : len(one) // 2 + 1] for one in (rows, cols))
     for row in rows:
         for col in cols:
-            yield Span(row, col, min(height, found.height - row), min(width, found.width - col))
+            yield Span(row, col, min(height, info.height - row), min(width, info.width - col))
 
 
 VERSION = 1  # of what is found in a file; raise it when `inspect_file` finds something else

@@ -312,7 +312,7 @@ def describe_dataset(path: str, current: Stamp, dataset: DatasetReader) -> Heade
     alpha = dataset.colorinterp.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in dataset.colorinterp else None
     block_height, block_width = dataset.block_shapes[0]
     structure = dataset.tags(ns="IMAGE_STRUCTURE")
-    found = Header(
+    info = Header(
         path=path,
         stamp=current,
         height=dataset.height,
@@ -331,8 +331,8 @@ def describe_dataset(path: str, current: Stamp, dataset: DatasetReader) -> Heade
         alpha=alpha,
         masked=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags,
     )
-    _check(found)
-    return found
+    _check(info)
+    return info
 
 
 def _pixel_m(crs: CRS | None, affine: Affine) -> float | None:
@@ -353,15 +353,15 @@ def _roughly_m(crs: CRS | None, affine: Affine, height: int, width: int) -> floa
     return math.sqrt(abs(affine.determinant) * narrowing) * METRES_PER_DEGREE
 
 
-def _check(found: Header) -> None:
-    for dtype in set(found.dtypes):
+def _check(info: Header) -> None:
+    for dtype in set(info.dtypes):
         if dtype.startswith("complex"):
-            raise RasterError(f"{found.path}: holds complex values ({dtype}); convert them to intensity first")
-    bands = found.count if found.interleaved else 1
-    size = found.block_height * found.block_width * bands * max(np.dtype(one).itemsize for one in found.dtypes)
+            raise RasterError(f"{info.path}: holds complex values ({dtype}); convert them to intensity first")
+    bands = info.count if info.interleaved else 1
+    size = info.block_height * info.block_width * bands * max(np.dtype(one).itemsize for one in info.dtypes)
     if size > LARGEST_BYTES:
         raise RasterError(
-            f"{found.path}: one block of {found.block_height} x {found.block_width} pixels needs "
+            f"{info.path}: one block of {info.block_height} x {info.block_width} pixels needs "
             f"{size / 1024**3:.1f} GiB, more than {LARGEST_BYTES / 1024**3:.0f}; "
             "rewrite the file in tiles (gdal_translate -of COG)"
         )

@@ -33,7 +33,7 @@ class Span:
 
 
 def read_stored(
-    dataset: DatasetReader, found: Header, indexes: Sequence[int], span: Span, nodata: Sequence[float]
+    dataset: DatasetReader, info: Header, indexes: Sequence[int], span: Span, nodata: Sequence[float]
 ) -> tuple[Array, Bools]:
     """Read stored bands: (raw_Chw in the file's own type, valid_Chw).
 
@@ -44,15 +44,15 @@ def read_stored(
     window = RasterioWindow(span.col, span.row, span.width, span.height)
     raw_Chw = dataset.read(list(indexes), window=window)
     valid_Chw = np.ones(raw_Chw.shape, dtype=np.bool_)
-    own = [found.nodata[index - 1] for index in indexes]
+    own = [info.nodata[index - 1] for index in indexes]
     if len(set(own)) == 1:
         _strike(raw_Chw, valid_Chw, (*nodata, own[0]))
     else:
         for position, value in enumerate(own):
             _strike(raw_Chw[position], valid_Chw[position], (*nodata, value))
-    if found.alpha is not None and found.alpha not in indexes:
-        valid_Chw &= dataset.read(found.alpha, window=window) > 0
-    if found.masked:
+    if info.alpha is not None and info.alpha not in indexes:
+        valid_Chw &= dataset.read(info.alpha, window=window) > 0
+    if info.masked:
         valid_Chw &= dataset.read_masks(indexes[0], window=window) > 0
     return raw_Chw, valid_Chw
 
@@ -201,10 +201,10 @@ def read_labels(path: str, grid: Grid, window: Window, remote: bool = False) -> 
 
     Raises RasterError when they do not, when the raster cannot be read, and for codes that are no 32-bit integers.
     """
-    found = header(path, remote=remote)
+    info = header(path, remote=remote)
     check_window(window, grid, path)
     check_bytes(window.height * window.width * 64, window, path)
-    row_HW, col_HW, inside_HW = _places(found, grid, window)
+    row_HW, col_HW, inside_HW = _places(info, grid, window)
     codes_HW = np.zeros((window.height, window.width), dtype=np.int32)
     if not inside_HW.any():
         return codes_HW, inside_HW
@@ -212,8 +212,8 @@ def read_labels(path: str, grid: Grid, window: Window, remote: bool = False) -> 
     first_row, first_col = int(rows.min()), int(cols.min())
     span = Span(first_row, first_col, int(rows.max()) + 1 - first_row, int(cols.max()) + 1 - first_col)
     check_bytes(span.height * span.width * 16, window, path)
-    with environment(remote=remote), borrowed(path, found.stamp, remote=remote) as dataset:
-        raw_Chw, valid_Chw = read_stored(dataset, found, (1,), span, ())
+    with environment(remote=remote), borrowed(path, info.stamp, remote=remote) as dataset:
+        raw_Chw, valid_Chw = read_stored(dataset, info, (1,), span, ())
     known_HW = inside_HW.copy()
     known_HW[inside_HW] = valid_Chw[0, rows - first_row, cols - first_col]
     raw = raw_Chw[0, rows - first_row, cols - first_col][known_HW[inside_HW]]
@@ -223,38 +223,38 @@ def read_labels(path: str, grid: Grid, window: Window, remote: bool = False) -> 
     return codes_HW, known_HW
 
 
-def _places(found: Header, grid: Grid, window: Window) -> tuple[Indexes, Indexes, Bools]:
+def _places(info: Header, grid: Grid, window: Window) -> tuple[Indexes, Indexes, Bools]:
     """Row and column of the file's pixel at the centre of each pixel of the window, and whether there is one."""
-    if found.crs is None or grid.crs is None:
-        if found.shape != (grid.height, grid.width):
+    if info.crs is None or grid.crs is None:
+        if info.shape != (grid.height, grid.width):
             raise RasterError(
-                f"{found.path}: has {found.height} x {found.width} pixels and its scene {grid.height} x {grid.width}; "
+                f"{info.path}: has {info.height} x {info.width} pixels and its scene {grid.height} x {grid.width}; "
                 "without a CRS in both, labels must have the shape of their scene"
             )
         to_file = Affine.identity()
     else:
-        to_file = ~found.affine @ Affine(*grid.transform)
+        to_file = ~info.affine @ Affine(*grid.transform)
         upright = to_file.b == to_file.d == 0 and to_file.a > 0 and to_file.e > 0
-        if not upright or _crs(found.crs) != _crs(grid.crs):
-            return _warped(found, grid, window)
-    rows, cols = axes(found, to_file, grid.height, grid.width, "the grid of the scene")
+        if not upright or _crs(info.crs) != _crs(grid.crs):
+            return _warped(info, grid, window)
+    rows, cols = axes(info, to_file, grid.height, grid.width, "the grid of the scene")
     row_H, inside_H = nearest(rows, window.row, window.height, reach=SNAP)
     col_W, inside_W = nearest(cols, window.col, window.width, reach=SNAP)
     row_HW, col_HW = np.meshgrid(row_H, col_W, indexing="ij")
     return row_HW, col_HW, inside_H[:, None] & inside_W
 
 
-def _warped(found: Header, grid: Grid, window: Window) -> tuple[Indexes, Indexes, Bools]:
+def _warped(info: Header, grid: Grid, window: Window) -> tuple[Indexes, Indexes, Bools]:
     """The same for a turned raster or another CRS; each centre is transformed exactly, so a window gives the same."""
     col_HW, row_HW = np.meshgrid(
         np.arange(window.col, window.col + window.width) + 0.5, np.arange(window.row, window.row + window.height) + 0.5
     )
     x_HW, y_HW = _apply(Affine(*grid.transform), col_HW, row_HW)
-    xs, ys = transform_points(_crs(str(grid.crs)), _crs(str(found.crs)), x_HW.ravel(), y_HW.ravel())
-    file_col_HW, file_row_HW = _apply(~found.affine, np.reshape(xs, col_HW.shape), np.reshape(ys, col_HW.shape))
+    xs, ys = transform_points(_crs(str(grid.crs)), _crs(str(info.crs)), x_HW.ravel(), y_HW.ravel())
+    file_col_HW, file_row_HW = _apply(~info.affine, np.reshape(xs, col_HW.shape), np.reshape(ys, col_HW.shape))
     inside_HW = np.isfinite(file_col_HW) & np.isfinite(file_row_HW)
     file_row_HW, file_col_HW = (np.where(inside_HW, np.floor(one_HW), -1) for one_HW in (file_row_HW, file_col_HW))
-    inside_HW &= (file_row_HW >= 0) & (file_row_HW < found.height) & (file_col_HW >= 0) & (file_col_HW < found.width)
+    inside_HW &= (file_row_HW >= 0) & (file_row_HW < info.height) & (file_col_HW >= 0) & (file_col_HW < info.width)
     return file_row_HW.astype(np.int64), file_col_HW.astype(np.int64), inside_HW
 
 

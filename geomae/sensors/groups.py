@@ -39,7 +39,7 @@ def default_groups(bands: Sequence[Band]) -> list[list[int]]:
     """
     finest = min((band.gsd_m for band in bands if band.gsd_m and band.polarisation is None), default=None)
     red_edge = [(band.common_name or "").startswith("rededge") for band in bands]
-    found: dict[str, list[int]] = {name: [] for name in ("visible", "red edge", "swir", "thermal", "radar")}
+    regions: dict[str, list[int]] = {name: [] for name in ("visible", "red edge", "swir", "thermal", "radar")}
     for i, band in enumerate(bands):
         coarse = finest is not None and band.gsd_m is not None and band.gsd_m > COARSE * finest
         if coarse and band.common_name in ATMOSPHERE:
@@ -54,8 +54,8 @@ def default_groups(bands: Sequence[Band]) -> list[list[int]]:
             region = "red edge"
         else:
             region = "visible"
-        found[region].append(i)
-    return [group for group in found.values() if group]
+        regions[region].append(i)
+    return [group for group in regions.values() if group]
 
 
 def _find(bands: Sequence[Band], name: str, key: str) -> int:

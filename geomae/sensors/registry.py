@@ -58,13 +58,13 @@ class Sensor:
         """
         wanted = plain_name(token)
         by_name = [band for band in self.bands if plain_name(band.name) == wanted]
-        found = by_name or [band for band in self.bands if band.common_name == wanted]
+        matches = by_name or [band for band in self.bands if band.common_name == wanted]
         # `B6` of ETM+ is stored twice, as B6_VCID_1 and B6_VCID_2
-        found = found or [band for band in self.bands if plain_name(band.name).startswith(f"{wanted}_")]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            choices = " or ".join(band.name for band in found)
+        matches = matches or [band for band in self.bands if plain_name(band.name).startswith(f"{wanted}_")]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            choices = " or ".join(band.name for band in matches)
             raise CatalogError(f"band {token!r} of sensor {self.name} is ambiguous; write {choices}")
         names = dict.fromkeys(one for band in self.bands for one in (band.name, band.common_name) if one)
         raise CatalogError(f"sensor {self.name} has no band {token!r}; {nearest(token, names)}")
@@ -209,12 +209,12 @@ def _meant(name: str, sensors: Mapping[str, Sensor]) -> list[str]:
 @cache
 def _sensors() -> Mapping[str, Sensor]:
     """All sensors of all tables. Read once in a process; the records are frozen, and the mapping is read-only."""
-    found: dict[str, Sensor] = {}
+    sensors: dict[str, Sensor] = {}
     for path in sorted(TABLES.glob("*.yaml")):
         table = read_yaml(path).values
         for name, entry in table["sensors"].items():
-            found[name] = inline_sensor(name, _resolved(entry, table["bands"]))
-    return MappingProxyType(found)
+            sensors[name] = inline_sensor(name, _resolved(entry, table["bands"]))
+    return MappingProxyType(sensors)
 
 
 def _resolved(entry: Mapping[str, Any], bands: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

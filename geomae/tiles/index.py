@@ -160,7 +160,7 @@ class TileIndex:
             one = Selector(self.name, ((column, value),))
             meets = condition_mask(one, {column: self.column(column)}, len(self))
             if not meets.any():
-                known = {str(found) for found in self.column(column).tolist()}
+                known = {str(one) for one in self.column(column).tolist()}
                 raise CatalogError(f"{selector}: no tile has {column}={value}; {nearest(value, known)}")
             chosen &= meets
         if selector.split is not None:

@@ -155,14 +155,14 @@ def share_bands(chosen: Sequence[Selection]) -> list[Selection]:
     records = {one.index.name: one.imagery for one in chosen}
     first, *others = records.values()
     places = [match_bands(first.bands, one.bands, one.name == first.name) for one in others]
-    kept = [number for number in range(len(first.bands)) if all(found[number] is not None for found in places)]
+    kept = [number for number in range(len(first.bands)) if all(match[number] is not None for match in places)]
     if not kept:
         raise BandMismatchError(
             f"{', '.join(records)}: have no band in common; a probe needs the same measurements on both sides"
         )
     reduced = {next(iter(records)): first.select([first.bands[number].name for number in kept])}
-    for (name, record), found in zip(list(records.items())[1:], places, strict=True):
-        met = [place for number in kept if (place := found[number]) is not None]
+    for (name, record), match in zip(list(records.items())[1:], places, strict=True):
+        met = [place for number in kept if (place := match[number]) is not None]
         reduced[name] = record.select([record.bands[place].name for place in met])
     return [replace(one, imagery=reduced[one.index.name]) for one in chosen]
 
@@ -194,7 +194,7 @@ def _boxes(index: TileIndex) -> Mapping[str, tuple[NDArray[np.int64], Boxes]]:
 
     Where bands lie in files of their own, a tile is in each of them.
     """
-    found: dict[str, tuple[NDArray[np.int64], Boxes]] = {}
+    boxes: dict[str, tuple[NDArray[np.int64], Boxes]] = {}
     scene_T = index.tiles["scene"].to_numpy()
     row_T, col_T, size_T = (index.tiles[name].to_numpy(np.float64) for name in ("row", "col", "size"))
     for scene in np.unique(scene_T).tolist():
@@ -203,8 +203,8 @@ def _boxes(index: TileIndex) -> Mapping[str, tuple[NDArray[np.int64], Boxes]]:
             continue
         row, col, size = row_T[here], col_T[here], size_T[here]
         box_T4 = np.stack([row / grid.height, col / grid.width, (row + size) / grid.height, (col + size) / grid.width])
-        found |= dict.fromkeys(index.source.scenes[scene].files, (here, box_T4.T))
-    return found
+        boxes |= dict.fromkeys(index.source.scenes[scene].files, (here, box_T4.T))
+    return boxes
 
 
 def _overlap(box_T4: Boxes, box_U4: Boxes) -> NDArray[np.bool_]:

@@ -96,9 +96,9 @@ def survey(
     """Measure the tiles (scene, row, col, size) of `place_T4`; kept under `content`, the digest of what is read."""
     name = digest([FORMAT, content, place_T4])
     kept = cache_folder() / "survey" / f"{name}.npz"
-    found = _load(kept, name)
-    if found is not None and len(found.valid_share_T) == len(place_T4):
-        return found
+    stored = _load(kept, name)
+    if stored is not None and len(stored.valid_share_T) == len(place_T4):
+        return stored
 
     def measure(row: NDArray[np.int64]) -> tuple[NDArray[np.float64], ...]:
         scene, top, left, size = (int(value) for value in row)

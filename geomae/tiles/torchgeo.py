@@ -71,9 +71,11 @@ def list_torchgeo(catalog: Catalog, dataset: str) -> Listing:
             listing = Listing(patterns, root, band_tokens(made, sensor, written, place, strict="bands" in arguments))
         else:
             listing = Listing(tuple(files), root, stored_bands(made, sensor, place) if written is None else None)
-    elif found := _listed(made):
+    elif listed := _listed(made):
         bands = stored_bands(made, sensor, place) if written is None else None
-        listing = Listing(tuple(found), root, bands, {path: {"label": label} for path, label in found.items() if label})
+        listing = Listing(
+            tuple(listed), root, bands, {path: {"label": label} for path, label in listed.items() if label}
+        )
     else:
         rows, labels = rows_as_files(made, arguments, folders, place)
         attributes = {path: {"label": label} for path, label in labels.items()}
@@ -92,13 +94,13 @@ def _datasets() -> Any:
 
 
 def _class(module: Any, catalog: Catalog, dataset: str) -> Any:
-    asked = catalog.entry(dataset).torchgeo_source
-    assert asked is not None
-    kind = getattr(module, asked.class_name, None)
+    wanted = catalog.entry(dataset).torchgeo_source
+    assert wanted is not None
+    kind = getattr(module, wanted.class_name, None)
     if isinstance(kind, type) and issubclass(kind, (module.GeoDataset, module.NonGeoDataset)):
         if inspect.isabstract(kind):
             place = catalog.place(dataset, "torchgeo")
-            raise CatalogError(f"{place}: {asked.class_name} is what data sets derive from; name one of these")
+            raise CatalogError(f"{place}: {wanted.class_name} is what data sets derive from; name one of these")
         _refuse_pickle(kind, catalog.place(dataset, "torchgeo"))
         return kind
     known = [
@@ -106,8 +108,10 @@ def _class(module: Any, catalog: Catalog, dataset: str) -> Any:
         for name in module.__all__
         if isinstance(one := getattr(module, name), type) and issubclass(one, (module.GeoDataset, module.NonGeoDataset))
     ]
-    remedy = nearest(asked.class_name, known)
-    raise CatalogError(f"{catalog.place(dataset, 'torchgeo')}: torchgeo has no data set {asked.class_name!r}; {remedy}")
+    remedy = nearest(wanted.class_name, known)
+    raise CatalogError(
+        f"{catalog.place(dataset, 'torchgeo')}: torchgeo has no data set {wanted.class_name!r}; {remedy}"
+    )
 
 
 def _refuse_pickle(kind: Any, place: str) -> None:
@@ -125,15 +129,15 @@ def _refuse_pickle(kind: Any, place: str) -> None:
 def _arguments(module: Any, kind: Any, catalog: Catalog, dataset: str) -> dict[str, Any]:
     """The arguments of the class, with paths made absolute."""
     entry = catalog.entry(dataset)
-    asked = entry.torchgeo_source
-    assert asked is not None
+    wanted = entry.torchgeo_source
+    assert wanted is not None
     above = ("args",) if isinstance(entry.torchgeo, str) else ("torchgeo", "args")
     known = inspect.signature(kind).parameters
-    arguments = dict(asked.args)
+    arguments = dict(wanted.args)
     for name in arguments:
         place = catalog.place(dataset, *above, name)
         if name not in known:
-            raise CatalogError(f"{place}: {asked.class_name} takes no argument {name!r}; {nearest(name, known)}")
+            raise CatalogError(f"{place}: {wanted.class_name} takes no argument {name!r}; {nearest(name, known)}")
         if name == "transforms" or (name in WITHOUT_EFFECT and issubclass(kind, module.RasterDataset)):
             raise CatalogError(f"{place}: has no effect here; {WITHOUT_EFFECT[name]}")
     if arguments.get("download") and not entry.remote:
@@ -183,9 +187,9 @@ def _listed(made: Any) -> dict[str, str | None]:
         listed = getattr(made, attribute, None)
         if not isinstance(listed, (list, tuple)) or not listed:
             continue
-        found = [_file_and_label(one) for one in listed]
-        if all(Path(path).is_absolute() and Path(path).suffix.lower() in RASTERS for path, _ in found):
-            return {path: label_text(label, classes) for path, label in found}
+        pairs = [_file_and_label(one) for one in listed]
+        if all(Path(path).is_absolute() and Path(path).suffix.lower() in RASTERS for path, _ in pairs):
+            return {path: label_text(label, classes) for path, label in pairs}
     return {}
 
 

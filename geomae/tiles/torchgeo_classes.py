@@ -107,12 +107,12 @@ def _pixels(row: Any, what: str) -> NDArray[Any]:
 
 def _stamps(folder: str) -> list[tuple[str, int, int]]:
     """Names, bytes and times of change of the files below `folder`, by which changed data are noticed."""
-    found = []
+    stamps = []
     for parent, _, names in os.walk(folder):
         for name in names:
             status = os.lstat(Path(parent, name))
-            found.append((str(Path(parent, name).relative_to(folder)), status.st_size, status.st_mtime_ns))
-    return sorted(found)
+            stamps.append((str(Path(parent, name).relative_to(folder)), status.st_size, status.st_mtime_ns))
+    return sorted(stamps)
 
 
 def stored_bands(made: Any, sensor: Sensor, place: str) -> list[str | None] | None:
@@ -124,15 +124,15 @@ def stored_bands(made: Any, sensor: Sensor, place: str) -> list[str | None] | No
     stored = _all_names(made)
     if not stored:
         return None
-    found = [_find(sensor, name) for name in stored]
-    if _agrees(found, sensor):
-        found = list(sensor.bands)
+    matches = [_find(sensor, name) for name in stored]
+    if _agrees(matches, sensor):
+        matches = list(sensor.bands)
     chosen = _chosen_names(made)
     partly = bool(chosen) and set(chosen) <= set(stored)
     kept = [not partly or name in chosen for name in stored]
-    if all(kept) and None in found:
+    if all(kept) and None in matches:
         return None
-    names = [band.name if keep and band else None for band, keep in zip(found, kept, strict=True)]
+    names = [band.name if keep and band else None for band, keep in zip(matches, kept, strict=True)]
     if sum(kept) != sum(name is not None for name in names):
         raise CatalogError(
             f"{place}: the bands of {type(made).__name__} ({', '.join(stored)}) are not those of sensor {sensor.name}; "
@@ -155,14 +155,14 @@ def band_tokens(made: Any, sensor: Sensor, written: Any, place: str, *, strict: 
         for token in made.bands
         if strict or token in known.values()
     ]
-    found = [_find(sensor, name) for name in names]
-    for name, band in zip(names or (None,), found or (None,), strict=True):
+    matches = [_find(sensor, name) for name in names]
+    for name, band in zip(names or (None,), matches or (None,), strict=True):
         if band is None or band.name not in known:
             raise CatalogError(
                 f"{place}: {type(made).__name__} has a file per band, and no band is {name!r} both to it and to sensor "
                 f"{sensor.name}; add `bands`, a mapping from name to the token in the files' names"
             )
-    return {band.name: known[band.name] for band in found if band}
+    return {band.name: known[band.name] for band in matches if band}
 
 
 def row_bands(made: Any, count: int) -> list[str] | None:
@@ -170,10 +170,10 @@ def row_bands(made: Any, count: int) -> list[str] | None:
     return next((names for names in (_chosen_names(made), _all_names(made)) if len(names) == count), None)
 
 
-def _agrees(found: Sequence[Band | None], sensor: Sensor) -> bool:
+def _agrees(matches: Sequence[Band | None], sensor: Sensor) -> bool:
     """Whether as many bands as the sensor has are at the sensor's places, as far as they are known."""
-    return len(found) == len(sensor.bands) and all(
-        one in (None, own) for one, own in zip(found, sensor.bands, strict=True)
+    return len(matches) == len(sensor.bands) and all(
+        one in (None, own) for one, own in zip(matches, sensor.bands, strict=True)
     )
 
 

@@ -63,8 +63,8 @@ def adapt_bands(
             how = "by band, below" + (f", times {len(offered.bands)}/{len(bands)}" if share != 1 else "")
             account.adapted.append(f"{name} ({how})")
             account.new += [
-                f"{name}[{band.name}] ({_origin(found, offered.bands)})"
-                for band, match, found in zip(bands, matches, sources, strict=True)
+                f"{name}[{band.name}] ({_origin(origin, offered.bands)})"
+                for band, match, origin in zip(bands, matches, sources, strict=True)
                 if match is None
             ]
     account.taken = [name for name in state if name not in (EMBEDDING, HEAD, HEAD_BIAS)]
@@ -128,8 +128,8 @@ def _band_lines(
 ) -> list[str]:
     """One line on every band that is wanted, and one on those that were left."""
     lines = []
-    for band, match, found in zip(bands, matches, sources, strict=True):
-        how = _origin(found, offered) if match is None else f"copied from {_called(offered[match])}"
+    for band, match, origin in zip(bands, matches, sources, strict=True):
+        how = _origin(origin, offered) if match is None else f"copied from {_called(offered[match])}"
         lines.append(f"band {_called(band)}: {how}")
     left = [_called(band) for index, band in enumerate(offered) if index not in matches]
     return [*lines, f"bands that none was copied from: {', '.join(left) or 'none'}"]

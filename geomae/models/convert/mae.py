@@ -142,8 +142,8 @@ def _decoder(weights: dict[str, Tensor], heads: int | None) -> Decoder | None:
 
 
 def _depth(weights: dict[str, Tensor], prefix: str) -> int:
-    found = (re.match(rf"{prefix}\.(\d+)\.", key) for key in weights)
-    return 1 + max((int(match[1]) for match in found if match), default=-1)
+    matches = (re.match(rf"{prefix}\.(\d+)\.", key) for key in weights)
+    return 1 + max((int(match[1]) for match in matches if match), default=-1)
 
 
 def _is_sincos(table: Tensor, rows: int, cols: int) -> bool:

@@ -94,7 +94,7 @@ def fold(entries: Iterable[str]) -> list[str]:
         block = BLOCK.fullmatch(entry)
         before, after = (block[1], block[3]) if block else (entry, "")
         numbers.setdefault((before, after), []).extend([int(block[2])] if block else [])
-    return [f"{before}{_ranges(found)}{after}" for (before, after), found in numbers.items()]
+    return [f"{before}{_ranges(blocks)}{after}" for (before, after), blocks in numbers.items()]
 
 
 def _ranges(numbers: list[int]) -> str:
