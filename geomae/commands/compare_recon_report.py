@@ -39,6 +39,7 @@ from geomae.files import file_name, write_csv
 from geomae.metrics.intervals import FEWEST_GROUPS
 from geomae.metrics.reconstruction import ALL, HIGHEST_PSNR, figures
 from geomae.reports.canvas import composites
+from geomae.reports.figures import plain_unit
 from geomae.reports.page import Cell, Figure, Page, Section, Table, write_page
 from geomae.reports.reconstruction_figures import (
     Slide,
@@ -314,7 +315,7 @@ def _bands(result: ComparisonResult, plots: Sequence[tuple[Path, str]]) -> Secti
         for row in rows:
             key = (row["model"], f"{row['dataset']}@{row['split']}", mask_of(row))
             lines.setdefault(key, {})[row["band"]] = row["value"]
-        unit = _plain(one.selected.imagery.unit)
+        unit = plain_unit(one.selected.imagery.unit)
         cells = [[*key, *(by_band.get(band) for band in names)] for key, by_band in lines.items()]
         tables.append(Table(f"RMSE of masked pixels by band, {unit}.", ("model", "tiles", "mask", *names), cells))
     figures = [Figure(path, caption) for path, caption in plots if "_ratio" not in path.name]
@@ -376,7 +377,7 @@ def _method(result: ComparisonResult) -> Section:
             f"{band.name} {span:.3g}" for band, span in zip(one.fitted.bands, one.fitted.range_C, strict=True)
         )
         ranges.append(
-            f"Data range of PSNR and SSIM on {name['dataset']}, {_plain(one.selected.imagery.unit)}: {spans}."
+            f"Data range of PSNR and SSIM on {name['dataset']}, {plain_unit(one.selected.imagery.unit)}: {spans}."
         )
     left = [
         f"{one.selected.name}: {one.left_out} tiles left out, in which too few cells are valid."
@@ -409,7 +410,3 @@ def _settings(result: ComparisonResult) -> Mapping[str, str]:
         "seed": str(result.seed),
         "geomae": f"{__version__}, commit {commit()}",
     }
-
-
-def _plain(text: str) -> str:
-    return text.replace("_", " ")

@@ -23,7 +23,7 @@ from geomae.evaluation.gap_measures import (
     subsample_tiles,
 )
 from geomae.evaluation.permutations import DomainComparison, GapFigure, corrected
-from geomae.evaluation.reconstruction import MASKED, Candidate, fit_candidates, score
+from geomae.evaluation.reconstruction import MASKED, Candidate, fit_candidates, score_reconstructions
 from geomae.evaluation.reconstruction_masks import MaskKind
 from geomae.runtime.devices import Compute
 from geomae.sensors import Band
@@ -335,7 +335,7 @@ def _reconstruction_errors(
     def report(_: str, done: int, total: int) -> None:
         progress(f"reconstructing {domain.name} by {label}", done, total)
 
-    scores = score(fitted, [MASK], RECONSTRUCTED_TILES, seed, report)
+    scores = score_reconstructions(fitted, [MASK], RECONSTRUCTED_TILES, seed, report)
     sums = scores.sums[label, MASK, MASKED]
     unit = dict(zip(domain.selected.index.tiles["tile_id"], domain.unit_T, strict=True))
     units = [unit[tile_id] for tile_id in scores.index.tiles["tile_id"]]

@@ -252,7 +252,7 @@ class ReconstructionScores:
         return 1 - visible_count(cells, mask.ratio) / cells
 
 
-def score(
+def score_reconstructions(
     fitted: FittedModels,
     masks: Sequence[MaskKind],
     most: int,

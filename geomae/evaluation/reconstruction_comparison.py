@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from geomae.catalog import parse_selector
 from geomae.errors import ConfigError, nearest
-from geomae.evaluation.reconstruction import MASKED, VISIBLE, FittedModels, ReconstructionScores, score
+from geomae.evaluation.reconstruction import MASKED, VISIBLE, FittedModels, ReconstructionScores, score_reconstructions
 from geomae.evaluation.reconstruction_masks import MaskKind
 from geomae.metrics.intervals import FEWEST_GROUPS, percentile_interval, resample_groups
 from geomae.metrics.reconstruction import ALL, ErrorSums, Floats, figures, units
@@ -150,7 +150,7 @@ def compare_reconstructions(
     Masks depend on the seed, the tile, the ratio and the kind alone. Raises CatalogError where no tile of a selection
     can be masked, and ModelError for predictions that are not finite.
     """
-    scores = [score(one, masks, tiles, seed, progress) for one in fitted]
+    scores = [score_reconstructions(one, masks, tiles, seed, progress) for one in fitted]
     values: list[Row] = []
     differences: list[Row] = []
     for one in scores:

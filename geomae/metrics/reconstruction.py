@@ -27,7 +27,7 @@ def ssim_map(first_BCHW: Tensor, second_BCHW: Tensor, range_C: Tensor) -> Tensor
     C = first_BCHW.shape[1]
     scale = range_C.double().reshape(C, 1, 1)
     first, second = first_BCHW.double() / scale, second_BCHW.double() / scale
-    down, across = (_windows(size, first.device) for size in first.shape[-2:])
+    down, across = (torch.from_numpy(_windows(size)).to(first.device) for size in first.shape[-2:])
 
     def local_mean(values: Tensor) -> Tensor:
         return down @ values @ across.T
@@ -61,7 +61,7 @@ def ssim_sums(
 
 
 @lru_cache(maxsize=8)
-def _windows(size: int, device: torch.device) -> Tensor:
+def _windows(size: int) -> NDArray[np.float64]:
     """Gaussian weights of each place along one side: (size - 10, size)."""
     offset = torch.arange(-RADIUS, RADIUS + 1, dtype=torch.float64)
     weight = torch.exp(-offset.square() / (2 * SIGMA**2))
@@ -69,7 +69,8 @@ def _windows(size: int, device: torch.device) -> Tensor:
     rows = torch.zeros(size - 2 * RADIUS, size, dtype=torch.float64)
     for row in range(len(rows)):
         rows[row, row : row + 2 * RADIUS + 1] = weight
-    return rows.to(device)
+    windows: NDArray[np.float64] = rows.numpy()
+    return windows
 
 
 # Index = (first - second) / (first + second), by common names of the bands, the first of each that is there.
@@ -98,12 +99,12 @@ def indices(bands: Sequence[Band]) -> tuple[Index, ...]:
     place: dict[str | None, int] = {}
     for number, band in enumerate(bands):
         place.setdefault(band.common_name, number)
-    found = []
-    for name, sides in INDICES.items():
-        first, second = (next((place[one] for one in side if one in place), None) for side in sides)
+    known = []
+    for name, pair in INDICES.items():
+        first, second = (next((place[one] for one in names if one in place), None) for names in pair)
         if first is not None and second is not None:
-            found.append(Index(name, first, second))
-    return tuple(found)
+            known.append(Index(name, first, second))
+    return tuple(known)
 
 
 def spectral_angle(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
@@ -235,20 +236,20 @@ def figures(sums: ErrorSums, bands: Sequence[Band], range_C: Floats) -> dict[tup
             "data_range": np.broadcast_to(range_C, square_TC.shape),
         }
         relative_TC = square_TC / (sums.truth_TC / sums.pixels_TC) ** 2
-        found = {
+        by_figure = {
             (metric, band.name): values[:, place]
             for metric, values in by_band.items()
             for place, band in enumerate(bands)
         }
-        found |= {(metric, ALL): _mean_of_known(values) for metric, values in by_band.items()}
-        found["spectral_angle", ALL] = (sums.angle_T1 / sums.angle_pixels_T1)[:, 0]
-        found["ergas", ALL] = 100 * np.sqrt(_mean_of_known(relative_TC))
+        by_figure |= {(metric, ALL): _mean_of_known(values) for metric, values in by_band.items()}
+        by_figure["spectral_angle", ALL] = (sums.angle_T1 / sums.angle_pixels_T1)[:, 0]
+        by_figure["ergas", ALL] = 100 * np.sqrt(_mean_of_known(relative_TC))
         for place, index in enumerate(indices(bands)):
             count = sums.index_pixels_TI[:, place]
-            found[f"{index.name}_rmse", ALL] = np.sqrt(sums.index_square_TI[:, place] / count)
-            found[f"{index.name}_mae", ALL] = sums.index_absolute_TI[:, place] / count
-            found[f"{index.name}_bias", ALL] = sums.index_error_TI[:, place] / count
-    return found
+            by_figure[f"{index.name}_rmse", ALL] = np.sqrt(sums.index_square_TI[:, place] / count)
+            by_figure[f"{index.name}_mae", ALL] = sums.index_absolute_TI[:, place] / count
+            by_figure[f"{index.name}_bias", ALL] = sums.index_error_TI[:, place] / count
+    return by_figure
 
 
 def units(metric: str, unit: str) -> str:

@@ -15,9 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from geomae.reports.canvas import add_axes, add_text, add_title, save, shorten
-from geomae.reports.figures import BLUE, ORANGE
+from geomae.reports.figures import BLUE, ORANGE, band_places, plain_axes, plain_unit, wavelength_axis
 from geomae.reports.pca_figures import COLOURS, REST_COLOUR
-from geomae.reports.reconstruction_figures import places, plain_axes, wavelength_axis
 from geomae.sensors import Band
 
 
@@ -111,7 +110,7 @@ def gap_spectra(path: Path, domains: Sequence[DomainSpectrum], unit: str, title:
     add_title(figure, title)
     axes = add_axes(figure, 0.95, 0.75, 6.0, 3.2)
     every = sorted({band for one in domains for band in one.bands}, key=lambda band: band.wavelength_um)
-    place_of = dict(zip(every, places(every), strict=True))
+    place_of = dict(zip(every, band_places(every), strict=True))
     for number, one in enumerate(domains):
         order = sorted(range(len(one.bands)), key=lambda place: one.bands[place].wavelength_um)
         at = np.array([place_of[one.bands[place]] for place in order])
@@ -121,8 +120,8 @@ def gap_spectra(path: Path, domains: Sequence[DomainSpectrum], unit: str, title:
             axes.plot(at, edge, color=colour, linewidth=0.7, linestyle=("-", "--")[number])
         label = shorten(one.name, 34)
         axes.plot(at, mean, color=colour, linewidth=1.8, marker=MARKERS[number], markersize=5, label=label)
-    axes.set_ylabel(f"{unit.replace('_', ' ')}\nmean ± one standard deviation", fontsize=9)
-    wavelength_axis(axes, places(every), every, named=False)
+    axes.set_ylabel(f"{plain_unit(unit)}\nmean ± one standard deviation", fontsize=9)
+    wavelength_axis(axes, band_places(every), every, named=False)
     axes.set_xlabel("wavelength, µm" if axes.get_xscale() == "log" else "band", fontsize=9)
     legend = axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False, fontsize=8.5)
     for text in legend.get_texts():

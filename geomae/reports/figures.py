@@ -1,4 +1,7 @@
-"""Pictures of tiles, of reconstructions and of a training's progress, published whole or not at all."""
+"""Pictures of tiles, of reconstructions and of a training's progress, published whole or not at all.
+
+C bands, H W pixels; lengths on paper are in inches
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +33,6 @@ from geomae.reports.canvas import (
 )
 from geomae.sensors import Band
 
-# C bands, H W pixels; lengths on paper are in inches
 MOST_ROWS, MOST_TILES = 8, 36
 HIDDEN_COLOUR: Colour = (0.5, 0.5, 0.5)
 INVALID_COLOUR: Colour = (0.93, 0.88, 0.78)
@@ -79,16 +81,16 @@ def reconstruction_panel(
     The pictures of a tile share the stretch of its own valid pixels; all differences share one scale.
     """
     tiles = tiles[:MOST_ROWS]
-    shown = composites(bands)
-    known = np.concatenate([tile.difference_HW(indices).ravel() for tile in tiles for indices in shown.values()])
+    triples = composites(bands)
+    known = np.concatenate([tile.difference_HW(indices).ravel() for tile in tiles for indices in triples.values()])
     known = known[np.isfinite(known)]
     limit = (float(np.percentile(known, 99)) if known.size else 0.0) or 1.0
 
     side, gap, label, head, foot = 1.4, 0.06, 1.8, 1.1, 0.72
     group = 4 * (side + gap) + 0.25
-    figure = Figure(figsize=(label + len(shown) * group + 0.85, head + len(tiles) * (side + gap) + foot))
+    figure = Figure(figsize=(label + len(triples) * group + 0.85, head + len(tiles) * (side + gap) + foot))
     add_title(figure, title)
-    for number, (composite, indices) in enumerate(shown.items()):
+    for number, (composite, indices) in enumerate(triples.items()):
         left = label + number * group
         add_text(figure, left, 0.6, describe_composite(composite, indices, bands), size=10)
         for row, tile in enumerate(tiles):
@@ -102,8 +104,10 @@ def reconstruction_panel(
         text = f"{_wrapped(tile.tile_id)}\n{_score(tile, unit)}"
         add_text(figure, 0.15, head + row * (side + gap) + 0.1, text, size=8)
     if tiles:
-        scale = add_axes(figure, label + len(shown) * group - 0.1, head, 0.14, min(len(tiles), 3) * (side + gap) - gap)
-        figure.colorbar(drawn, cax=scale, extend="max").set_label(f"difference, {_plain(unit)}", size=8)
+        scale = add_axes(
+            figure, label + len(triples) * group - 0.1, head, 0.14, min(len(tiles), 3) * (side + gap) - gap
+        )
+        figure.colorbar(drawn, cax=scale, extend="max").set_label(f"difference, {plain_unit(unit)}", size=8)
         scale.tick_params(labelsize=8)
     bottom = head + len(tiles) * (side + gap) + 0.1
     add_text(figure, 0.15, bottom, _caption(), size=8)
@@ -150,8 +154,8 @@ def contact_sheet(
     grid = rows * (side + gap + name_room)
     figure = Figure(figsize=(0.3 + columns * (side + gap), head + grid + 3.9))
     add_title(figure, title)
-    shown = describe_composite(composite, indices, bands)
-    add_text(figure, 0.15, 0.48, f"{shown}; one stretch for all tiles, dark values raised; beige: invalid", size=9)
+    colours = describe_composite(composite, indices, bands)
+    add_text(figure, 0.15, 0.48, f"{colours}; one stretch for all tiles, dark values raised; beige: invalid", size=9)
     if tiles:
         stored = [pixels_CHW for _, pixels_CHW, _ in tiles], [valid_CHW for _, _, valid_CHW in tiles]
         limits = stretch_limits(*stored)
@@ -163,8 +167,44 @@ def contact_sheet(
             axes.set_title(shorten(name, 24), fontsize=7, pad=3, parse_math=False)
         axes = add_axes(figure, 0.85, head + grid + 0.75, columns * (side + gap) - 0.85, 2.5)
         _spectrum(axes, *stored, bands)
-        axes.set_ylabel(f"{_plain(unit)}, mean ± standard deviation", fontsize=9)
+        axes.set_ylabel(f"{plain_unit(unit)}, mean ± standard deviation", fontsize=9)
     save(figure, path)
+
+
+def band_places(bands: Sequence[Band]) -> FloatArray:
+    """Wavelengths in micrometres; numbers where a band is no optical one."""
+    optical = is_optical(bands)
+    return np.array([one.wavelength_um if optical else number for number, one in enumerate(bands)], dtype=np.float64)
+
+
+def is_optical(bands: Sequence[Band]) -> bool:
+    """Whether bands, in the order of their wavelengths, are points of a spectrum."""
+    return bands[-1].wavelength_um < LONGEST_OPTICAL_UM
+
+
+def wavelength_axis(axes: Axes, place_C: FloatArray, bands: Sequence[Band], *, named: bool) -> None:
+    """Make the horizontal axis one of wavelengths, or of bands where these are no optical ones; `named` lists them."""
+    plain_axes(axes)
+    if not is_optical(bands):
+        axes.set_xticks(place_C, [band.name for band in bands])
+        return
+    _wavelength_ticks(axes, place_C)
+    if named:
+        axes.set_xlabel("wavelength, µm", fontsize=9)
+        names = ", ".join(f"{band.name} {band.wavelength_um:.3g}" for band in bands)
+        add_text(axes.figure, 0.15, 5.85, f"Bands by wavelength, µm: {names}", size=8)  # type: ignore[arg-type]
+
+
+def plain_axes(axes: Axes) -> None:
+    """Small ticks, a light grid, no frame above and to the right."""
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def plain_unit(unit: str) -> str:
+    """A unit as people write it."""
+    return unit.replace("_", " ")
 
 
 def _pictures(tile: TilePicture, indices: tuple[int, int, int]) -> list[npt.NDArray[np.float64]]:
@@ -184,27 +224,28 @@ def _spectrum(axes: Axes, pixels: Sequence[FloatArray], valid: Sequence[Mask], b
     ]
     values = [one.astype(np.float64) if one.size else np.array([np.nan]) for one in known]
     mean, deviation = np.array([one.mean() for one in values]), np.array([one.std() for one in values])
-    names = [bands[band].name for band in order]
-    optical = bands[order[-1]].wavelength_um < LONGEST_OPTICAL_UM
-    place = np.array(
-        [bands[band].wavelength_um if optical else number for number, band in enumerate(order)], np.float64
-    )
+    ordered = [bands[band] for band in order]
+    names, optical, place = [band.name for band in ordered], is_optical(ordered), band_places(ordered)
     line = {"linewidth": 1.2} if optical else {"linestyle": "none"}
     axes.errorbar(place, mean, deviation, color=BLUE, marker="o", markersize=4, capsize=2.5, **line)
     axes.set_xlabel("wavelength, µm" if optical else "band", fontsize=9)
-    axes.tick_params(labelsize=8)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain_axes(axes)
     if not optical:
         axes.set_xticks(place, names)
         axes.set_xlim(-0.5, len(names) - 0.5)
         return
-    axes.set_xscale("log")  # visible bands are narrow and close, infrared ones wide and far apart
-    axes.set_xlim(place[0] * 0.94, place[-1] * 1.06)
-    ticks = [tick for tick in WAVELENGTH_TICKS_UM if place[0] * 0.94 <= tick <= place[-1] * 1.06]
+    _wavelength_ticks(axes, place)
+    _name_points(axes, place, names)
+
+
+def _wavelength_ticks(axes: Axes, place_C: FloatArray) -> None:
+    """A logarithmic axis around wavelengths: visible bands are narrow and close, infrared ones wide and far apart."""
+    low, high = place_C[0] * 0.94, place_C[-1] * 1.06
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    ticks = [tick for tick in WAVELENGTH_TICKS_UM if low <= tick <= high]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    _name_points(axes, place, names)
 
 
 def _name_points(axes: Axes, place: FloatArray, names: Sequence[str]) -> None:
@@ -246,8 +287,4 @@ def _wrapped(text: str) -> str:
 
 def _score(tile: TilePicture, unit: str) -> str:
     rmse = tile.hidden_rmse
-    return "no hidden valid pixel" if np.isnan(rmse) else f"RMSE of hidden pixels\n{rmse:.3g} {_plain(unit)}"
-
-
-def _plain(unit: str) -> str:
-    return unit.replace("_", " ")
+    return "no hidden valid pixel" if np.isnan(rmse) else f"RMSE of hidden pixels\n{rmse:.3g} {plain_unit(unit)}"

@@ -34,8 +34,10 @@ from geomae.reports.figures import (
     DIFFERENCE_MAP,
     HIDDEN_COLOUR,
     INVALID_COLOUR,
-    LONGEST_OPTICAL_UM,
-    WAVELENGTH_TICKS_UM,
+    band_places,
+    plain_axes,
+    plain_unit,
+    wavelength_axis,
 )
 from geomae.reports.page import Html, data_uri, render
 from geomae.reports.pca_figures import COLOURS
@@ -89,7 +91,7 @@ def comparison_panel(path: Path, tile: ReconstructedTile, bands: Sequence[Band],
             else:
                 below.imshow(pictures["visible"], interpolation="nearest")
         scale = add_axes(figure, 0.15 + (len(labels) + 1) * (side + gap) + 0.05, top + text + side + gap, 0.13, side)
-        figure.colorbar(drawn, cax=scale, extend="max").set_label(f"error, {_plain(unit)}", size=8)
+        figure.colorbar(drawn, cax=scale, extend="max").set_label(f"error, {plain_unit(unit)}", size=8)
         scale.tick_params(labelsize=7.5)
     add_text(figure, 0.15, head + len(triples) * block + 0.05, _caption(tile, unit), size=8)
     save(figure, path)
@@ -112,7 +114,7 @@ def mean_spectra(
 ) -> None:
     """Publish a picture (PNG): the mean spectrum of masked pixels, true and by each model, and what they are off by."""
     order = sorted(range(len(bands)), key=lambda place: bands[place].wavelength_um)
-    place_C = places([bands[place] for place in order])
+    place_C = band_places([bands[place] for place in order])
     figure = Figure(figsize=(9.6, 6.2))
     add_title(figure, title)
     above, below = add_axes(figure, 0.95, 0.85, 6.2, 2.6), add_axes(figure, 0.95, 3.65, 6.2, 1.7)
@@ -122,8 +124,8 @@ def mean_spectra(
         above.plot(place_C, mean_C[order], label=label, **style)
         below.plot(place_C, (mean_C - truth_C)[order], **style)
     below.axhline(0, color=INK, linewidth=1)
-    above.set_ylabel(f"mean of masked pixels,\n{_plain(unit)}", fontsize=9)
-    below.set_ylabel(f"model - truth,\n{_plain(unit)}", fontsize=9)
+    above.set_ylabel(f"mean of masked pixels,\n{plain_unit(unit)}", fontsize=9)
+    below.set_ylabel(f"model - truth,\n{plain_unit(unit)}", fontsize=9)
     for axes in (above, below):
         wavelength_axis(axes, place_C, [bands[place] for place in order], named=axes is below)
     _legend(above)
@@ -169,37 +171,6 @@ def slider(slides: Sequence[Slide]) -> Html:
     return Html(render("recon_slider.html", data=data))
 
 
-def places(bands: Sequence[Band]) -> Floats:
-    """Wavelengths in micrometres; numbers where a band is no optical one."""
-    optical = bands[-1].wavelength_um < LONGEST_OPTICAL_UM
-    return np.array([one.wavelength_um if optical else number for number, one in enumerate(bands)], dtype=np.float64)
-
-
-def wavelength_axis(axes: Axes, place_C: Floats, bands: Sequence[Band], *, named: bool) -> None:
-    """Make the horizontal axis one of wavelengths, or of bands where these are no optical ones; `named` lists them."""
-    plain_axes(axes)
-    if bands[-1].wavelength_um >= LONGEST_OPTICAL_UM:
-        axes.set_xticks(place_C, [band.name for band in bands])
-        return
-    axes.set_xscale("log")  # visible bands are narrow and close, infrared ones wide and far apart
-    low, high = place_C[0] * 0.94, place_C[-1] * 1.06
-    axes.set_xlim(low, high)
-    ticks = [tick for tick in WAVELENGTH_TICKS_UM if low <= tick <= high]
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
-    if named:
-        axes.set_xlabel("wavelength, µm", fontsize=9)
-        names = ", ".join(f"{band.name} {band.wavelength_um:.3g}" for band in bands)
-        add_text(axes.figure, 0.15, 5.85, f"Bands by wavelength, µm: {names}", size=8)  # type: ignore[arg-type]
-
-
-def plain_axes(axes: Axes) -> None:
-    """Small ticks, a light grid, no frame above and to the right."""
-    axes.tick_params(labelsize=8)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 def _error_HW(tile: ReconstructedTile, label: str, indices: Sequence[int]) -> Picture:
     """Mean absolute error over some bands; NaN where one of them is invalid."""
     chosen = list(indices)
@@ -211,19 +182,19 @@ def _error_HW(tile: ReconstructedTile, label: str, indices: Sequence[int]) -> Pi
 def _limits(tile: ReconstructedTile, indices: Sequence[int], bands: Sequence[Band], unit: str) -> str:
     low_C, high_C = stretch_limits(tile.truth_CHW, tile.valid_CHW)
     spans = [f"{bands[place].name} {low_C[place]:.3g} to {high_C[place]:.3g}" for place in dict.fromkeys(indices)]
-    return f"black to full colour: {', '.join(spans)} {_plain(unit)}"
+    return f"black to full colour: {', '.join(spans)} {plain_unit(unit)}"
 
 
 def _caption(tile: ReconstructedTile, unit: str) -> str:
     scores = ", ".join(f"{label} {tile.rmse(label):.3g}" for label in tile.reconstructions)
     return (
         "Lower row: what the models saw (grey is hidden, beige is invalid), then the absolute error, mean over the "
-        f"bands shown.\nRMSE of hidden pixels over all bands, {_plain(unit)}: {scores}"
+        f"bands shown.\nRMSE of hidden pixels over all bands, {plain_unit(unit)}: {scores}"
     )
 
 
 def _error_axis(axes: Axes, unit: str) -> None:
-    axes.set_ylabel(f"RMSE of masked pixels, {_plain(unit)}", fontsize=9)
+    axes.set_ylabel(f"RMSE of masked pixels, {plain_unit(unit)}", fontsize=9)
     axes.set_ylim(bottom=0)
     plain_axes(axes)
     _legend(axes)
@@ -241,10 +212,6 @@ def _style(number: int) -> dict[str, Any]:
 
 def _legend(axes: Axes) -> None:
     axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False, fontsize=8.5)
-
-
-def _plain(unit: str) -> str:
-    return unit.replace("_", " ")
 
 
 def _png(picture: Picture) -> bytes:

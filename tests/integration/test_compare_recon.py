@@ -20,7 +20,7 @@ from geomae.commands.compare_recon import CompareReconOptions, run
 from geomae.commands.options import CommonOptions
 from geomae.config import Decoder
 from geomae.errors import BandMismatchError, ConfigError, ModelError
-from geomae.evaluation.reconstruction import MaskedTiles, fit_candidates, load_candidates, score
+from geomae.evaluation.reconstruction import MaskedTiles, fit_candidates, load_candidates, score_reconstructions
 from geomae.evaluation.reconstruction_masks import MaskKind
 from geomae.models.architecture import Architecture
 from geomae.models.folder import Model, save_model
@@ -254,7 +254,7 @@ def test_no_tile_is_read_twice(tiny_catalog, models, monkeypatch):
     from geomae.rasters import read
 
     masks = [MaskKind("random", 0.75), MaskKind("block", 0.5)]
-    score(fitted, masks, 1000, 0)
+    score_reconstructions(fitted, masks, 1000, 0)
     assert len(calls) == len(one.index)
 
 
