@@ -189,6 +189,15 @@ def read_yaml(path: Path) -> YamlDocument:
     return YamlDocument(path, plain(tree, ()), lines)
 
 
+def flush(path: Path) -> None:
+    """Bring a file's or folder's content to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _yaml_message(path: Path, error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = str(getattr(error, "problem", None) or error).splitlines()[0]
@@ -212,15 +221,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     return value
-
-
-def flush(path: Path) -> None:
-    """Bring a file's or folder's content to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _umask() -> int:

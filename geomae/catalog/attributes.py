@@ -105,24 +105,6 @@ def read_windows(catalog: Catalog, dataset: str) -> "pd.DataFrame":
     return _with_scene_attributes(catalog, dataset, result)
 
 
-def _with_scene_attributes(catalog: Catalog, dataset: str, windows: "pd.DataFrame") -> "pd.DataFrame":
-    """`windows` with the columns of the entry's `table` that it has not; stems alone count, as they do for windows."""
-    table = catalog.entry(dataset).table
-    if table is None:
-        return windows
-    frame, _ = _read_table(catalog, dataset, table.path, table.key, "table", "path")
-    stems = [_stem_of(key) for key in frame[table.key]]
-    repeated = Counter(stems).most_common(1)
-    if repeated and repeated[0][1] > 1:
-        raise CatalogError(
-            f"{catalog.place(dataset, 'table')}: several rows of {table.path} are of scenes called {repeated[0][0]!r}, "
-            "and a window could belong to any; rename the files, or make a data set of each folder"
-        )
-    columns = [column for column in frame.columns if column not in (table.key, *windows.columns)]
-    rows = frame[columns].set_axis(stems).reindex(windows["stem"]).set_axis(windows.index)
-    return windows.assign(**{column: _plain_values(rows[column]) for column in columns})
-
-
 def where_mask(catalog: Catalog, dataset: str, columns: Columns, length: int) -> MaskN:
     """Mask of the `length` rows of `columns` that the entry's `where` lets through; all without one.
 
@@ -153,6 +135,24 @@ def require_columns(catalog: Catalog, dataset: str, known: Collection[str]) -> N
             raise CatalogError(
                 f"{catalog.place(dataset, *keys)}: there is no column {column!r}; {nearest(column, known)}"
             )
+
+
+def _with_scene_attributes(catalog: Catalog, dataset: str, windows: "pd.DataFrame") -> "pd.DataFrame":
+    """`windows` with the columns of the entry's `table` that it has not; stems alone count, as they do for windows."""
+    table = catalog.entry(dataset).table
+    if table is None:
+        return windows
+    frame, _ = _read_table(catalog, dataset, table.path, table.key, "table", "path")
+    stems = [_stem_of(key) for key in frame[table.key]]
+    repeated = Counter(stems).most_common(1)
+    if repeated and repeated[0][1] > 1:
+        raise CatalogError(
+            f"{catalog.place(dataset, 'table')}: several rows of {table.path} are of scenes called {repeated[0][0]!r}, "
+            "and a window could belong to any; rename the files, or make a data set of each folder"
+        )
+    columns = [column for column in frame.columns if column not in (table.key, *windows.columns)]
+    rows = frame[columns].set_axis(stems).reindex(windows["stem"]).set_axis(windows.index)
+    return windows.assign(**{column: _plain_values(rows[column]) for column in columns})
 
 
 def _read_table(

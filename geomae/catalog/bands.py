@@ -92,19 +92,6 @@ def scaling(
     )
 
 
-def _own(
-    catalog: Catalog, dataset: str, sensor: Sensor, bands: Sequence[Band], key: str, default_C: list[float]
-) -> tuple[float, ...]:
-    """The entry's numbers at `key` where it gives any, else the default."""
-    given: Any = getattr(catalog.entry(dataset), key)
-    if given is None:
-        return tuple(default_C)
-    if not isinstance(given, dict):
-        return (float(given),) * len(bands)
-    named = {find_band(catalog, dataset, sensor, token, key, token).name: value for token, value in given.items()}
-    return tuple(float(named.get(band.name, default)) for band, default in zip(bands, default_C, strict=True))
-
-
 def band_units(catalog: Catalog, source: Source) -> tuple[str, ...]:
     """The unit of each band of a data set, also where they have different ones."""
     if source.unit != MIXED:
@@ -118,6 +105,19 @@ def nodata_values(entry: DatasetEntry, sensor: Sensor) -> tuple[float, ...]:
     if entry.nodata == ():
         return ()
     return tuple(dict.fromkeys((*entry.nodata_values, *sensor.nodata)))
+
+
+def _own(
+    catalog: Catalog, dataset: str, sensor: Sensor, bands: Sequence[Band], key: str, default_C: list[float]
+) -> tuple[float, ...]:
+    """The entry's numbers at `key` where it gives any, else the default."""
+    given: Any = getattr(catalog.entry(dataset), key)
+    if given is None:
+        return tuple(default_C)
+    if not isinstance(given, dict):
+        return (float(given),) * len(bands)
+    named = {find_band(catalog, dataset, sensor, token, key, token).name: value for token, value in given.items()}
+    return tuple(float(named.get(band.name, default)) for band, default in zip(bands, default_C, strict=True))
 
 
 def _described(

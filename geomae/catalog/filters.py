@@ -37,6 +37,31 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
 }
 KINDS = {"b": "true or false", "i": "numbers", "u": "numbers", "f": "numbers", "U": "text", "T": "text"}
+LONGEST = 10_000  # characters; a filter is written by hand
+DEEPEST = 50  # brackets and `not` within each other
+COMPARISONS = frozenset(("==", "!=", "<", "<=", ">", ">="))
+CONSTANTS: dict[str, Literal] = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
+WORDS = frozenset(("and", "or", "not", "in"))
+REMEDIES = {
+    "=": "write == to compare",
+    "&": "write `and`",
+    "&&": "write `and`",
+    "|": "write `or`",
+    "||": "write `or`",
+    "!": "write `not`",
+    ".": "attributes of attributes are not read; a column with a dot in its name goes between backticks",
+    "(": "functions are not called; compare a column with a value",
+}
+TOKEN = re.compile(
+    r"""\s*(?:
+      (?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))
+    | (?P<word>[^\W\d]\w*)
+    | (?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")
+    | (?P<quoted>`[^`]+`)
+    | (?P<sign>==|!=|<=|>=|&&|\|\||.)
+    )""",
+    re.VERBOSE | re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -128,63 +153,6 @@ def contained(left: Operand, values: Sequence[Literal], *, negated: bool) -> Mas
     return member_N if not negated else ~member_N & ~absent_N
 
 
-def _values(operand: Name | Literal, columns: Columns) -> Operand:
-    if isinstance(operand, Name):
-        return f"column {operand.name!r}", np.asarray(columns[operand.name])
-    one = np.empty(1, dtype=object)
-    one[0] = operand
-    return repr(operand), one
-
-
-def _kind(label: str, values_N: NDArray[Any]) -> str | None:
-    """What the values are, in words; None when all are missing."""
-    if values_N.dtype.kind != "O":
-        return KINDS.get(values_N.dtype.kind, str(values_N.dtype))
-    kinds = {_kind_of(value) for value in values_N if not is_missing(value)}
-    if len(kinds) > 1:
-        raise TypeError(f"{label} holds both {' and '.join(sorted(kinds))}; make it one type in the table")
-    return kinds.pop() if kinds else None
-
-
-def _kind_of(value: object) -> str:
-    if isinstance(value, (bool, np.bool_)):
-        return "true or false"
-    if isinstance(value, (int, float, np.number)):
-        return "numbers"
-    return "text" if isinstance(value, str) else type(value).__name__
-
-
-def _hint(kinds: Sequence[str]) -> str:
-    return " (text stands in quotes, numbers do not)" if set(kinds) == {"text", "numbers"} else ""
-
-
-LONGEST = 10_000  # characters; a filter is written by hand
-DEEPEST = 50  # brackets and `not` within each other
-COMPARISONS = frozenset(("==", "!=", "<", "<=", ">", ">="))
-CONSTANTS: dict[str, Literal] = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
-WORDS = frozenset(("and", "or", "not", "in"))
-REMEDIES = {
-    "=": "write == to compare",
-    "&": "write `and`",
-    "&&": "write `and`",
-    "|": "write `or`",
-    "||": "write `or`",
-    "!": "write `not`",
-    ".": "attributes of attributes are not read; a column with a dot in its name goes between backticks",
-    "(": "functions are not called; compare a column with a value",
-}
-TOKEN = re.compile(
-    r"""\s*(?:
-      (?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))
-    | (?P<word>[^\W\d]\w*)
-    | (?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")
-    | (?P<quoted>`[^`]+`)
-    | (?P<sign>==|!=|<=|>=|&&|\|\||.)
-    )""",
-    re.VERBOSE | re.DOTALL,
-)
-
-
 @dataclass(frozen=True)
 class Token:
     """A piece of a filter: its kind (number, word, text, quoted, sign, end), how it is written and where it begins."""
@@ -222,6 +190,36 @@ def parse_filter(text: str) -> Filter:
         raise CatalogError(f"the filter has {len(text)} characters; shorten it to {LONGEST}, or filter in the table")
     parser = _Parser(text)
     return Filter(text, parser.whole(), frozenset(parser.names))
+
+
+def _values(operand: Name | Literal, columns: Columns) -> Operand:
+    if isinstance(operand, Name):
+        return f"column {operand.name!r}", np.asarray(columns[operand.name])
+    one = np.empty(1, dtype=object)
+    one[0] = operand
+    return repr(operand), one
+
+
+def _kind(label: str, values_N: NDArray[Any]) -> str | None:
+    """What the values are, in words; None when all are missing."""
+    if values_N.dtype.kind != "O":
+        return KINDS.get(values_N.dtype.kind, str(values_N.dtype))
+    kinds = {_kind_of(value) for value in values_N if not is_missing(value)}
+    if len(kinds) > 1:
+        raise TypeError(f"{label} holds both {' and '.join(sorted(kinds))}; make it one type in the table")
+    return kinds.pop() if kinds else None
+
+
+def _kind_of(value: object) -> str:
+    if isinstance(value, (bool, np.bool_)):
+        return "true or false"
+    if isinstance(value, (int, float, np.number)):
+        return "numbers"
+    return "text" if isinstance(value, str) else type(value).__name__
+
+
+def _hint(kinds: Sequence[str]) -> str:
+    return " (text stands in quotes, numbers do not)" if set(kinds) == {"text", "numbers"} else ""
 
 
 def _tokens(text: str) -> Iterator[Token]:

@@ -23,6 +23,10 @@ SCHEMES = ("s3", "gs", "https")
 MAGIC = re.compile(r"[*?\[]|\{band\}")
 STEM = "{stem}"
 SHOWN = 6  # names in a message
+SEPARATORS = "_. -"
+RESOLUTION_FOLDER = re.compile(r"R(\d+)m")
+RESOLUTION_NAME = re.compile(rf"[{SEPARATORS}](\d+)m(?![A-Za-z0-9])")
+UNKNOWN_M = 1 << 30  # resolution of a file that does not say
 
 
 def is_url(path: str) -> bool:
@@ -119,33 +123,12 @@ def holds(path: str) -> str:
     return f"{folder} holds {', '.join(names[:SHOWN])}{more}"
 
 
-def _while_equal(levels: "zip[tuple[str, ...]]") -> list[tuple[str, ...]]:
-    equal = []
-    for level in levels:
-        if len(set(level)) > 1:
-            break
-        equal.append(level)
-    return equal
-
-
-SEPARATORS = "_. -"
-RESOLUTION_FOLDER = re.compile(r"R(\d+)m")
-RESOLUTION_NAME = re.compile(rf"[{SEPARATORS}](\d+)m(?![A-Za-z0-9])")
-UNKNOWN_M = 1 << 30  # resolution of a file that does not say
-
-
 @dataclass(frozen=True)
 class BandScene:
     """The files of one scene by token; `path` is where the scene would be, were it one file without a suffix."""
 
     path: str
     files: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    path: str
-    resolution_m: int
 
 
 def find_band_scenes(catalog: Catalog, dataset: str, tokens: Sequence[str]) -> list[BandScene]:
@@ -174,6 +157,21 @@ def find_band_scenes(catalog: Catalog, dataset: str, tokens: Sequence[str]) -> l
             )
     _check_complete(scenes, tokens, place)
     return [BandScene(path, {token: files[token].path for token in tokens}) for path, files in scenes.items()]
+
+
+def _while_equal(levels: "zip[tuple[str, ...]]") -> list[tuple[str, ...]]:
+    equal = []
+    for level in levels:
+        if len(set(level)) > 1:
+            break
+        equal.append(level)
+    return equal
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    path: str
+    resolution_m: int
 
 
 def _candidates(catalog: Catalog, dataset: str, pattern: str, token: str) -> list[tuple[str, _Candidate]]:

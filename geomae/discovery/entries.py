@@ -88,23 +88,6 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
     return Entry(tuple(lines), len(group.files), known.name, names, tile_size(side), guess.question)
 
 
-def _companion_lines(below: str, pattern: str) -> list[str]:
-    """What a raster of one band for each scene could be, as comments: a known mask, or labels or a mask."""
-    folder = (below + pattern).rpartition("/")[0]
-    path = flow(
-        f"{folder}/{{stem}}.{pattern.rpartition('.')[2]}" if folder else f"{{stem}}.{pattern.rpartition('.')[2]}"
-    )
-    if "fmask" in pattern.lower():
-        return [
-            comment(f"to leave out clouds, their edges and shadows: mask: {{path: {path}, invalid_bits: [1, 2, 3]}}")
-        ]
-    return [
-        comment(f"{below}{pattern} has a raster of one band for each scene; if it holds labels:"),
-        comment(f"  label: {{raster: {path}, classes: {{1: NAME, 2: NAME}}}}"),
-        comment(f"and if it is a mask: mask: {{path: {path}, invalid_values: [VALUE]}}"),
-    ]
-
-
 def evidence_of(root: Path, group: StackGroup) -> Evidence:
     """What a group of rasters tells of its sensor; a description that the files do not share tells nothing."""
     first = group.headers[0]
@@ -124,6 +107,40 @@ def tile_size(side: int) -> int:
 def comment(text: str, indent: int = 4) -> str:
     """A line of comment that no text can break out of."""
     return f"{' ' * indent}# {' '.join(text.split())}"
+
+
+def flow(value: Any) -> str:
+    """A value on one line, as YAML reads it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return str(int(value)) if float(value).is_integer() else repr(float(value))
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{flow(key)}: {flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(flow(item) for item in value) + "]"
+    text = str(value)
+    plain = PLAIN.fullmatch(text) and text.lower() not in RESERVED_WORDS
+    return text if plain else json.dumps(text, ensure_ascii=False)
+
+
+def _companion_lines(below: str, pattern: str) -> list[str]:
+    """What a raster of one band for each scene could be, as comments: a known mask, or labels or a mask."""
+    folder = (below + pattern).rpartition("/")[0]
+    path = flow(
+        f"{folder}/{{stem}}.{pattern.rpartition('.')[2]}" if folder else f"{{stem}}.{pattern.rpartition('.')[2]}"
+    )
+    if "fmask" in pattern.lower():
+        return [
+            comment(f"to leave out clouds, their edges and shadows: mask: {{path: {path}, invalid_bits: [1, 2, 3]}}")
+        ]
+    return [
+        comment(f"{below}{pattern} has a raster of one band for each scene; if it holds labels:"),
+        comment(f"  label: {{raster: {path}, classes: {{1: NAME, 2: NAME}}}}"),
+        comment(f"and if it is a mask: mask: {{path: {path}, invalid_values: [VALUE]}}"),
+    ]
 
 
 def _tokens_of(root: Path, group: BandGroup, finest: Header) -> tuple[SensorGuess, dict[str, str]]:
@@ -196,20 +213,3 @@ def _line(key: str, value: Any, remark: str | None = "") -> str:
 
 def _joined(*texts: str | None) -> str:
     return "; ".join(text if number == 0 else f"check: {text}" for number, text in enumerate(texts) if text)
-
-
-def flow(value: Any) -> str:
-    """A value on one line, as YAML reads it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (int, float)):
-        return str(int(value)) if float(value).is_integer() else repr(float(value))
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{flow(key)}: {flow(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(flow(item) for item in value) + "]"
-    text = str(value)
-    plain = PLAIN.fullmatch(text) and text.lower() not in RESERVED_WORDS
-    return text if plain else json.dumps(text, ensure_ascii=False)

@@ -66,16 +66,6 @@ class BandGroup:
     mask: str | None
 
 
-@dataclass(frozen=True)
-class _BandFile:
-    path: str
-    scene: str
-    token: str
-    folder: str  # of the product
-    tail: str  # glob below that folder, with {band}
-    sensor: str | None
-
-
 def band_groups(paths: Iterable[str]) -> tuple[list[BandGroup], list[str]]:
     """Data sets with one file per band among `paths` (relative, sorted), and the paths that belong to none.
 
@@ -120,6 +110,16 @@ def folder_pattern(folders: Sequence[str]) -> str:
     prefix = "" if str(shared) == "." else f"{glob.escape(str(shared))}/"
     siblings = len(parents) == 1 and "" not in distinct
     return f"{prefix}*/" if siblings else f"{prefix}**/"
+
+
+@dataclass(frozen=True)
+class _BandFile:
+    path: str
+    scene: str
+    token: str
+    folder: str  # of the product
+    tail: str  # glob below that folder, with {band}
+    sensor: str | None
 
 
 def _common(folders: Sequence[str]) -> list[str]:

@@ -19,6 +19,28 @@ BEGIN = r"(?<![A-Za-z0-9])"
 Hint = tuple[tuple[str, ...], bool]
 """Names of sensors, the likeliest first, and whether the name leaves no doubt about the first."""
 
+FILL_IN = "fill-in"  # name of a sensor whose figures are placeholders
+PREFERRED = (
+    *("sentinel-2-l2a", "sentinel-2-l1c", "landsat-8-oli-c2l2", "landsat-9-oli-c2l2", "landsat-7-etm-c2l2"),
+    *("landsat-5-tm-c2l2", "hls-l30", "hls-s30", "naip", "planetscope-superdove", "sentinel-1-grd"),
+)
+TM = ("B1", "B2", "B3", "B4", "B5", "B7")
+USUAL_STACKS: tuple[tuple[str, tuple[str, ...]], ...] = (  # beginning of a sensor's name, bands that people stack
+    ("sentinel-2", ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")),
+    ("landsat-4", TM),
+    ("landsat-5", TM),
+    ("landsat-7", TM),
+    ("landsat-8", tuple(f"B{number}" for number in range(2, 8))),
+    ("landsat-8", tuple(f"B{number}" for number in range(1, 8))),
+    ("landsat-9", tuple(f"B{number}" for number in range(2, 8))),
+    ("landsat-9", tuple(f"B{number}" for number in range(1, 8))),
+    ("hls-l30", tuple(f"B0{number}" for number in range(2, 8))),
+    ("hls-l30", tuple(f"B0{number}" for number in range(1, 8))),
+    ("hls-s30", ("B02", "B03", "B04", "B8A", "B11", "B12")),
+    ("naip", ("red", "green", "blue")),
+)
+COLOUR_UM = {"red": (0.65, 0.1), "green": (0.55, 0.1), "blue": (0.46, 0.1)}  # of common cameras: centre and width
+
 
 def hinted_sensors(path: str) -> Hint:
     """What `path` tells: names of sensors in the tables, the likeliest first, and whether there is no doubt.
@@ -77,29 +99,6 @@ READERS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Hint]], ...] = t
 """Patterns and what they mean, the most telling first."""
 
 
-FILL_IN = "fill-in"  # name of a sensor whose figures are placeholders
-PREFERRED = (
-    *("sentinel-2-l2a", "sentinel-2-l1c", "landsat-8-oli-c2l2", "landsat-9-oli-c2l2", "landsat-7-etm-c2l2"),
-    *("landsat-5-tm-c2l2", "hls-l30", "hls-s30", "naip", "planetscope-superdove", "sentinel-1-grd"),
-)
-TM = ("B1", "B2", "B3", "B4", "B5", "B7")
-USUAL_STACKS: tuple[tuple[str, tuple[str, ...]], ...] = (  # beginning of a sensor's name, bands that people stack
-    ("sentinel-2", ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")),
-    ("landsat-4", TM),
-    ("landsat-5", TM),
-    ("landsat-7", TM),
-    ("landsat-8", tuple(f"B{number}" for number in range(2, 8))),
-    ("landsat-8", tuple(f"B{number}" for number in range(1, 8))),
-    ("landsat-9", tuple(f"B{number}" for number in range(2, 8))),
-    ("landsat-9", tuple(f"B{number}" for number in range(1, 8))),
-    ("hls-l30", tuple(f"B0{number}" for number in range(2, 8))),
-    ("hls-l30", tuple(f"B0{number}" for number in range(1, 8))),
-    ("hls-s30", ("B02", "B03", "B04", "B8A", "B11", "B12")),
-    ("naip", ("red", "green", "blue")),
-)
-COLOUR_UM = {"red": (0.65, 0.1), "green": (0.55, 0.1), "blue": (0.46, 0.1)}  # of common cameras: centre and width
-
-
 @dataclass(frozen=True)
 class Evidence:
     """What a group of rasters tells: a path, stored bands, their data type and descriptions, pixel size, alpha band."""
@@ -127,14 +126,6 @@ class SensorGuess:
     question: str | None = None
 
 
-@dataclass(frozen=True)
-class _Fit:
-    sensor: Sensor
-    bands: tuple[Band | None, ...]
-    distance_um: float
-    gsd_differs: bool
-
-
 def guess_sensor(evidence: Evidence) -> SensorGuess:
     """The likely sensor and its bands in stored order."""
     hinted, certain = hinted_sensors(evidence.path)
@@ -146,6 +137,34 @@ def guess_sensor(evidence: Evidence) -> SensorGuess:
         fits.sort(key=lambda fit: _rank(fit, order, hinted=bool(hinted)))
         return _described(fits, hinted, certain)
     return _counted(evidence, hinted, certain) or _colour(evidence) or _unknown(evidence)
+
+
+def scaling_guess(one: Sensor, dtype: str) -> tuple[dict[str, Any], str]:
+    """`unit`, `scale` and `offset` of stacks that others made of a sensor's product, by data type; and the reason."""
+    if one.unit == "digital_number":
+        return {"unit": one.unit, "scale": 1, "offset": 0}, f"as stored in {dtype}"
+    if dtype == "uint8":
+        return {"unit": "digital_number", "scale": 1, "offset": 0}, "8 bits hold no calibrated values"
+    if dtype.startswith("float"):
+        return {"unit": one.unit, "scale": 1, "offset": 0}, f"{dtype} is taken as {one.unit} already"
+    if one.unit == "reflectance" and one.scale == 1:
+        return {"unit": one.unit, "scale": 0.0001, "offset": 0}, f"{dtype} is taken as reflectance x 10000"
+    return {"unit": one.unit, "scale": one.scale, "offset": one.offset}, f"usual for {one.name} in {dtype}"
+
+
+def kept_band(one: Sensor, band: Band | None) -> str | None:
+    """The band's name; None for a panchromatic band and for one of another unit than the sensor's."""
+    if band is None or band.common_name == "pan" or one.scaling(band).unit != one.unit:
+        return None
+    return band.name
+
+
+@dataclass(frozen=True)
+class _Fit:
+    sensor: Sensor
+    bands: tuple[Band | None, ...]
+    distance_um: float
+    gsd_differs: bool
 
 
 def _fit(one: Sensor, evidence: Evidence, *, partly: bool) -> _Fit | None:
@@ -247,26 +266,6 @@ def _unknown(evidence: Evidence) -> SensorGuess:
         "write a sensor's name, or the wavelength and width of each band in um (the figures there are placeholders)"
     )
     return SensorGuess({"name": FILL_IN, "bands": bands}, tuple(names), False, {}, question)
-
-
-def scaling_guess(one: Sensor, dtype: str) -> tuple[dict[str, Any], str]:
-    """`unit`, `scale` and `offset` of stacks that others made of a sensor's product, by data type; and the reason."""
-    if one.unit == "digital_number":
-        return {"unit": one.unit, "scale": 1, "offset": 0}, f"as stored in {dtype}"
-    if dtype == "uint8":
-        return {"unit": "digital_number", "scale": 1, "offset": 0}, "8 bits hold no calibrated values"
-    if dtype.startswith("float"):
-        return {"unit": one.unit, "scale": 1, "offset": 0}, f"{dtype} is taken as {one.unit} already"
-    if one.unit == "reflectance" and one.scale == 1:
-        return {"unit": one.unit, "scale": 0.0001, "offset": 0}, f"{dtype} is taken as reflectance x 10000"
-    return {"unit": one.unit, "scale": one.scale, "offset": one.offset}, f"usual for {one.name} in {dtype}"
-
-
-def kept_band(one: Sensor, band: Band | None) -> str | None:
-    """The band's name; None for a panchromatic band and for one of another unit than the sensor's."""
-    if band is None or band.common_name == "pan" or one.scaling(band).unit != one.unit:
-        return None
-    return band.name
 
 
 def _alternatives(reason: str, others: Sequence[str]) -> str:

@@ -39,16 +39,6 @@ class StackGroup:
         return self.headers[0].count == 1 and self.headers[0].dtypes[0].startswith(("uint", "int"))
 
 
-@dataclass(frozen=True)
-class _Folder:
-    path: str
-    suffix: str
-    kind: tuple[object, ...]
-    files: tuple[str, ...]
-    headers: tuple[Header, ...]
-    patterns: tuple[str, ...]
-
-
 def stack_groups(
     root: Path, paths: Sequence[str], hint: Callable[[str], object], progress: Callable[[int], None]
 ) -> tuple[list[StackGroup], list[str]]:
@@ -74,6 +64,16 @@ def stack_groups(
         beside.setdefault((_beside(one, folders), one.suffix, one.kind), []).append(one)
     groups = [group for parts in beside.values() for group in _merged(parts)]
     return _with_companions(groups), problems
+
+
+@dataclass(frozen=True)
+class _Folder:
+    path: str
+    suffix: str
+    kind: tuple[object, ...]
+    files: tuple[str, ...]
+    headers: tuple[Header, ...]
+    patterns: tuple[str, ...]
 
 
 def _kinds(

@@ -1,4 +1,7 @@
-"""What the audit knows of files: one pass over bytes and one over pixels, remembered while a file is unchanged."""
+"""What the audit knows of files: one pass over bytes and one over pixels, remembered while a file is unchanged.
+
+C bands, h w pixels of a block
+"""
 
 import contextlib
 import hashlib
@@ -21,6 +24,11 @@ from geomae.errors import GeomaeError, RasterError
 from geomae.files import cache_folder, digest, file_digest, read_json, write_json
 from geomae.rasters.opening import Header, describe_dataset, is_remote, opened, stamp
 from geomae.rasters.reading import Span, physical, read_stored
+
+PASS_VALUES = 8_000_000  # values held at once
+SAMPLE_PIXELS = 65_536  # of each band, for the median
+VERSION = 1  # of what is found in a file; raise it when `inspect_file` finds something else
+SAVE_SECONDS = 30.0
 
 
 def check_blocks(path: str, dataset: DatasetReader, info: Header, file: BinaryIO) -> str | None:
@@ -56,22 +64,6 @@ def check_blocks(path: str, dataset: DatasetReader, info: Header, file: BinaryIO
                 if not _is_whole(file.read(length), smallest, largest):
                     damaged.append(f"block at row {row}, column {col} of band {band}")
     return None if not damaged else f"{len(damaged)} damaged blocks, the first is the {damaged[0]}"
-
-
-def _is_whole(stream: bytes, smallest: int, largest: int) -> bool:
-    """Whether a zlib stream ends with the right checksum and has as many bytes as its block needs."""
-    decoder = zlib.decompressobj()
-    try:
-        length = len(decoder.decompress(stream, largest + 1))  # bounded: a stream may expand a thousandfold
-    except zlib.error:
-        return False
-    return decoder.eof and smallest <= length <= largest
-
-
-# C bands, h w pixels of a block
-
-PASS_VALUES = 8_000_000  # values held at once
-SAMPLE_PIXELS = 65_536  # of each band, for the median
 
 
 @dataclass(frozen=True)
@@ -146,6 +138,51 @@ def inspect_file(wanted: Wanted) -> FileRecord:
         return FileRecord(digest, kind="unreadable", message=message)
 
 
+def inspect_files(source: Source, wanted: Sequence[Wanted], *, workers: int) -> dict[str, FileRecord]:
+    """Inspect files with `workers` threads; those that have not changed since the last time are not read again.
+
+    The cache is a convenience: when it cannot be read or written, the files are.
+    """
+    place = _place(source, wanted)
+    keys = {one.path: _key(one) for one in wanted}
+    kept = _load(place)
+    records: dict[str, FileRecord] = {}
+    for one in wanted:
+        entry = kept.get(one.path)
+        if entry is not None and keys[one.path] is not None and entry[0] == keys[one.path]:
+            records[one.path] = entry[1]
+    missing = [one for one in wanted if one.path not in records]
+    if not missing:
+        return records
+    saved = time.monotonic()
+    executor = ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="audit")
+    try:
+        futures = {executor.submit(inspect_file, one): one for one in missing}
+        for future in as_completed(futures):
+            one, record = futures[future], future.result()
+            records[one.path] = record
+            key = keys[one.path]
+            if key is not None and record.kind != "unreadable":  # that may be of the moment
+                kept[one.path] = (key, record)
+            if time.monotonic() - saved > SAVE_SECONDS:
+                _save(place, kept)
+                saved = time.monotonic()
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+        _save(place, kept)
+    return records
+
+
+def _is_whole(stream: bytes, smallest: int, largest: int) -> bool:
+    """Whether a zlib stream ends with the right checksum and has as many bytes as its block needs."""
+    decoder = zlib.decompressobj()
+    try:
+        length = len(decoder.decompress(stream, largest + 1))  # bounded: a stream may expand a thousandfold
+    except zlib.error:
+        return False
+    return decoder.eof and smallest <= length <= largest
+
+
 def _damage(path: str, dataset: DatasetReader, info: Header) -> str | None:
     if is_remote(path):
         return None
@@ -208,45 +245,6 @@ def _spans(info: Header, bands: int) -> Iterator[Span]:
     for row in rows:
         for col in cols:
             yield Span(row, col, min(height, info.height - row), min(width, info.width - col))
-
-
-VERSION = 1  # of what is found in a file; raise it when `inspect_file` finds something else
-SAVE_SECONDS = 30.0
-
-
-def inspect_files(source: Source, wanted: Sequence[Wanted], *, workers: int) -> dict[str, FileRecord]:
-    """Inspect files with `workers` threads; those that have not changed since the last time are not read again.
-
-    The cache is a convenience: when it cannot be read or written, the files are.
-    """
-    place = _place(source, wanted)
-    keys = {one.path: _key(one) for one in wanted}
-    kept = _load(place)
-    records: dict[str, FileRecord] = {}
-    for one in wanted:
-        entry = kept.get(one.path)
-        if entry is not None and keys[one.path] is not None and entry[0] == keys[one.path]:
-            records[one.path] = entry[1]
-    missing = [one for one in wanted if one.path not in records]
-    if not missing:
-        return records
-    saved = time.monotonic()
-    executor = ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="audit")
-    try:
-        futures = {executor.submit(inspect_file, one): one for one in missing}
-        for future in as_completed(futures):
-            one, record = futures[future], future.result()
-            records[one.path] = record
-            key = keys[one.path]
-            if key is not None and record.kind != "unreadable":  # that may be of the moment
-                kept[one.path] = (key, record)
-            if time.monotonic() - saved > SAVE_SECONDS:
-                _save(place, kept)
-                saved = time.monotonic()
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-        _save(place, kept)
-    return records
 
 
 def _place(source: Source, wanted: Sequence[Wanted]) -> Path:

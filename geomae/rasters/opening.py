@@ -33,7 +33,6 @@ LARGEST_CACHE = 64  # handles per thread; a process may have 1024 files open on 
 REMOTE_PREFIXES = ("https://", "s3://", "gs://", "/vsicurl/https://", "/vsis3/", "/vsigs/")
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 IDENTITY_GDAL = [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
-
 LOCAL_OPTIONS = {"GDAL_NUM_THREADS": "1"}  # readers are threads already
 REMOTE_OPTIONS = LOCAL_OPTIONS | {
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
@@ -49,19 +48,8 @@ REMOTE_OPTIONS = LOCAL_OPTIONS | {
 GdalError = CPLE_BaseError  # some calls let it through, and rasterio has no public name for it
 LARGEST_BYTES = 2 * 1024**3  # of one window, and of one block, which GDAL decodes as a whole
 METRES_PER_DEGREE = 111_320.0  # along a meridian
-
 Stamp = tuple[int, int] | None  # bytes and time of change of a local file, None for a remote one
-
-
-class _Reader(DatasetReader):  # type: ignore[misc]  # rasterio has no types
-    """A data set that does not warn about a missing geotransform, also where warnings are errors."""
-
-    def read_transform(self) -> list[float]:
-        """Give the six coefficients in GDAL's order, those of the identity when there are none."""
-        try:
-            return list(super().read_transform())
-        except NotGeoreferencedWarning:
-            return list(IDENTITY_GDAL)
+_LOCAL = threading.local()
 
 
 def ignore_missing_geotransform() -> None:
@@ -162,81 +150,6 @@ class _Handles:
 _ALL_HANDLES: set[_Handles] = set()
 
 
-class _Owner:
-    """Lives as long as its thread, and then closes the thread's handles."""
-
-    def __init__(self) -> None:
-        self.handles = _Handles()
-        _ALL_HANDLES.add(self.handles)
-
-    def __del__(
-        self, getpid: Callable[[], int] = os.getpid, known: set[_Handles] = _ALL_HANDLES
-    ) -> None:  # bound early: globals may be gone at exit
-        # In a forked child the threads of the parent end at once; closing what is theirs could wait for a lock of GDAL
-        # that one of them held. There `_ALL_HANDLES` keeps the handles as they are.
-        if self.handles.pid == getpid():
-            known.discard(self.handles)
-            self.handles.close()
-
-
-_LOCAL = threading.local()
-
-
-def _mine() -> _Handles:
-    owner: _Owner | None = getattr(_LOCAL, "owner", None)
-    if owner is None or owner.handles.pid != os.getpid():
-        owner = _LOCAL.owner = _Owner()
-    return owner.handles
-
-
-def _open(path: str, *, remote: bool) -> DatasetReader:
-    if is_remote(path):
-        _allow(path, remote=remote)
-        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):  # each side file would cost a request
-            return _Reader(path, driver=list(DRIVERS))
-    _check_side_mask(Path(path + ".msk"))
-    # Side files (.aux.xml, .msk, world files) count, but a folder of a million files is not listed at each opening.
-    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE"):
-        return _Reader(Path(path), driver=list(DRIVERS))  # a string could be taken for a URL
-
-
-def _allow(path: str, *, remote: bool) -> None:
-    if not remote:
-        raise RasterError(f"{path}: is not a file of this machine; add `remote: true` to the data set to allow it")
-    if not path.startswith(REMOTE_PREFIXES):
-        raise RasterError(f"{path}: this kind of address is not read; use one of https://, s3://, gs://")
-
-
-def _check_side_mask(path: Path) -> None:
-    """GDAL opens a mask file beside a raster with any driver, so one that is no TIFF could name other files."""
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError:
-        return
-    if magic not in TIFF_MAGICS:
-        raise RasterError(f"{path}: is taken for the mask of the raster beside it, but is no TIFF; remove or rename it")
-
-
-@contextlib.contextmanager
-def _raster_errors(path: str) -> Iterator[None]:
-    try:
-        yield
-    except (RasterioError, GdalError, CRSError) as error:
-        reason = _reason(error, path)
-        raise RasterError(f"{path}: cannot be read ({reason}); restore the file or leave it out") from error
-
-
-def _reason(error: BaseException, path: str) -> str:
-    """GDAL's own words, which are the first cause, without the name of the file."""
-    cause: BaseException = error
-    while cause.__cause__ is not None or cause.__context__ is not None:
-        cause = cause.__cause__ or cause.__context__ or cause
-    lines = str(cause).splitlines() or [type(cause).__name__]
-    text = lines[0].replace(f"'{path}' ", "").replace(f"{path}: ", "").rstrip(". ;")
-    return f"{text}; read are {', '.join(DRIVERS)}" if "not recognized" in text else text
-
-
 @dataclass(frozen=True)
 class Header:
     """The header of one file.
@@ -295,12 +208,6 @@ def describe_bands(path: str, *, remote: bool = False) -> tuple[str | None, ...]
     return header(path, remote=remote).descriptions
 
 
-@functools.lru_cache(maxsize=16384)  # about 2 kB each
-def _header(path: str, current: Stamp, remote: bool) -> Header:
-    with environment(remote=remote), borrowed(path, current, remote=remote) as dataset:
-        return describe_dataset(path, current, dataset)
-
-
 def describe_dataset(path: str, current: Stamp, dataset: DatasetReader) -> Header:
     """Give the header of an open data set. Raises as `header` does."""
     if dataset.count == 0:
@@ -333,6 +240,95 @@ def describe_dataset(path: str, current: Stamp, dataset: DatasetReader) -> Heade
     )
     _check(info)
     return info
+
+
+class _Reader(DatasetReader):  # type: ignore[misc]  # rasterio has no types
+    """A data set that does not warn about a missing geotransform, also where warnings are errors."""
+
+    def read_transform(self) -> list[float]:
+        """Give the six coefficients in GDAL's order, those of the identity when there are none."""
+        try:
+            return list(super().read_transform())
+        except NotGeoreferencedWarning:
+            return list(IDENTITY_GDAL)
+
+
+class _Owner:
+    """Lives as long as its thread, and then closes the thread's handles."""
+
+    def __init__(self) -> None:
+        self.handles = _Handles()
+        _ALL_HANDLES.add(self.handles)
+
+    def __del__(
+        self, getpid: Callable[[], int] = os.getpid, known: set[_Handles] = _ALL_HANDLES
+    ) -> None:  # bound early: globals may be gone at exit
+        # In a forked child the threads of the parent end at once; closing what is theirs could wait for a lock of GDAL
+        # that one of them held. There `_ALL_HANDLES` keeps the handles as they are.
+        if self.handles.pid == getpid():
+            known.discard(self.handles)
+            self.handles.close()
+
+
+def _mine() -> _Handles:
+    owner: _Owner | None = getattr(_LOCAL, "owner", None)
+    if owner is None or owner.handles.pid != os.getpid():
+        owner = _LOCAL.owner = _Owner()
+    return owner.handles
+
+
+def _open(path: str, *, remote: bool) -> DatasetReader:
+    if is_remote(path):
+        _allow(path, remote=remote)
+        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):  # each side file would cost a request
+            return _Reader(path, driver=list(DRIVERS))
+    _check_side_mask(Path(path + ".msk"))
+    # Side files (.aux.xml, .msk, world files) count, but a folder of a million files is not listed at each opening.
+    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE"):
+        return _Reader(Path(path), driver=list(DRIVERS))  # a string could be taken for a URL
+
+
+def _allow(path: str, *, remote: bool) -> None:
+    if not remote:
+        raise RasterError(f"{path}: is not a file of this machine; add `remote: true` to the data set to allow it")
+    if not path.startswith(REMOTE_PREFIXES):
+        raise RasterError(f"{path}: this kind of address is not read; use one of https://, s3://, gs://")
+
+
+def _check_side_mask(path: Path) -> None:
+    """GDAL opens a mask file beside a raster with any driver, so one that is no TIFF could name other files."""
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError:
+        return
+    if magic not in TIFF_MAGICS:
+        raise RasterError(f"{path}: is taken for the mask of the raster beside it, but is no TIFF; remove or rename it")
+
+
+@contextlib.contextmanager
+def _raster_errors(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (RasterioError, GdalError, CRSError) as error:
+        reason = _reason(error, path)
+        raise RasterError(f"{path}: cannot be read ({reason}); restore the file or leave it out") from error
+
+
+def _reason(error: BaseException, path: str) -> str:
+    """GDAL's own words, which are the first cause, without the name of the file."""
+    cause: BaseException = error
+    while cause.__cause__ is not None or cause.__context__ is not None:
+        cause = cause.__cause__ or cause.__context__ or cause
+    lines = str(cause).splitlines() or [type(cause).__name__]
+    text = lines[0].replace(f"'{path}' ", "").replace(f"{path}: ", "").rstrip(". ;")
+    return f"{text}; read are {', '.join(DRIVERS)}" if "not recognized" in text else text
+
+
+@functools.lru_cache(maxsize=16384)  # about 2 kB each
+def _header(path: str, current: Stamp, remote: bool) -> Header:
+    with environment(remote=remote), borrowed(path, current, remote=remote) as dataset:
+        return describe_dataset(path, current, dataset)
 
 
 def _pixel_m(crs: CRS | None, affine: Affine) -> float | None:

@@ -1,4 +1,7 @@
-"""Pixels of a scene in physical units with their validity, and class codes of label rasters, on the common grid."""
+"""Pixels of a scene in physical units with their validity, and class codes of label rasters, on the common grid.
+
+C bands, H W pixels of the window, h w pixels of a file
+"""
 
 import functools
 from collections.abc import Sequence
@@ -20,6 +23,7 @@ from geomae.rasters.opening import LARGEST_BYTES, Header, borrowed, environment,
 from geomae.rasters.resampling import Axis, Bools, Floats, Indexes, bilinear, nearest, taps
 
 Array = npt.NDArray[Any]
+Codes = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -76,24 +80,6 @@ def physical(raw_Chw: Array, valid_Chw: Bools, scale_C: Sequence[float], offset_
     return pixels_Chw
 
 
-def _strike(raw: Array, valid: Bools, nodata: Sequence[float | None]) -> None:
-    """Mark as invalid what equals one of the values, where the type of the file can hold it at all."""
-    for value in dict.fromkeys(nodata):
-        if value is None:
-            continue
-        if raw.dtype.kind == "f":
-            if np.isnan(value):
-                valid &= ~np.isnan(raw)
-            else:
-                with np.errstate(over="ignore"):
-                    valid &= raw != raw.dtype.type(value)  # -3.4e38 is written with the digits of either precision
-        elif float(value).is_integer() and np.iinfo(raw.dtype).min <= value <= np.iinfo(raw.dtype).max:
-            valid &= raw != int(value)
-
-
-# C bands, H W pixels of the window, h w pixels of a file
-
-
 def read(source: Source, scene: Scene, window: Window) -> tuple[Floats, Bools]:
     """Read a window of a scene's grid: (pixels_CHW float32, valid_CHW bool), bands in the order of `source.bands`.
 
@@ -117,6 +103,60 @@ def read(source: Source, scene: Scene, window: Window) -> tuple[Floats, Bools]:
             valid_CHW &= _read_mask(source, layout.mask, window)
             pixels_CHW[~valid_CHW] = 0
     return pixels_CHW, valid_CHW
+
+
+def check_bytes(size: int, window: Window, where: str) -> None:
+    """Raise RasterError when reading `window` needs more than LARGEST_BYTES."""
+    if size > LARGEST_BYTES:
+        raise RasterError(
+            f"{where}: a window of {window.height} x {window.width} pixels needs {size / 1024**3:.1f} GiB of memory, "
+            f"more than {LARGEST_BYTES / 1024**3:.0f}; read it in smaller windows (`tile: size`)"
+        )
+
+
+def read_labels(path: str, grid: Grid, window: Window, remote: bool = False) -> tuple[Codes, Bools]:
+    """Read the class codes of a window of `grid` from the first band of a raster: (codes_HW int32, known_HW bool).
+
+    Each pixel takes the code at its centre, also across CRS. Where the raster holds nodata, or nothing, the code is 0
+    and not known. Without a CRS in both, the shapes of raster and grid must match.
+
+    Raises RasterError when they do not, when the raster cannot be read, and for codes that are no 32-bit integers.
+    """
+    info = header(path, remote=remote)
+    check_window(window, grid, path)
+    check_bytes(window.height * window.width * 64, window, path)
+    row_HW, col_HW, inside_HW = _places(info, grid, window)
+    codes_HW = np.zeros((window.height, window.width), dtype=np.int32)
+    if not inside_HW.any():
+        return codes_HW, inside_HW
+    rows, cols = row_HW[inside_HW], col_HW[inside_HW]
+    first_row, first_col = int(rows.min()), int(cols.min())
+    span = Span(first_row, first_col, int(rows.max()) + 1 - first_row, int(cols.max()) + 1 - first_col)
+    check_bytes(span.height * span.width * 16, window, path)
+    with environment(remote=remote), borrowed(path, info.stamp, remote=remote) as dataset:
+        raw_Chw, valid_Chw = read_stored(dataset, info, (1,), span, ())
+    known_HW = inside_HW.copy()
+    known_HW[inside_HW] = valid_Chw[0, rows - first_row, cols - first_col]
+    raw = raw_Chw[0, rows - first_row, cols - first_col][known_HW[inside_HW]]
+    finite = np.isfinite(raw)
+    known_HW[known_HW] = finite
+    codes_HW[known_HW] = _codes(raw[finite], path)
+    return codes_HW, known_HW
+
+
+def _strike(raw: Array, valid: Bools, nodata: Sequence[float | None]) -> None:
+    """Mark as invalid what equals one of the values, where the type of the file can hold it at all."""
+    for value in dict.fromkeys(nodata):
+        if value is None:
+            continue
+        if raw.dtype.kind == "f":
+            if np.isnan(value):
+                valid &= ~np.isnan(raw)
+            else:
+                with np.errstate(over="ignore"):
+                    valid &= raw != raw.dtype.type(value)  # -3.4e38 is written with the digits of either precision
+        elif float(value).is_integer() and np.iinfo(raw.dtype).min <= value <= np.iinfo(raw.dtype).max:
+            valid &= raw != int(value)
 
 
 def _read_part(source: Source, part: SceneFile, window: Window) -> tuple[Floats, Bools]:
@@ -175,52 +215,8 @@ def _check_size(layout: Layout, window: Window, scene_id: str) -> None:
     check_bytes(size, window, f"scene {scene_id}")
 
 
-def check_bytes(size: int, window: Window, where: str) -> None:
-    """Raise RasterError when reading `window` needs more than LARGEST_BYTES."""
-    if size > LARGEST_BYTES:
-        raise RasterError(
-            f"{where}: a window of {window.height} x {window.width} pixels needs {size / 1024**3:.1f} GiB of memory, "
-            f"more than {LARGEST_BYTES / 1024**3:.0f}; read it in smaller windows (`tile: size`)"
-        )
-
-
 def _span(axis: Axis, length: int) -> int:
     return min(axis.size, int(length * axis.scale) + 3)
-
-
-# H W pixels of the window, h w pixels of the file
-
-Codes = npt.NDArray[np.int32]
-
-
-def read_labels(path: str, grid: Grid, window: Window, remote: bool = False) -> tuple[Codes, Bools]:
-    """Read the class codes of a window of `grid` from the first band of a raster: (codes_HW int32, known_HW bool).
-
-    Each pixel takes the code at its centre, also across CRS. Where the raster holds nodata, or nothing, the code is 0
-    and not known. Without a CRS in both, the shapes of raster and grid must match.
-
-    Raises RasterError when they do not, when the raster cannot be read, and for codes that are no 32-bit integers.
-    """
-    info = header(path, remote=remote)
-    check_window(window, grid, path)
-    check_bytes(window.height * window.width * 64, window, path)
-    row_HW, col_HW, inside_HW = _places(info, grid, window)
-    codes_HW = np.zeros((window.height, window.width), dtype=np.int32)
-    if not inside_HW.any():
-        return codes_HW, inside_HW
-    rows, cols = row_HW[inside_HW], col_HW[inside_HW]
-    first_row, first_col = int(rows.min()), int(cols.min())
-    span = Span(first_row, first_col, int(rows.max()) + 1 - first_row, int(cols.max()) + 1 - first_col)
-    check_bytes(span.height * span.width * 16, window, path)
-    with environment(remote=remote), borrowed(path, info.stamp, remote=remote) as dataset:
-        raw_Chw, valid_Chw = read_stored(dataset, info, (1,), span, ())
-    known_HW = inside_HW.copy()
-    known_HW[inside_HW] = valid_Chw[0, rows - first_row, cols - first_col]
-    raw = raw_Chw[0, rows - first_row, cols - first_col][known_HW[inside_HW]]
-    finite = np.isfinite(raw)
-    known_HW[known_HW] = finite
-    codes_HW[known_HW] = _codes(raw[finite], path)
-    return codes_HW, known_HW
 
 
 def _places(info: Header, grid: Grid, window: Window) -> tuple[Indexes, Indexes, Bools]:

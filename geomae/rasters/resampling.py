@@ -2,6 +2,8 @@
 
 Each output pixel is a function of its place on the grid alone, summed in a fixed order: a window gives the very bits of
 the same part of the whole.
+
+C bands, h w pixels of the file, H W pixels of the grid, L pixels along one axis of the grid, K pixels that are mixed
 """
 
 import functools
@@ -12,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# C bands, h w pixels of the file, H W pixels of the grid, L pixels along one axis of the grid, K pixels that are mixed
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 Indexes = npt.NDArray[np.int64]

@@ -28,26 +28,6 @@ LAYOUT = {
 }
 
 
-class _Writer(BufferedDatasetWriter):  # type: ignore[misc]  # rasterio has no types
-    """A writer that does not warn about a missing geotransform, also where warnings are errors."""
-
-    def read_transform(self) -> list[float]:
-        """Give the six coefficients in GDAL's order, those of the identity when there are none."""
-        try:
-            return list(super().read_transform())
-        except NotGeoreferencedWarning:
-            return list(IDENTITY_GDAL)
-
-    def write_transform(self, transform: Sequence[float]) -> None:
-        """Store six coefficients in GDAL's order.
-
-        Of pixels of one unit at the origin rasterio warns, as some drivers take these for none; a COG keeps them.
-        """
-        if [abs(value) for value in transform] == IDENTITY_GDAL:
-            ignore_missing_geotransform()
-        super().write_transform(transform)
-
-
 def write_cog(
     path: Path,
     pixels_CHW: npt.NDArray[Any],
@@ -129,6 +109,26 @@ def cog_in_strips(
 
             yield write
         copy_raster(strips, temporary, driver="COG", **LAYOUT, overview_resampling="average")
+
+
+class _Writer(BufferedDatasetWriter):  # type: ignore[misc]  # rasterio has no types
+    """A writer that does not warn about a missing geotransform, also where warnings are errors."""
+
+    def read_transform(self) -> list[float]:
+        """Give the six coefficients in GDAL's order, those of the identity when there are none."""
+        try:
+            return list(super().read_transform())
+        except NotGeoreferencedWarning:
+            return list(IDENTITY_GDAL)
+
+    def write_transform(self, transform: Sequence[float]) -> None:
+        """Store six coefficients in GDAL's order.
+
+        Of pixels of one unit at the origin rasterio warns, as some drivers take these for none; a COG keeps them.
+        """
+        if [abs(value) for value in transform] == IDENTITY_GDAL:
+            ignore_missing_geotransform()
+        super().write_transform(transform)
 
 
 def _describe(target: Any, descriptions: Sequence[str] | None, unit: str | None) -> None:

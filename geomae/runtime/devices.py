@@ -55,23 +55,6 @@ def build_fabric(device: str, devices: int, nodes: int, strategy: str) -> Fabric
     )
 
 
-def _started_ranks(devices: int, nodes: int) -> tuple[int, int]:
-    """Processes on this node, and nodes: where SLURM or torchrun started them, it has decided, and 1 says nothing."""
-    if TorchElasticEnvironment.detect():
-        starter, here, names = "torchrun", int(os.environ["LOCAL_WORLD_SIZE"]), "--nproc-per-node and --nnodes"
-        everywhere = int(os.environ["WORLD_SIZE"])
-    elif SLURMEnvironment.detect():
-        starter, names = "SLURM", "--ntasks-per-node and --nodes of srun"
-        everywhere = int(os.environ["SLURM_NTASKS"])
-        here = int(os.environ.get("SLURM_NTASKS_PER_NODE", everywhere))
-    else:
-        return devices, nodes
-    for option, chosen, there in (("--devices", devices, here), ("--nodes", nodes, everywhere // here)):
-        if chosen not in (1, there):
-            raise ConfigError(f"{option} {chosen}: {starter} gives {there}; leave it out, or change {names}")
-    return here, everywhere // here
-
-
 def external() -> bool:
     """Whether SLURM or torchrun started the ranks."""
     return bool(SLURMEnvironment.detect() or TorchElasticEnvironment.detect())
@@ -111,3 +94,20 @@ def open_compute(
     if external():
         fabric.launch()
     return Compute(fabric, chosen)
+
+
+def _started_ranks(devices: int, nodes: int) -> tuple[int, int]:
+    """Processes on this node, and nodes: where SLURM or torchrun started them, it has decided, and 1 says nothing."""
+    if TorchElasticEnvironment.detect():
+        starter, here, names = "torchrun", int(os.environ["LOCAL_WORLD_SIZE"]), "--nproc-per-node and --nnodes"
+        everywhere = int(os.environ["WORLD_SIZE"])
+    elif SLURMEnvironment.detect():
+        starter, names = "SLURM", "--ntasks-per-node and --nodes of srun"
+        everywhere = int(os.environ["SLURM_NTASKS"])
+        here = int(os.environ.get("SLURM_NTASKS_PER_NODE", everywhere))
+    else:
+        return devices, nodes
+    for option, chosen, there in (("--devices", devices, here), ("--nodes", nodes, everywhere // here)):
+        if chosen not in (1, there):
+            raise ConfigError(f"{option} {chosen}: {starter} gives {there}; leave it out, or change {names}")
+    return here, everywhere // here

@@ -15,6 +15,7 @@ COMMON_NAMES = (
 """The common names of the STAC `eo` extension, version 2.0, by increasing centre wavelength after `pan`."""
 
 LONGEST_OPTICAL_UM = 100.0  # thermal infrared ends far below, radar begins far above
+ROUNDING_UM = 1e-9  # differences of published figures are exact only to the rounding of floating point
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,18 @@ def positive(values: Mapping[str, Any], key: str, where: str) -> float:
     return value
 
 
+def match_bands(wanted: Sequence[Band], offered: Sequence[Band], same_sensor: bool) -> tuple[int | None, ...]:
+    """For each wanted band, the index of the offered band that measures the same, or None.
+
+    Within a sensor (`same_sensor`) bands match by name, where `B2` and `B02` are one name. Across sensors they match by
+    wavelength: a candidate is an offered band of equal polarisation (none for optics) whose centre lies no farther
+    from the wanted centre than half the narrower of the two widths; of the candidates the nearest centre is taken, at
+    equal distance the one of nearer width, then the first. So Landsat 8 B5 (0.865 um, 0.028 wide) meets Sentinel-2
+    B8A (0.865 um) and not B08 (0.833 um). Each wanted band is matched alone: two of them may meet one offered band.
+    """
+    return tuple(_named(band, offered) if same_sensor else _nearest(band, offered) for band in wanted)
+
+
 def _text(values: Mapping[str, Any], key: str, where: str) -> str | None:
     value = values.get(key)
     if value is not None and (not isinstance(value, str) or not value.strip()):
@@ -105,21 +118,6 @@ def _polarisation(values: Mapping[str, Any], where: str) -> str | None:
     if text.upper() not in known:
         raise GeomaeError(f"{where}: unknown polarisation {text!r}; {nearest(text, known)}")
     return text.upper()
-
-
-ROUNDING_UM = 1e-9  # differences of published figures are exact only to the rounding of floating point
-
-
-def match_bands(wanted: Sequence[Band], offered: Sequence[Band], same_sensor: bool) -> tuple[int | None, ...]:
-    """For each wanted band, the index of the offered band that measures the same, or None.
-
-    Within a sensor (`same_sensor`) bands match by name, where `B2` and `B02` are one name. Across sensors they match by
-    wavelength: a candidate is an offered band of equal polarisation (none for optics) whose centre lies no farther
-    from the wanted centre than half the narrower of the two widths; of the candidates the nearest centre is taken, at
-    equal distance the one of nearer width, then the first. So Landsat 8 B5 (0.865 um, 0.028 wide) meets Sentinel-2
-    B8A (0.865 um) and not B08 (0.833 um). Each wanted band is matched alone: two of them may meet one offered band.
-    """
-    return tuple(_named(band, offered) if same_sensor else _nearest(band, offered) for band in wanted)
 
 
 def _named(wanted: Band, offered: Sequence[Band]) -> int | None:

@@ -8,7 +8,6 @@ from geomae.sensors.band import LONGEST_OPTICAL_UM, Band, plain_name
 COARSE = 3.0  # times the finest gsd of the light bands: those bands of Sentinel-2 measure the atmosphere, not the land
 ATMOSPHERE = ("coastal", "nir09", "cirrus")
 RED_EDGE_UM, SWIR_UM, THERMAL_UM = 0.69, 1.0, 3.0  # where these regions begin; Cong et al. 2022 (SatMAE) group likewise
-
 Groups = tuple[tuple[int, ...], ...]
 
 

@@ -23,6 +23,16 @@ UNITS = {
 }
 """The units that a sensor or a catalogue entry can name, and what they mean."""
 
+TABLES = Path(__file__).parent / "tables"
+
+SHORT_NAMES = {
+    **{f"s{number}": f"sentinel-{number}" for number in (1, 2)},
+    **{f"l{number}": f"landsat-{number}" for number in (4, 5, 7, 8, 9)},
+    "mod09": "modis",
+    "ps": "planetscope",
+}
+"""What people call sensors, and the part of our names that stands for it; used for advice, never to choose."""
+
 
 @dataclass(frozen=True)
 class Scaling:
@@ -100,6 +110,28 @@ def inline_sensor(name: str, values: Mapping[str, Any] | Sequence[Any]) -> Senso
         raise CatalogError(str(error)) from error
 
 
+def sensor(name: str) -> Sensor:
+    """Give the published sensor `name`.
+
+    Raises CatalogError for another name. One that stands for several sensors (`sentinel-2`, `landsat-8`) is not
+    resolved, because these differ in bands or scaling: the message names the choices.
+    """
+    sensors = _sensors()
+    if name in sensors:
+        return sensors[name]
+    choices = _meant(name, sensors)
+    if len(choices) > 1:
+        remedy = f"choose one of these, which differ in bands or scaling: {', '.join(choices)}"
+    else:
+        remedy = f"did you mean {choices[0]!r}?" if choices else nearest(name, sensors)
+    raise CatalogError(f"unknown sensor {name!r}; {remedy}")
+
+
+def sensor_names() -> tuple[str, ...]:
+    """Give the names of all published sensors, in alphabetical order."""
+    return tuple(sorted(_sensors()))
+
+
 def _sensor(name: str, table: Mapping[str, Any], where: str) -> Sensor:
     for key in table:
         if key not in SENSOR_KEYS:
@@ -164,39 +196,6 @@ def _nodata(table: Mapping[str, Any], where: str) -> tuple[float, ...]:
     if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in values):
         raise CatalogError(f"{where}: `nodata` is {listed!r}; give a number or a list of numbers")
     return tuple(float(value) for value in values)
-
-
-TABLES = Path(__file__).parent / "tables"
-
-SHORT_NAMES = {
-    **{f"s{number}": f"sentinel-{number}" for number in (1, 2)},
-    **{f"l{number}": f"landsat-{number}" for number in (4, 5, 7, 8, 9)},
-    "mod09": "modis",
-    "ps": "planetscope",
-}
-"""What people call sensors, and the part of our names that stands for it; used for advice, never to choose."""
-
-
-def sensor(name: str) -> Sensor:
-    """Give the published sensor `name`.
-
-    Raises CatalogError for another name. One that stands for several sensors (`sentinel-2`, `landsat-8`) is not
-    resolved, because these differ in bands or scaling: the message names the choices.
-    """
-    sensors = _sensors()
-    if name in sensors:
-        return sensors[name]
-    choices = _meant(name, sensors)
-    if len(choices) > 1:
-        remedy = f"choose one of these, which differ in bands or scaling: {', '.join(choices)}"
-    else:
-        remedy = f"did you mean {choices[0]!r}?" if choices else nearest(name, sensors)
-    raise CatalogError(f"unknown sensor {name!r}; {remedy}")
-
-
-def sensor_names() -> tuple[str, ...]:
-    """Give the names of all published sensors, in alphabetical order."""
-    return tuple(sorted(_sensors()))
 
 
 def _meant(name: str, sensors: Mapping[str, Sensor]) -> list[str]:

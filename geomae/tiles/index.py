@@ -20,6 +20,7 @@ from geomae.tiles.splits import assign_splits
 from geomae.tiles.statistics import Statistics, Survey, survey
 
 PURITY = 0.5  # default of `min_purity`: more than half of a tile speaks for its label
+COLUMNS = ("split", "group", "fold", "block", "domain", "label")
 
 
 def read_label_codes(
@@ -89,33 +90,6 @@ def describe(
     else:
         tiles["label"] = _kept(raster_labels(entry.label, source, grids, tiles).tolist())
     return tiles
-
-
-def _centre(grid: Grid | None, row: int, col: int, size: int) -> tuple[float, float]:
-    if grid is None or grid.crs is None:
-        return float("nan"), float("nan")
-    a, b, c, d, e, f = grid.transform
-    x, y = col + size / 2, row + size / 2
-    return a * x + b * y + c, d * x + e * y + f
-
-
-def _kept(values: Sequence[Any]) -> "pd.Series[Any]":
-    """A column of these values; among text pandas would make NaN of None."""
-    return pd.Series(values, dtype="object")
-
-
-def _texts(values: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Values as text, missing ones as None; whole numbers without a decimal point."""
-
-    def text(value: Any) -> str | None:
-        if value is None or value != value or value == "":
-            return None
-        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-    return _kept([text(value) for value in values.tolist()])
-
-
-COLUMNS = ("split", "group", "fold", "block", "domain", "label")
 
 
 @dataclass(frozen=True)
@@ -290,6 +264,30 @@ def check_dataset(
     except GeomaeError as error:
         return replace(result, error=error)
     return replace(result, tiles=tiles)
+
+
+def _centre(grid: Grid | None, row: int, col: int, size: int) -> tuple[float, float]:
+    if grid is None or grid.crs is None:
+        return float("nan"), float("nan")
+    a, b, c, d, e, f = grid.transform
+    x, y = col + size / 2, row + size / 2
+    return a * x + b * y + c, d * x + e * y + f
+
+
+def _kept(values: Sequence[Any]) -> "pd.Series[Any]":
+    """A column of these values; among text pandas would make NaN of None."""
+    return pd.Series(values, dtype="object")
+
+
+def _texts(values: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Values as text, missing ones as None; whole numbers without a decimal point."""
+
+    def text(value: Any) -> str | None:
+        if value is None or value != value or value == "":
+            return None
+        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+    return _kept([text(value) for value in values.tolist()])
 
 
 def _windows(

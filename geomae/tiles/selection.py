@@ -38,27 +38,6 @@ def pool(parts: Sequence[tuple[TileIndex, Statistics]]) -> tuple[SensorRecord, .
     return tuple(_pooled(key, own) for key, own in by_sensor.items())
 
 
-def _pooled(key: str, parts: Sequence[tuple[TileIndex, Statistics]]) -> SensorRecord:
-    first = parts[0][0]
-    bands = {band.name: band for index, _ in parts for band in index.source.bands}
-    column = {name: number for number, name in enumerate(bands)}
-    count_TC = np.zeros((len(parts), len(bands)), dtype=np.int64)
-    mean_TC, squares_TC = np.zeros(count_TC.shape), np.zeros(count_TC.shape)
-    for row, (_, statistics) in enumerate(parts):
-        own = [column[name] for name in statistics.bands]
-        count_TC[row, own], mean_TC[row, own] = statistics.count_C, statistics.mean_C
-        squares_TC[row, own] = statistics.count_C * statistics.std_C**2
-    count_C, mean_C, variance_C = merge_moments(count_TC, mean_TC, squares_TC)
-    empty = [name for name, number in column.items() if count_C[number] == 0 or variance_C[number] <= 0]
-    if empty:
-        raise CatalogError(
-            f"{first.name}: band {', '.join(empty)} has no valid pixel or one value only; leave it out (null)"
-        )
-    std_C = np.sqrt(variance_C)
-    means, deviations = tuple(mean_C.tolist()), tuple(std_C.tolist())
-    return SensorRecord(key, first.source.unit, index_gsd_m(first), tuple(bands.values()), means, deviations)
-
-
 def own_statistics(chosen: TileIndex, whole: TileIndex, notes: list[str]) -> tuple[SensorRecord, ...]:
     """Statistics of a sensor that training never saw, from its own train split (or all tiles, where there is none)."""
     has_train = (whole.tiles["split"] == TRAIN).any()
@@ -187,6 +166,27 @@ def overlapping(one: TileIndex, other: TileIndex) -> NDArray[np.bool_]:
         if file in other_boxes:
             found_T[places] |= _overlap(box_T4, other_boxes[file][1]).any(1)
     return found_T
+
+
+def _pooled(key: str, parts: Sequence[tuple[TileIndex, Statistics]]) -> SensorRecord:
+    first = parts[0][0]
+    bands = {band.name: band for index, _ in parts for band in index.source.bands}
+    column = {name: number for number, name in enumerate(bands)}
+    count_TC = np.zeros((len(parts), len(bands)), dtype=np.int64)
+    mean_TC, squares_TC = np.zeros(count_TC.shape), np.zeros(count_TC.shape)
+    for row, (_, statistics) in enumerate(parts):
+        own = [column[name] for name in statistics.bands]
+        count_TC[row, own], mean_TC[row, own] = statistics.count_C, statistics.mean_C
+        squares_TC[row, own] = statistics.count_C * statistics.std_C**2
+    count_C, mean_C, variance_C = merge_moments(count_TC, mean_TC, squares_TC)
+    empty = [name for name, number in column.items() if count_C[number] == 0 or variance_C[number] <= 0]
+    if empty:
+        raise CatalogError(
+            f"{first.name}: band {', '.join(empty)} has no valid pixel or one value only; leave it out (null)"
+        )
+    std_C = np.sqrt(variance_C)
+    means, deviations = tuple(mean_C.tolist()), tuple(std_C.tolist())
+    return SensorRecord(key, first.source.unit, index_gsd_m(first), tuple(bands.values()), means, deviations)
 
 
 def _boxes(index: TileIndex) -> Mapping[str, tuple[NDArray[np.int64], Boxes]]:

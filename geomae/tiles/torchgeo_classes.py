@@ -66,55 +66,6 @@ def label_text(label: Any, classes: Any) -> str | None:
     return str(classes[label]) if named else str(label)
 
 
-def _write(folder: Path, rows: Any, place: str) -> None:
-    classes = getattr(rows, "classes", None)
-    listed = []
-    for index in range(len(rows)):
-        what = f"{place}: row {index} of {type(rows).__name__}"
-        try:
-            row = rows[index]
-        except Exception as error:  # each class reads its files in its own way
-            reason = " ".join(f"{type(error).__name__} {error}".split())
-            raise CatalogError(f"{what} cannot be read ({reason}); mend the data") from error
-        pixels_CHW = _pixels(row, what)
-        file = f"{index:06d}.tif"
-        write_cog(folder / file, pixels_CHW, descriptions=row_bands(rows, len(pixels_CHW)))
-        listed.append((file, label_text(row.get("label"), classes) or ""))
-    with (folder / LABELS).open("w", newline="", encoding="utf-8") as table:
-        csv.writer(table).writerows([("file", "label"), *listed])
-
-
-def _pixels(row: Any, what: str) -> NDArray[Any]:
-    """The image (C, H, W) of a row. Raises CatalogError for another shape, for several images and for none."""
-    remedy = "save its images as GeoTIFF and name them with `path`"
-    if not isinstance(row, Mapping) or "image" not in row:
-        has = ", ".join(map(str, row)) if isinstance(row, Mapping) else type(row).__name__
-        raise CatalogError(f"{what} has no `image` but {has}; {remedy}")
-    image = row["image"]
-    if len(shape := tuple(getattr(image, "shape", ()))) != 3:
-        raise CatalogError(f"{what} has an image of shape {shape} and not (bands, rows, columns); {remedy}")
-    if str(image.dtype) in ("torch.bfloat16", "torch.float16", "float16"):  # a TIFF has neither
-        image = image.float() if hasattr(image, "float") else image.astype(np.float32)
-    pixels_CHW = np.asarray(image)
-    narrow = NARROW.get(pixels_CHW.dtype.name)
-    if narrow is None:
-        return pixels_CHW
-    limits = np.iinfo(narrow)
-    if pixels_CHW.size and (pixels_CHW.min() < limits.min or pixels_CHW.max() > limits.max):
-        raise CatalogError(f"{what} has values beyond {narrow}; {remedy}")
-    return pixels_CHW.astype(narrow)
-
-
-def _stamps(folder: str) -> list[tuple[str, int, int]]:
-    """Names, bytes and times of change of the files below `folder`, by which changed data are noticed."""
-    stamps = []
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            status = os.lstat(Path(parent, name))
-            stamps.append((str(Path(parent, name).relative_to(folder)), status.st_size, status.st_mtime_ns))
-    return sorted(stamps)
-
-
 def stored_bands(made: Any, sensor: Sensor, place: str) -> list[str | None] | None:
     """The class's bands in stored order, null for those that its arguments leave out; None where the files must tell.
 
@@ -168,6 +119,55 @@ def band_tokens(made: Any, sensor: Sensor, written: Any, place: str, *, strict: 
 def row_bands(made: Any, count: int) -> list[str] | None:
     """Names of the `count` bands of a row, in its order; None where the class does not tell."""
     return next((names for names in (_chosen_names(made), _all_names(made)) if len(names) == count), None)
+
+
+def _write(folder: Path, rows: Any, place: str) -> None:
+    classes = getattr(rows, "classes", None)
+    listed = []
+    for index in range(len(rows)):
+        what = f"{place}: row {index} of {type(rows).__name__}"
+        try:
+            row = rows[index]
+        except Exception as error:  # each class reads its files in its own way
+            reason = " ".join(f"{type(error).__name__} {error}".split())
+            raise CatalogError(f"{what} cannot be read ({reason}); mend the data") from error
+        pixels_CHW = _pixels(row, what)
+        file = f"{index:06d}.tif"
+        write_cog(folder / file, pixels_CHW, descriptions=row_bands(rows, len(pixels_CHW)))
+        listed.append((file, label_text(row.get("label"), classes) or ""))
+    with (folder / LABELS).open("w", newline="", encoding="utf-8") as table:
+        csv.writer(table).writerows([("file", "label"), *listed])
+
+
+def _pixels(row: Any, what: str) -> NDArray[Any]:
+    """The image (C, H, W) of a row. Raises CatalogError for another shape, for several images and for none."""
+    remedy = "save its images as GeoTIFF and name them with `path`"
+    if not isinstance(row, Mapping) or "image" not in row:
+        has = ", ".join(map(str, row)) if isinstance(row, Mapping) else type(row).__name__
+        raise CatalogError(f"{what} has no `image` but {has}; {remedy}")
+    image = row["image"]
+    if len(shape := tuple(getattr(image, "shape", ()))) != 3:
+        raise CatalogError(f"{what} has an image of shape {shape} and not (bands, rows, columns); {remedy}")
+    if str(image.dtype) in ("torch.bfloat16", "torch.float16", "float16"):  # a TIFF has neither
+        image = image.float() if hasattr(image, "float") else image.astype(np.float32)
+    pixels_CHW = np.asarray(image)
+    narrow = NARROW.get(pixels_CHW.dtype.name)
+    if narrow is None:
+        return pixels_CHW
+    limits = np.iinfo(narrow)
+    if pixels_CHW.size and (pixels_CHW.min() < limits.min or pixels_CHW.max() > limits.max):
+        raise CatalogError(f"{what} has values beyond {narrow}; {remedy}")
+    return pixels_CHW.astype(narrow)
+
+
+def _stamps(folder: str) -> list[tuple[str, int, int]]:
+    """Names, bytes and times of change of the files below `folder`, by which changed data are noticed."""
+    stamps = []
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            status = os.lstat(Path(parent, name))
+            stamps.append((str(Path(parent, name).relative_to(folder)), status.st_size, status.st_mtime_ns))
+    return sorted(stamps)
 
 
 def _agrees(matches: Sequence[Band | None], sensor: Sensor) -> bool:

@@ -32,7 +32,6 @@ GATHER_S = 1.0  # metrics are sent together, about once per second
 SLOWEST_UPLOAD = 1e6  # bytes per second, below which an upload counts as hanging
 IMPORT_S = 100.0  # importing takes long from a cold or a network disk, and on a busy machine
 LONGEST_FINISH_S = 120.0
-
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Metric = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
 

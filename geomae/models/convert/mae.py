@@ -43,6 +43,27 @@ NOT_OURS = (
     (r"blocks\.\d+\.mlp\.(w\d+|fc1_[gx])\..*", "gated layers (SwiGLU)"),
 )
 
+PICTURES = "rgb"  # the sensor of weights that were trained on ordinary pictures
+UNMEASURED = "unmeasured"  # the sensor of a record whose statistics nobody knows: mean 0, standard deviation 1
+
+RENAMED = {
+    "cls_token": "encoder.cls_token",
+    "pos_embed": "encoder.positions.table",
+    "patch_embed.proj.weight": "encoder.embedding.proj.weight",
+    "patch_embed.proj.bias": "encoder.embedding.proj.bias",
+    "norm.weight": "encoder.norm.weight",
+    "norm.bias": "encoder.norm.bias",
+    "mask_token": "decoder.mask_token",
+    "decoder_pos_embed": "decoder.positions.table",
+    "decoder_embed.weight": "decoder.embed.weight",
+    "decoder_embed.bias": "decoder.embed.bias",
+    "decoder_norm.weight": "decoder.norm.weight",
+    "decoder_norm.bias": "decoder.norm.bias",
+    "decoder_pred.weight": "decoder.head.proj.weight",
+    "decoder_pred.bias": "decoder.head.proj.bias",
+}
+POOLED_NORM = {"fc_norm.weight": "encoder.norm.weight", "fc_norm.bias": "encoder.norm.bias"}
+
 
 def architecture_of(
     weights: dict[str, Tensor],
@@ -121,60 +142,6 @@ def check_layout(weights: dict[str, Tensor]) -> None:
         )
 
 
-def _square(table: Tensor) -> tuple[int, int]:
-    places = int(table.shape[1]) - 1
-    side = math.isqrt(places)
-    if side * side != places:
-        raise ModelError(f"pos_embed: {places} patches are not a square grid, which the published layout has")
-    return side, side
-
-
-def _decoder(weights: dict[str, Tensor], heads: int | None) -> Decoder | None:
-    if "decoder_embed.weight" not in weights:
-        return None
-    width, depth = weights["decoder_embed.weight"].shape[0], _depth(weights, "decoder_blocks")
-    heads = heads or PUBLISHED_DECODER_HEADS.get((width, depth))
-    if heads is None:
-        raise ModelError(f"the heads of a decoder of width {width} cannot be read off weights; say --decoder-heads")
-    if width % heads:
-        raise ModelError(f"--decoder-heads: {heads} does not divide the decoder's width {width}")
-    return Decoder(width=width, depth=depth, heads=heads)
-
-
-def _depth(weights: dict[str, Tensor], prefix: str) -> int:
-    matches = (re.match(rf"{prefix}\.(\d+)\.", key) for key in weights)
-    return 1 + max((int(match[1]) for match in matches if match), default=-1)
-
-
-def _is_sincos(table: Tensor, rows: int, cols: int) -> bool:
-    """Whether stored positions are the computed ones, with none for the class token."""
-    if table.shape[-1] % 4 or bool(table[0, 0].any()):
-        return False
-    return torch.allclose(table[0, 1:].float(), sincos_positions(rows, cols, table.shape[-1]), atol=1e-6)
-
-
-PICTURES = "rgb"  # the sensor of weights that were trained on ordinary pictures
-UNMEASURED = "unmeasured"  # the sensor of a record whose statistics nobody knows: mean 0, standard deviation 1
-
-RENAMED = {
-    "cls_token": "encoder.cls_token",
-    "pos_embed": "encoder.positions.table",
-    "patch_embed.proj.weight": "encoder.embedding.proj.weight",
-    "patch_embed.proj.bias": "encoder.embedding.proj.bias",
-    "norm.weight": "encoder.norm.weight",
-    "norm.bias": "encoder.norm.bias",
-    "mask_token": "decoder.mask_token",
-    "decoder_pos_embed": "decoder.positions.table",
-    "decoder_embed.weight": "decoder.embed.weight",
-    "decoder_embed.bias": "decoder.embed.bias",
-    "decoder_norm.weight": "decoder.norm.weight",
-    "decoder_norm.bias": "decoder.norm.bias",
-    "decoder_pred.weight": "decoder.head.proj.weight",
-    "decoder_pred.bias": "decoder.head.proj.bias",
-}
-POOLED_NORM = {"fc_norm.weight": "encoder.norm.weight", "fc_norm.bias": "encoder.norm.bias"}
-
-
 def convert_mae(
     weights: dict[str, Tensor],
     *,
@@ -221,6 +188,38 @@ def convert_mae(
     square = math.isqrt(whole["pos_embed"].shape[1] - 1)
     tile = [shape.patch * side for side in grid or (square, square)]
     return Model(mae.eval(), (record,), {"tile": tile}), account
+
+
+def _square(table: Tensor) -> tuple[int, int]:
+    places = int(table.shape[1]) - 1
+    side = math.isqrt(places)
+    if side * side != places:
+        raise ModelError(f"pos_embed: {places} patches are not a square grid, which the published layout has")
+    return side, side
+
+
+def _decoder(weights: dict[str, Tensor], heads: int | None) -> Decoder | None:
+    if "decoder_embed.weight" not in weights:
+        return None
+    width, depth = weights["decoder_embed.weight"].shape[0], _depth(weights, "decoder_blocks")
+    heads = heads or PUBLISHED_DECODER_HEADS.get((width, depth))
+    if heads is None:
+        raise ModelError(f"the heads of a decoder of width {width} cannot be read off weights; say --decoder-heads")
+    if width % heads:
+        raise ModelError(f"--decoder-heads: {heads} does not divide the decoder's width {width}")
+    return Decoder(width=width, depth=depth, heads=heads)
+
+
+def _depth(weights: dict[str, Tensor], prefix: str) -> int:
+    matches = (re.match(rf"{prefix}\.(\d+)\.", key) for key in weights)
+    return 1 + max((int(match[1]) for match in matches if match), default=-1)
+
+
+def _is_sincos(table: Tensor, rows: int, cols: int) -> bool:
+    """Whether stored positions are the computed ones, with none for the class token."""
+    if table.shape[-1] % 4 or bool(table[0, 0].any()):
+        return False
+    return torch.allclose(table[0, 1:].float(), sincos_positions(rows, cols, table.shape[-1]), atol=1e-6)
 
 
 def _with_class_position(weights: dict[str, Tensor], grid: tuple[int, int] | None) -> dict[str, Tensor]:

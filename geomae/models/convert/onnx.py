@@ -68,17 +68,6 @@ class WholeTiles(nn.Module):
         return patches_BND.mean(1), patches_BND
 
 
-@torch.no_grad()
-def _linear_maps(model: Model) -> tuple[Tensor, Tensor]:
-    """Kernels (G, X, D) and biases (G, D) of the embedding of patches without gaps: read off its answers."""
-    C, P = len(model.record.bands), model.mae.architecture.patch**2
-    probes_BNCP = torch.cat([torch.zeros(1, C * P), torch.eye(C * P)]).reshape(1, -1, C, P)
-    valid_BNCP = torch.ones_like(probes_BNCP, dtype=torch.bool)
-    answers = transformer(model, EXPORT).embedding.embed(probes_BNCP, valid_BNCP, band_codes(model.record.bands))
-    answers_GND = answers.reshape(-1, 1 + C * P, answers.shape[-1])
-    return answers_GND[:, 1:] - answers_GND[:, :1], answers_GND[:, 0]
-
-
 def write_onnx(model: Model, path: Path, tile: int | None = None) -> tuple[tuple[int, int], ConversionReport]:
     """Write the encoder for tiles of `tile` pixels a side to `path`; gives their height and width, and the account.
 
@@ -119,29 +108,6 @@ def write_onnx(model: Model, path: Path, tile: int | None = None) -> tuple[tuple
     return (height, width), _account(model, rows, cols)
 
 
-def _account(model: Model, rows: int, cols: int) -> ConversionReport:
-    record = model.record
-    names = ", ".join(band.name for band in record.bands)
-    account = ConversionReport(
-        notes=[
-            f"input {INPUT}: {names} of {record.name} in {record.unit}, without gaps; standardised in the graph",
-            f"outputs {', '.join(OUTPUTS)}: the mean of the patch embeddings, and those",
-        ]
-    )
-    for key in model.mae.state_dict():
-        if key.startswith("decoder."):
-            account.left.append(key)
-        elif key.startswith("encoder.embedding."):
-            account.adapted.append(f"{key} (one linear map of these bands)")
-        elif key in ("encoder.cls_token", "encoder.positions.table", "encoder.group_token"):
-            account.adapted.append(f"{key} (added to positions and biases)")
-        else:
-            account.taken.append(key)
-    if model.mae.architecture.positions != "table":
-        account.new.append(f"positions (sines and cosines of {rows} x {cols} patches{scaled(model)})")
-    return account
-
-
 def check_onnx(
     path: Path, model: Model, size: tuple[int, int], embed: Callable[[Tensor], tuple[Tensor, Tensor]]
 ) -> float | None:
@@ -163,6 +129,40 @@ def check_onnx(
     if not difference <= LARGEST_DIFFERENCE:
         raise ModelError(f"onnxruntime's answers differ from the model's by {difference:.2g}; update onnxruntime")
     return difference
+
+
+@torch.no_grad()
+def _linear_maps(model: Model) -> tuple[Tensor, Tensor]:
+    """Kernels (G, X, D) and biases (G, D) of the embedding of patches without gaps: read off its answers."""
+    C, P = len(model.record.bands), model.mae.architecture.patch**2
+    probes_BNCP = torch.cat([torch.zeros(1, C * P), torch.eye(C * P)]).reshape(1, -1, C, P)
+    valid_BNCP = torch.ones_like(probes_BNCP, dtype=torch.bool)
+    answers = transformer(model, EXPORT).embedding.embed(probes_BNCP, valid_BNCP, band_codes(model.record.bands))
+    answers_GND = answers.reshape(-1, 1 + C * P, answers.shape[-1])
+    return answers_GND[:, 1:] - answers_GND[:, :1], answers_GND[:, 0]
+
+
+def _account(model: Model, rows: int, cols: int) -> ConversionReport:
+    record = model.record
+    names = ", ".join(band.name for band in record.bands)
+    account = ConversionReport(
+        notes=[
+            f"input {INPUT}: {names} of {record.name} in {record.unit}, without gaps; standardised in the graph",
+            f"outputs {', '.join(OUTPUTS)}: the mean of the patch embeddings, and those",
+        ]
+    )
+    for key in model.mae.state_dict():
+        if key.startswith("decoder."):
+            account.left.append(key)
+        elif key.startswith("encoder.embedding."):
+            account.adapted.append(f"{key} (one linear map of these bands)")
+        elif key in ("encoder.cls_token", "encoder.positions.table", "encoder.group_token"):
+            account.adapted.append(f"{key} (added to positions and biases)")
+        else:
+            account.taken.append(key)
+    if model.mae.architecture.positions != "table":
+        account.new.append(f"positions (sines and cosines of {rows} x {cols} patches{scaled(model)})")
+    return account
 
 
 def _package(name: str) -> Any:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from geomae.errors import ModelError
 
+BLOCK = re.compile(r"(.*?blocks\.)(\d+)(\..+)")
+
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """A state dict from `.safetensors` or, without running any code of the file, from a torch checkpoint.
@@ -49,9 +51,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def first_line(error: Exception) -> str:
     """The first line of an error's message, for a message of one line."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-BLOCK = re.compile(r"(.*?blocks\.)(\d+)(\..+)")
 
 
 @dataclass

@@ -19,6 +19,16 @@ from geomae.models.convert.state_dicts import ConversionReport
 from geomae.models.encoder import Encoder
 from geomae.models.folder import Model, standardise
 
+TIMM_EPS = 1e-6  # of timm's vit_* models
+LARGEST_DIFFERENCE = 1e-5  # of features, which are about 1 after the last norm
+NAMES = {
+    "tiny": "vit_tiny_patch16_224",
+    "small": "vit_small_patch16_224",
+    "base": "vit_base_patch16_224",
+    "large": "vit_large_patch16_224",
+    "huge": "vit_huge_patch14_224",
+}
+
 
 def transformer(model: Model, what: str) -> Encoder:
     """The encoder of a masked autoencoder. Raises ModelError for a convolutional one, for which there is no `what`."""
@@ -80,17 +90,6 @@ def position_table(model: Model, rows: int, cols: int) -> Tensor:
         return table.float()
     scale = shape.position_scale(model.record.gsd_m)
     return torch.cat([torch.zeros(1, shape.width), sincos_positions(rows, cols, shape.width, scale=scale)])
-
-
-TIMM_EPS = 1e-6  # of timm's vit_* models
-LARGEST_DIFFERENCE = 1e-5  # of features, which are about 1 after the last norm
-NAMES = {
-    "tiny": "vit_tiny_patch16_224",
-    "small": "vit_small_patch16_224",
-    "base": "vit_base_patch16_224",
-    "large": "vit_large_patch16_224",
-    "huge": "vit_huge_patch14_224",
-}
 
 
 @dataclass

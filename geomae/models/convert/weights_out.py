@@ -19,7 +19,6 @@ from geomae.models.convert.timm import check_timm, timm_weights
 from geomae.models.folder import Model, save_tensors, write_model
 
 SUFFIXES = {"timm": ".safetensors", "onnx": ".onnx", "safetensors": ".safetensors"}
-
 Embed = Callable[[Tensor], tuple[Tensor, Tensor]]  # pixels_BCHW in physical units -> (tile_BD, patches_BND)
 Export = tuple[dict[str, Any], ConversionReport, list[str]]  # for the JSON file; of every key; lines for people
 
