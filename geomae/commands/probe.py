@@ -125,9 +125,7 @@ def run(options: ProbeOptions) -> int:
     from geomae.tiles.selection import share_bands
 
     settings, specs = probe_settings(options), encoder_specs(options)
-    session = open_session(options.common)
-    if session.fabric.world_size > 1:
-        raise ConfigError("geomae probe runs in one process; start it without several tasks or devices")
+    session = open_session(options.common, one_process="geomae probe")
     # With cross-fitting a test may be what is trained on: each selector is resolved once.
     texts = (options.train, *options.tests)
     distinct = texts if options.cross_fit is None else tuple(dict.fromkeys(texts))
