@@ -182,7 +182,7 @@ def evaluate_before_after(
     after: Path,
     out: Path,
     seed: int,
-    stop: Stop,
+    stop: Stop | None = None,
     progress: Callable[..., None] = lambda *_: None,
 ) -> BeforeAfter | None:
     """Gap and probe of the model folders `before` and `after`; None where `stop` ended it.
@@ -196,7 +196,7 @@ def evaluate_before_after(
     loader = EncoderLoader(EmbeddingSpec(), plan.selections, compute.fabric.device)
     trained = loader.load_trained(specs)
     embedded = list(embed_specs(compute, catalog, specs, trained, loader, out, stop, progress))
-    if stop.signal:
+    if stop is not None and stop.signal:
         return None
     by_label = {one.label: one for one in embedded}
     gap = {label: _gap(plan.gap, by_label[label], seed) for label in (BEFORE, AFTER) if plan.gap}
@@ -216,10 +216,8 @@ def cross_fitted(embedding_TD: NDArray[np.floating], label_T: Codes, group_T: Co
     if groups < 2 or counts.max() < 2:
         return None
     fewest = int(counts.min())
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="The least populated class"
-        )  # it is then predicted wrong, as it should be
+    with warnings.catch_warnings():  # a class that is too rare for the folds is predicted wrong, as it should be
+        warnings.filterwarnings("ignore", message="The least populated class")
         folds = TrainingFolds(assign_groups(label_T, group_T, min(MOST_FOLDS, groups, max(fewest, 2))), "").parts()
     C, _ = choose_C(embedding_TD, label_T, classes, folds)
     predicted_T = np.zeros_like(label_T)
