@@ -64,10 +64,10 @@ def coral_distance(rows_ND: NDArray[np.floating], blocks: GroupBlocks) -> Statis
         weight_RB = a / np.maximum(n - 1, 1)[:, None] - b / np.maximum(m - 1, 1)[:, None]
         total = _form(weight_RB, square_BB, weight_RB)
         mean_1, mean_2 = n * np.maximum(n - 1, 1), m * np.maximum(m - 1, 1)  # n / (n - 1) of a product of means
-        for side, size, sign in ((a, mean_1, 1), (b, mean_2, -1)):
-            along_RB = blocks.sums((side @ gram_BN) ** 2, axis=1)
+        for part_RB, size, sign in ((a, mean_1, 1), (b, mean_2, -1)):
+            along_RB = blocks.sums((part_RB @ gram_BN) ** 2, axis=1)
             total -= 2 * sign * (weight_RB * along_RB).sum(1) / size
-            total += (_form(side, gram_BB, side) / size) ** 2
+            total += (_form(part_RB, gram_BB, part_RB) / size) ** 2
         total -= 2 * _form(a, gram_BB, b) ** 2 / (mean_1 * mean_2)
         return np.asarray(np.maximum(total, 0) / (4 * features**2))
 
@@ -89,10 +89,10 @@ def subspace_angle(rows_ND: NDArray[np.floating], blocks: GroupBlocks, leading: 
     stops = np.cumsum(count_B.astype(np.int64))
     moment_BQ = np.stack([(part.T @ part).ravel() for part in np.split(scores_NP, stops[:-1])])
 
-    def axes_of(side_RB: Doubles) -> Doubles:
-        n = (side_RB @ count_B)[:, None, None]
-        mean_RP = side_RB @ sum_BP / n[:, 0]
-        moment_RPP = (side_RB @ moment_BQ).reshape(-1, components, components) / n
+    def axes_of(part_RB: Doubles) -> Doubles:
+        n = (part_RB @ count_B)[:, None, None]
+        mean_RP = part_RB @ sum_BP / n[:, 0]
+        moment_RPP = (part_RB @ moment_BQ).reshape(-1, components, components) / n
         covariance_RPP = moment_RPP - mean_RP[:, :, None] * mean_RP[:, None, :]
         return np.linalg.eigh(covariance_RPP)[1][:, :, -leading:]
 
@@ -194,10 +194,10 @@ def _prepare(rows_ND: Doubles, blocks: GroupBlocks, held_G: NDArray[np.bool_]) -
 
 def _count(fold: _Fold, permutations: Permutations, wrong_R2: Doubles, total_R2: Doubles) -> None:
     """Add the held-out tiles of each side, and those that are taken for the other one."""
-    sides = (permutations.first_RB, permutations.second_RB)
-    trained = [side[:, fold.train] for side in sides]
-    counts = [side @ fold.count_B for side in trained]
-    means = [side @ fold.sum_BD / np.maximum(n, 1)[:, None] for side, n in zip(trained, counts, strict=True)]
+    parts = (permutations.first_RB, permutations.second_RB)
+    trained = [part_RB[:, fold.train] for part_RB in parts]
+    counts = [part_RB @ fold.count_B for part_RB in trained]
+    means = [part_RB @ fold.sum_BD / np.maximum(n, 1)[:, None] for part_RB, n in zip(trained, counts, strict=True)]
     direction_RD = (means[1] - means[0]) @ fold.precision_DD
     middle_R = (direction_RD * (means[0] + means[1]) / 2).sum(1)
     score_RH = direction_RD @ fold.held_HD.T - middle_R[:, None]
@@ -206,8 +206,8 @@ def _count(fold: _Fold, permutations: Permutations, wrong_R2: Doubles, total_R2:
     share_RH = np.where(score_RH == 0, 0.5, score_RH > 0)  # taken for the second side
     taken_RB = np.add.reduceat(share_RH, fold.held_start, axis=1)
     held_B = np.diff(fold.held_start, append=len(fold.held_HD))
-    for number, side in enumerate(sides):
-        here_RB = side[:, fold.held]
+    for number, part_RB in enumerate(parts):
+        here_RB = part_RB[:, fold.held]
         total_R2[:, number] += here_RB @ held_B
         missed_RB = taken_RB if number == 0 else held_B - taken_RB
         wrong_R2[:, number] += (here_RB * missed_RB).sum(1)

@@ -19,6 +19,30 @@ from geomae.reports.figures import BLUE, ORANGE, band_places, plain_axes, plain_
 from geomae.reports.pca_figures import COLOURS, REST_COLOUR
 from geomae.sensors import Band
 
+MARKERS = ("o", "^")
+WIDE = 100  # times; of values so far apart a linear axis shows the largest only
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class DomainSpectrum:
+    """Mean and standard deviation of each band of a domain; NaN where no pixel is valid."""
+
+    name: str
+    bands: Sequence[Band]
+    mean_C: Floats
+    std_C: Floats
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A distance of an encoder, the same between halves of the source, and whether it is more than chance."""
+
+    value: float
+    null_value: float | None
+    significant: bool
+
 
 @dataclass(frozen=True)
 class Line:
@@ -35,8 +59,8 @@ def adaptation_curve(path: Path, rows: Sequence[Mapping[str, Any]], name: str, k
     figure = Figure(figsize=(7, 4.4))
     add_title(figure, "Error on held-out tiles while adapting")
     axes = add_axes(figure, 0.95, 0.65, 5.8, 3.1)
-    found = {row["step"]: row[name] for row in rows if name in row}
-    axes.plot(list(found), list(found.values()), color=ORANGE, marker="o", markersize=4, label="fixed masks")
+    errors = {row["step"]: row[name] for row in rows if name in row}
+    axes.plot(list(errors), list(errors.values()), color=ORANGE, marker="o", markersize=4, label="fixed masks")
     axes.axvline(kept, color=BLUE, linewidth=1.2, linestyle="--", label=f"kept: step {kept}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step")
@@ -79,31 +103,6 @@ def changes_picture(path: Path, lines: Sequence[Line], *, names: Mapping[str, st
     save(figure, path)
 
 
-Floats = NDArray[np.float64]
-INK = "#1b1f24"
-MARKERS = ("o", "^")
-WIDE = 100  # times; of values so far apart a linear axis shows the largest only
-
-
-@dataclass(frozen=True)
-class DomainSpectrum:
-    """Mean and standard deviation of each band of a domain; NaN where no pixel is valid."""
-
-    name: str
-    bands: Sequence[Band]
-    mean_C: Floats
-    std_C: Floats
-
-
-@dataclass(frozen=True)
-class Distance:
-    """A distance of an encoder, the same between halves of the source, and whether it is more than chance."""
-
-    value: float
-    null_value: float | None
-    sure: bool
-
-
 def gap_spectra(path: Path, domains: Sequence[DomainSpectrum], unit: str, title: str) -> None:
     """Publish a picture (PNG): the mean of each band of both domains, and one standard deviation to either side."""
     figure = Figure(figsize=(10.4, 4.7))
@@ -132,12 +131,12 @@ def gap_spectra(path: Path, domains: Sequence[DomainSpectrum], unit: str, title:
 def gap_distances(path: Path, panels: Mapping[str, Mapping[str, Distance]], title: str) -> None:
     """Publish a picture (PNG): a panel per measure, a line per encoder, its distance and that of random halves."""
     encoders = list(dict.fromkeys(label for panel in panels.values() for label in panel))
-    side, gap, words, head, row = 2.1, 0.3, 1.9, 1.15, 0.42
+    wide, gap, left, head, row = 2.1, 0.3, 1.9, 1.15, 0.42
     height = row * len(encoders) + 0.15
-    figure = Figure(figsize=(words + len(panels) * (side + gap), head + height + 1.05))
+    figure = Figure(figsize=(left + len(panels) * (wide + gap), head + height + 1.05))
     add_title(figure, title)
     for number, (measure, panel) in enumerate(panels.items()):
-        axes = add_axes(figure, words + number * (side + gap), head, side, height)
+        axes = add_axes(figure, left + number * (wide + gap), head, wide, height)
         for place, label in enumerate(encoders):
             if label not in panel:
                 continue
@@ -145,7 +144,7 @@ def gap_distances(path: Path, panels: Mapping[str, Mapping[str, Distance]], titl
             if one.null_value is not None:
                 axes.plot([one.null_value, one.value], [place, place], color="0.75", linewidth=1, zorder=1)
                 axes.plot(one.null_value, place, marker="D", color=REST_COLOUR, markersize=5, linestyle="none")
-            face = COLOURS[0] if one.sure else "white"
+            face = COLOURS[0] if one.significant else "white"
             axes.plot(one.value, place, marker="o", markersize=7, color=COLOURS[0], markerfacecolor=face)
         axes.set_ylim(len(encoders) - 0.5, -0.5)
         axes.set_yticks(
