@@ -1,7 +1,6 @@
 """The data catalogue: `data_catalog.yaml` -> Catalog -> Source, selectors, filters and splits."""
 
 from geomae.catalog.attributes import read_windows, require_columns, where_mask
-from geomae.catalog.bands import DescribeBands, band_units
 from geomae.catalog.catalog import BandFile, Catalog, Scene, Source, open_catalog
 from geomae.catalog.filters import Filter, parse_filter
 from geomae.catalog.schema import (
@@ -19,7 +18,7 @@ from geomae.catalog.schema import (
     json_schema,
 )
 from geomae.catalog.selectors import Selector, condition_mask, parse_selector, resolve_selectors
-from geomae.catalog.sources import resolve_files, scenes_from_paths, source_from_paths
+from geomae.catalog.sources import DescribeBands, band_units, resolve_files, scenes_from_paths, source_from_paths
 from geomae.catalog.splits import LEFT_OUT, block_splits, group_splits, hold_out, random_splits
 
 __all__ = [

@@ -122,7 +122,7 @@ def run(options: PretrainOptions) -> int:
     from geomae.models.folder import Model
     from geomae.runtime import devices
     from geomae.runtime.console import Screen
-    from geomae.runtime.precision import keep_freed_memory
+    from geomae.runtime.devices import keep_freed_memory
     from geomae.runtime.signals import die_with_parent
     from geomae.training.data import assemble
     from geomae.training.trainer import initial_model
@@ -216,7 +216,7 @@ def read_config_and_selectors(options: PretrainOptions) -> "tuple[PretrainConfig
 def resolve_job(options: PretrainOptions, folder: "RunFolder | None") -> "PretrainJob":
     """The job of a new run, or the stored one; a resume with other options is refused, naming them."""
     from geomae.runtime import devices
-    from geomae.runtime.precision import precision_for
+    from geomae.runtime.devices import precision_for
     from geomae.training.job import PretrainJob, job_differences, stored_job
 
     device = devices.device_for(options.device)

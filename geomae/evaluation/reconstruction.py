@@ -23,8 +23,7 @@ from geomae.models.folder import Model, load_model
 from geomae.models.inpainting import INPAINTINGS, inpainting
 from geomae.models.masking import visible_count
 from geomae.randomness import generator
-from geomae.runtime.devices import Compute
-from geomae.runtime.precision import working_precision
+from geomae.runtime.devices import Compute, working_precision
 from geomae.sensors import Band
 from geomae.tiles.batches import TileReader, ahead
 from geomae.tiles.index import TileIndex

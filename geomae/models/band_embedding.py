@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from geomae.sensors import Band
-from geomae.sensors.groups import Groups
+from geomae.sensors.band import Groups
 
 POLARISATIONS = ("VV", "VH", "HH", "HV")
 PERIOD_DECADES = 8.0  # of wavelength, after which codes repeat: from 0.3 um to radar are less than six

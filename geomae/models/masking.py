@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geomae.models.patches import take
-from geomae.sensors.groups import Groups
+from geomae.sensors.band import Groups
 
 
 @dataclass(frozen=True)

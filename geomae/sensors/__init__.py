@@ -1,7 +1,6 @@
 """Sensors and their bands: published tables, inline sensors, and which band of one sensor meets which of another."""
 
-from geomae.sensors.band import COMMON_NAMES, Band, match_bands
-from geomae.sensors.groups import band_groups
+from geomae.sensors.band import COMMON_NAMES, Band, band_groups, match_bands
 from geomae.sensors.registry import UNITS, Scaling, Sensor, inline_sensor, sensor, sensor_names
 
 __all__ = [

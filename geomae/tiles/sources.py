@@ -1,20 +1,45 @@
-"""From a data set's name to what can be read: the one place that knows all kinds of sources."""
+"""From a data set's name to what can be read: files, generated landscapes, and the data sets of torchgeo.
 
+torchgeo finds, splits and labels files, and `rasters` reads them. Its data sets without a list of files are written
+once as files (`torchgeo_classes`).
+"""
+
+import inspect
+import logging
+import re
+import warnings
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from geomae.catalog import Catalog, DatasetEntry, Source, resolve_files, source_from_paths
+from geomae.catalog.paths import common_folder
+from geomae.errors import CatalogError, nearest
+from geomae.files import confine
 from geomae.rasters import describe_bands
 from geomae.tiles import landscape
-from geomae.tiles.torchgeo import list_torchgeo
+from geomae.tiles.torchgeo_classes import band_tokens, label_text, rows_as_files, stored_bands
 
 SAMPLE_DEFAULTS: dict[str, Any] = {
     "tile": {"size": 64, "stride": 32},
     "split": {"block_km": 1, "fractions": {"train": 0.8, "val": 0.1, "test": 0.1}, "seed": 0},
 }
+
+PATH_ARGUMENTS = ("root", "paths")
+DEFAULT_FOLDER = "data"  # torchgeo's own, but relative to the catalogue and not to where the command was started
+WITHOUT_EFFECT = {
+    "transforms": "pixels are read as they are stored; remove it",
+    "crs": "every file is read on its own grid; remove it",
+    "res": "write `gsd_m` beside `sensor`",
+}
+UNPICKLES = {  # classes that read their files with pickle, which runs code, and torchgeo's first release without that
+    "SKIPPD": (0, 10),  # its dates: numpy.load(..., allow_pickle=True)
+}
+RASTERS = (".tif", ".tiff", ".gtif", ".jp2", ".png", ".jpg", ".jpeg", ".webp")
+logger = logging.getLogger(__name__)
 
 
 def open_source(catalog: Catalog, dataset: str) -> Source:
@@ -51,6 +76,58 @@ def prepare(catalog: Catalog, dataset: str) -> tuple[Catalog, Source]:
     return catalog, source
 
 
+@dataclass(frozen=True)
+class Listing:
+    """The files of a data set.
+
+    `bands` is a default for the entry's: a list in stored order, or, when `paths` are patterns with {band}, a mapping
+    from name to token. `attributes` are by path; `root` is the folder below which scenes are named.
+    """
+
+    paths: tuple[str, ...]
+    root: str
+    bands: list[str | None] | dict[str, str] | None = None
+    attributes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+def list_torchgeo(catalog: Catalog, dataset: str) -> Listing:
+    """List the files of an entry with `torchgeo`, which torchgeo may unpack first, or download with `remote: true`.
+
+    Raises CatalogError, with file, line and remedy, for an unknown class or argument, for a path that leaves the
+    catalogue's folder, for data that are not there, and for data sets whose rows are not one (C, H, W) image.
+    """
+    place = catalog.place(dataset, "torchgeo")
+    sensor = catalog.sensor(dataset)
+    if sensor is None:
+        raise CatalogError(f"{place}: torchgeo does not say which sensor; add `sensor`, a name or inline bands")
+    module = _datasets()
+    kind = _class(module, catalog, dataset)
+    arguments = _arguments(module, kind, catalog, dataset)
+    made = _constructed(module, kind, arguments, place)
+    folders = [path for name in PATH_ARGUMENTS for path in _as_list(arguments.get(name, []))]
+    root = common_folder([path if Path(path).is_dir() else path.rpartition("/")[0] for path in folders])
+    written = catalog.entry(dataset).bands
+    if isinstance(made, module.GeoDataset):
+        expression, files = _rasters(module, made, place)
+        if "band" in expression.groupindex:
+            patterns = tuple(dict.fromkeys(_band_pattern(file, expression) for file in files))
+            listing = Listing(patterns, root, band_tokens(made, sensor, written, place, strict="bands" in arguments))
+        else:
+            listing = Listing(tuple(files), root, stored_bands(made, sensor, place) if written is None else None)
+    elif listed := _listed(made):
+        bands = stored_bands(made, sensor, place) if written is None else None
+        listing = Listing(
+            tuple(listed), root, bands, {path: {"label": label} for path, label in listed.items() if label}
+        )
+    else:
+        rows, labels = rows_as_files(made, arguments, folders, place)
+        attributes = {path: {"label": label} for path, label in labels.items()}
+        return Listing(rows, rows[0].rpartition("/")[0], None, attributes)
+    for path in listing.paths:
+        confine(Path(path), catalog.folder, outside=catalog.entry(dataset).outside, where=place)
+    return listing
+
+
 def _with_landscape(catalog: Catalog, dataset: str) -> Catalog:
     """The catalogue as if the user had written the entry of the landscape's files, in the landscape's folder."""
     entry = catalog.entry(dataset)
@@ -79,3 +156,163 @@ def _completed(
     kept = {key: value for key, value in written.items() if key not in without}
     entry = DatasetEntry.model_validate({**(defaults or {}), **kept, **(forced or {})})
     return replace(catalog, folder=folder or catalog.folder, entries={**catalog.entries, dataset: entry})
+
+
+def _datasets() -> Any:
+    """The module `torchgeo.datasets`; importing it takes seconds, so only who needs it pays."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what its many dependencies deprecate is not for our users
+        import torchgeo.datasets
+    return torchgeo.datasets
+
+
+def _class(module: Any, catalog: Catalog, dataset: str) -> Any:
+    wanted = catalog.entry(dataset).torchgeo_source
+    assert wanted is not None
+    kind = getattr(module, wanted.class_name, None)
+    if isinstance(kind, type) and issubclass(kind, (module.GeoDataset, module.NonGeoDataset)):
+        if inspect.isabstract(kind):
+            place = catalog.place(dataset, "torchgeo")
+            raise CatalogError(f"{place}: {wanted.class_name} is what data sets derive from; name one of these")
+        _refuse_pickle(kind, catalog.place(dataset, "torchgeo"))
+        return kind
+    known = [
+        name
+        for name in module.__all__
+        if isinstance(one := getattr(module, name), type) and issubclass(one, (module.GeoDataset, module.NonGeoDataset))
+    ]
+    remedy = nearest(wanted.class_name, known)
+    raise CatalogError(
+        f"{catalog.place(dataset, 'torchgeo')}: torchgeo has no data set {wanted.class_name!r}; {remedy}"
+    )
+
+
+def _refuse_pickle(kind: Any, place: str) -> None:
+    """Raise CatalogError for a class that this release of torchgeo lets unpickle its files."""
+    installed = tuple(int(number) for number in version("torchgeo").split(".")[:2])
+    for name in {base.__name__ for base in kind.__mro__} & set(UNPICKLES):
+        if installed < UNPICKLES[name]:
+            first = ".".join(map(str, UNPICKLES[name]))
+            raise CatalogError(
+                f"{place}: {name} reads its files with pickle, which can run code from them; take torchgeo {first} or "
+                "newer, or save its images as GeoTIFF and name them with `path`"
+            )
+
+
+def _arguments(module: Any, kind: Any, catalog: Catalog, dataset: str) -> dict[str, Any]:
+    """The arguments of the class, with paths made absolute."""
+    entry = catalog.entry(dataset)
+    wanted = entry.torchgeo_source
+    assert wanted is not None
+    above = ("args",) if isinstance(entry.torchgeo, str) else ("torchgeo", "args")
+    known = inspect.signature(kind).parameters
+    arguments = dict(wanted.args)
+    for name in arguments:
+        place = catalog.place(dataset, *above, name)
+        if name not in known:
+            raise CatalogError(f"{place}: {wanted.class_name} takes no argument {name!r}; {nearest(name, known)}")
+        if name == "transforms" or (name in WITHOUT_EFFECT and issubclass(kind, module.RasterDataset)):
+            raise CatalogError(f"{place}: has no effect here; {WITHOUT_EFFECT[name]}")
+    if arguments.get("download") and not entry.remote:
+        place = catalog.place(dataset, *above, "download")
+        raise CatalogError(f"{place}: downloads are not allowed; add `remote: true` to allow them")
+    for name in PATH_ARGUMENTS:
+        if name not in known:
+            continue
+        place = catalog.place(dataset, *above, name)
+        paths = _as_list(arguments.get(name, DEFAULT_FOLDER))
+        if not paths or not all(isinstance(path, str) and path for path in paths):
+            raise CatalogError(f"{place}: must be a path, or a list of paths; correct it")
+        for path in paths:
+            confine(Path(path), catalog.folder, outside=entry.outside, where=place)
+        absolute = [str(catalog.folder / path) for path in paths]
+        arguments[name] = absolute if isinstance(arguments.get(name), list) else absolute[0]
+    return arguments
+
+
+def _constructed(module: Any, kind: Any, arguments: Mapping[str, Any], place: str) -> Any:
+    """The data set. Whatever torchgeo raises becomes one line, its warnings go to the log."""
+    name = kind.__name__
+    folder = next((str(arguments[key]) for key in PATH_ARGUMENTS if key in arguments), "its folder")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            made = kind(**arguments)
+    except module.DatasetNotFoundError as error:
+        remedy = "put the data there or correct the path in `args`"
+        if "download" in inspect.signature(kind).parameters:
+            remedy += ", or add `download: true` to `args` and `remote: true` beside it"
+        raise CatalogError(f"{place}: {name} finds no data in {folder}; {remedy}") from error
+    except module.DependencyNotFoundError as error:
+        raise CatalogError(f"{place}: {name} needs another package: {_line(error)}; install it") from error
+    except Exception as error:  # torchgeo asserts, looks up and unpacks with whatever errors these have
+        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        raise CatalogError(f"{place}: {name}({given}) fails: {_line(error)}; correct `args` or the data") from error
+    for message in dict.fromkeys(str(warning.message) for warning in caught):
+        logger.warning("%s: %s: %s", place, name, message)
+    return made
+
+
+def _listed(made: Any) -> dict[str, str | None]:
+    """Image files with their labels, where the data set lists them: torchvision's `samples`, or torchgeo's `files`."""
+    classes = getattr(made, "classes", None)
+    for attribute in ("samples", "imgs", "files"):
+        listed = getattr(made, attribute, None)
+        if not isinstance(listed, (list, tuple)) or not listed:
+            continue
+        pairs = [_file_and_label(one) for one in listed]
+        if all(Path(path).is_absolute() and Path(path).suffix.lower() in RASTERS for path, _ in pairs):
+            return {path: label_text(label, classes) for path, label in pairs}
+    return {}
+
+
+def _file_and_label(listed: Any) -> tuple[str, Any]:
+    """The path and label of one element of a list; without a path, an empty one."""
+    path, label = listed, None
+    if isinstance(listed, tuple) and len(listed) == 2:
+        path, label = listed
+    elif isinstance(listed, Mapping):
+        path, label = listed.get("image"), listed.get("label", listed.get("cls"))
+    is_file = isinstance(label, str) and Path(label).suffix.lower() in RASTERS  # a raster of labels, not a name
+    return str(path) if isinstance(path, (str, Path)) else "", None if is_file else label
+
+
+def _rasters(module: Any, made: Any, place: str) -> tuple[re.Pattern[str], list[str]]:
+    """The expression for names of a RasterDataset, and the files that it accepts; sidecars are left out."""
+    name = type(made).__name__
+    if not isinstance(made, module.RasterDataset):
+        raise CatalogError(f"{place}: {name} has no list of raster files; name the files with `path`")
+    if not made.is_image:
+        raise CatalogError(f"{place}: {name} holds labels, not imagery; use its files as `label: {{raster: ...}}`")
+    expression = re.compile(made.filename_regex, re.VERBOSE)
+    files = [one for one in made.files if Path(one).suffix.lower() in RASTERS and expression.match(Path(one).name)]
+    if not files:
+        raise CatalogError(f"{place}: {name} lists no raster ({', '.join(RASTERS)}); convert the files, or use `path`")
+    if made.separate_files and "band" not in expression.groupindex:
+        raise CatalogError(f"{place}: {name} has one file per band; name the files with `path`, {{band}} in it")
+    return expression, files
+
+
+def _band_pattern(file: str, expression: re.Pattern[str]) -> str:
+    """The path of one band's file with {band} for the band, and wildcards for the resolution that goes with it."""
+    path = PurePosixPath(file)
+    match = expression.match(path.name)
+    assert match is not None
+    spans = [(*match.span("band"), "{band}")]
+    folder = path.parent
+    if match.groupdict().get("resolution"):
+        spans.append((*match.span("resolution"), "*m"))
+        folder = folder.with_name("R*m") if re.fullmatch(r"R\d+m", folder.name) else folder
+    name = path.name
+    for start, end, text in sorted(spans, reverse=True):
+        name = name[:start] + text + name[end:]
+    return str(folder / name)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _line(error: Exception) -> str:
+    """An error in one line; assertions often say nothing but their kind."""
+    return f"{type(error).__name__} {' '.join(str(error).split())}".strip()

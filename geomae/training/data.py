@@ -15,7 +15,7 @@ from geomae.files import digest
 from geomae.models.blocks import check_window
 from geomae.models.masking import usable_patches, visible_count
 from geomae.sensors import Band, band_groups
-from geomae.sensors.groups import Groups
+from geomae.sensors.band import Groups
 from geomae.sensors.record import SensorRecord
 from geomae.tiles.batches import TileReader
 from geomae.tiles.index import TileIndex, build_index

@@ -17,7 +17,7 @@ from torch import Tensor
 from geomae.errors import TrainingError
 from geomae.models.band_embedding import band_codes
 from geomae.models.folder import standardise
-from geomae.runtime.precision import working_precision
+from geomae.runtime.devices import working_precision
 from geomae.runtime.signals import Stop
 from geomae.tiles.batches import Batch, BatchSchedule, fixed_batches, read_ahead
 from geomae.training import checkpoints

@@ -19,7 +19,7 @@ from geomae.models.mae import MaskedAutoencoder, compile_in_place
 from geomae.models.masking import MaskRules
 from geomae.randomness import key
 from geomae.runtime.devices import Fabric
-from geomae.sensors.groups import Groups
+from geomae.sensors.band import Groups
 from geomae.tiles.batches import BatchSpec
 from geomae.training import checkpoints
 from geomae.training.checkpoints import Progress

@@ -11,7 +11,7 @@ import pytest
 from geomae.catalog import open_catalog
 from geomae.errors import CatalogError
 from geomae.rasters import Window, read, write_cog
-from geomae.tiles import torchgeo
+from geomae.tiles import sources
 from geomae.tiles.index import build_index
 from geomae.tiles.sources import open_source, prepare
 
@@ -248,13 +248,13 @@ def test_what_reads_its_files_with_pickle_is_refused(
         pass
 
     monkeypatch.setattr(datasets, "Mine", Mine, raising=False)
-    monkeypatch.setattr(torchgeo, "version", lambda name: "0.9.0")
+    monkeypatch.setattr(sources, "version", lambda name: "0.9.0")
     for name in ("SKIPPD", "Mine"):
         with pytest.raises(
             CatalogError, match=r"c.yaml:4: datasets.d.torchgeo: SKIPPD reads its .* take torchgeo 0.10"
         ):
             open_source(entries(f"torchgeo: {name}", "sensor: naip"), "d")
-    monkeypatch.setattr(torchgeo, "version", lambda name: "0.10.1")
+    monkeypatch.setattr(sources, "version", lambda name: "0.10.1")
     with pytest.raises(CatalogError) as caught:
         open_source(entries("torchgeo: SKIPPD", "sensor: naip"), "d")
     assert "pickle" not in str(caught.value)
@@ -266,7 +266,7 @@ def test_no_other_class_of_torchgeo_reads_with_pickle(datasets: Any) -> None:
     for path in sorted(Path(datasets.__file__).parent.rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         if unpickling.search(text):
-            assert set(re.findall(r"^class (\w+)", text, re.MULTILINE)) <= set(torchgeo.UNPICKLES), path
+            assert set(re.findall(r"^class (\w+)", text, re.MULTILINE)) <= set(sources.UNPICKLES), path
 
 
 def test_label_rasters_are_no_imagery(tmp_path: Path, entries: Open, datasets: Any) -> None:

@@ -1,11 +1,10 @@
 """Weights in and out: foreign state dicts, other band sets, timm and ONNX; each with an account of every key."""
 
-from geomae.models.convert.bands import adapt_bands
 from geomae.models.convert.mae import convert_mae
 from geomae.models.convert.onnx import check_onnx, write_onnx
 from geomae.models.convert.state_dicts import ConversionReport, read_weights
 from geomae.models.convert.timm import TimmWeights, check_timm, timm_weights
-from geomae.models.convert.weights_in import adapt_model, import_weights, measured_record
+from geomae.models.convert.weights_in import adapt_bands, adapt_model, import_weights, measured_record
 from geomae.models.convert.weights_out import export_model, sidecar
 
 __all__ = [

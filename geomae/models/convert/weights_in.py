@@ -1,22 +1,32 @@
-"""A model from a file of weights or from another model, for bands that are named, with their statistics."""
+"""Weights in: a model from a file of weights, and the model of one band set as a model of another.
 
-from collections.abc import Mapping
+For other bands kernels are copied, averaged or begun at zero, band by band.
+
+C bands that the model has, K bands that are wanted, P pixels of a patch in one band, D width
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from geomae.errors import ConfigError, ModelError
 from geomae.files import file_digest, read_json
-from geomae.models.convert.bands import adapt_bands
-from geomae.models.convert.mae import RENAMED, convert_mae
+from geomae.models.convert.mae import PICTURES, RENAMED, UNMEASURED, convert_mae
 from geomae.models.convert.state_dicts import ConversionReport, read_weights
+from geomae.models.convert.timm import transformer
 from geomae.models.convert.weights_out import sidecar
 from geomae.models.folder import Model, load_model
-from geomae.sensors import Band, Sensor
+from geomae.models.mae import MaskedAutoencoder
+from geomae.sensors import Band, Sensor, match_bands
 from geomae.sensors.band import plain_name
 from geomae.sensors.record import SensorRecord
 
 SensorBands = tuple[Sensor, tuple[Band, ...]]
+EMBEDDING, HEAD, HEAD_BIAS = "encoder.embedding.proj.weight", "decoder.head.proj.weight", "decoder.head.proj.bias"
 
 
 def import_weights(
@@ -96,6 +106,59 @@ def measured_record(path: Path, sensor: Sensor, names: tuple[str, ...], gsd_m: f
     )
 
 
+def adapt_bands(
+    model: Model, bands: Sequence[Band], sensor: str, unit: str, measured: SensorRecord | None = None
+) -> tuple[Model, ConversionReport]:
+    """A stacked model that takes `bands` of `sensor` (pixels in `unit`) in this order, and what was done for it.
+
+    A band that meets one of the model's (by name within a sensor, else by wavelength; the bands of ordinary pictures,
+    which have no published wavelengths, by common name) gets a copy of its kernel; any
+    other the mean kernel of the model's bands of its kind (optical or radar), or zeros where there is none. All K
+    kernels are then multiplied by C / K: a token is the sum over its bands, and keeps its magnitude. Rows of the
+    decoder's head go the same way without the factor, for each predicts its own band. Statistics are `measured`; else
+    they are those of the bands that were met, and means over the model's bands for others.
+
+    Raises ModelError for an embedding that needs no conversion or has none, and where statistics are in another unit.
+    """
+    transformer(model, "conversion to other bands")
+    shape = model.mae.architecture
+    if shape.embedding == "spectral":
+        raise ModelError(
+            "a spectral embedding takes any bands as they are: nothing is to be converted; use the model itself"
+        )
+    if shape.embedding != "stacked":
+        raise ModelError(
+            f"the bands of a {shape.embedding} embedding are fixed by its groups; train a model on the others"
+        )
+    offered = next((one for one in model.sensors if one.name == sensor), model.record)
+    matches = _matches(bands, offered, sensor)
+    sources = [_sources(band, match, offered.bands) for band, match in zip(bands, matches, strict=True)]
+    record, said = measured, f"statistics of {sensor}: as given"
+    if record is None:
+        record, said = _statistics(offered, bands, matches, sensor, unit)
+    state = model.mae.state_dict()
+    account = ConversionReport(notes=[*_band_lines(bands, offered.bands, matches, sources), said])
+    dropped = [one.name for one in model.sensors if one.name != record.name]
+    if dropped:
+        account.notes.append(f"sensors left: {', '.join(dropped)}; the new model has the bands of {record.name} alone")
+    factor = len(offered.bands) / len(bands)
+    for name, share in ((EMBEDDING, factor), (HEAD, 1.0), (HEAD_BIAS, 1.0)):
+        if name in state:
+            axis = 1 if name == EMBEDDING else 0
+            state[name] = _remix(state[name], len(offered.bands), sources, axis) * share
+            how = "by band, below" + (f", times {len(offered.bands)}/{len(bands)}" if share != 1 else "")
+            account.adapted.append(f"{name} ({how})")
+            account.new += [
+                f"{name}[{band.name}] ({_origin(origin, offered.bands)})"
+                for band, match, origin in zip(bands, matches, sources, strict=True)
+                if match is None
+            ]
+    account.taken = [name for name in state if name not in (EMBEDDING, HEAD, HEAD_BIAS)]
+    mae = MaskedAutoencoder(shape.model_copy(update={"bands": len(bands)}))
+    mae.load_state_dict(state)
+    return Model(mae.eval(), (record,), dict(model.provenance)), account
+
+
 def _records(path: Path, sensor: str) -> list[Mapping[str, Any]]:
     """The records of a sensor, one for each data set: of its split `train` where there is one, else of every split."""
     stored, records = read_json(path), []
@@ -137,3 +200,76 @@ def _describe_bands(record: SensorRecord) -> str:
     unknown = set(record.mean_C) == {0.0} and set(record.std_C) == {1.0}
     figures = "mean 0 and standard deviation 1: pixels must come standardised" if unknown else "its own statistics"
     return f"bands: {', '.join(band.common_name or band.name for band in record.bands)} in this order, {figures}"
+
+
+def _matches(bands: Sequence[Band], offered: SensorRecord, sensor: str) -> tuple[int | None, ...]:
+    if offered.name != PICTURES:
+        return match_bands(bands, offered.bands, offered.name == sensor)
+    names = [band.common_name for band in offered.bands]
+    return tuple(names.index(band.common_name) if band.common_name in names else None for band in bands)
+
+
+def _sources(band: Band, match: int | None, offered: Sequence[Band]) -> list[int]:
+    """The bands whose mean kernel `band` gets: the one it meets, else all of its kind; none where there are none."""
+    if match is not None:
+        return [match]
+    return [index for index, one in enumerate(offered) if (one.polarisation is None) == (band.polarisation is None)]
+
+
+def _remix(values: Tensor, bands: int, sources: Sequence[Sequence[int]], axis: int) -> Tensor:
+    """Values whose `axis` runs over (band, pixel), for bands that are each the mean of some, or zeros."""
+    by_band = values.movedim(axis, 0).reshape(bands, -1, *values.shape[:axis], *values.shape[axis + 1 :])
+    mixed = [by_band[list(one)].mean(0) if one else torch.zeros_like(by_band[0]) for one in sources]
+    return torch.stack(mixed).flatten(0, 1).movedim(0, axis).contiguous()
+
+
+def _statistics(
+    offered: SensorRecord, bands: Sequence[Band], matches: Sequence[int | None], sensor: str, unit: str
+) -> tuple[SensorRecord, str]:
+    """Statistics of bands that nobody measured for this model, and a line that says where each comes from."""
+    remedy = "measure them with `geomae catalog stats` and give --statistics stats.json"
+    if set(offered.mean_C) == {0.0} and set(offered.std_C) == {1.0}:
+        zeros, ones = (0.0,) * len(bands), (1.0,) * len(bands)
+        record = SensorRecord(UNMEASURED, offered.unit, offered.gsd_m, tuple(bands), zeros, ones)
+        return record, f"statistics: unknown (mean 0, standard deviation 1), as the source's are; {remedy}"
+    if offered.unit != unit:
+        raise ModelError(
+            f"the model's statistics are in {offered.unit}, and {sensor} is in {unit}: they cannot be carried over; "
+            f"{remedy}"
+        )
+    every = range(len(offered.bands))
+    index = [every if match is None else [match] for match in matches]
+    mean, std = (
+        tuple(sum(values[i] for i in one) / len(one) for one in index) for values in (offered.mean_C, offered.std_C)
+    )
+    record = SensorRecord(sensor, unit, offered.gsd_m, tuple(bands), mean, std)
+    assumed = [band.name for band, match in zip(bands, matches, strict=True) if match is None]
+    if offered.name == sensor and not assumed:
+        return record, f"statistics of {sensor}: the model's own"
+    line = f"statistics of {sensor}: assumed from {offered.name}, band by band as its kernels"
+    if assumed:
+        line += f"; for {', '.join(assumed)} the mean over all bands"
+    return record, f"{line}; {remedy}"
+
+
+def _band_lines(
+    bands: Sequence[Band], offered: Sequence[Band], matches: Sequence[int | None], sources: Sequence[Sequence[int]]
+) -> list[str]:
+    """One line on every band that is wanted, and one on those that were left."""
+    lines = []
+    for band, match, origin in zip(bands, matches, sources, strict=True):
+        how = _origin(origin, offered) if match is None else f"copied from {_called(offered[match])}"
+        lines.append(f"band {_called(band)}: {how}")
+    left = [_called(band) for index, band in enumerate(offered) if index not in matches]
+    return [*lines, f"bands that none was copied from: {', '.join(left) or 'none'}"]
+
+
+def _origin(sources: Sequence[int], offered: Sequence[Band]) -> str:
+    if not sources:
+        return "new, begun at zero"
+    return f"averaged over {', '.join(offered[index].name for index in sources)}"
+
+
+def _called(band: Band) -> str:
+    alike = band.common_name is None or band.common_name == band.name
+    return f"{band.name}" if alike else f"{band.name} ({band.common_name})"
