@@ -99,9 +99,7 @@ def run(options: CompareReconOptions) -> int:
     from geomae.evaluation.reconstruction_maps import MapOptions, write_scene_maps
 
     masks, show = parse_masks(options.kinds, options.ratios), TilesToShow.parse(options.show)
-    session = open_session(options.common)
-    if session.fabric.world_size > 1:
-        raise ConfigError("geomae compare-recon runs in one process; start it without several tasks or devices")
+    session = open_session(options.common, "geomae compare-recon")
     candidates = load_candidates(options.models, session.fabric.device, options.common.tracking_uri)
     check_no_tile_twice(session.catalog, options.datasets)
     selections = session.select(options.datasets)

@@ -9,7 +9,7 @@ B batch, G tokens per patch, X = G * rows * cols tokens, D width, W windows, L =
 B batch, K tokens, D width
 """
 
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,11 +62,6 @@ def sincos_positions(
     Row and column are multiplied by `scale`: gsd_m / reference_gsd_m, so that a distance on the ground looks the same
     to a model at every resolution (Reed et al. 2023, Scale-MAE, section 3).
     """
-    return _sincos(rows, cols, width, torch.device(device), scale)
-
-
-@lru_cache(maxsize=32)
-def _sincos(rows: int, cols: int, width: int, device: torch.device, scale: float) -> Tensor:
     if width % 4:
         raise ValueError(f"positions need a width that is a multiple of 4, not {width}")
     # In float64: frequencies over a wide grid lose digits in float32.
@@ -114,17 +109,16 @@ def check_window(window: int, shape: tuple[int, int]) -> None:
         )
 
 
-@lru_cache(maxsize=8)
 def _window_mask(shape: tuple[int, int], tokens: int, window: int, shift: int, device: torch.device) -> Tensor:
     """What is added to the attention of each shifted window (W, L, L): minus infinity between wrapped parts."""
-    region = torch.zeros(shape, dtype=torch.long)
+    region = torch.zeros(shape, dtype=torch.long, device=device)
     for axis, size in enumerate(shape):
-        place = torch.arange(size)
+        place = torch.arange(size, device=device)
         part = (place >= size - window).long() + (place >= size - shift).long()
         region = 3 * region + (part[:, None] if axis == 0 else part[None, :])
     cut = region.reshape(shape[0] // window, window, shape[1] // window, window).permute(0, 2, 1, 3)
     cut = cut.reshape(-1, window**2).repeat(1, tokens)
-    return torch.zeros(1).masked_fill(cut[:, :, None] != cut[:, None, :], float("-inf")).to(device)
+    return torch.zeros(1, device=device).masked_fill(cut[:, :, None] != cut[:, None, :], float("-inf"))
 
 
 def blocks(architecture: Architecture, width: int, depth: int, heads: int) -> nn.ModuleList:
@@ -165,11 +159,15 @@ class Positions(nn.Module):
         self.shape = architecture.grid if architecture.positions == "table" else None
         table = None if self.shape is None else torch.zeros(1 + self.shape[0] * self.shape[1], width)
         self.register_buffer("table", table)  # came with foreign weights; not trained
+        self.computed: dict[tuple[torch.device, tuple[int, int], float], Tensor] = {}  # one transfer, not one per batch
 
     def forward(self, place_BK: Tensor, shape: tuple[int, int], scale: float) -> Tensor:
         """Positions (B, K, D) in float32 of the patches at `place_BK` in a grid of `shape`."""
         if self.table is None:
-            return sincos_positions(*shape, self.width, place_BK.device, scale)[place_BK]
+            key = (place_BK.device, shape, scale)
+            if key not in self.computed:
+                self.computed[key] = sincos_positions(*shape, self.width, place_BK.device, scale)
+            return self.computed[key][place_BK]
         if self.shape != shape:
             raise ModelError(
                 f"this model has positions for {self.shape} patches only, not for {shape}; cut tiles to them"
