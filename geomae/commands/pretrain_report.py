@@ -8,8 +8,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-import torch
-
 from geomae import __version__
 from geomae.catalog import Catalog
 from geomae.commands.options import CommonOptions
@@ -122,11 +120,10 @@ def _picture(model: Model, one: Dataset, number: int, job: PretrainJob) -> list[
     positions = sorted({count * place // PICTURED for place in range(PICTURED)})
     mine = model.using(one.record)
     pictures = []
-    draw = batch_spec(job.config, job.seed, None)
-    draw = replace(draw, rules=MaskRules(draw.rules.ratio))  # all pictures hide whole patches, so that they compare
-    for batch, _ in fixed_batches(one.reader, number, positions, draw, 1):
-        hidden = batch.order_BX[:, batch.visible :]
-        visible_BN = torch.ones_like(batch.order_BX, dtype=torch.bool).scatter(1, hidden, False)
+    spec = batch_spec(job.config, job.seed, None)
+    spec = replace(spec, rules=MaskRules(spec.rules.ratio))  # all pictures hide whole patches, so that they compare
+    for batch, _ in fixed_batches(one.reader, number, positions, spec, 1):
+        visible_BN = batch.mask.visible_BX()
         predicted, _ = mine.reconstruct(batch.pixels_BCHW, batch.valid_BCHW, visible_BN)
         side = job.config.patch
         cells = batch.pixels_BCHW.shape[-1] // side

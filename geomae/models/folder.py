@@ -5,9 +5,8 @@ config.json         architecture, sensors with bands and statistics, provenance
 """
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import ValidationError
@@ -21,29 +20,46 @@ from geomae.files import publish_dir, read_json, write_json
 from geomae.models.architecture import Architecture
 from geomae.models.band_embedding import band_codes
 from geomae.models.mae import MaskedAutoencoder
-from geomae.models.patches import context_statistics, grid, patch_statistics, patchify, restore, take, unpatchify
+from geomae.models.masking import mask_from_patches, visible_first
+from geomae.models.patches import grid, patchify, restore_from_context, take, unpatchify
 from geomae.sensors.record import SensorRecord
+
+FORMAT = 1
+
+
+class SensorTensors(NamedTuple):
+    """What a model needs of a sensor, on one device: held by whoever goes through many batches, which copy nothing."""
+
+    mean_C11: Tensor
+    std_C11: Tensor
+    codes_CF: Tensor
+    gsd_m: float | None
+
+    def standardise(self, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> Tensor:
+        """Physical units to standardised ones, in float32; what is not valid becomes 0, whatever it was."""
+        return (pixels_BCHW.float().where(valid_BCHW, self.mean_C11) - self.mean_C11) / self.std_C11
+
+
+def sensor_tensors(record: SensorRecord, device: torch.device) -> SensorTensors:
+    """Statistics and codes of the bands of `record` on `device`."""
+    return SensorTensors(*_columns(record, device), band_codes(record.bands).to(device), record.gsd_m)
 
 
 def standardise(pixels_BCHW: Tensor, valid_BCHW: Tensor, record: SensorRecord) -> Tensor:
     """Physical units to standardised ones, in float32; what is not valid becomes 0, whatever it was."""
-    mean, std = _columns(record, pixels_BCHW.device)
-    return (pixels_BCHW.float().where(valid_BCHW, mean) - mean) / std
+    mean_C11, std_C11 = _columns(record, pixels_BCHW.device)
+    return (pixels_BCHW.float().where(valid_BCHW, mean_C11) - mean_C11) / std_C11
 
 
 def to_physical(pixels_BCHW: Tensor, record: SensorRecord) -> Tensor:
     """The inverse of `standardise`."""
-    mean, std = _columns(record, pixels_BCHW.device)
-    return pixels_BCHW.float() * std + mean
+    mean_C11, std_C11 = _columns(record, pixels_BCHW.device)
+    return pixels_BCHW.float() * std_C11 + mean_C11
 
 
-@lru_cache(maxsize=64)  # one transfer per device, not one per batch
 def _columns(record: SensorRecord, device: torch.device) -> tuple[Tensor, Tensor]:
-    mean, std = (torch.tensor(values, dtype=torch.float32) for values in (record.mean_C, record.std_C))
-    return mean.to(device)[:, None, None], std.to(device)[:, None, None]
-
-
-FORMAT = 1
+    mean_C, std_C = (torch.tensor(values, dtype=torch.float32) for values in (record.mean_C, record.std_C))
+    return mean_C.to(device)[:, None, None], std_C.to(device)[:, None, None]
 
 
 @dataclass
@@ -88,38 +104,36 @@ class Model:
         valid_BCHW: Tensor | None = None,
         visible_BN: Tensor | None = None,
         *,
-        restore_with: str = "context",
+        restore_with: Literal["context", "none"] = "context",
     ) -> tuple[Tensor, Tensor]:
         """Reconstruct tiles from the patches in `visible_BN` (boolean, row-major; default: a regular quarter).
 
         Every tile of a batch shows as many patches as the others. Returns predicted pixels (B, C, H, W) in physical
         units, of the visible patches too, and the loss on hidden valid pixels in the units of the target. Where the
         target is normalised per patch, `restore_with="context"` estimates the statistics of hidden patches from the
-        visible ones, `"none"` leaves the prediction in the units of the target, and `"truth"` uses the true ones (for
-        tests: it leaks the answer).
+        visible ones, and `"none"` leaves the prediction in the units of the target.
         """
         mae, device = self.mae, next(self.mae.parameters()).device
         rows, cols = shape = grid(pixels_BCHW, mae.architecture.patch)
         pixels_BCHW = pixels_BCHW.to(device)
         valid_BCHW = torch.isfinite(pixels_BCHW) if valid_BCHW is None else valid_BCHW.to(device)
         visible_BN = regular_quarter(len(pixels_BCHW), rows, cols) if visible_BN is None else visible_BN.bool()
-        hidden_BM = visible_first(visible_BN.to(device))[:, int(visible_BN[0].sum()) :]
-        order_BX = visible_first(visible_BN.to(device).repeat(1, mae.architecture.tokens))  # alike in all groups
-        visible = int(visible_BN[0].sum()) * mae.architecture.tokens
-        patches_BNCP = patchify(standardise(pixels_BCHW, valid_BCHW, self.record), mae.architecture.patch)
+        visible_BN = visible_BN.to(device)
+        hidden_BM = visible_first(visible_BN)[:, int(visible_BN[0].sum()) :]
+        mask = mask_from_patches(visible_BN, mae.architecture.groups)
+        sensor = sensor_tensors(self.record, device)
+        patches_BNCP = patchify(sensor.standardise(pixels_BCHW, valid_BCHW), mae.architecture.patch)
         valid_BNCP = patchify(valid_BCHW, mae.architecture.patch)
         every_BN = torch.arange(rows * cols, device=device).expand(len(pixels_BCHW), -1)
-        codes_CF = band_codes(self.record.bands).to(device)
-        asked = (codes_CF, order_BX, visible, every_BN, shape, self.record.gsd_m)
-        predicted = mae.predict(patches_BNCP, valid_BNCP, *asked).float()
+        predicted = mae.predict(patches_BNCP, valid_BNCP, sensor.codes_CF, mask, every_BN, shape, sensor.gsd_m).float()
         loss = mae.score(*(take(values, hidden_BM) for values in (predicted, patches_BNCP, valid_BNCP))).mean()
-        if restore_with == "none":
-            return unpatchify(predicted, rows, cols), loss
-        statistics = patch_statistics(patches_BNCP, valid_BNCP, mae.architecture.target)
         if restore_with == "context":
-            seen_BNCP = valid_BNCP & visible_BN.to(device)[:, :, None, None]
-            statistics = context_statistics(patches_BNCP, seen_BNCP, mae.architecture.target, cols)
-        return to_physical(unpatchify(restore(predicted, statistics), rows, cols), self.record), loss
+            seen_BNCP = valid_BNCP & visible_BN[:, :, None, None]
+            predicted = restore_from_context(
+                predicted, every_BN, patches_BNCP, seen_BNCP, mae.architecture.target, cols
+            )
+            return to_physical(unpatchify(predicted, rows, cols), self.record), loss
+        return unpatchify(predicted, rows, cols), loss
 
 
 def regular_quarter(tiles: int, rows: int, cols: int) -> Tensor:
@@ -127,14 +141,6 @@ def regular_quarter(tiles: int, rows: int, cols: int) -> Tensor:
     visible = torch.zeros(rows, cols, dtype=torch.bool)
     visible[::2, ::2] = True
     return visible.flatten().expand(tiles, -1)
-
-
-def visible_first(visible_BN: Tensor) -> Tensor:
-    """Patches in the order (visible, hidden), both ascending. Raises ModelError where the tiles show unlike numbers."""
-    counts = visible_BN.sum(1)
-    if int(counts.min()) != int(counts.max()) or not 0 < int(counts[0]) < visible_BN.shape[1]:
-        raise ModelError("visible_BN: every tile of a batch must show the same number of patches, and hide some")
-    return (~visible_BN).to(torch.uint8).argsort(dim=1, stable=True)
 
 
 def save_model(model: Model, folder: Path) -> None:

@@ -13,7 +13,7 @@ from geomae.models.architecture import Architecture
 from geomae.models.convolutional import ConvolutionalDecoder, ConvolutionalEncoder
 from geomae.models.decoder import Decoder, build_decoder
 from geomae.models.encoder import Encoder
-from geomae.models.masking import scored_pixels
+from geomae.models.masking import Mask
 from geomae.models.patches import grid, normalise, patch_statistics, patchify, take
 
 
@@ -26,6 +26,32 @@ class Loss(NamedTuple):
     def mean(self) -> Tensor:
         """The mean squared error; 0 where nothing was hidden and valid."""
         return self.sum_B.sum() / self.count_B.sum().clamp(min=1)
+
+
+class TilePatches(NamedTuple):
+    """Tiles cut into patches, with the pixels that a mask shows, wants predicted and scores."""
+
+    patches_BNCP: Tensor
+    valid_BNCP: Tensor
+    shown_BNCP: Tensor  # of the bands that the encoder gets, in visible and hidden patches
+    wanted_BM: Tensor  # the patches that are predicted
+    valid_BMCP: Tensor
+    scored_BMCP: Tensor
+    shape: tuple[int, int]
+
+    @property
+    def truth_BMCP(self) -> Tensor:
+        """What the wanted patches hold."""
+        return take(self.patches_BNCP, self.wanted_BM)
+
+
+def cut_tiles(pixels_BCHW: Tensor, valid_BCHW: Tensor, mask: Mask, side: int) -> TilePatches:
+    """Cut standardised tiles into patches of `side` pixels under `mask`."""
+    valid_BNCP = patchify(valid_BCHW, side)
+    return TilePatches(
+        patchify(pixels_BCHW, side), valid_BNCP, mask.shown_pixels(valid_BNCP), *mask.scored_pixels(valid_BNCP),
+        grid(pixels_BCHW, side),
+    )  # fmt: skip
 
 
 class MaskedAutoencoder(nn.Module):
@@ -43,50 +69,41 @@ class MaskedAutoencoder(nn.Module):
             self.encoder, self.decoder = Encoder(architecture), build_decoder(architecture)
 
     def forward(
-        self,
-        pixels_BCHW: Tensor,
-        valid_BCHW: Tensor,
-        codes_CF: Tensor,
-        order_BX: Tensor,
-        visible: int,
-        shown_BC: Tensor | None = None,
-        predicted: int | None = None,
-        gsd_m: float | None = None,
+        self, pixels_BCHW: Tensor, valid_BCHW: Tensor, codes_CF: Tensor, mask: Mask, gsd_m: float | None = None
     ) -> Loss:
-        """The loss of standardised tiles under the masks of `order_BX`: visible tokens first, then hidden ones.
+        """The loss of standardised tiles under `mask`.
 
-        `shown_BC` keeps bands from the encoder (see `visibility`), and only the first `predicted` hidden patches count.
         Values of pixels that are not valid influence neither the loss nor a gradient, whatever they are.
         """
-        shape = grid(pixels_BCHW, self.architecture.patch)
-        patches_BNCP = patchify(pixels_BCHW, self.architecture.patch)
-        valid_BNCP = patchify(valid_BCHW, self.architecture.patch)
-        groups = self.architecture.groups
-        wanted_BM, valid_BMCP, scored_BMCP = scored_pixels(valid_BNCP, order_BX, visible, shown_BC, groups, predicted)
-        shown_BNCP = valid_BNCP if shown_BC is None else valid_BNCP & shown_BC[:, None, :, None]
-        prediction_BMCP = self.predict(patches_BNCP, shown_BNCP, codes_CF, order_BX, visible, wanted_BM, shape, gsd_m)
-        return self.score(prediction_BMCP, take(patches_BNCP, wanted_BM), valid_BMCP, scored_BMCP)
+        tiles = cut_tiles(pixels_BCHW, valid_BCHW, mask, self.architecture.patch)
+        prediction_BMCP = self.predict(
+            tiles.patches_BNCP, tiles.shown_BNCP, codes_CF, mask, tiles.wanted_BM, tiles.shape, gsd_m
+        )
+        return self.score(prediction_BMCP, tiles.truth_BMCP, tiles.valid_BMCP, tiles.scored_BMCP)
 
     def predict(
         self,
         patches_BNCP: Tensor,
         shown_BNCP: Tensor,
         codes_CF: Tensor,
-        order_BX: Tensor,
-        visible: int,
+        mask: Mask,
         wanted_BM: Tensor,
         shape: tuple[int, int],
         gsd_m: float | None = None,
     ) -> Tensor:
         """Predictions (B, M, C, P) of the patches `wanted_BM`, in the units of the target.
 
-        The encoder sees the pixels that are `shown` in the first `visible` tokens.
+        The encoder sees the pixels that are `shown` in the visible tokens of `mask`.
         """
         if self.decoder is None:
             raise ModelError("this model is an encoder alone and cannot reconstruct; take one with a decoder")
+        if mask.groups != self.architecture.groups:
+            raise ModelError(
+                f"the mask is for the groups {mask.groups} of bands, the model has {self.architecture.groups}"
+            )
         scale = self.architecture.position_scale(gsd_m)
-        latent = self.encoder(patches_BNCP, shown_BNCP, codes_CF, order_BX[:, :visible], shape, scale)
-        prediction: Tensor = self.decoder(latent, codes_CF, order_BX, wanted_BM, shape, scale)
+        latent = self.encoder(patches_BNCP, shown_BNCP, codes_CF, mask.seen_BV, shape, scale)
+        prediction: Tensor = self.decoder(latent, codes_CF, mask.order_BX, wanted_BM, shape, scale)
         return prediction
 
     def score(

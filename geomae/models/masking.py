@@ -1,17 +1,19 @@
 """Masks: which patches are visible, in what order the tokens stand, and which pixels a prediction is scored on.
 
-N patches, C bands, G groups of bands with one token per patch each (1 where all bands share a token), X = G * N tokens
-
-B batch, N patches, C bands, G groups, X = G * N tokens (token g * N + n), M patches that are predicted
+B batch, N patches, C bands, G groups of bands with one token per patch each (1 where all bands share a token), X =
+G * N tokens (token g * N + n), M patches that are predicted, P pixels of a patch in one band
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from geomae.errors import ModelError
 from geomae.models.patches import take
 from geomae.sensors.band import Groups
 
@@ -26,6 +28,94 @@ class MaskRules:
     band_dropout: float = 0.0
     shuffled: bool = False  # hidden patches in random order, so that the first of them are a fair share
     groups: Groups | None = None
+
+
+class Mask(NamedTuple):
+    """What a batch of tiles shows to the encoder, and what is predicted and scored.
+
+    A tuple with names and not a data class, so that every strategy can take it apart and move it to its device.
+    """
+
+    order_BX: Tensor  # visible tokens first, then hidden ones
+    visible: int  # number of visible tokens of each tile
+    shown_BC: Tensor | None = None  # the bands that the encoder gets; None: all
+    groups: Groups | None = None  # of bands with tokens of their own; None: all bands share a token
+    predicted: int | None = None  # only the first of the hidden patches count; None: all
+
+    @property
+    def patches(self) -> int:
+        """Number N of patches of a tile."""
+        return int(self.order_BX.shape[1] // len(self.groups or (0,)))
+
+    @property
+    def seen_BV(self) -> Tensor:
+        """The visible tokens, in order."""
+        return self.order_BX[:, : self.visible]
+
+    def visible_BX(self) -> Tensor:
+        """Which tokens are visible, by their number: boolean."""
+        return torch.zeros_like(self.order_BX, dtype=torch.bool).scatter(1, self.seen_BV, True)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Mask":
+        """The mask with `change` made to its tensors, as to move or to cut them."""
+        shown_BC = None if self.shown_BC is None else change(self.shown_BC)
+        return self._replace(order_BX=change(self.order_BX), shown_BC=shown_BC)
+
+    def seen_and_hidden(self, bands: int) -> tuple[Tensor, Tensor]:
+        """What the encoder sees and what it is scored on: two boolean (B, N, C).
+
+        Hidden patches are scored in all bands, also in those that no patch showed. Where no patch is hidden, the hidden
+        bands are scored.
+        """
+        B, N, flag_BX = len(self.order_BX), self.patches, self.visible_BX()
+        if self.groups is None:
+            seen_BNC = flag_BX[:, :, None].expand(B, N, bands)
+        else:
+            flag_GBN = flag_BX.reshape(B, -1, N).unbind(1)
+            group_C = [next(g for g, group in enumerate(self.groups) if band in group) for band in range(bands)]
+            seen_BNC = torch.stack([flag_GBN[g] for g in group_C], dim=-1)
+        if self.shown_BC is None:
+            return seen_BNC, ~seen_BNC
+        shown_BNC = seen_BNC & self.shown_BC[:, None, :]
+        return shown_BNC, ~(shown_BNC if self.visible == self.order_BX.shape[1] else seen_BNC)
+
+    def shown_pixels(self, valid_BNCP: Tensor) -> Tensor:
+        """The valid pixels of the bands that the encoder gets."""
+        return valid_BNCP if self.shown_BC is None else valid_BNCP & self.shown_BC[:, None, :, None]
+
+    def predicted_patches(self) -> Tensor:
+        """The patches (B, M) that a training predicts: the hidden ones, or the first `predicted` of them.
+
+        With several tokens per patch, and where only bands are hidden, every patch has something hidden in some tile:
+        all are predicted then, and scored where they are hidden.
+        """
+        if self.groups is not None or self.visible == self.order_BX.shape[1]:
+            return torch.arange(self.patches, device=self.order_BX.device).expand(len(self.order_BX), self.patches)
+        return self.order_BX[:, self.visible : None if self.predicted is None else self.visible + self.predicted]
+
+    def scored_pixels(self, valid_BNCP: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The patches (B, M) to predict, the valid pixels (B, M, C, P) of them, and those of these that are scored."""
+        wanted_BM = self.predicted_patches()
+        valid_BMCP = take(valid_BNCP, wanted_BM)
+        if self.groups is None and self.visible < self.order_BX.shape[1]:  # all that is predicted was hidden
+            return wanted_BM, valid_BMCP, valid_BMCP
+        _, hidden_BNC = self.seen_and_hidden(valid_BNCP.shape[2])
+        return wanted_BM, valid_BMCP, valid_BMCP & hidden_BNC[..., None]
+
+
+def visible_first(visible_BN: Tensor) -> Tensor:
+    """Patches in the order (visible, hidden), both ascending. Raises ModelError where the tiles show unlike numbers."""
+    counts = visible_BN.sum(1)
+    if int(counts.min()) != int(counts.max()) or not 0 < int(counts[0]) < visible_BN.shape[1]:
+        raise ModelError("visible_BN: every tile of a batch must show the same number of patches, and hide some")
+    return (~visible_BN).to(torch.uint8).argsort(dim=1, stable=True)
+
+
+def mask_from_patches(visible_BN: Tensor, groups: Groups | None = None) -> Mask:
+    """The mask that shows these patches (boolean), alike in all groups. Raises ModelError as `visible_first` does."""
+    tokens = len(groups or (0,))
+    order_BX = visible_first(visible_BN.repeat(1, tokens))
+    return Mask(order_BX, int(visible_BN[0].sum()) * tokens, groups=groups)
 
 
 def draw_mask(
@@ -159,55 +249,3 @@ def _bayer(side: int) -> NDArray[np.int64]:
         return np.zeros((1, 1), dtype=np.int64)
     half = 4 * _bayer(side // 2)
     return np.block([[half, half + 2], [half + 3, half + 1]])
-
-
-def seen_and_hidden(
-    order_BX: Tensor, visible: int, shown_BC: Tensor | None, groups: Groups | None, bands: int
-) -> tuple[Tensor, Tensor]:
-    """What the encoder sees and what it is scored on: two boolean (B, N, C).
-
-    `order_BX` lists the visible tokens first; `shown_BC` tells which bands of a tile the encoder gets (None: all).
-    Hidden patches are scored in all bands, also in those that no patch showed. Where no patch is hidden, the hidden
-    bands are scored.
-    """
-    B, N = len(order_BX), order_BX.shape[1] // len(groups or (0,))
-    flag_BX = torch.zeros_like(order_BX, dtype=torch.bool).scatter(1, order_BX[:, :visible], True)
-    if groups is None:
-        seen_BNC = flag_BX[:, :, None].expand(B, N, bands)
-    else:
-        flag_GBN = flag_BX.reshape(B, -1, N).unbind(1)
-        group_C = [next(g for g, group in enumerate(groups) if band in group) for band in range(bands)]
-        seen_BNC = torch.stack([flag_GBN[g] for g in group_C], dim=-1)
-    if shown_BC is None:
-        return seen_BNC, ~seen_BNC
-    shown_BNC = seen_BNC & shown_BC[:, None, :]
-    return shown_BNC, ~(shown_BNC if visible == order_BX.shape[1] else seen_BNC)
-
-
-def predicted_patches(order_BX: Tensor, visible: int, groups: Groups | None, predicted: int | None = None) -> Tensor:
-    """The patches (B, M) that a training predicts: the hidden ones, or the first `predicted` of them.
-
-    With several tokens per patch, and where only bands are hidden, every patch has something hidden in some tile: all
-    are predicted then, and scored where they are hidden.
-    """
-    if groups is not None or visible == order_BX.shape[1]:
-        N = order_BX.shape[1] // len(groups or (0,))
-        return torch.arange(N, device=order_BX.device).expand(len(order_BX), N)
-    return order_BX[:, visible : None if predicted is None else visible + predicted]
-
-
-def scored_pixels(
-    valid_BNCP: Tensor,
-    order_BX: Tensor,
-    visible: int,
-    shown_BC: Tensor | None,
-    groups: Groups | None,
-    predicted: int | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The patches (B, M) to predict, the valid pixels (B, M, C, P) of them, and those of these that are scored."""
-    wanted_BM = predicted_patches(order_BX, visible, groups, predicted)
-    valid_BMCP = take(valid_BNCP, wanted_BM)
-    if groups is None and visible < order_BX.shape[1]:  # all that is predicted was hidden
-        return wanted_BM, valid_BMCP, valid_BMCP
-    _, hidden_BNC = seen_and_hidden(order_BX, visible, shown_BC, groups, valid_BNCP.shape[2])
-    return wanted_BM, valid_BMCP, valid_BMCP & hidden_BNC[..., None]

@@ -1,8 +1,7 @@
 """Tiles as patches, and what is predicted of them: the pixels themselves, or normalised by patch, with the way back.
 
-B batch, C bands, H W pixels of a tile, N patches, P = p*p pixels of a patch in one band
-
-B batch, N patches, C bands, P pixels of a patch in one band. All in standardised units, with `valid` beside the pixels.
+B batch, C bands, H W pixels of a tile, N patches, M of them that are predicted, P = p*p pixels of a patch in one band.
+What is predicted is in standardised units, with `valid` beside the pixels.
 """
 
 from typing import NamedTuple
@@ -11,6 +10,8 @@ import torch
 from torch import Tensor
 
 from geomae.errors import ModelError
+
+VARIANCE_FLOOR = 1e-6  # as in the published norm-pix target, so that its losses can be compared
 
 
 def patchify(pixels_BCHW: Tensor, side: int) -> Tensor:
@@ -46,9 +47,6 @@ def take(values_BN: Tensor, index_BM: Tensor) -> Tensor:
     return values_BN.gather(1, index)
 
 
-VARIANCE_FLOOR = 1e-6  # as in the published norm-pix target, so that its losses can be compared
-
-
 class PatchStatistics(NamedTuple):
     """Mean and variance that a target was normalised by; both broadcast against (B, N, C, P)."""
 
@@ -82,6 +80,16 @@ def restore(prediction_BNCP: Tensor, statistics: PatchStatistics | None) -> Tens
     if statistics is None:
         return prediction_BNCP
     return prediction_BNCP * (statistics.variance + VARIANCE_FLOOR).sqrt() + statistics.mean
+
+
+def restore_from_context(
+    prediction_BMCP: Tensor, wanted_BM: Tensor, patches_BNCP: Tensor, seen_BNCP: Tensor, target: str, cols: int
+) -> Tensor:
+    """The prediction of the patches `wanted_BM` in standardised units, by statistics of what is seen alone."""
+    known = context_statistics(patches_BNCP, seen_BNCP, target, cols)
+    if known is not None:
+        known = PatchStatistics(*(take(values, wanted_BM) for values in known))
+    return restore(prediction_BMCP, known)
 
 
 def context_statistics(patches_BNCP: Tensor, seen_BNCP: Tensor, target: str, cols: int) -> PatchStatistics | None:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomae.models.masking import MaskRules, draw_mask, scored_pixels, usable_patches, visible_tokens
+from geomae.models.masking import Mask, MaskRules, draw_mask, usable_patches, visible_tokens
 from geomae.models.patches import patchify
 from geomae.randomness import generator
 from geomae.rasters import Window, read
@@ -171,21 +171,14 @@ def _permutation(seed: int, dataset: int, epoch: int, size: int) -> NDArray[np.i
 
 @dataclass(frozen=True)
 class Batch:
-    """Tiles of one data set in physical units, with their masks: `order_BX` lists the visible tokens first.
-
-    `shown_BC` tells which bands the encoder gets (None: all); only the first `predicted` hidden patches count (None:
-    all).
-    """
+    """Tiles of one data set in physical units, with their masks."""
 
     dataset: int
     tile_ids: tuple[str, ...]
     pixels_BCHW: Tensor
     valid_BCHW: Tensor
-    order_BX: Tensor
-    visible: int
+    mask: Mask
     hidden_B: Tensor  # number of scored pixels of each tile, over all bands; stays on the host
-    shown_BC: Tensor | None = None
-    predicted: int | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on `device`; from pinned memory the copy runs beside the computation."""
@@ -203,10 +196,12 @@ class Batch:
         return [replace(one, tile_ids=self.tile_ids[cut], hidden_B=self.hidden_B[cut]) for cut, one in part]
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        names = ("pixels_BCHW", "valid_BCHW", "order_BX", "shown_BC")
-        arrays = {name: getattr(self, name) for name in names}
-        changed: dict[str, Any] = {name: change(values) for name, values in arrays.items() if values is not None}
-        return replace(self, **changed)
+        return replace(
+            self,
+            pixels_BCHW=change(self.pixels_BCHW),
+            valid_BCHW=change(self.valid_BCHW),
+            mask=self.mask.each(change),
+        )
 
 
 @dataclass(frozen=True)
@@ -220,31 +215,31 @@ class BatchSpec:
     flips: bool
     predict: float = 1.0  # share of the hidden patches that is predicted
 
-    def still(self) -> "BatchSpec":
-        """For validation: no band is dropped, and every hidden patch is predicted."""
+    def for_validation(self) -> "BatchSpec":
+        """The same with all bands shown, and every hidden patch predicted."""
         return replace(self, rules=replace(self.rules, band_dropout=0.0, shuffled=False), predict=1.0)
 
 
 def training_batch(
-    readers: Sequence[TileReader], order: BatchSchedule, draw: BatchSpec, step: int, rank: int, ranks: int
+    readers: Sequence[TileReader], order: BatchSchedule, spec: BatchSpec, step: int, rank: int, ranks: int
 ) -> Batch:
     """The share of `step`'s tiles that belongs to `rank`; all ranks together see what one rank alone would."""
     dataset, tiles = order.tiles(step)
     share = len(tiles) // ranks
     reader, items, ids = readers[dataset], [], []
     for k, position in tiles[rank * share : (rank + 1) * share]:
-        which = int(generator(draw.seed, "turn", dataset, k).integers(8)) if draw.flips else 0
+        which = int(generator(spec.seed, "turn", dataset, k).integers(8)) if spec.flips else 0
         pixels, valid = (augment(values, which) for values in reader.read(position))
-        items.append((pixels, valid, *_mask(valid, draw, generator(draw.seed, "mask", dataset, k))))
+        items.append((pixels, valid, *_mask(valid, spec, generator(spec.seed, "mask", dataset, k))))
         ids.append(reader.tile_ids[position])
-    return _stack(dataset, ids, items, draw)
+    return _stack(dataset, ids, items, spec)
 
 
 def fixed_batches(
     reader: TileReader,
     dataset: int,
     positions: Sequence[int],
-    draw: BatchSpec,
+    spec: BatchSpec,
     size: int,
     rank: int = 0,
     ranks: int = 1,
@@ -254,24 +249,24 @@ def fixed_batches(
     Every rank gets as many batches as the others, because some strategies talk in every forward pass; where the tiles
     do not suffice, a batch is repeated and marked false.
     """
-    draw = draw.still()
+    spec = spec.for_validation()
     chunks = [positions[start : start + size] for start in range(0, len(positions), size)]
-    for turn_of_all in range(-(-len(chunks) // ranks)):
-        number = turn_of_all * ranks + rank
+    for turn in range(-(-len(chunks) // ranks)):
+        number = turn * ranks + rank
         counted = number < len(chunks)
         items, ids = [], []
         for position in chunks[number if counted else 0]:
             pixels, valid = reader.read(position)
             tile_id = reader.tile_ids[position]
-            items.append((pixels, valid, *_mask(valid, draw, generator(draw.seed, "validation mask", tile_id))))
+            items.append((pixels, valid, *_mask(valid, spec, generator(spec.seed, "validation mask", tile_id))))
             ids.append(tile_id)
-        yield _stack(dataset, ids, items, draw), counted
+        yield _stack(dataset, ids, items, spec), counted
 
 
 def read_ahead(
     readers: Sequence[TileReader],
     order: BatchSchedule,
-    draw: BatchSpec,
+    spec: BatchSpec,
     steps: range,
     rank: int,
     ranks: int,
@@ -281,31 +276,31 @@ def read_ahead(
     """The batches of `steps` in turn, made by `threads` threads ahead of their use (0: when asked for)."""
 
     def make(step: int) -> Batch:
-        batch = training_batch(readers, order, draw, step, rank, ranks)
+        batch = training_batch(readers, order, spec, step, rank, ranks)
         return batch.pinned() if pin else batch
 
     return ahead(make, steps, threads)
 
 
 def _mask(
-    valid_CHW: NDArray[np.bool_], draw: BatchSpec, rng: np.random.Generator
+    valid_CHW: NDArray[np.bool_], spec: BatchSpec, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None]:
-    usable = usable_patches(valid_CHW, draw.patch, draw.min_valid_patch)
+    usable = usable_patches(valid_CHW, spec.patch, spec.min_valid_patch)
     C, H, W = valid_CHW.shape
-    return draw_mask(usable, (H // draw.patch, W // draw.patch), C, draw.rules, rng)
+    return draw_mask(usable, (H // spec.patch, W // spec.patch), C, spec.rules, rng)
 
 
-def _stack(dataset: int, ids: list[str], items: Sequence[tuple[Any, ...]], draw: BatchSpec) -> Batch:
+def _stack(dataset: int, ids: list[str], items: Sequence[tuple[Any, ...]], spec: BatchSpec) -> Batch:
     columns = list(zip(*items, strict=True))
     pixels, valid, order = (torch.from_numpy(np.stack(column)) for column in columns[:3])
     shown = None if columns[3][0] is None else torch.from_numpy(np.stack(columns[3]))
-    patches, bands = order.shape[1] // len(draw.rules.groups or (0,)), valid.shape[1]
-    visible = visible_tokens(patches, bands, draw.rules)
+    patches, bands = order.shape[1] // len(spec.rules.groups or (0,)), valid.shape[1]
+    visible = visible_tokens(patches, bands, spec.rules)
     hidden = patches - visible
-    predicted = max(round(draw.predict * hidden), 1) if draw.predict < 1 else None
-    if draw.rules.groups is None and hidden and bool(valid.all()):  # most batches: nothing to count
-        hidden_B = torch.full((len(ids),), (predicted or hidden) * draw.patch**2 * bands)
+    predicted = max(round(spec.predict * hidden), 1) if spec.predict < 1 else None
+    mask = Mask(order, visible, shown, spec.rules.groups, predicted)
+    if spec.rules.groups is None and hidden and bool(valid.all()):  # most batches: nothing to count
+        hidden_B = torch.full((len(ids),), (predicted or hidden) * spec.patch**2 * bands)
     else:
-        mask = (order, visible, shown, draw.rules.groups, predicted)
-        hidden_B = scored_pixels(patchify(valid, draw.patch), *mask)[2].sum((1, 2, 3))
-    return Batch(dataset, tuple(ids), pixels, valid, order, visible, hidden_B, shown, predicted)
+        hidden_B = mask.scored_pixels(patchify(valid, spec.patch))[2].sum((1, 2, 3))
+    return Batch(dataset, tuple(ids), pixels, valid, mask, hidden_B)

@@ -1,6 +1,6 @@
 """The training loop: one visible `for` over steps, each of which never waits for the device.
 
-B tiles of this rank's share of a step, F features of a band's code
+B tiles of this rank's share of a step
 """
 
 import math
@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from geomae.errors import TrainingError
-from geomae.models.band_embedding import band_codes
-from geomae.models.folder import standardise
+from geomae.models.folder import SensorTensors, sensor_tensors
 from geomae.runtime.devices import working_precision
 from geomae.runtime.signals import Stop
 from geomae.tiles.batches import Batch, BatchSchedule, fixed_batches, read_ahead
@@ -59,7 +58,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step leaves on the device: summed loss, pixels, gradient norm, whether any rank was told to stop."""
+    """What a step leaves on the device: summed loss, pixels, gradient norm, whether any rank has to stop."""
 
     values: Tensor
     tile_ids: tuple[str, ...]
@@ -76,10 +75,9 @@ class StepResult:
         return {"loss": total / max(count, 1), "gradient_norm": norm}
 
 
-def one_step(trainer: Trainer, batch: Batch, codes_CF: Tensor, rate: float, stop: Stop) -> StepResult:
+def one_step(trainer: Trainer, batch: Batch, sensor: SensorTensors, rate: float, stop: Stop) -> StepResult:
     """Forward, backward and update for one batch, in `accumulate` passes, without waiting for the device."""
     fabric, config = trainer.fabric, trainer.config
-    record = trainer.training[batch.dataset].record
     # Sums and counts are added over passes and ranks and divided once: means of means would favour tiles with gaps.
     # A number is filled in on the device: to copy a tensor there would wait for all that is queued.
     count = added(fabric, torch.full((), float(batch.hidden_B.sum()), device=fabric.device))
@@ -88,16 +86,15 @@ def one_step(trainer: Trainer, batch: Batch, codes_CF: Tensor, rate: float, stop
     for number, part in enumerate(passes):
         part = part.to(fabric.device)
         with fabric.no_backward_sync(trainer.model, enabled=number + 1 < len(passes)):
-            inputs = standardise(part.pixels_BCHW, part.valid_BCHW, record)
+            inputs = sensor.standardise(part.pixels_BCHW, part.valid_BCHW)
             with working_precision(fabric.device, trainer.precision):
-                mask = (part.order_BX, part.visible, part.shown_BC, part.predicted)
-                loss = trainer.model(inputs, part.valid_BCHW, codes_CF, *mask, record.gsd_m)
+                loss = trainer.model(inputs, part.valid_BCHW, sensor.codes_CF, part.mask, sensor.gsd_m)
             # The strategy averages gradients over ranks; the sum is wanted.
             fabric.backward(loss.sum_B.sum() * (fabric.world_size / count.clamp(min=1)))
         losses.append(loss.sum_B.detach())
     loss_B = torch.cat(losses)
-    told = torch.full((), float(stop.signal > 0), device=fabric.device)
-    total = torch.stack([loss_B.sum(), told])
+    stopping = torch.full((), float(stop.signal > 0), device=fabric.device)
+    total = torch.stack([loss_B.sum(), stopping])
     total = added(fabric, total)
     norm = fabric.clip_gradients(
         trainer.model, trainer.optimizer, max_norm=config.optimizer.clip, error_if_nonfinite=False
@@ -109,14 +106,16 @@ def one_step(trainer: Trainer, batch: Batch, codes_CF: Tensor, rate: float, stop
     return StepResult(values, batch.tile_ids, loss_B)
 
 
-def check_finite(pulse: StepResult | None) -> None:
+def check_finite(result: StepResult | None) -> None:
     """Raise TrainingError, naming this rank's tiles, where the step was not finite; all ranks see the same values."""
-    if pulse is None or bool(torch.isfinite(pulse.values).all()):
+    if result is None or bool(torch.isfinite(result.values).all()):
         return
     bad = [
-        name for name, value in zip(pulse.tile_ids, pulse.step_loss_B.tolist(), strict=True) if not math.isfinite(value)
+        name
+        for name, value in zip(result.tile_ids, result.step_loss_B.tolist(), strict=True)
+        if not math.isfinite(value)
     ]
-    named = bad or list(pulse.tile_ids)
+    named = bad or list(result.tile_ids)
     more = f" and {len(named) - 8} more" if len(named) > 8 else ""
     what = "loss" if bad else "gradient"
     raise TrainingError(
@@ -143,30 +142,30 @@ def train(trainer: Trainer, order: BatchSchedule, stop: Stop) -> Iterator[Event]
     Raises TrainingError after a step whose loss or gradient was not finite; such a step changes no weights.
     """
     fabric, config, start = trainer.fabric, trainer.config, trainer.progress.step
-    codes = [band_codes(one.record.bands).to(fabric.device) for one in trainer.training]
+    sensors = [sensor_tensors(one.record, fabric.device) for one in trainer.training]
     readers = [one.reader for one in trainer.training]
     batches = read_ahead(
-        readers, order, trainer.draw, range(start, config.steps), fabric.global_rank, fabric.world_size,
+        readers, order, trainer.spec, range(start, config.steps), fabric.global_rank, fabric.world_size,
         config.data.readers, fabric.device.type == "cuda",
     )  # fmt: skip
     clock = Clock()
-    pulse: StepResult | None = None  # of the step before: read late, so that the device is never waited for
+    result: StepResult | None = None  # of the step before: read late, so that the device is never waited for
     trainer.model.train()
     for step in range(start, config.steps):
         with clock.waiting():
             batch = next(batches)
         rate = learning_rate(step, config)
-        before, pulse = pulse, one_step(trainer, batch, codes[batch.dataset], rate, stop)
+        before, result = result, one_step(trainer, batch, sensors[batch.dataset], rate, stop)
         check_finite(before)
         clock.count(config.batch)
         done = step + 1
         stopping = before is not None and before.stopping
         last = done == config.steps or stopping
         if done % config.log_every == 0 or last:
-            yield Event(done, figures=pulse.figures() | {"rate": rate} | clock.lap())
+            yield Event(done, figures=result.figures() | {"rate": rate} | clock.lap())
         due = {name: _due(done, getattr(config, f"{name}_every")) for name in ("save", "eval", "picture", "probe")}
         if last or any(due.values()):
-            check_finite(pulse)  # nothing broken is ever saved
+            check_finite(result)  # nothing broken is ever saved
             trainer.progress.step = done
             scores = validate(trainer) if due["eval"] or done == config.steps else None
             if scores is not None:
@@ -194,21 +193,21 @@ def validate(trainer: Trainer, *, baselines: bool = False) -> dict[str, Validati
             predicted: Tensor = trainer.model.predict(*inputs)
             return predicted
 
-    found = {}
+    scores = {}
     for number, one in enumerate(trainer.validation):
         batches = fixed_batches(
-            one.reader, number, range(len(one.reader)), trainer.draw, trainer.config.batch,
+            one.reader, number, range(len(one.reader)), trainer.spec, trainer.config.batch,
             fabric.global_rank, fabric.world_size,
         )  # fmt: skip
         add = partial(added, fabric)
-        found[one.name] = evaluate(predict, trainer.mae, one.record, batches, add, baselines=baselines)
+        scores[one.name] = evaluate(predict, trainer.mae, one.record, batches, add, baselines=baselines)
     trainer.model.train()
-    losses = [trainer.judge(scores) for scores in found.values()]
+    losses = [trainer.judge(one) for one in scores.values()]
     mean = sum(losses) / len(losses) if losses else None
     progress = trainer.progress
     if mean is not None and (progress.best_loss is None or mean < progress.best_loss):
         progress.best_loss, progress.best_step = mean, progress.step
-    return found
+    return scores
 
 
 def save(trainer: Trainer) -> Path:

@@ -48,7 +48,7 @@ class Trainer:
     judge: Callable[[ValidationScores], float] = attrgetter("loss")  # of validations; the least is the best
 
     @property
-    def draw(self) -> BatchSpec:
+    def spec(self) -> BatchSpec:
         """How tiles are masked and turned."""
         return batch_spec(self.config, self.seed, self.mae.architecture.groups)
 

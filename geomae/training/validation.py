@@ -11,12 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomae.models.band_embedding import band_codes
-from geomae.models.folder import Model, standardise
+from geomae.models.folder import Model, SensorTensors, sensor_tensors
 from geomae.models.inpainting import mean_by_distance, mean_of_nearest, mean_of_visible
-from geomae.models.mae import Loss, MaskedAutoencoder
-from geomae.models.masking import scored_pixels, seen_and_hidden
-from geomae.models.patches import context_statistics, grid, patchify, restore, take
+from geomae.models.mae import Loss, MaskedAutoencoder, cut_tiles
+from geomae.models.patches import restore_from_context, take
 from geomae.sensors.record import SensorRecord
 from geomae.tiles.batches import Batch, BatchSpec, fixed_batches
 from geomae.training.data import Dataset
@@ -97,9 +95,9 @@ def evaluate(
     exact = torch.float32 if device.type == "mps" else torch.float64
     totals = torch.zeros(len(names) + 1, C, dtype=exact, device=device)
     loss = torch.zeros(3, dtype=exact, device=device)
-    codes_CF = band_codes(record.bands).to(device)
+    sensor = sensor_tensors(record, device)
     for batch, counted in batches:
-        scored, errors = _errors(predict, mae, record, batch.to(device), codes_CF, baselines, exact)
+        scored, errors = _errors(predict, mae, sensor, batch.to(device), baselines, exact)
         if not counted:
             continue
         totals += errors.sum(1)
@@ -117,15 +115,15 @@ def evaluate(
 
 
 @torch.no_grad()
-def errors_by_tile(model: Model, dataset: Dataset, draw: BatchSpec, batch: int, device: torch.device) -> TileErrors:
+def errors_by_tile(model: Model, dataset: Dataset, spec: BatchSpec, batch: int, device: torch.device) -> TileErrors:
     """The errors of a model on every tile under masks that depend on the seed and the tile alone, in fp32."""
     mae, record = model.mae, dataset.record
-    codes_CF = band_codes(record.bands).to(device)
-    found = [
-        _errors(mae.predict, mae, record, part.to(device), codes_CF, True, torch.float64)[1].cpu()
-        for part, _ in fixed_batches(dataset.reader, 0, range(len(dataset.reader)), draw, batch)
+    sensor = sensor_tensors(record, device)
+    sums_by_batch = [
+        _errors(mae.predict, mae, sensor, part.to(device), True, torch.float64)[1].cpu()
+        for part, _ in fixed_batches(dataset.reader, 0, range(len(dataset.reader)), spec, batch)
     ]
-    sums = torch.cat(found, dim=1).numpy()
+    sums = torch.cat(sums_by_batch, dim=1).numpy()
     variance_C = np.array(record.std_C, dtype=np.float64) ** 2
     squares = {name: sums[i] * variance_C for i, name in enumerate((MODEL, *BASELINES))}
     return TileErrors(squares, sums[-1])
@@ -134,33 +132,27 @@ def errors_by_tile(model: Model, dataset: Dataset, draw: BatchSpec, batch: int, 
 def _errors(
     predict: Callable[..., Tensor],
     mae: MaskedAutoencoder,
-    record: SensorRecord,
+    sensor: SensorTensors,
     batch: Batch,
-    codes_CF: Tensor,
     baselines: bool,
     exact: torch.dtype,
 ) -> tuple[Loss, Tensor]:
     """The loss, and per prediction, tile and band the sum of squared errors; the last row counts the pixels."""
-    side, groups, target = mae.architecture.patch, mae.architecture.groups, mae.architecture.target
-    shape = grid(batch.pixels_BCHW, side)
-    patches_BNCP = patchify(standardise(batch.pixels_BCHW, batch.valid_BCHW, record), side)
-    valid_BNCP = patchify(batch.valid_BCHW, side)
-    mask = (batch.order_BX, batch.visible, batch.shown_BC, groups)
-    seen_BNC, _ = seen_and_hidden(*mask, len(record.bands))
-    seen_BNCP = valid_BNCP & seen_BNC[..., None]
-    shown_BNCP = valid_BNCP if batch.shown_BC is None else valid_BNCP & batch.shown_BC[:, None, :, None]
-    wanted_BM, valid, scored = scored_pixels(valid_BNCP, *mask)
-    asked = (codes_CF, batch.order_BX, batch.visible, wanted_BM, shape, record.gsd_m)
-    predicted_BMCP = predict(patches_BNCP, shown_BNCP, *asked).float()
-    truth = take(patches_BNCP, wanted_BM)
-    loss = mae.score(predicted_BMCP, truth, valid, scored)
-    known = context_statistics(patches_BNCP, seen_BNCP, target, shape[1])
-    if known is not None:
-        known = type(known)(*(take(values, wanted_BM) for values in known))
-    predictions = [restore(predicted_BMCP, known)]
+    mask, target = batch.mask, mae.architecture.target
+    inputs = sensor.standardise(batch.pixels_BCHW, batch.valid_BCHW)
+    tiles = cut_tiles(inputs, batch.valid_BCHW, mask, mae.architecture.patch)
+    patches_BNCP, wanted_BM, truth, scored = tiles.patches_BNCP, tiles.wanted_BM, tiles.truth_BMCP, tiles.scored_BMCP
+    cols = tiles.shape[1]
+    seen_BNC, _ = mask.seen_and_hidden(patches_BNCP.shape[2])
+    seen_BNCP = tiles.valid_BNCP & seen_BNC[..., None]
+    predicted_BMCP = predict(
+        patches_BNCP, tiles.shown_BNCP, sensor.codes_CF, mask, wanted_BM, tiles.shape, sensor.gsd_m
+    ).float()
+    loss = mae.score(predicted_BMCP, truth, tiles.valid_BMCP, scored)
+    predictions = [restore_from_context(predicted_BMCP, wanted_BM, patches_BNCP, seen_BNCP, target, cols)]
     if baselines:
         predictions.append(take(mean_of_visible(patches_BNCP, seen_BNCP), wanted_BM))
-        predictions.append(take(mean_of_nearest(patches_BNCP, seen_BNCP, shape[1]), wanted_BM))
-        predictions.append(take(mean_by_distance(patches_BNCP, seen_BNCP, shape[1]), wanted_BM))
+        predictions.append(take(mean_of_nearest(patches_BNCP, seen_BNCP, cols), wanted_BM))
+        predictions.append(take(mean_by_distance(patches_BNCP, seen_BNCP, cols), wanted_BM))
     sums = [(one - truth).where(scored, 0).square().to(exact).sum((1, 3)) for one in predictions]
     return loss, torch.stack([*sums, scored.sum((1, 3)).to(exact)])

@@ -11,7 +11,7 @@ from geomae.catalog import open_catalog, parse_selector
 from geomae.config import PretrainConfig, load_config
 from geomae.errors import TrainingError
 from geomae.models.architecture import architecture
-from geomae.models.band_embedding import band_codes
+from geomae.models.folder import sensor_tensors
 from geomae.models.mae import MaskedAutoencoder
 from geomae.runtime import devices
 from geomae.runtime.signals import Stop
@@ -39,9 +39,9 @@ def steps(trainer, step, change=lambda batch: batch):
     """Do one step of the training on a batch that is changed first."""
     readers = [one.reader for one in trainer.training]
     order = schedule_batches(0, tuple(len(reader) for reader in readers), trainer.config.batch, trainer.config.steps)
-    batch = change(training_batch(readers, order, trainer.draw, step, 0, 1))
-    codes_CF = band_codes(trainer.training[0].record.bands)
-    return batch, one_step(trainer, batch, codes_CF, 1e-3, Stop())
+    batch = change(training_batch(readers, order, trainer.spec, step, 0, 1))
+    sensor = sensor_tensors(trainer.training[0].record, torch.device("cpu"))
+    return batch, one_step(trainer, batch, sensor, 1e-3, Stop())
 
 
 def everything(trainer):

@@ -40,8 +40,9 @@ def test_the_order_of_tiles_is_exactly_equal(tiny_catalog):
         for ranks in (2, 4, 8):
             parts = [training_batch(readers, order, draw, step, rank, ranks) for rank in range(ranks)]
             assert sum((part.tile_ids for part in parts), ()) == alone.tile_ids
-            for name in ("pixels_BCHW", "valid_BCHW", "order_BX", "hidden_B"):
+            for name in ("pixels_BCHW", "valid_BCHW", "hidden_B"):
                 assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(alone, name)), name
+            assert torch.equal(torch.cat([part.mask.order_BX for part in parts]), alone.mask.order_BX)
         seen += alone.tile_ids
     epoch = len(readers[0])
     assert len(set(seen[:epoch])) == len(set(seen[epoch : 2 * epoch])) == epoch

@@ -11,6 +11,7 @@ from tiny_models import BANDS, EMBEDDINGS, MODELS, SIDE, TARGETS, tiny_mae
 
 from geomae.models.band_embedding import SpectralEmbedding, band_codes
 from geomae.models.folder import Model
+from geomae.models.masking import Mask
 from geomae.models.patches import patchify, unpatchify
 from geomae.sensors import Band, sensor
 from geomae.sensors.record import SensorRecord
@@ -62,7 +63,7 @@ def test_a_trained_model_predicts_each_band_as_itself(embedding, target, decoder
     optimizer = torch.optim.Adam(mae.parameters(), lr=2e-2)
     for _ in range(40):
         optimizer.zero_grad()
-        mae(pixels, valid, codes, order, visible).mean().backward()
+        mae(pixels, valid, codes, Mask(order, visible, groups=mae.architecture.groups)).mean().backward()
         optimizer.step()
     record = SensorRecord("s", "reflectance", None, BANDS, (0.0,) * 4, (1.0,) * 4)
     predicted, _ = Model(mae, (record,)).reconstruct(
@@ -96,7 +97,7 @@ def test_spectral_predictions_follow_the_order_of_the_bands(to):
     ]
     torch.testing.assert_close(*tokens, atol=1e-5, rtol=0)
     first, second = (
-        mae.predict(p, v, c, order, 2, order, (ROWS, COLS))
+        mae.predict(p, v, c, Mask(order, 2), order, (ROWS, COLS))
         for p, v, c in ((patches, valid, codes), (patches[:, :, to], valid[:, :, to], permuted))
     )
     torch.testing.assert_close(first[:, :, to], second, atol=1e-5, rtol=0)

@@ -17,6 +17,7 @@ from geomae.models.band_embedding import band_codes
 from geomae.models.convert import adapt_bands, timm_weights, write_onnx
 from geomae.models.folder import Model, save_model, standardise
 from geomae.models.mae import MaskedAutoencoder
+from geomae.models.masking import Mask
 from geomae.models.patches import grid, patchify
 from geomae.sensors.record import SensorRecord
 
@@ -42,18 +43,18 @@ def test_predictions_know_only_what_is_seen_of_their_own_tile():
     mae, order = tiny_mae("cae"), orders(2, 12)
     patches, valid, shape = inputs(gaps=0.1)
     wanted = order[:, 4:]
-    first = mae.predict(patches, valid, CODES, order, 4, wanted, shape)
+    first = mae.predict(patches, valid, CODES, Mask(order, 4), wanted, shape)
     changed = patches.masked_fill(~valid, torch.inf)
     for tile in range(2):
         changed[tile, order[tile, 4:]] = torch.nan
-    assert torch.equal(first, mae.predict(changed, valid, CODES, order, 4, wanted, shape))
+    assert torch.equal(first, mae.predict(changed, valid, CODES, Mask(order, 4), wanted, shape))
     everywhere = torch.arange(12).expand(2, 12)
     listed = torch.cat([order[:, [3, 1, 0, 2]], order[:, 4:].flip(1)], 1)  # the same mask
-    every = mae.predict(patches, valid, CODES, listed, 4, everywhere, shape)
+    every = mae.predict(patches, valid, CODES, Mask(listed, 4), everywhere, shape)
     assert torch.equal(every.gather(1, wanted[:, :, None, None].expand_as(first)), first)
     changed = patches.clone()
     changed[0, order[0, 0]] += 1
-    moved = mae.predict(changed, valid, CODES, order, 4, wanted, shape)
+    moved = mae.predict(changed, valid, CODES, Mask(order, 4), wanted, shape)
     assert (moved[0] - first[0]).abs().max() > 1e-4
     assert torch.equal(moved[1], first[1])
 
@@ -63,9 +64,9 @@ def test_a_pixel_at_the_mean_is_not_a_pixel_that_is_not_seen():
     mae, order = tiny_mae("cae"), orders(1, 12)
     patches, valid, shape = inputs(1)
     patches[0, order[0, 0], 2, 5] = 0
-    found = [mae.predict(patches, valid, CODES, order, 4, order, shape)]
+    found = [mae.predict(patches, valid, CODES, Mask(order, 4), order, shape)]
     valid[0, order[0, 0], 2, 5] = False
-    found.append(mae.predict(patches, valid, CODES, order, 4, order, shape))
+    found.append(mae.predict(patches, valid, CODES, Mask(order, 4), order, shape))
     assert (found[0] - found[1]).abs().max() > 1e-4
 
 
@@ -78,7 +79,7 @@ def test_a_trained_model_predicts_each_band_as_itself():
     optimizer = torch.optim.Adam(mae.parameters(), lr=5e-3)
     for _ in range(80):
         optimizer.zero_grad()
-        mae(level, valid, CODES, order, 8).mean().backward()
+        mae(level, valid, CODES, Mask(order, 8)).mean().backward()
         optimizer.step()
     record = SensorRecord("s", "reflectance", None, BANDS, (0.0,) * 4, (1.0,) * 4)
     seen = torch.zeros_like(order, dtype=torch.bool).scatter(1, order[:, :8], True)

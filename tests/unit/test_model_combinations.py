@@ -11,7 +11,7 @@ from tiny_models import BANDS, DECODERS, EMBEDDINGS, GROUPS, MODELS, RECORD, SID
 from geomae.errors import ModelError
 from geomae.models.band_embedding import band_codes
 from geomae.models.folder import Model, load_model, save_model, standardise
-from geomae.models.masking import MaskRules, draw_mask, scored_pixels, seen_and_hidden, visible_tokens
+from geomae.models.masking import Mask, MaskRules, draw_mask, visible_tokens
 from geomae.models.patches import patchify
 from geomae.randomness import generator
 
@@ -36,9 +36,10 @@ def mask_of(name, embedding, count=3):
     usable = np.ones(N, dtype=bool)
     draws = [draw_mask(usable, (ROWS, COLS), len(BANDS), rules, generator(1, "mask", k)) for k in range(count)]
     order = torch.from_numpy(np.stack([order for order, _ in draws]))
+    groups = GROUPS if embedding == "grouped" else None
     shown = None if draws[0][1] is None else torch.from_numpy(np.stack([shown for _, shown in draws]))
     predicted = 5 if rules.shuffled else None
-    return order, visible_tokens(N, len(BANDS), rules), shown, predicted
+    return Mask(order, visible_tokens(N, len(BANDS), rules), shown, groups, predicted)
 
 
 def allowed(embedding, mask):
@@ -60,7 +61,7 @@ def test_losses_and_gradients_are_finite_and_blind_to_invalid_pixels(embedding, 
 
     def results(fill):
         filled = standardise(pixels.masked_fill(~valid, fill), valid, RECORD)
-        loss = mae(filled.masked_fill(~valid, fill), valid, CODES, *mask_of(mask, embedding))
+        loss = mae(filled.masked_fill(~valid, fill), valid, CODES, mask_of(mask, embedding))
         gradients = torch.autograd.grad(loss.mean(), list(mae.parameters()), allow_unused=True)
         return [loss.sum_B, loss.count_B, *(one for one in gradients if one is not None)]
 
@@ -78,9 +79,8 @@ def test_targets_score_zero_and_only_hidden_valid_pixels_count(embedding, mask, 
     mae = tiny_mae(embedding, target)
     pixels, valid = tiles(3, ROWS * SIDE, COLS * SIDE, gaps=0.2)
     patches, valid_BNCP = patchify(standardise(pixels, valid, RECORD), SIDE), patchify(valid, SIDE)
-    order, visible, shown, predicted = mask_of(mask, embedding)
-    groups = mae.architecture.groups
-    wanted, usable, scored = scored_pixels(valid_BNCP, order, visible, shown, groups, predicted)
+    drawn = mask_of(mask, embedding)
+    wanted, usable, scored = drawn.scored_pixels(valid_BNCP)
     chosen = torch.stack([tile[places] for tile, places in zip(patches, wanted, strict=True)])
     from geomae.models.patches import normalise, patch_statistics
 
@@ -90,15 +90,13 @@ def test_targets_score_zero_and_only_hidden_valid_pixels_count(embedding, mask, 
     assert float(mae.score(changed, chosen, usable, scored).mean()) < 1e-10, "what is not scored was scored"
     assert torch.equal(mae.score(own, chosen, usable, scored).count_B, scored.sum((1, 2, 3)))
     assert not (scored & ~usable).any()
-    loss = mae(standardise(pixels, valid, RECORD), valid, CODES, order, visible, shown, predicted)
+    loss = mae(standardise(pixels, valid, RECORD), valid, CODES, drawn)
     assert torch.equal(loss.count_B, scored.sum((1, 2, 3)))
 
 
 @pytest.mark.parametrize(("embedding", "mask"), CASES)
 def test_seen_and_hidden_never_meet_and_counts_are_exact(embedding, mask):
-    order, visible, shown, _ = mask_of(mask, embedding)
-    groups = GROUPS if embedding == "grouped" else None
-    seen, hidden = seen_and_hidden(order, visible, shown, groups, len(BANDS))
+    seen, hidden = mask_of(mask, embedding).seen_and_hidden(len(BANDS))
     assert not (seen & hidden).any()
     if mask != "dropped bands":  # there, a dropped band of a visible patch is neither
         assert (seen ^ hidden).all()
@@ -112,15 +110,13 @@ def test_predictions_do_not_know_what_is_hidden(embedding, mask, decoder):
     mae = tiny_mae(embedding, decoder=decoder)
     pixels, valid = tiles(3, ROWS * SIDE, COLS * SIDE)
     patches = patchify(standardise(pixels, valid, RECORD), SIDE)
-    order, visible, shown, _ = mask_of(mask, embedding)
-    seen, _ = seen_and_hidden(order, visible, shown, mae.architecture.groups, len(BANDS))
+    drawn = mask_of(mask, embedding)
+    seen, _ = drawn.seen_and_hidden(len(BANDS))
     every = torch.arange(N).expand(3, N)
 
     def predict(values):
-        shown_valid = torch.ones_like(values, dtype=torch.bool)
-        if shown is not None:
-            shown_valid &= shown[:, None, :, None]
-        return mae.predict(values, shown_valid, CODES, order, visible, every, (ROWS, COLS))
+        shown_valid = drawn.shown_pixels(torch.ones_like(values, dtype=torch.bool))
+        return mae.predict(values, shown_valid, CODES, drawn, every, (ROWS, COLS))
 
     first = predict(patches)
     assert first.shape == patches.shape
@@ -164,9 +160,10 @@ def test_cross_predictions_do_not_depend_on_what_else_is_asked():
     mae = tiny_mae("spectral", decoder="cross")
     pixels, valid = tiles(2, ROWS * SIDE, COLS * SIDE)
     patches, valid_BNCP = patchify(standardise(pixels, valid, RECORD), SIDE), patchify(valid, SIDE)
-    order, visible, _, _ = mask_of("a share", "spectral", 2)
+    drawn = mask_of("a share", "spectral", 2)
+    order, visible = drawn.order_BX, drawn.visible
     both = [
-        mae.predict(patches, valid_BNCP, CODES, order, visible, wanted, (ROWS, COLS))
+        mae.predict(patches, valid_BNCP, CODES, drawn, wanted, (ROWS, COLS))
         for wanted in (order[:, visible:], order[:, visible : visible + 3])
     ]
     torch.testing.assert_close(both[0][:, :3], both[1], atol=1e-5, rtol=0)
@@ -180,7 +177,7 @@ def test_scaled_positions_follow_the_ground_and_not_the_pixels():
     torch.testing.assert_close(fine[4 * 6 + 2], coarse[2 * 6 + 1])
     mae = tiny_mae("spectral", positions="gsd")
     pixels, valid = tiles(2, ROWS * SIDE, COLS * SIDE)
-    inputs = (standardise(pixels, valid, RECORD), valid, CODES, *mask_of("random", "spectral", 2))
+    inputs = (standardise(pixels, valid, RECORD), valid, CODES, mask_of("random", "spectral", 2))
     assert not torch.equal(mae(*inputs, 10.0).sum_B, mae(*inputs, 20.0).sum_B)
     with pytest.raises(ModelError, match="positions=gsd needs the ground sample distance of the tiles; add gsd_m"):
         mae(*inputs)
@@ -203,12 +200,12 @@ def test_a_band_that_was_hidden_from_every_tile_is_predicted_better_than_its_mea
         pixels = batch(16)
         optimizer.zero_grad()
         valid = torch.ones_like(pixels, dtype=torch.bool)
-        mae(pixels, valid, CODES, order.expand(16, N), N, shown.expand(16, 4)).mean().backward()
+        mae(pixels, valid, CODES, Mask(order.expand(16, N), N, shown.expand(16, 4))).mean().backward()
         optimizer.step()
     pixels = batch(64)
     patches = patchify(pixels, SIDE)
     valid = torch.ones_like(patches, dtype=torch.bool) & shown[None, None, :, None]
     with torch.no_grad():
-        found = mae.predict(patches, valid, CODES, order.expand(64, N), N, order.expand(64, N), (ROWS, COLS))
+        found = mae.predict(patches, valid, CODES, Mask(order.expand(64, N), N), order.expand(64, N), (ROWS, COLS))
     error = (found[:, :, 2] - patches[:, :, 2]).square().mean()
     assert error < 0.3 * patches[:, :, 2].var()

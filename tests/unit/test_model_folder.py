@@ -11,7 +11,8 @@ import geomae
 from geomae.config import Decoder
 from geomae.errors import BandMismatchError, ModelError, StorageError
 from geomae.models.architecture import PRESETS, Architecture, architecture
-from geomae.models.folder import Model, load_model, regular_quarter, save_model, visible_first
+from geomae.models.folder import Model, load_model, regular_quarter, save_model
+from geomae.models.masking import visible_first
 from geomae.sensors.record import SensorRecord
 
 RADAR = SensorRecord("s1", "decibel", None, BANDS[:2], (-12.0, -18.0), (3.0, 4.0))

@@ -14,6 +14,7 @@ from geomae.models.band_embedding import band_codes
 from geomae.models.blocks import LONGEST_PLAIN, choose_kernels, prefers_fused, sincos_positions
 from geomae.models.folder import standardise
 from geomae.models.mae import MaskedAutoencoder
+from geomae.models.masking import Mask
 from geomae.models.patches import grid, patchify
 
 CODES = band_codes(RECORD.bands)
@@ -53,7 +54,7 @@ def test_any_grid(embedding, height, width):
     mae = tiny_mae(embedding)
     pixels, valid = tiles(2, height, width)
     N = (height // SIDE) * (width // SIDE)
-    loss = mae(standardise(pixels, valid, RECORD), valid, CODES, orders(2, N), max(N // 4, 1))
+    loss = mae(standardise(pixels, valid, RECORD), valid, CODES, Mask(orders(2, N), max(N // 4, 1)))
     assert (loss.count_B == (N - max(N // 4, 1)) * SIDE**2 * 4).all()
     assert torch.isfinite(loss.mean())
 
@@ -75,16 +76,16 @@ def test_predictions_do_not_depend_on_hidden_patches_nor_on_other_tiles(embeddin
     mae, order = tiny_mae(embedding), orders(2, 12)
     patches, valid, shape = inputs()
     wanted = order[:, 4:]
-    first = mae.predict(patches, valid, CODES, order, 4, wanted, shape)
+    first = mae.predict(patches, valid, CODES, Mask(order, 4), wanted, shape)
     changed = patches.clone()
     for tile in range(2):
         changed[tile, order[tile, 4:]] = torch.nan  # the encoder never touches them
-    assert torch.equal(first, mae.predict(changed, valid, CODES, order, 4, wanted, shape))
-    alone = mae.predict(patches[:1], valid[:1], CODES, order[:1], 4, wanted[:1], shape)
+    assert torch.equal(first, mae.predict(changed, valid, CODES, Mask(order, 4), wanted, shape))
+    alone = mae.predict(patches[:1], valid[:1], CODES, Mask(order[:1], 4), wanted[:1], shape)
     torch.testing.assert_close(first[:1], alone, atol=1e-5, rtol=0)
     changed = patches.clone()
     changed[0, order[0, 0]] += 1
-    moved = mae.predict(changed, valid, CODES, order, 4, wanted, shape)
+    moved = mae.predict(changed, valid, CODES, Mask(order, 4), wanted, shape)
     assert (moved[0] - first[0]).abs().max() > 1e-4
     assert torch.equal(moved[1], first[1])
 
@@ -95,10 +96,10 @@ def test_predictions_belong_to_places_and_not_to_the_order_of_asking():
     order = orders(1, 12)
     other = torch.cat([order[:, [3, 1, 0, 2]], order[:, 4:].flip(1)], 1)  # the same mask, listed otherwise
     everywhere = torch.arange(12)[None]
-    first = mae.predict(patches, valid, CODES, order, 4, everywhere, shape)
-    second = mae.predict(patches, valid, CODES, other, 4, everywhere, shape)
+    first = mae.predict(patches, valid, CODES, Mask(order, 4), everywhere, shape)
+    second = mae.predict(patches, valid, CODES, Mask(other, 4), everywhere, shape)
     torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
-    some = mae.predict(patches, valid, CODES, order, 4, torch.tensor([[7, 2]]), shape)
+    some = mae.predict(patches, valid, CODES, Mask(order, 4), torch.tensor([[7, 2]]), shape)
     torch.testing.assert_close(some, first[:, [7, 2]], atol=1e-5, rtol=0)
     assert (first[:, 7] - first[:, 2]).abs().max() > 1e-3
 
@@ -165,5 +166,5 @@ def test_blocks_add_in_full_precision_whatever_is_added_to_the_tokens(kind, posi
         block.register_forward_hook(lambda module, given, out: found.update((given[0].dtype, out.dtype)))
     pixels, valid = tiles(2, 16, 16)
     with torch.autocast("cpu", torch.bfloat16):
-        mae(standardise(pixels, valid, RECORD), valid, CODES, orders(2, 16), 4)
+        mae(standardise(pixels, valid, RECORD), valid, CODES, Mask(orders(2, 16), 4))
     assert found == {torch.float32}

@@ -8,6 +8,7 @@ from tiny_models import ONE_TOKEN, RECORD, SIDE, TARGETS, orders, tiles, tiny_ma
 
 from geomae.models.band_embedding import band_codes
 from geomae.models.folder import standardise, to_physical
+from geomae.models.masking import Mask
 from geomae.models.patches import patchify, take
 
 CODES = band_codes(RECORD.bands)
@@ -18,7 +19,7 @@ def loss_and_gradients(mae, pixels_BCHW, valid_BCHW, precision):
     """The loss per tile and the gradient of every parameter, through the same calls as a training step."""
     autocast = torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
     with autocast:
-        loss = mae(standardise(pixels_BCHW, valid_BCHW, RECORD), valid_BCHW, CODES, orders(2, 12), 4)
+        loss = mae(standardise(pixels_BCHW, valid_BCHW, RECORD), valid_BCHW, CODES, Mask(orders(2, 12), 4))
         gradients = torch.autograd.grad(loss.sum_B.sum() / loss.count_B.sum(), list(mae.parameters()))
     return [loss.sum_B, loss.count_B, *gradients]
 
@@ -45,7 +46,9 @@ def test_invalid_pixels_change_neither_loss_nor_gradient_by_a_bit(embedding, tar
 def test_the_model_itself_ignores_invalid_pixels_that_were_not_standardised(embedding):
     mae = tiny_mae(embedding, "patch-band")
     pixels, valid = tiles(gaps=0.2)
-    results = [mae(pixels.masked_fill(~valid, fill), valid, CODES, orders(2, 12), 4).sum_B for fill in (0.0, *FILLS)]
+    results = [
+        mae(pixels.masked_fill(~valid, fill), valid, CODES, Mask(orders(2, 12), 4)).sum_B for fill in (0.0, *FILLS)
+    ]
     assert all(torch.equal(results[0], one) for one in results)
 
 
@@ -65,9 +68,10 @@ def test_sums_and_counts_add_over_tiles(target):
     mae = tiny_mae("spectral", target)
     pixels, valid = tiles(3, gaps=0.3)
     order = orders(3, 12)
-    whole = mae(standardise(pixels, valid, RECORD), valid, CODES, order, 4)
+    whole = mae(standardise(pixels, valid, RECORD), valid, CODES, Mask(order, 4))
     single = [
-        mae(standardise(pixels[[i]], valid[[i]], RECORD), valid[[i]], CODES, order[[i]], 4) for i in range(len(pixels))
+        mae(standardise(pixels[[i]], valid[[i]], RECORD), valid[[i]], CODES, Mask(order[[i]], 4))
+        for i in range(len(pixels))
     ]
     torch.testing.assert_close(whole.sum_B, torch.cat([one.sum_B for one in single]), rtol=1e-5, atol=1e-5)
     assert torch.equal(whole.count_B, torch.cat([one.count_B for one in single]))
@@ -82,10 +86,10 @@ def test_gradients_of_passes_add_to_that_of_the_batch():
     inputs, order = standardise(pixels, valid, RECORD), orders(4, 12)
 
     def gradients(rows, count):
-        loss = mae(inputs[rows], valid[rows], CODES, order[rows], 4)
+        loss = mae(inputs[rows], valid[rows], CODES, Mask(order[rows], 4))
         return torch.autograd.grad(loss.sum_B.sum() / count, list(mae.parameters()))
 
-    count = mae(inputs, valid, CODES, order, 4).count_B.sum()
+    count = mae(inputs, valid, CODES, Mask(order, 4)).count_B.sum()
     whole = gradients(slice(None), count)
     parts = [gradients(slice(start, start + 2), count) for start in (0, 2)]
     for all_at_once, first, second in zip(whole, *parts, strict=True):
@@ -97,7 +101,7 @@ def test_nothing_valid_and_hidden_is_a_loss_of_zero_with_zero_gradient():
     pixels, valid = tiles()
     found = loss_and_gradients(mae, pixels, torch.zeros_like(valid), "32")
     assert all(torch.isfinite(one).all() for one in found[:2])
-    assert mae(pixels, torch.zeros_like(valid), CODES, orders(2, 12), 4).mean() == 0
+    assert mae(pixels, torch.zeros_like(valid), CODES, Mask(orders(2, 12), 4)).mean() == 0
 
 
 def test_standardise_and_its_inverse():

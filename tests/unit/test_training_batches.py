@@ -62,9 +62,12 @@ DRAW = BatchSpec(seed=5, patch=2, rules=MaskRules(0.75), min_valid_patch=0.25, f
 
 def same(one, two):
     """Whether two batches agree in every bit."""
-    tensors = ("pixels_BCHW", "valid_BCHW", "order_BX", "hidden_B")
-    plain = [(batch.dataset, batch.tile_ids, batch.visible) for batch in (one, two)]
-    return plain[0] == plain[1] and all(torch.equal(getattr(one, name), getattr(two, name)) for name in tensors)
+    tensors = ("pixels_BCHW", "valid_BCHW", "hidden_B")
+    plain = [(batch.dataset, batch.tile_ids, batch.mask.visible) for batch in (one, two)]
+    alike = torch.equal(one.mask.order_BX, two.mask.order_BX)
+    return (
+        alike and plain[0] == plain[1] and all(torch.equal(getattr(one, name), getattr(two, name)) for name in tensors)
+    )
 
 
 def readers_of(index):
@@ -79,11 +82,12 @@ def test_ranks_together_see_what_one_rank_would(index):
         for ranks in (2, 4):
             parts = [training_batch(readers, order, DRAW, step, rank, ranks) for rank in range(ranks)]
             assert sum((part.tile_ids for part in parts), ()) == whole.tile_ids
-            for name in ("pixels_BCHW", "valid_BCHW", "order_BX", "hidden_B"):
+            for name in ("pixels_BCHW", "valid_BCHW", "hidden_B"):
                 assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+            assert torch.equal(torch.cat([part.mask.order_BX for part in parts]), whole.mask.order_BX)
         passes = whole.split(4)
         assert [len(part.tile_ids) for part in passes] == [2] * 4
-        assert torch.equal(torch.cat([part.order_BX for part in passes]), whole.order_BX)
+        assert torch.equal(torch.cat([part.mask.order_BX for part in passes]), whole.mask.order_BX)
 
 
 def test_threads_and_restarts_change_nothing(index):
@@ -135,8 +139,8 @@ def test_pixels_validity_and_masks_belong_together(index):
             assert len(fits) == 1
             turns.update(fits)
         share = patchify(batch.valid_BCHW, 2).float().mean((2, 3))
-        assert (take(share, batch.order_BX[:, : batch.visible]) >= 0.25).all()
-        hidden = take(patchify(batch.valid_BCHW, 2), batch.order_BX[:, batch.visible :])
+        assert (take(share, batch.mask.order_BX[:, : batch.mask.visible]) >= 0.25).all()
+        hidden = take(patchify(batch.valid_BCHW, 2), batch.mask.order_BX[:, batch.mask.visible :])
         assert torch.equal(batch.hidden_B, hidden.sum((1, 2, 3)))
     assert len(turns) == 8
 
@@ -184,14 +188,18 @@ def test_fixed_batches_cover_each_tile_once_under_its_own_mask(index, ranks):
     counted = [batch for share in shares for batch, counts in share if counts]
     assert sorted(name for batch in counted for name in batch.tile_ids) == sorted(reader.tile_ids)
     masks = {
-        name: order.tolist() for batch in counted for name, order in zip(batch.tile_ids, batch.order_BX, strict=True)
+        name: order.tolist()
+        for batch in counted
+        for name, order in zip(batch.tile_ids, batch.mask.order_BX, strict=True)
     }
     alone = [next(fixed_batches(reader, 3, [position], DRAW, 1))[0] for position in positions]
-    assert masks == {batch.tile_ids[0]: batch.order_BX[0].tolist() for batch in alone}
+    assert masks == {batch.tile_ids[0]: batch.mask.order_BX[0].tolist() for batch in alone}
     pixels, _ = reader.read(2)
     np.testing.assert_array_equal(alone[2].pixels_BCHW[0].numpy(), pixels)  # unturned
     other_seed = next(fixed_batches(reader, 0, positions, BatchSpec(6, 2, MaskRules(0.75), 0.25, True), 5))[0]
-    assert not torch.equal(other_seed.order_BX, next(fixed_batches(reader, 0, positions, DRAW, 5))[0].order_BX)
+    assert not torch.equal(
+        other_seed.mask.order_BX, next(fixed_batches(reader, 0, positions, DRAW, 5))[0].mask.order_BX
+    )
 
 
 def pooled(index, positions):

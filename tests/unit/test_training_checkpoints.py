@@ -9,6 +9,7 @@ from tiny_models import RECORD, orders, tiles, tiny_mae
 from geomae.errors import CheckpointError
 from geomae.models.band_embedding import band_codes
 from geomae.models.folder import standardise
+from geomae.models.masking import Mask
 from geomae.training.checkpoints import Progress, collect_moments, collect_weights, newest, prune, publish, restore
 from geomae.training.trainer import build_optimizer, decayed, guarded_step
 
@@ -23,7 +24,7 @@ def fresh():
 def step(mae, optimizer, number):
     """One training step whose tiles and rate depend on its number."""
     pixels, valid = tiles(seed=number, gaps=0.1)
-    loss = mae(standardise(pixels, valid, RECORD), valid, band_codes(RECORD.bands), orders(2, 12, number), 4)
+    loss = mae(standardise(pixels, valid, RECORD), valid, band_codes(RECORD.bands), Mask(orders(2, 12, number), 4))
     loss.mean().backward()
     guarded_step(optimizer, 1e-3 / (1 + number), torch.tensor(False))
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_models import RECORD, SIDE, TARGETS, orders, tiles, tiny_mae
 
+from geomae.models.masking import Mask
 from geomae.models.patches import unpatchify
 from geomae.tiles.batches import Batch
 from geomae.training.validation import ValidationScores, evaluate
@@ -19,12 +20,12 @@ def batch_of(count, seed, gaps=0.2):
     pixels, valid = tiles(count, seed=seed, gaps=gaps)
     pixels = pixels.masked_fill(~valid, torch.nan)
     names = tuple(f"{seed}:{i}" for i in range(count))
-    return Batch(0, names, pixels, valid, orders(count, 12, seed), VISIBLE, torch.zeros(count))
+    return Batch(0, names, pixels, valid, Mask(orders(count, 12, seed), VISIBLE), torch.zeros(count))
 
 
 def hidden_pixels(batch):
     """Where pixels are hidden and valid: (B, C, H, W)."""
-    shown = torch.zeros(len(batch.tile_ids), 12, dtype=torch.bool).scatter(1, batch.order_BX[:, :VISIBLE], True)
+    shown = torch.zeros(len(batch.tile_ids), 12, dtype=torch.bool).scatter(1, batch.mask.seen_BV, True)
     return unpatchify(~shown[:, :, None, None].expand(-1, -1, 1, SIDE**2), 4, 3) & batch.valid_BCHW
 
 
@@ -36,7 +37,7 @@ def test_errors_are_root_mean_squares_in_the_unit_of_the_data():
     """A prediction that is one standard deviation off in each band is off by that deviation in reflectance."""
     mae, batches = tiny_mae(), [(batch_of(3, 0), True), (batch_of(2, 1), True)]
 
-    def off_by_one(patches, shown, codes, order, visible, wanted, shape, gsd_m):
+    def off_by_one(patches, shown, codes, mask, wanted, shape, gsd_m):
         truth = torch.stack([tile[places] for tile, places in zip(patches, wanted, strict=True)])
         return truth + 1
 

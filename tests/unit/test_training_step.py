@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from geomae.config import Optimizer, PretrainConfig
 from geomae.errors import TrainingError
 from geomae.models.band_embedding import band_codes
-from geomae.models.folder import standardise
+from geomae.models.folder import sensor_tensors, standardise
+from geomae.models.masking import Mask
 from geomae.training.loop import Clock, StepResult, check_finite
 from geomae.training.trainer import build_optimizer, decayed, guarded_step, learning_rate, plain_name
 
@@ -74,9 +75,9 @@ class NoCopies(TorchDispatchMode):
 
 def test_statistics_are_copied_to_a_device_once():
     pixels, valid = (values.to("meta") for values in tiles())
-    standardise(pixels, valid, RECORD)
+    sensor = sensor_tensors(RECORD, torch.device("meta"))
     with NoCopies():
-        standardise(pixels, valid, RECORD)
+        sensor.standardise(pixels, valid)
     with pytest.raises(AssertionError, match="copy"), NoCopies():
         tiles()[0].to("meta")
 
@@ -96,7 +97,7 @@ def trained():
     inputs, codes = standardise(pixels, valid, RECORD), band_codes(RECORD.bands)
 
     def backward():
-        mae(inputs, valid, codes, orders(2, 12), 4).mean().backward()
+        mae(inputs, valid, codes, Mask(orders(2, 12), 4)).mean().backward()
 
     backward()
     guarded_step(optimizer, 1e-3, torch.tensor(False))
