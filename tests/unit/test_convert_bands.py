@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 from tiny_models import RECORD, SIDE, tiles, tiny_model
 
 from geomae.commands.convert import ConvertOptions, run
+from geomae.encoders import OwnEncoder
 from geomae.errors import CatalogError, ConfigError, GeomaeError, ModelError
 from geomae.models.architecture import Architecture
-from geomae.models.convert import ConversionReport, adapt_bands
+from geomae.models.convert import ConversionReport, adapt_bands, export_model, import_weights
 from geomae.models.convert.state_dicts import fold
 from geomae.models.folder import Model, load_model, save_model
 from geomae.models.mae import MaskedAutoencoder
@@ -313,3 +314,14 @@ def test_within_a_sensor_bands_meet_by_name():
     model = Model(model.mae, (replace(model.record, bands=(moved, *model.record.bands[1:])),))
     _, account = adapted(model, ["B02"])
     assert account.new == []
+
+
+def test_an_export_comes_back_from_python_as_it_was(tmp_path):
+    model = known()
+    report, lines = export_model(model, tmp_path / "vit.safetensors", "timm", OwnEncoder(model).embed, 12)
+    assert report.taken and any("loads strictly" in line for line in lines)
+    back, _ = import_weights(tmp_path / "vit.safetensors")
+    assert back.record == model.record
+    pixels_BCHW, _ = tiles(height=12)
+    ours, theirs = (OwnEncoder(one).embed(pixels_BCHW)[1] for one in (model, back))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)

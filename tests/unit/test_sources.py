@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from geomae.catalog import Catalog, open_catalog
+from geomae.catalog import Catalog, open_catalog, parse_selector
 from geomae.errors import CatalogError
 from geomae.rasters import Window, read, write_cog
-from geomae.tiles.index import build_index
+from geomae.tiles.index import build_index, check_dataset
+from geomae.tiles.selection import evenly_spread
 from geomae.tiles.sources import open_source, prepare
 
 SAMPLE = "sample: {size: 64, scenes: 1}"
@@ -119,3 +120,17 @@ def test_a_tile_without_a_label_has_none(tmp_path: Path) -> None:
 def test_torchgeo_is_not_imported_for_other_sources() -> None:
     code = "import sys, geomae.tiles.sources; sys.exit('torchgeo' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_check_says_how_far_a_data_set_can_be_used(tmp_path: Path) -> None:
+    good = check_dataset(catalog(tmp_path, SAMPLE, "tile: {size: 32}"), "d")
+    assert good.error is None and good.report is not None and good.tiles is not None
+    assert len(good.select(parse_selector("d@train")).tiles or ()) <= len(good.tiles)
+    assert "split 'none' is empty" in str(good.select(parse_selector("d@none")).error)
+    bad = check_dataset(catalog(tmp_path, SAMPLE, "tile: {size: 4096}"), "d")
+    assert bad.tiles is None and "a tile of 4096 pixels is larger" in str(bad.error)
+
+
+def test_positions_are_spread_evenly() -> None:
+    assert evenly_spread(10, 2) == [2, 7]
+    assert evenly_spread(3, 24) == [0, 1, 2]

@@ -168,7 +168,7 @@ def convert_mae(
         check_layout(weights)
         whole = _with_class_position(weights, grid)
         shape = architecture_of(whole, heads, decoder_heads, norm_eps, target, grid)
-        state, account = _translate(whole, shape, bare=whole is not weights)
+        state, report = _translate(whole, shape, bare=whole is not weights)
         mae = MaskedAutoencoder(shape)
         missing = [name for name in mae.state_dict() if name not in state]
         if missing:
@@ -187,7 +187,7 @@ def convert_mae(
     record = SensorRecord(name, "digital_number", None, bands, (0.0,) * len(bands), (1.0,) * len(bands))
     square = math.isqrt(whole["pos_embed"].shape[1] - 1)
     tile = [shape.patch * side for side in grid or (square, square)]
-    return Model(mae.eval(), (record,), {"tile": tile}), account
+    return Model(mae.eval(), (record,), {"tile": tile}), report
 
 
 def _square(table: Tensor) -> tuple[int, int]:
@@ -236,12 +236,12 @@ def _translate(
 ) -> tuple[dict[str, Tensor], ConversionReport]:
     """The weights by our names, in our layout; `bare`: their positions had none for the class token."""
     state: dict[str, Tensor] = {}
-    account = ConversionReport()
+    report = ConversionReport()
     renamed = RENAMED if "norm.weight" in weights else POOLED_NORM | RENAMED
     for key, value in weights.items():
         name = _rename(key, renamed)
         if name is None or (name.startswith("decoder.") and shape.decoder is None):
-            account.left.append(key)
+            report.left.append(key)
             continue
         adapted, how = _adapt(name, value.float(), shape)
         if adapted is not None:
@@ -250,8 +250,8 @@ def _translate(
             how = " (norms every token; timm norms the mean of the tokens, so pooled embeddings differ from timm's)"
         elif key == "pos_embed" and bare:
             how = f"{how[:-1]}; zeros for the class token)"
-        (account.adapted if how else account.taken).append(f"{key}{how}")
-    return state, account
+        (report.adapted if how else report.taken).append(f"{key}{how}")
+    return state, report
 
 
 def _rename(key: str, renamed: dict[str, str]) -> str | None:

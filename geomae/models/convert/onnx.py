@@ -69,7 +69,7 @@ class WholeTiles(nn.Module):
 
 
 def write_onnx(model: Model, path: Path, tile: int | None = None) -> tuple[tuple[int, int], ConversionReport]:
-    """Write the encoder for tiles of `tile` pixels a side to `path`; gives their height and width, and the account.
+    """Write the encoder for tiles of `tile` pixels a side to `path`; gives their height and width, and the report.
 
     The file says its bands, statistics and unit under the metadata key `geomae`. Raises ModelError where a package is
     missing, or for a model that one ONNX file cannot hold.
@@ -105,7 +105,7 @@ def write_onnx(model: Model, path: Path, tile: int | None = None) -> tuple[tuple
     message.metadata_props.add(key="geomae", value=json.dumps(model.record.to_dict()))
     onnx.checker.check_model(message)
     path.write_bytes(message.SerializeToString(deterministic=True))
-    return (height, width), _account(model, rows, cols)
+    return (height, width), _report(model, rows, cols)
 
 
 def check_onnx(
@@ -142,10 +142,10 @@ def _linear_maps(model: Model) -> tuple[Tensor, Tensor]:
     return answers_GND[:, 1:] - answers_GND[:, :1], answers_GND[:, 0]
 
 
-def _account(model: Model, rows: int, cols: int) -> ConversionReport:
+def _report(model: Model, rows: int, cols: int) -> ConversionReport:
     record = model.record
     names = ", ".join(band.name for band in record.bands)
-    account = ConversionReport(
+    report = ConversionReport(
         notes=[
             f"input {INPUT}: {names} of {record.name} in {record.unit}, without gaps; standardised in the graph",
             f"outputs {', '.join(OUTPUTS)}: the mean of the patch embeddings, and those",
@@ -153,16 +153,16 @@ def _account(model: Model, rows: int, cols: int) -> ConversionReport:
     )
     for key in model.mae.state_dict():
         if key.startswith("decoder."):
-            account.left.append(key)
+            report.left.append(key)
         elif key.startswith("encoder.embedding."):
-            account.adapted.append(f"{key} (one linear map of these bands)")
+            report.adapted.append(f"{key} (one linear map of these bands)")
         elif key in ("encoder.cls_token", "encoder.positions.table", "encoder.group_token"):
-            account.adapted.append(f"{key} (added to positions and biases)")
+            report.adapted.append(f"{key} (added to positions and biases)")
         else:
-            account.taken.append(key)
+            report.taken.append(key)
     if model.mae.architecture.positions != "table":
-        account.new.append(f"positions (sines and cosines of {rows} x {cols} patches{scaled(model)})")
-    return account
+        report.new.append(f"positions (sines and cosines of {rows} x {cols} patches{scaled(model)})")
+    return report
 
 
 def _package(name: str) -> Any:

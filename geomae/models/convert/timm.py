@@ -137,21 +137,21 @@ def timm_weights(model: Model, tile: int | None = None) -> tuple[TimmWeights, Co
         )
     rows, cols = export_grid(model, tile)
     state: dict[str, Tensor] = {"pos_embed": position_table(model, rows, cols)[None]}
-    account = ConversionReport(notes=[f"tiles of {rows * shape.patch} x {cols * shape.patch} pixels"])
+    report = ConversionReport(notes=[f"tiles of {rows * shape.patch} x {cols * shape.patch} pixels"])
     for key, value in mae.state_dict().items():
         name = key.removeprefix("encoder.")
         if key.startswith("decoder."):
-            account.left.append(key)
+            report.left.append(key)
         elif key == "encoder.embedding.proj.weight":
-            account.adapted.append(f"{key} (product as a convolution)")
+            report.adapted.append(f"{key} (product as a convolution)")
             state["patch_embed.proj.weight"] = value.reshape(shape.width, shape.bands, shape.patch, shape.patch)
         elif key == "encoder.positions.table":
-            account.adapted.append(f"{key} (pos_embed)")
+            report.adapted.append(f"{key} (pos_embed)")
         else:
-            account.taken.append(key)
+            report.taken.append(key)
             state[name.replace("embedding.", "patch_embed.")] = value
     if shape.positions != "table":
-        account.new.append(f"pos_embed (sines and cosines of {rows} x {cols} patches{scaled(model)})")
+        report.new.append(f"pos_embed (sines and cosines of {rows} x {cols} patches{scaled(model)})")
     preset = next((name for name, size in PRESETS.items() if size == (shape.width, shape.depth, shape.heads)), "base")
     arguments = {
         "img_size": (rows * shape.patch, cols * shape.patch),
@@ -164,7 +164,7 @@ def timm_weights(model: Model, tile: int | None = None) -> tuple[TimmWeights, Co
         "num_classes": 0,
     }
     plain = {name: value.detach().float().cpu().contiguous() for name, value in state.items()}
-    return TimmWeights(plain, NAMES[preset], arguments, shape.norm_eps), account
+    return TimmWeights(plain, NAMES[preset], arguments, shape.norm_eps), report
 
 
 @torch.no_grad()

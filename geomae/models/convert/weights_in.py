@@ -137,26 +137,26 @@ def adapt_bands(
     if record is None:
         record, said = _statistics(offered, bands, matches, sensor, unit)
     state = model.mae.state_dict()
-    account = ConversionReport(notes=[*_band_lines(bands, offered.bands, matches, sources), said])
+    report = ConversionReport(notes=[*_band_lines(bands, offered.bands, matches, sources), said])
     dropped = [one.name for one in model.sensors if one.name != record.name]
     if dropped:
-        account.notes.append(f"sensors left: {', '.join(dropped)}; the new model has the bands of {record.name} alone")
+        report.notes.append(f"sensors left: {', '.join(dropped)}; the new model has the bands of {record.name} alone")
     factor = len(offered.bands) / len(bands)
     for name, share in ((EMBEDDING, factor), (HEAD, 1.0), (HEAD_BIAS, 1.0)):
         if name in state:
             axis = 1 if name == EMBEDDING else 0
             state[name] = _remix(state[name], len(offered.bands), sources, axis) * share
             how = "by band, below" + (f", times {len(offered.bands)}/{len(bands)}" if share != 1 else "")
-            account.adapted.append(f"{name} ({how})")
-            account.new += [
+            report.adapted.append(f"{name} ({how})")
+            report.new += [
                 f"{name}[{band.name}] ({_origin(origin, offered.bands)})"
                 for band, match, origin in zip(bands, matches, sources, strict=True)
                 if match is None
             ]
-    account.taken = [name for name in state if name not in (EMBEDDING, HEAD, HEAD_BIAS)]
+    report.taken = [name for name in state if name not in (EMBEDDING, HEAD, HEAD_BIAS)]
     mae = MaskedAutoencoder(shape.model_copy(update={"bands": len(bands)}))
     mae.load_state_dict(state)
-    return Model(mae.eval(), (record,), dict(model.provenance)), account
+    return Model(mae.eval(), (record,), dict(model.provenance)), report
 
 
 def _records(path: Path, sensor: str) -> list[Mapping[str, Any]]:
