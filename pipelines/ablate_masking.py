@@ -30,12 +30,13 @@ from geomae.config import Frozen, PretrainConfig, load_config
 from geomae.errors import CheckpointError, ConfigError
 from geomae.files import publish_file, write_json
 from geomae.metrics.intervals import FEWEST_GROUPS, group_interval
+from geomae.metrics.reconstruction import TileErrors
 from geomae.models.folder import load_model
 from geomae.runtime.devices import device_for
 from geomae.tracking import resolve_uri, start_run
 from geomae.training.data import Dataset, assemble
 from geomae.training.trainer import batch_spec
-from geomae.training.validation import BASELINES, TileErrors, errors_by_tile
+from geomae.training.validation import BASELINES, errors_by_tile
 from pipelines.ablation_probe import check_probe, probe_models, probe_rows
 from pipelines.effects_figure import Effect, effects_picture
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from geomae import __version__
 from geomae.catalog import Catalog
 from geomae.commands.options import CommonOptions
-from geomae.commands.run import RunFolder, child_of, commit, dataset_record
+from geomae.commands.run import OPENING_S, RunFolder, TrackedRun, dataset_record
 from geomae.config import flatten
 from geomae.evaluation.pretraining_probe import LabelledTiles, probe
 from geomae.files import file_name, write_json
@@ -23,7 +23,7 @@ from geomae.runtime.console import Screen
 from geomae.runtime.devices import Fabric
 from geomae.runtime.signals import Stop
 from geomae.tiles.batches import fixed_batches
-from geomae.tracking import DatasetRecord, Tracker, as_params, resolve_uri, start_run
+from geomae.tracking import DatasetRecord
 from geomae.training import checkpoints
 from geomae.training.data import Dataset, TrainingData
 from geomae.training.job import PretrainJob
@@ -52,16 +52,12 @@ def provenance(job: PretrainJob, data: TrainingData, run_id: str | None) -> dict
     }
 
 
-def tags(job: PretrainJob, data: TrainingData, out: Path) -> dict[str, str]:
-    """What runs are found by."""
+def tags(job: PretrainJob, data: TrainingData) -> dict[str, str]:
+    """What a training is searched by in MLflow, beside what every run has."""
     return {
-        "geomae.version": __version__,
-        "geomae.commit": commit(),
-        "geomae.command": "pretrain",
         "geomae.catalogue_digest": data.catalogue_digest,
         "geomae.sensors": ", ".join(record.name for record in data.sensors),
         "geomae.model_size": job.config.preset,
-        "geomae.out": str(out),
     }
 
 
@@ -144,10 +140,7 @@ def _picture(model: Model, one: Dataset, number: int, job: PretrainJob) -> list[
     return pictures
 
 
-OPENING_S = 100.0  # MLflow's import alone takes long on a busy machine; a store that fails is not waited for
-
-
-class Reporter:
+class Reporter(TrackedRun):
     """Reports a training. Every rank has one, because weights are gathered from all; rank 0 alone writes."""
 
     def __init__(
@@ -162,16 +155,11 @@ class Reporter:
         probed: LabelledTiles | None = None,
         register: str | None = None,
     ) -> None:
-        self.folder, self.common, self.job, self.catalog, self.data = folder, common, job, catalog, data
-        self.screen, self.leads, self.probed = screen, fabric.is_global_zero, probed
-        self.register = register
-        self.tracker = Tracker(None)
-        # A resumed run goes on where it was tracked, whatever folder the command is called from.
-        self.uri = resolve_uri(common.tracking_uri or folder.tracked_uri())
+        super().__init__("pretrain", common, screen, folder, leads=fabric.is_global_zero)
+        self.job, self.catalog, self.data, self.probed, self.register = job, catalog, data, probed, register
         self._started = time.monotonic()
         self._waited_s = self._trained_s = 0.0
         self._tiles = 0
-        self._killed = False
 
     def __enter__(self) -> "Reporter":
         if not self.leads:
@@ -182,17 +170,8 @@ class Reporter:
             name: index.report.to_dict() | {"left_out": index.left_out} for name, index in self.data.indexes.items()
         }
         write_json(self.folder.path / "audit.json", audits)
-        known = self.folder.tracked(self.uri)
-        self.tracker = start_run(
-            self.uri,
-            self.common.experiment,
-            self.common.run_name or self.folder.path.name,
-            run_id=known,
-            tags=tags(self.job, self.data, self.folder.path) | child_of(self.common.parent_run),
-            params=as_params(parameters(self.job, self.data)),
-            datasets=dataset_records(self.catalog, self.data),
-            warn=self.screen.warn,
-        )
+        params, datasets = parameters(self.job, self.data), dataset_records(self.catalog, self.data)
+        self.begin_tracking(params, datasets, tags(self.job, self.data))
         write_json(self.folder.path / "catalogue.json", entries(self.catalog, self.data))
         for name in ("run.json", "audit.json", "catalogue.json"):
             self.tracker.log_artifact(self.folder.path / name)
@@ -202,11 +181,7 @@ class Reporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.screen.close()
-        self._remember_run()
-        stopped = self._killed or (kind is not None and not issubclass(kind, Exception))
-        self.tracker.finish("KILLED" if stopped else "FINISHED" if kind is None else "FAILED")
-        self._remember_run()
+        self.end_tracking(kind)
 
     def begin(self, trainer: Trainer) -> None:
         """Say what begins, and drop the figures of steps that will be computed again."""
@@ -237,13 +212,11 @@ class Reporter:
                 self._probe(event.step, model)
             if event.picture:
                 self._draw(event.step, model)
-        self._remember_run()
+        self.remember_tracking()
 
     def stopped(self, trainer: Trainer, stop: Stop) -> None:
         """Say how to go on."""
-        self._killed = True
-        self.screen.close()
-        self.screen.say(f"stopped after step {trainer.progress.step}; go on with --resume {self.folder.path}")
+        self.end_stopped(f"stopped after step {trainer.progress.step}; go on with --resume {self.folder.path}")
 
     def finish(self, trainer: Trainer) -> None:
         """The last validation with baselines, the model folder, pictures and the summary."""
@@ -261,9 +234,9 @@ class Reporter:
         curve = {"training": "train/loss", "validation": f"loss/{next(iter(scores), '')}"}
         loss_curve(self.folder.pictures / "loss.png", history, **curve)
         metrics = self._probe(trainer.config.steps, model)
-        for name, found in scores.items():
-            metrics |= found.metrics(name)
-            self._table(name, found)
+        for name, one in scores.items():
+            metrics |= one.metrics(name)
+            self._table(name, one)
         if self._trained_s:
             metrics["run/tiles_per_s"] = self._tiles / self._trained_s
             metrics["run/data_wait_share"] = self._waited_s / self._trained_s
@@ -277,16 +250,9 @@ class Reporter:
         self.tracker.log_artifact(self.folder.pictures / "loss.png", "pictures")
         if self.register:
             self.tracker.register_model(self.register)
-        self._remember_run()
-        summary = {
-            "command": "pretrain",
-            "run_id": self.tracker.run_id,
-            "out": self.folder.path,
-            "metrics": metrics,
-            "inputs": {**self.job.params(), "data_digest": self.data.digest, "notes": self.data.notes},
-        }
-        write_json(self.folder.path / "summary.json", summary)
-        self.tracker.log_artifact(self.folder.path / "summary.json")
+        self.remember_tracking()
+        inputs = {**self.job.params(), "data_digest": self.data.digest, "notes": self.data.notes}
+        self.tracker.log_artifact(self.write_summary(self.tracker.run_id, metrics, inputs))
         self.screen.result(f"model: {self.folder.model}")
 
     def _figures(self, trainer: Trainer, step: int, figures: dict[str, float]) -> None:
@@ -305,7 +271,7 @@ class Reporter:
     def _scores(self, step: int, scores: dict[str, ValidationScores]) -> None:
         if not self.leads:
             return
-        named = {key: value for name, found in scores.items() for key, value in found.metrics(name).items()}
+        named = {key: value for name, one in scores.items() for key, value in one.metrics(name).items()}
         self.folder.log(step, named)
         self.tracker.log_metrics(named, step)
 
@@ -328,21 +294,16 @@ class Reporter:
         figures = probe(model, self.probed)
         self.folder.log(step, figures)
         self.tracker.log_metrics(figures, step)
-        found = ", ".join(f"{name.split('/')[1]} {value:.3f}" for name, value in figures.items())
-        self.screen.say(f"probe of {self.probed.name} after step {step}: {found}")
+        listed = ", ".join(f"{name.split('/')[1]} {value:.3f}" for name, value in figures.items())
+        self.screen.say(f"probe of {self.probed.name} after step {step}: {listed}")
         return figures
 
-    def _table(self, name: str, found: ValidationScores) -> None:
-        header = [f"RMSE ({self._unit(name)})", *found.rmse]
-        rows = [[band, *(f"{values[c]:.4g}" for values in found.rmse.values())] for c, band in enumerate(found.bands)]
-        rows.append(["mean over bands", *(f"{found.mean(one):.4g}" for one in found.rmse)])
-        ratios = ["model / baseline", "", *(f"{found.mean('model') / found.mean(one):.3f}" for one in BASELINES)]
-        self.screen.table(f"{name}: {found.tiles} tiles, hidden valid pixels", header, [*rows, ratios])
+    def _table(self, name: str, scores: ValidationScores) -> None:
+        header = [f"RMSE ({self._unit(name)})", *scores.rmse]
+        rows = [[band, *(f"{values[c]:.4g}" for values in scores.rmse.values())] for c, band in enumerate(scores.bands)]
+        rows.append(["mean over bands", *(f"{scores.mean(one):.4g}" for one in scores.rmse)])
+        ratios = ["model / baseline", "", *(f"{scores.mean('model') / scores.mean(one):.3f}" for one in BASELINES)]
+        self.screen.table(f"{name}: {scores.tiles} tiles, hidden valid pixels", header, [*rows, ratios])
 
     def _unit(self, name: str) -> str:
         return next(one.record.unit for one in self.data.validation if one.name == name)
-
-    def _remember_run(self) -> None:
-        run_id = self.tracker.run_id
-        if self.leads and run_id is not None and self.folder.tracked(self.uri) != run_id:
-            self.folder.remember_tracking(self.uri, run_id)

@@ -185,7 +185,72 @@ def lock(folder: RunFolder) -> IO[str]:
 OPENING_S = 100.0  # MLflow's import alone takes long on a busy machine; a store that fails is not waited for
 
 
-class AnalysisRun:
+class TrackedRun:
+    """A run's folder and its run in MLflow: begun, remembered for a resume, and ended as the work ended.
+
+    With several ranks each has one, and the one that `leads` writes.
+    """
+
+    def __init__(
+        self, command: str, common: CommonOptions, screen: Screen, folder: RunFolder, *, leads: bool = True
+    ) -> None:
+        self.command, self.common, self.screen, self.folder, self.leads = command, common, screen, folder, leads
+        self.tracker = Tracker(None)
+        self._uri = ""
+        self._stopped = False
+
+    @property
+    def out(self) -> Path:
+        """The folder of the results."""
+        return self.folder.path
+
+    def begin_tracking(
+        self, params: Mapping[str, Any], datasets: Sequence[DatasetRecord], tags: Mapping[str, str]
+    ) -> None:
+        """Begin the run in MLflow, or go on with the one of this folder; returns at once."""
+        # A run goes on where it was tracked, whatever folder the command is called from.
+        self._uri = resolve_uri(self.common.tracking_uri or self.folder.tracked_uri())
+        usual = {"geomae.version": __version__, "geomae.commit": commit(), "geomae.command": self.command}
+        self.tracker = start_run(
+            self._uri,
+            self.common.experiment,
+            self.common.run_name or self.out.name,
+            run_id=self.folder.tracked(self._uri),
+            tags=usual | {"geomae.out": str(self.out)} | child_of(self.common.parent_run) | dict(tags),
+            params=as_params(params),
+            datasets=datasets,
+            warn=self.screen.warn,
+        )
+
+    def remember_tracking(self) -> None:
+        """Keep which run in MLflow this folder belongs to, as soon as it is known, so that it is gone on with."""
+        run_id = self.tracker.run_id
+        if self.leads and run_id is not None and self.folder.tracked(self._uri) != run_id:
+            self.folder.remember_tracking(self._uri, run_id)
+
+    def end_stopped(self, how_to_go_on: str) -> None:
+        """Say how to go on; the run in MLflow will end as stopped."""
+        self._stopped = True
+        self.screen.close()
+        self.screen.say(how_to_go_on)
+
+    def write_summary(self, run_id: str | None, metrics: Mapping[str, float], inputs: Mapping[str, Any]) -> Path:
+        """Publish `summary.json`, which marks the end of the run. Returns its name."""
+        path = self.out / "summary.json"
+        summary = {"command": self.command, "run_id": run_id, "out": self.out, "metrics": metrics, "inputs": inputs}
+        write_json(path, summary)
+        return path
+
+    def end_tracking(self, kind: type[BaseException] | None) -> None:
+        """End the run in MLflow as the work ended: `kind` is the exception that was raised, if one was."""
+        self.screen.close()
+        self.remember_tracking()
+        stopped = self._stopped or (kind is not None and not issubclass(kind, Exception))
+        self.tracker.finish("KILLED" if stopped else "FINISHED" if kind is None else "FAILED")
+        self.remember_tracking()
+
+
+class AnalysisRun(TrackedRun):
     """One run of a command in its folder. `params` are what decides the result, as JSON.
 
     A folder of the same command with the same parameters is gone on with, so that what was computed is not computed
@@ -195,53 +260,31 @@ class AnalysisRun:
     def __init__(
         self, command: str, common: CommonOptions, params: Mapping[str, Any], screen: Screen, out: Path
     ) -> None:
-        self.command, self.common, self.screen = command, common, screen
+        super().__init__(command, common, screen, RunFolder(out))
         self.params: dict[str, Any] = {"command": command, "version": __version__, **params, "seed": common.seed}
-        self.folder = RunFolder(out)
-        self.tracker = Tracker(None)
-        self._stopped = False
         self._stack = contextlib.ExitStack()
-
-    @property
-    def out(self) -> Path:
-        """The folder of the results."""
-        return self.folder.path
 
     def track(self, datasets: Sequence[DatasetRecord] = (), tags: Mapping[str, str] | None = None) -> None:
         """Begin the run in MLflow; returns at once."""
-        uri = self._uri()
-        usual = {"geomae.version": __version__, "geomae.commit": commit(), "geomae.command": self.command}
-        self.tracker = start_run(
-            uri,
-            self.common.experiment,
-            self.common.run_name or self.out.name,
-            run_id=self.folder.tracked(uri),
-            tags=usual | {"geomae.out": str(self.out)} | child_of(self.common.parent_run) | dict(tags or {}),
-            params=as_params(self.params),
-            datasets=datasets,
-            warn=self.screen.warn,
-        )
+        self.begin_tracking(self.params, datasets, tags or {})
         self.tracker.log_artifact(self.out / "run.json")
 
     def step(self, what: str, done: int, total: int, figures: str = "") -> None:
         """Show how far the work is."""
         self.screen.step(what, done, total, figures)
-        self._remember()
+        self.remember_tracking()
 
     def stopped(self) -> None:
         """Say how to go on; the run in MLflow ends as stopped."""
-        self._stopped = True
-        self.screen.close()
-        self.screen.say(f"stopped; the same command with --out {self.out} goes on")
+        self.end_stopped(f"stopped; the same command with --out {self.out} goes on")
 
     def finish(self, metrics: Mapping[str, float], inputs: Mapping[str, Any], artifacts: Sequence[Path] = ()) -> None:
         """Publish `summary.json`; log the figures and the files (a folder keeps its name)."""
         self.tracker.log_metrics(metrics, 0)
         run_id = self.tracker.wait_run_id(OPENING_S)
-        self._remember()
-        summary = {"command": self.command, "run_id": run_id, "out": self.out, "metrics": metrics}
-        write_json(self.out / "summary.json", summary | {"inputs": {**self.params, **inputs}})
-        for path in (*artifacts, self.out / "summary.json"):
+        self.remember_tracking()
+        summary = self.write_summary(run_id, metrics, {**self.params, **inputs})
+        for path in (*artifacts, summary):
             if path.is_dir():
                 self.tracker.log_artifacts(path, path.name)
             else:
@@ -260,22 +303,8 @@ class AnalysisRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.screen.close()
-        if self._stopped:
-            self.tracker.finish("KILLED")
-        else:
-            self.tracker.__exit__(kind, error, trace)
-        self._remember()
+        self.end_tracking(kind)
         self._stack.close()
-
-    def _remember(self) -> None:
-        """Keep which run in MLflow this folder belongs to, as soon as it is known, so that it is gone on with."""
-        run_id = self.tracker.run_id
-        if run_id is not None and self.folder.tracked(self._uri()) != run_id:
-            self.folder.remember_tracking(self._uri(), run_id)
-
-    def _uri(self) -> str:
-        return resolve_uri(self.common.tracking_uri or self.folder.tracked_uri())
 
     def _check_same(self, stored: Mapping[str, Any]) -> None:
         old, new = as_params(stored), as_params(self.params)

@@ -33,13 +33,14 @@ from geomae.evaluation.probe_data import (
 from geomae.evaluation.probing import PredictionKey
 from geomae.metrics.intervals import FEWEST_GROUPS, group_interval, percentile_interval, resample_groups
 from geomae.metrics.predictions import ALL, Codes, Floats, Measure
+from geomae.metrics.reconstruction import TileErrors
 from geomae.models.folder import Model
 from geomae.runtime.devices import Compute
 from geomae.runtime.signals import Stop
 from geomae.tiles.selection import Selection, check_no_pixel_overlap, share_bands
 from geomae.training.adaptation import AdaptationDomain, AdaptationDomains, AdaptedModel, training_config
 from geomae.training.trainer import batch_spec
-from geomae.training.validation import BASELINES, MODEL, TileErrors, errors_by_tile
+from geomae.training.validation import BASELINES, MODEL, errors_by_tile
 
 BEFORE, AFTER = "before", "after"
 PROBE_BASELINES = ("baseline:statistics", "baseline:rcf")

@@ -1,6 +1,7 @@
 """How far a reconstruction is from the truth: sums per tile first, figures from sums, so that tiles can be reweighted.
 
-T tiles (or groups, or resamples of them), B tiles of a batch, C bands, H W pixels, I indices, G groups, R resamples
+T tiles (or groups, or resamples of them), B tiles of a batch, C bands, H W pixels, I indices, G groups, R resamples,
+M patches, P pixels of a patch in one band, K predictions
 """
 
 from collections.abc import Sequence
@@ -149,6 +150,33 @@ DATA_RANGE_STD = 6.0  # the data range of PSNR and SSIM: mean -+ 3 standard devi
 
 
 @dataclass(frozen=True)
+class TileErrors:
+    """Sums of squared errors (T, C) per name of a prediction, in squared units of the data set, and pixels (T, C)."""
+
+    squares_TC: dict[str, Floats]
+    pixels_TC: Floats
+
+    def of_bands(self, places: Sequence[int]) -> "TileErrors":
+        """Those of some bands."""
+        chosen = list(places)
+        return TileErrors(
+            {name: values[:, chosen] for name, values in self.squares_TC.items()}, self.pixels_TC[:, chosen]
+        )
+
+    def rmse(self, name: str, weight_T: Floats | None = None) -> float:
+        """Mean of the RMSE over the bands that have a pixel; NaN where none has.
+
+        `weight_T` says how often each tile counts.
+        """
+        weight_T = np.ones(len(self.pixels_TC)) if weight_T is None else weight_T
+        pixels_C = weight_T @ self.pixels_TC
+        known_C = pixels_C > 0
+        if not known_C.any():
+            return float("nan")
+        return float(np.sqrt((weight_T @ self.squares_TC[name])[known_C] / pixels_C[known_C]).mean())
+
+
+@dataclass(frozen=True)
 class ErrorSums:
     """Sums over the counted pixels of each tile, by band (T, C), across bands (T, 1) and by index (T, I)."""
 
@@ -186,6 +214,15 @@ class ErrorSums:
     def joined(cls, parts: Sequence["ErrorSums"]) -> "ErrorSums":
         """The tiles of all parts, in order."""
         return cls(**{one.name: np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls)})
+
+
+def sum_squares(predictions: Sequence[Tensor], truth_BMCP: Tensor, counted_BMCP: Tensor, exact: torch.dtype) -> Tensor:
+    """Per prediction, tile and band the sum of squared errors over the counted pixels of patches: (K + 1, B, C).
+
+    The last row counts the pixels. Sums are taken in `exact`, float64 where the device has it.
+    """
+    sums = [(one - truth_BMCP).where(counted_BMCP, 0).square().to(exact).sum((1, 3)) for one in predictions]
+    return torch.stack([*sums, counted_BMCP.sum((1, 3)).to(exact)])
 
 
 def error_sums(

@@ -3,14 +3,14 @@
 T tiles of a data set, B of a batch, C bands, N patches, M hidden patches, P pixels of a patch in one band
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from geomae.metrics.reconstruction import TileErrors, sum_squares
 from geomae.models.folder import Model, SensorTensors, sensor_tensors
 from geomae.models.inpainting import mean_by_distance, mean_of_nearest, mean_of_visible
 from geomae.models.mae import Loss, MaskedAutoencoder, cut_tiles
@@ -21,33 +21,6 @@ from geomae.training.data import Dataset
 
 MODEL = "model"  # the name of what the model itself predicts
 BASELINES = ("baseline:mean", "baseline:nearest", "baseline:idw-patch")
-
-
-@dataclass(frozen=True)
-class TileErrors:
-    """Sums of squared errors (T, C) per name of a prediction, in squared units of the data set, and pixels (T, C)."""
-
-    squares_TC: dict[str, NDArray[np.float64]]
-    pixels_TC: NDArray[np.float64]
-
-    def of_bands(self, places: Sequence[int]) -> "TileErrors":
-        """Those of some bands."""
-        chosen = list(places)
-        return TileErrors(
-            {name: values[:, chosen] for name, values in self.squares_TC.items()}, self.pixels_TC[:, chosen]
-        )
-
-    def rmse(self, name: str, weight_T: NDArray[np.float64] | None = None) -> float:
-        """Mean of the RMSE over the bands that have a pixel; NaN where none has.
-
-        `weight_T` says how often each tile counts.
-        """
-        weight_T = np.ones(len(self.pixels_TC)) if weight_T is None else weight_T
-        pixels_C = weight_T @ self.pixels_TC
-        known_C = pixels_C > 0
-        if not known_C.any():
-            return float("nan")
-        return float(np.sqrt((weight_T @ self.squares_TC[name])[known_C] / pixels_C[known_C]).mean())
 
 
 @dataclass(frozen=True)
@@ -154,5 +127,4 @@ def _errors(
         predictions.append(take(mean_of_visible(patches_BNCP, seen_BNCP), wanted_BM))
         predictions.append(take(mean_of_nearest(patches_BNCP, seen_BNCP, cols), wanted_BM))
         predictions.append(take(mean_by_distance(patches_BNCP, seen_BNCP, cols), wanted_BM))
-    sums = [(one - truth).where(scored, 0).square().to(exact).sum((1, 3)) for one in predictions]
-    return loss, torch.stack([*sums, scored.sum((1, 3)).to(exact)])
+    return loss, sum_squares(predictions, truth, scored, exact)
