@@ -9,7 +9,7 @@ from typing import Any
 
 from geomae import __version__
 from geomae.catalog import Catalog
-from geomae.commands.run import OPENING_S, AnalysisRun, Session, commit
+from geomae.commands.run import OPENING_S, AnalysisRun, Session
 from geomae.config import AdaptConfig
 from geomae.evaluation.before_after import AFTER, BEFORE, AdaptationResult, ErrorChange, Estimate
 from geomae.evaluation.probe_data import describe_scoring
@@ -21,6 +21,7 @@ from geomae.models.trainable import Share
 from geomae.reports.domain_figures import Line, adaptation_curve, changes_picture
 from geomae.reports.page import Figure, Page, Section, Table, write_page
 from geomae.reports.probe_figures import metric_name
+from geomae.tracking import commit
 from geomae.training.adaptation import AdaptationDomains, AdaptedModel, adapted_provenance
 from geomae.training.loop import Event
 from geomae.training.validation import BASELINES

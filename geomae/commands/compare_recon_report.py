@@ -11,7 +11,7 @@ import numpy as np
 
 from geomae import __version__
 from geomae.catalog.splits import TRAIN
-from geomae.commands.run import AnalysisRun, Session, commit
+from geomae.commands.run import AnalysisRun, Session
 from geomae.evaluation.reconstruction import (
     MASKED,
     VISIBLE,
@@ -52,6 +52,7 @@ from geomae.reports.reconstruction_figures import (
 )
 from geomae.runtime.console import Screen
 from geomae.tiles.selection import Selection
+from geomae.tracking import commit
 
 VALUES, DIFFERENCES = "reconstruction.csv", "differences.csv"
 METRIC_TITLES = {

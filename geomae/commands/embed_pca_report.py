@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from geomae import __version__
-from geomae.commands.run import AnalysisRun, commit
+from geomae.commands.run import AnalysisRun
 from geomae.encoders import Encoder
 from geomae.encoders.extraction import EncoderTiles, shapes
 from geomae.encoders.selections import Embedded, identity
@@ -32,6 +32,7 @@ from geomae.reports.pca_figures import colour_columns, pca_scatter, pca_scree
 from geomae.reports.pca_maps import SceneMap, write_map
 from geomae.runtime.devices import Compute
 from geomae.tiles.selection import Selection
+from geomae.tracking import commit
 
 MOST_MAPS = 24  # in the page; the folder has all
 

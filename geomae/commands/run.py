@@ -2,10 +2,8 @@
 
 import contextlib
 import fcntl
-import functools
 import json
 import os
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,29 +27,7 @@ from geomae.runtime.signals import Stop
 from geomae.sensors.record import SensorRecord
 from geomae.tiles.index import TileIndex
 from geomae.tiles.selection import Selection, select_tiles
-from geomae.tracking import DatasetRecord, Tracker, as_params, resolve_uri, start_run, without_password
-
-
-@functools.cache
-def commit() -> str:
-    """The commit of a checkout, `unknown` for an installed package."""
-    try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return answer.stdout.strip()
-
-
-def child_of(parent_run: str | None) -> dict[str, str]:
-    """The tag by which MLflow shows a run below the study that it belongs to."""
-    return {"mlflow.parentRunId": parent_run} if parent_run else {}
+from geomae.tracking import DatasetRecord, Tracker, as_params, commit, resolve_uri, start_run, without_password
 
 
 @dataclass(frozen=True)
@@ -211,12 +187,14 @@ class TrackedRun:
         # A run goes on where it was tracked, whatever folder the command is called from.
         self._uri = resolve_uri(self.common.tracking_uri or self.folder.tracked_uri())
         usual = {"geomae.version": __version__, "geomae.commit": commit(), "geomae.command": self.command}
+        parent = self.common.parent_run  # by this tag MLflow shows a run below the study that it belongs to
+        study = {"mlflow.parentRunId": parent} if parent else {}
         self.tracker = start_run(
             self._uri,
             self.common.experiment,
             self.common.run_name or self.out.name,
             run_id=self.folder.tracked(self._uri),
-            tags=usual | {"geomae.out": str(self.out)} | child_of(self.common.parent_run) | dict(tags),
+            tags=usual | {"geomae.out": str(self.out)} | study | dict(tags),
             params=as_params(params),
             datasets=datasets,
             warn=self.screen.warn,

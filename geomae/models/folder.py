@@ -81,14 +81,14 @@ class Model:
 
     def for_sensor(self, name: str, bands: tuple[str, ...] | None = None) -> "Model":
         """This model for the sensor `name`, and for these of its bands in this order. Weights are shared."""
-        found = next((one for one in self.sensors if one.name == name), None)
-        if found is None:
-            known = nearest(name, [one.name for one in self.sensors])
-            raise ModelError(f"the model has no statistics for sensor {name!r}; {known}")
-        record = found if bands is None else found.select(bands)
-        if self.mae.architecture.embedding != "spectral" and record.bands != found.bands:
+        known = next((one for one in self.sensors if one.name == name), None)
+        if known is None:
+            remedy = nearest(name, [one.name for one in self.sensors])
+            raise ModelError(f"the model has no statistics for sensor {name!r}; {remedy}")
+        record = known if bands is None else known.select(bands)
+        if self.mae.architecture.embedding != "spectral" and record.bands != known.bands:
             raise ModelError(
-                f"a {self.mae.architecture.embedding} embedding needs its {len(found.bands)} bands in the order it was "
+                f"a {self.mae.architecture.embedding} embedding needs its {len(known.bands)} bands in the order it was "
                 "trained with; `spectral` takes any"
             )
         return self.using(record)

@@ -52,15 +52,15 @@ def add_low_rank(module: nn.Module, rank: int) -> None:
 
 def merged(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict in which every correction is added to its weights: that of a model without any."""
-    found = {name: value for name, value in weights.items() if not name.endswith((f".{DOWN}", f".{UP}"))}
+    merged_weights = {name: value for name, value in weights.items() if not name.endswith((f".{DOWN}", f".{UP}"))}
     for name, down_RI in weights.items():
         if name.endswith(f".{DOWN}"):
             place = name.removesuffix(DOWN)
             weight_OI = weights[place + "weight"]
             # In float64: the sum is rounded once.
             change_OI = SCALE * weights[place + UP].double() @ down_RI.double()
-            found[place + "weight"] = (weight_OI.double() + change_OI).to(weight_OI.dtype)
-    return found
+            merged_weights[place + "weight"] = (weight_OI.double() + change_OI).to(weight_OI.dtype)
+    return merged_weights
 
 
 METHODS = ("full", "last-blocks", "lora", "norm")

@@ -86,18 +86,18 @@ class TileReader:
         Tiles of one scene that follow each other and fill their common window are read as that window: the bits are
         the same, and most of the work per tile is saved.
         """
-        found = []
+        tiles = []
         for scene, group in itertools.groupby(positions, key=lambda position: int(self._place[position, 0])):
             together = list(group)
             window = self._common(together)
             if self._room or self._kept or window is None:
-                found += [self.read(position) for position in together]
+                tiles += [self.read(position) for position in together]
                 continue
             whole = self._read(scene, window)
             for row, col, size in (self._place[together, 1:] - (window.row, window.col, 0)).tolist():
                 part = np.s_[:, row : row + size, col : col + size]
-                found.append((whole[0][part], whole[1][part]))
-        pixels, valid = zip(*found, strict=True)
+                tiles.append((whole[0][part], whole[1][part]))
+        pixels, valid = zip(*tiles, strict=True)
         return np.stack(pixels), np.stack(valid)
 
     def _common(self, positions: Sequence[int]) -> Window | None:

@@ -5,10 +5,12 @@ background thread of a `Tracker`, MLflow's import (some seconds) included, and t
 """
 
 import atexit
+import functools
 import logging
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +44,23 @@ from geomae.tracking.tracker import (
 
 PARAMS_PER_CALL = 100  # MLflow's limit
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # older interfaces then open on the runs
+
+
+@functools.cache
+def commit() -> str:
+    """The commit of a checkout, `unknown` for an installed package."""
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return answer.stdout.strip()
 
 
 def start_run(

@@ -86,11 +86,11 @@ def newest(folder: Path) -> tuple[Path, Progress] | None:
 
     Raises CheckpointError for one that is incomplete or was altered: going on from an older one silently would hide it.
     """
-    found = sorted(folder.glob("step-*"))
-    if not found:
+    folders = sorted(folder.glob("step-*"))
+    if not folders:
         return None
-    path = found[-1]
-    remedy = f"remove {path} to go on from an earlier one" if len(found) > 1 else f"remove {path} to start again"
+    path = folders[-1]
+    remedy = f"remove {path} to go on from an earlier one" if len(folders) > 1 else f"remove {path} to start again"
     try:
         state = read_json(path / "state.json")
         files, step, stored = dict(state["files"]), int(state["step"]), state.pop("digest")

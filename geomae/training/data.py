@@ -105,8 +105,8 @@ def agree_on_bands(indexes: Sequence[TileIndex], config: PretrainConfig) -> None
     if config.embedding == "spectral":
         return
     names = [frozenset((sensor_key(index), band.name) for band in index.source.bands) for index in indexes]
-    for index, found in zip(indexes, names, strict=True):
-        if found != names[0]:
+    for index, bands in zip(indexes, names, strict=True):
+        if bands != names[0]:
             raise BandMismatchError(
                 f"embedding={config.embedding} needs one set of bands, but {indexes[0].name} and {index.name} differ; "
                 "--set embedding=spectral takes any"
@@ -167,20 +167,20 @@ def assemble(
         )
         for name in dict.fromkeys(one.dataset for one in (*selectors, *evaluations))
     }  # fmt: skip
-    chosen, asked = ([(one, indexes[one.dataset].select(one)) for one in part] for part in (selectors, evaluations))
-    agree_on_bands([index for _, index in (*chosen, *asked)], config)
+    chosen, evals = ([(one, indexes[one.dataset].select(one)) for one in part] for part in (selectors, evaluations))
+    agree_on_bands([index for _, index in (*chosen, *evals)], config)
     fixed, groups = fixed_bands(chosen[0][1].source.bands, config, notes)
-    chosen, asked = (
-        [(one, usable_tiles(index, config, fixed, groups, notes)) for one, index in part] for part in (chosen, asked)
+    chosen, evals = (
+        [(one, usable_tiles(index, config, fixed, groups, notes)) for one, index in part] for part in (chosen, evals)
     )
     training, held = _hold_out(chosen, config.data.validation, seed, notes)
     statistics = {name: index.statistics() for name, index in training}
     sensors = pool([(index, statistics[name]) for name, index in training])
-    for _, index in asked:
+    for _, index in evals:
         if sensor_key(index) not in [record.name for record in sensors]:
             sensors += own_statistics(index, indexes[index.name], notes)
-    named = [(str(one), index) for one, index in asked]
-    memory = config.data.memory_mb * 1024**2 // max(len(training) + len(held) + len(asked), 1)
+    named = [(str(one), index) for one, index in evals]
+    memory = config.data.memory_mb * 1024**2 // max(len(training) + len(held) + len(evals), 1)
     sensors = tuple(one.select(fixed) for one in sensors) if fixed else sensors
 
     def ready(name: str, index: TileIndex) -> Dataset:

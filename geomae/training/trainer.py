@@ -97,10 +97,10 @@ def prepare(
     model.mark_forward_method("predict")
     optimizer = build_optimizer(model, decay, config.optimizer.weight_decay)
     fabric.setup_optimizers(optimizer)
-    found = checkpoints.newest(folder)
+    newest = checkpoints.newest(folder)
     progress = Progress()
-    if found is not None:
-        path, progress = found
+    if newest is not None:
+        path, progress = newest
         checkpoints.restore(path, wrapped(model), optimizer)
     return Trainer(fabric, mae, model, optimizer, config, seed, precision, training, validation, folder, progress)
 
