@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geomae.errors import ModelError
-from geomae.models.patches import take
+from geomae.models.patches import patchify, take
 from geomae.sensors.band import Groups
 
 
@@ -101,6 +101,10 @@ class Mask(NamedTuple):
             return wanted_BM, valid_BMCP, valid_BMCP
         _, hidden_BNC = self.seen_and_hidden(valid_BNCP.shape[2])
         return wanted_BM, valid_BMCP, valid_BMCP & hidden_BNC[..., None]
+
+    def count_scored(self, valid_BCHW: Tensor, side: int) -> Tensor:
+        """How many pixels of each tile are scored, over all bands, in patches of `side` pixels: (B,)."""
+        return self.scored_pixels(patchify(valid_BCHW, side))[2].sum((1, 2, 3))
 
 
 def visible_first(visible_BN: Tensor) -> Tensor:

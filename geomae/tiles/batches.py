@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geomae.models.masking import Mask, MaskRules, draw_mask, usable_patches, visible_tokens
-from geomae.models.patches import patchify
 from geomae.randomness import generator
 from geomae.rasters import Window, read
 from geomae.tiles.index import TileIndex
@@ -302,5 +301,5 @@ def _stack(dataset: int, ids: list[str], items: Sequence[tuple[Any, ...]], spec:
     if spec.rules.groups is None and hidden and bool(valid.all()):  # most batches: nothing to count
         hidden_B = torch.full((len(ids),), (predicted or hidden) * spec.patch**2 * bands)
     else:
-        hidden_B = mask.scored_pixels(patchify(valid, spec.patch))[2].sum((1, 2, 3))
+        hidden_B = mask.count_scored(valid, spec.patch)
     return Batch(dataset, tuple(ids), pixels, valid, mask, hidden_B)

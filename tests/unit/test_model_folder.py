@@ -12,7 +12,7 @@ from geomae.config import Decoder
 from geomae.errors import BandMismatchError, ModelError, StorageError
 from geomae.models.architecture import PRESETS, Architecture, architecture
 from geomae.models.folder import Model, load_model, regular_quarter, save_model
-from geomae.models.masking import visible_first
+from geomae.models.masking import mask_from_patches, visible_first
 from geomae.sensors.record import SensorRecord
 
 RADAR = SensorRecord("s1", "decibel", None, BANDS[:2], (-12.0, -18.0), (3.0, 4.0))
@@ -142,3 +142,19 @@ def test_presets_and_what_an_architecture_refuses():
     assert (made.width, made.depth, made.heads, made.bands, made.target) == (384, 12, 6, 6, "patch")
     with pytest.raises(ValueError, match="stored positions need the rows and columns"):
         Architecture(bands=3, patch=4, width=24, depth=1, heads=2, positions="table")
+
+
+def test_a_mask_made_of_patches_shows_them_in_every_group():
+    visible_BN = torch.tensor([[False, True, False, True], [True, False, True, False]])
+    plain = mask_from_patches(visible_BN)
+    assert (plain.visible, plain.patches) == (2, 4)
+    assert torch.equal(plain.visible_BX(), visible_BN)
+    assert torch.equal(plain.predicted_patches().sort(1)[0], torch.tensor([[0, 2], [1, 3]]))
+    grouped = mask_from_patches(visible_BN, ((0, 2), (1,)))
+    assert (grouped.visible, grouped.patches) == (4, 4)
+    seen_BNC, hidden_BNC = grouped.seen_and_hidden(3)
+    assert torch.equal(seen_BNC, visible_BN[:, :, None].expand(-1, -1, 3))
+    assert torch.equal(hidden_BNC, ~seen_BNC)
+    cut = grouped.each(lambda values: values[:1])
+    assert torch.equal(cut.order_BX, grouped.order_BX[:1])
+    assert cut.shown_BC is None
