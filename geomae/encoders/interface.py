@@ -27,23 +27,29 @@ class Tokens:
 
     `cls_BD` is the class token, None where there is none; `patches_BND` the patches row by row; `usable_BN` says which
     of them have a valid pixel. `mean_BD` is the mean of the patches where the model norms that and not the patches.
+    Where a patch is the mean of several tokens, `parts_BTD` are these and `seen_BT` says which count: tiles are pooled
+    over them.
     """
 
     cls_BD: Tensor | None
     patches_BND: Tensor
     usable_BN: Tensor
     mean_BD: Tensor | None = None
+    parts_BTD: Tensor | None = None
+    seen_BT: Tensor | None = None
 
     def pooled(self, pooling: str) -> Tensor:
         """One vector per tile (B, D), of twice the width for `mean-std`; patches that are not usable do not count."""
         if pooling == "cls" and self.cls_BD is not None:
             return self.cls_BD
-        weight_BN1 = self.usable_BN[..., None] / self.usable_BN.sum(1)[:, None, None].clamp(min=1)
-        of_patches_BD = (self.patches_BND * weight_BN1).sum(1)
-        mean_BD = of_patches_BD if self.mean_BD is None else self.mean_BD
+        tokens_BTD = self.patches_BND if self.parts_BTD is None else self.parts_BTD
+        seen_BT = self.usable_BN if self.seen_BT is None else self.seen_BT
+        weight_BT1 = seen_BT[..., None] / seen_BT.sum(1)[:, None, None].clamp(min=1)
+        of_tokens_BD = (tokens_BTD * weight_BT1).sum(1)
+        mean_BD = of_tokens_BD if self.mean_BD is None else self.mean_BD
         if pooling == "mean":
             return mean_BD
-        spread_BD = ((self.patches_BND - of_patches_BD[:, None]).square() * weight_BN1).sum(1).sqrt()
+        spread_BD = ((tokens_BTD - of_tokens_BD[:, None]).square() * weight_BT1).sum(1).sqrt()
         return torch.cat([mean_BD, spread_BD], dim=1)
 
 
