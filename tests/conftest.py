@@ -58,6 +58,15 @@ def shared_parity() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def shared_galileo() -> Path:
+    """Published weights of Galileo nano, with the output of their authors' code, beside the project."""
+    folder = (ROOT / "../shared/weights/galileo_nano").resolve()
+    if not (folder / "expected.safetensors").is_file():
+        pytest.skip(f"the published weights are absent ({folder})")
+    return folder
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep the user's cache out of the tests; all tests of a session share one."""

@@ -30,8 +30,8 @@ Encoders = Annotated[
     list[str] | None,
     typer.Option(
         "--encoder",
-        help="[LABEL=]ENCODER: a model folder, mlflow:RUN_ID, models:/NAME/VERSION, timm:NAME, torchgeo:WEIGHTS or "
-        "baseline:NAME; repeatable where several can be compared.",
+        help="[LABEL=]ENCODER: a model folder, mlflow:RUN_ID, models:/NAME/VERSION, timm:NAME, torchgeo:WEIGHTS, "
+        "galileo:FOLDER or baseline:NAME; repeatable where several can be compared.",
     ),
 ]
 Align = Annotated[

@@ -10,16 +10,19 @@ from geomae.errors import ConfigError, nearest
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # names files and metrics, of which MLflow refuses other characters
 FOLDER, MLFLOW, TIMM, TORCHGEO, BASELINE = "folder", "mlflow", "timm", "torchgeo", "baseline"
+GALILEO = "galileo"
 RANDOM_SEEDS = 5  # untrained encoders that `baseline:random` stands for
 BASELINES = ("statistics", "rcf", "random", "pixels")
 OPTIONS = {
     TIMM: ("pretrained", "checkpoint", "bands"),
     TORCHGEO: ("checkpoint",),
+    GALILEO: ("month", "patch"),
     "baseline:random": ("seed",),
     "baseline:idw": ("power",),
 }
 VALUES = {"pretrained": ("true", "false"), "bands": ("all",)}
-KINDS = ("mlflow:RUN_ID", "models:/NAME/VERSION", "timm:NAME", "torchgeo:NAME", "baseline:NAME")
+COUNTS = {"month": 12, "patch": 64}  # options that are a whole number from 1 to this
+KINDS = ("mlflow:RUN_ID", "models:/NAME/VERSION", "timm:NAME", "torchgeo:NAME", "galileo:FOLDER", "baseline:NAME")
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,9 @@ def encoder_specs(references: Sequence[EncoderReference]) -> tuple[EncoderSpec, 
 def parse_encoders(texts: Sequence[str], baselines: Sequence[str] = BASELINES) -> tuple[EncoderReference, ...]:
     """What `[LABEL=]ENCODER` texts name. Labels are unique: default ones get `-2`, `-3`, ... where they are not.
 
-    The default label is the name of a run's folder (`first` of `runs/first/model`), else the text itself made of
-    letters, digits and `._-`. Raises ConfigError for an unknown kind, name or option, with the nearest known, for a
-    folder that is absent, and for a label that is given twice.
+    The default label is the name of a run's folder (`first` of `runs/first/model`) or of Galileo's, else the text
+    itself made of letters, digits and `._-`. Raises ConfigError for an unknown kind, name or option, with the nearest
+    known, for a folder that is absent, and for a label that is given twice.
     """
     pairs = [_split_label(text) for text in texts]
     given = [label for label, _ in pairs if label is not None]
@@ -78,20 +81,23 @@ def parse_encoder(text: str, baselines: Sequence[str] = BASELINES) -> EncoderRef
     head, colon, rest = text.partition(":")
     if text.startswith(("mlflow:", "models:")):
         return EncoderReference(_plain(text), text, MLFLOW, text, MappingProxyType({}))
-    if colon and head in (TIMM, TORCHGEO, BASELINE):
+    if colon and head in (TIMM, TORCHGEO, GALILEO, BASELINE):
         name, mark, options = rest.partition("?")
         if head == BASELINE and name not in baselines:
             raise ConfigError(f"{text}: there is no baseline {name!r}; {nearest(name, baselines)}")
         if not name:
-            raise ConfigError(f"{text}: names no model; write {head}:NAME")
+            raise ConfigError(f"{text}: names no model; write {head}:{'FOLDER' if head == GALILEO else 'NAME'}")
+        if head == GALILEO and not Path(name).is_dir():
+            raise ConfigError(f"{text}: there is no folder {name}; check the path")
         known = OPTIONS.get(head) or OPTIONS.get(f"{head}:{name}", ())
+        label = _plain(Path(name).absolute().name) if head == GALILEO else _plain(text)
         return EncoderReference(
-            _plain(text), text, head, name, MappingProxyType(_options(text, options if mark else "", known))
+            label, text, head, name, MappingProxyType(_options(text, options if mark else "", known))
         )
     if Path(text).is_dir():
         return EncoderReference(_folder_label(Path(text)), text, FOLDER, text, MappingProxyType({}))
     if colon and re.fullmatch(r"\w+", head) and not Path(text).exists():
-        close = nearest(head, ("mlflow", "models", TIMM, TORCHGEO, BASELINE))
+        close = nearest(head, ("mlflow", "models", TIMM, TORCHGEO, GALILEO, BASELINE))
         raise ConfigError(f"{text}: {head}: is no kind of encoder; {close} (a model folder, or {', '.join(KINDS)})")
     raise ConfigError(
         f"{text}: is neither a model folder nor an MLflow reference; check the path (others: {', '.join(KINDS[2:])})"
@@ -134,6 +140,8 @@ def _options(text: str, options: str, known: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"{text}: {key} is {value!r}; {nearest(value, VALUES[key])}")
         if key == "seed" and not re.fullmatch(r"\d{1,18}", value):
             raise ConfigError(f"{text}: seed is {value!r}; give a whole number, 0 or more")
+        if key in COUNTS and not (re.fullmatch(r"[1-9]\d?", value) and int(value) <= COUNTS[key]):
+            raise ConfigError(f"{text}: {key} is {value!r}; give a whole number from 1 to {COUNTS[key]}")
         chosen[key] = value
     return chosen
 

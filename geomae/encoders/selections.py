@@ -20,9 +20,19 @@ from geomae.embeddings.geoparquet import footprints
 from geomae.encoders.baselines import baseline_encoder
 from geomae.encoders.extraction import EncoderTiles, Extracted, Progress, extract
 from geomae.encoders.foreign import ForeignEncoder
+from geomae.encoders.galileo import GalileoEncoder, galileo_encoder
 from geomae.encoders.interface import DEFAULT_POOLING, MIDDLE, Encoder, Layer, check_pooling, weights_digest
 from geomae.encoders.own import OwnEncoder, own_encoder
-from geomae.encoders.reference import BASELINE, FOLDER, MLFLOW, TIMM, EncoderReference, EncoderSpec, parse_encoder
+from geomae.encoders.reference import (
+    BASELINE,
+    FOLDER,
+    GALILEO,
+    MLFLOW,
+    TIMM,
+    EncoderReference,
+    EncoderSpec,
+    parse_encoder,
+)
 from geomae.encoders.timm_models import timm_encoder
 from geomae.encoders.torchgeo_models import torchgeo_encoder
 from geomae.errors import CatalogError, ConfigError
@@ -67,6 +77,8 @@ def load_encoder(
         loaded = baseline_encoder(reference, layer, pooling, imagery, device, like)
     elif reference.kind == TIMM:
         loaded = timm_encoder(reference, layer, pooling, imagery, device)
+    elif reference.kind == GALILEO:
+        loaded = galileo_encoder(reference, layer, pooling, imagery, device)
     else:
         loaded = torchgeo_encoder(reference, layer, pooling, imagery, device)
     if tile is not None:
@@ -293,7 +305,7 @@ def encoder_digest(encoders: ByDataset) -> str:
 def identity(encoders: ByDataset) -> dict[str, Any]:
     """What an encoder is on any data set: weights, layer and pooling. For others than our models, also its bands."""
     own, first = _own(encoders), next(iter(encoders.values()))
-    layered = first if isinstance(first, (OwnEncoder, ForeignEncoder)) else None
+    layered = first if isinstance(first, (OwnEncoder, ForeignEncoder, GalileoEncoder)) else None
     return {
         "model_digest": weights_digest(own.model.mae.state_dict()) if own else first.digest,
         "layer": layered.layer if layered else None,

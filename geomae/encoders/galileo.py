@@ -1,0 +1,413 @@
+"""Galileo's published encoders: one token per group of Sentinel-2 bands and patch; groups that are absent are hidden.
+
+Sources: Tseng et al. 2025, Galileo, arXiv 2502.09356; patch kernels of any size after Beyer et al. 2023, FlexiViT.
+
+B tiles, C bands, H W pixels, G groups, N patches, P pixels of a kernel, Q pixels of a patch, D width, E its quarter
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.layers.patch_embed import resample_patch_embed
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, max_pool2d
+
+from geomae.encoders.foreign import Values, load_state, stored_range, values
+from geomae.encoders.interface import Layer, Tokens, check_pooling, choose_layer, weights_digest
+from geomae.encoders.reference import EncoderReference
+from geomae.errors import BandMismatchError, ConfigError, ModelError
+from geomae.files import digest, read_json
+from geomae.models.blocks import choose_kernels
+from geomae.models.convert.state_dicts import read_weights
+from geomae.sensors import Band, match_bands, sensor
+from geomae.sensors.record import SensorRecord
+
+GROUPS = {  # of optical bands, as the weights name them: what people call them, and their bands in stored order
+    "S2_RGB": ("RGB", ("B2", "B3", "B4")),
+    "S2_Red_Edge": ("red edge", ("B5", "B6", "B7")),
+    "S2_NIR_10m": ("NIR 10 m", ("B8",)),
+    "S2_NIR_20m": ("NIR 20 m", ("B8A",)),
+    "S2_SWIR": ("SWIR", ("B11", "B12")),
+}
+NDVI, RED, INFRARED = "NDVI", "B4", ("B8", "B8A")  # the index is a group too, of red and the first of these at hand
+CODED = ("S1", *GROUPS, NDVI)  # rows of the learned codes of groups
+STATISTICS = "13"  # key of the figures of two bands of Sentinel-1, ten of Sentinel-2, and NDVI
+RADAR_BANDS = 2
+BANDS = tuple(band for _, bands in GROUPS.values() for band in bands)
+SHAPE = ("embedding_size", "depth", "num_heads", "mlp_ratio", "max_patch_size")  # keys of the configuration
+FILES = ("encoder.pt", "config.json", "normalization.json")
+POOLINGS = ("mean", "mean-std")
+PATCH, MONTH = 4, 6  # pixels a side, and June: what is taken where the user says nothing
+REFERENCE_GSD_M = 10.0  # positions count in pixels of Sentinel-2
+HIGHEST, LOWEST = 2.0, -0.2  # means of bands beyond these are no reflectance: a scale was forgotten
+DARKEST = 1e-6  # sum of red and infrared that NDVI is divided by at least
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What Galileo takes of a data set: which of its bands stand for which of Sentinel-2, and the groups these fill."""
+
+    record: SensorRecord
+    known_as: tuple[str, ...]
+    groups: tuple[str, ...]
+
+    @property
+    def infrared(self) -> str:
+        """The band that NDVI is made of, beside red."""
+        return next(name for name in INFRARED if name in self.known_as)
+
+    @property
+    def note(self) -> str:
+        """The groups in words, those that are hidden too."""
+        stored = dict(zip(self.known_as, (band.name for band in self.record.bands), strict=True))
+        shown = [
+            f"{_title(group)} ({', '.join(stored[name] for name in self.members(group))})" for group in self.groups
+        ]
+        hidden = [_title(group) for group in (*GROUPS, NDVI) if group not in self.groups]
+        return f"groups {', '.join(shown)}" + (f"; hidden: {', '.join(hidden)}" if hidden else "")
+
+    def members(self, group: str) -> tuple[str, ...]:
+        """The bands of Sentinel-2 that a group is made of here."""
+        return (RED, self.infrared) if group == NDVI else GROUPS[group][1]
+
+    def places(self, group: str) -> list[int]:
+        """Where these stand among the bands of the record."""
+        return [self.known_as.index(name) for name in self.members(group)]
+
+
+def galileo_encoder(
+    reference: EncoderReference, layer: Layer, pooling: str, imagery: SensorRecord, device: str | torch.device
+) -> "GalileoEncoder":
+    """The encoder in a folder with Galileo's files, for the data set that `imagery` describes.
+
+    Raises BandMismatchError where no group of bands is whole, ConfigError for values that are no reflectance and an
+    unknown ground sample distance, and ModelError for files that are absent or do not fit.
+    """
+    text, folder = reference.text, Path(reference.name)
+    fitted = fit(imagery, text)
+    shape = _shape(folder, text)
+    patch, month = (int(reference.options.get(key, usual)) for key, usual in (("patch", PATCH), ("month", MONTH)))
+    if patch > shape["max_patch_size"]:
+        raise ConfigError(f"{text}: patch is {patch}; its patches have at most {shape['max_patch_size']} pixels a side")
+    network = GalileoNetwork(**shape)
+    left = load_state(network, _renamed(read_weights(folder / "encoder.pt")), text)
+    number = choose_layer(layer, len(network.blocks)) if isinstance(layer, int) else None
+    return GalileoEncoder(
+        text=text,
+        network=network.eval().to(device),
+        fitted=fitted,
+        values=_values(_read(folder, "normalization.json", text), fitted, text),
+        patch=patch,
+        month=month,
+        layer=number,
+        pooling=check_pooling(pooling, POOLINGS),
+        adapted=left,
+    )
+
+
+def fit(imagery: SensorRecord, text: str) -> Fitted:
+    """The bands of a data set in Galileo's groups, of which one at least has to be whole.
+
+    Bands match by name within Sentinel-2, else by wavelength, and where that finds none by common name.
+    """
+    names = _matches(imagery)
+    groups = [group for group, (_, bands) in GROUPS.items() if all(band in names for band in bands)]
+    if RED in names and any(band in names for band in INFRARED):
+        groups.append(NDVI)
+    if not groups:
+        wanted = "; ".join(f"{title}: {', '.join(bands)}" for title, bands in GROUPS.values())
+        raise BandMismatchError(
+            f"{text}: needs all bands of a group ({wanted} of Sentinel-2, or alike), and the data set ({imagery.name}: "
+            f"{', '.join(band.name for band in imagery.bands)}) has none whole; add bands to it, or take an encoder "
+            "with the spectral embedding"
+        )
+    whole = Fitted(imagery, tuple(names), tuple(groups))
+    used = {name for group in groups for name in whole.members(group)}
+    fitted = Fitted(
+        imagery.select([names[name] for name in BANDS if name in used]),
+        tuple(name for name in BANDS if name in used),
+        tuple(groups),
+    )
+    _check_reflectance(fitted.record, text)
+    return fitted
+
+
+@dataclass(frozen=True)
+class GalileoEncoder:
+    """Galileo for one data set. A patch is the mean over its groups; tiles are pooled over all tokens that are seen."""
+
+    text: str
+    network: "GalileoNetwork"
+    fitted: Fitted
+    values: Values
+    patch: int = PATCH
+    month: int = MONTH
+    layer: int | None = None
+    pooling: str = "mean"
+    adapted: tuple[str, ...] = ()
+
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """The bands that `embed` expects: those of the groups that are whole."""
+        return self.fitted.record.bands
+
+    @property
+    def gsd_m(self) -> float | None:
+        """The ground sample distance of the data set, which scales the positions."""
+        return self.fitted.record.gsd_m
+
+    @property
+    def depth(self) -> int:
+        """The number of blocks to choose a layer from."""
+        return len(self.network.blocks)
+
+    @cached_property
+    def digest(self) -> str:
+        """Names weights, layer, pooling, patch, month, groups and values."""
+        chosen = [self.layer, self.pooling, self.patch, self.month, self.fitted.groups, self.fitted.known_as]
+        scaled = [self.values.mean_C, self.values.std_C]
+        weights = weights_digest(self.network.state_dict())
+        return digest(["galileo", weights, self.network.heads, *chosen, *scaled, self.fitted.record.to_dict()])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which groups it sees, how it takes pixels, the month it takes them for, layer and pooling."""
+        which = f"layer {self.layer} of {self.depth}" if self.layer else f"the last of {self.depth} layers, normed"
+        return (
+            self.fitted.note,
+            "reflectance x 10000, mean -+ 2 standard deviations of its training to 0 .. 1; NDVI as it is",
+            f"patches of {self.patch} x {self.patch} pixels, positions scaled by a gsd of {self.gsd_m:g} m; tokens "
+            "without a valid pixel are no attention keys",
+            f"every tile is taken to be of month {self.month}",
+            f"{which}, pooled by {self.pooling}",
+            *self.adapted,
+        )
+
+    def patch_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches. Raises ConfigError where the patch does not divide the tile."""
+        if height % self.patch or width % self.patch:
+            most = self.network.largest
+            fitting = [str(side) for side in range(1, most + 1) if not (height % side or width % side)]
+            raise ConfigError(
+                f"{self.text}: a patch of {self.patch} pixels does not divide a tile of {height} x {width} pixels; "
+                f"write ?patch=N, N one of {', '.join(fitting)}, or cut tiles to a multiple of {self.patch}"
+            )
+        return height // self.patch, width // self.patch
+
+    @torch.no_grad()
+    def embed(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Embeddings (tile_BD, patches_BND) in float32 of tiles in reflectance; what is not valid has no influence."""
+        tokens = self.tokens(pixels_BCHW, valid_BCHW)
+        return tokens.pooled(self.pooling), tokens.patches_BND
+
+    def tokens(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> Tokens:
+        """Patches (B, N, D), each the mean over the groups that have a valid pixel in it, with gradients."""
+        rows_cols = self.patch_grid(*pixels_BCHW.shape[-2:])
+        device = self.network.norm.weight.device
+        pixels_BCHW = pixels_BCHW.to(device)
+        valid_BCHW = torch.isfinite(pixels_BCHW) if valid_BCHW is None else valid_BCHW.to(device)
+        by_group, visible_BGN = self._inputs(pixels_BCHW, valid_BCHW)
+        assert self.gsd_m is not None, "a data set without it is refused when the encoder is made"
+        scale = self.patch * self.gsd_m / REFERENCE_GSD_M
+        x = self.network(by_group, visible_BGN, self._resize_PQ, rows_cols, scale, self.month - 1, self.layer)
+        x = x.float()
+        weight_BGN = visible_BGN / visible_BGN.sum(1, keepdim=True).clamp(min=1)
+        patches_BND = (x * weight_BGN[..., None]).sum(1)
+        return Tokens(None, patches_BND, visible_BGN.any(1), parts_BTD=x.flatten(1, 2), seen_BT=visible_BGN.flatten(1))
+
+    def _inputs(self, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The values (B, C of the group, H, W) of each group, and which tokens (B, G, N) have a valid pixel."""
+        values_BCHW = self.values.apply(pixels_BCHW, valid_BCHW)
+        by_group: dict[str, Tensor] = {}
+        seen = []
+        for group in self.fitted.groups:
+            places = self.fitted.places(group)
+            valid = valid_BCHW[:, places]
+            if group == NDVI:
+                usual_1C11 = torch.tensor(self.values.usual_C, device=pixels_BCHW.device)[None, places, None, None]
+                valid = valid.all(1, keepdim=True)
+                by_group[group] = ndvi(pixels_BCHW[:, places].float().where(valid, usual_1C11))
+            else:
+                by_group[group] = values_BCHW[:, places]
+            seen.append(max_pool2d(valid.any(1, keepdim=True).float(), self.patch).flatten(1) > 0)
+        return by_group, torch.stack(seen, dim=1)
+
+    @cached_property
+    def _resize_PQ(self) -> Tensor:
+        """What makes a kernel of this patch size of a stored one; a pseudo-inverse, so that it is found once."""
+        with torch.inference_mode(False):  # kept beyond this call, and autograd takes no inference tensors
+            side = self.network.largest
+            basis = torch.eye(side * side, device=self.network.norm.weight.device).reshape(-1, 1, side, side)
+            resized: Tensor = resample_patch_embed(basis, [self.patch, self.patch])
+            return resized.flatten(1)
+
+
+class GalileoNetwork(nn.Module):
+    """The part of Galileo's encoder that sees Sentinel-2 and NDVI on one date. Blocks and their names are timm's."""
+
+    pos_embed: Tensor
+    month_embed: Tensor
+
+    def __init__(self, embedding_size: int, depth: int, num_heads: int, mlp_ratio: int, max_patch_size: int) -> None:
+        super().__init__()
+        self.largest, self.heads, self.quarter = max_patch_size, num_heads, embedding_size // 4
+        counts = {group: len(bands) for group, (_, bands) in GROUPS.items()} | {NDVI: 1}
+        self.embed = nn.ModuleDict(
+            {group: nn.Conv2d(count, embedding_size, max_patch_size) for group, count in counts.items()}
+        )
+        self.s_t_channel_embed = nn.Parameter(torch.zeros(len(CODED), self.quarter))
+        self.register_buffer("pos_embed", torch.zeros(1, self.quarter))  # of the first date: there is no other
+        self.register_buffer("month_embed", torch.zeros(12, self.quarter))
+        self.blocks = nn.ModuleList(
+            Block(embedding_size, num_heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=nn.LayerNorm)
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(embedding_size)
+
+    def forward(
+        self,
+        by_group: Mapping[str, Tensor],
+        visible_BGN: Tensor,
+        resize_PQ: Tensor,
+        shape: tuple[int, int],
+        scale: float,
+        month: int,
+        layer: int | None = None,
+    ) -> Tensor:
+        """Tokens (B, G, N, D) after block `layer`, from 1; after the last (None) and its norm.
+
+        `by_group` has the values (B, C, H, W) of each group; `month` counts from 0. Tokens that are not visible are
+        no attention keys; a tile without any visible one sees all of them, and whoever pools leaves it out.
+        """
+        places_NE = positions(*shape, self.quarter, scale).to(visible_BGN.device)
+        starts = [self._start(group, values, resize_PQ, places_NE, month) for group, values in by_group.items()]
+        x = torch.cat(starts, dim=1)
+        bias = None
+        if not bool(visible_BGN.all()):
+            keys = visible_BGN.flatten(1)
+            keys = keys | ~keys.any(1, keepdim=True)
+            bias = torch.zeros_like(keys, dtype=x.dtype).masked_fill(~keys, float("-inf"))[:, None, None, :]
+        choose_kernels(self.blocks, x.device, x.shape[1])
+        for block in self.blocks[: len(self.blocks) if layer is None else layer]:
+            x = block(x, attn_mask=bias)
+        x = self.norm(x) if layer is None else x
+        return x.reshape(*visible_BGN.shape, -1)
+
+    def _start(self, group: str, values_BCHW: Tensor, resize_PQ: Tensor, places_NE: Tensor, month: int) -> Tensor:
+        """Tokens (B, N, D) of a group before the first block; quarters of the width code group, date, month, place."""
+        stored: Any = self.embed[group]
+        side = round(resize_PQ.shape[1] ** 0.5)
+        kernel = (stored.weight.flatten(2) @ resize_PQ).reshape(*stored.weight.shape[:2], side, side)
+        tokens_BND = conv2d(values_BCHW, kernel, stored.bias, stride=side).flatten(2).transpose(1, 2)
+        same = torch.cat([self.s_t_channel_embed[CODED.index(group)], self.pos_embed[0], self.month_embed[month]])
+        code_ND = torch.cat([same.expand(len(places_NE), -1), places_NE], dim=1)
+        started: Tensor = tokens_BND + code_ND
+        return started
+
+
+def positions(rows: int, cols: int, width: int, scale: float) -> Tensor:
+    """Sines and cosines (N, width) of the column, then the row, of each patch, times `scale`; row by row.
+
+    The published weights were trained with exponents that end at a quarter, not at 1: all waves are rather short.
+    """
+    exponent = torch.arange(width // 4, dtype=torch.float64) / width
+    row, col = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
+    angles = [axis.reshape(-1, 1).double() * (scale * 10000.0**-exponent) for axis in (col, row)]
+    return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1).float()
+
+
+def ndvi(red_infrared_B2HW: Tensor) -> Tensor:
+    """The vegetation index (B, 1, H, W), -1 to 1, also where a correction left reflectances below 0."""
+    red, infrared = red_infrared_B2HW[:, :1], red_infrared_B2HW[:, 1:]
+    return ((infrared - red) / (infrared + red).clamp(min=DARKEST)).clamp(-1, 1)
+
+
+def _matches(imagery: SensorRecord) -> dict[str, str]:
+    """Which band of the data set stands for each band of Sentinel-2 that has one."""
+    wanted = [sensor("sentinel-2-l2a").band(name) for name in BANDS]
+    places = list(match_bands(wanted, imagery.bands, same_sensor=imagery.name.startswith("sentinel-2")))
+    for number, band in enumerate(wanted):
+        named = [place for place, one in enumerate(imagery.bands) if one.common_name == band.common_name]
+        if places[number] is None and len(named) == 1 and named[0] not in places:
+            places[number] = named[0]
+    return {name: imagery.bands[place].name for name, place in zip(BANDS, places, strict=True) if place is not None}
+
+
+def _check_reflectance(record: SensorRecord, text: str) -> None:
+    """Raise ConfigError where positions or values of a data set cannot be made those of the training."""
+    if record.gsd_m is None:
+        raise ConfigError(f"{text}: scales its positions by the ground sample distance; add gsd_m to the catalogue")
+    if record.unit != "reflectance":
+        raise ConfigError(
+            f"{text}: was trained on reflectance, and {record.name} is in {record.unit}; give the data set as "
+            "reflectance (`scale`, `offset` and `unit` in the catalogue), without bands of another unit"
+        )
+    for band, mean in zip(record.bands, record.mean_C, strict=True):
+        if not LOWEST <= mean <= HIGHEST:
+            raise ConfigError(
+                f"{text}: band {band.name} of {record.name} has a mean of {mean:g}, which is no reflectance (0 to 1); "
+                "check `scale` and `offset` in the catalogue"
+            )
+
+
+def _values(figures: Mapping[str, Any], fitted: Fitted, text: str) -> Values:
+    """Mean minus and plus two standard deviations of the training to 0 and 1."""
+    try:
+        mean, std = ([float(one) for one in figures[STATISTICS][key]] for key in ("mean", "std"))
+        rows = [RADAR_BANDS + BANDS.index(name) for name in fitted.known_as]
+        low = [mean[row] - 2 * std[row] for row in rows]
+        width = [4 * std[row] for row in rows]
+        usable = len(mean) == len(std) == RADAR_BANDS + len(BANDS) + 1 and min(width) > 0
+    except (KeyError, TypeError, ValueError, IndexError):
+        usable = False
+    if not usable:
+        raise ModelError(
+            f"{text}: normalization.json has no mean and std of 13 bands under {STATISTICS!r}; fetch it again"
+        )
+    return values(stored_range(fitted.record, text), [(low, width)], fitted.record)
+
+
+def _renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The published state dict under our names: query, key and value in one map, as timm has them."""
+    named = {key.replace(".backbone", ""): value for key, value in weights.items()}
+    result: dict[str, Tensor] = {}
+    for key, value in named.items():
+        if ".attn.q." in key:
+            parts = [named.get(key.replace(".attn.q.", f".attn.{part}."), value[:0]) for part in "qkv"]
+            result[key.replace(".attn.q.", ".attn.qkv.")] = torch.cat(parts)
+        elif key.startswith("space_time_embed."):
+            result[key.replace("space_time_embed.", "embed.").replace(".proj.", ".")] = value
+        elif ".attn.k." not in key and ".attn.v." not in key:
+            result[{"month_embed.weight": "month_embed"}.get(key, key)] = value[:1] if key == "pos_embed" else value
+    return result
+
+
+def _shape(folder: Path, text: str) -> dict[str, int]:
+    """Width, depth and so on. Raises ModelError where the configuration does not say them, or they cannot be."""
+    try:
+        said = _read(folder, "config.json", text)["model"]["encoder"]
+        shape = {key: int(said[key]) for key in SHAPE}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{text}: config.json lacks {', '.join(SHAPE)} of model.encoder; fetch it again") from error
+    width, heads = shape["embedding_size"], shape["num_heads"]
+    if min(shape.values()) < 1 or width % 16 or width % heads:  # quarters for sine and cosine of two axes
+        raise ModelError(f"{text}: config.json: a width of {width} with {heads} heads cannot be; fetch it again")
+    return shape
+
+
+def _read(folder: Path, name: str, text: str) -> dict[str, Any]:
+    if not (folder / name).is_file():
+        raise ModelError(f"{text}: {name} is absent; a folder of Galileo has {', '.join(FILES)}")
+    read = read_json(folder / name)
+    if not isinstance(read, dict):
+        raise ModelError(f"{text}: {name} holds no mapping; fetch it again")
+    return read
+
+
+def _title(group: str) -> str:
+    return NDVI if group == NDVI else GROUPS[group][0]
