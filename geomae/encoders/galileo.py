@@ -133,7 +133,7 @@ def fit(imagery: SensorRecord, text: str) -> Fitted:
         tuple(name for name in BANDS if name in used),
         tuple(groups),
     )
-    _check_reflectance(fitted.record, text)
+    _check_values(fitted.record, text)
     return fitted
 
 
@@ -338,10 +338,8 @@ def _matches(imagery: SensorRecord) -> dict[str, str]:
     return {name: imagery.bands[place].name for name, place in zip(BANDS, places, strict=True) if place is not None}
 
 
-def _check_reflectance(record: SensorRecord, text: str) -> None:
-    """Raise ConfigError where positions or values of a data set cannot be made those of the training."""
-    if record.gsd_m is None:
-        raise ConfigError(f"{text}: scales its positions by the ground sample distance; add gsd_m to the catalogue")
+def _check_values(record: SensorRecord, text: str) -> None:
+    """Raise ConfigError for values that are no reflectance, and where the positions would have no scale."""
     if record.unit != "reflectance":
         raise ConfigError(
             f"{text}: was trained on reflectance, and {record.name} is in {record.unit}; give the data set as "
@@ -353,6 +351,8 @@ def _check_reflectance(record: SensorRecord, text: str) -> None:
                 f"{text}: band {band.name} of {record.name} has a mean of {mean:g}, which is no reflectance (0 to 1); "
                 "check `scale` and `offset` in the catalogue"
             )
+    if record.gsd_m is None:
+        raise ConfigError(f"{text}: scales its positions by the ground sample distance; add gsd_m to the catalogue")
 
 
 def _values(figures: Mapping[str, Any], fitted: Fitted, text: str) -> Values:

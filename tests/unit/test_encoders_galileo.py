@@ -237,6 +237,12 @@ def test_positions_and_the_index():
             "band B02 of sentinel-2-l2a has a mean of 1500, which is",
         ),
         (data("sentinel-2-l2a", gsd_m=None), "", ConfigError, "add gsd_m to the catalogue"),
+        (
+            data("naip", unit="digital_number", gsd_m=None, mean=110.0),
+            "",
+            ConfigError,
+            "was trained on reflectance, and",
+        ),
         (SENTINEL, "?patch=9", ConfigError, "patch is 9; its patches have at most 8 pixels a side"),
         (SENTINEL, "?patch=0", ConfigError, "patch is '0'; give a whole number from 1 to 64"),
         (SENTINEL, "?month=13", ConfigError, "month is '13'; give a whole number from 1 to 12"),
