@@ -29,7 +29,7 @@ from geomae.commands.pretrain import PretrainOptions
 from geomae.config import Frozen, PretrainConfig, load_config
 from geomae.errors import CheckpointError, ConfigError
 from geomae.files import publish_file, write_json
-from geomae.metrics.intervals import FEWEST_GROUPS, group_interval
+from geomae.metrics.predictions import FEWEST_GROUPS, group_interval
 from geomae.metrics.reconstruction import TileErrors
 from geomae.models.folder import load_model
 from geomae.runtime.devices import device_for

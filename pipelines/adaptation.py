@@ -14,8 +14,8 @@ from geomae.catalog import parse_selector
 from geomae.commands import adapt, gap, pretrain, probe
 from geomae.commands.options import CommonOptions, exit_with
 from geomae.commands.run import OPENING_S, AnalysisRun
-from geomae.evaluation.before_after import AFTER, BEFORE
-from geomae.evaluation.gap_measures import A_DISTANCE
+from geomae.evaluation.adaptation_effect import AFTER, BEFORE
+from geomae.evaluation.gap_components import A_DISTANCE
 from geomae.files import read_json
 from geomae.metrics.predictions import ALL
 from geomae.runtime.console import Screen

@@ -117,9 +117,9 @@ def run(options: AdaptOptions) -> int:
     from geomae.commands import adapt_report as report
     from geomae.commands.run import AnalysisRun, open_session, output_folder, selection_record
     from geomae.encoders.interface import weights_digest
-    from geomae.evaluation import before_after
+    from geomae.evaluation import adaptation_effect as before_after
     from geomae.models.folder import load_model
-    from geomae.models.trainable import unfreeze
+    from geomae.models.trainable_weights import unfreeze
     from geomae.runtime.signals import watch
     from geomae.training import adaptation
     from geomae.training.checkpoints import last_step
@@ -209,7 +209,7 @@ def check_pair(common: CommonOptions, target: str | None, source: str | None) ->
 
 def model_folder(options: AdaptOptions) -> Path:
     """The model folder that `--model` names; one in MLflow is downloaded."""
-    from geomae.encoders.reference import FOLDER, MLFLOW, parse_encoder
+    from geomae.encoders.specification import FOLDER, MLFLOW, parse_encoder
     from geomae.tracking import download, resolve_uri
 
     reference = parse_encoder(options.model)

@@ -11,13 +11,12 @@ from geomae import __version__
 from geomae.catalog import Catalog
 from geomae.commands.run import OPENING_S, AnalysisRun, Session
 from geomae.config import AdaptConfig
-from geomae.evaluation.before_after import AFTER, BEFORE, AdaptationResult, ErrorChange, Estimate
-from geomae.evaluation.probe_data import describe_scoring
+from geomae.evaluation.adaptation_effect import AFTER, BEFORE, AdaptationResult, ErrorChange, Estimate
+from geomae.evaluation.probe_task import describe_scoring
 from geomae.files import write_json
-from geomae.metrics.intervals import FEWEST_GROUPS
-from geomae.metrics.predictions import ALL
+from geomae.metrics.predictions import ALL, FEWEST_GROUPS
 from geomae.models.folder import Model, save_model
-from geomae.models.trainable import Share
+from geomae.models.trainable_weights import Share
 from geomae.reports.domain_figures import Line, adaptation_curve, changes_picture
 from geomae.reports.page import Figure, Page, Section, Table, write_page
 from geomae.reports.probe_figures import metric_name

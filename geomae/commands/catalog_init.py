@@ -11,7 +11,7 @@ from geomae.errors import StorageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from geomae.discovery.inference import InferredCatalog
+    from geomae.discovery.draft_catalog import InferredCatalog
     from geomae.runtime.console import Screen
 
 SHOWN = 5  # files that cannot be read
@@ -33,7 +33,7 @@ def run(folder: Path, common: CommonOptions) -> int:
         what = "is a folder" if out.is_dir() else "is there already and is not overwritten"
         raise StorageError(f"{out}: {what}; write to another file with --out FILE")
 
-    from geomae.discovery.inference import infer_catalog, unresolved
+    from geomae.discovery.draft_catalog import infer_catalog, unresolved
     from geomae.files import publish_file
     from geomae.runtime.console import Screen
 

@@ -36,7 +36,7 @@ from geomae.evaluation.reconstruction_comparison import (
 )
 from geomae.evaluation.reconstruction_masks import MaskKind
 from geomae.files import file_name, write_csv
-from geomae.metrics.intervals import FEWEST_GROUPS
+from geomae.metrics.predictions import FEWEST_GROUPS
 from geomae.metrics.reconstruction import ALL, HIGHEST_PSNR, figures
 from geomae.reports.canvas import composites
 from geomae.reports.figures import plain_unit

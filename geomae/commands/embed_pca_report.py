@@ -26,10 +26,9 @@ from geomae.evaluation.pca import (
     identity_of,
 )
 from geomae.evaluation.pca_maps import fit_colours, load_colours, map_scene, scenes_to_map
-from geomae.reports.explorer import ExplorerData, explorer, explorer_data
 from geomae.reports.page import Figure, Page, Section, Table, write_page
-from geomae.reports.pca_figures import colour_columns, pca_scatter, pca_scree
-from geomae.reports.pca_maps import SceneMap, write_map
+from geomae.reports.pca_figures import ExplorerData, colour_columns, explorer, explorer_data, pca_scatter, pca_scree
+from geomae.reports.pca_map_figures import SceneMap, write_map
 from geomae.runtime.devices import Compute
 from geomae.tiles.selection import Selection
 from geomae.tracking import commit

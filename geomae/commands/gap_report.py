@@ -12,7 +12,7 @@ from geomae.commands.run import AnalysisRun, Session
 from geomae.encoders import EncoderSpec
 from geomae.encoders.selections import Embeddings
 from geomae.evaluation.gap import LABELS, MASK, PIXELS, GapDomains, GapResult
-from geomae.evaluation.gap_measures import (
+from geomae.evaluation.gap_components import (
     A_DISTANCE,
     ANGLE,
     CORAL,
@@ -25,7 +25,7 @@ from geomae.evaluation.gap_measures import (
     WASSERSTEIN,
 )
 from geomae.evaluation.pca import fit_pca
-from geomae.evaluation.permutations import FEWEST_PERMUTATIONS, HALVINGS, PERMUTATIONS, GapFigure
+from geomae.evaluation.permutation_tests import FEWEST_PERMUTATIONS, HALVINGS, PERMUTATIONS, GapFigure
 from geomae.files import write_json
 from geomae.reports.domain_figures import Distance, DomainSpectrum, gap_distances, gap_spectra
 from geomae.reports.page import Cell, Figure, Page, Section, Table, write_page

@@ -15,7 +15,7 @@ from geomae.errors import ConfigError, GeomaeError
 
 if TYPE_CHECKING:
     from geomae.catalog import Catalog
-    from geomae.encoders import EncoderReference
+    from geomae.encoders import Reference
 
 CatalogFile = Annotated[Path | None, typer.Option("--catalog", help="Catalogue; default data_catalog.yaml.")]
 Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="SELECTOR of tiles to use; repeatable.")]
@@ -94,9 +94,9 @@ def check_selectors(common: CommonOptions, *texts: Sequence[str]) -> None:
         resolve_selectors(catalog, group, None)
 
 
-def one_encoder(texts: Sequence[str]) -> "EncoderReference":
+def one_encoder(texts: Sequence[str]) -> "Reference":
     """The encoder of a command that takes one. Raises ConfigError for none, for several, and for what cannot be."""
-    from geomae.encoders.reference import parse_encoders
+    from geomae.encoders.specification import parse_encoders
 
     if len(texts) != 1:
         problem = "name one" if not texts else f"{len(texts)} are named, and one can be embedded at a time"

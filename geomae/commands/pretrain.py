@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from geomae.models.mae import MaskedAutoencoder
     from geomae.runtime.devices import Fabric
     from geomae.training.data import TrainingData
-    from geomae.training.job import PretrainJob
+    from geomae.training.pretraining import PretrainJob
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def run(options: PretrainOptions) -> int:
     from geomae.models.folder import Model
     from geomae.runtime import devices
     from geomae.runtime.console import Screen
-    from geomae.runtime.devices import keep_freed_memory
+    from geomae.runtime.precision import keep_freed_memory
     from geomae.runtime.signals import die_with_parent
     from geomae.training.data import assemble
     from geomae.training.trainer import initial_model
@@ -216,8 +216,8 @@ def read_config_and_selectors(options: PretrainOptions) -> "tuple[PretrainConfig
 def resolve_job(options: PretrainOptions, folder: "RunFolder | None") -> "PretrainJob":
     """The job of a new run, or the stored one; a resume with other options is refused, naming them."""
     from geomae.runtime import devices
-    from geomae.runtime.devices import precision_for
-    from geomae.training.job import PretrainJob, job_differences, stored_job
+    from geomae.runtime.precision import precision_for
+    from geomae.training.pretraining import PretrainJob, job_differences, stored_job
 
     device = devices.device_for(options.device)
     if folder is None:

@@ -26,8 +26,8 @@ from geomae.tiles.batches import fixed_batches
 from geomae.tracking import DatasetRecord
 from geomae.training import checkpoints
 from geomae.training.data import Dataset, TrainingData
-from geomae.training.job import PretrainJob
 from geomae.training.loop import Event, validate
+from geomae.training.pretraining import PretrainJob
 from geomae.training.trainer import Trainer, batch_spec, wrapped
 from geomae.training.validation import BASELINES, ValidationScores
 

@@ -29,7 +29,7 @@ from geomae.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from geomae.encoders import EncoderSpec
-    from geomae.evaluation.probe_data import ProbeSettings
+    from geomae.evaluation.probe_task import ProbeSettings
 
 BASELINES = ("baseline:statistics", "baseline:rcf", "baseline:random")
 OF_ANY_BANDS = ("baseline:random",)  # as wide for many bands as for few, where the model is
@@ -120,7 +120,7 @@ def run(options: ProbeOptions) -> int:
     from geomae.commands.run import AnalysisRun, open_session, output_folder, selection_record
     from geomae.encoders.selections import EmbeddingSpec, embed_specs, encoder_digest
     from geomae.evaluation.probe import probe_encoders, save_alignments
-    from geomae.evaluation.probe_data import SEGMENTATION, read_probe_task
+    from geomae.evaluation.probe_task import SEGMENTATION, read_probe_task
     from geomae.runtime.signals import watch
     from geomae.tiles.selection import share_bands
 
@@ -165,7 +165,7 @@ def run(options: ProbeOptions) -> int:
 def probe_settings(options: ProbeOptions) -> "ProbeSettings":
     """How the encoders are probed. Raises ConfigError for an option that cannot be."""
     from geomae.evaluation.alignment import ALIGNMENTS, NONE
-    from geomae.evaluation.probe_data import CLASSIFICATION, TASKS, ProbeSettings
+    from geomae.evaluation.probe_task import CLASSIFICATION, TASKS, ProbeSettings
     from geomae.metrics.predictions import ALL
 
     if options.task not in TASKS:
@@ -196,7 +196,7 @@ def encoder_specs(options: ProbeOptions) -> "tuple[EncoderSpec, ...]":
     """
     from geomae.encoders import encoder_specs as specify
     from geomae.encoders import parse_encoders
-    from geomae.encoders.reference import BASELINE
+    from geomae.encoders.specification import BASELINE
 
     named = {text.rpartition("=")[2] if text.endswith(BASELINES) else text for text in options.encoders}
     usual = OF_ANY_BANDS if options.own_bands else BASELINES

@@ -11,12 +11,11 @@ from geomae.encoders.selections import Embeddings
 from geomae.evaluation.alignment import NONE
 from geomae.evaluation.alignment_choice import CIRCULAR, DENSITY, ENTROPY, RULE, Evidence
 from geomae.evaluation.probe import ProbeResult
-from geomae.evaluation.probe_data import REGRESSION, SEGMENTATION, ProbeTask, describe_scoring
+from geomae.evaluation.probe_predictions import DRAWS, EQUAL, FEW_LABELS_C, PredictionKey
 from geomae.evaluation.probe_scores import COLUMNS, SPREAD, TO_BASELINE, TO_FIRST, TO_NONE, EncoderResult, ProbeRow
-from geomae.evaluation.probing import DRAWS, EQUAL, FEW_LABELS_C, PredictionKey
+from geomae.evaluation.probe_task import REGRESSION, SEGMENTATION, ProbeTask, describe_scoring
 from geomae.files import publish_file
-from geomae.metrics.intervals import FEWEST_GROUPS
-from geomae.metrics.predictions import ALL
+from geomae.metrics.predictions import ALL, FEWEST_GROUPS
 from geomae.reports.page import Cell, Figure, Page, Section, Table, shown, write_page
 from geomae.reports.probe_figures import (
     Aligned,

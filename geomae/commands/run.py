@@ -15,7 +15,7 @@ from geomae import __version__
 from geomae.catalog import Catalog, Selector
 from geomae.commands.options import CommonOptions
 from geomae.embeddings.store import store_digest
-from geomae.encoders import Encoder, EncoderReference
+from geomae.encoders import Encoder, Reference
 from geomae.encoders.extraction import Progress
 from geomae.encoders.selections import Embedded, EmbeddingSpec, EncoderLoader, model_run
 from geomae.errors import CheckpointError, ConfigError, StorageError
@@ -389,7 +389,7 @@ def embedding_run(
     session: Session,
     command: str,
     params: Mapping[str, Any],
-    reference: EncoderReference,
+    reference: Reference,
     encoders: Mapping[str, Encoder],
     selections: Sequence[Selection],
 ) -> Iterator[AnalysisRun | None]:

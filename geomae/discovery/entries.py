@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geomae.discovery.products import MASKS, BandGroup
+from geomae.discovery.grouping import MASKS, BandGroup, StackGroup
 from geomae.discovery.sensor_guess import FILL_IN, Evidence, SensorGuess, guess_sensor, kept_band, scaling_guess
-from geomae.discovery.stacks import StackGroup
 from geomae.rasters.opening import Header, header
 from geomae.sensors import Sensor, inline_sensor, sensor
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from geomae.discovery.products import FIRST_OFFSET_BASELINE, LANDSAT_SENSORS
+from geomae.discovery.grouping import FIRST_OFFSET_BASELINE, LANDSAT_SENSORS
 from geomae.errors import CatalogError
 from geomae.sensors import Band, Sensor, sensor, sensor_names
 

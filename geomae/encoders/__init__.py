@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from geomae.encoders.interface import DEFAULT_POOLING, MIDDLE, POOLINGS, Encoder, Tokens, default_layer
-    from geomae.encoders.own import OwnEncoder
-    from geomae.encoders.reference import EncoderReference, EncoderSpec, encoder_specs, parse_encoder, parse_encoders
+    from geomae.encoders.own_models import OwnEncoder
     from geomae.encoders.selections import load_encoder
+    from geomae.encoders.specification import EncoderSpec, Reference, encoder_specs, parse_encoder, parse_encoders
 
 __all__ = [
     "DEFAULT_POOLING",
     "MIDDLE",
     "POOLINGS",
     "Encoder",
-    "EncoderReference",
     "EncoderSpec",
     "OwnEncoder",
+    "Reference",
     "Tokens",
     "default_layer",
     "encoder_specs",
@@ -27,8 +27,8 @@ __all__ = [
 
 _HOMES = {
     "interface": ("DEFAULT_POOLING", "MIDDLE", "POOLINGS", "Encoder", "Tokens", "default_layer"),
-    "own": ("OwnEncoder",),
-    "reference": ("EncoderReference", "EncoderSpec", "encoder_specs", "parse_encoder", "parse_encoders"),
+    "own_models": ("OwnEncoder",),
+    "specification": ("Reference", "EncoderSpec", "encoder_specs", "parse_encoder", "parse_encoders"),
     "selections": ("load_encoder",),
 }
 

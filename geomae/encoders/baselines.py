@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, conv2d
 
 from geomae.encoders.interface import Encoder, Layer, Tokens
-from geomae.encoders.own import own_encoder
-from geomae.encoders.reference import EncoderReference
+from geomae.encoders.own_models import own_encoder
+from geomae.encoders.specification import Reference
 from geomae.errors import ConfigError, ModelError
 from geomae.files import digest
 from geomae.models.architecture import Architecture, architecture
@@ -33,7 +33,7 @@ TINY_PATCH = 8  # of configs/pretrain/tiny.yaml
 
 
 def baseline_encoder(
-    reference: EncoderReference,
+    reference: Reference,
     layer: Layer,
     pooling: str,
     imagery: SensorRecord,

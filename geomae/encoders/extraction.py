@@ -23,7 +23,8 @@ from geomae.embeddings.store import FINISHED, Columns, StoreSpec, StoreWriter, b
 from geomae.encoders.interface import Encoder
 from geomae.errors import ConfigError, GeomaeError
 from geomae.files import digest
-from geomae.runtime.devices import Fabric, working_precision
+from geomae.runtime.devices import Fabric
+from geomae.runtime.precision import working_precision
 from geomae.runtime.signals import Stop
 from geomae.tiles.batches import TileReader, ahead
 from geomae.tiles.index import TileIndex

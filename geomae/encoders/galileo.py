@@ -17,9 +17,9 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, max_pool2d
 
-from geomae.encoders.foreign import Values, load_state, stored_range, values
+from geomae.encoders.foreign_models import Values, load_state, stored_range, values
 from geomae.encoders.interface import Layer, Tokens, check_pooling, choose_layer, weights_digest
-from geomae.encoders.reference import EncoderReference
+from geomae.encoders.specification import Reference
 from geomae.errors import BandMismatchError, ConfigError, ModelError
 from geomae.files import digest, read_json
 from geomae.models.blocks import choose_kernels
@@ -81,7 +81,7 @@ class Fitted:
 
 
 def galileo_encoder(
-    reference: EncoderReference, layer: Layer, pooling: str, imagery: SensorRecord, device: str | torch.device
+    reference: Reference, layer: Layer, pooling: str, imagery: SensorRecord, device: str | torch.device
 ) -> "GalileoEncoder":
     """The encoder in a folder with Galileo's files, for the data set that `imagery` describes.
 

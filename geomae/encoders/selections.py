@@ -19,20 +19,11 @@ from geomae.embeddings import open_embeddings, write_geoparquet
 from geomae.embeddings.geoparquet import footprints
 from geomae.encoders.baselines import baseline_encoder
 from geomae.encoders.extraction import EncoderTiles, Extracted, Progress, extract
-from geomae.encoders.foreign import ForeignEncoder
+from geomae.encoders.foreign_models import ForeignEncoder
 from geomae.encoders.galileo import GalileoEncoder, galileo_encoder
 from geomae.encoders.interface import DEFAULT_POOLING, MIDDLE, Encoder, Layer, check_pooling, weights_digest
-from geomae.encoders.own import OwnEncoder, own_encoder
-from geomae.encoders.reference import (
-    BASELINE,
-    FOLDER,
-    GALILEO,
-    MLFLOW,
-    TIMM,
-    EncoderReference,
-    EncoderSpec,
-    parse_encoder,
-)
+from geomae.encoders.own_models import OwnEncoder, own_encoder
+from geomae.encoders.specification import BASELINE, FOLDER, GALILEO, MLFLOW, TIMM, EncoderSpec, Reference, parse_encoder
 from geomae.encoders.timm_models import timm_encoder
 from geomae.encoders.torchgeo_models import torchgeo_encoder
 from geomae.errors import CatalogError, ConfigError
@@ -48,7 +39,7 @@ ByDataset = Mapping[str, Encoder]  # an encoder, ready for each data set by its 
 
 
 def load_encoder(
-    encoder: str | Path | EncoderReference,
+    encoder: str | Path | Reference,
     layer: Layer = None,
     pooling: str | None = None,
     *,
@@ -66,7 +57,7 @@ def load_encoder(
     of the tiles, checked here. `like` is the model whose shape `baseline:random` and whose patches the other baselines
     take. Raises ConfigError, ModelError or BandMismatchError for what cannot be.
     """
-    reference = encoder if isinstance(encoder, EncoderReference) else parse_encoder(str(encoder))
+    reference = encoder if isinstance(encoder, Reference) else parse_encoder(str(encoder))
     pooling = check_pooling(pooling)
     if reference.kind in (FOLDER, MLFLOW):
         model = load_model(_folder(reference, tracking_uri), device)
@@ -157,7 +148,7 @@ class EncoderLoader:
         }
         self._like: Model | None = None
 
-    def load(self, reference: EncoderReference) -> dict[str, Encoder]:
+    def load(self, reference: Reference) -> dict[str, Encoder]:
         """The encoder, ready for each data set. Raises what `load_encoder` raises, also for tiles it cannot take."""
         ready = {name: self._ready(reference, name) for name in self._imagery}
         first = next(iter(ready.values()))
@@ -169,7 +160,7 @@ class EncoderLoader:
         """The encoders that are no baselines by label: what is wrong with one is known before any work begins."""
         return {one.label: self.load(one) for spec in specs if not spec.baseline for one in spec.references}
 
-    def _ready(self, reference: EncoderReference, name: str) -> Encoder:
+    def _ready(self, reference: Reference, name: str) -> Encoder:
         encoder = load_encoder(
             reference,
             self.spec.layer or MIDDLE,
@@ -244,7 +235,7 @@ def embed_selections(
 def embedding_params(
     compute: Compute,
     catalog: Catalog,
-    reference: EncoderReference,
+    reference: Reference,
     encoders: ByDataset,
     selections: Sequence[Selection],
     spec: EmbeddingSpec,
@@ -313,7 +304,7 @@ def identity(encoders: ByDataset) -> dict[str, Any]:
     }
 
 
-def _folder(reference: EncoderReference, tracking_uri: str | None) -> Path:
+def _folder(reference: Reference, tracking_uri: str | None) -> Path:
     """The model folder that a text names; of MLflow it is fetched."""
     if reference.kind == FOLDER:
         return Path(reference.name)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geomae.encoders.foreign import (
+from geomae.encoders.foreign_models import (
     Backbone,
     ForeignEncoder,
     load_state,
@@ -24,7 +24,7 @@ from geomae.encoders.foreign import (
     without_prefix,
 )
 from geomae.encoders.interface import Layer, check_pooling, choose_layer
-from geomae.encoders.reference import EncoderReference
+from geomae.encoders.specification import Reference
 from geomae.errors import BandMismatchError, ConfigError, ModelError, nearest
 from geomae.models.convert.state_dicts import first_line, read_weights
 from geomae.sensors.record import SensorRecord
@@ -34,7 +34,7 @@ POOLINGS_WITHOUT_CLASS = ("mean", "mean-std")
 
 
 def timm_encoder(
-    reference: EncoderReference, layer: Layer, pooling: str, imagery: SensorRecord, device: str | torch.device
+    reference: Reference, layer: Layer, pooling: str, imagery: SensorRecord, device: str | torch.device
 ) -> ForeignEncoder:
     """A model of timm for the data set that `imagery` describes.
 
@@ -105,7 +105,7 @@ def timm_backbone(module: nn.Module, size: int, bands: int) -> Backbone:
     return Backbone(module, run, size, blocks, fc_norm if pooled else norm, prefix, pooled_norm=pooled)
 
 
-def _settings(reference: EncoderReference) -> dict[str, Any]:
+def _settings(reference: Reference) -> dict[str, Any]:
     """The model's own input size, mean and standard deviation. Raises ConfigError for an unknown name."""
     import timm
 
@@ -121,7 +121,7 @@ def _settings(reference: EncoderReference) -> dict[str, Any]:
     return {} if settings is None else asdict(settings)
 
 
-def _model(reference: EncoderReference, settings: dict[str, Any], bands: int) -> tuple[nn.Module, tuple[str, ...]]:
+def _model(reference: Reference, settings: dict[str, Any], bands: int) -> tuple[nn.Module, tuple[str, ...]]:
     """The model with its weights, without its head, and what is to be said of them."""
     import timm
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor, nn
 
-from geomae.encoders.foreign import (
+from geomae.encoders.foreign_models import (
     STORED,
     Backbone,
     ForeignEncoder,
@@ -29,7 +29,7 @@ from geomae.encoders.foreign import (
     values,
 )
 from geomae.encoders.interface import Layer
-from geomae.encoders.reference import EncoderReference
+from geomae.encoders.specification import Reference
 from geomae.encoders.timm_models import finish, picture_bands, timm_backbone
 from geomae.errors import BandMismatchError, ConfigError, ModelError, nearest
 from geomae.models.convert.state_dicts import first_line, read_weights
@@ -67,7 +67,7 @@ SIZES = {"croma": 120, "swin_v2": 256}  # pixels a side, of those that are not m
 
 
 def torchgeo_encoder(
-    reference: EncoderReference, layer: Layer, pooling: str, imagery: SensorRecord, device: str | torch.device
+    reference: Reference, layer: Layer, pooling: str, imagery: SensorRecord, device: str | torch.device
 ) -> ForeignEncoder:
     """A model of torchgeo for the data set that `imagery` describes.
 
@@ -210,7 +210,7 @@ def _optical(imagery: SensorRecord, text: str) -> SensorRecord:
     return imagery.select(names)
 
 
-def _named(reference: EncoderReference) -> tuple[str, Any | None]:
+def _named(reference: Reference) -> tuple[str, Any | None]:
     """The name of the model, and the entry of its enum of weights. Raises ConfigError for what there is not."""
     import torchgeo.models as library
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf_shrinkage
 
 from geomae.evaluation.linear_probe import Scale
-from geomae.evaluation.permutations import Codes, Doubles, GroupBlocks, Permutations, Statistic
+from geomae.evaluation.permutation_tests import Codes, Doubles, GroupBlocks, Permutations, Statistic
 
 MOST_COMPONENTS = 32
 LEADING = 5

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from geomae.encoders import EncoderSpec, OwnEncoder
 from geomae.encoders.selections import ByDataset, Embeddings
 from geomae.errors import BandMismatchError, CatalogError
-from geomae.evaluation.gap_measures import (
+from geomae.evaluation.gap_components import (
     Pixels,
     class_distances,
     embedding_gap,
@@ -22,7 +22,7 @@ from geomae.evaluation.gap_measures import (
     reconstruction_gap,
     subsample_tiles,
 )
-from geomae.evaluation.permutations import DomainComparison, GapFigure, corrected
+from geomae.evaluation.permutation_tests import DomainComparison, GapFigure, corrected
 from geomae.evaluation.reconstruction import MASKED, Candidate, fit_candidates, score_reconstructions
 from geomae.evaluation.reconstruction_masks import MaskKind
 from geomae.runtime.devices import Compute

@@ -1,26 +1,33 @@
-"""Linear probes: how well classes or numbers can be read off frozen embeddings by a linear function.
+"""Linear probes: how well classes, numbers or the classes of pixels can be read off frozen embeddings.
 
-T rows, D features, K classes, E directions of the features that carry anything
-
-T tiles, D features, K classes, S strengths
-
-T tiles, D features, S strengths
+T rows (tiles), D features, K classes, S values of C, E directions of the features that carry anything; of segmentation
+R x C patches of a tile, H x W pixels of a tile, N patches of all tiles
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.linalg import eigh, svd
 from numpy.typing import NDArray
 from scipy.optimize import minimize  # type: ignore[import-untyped]
+from torch.nn.functional import interpolate
 
-from geomae.metrics.predictions import Codes, Floats, balanced_accuracy, confusion
+from geomae.metrics.predictions import UNKNOWN, Codes, Floats, average, balanced_accuracy, class_scores, confusion
+from geomae.randomness import generator
 
 CURVATURE = 0.25  # of the logistic loss at most (Böhning 1992), so that no step is too long
 TINY = 1e-12  # share of the largest eigenvalue below which a direction is rounding
 LOOSE, TIGHT = 1e-4, 1e-6  # largest slope at the end; loose changes no prediction at strengths that generalise
 MOST_STEPS = 2000
+
+
+Folds = Sequence[tuple[Codes, Codes]]
+C_VALUES: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0, 10.0)
+RIDGE_C_VALUES = tuple(10.0**power for power in range(-6, 4))
+MOST_PATCHES = 10_000  # to train on; more change little and take long
+BLOCK = 64  # tiles whose pixels are in memory at a time
 
 
 class Logistic:
@@ -79,10 +86,6 @@ class Logistic:
         limits = {"maxiter": MOST_STEPS, "maxfun": 2 * MOST_STEPS, "gtol": tolerance, "ftol": 0.0}
         end = minimize(loss, begin.ravel(), jac=True, method="L-BFGS-B", options=limits).x.reshape(shape)
         return self._axes_DE @ (scale_E1 * end[:-1]), end[-1] / np.sqrt(CURVATURE)
-
-
-Folds = Sequence[tuple[Codes, Codes]]
-C_VALUES: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -189,9 +192,6 @@ def choose_C(
     return C_values[int(score_S.argmax())], dict(zip(C_values, score_S.tolist(), strict=True))
 
 
-RIDGE_C_VALUES = tuple(10.0**power for power in range(-6, 4))
-
-
 @dataclass(frozen=True)
 class RidgeProbe:
     """A linear function of embeddings."""
@@ -228,3 +228,77 @@ def choose_ridge(
             square_S[number] += np.square(probe.predict(embedding_TD[held_out]) - value_T[held_out]).sum()
     rmse_S = np.sqrt(square_S / count)
     return C_values[int(rmse_S.argmin())], dict(zip(C_values, rmse_S.tolist(), strict=True))
+
+
+def class_shares(class_THW: NDArray[np.int16], rows: int, cols: int, classes: int) -> Floats:
+    """Share of each class (T, R, C, K) in all pixels of a patch; unknown pixels belong to none.
+
+    A pixel belongs to the patch that its centre lies in.
+    """
+    tiles, height, width = class_THW.shape
+    row_H = (np.arange(height) * 2 + 1) * rows // (2 * height)
+    col_W = (np.arange(width) * 2 + 1) * cols // (2 * width)
+    patch_THW = (np.arange(tiles)[:, None, None] * rows + row_H[:, None]) * cols + col_W
+    known_THW = class_THW != UNKNOWN
+    cell = patch_THW[known_THW] * classes + class_THW[known_THW]
+    count = np.bincount(cell, minlength=tiles * rows * cols * classes).reshape(tiles, rows, cols, classes)
+    pixels_RC = np.outer(np.bincount(row_H, minlength=rows), np.bincount(col_W, minlength=cols))
+    return count / np.maximum(pixels_RC, 1)[:, :, None]
+
+
+def draw_patches(share_TRCK: Floats, seed: int, most: int = MOST_PATCHES) -> Codes:
+    """Positions of patches to train on, in order: those that hold a known class, at most `most`, drawn at random."""
+    usable = np.flatnonzero(share_TRCK.sum(-1).ravel() > 0)
+    if len(usable) > most:
+        usable = generator(seed, "segmentation patches").choice(usable, most, replace=False)
+    return np.sort(usable)
+
+
+def choose_patch_C(
+    patches_TRCD: NDArray[np.floating],
+    share_TRCK: Floats,
+    folds: Folds,
+    seed: int,
+    C_values: Sequence[float] = C_VALUES,
+) -> tuple[float, dict[float, float]]:
+    """The strength with the highest mean IoU over the patches of all held-out tiles, and the score of each.
+
+    A patch counts by the shares of its classes. Classes are not balanced: every pixel counts the same in an IoU. Of
+    equal scores the stronger regularisation wins.
+    """
+    C_values = sorted(C_values)
+    classes = share_TRCK.shape[-1]
+    counts_SKK = np.zeros((len(C_values), classes, classes))
+    for learn, held in folds:
+        patches_ND, share_NK = training_patches(patches_TRCD[learn], share_TRCK[learn], seed)
+        probes = fit_path(patches_ND, share_NK, C_values, balanced=False, tolerance=LOOSE)
+        truth_NK = share_TRCK[held].reshape(-1, classes)
+        for number, probe in enumerate(probes):
+            predicted_N = probe.predict(patches_TRCD[held].reshape(len(truth_NK), -1))
+            counts_SKK[number] += truth_NK.T @ one_hot(predicted_N, classes)
+    score_S = average(class_scores(counts_SKK)["iou"])
+    return C_values[int(score_S.argmax())], dict(zip(C_values, score_S.tolist(), strict=True))
+
+
+def training_patches(
+    patches_TRCD: NDArray[np.floating], share_TRCK: Floats, seed: int
+) -> tuple[NDArray[np.floating], Floats]:
+    """Patches (N, D) to train on and the shares (N, K) of their classes."""
+    drawn = draw_patches(share_TRCK, seed)
+    flat_ND = patches_TRCD.reshape(-1, patches_TRCD.shape[-1])
+    return flat_ND[drawn], share_TRCK.reshape(-1, share_TRCK.shape[-1])[drawn]
+
+
+def predict_pixels(
+    probe: LinearProbe, patches_TRCD: NDArray[np.floating], height: int, width: int
+) -> Iterator[tuple[slice, Codes]]:
+    """Go through the tiles some at a time: which, and the class (T, H, W) of each of their pixels.
+
+    The probabilities of the patches are interpolated bilinearly between the patches' centres.
+    """
+    for begin in range(0, len(patches_TRCD), BLOCK):
+        part = slice(begin, min(begin + BLOCK, len(patches_TRCD)))
+        scores_TRCK = torch.from_numpy(probe.scores(patches_TRCD[part]))
+        probability_TKRC = scores_TRCK.softmax(-1).permute(0, 3, 1, 2)
+        probability_TKHW = interpolate(probability_TKRC, (height, width), mode="bilinear", align_corners=False)
+        yield part, probability_TKHW.argmax(1).numpy()

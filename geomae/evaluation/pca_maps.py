@@ -19,7 +19,8 @@ from geomae.evaluation.pca import Floats, Pca, fit_pca, load_pca
 from geomae.files import file_name, read_json, write_json
 from geomae.randomness import generator
 from geomae.rasters import Grid
-from geomae.runtime.devices import Compute, working_precision
+from geomae.runtime.devices import Compute
+from geomae.runtime.precision import working_precision
 from geomae.tiles.batches import TileReader
 from geomae.tiles.index import TileIndex
 from geomae.tiles.selection import evenly_spread

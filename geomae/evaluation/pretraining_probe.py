@@ -12,11 +12,11 @@ import torch
 
 from geomae.catalog import Catalog, parse_selector
 from geomae.encoders.interface import DEFAULT_POOLING, default_layer
-from geomae.encoders.own import OwnEncoder, fit_model
+from geomae.encoders.own_models import OwnEncoder, fit_model
 from geomae.errors import CatalogError
 from geomae.evaluation.folds import TrainingFolds, assign_training
 from geomae.evaluation.pca import fit_pca
-from geomae.evaluation.probing import NEIGHBOURS, knn_classes
+from geomae.evaluation.probe_predictions import NEIGHBOURS, knn_classes
 from geomae.metrics.predictions import Codes, balanced_accuracy, confusion
 from geomae.models.folder import Model
 from geomae.randomness import generator

@@ -16,8 +16,8 @@ from geomae.encoders import EncoderSpec
 from geomae.encoders.selections import Embeddings
 from geomae.evaluation.alignment import NONE, Alignment, import_skada
 from geomae.evaluation.alignment_choice import Choice, Evidence, choose
-from geomae.evaluation.probe_data import ProbeTask
 from geomae.evaluation.probe_scores import EncoderResult, ProbeRow, ProbeScores, score
+from geomae.evaluation.probe_task import ProbeTask
 from geomae.files import digest
 
 WORKERS = 2  # fits at a time, each on one thread: they are too small to share out

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomae.evaluation.alignment import NONE
-from geomae.evaluation.probing import PredictionKey, Predictions
-from geomae.metrics.intervals import FEWEST_GROUPS, percentile_interval, resample_groups
-from geomae.metrics.predictions import ALL, Codes, Floats, Measure
+from geomae.evaluation.probe_predictions import PredictionKey, Predictions
+from geomae.metrics.predictions import ALL, FEWEST_GROUPS, Codes, Floats, Measure, percentile_interval, resample_groups
 
 COLUMNS = (
     *("encoder", "task", "train", "test", "align", "method", "shots", "class", "metric", "value", "low", "high"),

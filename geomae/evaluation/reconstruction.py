@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geomae.encoders.interface import weights_digest
-from geomae.encoders.own import fit_model
-from geomae.encoders.reference import BASELINE, FOLDER, MLFLOW, EncoderReference, parse_encoders
+from geomae.encoders.own_models import fit_model
+from geomae.encoders.specification import BASELINE, FOLDER, MLFLOW, Reference, parse_encoders
 from geomae.errors import BandMismatchError, CatalogError, ConfigError, ModelError
 from geomae.evaluation.reconstruction_masks import MaskKind, common_cell, for_patches, to_pixels, visible_cells
 from geomae.metrics.reconstruction import DATA_RANGE_STD, ErrorSums, error_sums
 from geomae.models.folder import Model, load_model
-from geomae.models.inpainting import INPAINTINGS, inpainting
+from geomae.models.inpainting_baselines import INPAINTINGS, inpainting
 from geomae.models.masking import visible_count
 from geomae.randomness import generator
-from geomae.runtime.devices import Compute, working_precision
+from geomae.runtime.devices import Compute
+from geomae.runtime.precision import working_precision
 from geomae.sensors import Band
 from geomae.tiles.batches import TileReader, ahead
 from geomae.tiles.index import TileIndex
@@ -60,7 +61,7 @@ class MaskedTiles:
 class Candidate:
     """A model or a baseline as the user named it."""
 
-    reference: EncoderReference
+    reference: Reference
     model: Model | None
 
     @property
@@ -195,7 +196,7 @@ def _baseline_predictor(text: str, compared: Sequence[int], cell: int) -> Callab
     return predict
 
 
-def _encoder_alone(reference: EncoderReference) -> ModelError:
+def _encoder_alone(reference: Reference) -> ModelError:
     return ModelError(
         f"{reference.text}: is an encoder without a decoder, which cannot reconstruct; train a masked autoencoder with "
         "`geomae pretrain`, or bring weights with their decoder through `geomae convert`"

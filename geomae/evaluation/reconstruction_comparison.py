@@ -16,7 +16,7 @@ from geomae.catalog import parse_selector
 from geomae.errors import ConfigError, nearest
 from geomae.evaluation.reconstruction import MASKED, VISIBLE, FittedModels, ReconstructionScores, score_reconstructions
 from geomae.evaluation.reconstruction_masks import MaskKind
-from geomae.metrics.intervals import FEWEST_GROUPS, percentile_interval, resample_groups
+from geomae.metrics.predictions import FEWEST_GROUPS, percentile_interval, resample_groups
 from geomae.metrics.reconstruction import ALL, ErrorSums, Floats, figures, units
 from geomae.randomness import generator
 from geomae.sensors import Band

@@ -1,20 +1,58 @@
-"""Scores of predicted classes, pixels and numbers, from sums over groups: resampling groups then costs a product.
+"""Scores of predicted classes, pixels and numbers, from sums over groups; and intervals by resampling these groups.
 
-T tiles, G groups, K classes; X any leading dimensions, such as resamples; a confusion counts (truth, predicted)
-
-T tiles, G groups, K classes; X any leading dimensions, such as resamples
+T tiles, G groups, K classes, R resamples; X any leading dimensions, such as resamples; a confusion counts (truth,
+predicted)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from geomae.randomness import generator
+
+FEWEST_GROUPS = 10  # below, an interval would claim more than the groups can carry
+RESAMPLES = 1000
+LEVEL = 0.95
+
+
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
 UNKNOWN = -1  # the class of a pixel that is not scored
+ALL = "all"
+Values = dict[tuple[str, str], Floats]  # by metric and class
+
+
+def resample_groups(groups: int, seed: int) -> NDArray[np.float64] | None:
+    """How often each group counts in each resample: (R, G); None with fewer than ten groups.
+
+    The same seed and number of groups give the same resamples, so that the interval of a difference is paired.
+    """
+    if groups < FEWEST_GROUPS:
+        return None
+    rng = generator(seed, "bootstrap")
+    return rng.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES).astype(np.float64)
+
+
+def percentile_interval(values_R: NDArray[np.float64]) -> tuple[float, float]:
+    """The interval (95 %) of a statistic by its values in the resamples; those in which it is unknown do not count."""
+    low, high = np.nanquantile(values_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def group_interval(
+    statistic: Callable[[NDArray[np.float64]], float], group_T: NDArray[np.int64], seed: int
+) -> tuple[float, float] | None:
+    """The percentile interval (95 %) of `statistic(weight_T)` over resampled groups; None with fewer than ten.
+
+    `weight_T` says how often each tile counts. See `resample_groups` for differences.
+    """
+    counts_RG = resample_groups(int(group_T.max()) + 1, seed)
+    if counts_RG is None:
+        return None
+    return percentile_interval(np.array([statistic(counts_G[group_T]) for counts_G in counts_RG]))
 
 
 def confusion(truth_T: Codes, predicted_T: Codes, classes: int) -> Floats:
@@ -68,10 +106,6 @@ def average(score_XK: Floats, averaged_K: NDArray[np.bool_] | None = None) -> Fl
 def _share(part_X: Floats, whole_X: Floats) -> Floats:
     unknown_X = np.full(np.shape(whole_X), np.nan)
     return np.asarray(np.divide(part_X, whole_X, out=unknown_X, where=whole_X > 0))
-
-
-ALL = "all"
-Values = dict[tuple[str, str], Floats]  # by metric and class
 
 
 class Measure(Protocol):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from geomae.errors import ModelError
 from geomae.models.architecture import Architecture
-from geomae.models.convolutional import ConvolutionalDecoder, ConvolutionalEncoder
+from geomae.models.convolutional_autoencoder import ConvolutionalDecoder, ConvolutionalEncoder
 from geomae.models.decoder import Decoder, build_decoder
 from geomae.models.encoder import Encoder
 from geomae.models.masking import Mask

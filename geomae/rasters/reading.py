@@ -18,9 +18,25 @@ from rasterio.windows import Window as RasterioWindow
 
 from geomae.catalog import Scene, Source
 from geomae.errors import RasterError
-from geomae.rasters.grids import HALF, SNAP, Grid, Layout, SceneFile, Window, axes, check_window, scene_layout
+from geomae.rasters.grids import (
+    HALF,
+    SNAP,
+    Axis,
+    Bools,
+    Floats,
+    Grid,
+    Indexes,
+    Layout,
+    SceneFile,
+    Window,
+    axes,
+    bilinear,
+    check_window,
+    nearest,
+    scene_layout,
+    taps,
+)
 from geomae.rasters.opening import LARGEST_BYTES, Header, borrowed, environment, header
-from geomae.rasters.resampling import Axis, Bools, Floats, Indexes, bilinear, nearest, taps
 
 Array = npt.NDArray[Any]
 Codes = npt.NDArray[np.int32]

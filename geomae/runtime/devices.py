@@ -1,14 +1,8 @@
-"""Devices, ranks and precision through Lightning Fabric, and memory that the process keeps between steps.
+"""Devices and ranks, through Lightning Fabric."""
 
-glibc gives large blocks back to the system as soon as they are freed. A training step frees and takes the same sizes
-again and again, which costs page faults (tests/benchmarks/training_step.py counts them; --allocator system).
-"""
-
-import ctypes
 import logging
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,13 +11,10 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from geomae.errors import ConfigError
+from geomae.runtime.precision import keep_freed_memory, precision_for
 from geomae.runtime.signals import die_with_parent
 
 __all__ = ["Fabric", "SLURMEnvironment", "TorchElasticEnvironment"]
-
-# Parameters of mallopt(3): when the top of the heap is given back, and how many blocks may be mapped on their own.
-TRIM_THRESHOLD, MMAP_MAX = -1, -4
-NEVER = 2**31 - 1
 
 
 def device_for(device: str) -> str:
@@ -103,44 +94,6 @@ def open_compute(
     if external():
         fabric.launch()
     return Compute(fabric, chosen)
-
-
-def keep_freed_memory() -> bool:
-    """Let malloc keep what is freed, for the rest of the process; False where the C library is not glibc."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, TypeError, AttributeError):  # musl, macOS, Windows
-        return False
-    return bool(mallopt(TRIM_THRESHOLD, NEVER)) and bool(mallopt(MMAP_MAX, 0))
-
-
-def precision_for(device: str, precision: str) -> str:
-    """`32` or `bf16`: for `auto`, bf16 where the processor multiplies matrices in it."""
-    if precision in ("32", "bf16"):
-        return precision
-    if precision != "auto":
-        raise ConfigError(f"--precision {precision}: choose auto, 32 or bf16")
-    if device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
-    return "bf16" if device == "cpu" and cpu_multiplies_bf16() else "32"
-
-
-def cpu_multiplies_bf16() -> bool:
-    """Whether this processor has instructions for bf16 products (AVX512-BF16, AMX, or Arm's)."""
-    try:
-        info = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    flags = next((line for line in info.splitlines() if line.lower().startswith(("flags", "features"))), "").split()
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags))
-
-
-def working_precision(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which a model runs: with `bf16`, matrix products in bf16 and sums, norms and losses in fp32.
-
-    Not Fabric's own mixed precision, which rounds the pixels themselves, and with them the targets, to bf16.
-    """
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def _started_ranks(devices: int, nodes: int) -> tuple[int, int]:

@@ -20,8 +20,8 @@ from geomae.catalog.paths import common_folder
 from geomae.errors import CatalogError, nearest
 from geomae.files import confine
 from geomae.rasters import describe_bands
-from geomae.tiles import landscape
-from geomae.tiles.torchgeo_classes import band_tokens, label_text, rows_as_files, stored_bands
+from geomae.tiles import sample_landscape as landscape
+from geomae.tiles.torchgeo_datasets import band_tokens, label_text, rows_as_files, stored_bands
 
 SAMPLE_DEFAULTS: dict[str, Any] = {
     "tile": {"size": 64, "stride": 32},

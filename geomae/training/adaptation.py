@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from geomae.config import AdaptConfig, Decoder, Optimizer, PretrainConfig
-from geomae.encoders.own import fit_model
+from geomae.encoders.own_models import fit_model
 from geomae.errors import CatalogError, ConfigError, ModelError
 from geomae.models.architecture import Architecture
 from geomae.models.folder import Model
 from geomae.models.mae import MaskedAutoencoder
-from geomae.models.trainable import Share, merged, unfreeze
+from geomae.models.trainable_weights import Share, merged, unfreeze
 from geomae.randomness import key
 from geomae.runtime.devices import Compute
 from geomae.runtime.signals import Stop

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from geomae.errors import TrainingError
 from geomae.models.folder import SensorTensors, sensor_tensors
-from geomae.runtime.devices import working_precision
+from geomae.runtime.precision import working_precision
 from geomae.runtime.signals import Stop
 from geomae.tiles.batches import Batch, BatchSchedule, fixed_batches, read_ahead
 from geomae.training import checkpoints
-from geomae.training.trainer import Trainer, added, guarded_step, learning_rate, wrapped
+from geomae.training.optimizer import guarded_step, learning_rate
+from geomae.training.trainer import Trainer, added, wrapped
 from geomae.training.validation import ValidationScores, evaluate
 
 

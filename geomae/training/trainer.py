@@ -1,9 +1,5 @@
-"""What a training works on: the model as its strategy wraps it, the optimizer, the data, and where it stands.
+"""What a training works on: the model as its strategy wraps it, the optimizer, the data, and where it stands."""
 
-The optimizer is AdamW with betas (0.9, 0.95), with a guard against infinite steps.
-"""
-
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -11,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from geomae.config import PretrainConfig
 from geomae.models.architecture import architecture
@@ -24,10 +20,8 @@ from geomae.tiles.batches import BatchSpec
 from geomae.training import checkpoints
 from geomae.training.checkpoints import Progress
 from geomae.training.data import Dataset, TrainingData
+from geomae.training.optimizer import build_optimizer, decayed
 from geomae.training.validation import ValidationScores
-
-SINGLE_TOKENS = ("cls_token", "mask_token")
-WRAPPERS = ("_forward_module.", "_fsdp_wrapped_module.", "_orig_mod.", "module.")
 
 
 @dataclass
@@ -116,60 +110,3 @@ def added(fabric: Fabric, values: Tensor) -> Tensor:
     total = fabric.all_reduce(values, reduce_op="sum")
     assert isinstance(total, Tensor)
     return total
-
-
-def learning_rate(step: int, config: PretrainConfig) -> float:
-    """Linear warm-up, then cosine decay to the floor (He et al. 2022, appendix A); the base rate is for 256 tiles."""
-    peak = config.optimizer.base_rate * config.batch / 256
-    warmup = round(config.optimizer.warmup * config.steps)
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    done = (step - warmup) / max(config.steps - warmup, 1)
-    floor = config.optimizer.floor
-    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))
-
-
-def plain_name(name: str) -> str:
-    """The name of a parameter without what DDP, FSDP, Fabric and the compiler put before it."""
-    for wrapper in WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
-
-
-def decayed(model: nn.Module) -> frozenset[str]:
-    """Names of the parameters that weight decay acts on: neither biases, nor norms, nor single tokens.
-
-    Taken before a strategy wraps the model, because FSDP flattens shapes.
-    """
-    return frozenset(
-        name for name, value in model.named_parameters() if value.ndim > 1 and not name.endswith(SINGLE_TOKENS)
-    )
-
-
-def build_optimizer(model: nn.Module, decay: frozenset[str], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over what learns of a wrapped or plain `model`; the rate is set at each step."""
-    groups: dict[bool, list[Tensor]] = {True: [], False: []}
-    for name, value in model.named_parameters():
-        if value.requires_grad:
-            groups[plain_name(name) in decay].append(value)
-    return torch.optim.AdamW(
-        [
-            {"params": groups[True], "weight_decay": weight_decay},
-            {"params": groups[False], "weight_decay": 0.0},
-        ],
-        lr=0.0,
-        betas=(0.9, 0.95),
-        fused=True,  # one pass over the weights, and it knows `found_inf`
-    )
-
-
-def guarded_step(optimizer: torch.optim.Optimizer, rate: float, broken: Tensor) -> None:
-    """One step that changes no weight where `broken` (a tensor on the device) is true; the host need not look.
-
-    The fused kernel reads `found_inf` on the device, as gradient scaling uses it.
-    """
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.found_inf = broken.float()  # type: ignore[attr-defined]
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from geomae.metrics.reconstruction import TileErrors, sum_squares
 from geomae.models.folder import Model, SensorTensors, sensor_tensors
-from geomae.models.inpainting import mean_by_distance, mean_of_nearest, mean_of_visible
+from geomae.models.inpainting_baselines import mean_by_distance, mean_of_nearest, mean_of_visible
 from geomae.models.mae import Loss, MaskedAutoencoder, cut_tiles
 from geomae.models.patches import restore_from_context, take
 from geomae.sensors.record import SensorRecord

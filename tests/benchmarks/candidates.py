@@ -53,7 +53,8 @@ def ours(
     from geomae.config import Decoder
     from geomae.models.architecture import Architecture
     from geomae.models.mae import MaskedAutoencoder, compile_in_place
-    from geomae.training.trainer import build_optimizer, decayed, guarded_step
+    from geomae.models.masking import Mask
+    from geomae.training.optimizer import build_optimizer, decayed, guarded_step
 
     width, depth, heads = case.encoder
     narrow, layers, narrow_heads = case.decoder
@@ -71,10 +72,11 @@ def ours(
     codes_CF = torch.zeros(case.bands, 1, device=device)  # a stacked embedding does not look at them
     visible = round((1 - case.ratio) * case.patches)
     predicted = round(predict * (case.patches - visible)) if predict < 1 else None
+    mask = Mask(order_BN, visible, predicted=predicted)
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            loss = model(pixels_BCHW, valid_BCHW, codes_CF, order_BN, visible, None, predicted)
+            loss = model(pixels_BCHW, valid_BCHW, codes_CF, mask)
         loss.mean().backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         guarded_step(optimizer, 1e-4, ~torch.isfinite(norm))

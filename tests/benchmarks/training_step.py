@@ -53,7 +53,7 @@ def main() -> None:
     device = torch.device(arguments.device)
     torch.set_num_threads(arguments.threads)
     torch.set_float32_matmul_precision("highest")  # fp32 for true: no reduced matrix products on either side
-    from geomae.runtime.devices import keep_freed_memory, precision_for
+    from geomae.runtime.precision import keep_freed_memory, precision_for
 
     auto = precision_for(device.type, "auto")
     kept = arguments.allocator == "kept" and device.type == "cpu" and keep_freed_memory()

@@ -6,9 +6,8 @@ import pytest
 from chromium import BROWSER, browse, drive
 
 from geomae.randomness import generator
-from geomae.reports.explorer import ExplorerData, explorer
 from geomae.reports.page import Figure, Page, Section, Table, write_page
-from geomae.reports.pca_figures import colour_columns, pca_scree
+from geomae.reports.pca_figures import ExplorerData, colour_columns, explorer, pca_scree
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="Chromium is absent")
 DRIVE = """

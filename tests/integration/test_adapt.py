@@ -16,7 +16,7 @@ from geomae.commands.adapt import AdaptOptions
 from geomae.commands.options import CommonOptions
 from geomae.config import AdaptConfig, PretrainConfig
 from geomae.errors import BandMismatchError, CatalogError, ConfigError, GeomaeError, ModelError
-from geomae.evaluation.before_after import error_changes, evaluate_before_after, plan_before_after
+from geomae.evaluation.adaptation_effect import error_changes, evaluate_before_after, plan_before_after
 from geomae.models.architecture import Architecture
 from geomae.models.folder import Model, load_model, save_model
 from geomae.models.mae import MaskedAutoencoder

@@ -19,8 +19,8 @@ from geomae.encoders import encoder_specs, load_encoder, parse_encoders
 from geomae.encoders.selections import EmbeddingSpec, EncoderLoader, embed_specs
 from geomae.errors import BandMismatchError, ConfigError, GeomaeError
 from geomae.evaluation.gap import measure_gap, read_gap_domains, read_pixels
-from geomae.evaluation.gap_measures import Pixels, embedding_gap, pixel_gap
-from geomae.evaluation.permutations import corrected
+from geomae.evaluation.gap_components import Pixels, embedding_gap, pixel_gap
+from geomae.evaluation.permutation_tests import corrected
 from geomae.models.architecture import Architecture
 from geomae.models.folder import Model, load_model, save_model
 from geomae.models.mae import MaskedAutoencoder

@@ -10,7 +10,7 @@ from geomae.evaluation.alignment import ALIGNMENTS, NONE, SOURCE, STANDARDISE, T
 from geomae.evaluation.alignment_choice import CIRCULAR, Evidence, LabelShift, Rule, choose, circular_validation
 from geomae.evaluation.folds import FoldPlan, Labelled
 from geomae.evaluation.linear_probe import fit_linear
-from geomae.evaluation.probing import PredictionKey, classify, classify_aligned
+from geomae.evaluation.probe_predictions import PredictionKey, classify, classify_aligned
 
 CLASSES, FEATURES = 3, 12
 STACKED = "standardise+coral"

@@ -12,7 +12,7 @@ sys.modules.update(dict.fromkeys({ABSENT!r}))
 sys.path.insert(0, {str(BENCHMARKS)!r})
 import torch
 from candidates import Case, ours
-from geomae.runtime.devices import precision_for
+from geomae.runtime.precision import precision_for
 import training_step
 case = Case(2, 32, 8, (24, 1, 2), (16, 1, 2))
 for kind, share in (("full", 1.0), ("cross", 0.25)):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geomae.discovery.inference import infer_catalog, locate
+from geomae.discovery.draft_catalog import infer_catalog, locate
 from geomae.errors import CatalogError
 from geomae.rasters import write_cog
 

@@ -6,7 +6,7 @@ T tiles, G groups
 import numpy as np
 import pytest
 
-from geomae.evaluation.before_after import change, cross_fitted, paired_estimates, share_closed
+from geomae.evaluation.adaptation_effect import change, cross_fitted, paired_estimates, share_closed
 from geomae.metrics.predictions import ClassMeasure
 
 MEASURE = ClassMeasure(("a", "b"), np.array([True, True]))

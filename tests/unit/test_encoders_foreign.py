@@ -16,7 +16,7 @@ from torchgeo.models import DOFA
 from torchgeo.models.scale_mae import ScaleMAE
 
 from geomae.encoders import POOLINGS, load_encoder
-from geomae.encoders.foreign import resized, standardised
+from geomae.encoders.foreign_models import resized, standardised
 from geomae.encoders.timm_models import finish, timm_backbone
 from geomae.errors import BandMismatchError, ConfigError, GeomaeError, ModelError
 from geomae.sensors import sensor

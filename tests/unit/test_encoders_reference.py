@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from geomae.encoders import parse_encoders
-from geomae.encoders.reference import LABEL
+from geomae.encoders.specification import LABEL
 from geomae.errors import ConfigError
 
 

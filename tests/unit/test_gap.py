@@ -18,7 +18,7 @@ from geomae.evaluation.domain_distances import (
     squared_mmd,
     subspace_angle,
 )
-from geomae.evaluation.gap_measures import (
+from geomae.evaluation.gap_components import (
     Pixels,
     class_distances,
     embedding_gap,
@@ -27,7 +27,7 @@ from geomae.evaluation.gap_measures import (
     reconstruction_gap,
     wasserstein,
 )
-from geomae.evaluation.permutations import DomainComparison, GroupBlocks, corrected, holm, p_value
+from geomae.evaluation.permutation_tests import DomainComparison, GroupBlocks, corrected, holm, p_value
 
 
 def direct_mmd(x, y, width):

@@ -13,8 +13,8 @@ import rasterio
 from geomae.errors import CatalogError, StorageError
 from geomae.files import file_digest, read_json
 from geomae.sensors import sensor
-from geomae.tiles import landscape as module
-from geomae.tiles.landscape import BANDS, CLASSES, SENSOR, describe, landscape
+from geomae.tiles import sample_landscape as module
+from geomae.tiles.sample_landscape import BANDS, CLASSES, SENSOR, describe, landscape
 
 CODE = {name: code for code, name in CLASSES.items()}
 SMALL = {"size": 128, "scenes": 1}
@@ -155,7 +155,7 @@ def test_arguments_out_of_range_are_refused(cache, wrong):
 
 
 def test_two_processes_at_once_both_end_with_a_whole_folder(cache):
-    code = f"from geomae.tiles.landscape import landscape; print(landscape(**{TINY}))"
+    code = f"from geomae.tiles.sample_landscape import landscape; print(landscape(**{TINY}))"
     command = [sys.executable, "-W", "error", "-c", code]
     running = [
         subprocess.Popen(

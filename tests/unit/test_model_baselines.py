@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from geomae.models.inpainting import mean_by_distance, mean_of_nearest, mean_of_visible
+from geomae.models.inpainting_baselines import mean_by_distance, mean_of_nearest, mean_of_visible
 
 ROWS, COLS = 3, 4
 

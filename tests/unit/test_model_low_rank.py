@@ -6,7 +6,7 @@ from tiny_models import BANDS, RECORD, tiles, tiny_mae, tiny_model
 
 from geomae.errors import ConfigError
 from geomae.models.folder import Model, load_model, save_model
-from geomae.models.trainable import METHODS, LowRankLinear, add_low_rank, merged, unfreeze
+from geomae.models.trainable_weights import METHODS, LowRankLinear, add_low_rank, merged, unfreeze
 
 
 def adapted(decoder="full", method="lora", blocks=0):

@@ -18,7 +18,7 @@ from geomae.encoders.dense import Lattice, dense_scores
 from geomae.encoders.extraction import EncoderTiles
 from geomae.evaluation.pca_maps import fit_colours, map_scene, scenes_to_map
 from geomae.rasters import write_cog
-from geomae.reports.pca_maps import write_map
+from geomae.reports.pca_map_figures import write_map
 from geomae.runtime.devices import open_compute
 from geomae.tiles.index import build_index
 from geomae.tiles.selection import own_record

@@ -8,8 +8,16 @@ import numpy as np
 from matplotlib.image import imread
 
 from geomae.randomness import generator
-from geomae.reports.explorer import ExplorerData, contact_png, explorer
-from geomae.reports.pca_figures import MOST, colour, colour_columns, pca_scatter, pca_scree
+from geomae.reports.pca_figures import (
+    MOST,
+    ExplorerData,
+    colour,
+    colour_columns,
+    contact_png,
+    explorer,
+    pca_scatter,
+    pca_scree,
+)
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from geomae.errors import ConfigError
 from geomae.evaluation.folds import assign_training, codes_of
 from geomae.evaluation.linear_probe import choose_C, choose_ridge, fit_linear, fit_path, fit_ridge_path, one_hot
-from geomae.evaluation.probing import (
+from geomae.evaluation.probe_predictions import (
     DRAWS,
     draw_labelled_tiles,
     few_label_classes,

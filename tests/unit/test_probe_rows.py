@@ -10,12 +10,19 @@ import pytest
 
 from geomae.errors import ConfigError
 from geomae.evaluation.folds import TrainingSide, cross_fit_plans, single_plan
-from geomae.evaluation.linear_probe import C_VALUES
+from geomae.evaluation.linear_probe import C_VALUES, class_shares, draw_patches
+from geomae.evaluation.probe_predictions import Labelled, PredictionKey, Predictions, classify, regress, segment
 from geomae.evaluation.probe_scores import COLUMNS, TO_BASELINE, TO_FIRST, EncoderResult, GroundTruth, ProbeRow, score
-from geomae.evaluation.probing import Labelled, PredictionKey, Predictions, classify, regress, segment
-from geomae.evaluation.segmentation import class_shares, draw_patches
-from geomae.metrics.intervals import group_interval, resample_groups
-from geomae.metrics.predictions import UNKNOWN, ClassMeasure, NumberMeasure, PixelMeasure, balanced_accuracy, confusion
+from geomae.metrics.predictions import (
+    UNKNOWN,
+    ClassMeasure,
+    NumberMeasure,
+    PixelMeasure,
+    balanced_accuracy,
+    confusion,
+    group_interval,
+    resample_groups,
+)
 
 NAMES = ("crop", "tree", "water")
 ASKED = PredictionKey("test", "linear")

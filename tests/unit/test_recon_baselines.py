@@ -9,7 +9,7 @@ import torch
 from skimage.restoration import inpaint_biharmonic
 
 from geomae.errors import ConfigError
-from geomae.models.inpainting import biharmonic, inpainting, inverse_distance, nearest_patch, tile_mean
+from geomae.models.inpainting_baselines import biharmonic, inpainting, inverse_distance, nearest_patch, tile_mean
 
 CELL, SIDE = 4, (12, 16)
 

@@ -11,7 +11,7 @@ from geomae.models.band_embedding import band_codes
 from geomae.models.folder import standardise
 from geomae.models.masking import Mask
 from geomae.training.checkpoints import Progress, collect_moments, collect_weights, newest, prune, publish, restore
-from geomae.training.trainer import build_optimizer, decayed, guarded_step
+from geomae.training.optimizer import build_optimizer, decayed, guarded_step
 
 FILES = ["model.safetensors", "optimizer.safetensors", "state.json"]
 

@@ -8,7 +8,7 @@ import torch
 
 from geomae.errors import ConfigError
 from geomae.runtime import devices
-from geomae.runtime.devices import precision_for
+from geomae.runtime.precision import precision_for
 from geomae.runtime.signals import STOPPING, watch
 
 

@@ -14,7 +14,7 @@ from geomae.models.band_embedding import band_codes
 from geomae.models.folder import sensor_tensors, standardise
 from geomae.models.masking import Mask
 from geomae.training.loop import Clock, StepResult, check_finite
-from geomae.training.trainer import build_optimizer, decayed, guarded_step, learning_rate, plain_name
+from geomae.training.optimizer import build_optimizer, decayed, guarded_step, learning_rate, plain_name
 
 
 def config(steps=1000, batch=512, **optimizer):

@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 
 from geomae.catalog import Catalog
 from geomae.config import AdaptConfig
-from geomae.encoders.reference import encoder_specs, parse_encoder, parse_encoders
 from geomae.encoders.selections import Embeddings, EmbeddingSpec, EncoderLoader, embed_specs
+from geomae.encoders.specification import encoder_specs, parse_encoder, parse_encoders
 from geomae.errors import BandMismatchError, CatalogError, ConfigError
 from geomae.evaluation.folds import TrainingFolds, assign_groups, codes_of
-from geomae.evaluation.gap_measures import embedding_gap, subsample_tiles
+from geomae.evaluation.gap_components import embedding_gap, subsample_tiles
 from geomae.evaluation.linear_probe import choose_C, fit_linear
-from geomae.evaluation.permutations import GapFigure
-from geomae.evaluation.probe_data import (
+from geomae.evaluation.permutation_tests import GapFigure
+from geomae.evaluation.probe_predictions import PredictionKey
+from geomae.evaluation.probe_task import (
     CLASSIFICATION,
     LabelledSelection,
     ProbeSettings,
@@ -30,9 +31,16 @@ from geomae.evaluation.probe_data import (
     label_selection,
     read_probe_task,
 )
-from geomae.evaluation.probing import PredictionKey
-from geomae.metrics.intervals import FEWEST_GROUPS, group_interval, percentile_interval, resample_groups
-from geomae.metrics.predictions import ALL, Codes, Floats, Measure
+from geomae.metrics.predictions import (
+    ALL,
+    FEWEST_GROUPS,
+    Codes,
+    Floats,
+    Measure,
+    group_interval,
+    percentile_interval,
+    resample_groups,
+)
 from geomae.metrics.reconstruction import TileErrors
 from geomae.models.folder import Model
 from geomae.runtime.devices import Compute

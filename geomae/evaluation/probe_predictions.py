@@ -1,10 +1,7 @@
 """What every encoder is probed by: linear probe, nearest neighbours and few labels, alike for all.
 
-T tiles, N tiles of the training part, D features, K classes
-
-P tiles of the training side (those to choose the strength by included), T tiles of a test set, D features
-
-P tiles of the training side, T tiles of a test set, N training tiles of a plan, D features, E aligned features
+P tiles of the training side (those to choose C by included), N training tiles of a plan, T tiles of a test set,
+D features, E aligned features, K classes
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,18 +26,27 @@ from geomae.evaluation.linear_probe import (
     LOOSE,
     Scale,
     choose_C,
+    choose_patch_C,
     choose_ridge,
+    class_shares,
     fit_linear,
     fit_path,
     fit_ridge_path,
     one_hot,
+    predict_pixels,
+    training_patches,
 )
-from geomae.evaluation.segmentation import choose_patch_C, class_shares, predict_pixels, training_patches
 from geomae.metrics.predictions import Codes, Floats
 from geomae.randomness import generator
 
 NEIGHBOURS = (5, 20)
 BLOCK = 2048  # tiles whose similarities are in memory at a time
+
+
+SHOTS = (1, 5, 10, 50)
+DRAWS = 10
+FEW_LABELS_C = 1.0  # so few labels leave nothing to choose it by; 1 is scikit-learn's default
+EQUAL = 0.05  # nearer circular validations are one: about a standard error of some dozen groups (Breiman et al. 1984)
 
 
 def nearest_tiles(train_ND: NDArray[np.floating], test_TD: NDArray[np.floating], most: int) -> NDArray[np.int64]:
@@ -94,11 +100,6 @@ def _unit(embedding_TD: NDArray[np.floating]) -> Floats:
     wide_TD = embedding_TD.astype(np.float64)
     length_T1 = np.linalg.norm(wide_TD, axis=1, keepdims=True)
     return wide_TD / np.where(length_T1 > 0, length_T1, 1)
-
-
-SHOTS = (1, 5, 10, 50)
-DRAWS = 10
-FEW_LABELS_C = 1.0  # so few labels leave nothing to choose it by; 1 is scikit-learn's default
 
 
 def draw_labelled_tiles(label_N: Codes, group_N: Codes, shots: int, seed: int, draw: int) -> Codes:
@@ -268,9 +269,6 @@ def segment(
                     PredictionKey(test, "linear"), 0, len(tests[test]), places[part], codes_THW.astype(np.int16)
                 )
     return predictions
-
-
-EQUAL = 0.05  # nearer circular validations are one: about a standard error of some dozen groups (Breiman et al. 1984)
 
 
 def classify_aligned(

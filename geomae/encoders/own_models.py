@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from geomae.encoders.interface import Layer, Tokens, choose_layer, weights_digest
-from geomae.encoders.reference import EncoderReference
+from geomae.encoders.specification import Reference
 from geomae.errors import BandMismatchError, ConfigError, ModelError
 from geomae.files import digest
 from geomae.models.band_embedding import band_codes
@@ -25,7 +25,7 @@ ANY_BANDS = "an encoder with the spectral embedding takes any bands"
 
 
 def own_encoder(
-    reference: EncoderReference, layer: Layer, pooling: str, imagery: SensorRecord | None, model: Model
+    reference: Reference, layer: Layer, pooling: str, imagery: SensorRecord | None, model: Model
 ) -> "OwnEncoder":
     """A model of ours for the data set that `imagery` describes, else for the first sensor that it knows.
 

@@ -26,7 +26,7 @@ KINDS = ("mlflow:RUN_ID", "models:/NAME/VERSION", "timm:NAME", "torchgeo:NAME", 
 
 
 @dataclass(frozen=True)
-class EncoderReference:
+class Reference:
     """An encoder as the user named it: `text` without the label, and its parts."""
 
     label: str
@@ -41,7 +41,7 @@ class EncoderSpec:
     """An encoder to be compared, or several that differ in nothing but their seed; each is loaded for a data set."""
 
     label: str
-    references: tuple[EncoderReference, ...]
+    references: tuple[Reference, ...]
     seeds: tuple[int | None, ...] = (None,)
 
     @property
@@ -50,12 +50,12 @@ class EncoderSpec:
         return self.references[0].kind == BASELINE
 
 
-def encoder_specs(references: Sequence[EncoderReference]) -> tuple[EncoderSpec, ...]:
+def encoder_specs(references: Sequence[Reference]) -> tuple[EncoderSpec, ...]:
     """A specification of each; `baseline:random` without a seed stands for `RANDOM_SEEDS` untrained encoders."""
     return tuple(_with_seeds(one) for one in references)
 
 
-def parse_encoders(texts: Sequence[str], baselines: Sequence[str] = BASELINES) -> tuple[EncoderReference, ...]:
+def parse_encoders(texts: Sequence[str], baselines: Sequence[str] = BASELINES) -> tuple[Reference, ...]:
     """What `[LABEL=]ENCODER` texts name. Labels are unique: default ones get `-2`, `-3`, ... where they are not.
 
     The default label is the name of a run's folder (`first` of `runs/first/model`) or of Galileo's, else the text
@@ -68,7 +68,7 @@ def parse_encoders(texts: Sequence[str], baselines: Sequence[str] = BASELINES) -
     if twice is not None:
         raise ConfigError(f"{twice}=: two encoders have this label; give each its own")
     used = set(given)
-    references: list[EncoderReference] = []
+    references: list[Reference] = []
     for label, text in pairs:
         parsed = parse_encoder(text, baselines)
         references.append(replace(parsed, label=label or _unique(parsed.label, used)))
@@ -76,11 +76,11 @@ def parse_encoders(texts: Sequence[str], baselines: Sequence[str] = BASELINES) -
     return tuple(references)
 
 
-def parse_encoder(text: str, baselines: Sequence[str] = BASELINES) -> EncoderReference:
+def parse_encoder(text: str, baselines: Sequence[str] = BASELINES) -> Reference:
     """What one ENCODER without a label names. Raises ConfigError; see `parse_encoders`."""
     head, colon, rest = text.partition(":")
     if text.startswith(("mlflow:", "models:")):
-        return EncoderReference(_plain(text), text, MLFLOW, text, MappingProxyType({}))
+        return Reference(_plain(text), text, MLFLOW, text, MappingProxyType({}))
     if colon and head in (TIMM, TORCHGEO, GALILEO, BASELINE):
         name, mark, options = rest.partition("?")
         if head == BASELINE and name not in baselines:
@@ -91,11 +91,9 @@ def parse_encoder(text: str, baselines: Sequence[str] = BASELINES) -> EncoderRef
             raise ConfigError(f"{text}: there is no folder {name}; check the path")
         known = OPTIONS.get(head) or OPTIONS.get(f"{head}:{name}", ())
         label = _plain(Path(name).absolute().name) if head == GALILEO else _plain(text)
-        return EncoderReference(
-            label, text, head, name, MappingProxyType(_options(text, options if mark else "", known))
-        )
+        return Reference(label, text, head, name, MappingProxyType(_options(text, options if mark else "", known)))
     if Path(text).is_dir():
-        return EncoderReference(_folder_label(Path(text)), text, FOLDER, text, MappingProxyType({}))
+        return Reference(_folder_label(Path(text)), text, FOLDER, text, MappingProxyType({}))
     if colon and re.fullmatch(r"\w+", head) and not Path(text).exists():
         close = nearest(head, ("mlflow", "models", TIMM, TORCHGEO, GALILEO, BASELINE))
         raise ConfigError(f"{text}: {head}: is no kind of encoder; {close} (a model folder, or {', '.join(KINDS)})")
@@ -104,7 +102,7 @@ def parse_encoder(text: str, baselines: Sequence[str] = BASELINES) -> EncoderRef
     )
 
 
-def _with_seeds(reference: EncoderReference) -> EncoderSpec:
+def _with_seeds(reference: Reference) -> EncoderSpec:
     if reference.text != "baseline:random":
         return EncoderSpec(reference.label, (reference,))
     seeds = tuple(range(RANDOM_SEEDS))

@@ -22,7 +22,7 @@ from geomae.evaluation.domain_distances import (
     squared_mmd,
     subspace_angle,
 )
-from geomae.evaluation.permutations import (
+from geomae.evaluation.permutation_tests import (
     DomainComparison,
     Doubles,
     GapFigure,

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from geomae.catalog import open_catalog, resolve_files
 from geomae.discovery.entries import Entry, band_entry, comment, evidence_of, flow, stack_entry
-from geomae.discovery.products import BandGroup, band_groups
+from geomae.discovery.grouping import BandGroup, StackGroup, band_groups, stack_groups
 from geomae.discovery.sensor_guess import guess_sensor, hinted_sensors
-from geomae.discovery.stacks import StackGroup, stack_groups
 from geomae.errors import CatalogError, GeomaeError, RasterError
 from geomae.rasters import describe_bands
 

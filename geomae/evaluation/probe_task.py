@@ -14,10 +14,9 @@ from geomae.catalog import Catalog, parse_selector
 from geomae.encoders.selections import Embeddings
 from geomae.errors import CatalogError, ConfigError
 from geomae.evaluation.folds import FoldPlan, Labelled, TrainingSide, codes_of, cross_fit_plans, single_plan
+from geomae.evaluation.probe_predictions import Predictions, classify, classify_aligned, regress, segment
 from geomae.evaluation.probe_scores import GroundTruth
-from geomae.evaluation.probing import Predictions, classify, classify_aligned, regress, segment
-from geomae.metrics.intervals import FEWEST_GROUPS
-from geomae.metrics.predictions import UNKNOWN, ClassMeasure, Measure, NumberMeasure, PixelMeasure
+from geomae.metrics.predictions import FEWEST_GROUPS, UNKNOWN, ClassMeasure, Measure, NumberMeasure, PixelMeasure
 from geomae.tiles.index import TileIndex, read_label_codes
 from geomae.tiles.selection import Selection
 
