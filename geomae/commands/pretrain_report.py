@@ -289,7 +289,7 @@ class Reporter(TrackedRun):
                 self.tracker.log_artifact(path, "pictures")
 
     def _probe(self, step: int, model: Model) -> dict[str, float]:
-        if self.probed is None:
+        if self.probed is None or not self.leads:
             return {}
         figures = probe(model, self.probed)
         self.folder.log(step, figures)

@@ -159,7 +159,7 @@ def test_two_processes_at_once_both_end_with_a_whole_folder(cache):
     command = [sys.executable, "-W", "error", "-c", code]
     running = [
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env=dict(os.environ), cwd=Path(__file__).parents[2]
+            command, stdout=subprocess.PIPE, text=True, env=dict(os.environ), cwd=Path(__file__).parents[3]
         )
         for _ in range(2)
     ]
