@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from geomae.commands import probe
-from geomae.commands.options import CommonOptions, check_selectors
+from geomae.commands.options import CommonOptions, read_selectors
 from geomae.errors import CheckpointError, ConfigError
 from pipelines.effects_figure import Effect
 
@@ -20,7 +20,7 @@ def check_probe(train: str | None, tests: Sequence[str], common: CommonOptions) 
     if (train is None) != (not tests):
         raise ConfigError("--probe-train and --probe-test: a probe needs both, labelled tiles to learn from and to ask")
     if train is not None:
-        check_selectors(common, [train, *tests])
+        read_selectors(common, [train, *tests])
 
 
 def probe_models(

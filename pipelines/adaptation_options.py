@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from geomae.commands.options import CommonOptions, check_selectors
+from geomae.commands.options import CommonOptions, read_selectors
 from geomae.config import AdaptConfig, PretrainConfig, load_config
 from geomae.errors import ConfigError
 
@@ -40,7 +40,7 @@ def check(arguments: argparse.Namespace, common: CommonOptions) -> None:
     if (arguments.probe_train is None) != (arguments.probe_test is None):
         raise ConfigError("--probe-train and --probe-test: a probe needs both, labelled tiles to learn from and to ask")
     named = (arguments.source, arguments.target, arguments.probe_train, arguments.probe_test)
-    check_selectors(common, *([one] for one in named if one is not None))
+    read_selectors(common, *([one] for one in named if one is not None))
     if arguments.source is not None:
         load_config(PretrainConfig, "pretrain", "tiny", training_changes(arguments))
     load_config(AdaptConfig, "adapt", None, arguments.adapt_set)

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -85,6 +85,12 @@ def open_catalog(path: Path | str) -> Catalog:
     for name in catalog.entries:
         catalog.sensor(name)  # a misspelt sensor is found before any file is looked for
     return catalog
+
+
+def with_absolute_path(catalog: Catalog) -> Catalog:
+    """The same catalogue, whose file has its absolute path in messages and records: a run may be resumed elsewhere."""
+    path = catalog.path.absolute()
+    return replace(catalog, path=path, document=replace(catalog.document, path=path))
 
 
 @dataclass(frozen=True)

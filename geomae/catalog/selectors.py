@@ -52,26 +52,28 @@ def parse_selector(text: str) -> Selector:
     return Selector(dataset, tuple(conditions), split)
 
 
-def resolve_selectors(catalog: Catalog, texts: Sequence[str], fallback_split: str | None) -> tuple[Selector, ...]:
-    """The selectors to use: `texts`, else the catalogue's default list, else its only data set.
+def resolve_selectors(
+    catalog: Catalog, chosen: Sequence[str | Selector], fallback_split: str | None
+) -> tuple[Selector, ...]:
+    """The selectors to use: those that were `chosen`, else the catalogue's default list, else its only data set.
 
     A selector without a split gets `fallback_split`; in the result None stands for all tiles. Raises CatalogError for
     a data set that the catalogue has not, for a repeated selector, and when there is a choice that nobody made.
     """
-    names: Sequence[str] = texts or catalog.default or tuple(catalog.entries)
-    if not texts and not catalog.default and len(names) > 1:
+    names: Sequence[str | Selector] = chosen or catalog.default or tuple(catalog.entries)
+    if not chosen and not catalog.default and len(names) > 1:
         known = ", ".join(sorted(catalog.entries))
         raise CatalogError(
             f"{catalog.path}: holds several data sets; choose with --dataset, or list them under `default:`: {known}"
         )
     selectors = []
     for name in names:
-        selector = parse_selector(name)
+        selector = parse_selector(name) if isinstance(name, str) else name
         catalog.entry(selector.dataset)
         split = selector.split or fallback_split
         selectors.append(replace(selector, split=None if split == ALL else split))
         if selectors[-1] in selectors[:-1]:
-            raise CatalogError(f"selector {name!r} is there twice; remove one of the two")
+            raise CatalogError(f"selector {str(name)!r} is there twice; remove one of the two")
     return tuple(selectors)
 
 

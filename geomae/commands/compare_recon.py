@@ -19,13 +19,13 @@ from geomae.commands.options import (
     RunName,
     Seed,
     TrackingUri,
-    check_selectors,
     exit_with,
+    read_selectors,
 )
 from geomae.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from geomae.catalog import Catalog
+    from geomae.catalog import Selector
     from geomae.evaluation.reconstruction_masks import MaskKind
 
 Models = Annotated[
@@ -90,7 +90,7 @@ def compare_recon(
 
 def run(options: CompareReconOptions) -> int:
     """Compare, and write tables, pictures, maps and a report. Returns the exit code."""
-    check_selectors(options.common, options.datasets)
+    (selectors,) = read_selectors(options.common, options.datasets)
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
     from geomae.commands.compare_recon_report import describe_plan, draw_panels, write_results, write_tables
     from geomae.commands.run import AnalysisRun, open_session, output_folder, selection_record
@@ -101,8 +101,8 @@ def run(options: CompareReconOptions) -> int:
     masks, show = parse_masks(options.kinds, options.ratios), TilesToShow.parse(options.show)
     session = open_session(options.common, "geomae compare-recon")
     candidates = load_candidates(options.models, session.fabric.device, options.common.tracking_uri)
-    check_no_tile_twice(session.catalog, options.datasets)
-    selections = session.select(options.datasets)
+    check_no_tile_twice(selectors)
+    selections = session.select(selectors)
     show.check([tile_id for one in selections for tile_id in one.index.tiles["tile_id"].tolist()])
     fitted = [fit_candidates(candidates, one, session.compute) for one in selections]
     if options.common.dry_run:
@@ -152,11 +152,8 @@ def parse_masks(kinds: str, ratios: str) -> "list[MaskKind]":
     return list(dict.fromkeys(MaskKind(kind, ratio) for kind in names for ratio in shares))
 
 
-def check_no_tile_twice(catalog: "Catalog", datasets: Sequence[str]) -> None:
+def check_no_tile_twice(selectors: "Sequence[Selector]") -> None:
     """Raise ConfigError where one selection holds the tiles of another."""
-    from geomae.catalog import resolve_selectors
-
-    selectors = resolve_selectors(catalog, datasets, None)
     for one in selectors:
         whole = replace(one, split=None)
         if one != whole and whole in selectors:

@@ -23,9 +23,9 @@ from geomae.commands.options import (
     RunName,
     Seed,
     TrackingUri,
-    check_selectors,
     exit_with,
     one_encoder,
+    read_selectors,
 )
 
 
@@ -73,7 +73,7 @@ def embed(
 
 def run(options: EmbedOptions) -> int:
     """Embed the tiles, or go on with it. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
-    check_selectors(options.common, options.datasets)
+    (selectors,) = read_selectors(options.common, options.datasets)
     reference = one_encoder(options.encoders)
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
     from geomae.commands.run import embedding_run, open_session, publish_embeddings
@@ -81,7 +81,7 @@ def run(options: EmbedOptions) -> int:
     from geomae.runtime.signals import watch
 
     session = open_session(options.common)
-    selections = session.select(options.datasets)
+    selections = session.select(selectors)
     spec = EmbeddingSpec(options.layer, options.pooling, options.patches)
     encoders = session.loader(spec, selections).load(reference)
     if options.common.dry_run:

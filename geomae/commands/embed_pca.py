@@ -24,9 +24,9 @@ from geomae.commands.options import (
     RunName,
     Seed,
     TrackingUri,
-    check_selectors,
     exit_with,
     one_encoder,
+    read_selectors,
 )
 
 Components = Annotated[
@@ -96,7 +96,7 @@ def embed_pca(
 
 def run(options: EmbedPcaOptions) -> int:
     """Embed the tiles and show them along their principal components. Returns the exit code."""
-    check_selectors(options.common, options.datasets)
+    (selectors,) = read_selectors(options.common, options.datasets)
     reference = one_encoder(options.encoders)
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
     from geomae.commands.embed_pca_report import describe_plan, draw_maps, write_report, write_summary
@@ -107,7 +107,7 @@ def run(options: EmbedPcaOptions) -> int:
 
     earlier = open_earlier(options.project) if options.project else None
     session = open_session(options.common)
-    selections = session.select(options.datasets)
+    selections = session.select(selectors)
     spec = EmbeddingSpec(options.layer, options.pooling)
     encoders = session.loader(spec, selections).load(reference)
     plan = describe_plan(encoders, selections, options.encoders[0], earlier, options.components, options.maps)

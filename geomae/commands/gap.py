@@ -20,8 +20,8 @@ from geomae.commands.options import (
     RunName,
     Seed,
     TrackingUri,
-    check_selectors,
     exit_with,
+    read_selectors,
 )
 from geomae.errors import ConfigError
 
@@ -85,7 +85,7 @@ def gap(
 
 def run(options: GapOptions) -> int:
     """Measure the gap. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
-    check_selectors(options.common, [options.source], [options.target])
+    (source,), (target,) = read_selectors(options.common, [options.source], [options.target])
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
     from geomae.commands.gap_report import describe_plan, write_results
     from geomae.commands.run import AnalysisRun, open_session, output_folder, selection_record
@@ -95,7 +95,7 @@ def run(options: GapOptions) -> int:
 
     specs = encoder_specs(options)
     session = open_session(options.common, one_process="geomae gap")
-    domains = read_gap_domains(session.select([options.source, options.target]), options.common.seed)
+    domains = read_gap_domains(session.select([source, target]), options.common.seed)
     selections = [domain.selected for domain in domains]
     loader = session.loader(EmbeddingSpec(options.layer, options.pooling), selections)
     trained = loader.load_trained(specs)

@@ -6,6 +6,7 @@ Nothing here is slow to import: `geomae --help` and a wrong option need neither 
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -14,7 +15,7 @@ import typer
 from geomae.errors import ConfigError, GeomaeError
 
 if TYPE_CHECKING:
-    from geomae.catalog import Catalog
+    from geomae.catalog import Catalog, Selector
     from geomae.encoders import Reference
 
 CatalogFile = Annotated[Path | None, typer.Option("--catalog", help="Catalogue; default data_catalog.yaml.")]
@@ -79,19 +80,25 @@ class CommonOptions:
     parent_run: str | None = None  # MLflow run of a study, of which this is a part
 
     def open_catalog(self) -> "Catalog":
-        """The catalogue that was named, else the one in the current folder."""
+        """The catalogue that was named, else the one in the current folder; it is read once."""
+        return self._opened
+
+    @cached_property
+    def _opened(self) -> "Catalog":
         from geomae.catalog import open_catalog
 
         return open_catalog(self.catalog or Path("data_catalog.yaml"))
 
 
-def check_selectors(common: CommonOptions, *texts: Sequence[str]) -> None:
-    """Raise what is wrong with the catalogue or with selectors; works without torch, whose import takes seconds."""
+def read_selectors(common: CommonOptions, *groups: Sequence[str]) -> "list[tuple[Selector, ...]]":
+    """The selectors of each group of texts. Raises what is wrong with them or with the catalogue.
+
+    Works without torch, whose import takes seconds.
+    """
     from geomae.catalog import resolve_selectors
 
     catalog = common.open_catalog()
-    for group in texts:
-        resolve_selectors(catalog, group, None)
+    return [resolve_selectors(catalog, texts, None) for texts in groups]
 
 
 def one_encoder(texts: Sequence[str]) -> "Reference":

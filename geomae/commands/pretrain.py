@@ -113,10 +113,11 @@ def pretrain(
 
 def run(options: PretrainOptions) -> int:
     """Train, or go on with a training. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
-    if options.resume is None:
-        read_config_and_selectors(options)
+    common = options.common
+    new = read_config_and_selectors(options, common) if options.resume is None else None
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
     from geomae.catalog import open_catalog
+    from geomae.catalog.catalog import with_absolute_path
     from geomae.commands.pretrain_report import Reporter, describe_plan
     from geomae.commands.run import RunFolder, check_new, lock
     from geomae.models.folder import Model
@@ -131,7 +132,7 @@ def run(options: PretrainOptions) -> int:
         die_with_parent()
     screen = Screen(shown=not options.quiet and devices.early_rank() == 0)
     folder = RunFolder(options.resume.absolute()) if options.resume else None
-    job = resolve_job(options, folder)
+    job = resolve_job(options, new, folder)
     if folder is not None and folder.finished:
         screen.say(f"{folder.path}: this run is finished; its model is in {folder.model}")
         return 0
@@ -141,7 +142,7 @@ def run(options: PretrainOptions) -> int:
     if fabric.device.type == "cpu":
         keep_freed_memory()
     check_shares(job.config, fabric.world_size)
-    catalog = open_catalog(job.catalog)
+    catalog = open_catalog(job.catalog) if new is None else with_absolute_path(common.open_catalog())
     # Where we start the other ranks, that comes after everything that can be wrong with the request, so that it is said
     # once; where a scheduler has started them, rank 0 goes first and leaves what it measured to the others.
     external = devices.external()
@@ -166,7 +167,7 @@ def run(options: PretrainOptions) -> int:
         if fabric.is_global_zero:
             stack.enter_context(lock(folder))
         reporter = stack.enter_context(
-            Reporter(folder, options.common, job, catalog, data, fabric, screen, probed, options.register)
+            Reporter(folder, common, job, catalog, data, fabric, screen, probed, options.register)
         )
         return _train(fabric, job, data, mae, folder, reporter)
 
@@ -198,14 +199,16 @@ def _train(
     return 0
 
 
-def read_config_and_selectors(options: PretrainOptions) -> "tuple[PretrainConfig, Path, tuple[str, ...]]":
+def read_config_and_selectors(
+    options: PretrainOptions, common: CommonOptions
+) -> "tuple[PretrainConfig, Path, tuple[str, ...]]":
     """Configuration, catalogue and selectors of a new run; works without torch, whose import takes seconds."""
     from geomae.catalog import parse_selector, resolve_selectors
     from geomae.catalog.schema import ALL
     from geomae.config import PretrainConfig, load_config
 
     config = load_config(PretrainConfig, "pretrain", options.config or "tiny", options.changes)
-    catalog = options.common.open_catalog()
+    catalog = common.open_catalog()
     datasets = resolve_selectors(catalog, options.datasets, "train")
     for text in (*options.evaluations, *([options.probe] if options.probe is not None else [])):
         catalog.entry(parse_selector(text).dataset)
@@ -213,19 +216,22 @@ def read_config_and_selectors(options: PretrainOptions) -> "tuple[PretrainConfig
     return config, path, tuple(str(one) if one.split else f"{one}@{ALL}" for one in datasets)
 
 
-def resolve_job(options: PretrainOptions, folder: "RunFolder | None") -> "PretrainJob":
+def resolve_job(
+    options: PretrainOptions, new: "tuple[PretrainConfig, Path, tuple[str, ...]] | None", folder: "RunFolder | None"
+) -> "PretrainJob":
     """The job of a new run, or the stored one; a resume with other options is refused, naming them."""
     from geomae.runtime import devices
     from geomae.runtime.precision import precision_for
     from geomae.training.pretraining import PretrainJob, job_differences, stored_job
 
     device = devices.device_for(options.device)
-    if folder is None:
-        config, path, texts = read_config_and_selectors(options)
+    if new is not None:
+        config, path, texts = new
         precision = precision_for(device, options.precision)
         return PretrainJob(
             path.absolute(), texts, options.evaluations, config, options.seed or 0, precision, options.probe
         )
+    assert folder is not None  # what is not new is resumed
     stored = folder.request()
     requested = {
         "seed": options.seed,

@@ -22,8 +22,8 @@ from geomae.commands.options import (
     RunName,
     Seed,
     TrackingUri,
-    check_selectors,
     exit_with,
+    read_selectors,
 )
 from geomae.errors import ConfigError, nearest
 
@@ -114,7 +114,7 @@ def probe(
 
 def run(options: ProbeOptions) -> int:
     """Probe the encoders. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
-    check_selectors(options.common, [options.train], options.tests)
+    (train,), tests = read_selectors(options.common, [options.train], options.tests)
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
     from geomae.commands.probe_report import describe_plan, write_results
     from geomae.commands.run import AnalysisRun, open_session, output_folder, selection_record
@@ -126,11 +126,11 @@ def run(options: ProbeOptions) -> int:
 
     settings, specs = probe_settings(options), encoder_specs(options)
     session = open_session(options.common, one_process="geomae probe")
-    # With cross-fitting a test may be what is trained on: each selector is resolved once.
-    texts = (options.train, *options.tests)
-    distinct = texts if options.cross_fit is None else tuple(dict.fromkeys(texts))
+    # With cross-fitting a test may be what is trained on.
+    selectors = (train, *tests)
+    distinct = selectors if options.cross_fit is None else tuple(dict.fromkeys(selectors))
     selections = dict(zip(distinct, session.select(distinct), strict=True))
-    chosen = [selections[text] for text in texts]
+    chosen = [selections[selector] for selector in selectors]
     task = read_probe_task(settings, chosen if options.own_bands else share_bands(chosen), session.catalog)
     embedding = EmbeddingSpec(options.layer, options.pooling, patches=options.task == SEGMENTATION)
     loader = session.loader(embedding, task.selections)

@@ -342,10 +342,10 @@ class Session:
         """`32` or `bf16`."""
         return self.compute.precision
 
-    def select(self, texts: Sequence[str]) -> list[Selection]:
+    def select(self, chosen: Sequence[str | Selector]) -> list[Selection]:
         """The tiles that the selectors mean; where a scheduler started the ranks, the first measures for the others."""
         with self.fabric.rank_zero_first() if devices.external() else contextlib.nullcontext():
-            selections = select_tiles(self.catalog, texts, self.screen.step, self.screen.warn)
+            selections = select_tiles(self.catalog, chosen, self.screen.step, self.screen.warn)
         self.screen.close()
         return selections
 

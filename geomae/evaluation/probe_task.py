@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomae.catalog import Catalog, parse_selector
+from geomae.catalog import Catalog
 from geomae.encoders.selections import Embeddings
 from geomae.errors import CatalogError, ConfigError
 from geomae.evaluation.folds import FoldPlan, Labelled, TrainingSide, codes_of, cross_fit_plans, single_plan
@@ -136,10 +136,10 @@ def validation_selection(
 
     Nor are there any where the split is trained or tested on.
     """
-    selector = replace(parse_selector(train.name), split=VALIDATION)
+    selector = replace(train.selected.selector, split=VALIDATION)
     if not (selected.whole.tiles["split"] == VALIDATION).any():
         return None
-    chosen = replace(selected, name=str(selector), index=selected.whole.select(selector))
+    chosen = replace(selected, selector=selector, index=selected.whole.select(selector))
     used = {tile for side in (train, *tests) for tile in tile_keys(side)}
     try:
         side = label_selection(chosen, catalog, task, "--train")

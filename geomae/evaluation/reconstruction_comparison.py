@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomae.catalog import parse_selector
 from geomae.errors import ConfigError, nearest
 from geomae.evaluation.reconstruction import MASKED, VISIBLE, FittedModels, ReconstructionScores, score_reconstructions
 from geomae.evaluation.reconstruction_masks import MaskKind
@@ -167,7 +166,7 @@ def compare_reconstructions(
 
 def tile_table(scores: ReconstructionScores) -> TileTable:
     """What the table says of the tiles of a selection; the split stands in a column of its own."""
-    dataset = str(replace(parse_selector(scores.selected.name), split=None))
+    dataset = str(replace(scores.selected.selector, split=None))
     table = scores.index.tiles
     columns = (table["split"].to_numpy(), table["domain"].to_numpy(), groups_of(scores.index))
     split_T, domain_T, group_T = (np.array([str(one) for one in values], dtype=object) for values in columns)

@@ -70,10 +70,15 @@ def grids_gsd_m(index: TileIndex) -> float | None:
 class Selection:
     """Tiles of the data set `whole` that a selector chose, and the bands and statistics of its train split."""
 
-    name: str
+    selector: Selector
     index: TileIndex
     imagery: SensorRecord
     whole: TileIndex
+
+    @property
+    def name(self) -> str:
+        """The selector, as people write it."""
+        return str(self.selector)
 
     def digest(self) -> str:
         """Names the files behind the tiles and the choice of tiles."""
@@ -82,7 +87,7 @@ class Selection:
 
 def select_tiles(
     catalog: Catalog,
-    texts: Sequence[str],
+    chosen: Sequence[str | Selector],
     progress: Progress = lambda what, done, total: None,
     warn: Callable[[str], None] = lambda message: None,
 ) -> list[Selection]:
@@ -90,13 +95,13 @@ def select_tiles(
 
     `progress` hears (what, done, total), and `warn` of scenes that the audit quarantines.
     """
-    selectors = resolve_selectors(catalog, texts, None)
+    selectors = resolve_selectors(catalog, chosen, None)
     indexes = build_indexes(catalog, selectors, progress, warn)
     records = {name: own_record(index) for name, index in indexes.items()}
     selections = []
     for one in selectors:
         whole = indexes[one.dataset]
-        selections.append(Selection(str(one), whole.select(one), records[one.dataset], whole))
+        selections.append(Selection(one, whole.select(one), records[one.dataset], whole))
     return selections
 
 
