@@ -99,7 +99,7 @@ def checked_url(catalog: Catalog, dataset: str, url: str, *keys: str | int) -> s
     return url
 
 
-def nothing_found(catalog: Catalog, dataset: str, pattern: str, *keys: str | int) -> CatalogError:
+def no_file_error(catalog: Catalog, dataset: str, pattern: str, *keys: str | int) -> CatalogError:
     """The error for a pattern without files: the pattern, the line and what lies there instead."""
     remedy = "correct the pattern"
     if (catalog.folder / pattern).is_dir():
@@ -151,7 +151,7 @@ def find_band_scenes(catalog: Catalog, dataset: str, tokens: Sequence[str]) -> l
                     scenes[scene][token] = candidate
         if not matched:
             listed = ", ".join(tokens[:3]) + (", ..." if len(tokens) > 3 else "")
-            error = nothing_found(catalog, dataset, pattern, "path")
+            error = no_file_error(catalog, dataset, pattern, "path")
             raise CatalogError(
                 f"{error} (for {BAND} stood {listed}; tokens of other names go into `bands: {{name: token}}`)"
             )

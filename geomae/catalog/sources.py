@@ -13,7 +13,7 @@ from geomae.catalog.paths import (
     common_folder,
     find_band_scenes,
     find_files,
-    nothing_found,
+    no_file_error,
     require_file,
     static_folder,
 )
@@ -46,7 +46,7 @@ def resolve_files(catalog: Catalog, dataset: str, describe_bands: DescribeBands)
     for pattern in entry.paths:
         files = find_files(catalog, dataset, pattern, "path")
         if not files:
-            raise nothing_found(catalog, dataset, pattern, "path")
+            raise no_file_error(catalog, dataset, pattern, "path")
         paths |= dict.fromkeys(files)
     return source_from_paths(catalog, dataset, list(paths), describe_bands, root=root)
 

@@ -53,7 +53,7 @@ def block_splits(
     blocks = np.floor(centres_m / (block_km * 1000)).astype(np.int64)
     units = [f"{column},{row}" for column, row in blocks.tolist()]
     remedy = f"make `block_km` smaller than {block_km:g}, or split by `group` or `random`"
-    labels = _deal(units, fractions, seed, "block", remedy)
+    labels = _assign(units, fractions, seed, "block", remedy)
     train = labels == TRAIN
     labels[np.flatnonzero(train)[overlapping(np.asarray(bounds_m, np.float64), train)]] = LEFT_OUT
     return labels, {name: int((labels == name).sum()) for name in (*fractions, LEFT_OUT)}
@@ -64,12 +64,12 @@ def group_splits(groups_N: ArrayLike, fractions: Mapping[str, float], seed: int)
 
     Raises CatalogError when there are fewer groups than splits.
     """
-    return _deal(_texts(groups_N), fractions, seed, "group", "use a finer group, or split by `random`")
+    return _assign(_texts(groups_N), fractions, seed, "group", "use a finer group, or split by `random`")
 
 
 def random_splits(ids_N: ArrayLike, fractions: Mapping[str, float], seed: int) -> LabelsN:
     """Deal single tiles by their ids. Raises CatalogError when there are fewer tiles than splits."""
-    return _deal(_texts(ids_N), fractions, seed, "tile", "name fewer splits, or add files")
+    return _assign(_texts(ids_N), fractions, seed, "tile", "name fewer splits, or add files")
 
 
 def hold_out(units_N: ArrayLike, share: float, seed: int) -> NDArray[np.bool_]:
@@ -123,7 +123,7 @@ def _meets(tile_42: Metres, others_M42: Metres) -> bool:
     return bool((overlap_M8 > TOUCHING * lengths_M8.max(axis=1, keepdims=True)).all(axis=1).any())
 
 
-def _deal(units: list[str], fractions: Mapping[str, float], seed: int, what: str, remedy: str) -> LabelsN:
+def _assign(units: list[str], fractions: Mapping[str, float], seed: int, what: str, remedy: str) -> LabelsN:
     """The label of each row's unit: each split gets its share of the permuted units, and at least one."""
     distinct = sorted(set(units), key=lambda unit: (key(seed, f"split by {what}", unit), unit))
     if len(distinct) < len(fractions):

@@ -138,7 +138,7 @@ def run(options: AdaptOptions) -> int:
     plan = before_after.plan_before_after(session.catalog, domains, labelled, options.min_class_rows, seed)
     before_after.check_before_after(plan, folder, session.fabric.device)
     if options.common.dry_run:
-        report.describe_plan(session, domains, config, share)
+        report.describe_dry_run(session, domains, config, share)
         return 0
     params = options.params(config) | {
         "catalog": str(session.catalog.path.absolute()), "precision": session.precision, "model_digest": digest,

@@ -31,7 +31,7 @@ DISTANCE_TITLES = {
 }  # fmt: skip
 
 
-def describe_plan(session: Session, domains: AdaptationDomains, config: AdaptConfig, share: Share) -> None:
+def describe_dry_run(session: Session, domains: AdaptationDomains, config: AdaptConfig, share: Share) -> None:
     """What a dry run prints."""
     for one in domains.all:
         bands = ", ".join(band.name for band in one.training.record.bands)
@@ -97,9 +97,9 @@ def save_begun(run_: AnalysisRun, model: Model, folder: Path, begun: Model) -> P
 
 def write_results(run_: AnalysisRun, result: AdaptationResult, register: str | None) -> None:
     """Publish figures, report, summary, and the model in MLflow; the same figures for people."""
-    verdict = summarize_adaptation(result)
-    write_json(run_.out / "adaptation.json", to_json(result) | {"verdict": verdict})
-    pictures = write_report(run_, result, verdict)
+    summary = summarize_adaptation(result)
+    write_json(run_.out / "adaptation.json", to_json(result) | {"verdict": summary})
+    pictures = write_report(run_, result, summary)
     run_.tracker.log_artifacts(run_.folder.model, "model")
     if register:
         run_.tracker.register_model(register)
@@ -108,7 +108,7 @@ def write_results(run_: AnalysisRun, result: AdaptationResult, register: str | N
     run_.finish(flat_figures(result), inputs, files)
     run_.screen.close()
     print_results(run_, result)
-    run_.screen.result(verdict)
+    run_.screen.result(summary)
     run_.screen.result(f"model: {run_.folder.model}")
     run_.screen.result(f"report: {run_.out / 'report.html'}")
 
@@ -139,7 +139,7 @@ def baseline_title(baseline: str) -> str:
 
 
 def to_json(result: AdaptationResult) -> dict[str, Any]:
-    """adaptation.json without its verdict; what is unknown is null."""
+    """adaptation.json without its `verdict`; what is unknown is null."""
     adapted, measured = result.adapted, result.before_after
     return {
         "model_digest": result.digest,
@@ -267,7 +267,7 @@ def _span(interval: tuple[float, float] | None, factor: float, unit: str) -> str
     return f" [{interval[0] * factor:+.{digits}f}, {interval[1] * factor:+.{digits}f}]{unit}"
 
 
-def write_report(run_: AnalysisRun, result: AdaptationResult, verdict: str) -> list[Path]:
+def write_report(run_: AnalysisRun, result: AdaptationResult, summary: str) -> list[Path]:
     """Publish `report.html` and its pictures; returns their paths."""
     pictures = [run_.out / "adaptation_curve.png", run_.out / "adaptation_errors.png"]
     held = f"{result.domains.target.name}-held-out"
@@ -298,7 +298,7 @@ def write_report(run_: AnalysisRun, result: AdaptationResult, verdict: str) -> l
         "geomae": f"{__version__}, commit {commit()}",
     }
     title = f"Adaptation to {result.domains.target.name}"
-    write_page(run_.out / "report.html", Page(title, verdict, tuple(sections), {k: v for k, v in about.items() if v}))
+    write_page(run_.out / "report.html", Page(title, summary, tuple(sections), {k: v for k, v in about.items() if v}))
     return pictures
 
 

@@ -92,7 +92,7 @@ def run(options: CompareReconOptions) -> int:
     """Compare, and write tables, pictures, maps and a report. Returns the exit code."""
     (selectors,) = read_selectors(options.common, options.datasets)
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
-    from geomae.commands.compare_recon_report import describe_plan, draw_panels, write_results, write_tables
+    from geomae.commands.compare_recon_report import describe_dry_run, draw_panels, write_results, write_tables
     from geomae.commands.run import AnalysisRun, open_session, output_folder, selection_record
     from geomae.evaluation.reconstruction import fit_candidates, load_candidates
     from geomae.evaluation.reconstruction_comparison import TilesToShow, compare_reconstructions
@@ -106,7 +106,7 @@ def run(options: CompareReconOptions) -> int:
     show.check([tile_id for one in selections for tile_id in one.index.tiles["tile_id"].tolist()])
     fitted = [fit_candidates(candidates, one, session.compute) for one in selections]
     if options.common.dry_run:
-        describe_plan(session, candidates, selections, masks, options.tiles)
+        describe_dry_run(session, candidates, selections, masks, options.tiles)
         return 0
     params = {
         "catalog": str(session.catalog.path.absolute()),

@@ -71,7 +71,7 @@ class Panel:
     tile: ReconstructedTile
 
 
-def describe_plan(
+def describe_dry_run(
     session: Session,
     candidates: Sequence[Candidate],
     selections: Sequence[Selection],

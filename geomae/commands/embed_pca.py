@@ -99,7 +99,7 @@ def run(options: EmbedPcaOptions) -> int:
     (selectors,) = read_selectors(options.common, options.datasets)
     reference = one_encoder(options.encoders)
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
-    from geomae.commands.embed_pca_report import describe_plan, draw_maps, write_report, write_summary
+    from geomae.commands.embed_pca_report import describe_pca, draw_maps, write_report, write_summary
     from geomae.commands.run import embedding_run, open_session, publish_embeddings
     from geomae.encoders.selections import EmbeddingSpec, describe_embedding, embed_selections, embedding_params
     from geomae.evaluation.pca import fit_store, open_earlier, project_store
@@ -110,9 +110,9 @@ def run(options: EmbedPcaOptions) -> int:
     selections = session.select(selectors)
     spec = EmbeddingSpec(options.layer, options.pooling)
     encoders = session.loader(spec, selections).load(reference)
-    plan = describe_plan(encoders, selections, options.encoders[0], earlier, options.components, options.maps)
+    lines = describe_pca(encoders, selections, options.encoders[0], earlier, options.components, options.maps)
     if options.common.dry_run:
-        for line in (*describe_embedding(session.compute, session.catalog, encoders, selections, spec), *plan):
+        for line in (*describe_embedding(session.compute, session.catalog, encoders, selections, spec), *lines):
             session.screen.result(line)
         return 0
     params = embedding_params(session.compute, session.catalog, reference, encoders, selections, spec)

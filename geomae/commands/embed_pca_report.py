@@ -36,7 +36,7 @@ from geomae.tracking import commit
 MOST_MAPS = 24  # in the page; the folder has all
 
 
-def describe_plan(
+def describe_pca(
     encoders: Mapping[str, Encoder],
     selections: Sequence[Selection],
     text: str,

@@ -87,7 +87,7 @@ def run(options: GapOptions) -> int:
     """Measure the gap. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
     (source,), (target,) = read_selectors(options.common, [options.source], [options.target])
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
-    from geomae.commands.gap_report import describe_plan, write_results
+    from geomae.commands.gap_report import describe_dry_run, write_results
     from geomae.commands.run import AnalysisRun, open_session, output_folder, selection_record
     from geomae.encoders.selections import EmbeddingSpec, embed_specs, encoder_digest
     from geomae.evaluation.gap import comparable_specs, measure_gap, read_gap_domains
@@ -101,7 +101,7 @@ def run(options: GapOptions) -> int:
     trained = loader.load_trained(specs)
     compared = comparable_specs(specs, domains)
     if options.common.dry_run:
-        describe_plan(domains, compared, session.screen)
+        describe_dry_run(domains, compared, session.screen)
         return 0
     params = options.params() | {
         "catalog": str(session.catalog.path.absolute()),

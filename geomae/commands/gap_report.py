@@ -81,7 +81,7 @@ def print_results(result: GapResult, out: Path, screen: Screen) -> None:
     screen.result(f"report: {out / 'report.html'}")
 
 
-def describe_plan(domains: GapDomains, specs: Sequence[EncoderSpec], screen: Screen) -> None:
+def describe_dry_run(domains: GapDomains, specs: Sequence[EncoderSpec], screen: Screen) -> None:
     """What a dry run prints."""
     for domain in domains:
         screen.result(f"{domain.role} {domain.name}: {domain.tiles} tiles in {domain.groups} groups")

@@ -118,7 +118,7 @@ def run(options: PretrainOptions) -> int:
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
     from geomae.catalog import open_catalog
     from geomae.catalog.catalog import with_absolute_path
-    from geomae.commands.pretrain_report import Reporter, describe_plan
+    from geomae.commands.pretrain_report import Reporter, describe_dry_run
     from geomae.commands.run import RunFolder, check_new, lock
     from geomae.models.folder import Model
     from geomae.runtime import devices
@@ -156,7 +156,7 @@ def run(options: PretrainOptions) -> int:
     mae = initial_model(job.config, data, job.seed)
     probed = _tiles_to_probe(catalog, job, data, Model(mae, data.sensors))
     if options.dry_run:
-        describe_plan(screen, job, data, mae, fabric)
+        describe_dry_run(screen, job, data, mae, fabric)
         return 0
     if folder is not None:
         _check_same_data(folder, data)
@@ -232,7 +232,7 @@ def resolve_job(
             path.absolute(), texts, options.evaluations, config, options.seed or 0, precision, options.probe
         )
     assert folder is not None  # what is not new is resumed
-    stored = folder.request()
+    stored = folder.recorded()
     requested = {
         "seed": options.seed,
         "dataset": list(options.datasets) or None,
@@ -284,7 +284,7 @@ def _tiles_to_probe(
 
 
 def _check_same_data(folder: "RunFolder", data: "TrainingData") -> None:
-    if folder.request()["data"] != data.digest:
+    if folder.recorded()["data"] != data.digest:
         raise CheckpointError(
             f"--resume {folder.path}: the catalogue or its files are others than when the run began; restore them, "
             "or start a new run"

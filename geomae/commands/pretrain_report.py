@@ -77,7 +77,9 @@ def dataset_records(catalog: Catalog, data: TrainingData) -> list[DatasetRecord]
     ]
 
 
-def describe_plan(screen: Screen, job: PretrainJob, data: TrainingData, mae: MaskedAutoencoder, fabric: Fabric) -> None:
+def describe_dry_run(
+    screen: Screen, job: PretrainJob, data: TrainingData, mae: MaskedAutoencoder, fabric: Fabric
+) -> None:
     """What a dry run prints."""
     millions = sum(value.numel() for value in mae.parameters()) / 1e6
     screen.result(f"catalogue {job.catalog}")

@@ -116,7 +116,7 @@ def run(options: ProbeOptions) -> int:
     """Probe the encoders. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
     (train,), tests = read_selectors(options.common, [options.train], options.tests)
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
-    from geomae.commands.probe_report import describe_plan, write_results
+    from geomae.commands.probe_report import describe_dry_run, write_results
     from geomae.commands.run import AnalysisRun, open_session, output_folder, selection_record
     from geomae.encoders.selections import EmbeddingSpec, embed_specs, encoder_digest
     from geomae.evaluation.probe import probe_encoders, save_alignments
@@ -136,7 +136,7 @@ def run(options: ProbeOptions) -> int:
     loader = session.loader(embedding, task.selections)
     trained = loader.load_trained(specs)
     if options.common.dry_run:
-        describe_plan(task, specs, session.screen)
+        describe_dry_run(task, specs, session.screen)
         return 0
     params = options.params() | {
         "catalog": str(session.catalog.path.absolute()),
@@ -170,9 +170,9 @@ def probe_settings(options: ProbeOptions) -> "ProbeSettings":
 
     if options.task not in TASKS:
         raise ConfigError(f"--task {options.task}: {nearest(options.task, TASKS)}")
-    strength = options.strength
-    if strength is not None and not (math.isfinite(strength) and strength > 0):
-        raise ConfigError(f"--strength {strength:g}: give a number above 0, or leave it out to have it chosen")
+    C = options.strength
+    if C is not None and not (math.isfinite(C) and C > 0):
+        raise ConfigError(f"--strength {C:g}: give a number above 0, or leave it out to have it chosen")
     if options.cross_fit is not None and options.cross_fit < 2:
         raise ConfigError(f"--cross-fit {options.cross_fit}: takes at least 2 folds")
     if options.min_class_rows < 1:
@@ -184,9 +184,7 @@ def probe_settings(options: ProbeOptions) -> "ProbeSettings":
         raise ConfigError(f"--align: takes --task {CLASSIFICATION}; the choice among alignments needs classes of tiles")
     wanted = ALIGNMENTS if ALL in options.align else options.align
     alignments = (NONE, *(name for name in wanted if name != NONE)) if options.align else ()
-    return ProbeSettings(
-        options.task, strength, options.cross_fit, options.min_class_rows, alignments, options.common.seed
-    )
+    return ProbeSettings(options.task, C, options.cross_fit, options.min_class_rows, alignments, options.common.seed)
 
 
 def encoder_specs(options: ProbeOptions) -> "tuple[EncoderSpec, ...]":

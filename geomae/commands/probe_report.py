@@ -80,11 +80,11 @@ def write_results(
     run.screen.result(f"report: {out / 'report.html'}")
 
 
-def describe_plan(task: ProbeTask, specs: Sequence[EncoderSpec], screen: Screen) -> None:
+def describe_dry_run(task: ProbeTask, specs: Sequence[EncoderSpec], screen: Screen) -> None:
     """What a dry run prints."""
-    for what, sides in (("train on", task.pool[:1]), ("choose on", task.pool[1:]), ("test on", task.tests)):
-        for side in sides:
-            screen.result(f"{what} {side.name}: {len(side)} labelled tiles in {len(set(side.unit_T))} groups")
+    for what, parts in (("train on", task.pool[:1]), ("choose on", task.pool[1:]), ("test on", task.tests)):
+        for part in parts:
+            screen.result(f"{what} {part.name}: {len(part)} labelled tiles in {len(set(part.unit_T))} groups")
     if task.names:
         screen.result(f"classes: {', '.join(task.names)}")
     screen.result(f"strength chosen by {task.how}" if task.how else "strength fixed")
@@ -169,8 +169,8 @@ def _did(gain: ProbeRow | None) -> str:
     if gain.interval is None:
         return f"It changed the score by {gain.value:+.3f}; the groups are too few for an interval. "
     low, high = gain.interval
-    verdict = "helped" if low > 0 else "harmed" if high < 0 else "may have done nothing"
-    return f"By the labels it {verdict}: {gain.value:+.3f} [{low:+.3f}, {high:+.3f}]. "
+    effect = "helped" if low > 0 else "harmed" if high < 0 else "may have done nothing"
+    return f"By the labels it {effect}: {gain.value:+.3f} [{low:+.3f}, {high:+.3f}]. "
 
 
 def _shift(evidence: Evidence) -> str:
@@ -236,9 +236,9 @@ def write_report(result: ProbeResult, pictures: Sequence[Path], about: Mapping[s
         )),
     ]  # fmt: skip
     if result.choices:
-        words = (HOW, *summarize_alignments(result))
+        sentences = (HOW, *summarize_alignments(result))
         tables = tuple(alignment_tables(result))
-        sections.append(Section("Alignments", words, (Figure(by_name["probe_alignments"], ALIGNED), *tables)))
+        sections.append(Section("Alignments", sentences, (Figure(by_name["probe_alignments"], ALIGNED), *tables)))
     if "probe_few_labels" in by_name:
         text = (
             f"Linear probes from some labels per class, in {DRAWS} draws that spread over groups, at the fixed "
@@ -262,9 +262,9 @@ def write_report(result: ProbeResult, pictures: Sequence[Path], about: Mapping[s
 
 def _aligned(result: ProbeResult, label: str, test: str) -> Aligned:
     key = PredictionKey(test, "linear")
-    found = {name: result.scores.find(label, key._replace(align=name), result.main)
+    row_of = {name: result.scores.find(label, key._replace(align=name), result.main)
              for name in result.task.settings.alignments}  # fmt: skip
-    return Aligned(label, {name: row.value for name, row in found.items() if row}, result.chosen(label, test))
+    return Aligned(label, {name: row.value for name, row in row_of.items() if row}, result.chosen(label, test))
 
 
 def _bar(result: ProbeResult, encoder: EncoderResult, test: str) -> Bar:
@@ -312,10 +312,10 @@ def _scores_table(result: ProbeResult, test: str) -> Table:
     seeded = {one.label for one in result.encoders if len(one.seeds) > 1}
     header = ["encoder", "method", metric_name(result.main), "95 %", *(["seeds"] if seeded else [])]
     table = []
-    for key, found in _by(rows, "encoder", "method").items():
-        cells: list[str | float | None] = [*key, found[result.main].value, interval_text(found[result.main])]
-        cells += [_seeds(result, found[result.main]) if key[0] in seeded else ""] if seeded else []
-        table.append([*cells, *(found[metric].value for metric in others)])
+    for key, row_of in _by(rows, "encoder", "method").items():
+        cells: list[str | float | None] = [*key, row_of[result.main].value, interval_text(row_of[result.main])]
+        cells += [_seeds(result, row_of[result.main]) if key[0] in seeded else ""] if seeded else []
+        table.append([*cells, *(row_of[metric].value for metric in others)])
     return Table(test, [*header, *map(metric_name, others)], table)
 
 
@@ -326,20 +326,20 @@ def _differences_table(result: ProbeResult, test: str) -> Table:
     header = ["encoder", "method", f"to {result.encoders[0].label}", "95 %"]
     header += ["to the best baseline", "95 %", "which is"] if best else []
     table = []
-    for key, found in _by(rows, "encoder", "method").items():
+    for key, row_of in _by(rows, "encoder", "method").items():
         cells: list[str | float | None] = list(key)
         for metric in (TO_FIRST, *([TO_BASELINE] if best else [])):
-            cells += [found[metric].value if metric in found else None, interval_text(found.get(metric))]
-        table.append([*cells, *([best[key[1]] if TO_BASELINE in found else ""] if best else [])])
+            cells += [row_of[metric].value if metric in row_of else None, interval_text(row_of.get(metric))]
+        table.append([*cells, *([best[key[1]] if TO_BASELINE in row_of else ""] if best else [])])
     return Table(f"{test}: differences in {metric_name(result.main)}", header, table)
 
 
 def _by(rows: Sequence[ProbeRow], *names: str) -> dict[tuple[str, ...], dict[str, ProbeRow]]:
     """Rows by metric, gathered by what they are of."""
-    found: dict[tuple[str, ...], dict[str, ProbeRow]] = {}
+    gathered: dict[tuple[str, ...], dict[str, ProbeRow]] = {}
     for row in rows:
-        found.setdefault(tuple(getattr(row, name) for name in names), {})[row.metric] = row
-    return found
+        gathered.setdefault(tuple(getattr(row, name) for name in names), {})[row.metric] = row
+    return gathered
 
 
 def _class_table(result: ProbeResult, test: str) -> Table:
@@ -347,26 +347,26 @@ def _class_table(result: ProbeResult, test: str) -> Table:
     metrics = list(dict.fromkeys(row.metric for row in rows))
     header = ["encoder", "class", *(name for metric in metrics for name in (metric_name(metric), "95 %"))]
     table = []
-    for key, found in _by(rows, "encoder", "of").items():
+    for key, row_of in _by(rows, "encoder", "of").items():
         cells: list[str | float | None] = list(key)
         for metric in metrics:
-            cells += [found[metric].value, interval_text(found[metric])]
+            cells += [row_of[metric].value, interval_text(row_of[metric])]
         table.append(cells)
     return Table(test, header, table)
 
 
 def _C_table(result: ProbeResult) -> Table:
     """The strengths that were taken, and what each strength scored on held-out tiles, the mean over fits and seeds."""
-    tried = sorted({strength for one in result.encoders for predictions in one.predictions for each in predictions.tried
-                    for strength in each})  # fmt: skip
+    tried = sorted({C for one in result.encoders for predictions in one.predictions for each in predictions.tried
+                    for C in each})  # fmt: skip
     table: list[list[str | float | None]] = []
     for one in result.encoders:
-        taken = dict.fromkeys(f"{strength:g}" for predictions in one.predictions for strength in predictions.C_values)
+        taken = dict.fromkeys(f"{C:g}" for predictions in one.predictions for C in predictions.C_values)
         fits = [each for predictions in one.predictions for each in predictions.tried]
-        means = [sum(each[strength] for each in fits) / len(fits) for strength in tried]
+        means = [sum(each[C] for each in fits) / len(fits) for C in tried]
         table.append([one.label, ", ".join(taken), *means])
     return Table("Strengths that were taken, and the scores on held-out tiles that decided",
-                 ["encoder", "taken", *(f"{strength:g}" for strength in tried)], table)  # fmt: skip
+                 ["encoder", "taken", *(f"{C:g}" for C in tried)], table)  # fmt: skip
 
 
 def _write_csv(path: Path, result: ProbeResult) -> None:
@@ -382,7 +382,7 @@ def _write_csv(path: Path, result: ProbeResult) -> None:
                 "n_train": len(task.train) if row.shots is None else row.shots * len(task.names),
                 "n_test": len(truth.label_T), "n_groups": truth.groups,
             }  # fmt: skip
-            writer.writerow(row.cells(shared))
+            writer.writerow(row.csv_row(shared))
 
 
 def _metrics(rows: Iterable[ProbeRow]) -> Iterable[tuple[str, float]]:

@@ -56,7 +56,7 @@ class RunFolder:
         """Whether the run came to its end."""
         return (self.path / "summary.json").is_file()
 
-    def request(self) -> dict[str, Any]:
+    def recorded(self) -> dict[str, Any]:
         """What the run was asked to compute. Raises CheckpointError where the folder holds no run."""
         if not (self.path / "run.json").is_file():
             raise CheckpointError(f"--resume {self.path}: holds no run (no run.json); give the folder of a training")
@@ -110,12 +110,12 @@ class RunFolder:
 def default_out(command: str) -> Path:
     """`runs/<command>-<time>` in the current folder, with a number where that is taken."""
     stem = f"{command}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    found = Path("runs") / stem
+    folder = Path("runs") / stem
     number = 1
-    while found.exists():
+    while folder.exists():
         number += 1
-        found = Path("runs") / f"{stem}-{number}"
-    return found.absolute()
+        folder = Path("runs") / f"{stem}-{number}"
+    return folder.absolute()
 
 
 def check_new(path: Path) -> None:
@@ -128,13 +128,13 @@ def check_new(path: Path) -> None:
         raise StorageError(f"--out {path}: {what}; {remedy}")
 
 
-def make(path: Path, request: dict[str, Any]) -> RunFolder:
-    """Make the folder of a new run."""
+def make(path: Path, computed: dict[str, Any]) -> RunFolder:
+    """Make the folder of a new run; `computed` is what it is to compute."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"--out {path}: cannot be made ({error.strerror}); choose another folder") from error
-    write_json(path / "run.json", request)
+    write_json(path / "run.json", computed)
     return RunFolder(path)
 
 

@@ -145,11 +145,11 @@ class PixelsEncoder(Baseline):
         standard_BCHW = standardise(pixels_BCHW, valid_BCHW, self.record)
         rows, cols = self.patch_grid(*pixels_BCHW.shape[-2:])
 
-        def cells(height: int, width: int) -> Tensor:
+        def averages(height: int, width: int) -> Tensor:
             share_BChw = adaptive_avg_pool2d(valid_BCHW.float(), (height, width))
             return adaptive_avg_pool2d(standard_BCHW, (height, width)) / share_BChw.where(share_BChw > 0, 1)
 
-        return cells(CELLS, CELLS).flatten(1), patchify(cells(rows * CELLS, cols * CELLS), CELLS).flatten(2)
+        return averages(CELLS, CELLS).flatten(1), patchify(averages(rows * CELLS, cols * CELLS), CELLS).flatten(2)
 
 
 @dataclass(frozen=True)

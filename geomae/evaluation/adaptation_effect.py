@@ -98,7 +98,7 @@ class BeforeAfterPlan:
     @property
     def selections(self) -> list[Selection]:
         """All tiles to be embedded."""
-        return [*self.gap, *([one.selected for one in self.task.sides] if self.task else [])]
+        return [*self.gap, *(self.task.selections if self.task else [])]
 
 
 @dataclass(frozen=True)

@@ -58,11 +58,11 @@ def _maps(adapter: Any, source_ND: Floats, target_MD: Floats) -> Maps:
     domain = np.repeat([1, -1], [len(source_ND), len(target_MD)])
     adapter.fit(np.concatenate([source_ND, target_MD]), sample_domain=domain)
     axes = np.concatenate([np.zeros((1, source_ND.shape[1])), np.eye(source_ND.shape[1])])
-    found = []
+    affine = []
     for sign in (1, -1):
         mapped = adapter.transform(axes, sample_domain=np.full(len(axes), sign), allow_source=True)
-        found.append((mapped[1:] - mapped[0], mapped[0]))
-    return found[0], found[1]
+        affine.append((mapped[1:] - mapped[0], mapped[0]))
+    return affine[0], affine[1]
 
 
 @contextlib.contextmanager
@@ -137,9 +137,9 @@ class Alignment:
     def save(self, folder: Path, about: Mapping[str, Any]) -> None:
         """Publish `alignment.safetensors` and `alignment.json`; `about` says what it was fitted on, as JSON."""
         arrays = {}
-        for domain, found in self.maps.items():
-            arrays[f"{domain}.weight"] = np.ascontiguousarray(found.weight_DE)
-            arrays[f"{domain}.bias"] = np.ascontiguousarray(found.bias_E)
+        for domain, affine in self.maps.items():
+            arrays[f"{domain}.weight"] = np.ascontiguousarray(affine.weight_DE)
+            arrays[f"{domain}.bias"] = np.ascontiguousarray(affine.bias_E)
         folder.mkdir(parents=True, exist_ok=True)
         with publish_file(folder / "alignment.safetensors") as temporary:
             save_file(arrays, temporary)

@@ -143,14 +143,14 @@ class Evidence:
     paired: bool
 
     @classmethod
-    def mean(cls, found: Sequence["Evidence"]) -> "Evidence":
+    def mean(cls, of_seeds: Sequence["Evidence"]) -> "Evidence":
         """That of several seeds of one encoder."""
-        first = found[0]
+        first = of_seeds[0]
         scores = {
-            name: {key: float(np.mean([one.scores[name][key] for one in found])) for key in keys}
+            name: {key: float(np.mean([one.scores[name][key] for one in of_seeds])) for key in keys}
             for name, keys in first.scores.items()
         }
-        return cls(scores, [shift for one in found for shift in one.shifts], first.paired)
+        return cls(scores, [shift for one in of_seeds for shift in one.shifts], first.paired)
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
@@ -196,7 +196,7 @@ RULE = Rule()
 
 def choose(evidence: Evidence, rule: Rule = RULE) -> Choice:
     """The candidate with the best score, where it is better than none by the margin; else none."""
-    scores = {name: found[rule.scorer] for name, found in evidence.scores.items()}
+    scores = {name: score_of[rule.scorer] for name, score_of in evidence.scores.items()}
     known = [name for name in rule.candidates if name in scores]
     if not known:
         return Choice(NONE, "there is no alignment among those that the rule may choose")

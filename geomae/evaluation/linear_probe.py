@@ -22,7 +22,6 @@ TINY = 1e-12  # share of the largest eigenvalue below which a direction is round
 LOOSE, TIGHT = 1e-4, 1e-6  # largest slope at the end; loose changes no prediction at strengths that generalise
 MOST_STEPS = 2000
 
-
 Folds = Sequence[tuple[Codes, Codes]]
 C_VALUES: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0, 10.0)
 RIDGE_C_VALUES = tuple(10.0**power for power in range(-6, 4))
@@ -31,10 +30,10 @@ BLOCK = 64  # tiles whose pixels are in memory at a time
 
 
 class Logistic:
-    """The rows of one fit, prepared for any number of strengths.
+    """The rows of one fit, prepared for any number of values of C.
 
-    Minimises `-sum(target_TK * log p_TK) + sum(weight_DK ** 2) / (2 * strength)`, the intercepts free: what
-    scikit-learn's LogisticRegression minimises with C = `strength`. A row of `target_TK` is the weight of the row,
+    Minimises `-sum(target_TK * log p_TK) + sum(weight_DK ** 2) / (2 * C)`, the intercepts free: what
+    scikit-learn's LogisticRegression minimises with this C. A row of `target_TK` is the weight of the row,
     shared out over its classes.
 
     Turning the features to the principal axes of their weighted products leaves the penalty as it is; scaling each axis
@@ -58,7 +57,7 @@ class Logistic:
     def solve(
         self, C: float, start: tuple[Floats, Floats] | None = None, tolerance: float = TIGHT
     ) -> tuple[Floats, Floats]:
-        """Weights (D, K) and intercepts (K), from those of another strength where they are given."""
+        """Weights (D, K) and intercepts (K), from those of another C where they are given."""
         penalty = 1 / (C * self._total)
         scale_E1 = 1 / np.sqrt(CURVATURE * self._spread_E / self._total + penalty)[:, None]
         scaled_TE, penalty_E1 = self._rows_TE * scale_E1[:, 0], penalty * scale_E1**2
@@ -151,7 +150,7 @@ def fit_path(
     if balanced:
         target_TK = target_TK * (count_K.sum() / (len(known_K) * count_K[known_K]))
     problem = Logistic(scale.apply(embedding_TD), target_TK)
-    found: list[LinearProbe] = []
+    probes: list[LinearProbe] = []
     solution = None
     for C in C_values:
         # Of two classes, scikit-learn penalises the one difference of weights, which is half of both.
@@ -159,8 +158,8 @@ def fit_path(
         weight_DK = np.zeros((embedding_TD.shape[1], len(count_K)))
         bias_K = np.full(len(count_K), -np.inf)
         weight_DK[:, known_K], bias_K[known_K] = solution
-        found.append(LinearProbe(scale, weight_DK, bias_K))
-    return found
+        probes.append(LinearProbe(scale, weight_DK, bias_K))
+    return probes
 
 
 def fit_linear(
@@ -240,8 +239,8 @@ def class_shares(class_THW: NDArray[np.int16], rows: int, cols: int, classes: in
     col_W = (np.arange(width) * 2 + 1) * cols // (2 * width)
     patch_THW = (np.arange(tiles)[:, None, None] * rows + row_H[:, None]) * cols + col_W
     known_THW = class_THW != UNKNOWN
-    cell = patch_THW[known_THW] * classes + class_THW[known_THW]
-    count = np.bincount(cell, minlength=tiles * rows * cols * classes).reshape(tiles, rows, cols, classes)
+    class_of_patch = patch_THW[known_THW] * classes + class_THW[known_THW]
+    count = np.bincount(class_of_patch, minlength=tiles * rows * cols * classes).reshape(tiles, rows, cols, classes)
     pixels_RC = np.outer(np.bincount(row_H, minlength=rows), np.bincount(col_W, minlength=cols))
     return count / np.maximum(pixels_RC, 1)[:, :, None]
 

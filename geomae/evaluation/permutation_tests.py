@@ -80,7 +80,7 @@ class GroupBlocks:
 
     def observed(self) -> Permutations:
         """Source against target, as they are."""
-        return _of_second_side(self.target_B[None])
+        return _of_second_domain(self.target_B[None])
 
     def permuted(self, seed: int) -> Permutations | None:
         """Random ones that are as likely as the observed one if the domains do not differ; None with too few.
@@ -97,7 +97,7 @@ class GroupBlocks:
         swap_RG = rng.random((PERMUTATIONS, int(self.group_B.max()) + 1)) < 0.5
         target_RB ^= swap_RG[:, self.group_B] & paired_B
         target_RB[:, alone] = rng.permuted(target_RB[:, alone], axis=1)
-        return _of_second_side(target_RB)
+        return _of_second_domain(target_RB)
 
     def halved(self, seed: int) -> Permutations | None:
         """Random halves of the groups of all tiles; None for a single group."""
@@ -106,7 +106,7 @@ class GroupBlocks:
             return None
         second_G = np.arange(groups) >= groups // 2
         second_RG = generator(seed, "halves").permuted(np.tile(second_G, (HALVINGS, 1)), axis=1)
-        return _of_second_side(second_RG[:, self.group_B])
+        return _of_second_domain(second_RG[:, self.group_B])
 
     def _paired(self) -> Mask:
         return np.asarray(np.bincount(self.group_B)[self.group_B] == 2)
@@ -214,7 +214,7 @@ def between_sums(sum_BV: Doubles, between: Callable[[Doubles, Doubles], Doubles]
     return statistic
 
 
-def _of_second_side(second_RB: Mask) -> Permutations:
+def _of_second_domain(second_RB: Mask) -> Permutations:
     return Permutations((~second_RB).astype(np.float64), second_RB.astype(np.float64))
 
 

@@ -41,8 +41,6 @@ from geomae.randomness import generator
 
 NEIGHBOURS = (5, 20)
 BLOCK = 2048  # tiles whose similarities are in memory at a time
-
-
 SHOTS = (1, 5, 10, 50)
 DRAWS = 10
 FEW_LABELS_C = 1.0  # so few labels leave nothing to choose it by; 1 is scikit-learn's default
@@ -57,13 +55,13 @@ def nearest_tiles(train_ND: NDArray[np.floating], test_TD: NDArray[np.floating],
     """
     unit_ND, unit_TD = _unit(train_ND), _unit(test_TD)
     most = min(most, len(train_ND))
-    found = []
+    nearest = []
     for begin in range(0, len(unit_TD), BLOCK):
         distance_TN = 1 - unit_TD[begin : begin + BLOCK] @ unit_ND.T
         near = np.sort(np.argpartition(distance_TN, most - 1, axis=1)[:, :most], axis=1)
         order = np.argsort(np.take_along_axis(distance_TN, near, 1), axis=1, kind="stable")
-        found.append(np.take_along_axis(near, order, 1))
-    return np.concatenate(found)
+        nearest.append(np.take_along_axis(near, order, 1))
+    return np.concatenate(nearest)
 
 
 def vote(near_TM: NDArray[np.int64], label_N: Codes, classes: int, neighbours: int) -> Codes:
@@ -134,15 +132,15 @@ def few_label_classes(
     Embeddings are standardised by all training tiles, which takes no labels.
     """
     scale = Scale.of(train_ND)
-    found: dict[int, list[Codes]] = {}
+    predicted: dict[int, list[Codes]] = {}
     for shots in possible_shots(label_N):
-        found[shots] = []
+        predicted[shots] = []
         for draw in range(DRAWS):
             drawn = draw_labelled_tiles(label_N, group_N, shots, seed, draw)
             share_NK = one_hot(label_N[drawn], classes)
             probe = fit_path(train_ND[drawn], share_NK, [FEW_LABELS_C], scale=scale, tolerance=LOOSE)[0]
-            found[shots].append(probe.predict(test_TD))
-    return found
+            predicted[shots].append(probe.predict(test_TD))
+    return predicted
 
 
 def _nth_of_group(group_N: Codes) -> Codes:
@@ -190,7 +188,7 @@ def classify(
     C: float | None,
     seed: int,
 ) -> Predictions:
-    """Linear probe, kNN and few labels of one encoder, on embeddings (T, D) by test set; `strength` None is chosen."""
+    """Linear probe, kNN and few labels of one encoder, on embeddings (T, D) by test set; `C` None is chosen."""
     predictions, classes = Predictions(), len(labelled.names)
     for plan in plans:
         chosen = C
@@ -251,7 +249,7 @@ def segment(
 ) -> Predictions:
     """The linear probe of patches, of one encoder, on patch embeddings (T, R, C, D) by test set; see `classify`.
 
-    Answers are classes of pixels (T, H, W).
+    Predicted are classes of pixels (T, H, W).
     """
     predictions = Predictions()
     share_PRCK = class_shares(pixels_PHW, train_PRCD.shape[1], train_PRCD.shape[2], classes)
@@ -281,7 +279,7 @@ def classify_aligned(
     C: float | None,
     paired: Mapping[str, bool],
 ) -> None:
-    """Add to the answers of one encoder, which has those without alignment, those behind each; and the evidence.
+    """Add to the predictions of one encoder, which has those without alignment, those behind each; and the evidence.
 
     The target of an alignment are all tiles of a test set, whose labels are not here; its source are the training tiles
     of a plan. Behind an alignment the strength of a probe is chosen by circular validation, since folds of the source
@@ -303,10 +301,10 @@ def classify_aligned(
                 strongest = min(one for one, score in circular.items() if score >= best - EQUAL)
                 taken = plain if name == NONE else strongest
                 probe = fit_linear(source_NE, label_N, len(labelled.names), taken)
-                found = {CIRCULAR: best, **prediction_scores(probe, target_TE), "strength": taken}
-                scores.setdefault(name, []).append(found)
+                score_of = {CIRCULAR: best, **prediction_scores(probe, target_TE), "strength": taken}
+                scores.setdefault(name, []).append(score_of)
                 if name == NONE:
-                    continue  # its answers are there
+                    continue  # its predictions are there
                 here_E = target_TE[plan.tests[test]]
                 predicted = {"linear": probe.predict(here_E)}
                 near = knn_classes(source_NE, label_N, here_E, len(labelled.names))

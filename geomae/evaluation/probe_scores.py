@@ -39,7 +39,7 @@ class ProbeRow:
     seed: int | None = None
     align: str = NONE
 
-    def cells(self, shared: Mapping[str, Any]) -> dict[str, Any]:
+    def csv_row(self, shared: Mapping[str, Any]) -> dict[str, Any]:
         """By column; `shared` are those that do not depend on what was predicted."""
         low, high = self.interval or ("", "")
         own = {name: value for name, value in asdict(self).items() if name not in ("of", "interval")}

@@ -1,6 +1,6 @@
 """The task of a probe: labelled tiles to learn from, labelled tiles to be tested on, and the fits that follow.
 
-T tiles of a selection, P tiles of the training side, H x W pixels of a tile
+T tiles of a selection, P tiles of the training set, H x W pixels of a tile
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from geomae.catalog import Catalog
 from geomae.encoders.selections import Embeddings
 from geomae.errors import CatalogError, ConfigError
-from geomae.evaluation.folds import FoldPlan, Labelled, TrainingSide, codes_of, cross_fit_plans, single_plan
+from geomae.evaluation.folds import FoldPlan, Labelled, TrainingSet, codes_of, cross_fit_plans, single_plan
 from geomae.evaluation.probe_predictions import Predictions, classify, classify_aligned, regress, segment
 from geomae.evaluation.probe_scores import GroundTruth
 from geomae.metrics.predictions import FEWEST_GROUPS, UNKNOWN, ClassMeasure, Measure, NumberMeasure, PixelMeasure
@@ -123,16 +123,16 @@ def label_selection(selected: Selection, catalog: Catalog, task: str, option: st
         raise CatalogError(
             f"{where}: none of its {len(index)} tiles has a label; add `label:` to the data set, or choose another"
         )
-    side = LabelledSelection(
+    labelled = LabelledSelection(
         selected, label_T, index.independent_units(), pixels_THW, classes, int((~known_T).sum())
     ).take(np.flatnonzero(known_T))
-    return replace(side, label_T=_numbers(side.label_T, where)) if task == REGRESSION else side
+    return replace(labelled, label_T=_numbers(labelled.label_T, where)) if task == REGRESSION else labelled
 
 
 def validation_selection(
     train: LabelledSelection, selected: Selection, tests: Sequence[LabelledSelection], catalog: Catalog, task: str
 ) -> LabelledSelection | None:
-    """The labelled tiles of the data set's split `val` that meet the conditions of the training side, None without any.
+    """The labelled tiles of the data set's split `val` that meet the conditions of the training set, None without any.
 
     Nor are there any where the split is trained or tested on.
     """
@@ -140,19 +140,19 @@ def validation_selection(
     if not (selected.whole.tiles["split"] == VALIDATION).any():
         return None
     chosen = replace(selected, selector=selector, index=selected.whole.select(selector))
-    used = {tile for side in (train, *tests) for tile in tile_keys(side)}
+    used = {tile for part in (train, *tests) for tile in tile_keys(part)}
     try:
-        side = label_selection(chosen, catalog, task, "--train")
+        labelled = label_selection(chosen, catalog, task, "--train")
     except CatalogError:
         return None
-    known = np.isin(side.label_T, train.label_T) if task != REGRESSION else np.ones(len(side), dtype=bool)
-    side = side.take(np.flatnonzero(known))
-    return None if len(side) == 0 or used & set(tile_keys(side)) else side
+    known = np.isin(labelled.label_T, train.label_T) if task != REGRESSION else np.ones(len(labelled), dtype=bool)
+    labelled = labelled.take(np.flatnonzero(known))
+    return None if len(labelled) == 0 or used & set(tile_keys(labelled)) else labelled
 
 
-def tile_keys(side: LabelledSelection) -> list[tuple[str, str]]:
+def tile_keys(labelled: LabelledSelection) -> list[tuple[str, str]]:
     """Data set and tile id of each tile."""
-    return [(side.index.name, tile) for tile in side.index.tiles["tile_id"].tolist()]
+    return [(labelled.index.name, tile) for tile in labelled.index.tiles["tile_id"].tolist()]
 
 
 def check_classes(train: LabelledSelection, tests: Sequence[LabelledSelection], task: str) -> tuple[str, ...]:
@@ -199,21 +199,21 @@ def check_no_leakage(train: LabelledSelection, tests: Sequence[LabelledSelection
             )
 
 
-def class_codes(side: LabelledSelection, names: Sequence[str]) -> NDArray[Any]:
-    """What the side is scored by: class codes of tiles (T,) or of pixels (T, H, W), or the numbers themselves."""
+def class_codes(labelled: LabelledSelection, names: Sequence[str]) -> NDArray[Any]:
+    """What a selection is scored by: class codes of tiles (T,) or of pixels (T, H, W), or the numbers themselves."""
     place = {name: code for code, name in enumerate(names)}
-    if side.pixels_THW is not None:
-        code_of = np.array([place.get(name, UNKNOWN) for name in side.classes] + [UNKNOWN], dtype=np.int16)
-        return code_of[side.pixels_THW]  # unknown pixels, -1, take the last
-    return np.array([place[label] for label in side.label_T.tolist()]) if names else side.label_T
+    if labelled.pixels_THW is not None:
+        code_of = np.array([place.get(name, UNKNOWN) for name in labelled.classes] + [UNKNOWN], dtype=np.int16)
+        return code_of[labelled.pixels_THW]  # unknown pixels, -1, take the last
+    return np.array([place[label] for label in labelled.label_T.tolist()]) if names else labelled.label_T
 
 
-def _occurring(side: LabelledSelection) -> list[str]:
+def _occurring(labelled: LabelledSelection) -> list[str]:
     """The classes that there are, in order."""
-    if side.pixels_THW is None:
-        return sorted(set(side.label_T.tolist()))
-    there = np.unique(side.pixels_THW)
-    return [name for code, name in enumerate(side.classes) if code in there]
+    if labelled.pixels_THW is None:
+        return sorted(set(labelled.label_T.tolist()))
+    there = np.unique(labelled.pixels_THW)
+    return [name for code, name in enumerate(labelled.classes) if code in there]
 
 
 def _numbers(label_T: NDArray[Any], where: str) -> NDArray[np.float64]:
@@ -234,7 +234,7 @@ def _list(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class ProbeTask:
-    """Sides, plans and truths. `pool` are the sides that fits may look at: train, and the validation split if any.
+    """Labelled tiles, fits and truths. `pool` are those that fits may look at: train, and the validation split if any.
 
     `how` says in words what C is chosen by; it is empty for a fixed one. `averaged` are the classes whose
     scores are averaged, by test.
@@ -251,30 +251,30 @@ class ProbeTask:
     averaged: Mapping[str, tuple[str, ...]]
 
     @property
-    def sides(self) -> tuple[LabelledSelection, ...]:
+    def labelled(self) -> tuple[LabelledSelection, ...]:
         """All that has to be embedded."""
         return (*self.pool, *self.tests)
 
     @property
     def selections(self) -> list[Selection]:
         """The tiles to be embedded."""
-        return [side.selected for side in self.sides]
+        return [part.selected for part in self.labelled]
 
     def predict(self, embeddings: Embeddings) -> Predictions:
         """What the probes of one encoder predict. The labels of the tests have no part in it."""
         settings = self.settings
-        train = np.concatenate([embeddings.of(side.selected) for side in self.pool])
-        tests = {side.name: embeddings.of(side.selected) for side in self.tests}
-        label = np.concatenate([class_codes(side, self.names) for side in self.pool])
+        train = np.concatenate([embeddings.of(part.selected) for part in self.pool])
+        tests = {test.name: embeddings.of(test.selected) for test in self.tests}
+        label = np.concatenate([class_codes(part, self.names) for part in self.pool])
         if settings.task == SEGMENTATION:
             return segment(self.plans, train, label, len(self.names), tests, settings.C, settings.seed)
-        group, _ = codes_of([unit for side in self.pool for unit in side.unit_T])
+        group, _ = codes_of([unit for part in self.pool for unit in part.unit_T])
         labelled = Labelled(label, group, self.names)
         if settings.task == REGRESSION:
             return regress(self.plans, train, labelled, tests, settings.C)
         predictions = classify(self.plans, train, labelled, tests, settings.C, settings.seed)
         if settings.alignments:
-            paired = {side.name: _paired(self.train, side) for side in self.tests}
+            paired = {test.name: _paired(self.train, test) for test in self.tests}
             classify_aligned(predictions, self.plans, train, labelled, tests, settings.alignments, settings.C, paired)
         return predictions
 
@@ -293,15 +293,15 @@ def read_probe_task(settings: ProbeSettings, chosen: Sequence[Selection], catalo
         validation = validation_selection(train, chosen[0], tests, catalog, settings.task)
     pool = (train,) if validation is None else (train, validation)
     plans, how = _plans(settings, pool, tests, names)
-    groups = {side.name: codes_of(side.unit_T)[0] for side in tests}
-    averaged = {side.name: _averaged(side, names, settings) for side in tests}
+    groups = {test.name: codes_of(test.unit_T)[0] for test in tests}
+    averaged = {test.name: _averaged(test, names, settings) for test in tests}
     truths = {
-        side.name: GroundTruth(
-            class_codes(side, names), groups[side.name], _measure(side, names, averaged[side.name], settings)
+        test.name: GroundTruth(
+            class_codes(test, names), groups[test.name], _measure(test, names, averaged[test.name], settings)
         )
-        for side in tests
+        for test in tests
     }
-    counted = {side.name: tuple(np.array(names)[averaged[side.name]].tolist()) for side in tests} if names else {}
+    counted = {test.name: tuple(np.array(names)[averaged[test.name]].tolist()) for test in tests} if names else {}
     return ProbeTask(settings, train, pool, tests, names, plans, how, truths, counted)
 
 
@@ -328,9 +328,9 @@ def describe_scoring(task: ProbeTask) -> Iterator[str]:
             if left
             else "."
         )
-    for side in task.sides:
-        if side.unlabelled:
-            yield f"{side.name}: {side.unlabelled} tiles without a label were left out."
+    for part in task.labelled:
+        if part.unlabelled:
+            yield f"{part.name}: {part.unlabelled} tiles without a label were left out."
     for name, truth in task.truths.items():
         many = truth.groups >= FEWEST_GROUPS
         yield f"{name}: {len(truth.group_T)} tiles in {truth.groups} groups; " + (
@@ -347,22 +347,22 @@ def _plans(
     names: tuple[str, ...],
 ) -> tuple[list[FoldPlan], str]:
     def column(name: str) -> list[Any]:
-        return [value for side in pool for value in side.index.tiles[name].tolist()]
+        return [value for part in pool for value in part.index.tiles[name].tolist()]
 
-    label_P = np.concatenate([side.label_T for side in pool])
+    label_P = np.concatenate([part.label_T for part in pool])
     if names:  # for segmentation the most frequent class of a tile, which keeps folds even
         label_P = np.array([names.index(label) for label in label_P.tolist()])
-    side = TrainingSide(
-        label_P, names, column("fold"), column("group"), [unit for side in pool for unit in side.unit_T],
-        np.repeat([number > 0 for number in range(len(pool))], [len(side) for side in pool]),
+    training = TrainingSet(
+        label_P, names, column("fold"), column("group"), [unit for part in pool for unit in part.unit_T],
+        np.repeat([number > 0 for number in range(len(pool))], [len(part) for part in pool]),
     )  # fmt: skip
     choose = settings.C is None or bool(settings.alignments)  # label shift is estimated on the folds, too
     seed = settings.seed
     if settings.cross_fit is None:
-        plans, how = single_plan(side, {test.name: len(test) for test in tests}, choose, seed)
+        plans, how = single_plan(training, {test.name: len(test) for test in tests}, choose, seed)
     else:
         units = {test.name: test.unit_T for test in tests}
-        plans, how = cross_fit_plans(side, units, settings.cross_fit, choose, seed)
+        plans, how = cross_fit_plans(training, units, settings.cross_fit, choose, seed)
     return plans, how if settings.C is None else ""
 
 
@@ -372,22 +372,22 @@ def _paired(train: LabelledSelection, test: LabelledSelection) -> bool:
     return 2 * len(shared) > max(len(set(train.unit_T)), len(set(test.unit_T)))
 
 
-def _averaged(side: LabelledSelection, names: tuple[str, ...], settings: ProbeSettings) -> NDArray[np.bool_]:
+def _averaged(test: LabelledSelection, names: tuple[str, ...], settings: ProbeSettings) -> NDArray[np.bool_]:
     """Which classes count in averages: those with enough tiles in the test (for segmentation, tiles that hold them)."""
-    codes = class_codes(side, names)
+    codes = class_codes(test, names)
     rows_K = np.array([(codes == code).reshape(len(codes), -1).any(1).sum() for code in range(len(names))], dtype=int)
     averaged_K = rows_K >= settings.min_class_rows
     if names and not averaged_K.any():
         raise ConfigError(
-            f"--min-class-rows {settings.min_class_rows}: no class of {side.name} has that many test tiles; the most "
+            f"--min-class-rows {settings.min_class_rows}: no class of {test.name} has that many test tiles; the most "
             f"frequent one has {rows_K.max()}"
         )
     return averaged_K
 
 
 def _measure(
-    side: LabelledSelection, names: tuple[str, ...], averaged_K: NDArray[np.bool_], settings: ProbeSettings
+    test: LabelledSelection, names: tuple[str, ...], averaged_K: NDArray[np.bool_], settings: ProbeSettings
 ) -> Measure:
     if settings.task == REGRESSION:
-        return NumberMeasure(float(side.label_T.mean()))
+        return NumberMeasure(float(test.label_T.mean()))
     return (ClassMeasure if settings.task == CLASSIFICATION else PixelMeasure)(names, averaged_K)

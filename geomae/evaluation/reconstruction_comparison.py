@@ -96,8 +96,8 @@ class TilesToShow:
         known = set(tile_ids)
         for tile_id in self.tile_ids:
             if tile_id not in known:
-                words = (*RANKED, "random:4")
-                near = nearest(tile_id, words) if get_close_matches(tile_id, words) else nearest(tile_id, known)
+                keywords = (*RANKED, "random:4")
+                near = nearest(tile_id, keywords) if get_close_matches(tile_id, keywords) else nearest(tile_id, known)
                 raise ConfigError(f"--show {tile_id}: no tile of the data sets has this id; {near}")
 
     def choose(self, scores: ReconstructionScores, mask: MaskKind, seed: int) -> Iterator[tuple[str, TileIndex]]:

@@ -180,11 +180,11 @@ class GroupedHead(nn.Module):
     def predict(self, tokens_BXD: Tensor, codes_CF: Tensor) -> Tensor:
         """Predictions (B, N, C, P), bands in the model's own order: a group's head is scored against its bands only."""
         parts = tokens_BXD.chunk(len(self.groups), dim=1)
-        found = [
+        predicted = [
             proj(part).unflatten(-1, (len(group), -1))
             for proj, part, group in zip(self.proj, parts, self.groups, strict=True)
         ]
-        return torch.cat(found, dim=2).index_select(2, self.natural_C)
+        return torch.cat(predicted, dim=2).index_select(2, self.natural_C)
 
 
 def _maps(shapes: list[tuple[int, int]], gain: float) -> nn.ModuleList:

@@ -282,7 +282,7 @@ def _open(path: str, *, remote: bool) -> DatasetReader:
         _allow(path, remote=remote)
         with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):  # each side file would cost a request
             return _Reader(path, driver=list(DRIVERS))
-    _check_side_mask(Path(path + ".msk"))
+    _check_sidecar_mask(Path(path + ".msk"))
     # Side files (.aux.xml, .msk, world files) count, but a folder of a million files is not listed at each opening.
     with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE"):
         return _Reader(Path(path), driver=list(DRIVERS))  # a string could be taken for a URL
@@ -295,7 +295,7 @@ def _allow(path: str, *, remote: bool) -> None:
         raise RasterError(f"{path}: this kind of address is not read; use one of https://, s3://, gs://")
 
 
-def _check_side_mask(path: Path) -> None:
+def _check_sidecar_mask(path: Path) -> None:
     """GDAL opens a mask file beside a raster with any driver, so one that is no TIFF could name other files."""
     try:
         with path.open("rb") as file:

@@ -200,9 +200,9 @@ def _nodata(table: Mapping[str, Any], where: str) -> tuple[float, ...]:
 
 def _meant(name: str, sensors: Mapping[str, Sensor]) -> list[str]:
     """Names that hold all of `name`, however it separates its words."""
-    words = "".join(part for part in name.lower().replace("_", "-").replace(" ", "-").split("-") if part)
-    words = SHORT_NAMES.get(words, words).replace("-", "")
-    return [known for known in sorted(sensors) if words and words in known.replace("-", "")]
+    joined = "".join(part for part in name.lower().replace("_", "-").replace(" ", "-").split("-") if part)
+    joined = SHORT_NAMES.get(joined, joined).replace("-", "")
+    return [known for known in sorted(sensors) if joined and joined in known.replace("-", "")]
 
 
 @cache

@@ -165,12 +165,12 @@ def check_no_pixel_overlap(one: TileIndex, other: TileIndex, where: str) -> None
 
 def overlapping(one: TileIndex, other: TileIndex) -> NDArray[np.bool_]:
     """Which tiles (T,) of `one` share pixels of a file with a tile of `other`."""
-    found_T = np.zeros(len(one), dtype=bool)
+    overlaps_T = np.zeros(len(one), dtype=bool)
     other_boxes = _boxes(other)
     for file, (places, box_T4) in _boxes(one).items():
         if file in other_boxes:
-            found_T[places] |= _overlap(box_T4, other_boxes[file][1]).any(1)
-    return found_T
+            overlaps_T[places] |= _overlap(box_T4, other_boxes[file][1]).any(1)
+    return overlaps_T
 
 
 def _pooled(key: str, parts: Sequence[tuple[TileIndex, Statistics]]) -> SensorRecord:

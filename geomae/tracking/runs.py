@@ -50,7 +50,7 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # older
 def commit() -> str:
     """The commit of a checkout, `unknown` for an installed package."""
     try:
-        answer = subprocess.run(
+        completed = subprocess.run(
             ["git", "rev-parse", "HEAD"],
             cwd=Path(__file__).parent,
             capture_output=True,
@@ -60,7 +60,7 @@ def commit() -> str:
         )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return answer.stdout.strip()
+    return completed.stdout.strip()
 
 
 def start_run(

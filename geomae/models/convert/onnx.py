@@ -111,7 +111,7 @@ def write_onnx(model: Model, path: Path, tile: int | None = None) -> tuple[tuple
 def check_onnx(
     path: Path, model: Model, size: tuple[int, int], embed: Callable[[Tensor], tuple[Tensor, Tensor]]
 ) -> float | None:
-    """The largest difference between onnxruntime's answers and `embed`'s on random tiles; None without onnxruntime.
+    """The largest difference between onnxruntime's outputs and `embed`'s on random tiles; None without onnxruntime.
 
     Raises ModelError where it is more than LARGEST_DIFFERENCE.
     """
@@ -123,8 +123,8 @@ def check_onnx(
     difference = 0.0
     for tiles in (1, 3):  # neither is the number that the graph was made with
         pixels_BCHW = random_tiles(model, tiles, size)
-        answers = session.run(None, {INPUT: pixels_BCHW.numpy()})
-        for theirs, ours in zip(answers, embed(pixels_BCHW), strict=True):
+        outputs = session.run(None, {INPUT: pixels_BCHW.numpy()})
+        for theirs, ours in zip(outputs, embed(pixels_BCHW), strict=True):
             difference = max(difference, float((torch.from_numpy(theirs) - ours.cpu()).abs().max()))
     if not difference <= LARGEST_DIFFERENCE:
         raise ModelError(f"onnxruntime's answers differ from the model's by {difference:.2g}; update onnxruntime")
@@ -133,13 +133,13 @@ def check_onnx(
 
 @torch.no_grad()
 def _linear_maps(model: Model) -> tuple[Tensor, Tensor]:
-    """Kernels (G, X, D) and biases (G, D) of the embedding of patches without gaps: read off its answers."""
+    """Kernels (G, X, D) and biases (G, D) of the embedding of patches without gaps: read off its outputs."""
     C, P = len(model.record.bands), model.mae.architecture.patch**2
     probes_BNCP = torch.cat([torch.zeros(1, C * P), torch.eye(C * P)]).reshape(1, -1, C, P)
     valid_BNCP = torch.ones_like(probes_BNCP, dtype=torch.bool)
-    answers = transformer(model, EXPORT).embedding.embed(probes_BNCP, valid_BNCP, band_codes(model.record.bands))
-    answers_GND = answers.reshape(-1, 1 + C * P, answers.shape[-1])
-    return answers_GND[:, 1:] - answers_GND[:, :1], answers_GND[:, 0]
+    outputs = transformer(model, EXPORT).embedding.embed(probes_BNCP, valid_BNCP, band_codes(model.record.bands))
+    outputs_GND = outputs.reshape(-1, 1 + C * P, outputs.shape[-1])
+    return outputs_GND[:, 1:] - outputs_GND[:, :1], outputs_GND[:, 0]
 
 
 def _report(model: Model, rows: int, cols: int) -> ConversionReport:

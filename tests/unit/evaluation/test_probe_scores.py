@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from geomae.errors import ConfigError
-from geomae.evaluation.folds import TrainingSide, cross_fit_plans, single_plan
+from geomae.evaluation.folds import TrainingSet, cross_fit_plans, single_plan
 from geomae.evaluation.linear_probe import C_VALUES, class_shares, draw_patches
 from geomae.evaluation.probe_predictions import Labelled, PredictionKey, Predictions, classify, regress, segment
 from geomae.evaluation.probe_scores import COLUMNS, TO_BASELINE, TO_FIRST, EncoderResult, GroundTruth, ProbeRow, score
@@ -127,11 +127,11 @@ def test_few_labels_are_a_mean_and_a_spread():
 
 
 def test_a_row_has_the_columns_of_the_table():
-    cells = ProbeRow("e", "t", "linear", "accuracy", 0.5, (0.4, 0.6), 5, "tree", 3).cells(
+    row = ProbeRow("e", "t", "linear", "accuracy", 0.5, (0.4, 0.6), 5, "tree", 3).csv_row(
         {"task": "", "train": "", "align": "none", "n_train": 1, "n_test": 2, "n_groups": 3, "chosen": "true"}
     )
-    assert tuple(cells) == COLUMNS
-    assert [cells[name] for name in ("shots", "class", "low", "high", "seed")] == [5, "tree", 0.4, 0.6, 3]
+    assert tuple(row) == COLUMNS
+    assert [row[name] for name in ("shots", "class", "low", "high", "seed")] == [5, "tree", 0.4, 0.6, 3]
 
 
 def test_numbers_are_measured_as_scikit_learn_does():
@@ -152,7 +152,7 @@ def side(tiles=120, groups=12, validation=0):
     label = rng.integers(0, 3, tiles)
     units = [f"g{number % groups}" for number in range(tiles)]
     held = np.arange(tiles) >= tiles - validation
-    return TrainingSide(label, NAMES, units, units, units, held)
+    return TrainingSet(label, NAMES, units, units, units, held)
 
 
 def test_cross_fitting_never_tests_a_group_that_it_learned_from():
@@ -218,7 +218,7 @@ def test_labels_of_a_test_are_nothing_that_a_probe_is_given():
 def test_numbers_are_regressed():
     train, label = clouds(120, 0)
     test, truth = clouds(100, 1)
-    plans, _ = single_plan(TrainingSide(label * 2.0, (), [None] * 120, [None] * 120, ["x"] * 120, np.zeros(120, bool)),
+    plans, _ = single_plan(TrainingSet(label * 2.0, (), [None] * 120, [None] * 120, ["x"] * 120, np.zeros(120, bool)),
                            {"test": 100}, True, 0)  # fmt: skip
     answers = regress(plans, train, Labelled(label * 2.0, np.zeros(120, np.int64), ()), {"test": test}, None)
     assert set(answers.predicted) == {PredictionKey("test", method) for method in ("linear", "knn5", "knn20")}
@@ -245,7 +245,7 @@ def test_segmentation_finds_fields_and_scores_known_pixels():
     patches = (np.eye(3, 6)[field] * 4 + rng.normal(size=(40, 4, 4, 6))).astype(np.float32)
     pixels = field.repeat(8, 1).repeat(8, 2).astype(np.int16)
     pixels[:, 0] = UNKNOWN
-    known = TrainingSide(field[:20, 0, 0], NAMES, [None] * 20, [None] * 20, ["x"] * 20, np.zeros(20, bool))
+    known = TrainingSet(field[:20, 0, 0], NAMES, [None] * 20, [None] * 20, ["x"] * 20, np.zeros(20, bool))
     plans, _ = single_plan(known, {"test": 20}, True, 0)
     answers = segment(plans, patches[:20], pixels[:20], 3, {"test": patches[20:]}, None, 0)
     (codes,) = answers.predicted[ASKED]
