@@ -1,4 +1,4 @@
-"""The command line: arguments to a request, one workflow call, an exit code."""
+"""The command line: one sub-command per module of `geomae.commands`, and an exit code."""
 
 import sys
 from typing import Annotated

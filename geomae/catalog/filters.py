@@ -41,7 +41,7 @@ LONGEST = 10_000  # characters; a filter is written by hand
 DEEPEST = 50  # brackets and `not` within each other
 COMPARISONS = frozenset(("==", "!=", "<", "<=", ">", ">="))
 CONSTANTS: dict[str, Literal] = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
-WORDS = frozenset(("and", "or", "not", "in"))
+RESERVED = frozenset(("and", "or", "not", "in"))
 REMEDIES = {
     "=": "write == to compare",
     "&": "write `and`",
@@ -315,7 +315,9 @@ class _Parser:
     def operand(self) -> Name | Literal:
         """A column or a literal."""
         token = self.next
-        if token.kind == "quoted" or (token.kind == "word" and token.text not in CONSTANTS and token.text not in WORDS):
+        if token.kind == "quoted" or (
+            token.kind == "word" and token.text not in CONSTANTS and token.text not in RESERVED
+        ):
             if token.text.startswith("__"):
                 self.refuse("is not the name of an attribute", "name a column of the table")
             self.position += 1
@@ -334,7 +336,9 @@ class _Parser:
         elif token.kind == "word" and token.text in CONSTANTS:
             value = CONSTANTS[token.text]
         else:
-            remedy = "put text in quotes" if token.kind == "word" and token.text not in WORDS else f"write {expected}"
+            remedy = (
+                "put text in quotes" if token.kind == "word" and token.text not in RESERVED else f"write {expected}"
+            )
             self.refuse(f"is where {expected} should be", self.remedy(remedy))
         self.position += 1
         return value

@@ -31,6 +31,8 @@ from geomae.training.pretraining import PretrainJob
 from geomae.training.trainer import Trainer, batch_spec, wrapped
 from geomae.training.validation import BASELINES, ValidationScores
 
+PICTURED = 4  # tiles of each validation data set
+
 
 def parameters(job: PretrainJob, data: TrainingData) -> dict[str, Any]:
     """The whole resolved configuration and the request, nested."""
@@ -95,9 +97,6 @@ def describe_dry_run(
     )
     for name, value in flatten(job.config.model_dump(mode="json")).items():
         screen.result(f"  {name}: {value}")
-
-
-PICTURED = 4  # tiles of each validation data set
 
 
 def draw_pictures(

@@ -29,6 +29,8 @@ from geomae.tiles.index import TileIndex
 from geomae.tiles.selection import Selection, select_tiles
 from geomae.tracking import DatasetRecord, Tracker, as_params, commit, resolve_uri, start_run, without_password
 
+OPENING_S = 100.0  # MLflow's import alone takes long on a busy machine; a store that fails is not waited for
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -156,9 +158,6 @@ def lock(folder: RunFolder) -> IO[str]:
     for place in (folder.path, folder.checkpoints, folder.pictures, folder.path / "statistics"):
         remove_unfinished(place)
     return file
-
-
-OPENING_S = 100.0  # MLflow's import alone takes long on a busy machine; a store that fails is not waited for
 
 
 class TrackedRun:

@@ -25,6 +25,9 @@ Floats = NDArray[np.float64]
 Maps = tuple[tuple[Floats, Floats], tuple[Floats, Floats]]  # weight and bias of the source, and of the target
 MOST_AXES = 32  # of a subspace; beyond, axes of the two domains have no counterpart in each other
 RIDGE = 1e-3  # of the mean variance, added to the covariances of optimal transport: rows may be fewer than features
+SOURCE, TARGET = DOMAINS = ("source", "target")
+NONE, STANDARDISE, AFTER = "none", "standardise", "standardise+"
+FORMAT = 1
 
 
 def coral_maps(source_ND: Floats, target_MD: Floats) -> Maps:
@@ -84,11 +87,6 @@ def import_skada() -> None:
         warnings.simplefilter("ignore")  # of the import alone: POT's docstrings hold escapes that Python frowns at
         import skada  # noqa: F401
     sklearn.set_config(**kept)
-
-
-SOURCE, TARGET = DOMAINS = ("source", "target")
-NONE, STANDARDISE, AFTER = "none", "standardise", "standardise+"
-FORMAT = 1
 
 
 @dataclass(frozen=True)

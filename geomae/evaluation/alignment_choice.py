@@ -1,8 +1,6 @@
 """Which alignment to take, by a rule that reads no label of the target; and the evidence for it.
 
-N rows of the source, M rows of the target, E aligned features, K classes
-
-N rows of the source, M rows of the target, D features, K classes
+N rows of the source, M rows of the target, D features, E aligned features, K classes
 
 The rule was made and tested on five shifts, each left out of its making in turn (docs/adaptation.md).
 """

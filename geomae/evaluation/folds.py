@@ -1,8 +1,6 @@
 """Folds: which tiles are trained on and which are held out or predicted, made once for all encoders.
 
-T tiles, F folds
-
-P tiles of the training set, T tiles of a test set
+T tiles (of a test set, where there are two), P tiles of the training set, F folds
 """
 
 from collections.abc import Mapping, Sequence

@@ -15,9 +15,19 @@ from torch import Tensor
 
 from geomae.sensors import Band
 
+Floats = NDArray[np.float64]
+
 RADIUS = 5  # a window of 11 pixels
 SIGMA = 1.5  # of the Gaussian window, in pixels
 STABLE = (0.01**2, 0.03**2)  # of the squared data range
+ALL = "all"  # in place of a band: the mean over the bands, or a figure that is of all bands at once
+HIGHEST_PSNR = 100.0  # dB; where the error is 0, it would be infinite
+DATA_RANGE_STD = 6.0  # the data range of PSNR and SSIM: mean -+ 3 standard deviations of the train split
+# Index = (first - second) / (first + second), by common names of the bands, the first of each that is there.
+INDICES = {
+    "ndvi": (("nir", "nir08"), ("red",)),  # Rouse et al. 1974
+    "ndwi": (("green",), ("nir", "nir08")),  # of open water, McFeeters 1996
+}
 
 
 def ssim_map(first_BCHW: Tensor, second_BCHW: Tensor, range_C: Tensor) -> Tensor:
@@ -72,13 +82,6 @@ def _windows(size: int) -> NDArray[np.float64]:
         rows[row, row : row + 2 * RADIUS + 1] = weight
     windows: NDArray[np.float64] = rows.numpy()
     return windows
-
-
-# Index = (first - second) / (first + second), by common names of the bands, the first of each that is there.
-INDICES = {
-    "ndvi": (("nir", "nir08"), ("red",)),  # Rouse et al. 1974
-    "ndwi": (("green",), ("nir", "nir08")),  # of open water, McFeeters 1996
-}
 
 
 @dataclass(frozen=True)
@@ -141,12 +144,6 @@ def index_errors(
 
 def _length(spectra_BCHW: Tensor) -> Tensor:
     return spectra_BCHW.square().sum(1).sqrt()  # torch's own norm across bands takes four times as long
-
-
-Floats = NDArray[np.float64]
-ALL = "all"  # in place of a band: the mean over the bands, or a figure that is of all bands at once
-HIGHEST_PSNR = 100.0  # dB; where the error is 0, it would be infinite
-DATA_RANGE_STD = 6.0  # the data range of PSNR and SSIM: mean -+ 3 standard deviations of the train split
 
 
 @dataclass(frozen=True)

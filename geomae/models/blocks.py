@@ -4,9 +4,8 @@ A choice made by timing at start would differ from run to run, and with it the l
 
 Source: the fixed 2-D positions of He et al. 2022; each half of the width encodes one axis as in Vaswani et al. 2017.
 
-B batch, G tokens per patch, X = G * rows * cols tokens, D width, W windows, L = G * w * w tokens of a window
-
-B batch, K tokens, D width
+B batch, K tokens, G tokens per patch, X = G * rows * cols tokens, D width, W windows,
+L = G * w * w tokens of a window
 """
 
 from functools import partial

@@ -21,6 +21,7 @@ from geomae.models.mae import MaskedAutoencoder
 
 SCALE = 2.0  # of the correction; usually written alpha / r, with alpha = 2 r, so that one rate suits every rank
 DOWN, UP = "down_RI", "up_OR"
+NORMS = (nn.LayerNorm, nn.GroupNorm)
 
 
 class LowRankLinear(nn.Linear):
@@ -61,10 +62,6 @@ def merged(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             change_OI = SCALE * weights[place + UP].double() @ down_RI.double()
             merged_weights[place + "weight"] = (weight_OI.double() + change_OI).to(weight_OI.dtype)
     return merged_weights
-
-
-METHODS = ("full", "last-blocks", "lora", "norm")
-NORMS = (nn.LayerNorm, nn.GroupNorm)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ SPELLED = {
 }  # fmt: skip
 CONFUSION_COLOURS = "Blues"
 MOST_NUMBERS = 12  # classes up to which every cell shows its share
+GREY = "0.45"
+CURVE_COLOURS = [colormaps["tab10"](number) for number in range(10)]
+MARKERS = "osD^vP*X<>"
 
 
 def metric_name(metric: str) -> str:
@@ -74,9 +77,6 @@ def _matrix(axes: Axes, counts_KK: NDArray[np.float64], names: Sequence[str], un
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if share > 0.6 else "0.2")
 
 
-GREY = "0.45"
-
-
 @dataclass(frozen=True)
 class Aligned:
     """An encoder's score without alignment (`none`) and behind each, and the alignment that was chosen."""
@@ -103,22 +103,13 @@ def alignments_picture(path: Path, shown: Mapping[str, Sequence[Aligned]], *, ti
             axes.plot(one.value[one.chosen], place, "D", color=ORANGE, markersize=7, zorder=2)
             axes.plot(one.value["none"], place, "o", color=BLUE, markersize=5, zorder=3)
         names = [shorten(one.label, 36) for one in each] if number == 0 else []
-        axes.set_yticks(range(len(each)), names or [""] * len(each), fontsize=9, parse_math=False)
-        axes.set_ylim(len(each) - 0.4, -0.6)
         axes.set_xlim(min(every) - margin, max(every) + margin)
-        axes.set_xlabel(axis, fontsize=9)
-        axes.tick_params(labelsize=8, axis="x")
-        axes.grid(axis="x", alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        _label_rows(axes, names or [""] * len(each), axis)
     caption = (
         "Blue: without alignment. Grey: behind each alignment.\nOrange: the one taken by the rule, without labels."
     )
     add_text(figure, 0.15, head + high + 0.55, caption, size=8)
     save(figure, path)
-
-
-CURVE_COLOURS = [colormaps["tab10"](number) for number in range(10)]
-MARKERS = "osD^vP*X<>"
 
 
 @dataclass(frozen=True)
@@ -152,15 +143,20 @@ def scores_picture(path: Path, bars: Mapping[str, Sequence[Bar]], *, title: str,
             axes.plot(bar.singles, [place] * len(bar.singles), "|", color=ORANGE, markersize=9, zorder=2)
             axes.plot(bar.value, place, "s" if bar.baseline else "o", color=colour, markersize=6, zorder=3)
         names = [shorten(bar.label, 36) for bar in shown] if number == 0 else []
-        axes.set_yticks(range(len(shown)), names or [""] * len(shown), fontsize=9, parse_math=False)
-        axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.set_xlim(min(known) - margin, max(known) + margin)
-        axes.set_xlabel(axis, fontsize=9)
-        axes.tick_params(labelsize=8, axis="x")
-        axes.grid(axis="x", alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        _label_rows(axes, names or [""] * len(shown), axis)
     add_text(figure, 0.15, head + high + 0.55, caption, size=8)
     save(figure, path)
+
+
+def _label_rows(axes: Axes, names: Sequence[str], axis: str) -> None:
+    """A row for each name, the first on top, above one axis of scores."""
+    axes.set_yticks(range(len(names)), names, fontsize=9, parse_math=False)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlabel(axis, fontsize=9)
+    axes.tick_params(labelsize=8, axis="x")
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 @dataclass(frozen=True)
