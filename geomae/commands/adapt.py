@@ -20,6 +20,7 @@ from geomae.commands.options import (
     Seed,
     TrackingUri,
     exit_with,
+    output_folder,
 )
 from geomae.errors import ConfigError
 
@@ -115,7 +116,7 @@ def run(options: AdaptOptions) -> int:
     config = read_config(options)
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
     from geomae.commands import adapt_report as report
-    from geomae.commands.run import AnalysisRun, open_session, output_folder, selection_record
+    from geomae.commands.run import AnalysisRun, open_session, selection_record
     from geomae.encoders.interface import weights_digest
     from geomae.evaluation import adaptation_effect as before_after
     from geomae.models.folder import load_model

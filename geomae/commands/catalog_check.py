@@ -2,7 +2,16 @@
 
 from collections.abc import Sequence
 
-from geomae.commands.options import CatalogFile, CommonOptions, Datasets, Out, Quiet, exit_with
+from geomae.commands.options import (
+    CatalogFile,
+    CommonOptions,
+    Datasets,
+    Out,
+    Quiet,
+    exit_with,
+    new_output_folder,
+    write_catalog_summary,
+)
 from geomae.errors import CatalogError
 
 READERS = 2  # threads
@@ -21,17 +30,16 @@ def run(common: CommonOptions, datasets: Sequence[str]) -> int:
     """
     from geomae.catalog import resolve_selectors
 
+    folder = new_output_folder("catalog-check", common.out)
     catalog = common.open_catalog()
     selectors = resolve_selectors(catalog, datasets or tuple(catalog.entries), None)
 
     from geomae.commands.catalog_check_report import audit_record, show_check, summary_metrics
-    from geomae.commands.run import new_output_folder, write_catalog_summary
     from geomae.files import write_json
     from geomae.runtime.console import Screen
     from geomae.tiles.index import check_dataset
 
     screen = Screen(not common.quiet)
-    folder = new_output_folder("catalog-check", common.out)
     checks = {}
     for name in dict.fromkeys(one.dataset for one in selectors):
         checks[name] = check_dataset(catalog, name, threads=READERS, progress=screen.step)

@@ -3,7 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from geomae.commands.options import CatalogFile, CommonOptions, Datasets, Out, Quiet, exit_with
+from geomae.commands.options import (
+    CatalogFile,
+    CommonOptions,
+    Datasets,
+    Out,
+    Quiet,
+    exit_with,
+    new_output_folder,
+    write_catalog_summary,
+)
 
 TILES = 24  # of a sheet
 
@@ -21,18 +30,17 @@ def run(common: CommonOptions, datasets: Sequence[str]) -> int:
     """
     from geomae.catalog import resolve_selectors
 
+    folder = new_output_folder("catalog-preview", common.out)
     catalog = common.open_catalog()
     selectors = resolve_selectors(catalog, datasets, None)
 
-    from geomae.commands.run import new_output_folder, write_catalog_summary
     from geomae.files import publish_file
+    from geomae.rasters import Window, read
     from geomae.reports.figures import contact_sheet
     from geomae.runtime.console import Screen
-    from geomae.tiles.batches import TileReader
     from geomae.tiles.selection import build_indexes, evenly_spread
 
     screen = Screen(not common.quiet)
-    folder = new_output_folder("catalog-preview", common.out)
     indexes = build_indexes(catalog, selectors, screen.step, screen.warn)
     screen.close()
     chosen = {str(one): indexes[one.dataset].select(one) for one in selectors}
@@ -40,14 +48,14 @@ def run(common: CommonOptions, datasets: Sequence[str]) -> int:
     first = folder / "preview.png"
     sheets: list[Path] = []
     for name, index in chosen.items():
-        reader, labels = TileReader(index), index.tiles["label"].tolist()
-        tiles = []
-        for position in evenly_spread(len(index), TILES):
-            title = _tile_title(reader.tile_ids[position], labels[position])
-            tiles.append((title, *reader.read(position)))
+        tiles, source = [], index.source
+        drawn = index.tiles[["tile_id", "label", "scene", "row", "col", "size"]].iloc[evenly_spread(len(index), TILES)]
+        for tile_id, label, scene, row, col, size in drawn.itertuples(index=False):
+            pixels_CHW, valid_CHW = read(source, source.scenes[scene], Window(row, col, size, size))
+            tiles.append((_tile_title(tile_id, label), pixels_CHW, valid_CHW))
         sheet = first if len(chosen) == 1 else _unused(folder / f"preview_{_file_name(name)}.png", sheets)
-        what = f"{name}: {len(tiles)} of {len(index)} tiles of {index.source.sensor}"
-        contact_sheet(sheet, tiles, index.source.bands, index.source.unit, what)
+        what = f"{name}: {len(tiles)} of {len(index)} tiles of {source.sensor}"
+        contact_sheet(sheet, tiles, source.bands, source.unit, what)
         sheets.append(sheet)
         screen.result(f"{sheet}: {len(tiles)} of {len(index)} tiles")
     if first not in sheets:

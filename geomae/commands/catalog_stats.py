@@ -4,7 +4,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from geomae.commands.options import CatalogFile, CommonOptions, Datasets, Out, Quiet, exit_with
+from geomae.commands.options import (
+    CatalogFile,
+    CommonOptions,
+    Datasets,
+    Out,
+    Quiet,
+    exit_with,
+    new_output_folder,
+    write_catalog_summary,
+)
 
 FIGURES = ("mean", "std", "min", "max")
 
@@ -27,16 +36,15 @@ def run(common: CommonOptions, datasets: Sequence[str]) -> int:
     """
     from geomae.catalog import band_units, resolve_selectors
 
+    folder = new_output_folder("catalog-stats", common.out)
     catalog = common.open_catalog()
     selectors = resolve_selectors(catalog, datasets, "train")
 
-    from geomae.commands.run import new_output_folder, write_catalog_summary
     from geomae.files import write_json
     from geomae.runtime.console import Screen
     from geomae.tiles.selection import build_indexes
 
     screen = Screen(not common.quiet)
-    folder = new_output_folder("catalog-stats", common.out)
     indexes = build_indexes(catalog, selectors, screen.step, screen.warn)
     screen.close()
     chosen = [(one, indexes[one.dataset].select(one)) for one in selectors]

@@ -20,6 +20,7 @@ from geomae.commands.options import (
     Seed,
     TrackingUri,
     exit_with,
+    output_folder,
     read_selectors,
 )
 from geomae.errors import ConfigError, nearest
@@ -93,7 +94,7 @@ def run(options: CompareReconOptions) -> int:
     (selectors,) = read_selectors(options.common, options.datasets)
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
     from geomae.commands.compare_recon_report import describe_dry_run, draw_panels, write_results, write_tables
-    from geomae.commands.run import AnalysisRun, open_session, output_folder, selection_record
+    from geomae.commands.run import AnalysisRun, open_session, selection_record
     from geomae.evaluation.reconstruction import fit_candidates, load_candidates
     from geomae.evaluation.reconstruction_comparison import TilesToShow, compare_reconstructions
     from geomae.evaluation.reconstruction_maps import MapOptions, write_scene_maps

@@ -21,6 +21,7 @@ from geomae.commands.options import (
     Seed,
     TrackingUri,
     exit_with,
+    output_folder,
     read_selectors,
 )
 from geomae.errors import ConfigError
@@ -88,7 +89,7 @@ def run(options: GapOptions) -> int:
     (source,), (target,) = read_selectors(options.common, [options.source], [options.target])
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
     from geomae.commands.gap_report import describe_dry_run, write_results
-    from geomae.commands.run import AnalysisRun, open_session, output_folder, selection_record
+    from geomae.commands.run import AnalysisRun, open_session, selection_record
     from geomae.encoders.selections import EmbeddingSpec, embed_specs, encoder_digest
     from geomae.evaluation.gap import comparable_specs, measure_gap, read_gap_domains
     from geomae.runtime.signals import watch

@@ -1,18 +1,20 @@
-"""Options that several commands share: their names, types and help; and how a command ends.
+"""Options that several commands share: their names, types and help; the folder of `--out`; and how a command ends.
 
 Nothing here is slow to import: `geomae --help` and a wrong option need neither torch nor pydantic.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from geomae.errors import ConfigError, GeomaeError
+from geomae.errors import ConfigError, GeomaeError, StorageError
+from geomae.files import write_json
 
 if TYPE_CHECKING:
     from geomae.catalog import Catalog, Selector
@@ -125,3 +127,47 @@ def exit_with(command: Callable[[], int]) -> NoReturn:
         typer.echo("interrupted", err=True)
         code = 130
     raise SystemExit(code)
+
+
+def default_out(command: str) -> Path:
+    """`runs/<command>-<time>` in the current folder, with a number where that is taken."""
+    stem = f"{command}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    folder = Path("runs") / stem
+    number = 1
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{stem}-{number}"
+    return folder.absolute()
+
+
+def check_new(path: Path) -> None:
+    """Raise StorageError where `path` already holds something, or where nothing can be written."""
+    if path.is_file():
+        raise StorageError(f"--out {path}: is a file; choose another folder")
+    if path.is_dir() and any(path.iterdir()):
+        what = "already holds a run" if (path / "run.json").exists() else "is not empty"
+        remedy = f"go on with --resume {path}, or choose another folder" if "run" in what else "choose another folder"
+        raise StorageError(f"--out {path}: {what}; {remedy}")
+
+
+def output_folder(command: str, out: Path | None) -> Path:
+    """The folder that a command writes to: what the user chose, else a new one named by the time."""
+    return (out or default_out(command)).absolute()
+
+
+def new_output_folder(command: str, out: Path | None) -> Path:
+    """The same for a command that goes on with nothing. Raises StorageError where `out` already holds something."""
+    if out is not None:
+        check_new(out)
+    return output_folder(command, out)
+
+
+def write_catalog_summary(
+    folder: Path, command: str, catalog: "Catalog", selectors: "Sequence[Selector]", metrics: Mapping[str, float]
+) -> None:
+    """Publish `summary.json` of a command that describes a catalogue, which MLflow does not track."""
+    names = [str(one) for one in selectors]
+    content = catalog.digest(sorted({one.dataset for one in selectors}))
+    inputs = {"catalog": catalog.path.absolute(), "dataset": names, "digest": content}
+    summary = {"command": command, "run_id": None, "out": folder, "metrics": metrics, "inputs": inputs}
+    write_json(folder / "summary.json", summary)

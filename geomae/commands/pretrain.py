@@ -24,7 +24,9 @@ from geomae.commands.options import (
     Quiet,
     RunName,
     TrackingUri,
+    check_new,
     exit_with,
+    output_folder,
 )
 from geomae.errors import CheckpointError, ConfigError
 
@@ -119,7 +121,7 @@ def run(options: PretrainOptions) -> int:
     from geomae.catalog import open_catalog
     from geomae.catalog.catalog import with_absolute_path
     from geomae.commands.pretrain_report import Reporter, describe_dry_run
-    from geomae.commands.run import RunFolder, check_new, lock
+    from geomae.commands.run import RunFolder, lock
     from geomae.models.folder import Model
     from geomae.runtime import devices
     from geomae.runtime.console import Screen
@@ -295,7 +297,7 @@ def _agree_on_folder(
     fabric: "Fabric", options: PretrainOptions, job: "PretrainJob", data: "TrainingData", folder: "RunFolder | None"
 ) -> "RunFolder":
     """Rank 0 makes the folder of the run, and the others learn its name; a name with a time would differ by rank."""
-    from geomae.commands.run import RunFolder, make, output_folder
+    from geomae.commands.run import RunFolder, make
 
     if folder is not None:
         return folder

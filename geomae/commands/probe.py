@@ -23,6 +23,7 @@ from geomae.commands.options import (
     Seed,
     TrackingUri,
     exit_with,
+    output_folder,
     read_selectors,
 )
 from geomae.errors import ConfigError, nearest
@@ -117,7 +118,7 @@ def run(options: ProbeOptions) -> int:
     (train,), tests = read_selectors(options.common, [options.train], options.tests)
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
     from geomae.commands.probe_report import describe_dry_run, write_results
-    from geomae.commands.run import AnalysisRun, open_session, output_folder, selection_record
+    from geomae.commands.run import AnalysisRun, open_session, selection_record
     from geomae.encoders.selections import EmbeddingSpec, embed_specs, encoder_digest
     from geomae.evaluation.probe import probe_encoders, save_alignments
     from geomae.evaluation.probe_task import SEGMENTATION, read_probe_task

@@ -6,14 +6,13 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal
 
 from geomae import __version__
 from geomae.catalog import Catalog, Selector
-from geomae.commands.options import CommonOptions
+from geomae.commands.options import CommonOptions, check_new, output_folder
 from geomae.embeddings.store import store_digest
 from geomae.encoders import Encoder, Reference
 from geomae.encoders.extraction import Progress
@@ -107,27 +106,6 @@ class RunFolder:
             return None
         record = read_json(path)
         return record["run_id"] if record["uri"] == without_password(uri) else None
-
-
-def default_out(command: str) -> Path:
-    """`runs/<command>-<time>` in the current folder, with a number where that is taken."""
-    stem = f"{command}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    folder = Path("runs") / stem
-    number = 1
-    while folder.exists():
-        number += 1
-        folder = Path("runs") / f"{stem}-{number}"
-    return folder.absolute()
-
-
-def check_new(path: Path) -> None:
-    """Raise StorageError where `path` already holds something, or where nothing can be written."""
-    if path.is_file():
-        raise StorageError(f"--out {path}: is a file; choose another folder")
-    if path.is_dir() and any(path.iterdir()):
-        what = "already holds a run" if (path / "run.json").exists() else "is not empty"
-        remedy = f"go on with --resume {path}, or choose another folder" if "run" in what else "choose another folder"
-        raise StorageError(f"--out {path}: {what}; {remedy}")
 
 
 def make(path: Path, computed: dict[str, Any]) -> RunFolder:
@@ -292,29 +270,6 @@ class AnalysisRun(TrackedRun):
                 f"--out {self.out}: holds the results of another request, which differs in {'; '.join(different[:5])}; "
                 "choose another folder"
             )
-
-
-def output_folder(command: str, out: Path | None) -> Path:
-    """The folder that a command writes to: what the user chose, else a new one named by the time."""
-    return (out or default_out(command)).absolute()
-
-
-def new_output_folder(command: str, out: Path | None) -> Path:
-    """The same for a command that goes on with nothing. Raises StorageError where `out` already holds something."""
-    if out is not None:
-        check_new(out)
-    return output_folder(command, out)
-
-
-def write_catalog_summary(
-    folder: Path, command: str, catalog: Catalog, selectors: Sequence[Selector], metrics: Mapping[str, float]
-) -> None:
-    """Publish `summary.json` of a command that describes a catalogue, which MLflow does not track."""
-    names = [str(one) for one in selectors]
-    content = catalog.digest(sorted({one.dataset for one in selectors}))
-    inputs = {"catalog": catalog.path.absolute(), "dataset": names, "digest": content}
-    summary = {"command": command, "run_id": None, "out": folder, "metrics": metrics, "inputs": inputs}
-    write_json(folder / "summary.json", summary)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
 """`geomae catalog init | check | stats | preview | schema`, started as a user starts them."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import write_catalog
 
 from geomae.catalog import open_catalog, resolve_files
 from geomae.commands import catalog_init
@@ -249,3 +252,20 @@ def test_real_patches_in_class_folders(geomae, shared_data, tmp_path):
     (found,) = tmp_path.glob("runs/catalog-check-*/audit.json")
     record = json.loads(found.read_text())["eurosat_ms"]
     assert (record["tiles"], len(record["labels"]), record["sensor"]) == (123, 10, "sentinel-2-l1c")
+
+
+@pytest.mark.parametrize("command", ["check", "stats", "preview"])
+def test_commands_on_a_catalogue_start_without_torch(command, work):
+    """Its import takes seconds, and MLflow's too; neither has a part in describing rasters."""
+    catalog = write_catalog(work)
+    script = (
+        "import sys\n"
+        "from geomae.cli import app\n"
+        f"arguments = ['catalog', '{command}', '--catalog', {str(catalog)!r}, '--out', 'described', '--quiet']\n"
+        "try:\n    app(arguments, standalone_mode=False)\n"
+        "except SystemExit as end:\n    assert not end.code\n"
+        "sys.exit(', '.join({'torch', 'mlflow'} & set(sys.modules)) or 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (work / "described" / "summary.json").is_file()
