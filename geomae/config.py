@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from geomae.errors import ConfigError, nearest
 from geomae.files import YamlDocument, read_yaml
 
+LEAST_CONTRASTED = 16  # tiles of a step: among fewer it is too easy to tell one from the others
 RULE = "rule"  # type of the errors that `refuse` raises
 WORDINGS = {  # pydantic speaks of Python; whoever writes YAML knows these words
     "bool_parsing": "must be true or false",
@@ -78,6 +79,57 @@ class Masking(Frozen, strict=True):
     )
 
 
+class Objective(Frozen, strict=True):
+    """What training asks of the encoder: terms with weights, of which those above 0 are computed (models/objective)."""
+
+    pixels: float = Field(1.0, ge=0, description="predict the pixels of hidden patches; needs the decoder")
+    places: float = Field(
+        0.0, ge=0, description="tell a tile and what another date or sensor shows of its ground from the other tiles "
+        "of the step; tiles without such a partner take no part"
+    )  # fmt: skip
+    contrast: float = Field(
+        0.0, ge=0, description="the same with two views of one tile, of tiles that have no partner or where places is 0"
+    )
+    textures: float = Field(
+        0.0, ge=0, description="predict what fixed filters say of the whole tile from what is visible of it"
+    )
+    temperature: float = Field(0.1, gt=0, description="of contrast and places: what similarities are divided by")
+
+    @property
+    def paired(self) -> bool:
+        """Whether a step needs a second view of every tile."""
+        return self.contrast > 0 or self.places > 0
+
+    def weights(self) -> dict[str, float]:
+        """The terms that are computed, with their weights: pixels first."""
+        given = {"pixels": self.pixels, "places": self.places, "contrast": self.contrast, "textures": self.textures}
+        return {term: weight for term, weight in given.items() if weight > 0}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Objective":
+        if not (self.pixels or self.paired):
+            raise ValueError("held-out tiles are scored by pixels, contrast or places: give one of them a weight")
+        return self
+
+
+def check_contrast(objective: Objective, batch: int) -> None:
+    """Raise ValueError where a step has too few tiles to be told apart."""
+    if objective.paired and batch < LEAST_CONTRASTED:
+        raise ValueError(
+            f"batch: {batch} tiles are too few for objective.contrast or objective.places to tell apart; take "
+            f"{LEAST_CONTRASTED} or more over all devices"
+        )
+
+
+class Views(Frozen, strict=True):
+    """How the views that are told apart differ, beside their windows, masks, flips and turns. Values are standardised:
+    each band has mean 0 and deviation 1 before.
+    """
+
+    gain: float = Field(0.2, ge=0, lt=1, description="each band is multiplied by 1 - gain to 1 + gain")
+    offset: float = Field(0.2, ge=0, description="up to so many standard deviations are added to each band")
+
+
 class Optimizer(Frozen, strict=True):
     """AdamW with warm-up and cosine decay, as He et al. 2022 (appendix A) train."""
 
@@ -94,9 +146,20 @@ class Data(Frozen, strict=True):
     min_valid_patch: float = Field(0.5, gt=0, le=1, description="share of valid pixels a patch needs to be drawn")
     max_quarantined: float = Field(0.1, ge=0, le=1, description="share of scenes the audit may quarantine")
     validation: float = Field(0.1, gt=0, lt=1, description="share of the tiles held out of training")
+    scales: list[float] = Field(
+        [1.0, 1.0], min_length=2, max_length=2, description="windows of so many times the tile's side, at least and at "
+        "most, are drawn on the ground of the training tiles and brought to the tile's size"
+    )  # fmt: skip
     flips: bool = Field(True, description="draw one of the eight flips and quarter turns for each tile")
     readers: int = Field(2, ge=0, description="threads that read tiles ahead of the training step; 0 reads in the step")
     memory_mb: int = Field(1024, ge=0, description="decoded tiles are kept in memory up to this size")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Data":
+        low, high = self.scales
+        if not 0.1 <= low <= 1 <= high <= 10:
+            raise ValueError(f"scales: [{low}, {high}] must go from 0.1 or more over 1, the tile itself, to 10 or less")
+        return self
 
 
 class PretrainConfig(Frozen, strict=True):
@@ -118,6 +181,8 @@ class PretrainConfig(Frozen, strict=True):
     reference_gsd_m: float = Field(10.0, gt=0, description="ground sample distance of unscaled positions")
     target: Literal["none", "patch", "patch-band"] = Field("none", description="how the target is normalised")
     masking: Masking = Masking()
+    objective: Objective = Objective()
+    views: Views = Views()
     decoder: Decoder = Decoder()
     optimizer: Optimizer = Optimizer()
     data: Data = Data()
@@ -148,6 +213,13 @@ class PretrainConfig(Frozen, strict=True):
                 "decoder.predict and masking.band_dropout: go neither with embedding grouped nor with masking.kind "
                 "bands; leave them out"
             )
+        check_contrast(self.objective, self.batch)
+        if self.objective.paired and self.accumulate > 1:
+            raise ValueError(
+                "accumulate: the tiles of a step are told apart from each other by objective.contrast and "
+                "objective.places, which do not split over passes; leave accumulate out, and take more devices or a "
+                "smaller batch"
+            )
         if self.model == "cae":
             self._check_convolutional()
         return self
@@ -160,6 +232,8 @@ class PretrainConfig(Frozen, strict=True):
             raise ValueError(f"positions: {who} has none that {self.positions} could scale; leave it out")
         if self.decoder != Decoder():
             raise ValueError(f"decoder: {who} has a decoder of its own; leave its options out")
+        if set(self.objective.weights()) != {"pixels"}:
+            raise ValueError(f"objective: {who} learns by pixels alone; leave the other terms out")
 
 
 class AdaptConfig(Frozen, strict=True):
@@ -173,12 +247,19 @@ class AdaptConfig(Frozen, strict=True):
     replay: float = Field(0.25, ge=0, lt=1, description="share of the steps that take source tiles")
     rate: float | None = Field(None, gt=0, description="learning rate for 256 tiles a step; default that of the method")
     masking: Masking = Masking()
+    objective: Objective | None = Field(None, description="terms to go on with; default those of the model's training")
+    views: Views = Views()
     data: Data = Data(validation=0.2)  # of a target, which is often small, a tenth says little
     steps: int = Field(200, gt=0, description="optimizer steps, unless it is stopped early")
     batch: int = Field(32, gt=0, description="tiles per step")
     eval_every: int = Field(20, gt=0, description="steps between validations on held-out target tiles")
     patience: int = Field(3, gt=0, description="validations without a new best after which it is stopped")
     save_every: int = Field(100, gt=0, description="steps between checkpoints")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "AdaptConfig":
+        check_contrast(self.objective or Objective(), self.batch)
+        return self
 
     @property
     def whole_blocks(self) -> int:

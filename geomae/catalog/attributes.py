@@ -118,7 +118,7 @@ def where_mask(catalog: Catalog, dataset: str, columns: Columns, length: int) ->
 
 
 def require_columns(catalog: Catalog, dataset: str, known: Collection[str]) -> None:
-    """Check that every column that label, split, group and domain name is `known`.
+    """Check that every column that label, split, group, places and domain name is `known`.
 
     Raises CatalogError with the line and the nearest known column.
     """
@@ -128,6 +128,7 @@ def require_columns(catalog: Catalog, dataset: str, known: Collection[str]) -> N
         ("split", "column"): entry.split.column if entry.split else None,
         ("group", "column"): entry.group.column if entry.group else None,
         ("group", "folds"): entry.group.folds if entry.group else None,
+        ("places", "column"): entry.places.column if entry.places else None,
         ("domain", "column"): entry.domain.column if isinstance(entry.domain, Column) else None,
     }
     for keys, column in wanted.items():

@@ -270,6 +270,7 @@ class DatasetEntry(Strict):
     label: Label | None = None
     split: Split | None = None
     group: Group | None = None
+    places: Column | None = Field(None, description="column that is equal where scenes show the same ground")
     domain: Domain | None = Field(None, description="a name, or a column")
     where: Annotated[Text, AfterValidator(_checked_filter)] | None = Field(None, description="filter over attributes")
     remote: bool = Field(False, description="allow s3, gs, https and downloads")
@@ -306,6 +307,13 @@ class DatasetEntry(Strict):
                 refuse(f"null skips a band within a file; with {BAND} leave the band out", "bands")
             if set(self.bands) == {None}:
                 refuse("skips every band; name at least one", "bands")
+
+    @property
+    def place_column(self) -> tuple[str, str] | None:
+        """The column that says which tiles show the same place, and the key that names it; None without one."""
+        if self.places is not None:
+            return self.places.column, "places"
+        return (self.group.folds, "group.folds") if self.group and self.group.folds else None
 
     @property
     def paths(self) -> tuple[str, ...]:

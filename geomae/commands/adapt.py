@@ -132,7 +132,7 @@ def run(options: AdaptOptions) -> int:
     selections = session.select([options.target, *([options.source] if options.source else [])])
     if not options.again:
         adaptation.check_not_adapted(model, selections[0].digest(), options.model)
-    training = adaptation.training_config(config, model.mae.architecture)
+    training = adaptation.training_config(config, model)
     domains = adaptation.read_adaptation_domains(model, selections, training, seed)
     share = unfreeze(load_model(folder).mae, config.method, blocks=config.whole_blocks, rank=config.rank)
     labelled = session.select(options.labelled) if options.labelled else []

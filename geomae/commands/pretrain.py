@@ -181,18 +181,22 @@ def _train(
     """From the newest checkpoint to the last step, or to a signal."""
     from geomae.runtime import devices
     from geomae.runtime.signals import watch
-    from geomae.tiles.batches import schedule_batches
+    from geomae.tiles.schedule import schedule_batches
     from geomae.training.loop import train
     from geomae.training.trainer import prepare
 
-    config = job.config
+    config = job.config.model_copy(update={"objective": data.objective})
     with watch() as stop:
         trainer = prepare(
             fabric, mae, config, job.seed, job.precision, data.training, data.validation, folder.checkpoints
         )
         reporter.begin(trainer)
         sizes = tuple(len(one.reader) for one in data.training)
-        for event in train(trainer, schedule_batches(job.seed, sizes, config.batch, config.steps), stop):
+        places = config.objective.places > 0
+        order = schedule_batches(
+            job.seed, sizes, config.batch, config.steps, partners=data.partners, places=places
+        )  # fmt: skip
+        for event in train(trainer, order, stop):
             reporter.report(trainer, event)
         if trainer.progress.step < config.steps:
             reporter.stopped(trainer, stop)

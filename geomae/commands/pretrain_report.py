@@ -13,11 +13,13 @@ from geomae.catalog import Catalog
 from geomae.commands.options import CommonOptions
 from geomae.commands.run import OPENING_S, RunFolder, TrackedRun, dataset_record
 from geomae.config import flatten
+from geomae.evaluation.pca import COLLAPSED_RANK
 from geomae.evaluation.pretraining_probe import LabelledTiles, probe
 from geomae.files import file_name, write_json
 from geomae.models.folder import Model, save_model
 from geomae.models.mae import MaskedAutoencoder
 from geomae.models.masking import MaskRules
+from geomae.models.objective import kept_weights
 from geomae.reports.figures import TilePicture, loss_curve, reconstruction_panel
 from geomae.runtime.console import Screen
 from geomae.runtime.devices import Fabric
@@ -50,6 +52,7 @@ def provenance(job: PretrainJob, data: TrainingData, run_id: str | None) -> dict
         "mlflow_run": run_id,
         "seed": job.seed,
         "dataset": list(job.datasets),
+        "objective": data.objective.weights(),
         "tile": [int(data.training[0].index.tiles["size"].iloc[0])] * 2,  # what exports take by default
     }
 
@@ -161,6 +164,7 @@ class Reporter(TrackedRun):
         self._started = time.monotonic()
         self._waited_s = self._trained_s = 0.0
         self._tiles = 0
+        self._collapsed = False
 
     def __enter__(self) -> "Reporter":
         if not self.leads:
@@ -266,8 +270,18 @@ class Reporter(TrackedRun):
         named = {f"train/{name}": value for name, value in figures.items()}
         self.folder.log(step, named)
         self.tracker.log_metrics(named, step)
+        self._warn_of_collapse(step, figures["effective_rank"])
         text = f"loss {figures['loss']:.4f}, {figures['tiles_per_s']:.0f} tiles/s"
         self.screen.step("training", step, trainer.config.steps, text)
+
+    def _warn_of_collapse(self, step: int, rank: float) -> None:
+        """Say once that the encoder says nearly the same of all tiles."""
+        if rank < COLLAPSED_RANK and not self._collapsed:
+            self._collapsed = True
+            self.screen.say(
+                f"step {step}: the encoder has collapsed: what it says of the tiles of a step has effective rank "
+                f"{rank:.1f}; lower optimizer.base_rate, or give objective.places or objective.contrast more weight"
+            )
 
     def _scores(self, step: int, scores: dict[str, ValidationScores]) -> None:
         if not self.leads:
@@ -281,11 +295,11 @@ class Reporter(TrackedRun):
         weights = checkpoints.collect_weights(wrapped(trainer.model))
         mae = MaskedAutoencoder(trainer.mae.architecture)
         if weights:  # only rank 0 gets them where the model is sharded
-            mae.load_state_dict(weights)
+            mae.load_state_dict(kept_weights(weights))
         return Model(mae.eval(), self.data.sensors, provenance(self.job, self.data, self.tracker.run_id))
 
     def _draw(self, step: int, model: Model) -> None:
-        if self.leads:
+        if self.leads and model.mae.decoder is not None:  # without one there is nothing to see
             for path in draw_pictures(self.folder.pictures, step, model, self.data.validation, self.job):
                 self.tracker.log_artifact(path, "pictures")
 
@@ -300,6 +314,11 @@ class Reporter(TrackedRun):
         return figures
 
     def _table(self, name: str, scores: ValidationScores) -> None:
+        if not scores.rmse:
+            self.screen.say(
+                f"{name}: {scores.tiles} tiles, loss {scores.loss:.4f}; without a decoder no errors per band"
+            )
+            return
         header = [f"RMSE ({self._unit(name)})", *scores.rmse]
         rows = [[band, *(f"{values[c]:.4g}" for values in scores.rmse.values())] for c, band in enumerate(scores.bands)]
         rows.append(["mean over bands", *(f"{scores.mean(one):.4g}" for one in scores.rmse)])

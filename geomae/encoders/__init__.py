@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from geomae.encoders.interface import DEFAULT_POOLING, MIDDLE, POOLINGS, Encoder, Tokens, default_layer
+    from geomae.encoders.interface import DEFAULT_POOLING, MIDDLE, POOLINGS, Encoder, Tokens
     from geomae.encoders.own_models import OwnEncoder
     from geomae.encoders.selections import load_encoder
     from geomae.encoders.specification import EncoderSpec, Reference, encoder_specs, parse_encoder, parse_encoders
@@ -18,7 +18,6 @@ __all__ = [
     "OwnEncoder",
     "Reference",
     "Tokens",
-    "default_layer",
     "encoder_specs",
     "load_encoder",
     "parse_encoder",
@@ -26,7 +25,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "interface": ("DEFAULT_POOLING", "MIDDLE", "POOLINGS", "Encoder", "Tokens", "default_layer"),
+    "interface": ("DEFAULT_POOLING", "MIDDLE", "POOLINGS", "Encoder", "Tokens"),
     "own_models": ("OwnEncoder",),
     "specification": ("Reference", "EncoderSpec", "encoder_specs", "parse_encoder", "parse_encoders"),
     "selections": ("load_encoder",),

@@ -26,8 +26,8 @@ from geomae.files import digest
 from geomae.runtime.devices import Fabric
 from geomae.runtime.precision import working_precision
 from geomae.runtime.signals import Stop
-from geomae.tiles.batches import TileReader, ahead
 from geomae.tiles.index import TileIndex
+from geomae.tiles.reader import TileReader, ahead
 
 # Pixels of a batch: enough to keep the device busy, and few enough for its caches and its memory.
 BATCH_PIXELS = {"cpu": 2**18, "cuda": 2**22, "mps": 2**20}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from geomae.errors import ConfigError, nearest
+from geomae.models.architecture import middle_layer
 from geomae.sensors import Band
 
 POOLINGS = ("mean", "cls", "mean-std")
@@ -92,18 +93,10 @@ class Encoder(Protocol):
         """
 
 
-def default_layer(depth: int) -> int:
-    """The layer that the commands take of a model with `depth` blocks: the middle one.
-
-    The last blocks of an encoder whose decoder is small prepare the reconstruction (docs/choices.md).
-    """
-    return max(1, depth // 2)
-
-
 def choose_layer(layer: Layer, depth: int) -> int | None:
     """The number of the block to stop after; None for the last, after its norm. Raises ConfigError for another."""
     if layer == MIDDLE:
-        return default_layer(depth)
+        return middle_layer(depth)
     if layer is not None and not (isinstance(layer, int) and 1 <= layer <= depth):
         raise ConfigError(f"layer {layer}: the encoder has layers 1 to {depth}")
     return layer

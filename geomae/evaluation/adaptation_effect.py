@@ -172,7 +172,7 @@ def error_changes(
     """The changes on the held-out tiles of the target and of the source, each as the mean over bands and by band."""
     before, device = domains.model, compute.fabric.device
     device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
-    training = training_config(config, before.mae.architecture)
+    training = training_config(config, before)
     spec = batch_spec(training, seed, before.mae.architecture.groups)
     for model in (before, after):
         model.mae.to(device)

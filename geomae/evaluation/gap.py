@@ -27,7 +27,7 @@ from geomae.evaluation.reconstruction import MASKED, Candidate, fit_candidates, 
 from geomae.evaluation.reconstruction_masks import MaskKind
 from geomae.runtime.devices import Compute
 from geomae.sensors import Band
-from geomae.tiles.batches import TileReader
+from geomae.tiles.reader import TileReader
 from geomae.tiles.selection import Selection, check_no_pixel_overlap, share_bands
 
 SOURCE, TARGET = "source", "target"

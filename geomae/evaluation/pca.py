@@ -18,6 +18,7 @@ from geomae.catalog.splits import TRAIN
 from geomae.embeddings import batches, open_embeddings
 from geomae.errors import ConfigError, StorageError
 from geomae.files import digest, publish_file
+from geomae.metrics.effective_rank import effective_rank
 from geomae.tiles.index import TileIndex
 
 Floats = NDArray[np.float32]
@@ -58,9 +59,8 @@ class Pca:
 
     @property
     def effective_rank(self) -> float:
-        """Number of directions in use: exp of the entropy of `share_D` (Roy & Vetterli 2007); 0 without variance."""
-        share = self.share_D[self.share_D > 0]
-        return float(np.exp(-(share * np.log(share)).sum())) if share.size else 0.0
+        """Number of directions in use; 0 without variance."""
+        return effective_rank(self.share_D)
 
     @property
     def collapse(self) -> str | None:

@@ -21,8 +21,8 @@ from geomae.randomness import generator
 from geomae.rasters import Grid
 from geomae.runtime.devices import Compute
 from geomae.runtime.precision import working_precision
-from geomae.tiles.batches import TileReader
 from geomae.tiles.index import TileIndex
+from geomae.tiles.reader import TileReader
 from geomae.tiles.selection import evenly_spread
 
 COLOURS = 3

@@ -11,17 +11,18 @@ import pandas as pd
 import torch
 
 from geomae.catalog import Catalog, parse_selector
-from geomae.encoders.interface import DEFAULT_POOLING, default_layer
+from geomae.encoders.interface import DEFAULT_POOLING
 from geomae.encoders.own_models import OwnEncoder, fit_model
 from geomae.errors import CatalogError
 from geomae.evaluation.folds import TrainingFolds, assign_training
 from geomae.evaluation.pca import fit_pca
 from geomae.evaluation.probe_predictions import NEIGHBOURS, knn_classes
 from geomae.metrics.predictions import Codes, balanced_accuracy, confusion
+from geomae.models.architecture import middle_layer
 from geomae.models.folder import Model
 from geomae.randomness import generator
-from geomae.tiles.batches import TileReader
 from geomae.tiles.index import TileIndex, build_index
+from geomae.tiles.reader import TileReader
 from geomae.tiles.selection import own_record
 
 MOST_TILES = 2000  # a curve needs no more, and a probe should take seconds
@@ -112,4 +113,4 @@ def _first_labelled(
 def _encoder(model: Model, index: TileIndex) -> OwnEncoder:
     fitted, adapted = fit_model(model, own_record(index), "the model in training")
     depth = model.mae.architecture.depth
-    return OwnEncoder(fitted, default_layer(depth), DEFAULT_POOLING, "model", adapted)
+    return OwnEncoder(fitted, middle_layer(depth), DEFAULT_POOLING, "model", adapted)

@@ -26,8 +26,8 @@ from geomae.randomness import generator
 from geomae.runtime.devices import Compute
 from geomae.runtime.precision import working_precision
 from geomae.sensors import Band
-from geomae.tiles.batches import TileReader, ahead
 from geomae.tiles.index import TileIndex
+from geomae.tiles.reader import TileReader, ahead
 from geomae.tiles.selection import Progress, Selection
 from geomae.tracking import download, resolve_uri
 

@@ -27,7 +27,7 @@ from geomae.evaluation.reconstruction_masks import MaskedWindow, MaskKind, maske
 from geomae.files import file_name
 from geomae.randomness import generator
 from geomae.rasters import Grid, Window, cog_in_strips, read
-from geomae.tiles.batches import TileReader
+from geomae.tiles.reader import TileReader
 from geomae.tiles.selection import Progress
 
 Floats = NDArray[np.float64]

@@ -3,6 +3,7 @@
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from geomae.config import Decoder, Frozen
 from geomae.errors import ModelError
@@ -74,13 +75,29 @@ class Architecture(Frozen):
         """Tokens per patch: one per group, or one for all bands."""
         return len(self.groups or (0,))
 
-    def position_scale(self, gsd_m: float | None) -> float:
-        """What positions are multiplied by. Raises ModelError where a model that scales them is not told the gsd."""
+    @property
+    def middle(self) -> int:
+        """See `middle_layer`."""
+        return middle_layer(self.depth)
+
+    def position_scale(self, gsd_m: float | Tensor | None) -> float | Tensor:
+        """What positions are multiplied by, (B,) where the gsd differs by tile.
+
+        Raises ModelError where a model that scales them is not told the gsd.
+        """
         if self.positions != "gsd":
             return 1.0
         if gsd_m is None:
             raise ModelError("positions=gsd needs the ground sample distance of the tiles; add gsd_m to the catalogue")
         return gsd_m / self.reference_gsd_m
+
+
+def middle_layer(depth: int) -> int:
+    """The block, counted from 1, after which training compares views and commands read an encoder of `depth` blocks.
+
+    The last blocks of an encoder whose decoder is small prepare the reconstruction (docs/choices.md).
+    """
+    return max(1, depth // 2)
 
 
 def architecture(preset: str, **options: Any) -> Architecture:

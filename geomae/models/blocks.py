@@ -61,16 +61,23 @@ def sincos_positions(
     Row and column are multiplied by `scale`: gsd_m / reference_gsd_m, so that a distance on the ground looks the same
     to a model at every resolution (Reed et al. 2023, Scale-MAE, section 3).
     """
+    row, col = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
+    # In float64: frequencies over a wide grid lose digits in float32.
+    places = encode_places(scale * row.reshape(-1).double(), scale * col.reshape(-1).double(), width)
+    return places.to(device)
+
+
+def encode_places(row: Tensor, col: Tensor, width: int) -> Tensor:
+    """Sines and cosines (..., D) in float32 of rows and columns (...)."""
     if width % 4:
         raise ValueError(f"positions need a width that is a multiple of 4, not {width}")
-    # In float64: frequencies over a wide grid lose digits in float32.
-    frequency = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width / 4))
-    row, col = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
+    dtype = torch.float32 if row.device.type == "mps" else torch.float64
+    frequency = 10000.0 ** (-torch.arange(width // 4, dtype=dtype, device=row.device) / (width / 4))
     halves = []
     for axis in (col, row):
-        angle = axis.reshape(-1, 1).double() * (scale * frequency)
+        angle = axis[..., None].to(dtype) * frequency
         halves += [angle.sin(), angle.cos()]
-    return torch.cat(halves, dim=1).float().to(device)
+    return torch.cat(halves, dim=-1).float()
 
 
 def attend_in_windows(
@@ -160,9 +167,12 @@ class Positions(nn.Module):
         self.register_buffer("table", table)  # came with foreign weights; not trained
         self.computed: dict[tuple[torch.device, tuple[int, int], float], Tensor] = {}  # one transfer, not one per batch
 
-    def forward(self, place_BK: Tensor, shape: tuple[int, int], scale: float) -> Tensor:
-        """Positions (B, K, D) in float32 of the patches at `place_BK` in a grid of `shape`."""
+    def forward(self, place_BK: Tensor, shape: tuple[int, int], scale: float | Tensor) -> Tensor:
+        """Positions (B, K, D) in float32 of the patches at `place_BK` in a grid of `shape`; `scale` may be (B,)."""
         if self.table is None:
+            if isinstance(scale, Tensor):
+                row_BK, col_BK = (scale[:, None] * part for part in (place_BK // shape[1], place_BK % shape[1]))
+                return encode_places(row_BK, col_BK, self.width)
             key = (place_BK.device, shape, scale)
             if key not in self.computed:
                 self.computed[key] = sincos_positions(*shape, self.width, place_BK.device, scale)

@@ -42,7 +42,7 @@ class ConvolutionalEncoder(nn.Module):
         codes_CF: Tensor,
         seen_BV: Tensor,
         shape: tuple[int, int],
-        scale: float = 1.0,
+        scale: float | Tensor = 1.0,
     ) -> list[Tensor]:
         """Maps from the planes of the tile down to the bottom, after the last norm, of the patches `seen_BV` alone."""
         seen_BN = torch.zeros_like(valid_BNCP[:, :, 0, 0]).scatter(1, seen_BV, True)
@@ -57,7 +57,7 @@ class ConvolutionalEncoder(nn.Module):
         valid_BNCP: Tensor,
         codes_CF: Tensor,
         shape: tuple[int, int],
-        scale: float = 1.0,
+        scale: float | Tensor = 1.0,
         layer: int | None = None,
     ) -> Tensor:
         """Embeddings (B, 1 + N, D) of whole tiles after block `layer`, from 1; after the last (None) and its norm.
@@ -115,7 +115,7 @@ class ConvolutionalDecoder(nn.Module):
         order_BX: Tensor,
         wanted_BM: Tensor,
         shape: tuple[int, int],
-        scale: float = 1.0,
+        scale: float | Tensor = 1.0,
     ) -> Tensor:
         """Predictions (B, M, C, P) of the wanted patches from what the encoder gives."""
         planes_BKHW, *sides, x = maps

@@ -48,7 +48,7 @@ class Decoder(nn.Module):
         order_BX: Tensor,
         wanted_BM: Tensor,
         shape: tuple[int, int],
-        scale: float = 1.0,
+        scale: float | Tensor = 1.0,
     ) -> Tensor:
         """Predictions (B, M, C, P) of the wanted patches from the class token and the visible ones."""
         N = shape[0] * shape[1]
@@ -59,7 +59,7 @@ class Decoder(nn.Module):
         return prediction
 
     def decode(
-        self, latent_BVD: Tensor, order_BX: Tensor, wanted_BY: Tensor, shape: tuple[int, int], scale: float
+        self, latent_BVD: Tensor, order_BX: Tensor, wanted_BY: Tensor, shape: tuple[int, int], scale: float | Tensor
     ) -> Tensor:
         """Tokens (B, Y, D) of what is wanted, before norm and head."""
         # Tokens in the order (visible, hidden), each at its place: attention does not ask for row-major order.
@@ -78,13 +78,13 @@ class Decoder(nn.Module):
     def _blocks(self, architecture: Architecture) -> nn.ModuleList:
         return blocks(architecture, self.options.width, self.options.depth, self.options.heads)
 
-    def _placed(self, latent_BVD: Tensor, order_BX: Tensor, shape: tuple[int, int], scale: float) -> Tensor:
+    def _placed(self, latent_BVD: Tensor, order_BX: Tensor, shape: tuple[int, int], scale: float | Tensor) -> Tensor:
         """All tokens of a tile (B, X, D) in `order_BX`, with positions; hidden ones are the mask token."""
         hidden = order_BX.shape[1] - (latent_BVD.shape[1] - 1)
         masks = self.mask_token.to(latent_BVD.dtype).expand(len(order_BX), hidden, -1)
         return torch.cat([latent_BVD[:, 1:], masks], dim=1) + self._place(order_BX, shape, scale)
 
-    def _place(self, token_BK: Tensor, shape: tuple[int, int], scale: float) -> Tensor | float:
+    def _place(self, token_BK: Tensor, shape: tuple[int, int], scale: float | Tensor) -> Tensor | float:
         """What is added to tokens for their place and group."""
         N = shape[0] * shape[1]
         place = self.positions(token_BK % N, shape, scale) if self.options.positions else 0.0
@@ -98,7 +98,7 @@ class WindowDecoder(Decoder):
     """
 
     def decode(
-        self, latent_BVD: Tensor, order_BX: Tensor, wanted_BY: Tensor, shape: tuple[int, int], scale: float
+        self, latent_BVD: Tensor, order_BX: Tensor, wanted_BY: Tensor, shape: tuple[int, int], scale: float | Tensor
     ) -> Tensor:
         """Tokens (B, Y, D) of what is wanted, before norm and head."""
         x = self._placed(latent_BVD, order_BX, shape, scale)
@@ -118,7 +118,7 @@ class CrossDecoder(Decoder):
     """
 
     def decode(
-        self, latent_BVD: Tensor, order_BX: Tensor, wanted_BY: Tensor, shape: tuple[int, int], scale: float
+        self, latent_BVD: Tensor, order_BX: Tensor, wanted_BY: Tensor, shape: tuple[int, int], scale: float | Tensor
     ) -> Tensor:
         """Tokens (B, Y, D) of what is wanted, before norm and head."""
         seen_BV = order_BX[:, : latent_BVD.shape[1] - 1]

@@ -35,13 +35,21 @@ class Encoder(nn.Module):
         codes_CF: Tensor,
         seen_BV: Tensor,
         shape: tuple[int, int],
-        scale: float = 1.0,
+        scale: float | Tensor = 1.0,
     ) -> Tensor:
         """Tokens (B, 1 + V, D) after the last norm, class token first, of the tokens `seen_BV` of whole tiles."""
         x = self.start(patches_BNCP, valid_BNCP, codes_CF, seen_BV, shape, scale)
+        return self.finish(self.run(x, 0, len(self.blocks)))
+
+    def run(self, x: Tensor, first: int, stop: int) -> Tensor:
+        """Tokens (B, 1 + V, D) after the blocks from `first` up to `stop`."""
         choose_kernels(self.blocks, x.device, x.shape[1])
-        for block in self.blocks:
+        for block in self.blocks[first:stop]:
             x = block(x)
+        return x
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Tokens after the last norm."""
         normed: Tensor = self.norm(x)
         return normed
 
@@ -52,7 +60,7 @@ class Encoder(nn.Module):
         codes_CF: Tensor,
         seen_BV: Tensor,
         shape: tuple[int, int],
-        scale: float = 1.0,
+        scale: float | Tensor = 1.0,
     ) -> Tensor:
         """Tokens (B, 1 + V, D) before the first block."""
         N = shape[0] * shape[1]
@@ -71,7 +79,7 @@ class Encoder(nn.Module):
         valid_BNCP: Tensor,
         codes_CF: Tensor,
         shape: tuple[int, int],
-        scale: float = 1.0,
+        scale: float | Tensor = 1.0,
         layer: int | None = None,
     ) -> Tensor:
         """Tokens (B, 1 + X, D) of whole tiles after block `layer`, from 1; after the last (None) and its norm.

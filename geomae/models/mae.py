@@ -16,6 +16,8 @@ from geomae.models.encoder import Encoder
 from geomae.models.masking import Mask
 from geomae.models.patches import grid, normalise, patch_statistics, patchify, take
 
+Latent = Tensor | list[Tensor]  # tokens, or the maps of a convolutional encoder
+
 
 class Loss(NamedTuple):
     """Squared errors on hidden and valid pixels, as sums, so that ranks and passes can be added before dividing."""
@@ -89,22 +91,56 @@ class MaskedAutoencoder(nn.Module):
         mask: Mask,
         wanted_BM: Tensor,
         shape: tuple[int, int],
-        gsd_m: float | None = None,
+        gsd_m: float | Tensor | None = None,
     ) -> Tensor:
         """Predictions (B, M, C, P) of the patches `wanted_BM`, in the units of the target.
 
         The encoder sees the pixels that are `shown` in the visible tokens of `mask`.
         """
-        if self.decoder is None:
-            raise ModelError("this model is an encoder alone and cannot reconstruct; take one with a decoder")
+        self._check_decoder()
+        latent = self.encode(patches_BNCP, shown_BNCP, codes_CF, mask, shape, gsd_m)
+        return self.decode(latent, codes_CF, mask, wanted_BM, shape, gsd_m)
+
+    def encode(
+        self,
+        patches_BNCP: Tensor,
+        shown_BNCP: Tensor,
+        codes_CF: Tensor,
+        mask: Mask,
+        shape: tuple[int, int],
+        gsd_m: float | Tensor | None = None,
+    ) -> Latent:
+        """What the encoder makes of the visible tokens: (B, 1 + V, D), or the maps of a convolutional one."""
+        self.check_groups(mask)
+        scale = self.architecture.position_scale(gsd_m)
+        latent: Latent = self.encoder(patches_BNCP, shown_BNCP, codes_CF, mask.seen_BV, shape, scale)
+        return latent
+
+    def decode(
+        self,
+        latent: Latent,
+        codes_CF: Tensor,
+        mask: Mask,
+        wanted_BM: Tensor,
+        shape: tuple[int, int],
+        gsd_m: float | Tensor | None = None,
+    ) -> Tensor:
+        """Predictions (B, M, C, P) of the patches `wanted_BM` from what the encoder made of the visible ones."""
+        scale = self.architecture.position_scale(gsd_m)
+        prediction: Tensor = self._check_decoder()(latent, codes_CF, mask.order_BX, wanted_BM, shape, scale)
+        return prediction
+
+    def check_groups(self, mask: Mask) -> None:
+        """Raise ModelError for a mask of other groups of bands than the model has."""
         if mask.groups != self.architecture.groups:
             raise ModelError(
                 f"the mask is for the groups {mask.groups} of bands, the model has {self.architecture.groups}"
             )
-        scale = self.architecture.position_scale(gsd_m)
-        latent = self.encoder(patches_BNCP, shown_BNCP, codes_CF, mask.seen_BV, shape, scale)
-        prediction: Tensor = self.decoder(latent, codes_CF, mask.order_BX, wanted_BM, shape, scale)
-        return prediction
+
+    def _check_decoder(self) -> nn.Module:
+        if self.decoder is None:
+            raise ModelError("this model is an encoder alone and cannot reconstruct; take one with a decoder")
+        return self.decoder
 
     def score(
         self, prediction_BMCP: Tensor, patches_BMCP: Tensor, valid_BMCP: Tensor, scored_BMCP: Tensor | None = None

@@ -24,7 +24,7 @@ from geomae.randomness import generator
 from geomae.reports.canvas import add_axes, add_text, add_title, composites, save, shorten, stretch_limits, to_rgb
 from geomae.reports.figures import BLUE, GAMMA, INVALID_COLOUR, ORANGE
 from geomae.reports.page import Html, data_uri, render
-from geomae.tiles.batches import TileReader
+from geomae.tiles.reader import TileReader
 
 # After Okabe and Ito (2008), without their yellow, which is faint on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1b1f24")

@@ -1,160 +1,26 @@
-"""Batches: tiles read ahead of the training step by threads, each batch a pure function of the seed and its step.
+"""Batches: the tiles of a training step under their masks, each a pure function of the seed and its step.
 
-B tiles, C bands, H W pixels, N patches, X tokens of a tile (one per patch and group of bands)
+B tiles of this rank, G of all ranks, C bands, H W pixels, N patches, X tokens of a tile (one per patch and group of
+bands)
 """
 
-import itertools
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomae.models.masking import Mask, MaskRules, draw_mask, usable_patches, visible_tokens
+from geomae.models.contrast import Negatives
+from geomae.models.masking import Mask, MaskRules, draw_mask, usable_patches, visible_count, visible_tokens
 from geomae.randomness import generator
-from geomae.rasters import Window, read
-from geomae.tiles.index import TileIndex
-
-Job = TypeVar("Job")
-Made = TypeVar("Made")
-
-
-def ahead(make: Callable[[Job], Made], jobs: Iterable[Job], threads: int) -> Iterator[Made]:
-    """What `make` gives for each job, in order, made by `threads` threads ahead of its use (0: when asked for)."""
-    if threads == 0:
-        yield from map(make, jobs)
-        return
-    with ThreadPoolExecutor(threads, thread_name_prefix="tiles") as pool:
-        waiting: deque[Future[Made]] = deque()
-        try:
-            for job in jobs:
-                waiting.append(pool.submit(make, job))
-                if len(waiting) > threads + 1:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-class TileReader:
-    """Reads the tiles of an index; any number of threads may share it.
-
-    `bands` chooses bands of the source by name and fixes their order; by default all in stored order.
-    """
-
-    def __init__(self, index: TileIndex, memory_bytes: int = 0, bands: Sequence[str] | None = None) -> None:
-        stored = [band.name for band in index.source.bands]
-        order = [stored.index(name) for name in bands or stored]
-        self.index = index
-        self._channels = None if order == list(range(len(stored))) else order
-        self.tile_ids: list[str] = index.tiles["tile_id"].tolist()
-        self._place = index.tiles[["scene", "row", "col", "size"]].to_numpy(dtype=np.int64)
-        self._kept: dict[int, tuple[NDArray[np.float32], NDArray[np.bool_]]] = {}
-        self._room = memory_bytes
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self.tile_ids)
-
-    def read(self, position: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Pixels (C, H, W) in physical units and their validity. The arrays are shared: do not write to them."""
-        kept = self._kept.get(position)
-        if kept is not None:
-            return kept
-        scene, row, col, size = (int(value) for value in self._place[position])
-        pixels, valid = self._read(scene, Window(row, col, size, size))
-        with self._lock:
-            used = pixels.nbytes + valid.nbytes
-            if position not in self._kept and used <= self._room:
-                self._room -= used
-                self._kept[position] = (pixels, valid)
-        return pixels, valid
-
-    def many(self, positions: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Tiles of one size, stacked: pixels and validity (B, C, H, W).
-
-        Tiles of one scene that follow each other and fill their common window are read as that window: the bits are
-        the same, and most of the work per tile is saved.
-        """
-        tiles = []
-        for scene, group in itertools.groupby(positions, key=lambda position: int(self._place[position, 0])):
-            together = list(group)
-            window = self._common(together)
-            if self._room or self._kept or window is None:
-                tiles += [self.read(position) for position in together]
-                continue
-            whole = self._read(scene, window)
-            for row, col, size in (self._place[together, 1:] - (window.row, window.col, 0)).tolist():
-                part = np.s_[:, row : row + size, col : col + size]
-                tiles.append((whole[0][part], whole[1][part]))
-        pixels, valid = zip(*tiles, strict=True)
-        return np.stack(pixels), np.stack(valid)
-
-    def _common(self, positions: Sequence[int]) -> Window | None:
-        """The window around tiles of one scene, where it holds no more pixels than they do together."""
-        row, col, size = self._place[positions, 1:].T
-        top, left = int(row.min()), int(col.min())
-        window = Window(top, left, int((row + size).max()) - top, int((col + size).max()) - left)
-        return window if window.height * window.width <= int((size * size).sum()) else None
-
-    def _read(self, scene: int, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        source = self.index.source
-        pixels, valid = read(source, source.scenes[scene], window)
-        return (pixels, valid) if self._channels is None else (pixels[self._channels], valid[self._channels])
-
-
-@dataclass(frozen=True)
-class BatchSchedule:
-    """The data set of every step, and how many tiles of it earlier steps took.
-
-    `dataset_S` holds the number of the data set of each step, `first_S` the running number k of the step's first tile
-    within that data set.
-    """
-
-    seed: int
-    sizes: tuple[int, ...]
-    batch: int
-    dataset_S: NDArray[np.int64]
-    first_S: NDArray[np.int64]
-
-    def tiles(self, step: int) -> tuple[int, list[tuple[int, int]]]:
-        """The data set of `step` and its tiles as pairs (k, position in the data set), over all ranks."""
-        dataset, first = int(self.dataset_S[step]), int(self.first_S[step])
-        return dataset, [(k, self.position(dataset, k)) for k in range(first, first + self.batch)]
-
-    def position(self, dataset: int, k: int) -> int:
-        """Where tile k of the run stands in the data set: each epoch is a permutation of its own."""
-        epoch, place = divmod(k, self.sizes[dataset])
-        return int(_permutation(self.seed, dataset, epoch, self.sizes[dataset])[place])
-
-
-def schedule_batches(
-    seed: int, sizes: tuple[int, ...], batch: int, steps: int, shares: tuple[float, ...] | None = None
-) -> BatchSchedule:
-    """Draw the data set of each step by its share of the steps; a function of the seed and the step.
-
-    By default that is its share of the tiles, so that every tile is seen equally often.
-    """
-    share = np.cumsum(shares or sizes) / np.sum(shares or sizes)
-    if len(sizes) == 1:
-        dataset_S = np.zeros(steps, dtype=np.int64)
-    else:
-        draws = [generator(seed, "dataset", step).random() for step in range(steps)]
-        dataset_S = np.searchsorted(share, draws, side="right").astype(np.int64)
-    first_S = np.zeros(steps, dtype=np.int64)
-    for dataset in range(len(sizes)):
-        drawn = dataset_S == dataset
-        first_S[drawn] = np.arange(drawn.sum()) * batch
-    return BatchSchedule(seed, sizes, batch, dataset_S, first_S)
+from geomae.rasters import Window
+from geomae.tiles.places import Partner, Partners
+from geomae.tiles.reader import TileReader, ahead
+from geomae.tiles.schedule import BatchSchedule
+from geomae.tiles.views import Frame, ViewRules, draw_alteration, draw_partner, draw_view, frame_of, resize
 
 
 def augment(pixels_CHW: NDArray[Any], which: int) -> NDArray[Any]:
@@ -163,14 +29,13 @@ def augment(pixels_CHW: NDArray[Any], which: int) -> NDArray[Any]:
     return turned[:, :, ::-1] if which >= 4 else turned
 
 
-@lru_cache(maxsize=64)
-def _permutation(seed: int, dataset: int, epoch: int, size: int) -> NDArray[np.int64]:
-    return generator(seed, "order", dataset, epoch).permutation(size)
-
-
 @dataclass(frozen=True)
 class Batch:
-    """Tiles of one data set in physical units, with their masks."""
+    """Tiles of one data set in physical units, with their masks.
+
+    Where views are compared, `second` holds another view of each tile, of the same or another data set, and `negatives`
+    what each tile is told apart from. Gains and offsets act on standardised values; None leaves these as they are.
+    """
 
     dataset: int
     tile_ids: tuple[str, ...]
@@ -178,6 +43,10 @@ class Batch:
     valid_BCHW: Tensor
     mask: Mask
     hidden_B: Tensor  # number of scored pixels of each tile, over all bands; stays on the host
+    zoom_B: Tensor | None = None  # pixels of the scene along a pixel of the view; None: tiles as they are
+    altered: tuple[Tensor, Tensor] | None = None  # gain and offset (B, C)
+    second: "Batch | None" = None
+    negatives: Negatives | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on `device`; from pinned memory the copy runs beside the computation."""
@@ -188,24 +57,31 @@ class Batch:
         return self._each(Tensor.pin_memory)
 
     def split(self, parts: int) -> list["Batch"]:
-        """The batch in `parts` equal passes."""
+        """The batch in `parts` equal passes; one whose views are compared does not split."""
+        if parts == 1:
+            return [self]
         size = len(self.tile_ids) // parts
         cuts = [slice(i * size, (i + 1) * size) for i in range(parts)]
         part = ((cut, self._each(lambda values, cut=cut: values[cut])) for cut in cuts)  # type: ignore[misc]
         return [replace(one, tile_ids=self.tile_ids[cut], hidden_B=self.hidden_B[cut]) for cut, one in part]
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        gain_and_offset = None if self.altered is None else (change(self.altered[0]), change(self.altered[1]))
         return replace(
             self,
             pixels_BCHW=change(self.pixels_BCHW),
             valid_BCHW=change(self.valid_BCHW),
             mask=self.mask.each(change),
+            zoom_B=None if self.zoom_B is None else change(self.zoom_B),
+            altered=gain_and_offset,
+            second=None if self.second is None else self.second._each(change),
+            negatives=None if self.negatives is None else self.negatives.each(change),
         )
 
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """How tiles are masked and turned."""
+    """How tiles are masked and turned, and how views of them are drawn."""
 
     seed: int
     patch: int
@@ -213,25 +89,131 @@ class BatchSpec:
     min_valid_patch: float
     flips: bool
     predict: float = 1.0  # share of the hidden patches that is predicted
+    views: ViewRules = field(default_factory=ViewRules)
 
     def for_validation(self) -> "BatchSpec":
-        """The same with all bands shown, and every hidden patch predicted."""
-        return replace(self, rules=replace(self.rules, band_dropout=0.0, shuffled=False), predict=1.0)
+        """The same with all bands shown, every hidden patch predicted, and values as they are."""
+        rules = replace(self.rules, band_dropout=0.0, shuffled=False)
+        views = ViewRules(self.views.scales, self.views.paired, alone=self.views.alone)
+        return replace(self, rules=rules, flips=False, predict=1.0, views=views)
+
+
+class _Item(NamedTuple):
+    """One tile of a batch."""
+
+    pixels_CHW: NDArray[np.float32]
+    valid_CHW: NDArray[np.bool_]
+    order_X: NDArray[np.int64]
+    shown_C: NDArray[np.bool_] | None
+    zoom: float = 1.0
+    altered: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """The draws for one tile of a batch: each is named by its purpose, so that none depends on another."""
+
+    spec: BatchSpec
+    indices: tuple[int | str, ...]
+    purposes: str = ""  # what their names begin with
+
+    def of(self, purpose: str) -> np.random.Generator:
+        """The generator of one purpose."""
+        return generator(self.spec.seed, f"{self.purposes}{purpose}", *self.indices)
+
+    def view(self, reader: TileReader, scene: int, window: Window, side: int) -> _Item | None:
+        """A window brought to `side` pixels, turned and masked; None where too few of its patches are valid."""
+        return self.item(*resize(*reader.window(scene, window), side), window.height / side)
+
+    def item(self, pixels: NDArray[np.float32], valid: NDArray[np.bool_], zoom: float = 1.0) -> _Item | None:
+        """The same of pixels that were read."""
+        spec, views = self.spec, self.spec.views
+        which = int(self.of("turn").integers(8)) if spec.flips else 0
+        pixels, valid = augment(pixels, which), augment(valid, which)
+        usable = usable_patches(valid, spec.patch, spec.min_valid_patch)
+        C, H, W = valid.shape
+        if spec.rules.kind != "bands" and usable.sum() < visible_count(len(usable), spec.rules.ratio):
+            return None
+        order, shown = draw_mask(usable, (H // spec.patch, W // spec.patch), C, spec.rules, self.of("mask"))
+        altered = draw_alteration(C, views, self.of("alteration")) if views.paired else None
+        return _Item(pixels, valid, order, shown, zoom, altered)
 
 
 def training_batch(
     readers: Sequence[TileReader], order: BatchSchedule, spec: BatchSpec, step: int, rank: int, ranks: int
 ) -> Batch:
     """The share of `step`'s tiles that belongs to `rank`; all ranks together see what one rank alone would."""
-    dataset, tiles = order.tiles(step)
+    number, tiles = order.tiles(step)
+    stream = order.streams[number]
     share = len(tiles) // ranks
-    reader, items, ids = readers[dataset], [], []
-    for k, position in tiles[rank * share : (rank + 1) * share]:
-        which = int(generator(spec.seed, "turn", dataset, k).integers(8)) if spec.flips else 0
-        pixels, valid = (augment(values, which) for values in reader.read(position))
-        items.append((pixels, valid, *_mask(valid, spec, generator(spec.seed, "mask", dataset, k))))
-        ids.append(reader.tile_ids[position])
-    return _stack(dataset, ids, items, spec)
+    mine = tiles[rank * share : (rank + 1) * share]
+    reader, partner = readers[stream.dataset], readers[stream.partner]
+    partners = order.partners
+    firsts, seconds, with_partner = [], [], []
+    for k, position in mine:
+        first, window = _first_view(_Draw(spec, (number, k)), reader, position)
+        firsts.append(first)
+        if partners is not None:
+            known = partners.of(stream.dataset, position) if spec.views.places else ()
+            others = [one for one in known if one.dataset == stream.partner]
+            draw = _Draw(spec, (number, k), "second ")
+            second = _partner_view(draw, reader, partner, position, window, others) if others else None
+            with_partner.append(second is not None)
+            if second is None and partner is reader and spec.views.alone:
+                second, _ = _first_view(draw, reader, position)
+            seconds.append(second)
+    batch = _stack(stream.dataset, [reader.tile_ids[position] for _, position in mine], firsts, spec)
+    if partners is None:
+        return batch
+    bands, side = len(partner.bands), firsts[0].valid_CHW.shape[-1]
+    shown = [one or _stand_in(_Draw(spec, (number, k)), bands, side) for (k, _), one in zip(mine, seconds, strict=True)]
+    every_G = np.array([position for _, position in tiles])
+    same_GG = partners.same_ground(stream.dataset, every_G, max(spec.views.scales))
+    negatives = Negatives(
+        torch.from_numpy(~same_GG[rank * share : (rank + 1) * share]),
+        torch.tensor([one is not None for one in seconds]),
+        torch.tensor(with_partner),
+        rank * share,
+    )
+    return replace(batch, second=_stack(stream.partner, list(batch.tile_ids), shown, spec), negatives=negatives)
+
+
+def _first_view(draw: _Draw, reader: TileReader, position: int) -> tuple[_Item, Window]:
+    """The view of a window that is drawn around a tile, and the window; the tile itself where nothing else is valid."""
+    tile, views = reader.frame(position), draw.spec.views
+    if views.scaled:
+        window = draw_view(tile, views.scales, draw.spec.patch, reader.ground, draw.of("window"))
+        found = draw.view(reader, tile.scene, window, round(tile.side))
+        if found is not None:
+            return found, window
+    whole = draw.item(*reader.read(position))
+    if whole is None:
+        raise ValueError(f"{reader.tile_ids[position]}: too few valid patches; such tiles are left out before")
+    return whole, tile.window()
+
+
+def _partner_view(
+    draw: _Draw, reader: TileReader, partner: TileReader, position: int, window: Window, others: Sequence[Partner]
+) -> _Item | None:
+    """A view of the ground of `window` in one of the scenes that show it, too; None where none is valid enough."""
+    tile = reader.frame(position)
+    one = others[int(draw.of("partner").integers(len(others)))]
+    drawn = frame_of(tile.scene, window)
+    # The tile's centre and the partner's show one point; a pixel here is `zoom` pixels there.
+    row, col = (
+        there + one.zoom * (centre - origin)
+        for there, centre, origin in ((one.row, drawn.row, tile.row), (one.col, drawn.col, tile.col))
+    )
+    around = Frame(one.scene, row, col, one.zoom * drawn.side)
+    there = draw_partner(around, partner.ground, draw.of("window"))
+    return None if there is None else draw.view(partner, one.scene, there, round(tile.side))
+
+
+def _stand_in(draw: _Draw, bands: int, side: int) -> _Item:
+    """What stands where a tile has no second view in another data set; it is not counted."""
+    item = draw.item(np.zeros((bands, side, side), np.float32), np.ones((bands, side, side), np.bool_))
+    assert item is not None
+    return item
 
 
 def fixed_batches(
@@ -242,24 +224,36 @@ def fixed_batches(
     size: int,
     rank: int = 0,
     ranks: int = 1,
+    partners: Partners | None = None,
 ) -> Iterator[tuple[Batch, bool]]:
     """This rank's share of the tiles, unturned, each under a mask that depends on the seed and the tile alone.
 
     Every rank gets as many batches as the others, because some strategies talk in every forward pass; where the tiles
-    do not suffice, a batch is repeated and marked false.
+    do not suffice, a batch is repeated and marked false. With `partners` of the index alone, each tile has a second
+    view, of its own ground, and is told apart from those of its batch.
     """
-    spec = spec.for_validation()
+    plain = replace(spec.for_validation(), views=ViewRules())
     chunks = [positions[start : start + size] for start in range(0, len(positions), size)]
     for turn in range(-(-len(chunks) // ranks)):
         number = turn * ranks + rank
         counted = number < len(chunks)
-        items, ids = [], []
-        for position in chunks[number if counted else 0]:
-            pixels, valid = reader.read(position)
-            tile_id = reader.tile_ids[position]
-            items.append((pixels, valid, *_mask(valid, spec, generator(spec.seed, "validation mask", tile_id))))
-            ids.append(tile_id)
-        yield _stack(dataset, ids, items, spec), counted
+        chosen = chunks[number if counted else 0]
+        ids = [reader.tile_ids[position] for position in chosen]
+        named = list(zip(ids, chosen, strict=True))
+        items = [_first_view(_Draw(plain, (name,), "validation "), reader, position)[0] for name, position in named]
+        batch = _stack(dataset, ids, items, plain)
+        if partners is not None:
+            paired = replace(spec.for_validation(), flips=True)
+            seconds = [
+                _first_view(_Draw(paired, (name,), "validation second "), reader, position)[0]
+                for name, position in named
+            ]
+            negative = torch.from_numpy(~partners.same_ground(0, np.array(chosen), max(spec.views.scales)))
+            every_B = torch.ones(len(chosen), dtype=torch.bool)
+            # Held-out tiles have no partners: where partners alone are compared, their own views stand in for them.
+            negatives = Negatives(negative, every_B, ~every_B if spec.views.alone else every_B)
+            batch = replace(batch, second=_stack(dataset, ids, seconds, paired), negatives=negatives)
+        yield batch, counted
 
 
 def read_ahead(
@@ -281,25 +275,30 @@ def read_ahead(
     return ahead(make, steps, threads)
 
 
-def _mask(
-    valid_CHW: NDArray[np.bool_], spec: BatchSpec, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None]:
-    usable = usable_patches(valid_CHW, spec.patch, spec.min_valid_patch)
-    C, H, W = valid_CHW.shape
-    return draw_mask(usable, (H // spec.patch, W // spec.patch), C, spec.rules, rng)
-
-
-def _stack(dataset: int, ids: list[str], items: Sequence[tuple[Any, ...]], spec: BatchSpec) -> Batch:
-    columns = list(zip(*items, strict=True))
-    pixels, valid, order = (torch.from_numpy(np.stack(column)) for column in columns[:3])
-    shown = None if columns[3][0] is None else torch.from_numpy(np.stack(columns[3]))
+def _stack(dataset: int, ids: list[str], items: Sequence[_Item], spec: BatchSpec) -> Batch:
+    pixels, valid, order = (
+        torch.from_numpy(np.stack(column))
+        for column in (
+            [one.pixels_CHW for one in items],
+            [one.valid_CHW for one in items],
+            [one.order_X for one in items],
+        )
+    )
+    shown_BC = [one.shown_C for one in items if one.shown_C is not None]
     patches, bands = order.shape[1] // len(spec.rules.groups or (0,)), valid.shape[1]
     visible = visible_tokens(patches, bands, spec.rules)
     hidden = patches - visible
     predicted = max(round(spec.predict * hidden), 1) if spec.predict < 1 else None
+    shown = torch.from_numpy(np.stack(shown_BC)) if shown_BC else None
     mask = Mask(order, visible, shown, spec.rules.groups, predicted)
     if spec.rules.groups is None and hidden and bool(valid.all()):  # most batches: nothing to count
         hidden_B = torch.full((len(ids),), (predicted or hidden) * spec.patch**2 * bands)
     else:
         hidden_B = mask.count_scored(valid, spec.patch)
-    return Batch(dataset, tuple(ids), pixels, valid, mask, hidden_B)
+    zoom_B = torch.tensor([one.zoom for one in items]) if spec.views.scaled or spec.views.paired else None
+    altered = [one.altered for one in items if one.altered is not None]
+    gains_and_offsets = (
+        torch.from_numpy(np.stack([gain_C for gain_C, _ in altered])),
+        torch.from_numpy(np.stack([offset_C for _, offset_C in altered])),
+    ) if altered else None  # fmt: skip
+    return Batch(dataset, tuple(ids), pixels, valid, mask, hidden_B, zoom_B, gains_and_offsets)

@@ -20,7 +20,7 @@ from geomae.tiles.splits import assign_splits
 from geomae.tiles.statistics import Statistics, Survey, survey
 
 PURITY = 0.5  # default of `min_purity`: more than half of a tile speaks for its label
-COLUMNS = ("split", "group", "fold", "block", "domain", "label")
+COLUMNS = ("split", "group", "fold", "place", "block", "domain", "label")
 
 
 def read_label_codes(
@@ -57,7 +57,7 @@ def describe(
     tiles: pd.DataFrame,
     attributes: pd.DataFrame,
 ) -> pd.DataFrame:
-    """Add identity, place, group, domain and label."""
+    """Add identity, centre, group, place, domain and label."""
     entry = catalog.entry(name)
     ids = [source.scenes[scene].id for scene in tiles["scene"]]
     tiles = tiles.reset_index(drop=True)
@@ -75,6 +75,7 @@ def describe(
     tiles["group"] = column(entry.group.column) if entry.group else nothing
     folds = entry.group.folds if entry.group else None
     tiles["fold"] = column(folds) if folds else tiles["group"]
+    tiles["place"] = column(entry.place_column[0]) if entry.place_column else nothing
     if entry.domain is None or isinstance(entry.domain, str):
         tiles["domain"] = entry.domain or name
     else:
@@ -97,9 +98,10 @@ class TileIndex:
     """The tiles of one data set.
 
     `tiles` has one row per tile: tile_id, scene (position in `source.scenes`), row, col, size (pixels of the scene's
-    grid), x, y (centre in the scene's CRS, float64; NaN without one), split, group, fold, block, domain, label (None
-    where there is none). `attributes` has the columns of the catalogue's tables in the same order. `left_out` counts
-    tiles by the reason for which they are not here.
+    grid), x, y (centre in the scene's CRS, float64; NaN without one), split, group, fold, place, block, domain, label
+    (None where there is none). `attributes` has the columns of the catalogue's tables in the same order. `left_out`
+    counts tiles by the reason for which they are not here. `place_column` is the column that `place` comes from, and
+    the key of the catalogue that names it.
     """
 
     name: str
@@ -110,6 +112,7 @@ class TileIndex:
     report: AuditReport
     survey: Survey
     left_out: dict[str, int] = field(default_factory=dict)
+    place_column: tuple[str, str] | None = None
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -125,6 +128,7 @@ class TileIndex:
             self.report,
             self.survey.take(positions),
             dict(self.left_out),
+            self.place_column,
         )
 
     def select(self, selector: Selector) -> "TileIndex":
@@ -218,7 +222,7 @@ def build_index(
     left_out |= {"train tile overlaps another split": int((~kept).sum())} if not kept.all() else {}
     tiles, attributes = tiles[kept].reset_index(drop=True), attributes[kept].reset_index(drop=True)
     measured = measured.take(np.flatnonzero(kept))
-    return TileIndex(name, source, tiles, attributes, grids, report, measured, left_out)
+    return TileIndex(name, source, tiles, attributes, grids, report, measured, left_out, entry.place_column)
 
 
 @dataclass(frozen=True)

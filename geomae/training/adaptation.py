@@ -4,7 +4,7 @@ T tiles
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +12,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geomae.config import AdaptConfig, Decoder, Optimizer, PretrainConfig
+from geomae.config import AdaptConfig, Decoder, Objective, Optimizer, PretrainConfig
 from geomae.encoders.own_models import fit_model
 from geomae.errors import CatalogError, ConfigError, ModelError
-from geomae.models.architecture import Architecture
 from geomae.models.folder import Model
 from geomae.models.mae import MaskedAutoencoder
+from geomae.models.objective import kept_weights
 from geomae.models.trainable_weights import Share, merged, unfreeze
 from geomae.randomness import key
 from geomae.runtime.devices import Compute
 from geomae.runtime.signals import Stop
 from geomae.sensors.record import SensorRecord
-from geomae.tiles.batches import TileReader, schedule_batches
 from geomae.tiles.index import TileIndex
+from geomae.tiles.places import Partners
+from geomae.tiles.reader import TileReader
+from geomae.tiles.schedule import schedule_batches
 from geomae.tiles.selection import Selection, check_no_pixel_overlap, index_gsd_m, overlapping
 from geomae.tiles.splits import validation_tiles
 from geomae.training import checkpoints
 from geomae.training.checkpoints import Progress
-from geomae.training.data import Dataset, usable_tiles
+from geomae.training.data import Dataset, pair_tiles, usable_tiles
 from geomae.training.loop import Event, save, train, validate
 from geomae.training.trainer import prepare
 from geomae.training.validation import MODEL
@@ -60,6 +62,10 @@ class AdaptationDomains:
     target: AdaptationDomain
     source: AdaptationDomain | None
     notes: tuple[str, ...]
+    objective: Objective = field(
+        default_factory=Objective
+    )  # what is left of the one asked for, where the tiles have no partners
+    partners: Partners | None = None  # of the tiles to learn from, the target's first; None: views are not compared
 
     @property
     def all(self) -> tuple[AdaptationDomain, ...]:
@@ -84,10 +90,11 @@ def read_adaptation_domains(
 
     Raises CatalogError, ConfigError, BandMismatchError or ModelError where tiles, bands and model do not fit together.
     """
-    if model.mae.decoder is None:
+    if model.mae.decoder is None and config.objective.pixels:
         raise ModelError(
-            "--model: is an encoder without a decoder, which cannot reconstruct and so not be adapted; bring weights "
-            "with their decoder through `geomae convert`, or train a model with `geomae pretrain`"
+            "objective.pixels: the model is an encoder without a decoder, which cannot predict pixels; --set "
+            "objective.pixels=0 --set objective.contrast=1 goes on without it, or bring weights with their decoder "
+            "through `geomae convert`"
         )
     notes: list[str] = []
     for one in reversed(selections):  # the target's sensor last, which becomes the first of the model
@@ -96,7 +103,8 @@ def read_adaptation_domains(
         check_no_pixel_overlap(selections[1].index, selections[0].index, f"--source {selections[1].name}")
     memory = config.data.memory_mb * 1024**2 // (2 * len(selections))
     target, *others = [_domain(model, one, config, memory, seed, notes) for one in selections]
-    return AdaptationDomains(model, target, others[0] if others else None, tuple(dict.fromkeys(notes)))
+    paired = pair_tiles([one.training.index for one in (target, *others)], config.objective, notes)
+    return AdaptationDomains(model, target, others[0] if others else None, tuple(dict.fromkeys(notes)), *paired)
 
 
 def add_sensor(model: Model, imagery: SensorRecord, notes: list[str]) -> Model:
@@ -121,16 +129,27 @@ def add_sensor(model: Model, imagery: SensorRecord, notes: list[str]) -> Model:
     return replace(model, sensors=tuple(whole if one is known else one for one in model.sensors))
 
 
-def training_config(config: AdaptConfig, shape: Architecture) -> PretrainConfig:
-    """The training of a model of this `shape`."""
+def training_config(config: AdaptConfig, model: Model) -> PretrainConfig:
+    """The training of `model`, by the terms that are asked for, else by those that it was trained with."""
+    shape = model.mae.architecture
     rate = RATES[config.method] if config.rate is None else config.rate
     return PretrainConfig(
         model=shape.kind, patch=shape.patch, embedding=shape.embedding, target=shape.target,
         positions="gsd" if shape.positions == "gsd" else "sincos", reference_gsd_m=shape.reference_gsd_m,
         decoder=shape.decoder or Decoder(), masking=config.masking, optimizer=Optimizer(base_rate=rate),
-        data=config.data, steps=config.steps, batch=config.batch, eval_every=config.eval_every,
-        save_every=config.save_every, keep=1,
+        objective=config.objective or recorded_objective(model), views=config.views, data=config.data,
+        steps=config.steps, batch=config.batch, eval_every=config.eval_every, save_every=config.save_every, keep=1,
     )  # fmt: skip
+
+
+def recorded_objective(model: Model) -> Objective:
+    """The terms that a model was trained with; pixels where it does not say, and contrast where it has no decoder."""
+    provenance: Mapping[str, Any] | None = model.provenance
+    while provenance is not None:
+        if "objective" in provenance:
+            return Objective(**{"pixels": 0.0} | provenance["objective"])
+        provenance = provenance.get("from")
+    return Objective() if model.mae.decoder is not None else Objective(pixels=0, contrast=1)
 
 
 def adapt_model(
@@ -154,17 +173,22 @@ def adapt_model(
         torch.manual_seed(key(seed, "low rank") % 2**63)
         share = unfreeze(mae, config.method, blocks=config.whole_blocks, rank=config.rank)
     training = [one.training for one in domains.all]
+    job = training_config(config, domains.model).model_copy(update={"objective": domains.objective})
     trainer = prepare(
-        compute.fabric, mae, training_config(config, shape), seed, compute.precision, training, [domains.target.held],
+        compute.fabric, mae, job, seed, compute.precision, training, [domains.target.held],
         folder,
     )  # fmt: skip
-    # What is reported in the end; the loss follows it only roughly, since it does not weigh bands alike.
-    trainer.judge = lambda scores: scores.mean(MODEL)
+    if job.objective.pixels:
+        # What is reported in the end; the loss follows it only roughly, since it does not weigh bands alike.
+        trainer.judge = lambda scores: scores.mean(MODEL)
     if trainer.progress.step == 0:
         on_event(Event(0, scores=validate(trainer)))  # the start is the first that has to be beaten
         save(trainer)
     shares = (1 - config.replay, config.replay)[: len(training)]
-    order = schedule_batches(seed, tuple(len(one.reader) for one in training), config.batch, config.steps, shares)
+    order = schedule_batches(
+        seed, tuple(len(one.reader) for one in training), config.batch, config.steps, shares, domains.partners,
+        job.objective.places > 0,
+    )  # fmt: skip
     if not stale(trainer.progress, config):
         for event in train(trainer, order, stop):
             on_event(event)
@@ -261,5 +285,5 @@ def _without_overlap(name: str, learned: TileIndex, held: TileIndex, notes: list
 def _with_weights(before: Model, weights: Mapping[str, Tensor]) -> Model:
     """The model with other weights, corrections merged into them."""
     mae = MaskedAutoencoder(before.mae.architecture)
-    mae.load_state_dict(merged(weights))
+    mae.load_state_dict(merged(kept_weights(weights)))
     return replace(before, mae=mae.eval())

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from geomae.catalog import Catalog, Selector
-from geomae.config import PretrainConfig
+from geomae.config import Objective, PretrainConfig
 from geomae.errors import BandMismatchError, CatalogError, ConfigError
 from geomae.files import digest
 from geomae.models.blocks import check_window
@@ -17,8 +17,9 @@ from geomae.models.masking import usable_patches, visible_count
 from geomae.sensors import Band, band_groups
 from geomae.sensors.band import Groups
 from geomae.sensors.record import SensorRecord
-from geomae.tiles.batches import TileReader
 from geomae.tiles.index import TileIndex, build_index
+from geomae.tiles.places import Partners, find_partners
+from geomae.tiles.reader import TileReader
 from geomae.tiles.selection import index_gsd_m, own_statistics, pool, sensor_key
 from geomae.tiles.splits import validation_tiles
 from geomae.tiles.statistics import Statistics
@@ -143,6 +144,10 @@ class TrainingData:
     catalogue_digest: str
     digest: str
     groups: Groups | None = None
+    objective: Objective = field(
+        default_factory=Objective
+    )  # what is left of the one asked for, where the tiles have no partners
+    partners: Partners | None = None  # of the training tiles, where the objective compares views
     notes: list[str] = field(default_factory=list)
 
 
@@ -199,8 +204,37 @@ def assemble(
         entries,
         digest([entries, content]),
         groups,
+        *pair_tiles([index for _, index in training], config.objective, notes),
         notes,
     )
+
+
+def pair_tiles(
+    indexes: Sequence[TileIndex], objective: Objective, notes: list[str]
+) -> tuple[Objective, Partners | None]:
+    """Who shows the ground of the training tiles, too, where views are compared; and the objective without `places`
+    where nobody does. Notes say how many there are, and what they were found by.
+
+    Raises CatalogError where nothing is left to learn from then.
+    """
+    if not objective.paired:
+        return objective, None
+    partners = find_partners(indexes)
+    if not objective.places:
+        return objective, partners
+    notes += partners.how
+    if any(partners.count(number) for number in range(len(indexes))):
+        return objective, partners
+    if not (objective.pixels or objective.contrast):
+        raise CatalogError(
+            f"objective.places: {'; '.join(partners.how)}; add `places: {{column: ...}}` to the data set, or give "
+            "objective.contrast or objective.pixels a weight"
+        )
+    left = objective.model_copy(update={"places": 0.0})
+    notes.append(
+        f"objective.places takes no part: nothing shows the ground of a tile twice; {' and '.join(left.weights())} do"
+    )
+    return left, partners if left.paired else None
 
 
 def _hold_out(

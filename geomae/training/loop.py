@@ -5,7 +5,7 @@ B tiles of this rank's share of a step
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,15 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geomae.config import Objective
 from geomae.errors import TrainingError
+from geomae.metrics.effective_rank import rank_of_rows
 from geomae.models.folder import SensorTensors, sensor_tensors
+from geomae.models.mae import Loss
+from geomae.models.objective import View
 from geomae.runtime.precision import working_precision
 from geomae.runtime.signals import Stop
-from geomae.tiles.batches import Batch, BatchSchedule, fixed_batches, read_ahead
+from geomae.tiles.batches import Batch, fixed_batches, read_ahead
+from geomae.tiles.places import find_partners
+from geomae.tiles.schedule import BatchSchedule
 from geomae.training import checkpoints
+from geomae.training.data import Dataset
 from geomae.training.optimizer import guarded_step, learning_rate
-from geomae.training.trainer import Trainer, added, wrapped
-from geomae.training.validation import ValidationScores, evaluate
+from geomae.training.trainer import Trainer, added, gathered, wrapped
+from geomae.training.validation import ValidationScores, evaluate, evaluate_contrast
 
 
 class Clock:
@@ -59,52 +66,94 @@ class Clock:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step leaves on the device: summed loss, pixels, gradient norm, whether any rank has to stop."""
+    """What a step leaves on the device.
+
+    `values`: whether any rank has to stop, gradient norm, and for each of `terms` the summed loss and its count.
+    `pooled_BD` is what the encoder says of this rank's tiles.
+    """
 
     values: Tensor
+    terms: dict[str, float]  # with their weights
     tile_ids: tuple[str, ...]
     step_loss_B: Tensor
+    pooled_BD: Tensor
 
     @property
     def stopping(self) -> bool:
         """Whether any rank has seen a signal."""
-        return float(self.values[2]) > 0
+        return float(self.values[0]) > 0
 
     def figures(self) -> dict[str, float]:
-        """Loss and gradient norm."""
-        total, count, _, norm = self.values.tolist()
-        return {"loss": total / max(count, 1), "gradient_norm": norm}
+        """The loss, that of each term where there are several, the gradient norm, and how many directions are used."""
+        _, norm, *sums = self.values.tolist()
+        losses = {
+            term: total / max(count, 1) for term, total, count in zip(self.terms, sums[::2], sums[1::2], strict=True)
+        }
+        loss = sum(self.terms[term] * value for term, value in losses.items())
+        parts = losses if len(losses) > 1 else {}
+        rank = rank_of_rows(self.pooled_BD.cpu().numpy())
+        return {"loss": loss, **parts, "gradient_norm": norm, "effective_rank": rank}
 
 
-def one_step(trainer: Trainer, batch: Batch, sensor: SensorTensors, rate: float, stop: Stop) -> StepResult:
+def views_of(batch: Batch, sensors: Mapping[int, SensorTensors]) -> tuple[View, View | None]:
+    """The tiles of a batch as the model takes them, and their second views; `sensors` by the number of the data set."""
+    sensor = sensors[batch.dataset]
+    inputs = sensor.standardise(batch.pixels_BCHW, batch.valid_BCHW)
+    if batch.altered is not None:
+        gain_BC, offset_BC = batch.altered
+        inputs = (inputs * gain_BC[..., None, None] + offset_BC[..., None, None]).where(batch.valid_BCHW, 0)
+    gsd_m = sensor.gsd_m if batch.zoom_B is None or sensor.gsd_m is None else sensor.gsd_m * batch.zoom_B
+    first = View(inputs, batch.valid_BCHW, sensor.codes_CF, batch.mask, gsd_m, batch.dataset)
+    return first, None if batch.second is None else views_of(batch.second, sensors)[0]
+
+
+def count_scored(batch: Batch, objective: Objective) -> list[float]:
+    """What the loss of each term is divided by, of this rank's tiles; known on the host before the step begins."""
+    counts = {"pixels": float(batch.hidden_B.sum()), "textures": float(len(batch.tile_ids))}
+    if batch.negatives is not None:
+        counted_B, partner_B = batch.negatives.counted_B, batch.negatives.partner_B
+        counts |= {"places": float(partner_B.sum()), "contrast": float((counted_B & ~partner_B).sum())}
+    return [counts[term] for term in objective.weights()]
+
+
+def one_step(
+    trainer: Trainer, batch: Batch, sensors: Mapping[int, SensorTensors], rate: float, stop: Stop
+) -> StepResult:
     """Forward, backward and update for one batch, in `accumulate` passes, without waiting for the device."""
     fabric, config = trainer.fabric, trainer.config
+    terms = config.objective.weights()
     # Sums and counts are added over passes and ranks and divided once: means of means would favour tiles with gaps.
-    # A number is filled in on the device: to copy a tensor there would wait for all that is queued.
-    count = added(fabric, torch.full((), float(batch.hidden_B.sum()), device=fabric.device))
-    losses = []
+    # Numbers are filled in on the device: to copy a tensor there would wait for all that is queued.
+    filled = [torch.full((), count, device=fabric.device) for count in count_scored(batch, config.objective)]
+    count_T = added(fabric, torch.stack(filled))
+    losses, pooled = [], []
     passes = batch.split(config.accumulate)
     for number, part in enumerate(passes):
         part = part.to(fabric.device)
         with fabric.no_backward_sync(trainer.model, enabled=number + 1 < len(passes)):
-            inputs = sensor.standardise(part.pixels_BCHW, part.valid_BCHW)
+            first, second = views_of(part, sensors)
             with working_precision(fabric.device, trainer.precision):
-                loss = trainer.model(inputs, part.valid_BCHW, sensor.codes_CF, part.mask, sensor.gsd_m)
+                found = trainer.model(first, second, part.negatives, partial(gathered, fabric))
+            loss_TB = torch.stack([one.sum_B for one in found[:-1] if one is not None])
             # The strategy averages gradients over ranks; the sum is wanted.
-            fabric.backward(loss.sum_B.sum() * (fabric.world_size / count.clamp(min=1)))
-        losses.append(loss.sum_B.detach())
-    loss_B = torch.cat(losses)
-    stopping = torch.full((), float(stop.signal > 0), device=fabric.device)
-    total = torch.stack([loss_B.sum(), stopping])
-    total = added(fabric, total)
+            total = sum(
+                weight * loss_B.sum() * (fabric.world_size / count.clamp(min=1))
+                for weight, loss_B, count in zip(terms.values(), loss_TB, count_T, strict=True)
+            )
+            fabric.backward(total)
+        losses.append(loss_TB.detach())
+        pooled.append(found.pooled_BD)
+    loss_TB = torch.cat(losses, dim=1)
+    stopping = torch.full((1,), float(stop.signal > 0), device=fabric.device)
+    totals = added(fabric, torch.cat([stopping, loss_TB.sum(1)]))
     norm = fabric.clip_gradients(
         trainer.model, trainer.optimizer, max_norm=config.optimizer.clip, error_if_nonfinite=False
     )
     assert isinstance(norm, Tensor)
-    broken = ~(torch.isfinite(norm) & torch.isfinite(total[0]))
+    broken = ~(torch.isfinite(norm) & torch.isfinite(totals[1:].sum()))
     guarded_step(trainer.optimizer, rate, broken)
-    values = torch.stack([total[0], count, total[1], norm])
-    return StepResult(values, batch.tile_ids, loss_B)
+    values = torch.cat([totals[:1], norm[None], torch.stack([totals[1:], count_T], dim=1).flatten()])
+    return StepResult(values, terms, batch.tile_ids, loss_TB.sum(0), torch.cat(pooled))
 
 
 def check_finite(result: StepResult | None) -> None:
@@ -143,7 +192,7 @@ def train(trainer: Trainer, order: BatchSchedule, stop: Stop) -> Iterator[Event]
     Raises TrainingError after a step whose loss or gradient was not finite; such a step changes no weights.
     """
     fabric, config, start = trainer.fabric, trainer.config, trainer.progress.step
-    sensors = [sensor_tensors(one.record, fabric.device) for one in trainer.training]
+    sensors = {number: sensor_tensors(one.record, fabric.device) for number, one in enumerate(trainer.training)}
     readers = [one.reader for one in trainer.training]
     batches = read_ahead(
         readers, order, trainer.spec, range(start, config.steps), fabric.global_rank, fabric.world_size,
@@ -156,7 +205,7 @@ def train(trainer: Trainer, order: BatchSchedule, stop: Stop) -> Iterator[Event]
         with clock.waiting():
             batch = next(batches)
         rate = learning_rate(step, config)
-        before, result = result, one_step(trainer, batch, sensors[batch.dataset], rate, stop)
+        before, result = result, one_step(trainer, batch, sensors, rate, stop)
         check_finite(before)
         clock.count(config.batch)
         done = step + 1
@@ -186,22 +235,13 @@ def _due(done: int, every: int) -> bool:
 
 def validate(trainer: Trainer, *, baselines: bool = False) -> dict[str, ValidationScores]:
     """Scores of every validation data set under its fixed masks, the same on all ranks."""
-    fabric = trainer.fabric
     trainer.model.eval()
-
-    def predict(*inputs: Any) -> Tensor:
-        with working_precision(fabric.device, trainer.precision):
-            predicted: Tensor = trainer.model.predict(*inputs)
-            return predicted
-
-    scores = {}
-    for number, one in enumerate(trainer.validation):
-        batches = fixed_batches(
-            one.reader, number, range(len(one.reader)), trainer.spec, trainer.config.batch,
-            fabric.global_rank, fabric.world_size,
-        )  # fmt: skip
-        add = partial(added, fabric)
-        scores[one.name] = evaluate(predict, trainer.mae, one.record, batches, add, baselines=baselines)
+    scores = {
+        one.name: _reconstruction(trainer, number, one, baselines)
+        if trainer.config.objective.pixels
+        else _comparison(trainer, number, one)
+        for number, one in enumerate(trainer.validation)
+    }
     trainer.model.train()
     losses = [trainer.judge(one) for one in scores.values()]
     mean = sum(losses) / len(losses) if losses else None
@@ -209,6 +249,42 @@ def validate(trainer: Trainer, *, baselines: bool = False) -> dict[str, Validati
     if mean is not None and (progress.best_loss is None or mean < progress.best_loss):
         progress.best_loss, progress.best_step = mean, progress.step
     return scores
+
+
+def _reconstruction(trainer: Trainer, number: int, one: Dataset, baselines: bool) -> ValidationScores:
+    """How well a model with a decoder fills tiles in."""
+    fabric = trainer.fabric
+
+    def predict(*inputs: Any) -> Tensor:
+        with working_precision(fabric.device, trainer.precision):
+            predicted: Tensor = trainer.model.predict(*inputs)
+            return predicted
+
+    batches = fixed_batches(
+        one.reader, number, range(len(one.reader)), trainer.spec, trainer.config.batch,
+        fabric.global_rank, fabric.world_size,
+    )  # fmt: skip
+    return evaluate(predict, trainer.mae, one.record, batches, partial(added, fabric), baselines=baselines)
+
+
+def _comparison(trainer: Trainer, number: int, one: Dataset) -> ValidationScores:
+    """How well the terms that need no decoder are met."""
+    fabric, sensor = trainer.fabric, sensor_tensors(one.record, trainer.fabric.device)
+
+    def compare(batch: Batch) -> Loss:
+        moved = batch.to(fabric.device)
+        assert moved.second is not None
+        first, second = views_of(moved, {number: sensor})
+        with working_precision(fabric.device, trainer.precision):
+            found = trainer.model(first, second, moved.negatives)
+        compared: Loss = found.contrast or found.places
+        return compared
+
+    batches = fixed_batches(
+        one.reader, number, range(len(one.reader)), trainer.spec, trainer.config.batch,
+        fabric.global_rank, fabric.world_size, find_partners([one.index]),
+    )  # fmt: skip
+    return evaluate_contrast(compare, one.record, batches, partial(added, fabric))
 
 
 def save(trainer: Trainer) -> Path:

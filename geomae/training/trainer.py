@@ -6,30 +6,37 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from geomae.config import PretrainConfig
 from geomae.models.architecture import architecture
+from geomae.models.folder import standardise
 from geomae.models.mae import MaskedAutoencoder, compile_in_place
 from geomae.models.masking import MaskRules
-from geomae.randomness import key
+from geomae.models.objective import TrainedModel
+from geomae.models.textures import TextureTargets
+from geomae.randomness import generator, key
 from geomae.runtime.devices import Fabric
 from geomae.sensors.band import Groups
 from geomae.tiles.batches import BatchSpec
+from geomae.tiles.views import ViewRules
 from geomae.training import checkpoints
 from geomae.training.checkpoints import Progress
 from geomae.training.data import Dataset, TrainingData
 from geomae.training.optimizer import build_optimizer, decayed
 from geomae.training.validation import ValidationScores
 
+MOST_SAMPLED, FEWEST_SAMPLED, SAMPLED_VALUES = 256, 8, 2**25  # tiles that texture targets are measured on
+
 
 @dataclass
 class Trainer:
-    """Everything that the loop works on. `model` is `mae` as the strategy wraps it."""
+    """Everything that the loop works on. `model` is `trained` as the strategy wraps it."""
 
     fabric: Fabric
-    mae: MaskedAutoencoder
+    trained: TrainedModel
     model: Any
     optimizer: torch.optim.Optimizer
     config: PretrainConfig
@@ -46,12 +53,22 @@ class Trainer:
         """How tiles are masked and turned."""
         return batch_spec(self.config, self.seed, self.mae.architecture.groups)
 
+    @property
+    def mae(self) -> MaskedAutoencoder:
+        """The model that is kept."""
+        return self.trained.mae
+
 
 def batch_spec(config: PretrainConfig, seed: int, groups: Groups | None) -> BatchSpec:
     """How a configuration masks and turns tiles for a model of these groups."""
     masking, predict = config.masking, config.decoder.predict
     rules = MaskRules(masking.ratio, masking.kind, masking.groups, masking.band_dropout, predict < 1, groups)
-    return BatchSpec(seed, config.patch, rules, config.data.min_valid_patch, config.data.flips, predict)
+    objective, views = config.objective, config.views
+    low, high = config.data.scales
+    drawn = ViewRules(
+        (low, high), objective.paired, objective.places > 0, objective.contrast > 0, views.gain, views.offset
+    )
+    return BatchSpec(seed, config.patch, rules, config.data.min_valid_patch, config.data.flips, predict, drawn)
 
 
 def initial_model(config: PretrainConfig, data: TrainingData, seed: int) -> MaskedAutoencoder:
@@ -64,7 +81,7 @@ def initial_model(config: PretrainConfig, data: TrainingData, seed: int) -> Mask
         patch=config.patch,
         embedding=config.embedding,
         target=config.target,
-        decoder=config.decoder,
+        decoder=config.decoder if config.objective.pixels else None,
         positions=config.positions,
         reference_gsd_m=config.reference_gsd_m,
     )
@@ -84,10 +101,15 @@ def prepare(
     folder: Path,
 ) -> Trainer:
     """Wrap the model for its strategy and go on from the newest checkpoint in `folder`, if there is one."""
-    decay = decayed(mae)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key(seed, "heads") % 2**63)
+        measured = training if config.objective.textures else ()
+        targets = [texture_targets(one, number, seed) for number, one in enumerate(measured)]
+        trained = TrainedModel(mae, config.objective, targets)
+    decay = decayed(trained)
     if config.compile:
         compile_in_place(mae)
-    model = fabric.setup_module(mae)
+    model = fabric.setup_module(trained)
     model.mark_forward_method("predict")
     optimizer = build_optimizer(model, decay, config.optimizer.weight_decay)
     fabric.setup_optimizers(optimizer)
@@ -96,7 +118,18 @@ def prepare(
     if newest is not None:
         path, progress = newest
         checkpoints.restore(path, wrapped(model), optimizer)
-    return Trainer(fabric, mae, model, optimizer, config, seed, precision, training, validation, folder, progress)
+    return Trainer(fabric, trained, model, optimizer, config, seed, precision, training, validation, folder, progress)
+
+
+def texture_targets(one: Dataset, number: int, seed: int) -> TextureTargets:
+    """The filters of data set `number` and the usual size of what they say, from tiles that are drawn by the seed."""
+    rng = generator(seed, "textures", number)
+    sizes = one.index.tiles["size"].to_numpy()
+    alike = np.flatnonzero(sizes == sizes[0])
+    most = max(SAMPLED_VALUES // (len(one.record.bands) * int(sizes[0]) ** 2), FEWEST_SAMPLED)
+    drawn = np.sort(rng.permutation(alike)[: min(most, MOST_SAMPLED)])
+    pixels, valid = (torch.from_numpy(values) for values in one.reader.many(drawn.tolist()))
+    return TextureTargets(standardise(pixels, valid, one.record), valid, rng)
 
 
 def wrapped(model: Any) -> torch.nn.Module:
@@ -110,3 +143,12 @@ def added(fabric: Fabric, values: Tensor) -> Tensor:
     total = fabric.all_reduce(values, reduce_op="sum")
     assert isinstance(total, Tensor)
     return total
+
+
+def gathered(fabric: Fabric, rows: Tensor) -> Tensor:
+    """The rows (B, ...) of every rank, one rank after the other: (G, ...); gradients flow back to each rank's own."""
+    if fabric.world_size == 1:
+        return rows
+    every = fabric.all_gather(rows, sync_grads=True)
+    assert isinstance(every, Tensor)
+    return every.flatten(0, 1)

@@ -88,6 +88,26 @@ def evaluate(
 
 
 @torch.no_grad()
+def evaluate_contrast(
+    compare: Callable[[Batch], Loss],
+    record: SensorRecord,
+    batches: Iterable[tuple[Batch, bool]],
+    reduce: Callable[[Tensor], Tensor],
+) -> ValidationScores:
+    """Score a model without a decoder by how well views of held-out tiles find each other; `compare` is its loss.
+
+    Arguments are those of `evaluate`. There are no errors per band.
+    """
+    found = torch.zeros(2, dtype=torch.float64)
+    for batch, counted in batches:
+        loss = compare(batch)
+        if counted:
+            found += torch.tensor([float(loss.sum_B.sum()), float(loss.count_B.sum())], dtype=torch.float64)
+    total, count = reduce(found).tolist()
+    return ValidationScores(total / max(count, 1), int(count), tuple(band.name for band in record.bands), {})
+
+
+@torch.no_grad()
 def errors_by_tile(model: Model, dataset: Dataset, spec: BatchSpec, batch: int, device: torch.device) -> TileErrors:
     """The errors of a model on every tile under masks that depend on the seed and the tile alone, in fp32."""
     mae, record = model.mae, dataset.record

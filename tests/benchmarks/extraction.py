@@ -28,8 +28,8 @@ from geomae.encoders.extraction import BATCH_PIXELS, EncoderTiles, extract
 from geomae.rasters import write_cog
 from geomae.runtime.devices import build_fabric
 from geomae.runtime.precision import keep_freed_memory, precision_for, working_precision
-from geomae.tiles.batches import TileReader
 from geomae.tiles.index import TileIndex, build_index
+from geomae.tiles.reader import TileReader
 from geomae.tiles.selection import own_record
 
 SIDE, SCENES, TILES = 64, 4, 1024

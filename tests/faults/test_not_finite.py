@@ -15,7 +15,8 @@ from geomae.models.folder import sensor_tensors
 from geomae.models.mae import MaskedAutoencoder
 from geomae.runtime import devices
 from geomae.runtime.signals import Stop
-from geomae.tiles.batches import schedule_batches, training_batch
+from geomae.tiles.batches import training_batch
+from geomae.tiles.schedule import schedule_batches
 from geomae.training.checkpoints import collect_moments, collect_weights
 from geomae.training.data import assemble
 from geomae.training.loop import check_finite, one_step

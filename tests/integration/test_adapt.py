@@ -259,7 +259,7 @@ def test_a_notebook_adapts_and_measures_without_the_command(land, begun, tmp_pat
     catalog, compute, model = open_catalog(land), open_compute("cpu", "32"), load_model(begun)
     config = AdaptConfig(method="norm", batch=8, steps=2, eval_every=2)
     selections = select_tiles(catalog, [BROWN, GREEN])
-    domains = read_adaptation_domains(model, selections, training_config(config, model.mae.architecture), 0)
+    domains = read_adaptation_domains(model, selections, training_config(config, model), 0)
     plan = plan_before_after(catalog, domains, [], 1, 0)
     events = []
     adapted = adapt_model(compute, config, domains, tmp_path / "checkpoints", 0, Stop(), events.append)

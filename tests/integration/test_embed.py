@@ -26,7 +26,7 @@ from geomae.runtime.console import Screen
 from geomae.runtime.devices import open_compute
 from geomae.sensors import sensor
 from geomae.sensors.record import SensorRecord
-from geomae.tiles.batches import TileReader
+from geomae.tiles.reader import TileReader
 from geomae.tiles.selection import select_tiles
 
 torch.set_num_threads(1)

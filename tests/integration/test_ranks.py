@@ -13,7 +13,8 @@ from geomae.commands.pretrain import PretrainOptions, run
 from geomae.config import PretrainConfig, load_config
 from geomae.errors import ConfigError
 from geomae.runtime.devices import build_fabric
-from geomae.tiles.batches import schedule_batches, training_batch
+from geomae.tiles.batches import training_batch
+from geomae.tiles.schedule import schedule_batches
 from geomae.training.data import assemble
 from geomae.training.trainer import batch_spec
 

@@ -33,7 +33,8 @@ FLOORS = (
 NEIGHBOURS = {
     ("files", "errors"),
     ("encoders", "embeddings"),
-    ("tiles", "models.masking"),  # a batch carries its masks
+    ("tiles", "models.contrast"),  # a batch carries its masks, and which tiles are negatives of which
+    ("tiles", "models.masking"),
     ("config", "sensors"),
 }
 HEAVY = {"torch", "numpy", "pandas", "rasterio", "mlflow", "pydantic", "sklearn", "timm", "lightning_fabric"}

@@ -89,6 +89,7 @@ def position_table(model: Model, rows: int, cols: int) -> Tensor:
         table: Tensor = model.mae.state_dict()["encoder.positions.table"]
         return table.float()
     scale = shape.position_scale(model.record.gsd_m)
+    assert isinstance(scale, float)  # of one sensor
     return torch.cat([torch.zeros(1, shape.width), sincos_positions(rows, cols, shape.width, scale=scale)])
 
 

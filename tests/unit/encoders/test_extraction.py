@@ -18,8 +18,8 @@ from geomae.errors import ConfigError, GeomaeError, StorageError
 from geomae.runtime.devices import build_fabric
 from geomae.runtime.signals import Stop
 from geomae.sensors import sensor
-from geomae.tiles.batches import TileReader
 from geomae.tiles.index import build_index
+from geomae.tiles.reader import TileReader
 
 BANDS = tuple(sensor("naip").band(name) for name in ("nir", "red"))
 SIDE = 8  # of a patch, in pixels

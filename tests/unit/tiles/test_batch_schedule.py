@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 
-from geomae.tiles.batches import _permutation, augment, schedule_batches
+from geomae.tiles.batches import augment
+from geomae.tiles.schedule import _permutation, schedule_batches
 
 
 @pytest.mark.parametrize(("size", "batch"), [(10, 4), (7, 7), (5, 12), (1, 3)])
 def test_each_epoch_is_a_permutation_of_its_own(size, batch):
     epochs = 4
     one = schedule_batches(3, (size,), batch, -(-epochs * size // batch))
-    listed = [pair for step in range(len(one.dataset_S)) for pair in one.tiles(step)[1]]
+    listed = [pair for step in range(len(one.stream_S)) for pair in one.tiles(step)[1]]
     assert [k for k, _ in listed] == list(range(len(listed)))
     seen = [tuple(place for _, place in listed[e * size : (e + 1) * size]) for e in range(epochs)]
     assert all(sorted(epoch) == list(range(size)) for epoch in seen)
@@ -38,7 +39,7 @@ def test_a_tile_depends_on_the_seed_and_its_number_alone():
 def test_data_sets_are_drawn_by_their_share_and_none_skips_a_tile():
     sizes, batch = (300, 100, 4), 2
     mixed = schedule_batches(0, sizes, batch, 4000)
-    drawn = np.bincount(mixed.dataset_S, minlength=3)
+    drawn = np.bincount(mixed.stream_S, minlength=3)
     assert drawn.sum() == 4000
     for count, size in zip(drawn, sizes, strict=True):
         share = size / sum(sizes)
@@ -75,10 +76,10 @@ def test_a_share_of_the_steps_is_a_function_of_the_seed_and_the_step():
     """Replay: so many steps take tiles of the source, however many tiles there are."""
     sizes, shares = (1000, 10), (0.75, 0.25)
     short, long = schedule_batches(3, sizes, 4, 10, shares), schedule_batches(3, sizes, 4, 4000, shares)
-    assert short.dataset_S.tolist() == long.dataset_S[:10].tolist()
-    assert np.bincount(long.dataset_S)[1] / 4000 == pytest.approx(0.25, abs=0.02)
-    assert set(schedule_batches(3, sizes, 4, 500, (1.0, 0.0)).dataset_S.tolist()) == {0}
+    assert short.stream_S.tolist() == long.stream_S[:10].tolist()
+    assert np.bincount(long.stream_S)[1] / 4000 == pytest.approx(0.25, abs=0.02)
+    assert set(schedule_batches(3, sizes, 4, 500, (1.0, 0.0)).stream_S.tolist()) == {0}
     assert (
-        schedule_batches(4, sizes, 4, 50, shares).dataset_S.tolist()
-        != schedule_batches(3, sizes, 4, 50, shares).dataset_S.tolist()
+        schedule_batches(4, sizes, 4, 50, shares).stream_S.tolist()
+        != schedule_batches(3, sizes, 4, 50, shares).stream_S.tolist()
     )

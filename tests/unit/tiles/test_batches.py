@@ -13,16 +13,10 @@ import geomae
 from geomae.models.masking import MaskRules
 from geomae.models.patches import patchify, take
 from geomae.rasters import read
-from geomae.tiles.batches import (
-    BatchSpec,
-    TileReader,
-    augment,
-    fixed_batches,
-    read_ahead,
-    schedule_batches,
-    training_batch,
-)
+from geomae.tiles.batches import BatchSpec, augment, fixed_batches, read_ahead, training_batch
 from geomae.tiles.index import build_index
+from geomae.tiles.reader import TileReader
+from geomae.tiles.schedule import schedule_batches
 from geomae.tiles.statistics import merge_moments
 
 CATALOG = """
@@ -168,7 +162,7 @@ def test_a_reader_keeps_tiles_up_to_its_memory_and_gives_bands_by_name(index):
 
 def test_tiles_that_are_read_together_have_the_bits_of_those_read_alone(index, monkeypatch):
     reads = []
-    monkeypatch.setattr("geomae.tiles.batches.read", lambda *asked: reads.append(asked) or read(*asked))
+    monkeypatch.setattr("geomae.tiles.reader.read", lambda *asked: reads.append(asked) or read(*asked))
     for bands in (None, ["nir", "red"]):
         reader = TileReader(index, bands=bands)
         for positions, windows in ((range(12), 1), (range(20), 2), ([0, 5, 10], 3), ([3, 2, 1, 0], 1), ([7, 7], 1)):

@@ -159,8 +159,9 @@ def test_the_first_step_may_be_broken():
 
 
 def pulse(loss, norm, per_tile):
-    values = torch.tensor([loss, 10.0, 0.0, norm], dtype=torch.float64)
-    return StepResult(values, ("a:0:0", "b:8:0", "c:0:8"), torch.tensor(per_tile))
+    values = torch.tensor([0.0, norm, loss, 10.0], dtype=torch.float64)
+    pooled = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
+    return StepResult(values, {"pixels": 1.0}, ("a:0:0", "b:8:0", "c:0:8"), torch.tensor(per_tile), pooled)
 
 
 def test_steps_that_are_not_finite_stop_the_run_and_name_the_tiles():
@@ -176,9 +177,18 @@ def test_steps_that_are_not_finite_stop_the_run_and_name_the_tiles():
 
 def test_figures_of_a_step():
     one = pulse(5.0, 2.0, [1.0, 2.0, 2.0])
-    assert one.figures() == {"loss": 0.5, "gradient_norm": 2.0}
+    found = one.figures()
+    assert found == {"loss": 0.5, "gradient_norm": 2.0, "effective_rank": pytest.approx(1.755, abs=1e-3)}
     assert not one.stopping
-    assert StepResult(torch.tensor([5.0, 10.0, 1.0, 2.0]), (), torch.zeros(0)).stopping
+    nothing = torch.zeros(0), torch.zeros(0, 2)
+    assert StepResult(torch.tensor([1.0, 2.0, 5.0, 10.0]), {"pixels": 1.0}, (), *nothing).stopping
+
+
+def test_figures_of_several_terms_are_weighted():
+    values = torch.tensor([0.0, 1.0, 6.0, 3.0, 8.0, 2.0])
+    one = StepResult(values, {"pixels": 1.0, "places": 0.5}, ("a",), torch.zeros(1), torch.zeros(1, 2))
+    found = one.figures()
+    assert found == {"loss": 4.0, "pixels": 2.0, "places": 4.0, "gradient_norm": 1.0, "effective_rank": 0.0}
 
 
 def test_the_clock_tells_waiting_from_work(monkeypatch):

@@ -14,8 +14,9 @@ from geomae.config import Data, Masking, PretrainConfig
 from geomae.errors import ConfigError
 from geomae.models.masking import MaskRules
 from geomae.rasters import write_cog
-from geomae.tiles.batches import BatchSpec, TileReader, fixed_batches
+from geomae.tiles.batches import BatchSpec, fixed_batches
 from geomae.tiles.index import build_index
+from geomae.tiles.reader import TileReader
 from geomae.training.data import fixed_bands, usable_tiles
 
 PATCH = 4  # of tiles of 16 pixels: 16 patches, of which 4 are shown

@@ -1,0 +1,198 @@
+"""Where tiles lie on Earth, and where the ground of a tile lies in the pixels of another scene.
+
+T tiles, S scenes, N pairs of a tile and a scene, M pairs of a tile and a footprint, F footprints, K points; coordinates
+are (x, y) in a CRS, float64
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from pyproj import Transformer
+from pyproj.exceptions import CRSError, ProjError
+from scipy import spatial  # type: ignore[import-untyped]
+
+from geomae.rasters import Grid
+from geomae.tiles.index import TileIndex
+
+Floats = NDArray[np.float64]
+Whole = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+LONGITUDE_LATITUDE = "EPSG:4326"
+LEAST_SHARE = 0.5  # of a tile's ground that the window in the other scene covers
+ROUND = 1.5  # below this ratio of their axes a square and its image cover more than half of each other (pi / 4 / 1.5)
+MARGIN = 1.05  # a side of a scene bends between the points at which it is looked up
+BORDER_82 = np.array([(0, 0), (0, 0.5), (0, 1), (0.5, 1), (1, 1), (1, 0.5), (1, 0), (0.5, 0)])
+
+
+@dataclass(frozen=True)
+class Georeference:
+    """The tiles of an index and the grids of its scenes as arrays.
+
+    `crs_S` is a number of `crs_names`, -1 without a CRS. `affine_S6` maps pixels (column, row) to the CRS, and is the
+    identity without one. `points_T32` are the centre of each tile and the middles of its right and lower sides,
+    `sphere_T33` the same as points of the unit sphere (NaN where unknown).
+    """
+
+    scene_T: Whole
+    row_T: Whole
+    col_T: Whole
+    size_T: Whole
+    crs_names: tuple[str, ...]
+    crs_S: Whole
+    affine_S6: Floats
+    shape_S2: Whole
+    points_T32: Floats
+    sphere_T33: Floats
+
+    @property
+    def crs_T(self) -> Whole:
+        """The CRS of each tile."""
+        return self.crs_S[self.scene_T]
+
+
+def georeference(index: TileIndex, crs_numbers: dict[str, int]) -> Georeference:
+    """Collect the arrays; `crs_numbers` grows by what it does not know, so that several indexes can share it."""
+    scene_T, row_T, col_T, size_T = index.tiles[["scene", "row", "col", "size"]].to_numpy(dtype=np.int64).T
+    crs_S = np.array([_crs_number(grid, crs_numbers) for grid in index.grids], dtype=np.int64)
+    identity = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    affine_S6 = np.array(
+        [identity if grid is None or grid.crs is None else grid.transform for grid in index.grids], dtype=np.float64
+    )
+    shape_S2 = np.array([(0, 0) if grid is None else (grid.height, grid.width) for grid in index.grids], dtype=np.int64)
+    half_T = size_T / 2
+    middle_col_T, middle_row_T = col_T + half_T, row_T + half_T
+    col_T3 = np.stack([middle_col_T, col_T + size_T, middle_col_T], axis=1)
+    row_T3 = np.stack([middle_row_T, middle_row_T, row_T + size_T], axis=1)
+    points_T32 = _to_crs(affine_S6[scene_T], col_T3, row_T3)
+    names = tuple(crs_numbers)
+    sphere_T33 = np.stack([to_sphere(names, crs_S[scene_T], points_T32[:, k]) for k in range(3)], axis=1)
+    return Georeference(scene_T, row_T, col_T, size_T, names, crs_S, affine_S6, shape_S2, points_T32, sphere_T33)
+
+
+def to_sphere(crs_names: tuple[str, ...], crs_K: Whole, points_K2: Floats) -> Floats:
+    """Points as vectors (K, 3) of length 1 by longitude and latitude; NaN where there is no such place.
+
+    On the sphere nothing is special about a pole or the date line.
+    """
+    longitude, latitude = np.radians(np.moveaxis(_reproject(crs_names, crs_K, points_K2, LONGITUDE_LATITUDE), -1, 0))
+    flat = np.cos(latitude)
+    return np.stack([flat * np.cos(longitude), flat * np.sin(longitude), np.sin(latitude)], axis=-1)
+
+
+def meeting_footprints(one: Georeference, other: Georeference) -> tuple[Whole, Whole, Whole]:
+    """Tiles of `one` whose centre may lie in a footprint of `other`: tile_M, footprint_M, footprint_S of scenes.
+
+    Scenes of one grid share a footprint; it is -1 where a scene has no CRS or no tile. No pair that meets is left out.
+    """
+    footprint_S = np.full(len(other.crs_S), -1, dtype=np.int64)
+    nothing = np.zeros(0, dtype=np.int64)
+    used = np.intersect1d(np.unique(other.scene_T), np.flatnonzero(other.crs_S >= 0))
+    known_T = np.flatnonzero(np.isfinite(one.sphere_T33[:, 0]).all(axis=1))
+    if not len(used) or not len(known_T):
+        return nothing, nothing, footprint_S
+    grid_SX = np.column_stack([other.crs_S, other.affine_S6, other.shape_S2])[used]
+    _, first_F, number_S = np.unique(grid_SX, axis=0, return_index=True, return_inverse=True)
+    footprint_S[used] = number_S.reshape(-1)
+    centre_F3, radius_F = _circles(other, used[first_F])
+    near = spatial.cKDTree(one.sphere_T33[known_T, 0]).query_ball_point(centre_F3, radius_F, return_sorted=False)
+    counts_F = np.array([len(tiles) for tiles in near])
+    tile_M = known_T[np.concatenate([np.array(tiles, dtype=np.int64) for tiles in near])]
+    footprint_M = np.repeat(np.arange(len(near)), counts_F)
+    order = np.lexsort((footprint_M, tile_M))
+    return tile_M[order], footprint_M[order], footprint_S
+
+
+def carry_over(one: Georeference, tile_N: Whole, other: Georeference, scene_N: Whole) -> tuple[Floats, Floats, Bools]:
+    """Where the centre of each tile lies in a scene (row, column: N, 2), and how many pixels there are one here (N).
+
+    The third array says where that lies in the scene and a square window of the tile's size around it covers at least
+    half of the tile, which it does unless the pixels of one scene are oblong on the other's. Both scenes have a CRS.
+    """
+    world_N32 = one.points_T32[tile_N]
+    from_N, to_N = one.crs_S[one.scene_T[tile_N]], other.crs_S[scene_N]
+    for number in np.unique(to_N[from_N != to_N]).tolist():
+        here = np.flatnonzero((to_N == number) & (from_N != number))
+        target = other.crs_names[number]
+        for k in range(3):
+            world_N32[here, k] = _reproject(one.crs_names, from_N[here], world_N32[here, k], target)
+    pixel_N32 = _to_pixels(other.affine_S6[scene_N], world_N32)
+    # Columns of the matrix: what one column, and one row, of the tile's scene is in (column, row) of the other.
+    half_N = one.size_T[tile_N] / 2
+    matrix_N22 = np.stack([pixel_N32[:, 1] - pixel_N32[:, 0], pixel_N32[:, 2] - pixel_N32[:, 0]], axis=2)
+    matrix_N22 = matrix_N22 / half_N[:, None, None]
+    zoom_N = np.sqrt(np.abs(matrix_N22[:, 0, 0] * matrix_N22[:, 1, 1] - matrix_N22[:, 0, 1] * matrix_N22[:, 1, 0]))
+    shape_N2 = other.shape_S2[scene_N]
+    good_N = np.isfinite(pixel_N32).all(axis=(1, 2)) & (zoom_N > 0) & (zoom_N * half_N <= shape_N2.min(axis=1))
+    good_N &= ((pixel_N32[:, 0] >= 0) & (pixel_N32[:, 0] <= shape_N2[:, ::-1])).all(axis=1)
+    good_N[good_N] = _covered(matrix_N22[good_N] / zoom_N[good_N, None, None]) >= LEAST_SHARE
+    return pixel_N32[:, 0, ::-1], zoom_N, good_N
+
+
+def _covered(matrix_N22: Floats) -> Floats:
+    """Which share of the image of a square under matrices of determinant 1 lies in that square (1 where near it)."""
+    share_N = np.ones(len(matrix_N22))
+    squares_N = (matrix_N22**2).sum(axis=(1, 2))  # r + 1 / r for the ratio r of the axes
+    long = np.flatnonzero(squares_N > ROUND + 1 / ROUND)
+    if len(long):
+        corners_42 = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) / 2
+        images = shapely.polygons(np.einsum("nij,kj->nki", matrix_N22[long], corners_42))
+        share_N[long] = shapely.area(shapely.intersection(images, shapely.box(-0.5, -0.5, 0.5, 0.5)))
+    return share_N
+
+
+def _circles(other: Georeference, scene_F: Whole) -> tuple[Floats, Floats]:
+    """Centre on the sphere (F, 3) and radius (F), as the length of a chord, of circles that hold whole scenes."""
+    height_F, width_F = other.shape_S2[scene_F].T[:, :, None]
+    share_92 = np.concatenate([[[0.5, 0.5]], BORDER_82])
+    points_F92 = _to_crs(other.affine_S6[scene_F], width_F * share_92[:, 0], height_F * share_92[:, 1])
+    crs = np.repeat(other.crs_S[scene_F], len(share_92))
+    sphere_F93 = to_sphere(other.crs_names, crs, points_F92.reshape(-1, 2)).reshape(len(scene_F), -1, 3)
+    distance_F8 = np.sqrt(((sphere_F93[:, 1:] - sphere_F93[:, :1]) ** 2).sum(axis=2))
+    unknown_F = ~np.isfinite(distance_F8).all(axis=1)  # some of a scene's border lies beyond its projection
+    centre_F3 = np.where(unknown_F[:, None], [0.0, 0.0, 1.0], sphere_F93[:, 0])
+    return centre_F3, np.where(unknown_F, 2.0, MARGIN * distance_F8.max(axis=1, initial=0.0))
+
+
+def _crs_number(grid: Grid | None, crs_numbers: dict[str, int]) -> int:
+    if grid is None or grid.crs is None or _transformer(grid.crs, LONGITUDE_LATITUDE) is None:
+        return -1
+    return crs_numbers.setdefault(grid.crs, len(crs_numbers))
+
+
+@lru_cache(maxsize=512)
+def _transformer(source: str, target: str) -> Transformer | None:
+    """None where a CRS has no place on Earth, as one of a building site."""
+    try:
+        return Transformer.from_crs(source, target, always_xy=True)
+    except (CRSError, ProjError):
+        return None
+
+
+def _reproject(crs_names: tuple[str, ...], crs_K: Whole, points_K2: Floats, target: str) -> Floats:
+    """Points in the CRS `target`; NaN where there is none."""
+    result_K2 = np.full(points_K2.shape, np.nan)
+    for number in np.unique(crs_K[crs_K >= 0]).tolist():
+        here = np.flatnonzero(crs_K == number)
+        transformer = _transformer(crs_names[number], target)
+        if transformer is not None:
+            result_K2[here] = np.stack(transformer.transform(*points_K2[here].T), axis=-1)
+    result_K2[~np.isfinite(result_K2).all(axis=-1)] = np.nan
+    return result_K2
+
+
+def _to_crs(affine_K6: Floats, col_KX: Floats, row_KX: Floats) -> Floats:
+    """Points (K, X, 2) in the CRS from pixels (K, X)."""
+    a, b, c, d, e, f = affine_K6.T[:, :, None]
+    return np.stack([a * col_KX + b * row_KX + c, d * col_KX + e * row_KX + f], axis=-1)
+
+
+def _to_pixels(affine_K6: Floats, points_KX2: Floats) -> Floats:
+    """Pixels (column, row: K, X, 2) from points in the CRS."""
+    a, b, c, d, e, f = affine_K6.T[:, :, None]
+    x, y = points_KX2[..., 0] - c, points_KX2[..., 1] - f
+    determinant = a * e - b * d
+    return np.stack([(e * x - b * y) / determinant, (a * y - d * x) / determinant], axis=-1)

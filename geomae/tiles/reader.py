@@ -1,0 +1,148 @@
+"""Tiles and other windows of a data set read by many threads, ahead of their use.
+
+C bands, H W pixels
+"""
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomae.rasters import Window, read
+from geomae.tiles.ground import TrainingGround
+from geomae.tiles.index import TileIndex
+from geomae.tiles.views import Frame, frame_of
+
+LARGEST_KEPT_BYTES = 2**23  # of a scene that is kept whole when windows of it are asked for
+
+Job = TypeVar("Job")
+Made = TypeVar("Made")
+
+
+def ahead(make: Callable[[Job], Made], jobs: Iterable[Job], threads: int) -> Iterator[Made]:
+    """What `make` gives for each job, in order, made by `threads` threads ahead of its use (0: when asked for)."""
+    if threads == 0:
+        yield from map(make, jobs)
+        return
+    with ThreadPoolExecutor(threads, thread_name_prefix="tiles") as pool:
+        waiting: deque[Future[Made]] = deque()
+        try:
+            for job in jobs:
+                waiting.append(pool.submit(make, job))
+                if len(waiting) > threads + 1:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+class TileReader:
+    """Reads the tiles of an index; any number of threads may share it.
+
+    `bands` chooses bands of the source by name and fixes their order; by default all in stored order.
+    """
+
+    def __init__(self, index: TileIndex, memory_bytes: int = 0, bands: Sequence[str] | None = None) -> None:
+        stored = [band.name for band in index.source.bands]
+        order = [stored.index(name) for name in bands or stored]
+        self.index = index
+        self.bands = tuple(stored[place] for place in order)
+        self._channels = None if order == list(range(len(stored))) else order
+        self.tile_ids: list[str] = index.tiles["tile_id"].tolist()
+        self._place = index.tiles[["scene", "row", "col", "size"]].to_numpy(dtype=np.int64)
+        self._kept: dict[int, tuple[NDArray[np.float32], NDArray[np.bool_]]] = {}
+        self._room = memory_bytes
+        self._lock = threading.Lock()
+        self._scenes: dict[int, tuple[int, int, NDArray[np.float32], NDArray[np.bool_]]] = {}
+
+    def __len__(self) -> int:
+        return len(self.tile_ids)
+
+    def read(self, position: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Pixels (C, H, W) in physical units and their validity. The arrays are shared: do not write to them."""
+        kept = self._kept.get(position)
+        if kept is not None:
+            return kept
+        scene, row, col, size = (int(value) for value in self._place[position])
+        pixels, valid = self._read(scene, Window(row, col, size, size))
+        with self._lock:
+            used = pixels.nbytes + valid.nbytes
+            if position not in self._kept and used <= self._room:
+                self._room -= used
+                self._kept[position] = (pixels, valid)
+        return pixels, valid
+
+    @cached_property
+    def ground(self) -> TrainingGround:
+        """What lies in some tile of the index."""
+        return TrainingGround(self.index)
+
+    def frame(self, position: int) -> Frame:
+        """Where a tile lies."""
+        scene, row, col, size = (int(value) for value in self._place[position])
+        return frame_of(scene, Window(row, col, size, size))
+
+    def window(self, scene: int, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Pixels and validity of any window, as `read` gives them of a tile. Small scenes are kept whole in memory."""
+        kept = self._scenes.get(scene) or self._keep(scene)
+        if kept is None:
+            return self._read(scene, window)
+        top, left, pixels, valid = kept
+        row, col = window.row - top, window.col - left
+        part = np.s_[:, row : row + window.height, col : col + window.width]
+        return pixels[part], valid[part]
+
+    def _keep(self, scene: int) -> tuple[int, int, NDArray[np.float32], NDArray[np.bool_]] | None:
+        """The rectangle of a scene's tiles, read once; None where it is too large for what memory is left."""
+        of_scene = self._place[self._place[:, 0] == scene, 1:]
+        (row, col), (bottom, right) = of_scene[:, :2].min(0), (of_scene[:, :2] + of_scene[:, 2:]).max(0)
+        bands = len(self._channels or self.index.source.bands)
+        used = int(bottom - row) * int(right - col) * bands * 5  # float32 and validity
+        if used > min(self._room, LARGEST_KEPT_BYTES):
+            return None
+        pixels, valid = self._read(scene, Window(int(row), int(col), int(bottom - row), int(right - col)))
+        with self._lock:
+            if scene not in self._scenes:
+                self._room -= used
+                self._scenes[scene] = (int(row), int(col), pixels, valid)
+        return self._scenes[scene]
+
+    def many(self, positions: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Tiles of one size, stacked: pixels and validity (B, C, H, W).
+
+        Tiles of one scene that follow each other and fill their common window are read as that window: the bits are
+        the same, and most of the work per tile is saved.
+        """
+        tiles = []
+        for scene, group in itertools.groupby(positions, key=lambda position: int(self._place[position, 0])):
+            together = list(group)
+            window = self._common(together)
+            if self._room or self._kept or window is None:
+                tiles += [self.read(position) for position in together]
+                continue
+            whole = self._read(scene, window)
+            for row, col, size in (self._place[together, 1:] - (window.row, window.col, 0)).tolist():
+                part = np.s_[:, row : row + size, col : col + size]
+                tiles.append((whole[0][part], whole[1][part]))
+        pixels, valid = zip(*tiles, strict=True)
+        return np.stack(pixels), np.stack(valid)
+
+    def _common(self, positions: Sequence[int]) -> Window | None:
+        """The window around tiles of one scene, where it holds no more pixels than they do together."""
+        row, col, size = self._place[positions, 1:].T
+        top, left = int(row.min()), int(col.min())
+        window = Window(top, left, int((row + size).max()) - top, int((col + size).max()) - left)
+        return window if window.height * window.width <= int((size * size).sum()) else None
+
+    def _read(self, scene: int, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        source = self.index.source
+        pixels, valid = read(source, source.scenes[scene], window)
+        return (pixels, valid) if self._channels is None else (pixels[self._channels], valid[self._channels])

@@ -1,0 +1,104 @@
+"""Which tiles each training step takes: a pure function of the seed and the step."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomae.randomness import generator
+from geomae.tiles.places import Partners
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Tiles of one data set that steps are filled from, and the data set that their second views come from."""
+
+    dataset: int
+    partner: int
+    tiles: NDArray[np.int64] | None = None  # their places in the data set; None: all
+
+    def position(self, place: int) -> int:
+        """Where a tile of the stream stands in its data set."""
+        return place if self.tiles is None else int(self.tiles[place])
+
+
+@dataclass(frozen=True)
+class BatchSchedule:
+    """The stream of every step, and how many tiles of it earlier steps took.
+
+    There is one stream per data set, and where second views come from another data set, one for each such pair.
+    `stream_S` holds the number of the stream of each step, `first_S` the running number k of the step's first tile
+    within that stream.
+    """
+
+    seed: int
+    sizes: tuple[int, ...]
+    batch: int
+    stream_S: NDArray[np.int64]
+    first_S: NDArray[np.int64]
+    streams: tuple[Stream, ...]
+    partners: Partners | None = None
+
+    def tiles(self, step: int) -> tuple[int, list[tuple[int, int]]]:
+        """The stream of `step` and its tiles as pairs (k, position in the data set), over all ranks."""
+        stream, first = int(self.stream_S[step]), int(self.first_S[step])
+        return stream, [(k, self.position(stream, k)) for k in range(first, first + self.batch)]
+
+    def position(self, stream: int, k: int) -> int:
+        """Where tile k of a stream stands in its data set: each epoch is a permutation of its own."""
+        epoch, place = divmod(k, self.sizes[stream])
+        return self.streams[stream].position(int(_permutation(self.seed, stream, epoch, self.sizes[stream])[place]))
+
+
+def schedule_batches(
+    seed: int,
+    sizes: tuple[int, ...],
+    batch: int,
+    steps: int,
+    shares: tuple[float, ...] | None = None,
+    partners: Partners | None = None,
+    places: bool = False,
+) -> BatchSchedule:
+    """Draw the stream of each step; a function of the seed and the step. `places` pairs tiles across data sets.
+
+    A data set has its share of the steps, by default its share of the tiles, so that every tile is seen equally often.
+    """
+    drawn = _streams(sizes, shares or sizes, partners if places else None)
+    weights, streams = [weight for weight, _ in drawn], tuple(stream for _, stream in drawn)
+    sizes = tuple(sizes[one.dataset] if one.tiles is None else len(one.tiles) for one in streams)
+    share = np.cumsum(weights) / np.sum(weights)
+    if len(streams) == 1:
+        stream_S = np.zeros(steps, dtype=np.int64)
+    else:
+        draws = [generator(seed, "dataset", step).random() for step in range(steps)]
+        stream_S = np.searchsorted(share, draws, side="right").astype(np.int64)
+    first_S = np.zeros(steps, dtype=np.int64)
+    for stream in range(len(streams)):
+        taken = stream_S == stream
+        first_S[taken] = np.arange(taken.sum()) * batch
+    return BatchSchedule(seed, sizes, batch, stream_S, first_S, streams, partners)
+
+
+def _streams(
+    sizes: tuple[int, ...], shares: tuple[float, ...], partners: Partners | None
+) -> list[tuple[float, Stream]]:
+    """Streams with their weights: of tiles that another data set shows too, half are paired with those."""
+    own, across = [], []
+    for dataset, (size, share) in enumerate(zip(sizes, shares, strict=True)):
+        left = 1.0
+        for other in range(len(sizes)):
+            if partners is None or other == dataset:
+                continue
+            tiles = partners.with_partner(dataset, other)
+            if len(tiles):
+                part = 0.5 * len(tiles) / size / (len(sizes) - 1)
+                across.append((share * part, Stream(dataset, other, tiles)))
+                left -= part
+        own.append((share * left, Stream(dataset, dataset)))
+    return own + across
+
+
+@lru_cache(maxsize=64)
+def _permutation(seed: int, dataset: int, epoch: int, size: int) -> NDArray[np.int64]:
+    return generator(seed, "order", dataset, epoch).permutation(size)

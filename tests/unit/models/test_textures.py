@@ -1,0 +1,122 @@
+"""The texture term against a direct computation."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import RECORD, orders, tiles, tiny_mae
+
+from geomae.config import Objective
+from geomae.models.band_embedding import band_codes
+from geomae.models.folder import standardise
+from geomae.models.masking import Mask
+from geomae.models.objective import TrainedModel, View, kept_weights
+from geomae.models.textures import LARGEST, SIDES, STRIDE, TextureTargets, count_features
+
+
+def sample(gaps=0.0, seed=0):
+    pixels, valid = tiles(6, gaps=gaps, seed=seed)
+    return standardise(pixels, valid, RECORD), valid
+
+
+def targets(seed=0):
+    return TextureTargets(*sample(), np.random.default_rng(seed))
+
+
+def direct(found, pixels, valid):
+    """Features of one tile, place by place."""
+    C = len(pixels)
+    values = [pixels[c][valid[c]] for c in range(C)]
+    features = [float(one.mean()) for one in values] + [float(one.std(correction=0)) for one in values]
+    above, below = {}, {}
+    for side in SIDES:
+        for k, kernel in enumerate(getattr(found, f"filters_{side}")):
+            responses = [
+                float((pixels[:, y : y + side, x : x + side] * kernel).sum())
+                for y in range(0, pixels.shape[1] - side + 1, STRIDE)
+                for x in range(0, pixels.shape[2] - side + 1, STRIDE)
+                if bool(valid[:, y : y + side, x : x + side].all())
+            ]
+            above[side, k] = np.mean([max(one, 0) for one in responses]) ** 0.5
+            below[side, k] = np.mean([max(-one, 0) for one in responses]) ** 0.5
+    for side in SIDES:
+        count = len(getattr(found, f"filters_{side}"))
+        features += [above[side, k] for k in range(count)] + [below[side, k] for k in range(count)]
+    return np.array(features)
+
+
+def test_targets_are_their_definition_over_valid_pixels():
+    found = targets()
+    pixels, valid = sample(seed=1)
+    valid = valid.clone()
+    valid[1, 0, :5, :4] = False
+    pixels = pixels.where(valid, torch.nan)
+    wanted = np.stack([direct(found, one, known) for one, known in zip(pixels, valid, strict=True)])
+    got, counted = found(pixels, valid)
+    assert got.shape == (6, count_features(4)) and bool(counted.all())
+    standard = (wanted - found.mean_F.numpy()) / found.std_F.numpy()
+    assert np.allclose(got.numpy(), standard.clip(-LARGEST, LARGEST), atol=1e-4)
+
+
+def test_filters_are_patches_of_the_imagery_without_their_mean_and_of_length_one():
+    found = targets()
+    for side in SIDES:
+        filters = getattr(found, f"filters_{side}")
+        assert filters.shape[1:] == (4, side, side)
+        assert torch.allclose(filters.mean((1, 2, 3)), torch.zeros(len(filters)), atol=1e-6)
+        assert torch.allclose(filters.flatten(1).norm(dim=1), torch.ones(len(filters)))
+    again, other = targets(), targets(1)
+    assert torch.equal(found.filters_3, again.filters_3) and not torch.equal(found.filters_3, other.filters_3)
+    assert not found.state_dict()  # a function of seed and tiles: no checkpoint holds it
+
+
+def test_flat_imagery_has_filters_too():
+    found = TextureTargets(
+        torch.zeros(2, 4, 16, 16), torch.ones(2, 4, 16, 16, dtype=torch.bool), np.random.default_rng(0)
+    )
+    assert torch.isfinite(found.filters_5).all() and torch.isfinite(found.std_F).all()
+
+
+def test_a_tile_without_room_for_a_filter_does_not_count():
+    found = targets()
+    pixels, valid = sample()
+    valid = valid.clone()
+    valid[2, 1] = False
+    got, counted = found(pixels, valid)
+    assert counted.tolist() == [True, True, False, True, True, True] and not got[2].any()
+
+
+@pytest.fixture
+def view():
+    pixels, valid = sample()
+    valid = valid.clone()
+    valid[0, :, :4, :4] = False
+    return View(pixels, valid, band_codes(RECORD.bands), Mask(orders(6, 12), 6), dataset=1)
+
+
+def model():
+    torch.manual_seed(0)
+    return TrainedModel(tiny_mae("spectral"), Objective(pixels=1, textures=1), [targets(1), targets()]).train()
+
+
+def test_the_term_is_the_mean_squared_error_of_its_head(view):
+    one = model()
+    found = one(view)
+    wanted, _ = one.targets[1](view.pixels_BCHW, view.valid_BCHW)
+    predicted = one.textures(found.pooled_BD, 1, count_features(4))
+    assert torch.allclose(found.textures.sum_B, (predicted - wanted).square().mean(1))
+    assert int(found.textures.count_B.sum()) == 6 and found.contrast is None
+    assert one.eval()(view).textures is None  # held-out tiles are scored by the other terms
+    assert set(kept_weights(one.state_dict())) == set(one.mae.state_dict())
+
+
+def test_invalid_pixels_influence_nothing(view):
+    grads, losses = [], []
+    for value in (0.0, torch.nan, 1e30):
+        one = model()
+        found = one(view._replace(pixels_BCHW=view.pixels_BCHW.where(view.valid_BCHW, value)))
+        found.textures.sum_B.sum().backward()
+        losses.append(found.textures.sum_B.tolist())
+        grads.append([p.grad for p in one.mae.encoder.parameters() if p.grad is not None])
+    assert losses[0] == losses[1] == losses[2] and grads[0]
+    for other in grads[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(grads[0], other, strict=True))
