@@ -10,13 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from geomae.reports.canvas import add_axes, add_text, add_title, save, shorten
+from geomae.reports.probe_figures import metric_name
 from pipelines.benchmark_scores import RANK, SCORE, Row
-from pipelines.benchmark_tasks import LINEAR, PIXELS, Task
+from pipelines.benchmark_tasks import LINEAR, PIXELS, Task, in_order
 
 # The palette of Okabe and Ito (2008), which people who are colour-blind can tell apart; the shape says the same.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "os^DvP*X<>"
-ACROSS = 3  # panels side by side
+ACROSS, LEGEND = 3, 4  # panels, and names of encoders, side by side
 MINUTES = re.compile(r"(.+)-(\d+(?:\.\d+)?)min")
 DISPLAYED = {
     PIXELS: "pixels (mean IoU)",
@@ -30,23 +31,23 @@ def benchmark_picture(path: Path, rows: Sequence[Row], labels: Sequence[str], ta
     """Publish a picture (PNG): a panel for each test set, a row for each measure, all on one scale."""
     shown = [row for row in rows if row.seed is None and _has_place(row)]
     panels = [(task, test.name) for task in tasks for test in task.probe.tests]
-    counts = [len(_measures(shown, task.name, test)) for task, test in panels]
     row_height = 0.14 * max(len(labels), 3) + 0.12
-    height, width, gap, left, head = max(counts) * row_height, 3.0, 0.8, 1.5, 0.75 + 0.2 * -(-len(labels) // 4)
-    lines = -(-len(panels) // ACROSS)
+    heights = [row_height * len(_measures(shown, task.name, test)) for task, test in panels]
+    lines = [max(heights[start : start + ACROSS]) + 1.05 for start in range(0, len(panels), ACROSS)]
+    width, left, head = 3.0, 1.5, 1.05 + 0.2 * -(-len(labels) // LEGEND)
     across = min(len(panels), ACROSS)
-    figure = Figure(figsize=(max(left + across * (width + gap + left * 0.55), 7.5), head + lines * (height + 1.05)))
+    figure = Figure(figsize=(max(across * (left + width) + 0.2, 7.5), head + sum(lines)))
     add_title(figure, "What encoders are worth")
     ends = [value for row in shown for value in (row.low, row.high, row.value) if value is not None]
     limits = (max(min(ends) - 0.03, 0.0), min(max(ends) + 0.03, 1.0))
     for place, (task, test) in enumerate(panels):
         line, column = divmod(place, ACROSS)
-        begin = left + column * (width + gap + left * 0.55), head + 0.35 + line * (height + 1.05)
-        axes = add_axes(figure, *begin, width, counts[place] * row_height)
+        begin = left + column * (left + width), head + sum(lines[:line])
+        axes = add_axes(figure, *begin, width, heights[place])
         _panel(axes, [row for row in shown if (row.task, row.test) == (task.name, test)], labels)
         axes.set_xlim(limits)
-        axes.set_title(shorten(f"{task.name}: {test}" if test != task.name else test, 52), fontsize=8, parse_math=False)
-        axes.set_xlabel(next(iter(task.probe.truths.values())).measure.main.replace("_", " "), fontsize=8)
+        axes.set_title(shorten(f"{task.name}: {test}", 52), fontsize=8, parse_math=False)
+        axes.set_xlabel(metric_name(next(iter(task.probe.truths.values())).measure.main), fontsize=8)
     _legend(figure, labels)
     caption = "lines: 95 % over resampled groups, or tiles where there are fewer than ten groups"
     add_text(figure, 0.15, 0.45, caption, size=8)
@@ -54,7 +55,7 @@ def benchmark_picture(path: Path, rows: Sequence[Row], labels: Sequence[str], ta
 
 
 def _panel(axes: Axes, rows: Sequence[Row], labels: Sequence[str]) -> None:
-    measures = list(dict.fromkeys(row.measure for row in rows))
+    measures = in_order(row.measure for row in rows)
     step = 0.8 / max(len(labels), 2)
     for row in rows:
         number = labels.index(row.encoder)
@@ -78,9 +79,14 @@ def _legend(figure: Figure, labels: Sequence[str]) -> None:
         figure.axes[0].plot([], [], _look(number)[1], color=_look(number)[0], markersize=5, label=shorten(label, 28))[0]
         for number, label in enumerate(labels)
     ]
-    tall = figure.get_size_inches()[1]
+    corner = (0.01, 1 - 0.62 / figure.get_size_inches()[1])
     figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(0.01, 1 - 0.62 / tall), ncols=4, fontsize=8, frameon=False
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=corner,
+        ncols=LEGEND,
+        fontsize=8,
+        frameon=False,
     )
 
 
@@ -153,7 +159,7 @@ def _has_place(row: Row) -> bool:
 
 
 def _measures(rows: Sequence[Row], task: str, test: str) -> list[str]:
-    return list(dict.fromkeys(row.measure for row in rows if (row.task, row.test) == (task, test)))
+    return in_order(row.measure for row in rows if (row.task, row.test) == (task, test))
 
 
 def _look(number: int) -> tuple[str, str]:
@@ -162,4 +168,4 @@ def _look(number: int) -> tuple[str, str]:
 
 def _displayed(measure: str) -> str:
     few = re.fullmatch(rf"{LINEAR}-(\d+)", measure)
-    return f"linear, {few[1]} labels" if few else DISPLAYED.get(measure, measure)
+    return f"linear, {few[1]} a class" if few else DISPLAYED.get(measure, measure)

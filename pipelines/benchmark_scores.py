@@ -11,7 +11,8 @@ from geomae.evaluation.probe_predictions import PredictionKey
 from geomae.evaluation.probe_scores import TO_FIRST, EncoderResult, GroundTruth, score
 from geomae.evaluation.probe_task import SEGMENTATION
 from geomae.metrics.predictions import ALL, FEWEST_GROUPS
-from pipelines.benchmark_tasks import LINEAR, Task, measure_name
+from geomae.reports.probe_figures import metric_name
+from pipelines.benchmark_tasks import LINEAR, Task, in_order, measure_name
 
 COLUMNS = ("encoder", "seed", "task", "test", "measure", "value", "low", "high", "n", "n_groups")
 RANK, SCORE = "effective_rank", "score"
@@ -109,12 +110,12 @@ def task_tables(rows: Sequence[Row], tasks: Sequence[Task], labels: Sequence[str
     for task in tasks:
         for test in task.probe.tests:
             here = {key[2:]: row for key, row in means.items() if key[:2] == (task.name, test.name)}
-            names = list(dict.fromkeys(measure for measure, _ in here if " minus " not in measure and measure != RANK))
+            names = in_order(measure for measure, _ in here if " minus " not in measure and measure != RANK)
             main = names[0]
             against = next((measure for measure, _ in here if measure.startswith(f"{main} minus ")), None)
             columns = [*names, *([RANK] if task.probe.settings.task != SEGMENTATION else [])]
             size = next(iter(here.values()))
-            metric = next(iter(task.probe.truths.values())).measure.main.replace("_", " ")
+            metric = metric_name(next(iter(task.probe.truths.values())).measure.main)
             yield f"\n{task.name}: {test.name}, {size.n} tiles resampled in {size.n_groups} groups, {metric}\n"
             yield f"| encoder | {' | '.join([*columns, against or ''])} |".replace(" |  |", " |")
             yield "|" + "---|" * (1 + len(columns) + (against is not None))

@@ -176,6 +176,12 @@ def measure_name(key: PredictionKey, task: str) -> str:
     return key.method if key.shots is None else f"{key.method}-{key.shots}"
 
 
+def in_order(measures: Iterable[str]) -> list[str]:
+    """Different measures, as they stand in tables and figures: from all labels to one."""
+    place = {name: number for number, name in enumerate(MEASURES)}
+    return sorted(dict.fromkeys(measures), key=lambda name: place.get(name, len(place)))
+
+
 def _possible(name: str, whole: Selection, catalog: Catalog) -> Iterator[tuple[str, Selector, list[Selector]]]:
     """Name, training tiles and tests of the tasks that a data set may make."""
     columns = whole.index.tiles
@@ -208,7 +214,8 @@ def _task(
     usual = (PIXELS,) if kind == SEGMENTATION else MEASURES
     wanted = tuple(measures) or usual
     strength = None if {LINEAR, PIXELS} & set(wanted) else FEW_LABELS_C  # nothing else asks for one to be chosen
-    settings = ProbeSettings(kind, strength, folds, seed=seed, by_fold=by_fold)
+    shots = tuple(count for count in SHOTS if f"{LINEAR}-{count}" in wanted)
+    settings = ProbeSettings(kind, strength, folds, seed=seed, by_fold=by_fold, shots=shots)
     return Task(name, read_probe(settings, shared, catalog), wanted)
 
 

@@ -14,7 +14,7 @@ from geomae.catalog import Catalog
 from geomae.encoders.selections import Embeddings
 from geomae.errors import CatalogError, ConfigError
 from geomae.evaluation.folds import FoldPlan, Labelled, TrainingSet, codes_of, cross_fit_plans, single_plan
-from geomae.evaluation.probe_predictions import Predictions, classify, classify_aligned, regress, segment
+from geomae.evaluation.probe_predictions import SHOTS, Predictions, classify, classify_aligned, regress, segment
 from geomae.evaluation.probe_scores import GroundTruth
 from geomae.metrics.predictions import FEWEST_GROUPS, UNKNOWN, ClassMeasure, Measure, NumberMeasure, PixelMeasure
 from geomae.tiles.index import TileIndex, read_label_codes
@@ -32,7 +32,8 @@ class ProbeSettings:
     `C` is that of the logistic regression (1 / alpha of the ridge), None to have it chosen. `cross_fit` is the number
     of folds in which each group is tested by a probe that never saw it; with `by_fold` they are made by the column of
     `group.folds` where tiles have one, as folds to choose a strength by are. Averages are over classes with at least
-    `min_class_rows` test tiles. `alignments` begin with `none`; without any no alignment is fitted.
+    `min_class_rows` test tiles. `alignments` begin with `none`; without any no alignment is fitted. `shots` are the
+    numbers of labels per class of the probes from few.
     """
 
     task: str = CLASSIFICATION
@@ -42,6 +43,7 @@ class ProbeSettings:
     alignments: tuple[str, ...] = ()
     seed: int = 0
     by_fold: bool = False
+    shots: tuple[int, ...] = SHOTS
 
 
 def read_classes(
@@ -274,7 +276,7 @@ class ProbeTask:
         labelled = Labelled(label, group, self.names)
         if settings.task == REGRESSION:
             return regress(self.plans, train, labelled, tests, settings.C)
-        predictions = classify(self.plans, train, labelled, tests, settings.C, settings.seed)
+        predictions = classify(self.plans, train, labelled, tests, settings.C, settings.seed, settings.shots)
         if settings.alignments:
             paired = {test.name: _paired(self.train, test) for test in self.tests}
             classify_aligned(predictions, self.plans, train, labelled, tests, settings.alignments, settings.C, paired)

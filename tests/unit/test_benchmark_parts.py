@@ -1,5 +1,7 @@
 """The parts of the benchmark of encoders: how encoders and tasks are written, and what the figures are."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -9,8 +11,8 @@ from geomae.evaluation.probe_scores import GroundTruth
 from geomae.metrics.predictions import ClassMeasure
 from pipelines.benchmark_figure import curves
 from pipelines.benchmark_runs import parse_contenders, read_predictions, write_predictions
-from pipelines.benchmark_scores import Row, resampled_by
-from pipelines.benchmark_tasks import parse_tasks
+from pipelines.benchmark_scores import Row, resampled_by, score_rows
+from pipelines.benchmark_tasks import in_order, parse_tasks
 
 
 @pytest.fixture
@@ -75,11 +77,31 @@ def test_tiles_stand_for_groups_where_there_are_too_few(groups, resampled):
     assert resampled_by(truth).groups == resampled
 
 
-def test_curves_are_those_of_minutes():
-    def row(encoder, value, measure="linear", task="t"):
-        return Row(encoder, None, task, task, measure, value, None, None, 1, 1)
+def row(encoder, task, measure, value, seed=None):
+    return Row(encoder, seed, task, task, measure, value, None, None, 1, 1)
 
-    rows = [row("x-2min", 0.6), row("x-0.5min", 0.5), row("y", 0.4), row("x-2min", 0.9, "knn5")]
+
+def test_a_score_needs_every_measure_and_is_told_for_each_seed():
+    tasks = [SimpleNamespace(name="a", measures=("linear", "knn5")), SimpleNamespace(name="b", measures=("linear-5",))]
+    rows = [row("x", "a", "linear", 0.3), row("x", "a", "knn5", 0.6), row("x", "a", "knn20", 0.9)]
+    assert score_rows(rows, tasks) == []
+    rows += [row("x", "b", "linear-5", 0.9), row("y", "b", "linear-5", 0.1)]
+    for seed, value in ((0, 0.2), (1, 0.4)):
+        rows += [row("x", "a", "linear", value, seed), row("x", "a", "knn5", 0.6, seed)]
+    rows += [row("x", "b", "linear-5", 1.0, 0)]
+    assert [(one.encoder, one.seed, round(one.value, 6)) for one in score_rows(rows, tasks)] == [
+        ("x", None, 0.6),
+        ("x", 0, 0.6),
+    ]
+
+
+def test_measures_stand_from_all_labels_to_one():
+    assert in_order(["linear-1", "knn5", "linear-10", "linear"]) == ["linear", "knn5", "linear-10", "linear-1"]
+
+
+def test_curves_are_those_of_minutes():
+    rows = [row("x-2min", "t", "linear", 0.6), row("x-0.5min", "t", "linear", 0.5), row("y", "t", "linear", 0.4)]
+    rows += [row("x-2min", "t", "knn5", 0.9)]
     (curve,) = curves(rows, ["x-2min", "x-0.5min", "y"], scored=False)
     assert curve.lines == {"x": [(0.5, 0.5), (2.0, 0.6)]}
     assert curve.level == {"y": 0.4}
