@@ -62,7 +62,7 @@ def parse_encoders(texts: Sequence[str], baselines: Sequence[str] = BASELINES) -
     itself made of letters, digits and `._-`. Raises ConfigError for an unknown kind, name or option, with the nearest
     known, for a folder that is absent, and for a label that is given twice.
     """
-    pairs = [_split_label(text) for text in texts]
+    pairs = [split_label(text) for text in texts]
     given = [label for label, _ in pairs if label is not None]
     twice = next((label for label in given if given.count(label) > 1), None)
     if twice is not None:
@@ -118,8 +118,8 @@ def _with_seeds(reference: Reference) -> EncoderSpec:
     return EncoderSpec(reference.label, tuple(seeded), seeds)
 
 
-def _split_label(text: str) -> tuple[str | None, str]:
-    """The label and the encoder. A folder of that very name is no label: `a=b` may be a path."""
+def split_label(text: str) -> tuple[str | None, str]:
+    """The label (None without one) and the encoder. A folder of that very name is no label: `a=b` may be a path."""
     label, mark, rest = text.partition("=")
     if mark and LABEL.fullmatch(label) and not Path(text).exists():
         return label, rest

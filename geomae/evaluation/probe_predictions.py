@@ -126,6 +126,7 @@ def few_label_classes(
     test_TD: NDArray[np.floating],
     classes: int,
     seed: int,
+    shots: tuple[int, ...] = SHOTS,
 ) -> dict[int, list[Codes]]:
     """The predicted class (T,) for each number of labels per class and each draw.
 
@@ -133,13 +134,13 @@ def few_label_classes(
     """
     scale = Scale.of(train_ND)
     predicted: dict[int, list[Codes]] = {}
-    for shots in possible_shots(label_N):
-        predicted[shots] = []
+    for count in possible_shots(label_N, shots):
+        predicted[count] = []
         for draw in range(DRAWS):
-            drawn = draw_labelled_tiles(label_N, group_N, shots, seed, draw)
+            drawn = draw_labelled_tiles(label_N, group_N, count, seed, draw)
             share_NK = one_hot(label_N[drawn], classes)
             probe = fit_path(train_ND[drawn], share_NK, [FEW_LABELS_C], scale=scale, tolerance=LOOSE)[0]
-            predicted[shots].append(probe.predict(test_TD))
+            predicted[count].append(probe.predict(test_TD))
     return predicted
 
 
@@ -187,6 +188,7 @@ def classify(
     tests: Mapping[str, NDArray[np.floating]],
     C: float | None,
     seed: int,
+    shots: tuple[int, ...] = SHOTS,
 ) -> Predictions:
     """Linear probe, kNN and few labels of one encoder, on embeddings (T, D) by test set; `C` None is chosen."""
     predictions, classes = Predictions(), len(labelled.names)
@@ -205,11 +207,11 @@ def classify(
                 predictions.put(PredictionKey(test, f"knn{count}"), 0, total, places, codes_T)
         together = np.concatenate([tests[test][places] for test, places in plan.tests.items()])
         ends = np.cumsum([len(places) for places in plan.tests.values()])[:-1]
-        few = few_label_classes(embedding_ND, label_N, labelled.group_P[plan.train], together, classes, seed)
-        for shots, draws in few.items():
+        few = few_label_classes(embedding_ND, label_N, labelled.group_P[plan.train], together, classes, seed, shots)
+        for count, draws in few.items():
             for draw, codes in enumerate(draws):
                 for (test, places), codes_T in zip(plan.tests.items(), np.split(codes, ends), strict=True):
-                    predictions.put(PredictionKey(test, "linear", shots), draw, len(tests[test]), places, codes_T)
+                    predictions.put(PredictionKey(test, "linear", count), draw, len(tests[test]), places, codes_T)
     return predictions
 
 

@@ -89,8 +89,12 @@ class ProbeScores:
         )
 
 
-def score(results: Sequence[EncoderResult], truths: Mapping[str, GroundTruth], seed: int) -> ProbeScores:
+def score(
+    results: Sequence[EncoderResult], truths: Mapping[str, GroundTruth], seed: int, *, compare_few: bool = False
+) -> ProbeScores:
     """Score every encoder on every test set. The first contender is what the others are compared with.
+
+    `compare_few` compares them by few labels too.
 
     Of several seeds the mean stands in the table, and each seed in rows of its own. The best baseline is the one with
     the highest figure on the test set itself, which nobody could have known before: a hard one to beat.
@@ -112,7 +116,7 @@ def score(results: Sequence[EncoderResult], truths: Mapping[str, GroundTruth], s
             else:
                 pair = (compared[result.label], unaligned[plain])
                 scores.rows.append(_difference(result.label, key, TO_NONE, *pair))
-        if key.shots is None:
+        if key.shots is None or compare_few:
             baselines = [one.label for one in results if one.baseline]
             if baselines:
                 scores.best_baseline[key] = max(baselines, key=lambda label: compared[label][0])
@@ -192,4 +196,4 @@ def _difference(
 ) -> ProbeRow:
     """A row for the difference of two main figures, with the interval of the differences in the same resamples."""
     interval = None if own[1] is None or other[1] is None else percentile_interval(own[1] - other[1])
-    return ProbeRow(label, key.test, key.method, metric, own[0] - other[0], interval, align=key.align)
+    return ProbeRow(label, key.test, key.method, metric, own[0] - other[0], interval, shots=key.shots, align=key.align)

@@ -14,7 +14,7 @@ from geomae.catalog import Catalog
 from geomae.encoders.selections import Embeddings
 from geomae.errors import CatalogError, ConfigError
 from geomae.evaluation.folds import FoldPlan, Labelled, TrainingSet, codes_of, cross_fit_plans, single_plan
-from geomae.evaluation.probe_predictions import Predictions, classify, classify_aligned, regress, segment
+from geomae.evaluation.probe_predictions import SHOTS, Predictions, classify, classify_aligned, regress, segment
 from geomae.evaluation.probe_scores import GroundTruth
 from geomae.metrics.predictions import FEWEST_GROUPS, UNKNOWN, ClassMeasure, Measure, NumberMeasure, PixelMeasure
 from geomae.tiles.index import TileIndex, read_label_codes
@@ -30,8 +30,10 @@ class ProbeSettings:
     """How encoders are probed, alike for all.
 
     `C` is that of the logistic regression (1 / alpha of the ridge), None to have it chosen. `cross_fit` is the number
-    of folds in which each group is tested by a probe that never saw it. Averages are over classes with at least
-    `min_class_rows` test tiles. `alignments` begin with `none`; without any no alignment is fitted.
+    of folds in which each group is tested by a probe that never saw it; with `by_fold` they are made by the column of
+    `group.folds` where tiles have one, as folds to choose a strength by are. Averages are over classes with at least
+    `min_class_rows` test tiles. `alignments` begin with `none`; without any no alignment is fitted. `shots` are the
+    numbers of labels per class of the probes from few.
     """
 
     task: str = CLASSIFICATION
@@ -40,6 +42,8 @@ class ProbeSettings:
     min_class_rows: int = 1
     alignments: tuple[str, ...] = ()
     seed: int = 0
+    by_fold: bool = False
+    shots: tuple[int, ...] = SHOTS
 
 
 def read_classes(
@@ -272,7 +276,7 @@ class ProbeTask:
         labelled = Labelled(label, group, self.names)
         if settings.task == REGRESSION:
             return regress(self.plans, train, labelled, tests, settings.C)
-        predictions = classify(self.plans, train, labelled, tests, settings.C, settings.seed)
+        predictions = classify(self.plans, train, labelled, tests, settings.C, settings.seed, settings.shots)
         if settings.alignments:
             paired = {test.name: _paired(self.train, test) for test in self.tests}
             classify_aligned(predictions, self.plans, train, labelled, tests, settings.alignments, settings.C, paired)
@@ -353,7 +357,7 @@ def _plans(
     if names:  # for segmentation the most frequent class of a tile, which keeps folds even
         label_P = np.array([names.index(label) for label in label_P.tolist()])
     training = TrainingSet(
-        label_P, names, column("fold"), column("group"), [unit for part in pool for unit in part.unit_T],
+        label_P, names, column("fold"), column("group"), [unit for part in pool for unit in _units(part, settings)],
         np.repeat([number > 0 for number in range(len(pool))], [len(part) for part in pool]),
     )  # fmt: skip
     choose = settings.C is None or bool(settings.alignments)  # label shift is estimated on the folds, too
@@ -361,9 +365,17 @@ def _plans(
     if settings.cross_fit is None:
         plans, how = single_plan(training, {test.name: len(test) for test in tests}, choose, seed)
     else:
-        units = {test.name: test.unit_T for test in tests}
+        units = {test.name: _units(test, settings) for test in tests}
         plans, how = cross_fit_plans(training, units, settings.cross_fit, choose, seed)
     return plans, how if settings.C is None else ""
+
+
+def _units(part: LabelledSelection, settings: ProbeSettings) -> list[str]:
+    """What cross-fitting keeps on one side, tile by tile."""
+    if not settings.by_fold:
+        return part.unit_T
+    folds = part.index.tiles["fold"].tolist()
+    return [unit if fold is None else str(fold) for unit, fold in zip(part.unit_T, folds, strict=True)]
 
 
 def _paired(train: LabelledSelection, test: LabelledSelection) -> bool:
