@@ -55,8 +55,7 @@ class TrainedModel(nn.Module):
         self.mae, self.objective = mae, objective
         self.projection = Projection(mae.architecture.width) if objective.paired else None
         self.targets = nn.ModuleList(targets)
-        most = max((len(one.mean_F) for one in targets), default=0)
-        self.textures = TextureHead(mae.architecture.width, len(targets), most) if objective.textures else None
+        self.textures = TextureHead(mae.architecture.width, len(targets)) if objective.textures else None
         if not objective.pixels:  # nothing reaches what lies behind the block after which views are compared
             for part in (*mae.encoder.blocks[mae.architecture.middle :], mae.encoder.norm):
                 part.requires_grad_(False)
@@ -102,12 +101,11 @@ class TrainedModel(nn.Module):
         return Loss(loss_B.where(chosen_B, 0), chosen_B.long())
 
     def _textures(self, view: View, pooled_BD: Tensor) -> Loss | None:
-        """Mean squared error over the features of each tile; in training alone, which the targets are measured for."""
+        """Mean squared error over the components of each tile; in training alone: targets are of its data sets."""
         if self.textures is None or not self.training:
             return None
-        target_BF, counted_B = self.targets[view.dataset](view.pixels_BCHW, view.valid_BCHW)
-        predicted_BF = self.textures(pooled_BD, view.dataset, target_BF.shape[1])
-        error_B = (predicted_BF - target_BF).square().mean(1)
+        target_BP, counted_B = self.targets[view.dataset](view.pixels_BCHW, view.valid_BCHW)
+        error_B = (self.textures(pooled_BD, view.dataset) - target_BP).square().mean(1)
         return Loss(error_B.where(counted_B, 0), torch.ones_like(error_B))
 
     def _middle(self, view: View, tiles: TilePatches) -> Tensor:

@@ -2,11 +2,13 @@
 
 The filters are small patches of the imagery itself without their mean (Coates et al. 2011). What they say of a tile is
 how strongly they respond above and below zero on average: random convolutional features, of which a linear map tells
-land cover (Rolf et al. 2021, MOSAIKS). Mean and deviation of every band stand beside them. To predict fixed features of
-what is hidden instead of its pixels is the idea of MaskFeat (Wei et al. 2022, arXiv 2112.09133), there of patches: here
-of tiles, since tiles are what encoders are asked about. Nothing of it is kept after training.
+land cover (Rolf et al. 2021, MOSAIKS). Mean and deviation of every band stand beside them. All are turned to their
+principal components and these brought to one size, so that what few filters say counts as much as what all say. To
+predict fixed features of what is hidden instead of its pixels is the idea of MaskFeat (Wei et al. 2022, arXiv
+2112.09133), there of patches: here of tiles, since tiles are what encoders are asked about. Nothing of it is kept after
+training.
 
-B tiles, C bands, H W pixels, K filters, F = 2 K + 2 C features, D width
+B tiles, T of a sample, C bands, H W pixels, K filters, F = 2 K + 2 C features, P components, D width
 """
 
 import math
@@ -21,32 +23,39 @@ from geomae.models.blocks import start_linear
 SIDES = (3, 5, 7)  # of filters, in pixels
 PER_SIDE = 32  # filters of each side
 STRIDE = 2  # of the convolutions: responses of neighbours say nearly the same
+COMPONENTS = 96
+SMALLEST = 1e-4  # share of the largest variance that is added to each: what is noise is not blown up
+AT_ONCE = 64  # tiles of the sample
 HIDDEN = 512  # width of the head
 LARGEST = 6.0  # deviations beyond which a target is cut: one bright tile must not rule a step
 
 
 class TextureTargets(nn.Module):
-    """The filters of one data set and the usual size of what they say, from a sample of its tiles."""
+    """The filters of one data set and the components of what they say, from a sample of its tiles."""
 
     mean_F: Tensor
-    std_F: Tensor
+    basis_FP: Tensor
 
     def __init__(self, pixels_TCHW: Tensor, valid_TCHW: Tensor, rng: np.random.Generator) -> None:
         super().__init__()
         # Functions of the seed and the tiles, and so no part of a checkpoint.
         for side in SIDES:
             self.register_buffer(f"filters_{side}", _cut_filters(pixels_TCHW, side, rng), persistent=False)
-        features_TF, counted_T = self._responses(pixels_TCHW, valid_TCHW)
+        pairs = zip(torch.split(pixels_TCHW, AT_ONCE), torch.split(valid_TCHW, AT_ONCE), strict=True)
+        features_TF, counted_T = (
+            torch.cat(parts) for parts in zip(*(self._responses(*one) for one in pairs), strict=True)
+        )
         known_TF = features_TF[counted_T] if bool(counted_T.any()) else features_TF
         self.register_buffer("mean_F", known_TF.mean(0), persistent=False)
-        self.register_buffer("std_F", known_TF.std(0, correction=0).clamp(min=1e-4), persistent=False)
+        self.register_buffer("basis_FP", _whitening(known_TF), persistent=False)
 
     @torch.no_grad()
     def forward(self, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Targets (B, F), standardised, and which tiles (B,) have any: whose valid pixels a filter fits between."""
+        """Targets (B, P) of unit variance, and which tiles (B,) have any: whose valid pixels a filter fits between."""
         features_BF, counted_B = self._responses(pixels_BCHW, valid_BCHW)
-        target_BF = ((features_BF - self.mean_F) / self.std_F).clamp(-LARGEST, LARGEST)
-        return target_BF.where(counted_B[:, None], 0), counted_B
+        with torch.autocast(pixels_BCHW.device.type, enabled=False):
+            target_BP = ((features_BF - self.mean_F) @ self.basis_FP).clamp(-LARGEST, LARGEST)
+        return target_BP.where(counted_B[:, None], 0), counted_B
 
     def _responses(self, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, F) of standardised tiles over what is valid, and which tiles have a place for every filter."""
@@ -69,23 +78,33 @@ class TextureTargets(nn.Module):
 
 
 class TextureHead(nn.Module):
-    """Two layers from the mean of the visible tokens to the features of a tile; data sets differ by a learned code.
+    """Two layers from the mean of the visible tokens to the components; data sets differ by a learned code."""
 
-    A data set of fewer bands than another has fewer features.
-    """
-
-    def __init__(self, width: int, datasets: int, features: int) -> None:
+    def __init__(self, width: int, datasets: int) -> None:
         super().__init__()
-        self.hidden, self.out = nn.Linear(width, HIDDEN), nn.Linear(HIDDEN, features)
+        self.hidden, self.out = nn.Linear(width, HIDDEN), nn.Linear(HIDDEN, COMPONENTS)
         start_linear(self)
         self.code = nn.Embedding(datasets, HIDDEN)
         nn.init.zeros_(self.code.weight)
 
-    def forward(self, pooled_BD: Tensor, dataset: int, features: int) -> Tensor:
-        """Predictions (B, F) in float32."""
-        hidden_BH = gelu(self.hidden(pooled_BD) + self.code.weight[dataset])
-        predicted_BF: Tensor = self.out(hidden_BH).float()[:, :features]
-        return predicted_BF
+    def forward(self, pooled_BD: Tensor, dataset: int) -> Tensor:
+        """Predictions (B, P) in float32."""
+        predicted_BP: Tensor = self.out(gelu(self.hidden(pooled_BD) + self.code.weight[dataset]))
+        return predicted_BP.float()
+
+
+def _whitening(features_TF: Tensor) -> Tensor:
+    """What turns features about their mean to components of unit variance (F, P); zero where the sample has no more."""
+    about_TF = (features_TF - features_TF.mean(0)).double()
+    scale_F = about_TF.std(0, correction=0).clamp(min=1e-4)
+    variance_P, turn_FP = torch.linalg.eigh((about_TF / scale_F).T @ (about_TF / scale_F) / len(about_TF))
+    variance_P, turn_FP = variance_P.flip(0)[:COMPONENTS].clamp(min=0), turn_FP.flip(1)[:, :COMPONENTS]
+    signs_P = turn_FP.gather(0, turn_FP.abs().argmax(0, keepdim=True)).sign()  # which no library promises
+    known_P = variance_P > SMALLEST * variance_P[0]
+    size_P = (variance_P + SMALLEST * variance_P[0]).clamp(min=1e-12).sqrt()
+    basis_FP = torch.zeros(features_TF.shape[1], COMPONENTS, dtype=torch.float64)
+    basis_FP[:, : len(size_P)] = (turn_FP * signs_P / size_P / scale_F[:, None]) * known_P
+    return basis_FP.float()
 
 
 def _cut_filters(pixels_TCHW: Tensor, side: int, rng: np.random.Generator) -> Tensor:
@@ -104,8 +123,3 @@ def _cut_filters(pixels_TCHW: Tensor, side: int, rng: np.random.Generator) -> Te
     centred = torch.where(flat[:, None, None, None], noise, centred)
     filters: Tensor = centred / centred.flatten(1).norm(dim=1)[:, None, None, None]
     return filters
-
-
-def count_features(bands: int) -> int:
-    """Number F of features of a tile of so many bands."""
-    return 2 * bands + 2 * PER_SIDE * len(SIDES)

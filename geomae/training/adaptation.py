@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geomae.config import AdaptConfig, Decoder, Objective, Optimizer, PretrainConfig
+from geomae.config import AdaptConfig, Decoder, Objective, Optimizer, PretrainConfig, check_contrast
 from geomae.encoders.own_models import fit_model
 from geomae.errors import CatalogError, ConfigError, ModelError
 from geomae.models.folder import Model
@@ -133,11 +133,16 @@ def training_config(config: AdaptConfig, model: Model) -> PretrainConfig:
     """The training of `model`, by the terms that are asked for, else by those that it was trained with."""
     shape = model.mae.architecture
     rate = RATES[config.method] if config.rate is None else config.rate
+    objective = config.objective or recorded_objective(model)
+    try:
+        check_contrast(objective, config.batch)
+    except ValueError as error:  # of terms that the user did not name
+        raise ConfigError(f"--model: goes on by the terms it was trained with: {error}") from error
     return PretrainConfig(
         model=shape.kind, patch=shape.patch, embedding=shape.embedding, target=shape.target,
         positions="gsd" if shape.positions == "gsd" else "sincos", reference_gsd_m=shape.reference_gsd_m,
         decoder=shape.decoder or Decoder(), masking=config.masking, optimizer=Optimizer(base_rate=rate),
-        objective=config.objective or recorded_objective(model), views=config.views, data=config.data,
+        objective=objective, views=config.views, data=config.data,
         steps=config.steps, batch=config.batch, eval_every=config.eval_every, save_every=config.save_every, keep=1,
     )  # fmt: skip
 

@@ -28,7 +28,7 @@ from geomae.training.data import Dataset, TrainingData
 from geomae.training.optimizer import build_optimizer, decayed
 from geomae.training.validation import ValidationScores
 
-MOST_SAMPLED, FEWEST_SAMPLED, SAMPLED_VALUES = 256, 8, 2**25  # tiles that texture targets are measured on
+MOST_SAMPLED, FEWEST_SAMPLED, SAMPLED_VALUES = 1024, 8, 2**25  # tiles that texture targets are measured on
 
 
 @dataclass

@@ -318,7 +318,7 @@ def test_models_that_cannot_be_adapted_are_refused(land, done, tracking_uri, tmp
     alone = build(tmp_path / "alone", decoder=False)
     stacked = build(tmp_path / "stacked", embedding="stacked")
     for model, kind, parts, target in (
-        (alone, ModelError, ["encoder without a decoder", "geomae convert"], BROWN),
+        (alone, ConfigError, ["batch: 8 tiles are too few", "objective.contrast"], BROWN),
         (stacked, BandMismatchError, ["stacked", "spectral embedding takes any bands"], "thermal[season=brown]"),
         (done[0] / "model", ConfigError, [f"adapted to {BROWN} already", "--again"], BROWN),
     ):

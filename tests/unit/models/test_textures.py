@@ -10,11 +10,11 @@ from geomae.models.band_embedding import band_codes
 from geomae.models.folder import standardise
 from geomae.models.masking import Mask
 from geomae.models.objective import TrainedModel, View, kept_weights
-from geomae.models.textures import LARGEST, SIDES, STRIDE, TextureTargets, count_features
+from geomae.models.textures import COMPONENTS, LARGEST, SIDES, STRIDE, TextureTargets
 
 
-def sample(gaps=0.0, seed=0):
-    pixels, valid = tiles(6, gaps=gaps, seed=seed)
+def sample(count=6, seed=0):
+    pixels, valid = tiles(count, seed=seed)
     return standardise(pixels, valid, RECORD), valid
 
 
@@ -52,9 +52,21 @@ def test_targets_are_their_definition_over_valid_pixels():
     pixels = pixels.where(valid, torch.nan)
     wanted = np.stack([direct(found, one, known) for one, known in zip(pixels, valid, strict=True)])
     got, counted = found(pixels, valid)
-    assert got.shape == (6, count_features(4)) and bool(counted.all())
-    standard = (wanted - found.mean_F.numpy()) / found.std_F.numpy()
-    assert np.allclose(got.numpy(), standard.clip(-LARGEST, LARGEST), atol=1e-4)
+    assert got.shape == (6, COMPONENTS) and bool(counted.all())
+    components = (wanted - found.mean_F.numpy()) @ found.basis_FP.numpy()
+    assert np.allclose(got.numpy(), components.clip(-LARGEST, LARGEST), atol=1e-3)
+
+
+def test_components_of_the_sample_are_of_unit_variance_and_do_not_correlate():
+    pixels, valid = sample(count=40)
+    found = TextureTargets(pixels, valid, np.random.default_rng(0))
+    got, _ = found(pixels, valid)
+    used = found.basis_FP.abs().sum(0) > 0
+    assert 30 < int(used.sum()) <= 39  # 40 tiles about their mean have 39 directions
+    covariance = (got.T @ got / 40)[used][:, used]
+    off = covariance - covariance.diagonal().diag()
+    assert off.abs().max() < 0.05
+    assert covariance.diagonal()[:20].min() > 0.9 and covariance.diagonal().max() < 1.01
 
 
 def test_filters_are_patches_of_the_imagery_without_their_mean_and_of_length_one():
@@ -73,7 +85,7 @@ def test_flat_imagery_has_filters_too():
     found = TextureTargets(
         torch.zeros(2, 4, 16, 16), torch.ones(2, 4, 16, 16, dtype=torch.bool), np.random.default_rng(0)
     )
-    assert torch.isfinite(found.filters_5).all() and torch.isfinite(found.std_F).all()
+    assert torch.isfinite(found.filters_5).all() and torch.isfinite(found.basis_FP).all()
 
 
 def test_a_tile_without_room_for_a_filter_does_not_count():
@@ -102,7 +114,7 @@ def test_the_term_is_the_mean_squared_error_of_its_head(view):
     one = model()
     found = one(view)
     wanted, _ = one.targets[1](view.pixels_BCHW, view.valid_BCHW)
-    predicted = one.textures(found.pooled_BD, 1, count_features(4))
+    predicted = one.textures(found.pooled_BD, 1)
     assert torch.allclose(found.textures.sum_B, (predicted - wanted).square().mean(1))
     assert int(found.textures.count_B.sum()) == 6 and found.contrast is None
     assert one.eval()(view).textures is None  # held-out tiles are scored by the other terms
