@@ -103,7 +103,7 @@ def read_adaptation_domains(
         check_no_pixel_overlap(selections[1].index, selections[0].index, f"--source {selections[1].name}")
     memory = config.data.memory_mb * 1024**2 // (2 * len(selections))
     target, *others = [_domain(model, one, config, memory, seed, notes) for one in selections]
-    paired = pair_tiles([one.training.index for one in (target, *others)], config.objective, notes)
+    paired = pair_tiles([(one.name, one.training.index) for one in (target, *others)], config.objective, notes)
     return AdaptationDomains(model, target, others[0] if others else None, tuple(dict.fromkeys(notes)), *paired)
 
 

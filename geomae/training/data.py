@@ -204,13 +204,13 @@ def assemble(
         entries,
         digest([entries, content]),
         groups,
-        *pair_tiles([index for _, index in training], config.objective, notes),
+        *pair_tiles(training, config.objective, notes),
         notes,
     )
 
 
 def pair_tiles(
-    indexes: Sequence[TileIndex], objective: Objective, notes: list[str]
+    named: Sequence[tuple[str, TileIndex]], objective: Objective, notes: list[str]
 ) -> tuple[Objective, Partners | None]:
     """Who shows the ground of the training tiles, too, where views are compared; and the objective without `places`
     where nobody does. Notes say how many there are, and what they were found by.
@@ -219,7 +219,8 @@ def pair_tiles(
     """
     if not objective.paired:
         return objective, None
-    partners = find_partners(indexes)
+    names, indexes = zip(*named, strict=True)
+    partners = find_partners(indexes, names)
     if not objective.places:
         return objective, partners
     notes += partners.how

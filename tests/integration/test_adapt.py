@@ -15,7 +15,7 @@ from geomae.commands import adapt
 from geomae.commands.adapt import AdaptOptions
 from geomae.commands.options import CommonOptions
 from geomae.config import AdaptConfig, PretrainConfig
-from geomae.errors import BandMismatchError, CatalogError, ConfigError, GeomaeError, ModelError
+from geomae.errors import BandMismatchError, CatalogError, ConfigError, GeomaeError
 from geomae.evaluation.adaptation_effect import error_changes, evaluate_before_after, plan_before_after
 from geomae.models.architecture import Architecture
 from geomae.models.folder import Model, load_model, save_model
