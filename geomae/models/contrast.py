@@ -5,7 +5,7 @@ layers that is thrown away after training (Chen et al. 2020, arXiv 2002.05709). 
 tile. `places` takes the second one from another date or sensor, as Manas et al. (2021, arXiv 2103.16607) and Ayush et
 al. (2021, arXiv 2011.09980) do: what stays the same at a place is what an encoder should say of it.
 
-B tiles of this rank, G of all ranks, V visible tokens, D width, E of the projection
+B tiles of this rank, G of all ranks, H = 2 G views of them, V visible tokens, D width, E of the projection
 """
 
 from collections.abc import Callable
@@ -59,16 +59,18 @@ def pool_visible(latent_BVD: Tensor) -> Tensor:
 def contrast(first_BE: Tensor, second_BE: Tensor, negatives: Negatives, temperature: float, gather: Gather) -> Tensor:
     """How badly each tile's views find each other (B,): cross entropy in nats, the mean over both directions.
 
-    The views are of length 1. Tiles that are not `negative` take no part; a tile without any negative, or that is not
-    counted, costs nothing.
+    The views are of length 1. A view is told from both views of all tiles that are `negative`. A tile without any, or
+    that is not counted, costs nothing.
     """
     own_B = negatives.start + torch.arange(len(first_BE), device=first_BE.device)
     counted_G = gather(negatives.counted_B[:, None].to(first_BE.dtype))[:, 0] > 0
-    against_BG = (negatives.negative_BG & counted_G).scatter(1, own_B[:, None], True)
+    negative_BG = negatives.negative_BG & counted_G
+    against_BH = torch.cat([negative_BG.scatter(1, own_B[:, None], True), negative_BG], dim=1)  # H = 2 G
     total_B = first_BE.new_zeros(len(first_BE))
     with torch.autocast(first_BE.device.type, enabled=False):
-        for one_BE, other_BE in ((first_BE, second_BE), (second_BE, first_BE)):
-            alike_BG = one_BE @ gather(other_BE).T / temperature
-            alike_BG = alike_BG.masked_fill(~against_BG, float("-inf"))
-            total_B = total_B + nn.functional.cross_entropy(alike_BG, own_B, reduction="none")
+        every = gather(first_BE), gather(second_BE)
+        for one_BE, (same_GE, other_GE) in ((first_BE, every), (second_BE, every[::-1])):
+            alike_BH = one_BE @ torch.cat([other_GE, same_GE]).T / temperature
+            alike_BH = alike_BH.masked_fill(~against_BH, float("-inf"))
+            total_B = total_B + nn.functional.cross_entropy(alike_BH, own_B, reduction="none")
     return total_B.where(negatives.counted_B, 0) / 2

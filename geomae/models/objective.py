@@ -56,6 +56,9 @@ class TrainedModel(nn.Module):
         self.projection = Projection(mae.architecture.width) if objective.paired else None
         self.targets = nn.ModuleList(targets)
         self.textures = TextureHead(mae.architecture.width, len(targets)) if objective.textures else None
+        # Pixels pull the first half of the encoder away from what the other terms teach it (docs/choices.md). Beside them
+        # they teach the second half and the decoder alone, which reconstruct no worse.
+        self.shielded = len(objective.weights()) > 1
         if not objective.pixels:  # nothing reaches what lies behind the block after which views are compared
             for part in (*mae.encoder.blocks[mae.architecture.middle :], mae.encoder.norm):
                 part.requires_grad_(False)
@@ -75,7 +78,8 @@ class TrainedModel(nn.Module):
         if isinstance(mae.encoder, Encoder):
             middle_BVD = self._middle(first, tiles)
             pooled_BD = pool_visible(middle_BVD)
-            latent = self._last(middle_BVD) if self.objective.pixels else None
+            if self.objective.pixels:
+                latent = self._last(middle_BVD.detach() if self.shielded else middle_BVD)
         else:
             latent = mae.encode(
                 tiles.patches_BNCP, tiles.shown_BNCP, first.codes_CF, first.mask, tiles.shape, first.gsd_m

@@ -31,7 +31,8 @@ def direct(first, second, negative, counted, temperature):
         for one, other in ((first, second), (second, first)):
             own = math.exp(float(one[i] @ other[i]) / temperature)
             negatives = sum(
-                math.exp(float(one[i] @ other[j]) / temperature)
+                math.exp(float(one[i] @ view[j]) / temperature)
+                for view in (one, other)
                 for j in range(len(first))
                 if j != i and negative[i][j] and counted[j]
             )
@@ -85,7 +86,7 @@ def test_ranks_together_give_the_losses_and_gradients_of_one():
 def test_tiles_of_the_same_ground_and_uncounted_ones_do_not_push():
     first, second = unit(6, 0), unit(6, 1).requires_grad_()
     contrast(first, second, some_negatives(6), 0.2, alone)[1].backward()
-    touched = second.grad.abs().sum(1) > 0
+    touched = second.grad.abs().sum(1) > 0  # by its own pair, and as a negative
     assert touched.tolist() == [True, True, True, False, False, True]
 
 
@@ -150,6 +151,19 @@ def test_invalid_pixels_influence_neither_losses_nor_gradients(views):
         grads.append([p.grad for p in one.parameters()])
     assert losses[0] == losses[1]
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+def test_beside_other_terms_pixels_do_not_teach_the_first_half_of_the_encoder(views):
+    first, second, negatives = views
+    one = model(pixels=1, contrast=1)
+    one(first, second, negatives).pixels.sum_B.sum().backward()
+    taught = {name for name, value in one.mae.named_parameters() if value.grad is not None and value.grad.any()}
+    assert taught and all(
+        name.startswith(("encoder.norm", "decoder")) for name in taught
+    )  # its one block is the middle
+    alone = model(pixels=1)
+    alone(first).pixels.sum_B.sum().backward()
+    assert all(value.grad is not None for value in alone.mae.parameters())
 
 
 def test_the_projection_is_thrown_away():
