@@ -56,8 +56,8 @@ class TrainedModel(nn.Module):
         self.projection = Projection(mae.architecture.width) if objective.paired else None
         self.targets = nn.ModuleList(targets)
         self.textures = TextureHead(mae.architecture.width, len(targets)) if objective.textures else None
-        # Pixels pull the first half of the encoder away from what the other terms teach it (docs/choices.md). Beside them
-        # they teach the second half and the decoder alone, which reconstruct no worse.
+        # Pixels pull the first half of the encoder away from what the other terms teach it (docs/choices.md). Beside
+        # them they teach the second half and the decoder alone, which reconstruct no worse.
         self.shielded = len(objective.weights()) > 1
         if not objective.pixels:  # nothing reaches what lies behind the block after which views are compared
             for part in (*mae.encoder.blocks[mae.architecture.middle :], mae.encoder.norm):
