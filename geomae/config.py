@@ -91,7 +91,9 @@ class Objective(Frozen, strict=True):
         0.0, ge=0, description="the same with two views of one tile, of tiles that have no partner or where places is 0"
     )
     textures: float = Field(
-        0.0, ge=0, description="predict what fixed filters say of the whole tile from what is visible of it"
+        0.0,
+        ge=0,
+        description="predict what fixed filters say of the whole tile, or of its partner",
     )
     temperature: float = Field(0.1, gt=0, description="of contrast and places: what similarities are divided by")
 

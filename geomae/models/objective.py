@@ -2,7 +2,7 @@
 
 pixels            what is hidden of a view is predicted: squared error against the target (mae.py)
 contrast, places  the views of a tile are told apart from those of other tiles (contrast.py)
-textures          what fixed filters say of the whole view is predicted from what is visible of it (textures.py)
+textures          what fixed filters say of a tile, or of its partner, is predicted from its visible part (textures.py)
 
 B tiles, D width
 """
@@ -94,7 +94,8 @@ class TrainedModel(nn.Module):
             loss_B = contrast(*views_BE, negatives, self.objective.temperature, gather)
             places = self._of_pairs(loss_B, negatives.partner_B) if self.objective.places else None
             alone = self._of_pairs(loss_B, ~negatives.partner_B) if self.objective.contrast else None
-        return TermLosses(pixels, places, alone, self._textures(first, pooled_BD), pooled_BD.detach())
+        textures = self._textures(pooled_BD, first, second, negatives) if self.textures and self.training else None
+        return TermLosses(pixels, places, alone, textures, pooled_BD.detach())
 
     def predict(self, *inputs: Any) -> Tensor:
         """As `MaskedAutoencoder.predict`, by the name that strategies wrap."""
@@ -104,12 +105,28 @@ class TrainedModel(nn.Module):
     def _of_pairs(loss_B: Tensor, chosen_B: Tensor) -> Loss:
         return Loss(loss_B.where(chosen_B, 0), chosen_B.long())
 
-    def _textures(self, view: View, pooled_BD: Tensor) -> Loss | None:
-        """Mean squared error over the components of each tile; in training alone: targets are of its data sets."""
-        if self.textures is None or not self.training:
-            return None
-        target_BP, counted_B = self.targets[view.dataset](view.pixels_BCHW, view.valid_BCHW)
-        error_B = (self.textures(pooled_BD, view.dataset) - target_BP).square().mean(1)
+    def _textures(self, pooled_BD: Tensor, first: View, second: View | None, negatives: Negatives | None) -> Loss:
+        """Mean squared error over the components of each tile, or of its partner where it has one.
+
+        In training alone: targets are of its data sets.
+        """
+        assert self.textures is not None
+        if second is None or negatives is None:
+            partner_B, second = pooled_BD.new_zeros(len(pooled_BD), dtype=torch.bool), first
+        else:
+            partner_B = negatives.partner_B
+        if second.dataset == first.dataset:  # one pass: filters cost as much as blocks
+            partner_B111 = partner_B[:, None, None, None]
+            pixels_BCHW = torch.where(partner_B111, second.pixels_BCHW, first.pixels_BCHW)
+            valid_BCHW = torch.where(partner_B111, second.valid_BCHW, first.valid_BCHW)
+            target_BP, counted_B = self.targets[first.dataset](pixels_BCHW, valid_BCHW)
+        else:
+            own_BP, own_B = self.targets[first.dataset](first.pixels_BCHW, first.valid_BCHW)
+            other_BP, other_B = self.targets[second.dataset](second.pixels_BCHW, second.valid_BCHW)
+            target_BP = torch.where(partner_B[:, None], other_BP, own_BP)
+            counted_B = torch.where(partner_B, other_B, own_B)
+        dataset_B = partner_B.long() * (second.dataset - first.dataset) + first.dataset
+        error_B = (self.textures(pooled_BD, dataset_B) - target_BP).square().mean(1)
         return Loss(error_B.where(counted_B, 0), torch.ones_like(error_B))
 
     def _middle(self, view: View, tiles: TilePatches) -> Tensor:

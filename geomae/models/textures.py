@@ -5,8 +5,8 @@ how strongly they respond above and below zero on average: random convolutional 
 land cover (Rolf et al. 2021, MOSAIKS). Mean and deviation of every band stand beside them. All are turned to their
 principal components and these brought to one size, so that what few filters say counts as much as what all say. To
 predict fixed features of what is hidden instead of its pixels is the idea of MaskFeat (Wei et al. 2022, arXiv
-2112.09133), there of patches: here of tiles, since tiles are what encoders are asked about. Nothing of it is kept after
-training.
+2112.09133), there of patches: here of tiles, since tiles are what encoders are asked about. Where another date or
+sensor shows the ground of a tile, what the filters say of that is predicted. Nothing of it is kept after training.
 
 B tiles, T of a sample, C bands, H W pixels, K filters, F = 2 K + 2 C features, P components, D width
 """
@@ -87,9 +87,9 @@ class TextureHead(nn.Module):
         self.code = nn.Embedding(datasets, HIDDEN)
         nn.init.zeros_(self.code.weight)
 
-    def forward(self, pooled_BD: Tensor, dataset: int) -> Tensor:
-        """Predictions (B, P) in float32."""
-        predicted_BP: Tensor = self.out(gelu(self.hidden(pooled_BD) + self.code.weight[dataset]))
+    def forward(self, pooled_BD: Tensor, dataset_B: Tensor) -> Tensor:
+        """Predictions (B, P) in float32, for each tile of what its data set says of it."""
+        predicted_BP: Tensor = self.out(gelu(self.hidden(pooled_BD) + self.code(dataset_B)))
         return predicted_BP.float()
 
 

@@ -7,6 +7,7 @@ from tiny_models import RECORD, orders, tiles, tiny_mae
 
 from geomae.config import Objective
 from geomae.models.band_embedding import band_codes
+from geomae.models.contrast import Negatives
 from geomae.models.folder import standardise
 from geomae.models.masking import Mask
 from geomae.models.objective import TrainedModel, View, kept_weights
@@ -114,11 +115,26 @@ def test_the_term_is_the_mean_squared_error_of_its_head(view):
     one = model()
     found = one(view)
     wanted, _ = one.targets[1](view.pixels_BCHW, view.valid_BCHW)
-    predicted = one.textures(found.pooled_BD, 1)
+    predicted = one.textures(found.pooled_BD, torch.ones(6, dtype=torch.long))
     assert torch.allclose(found.textures.sum_B, (predicted - wanted).square().mean(1))
     assert int(found.textures.count_B.sum()) == 6 and found.contrast is None
     assert one.eval()(view).textures is None  # held-out tiles are scored by the other terms
     assert set(kept_weights(one.state_dict())) == set(one.mae.state_dict())
+
+
+@pytest.mark.parametrize("dataset", [0, 1])
+def test_where_a_tile_has_a_partner_that_is_what_is_predicted(view, dataset):
+    one = model()
+    pixels, valid = sample(seed=5)
+    second = View(pixels, valid, view.codes_CF, view.mask, dataset=dataset)
+    every = torch.ones(6, dtype=torch.bool)
+    partner = torch.tensor([True, False, True, False, False, True])
+    found = one(view, second, Negatives(~torch.eye(6, dtype=torch.bool), every, partner))
+    own, _ = one.targets[1](view.pixels_BCHW, view.valid_BCHW)
+    other, _ = one.targets[dataset](pixels, valid)
+    wanted = torch.where(partner[:, None], other, own)
+    predicted = one.textures(found.pooled_BD, torch.where(partner, dataset, 1))
+    assert torch.allclose(found.textures.sum_B, (predicted - wanted).square().mean(1))
 
 
 def test_invalid_pixels_influence_nothing(view):
