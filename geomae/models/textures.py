@@ -25,6 +25,7 @@ PER_SIDE = 32  # filters of each side
 STRIDE = 2  # of the convolutions: responses of neighbours say nearly the same
 COMPONENTS = 96
 SMALLEST = 1e-4  # share of the largest variance that is added to each: what is noise is not blown up
+NOTHING = 1e-9  # share of it below which there is only rounding
 AT_ONCE = 64  # tiles of the sample
 HIDDEN = 512  # width of the head
 LARGEST = 6.0  # deviations beyond which a target is cut: one bright tile must not rule a step
@@ -51,7 +52,7 @@ class TextureTargets(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Targets (B, P) of unit variance, and which tiles (B,) have any: whose valid pixels a filter fits between."""
+        """Targets (B, P), of unit variance at most, and which tiles (B,) have any: whose valid pixels a filter fits between."""
         features_BF, counted_B = self._responses(pixels_BCHW, valid_BCHW)
         with torch.autocast(pixels_BCHW.device.type, enabled=False):
             target_BP = ((features_BF - self.mean_F) @ self.basis_FP).clamp(-LARGEST, LARGEST)
@@ -94,13 +95,13 @@ class TextureHead(nn.Module):
 
 
 def _whitening(features_TF: Tensor) -> Tensor:
-    """What turns features about their mean to components of unit variance (F, P); zero where the sample has no more."""
+    """What turns features about their mean to components of unit variance at most (F, P); zero where there are no more."""
     about_TF = (features_TF - features_TF.mean(0)).double()
     scale_F = about_TF.std(0, correction=0).clamp(min=1e-4)
     variance_P, turn_FP = torch.linalg.eigh((about_TF / scale_F).T @ (about_TF / scale_F) / len(about_TF))
     variance_P, turn_FP = variance_P.flip(0)[:COMPONENTS].clamp(min=0), turn_FP.flip(1)[:, :COMPONENTS]
     signs_P = turn_FP.gather(0, turn_FP.abs().argmax(0, keepdim=True)).sign()  # which no library promises
-    known_P = variance_P > SMALLEST * variance_P[0]
+    known_P = variance_P > NOTHING * variance_P[0]
     size_P = (variance_P + SMALLEST * variance_P[0]).clamp(min=1e-12).sqrt()
     basis_FP = torch.zeros(features_TF.shape[1], COMPONENTS, dtype=torch.float64)
     basis_FP[:, : len(size_P)] = (turn_FP * signs_P / size_P / scale_F[:, None]) * known_P
