@@ -52,7 +52,7 @@ class TextureTargets(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Targets (B, P), of unit variance at most, and which tiles (B,) have any: whose valid pixels a filter fits between."""
+        """Targets (B, P) and which tiles (B,) have any: those between whose gaps every filter fits."""
         features_BF, counted_B = self._responses(pixels_BCHW, valid_BCHW)
         with torch.autocast(pixels_BCHW.device.type, enabled=False):
             target_BP = ((features_BF - self.mean_F) @ self.basis_FP).clamp(-LARGEST, LARGEST)
@@ -95,7 +95,7 @@ class TextureHead(nn.Module):
 
 
 def _whitening(features_TF: Tensor) -> Tensor:
-    """What turns features about their mean to components of unit variance at most (F, P); zero where there are no more."""
+    """What turns features about their mean to components (F, P) of unit variance at most; zero where there are none."""
     about_TF = (features_TF - features_TF.mean(0)).double()
     scale_F = about_TF.std(0, correction=0).clamp(min=1e-4)
     variance_P, turn_FP = torch.linalg.eigh((about_TF / scale_F).T @ (about_TF / scale_F) / len(about_TF))
