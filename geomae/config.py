@@ -128,8 +128,8 @@ class Views(Frozen, strict=True):
     each band has mean 0 and deviation 1 before.
     """
 
-    gain: float = Field(0.2, ge=0, lt=1, description="each band is multiplied by 1 - gain to 1 + gain")
-    offset: float = Field(0.2, ge=0, description="up to so many standard deviations are added to each band")
+    gain: float = Field(0.1, ge=0, lt=1, description="each band is multiplied by 1 - gain to 1 + gain")
+    offset: float = Field(0.1, ge=0, description="up to so many standard deviations are added to each band")
 
 
 class Optimizer(Frozen, strict=True):

@@ -51,7 +51,7 @@ COLUMNS = (
 class Study(Frozen):
     """What is compared: the recipe `base` of `geomae pretrain`, changed by `common`, and variants by factor."""
 
-    base: str = "tiny"
+    base: str = "pixels"
     common: list[str] = Field([])
     factors: dict[str, list[str]] = Field(min_length=1)
     seeds: list[int] = Field([0], min_length=1)

@@ -31,7 +31,9 @@ datasets:
     offset: 0
     tile: {size: 16}
 """
-SMALL = ("batch=8", "patch=8", "decoder.width=16", "decoder.depth=1", "decoder.heads=2", "log_every=1")
+# A masked autoencoder of tiles as they are, whatever else the default recipe asks for.
+PIXELS = ("objective.places=0", "objective.textures=0", "data.scales=[1, 1]", "decoder.kind=full")
+SMALL = (*PIXELS, "batch=8", "patch=8", "decoder.width=16", "decoder.depth=1", "decoder.heads=2", "log_every=1")
 SIXTY = (*SMALL, "steps=60", "save_every=5", "eval_every=20")
 
 

@@ -23,10 +23,11 @@ datasets:
 LOWLAND, DRYLAND = "landscape[domain=lowland]", "landscape[domain=dryland]"
 PLAIN = ("--precision", "32", "--device", "cpu")
 MODELS = {
-    "stacked": options("embedding=stacked"),
-    "grouped": options("embedding=grouped"),
-    "spectral": (),
+    "stacked": ("--config", "pixels", *options("embedding=stacked")),
+    "grouped": ("--config", "pixels", *options("embedding=grouped")),
+    "spectral": ("--config", "pixels"),
     "cae": ("--config", "cae"),
+    "terms": (),
 }
 MODEL = "pretrain-spectral/model"
 
