@@ -123,8 +123,8 @@ BAD = {
     "passes": (("accumulate=2",), ["accumulate", "do not split over passes"]),
     "no term": (("objective.pixels=0", "objective.places=0"), ["give one of them a weight"]),
     "convolutional": (("model=cae", "embedding=stacked", "decoder.kind=full"), ["learns by pixels alone"]),
-    "scales": (("data.scales=[1.2, 1.5]",), ["data.scales", "over 1, the tile itself"]),
-    "gain": (("views.gain=1.5",), ["views.gain", "less than 1"]),
+    "scales": (("data.scales=[1.2, 1.5]",), ["scales", "over 1, the tile itself"]),
+    "gain": (("views.gain=1.5",), ["gain", "less than 1"]),
 }
 
 
