@@ -76,24 +76,23 @@ class TrainedModel(nn.Module):
         pixels = places = alone = None
         latent: Latent | None = None
         if isinstance(mae.encoder, Encoder):
-            middle_BVD = self._middle(first, tiles)
+            middle_BVD, other_BVD = self._middle(first, second, tiles)
             pooled_BD = pool_visible(middle_BVD)
             if self.objective.pixels:
                 latent = self._last(middle_BVD.detach() if self.shielded else middle_BVD)
+            if self.projection is not None and other_BVD is not None and negatives is not None:
+                views_BE = (self.projection(pooled_BD), self.projection(pool_visible(other_BVD)))
+                loss_B = contrast(*views_BE, negatives, self.objective.temperature, gather)
+                places = self._of_pairs(loss_B, negatives.partner_B) if self.objective.places else None
+                alone = self._of_pairs(loss_B, ~negatives.partner_B) if self.objective.contrast else None
         else:
-            latent = mae.encode(
+            latent = maps = mae.encode(
                 tiles.patches_BNCP, tiles.shown_BNCP, first.codes_CF, first.mask, tiles.shape, first.gsd_m
-            )  # fmt: skip
-            pooled_BD = latent[-1].float().mean((2, 3))
+            )
+            pooled_BD = maps[-1].float().mean((2, 3))
         if latent is not None:
             predicted_BMCP = mae.decode(latent, first.codes_CF, first.mask, tiles.wanted_BM, tiles.shape, first.gsd_m)
             pixels = mae.score(predicted_BMCP, tiles.truth_BMCP, tiles.valid_BMCP, tiles.scored_BMCP)
-        if self.projection is not None and second is not None and negatives is not None:
-            others = cut_tiles(second.pixels_BCHW, second.valid_BCHW, second.mask, mae.architecture.patch)
-            views_BE = (self.projection(pooled_BD), self.projection(pool_visible(self._middle(second, others))))
-            loss_B = contrast(*views_BE, negatives, self.objective.temperature, gather)
-            places = self._of_pairs(loss_B, negatives.partner_B) if self.objective.places else None
-            alone = self._of_pairs(loss_B, ~negatives.partner_B) if self.objective.contrast else None
         textures = self._textures(pooled_BD, first, second, negatives) if self.textures and self.training else None
         return TermLosses(pixels, places, alone, textures, pooled_BD.detach())
 
@@ -129,16 +128,27 @@ class TrainedModel(nn.Module):
         error_B = (self.textures(pooled_BD, dataset_B) - target_BP).square().mean(1)
         return Loss(error_B.where(counted_B, 0), torch.ones_like(error_B))
 
-    def _middle(self, view: View, tiles: TilePatches) -> Tensor:
-        """Visible tokens (B, 1 + V, D) after the middle block, where commands read an encoder too."""
+    def _middle(self, first: View, second: View | None, tiles: TilePatches) -> tuple[Tensor, Tensor | None]:
+        """Visible tokens (B, 1 + V, D) of both views after the middle block, where commands read an encoder."""
         encoder, architecture = self.mae.encoder, self.mae.architecture
         assert isinstance(encoder, Encoder)  # the configuration refuses to compare views of a convolutional model
+        starts = [self._start(first, tiles)]
+        if second is not None:
+            others = cut_tiles(second.pixels_BCHW, second.valid_BCHW, second.mask, architecture.patch)
+            starts.append(self._start(second, others))
+        # Both go through the blocks as one batch: large products keep more processors busy.
+        middle = torch.split(encoder.run(torch.cat(starts), 0, architecture.middle), len(starts[0]))
+        return middle[0], middle[1] if second is not None else None
+
+    def _start(self, view: View, tiles: TilePatches) -> Tensor:
+        """Visible tokens (B, 1 + V, D) of a view before the first block."""
+        encoder, architecture = self.mae.encoder, self.mae.architecture
+        assert isinstance(encoder, Encoder)
         self.mae.check_groups(view.mask)
         scale = architecture.position_scale(view.gsd_m)
-        start_BVD = encoder.start(
+        return encoder.start(
             tiles.patches_BNCP, tiles.shown_BNCP, view.codes_CF, view.mask.seen_BV, tiles.shape, scale
         )  # fmt: skip
-        return encoder.run(start_BVD, 0, architecture.middle)
 
     def _last(self, middle_BVD: Tensor) -> Tensor:
         """The same after all blocks and the norm."""
