@@ -322,7 +322,8 @@ def positions(rows: int, cols: int, width: int, scale: float | Tensor) -> Tensor
     """
     exponent = torch.arange(width // 4, dtype=torch.float64) / width
     row, col = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
-    factor = torch.as_tensor(scale, dtype=torch.float64).cpu()[..., None, None] * 10000.0**-exponent
+    exact = scale.cpu().double() if isinstance(scale, Tensor) else torch.tensor(scale, dtype=torch.float64)
+    factor = exact[..., None, None] * 10000.0**-exponent
     angles = [axis.reshape(-1, 1).double() * factor for axis in (col, row)]
     waves = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=-1).float()
     return waves if isinstance(scale, Tensor) else waves.reshape(-1, width)
