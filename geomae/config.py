@@ -241,7 +241,9 @@ class PretrainConfig(Frozen, strict=True):
 class AdaptConfig(Frozen, strict=True):
     """Everything that decides what `geomae adapt` computes, beside the model and the tiles."""
 
-    method: Literal["full", "last-blocks", "lora", "norm"] = Field("lora", description="which weights learn")
+    method: Literal["full", "last-blocks", "lora", "norm", "heads"] = Field(
+        "lora", description="which weights learn; heads: none of the model, to compare with"
+    )
     rank: int = Field(8, gt=0, description="of the corrections of method lora")
     blocks: int | None = Field(
         None, ge=0, description="last blocks of the encoder that learn in full; default 1 of last-blocks, 0 of lora"

@@ -1,7 +1,6 @@
 """`geomae adapt`: a model learns the unlabelled tiles of a domain, and is measured before and after."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,6 +25,7 @@ from geomae.errors import ConfigError
 
 if TYPE_CHECKING:
     from geomae.config import AdaptConfig
+    from geomae.training.starts import Start
 
 Blocks = Annotated[int | None, typer.Option(help="Last blocks that learn in full, of --method lora and last-blocks.")]
 Replay = Annotated[float | None, typer.Option(help="Share of the steps that take source tiles, against forgetting.")]
@@ -70,12 +70,14 @@ class AdaptOptions:
 
 
 def adapt(
-    model: Annotated[str, typer.Option("--model", help="Model folder, mlflow:RUN_ID or models:/NAME/VERSION.")],
+    model: Annotated[
+        str, typer.Option("--model", help="Model folder, mlflow:RUN_ID, models:/NAME/V or galileo:FOLDER.")
+    ],
     target: Annotated[str, typer.Option("--target", help="SELECTOR of the tiles to adapt to; no label is read.")],
     source: Annotated[
         str | None, typer.Option("--source", help="SELECTOR of tiles of where the model comes from.")
     ] = None,
-    method: Annotated[str | None, typer.Option(help="lora (default), full, last-blocks or norm.")] = None,
+    method: Annotated[str | None, typer.Option(help="lora (default), full, last-blocks, norm or heads.")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of the corrections of --method lora.")] = None,
     blocks: Blocks = None,
     replay: Replay = None,
@@ -117,27 +119,23 @@ def run(options: AdaptOptions) -> int:
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
     from geomae.commands import adapt_report as report
     from geomae.commands.run import AnalysisRun, open_session, selection_record
-    from geomae.encoders.interface import weights_digest
     from geomae.evaluation import adaptation_effect as before_after
-    from geomae.models.folder import load_model
-    from geomae.models.trainable_weights import unfreeze
     from geomae.runtime.signals import watch
     from geomae.training import adaptation
     from geomae.training.checkpoints import last_step
 
     session, seed = open_session(options.common, one_process="geomae adapt"), options.common.seed
-    folder = model_folder(options)
-    model = load_model(folder)
-    digest = weights_digest(model.mae.state_dict())[:32]
+    named, model = open_start(options)
+    digest = model.digest
     selections = session.select([options.target, *([options.source] if options.source else [])])
     if not options.again:
         adaptation.check_not_adapted(model, selections[0].digest(), options.model)
     training = adaptation.training_config(config, model)
     domains = adaptation.read_adaptation_domains(model, selections, training, seed)
-    share = unfreeze(load_model(folder).mae, config.method, blocks=config.whole_blocks, rank=config.rank)
+    _, share = adaptation.trainable(domains, config, seed)
     labelled = session.select(options.labelled) if options.labelled else []
     plan = before_after.plan_before_after(session.catalog, domains, labelled, options.min_class_rows, seed)
-    before_after.check_before_after(plan, folder, session.fabric.device)
+    before_after.check_before_after(plan, named, session.fabric.device)
     if options.common.dry_run:
         report.describe_dry_run(session, domains, config, share)
         return 0
@@ -159,16 +157,17 @@ def run(options: AdaptOptions) -> int:
         measured = None
         if adapted is not None:
             report.save_adapted(run_, session.catalog, config, domains, adapted, digest)
-            before = report.save_begun(run_, model, folder, domains.model)
+            before = report.save_begun(run_, model, named, domains.model)
             measured = before_after.evaluate_before_after(
-                session.compute, session.catalog, plan, before, run_.folder.model, out / "embeddings", seed, stop,
-                run_.step,
+                session.compute, session.catalog, plan, before, model.reference(run_.folder.model), out / "embeddings",
+                seed, stop, run_.step,
             )  # fmt: skip
         if adapted is None or measured is None:
             run_.stopped()
             return stop.exit_code
         changes = before_after.error_changes(session.compute, domains, adapted.model, config, seed)
-        result = before_after.AdaptationResult(config, domains, plan, adapted, changes, measured, digest)
+        loss = before_after.held_out_loss(run_.folder.history(), domains, adapted)
+        result = before_after.AdaptationResult(config, domains, plan, adapted, changes, measured, digest, loss)
         report.write_results(run_, result, options.register)
     return 0
 
@@ -208,17 +207,23 @@ def check_pair(common: CommonOptions, target: str | None, source: str | None) ->
         raise ConfigError(f"{chosen[0][0]}: is named as source and as target; name tiles of two domains")
 
 
-def model_folder(options: AdaptOptions) -> Path:
-    """The model folder that `--model` names; one in MLflow is downloaded."""
-    from geomae.encoders.specification import FOLDER, MLFLOW, parse_encoder
+def open_start(options: AdaptOptions) -> "tuple[str, Start]":
+    """What `--model` names: the text of the encoder, a folder for one in MLflow, which is downloaded; and the model."""
+    from geomae.encoders.galileo_training import galileo_start
+    from geomae.encoders.specification import FOLDER, GALILEO, MLFLOW, parse_encoder
+    from geomae.models.folder import load_model
     from geomae.tracking import download, resolve_uri
+    from geomae.training.starts import OwnStart
 
     reference = parse_encoder(options.model)
+    if reference.kind == GALILEO:
+        return options.model, galileo_start(reference)
     if reference.kind not in (FOLDER, MLFLOW):
         raise ConfigError(
-            f"--model {options.model}: give a model folder or an MLflow reference; weights of others become a model "
-            "folder by `geomae convert`"
+            f"--model {options.model}: give a model folder, an MLflow reference or galileo:FOLDER; weights of others "
+            "become a model folder by `geomae convert`"
         )
-    if reference.kind == FOLDER:
-        return Path(reference.name)
-    return download(reference.name, resolve_uri(options.common.tracking_uri))
+    folder = reference.name
+    if reference.kind == MLFLOW:
+        folder = str(download(reference.name, resolve_uri(options.common.tracking_uri)))
+    return folder, OwnStart(load_model(folder))

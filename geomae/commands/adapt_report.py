@@ -3,7 +3,7 @@
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from geomae.evaluation.adaptation_effect import AFTER, BEFORE, AdaptationResult,
 from geomae.evaluation.probe_task import describe_scoring
 from geomae.files import write_json
 from geomae.metrics.predictions import ALL, FEWEST_GROUPS
-from geomae.models.folder import Model, save_model
 from geomae.models.trainable_weights import Share
 from geomae.reports.domain_figures import Line, adaptation_curve, changes_picture
 from geomae.reports.page import Figure, Page, Section, Table, write_page
@@ -23,6 +22,7 @@ from geomae.reports.probe_figures import metric_name
 from geomae.tracking import commit
 from geomae.training.adaptation import AdaptationDomains, AdaptedModel, adapted_provenance
 from geomae.training.loop import Event
+from geomae.training.starts import Start
 from geomae.training.validation import BASELINES
 
 DISTANCE_TITLES = {
@@ -47,7 +47,7 @@ def describe_dry_run(session: Session, domains: AdaptationDomains, config: Adapt
         session.screen.result(note)
 
 
-def model_tags(model: Model) -> dict[str, str]:
+def model_tags(model: Start) -> dict[str, str]:
     """The tag that names the run that made a model, where it is known."""
     made_by = model.provenance.get("mlflow_run")
     return {"geomae.model_run": made_by} if made_by else {}
@@ -80,19 +80,19 @@ def save_adapted(
     }
     if run_.folder.model.exists():
         shutil.rmtree(run_.folder.model)
-    save_model(replace(adapted.model, provenance=provenance), run_.folder.model)
+    adapted.model.save(run_.folder.model, provenance)
 
 
-def save_begun(run_: AnalysisRun, model: Model, folder: Path, begun: Model) -> Path:
-    """A folder with the model as it began; beside the run, where it was given statistics of sensors that were new.
+def save_begun(run_: AnalysisRun, model: Start, named: str, begun: Start) -> str:
+    """The encoder text of the model as it began; a folder beside the run, where it was given statistics of new sensors.
 
     Else the embeddings before and after would differ by these, too.
     """
-    if begun.sensors == model.sensors:
-        return folder
+    if begun.same_embeddings(model):
+        return named
     if not (run_.out / BEFORE).exists():
-        save_model(begun, run_.out / BEFORE)
-    return run_.out / BEFORE
+        begun.save(run_.out / BEFORE, begun.provenance)
+    return begun.reference(run_.out / BEFORE)
 
 
 def write_results(run_: AnalysisRun, result: AdaptationResult, register: str | None) -> None:
@@ -127,7 +127,9 @@ def print_results(run_: AnalysisRun, result: AdaptationResult) -> None:
         if one.band == ALL
     ]  # fmt: skip
     header = ["", "before", "after", "%", *map(baseline_title, BASELINES)]
-    run_.screen.table("RMSE on held-out tiles, mean over bands", header, rows)
+    if rows:
+        run_.screen.table("RMSE on held-out tiles, mean over bands", header, rows)
+    run_.screen.result(result.loss.text)
     for name, target in result.before_after.target.items():
         value = "unknown, the oracle is hardly better" if math.isnan(target.value) else f"{target.value:.3f}"
         run_.screen.result(f"probe {name}: {value}")
@@ -148,6 +150,7 @@ def to_json(result: AdaptationResult) -> dict[str, Any]:
             "trained": adapted.share.trained, "total": adapted.share.total, "share": adapted.share.share,
         },
         "steps": {"kept": adapted.kept_step, "trained": adapted.steps},
+        "held_out_loss": asdict(result.loss),
         "reconstruction": [asdict(one) for one in result.changes],
         "gap": {model: [asdict(one) for one in rows] for model, rows in measured.gap.items()},
         "probe": {
@@ -164,6 +167,8 @@ def flat_figures(result: AdaptationResult) -> dict[str, float]:
         "parameters/share": result.adapted.share.share,
         "steps/kept": result.adapted.kept_step,
         "steps/trained": result.adapted.steps,
+        "loss/start": result.loss.start,
+        "loss/kept": result.loss.kept,
     }
     for one in result.changes:
         name = f"{one.domain}/{one.band}"
@@ -191,18 +196,27 @@ def _rows(figures: Mapping[str, Estimate]) -> dict[str, Any]:
 def summarize_adaptation(result: AdaptationResult) -> str:
     """One sentence: the target's labels where there are any, else its reconstruction; then what it cost the source."""
     target, source = result.error("target"), result.error("source")
-    assert target is not None
-    parts = [_reconstruction(target)]
+    by_pixels = target is not None and result.loss.term == "pixels"
+    parts = [_reconstruction(target) if target is not None and by_pixels else _comparison(result)]
     if result.adapted.kept_step == 0:
         parts = [
             f"The model was left as it was: no validation was better than the start on held-out tiles of "
-            f"{target.selector} in {result.adapted.steps} steps"
+            f"{result.domains.target.name} in {result.adapted.steps} steps"
         ]
-    if source is not None and result.adapted.kept_step:
+    if source is not None and by_pixels and result.adapted.kept_step:
         parts.append(f"on {source.selector} it {_moved(source)}{_span(source.interval, 100, ' %')}")
     if result.before_after.target:
         parts.append(_labels(result))
     return "; ".join(parts) + "."
+
+
+def _comparison(result: AdaptationResult) -> str:
+    """What became of the terms that need no decoder, of which a part is the head's: --method heads says how much."""
+    learned = "the head alone learned" if result.config.method == "heads" else "compare --method heads"
+    return (
+        f"The held-out loss of {result.loss.term} on {result.domains.target.name} went from "
+        f"{result.loss.start:.4f} to {result.loss.kept:.4f} ({learned})"
+    )
 
 
 def _reconstruction(target: ErrorChange) -> str:
@@ -269,20 +283,25 @@ def _span(interval: tuple[float, float] | None, factor: float, unit: str) -> str
 
 def write_report(run_: AnalysisRun, result: AdaptationResult, summary: str) -> list[Path]:
     """Publish `report.html` and its pictures; returns their paths."""
-    pictures = [run_.out / "adaptation_curve.png", run_.out / "adaptation_errors.png"]
-    held = f"{result.domains.target.name}-held-out"
+    pictures = [run_.out / "adaptation_curve.png", *([run_.out / "adaptation_errors.png"] if result.changes else [])]
+    held = result.domains.target.held.name
     unit = result.domains.target.held.record.unit.replace("_", " ")
-    curve = f"rmse/model/{held}/mean"
-    adaptation_curve(pictures[0], run_.folder.history(), curve, result.adapted.kept_step, unit=unit)
+    curve, title = (
+        (f"rmse/model/{held}/mean", f"RMSE, mean over bands ({unit})")
+        if result.loss.term == "pixels"
+        else (f"loss/{held}", f"loss of {result.loss.term}")
+    )
+    adaptation_curve(pictures[0], run_.folder.history(), curve, result.adapted.kept_step, title=title)
     lines = [
         Line(one.domain, "mean over bands" if one.band == ALL else one.band, 100 * one.change,
              (100 * one.interval[0], 100 * one.interval[1]) if one.interval else None)
         for one in result.changes
     ]  # fmt: skip
-    changes_picture(pictures[1], lines, names={one.domain: one.selector for one in result.changes})
+    if lines:
+        changes_picture(pictures[1], lines, names={one.domain: one.selector for one in result.changes})
     sections = [
         _training(result, pictures[0]),
-        _errors(result, pictures[1]),
+        *([_errors(result, pictures[1])] if result.changes else []),
         *([_gap(result)] if result.before_after.gap else []),
         *(_probe(result) if result.before_after.target else []),
         *([Section("Notes", result.domains.notes)] if result.domains.notes else []),
@@ -317,9 +336,11 @@ def _training(result: AdaptationResult, picture: Path) -> Section:
         f"{adapted.share.total:,} of the model.",
         f"{adapted.steps} of at most {config.steps} steps of {config.batch} tiles{replay}. Kept are the weights after "
         f"step {adapted.kept_step}, the best of the validations; {config.patience} without a new best end it.",
+        f"{result.loss.text[0].upper()}{result.loss.text[1:]}.",
         "No label had a part in it.",
     )
-    return Section("How it was adapted", text, (Figure(picture, "Held-out tiles of the target, hidden valid pixels."),))
+    what = "hidden valid pixels" if result.loss.term == "pixels" else "views of a tile told apart from other tiles"
+    return Section("How it was adapted", text, (Figure(picture, f"Held-out tiles of the target, {what}."),))
 
 
 def _errors(result: AdaptationResult, picture: Path) -> Section:

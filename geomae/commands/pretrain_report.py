@@ -293,6 +293,7 @@ class Reporter(TrackedRun):
     def _model(self, trainer: Trainer) -> Model:
         """The weights of now in a model of their own on the host, whatever the strategy; every rank must call it."""
         weights = checkpoints.collect_weights(wrapped(trainer.model))
+        assert isinstance(trainer.mae, MaskedAutoencoder)
         mae = MaskedAutoencoder(trainer.mae.architecture)
         if weights:  # only rank 0 gets them where the model is sharded
             mae.load_state_dict(kept_weights(weights))

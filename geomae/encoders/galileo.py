@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, max_pool2d
 
 from geomae.encoders.foreign_models import Values, load_state, stored_range, values
+from geomae.encoders.galileo_weights import FILES, read_renamed
 from geomae.encoders.interface import Layer, Tokens, check_pooling, choose_layer, weights_digest
 from geomae.encoders.specification import Reference
 from geomae.errors import BandMismatchError, ConfigError, ModelError
 from geomae.files import digest, read_json
 from geomae.models.blocks import choose_kernels
-from geomae.models.convert.state_dicts import read_weights
 from geomae.sensors import Band, match_bands, sensor
 from geomae.sensors.record import SensorRecord
 
@@ -40,7 +40,6 @@ STATISTICS = "13"  # key of the figures of two bands of Sentinel-1, ten of Senti
 RADAR_BANDS = 2
 BANDS = tuple(band for _, bands in GROUPS.values() for band in bands)
 SHAPE = ("embedding_size", "depth", "num_heads", "mlp_ratio", "max_patch_size")  # keys of the configuration
-FILES = ("encoder.pt", "config.json", "normalization.json")
 POOLINGS = ("mean", "mean-std")
 PATCH, MONTH = 4, 6  # pixels a side, and June: what is taken where the user says nothing
 REFERENCE_GSD_M = 10.0  # positions count in pixels of Sentinel-2
@@ -95,7 +94,7 @@ def galileo_encoder(
     if patch > shape["max_patch_size"]:
         raise ConfigError(f"{text}: patch is {patch}; its patches have at most {shape['max_patch_size']} pixels a side")
     network = GalileoNetwork(**shape)
-    left = load_state(network, _renamed(read_weights(folder / "encoder.pt")), text)
+    left = load_state(network, read_renamed(folder), text)
     number = choose_layer(layer, len(network.blocks)) if isinstance(layer, int) else None
     return GalileoEncoder(
         text=text,
@@ -205,15 +204,21 @@ class GalileoEncoder:
         tokens = self.tokens(pixels_BCHW, valid_BCHW)
         return tokens.pooled(self.pooling), tokens.patches_BND
 
-    def tokens(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> Tokens:
-        """Patches (B, N, D), each the mean over the groups that have a valid pixel in it, with gradients."""
+    def tokens(
+        self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None, gsd_m: float | Tensor | None = None
+    ) -> Tokens:
+        """Patches (B, N, D), each the mean over the groups that have a valid pixel in it, with gradients.
+
+        `gsd_m` may differ by tile (B,); None is that of the data set.
+        """
         rows_cols = self.patch_grid(*pixels_BCHW.shape[-2:])
         device = self.network.norm.weight.device
         pixels_BCHW = pixels_BCHW.to(device)
         valid_BCHW = torch.isfinite(pixels_BCHW) if valid_BCHW is None else valid_BCHW.to(device)
         by_group, visible_BGN = self._inputs(pixels_BCHW, valid_BCHW)
-        assert self.gsd_m is not None, "a data set without it is refused when the encoder is made"
-        scale = self.patch * self.gsd_m / REFERENCE_GSD_M
+        gsd_m = self.gsd_m if gsd_m is None else gsd_m
+        assert gsd_m is not None, "a data set without it is refused when the encoder is made"
+        scale = self.patch * gsd_m / REFERENCE_GSD_M
         x = self.network(by_group, visible_BGN, self._resize_PQ, rows_cols, scale, self.month - 1, self.layer)
         x = x.float()
         weight_BGN = visible_BGN / visible_BGN.sum(1, keepdim=True).clamp(min=1)
@@ -275,7 +280,7 @@ class GalileoNetwork(nn.Module):
         visible_BGN: Tensor,
         resize_PQ: Tensor,
         shape: tuple[int, int],
-        scale: float,
+        scale: float | Tensor,
         month: int,
         layer: int | None = None,
     ) -> Tensor:
@@ -284,8 +289,8 @@ class GalileoNetwork(nn.Module):
         `by_group` has the values (B, C, H, W) of each group; `month` counts from 0. Tokens that are not visible are
         no attention keys; a tile without any visible one sees all of them, and whoever pools leaves it out.
         """
-        places_NE = positions(*shape, self.quarter, scale).to(visible_BGN.device)
-        starts = [self._start(group, values, resize_PQ, places_NE, month) for group, values in by_group.items()]
+        places = positions(*shape, self.quarter, scale).to(visible_BGN.device)
+        starts = [self._start(group, values, resize_PQ, places, month) for group, values in by_group.items()]
         x = torch.cat(starts, dim=1)
         bias = None
         if not bool(visible_BGN.all()):
@@ -298,27 +303,30 @@ class GalileoNetwork(nn.Module):
         x = self.norm(x) if layer is None else x
         return x.reshape(*visible_BGN.shape, -1)
 
-    def _start(self, group: str, values_BCHW: Tensor, resize_PQ: Tensor, places_NE: Tensor, month: int) -> Tensor:
+    def _start(self, group: str, values_BCHW: Tensor, resize_PQ: Tensor, places: Tensor, month: int) -> Tensor:
         """Tokens (B, N, D) of a group before the first block; quarters of the width code group, date, month, place."""
         stored: Any = self.embed[group]
         side = round(resize_PQ.shape[1] ** 0.5)
         kernel = (stored.weight.flatten(2) @ resize_PQ).reshape(*stored.weight.shape[:2], side, side)
         tokens_BND = conv2d(values_BCHW, kernel, stored.bias, stride=side).flatten(2).transpose(1, 2)
         same = torch.cat([self.s_t_channel_embed[CODED.index(group)], self.pos_embed[0], self.month_embed[month]])
-        code_ND = torch.cat([same.expand(len(places_NE), -1), places_NE], dim=1)
-        started: Tensor = tokens_BND + code_ND
+        started: Tensor = tokens_BND + torch.cat([same.expand(*places.shape[:-1], -1), places], dim=-1)
         return started
 
 
-def positions(rows: int, cols: int, width: int, scale: float) -> Tensor:
+def positions(rows: int, cols: int, width: int, scale: float | Tensor) -> Tensor:
     """Sines and cosines (N, width) of the column, then the row, of each patch, times `scale`; row by row.
 
-    The published weights were trained with exponents that end at a quarter, not at 1: all waves are rather short.
+    Scales (B,) that differ by tile give (B, N, width). The published weights were trained with exponents that end at a
+    quarter, not at 1: all waves are rather short.
     """
     exponent = torch.arange(width // 4, dtype=torch.float64) / width
     row, col = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
-    angles = [axis.reshape(-1, 1).double() * (scale * 10000.0**-exponent) for axis in (col, row)]
-    return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1).float()
+    exact = scale.cpu().double() if isinstance(scale, Tensor) else torch.tensor(scale, dtype=torch.float64)
+    factor = exact[..., None, None] * 10000.0**-exponent
+    angles = [axis.reshape(-1, 1).double() * factor for axis in (col, row)]
+    waves = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=-1).float()
+    return waves if isinstance(scale, Tensor) else waves.reshape(-1, width)
 
 
 def ndvi(red_infrared_B2HW: Tensor) -> Tensor:
@@ -370,21 +378,6 @@ def _values(figures: Mapping[str, Any], fitted: Fitted, text: str) -> Values:
             f"{text}: normalization.json has no mean and std of 13 bands under {STATISTICS!r}; fetch it again"
         )
     return values(stored_range(fitted.record, text), [(low, width)], fitted.record)
-
-
-def _renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published state dict under our names: query, key and value in one map, as timm has them."""
-    named = {key.replace(".backbone", ""): value for key, value in weights.items()}
-    result: dict[str, Tensor] = {}
-    for key, value in named.items():
-        if ".attn.q." in key:
-            parts = [named.get(key.replace(".attn.q.", f".attn.{part}."), value[:0]) for part in "qkv"]
-            result[key.replace(".attn.q.", ".attn.qkv.")] = torch.cat(parts)
-        elif key.startswith("space_time_embed."):
-            result[key.replace("space_time_embed.", "embed.").replace(".proj.", ".")] = value
-        elif ".attn.k." not in key and ".attn.v." not in key:
-            result[{"month_embed.weight": "month_embed"}.get(key, key)] = value[:1] if key == "pos_embed" else value
-    return result
 
 
 def _shape(folder: Path, text: str) -> dict[str, int]:

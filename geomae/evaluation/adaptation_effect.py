@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,11 +43,11 @@ from geomae.metrics.predictions import (
     resample_groups,
 )
 from geomae.metrics.reconstruction import TileErrors
-from geomae.models.folder import Model
 from geomae.runtime.devices import Compute
 from geomae.runtime.signals import Stop
 from geomae.tiles.selection import Selection, check_no_pixel_overlap, share_bands
 from geomae.training.adaptation import AdaptationDomain, AdaptationDomains, AdaptedModel, training_config
+from geomae.training.starts import Start
 from geomae.training.trainer import batch_spec
 from geomae.training.validation import BASELINES, MODEL, errors_by_tile
 
@@ -112,6 +113,21 @@ class BeforeAfter:
 
 
 @dataclass(frozen=True)
+class HeldOutLoss:
+    """The loss on held-out tiles of the target by `term`, at the start and at the step that is kept."""
+
+    term: str
+    start: float
+    kept: float
+
+    @property
+    def text(self) -> str:
+        """In words; views are compared by a head that is random at the start."""
+        words = f"held-out loss ({self.term}): {self.start:.4f} at the start, {self.kept:.4f} where kept"
+        return words if self.term == "pixels" else f"{words}; the head of the comparison is random at the start"
+
+
+@dataclass(frozen=True)
 class AdaptationResult:
     """All that is known at the end; `digest` names the weights of the model before."""
 
@@ -122,10 +138,22 @@ class AdaptationResult:
     changes: list[ErrorChange]
     before_after: BeforeAfter
     digest: str
+    loss: HeldOutLoss
 
     def error(self, domain: str) -> ErrorChange | None:
         """The change of the reconstruction error of `target` or `source`, as the mean over bands."""
         return next((one for one in self.changes if (one.domain, one.band) == (domain, ALL)), None)
+
+
+def held_out_loss(
+    history: Sequence[Mapping[str, Any]], domains: AdaptationDomains, adapted: AdaptedModel
+) -> HeldOutLoss:
+    """Of a run's history: the loss of pixels where they have a weight, else that of the views that are compared."""
+    name = f"loss/{domains.target.held.name}"
+    losses = {row["step"]: float(row[name]) for row in history if name in row}
+    given = domains.objective.weights()
+    term = next(one for one in ("pixels", "contrast", "places") if one in given)
+    return HeldOutLoss(term, losses[0], losses[adapted.kept_step])
 
 
 def plan_before_after(
@@ -160,20 +188,25 @@ def plan_before_after(
     return BeforeAfterPlan(tuple(shared[: len(gap)]), task)
 
 
-def check_before_after(plan: BeforeAfterPlan, model: Path, device: torch.device) -> None:
+def check_before_after(plan: BeforeAfterPlan, model: str | Path, device: torch.device) -> None:
     """Raise BandMismatchError or ConfigError for tiles that the model cannot embed, before it is trained."""
     if plan.selections:
         EncoderLoader(EmbeddingSpec(), plan.selections, device).load(parse_encoder(str(model)))
 
 
 def error_changes(
-    compute: Compute, domains: AdaptationDomains, after: Model, config: AdaptConfig, seed: int
+    compute: Compute, domains: AdaptationDomains, adapted: Start, config: AdaptConfig, seed: int
 ) -> list[ErrorChange]:
-    """The changes on the held-out tiles of the target and of the source, each as the mean over bands and by band."""
-    before, device = domains.model, compute.fabric.device
+    """The changes on the held-out tiles of the target and of the source, each as the mean over bands and by band.
+
+    Empty for a model without a decoder.
+    """
+    before, after, device = domains.model.decoding, adapted.decoding, compute.fabric.device
+    if before is None or after is None:
+        return []
     device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
-    training = training_config(config, before)
-    spec = batch_spec(training, seed, before.mae.architecture.groups)
+    training = training_config(config, domains.model)
+    spec = batch_spec(training, seed, domains.model.groups)
     for model in (before, after):
         model.mae.to(device)
     changes: list[ErrorChange] = []
@@ -187,14 +220,14 @@ def evaluate_before_after(
     compute: Compute,
     catalog: Catalog,
     plan: BeforeAfterPlan,
-    before: Path,
-    after: Path,
+    before: str | Path,
+    after: str | Path,
     out: Path,
     seed: int,
     stop: Stop | None = None,
     progress: Callable[..., None] = lambda *_: None,
 ) -> BeforeAfter | None:
-    """Gap and probe of the model folders `before` and `after`; None where `stop` ended it.
+    """Gap and probe of the encoders `before` and `after`; None where `stop` ended it.
 
     All tiles of the plan are embedded into stores below `out`, by both models and for a probe by baselines.
     """

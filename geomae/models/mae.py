@@ -4,30 +4,23 @@ B batch, C bands, H W pixels, N patches, X tokens of a tile (one per patch and g
 a patch in one band, F features of a band's code. Pixels are standardised; `valid` tells which of them count.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from geomae.errors import ModelError
 from geomae.models.architecture import Architecture
+from geomae.models.contrast import pool_visible
 from geomae.models.convolutional_autoencoder import ConvolutionalDecoder, ConvolutionalEncoder
 from geomae.models.decoder import Decoder, build_decoder
 from geomae.models.encoder import Encoder
 from geomae.models.masking import Mask
 from geomae.models.patches import grid, normalise, patch_statistics, patchify, take
+from geomae.models.trainable import Loss, Trainable, View
+from geomae.sensors.band import Groups
 
 Latent = Tensor | list[Tensor]  # tokens, or the maps of a convolutional encoder
-
-
-class Loss(NamedTuple):
-    """Squared errors on hidden and valid pixels, as sums, so that ranks and passes can be added before dividing."""
-
-    sum_B: Tensor
-    count_B: Tensor
-
-    def mean(self) -> Tensor:
-        """The mean squared error; 0 where nothing was hidden and valid."""
-        return self.sum_B.sum() / self.count_B.sum().clamp(min=1)
 
 
 class TilePatches(NamedTuple):
@@ -56,7 +49,7 @@ def cut_tiles(pixels_BCHW: Tensor, valid_BCHW: Tensor, mask: Mask, side: int) ->
     )  # fmt: skip
 
 
-class MaskedAutoencoder(nn.Module):
+class MaskedAutoencoder(Trainable):
     """Encoder, decoder and loss, of transformers or convolutional. `forward` is three verbs: encode, decode, score."""
 
     def __init__(self, architecture: Architecture) -> None:
@@ -69,6 +62,52 @@ class MaskedAutoencoder(nn.Module):
             self.decoder = ConvolutionalDecoder(architecture) if architecture.decoder else None
         else:
             self.encoder, self.decoder = Encoder(architecture), build_decoder(architecture)
+
+    @property
+    def width(self) -> int:
+        """See `Trainable`."""
+        return self.architecture.width
+
+    @property
+    def groups(self) -> Groups | None:
+        """See `Trainable`."""
+        return self.architecture.groups
+
+    def reached(self, pixels: bool) -> Sequence[nn.Module]:
+        """All blocks with `pixels`; else those before the middle, where commands read an encoder too."""
+        return list(self.encoder.blocks[: None if pixels else self.architecture.middle])
+
+    def unreached(self, pixels: bool) -> Sequence[nn.Module]:
+        """Without `pixels`, what lies behind the middle block."""
+        if pixels:
+            return []
+        behind = [*self.encoder.blocks[self.architecture.middle :], self.encoder.norm]
+        return behind if self.decoder is None else [*behind, self.decoder]
+
+    def read(self, view: View, pixels: bool, *, shielded: bool = False) -> tuple[Tensor, Loss | None]:
+        """The mean of the visible tokens after the middle block (of a convolutional model, of the last map)."""
+        tiles = cut_tiles(view.pixels_BCHW, view.valid_BCHW, view.mask, self.architecture.patch)
+        latent: Latent
+        if isinstance(self.encoder, Encoder):
+            self.check_groups(view.mask)
+            middle, scale = self.architecture.middle, self.architecture.position_scale(view.gsd_m)
+            start_BVD = self.encoder.start(
+                tiles.patches_BNCP, tiles.shown_BNCP, view.codes_CF, view.mask.seen_BV, tiles.shape, scale
+            )  # fmt: skip
+            latent = self.encoder.run(start_BVD, 0, middle)
+            pooled_BD = pool_visible(latent)
+            if pixels:
+                latent = latent.detach() if shielded else latent
+                latent = self.encoder.finish(self.encoder.run(latent, middle, self.architecture.depth))
+        else:
+            latent = self.encode(
+                tiles.patches_BNCP, tiles.shown_BNCP, view.codes_CF, view.mask, tiles.shape, view.gsd_m
+            )  # fmt: skip
+            pooled_BD = latent[-1].float().mean((2, 3))
+        if not pixels:
+            return pooled_BD, None
+        predicted_BMCP = self.decode(latent, view.codes_CF, view.mask, tiles.wanted_BM, tiles.shape, view.gsd_m)
+        return pooled_BD, self.score(predicted_BMCP, tiles.truth_BMCP, tiles.valid_BMCP, tiles.scored_BMCP)
 
     def forward(
         self, pixels_BCHW: Tensor, valid_BCHW: Tensor, codes_CF: Tensor, mask: Mask, gsd_m: float | None = None
@@ -156,7 +195,7 @@ class MaskedAutoencoder(nn.Module):
         return Loss(error_BMCP.square().sum((1, 2, 3)), counted_BMCP.sum((1, 2, 3)))
 
 
-def compile_in_place(mae: MaskedAutoencoder) -> None:
+def compile_in_place(model: Trainable) -> None:
     """Have the blocks compiled when they are first called; names of weights and what is computed stay the same."""
-    for block in [*mae.encoder.blocks, *(mae.decoder.blocks if mae.decoder else [])]:
+    for block in [*model.reached(True), *(model.decoder.get_submodule("blocks").children() if model.decoder else [])]:
         block.compile()

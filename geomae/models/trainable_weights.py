@@ -7,6 +7,7 @@ last-blocks  the last blocks of the encoder, all norms, and the decoder, which h
 lora         corrections of low rank to the blocks of encoder and decoder, all norms, what is known of single bands, and
              on demand the last blocks of the encoder in full (in the manner of ExPLoRA, Khanna et al. 2024)
 norm         all norms
+heads        nothing of the model: only the heads of the terms, which are thrown away; to compare others with
 """
 
 import math
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from geomae.errors import ConfigError
 from geomae.models.band_embedding import GroupedEmbedding, GroupedHead, KernelBasis, StackedEmbedding, StackedHead
-from geomae.models.mae import MaskedAutoencoder
+from geomae.models.trainable import Trainable
 
 SCALE = 2.0  # of the correction; usually written alpha / r, with alpha = 2 r, so that one rate suits every rank
 DOWN, UP = "down_RI", "up_OR"
@@ -77,31 +78,43 @@ class Share:
         return self.trained / self.total
 
 
-def unfreeze(mae: MaskedAutoencoder, method: str, *, blocks: int, rank: int) -> Share:
+def unfreeze(model: Trainable, method: str, *, blocks: int, rank: int, pixels: bool = True) -> Share:
     """Let only the weights of `method` learn; the last `blocks` of the encoder do so in full.
 
-    Corrections of low rank are put into `mae`, begun from torch's generator. Raises ConfigError where the encoder has
-    not so many blocks, or none that corrections are for.
+    Without the term `pixels`, what its gradients alone would reach does not count. Corrections of low rank are put into
+    `model`, begun from torch's generator. Raises ConfigError where the encoder has not so many blocks, or none that
+    corrections are for.
     """
-    depth, total = len(mae.encoder.blocks), sum(value.numel() for value in mae.parameters())
+    reached, unreached = model.reached(pixels), model.unreached(pixels)
+    depth, total = len(reached), sum(value.numel() for value in model.parameters())
+    decoder = model.decoder if pixels else None
     if blocks > depth:
-        raise ConfigError(f"--blocks {blocks}: the encoder has {depth} blocks")
-    if method == "lora" and mae.architecture.kind == "cae":
+        raise ConfigError(
+            f"--blocks {blocks}: the encoder has {depth} blocks{'' if pixels else ' that its terms reach'}"
+        )
+    if method == "lora" and not any(isinstance(part, nn.Linear) for block in reached for part in block.modules()):
         raise ConfigError("--method lora: is for transformers, and the model is convolutional; choose another method")
-    mae.requires_grad_(method == "full")
-    free: list[nn.Module] = [part for part in mae.modules() if isinstance(part, NORMS)]
+    model.requires_grad_(method == "full")
+    free: list[nn.Module] = []
+    if method not in ("full", "heads"):
+        free += [part for part in model.modules() if isinstance(part, NORMS)]
     if method in ("last-blocks", "lora"):
-        free += mae.encoder.blocks[depth - blocks :]
-    if method == "last-blocks" and mae.decoder is not None:
-        free.append(mae.decoder)
+        free += reached[depth - blocks :]
+    if method == "last-blocks" and decoder is not None:
+        free.append(decoder)
     if method == "lora":
-        free += [part for module in mae.modules() if (part := _of_bands(module)) is not None]
+        free += [part for module in model.modules() if (part := _of_bands(module)) is not None]
     for part in free:
         part.requires_grad_(True)
+    for part in unreached:
+        part.requires_grad_(False)
     if method == "lora":
-        for part in (*mae.encoder.blocks[: depth - blocks], *(mae.decoder.blocks if mae.decoder is not None else ())):
+        for part in (
+            *reached[: depth - blocks],
+            *(decoder.get_submodule("blocks").children() if decoder is not None else ()),
+        ):
             add_low_rank(part, rank)
-    return Share(sum(value.numel() for value in mae.parameters() if value.requires_grad), total)
+    return Share(sum(value.numel() for value in model.parameters() if value.requires_grad), total)
 
 
 def _of_bands(module: nn.Module) -> nn.Module | None:

@@ -54,8 +54,8 @@ class Line:
     interval: tuple[float, float] | None
 
 
-def adaptation_curve(path: Path, rows: Sequence[Mapping[str, Any]], name: str, kept: int, *, unit: str) -> None:
-    """Publish a picture (PNG) of the error called `name` against the step, with the step whose weights are kept."""
+def adaptation_curve(path: Path, rows: Sequence[Mapping[str, Any]], name: str, kept: int, *, title: str) -> None:
+    """Publish a picture (PNG) of what is called `name` against the step, with the step whose weights are kept."""
     figure = Figure(figsize=(7, 4.4))
     add_title(figure, "Error on held-out tiles while adapting")
     axes = add_axes(figure, 0.95, 0.65, 5.8, 3.1)
@@ -64,7 +64,7 @@ def adaptation_curve(path: Path, rows: Sequence[Mapping[str, Any]], name: str, k
     axes.axvline(kept, color=BLUE, linewidth=1.2, linestyle="--", label=f"kept: step {kept}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step")
-    axes.set_ylabel(f"RMSE, mean over bands ({unit})")
+    axes.set_ylabel(title)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)

@@ -10,19 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from geomae.config import AdaptConfig, Decoder, Objective, Optimizer, PretrainConfig, check_contrast
-from geomae.encoders.own_models import fit_model
+from geomae.config import AdaptConfig, Objective, Optimizer, PretrainConfig, check_contrast
 from geomae.errors import CatalogError, ConfigError, ModelError
-from geomae.models.folder import Model
-from geomae.models.mae import MaskedAutoencoder
 from geomae.models.objective import kept_weights
+from geomae.models.trainable import Trainable
 from geomae.models.trainable_weights import Share, merged, unfreeze
 from geomae.randomness import key
 from geomae.runtime.devices import Compute
 from geomae.runtime.signals import Stop
-from geomae.sensors.record import SensorRecord
 from geomae.tiles.index import TileIndex
 from geomae.tiles.places import Partners
 from geomae.tiles.reader import TileReader
@@ -33,11 +29,12 @@ from geomae.training import checkpoints
 from geomae.training.checkpoints import Progress
 from geomae.training.data import Dataset, pair_tiles, usable_tiles
 from geomae.training.loop import Event, save, train, validate
+from geomae.training.starts import Start
 from geomae.training.trainer import prepare
 from geomae.training.validation import MODEL
 
 ADAPTED = "adapted"  # in the provenance of a model: what it was adapted to
-RATES = {"full": 0.004, "last-blocks": 0.008, "lora": 0.008, "norm": 0.03}  # for 256 tiles a step
+RATES = {"full": 0.004, "last-blocks": 0.008, "lora": 0.008, "norm": 0.03, "heads": 0.008}  # for 256 tiles a step
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ class AdaptationDomain:
 class AdaptationDomains:
     """Target and source, and the model as it begins, which knows the sensors of both. `notes` say what was decided."""
 
-    model: Model
+    model: Start
     target: AdaptationDomain
     source: AdaptationDomain | None
     notes: tuple[str, ...]
@@ -77,20 +74,20 @@ class AdaptationDomains:
 class AdaptedModel:
     """The adapted model, merged into plain weights; what learned; the step whose weights are kept, and the last one."""
 
-    model: Model
+    model: Start
     share: Share
     kept_step: int
     steps: int
 
 
 def read_adaptation_domains(
-    model: Model, selections: Sequence[Selection], config: PretrainConfig, seed: int
+    model: Start, selections: Sequence[Selection], config: PretrainConfig, seed: int
 ) -> AdaptationDomains:
     """The domains of the selections, the target's first, for a model that will learn them.
 
     Raises CatalogError, ConfigError, BandMismatchError or ModelError where tiles, bands and model do not fit together.
     """
-    if model.mae.decoder is None and config.objective.pixels:
+    if config.objective.pixels and model.decoding is None:
         raise ModelError(
             "objective.pixels: the model is an encoder without a decoder, which cannot predict pixels; --set "
             "objective.pixels=0 --set objective.contrast=1 goes on without it, or bring weights with their decoder "
@@ -98,7 +95,7 @@ def read_adaptation_domains(
         )
     notes: list[str] = []
     for one in reversed(selections):  # the target's sensor last, which becomes the first of the model
-        model = add_sensor(model, one.imagery, notes)
+        model = model.with_sensor(one.imagery, notes)
     if len(selections) == 2:
         check_no_pixel_overlap(selections[1].index, selections[0].index, f"--source {selections[1].name}")
     memory = config.data.memory_mb * 1024**2 // (2 * len(selections))
@@ -107,54 +104,37 @@ def read_adaptation_domains(
     return AdaptationDomains(model, target, others[0] if others else None, tuple(dict.fromkeys(notes)), *paired)
 
 
-def add_sensor(model: Model, imagery: SensorRecord, notes: list[str]) -> Model:
-    """The model with a record of the sensor of `imagery`. Raises BandMismatchError where its bands do not fit.
+def training_config(config: AdaptConfig, start: Start) -> PretrainConfig:
+    """The training of a model, by the terms that are asked for, else by those that it was trained with.
 
-    What the model was trained with stays; a sensor that it does not know becomes its first, with the statistics of the
-    imagery, and so do the bands of a known sensor that a spectral embedding has not met.
+    Raises ConfigError where they do not go with the method or the batch.
     """
-    known = next((one for one in model.sensors if (one.name, one.unit) == (imagery.name, imagery.unit)), None)
-    if known is None:
-        fitted, said = fit_model(model, imagery, "--model")
-        notes += said
-        return replace(model, sensors=(fitted.record, *model.sensors))
-    new = [band.name for band in imagery.bands if band.name not in {one.name for one in known.bands}]
-    if not new or model.mae.architecture.embedding != "spectral":
-        return model
-    notes.append(f"bands of {known.name} that the model learns anew: {', '.join(new)}")
-    more = imagery.select(new)
-    whole = replace(
-        known, bands=known.bands + more.bands, mean_C=known.mean_C + more.mean_C, std_C=known.std_C + more.std_C
-    )
-    return replace(model, sensors=tuple(whole if one is known else one for one in model.sensors))
-
-
-def training_config(config: AdaptConfig, model: Model) -> PretrainConfig:
-    """The training of `model`, by the terms that are asked for, else by those that it was trained with."""
-    shape = model.mae.architecture
     rate = RATES[config.method] if config.rate is None else config.rate
-    objective = config.objective or recorded_objective(model)
+    objective = config.objective or start.objective
+    if config.method == "heads" and objective.pixels:
+        raise ConfigError(
+            "--method heads: keeps the model as it is, and pixels have no head of their own; --set objective.pixels=0 "
+            "--set objective.contrast=1 compares by another term"
+        )
     try:
         check_contrast(objective, config.batch)
     except ValueError as error:  # of terms that the user did not name
         raise ConfigError(f"--model: goes on by the terms it was trained with: {error}") from error
     return PretrainConfig(
-        model=shape.kind, patch=shape.patch, embedding=shape.embedding, target=shape.target,
-        positions="gsd" if shape.positions == "gsd" else "sincos", reference_gsd_m=shape.reference_gsd_m,
-        decoder=shape.decoder or Decoder(), masking=config.masking, optimizer=Optimizer(base_rate=rate),
+        **start.training, masking=config.masking, optimizer=Optimizer(base_rate=rate),
         objective=objective, views=config.views, data=config.data,
         steps=config.steps, batch=config.batch, eval_every=config.eval_every, save_every=config.save_every, keep=1,
     )  # fmt: skip
 
 
-def recorded_objective(model: Model) -> Objective:
-    """The terms that a model was trained with; pixels where it does not say, and contrast where it has no decoder."""
-    provenance: Mapping[str, Any] | None = model.provenance
-    while provenance is not None:
-        if "objective" in provenance:
-            return Objective(**{"pixels": 0.0} | provenance["objective"])
-        provenance = provenance.get("from")
-    return Objective() if model.mae.decoder is not None else Objective(pixels=0, contrast=1)
+def trainable(domains: AdaptationDomains, config: AdaptConfig, seed: int) -> tuple[Trainable, Share]:
+    """A copy of the model in which the weights of the method may learn the tiles of these domains."""
+    network = domains.model.network([one.training.record for one in domains.all])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key(seed, "low rank") % 2**63)
+        return network, unfreeze(
+            network, config.method, blocks=config.whole_blocks, rank=config.rank, pixels=domains.objective.pixels > 0
+        )
 
 
 def adapt_model(
@@ -171,16 +151,11 @@ def adapt_model(
     The weights of the best validation are kept; where no step was better than the start, those of the start. `on_event`
     hears what the training loop reports.
     """
-    shape = domains.model.mae.architecture
-    mae = MaskedAutoencoder(shape)
-    mae.load_state_dict(domains.model.mae.state_dict())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key(seed, "low rank") % 2**63)
-        share = unfreeze(mae, config.method, blocks=config.whole_blocks, rank=config.rank)
+    network, share = trainable(domains, config, seed)
     training = [one.training for one in domains.all]
     job = training_config(config, domains.model).model_copy(update={"objective": domains.objective})
     trainer = prepare(
-        compute.fabric, mae, job, seed, compute.precision, training, [domains.target.held],
+        compute.fabric, network, job, seed, compute.precision, training, [domains.target.held],
         folder,
     )  # fmt: skip
     if job.objective.pixels:
@@ -203,7 +178,7 @@ def adapt_model(
         return None
     kept = trainer.progress.best_step or 0
     weights = checkpoints.weights_of(folder, kept)
-    return AdaptedModel(_with_weights(domains.model, weights), share, kept, trainer.progress.step)
+    return AdaptedModel(domains.model.with_weights(merged(kept_weights(weights))), share, kept, trainer.progress.step)
 
 
 def stale(progress: Progress, config: AdaptConfig) -> bool:
@@ -211,7 +186,7 @@ def stale(progress: Progress, config: AdaptConfig) -> bool:
     return progress.step - (progress.best_step or 0) >= config.patience * config.eval_every
 
 
-def check_not_adapted(model: Model, target_digest: str, name: str) -> None:
+def check_not_adapted(model: Start, target_digest: str, name: str) -> None:
     """Raise ConfigError where the model `name`, or one that it was made from, was adapted to the same tiles already."""
     provenance: Mapping[str, Any] | None = model.provenance
     while provenance is not None:
@@ -236,6 +211,7 @@ def adapted_provenance(
             "target": target.name,
             "target_digest": target.selected.digest(),
             "method": config.method,
+            "objective": domains.objective.weights(),
             "steps": adapted.kept_step,
             "parameters_trained": adapted.share.trained,
         },
@@ -244,13 +220,12 @@ def adapted_provenance(
 
 
 def _domain(
-    model: Model, selected: Selection, config: PretrainConfig, memory: int, seed: int, notes: list[str]
+    model: Start, selected: Selection, config: PretrainConfig, memory: int, seed: int, notes: list[str]
 ) -> AdaptationDomain:
-    fitted, said = fit_model(model, selected.imagery, "--model")
+    record, said = model.fit(selected.imagery, sorted(set(selected.index.tiles["size"].tolist())))
     notes += said
-    record = fitted.record
     names = tuple(band.name for band in record.bands)
-    index = usable_tiles(selected.index, config, names, model.mae.architecture.groups, notes)
+    index = usable_tiles(selected.index, config, names, model.groups, notes)
     held_T = validation_tiles(index.tiles, config.data.validation, seed)
     if not held_T.any():
         raise CatalogError(
@@ -285,10 +260,3 @@ def _without_overlap(name: str, learned: TileIndex, held: TileIndex, notes: list
             "learned from; the groups are too large to hold whole ones out"
         )
     return learned
-
-
-def _with_weights(before: Model, weights: Mapping[str, Tensor]) -> Model:
-    """The model with other weights, corrections merged into them."""
-    mae = MaskedAutoencoder(before.mae.architecture)
-    mae.load_state_dict(merged(kept_weights(weights)))
-    return replace(before, mae=mae.eval())

@@ -18,8 +18,8 @@ from geomae.config import Objective
 from geomae.errors import TrainingError
 from geomae.metrics.effective_rank import rank_of_rows
 from geomae.models.folder import SensorTensors, sensor_tensors
-from geomae.models.mae import Loss
-from geomae.models.objective import View
+from geomae.models.mae import MaskedAutoencoder
+from geomae.models.trainable import Loss, View
 from geomae.runtime.precision import working_precision
 from geomae.runtime.signals import Stop
 from geomae.tiles.batches import Batch, fixed_batches, read_ahead
@@ -264,6 +264,7 @@ def _reconstruction(trainer: Trainer, number: int, one: Dataset, baselines: bool
         one.reader, number, range(len(one.reader)), trainer.spec, trainer.config.batch,
         fabric.global_rank, fabric.world_size,
     )  # fmt: skip
+    assert isinstance(trainer.mae, MaskedAutoencoder)  # nobody else has a decoder
     return evaluate(predict, trainer.mae, one.record, batches, partial(added, fabric), baselines=baselines)
 
 

@@ -17,6 +17,7 @@ from geomae.models.mae import MaskedAutoencoder, compile_in_place
 from geomae.models.masking import MaskRules
 from geomae.models.objective import TrainedModel
 from geomae.models.textures import TextureTargets
+from geomae.models.trainable import Trainable
 from geomae.randomness import generator, key
 from geomae.runtime.devices import Fabric
 from geomae.sensors.band import Groups
@@ -51,10 +52,10 @@ class Trainer:
     @property
     def spec(self) -> BatchSpec:
         """How tiles are masked and turned."""
-        return batch_spec(self.config, self.seed, self.mae.architecture.groups)
+        return batch_spec(self.config, self.seed, self.mae.groups)
 
     @property
-    def mae(self) -> MaskedAutoencoder:
+    def mae(self) -> Trainable:
         """The model that is kept."""
         return self.trained.mae
 
@@ -92,7 +93,7 @@ def initial_model(config: PretrainConfig, data: TrainingData, seed: int) -> Mask
 
 def prepare(
     fabric: Fabric,
-    mae: MaskedAutoencoder,
+    mae: Trainable,
     config: PretrainConfig,
     seed: int,
     precision: str,

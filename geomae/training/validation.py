@@ -13,8 +13,9 @@ from torch import Tensor
 from geomae.metrics.reconstruction import TileErrors, sum_squares
 from geomae.models.folder import Model, SensorTensors, sensor_tensors
 from geomae.models.inpainting_baselines import mean_by_distance, mean_of_nearest, mean_of_visible
-from geomae.models.mae import Loss, MaskedAutoencoder, cut_tiles
+from geomae.models.mae import MaskedAutoencoder, cut_tiles
 from geomae.models.patches import restore_from_context, take
+from geomae.models.trainable import Loss
 from geomae.sensors.record import SensorRecord
 from geomae.tiles.batches import Batch, BatchSpec, fixed_batches
 from geomae.training.data import Dataset

@@ -29,6 +29,7 @@ from geomae.sensors.record import SensorRecord
 from geomae.tiles.selection import overlapping, select_tiles
 from geomae.training.adaptation import adapt_model, adapted_provenance, read_adaptation_domains, training_config
 from geomae.training.checkpoints import last_step
+from geomae.training.starts import OwnStart
 
 CATALOG = """\
 version: 1
@@ -247,16 +248,16 @@ def test_with_source_and_target_unknown_the_target_s_sensor_is_the_first(land, b
 
 def test_tiles_that_overlap_held_out_ones_are_told_of(land, begun):
     (one,) = select_tiles(open_catalog(land), ["halved"])
-    domains = read_adaptation_domains(load_model(begun), [one], PretrainConfig(), 0)
+    domains = read_adaptation_domains(OwnStart(load_model(begun)), [one], PretrainConfig(), 0)
     assert any("overlap held-out ones, which flatters" in note for note in domains.notes)
     (one,) = select_tiles(open_catalog(land), [BROWN])
-    domains = read_adaptation_domains(load_model(begun), [one], PretrainConfig(), 0)
+    domains = read_adaptation_domains(OwnStart(load_model(begun)), [one], PretrainConfig(), 0)
     assert not any("held-out" in note for note in domains.notes)
     assert not overlapping(domains.target.training.reader.index, domains.target.held.reader.index).any()
 
 
 def test_a_notebook_adapts_and_measures_without_the_command(land, begun, tmp_path):
-    catalog, compute, model = open_catalog(land), open_compute("cpu", "32"), load_model(begun)
+    catalog, compute, model = open_catalog(land), open_compute("cpu", "32"), OwnStart(load_model(begun))
     config = AdaptConfig(method="norm", batch=8, steps=2, eval_every=2)
     selections = select_tiles(catalog, [BROWN, GREEN])
     domains = read_adaptation_domains(model, selections, training_config(config, model), 0)
@@ -265,7 +266,7 @@ def test_a_notebook_adapts_and_measures_without_the_command(land, begun, tmp_pat
     adapted = adapt_model(compute, config, domains, tmp_path / "checkpoints", 0, Stop(), events.append)
     assert (adapted.steps, [one.step for one in events if one.scores is not None]) == (2, [0, 2])
     assert last_step(tmp_path / "checkpoints") == 2
-    save_model(adapted.model, tmp_path / "adapted")
+    adapted.model.save(tmp_path / "adapted", {})
     done = evaluate_before_after(compute, catalog, plan, begun, tmp_path / "adapted", tmp_path / "embeddings", 0)
     assert set(done.gap) == {"before", "after"}
     assert done.target == {}

@@ -3,15 +3,15 @@
 B tiles, C bands, H W pixels, N patches, D width
 """
 
-import json
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_galileo import DEPTH, WIDTH, published_layout, write_galileo
 
 from geomae.encoders import load_encoder, parse_encoders
-from geomae.encoders.galileo import GROUPS, NDVI, fit, ndvi, positions
+from geomae.encoders.galileo import NDVI, fit, ndvi, positions
 from geomae.errors import BandMismatchError, ConfigError, GeomaeError, ModelError
 from geomae.sensors import Band, sensor
 from geomae.sensors.record import SensorRecord
@@ -20,7 +20,6 @@ torch.set_num_threads(1)
 STORED = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12")  # of the expected numbers
 SEEN = {"all": STORED, "hls": ("B2", "B3", "B4", "B8A", "B11", "B12")}
 CASES = [(seen, patch, gsd) for seen in SEEN for patch, gsd in ((4, 10), (4, 30), (8, 10))]
-WIDTH, DEPTH = 32, 2
 
 
 def data(name, *names, gsd_m=10.0, unit="reflectance", mean=0.15):
@@ -32,43 +31,10 @@ SENTINEL = data("sentinel-2-l2a")
 LANDSAT = data("hls-l30", "B01", "B02", "B03", "B04", "B05", "B06", "B07", gsd_m=30.0)
 
 
-def published_layout():
-    """Random weights under the published names, those of other modalities too."""
-    rng = torch.Generator().manual_seed(0)
-
-    def draw(*shape, std=0.1):
-        return std * torch.randn(*shape, generator=rng)
-
-    quarter = WIDTH // 4
-    state = {"pos_embed": draw(24, quarter), "month_embed.weight": draw(12, quarter, std=1.0)}
-    state |= {"s_t_channel_embed": draw(7, quarter, std=1.0), "sp_channel_embed": draw(3, quarter)}
-    for group, count in {"S1": 2, **{group: len(bands) for group, (_, bands) in GROUPS.items()}, NDVI: 1}.items():
-        state[f"space_time_embed.{group}.proj.weight"] = draw(WIDTH, count, 8, 8)
-        state[f"space_time_embed.{group}.proj.bias"] = draw(WIDTH)
-    maps = {f"attn.{part}": (WIDTH, WIDTH) for part in ("q", "k", "v", "proj")}
-    maps |= {"mlp.fc1": (4 * WIDTH, WIDTH), "mlp.fc2": (WIDTH, 4 * WIDTH)}
-    for block in (f"blocks.{number}" for number in range(DEPTH)):
-        for name, shape in maps.items():
-            state[f"{block}.{name}.weight"], state[f"{block}.{name}.bias"] = draw(*shape, std=0.3), draw(shape[0])
-        for name in ("norm1", "norm2"):
-            state[f"{block}.{name}.weight"], state[f"{block}.{name}.bias"] = 1 + draw(WIDTH), draw(WIDTH)
-    return state | {"norm.weight": 1 + draw(WIDTH), "norm.bias": draw(WIDTH), "time_embed.ERA5.weight": draw(WIDTH, 2)}
-
-
-def write(folder, state, **changed):
-    folder.mkdir(parents=True, exist_ok=True)
-    shape = {"embedding_size": WIDTH, "depth": DEPTH, "num_heads": 4, "mlp_ratio": 4, "max_patch_size": 8} | changed
-    (folder / "config.json").write_text(json.dumps({"model": {"encoder": shape}}))
-    figures = {"mean": [1500.0 + 10 * place for place in range(13)], "std": [900.0 + place for place in range(13)]}
-    (folder / "normalization.json").write_text(json.dumps({"total_n": 1, "13": figures}))
-    torch.save(state, folder / "encoder.pt")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A small random Galileo in the published layout."""
-    return write(tmp_path_factory.mktemp("galileo") / "tiny", published_layout())
+    return write_galileo(tmp_path_factory.mktemp("galileo") / "tiny", published_layout())
 
 
 def made(folder, imagery=SENTINEL, options="", **more):
@@ -283,7 +249,7 @@ def test_tiles_layers_and_poolings_that_it_has_not(folder):
     ],
 )
 def test_files_that_are_absent_or_of_something_else(tmp_path, name, content, message):
-    broken = write(tmp_path / "broken", published_layout())
+    broken = write_galileo(tmp_path / "broken", published_layout())
     (broken / name).unlink() if content is None else (broken / name).write_text(content)
     with pytest.raises(ModelError) as caught:
         made(broken)
@@ -294,11 +260,11 @@ def test_files_that_are_absent_or_of_something_else(tmp_path, name, content, mes
 def test_weights_of_another_model(tmp_path):
     state = published_layout()
     with pytest.raises(ModelError, match="another model's"):
-        made(write(tmp_path / "wide", state, embedding_size=64))
+        made(write_galileo(tmp_path / "wide", state, embedding_size=64))
     with pytest.raises(ModelError, match="a width of 24 with 4 heads cannot be"):
-        made(write(tmp_path / "odd", state, embedding_size=24))
+        made(write_galileo(tmp_path / "odd", state, embedding_size=24))
     del state["blocks.1.attn.v.weight"]
     with pytest.raises(ModelError, match="another model's"):
-        made(write(tmp_path / "lacking", state))
+        made(write_galileo(tmp_path / "lacking", state))
     with_backbone = {key.replace("blocks.", "blocks.backbone."): value for key, value in published_layout().items()}
-    assert made(write(tmp_path / "wrapped", with_backbone)).depth == DEPTH
+    assert made(write_galileo(tmp_path / "wrapped", with_backbone)).depth == DEPTH

@@ -11,7 +11,8 @@ from geomae.models.band_embedding import band_codes
 from geomae.models.contrast import PROJECTED, Negatives, Projection, contrast, pool_visible
 from geomae.models.folder import standardise
 from geomae.models.masking import Mask
-from geomae.models.objective import TrainedModel, View, kept_weights
+from geomae.models.objective import TrainedModel, kept_weights
+from geomae.models.trainable import View
 
 
 def alone(rows):

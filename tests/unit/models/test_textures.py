@@ -10,8 +10,9 @@ from geomae.models.band_embedding import band_codes
 from geomae.models.contrast import Negatives
 from geomae.models.folder import standardise
 from geomae.models.masking import Mask
-from geomae.models.objective import TrainedModel, View, kept_weights
+from geomae.models.objective import TrainedModel, kept_weights
 from geomae.models.textures import COMPONENTS, LARGEST, SIDES, STRIDE, TextureTargets
+from geomae.models.trainable import View
 
 
 def sample(count=6, seed=0):
