@@ -100,7 +100,7 @@ REQUESTS = {
     ),
     "batch that cannot be shared": (
         CATALOG,
-        {"changes": ("batch=9", "accumulate=2")},
+        {"config": "pixels", "changes": ("batch=9", "accumulate=2")},
         ConfigError,
         ["batch: 9 tiles", "2 passes", "multiple of 2"],
     ),

@@ -9,9 +9,10 @@ from geomae.config import Masking, PretrainConfig, changed, flatten, load_config
 from geomae.errors import ConfigError
 from geomae.files import read_yaml
 from pipelines.ablate_masking import Study
+from pipelines.benchmark_tasks import Score
 
 ROOT = Path(__file__).parents[2]
-KINDS = {"pretrain": PretrainConfig, "ablate_masking": Study}
+KINDS = {"pretrain": PretrainConfig, "ablate_masking": Study, "benchmark_encoders": Score}
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
 
 
