@@ -41,8 +41,8 @@ def steps(trainer, step, change=lambda batch: batch):
     readers = [one.reader for one in trainer.training]
     order = schedule_batches(0, tuple(len(reader) for reader in readers), trainer.config.batch, trainer.config.steps)
     batch = change(training_batch(readers, order, trainer.spec, step, 0, 1))
-    sensor = sensor_tensors(trainer.training[0].record, torch.device("cpu"))
-    return batch, one_step(trainer, batch, sensor, 1e-3, Stop())
+    sensors = {0: sensor_tensors(trainer.training[0].record, torch.device("cpu"))}
+    return batch, one_step(trainer, batch, sensors, 1e-3, Stop())
 
 
 def everything(trainer):
