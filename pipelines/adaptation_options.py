@@ -21,7 +21,7 @@ def options(text: str | None, *, trained: bool = True, **defaults: object) -> ar
     if trained:
         parser.add_argument("--source", help="SELECTOR of tiles of where the model comes from")
         parser.add_argument("--model", help="model folder or MLflow reference; default: trained on the source")
-        parser.add_argument("--steps", type=int, default=150, help="of that training; the recipe `tiny` has 900")
+        parser.add_argument("--steps", type=int, default=150, help="of that training; the recipe `tiny` has 400")
         parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of that training; repeatable")
     parser.add_argument("--adapt-set", action="append", default=[], help="KEY=VALUE of the adaptation; repeatable")
     parser.add_argument("--probe-train", help="SELECTOR of labelled tiles that the linear probe learns from")

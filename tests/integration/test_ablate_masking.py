@@ -23,7 +23,8 @@ def done(tmp_path_factory, tracking_uri):
     write_scenes(folder / "scenes", scenes=12, side=32)
     text = write_catalog(folder).read_text() + "    split: {random: {train: 0.5, test: 0.5}, seed: 0}\n"
     (folder / "data_catalog.yaml").write_text(text)
-    (folder / "study.yaml").write_text(STUDY % ", ".join(f"'{change}'" for change in (*SMALL, "steps=2", "save_every=2")))
+    common = ", ".join(f"'{change}'" for change in (*SMALL, "steps=2", "save_every=2"))
+    (folder / "study.yaml").write_text(STUDY % common)
     asked = ("--dataset", "tiny@train", "--eval", "tiny@test", "--config", "study.yaml", "--seeds", "0,1")
     asked += ("--tracking-uri", tracking_uri, "--out", "out")
     first = called(*asked, cwd=folder, program=ablate_masking.main)
