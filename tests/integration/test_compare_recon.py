@@ -244,7 +244,7 @@ def test_hidden_pixels_reach_no_model(tiny_catalog, models):
 
 
 def test_no_tile_is_read_twice(tiny_catalog, models, monkeypatch):
-    from geomae.tiles import batches as reader
+    from geomae.tiles import reader
 
     compute = open_compute("cpu", "32")
     (one,) = select_tiles(open_catalog(tiny_catalog), [])
