@@ -33,6 +33,7 @@ from geomae.training.pretraining import PretrainJob
 from geomae.training.trainer import Trainer, batch_spec, wrapped
 from geomae.training.validation import BASELINES, ValidationScores
 
+COLLAPSED_LOGS = 4  # figures in a row that a collapse is told by: well within a minute at the default of log_every
 PICTURED = 4  # tiles of each validation data set
 
 
@@ -164,7 +165,7 @@ class Reporter(TrackedRun):
         self._started = time.monotonic()
         self._waited_s = self._trained_s = 0.0
         self._tiles = 0
-        self._collapsed = False
+        self._low_ranks = 0  # how many of the last figures had one
 
     def __enter__(self) -> "Reporter":
         if not self.leads:
@@ -236,7 +237,7 @@ class Reporter(TrackedRun):
             shutil.rmtree(self.folder.model)
         save_model(model, self.folder.model)
         history = self.folder.history()
-        curve = {"training": "train/loss", "validation": f"loss/{next(iter(scores), '')}"}
+        curve = self._curve() | {"validation": f"loss/{next(iter(scores), '')}"}
         loss_curve(self.folder.pictures / "loss.png", history, **curve)
         metrics = self._probe(trainer.config.steps, model)
         for name, one in scores.items():
@@ -274,10 +275,19 @@ class Reporter(TrackedRun):
         text = f"loss {figures['loss']:.4f}, {figures['tiles_per_s']:.0f} tiles/s"
         self.screen.step("training", step, trainer.config.steps, text)
 
+    def _curve(self) -> dict[str, str]:
+        """The training loss that the validation loss is of the same kind as, and what both are measured in."""
+        terms = self.data.objective.weights()
+        if "pixels" in terms:
+            term, what = "pixels", "mean squared error of the target"
+        else:
+            term, what = "contrast" if "contrast" in terms else "places", "cross entropy in nats"
+        return {"training": f"train/{term}" if len(terms) > 1 else "train/loss", "what": what}
+
     def _warn_of_collapse(self, step: int, rank: float) -> None:
-        """Say once that the encoder says nearly the same of all tiles."""
-        if rank < COLLAPSED_RANK and not self._collapsed:
-            self._collapsed = True
+        """Say once that the encoder says nearly the same of all tiles, as an untrained one may for some steps."""
+        self._low_ranks = self._low_ranks + 1 if rank < COLLAPSED_RANK else 0
+        if self._low_ranks == COLLAPSED_LOGS:
             self.screen.say(
                 f"step {step}: the encoder has collapsed: what it says of the tiles of a step has effective rank "
                 f"{rank:.1f}; lower optimizer.base_rate, or give objective.places or objective.contrast more weight"
@@ -293,8 +303,8 @@ class Reporter(TrackedRun):
     def _model(self, trainer: Trainer) -> Model:
         """The weights of now in a model of their own on the host, whatever the strategy; every rank must call it."""
         weights = checkpoints.collect_weights(wrapped(trainer.model))
-        assert isinstance(trainer.mae, MaskedAutoencoder)
-        mae = MaskedAutoencoder(trainer.mae.architecture)
+        assert isinstance(trainer.kept, MaskedAutoencoder)
+        mae = MaskedAutoencoder(trainer.kept.architecture)
         if weights:  # only rank 0 gets them where the model is sharded
             mae.load_state_dict(kept_weights(weights))
         return Model(mae.eval(), self.data.sensors, provenance(self.job, self.data, self.tracker.run_id))

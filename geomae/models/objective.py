@@ -19,7 +19,7 @@ from geomae.models.mae import MaskedAutoencoder
 from geomae.models.textures import TextureHead, TextureTargets
 from geomae.models.trainable import Loss, Trainable, View
 
-KEPT = "mae."  # before the names of weights that are no head's
+KEPT = "kept."  # before the names of weights that are no head's
 
 
 class TermLosses(NamedTuple):
@@ -33,21 +33,21 @@ class TermLosses(NamedTuple):
 
 
 class TrainedModel(nn.Module):
-    """A model and the heads of its terms, which are thrown away after training.
+    """A model, which is `kept`, and the heads of its terms, which are thrown away after training.
 
     `targets` of textures are those of each data set.
     """
 
-    def __init__(self, mae: Trainable, objective: Objective, targets: Sequence[TextureTargets] = ()) -> None:
+    def __init__(self, kept: Trainable, objective: Objective, targets: Sequence[TextureTargets] = ()) -> None:
         super().__init__()
-        self.mae, self.objective = mae, objective
-        self.projection = Projection(mae.width) if objective.paired else None
+        self.kept, self.objective = kept, objective
+        self.projection = Projection(kept.width) if objective.paired else None
         self.targets = nn.ModuleList(targets)
-        self.textures = TextureHead(mae.width, len(targets)) if objective.textures else None
-        # Pixels pull the first half of the encoder away from what the other terms teach it (docs/choices.md). Beside
-        # them they teach the second half and the decoder alone, which reconstruct no worse.
+        self.textures = TextureHead(kept.width, len(targets)) if objective.textures else None
+        # What commands read, the first half of the encoder, is left to the terms that ask for it: beside them pixels
+        # teach the second half and the decoder alone.
         self.shielded = len(objective.weights()) > 1
-        for part in mae.unreached(objective.pixels > 0):
+        for part in kept.unreached(objective.pixels > 0):
             part.requires_grad_(False)
 
     def forward(
@@ -59,9 +59,9 @@ class TrainedModel(nn.Module):
     ) -> TermLosses:
         """The losses of this rank's tiles, as sums: nothing is divided before all ranks are added."""
         places = alone = None
-        pooled_BD, pixels = self.mae.read(first, self.objective.pixels > 0, shielded=self.shielded)
+        pooled_BD, pixels = self.kept.read(first, self.objective.pixels > 0, shielded=self.shielded)
         if self.projection is not None and second is not None and negatives is not None:
-            views_BE = (self.projection(pooled_BD), self.projection(self.mae.read(second, False)[0]))
+            views_BE = (self.projection(pooled_BD), self.projection(self.kept.read(second, False)[0]))
             loss_B = contrast(*views_BE, negatives, self.objective.temperature, gather)
             places = self._of_pairs(loss_B, negatives.partner_B) if self.objective.places else None
             alone = self._of_pairs(loss_B, ~negatives.partner_B) if self.objective.contrast else None
@@ -70,8 +70,8 @@ class TrainedModel(nn.Module):
 
     def predict(self, *inputs: Any) -> Tensor:
         """As `MaskedAutoencoder.predict`, by the name that strategies wrap."""
-        assert isinstance(self.mae, MaskedAutoencoder)  # nobody else has a decoder
-        return self.mae.predict(*inputs)
+        assert isinstance(self.kept, MaskedAutoencoder)  # nobody else has a decoder
+        return self.kept.predict(*inputs)
 
     @staticmethod
     def _of_pairs(loss_B: Tensor, chosen_B: Tensor) -> Loss:

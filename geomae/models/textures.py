@@ -20,7 +20,7 @@ from torch.nn.functional import conv2d, gelu, max_pool2d
 
 from geomae.models.blocks import start_linear
 
-SIDES = (3, 5, 7)  # of filters, in pixels
+SIDES = (3, 5, 7)  # of filters, in pixels; those that fit into a tile
 PER_SIDE = 32  # filters of each side
 STRIDE = 2  # of the convolutions: responses of neighbours say nearly the same
 COMPONENTS = 96
@@ -40,7 +40,8 @@ class TextureTargets(nn.Module):
     def __init__(self, pixels_TCHW: Tensor, valid_TCHW: Tensor, rng: np.random.Generator) -> None:
         super().__init__()
         # Functions of the seed and the tiles, and so no part of a checkpoint.
-        for side in SIDES:
+        self.sides = [side for side in SIDES if side <= min(pixels_TCHW.shape[2:])]
+        for side in self.sides:
             self.register_buffer(f"filters_{side}", _cut_filters(pixels_TCHW, side, rng), persistent=False)
         pairs = zip(torch.split(pixels_TCHW, AT_ONCE), torch.split(valid_TCHW, AT_ONCE), strict=True)
         features_TF, counted_T = (
@@ -68,7 +69,7 @@ class TextureTargets(nn.Module):
         features = [mean_BC, (away_BCHW.square().sum((2, 3)) / count_BC).sqrt()]
         counted_B = valid_BCHW.new_ones(len(valid_BCHW))
         with torch.autocast(pixels_BCHW.device.type, enabled=False):
-            for side in SIDES:
+            for side in self.sides:
                 response_BKhw = conv2d(pixels_BCHW, getattr(self, f"filters_{side}"), stride=STRIDE)
                 fits_B1hw = 1 - max_pool2d(gap_B1HW, side, STRIDE)
                 places_B1 = fits_B1hw.sum((2, 3))
@@ -111,7 +112,7 @@ def _whitening(features_TF: Tensor) -> Tensor:
 def _cut_filters(pixels_TCHW: Tensor, side: int, rng: np.random.Generator) -> Tensor:
     """Filters (K, C, side, side) cut from random places of the tiles, each without its mean and of length 1."""
     T, C, H, W = pixels_TCHW.shape
-    tile, row, col = (rng.integers(high, size=PER_SIDE) for high in (T, max(H - side, 0) + 1, max(W - side, 0) + 1))
+    tile, row, col = (rng.integers(high, size=PER_SIDE) for high in (T, H - side + 1, W - side + 1))
     cut = [
         pixels_TCHW[t, :, y : y + side, x : x + side].float()
         for t, y, x in zip(tile.tolist(), row.tolist(), col.tolist(), strict=True)

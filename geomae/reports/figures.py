@@ -115,9 +115,17 @@ def reconstruction_panel(
 
 
 def loss_curve(
-    path: Path, rows: Sequence[Mapping[str, Any]], *, training: str = "train_loss", validation: str = "val_loss"
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    training: str = "train_loss",
+    validation: str = "val_loss",
+    what: str = "mean squared error of the target",
 ) -> None:
-    """Publish a picture (PNG) of two losses against the step; each row has `step` and either loss or both, by name."""
+    """Publish a picture (PNG) of two losses against the step; each row has `step` and either loss or both, by name.
+
+    `what` both are measured in stands at the axis.
+    """
     figure = Figure(figsize=(7, 4.2))
     axes = add_axes(figure, 0.8, 0.3, 5.9, 3.3)
     step, loss = _series(rows, training)
@@ -131,7 +139,7 @@ def loss_curve(
     step, loss = _series(rows, validation)
     axes.plot(step, loss, color=ORANGE, linewidth=1.8, marker="o", markersize=4, label="validation, fixed masks")
     axes.set_xlabel("step")
-    axes.set_ylabel("loss (mean squared error of the target)")
+    axes.set_ylabel(f"loss ({what})")
     axes.grid(alpha=0.3)
     axes.margins(x=0.02)
     axes.legend(frameon=False, fontsize=9)

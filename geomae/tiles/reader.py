@@ -19,7 +19,7 @@ from geomae.tiles.ground import TrainingGround
 from geomae.tiles.index import TileIndex
 from geomae.tiles.views import Frame, frame_of
 
-LARGEST_KEPT_BYTES = 2**23  # of a scene that is kept whole when windows of it are asked for
+SPARSE = 4  # times the pixels of its tiles: a scene whose tiles lie further apart is not kept whole
 
 Job = TypeVar("Job")
 Made = TypeVar("Made")
@@ -91,7 +91,7 @@ class TileReader:
         return frame_of(scene, Window(row, col, size, size))
 
     def window(self, scene: int, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Pixels and validity of any window, as `read` gives them of a tile. Small scenes are kept whole in memory."""
+        """Pixels and validity of any window, as `read` gives them of a tile. Scenes are kept where memory allows."""
         kept = self._scenes.get(scene) or self._keep(scene)
         if kept is None:
             return self._read(scene, window)
@@ -101,12 +101,12 @@ class TileReader:
         return pixels[part], valid[part]
 
     def _keep(self, scene: int) -> tuple[int, int, NDArray[np.float32], NDArray[np.bool_]] | None:
-        """The rectangle of a scene's tiles, read once; None where it is too large for what memory is left."""
+        """The rectangle of a scene's tiles, read once; None where memory does not suffice, or little of it is tiles."""
         of_scene = self._place[self._place[:, 0] == scene, 1:]
         (row, col), (bottom, right) = of_scene[:, :2].min(0), (of_scene[:, :2] + of_scene[:, 2:]).max(0)
         bands = len(self._channels or self.index.source.bands)
         used = int(bottom - row) * int(right - col) * bands * 5  # float32 and validity
-        if used > min(self._room, LARGEST_KEPT_BYTES):
+        if used > self._room or (bottom - row) * (right - col) > SPARSE * (of_scene[:, 2] ** 2).sum():
             return None
         pixels, valid = self._read(scene, Window(int(row), int(col), int(bottom - row), int(right - col)))
         with self._lock:

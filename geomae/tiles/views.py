@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomae.rasters import Window
-from geomae.tiles.ground import TrainingGround, draw_window
+from geomae.tiles.ground import TrainingGround, draw_window, window_around
 
 SIZES = 4  # drawn before the tile itself is taken
 SHIFT = 0.25  # of its side, by which the window of a partner may lie beside that of the tile
@@ -49,8 +49,7 @@ class Frame:
 
     def window(self) -> Window:
         """The whole pixels nearest to it."""
-        side = max(round(self.side), 1)
-        return Window(round(self.row - side / 2), round(self.col - side / 2), side, side)
+        return window_around(self.row, self.col, max(round(self.side), 1))
 
 
 def frame_of(scene: int, window: Window) -> Frame:

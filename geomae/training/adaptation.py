@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from geomae.config import AdaptConfig, Objective, Optimizer, PretrainConfig, check_contrast
+from geomae.config import AdaptConfig, Objective, Optimizer, PretrainConfig, parse
 from geomae.errors import CatalogError, ConfigError, ModelError
 from geomae.models.objective import kept_weights
 from geomae.models.trainable import Trainable
@@ -59,9 +59,7 @@ class AdaptationDomains:
     target: AdaptationDomain
     source: AdaptationDomain | None
     notes: tuple[str, ...]
-    objective: Objective = field(
-        default_factory=Objective
-    )  # what is left of the one asked for, where the tiles have no partners
+    objective: Objective = field(default_factory=Objective)  # without `places` where no tile has a partner
     partners: Partners | None = None  # of the tiles to learn from, the target's first; None: views are not compared
 
     @property
@@ -110,21 +108,18 @@ def training_config(config: AdaptConfig, start: Start) -> PretrainConfig:
     Raises ConfigError where they do not go with the method or the batch.
     """
     rate = RATES[config.method] if config.rate is None else config.rate
-    objective = config.objective or start.objective
+    objective = config.objective or start.objective  # a model of ours says by which terms it was trained
     if config.method == "heads" and objective.pixels:
         raise ConfigError(
             "--method heads: keeps the model as it is, and pixels have no head of their own; --set objective.pixels=0 "
             "--set objective.contrast=1 compares by another term"
         )
-    try:
-        check_contrast(objective, config.batch)
-    except ValueError as error:  # of terms that the user did not name
-        raise ConfigError(f"--model: goes on by the terms it was trained with: {error}") from error
-    return PretrainConfig(
-        **start.training, masking=config.masking, optimizer=Optimizer(base_rate=rate),
-        objective=objective, views=config.views, data=config.data,
-        steps=config.steps, batch=config.batch, eval_every=config.eval_every, save_every=config.save_every, keep=1,
-    )  # fmt: skip
+    chosen = {
+        "masking": config.masking, "optimizer": Optimizer(base_rate=rate), "objective": objective,
+        "views": config.views, "data": config.data, "steps": config.steps, "batch": config.batch,
+        "eval_every": config.eval_every, "save_every": config.save_every, "keep": 1,
+    }  # fmt: skip
+    return parse(PretrainConfig, start.training | chosen)
 
 
 def trainable(domains: AdaptationDomains, config: AdaptConfig, seed: int) -> tuple[Trainable, Share]:

@@ -117,9 +117,18 @@ def weights_of(folder: Path, step: int) -> dict[str, Tensor]:
 
 
 def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Bring a checkpoint back into `model` and `optimizer`; every rank must call it, and reads the files."""
+    """Bring a checkpoint back into `model` and `optimizer`; every rank must call it, and reads the files.
+
+    Raises CheckpointError for weights of another model, as another version of geomae names them.
+    """
     weights: dict[str, Any] = dict(load_file(path / "model.safetensors"))
-    set_model_state_dict(model, weights, options=READ)
+    try:
+        set_model_state_dict(model, weights, options=READ)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: its weights are not those of the model to be trained, as after a change of geomae's version; "
+            "go on with the version that made it, or start a new run"
+        ) from error
     state: dict[str, Any] = {}
     for key, value in load_file(path / "optimizer.safetensors").items():
         name, _, kind = key.rpartition("/")

@@ -144,9 +144,7 @@ class TrainingData:
     catalogue_digest: str
     digest: str
     groups: Groups | None = None
-    objective: Objective = field(
-        default_factory=Objective
-    )  # what is left of the one asked for, where the tiles have no partners
+    objective: Objective = field(default_factory=Objective)  # without `places` where no tile has a partner
     partners: Partners | None = None  # of the training tiles, where the objective compares views
     notes: list[str] = field(default_factory=list)
 

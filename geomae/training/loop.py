@@ -264,8 +264,8 @@ def _reconstruction(trainer: Trainer, number: int, one: Dataset, baselines: bool
         one.reader, number, range(len(one.reader)), trainer.spec, trainer.config.batch,
         fabric.global_rank, fabric.world_size,
     )  # fmt: skip
-    assert isinstance(trainer.mae, MaskedAutoencoder)  # nobody else has a decoder
-    return evaluate(predict, trainer.mae, one.record, batches, partial(added, fabric), baselines=baselines)
+    assert isinstance(trainer.kept, MaskedAutoencoder)  # nobody else has a decoder
+    return evaluate(predict, trainer.kept, one.record, batches, partial(added, fabric), baselines=baselines)
 
 
 def _comparison(trainer: Trainer, number: int, one: Dataset) -> ValidationScores:

@@ -52,12 +52,12 @@ class Trainer:
     @property
     def spec(self) -> BatchSpec:
         """How tiles are masked and turned."""
-        return batch_spec(self.config, self.seed, self.mae.groups)
+        return batch_spec(self.config, self.seed, self.kept.groups)
 
     @property
-    def mae(self) -> Trainable:
+    def kept(self) -> Trainable:
         """The model that is kept."""
-        return self.trained.mae
+        return self.trained.kept
 
 
 def batch_spec(config: PretrainConfig, seed: int, groups: Groups | None) -> BatchSpec:

@@ -99,12 +99,11 @@ def evaluate_contrast(
 
     Arguments are those of `evaluate`. There are no errors per band.
     """
-    found = torch.zeros(2, dtype=torch.float64)
+    sums = []
     for batch, counted in batches:
         loss = compare(batch)
-        if counted:
-            found += torch.tensor([float(loss.sum_B.sum()), float(loss.count_B.sum())], dtype=torch.float64)
-    total, count = reduce(found).tolist()
+        sums.append(torch.stack([loss.sum_B.sum(), loss.count_B.sum().to(loss.sum_B.dtype)]) * counted)
+    total, count = reduce(torch.stack(sums).sum(0)).tolist()
     return ValidationScores(total / max(count, 1), int(count), tuple(band.name for band in record.bands), {})
 
 

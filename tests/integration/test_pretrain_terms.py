@@ -2,14 +2,18 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from helpers import CATALOG, history, options, refuses, state, write_catalog, write_scenes
 from safetensors.torch import load_file
 
 from geomae.commands.pretrain import PretrainOptions, run
+from geomae.commands.pretrain_report import COLLAPSED_LOGS, Reporter
+from geomae.config import Objective
 from geomae.errors import CatalogError, ConfigError
-from geomae.models.folder import load_model
+from geomae.files import digest, file_digest
+from geomae.models.folder import load_model, save_tensors
 
 TWO = (
     CATALOG.replace("path: scenes/*.tif", "path: '*/*.tif'")
@@ -70,7 +74,7 @@ def test_it_says_who_has_partners_and_keeps_no_head(trained):
     model = load_model(work / "on-1" / "model")
     assert model.provenance["objective"] == {"pixels": 1.0, "places": 1.0, "contrast": 0.5, "textures": 1.0}
     weights = load_file(work / "on-1" / "checkpoints" / "step-00000006" / "model.safetensors")
-    heads = {name.split(".")[0] for name in weights} - {"mae"}
+    heads = {name.split(".")[0] for name in weights} - {"kept"}
     assert heads == {"projection", "textures"}  # nor are filters stored, which the seed and the tiles decide
 
 
@@ -99,6 +103,50 @@ def test_without_pixels_there_is_no_decoder_and_views_are_what_is_scored(two_dat
     assert metrics["loss/tiny@train-held-out"] > 0
     assert not any(name.startswith(("rmse/", "ratio/")) for name in metrics)
     assert not list((out / "pictures").glob("*step*"))
+
+
+def test_weights_under_other_names_are_refused_in_one_line(trained, tracking_uri, tmp_path, geomae):
+    """As a checkpoint of a version that knew no terms has them."""
+    work, _ = trained
+    old = tmp_path / "old"
+    shutil.copytree(work / "on-1", old)
+    shutil.rmtree(old / "model")
+    (old / "summary.json").unlink()
+    newest = max((old / "checkpoints").glob("step-*"))
+    weights = load_file(newest / "model.safetensors")
+    save_tensors({name.removeprefix("kept."): value for name, value in weights.items()}, newest / "model.safetensors")
+    state = json.loads((newest / "state.json").read_text())
+    state["files"]["model.safetensors"] = file_digest(newest / "model.safetensors")
+    del state["digest"]
+    (newest / "state.json").write_text(json.dumps(state | {"digest": digest(state)}))
+    done = geomae("pretrain", "--resume", old, "--tracking-uri", tracking_uri, cwd=tmp_path, timeout=600)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {newest}: its weights are not those of the model")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_collapse_is_said_once_when_it_stays():
+    said = []
+    reporter = SimpleNamespace(_low_ranks=0, screen=SimpleNamespace(say=said.append))
+    ranks = [1.7, 1.8, 2.4, *[1.3] * (COLLAPSED_LOGS - 1), 2.1, *[1.2] * (COLLAPSED_LOGS + 3)]
+    for number, rank in enumerate(ranks):
+        Reporter._warn_of_collapse(reporter, 10 * number, rank)
+    assert len(said) == 1
+    assert "has collapsed" in said[0] and "effective rank 1.2" in said[0] and "lower optimizer.base_rate" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("weights", "training", "what"),
+    [
+        ({"pixels": 1}, "train/loss", "mean squared error"),
+        ({"pixels": 1, "textures": 1}, "train/pixels", "mean squared error"),
+        ({"pixels": 0, "places": 1, "contrast": 1}, "train/contrast", "cross entropy"),
+        ({"pixels": 0, "places": 1}, "train/loss", "cross entropy"),
+    ],
+)
+def test_the_curve_of_losses_compares_like_with_like(weights, training, what):
+    found = Reporter._curve(SimpleNamespace(data=SimpleNamespace(objective=Objective(**weights))))
+    assert found["training"] == training and found["what"].startswith(what)
 
 
 @pytest.fixture

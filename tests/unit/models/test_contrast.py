@@ -130,7 +130,7 @@ def test_terms_are_those_with_a_weight_and_pixels_are_the_masked_autoencoder(vie
     first, second, negatives = views
     both = model(pixels=1, places=0.5, contrast=0.1)
     found = both(first, second, negatives)
-    plain = both.mae(first.pixels_BCHW, first.valid_BCHW, first.codes_CF, first.mask)
+    plain = both.kept(first.pixels_BCHW, first.valid_BCHW, first.codes_CF, first.mask)
     assert torch.equal(found.pixels.sum_B, plain.sum_B) and torch.equal(found.pixels.count_B, plain.count_B)
     assert found.places.sum_B[0] > 0 == found.places.sum_B[1] and found.places.count_B.tolist() == [1, 0]
     assert found.contrast.sum_B[1] > 0 == found.contrast.sum_B[0] and found.contrast.count_B.tolist() == [0, 1]
@@ -158,19 +158,19 @@ def test_beside_other_terms_pixels_do_not_teach_the_first_half_of_the_encoder(vi
     first, second, negatives = views
     one = model(pixels=1, contrast=1)
     one(first, second, negatives).pixels.sum_B.sum().backward()
-    taught = {name for name, value in one.mae.named_parameters() if value.grad is not None and value.grad.any()}
+    taught = {name for name, value in one.kept.named_parameters() if value.grad is not None and value.grad.any()}
     assert taught and all(
         name.startswith(("encoder.norm", "decoder")) for name in taught
     )  # its one block is the middle
     alone = model(pixels=1)
     alone(first).pixels.sum_B.sum().backward()
-    assert all(value.grad is not None for value in alone.mae.parameters())
+    assert all(value.grad is not None for value in alone.kept.parameters())
 
 
 def test_the_projection_is_thrown_away():
     one = model(pixels=1, contrast=1)
     kept = kept_weights(one.state_dict())
-    assert set(kept) == set(one.mae.state_dict())
+    assert set(kept) == set(one.kept.state_dict())
     assert any(name.startswith("projection.") for name in one.state_dict())
 
 

@@ -90,6 +90,14 @@ def test_flat_imagery_has_filters_too():
     assert torch.isfinite(found.filters_5).all() and torch.isfinite(found.basis_FP).all()
 
 
+def test_tiles_that_filters_do_not_fit_into_have_those_that_do():
+    pixels, valid = sample()
+    found = TextureTargets(pixels[..., :4, :4], valid[..., :4, :4], np.random.default_rng(0))
+    assert found.sides == [3]
+    got, counted = found(pixels[..., :4, :4], valid[..., :4, :4])
+    assert bool(counted.all()) and torch.isfinite(got).all() and got.any()
+
+
 def test_a_tile_without_room_for_a_filter_does_not_count():
     found = targets()
     pixels, valid = sample()
@@ -120,7 +128,7 @@ def test_the_term_is_the_mean_squared_error_of_its_head(view):
     assert torch.allclose(found.textures.sum_B, (predicted - wanted).square().mean(1))
     assert int(found.textures.count_B.sum()) == 6 and found.contrast is None
     assert one.eval()(view).textures is None  # held-out tiles are scored by the other terms
-    assert set(kept_weights(one.state_dict())) == set(one.mae.state_dict())
+    assert set(kept_weights(one.state_dict())) == set(one.kept.state_dict())
 
 
 @pytest.mark.parametrize("dataset", [0, 1])
@@ -145,7 +153,7 @@ def test_invalid_pixels_influence_nothing(view):
         found = one(view._replace(pixels_BCHW=view.pixels_BCHW.where(view.valid_BCHW, value)))
         found.textures.sum_B.sum().backward()
         losses.append(found.textures.sum_B.tolist())
-        grads.append([p.grad for p in one.mae.encoder.parameters() if p.grad is not None])
+        grads.append([p.grad for p in one.kept.encoder.parameters() if p.grad is not None])
     assert losses[0] == losses[1] == losses[2] and grads[0]
     for other in grads[1:]:
         assert all(torch.equal(a, b) for a, b in zip(grads[0], other, strict=True))
