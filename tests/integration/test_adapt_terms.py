@@ -171,3 +171,14 @@ def test_what_galileo_cannot_do_is_refused_in_one_line(wishes, kind, parts, land
 def test_heads_are_no_method_of_pixels(land, own, tracking_uri, tmp_path):
     with pytest.raises(ConfigError, match=r"--method heads: .*objective.pixels=0"):
         adapt.run(request(land, own[True], tmp_path / "out", tracking_uri, method="heads"))
+
+
+def test_a_convolutional_model_learns_by_pixels_alone(land, tracking_uri, tmp_path):
+    bands = tuple(sensor("naip").band(name) for name in ("red", "green", "blue", "nir"))
+    record = SensorRecord("naip:reflectance", "reflectance", 5.0, bands, (0.15,) * 4, (0.06,) * 4)
+    shape = Architecture(kind="cae", embedding="stacked", bands=4, patch=8, width=24, depth=1, heads=1)
+    save_model(Model(MaskedAutoencoder(shape).eval(), (record,)), tmp_path / "cae")
+    asked = request(land, str(tmp_path / "cae"), tmp_path / "out", tracking_uri)
+    with pytest.raises(ConfigError, match="learns by pixels alone") as caught:
+        adapt.run(replace(asked, method="full", changes=(*BY_VIEWS, "objective.contrast=1")))
+    assert "\n" not in str(caught.value)
