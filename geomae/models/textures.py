@@ -1,14 +1,17 @@
 """The term `textures`: what fixed filters say of a whole tile is predicted from the patches of it that are visible.
 
-The filters are small patches of the imagery itself without their mean (Coates et al. 2011). What they say of a tile is
+The filters are small patches of the imagery itself without their mean, whitened: what all patches have in common, above
+all slow changes of brightness, does not drown what tells them apart (Coates et al. 2011). What they say of a tile is
 how strongly they respond above and below zero on average: random convolutional features, of which a linear map tells
-land cover (Rolf et al. 2021, MOSAIKS). Mean and deviation of every band stand beside them. All are turned to their
-principal components and these brought to one size, so that what few filters say counts as much as what all say. To
-predict fixed features of what is hidden instead of its pixels is the idea of MaskFeat (Wei et al. 2022, arXiv
-2112.09133), there of patches: here of tiles, since tiles are what encoders are asked about. Where another date or
-sensor shows the ground of a tile, what the filters say of that is predicted. Nothing of it is kept after training.
+land cover (Rolf et al. 2021, MOSAIKS). Mean and deviation of every band stand beside them, and how much of it lies
+above some levels. All are turned to their principal components and these brought to one size, so that what few
+features say counts as much as what all say. To predict fixed features of what is hidden instead of its pixels is the
+idea of MaskFeat (Wei et al. 2022, arXiv 2112.09133), there of patches: here of tiles, since tiles are what encoders are
+asked about. Where another date or sensor shows the ground of a tile, what the filters say of that is predicted. Nothing
+of it is kept after training.
 
-B tiles, T of a sample, C bands, H W pixels, K filters, F = 2 K + 2 C features, P components, D width
+B tiles, T of a sample, C bands, H W pixels, L levels, K filters, F = 2 K + (2 + L) C features, P components, N patches,
+D width
 """
 
 import math
@@ -23,8 +26,12 @@ from geomae.models.blocks import start_linear
 SIDES = (3, 5, 7)  # of filters, in pixels; those that fit into a tile
 PER_SIDE = 32  # filters of each side
 STRIDE = 2  # of the convolutions: responses of neighbours say nearly the same
+CUT = 4096  # patches that tell what patches have in common
+FLOOR = 0.3  # share of the mean variance of patches that is added to each direction: what is noise is not blown up
+LEVELS = tuple(-1.6 + 3.2 * place / 7 for place in range(8))  # of standardised values
+SOFT = 0.25  # deviations about a level over which a pixel goes from below to above it
 COMPONENTS = 96
-SMALLEST = 1e-4  # share of the largest variance that is added to each: what is noise is not blown up
+SMALLEST = 1e-4  # the same of components, as a share of the largest variance
 NOTHING = 1e-9  # share of it below which there is only rounding
 AT_ONCE = 64  # tiles of the sample
 HIDDEN = 512  # width of the head
@@ -42,7 +49,8 @@ class TextureTargets(nn.Module):
         # Functions of the seed and the tiles, and so no part of a checkpoint.
         self.sides = [side for side in SIDES if side <= min(pixels_TCHW.shape[2:])]
         for side in self.sides:
-            self.register_buffer(f"filters_{side}", _cut_filters(pixels_TCHW, side, rng), persistent=False)
+            filters = cut_filters(pixels_TCHW, valid_TCHW, side, rng)
+            self.register_buffer(f"filters_{side}", filters, persistent=False)
         pairs = zip(torch.split(pixels_TCHW, AT_ONCE), torch.split(valid_TCHW, AT_ONCE), strict=True)
         features_TF, counted_T = (
             torch.cat(parts) for parts in zip(*(self._responses(*one) for one in pairs), strict=True)
@@ -67,15 +75,19 @@ class TextureTargets(nn.Module):
         mean_BC = pixels_BCHW.sum((2, 3)) / count_BC
         away_BCHW = (pixels_BCHW - mean_BC[..., None, None]).where(valid_BCHW, 0)
         features = [mean_BC, (away_BCHW.square().sum((2, 3)) / count_BC).sqrt()]
+        for level in LEVELS:
+            above_BCHW = ((pixels_BCHW - level) / SOFT).sigmoid().where(valid_BCHW, 0)
+            features.append(above_BCHW.sum((2, 3)) / count_BC)
         counted_B = valid_BCHW.new_ones(len(valid_BCHW))
         with torch.autocast(pixels_BCHW.device.type, enabled=False):
             for side in self.sides:
-                response_BKhw = conv2d(pixels_BCHW, getattr(self, f"filters_{side}"), stride=STRIDE)
-                fits_B1hw = 1 - max_pool2d(gap_B1HW, side, STRIDE)
-                places_B1 = fits_B1hw.sum((2, 3))
+                response_BKP = conv2d(pixels_BCHW, getattr(self, f"filters_{side}"), stride=STRIDE).flatten(2)
+                fits_BP1 = (1 - max_pool2d(gap_B1HW, side, STRIDE)).flatten(2).transpose(1, 2)
+                places_B1 = fits_BP1.sum(1)
                 counted_B = counted_B & (places_B1[:, 0] > 0)
-                for one in (response_BKhw.relu(), (-response_BKhw).relu()):
-                    features.append(((one * fits_B1hw).sum((2, 3)) / places_B1.clamp(min=1)).sqrt())
+                whole_BK, above_BK = ((one @ fits_BP1)[..., 0] for one in (response_BKP, response_BKP.relu()))
+                for sum_BK in (above_BK, (above_BK - whole_BK).clamp(min=0)):
+                    features.append((sum_BK / places_B1.clamp(min=1)).sqrt())
         return torch.cat(features, dim=1), counted_B
 
 
@@ -109,19 +121,27 @@ def _whitening(features_TF: Tensor) -> Tensor:
     return basis_FP.float()
 
 
-def _cut_filters(pixels_TCHW: Tensor, side: int, rng: np.random.Generator) -> Tensor:
-    """Filters (K, C, side, side) cut from random places of the tiles, each without its mean and of length 1."""
+def cut_filters(pixels_TCHW: Tensor, valid_TCHW: Tensor, side: int, rng: np.random.Generator) -> Tensor:
+    """Whitened filters (K, C, side, side) of length 1 from patches at random places of the tiles, valid ones first.
+
+    A filter of a patch p is Z Z p, where Z whitens patches: its response to a patch q is the product of both whitened.
+    All sum to zero, so that brightness alone says nothing.
+    """
     T, C, H, W = pixels_TCHW.shape
-    tile, row, col = (rng.integers(high, size=PER_SIDE) for high in (T, H - side + 1, W - side + 1))
-    cut = [
-        pixels_TCHW[t, :, y : y + side, x : x + side].float()
-        for t, y, x in zip(tile.tolist(), row.tolist(), col.tolist(), strict=True)
-    ]
-    centred = torch.stack(cut)
-    centred = centred - centred.mean((1, 2, 3), keepdim=True)
-    length = centred.flatten(1).norm(dim=1)
-    flat = length < 1e-3 * math.sqrt(C * side * side)  # of no texture: noise stands in for it
-    noise = torch.from_numpy(rng.standard_normal(centred.shape).astype(np.float32))
-    centred = torch.where(flat[:, None, None, None], noise, centred)
-    filters: Tensor = centred / centred.flatten(1).norm(dim=1)[:, None, None, None]
-    return filters
+    tile_N, row_N, col_N = (torch.from_numpy(rng.integers(high, size=CUT)) for high in (T, H - side + 1, W - side + 1))
+    step = torch.arange(side)
+    place = (tile_N[:, None, None], slice(None), (row_N[:, None] + step)[:, :, None], (col_N[:, None] + step)[:, None])
+    cut_NCss = pixels_TCHW.where(valid_TCHW, 0)[place].permute(0, 3, 1, 2).double()
+    order_N = (~valid_TCHW[place].flatten(1).all(1)).long().argsort(stable=True)
+    patch_NV = cut_NCss.flatten(1)[order_N]
+    patch_NV = patch_NV - patch_NV.mean(1, keepdim=True)
+    size_N1 = patch_NV.norm(dim=1, keepdim=True)
+    flat_N1 = size_N1 < 1e-3 * math.sqrt(patch_NV.shape[1])  # of no texture: noise stands in for it
+    noise_NV = torch.from_numpy(rng.standard_normal(patch_NV[:PER_SIDE].shape))
+    noise_NV -= noise_NV.mean(1, keepdim=True)
+    chosen_KV = torch.where(flat_N1[:PER_SIDE], noise_NV, patch_NV[:PER_SIDE])
+    variance_V, turn_VV = torch.linalg.eigh(patch_NV.T @ patch_NV / len(patch_NV))
+    size_V = variance_V.clamp(min=0) + FLOOR * variance_V.mean().clamp(min=1e-6)
+    filters_KV = chosen_KV @ (turn_VV / size_V) @ turn_VV.T
+    filters_KV /= filters_KV.norm(dim=1, keepdim=True)
+    return filters_KV.float().reshape(PER_SIDE, C, side, side)

@@ -11,7 +11,17 @@ from geomae.models.contrast import Negatives
 from geomae.models.folder import standardise
 from geomae.models.masking import Mask
 from geomae.models.objective import TrainedModel, kept_weights
-from geomae.models.textures import COMPONENTS, LARGEST, SIDES, STRIDE, TextureTargets
+from geomae.models.textures import (
+    COMPONENTS,
+    LARGEST,
+    LEVELS,
+    PER_SIDE,
+    SIDES,
+    SOFT,
+    STRIDE,
+    TextureTargets,
+    cut_filters,
+)
 from geomae.models.trainable import View
 
 
@@ -29,6 +39,7 @@ def direct(found, pixels, valid):
     C = len(pixels)
     values = [pixels[c][valid[c]] for c in range(C)]
     features = [float(one.mean()) for one in values] + [float(one.std(correction=0)) for one in values]
+    features += [float((1 / (1 + ((level - one) / SOFT).exp())).mean()) for level in LEVELS for one in values]
     above, below = {}, {}
     for side in SIDES:
         for k, kernel in enumerate(getattr(found, f"filters_{side}")):
@@ -71,7 +82,7 @@ def test_components_of_the_sample_are_of_unit_variance_and_do_not_correlate():
     assert covariance.diagonal()[:20].min() > 0.9 and covariance.diagonal().max() < 1.01
 
 
-def test_filters_are_patches_of_the_imagery_without_their_mean_and_of_length_one():
+def test_filters_are_of_length_one_and_do_not_see_brightness():
     found = targets()
     for side in SIDES:
         filters = getattr(found, f"filters_{side}")
@@ -81,6 +92,29 @@ def test_filters_are_patches_of_the_imagery_without_their_mean_and_of_length_one
     again, other = targets(), targets(1)
     assert torch.equal(found.filters_3, again.filters_3) and not torch.equal(found.filters_3, other.filters_3)
     assert not found.state_dict()  # a function of seed and tiles: no checkpoint holds it
+
+
+def test_responses_to_the_imagery_are_of_similar_size_in_all_directions():
+    pixels = torch.randn(64, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.avg_pool2d(pixels, 3, 1, 1) * 3 + 0.1 * pixels  # neighbours are nearly alike
+    patches = smooth.unfold(2, 3, 1).unfold(3, 3, 1).reshape(-1, 9).double()
+    patches -= patches.mean(1, keepdim=True)
+    filters = cut_filters(smooth, torch.ones_like(smooth, dtype=torch.bool), 3, np.random.default_rng(0))
+    variance = torch.linalg.eigvalsh(patches.T @ patches / len(patches))[1:]  # the first is that of the mean
+    found = torch.linalg.eigvalsh((filters.flatten(1).T @ filters.flatten(1)).double() / PER_SIDE)[1:]
+    assert variance[-1] / variance[0] > 10  # few directions hold most of it, and filters look along the others
+    slopes = torch.linalg.eigh(patches.T @ patches / len(patches))[1][:, 1:]
+    along = (filters.flatten(1).double() @ slopes).square().mean(0)
+    assert along[0] > along[-1] and found.min() > 0
+
+
+def test_filters_are_cut_where_pixels_are_valid():
+    pixels, valid = sample()
+    valid = valid.clone()
+    valid[:, :, :, 8:] = False
+    spoilt = pixels.where(valid, 1e6)
+    filters = cut_filters(spoilt, valid, 3, np.random.default_rng(0))
+    assert torch.equal(filters, cut_filters(pixels, valid, 3, np.random.default_rng(0)))
 
 
 def test_flat_imagery_has_filters_too():
