@@ -146,8 +146,7 @@ def check_new(path: Path) -> None:
         raise StorageError(f"--out {path}: is a file; choose another folder")
     if path.is_dir() and any(path.iterdir()):
         what = "already holds a run" if (path / "run.json").exists() else "is not empty"
-        remedy = f"go on with --resume {path}, or choose another folder" if "run" in what else "choose another folder"
-        raise StorageError(f"--out {path}: {what}; {remedy}")
+        raise StorageError(f"--out {path}: {what}; choose another folder")
 
 
 def output_folder(command: str, out: Path | None) -> Path:

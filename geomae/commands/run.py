@@ -57,11 +57,22 @@ class RunFolder:
         """Whether the run came to its end."""
         return (self.path / "summary.json").is_file()
 
-    def recorded(self) -> dict[str, Any]:
-        """What the run was asked to compute. Raises CheckpointError where the folder holds no run."""
-        if not (self.path / "run.json").is_file():
-            raise CheckpointError(f"--resume {self.path}: holds no run (no run.json); give the folder of a training")
-        return dict(read_json(self.path / "run.json"))
+    @property
+    def begun(self) -> bool:
+        """Whether the folder holds a run, of whatever command."""
+        return (self.path / "run.json").is_file()
+
+    def recorded(self, command: str, option: str = "--resume") -> dict[str, Any]:
+        """What the run was asked to compute. Raises CheckpointError where the folder holds no run of `command`."""
+        if not self.begun:
+            raise CheckpointError(f"{option} {self.path}: holds no run (no run.json); give the folder of a training")
+        stored = dict(read_json(self.path / "run.json"))
+        if stored.get("command") != command:
+            raise CheckpointError(
+                f"{option} {self.path}: holds a run of `geomae {stored.get('command')}` and not of `geomae {command}`; "
+                "choose another folder"
+            )
+        return stored
 
     def log(self, step: int, figures: dict[str, float]) -> None:
         """Append figures to the history. Raises StorageError where there is no room."""
