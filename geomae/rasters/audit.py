@@ -10,6 +10,8 @@ from geomae.catalog import Scene, Source
 from geomae.errors import RasterError
 from geomae.rasters.grids import scene_layout
 from geomae.rasters.inspection import BandRecord, FileRecord, Wanted, inspect_files
+from geomae.rasters.opening import is_remote
+from geomae.rasters.side_files import look_beside
 
 MOST_NOT_FINITE = 0.5  # share of NaN and infinities from which a band is suspicious
 PLAUSIBLE_MEDIANS = {"reflectance": (-0.2, 1.6), "brightness_temperature": (150.0, 400.0)}  # per unit
@@ -36,8 +38,9 @@ class Problem:
 class AuditReport:
     """What the audit found in a data set.
 
-    `content` has a digest (64 characters, SHA-256) per scene of the bytes of its files, mask included; for a scene of
-    one file it is that of the file. Scenes with a file that cannot be read at all have none.
+    `content` has a digest (64 characters, SHA-256) per scene of the bytes of its files, mask included, and of what lies
+    beside them; for a scene of one file alone it is that of the file. Scenes with a file that cannot be read at all
+    have none.
     """
 
     source: str
@@ -76,9 +79,12 @@ def audit(source: Source, *, workers: int) -> AuditReport:
     """Read every file of a data set and say which scenes cannot be used, and which look wrong.
 
     Files are read by `workers` threads, in pieces. What was found is kept in the cache folder, so that a file is
-    read again only after it, or the way it is read, has changed. A scene is named with its first quarantining problem.
+    read again only after it, what lies beside it, or the way it is read has changed. A scene is named with its first
+    quarantining problem.
     """
     wanted = _wanted(source)
+    labels = {scene.label_path for scene in source.scenes if scene.label_path}
+    look_beside(path for path in {one.path for one in wanted} | labels if not is_remote(path))
     records = inspect_files(source, wanted, workers=workers)
     dtypes = _usual_dtypes(source, records)
     problems: list[Problem] = []
@@ -86,7 +92,7 @@ def audit(source: Source, *, workers: int) -> AuditReport:
     seen: dict[tuple[Any, ...], str] = {}
     for scene in source.scenes:
         paths = _paths(scene)
-        digests = [records[path].digest for path in paths]
+        digests = [records[path].content for path in paths]
         if None not in digests:
             content[scene.id] = _join([str(digest) for digest in digests])
         problem = _unusable(source, scene, records, dtypes) or _duplicate(scene, records, seen)

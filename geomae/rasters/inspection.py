@@ -24,6 +24,7 @@ from geomae.errors import GeomaeError, RasterError
 from geomae.files import cache_folder, digest, file_digest, read_json, write_json
 from geomae.rasters.opening import Header, describe_dataset, is_remote, opened, stamp
 from geomae.rasters.reading import Span, physical, read_stored
+from geomae.rasters.side_files import side_digest
 
 PASS_VALUES = 8_000_000  # values held at once
 SAMPLE_PIXELS = 65_536  # of each band, for the median
@@ -90,7 +91,10 @@ class BandRecord:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What was found in one file. `kind` and `message` say what is wrong, None for a file that reads."""
+    """What was found in one file. `kind` and `message` say what is wrong, None for a file that reads.
+
+    `digest` is of the file's bytes, `beside` of the files beside it that GDAL reads with it (None without any).
+    """
 
     digest: str | None = None
     count: int = 0
@@ -98,6 +102,14 @@ class FileRecord:
     kind: str | None = None
     message: str | None = None
     bands: tuple[tuple[int, BandRecord], ...] = ()
+    beside: str | None = None
+
+    @property
+    def content(self) -> str | None:
+        """Digest of all that decides what is read: the file's bytes, and the files beside it where there are any."""
+        if self.digest is None or self.beside is None:
+            return self.digest
+        return hashlib.sha256(f"{self.digest}\n{self.beside}".encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         """Give the record as what JSON has."""
@@ -115,10 +127,10 @@ def inspect_file(wanted: Wanted) -> FileRecord:
 
     Of a remote file only the header and one window are read, and the digest covers address and header.
     """
-    digest = None
+    digest = beside = None
     try:
         if not is_remote(wanted.path):
-            digest = file_digest(Path(wanted.path))
+            digest, beside = file_digest(Path(wanted.path)), side_digest(wanted.path)
         # Damaged JPEG data are decoded to grey with a mere warning otherwise.
         with opened(wanted.path, remote=wanted.remote, GDAL_ERROR_ON_LIBJPEG_WARNING="TRUE") as dataset:
             info = describe_dataset(wanted.path, None, dataset)
@@ -130,7 +142,7 @@ def inspect_file(wanted: Wanted) -> FileRecord:
                 return FileRecord(digest, count, dtype, "damaged", f"{wanted.path}: {damage}; restore or remove it")
             known = tuple(band for band in wanted.bands if band[0] <= count)
             bands = _measure(dataset, info, known, wanted.nodata) if known else ()
-            return FileRecord(digest, count, dtype, bands=bands)
+            return FileRecord(digest, count, dtype, bands=bands, beside=beside)
     except RasterError as error:
         return FileRecord(digest, kind="unreadable", message=str(error))
     except OSError as error:

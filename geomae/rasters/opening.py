@@ -27,6 +27,7 @@ from rasterio.io import DatasetReader
 from rasterio.session import DummySession
 
 from geomae.errors import RasterError
+from geomae.rasters.side_files import side_files
 
 DRIVERS = ("GTiff", "JP2OpenJPEG", "PNG", "JPEG", "WEBP")  # COGs are GTiff; none of these can name other files
 LARGEST_CACHE = 64  # handles per thread; a process may have 1024 files open on most systems
@@ -48,7 +49,7 @@ REMOTE_OPTIONS = LOCAL_OPTIONS | {
 GdalError = CPLE_BaseError  # some calls let it through, and rasterio has no public name for it
 LARGEST_BYTES = 2 * 1024**3  # of one window, and of one block, which GDAL decodes as a whole
 METRES_PER_DEGREE = 111_320.0  # along a meridian
-Stamp = tuple[int, int] | None  # bytes and time of change of a local file, None for a remote one
+Stamp = tuple[int | str, ...] | None  # what tells this state of a local file from others, None for a remote one
 _LOCAL = threading.local()
 
 
@@ -69,7 +70,10 @@ def is_remote(path: str) -> bool:
 
 
 def stamp(path: str, *, remote: bool) -> Stamp:
-    """Give size and time of change, by which a changed file is noticed. Raises RasterError when there is no file."""
+    """Give size and time of change, by which a changed file is noticed, also those of the known files beside it.
+
+    Raises RasterError when there is no file.
+    """
     if is_remote(path):
         _allow(path, remote=remote)
         return None
@@ -77,7 +81,8 @@ def stamp(path: str, *, remote: bool) -> Stamp:
         status = Path(path).stat()
     except OSError as error:
         raise RasterError(f"{path}: cannot be opened ({error.strerror}); check the path and the permissions") from error
-    return status.st_size, status.st_mtime_ns
+    beside = [value for one in side_files(path) for value in (one.path, one.size, one.mtime_ns)]
+    return status.st_size, status.st_mtime_ns, *beside
 
 
 def environment(*, remote: bool, **options: str) -> rasterio.Env:
@@ -282,7 +287,7 @@ def _open(path: str, *, remote: bool) -> DatasetReader:
         _allow(path, remote=remote)
         with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):  # each side file would cost a request
             return _Reader(path, driver=list(DRIVERS))
-    _check_sidecar_mask(Path(path + ".msk"))
+    _check_sidecar_mask(path)
     # Side files (.aux.xml, .msk, world files) count, but a folder of a million files is not listed at each opening.
     with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE"):
         return _Reader(Path(path), driver=list(DRIVERS))  # a string could be taken for a URL
@@ -295,15 +300,18 @@ def _allow(path: str, *, remote: bool) -> None:
         raise RasterError(f"{path}: this kind of address is not read; use one of https://, s3://, gs://")
 
 
-def _check_sidecar_mask(path: Path) -> None:
+def _check_sidecar_mask(path: str) -> None:
     """GDAL opens a mask file beside a raster with any driver, so one that is no TIFF could name other files."""
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError:
-        return
-    if magic not in TIFF_MAGICS:
-        raise RasterError(f"{path}: is taken for the mask of the raster beside it, but is no TIFF; remove or rename it")
+    for mask in (Path(path + ".msk"), Path(path + ".MSK")):
+        try:
+            with mask.open("rb") as file:
+                magic = file.read(4)
+        except OSError:
+            continue
+        if magic not in TIFF_MAGICS:
+            raise RasterError(
+                f"{mask}: is taken for the mask of the raster beside it, but is no TIFF; remove or rename it"
+            )
 
 
 @contextlib.contextmanager
