@@ -16,6 +16,8 @@ from typing import Any
 
 from geomae.errors import CatalogError, ConfigError, GeomaeError, StorageError
 
+MOST_VALUES = 100_000  # of a YAML document that stands for more than it writes out
+NO_TEXT = re.compile(r"[\0\ud800-\udfff]")  # YAML can write them (`"\0"`), and no name of a file or column holds any
 UNFINISHED = ".unfinished-"  # prefix of what is being written beside its final name
 
 
@@ -145,11 +147,12 @@ class YamlDocument:
 
 
 def read_yaml(path: Path) -> YamlDocument:
-    """Read a YAML 1.2 mapping. Duplicate keys, tags, several documents and broken syntax raise ConfigError."""
-    from ruamel.yaml import YAML
+    """Read a YAML 1.2 mapping.
+
+    Duplicate keys, tags, several documents, broken syntax, values that cannot be and aliases that multiply raise
+    ConfigError.
+    """
     from ruamel.yaml.comments import CommentedMap, CommentedSeq
-    from ruamel.yaml.error import YAMLError
-    from ruamel.yaml.tokens import TagToken
 
     try:
         text = path.read_text(encoding="utf-8")
@@ -158,29 +161,29 @@ def read_yaml(path: Path) -> YamlDocument:
     except UnicodeDecodeError as error:
         where = f"{error.reason} at byte {error.start}"
         raise ConfigError(f"{path}: is not UTF-8 text ({where}); save it as UTF-8") from error
-    try:
-        tags = [one for one in YAML().scan(text) if isinstance(one, TagToken)] if "!" in text else []
-        tree = None if tags else YAML(typ="rt", pure=True).load(text)
-    except YAMLError as error:
-        raise ConfigError(_yaml_message(path, error)) from error
-    except RecursionError as error:
-        raise ConfigError(f"{path}: is nested too deep; write it flatter") from error
-    if tags:
-        raise ConfigError(f"{path}:{tags[0].start_mark.line + 1}: a tag (`!`) is not read here; write plain values")
+    tree = _yaml_tree(path, text)
     if not isinstance(tree, CommentedMap):
         raise ConfigError(f"{path}: must be a mapping of keys to values")
     lines: dict[tuple[str | int, ...], int] = {}
+    most, count = max(MOST_VALUES, len(text)), 0  # what is written out has a character for each value
 
     def plain(node: Any, keys: tuple[str | int, ...]) -> Any:
+        nonlocal count
+        count += 1
+        if count > most:
+            raise ConfigError(f"{path}: its aliases (`*`) stand for more than {most:,} values; use fewer of them")
         if isinstance(node, CommentedMap):
             for key in node:
                 if key in (node.lc.data or ()):  # a key that came by a merge (`<<: *anchor`) has no line of its own
                     lines[(*keys, key)] = node.lc.key(key)[0] + 1
-            return {key: plain(value, (*keys, key)) for key, value in node.items()}
+            return {plain(key, keys): plain(value, (*keys, key)) for key, value in node.items()}
         if isinstance(node, CommentedSeq):
             for index in range(len(node)):
                 lines[(*keys, index)] = node.lc.item(index)[0] + 1
             return [plain(value, (*keys, index)) for index, value in enumerate(node)]
+        if isinstance(node, str) and (wrong := NO_TEXT.search(node)):
+            where = YamlDocument(path, {}, lines).where(keys)
+            raise ConfigError(f"{where}: {wrong[0]!a} stands for no character; write the character that is meant")
         for kind in (bool, int, float, str):  # ruamel's scalars remember their notation; nobody here asks for it
             if isinstance(node, kind):
                 return kind(node)
@@ -196,6 +199,27 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _yaml_tree(path: Path, text: str) -> Any:
+    """What ruamel reads, with the places of keys."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.tokens import TagToken
+
+    try:
+        tags = [one for one in YAML().scan(text) if isinstance(one, TagToken)] if "!" in text else []
+        tree = None if tags else YAML(typ="rt", pure=True).load(text)
+    except YAMLError as error:
+        raise ConfigError(_yaml_message(path, error)) from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: is nested too deep; write it flatter") from error
+    except ValueError as error:  # a number of thousands of digits, a day that no month has
+        problem = str(error).partition(";")[0]
+        raise ConfigError(f"{path}: a value cannot be read ({problem}); correct it, or put it in quotes") from error
+    if tags:
+        raise ConfigError(f"{path}:{tags[0].start_mark.line + 1}: a tag (`!`) is not read here; write plain values")
+    return tree
 
 
 def _yaml_message(path: Path, error: Exception) -> str:

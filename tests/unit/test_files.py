@@ -188,6 +188,32 @@ def test_broken_yaml_names_file_line_and_remedy(tmp_path, text, line, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: " + "1" * 5000, r"c\.yaml: a value cannot be read \(Exceeds the limit \(4300 digits\).*put it in quotes"),
+        ("a: 2020-02-30", r"c\.yaml: a value cannot be read \(day is out of range for month\); correct it, or"),
+        ('a: 1\nb: ["x", "y\\0"]', r"c\.yaml:2: '\\x00' stands for no character; write the character that is meant"),
+        ('"\\ud83d": 1', r"c\.yaml: '\\ud83d' stands for no character"),
+    ],
+)
+def test_values_that_cannot_be_are_one_line(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        yaml_of(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_aliases_that_multiply_are_refused_before_they_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("geomae.files.MOST_VALUES", 5_000)
+    others = [f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9)}]\n" for i in range(1, 12)]
+    few = yaml_of(tmp_path, "".join(["x0: &x0 [1, 2]\n", *others[:3]])).values
+    assert few["x3"][8][8][8] == [1, 2]
+    with pytest.raises(ConfigError, match=r"c\.yaml: its aliases .* stand for more than 5,000 values; use fewer"):
+        yaml_of(tmp_path, "".join(["x0: &x0 [1, 2]\n", *others]))
+    monkeypatch.setattr("geomae.files.MOST_VALUES", 10)
+    assert len(yaml_of(tmp_path, f"a: [{', '.join(['1'] * 50)}]").values["a"]) == 50  # written out
+
+
 def test_exclamation_marks_are_no_tags(tmp_path):
     assert yaml_of(tmp_path, "a: 'x != 1'  # !no\nb: y!\n").values == {"a": "x != 1", "b": "y!"}
 
