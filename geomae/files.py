@@ -9,6 +9,8 @@ import os
 import re
 import shutil
 import tempfile
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from geomae.errors import CatalogError, ConfigError, GeomaeError, StorageError
 MOST_VALUES = 100_000  # of a YAML document that stands for more than it writes out
 NO_TEXT = re.compile(r"[\0\ud800-\udfff]")  # YAML can write them (`"\0"`), and no name of a file or column holds any
 UNFINISHED = ".unfinished-"  # prefix of what is being written beside its final name
+LONGEST_NAME = 180  # bytes of a name without what commands put before and behind it; file systems take 255
 
 
 @contextlib.contextmanager
@@ -111,8 +114,49 @@ def file_digest(path: Path) -> str:
 
 
 def file_name(name: str) -> str:
-    """A data set's name as a file's."""
-    return re.sub(r"[^A-Za-z0-9_\-.]+", "_", name).strip("_")
+    """A text as the name of a file: letters and digits of any script stay, and `._-`; anything else becomes `_`.
+
+    A name that is too long for a file system loses its middle.
+    """
+    text = unicodedata.normalize("NFC", name)  # with an accent as one letter, as people type it
+    kept = "".join(letter if letter in "._-" or unicodedata.category(letter)[0] in "LMN" else " " for letter in text)
+    plain = "_".join(kept.split()).strip("_") or "_"
+    encoded = plain.encode()
+    if len(encoded) <= LONGEST_NAME:
+        return plain
+    start, end = encoded[: LONGEST_NAME // 3], encoded[-LONGEST_NAME // 2 :]  # the end tells more of a path
+    return f"{start.decode(errors='ignore')}...{end.decode(errors='ignore')}"
+
+
+def file_names(names: Iterable[str]) -> list[str]:
+    """A file's name for each text, in order and all different, also where capitals do not count.
+
+    Of texts with one name, that which is written like it keeps it, else the first; the others are numbered.
+    """
+    texts = list(names)
+    wishes = [file_name(text) for text in texts]
+    wished = Counter(wish.casefold() for wish in wishes)
+    used: set[str] = set()
+    given = [""] * len(texts)
+    for place in sorted(range(len(texts)), key=lambda place: texts[place] != wishes[place]):
+        name, number = wishes[place], 1
+        while name.casefold() in used or (number > 1 and name.casefold() in wished):
+            number += 1
+            name = f"{wishes[place]}-{number}"
+        used.add(name.casefold())
+        given[place] = name
+    return given
+
+
+def scene_names(scenes: Sequence[tuple[str, str]]) -> list[str]:
+    """A file's name for each scene, (data set, id), as `file_names`: that of the id, after that of the data set where
+    two data sets have scenes of one name.
+    """
+    owners: dict[str, set[str]] = {}
+    for dataset, scene in scenes:
+        owners.setdefault(file_name(scene).casefold(), set()).add(dataset)
+    shared = {name for name, datasets in owners.items() if len(datasets) > 1}
+    return file_names(f"{own}_{name}" if file_name(name).casefold() in shared else name for own, name in scenes)
 
 
 def confine(path: Path, root: Path, *, outside: bool, where: str) -> Path:

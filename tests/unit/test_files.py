@@ -14,11 +14,14 @@ from geomae.files import (
     confine,
     digest,
     file_digest,
+    file_name,
+    file_names,
     publish_dir,
     publish_file,
     read_json,
     read_yaml,
     remove_unfinished,
+    scene_names,
     write_json,
     write_text,
 )
@@ -239,3 +242,43 @@ def test_the_nearest_known_name_is_the_remedy():
     assert nearest("xyz", ["nir", "red"]) == "known: nir, red"
     assert nearest("x", []) == "there are none"
     assert nearest("zzz", [f"name{i:02}" for i in range(25)]).endswith("name19 and 5 more")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("東京", "東京"),
+        ("école/é", "école_é"),
+        ("e\u0301", "é"),
+        ("दिल्ली", "दिल्ली"),
+        ("hls[season=green]@test", "hls_season_green_test"),
+        ("S2A.SAFE/T33 (1)", "S2A.SAFE_T33_1"),
+        ("../a\0b\n", ".._a_b"),
+        ("!?", "_"),
+    ],
+)
+def test_a_text_is_recognised_in_its_file_name(text, name):
+    assert file_name(text) == name
+    assert file_name(name) == name
+
+
+def test_a_long_name_fits_a_file_system_and_keeps_both_ends(tmp_path):
+    name = file_name("start/" + "東" * 200 + "/end")
+    assert name.startswith("start_東")
+    assert name.endswith("東_end")
+    write_text(tmp_path / f"error_by_ratio_{name}_random-step-00000001.png", "")
+
+
+def test_no_two_texts_have_one_file_name():
+    assert file_names(["a b", "a/b", "a_b", "c"]) == ["a_b-2", "a_b-3", "a_b", "c"]  # what is written so keeps it
+    assert file_names(["x", "X", "x-2"]) == ["x", "X-3", "x-2"]  # some disks do not tell capitals apart
+    assert file_names(["é", "e\u0301", "è"]) == ["é", "é-2", "è"]
+    assert file_names(["東京", "大阪"]) == ["東京", "大阪"]
+    long = file_names(["a" * 300, "a" * 301, "a" * 302])
+    assert len(set(long)) == 3
+
+
+def test_scenes_are_named_with_their_data_set_only_where_two_data_sets_share_a_name():
+    assert scene_names([("one", "s0"), ("two", "s0"), ("two", "s1")]) == ["one_s0", "two_s0", "s1"]
+    assert scene_names([("one", "a/b"), ("one", "a_b"), ("one", "a b")]) == ["a_b-2", "a_b", "a_b-3"]
+    assert scene_names([("one", "S"), ("two", "s"), ("three", "one_S")]) == ["one_S", "two_s", "one_S-2"]
