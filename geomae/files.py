@@ -10,6 +10,7 @@ import re
 import shutil
 import tempfile
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,9 +73,12 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Publish `text` as UTF-8 at `path`."""
+    """Publish `text` as UTF-8 at `path`; of a file's name that is no UTF-8 the odd bytes are written as `\\udcXX`.
+
+    In JSON that stands for the very name.
+    """
     with publish_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -248,12 +252,14 @@ def flush(path: Path) -> None:
 def _yaml_tree(path: Path, text: str) -> Any:
     """What ruamel reads, with the places of keys."""
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.error import ReusedAnchorWarning, YAMLError
     from ruamel.yaml.tokens import TagToken
 
     try:
         tags = [one for one in YAML().scan(text) if isinstance(one, TagToken)] if "!" in text else []
-        tree = None if tags else YAML(typ="rt", pure=True).load(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ReusedAnchorWarning)  # the later one counts, as YAML says
+            tree = None if tags else YAML(typ="rt", pure=True).load(text)
     except YAMLError as error:
         raise ConfigError(_yaml_message(path, error)) from error
     except RecursionError as error:

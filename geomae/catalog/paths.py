@@ -59,7 +59,7 @@ def find_files(catalog: Catalog, dataset: str, pattern: str, *keys: str | int) -
     place, outside = catalog.place(dataset, *keys), catalog.entry(dataset).outside
     start = static_folder(catalog, pattern).removeprefix(f"{catalog.folder}/")
     confine(Path(start), catalog.folder, outside=outside, where=place)
-    exact = (catalog.folder / pattern).is_file()
+    exact = _is_file(catalog.folder / pattern)
     # Path.glob neither takes absolute patterns nor follows links to folders
     names = [pattern] if exact else glob.glob(pattern, root_dir=catalog.folder, recursive=True)  # noqa: PTH207
     paths = []
@@ -81,7 +81,7 @@ def require_file(catalog: Catalog, dataset: str, path: str, *keys: str | int) ->
         return checked_url(catalog, dataset, path, *keys)
     place = catalog.place(dataset, *keys)
     confine(Path(path), catalog.folder, outside=catalog.entry(dataset).outside, where=place)
-    if not (catalog.folder / path).is_file():
+    if not _is_file(catalog.folder / path):
         raise CatalogError(f"{place}: there is no file {path!r}; {holds(str(catalog.folder / path))}; correct the path")
     return str(catalog.folder / path)
 
@@ -102,7 +102,7 @@ def checked_url(catalog: Catalog, dataset: str, url: str, *keys: str | int) -> s
 def no_file_error(catalog: Catalog, dataset: str, pattern: str, *keys: str | int) -> CatalogError:
     """The error for a pattern without files: the pattern, the line and what lies there instead."""
     remedy = "correct the pattern"
-    if (catalog.folder / pattern).is_dir():
+    if _is_folder(catalog.folder / pattern):
         remedy = f"name the files in it, as in {pattern.rstrip('/')}/*.tif"
     there = holds(static_folder(catalog, pattern) + "/x")
     return CatalogError(f"{catalog.place(dataset, *keys)}: no file matches {pattern!r}; {there}; {remedy}")
@@ -111,7 +111,7 @@ def no_file_error(catalog: Catalog, dataset: str, pattern: str, *keys: str | int
 def holds(path: str) -> str:
     """What lies in the innermost folder of `path` that exists, for a message."""
     folder = Path(path).parent
-    while not folder.is_dir() and folder != folder.parent:
+    while not _is_folder(folder) and folder != folder.parent:
         folder = folder.parent
     try:
         names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(folder))
@@ -157,6 +157,16 @@ def find_band_scenes(catalog: Catalog, dataset: str, tokens: Sequence[str]) -> l
             )
     _check_complete(scenes, tokens, place)
     return [BandScene(path, {token: files[token].path for token in tokens}) for path, files in scenes.items()]
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file; of a name longer than any disk takes there is none, where `Path.is_file` raises."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def _is_folder(path: Path) -> bool:
+    """The same of a folder."""
+    return os.path.isdir(path)  # noqa: PTH112
 
 
 def _while_equal(levels: "zip[tuple[str, ...]]") -> list[tuple[str, ...]]:

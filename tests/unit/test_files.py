@@ -22,6 +22,7 @@ from geomae.files import (
     read_yaml,
     remove_unfinished,
     scene_names,
+    write_csv,
     write_json,
     write_text,
 )
@@ -153,6 +154,14 @@ def test_the_cache_can_be_moved(tmp_path, monkeypatch):
     assert cache_folder() == tmp_path / "geomae"
 
 
+def test_a_name_that_is_no_utf8_is_written_and_read_back(tmp_path):
+    name = os.fsdecode(b"caf\xe9.tif")
+    write_json(tmp_path / "a.json", {name: name})
+    assert read_json(tmp_path / "a.json") == {name: name}
+    write_csv(tmp_path / "a.csv", ["file"], [{"file": name}])
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8") == "file\ncaf\\udce9.tif\n"
+
+
 def yaml_of(tmp_path, text):
     path = tmp_path / "c.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -215,6 +224,10 @@ def test_aliases_that_multiply_are_refused_before_they_fill_the_memory(tmp_path,
         yaml_of(tmp_path, "".join(["x0: &x0 [1, 2]\n", *others]))
     monkeypatch.setattr("geomae.files.MOST_VALUES", 10)
     assert len(yaml_of(tmp_path, f"a: [{', '.join(['1'] * 50)}]").values["a"]) == 50  # written out
+
+
+def test_of_two_anchors_of_one_name_the_later_counts_without_a_warning(tmp_path):
+    assert yaml_of(tmp_path, "a: &x 1\nb: &x 2\nc: *x\n").values == {"a": 1, "b": 2, "c": 2}
 
 
 def test_exclamation_marks_are_no_tags(tmp_path):

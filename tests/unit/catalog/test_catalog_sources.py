@@ -125,6 +125,9 @@ def test_scenes_have_sorted_unique_ids_that_new_files_do_not_change(tmp_path: Pa
     [
         ("path: imgs/*.tif", "4: datasets.a.path: no file matches 'imgs/*.tif'; {folder} holds c.yaml, d/; correct"),
         ("path: d", "name the files in it, as in d/*.tif"),
+        (f"path: {'x' * 300}", "4: datasets.a.path: no file matches 'xxx"),  # longer than the name of any file
+        (f"path: '{'x' * 300}/*.tif'", "; {folder} holds c.yaml, d/; correct the pattern"),
+        (f"path: d/x.tif\ntable: {{path: {'x' * 300}, key: a}}", "; {folder} holds c.yaml, d/; correct the path"),
         ("path: ../*.tif", "4: datasets.a.path: .. leaves the catalogue's folder"),
         ("path: /etc/passwd", "add `outside: true` to allow it"),
         ("path: d/away.tif", "away.tif leaves the catalogue's folder"),
