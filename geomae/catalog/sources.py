@@ -1,8 +1,8 @@
 """From a catalogue entry to a Source: which bands it reads and where they are stored, masks, labels and attributes."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -18,11 +18,18 @@ from geomae.catalog.paths import (
     static_folder,
 )
 from geomae.catalog.schema import DatasetEntry
+from geomae.catalog.stored_bands import (
+    DescribeBands,
+    StoredBands,
+    bands_by_number,
+    bands_by_token,
+    find_band,
+    first_described,
+)
 from geomae.errors import CatalogError, nearest
 from geomae.sensors import Band, Sensor, sensor, sensor_names
 from geomae.sensors import sensor as known_sensor
 
-DescribeBands = Callable[[str], tuple[str | None, ...]]  # path -> description of each stored band
 DIGITAL_NUMBER = "digital_number"
 MIXED = "mixed"  # unit of a data set whose bands have different ones
 
@@ -30,9 +37,9 @@ MIXED = "mixed"  # unit of a data set whose bands have different ones
 def resolve_files(catalog: Catalog, dataset: str, describe_bands: DescribeBands) -> Source:
     """The Source of an entry with `path`.
 
-    `describe_bands` gives the description of each band that a file stores; it is asked about the first file where
-    `bands` (or a mask's band) is left to the file. Raises CatalogError with file, line, key and remedy when no file
-    matches, a band or one of its files is missing, or a path leaves the catalogue's folder.
+    `describe_bands` gives the description of each band that a file stores; it is asked about the first file that can
+    be read where `bands` (or a mask's band) is left to the file. Raises CatalogError with file, line, key and remedy
+    when no file matches, a band or one of its files is missing, or a path leaves the catalogue's folder.
     """
     entry = catalog.entry(dataset)
     sensor = catalog.sensor(dataset)
@@ -72,7 +79,7 @@ def source_from_paths(
         raise CatalogError(f"{catalog.place(dataset)}: does not say which sensor; add `sensor`")
     if not paths:
         raise CatalogError(f"{catalog.place(dataset)}: holds no files; check where they should be")
-    stored = bands_by_number(catalog, dataset, sensor, paths[0], describe_bands)
+    stored = bands_by_number(catalog, dataset, sensor, paths, describe_bands)
     scenes = scenes_from_paths(paths, stored.numbers, root=root, attributes=attributes, label_paths=label_paths)
     return _source(catalog, dataset, sensor, stored, scenes, describe_bands)
 
@@ -104,59 +111,6 @@ def scenes_from_paths(
         for path, scene_id in zip(paths, ids, strict=True)
     ]
     return tuple(sorted(scenes, key=lambda scene: scene.id))
-
-
-@dataclass(frozen=True)
-class StoredBands:
-    """Bands that are read: each with its number in the file (from 1) or, with a file per band, its token.
-
-    `count` is how many bands each file holds, None with a file per band.
-    """
-
-    bands: tuple[Band, ...]
-    numbers: tuple[int, ...]
-    tokens: tuple[str, ...]
-    count: int | None
-
-
-def bands_by_token(catalog: Catalog, dataset: str, sensor: Sensor) -> StoredBands:
-    """Bands of a data set with one file per band; a token is the sensor's own name unless `bands` maps it."""
-    entry = catalog.entry(dataset)
-    if isinstance(entry.bands, dict):
-        bands = [find_band(catalog, dataset, sensor, token, "bands", token) for token in entry.bands]
-        tokens = tuple(entry.bands.values())
-    else:
-        names = entry.bands or [band.name for band in sensor.bands]
-        bands = [find_band(catalog, dataset, sensor, str(name), "bands", index) for index, name in enumerate(names)]
-        tokens = tuple(band.name for band in bands)
-    _check_distinct(catalog, dataset, bands)
-    if len(set(tokens)) < len(tokens):
-        raise CatalogError(f"{catalog.place(dataset, 'bands')}: two bands have one token; give each its own")
-    return StoredBands(tuple(bands), (1,) * len(bands), tokens, None)
-
-
-def bands_by_number(
-    catalog: Catalog, dataset: str, sensor: Sensor, first_path: str, describe_bands: DescribeBands
-) -> StoredBands:
-    """Bands of files that hold all of them: `bands`, else the first file's descriptions, else the sensor's."""
-    listed = catalog.entry(dataset).bands
-    if isinstance(listed, tuple):
-        stored: Sequence[Band | None] = [
-            find_band(catalog, dataset, sensor, token, "bands", index) if token is not None else None
-            for index, token in enumerate(listed)
-        ]
-    else:
-        stored = _described(catalog, dataset, sensor, first_path, describe_bands(first_path))
-    kept = [(band, number) for number, band in enumerate(stored, start=1) if band is not None]
-    bands = tuple(band for band, _ in kept)
-    _check_distinct(catalog, dataset, bands)
-    return StoredBands(bands, tuple(number for _, number in kept), (), len(stored))
-
-
-def find_band(catalog: Catalog, dataset: str, sensor: Sensor, token: str, *keys: str | int) -> Band:
-    """The sensor's band called `token`; raises CatalogError at the line of `keys` with the nearest known name."""
-    with catalog.at(dataset, *keys):
-        return sensor.band(token)
 
 
 def scaling(
@@ -230,6 +184,10 @@ def _source(
     entry = catalog.entry(dataset)
     unit, scale_C, offset_C = scaling(catalog, dataset, sensor, stored.bands)
     scenes = attach_table(catalog, dataset, _with_labels(catalog, dataset, scenes))
+    scenes = _with_masks(catalog, dataset, scenes, stored, describe_bands)
+    order, layer = stored.order, entry.mask.band if entry.mask else None
+    if order is not None and isinstance(layer, str) and scenes[0].mask is not None:
+        order = order.with_layer(layer, scenes[0].mask.index)
     return Source(
         name=dataset,
         sensor=sensor.name,
@@ -239,11 +197,12 @@ def _source(
         offset_C=offset_C,
         nodata=nodata_values(entry, sensor),
         gsd_m=entry.gsd_m,
-        scenes=_with_masks(catalog, dataset, scenes, stored, describe_bands),
+        scenes=scenes,
         stored_bands=stored.count,
         invalid_bits=entry.mask.invalid_bits if entry.mask else (),
         invalid_values=entry.mask.invalid_values if entry.mask else (),
         remote=entry.remote,
+        order=order,
     )
 
 
@@ -274,7 +233,7 @@ def _with_masks(
     place = catalog.place(dataset, "mask", "band")
     number = mask.band
     if isinstance(number, str):
-        known = [name or "" for name in describe_bands(scenes[0].files[0])]
+        known = [name or "" for name in first_described((scene.files[0] for scene in scenes), describe_bands)[1]]
         if number not in known:
             remedy = nearest(number, [name for name in known if name])
             raise CatalogError(f"{place}: the files describe no band as {number!r}; {remedy} (or write its number)")
@@ -307,42 +266,3 @@ def _own(
         return (float(given),) * len(bands)
     named = {find_band(catalog, dataset, sensor, token, key, token).name: value for token, value in given.items()}
     return tuple(float(named.get(band.name, default)) for band, default in zip(bands, default_C, strict=True))
-
-
-def _described(
-    catalog: Catalog, dataset: str, sensor: Sensor, path: str, descriptions: Sequence[str | None]
-) -> Sequence[Band]:
-    """Bands by the descriptions in a file; where these name none of the sensor's bands, by the sensor's order."""
-    place = catalog.place(dataset)
-    known = [_known(sensor, description) for description in descriptions]
-    if all(known):
-        return [band for band in known if band]
-    if any(known):
-        number = known.index(None) + 1
-        described = f"band {number} of {path} is described as {descriptions[number - 1]!r}"
-        raise CatalogError(
-            f"{place}: {described}, which sensor {sensor.name} has not; "
-            "add `bands` in stored order, null for what is to be skipped"
-        )
-    if len(descriptions) != len(sensor.bands):
-        raise CatalogError(
-            f"{place}: {path} holds {len(descriptions)} bands without names, and sensor {sensor.name} has "
-            f"{len(sensor.bands)}; add `bands` in stored order"
-        )
-    return sensor.bands
-
-
-def _known(sensor: Sensor, description: str | None) -> Band | None:
-    try:
-        return sensor.band(description) if description else None
-    except CatalogError:
-        return None
-
-
-def _check_distinct(catalog: Catalog, dataset: str, bands: Iterable[Band]) -> None:
-    names: set[str] = set()
-    for band in bands:
-        if band.name in names:
-            place = catalog.place(dataset, "bands")
-            raise CatalogError(f"{place}: band {band.name} is there twice; keep one, and write null for the other")
-        names.add(band.name)

@@ -69,11 +69,15 @@ def _show_bands(screen: Screen, catalog: Catalog, name: str, tiles: TileIndex) -
 
 
 def _notes(catalog: Catalog, check: DatasetCheck) -> list[str]:
-    """What a person has to mend although the data set can be used."""
-    if check.source is None or check.source.sensor != FILL_IN:
+    """What a person has to know or mend although the data set can be used."""
+    if check.source is None:
         return []
-    place = catalog.place(check.source.name, "sensor")
-    return [f"{place}: holds placeholders; write a sensor's name, or the wavelength and width of each band"]
+    place = catalog.place(check.source.name)
+    notes = [f"{place}: {remark}" for remark in (check.report.remarks if check.report else ())]
+    if check.source.sensor == FILL_IN:
+        place = catalog.place(check.source.name, "sensor")
+        notes.append(f"{place}: holds placeholders; write a sensor's name, or the wavelength and width of each band")
+    return notes
 
 
 def _figures(check: DatasetCheck) -> Iterable[tuple[str, int]]:
@@ -82,6 +86,10 @@ def _figures(check: DatasetCheck) -> Iterable[tuple[str, int]]:
         yield "scenes", check.report.scenes
         yield "scenes quarantined", len(check.report.quarantined)
         yield "scenes suspicious", check.report.counts.get("suspicious", 0)
+        if check.report.numbers:
+            yield "files read by the names of their bands", len(check.report.numbers)
+        if check.report.unnamed:
+            yield "files without names of bands, in stored order", check.report.unnamed
     if check.tiles is None:
         return
     yield "tiles", len(check.tiles)

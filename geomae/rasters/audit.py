@@ -1,16 +1,18 @@
 """The audit of a data set before anything is trained on it: what cannot be read, and what looks wrong."""
 
+import functools
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from geomae.catalog import Scene, Source
 from geomae.errors import RasterError
 from geomae.rasters.grids import scene_layout
-from geomae.rasters.inspection import BandRecord, FileRecord, Wanted, inspect_files
+from geomae.rasters.inspection import BandRecord, FileFacts, FileRecord, Place, Wanted, inspect_files
 from geomae.rasters.opening import is_remote
+from geomae.rasters.remarks import remarks
 from geomae.rasters.side_files import look_beside
 
 MOST_NOT_FINITE = 0.5  # share of NaN and infinities from which a band is suspicious
@@ -19,8 +21,8 @@ PLAUSIBLE_MEDIANS = {"reflectance": (-0.2, 1.6), "brightness_temperature": (150.
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a scene: `kind` is one of unreadable, damaged, band-count, dtype, invalid, constant, duplicate
-    (the scene is quarantined), or suspicious (a warning only).
+    """What is wrong with a scene: `kind` is one of unreadable, damaged, band-count, band-order, dtype, invalid,
+    constant, duplicate (the scene is quarantined), or suspicious (a warning only).
     """
 
     scene: str
@@ -40,7 +42,9 @@ class AuditReport:
 
     `content` has a digest (64 characters, SHA-256) per scene of the bytes of its files, mask included, and of what lies
     beside them; for a scene of one file alone it is that of the file. Scenes with a file that cannot be read at all
-    have none.
+    have none. `numbers` has the scenes whose files name their bands in another order, by which they are read (see
+    `in_own_order`); `unnamed` is how many files name no band and are taken in the stored order. `remarks` are warnings
+    about the files of the data set together, each a sentence with their number and the remedy.
     """
 
     source: str
@@ -48,6 +52,9 @@ class AuditReport:
     files: int
     problems: tuple[Problem, ...]
     content: Mapping[str, str]
+    numbers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    unnamed: int = 0
+    remarks: tuple[str, ...] = ()
 
     @property
     def quarantined(self) -> frozenset[str]:
@@ -72,6 +79,7 @@ class AuditReport:
                 for one in self.problems
             ],
             "content": dict(self.content),
+            "band_order": {"by_name": sorted(self.numbers), "unnamed": self.unnamed},
         }
 
 
@@ -85,9 +93,11 @@ def audit(source: Source, *, workers: int) -> AuditReport:
     wanted = _wanted(source)
     labels = {scene.label_path for scene in source.scenes if scene.label_path}
     look_beside(path for path in {one.path for one in wanted} | labels if not is_remote(path))
-    records = inspect_files(source, wanted, workers=workers)
+    place = functools.cache(source.order.place) if source.order is not None else None
+    records = inspect_files(source, wanted, place, workers=workers)
     dtypes = _usual_dtypes(source, records)
     problems: list[Problem] = []
+    sound: list[Scene] = []
     content: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
     for scene in source.scenes:
@@ -99,8 +109,31 @@ def audit(source: Source, *, workers: int) -> AuditReport:
         if problem is not None:
             problems.append(problem)
         else:
+            sound.append(scene)
             problems.extend(_suspicious(source, scene, records))
-    return AuditReport(source.name, len(source.scenes), len(wanted), tuple(problems), content)
+    facts = {path: record.facts for path, record in records.items() if record.facts is not None}
+    numbers, unnamed = _orders(sound, facts, place)
+    return AuditReport(
+        source.name,
+        len(source.scenes),
+        len(wanted),
+        tuple(problems),
+        content,
+        numbers,
+        unnamed,
+        remarks(source, sound, records, numbers, unnamed),
+    )
+
+
+def _orders(
+    sound: Sequence[Scene], facts: Mapping[str, FileFacts], place: Place | None
+) -> tuple[dict[str, tuple[int, ...]], int]:
+    """Where scenes that name their bands in another order have them, by id, and the number of those without names."""
+    if place is None:
+        return {}, 0
+    placements = {scene.id: place(facts[scene.files[0]].names) for scene in sound}
+    moved = {scene_id: one.numbers for scene_id, one in placements.items() if one.moved and one.numbers}
+    return moved, sum(not one.named for one in placements.values())
 
 
 def _paths(scene: Scene) -> tuple[str, ...]:
@@ -115,8 +148,9 @@ def _wanted(source: Source) -> list[Wanted]:
             bands.setdefault(band.path, {}).setdefault(band.index, (scale, offset))
         if scene.mask is not None:
             bands.setdefault(scene.mask.path, {}).setdefault(scene.mask.index, (1.0, 0.0))
+    imagery = {path for scene in source.scenes for path in scene.files}
     return [
-        Wanted(path, tuple((index, *used[index]) for index in sorted(used)), source.nodata, source.remote)
+        Wanted(path, tuple((n, *used[n]) for n in sorted(used)), source.nodata, source.remote, path in imagery)
         for path, used in bands.items()
     ]
 
@@ -141,6 +175,8 @@ def _unusable(
     """The first reason, if any, for which a scene must not be used."""
     for path in _paths(scene):
         record = records[path]
+        if record.kind == "band-order":
+            return Problem(scene.id, (path,), record.kind, _contradiction(source, path, str(record.message)))
         if record.kind is not None:
             return Problem(scene.id, (path,), record.kind, str(record.message))
     for path in scene.files:
@@ -165,6 +201,16 @@ def _unusable(
         message = f"{scene.files[0]}: all its pixels are {_figure(bands[0].low)}; leave the scene out"
         return Problem(scene.id, scene.files, "constant", message)
     return None
+
+
+def _contradiction(source: Source, path: str, described: str) -> str:
+    order = source.order
+    assert order is not None
+    if order.stated:
+        said, remedy = f"where `bands` says {order}", "correct `bands`, or the descriptions in the file"
+    else:
+        said, remedy = f"where the first file has {order}", "add `bands`, or make it its own data set"
+    return f"{path}: names its bands {described}, {said}; {remedy}"
 
 
 def _duplicate(scene: Scene, records: Mapping[str, FileRecord], seen: dict[tuple[Any, ...], str]) -> Problem | None:

@@ -26,6 +26,7 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.session import DummySession
 
+from geomae.catalog.band_order import ALPHA
 from geomae.errors import RasterError
 from geomae.rasters.side_files import side_files
 
@@ -163,7 +164,8 @@ class Header:
     `Affine`, from pixel to world. `crs` is an authority string
     or WKT, None where there is none. `pixel_m` is the pixel size in metres, known for projected CRS only; `roughly_m`
     is also estimated from degrees. `alpha` is the number of the alpha band. `masked` says whether the file has a
-    mask for all its bands.
+    mask for all its bands. `scales` and `offsets` are the tags of the bands, 1 and 0 where there are none. `palette`
+    says whether a band holds places in a table of colours, `lossy` whether the compression changes values.
     """
 
     path: str
@@ -183,6 +185,20 @@ class Header:
     compression: str | None
     alpha: int | None
     masked: bool
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
+    palette: bool
+    lossy: bool
+
+    @property
+    def names(self) -> tuple[str | None, ...]:
+        """The descriptions, and "alpha" for an alpha band that has none.
+
+        Not of four bands of 8 bits: GDAL marks the last as alpha whatever it holds, as the near infrared of NAIP.
+        """
+        if self.alpha is None or self.descriptions[self.alpha - 1] or (self.count, self.dtypes[0]) == (4, "uint8"):
+            return self.descriptions
+        return (*self.descriptions[: self.alpha - 1], ALPHA, *self.descriptions[self.alpha :])
 
     @property
     def count(self) -> int:
@@ -209,8 +225,8 @@ def header(path: str, *, remote: bool = False) -> Header:
 
 
 def describe_bands(path: str, *, remote: bool = False) -> tuple[str | None, ...]:
-    """Give the descriptions that the file has for its bands, in stored order, None where it has none."""
-    return header(path, remote=remote).descriptions
+    """Give the names that the file has for its bands, in stored order, None where it has none (see `Header.names`)."""
+    return header(path, remote=remote).names
 
 
 def describe_dataset(path: str, current: Stamp, dataset: DatasetReader) -> Header:
@@ -221,7 +237,8 @@ def describe_dataset(path: str, current: Stamp, dataset: DatasetReader) -> Heade
     affine = dataset.transform
     pixel_m = _pixel_m(crs, affine)
     flags = dataset.mask_flag_enums[0]
-    alpha = dataset.colorinterp.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in dataset.colorinterp else None
+    interpretation = dataset.colorinterp
+    alpha = interpretation.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in interpretation else None
     block_height, block_width = dataset.block_shapes[0]
     structure = dataset.tags(ns="IMAGE_STRUCTURE")
     info = Header(
@@ -242,6 +259,10 @@ def describe_dataset(path: str, current: Stamp, dataset: DatasetReader) -> Heade
         compression=structure.get("COMPRESSION"),
         alpha=alpha,
         masked=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags,
+        scales=tuple(map(float, dataset.scales)),
+        offsets=tuple(map(float, dataset.offsets)),
+        palette=ColorInterp.palette in interpretation,
+        lossy=_is_lossy(structure),
     )
     _check(info)
     return info
@@ -355,6 +376,12 @@ def _roughly_m(crs: CRS | None, affine: Affine, height: int, width: int) -> floa
     _, latitude = affine @ (width / 2, height / 2)
     narrowing = max(math.cos(math.radians(latitude)), 1e-3)
     return math.sqrt(abs(affine.determinant) * narrowing) * METRES_PER_DEGREE
+
+
+def _is_lossy(structure: dict[str, str]) -> bool:
+    """Whether values come back changed: JPEG, and WebP, JPEG 2000 and LERC where they were told so."""
+    jpeg = structure.get("COMPRESSION", "").endswith("JPEG")
+    return jpeg or structure.get("COMPRESSION_REVERSIBILITY") == "LOSSY" or "MAX_Z_ERROR" in structure
 
 
 def _check(info: Header) -> None:

@@ -11,7 +11,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from geomae.catalog import Catalog, Selector, Source, condition_mask, read_windows, require_columns, where_mask
+from geomae.catalog import (
+    Catalog,
+    Selector,
+    Source,
+    condition_mask,
+    in_own_order,
+    read_windows,
+    require_columns,
+    where_mask,
+)
 from geomae.catalog.schema import Label
 from geomae.errors import CatalogError, GeomaeError, nearest
 from geomae.rasters import AuditReport, Grid, Window, audit, read_labels, scene_grid
@@ -196,6 +205,7 @@ def build_index(
     entry = catalog.entry(name)
     report = audit(source, workers=threads)
     _check_quarantine(report, max_quarantined, catalog.place(name))
+    source = in_own_order(source, report.numbers)
     left_out: dict[str, int] = {}
     grids = tuple(None if s.id in report.quarantined else scene_grid(source, s) for s in source.scenes)
     tiles, attributes = _windows(catalog, name, source, grids)
@@ -374,7 +384,8 @@ def _content(source: Source, report: AuditReport) -> str:
     """What decides the pixels that are read: the files' bytes and how they are interpreted."""
     reading = (source.scale_C, source.offset_C, source.nodata, source.gsd_m, source.invalid_bits, source.invalid_values)
     bands = [[(band.index, band.path.rsplit("/", 1)[-1]) for band in scene.bands] for scene in source.scenes[:1]]
-    return repr((reading, bands, [band.name for band in source.bands], sorted(report.content.items())))
+    orders = [sorted(report.numbers.items())] if report.numbers else []
+    return repr((reading, bands, [band.name for band in source.bands], sorted(report.content.items()), *orders))
 
 
 def _check_quarantine(report: AuditReport, most: float, where: str) -> None:

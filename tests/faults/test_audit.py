@@ -198,10 +198,10 @@ def test_a_second_audit_reads_no_file_again_and_a_changed_one_alone(tmp_path, mo
     paths = [write(tmp_path / f"{i}.tif", noise(i)) for i in range(3)]
     read, lock, inspect = [], threading.Lock(), inspection_cache.inspect_file
 
-    def spy(wanted):
+    def spy(wanted, place=None):
         with lock:
             read.append(Path(wanted.path).name)
-        return inspect(wanted)
+        return inspect(wanted, place)
 
     monkeypatch.setattr(inspection_cache, "inspect_file", spy)
     first = audit(source_of(*paths), workers=2)
