@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from geomae.catalog import Scene, Source
 from geomae.errors import RasterError
 from geomae.rasters.grids import scene_layout
@@ -16,13 +18,19 @@ from geomae.rasters.remarks import remarks
 from geomae.rasters.side_files import look_beside
 
 MOST_NOT_FINITE = 0.5  # share of NaN and infinities from which a band is suspicious
+LARGEST_VALUE = 1e12  # of any unit: beyond it, sums of squares and products leave float32 and figures become NaN
+PLAUSIBLE_VALUES = {  # per unit, of every pixel: sensors saturate within
+    "reflectance": (-0.5, 10.0),
+    "brightness_temperature": (50.0, 2000.0),
+    "decibel": (-200.0, 200.0),
+}
 PLAUSIBLE_MEDIANS = {"reflectance": (-0.2, 1.6), "brightness_temperature": (150.0, 400.0)}  # per unit
 
 
 @dataclass(frozen=True)
 class Problem:
     """What is wrong with a scene: `kind` is one of unreadable, damaged, band-count, band-order, dtype, invalid,
-    constant, duplicate (the scene is quarantined), or suspicious (a warning only).
+    constant, duplicate, size (the scene is quarantined), or suspicious (a warning only).
     """
 
     scene: str
@@ -136,6 +144,15 @@ def _orders(
     return moved, sum(not one.named for one in placements.values())
 
 
+def stored_value(value: float, scale: float, offset: float) -> str:
+    """A value as the file stores it, in digits that name it again: whole numbers, else those of float32."""
+    raw = (value - offset) / scale
+    if abs(raw) < 1e6 and abs(raw - round(raw)) < 0.01:
+        return str(round(raw))
+    limits = np.finfo(np.float32)
+    return str(np.float32(min(max(raw, float(limits.min)), float(limits.max))))
+
+
 def _paths(scene: Scene) -> tuple[str, ...]:
     return scene.files if scene.mask is None else tuple(dict.fromkeys((*scene.files, scene.mask.path)))
 
@@ -226,22 +243,45 @@ def _duplicate(scene: Scene, records: Mapping[str, FileRecord], seen: dict[tuple
 def _suspicious(source: Source, scene: Scene, records: Mapping[str, FileRecord]) -> Iterable[Problem]:
     low, high = PLAUSIBLE_MEDIANS.get(source.unit, (float("-inf"), float("inf")))
     far, gone, flat = [], [], []
-    for name, band in _bands(source, scene, records):
+    beyond: dict[str, list[str]] = {}  # names of bands by the value that is stored in them
+    fills: dict[str, list[str]] = {}
+    for (name, band), *scaling in zip(_bands(source, scene, records), source.scale_C, source.offset_C, strict=True):
+        fits = band.median is None or low <= band.median <= high
+        extreme = _beyond(source.unit if fits else "", band)  # a wrong `scale` moves every value
+        if band.fill is not None:
+            fills.setdefault(stored_value(band.fill, *scaling), []).append(f"{name} ({band.fill_share:.1%})")
+        if extreme is not None and extreme != band.fill:
+            beyond.setdefault(stored_value(extreme, *scaling), []).append(name)
         if band.not_finite > MOST_NOT_FINITE * band.pixels:
             gone.append(f"{name} ({band.not_finite / band.pixels:.0%})")
-        if band.median is not None and not low <= band.median <= high:
+        if not fits:
             far.append(f"{name} ({_figure(band.median)})")
         if band.valid == 0 or band.low == band.high:
             flat.append(name)
-    messages = []
+    unit = source.unit.replace("_", " ")
+    messages = [
+        f"{value} is in {', '.join(names)} and far from all other values; if it is no measurement, declare `nodata`"
+        for value, names in fills.items()
+    ]
+    messages += [
+        f"{value} in {', '.join(names)} is beyond any {unit}; if it is no measurement, declare `nodata`"
+        for value, names in beyond.items()
+    ]
     if far:
-        what = source.unit.replace("_", " ")
-        messages.append(f"median {what} out of {low:g} to {high:g} in {', '.join(far)}; check `scale` and `offset`")
+        messages.append(f"median {unit} out of {low:g} to {high:g} in {', '.join(far)}; check `scale` and `offset`")
     if gone:
         messages.append(f"most values are NaN or infinite in {', '.join(gone)}; check how the file was made")
     if flat:
         messages.append(f"one value or none at all in {', '.join(flat)}; check `bands`")
     return [Problem(scene.id, scene.files, "suspicious", f"{scene.files[0]}: {text}") for text in messages]
+
+
+def _beyond(unit: str, band: BandRecord) -> float | None:
+    """The lowest or highest value of a band, where no measurement in `unit` can be so far."""
+    least, most = PLAUSIBLE_VALUES.get(unit, (-LARGEST_VALUE, LARGEST_VALUE))
+    if band.low is not None and band.low < least:
+        return band.low
+    return band.high if band.high is not None and band.high > most else None
 
 
 def _bands(source: Source, scene: Scene, records: Mapping[str, FileRecord]) -> list[tuple[str, BandRecord]]:

@@ -27,9 +27,10 @@ from geomae.rasters.reading import Span, physical, read_stored
 from geomae.rasters.side_files import side_digest
 
 PASS_VALUES = 8_000_000  # values held at once
-SAMPLE_PIXELS = 65_536  # of each band, for median and quantile
+SAMPLE_PIXELS = 65_536  # of each band, for median, quantile and what is repeated
 DARK = 0.01  # share of the valid pixels of a band that are its darkest
-VERSION = 2  # of what is found in a file; raise it when `inspect_file` finds something else
+FILL_SHARE = 0.005  # of the valid pixels, from which one value at the end of all may be nodata
+VERSION = 3  # of what is found in a file; raise it when `inspect_file` finds something else
 SAVE_SECONDS = 30.0
 
 
@@ -89,7 +90,9 @@ class Wanted:
 class BandRecord:
     """Counts of pixels, and of the valid ones range, median and darkest hundredth (its upper end) in physical units.
 
-    None when there are none.
+    None when there are none. `fill` is the lowest or highest value where many pixels have it and it lies
+    further from the rest than that is wide: it may be nodata that nobody declared. `fill_share` of the valid pixels
+    have it.
     """
 
     pixels: int
@@ -99,6 +102,8 @@ class BandRecord:
     high: float | None
     median: float | None
     dark: float | None = None
+    fill: float | None = None
+    fill_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -284,6 +289,7 @@ def _measure(
     for position, samples in enumerate(samples_C):
         merged = np.concatenate(samples)
         any_valid = valid_C[position] > 0
+        fill, fill_share = _fill(merged)
         records.append(
             BandRecord(
                 pixels=pixels,
@@ -293,9 +299,27 @@ def _measure(
                 high=float(high_C[position]) if any_valid else None,
                 median=float(np.median(merged)) if merged.size else None,
                 dark=float(np.quantile(merged, DARK)) if merged.size else None,
+                fill=fill,
+                fill_share=fill_share,
             )
         )
     return records
+
+
+def _fill(sample_N: npt.NDArray[np.float32]) -> tuple[float | None, float]:
+    """The value of a band's sample that may be nodata, and its share of the sample; see `BandRecord`."""
+    if sample_N.size == 0:
+        return None, 0.0
+    low, high = sample_N.min(), sample_N.max()
+    rest_N = sample_N[(sample_N > low) & (sample_N < high)]
+    if rest_N.size == 0:
+        return None, 0.0
+    first, last = float(rest_N.min()), float(rest_N.max())
+    for value, gap in ((low, first - float(low)), (high, float(high) - last)):
+        share = np.count_nonzero(sample_N == value) / sample_N.size
+        if gap > last - first > 0 and share >= FILL_SHARE:
+            return float(value), share
+    return None, 0.0
 
 
 def _spans(info: Header, bands: int) -> Iterator[Span]:

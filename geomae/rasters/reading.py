@@ -169,8 +169,10 @@ def _strike(raw: Array, valid: Bools, nodata: Sequence[float | None]) -> None:
             if np.isnan(value):
                 valid &= ~np.isnan(raw)
             else:
-                with np.errstate(over="ignore"):
-                    valid &= raw != raw.dtype.type(value)  # -3.4e38 is written with the digits of either precision
+                # -3.4e38 is written with the digits of either precision, and some writers mean by -1.8e308, the limit
+                # of float64, the limit of whatever type the file has; GDAL gives that as an infinity.
+                limits = np.finfo(raw.dtype)
+                valid &= raw != raw.dtype.type(min(max(value, float(limits.min)), float(limits.max)))
         elif float(value).is_integer() and np.iinfo(raw.dtype).min <= value <= np.iinfo(raw.dtype).max:
             valid &= raw != int(value)
 

@@ -27,6 +27,7 @@ from geomae.rasters import AuditReport, Grid, Window, audit, read_labels, scene_
 from geomae.tiles.sources import open_source, prepare
 from geomae.tiles.splits import assign_splits
 from geomae.tiles.statistics import Statistics, Survey, survey
+from geomae.tiles.unusable import TOO_LARGE, computable_tiles, without_small_scenes
 
 PURITY = 0.5  # default of `min_purity`: more than half of a tile speaks for its label
 COLUMNS = ("split", "group", "fold", "place", "block", "domain", "label")
@@ -174,6 +175,16 @@ class TileIndex:
         names = [band.name for band in self.source.bands]
         return self.survey.statistics(names, np.arange(len(self)))
 
+    def notes(self) -> list[str]:
+        """What a person should know of the parts of the data set that are not here."""
+        remedy = f"`geomae catalog check --dataset {self.name}` lists them"
+        notes = []
+        if self.report.quarantined:
+            notes.append(f"{len(self.report.quarantined)} of {self.report.scenes} scenes cannot be used; {remedy}")
+        if TOO_LARGE in self.left_out:
+            notes.append(f"{self.left_out[TOO_LARGE]} of its tiles hold {TOO_LARGE} and are left out; {remedy}")
+        return [f"{self.name}: {note}" for note in notes]
+
     def content(self) -> list[str]:
         """Digests of the files behind the tiles, in the order of the scenes."""
         used = sorted(set(self.tiles["scene"].tolist()))
@@ -207,7 +218,9 @@ def build_index(
     _check_quarantine(report, max_quarantined, catalog.place(name))
     source = in_own_order(source, report.numbers)
     left_out: dict[str, int] = {}
-    grids = tuple(None if s.id in report.quarantined else scene_grid(source, s) for s in source.scenes)
+    quarantined = report.quarantined
+    sound = [None if scene.id in quarantined else scene_grid(source, scene) for scene in source.scenes]
+    grids, report = without_small_scenes(catalog, name, source, sound, report)
     tiles, attributes = _windows(catalog, name, source, grids)
     require_columns(catalog, name, attributes.columns)
     if entry.where is not None:
@@ -227,6 +240,9 @@ def build_index(
     tiles, attributes = _keep(tiles, attributes, enough, "too few valid pixels", left_out)
     if tiles.empty:
         raise CatalogError(f"{catalog.place(name)}: no tile has enough valid pixels; check `nodata`, `mask` and `tile`")
+    near = computable_tiles(catalog, name, source, tiles["scene"].to_numpy(), measured)
+    measured = measured.take(np.flatnonzero(near))
+    tiles, attributes = _keep(tiles, attributes, near, TOO_LARGE, left_out)
     tiles = describe(catalog, name, source, grids, tiles, attributes)
     tiles, kept = assign_splits(catalog, name, grids, tiles, attributes)
     left_out |= {"train tile overlaps another split": int((~kept).sum())} if not kept.all() else {}
@@ -277,7 +293,7 @@ def check_dataset(
         )
     except GeomaeError as error:
         return replace(result, error=error)
-    return replace(result, tiles=tiles)
+    return replace(result, report=tiles.report, tiles=tiles)
 
 
 def _centre(grid: Grid | None, row: int, col: int, size: int) -> tuple[float, float]:
@@ -307,23 +323,16 @@ def _texts(values: "pd.Series[Any]") -> "pd.Series[Any]":
 def _windows(
     catalog: Catalog, name: str, source: Source, grids: Sequence[Grid | None]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """All tiles of the scenes that are not quarantined, with the attributes of their scene and window."""
+    """All tiles of the scenes that have a grid, with the attributes of their scene and window."""
     entry = catalog.entry(name)
-    scenes = [
-        (number, scene, grid) for number, (scene, grid) in enumerate(zip(source.scenes, grids, strict=True)) if grid
-    ]
     if entry.windows is not None:
         return _listed(catalog, name, source, grids)
     rows: list[tuple[int, int, int, int]] = []
-    for number, scene, grid in scenes:
+    for number, grid in enumerate(grids):
+        if grid is None:
+            continue
         size = entry.tile.size if entry.tile else max(grid.height, grid.width)
         stride = (entry.tile.stride if entry.tile else None) or size
-        if size > min(grid.height, grid.width):
-            remedy = f"write at most {min(grid.height, grid.width)}" if entry.tile else "add `tile: {size: 64}`"
-            raise CatalogError(
-                f"{catalog.place(name, 'tile', 'size')}: a tile of {size} pixels is larger than {scene.id} "
-                f"({grid.height} x {grid.width}); {remedy}"
-            )
         rows += [
             (number, row, col, size)
             for row in _starts(grid.height, size, stride)

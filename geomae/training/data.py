@@ -170,6 +170,7 @@ def assemble(
         )
         for name in dict.fromkeys(one.dataset for one in (*selectors, *evaluations))
     }  # fmt: skip
+    notes += [note for index in indexes.values() for note in index.notes()]
     chosen, evals = ([(one, indexes[one.dataset].select(one)) for one in part] for part in (selectors, evaluations))
     agree_on_bands([index for _, index in (*chosen, *evals)], config)
     fixed, groups = fixed_bands(chosen[0][1].source.bands, config, notes)
