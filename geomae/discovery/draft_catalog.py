@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geomae.catalog import open_catalog, resolve_files
+from geomae.catalog.patterns import escape_pattern
 from geomae.discovery.entries import Entry, band_entry, comment, evidence_of, flow, stack_entry
 from geomae.discovery.grouping import BandGroup, StackGroup, band_groups, stack_groups
 from geomae.discovery.sensor_guess import guess_sensor, hinted_sensors
@@ -109,8 +110,8 @@ def unresolved(path: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Place:
-    """The folder that is searched, how it is called from the catalogue (empty or with / at its end), and whether its
-    files leave the catalogue's folder.
+    """The folder that is searched, how patterns call it from the catalogue (empty or with / at its end), and whether
+    its files leave the catalogue's folder.
     """
 
     root: Path
@@ -125,7 +126,7 @@ def locate(root: Path, paths: Sequence[str], catalog_file: Path) -> Place:
     if os.path.commonpath([root.absolute(), folder]) == folder.anchor:  # nobody reads a path that leads up to /
         below = os.path.normpath(root.absolute())
     outside = not all((root / path).resolve().is_relative_to(folder) for path in paths)
-    return Place(root, "" if below == "." else f"{Path(below).as_posix()}/", outside)
+    return Place(root, "" if below == "." else f"{escape_pattern(Path(below).as_posix())}/", outside)
 
 
 def _entries(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from geomae.catalog.patterns import literal
 from geomae.discovery.grouping import MASKS, BandGroup, StackGroup
 from geomae.discovery.sensor_guess import FILL_IN, Evidence, SensorGuess, guess_sensor, kept_band, scaling_guess
 from geomae.rasters.opening import Header, header
@@ -127,10 +128,8 @@ def flow(value: Any) -> str:
 
 def _companion_lines(below: str, pattern: str) -> list[str]:
     """What a raster of one band for each scene could be, as comments: a known mask, or labels or a mask."""
-    folder = (below + pattern).rpartition("/")[0]
-    path = flow(
-        f"{folder}/{{stem}}.{pattern.rpartition('.')[2]}" if folder else f"{{stem}}.{pattern.rpartition('.')[2]}"
-    )
+    folder, slash, name = (below + pattern).rpartition("/")
+    path = flow(f"{literal(folder) or ''}{slash}{{stem}}.{name.rpartition('.')[2]}")
     if "fmask" in pattern.lower():
         return [
             comment(f"to leave out clouds, their edges and shadows: mask: {{path: {path}, invalid_bits: [1, 2, 3]}}")

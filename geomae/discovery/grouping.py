@@ -1,12 +1,12 @@
 """Which files make one data set: products with a file per band, known by their names, and stacks of bands."""
 
-import glob
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from statistics import median
 
+from geomae.catalog.patterns import escape_pattern
 from geomae.errors import RasterError
 from geomae.rasters.opening import Header, header
 
@@ -115,10 +115,10 @@ def folder_pattern(folders: Sequence[str]) -> str:
     """A glob (empty, or with / at its end) for folders: the folder itself, its siblings, or all below a common one."""
     distinct = sorted(set(folders))
     if len(distinct) == 1:
-        return f"{glob.escape(distinct[0])}/" if distinct[0] else ""
+        return f"{escape_pattern(distinct[0])}/" if distinct[0] else ""
     parents = {str(PurePosixPath(one).parent) if one else "" for one in distinct}
     shared = PurePosixPath(*_common(distinct))
-    prefix = "" if str(shared) == "." else f"{glob.escape(str(shared))}/"
+    prefix = "" if str(shared) == "." else f"{escape_pattern(str(shared))}/"
     siblings = len(parents) == 1 and "" not in distinct
     return f"{prefix}*/" if siblings else f"{prefix}**/"
 
@@ -283,7 +283,7 @@ def _kinds(
         kinds = {path: (one.count, one.dtypes[0], hint(path)) for path, one in header_of.items()}
     distinct = sorted(set(kinds.values()), key=str)
     if len(distinct) == 1:
-        pattern = f"{glob.escape(folder)}/*{suffix}" if folder else f"*{suffix}"
+        pattern = f"{escape_pattern(folder)}/*{suffix}" if folder else f"*{suffix}"
         return [_Folder(folder, suffix, distinct[0], tuple(files), tuple(header_of.values()), (pattern,))]
     result = []
     for kind in distinct:
@@ -312,8 +312,8 @@ def _patterns(own: Sequence[str], others: Sequence[str], suffix: str) -> tuple[s
     start = first[:length]
     folder = own[0].rpartition("/")[0]
     if len(own) > 1 and len(start) > len(folder) and not any(path.startswith(start) for path in others):
-        return (f"{glob.escape(start)}*{suffix}",)
-    return tuple(glob.escape(path) for path in own)
+        return (f"{escape_pattern(start)}*{suffix}",)
+    return tuple(escape_pattern(path) for path in own)
 
 
 def _beside(one: _Folder, folders: Sequence[_Folder]) -> str:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from geomae.catalog import open_catalog, resolve_files
 from geomae.discovery.draft_catalog import infer_catalog, locate
 from geomae.errors import CatalogError
-from geomae.rasters import write_cog
+from geomae.rasters import describe_bands, write_cog
 
 
 def scene(path: Path, bands: int, dtype: Any, seed: int) -> None:
@@ -35,3 +36,20 @@ def test_init_knows_a_cloud_mask_beside_the_scenes(tmp_path: Path) -> None:
         scene(tmp_path / f"fmask/s{number}.tif", 1, np.uint8, 10 + number)
     catalog = infer_catalog(tmp_path, tmp_path / "c.yaml")
     assert 'shadows: mask: {path: "fmask/{stem}.tif", invalid_bits: [1, 2, 3]}' in catalog.text()
+
+
+@pytest.mark.parametrize("name", ["S[1]", "a?b", "c*d", "x{band}y"])
+def test_init_writes_folders_of_any_name_so_that_they_are_found_again(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "all" / name
+    for number in (1, 2):
+        scene(folder / f"images/{name}{number}.tif", 4, np.uint8, number)
+        scene(folder / f"images/qa/{name}{number}.tif", 1, np.uint8, 9 + number)
+    for place in (folder / "images" / "c.yaml", folder / "c.yaml", tmp_path / "elsewhere" / "c.yaml"):
+        text = infer_catalog(folder / "images", place).text()
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(text.replace("# and if it is a mask: ", "").replace("[VALUE]", "[0]"))
+        catalog = open_catalog(place)
+        (source,) = (resolve_files(catalog, dataset, describe_bands) for dataset in catalog.entries)
+        assert [one.id for one in source.scenes] == [f"{name}1", f"{name}2"]
+        masks = [Path(one.mask.path).resolve() for one in source.scenes if one.mask]
+        assert masks == [folder / f"images/qa/{name}{number}.tif" for number in (1, 2)]
