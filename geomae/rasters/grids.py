@@ -195,6 +195,11 @@ def scene_layout(source: Source, scene: Scene) -> Layout:
     return _layout(scene.bands, headers, scene.mask, mask, source.gsd_m, finest_gsd_m)
 
 
+def crs_label(crs: str | None) -> str:
+    """A CRS as messages name it: as it is written in the file, cut short."""
+    return "no CRS" if crs is None else crs if len(crs) <= 40 else f"{crs[:37]}..."
+
+
 def check_window(window: Window, grid: Grid, where: str) -> None:
     """Raise RasterError unless `window` lies within `grid`."""
     inside = min(window.row, window.col) >= 0 and min(window.height, window.width) > 0
@@ -249,7 +254,7 @@ def _finest(headers: Sequence[Header]) -> Header:
     for other in headers:
         if other.crs != first.crs:
             raise RasterError(
-                f"{first.path} has CRS {_short(first.crs)} and {other.path} has {_short(other.crs)}; "
+                f"{first.path} has CRS {crs_label(first.crs)} and {other.path} has {crs_label(other.crs)}; "
                 "warp the files of a scene to one CRS first"
             )
     if first.crs is None:
@@ -294,7 +299,7 @@ def _mask_between(reference: Header, mask: Header) -> Affine:
     if reference.crs is not None and mask.crs is not None:
         if reference.crs != mask.crs:
             raise RasterError(
-                f"{mask.path} has CRS {_short(mask.crs)} and {reference.path} has {_short(reference.crs)}; "
+                f"{mask.path} has CRS {crs_label(mask.crs)} and {reference.path} has {crs_label(reference.crs)}; "
                 "warp the mask to the grid of its scene first"
             )
         return ~mask.affine @ reference.affine
@@ -330,7 +335,3 @@ def _axis(scale: float, offset: float, length: int, size: int) -> Axis:
     if abs(scale - 1) * length < SNAP and abs(offset) < SNAP:
         return Axis(1.0, 0.0, size)
     return Axis(scale, 0.0 if abs(offset) < SNAP * scale else offset, size)
-
-
-def _short(crs: str | None) -> str:
-    return "no CRS" if crs is None else crs if len(crs) <= 40 else f"{crs[:37]}..."

@@ -244,7 +244,7 @@ def build_index(
     measured = measured.take(np.flatnonzero(near))
     tiles, attributes = _keep(tiles, attributes, near, TOO_LARGE, left_out)
     tiles = describe(catalog, name, source, grids, tiles, attributes)
-    tiles, kept = assign_splits(catalog, name, grids, tiles, attributes)
+    tiles, kept = assign_splits(catalog, source, grids, tiles, attributes)
     left_out |= {"train tile overlaps another split": int((~kept).sum())} if not kept.all() else {}
     tiles, attributes = tiles[kept].reset_index(drop=True), attributes[kept].reset_index(drop=True)
     measured = measured.take(np.flatnonzero(kept))
