@@ -374,7 +374,7 @@ def publish_embeddings(analysis: AnalysisRun, embedded: Embedded) -> tuple[dict[
     """Write the table of the embeddings; what is to be said of them, as metrics and as inputs of the summary."""
     store, dataset = embedded.extracted.path, embedded.open()
     parquet = analysis.out / "embeddings.parquet"
-    embedded.write_table(parquet)
+    unplaced = embedded.write_table(parquet)
     metrics: dict[str, float] = {"tiles": dataset.sizes["tile"], "width": dataset.sizes["feature"]}
     if embedded.extracted.computed:
         seconds = embedded.extracted.seconds
@@ -386,9 +386,11 @@ def publish_embeddings(analysis: AnalysisRun, embedded: Embedded) -> tuple[dict[
     analysis.tracker.log_params(inputs)
     rate = f", {metrics['tiles_per_s']:.0f} tiles/s" if "tiles_per_s" in metrics else ""
     analysis.screen.close()
+    for line in unplaced:
+        analysis.screen.warn(line)
     analysis.screen.result(f"embeddings: {store} ({dataset.sizes['tile']} tiles x {dataset.sizes['feature']}{rate})")
     analysis.screen.result(f"table: {parquet}")
-    return metrics, {**inputs, "notes": dataset.attrs["notes"]}
+    return metrics, {**inputs, "notes": [*dataset.attrs["notes"], *unplaced]}
 
 
 def dataset_record(
