@@ -193,9 +193,9 @@ def _train(
         )
         reporter.begin(trainer)
         sizes = tuple(len(one.reader) for one in data.training)
-        places = config.objective.places > 0
         order = schedule_batches(
-            job.seed, sizes, config.batch, config.steps, partners=data.partners, places=places
+            job.seed, sizes, config.batch, config.steps, partners=data.partners, places=config.objective.places > 0,
+            sides=[one.reader.side_T for one in data.training],
         )  # fmt: skip
         for event in train(trainer, order, stop):
             reporter.report(trainer, event)
