@@ -27,10 +27,11 @@ from geomae.catalog.stored_bands import (
     first_described,
 )
 from geomae.errors import CatalogError, nearest
-from geomae.sensors import Band, Sensor, sensor, sensor_names
+from geomae.sensors import OFFSET_SUFFIX, Band, Sensor, carries_offset, sensor, sensor_names
 from geomae.sensors import sensor as known_sensor
 
 DIGITAL_NUMBER = "digital_number"
+SENTINEL_2 = tuple(f"sentinel-2-{level}{suffix}" for level in ("l1c", "l2a") for suffix in ("", OFFSET_SUFFIX))
 MIXED = "mixed"  # unit of a data set whose bands have different ones
 
 
@@ -182,6 +183,7 @@ def _source(
     describe_bands: DescribeBands,
 ) -> Source:
     entry = catalog.entry(dataset)
+    _check_baselines(catalog, dataset, sensor, scenes)
     unit, scale_C, offset_C = scaling(catalog, dataset, sensor, stored.bands)
     scenes = attach_table(catalog, dataset, _with_labels(catalog, dataset, scenes))
     scenes = _with_masks(catalog, dataset, scenes, stored, describe_bands)
@@ -203,6 +205,30 @@ def _source(
         invalid_values=entry.mask.invalid_values if entry.mask else (),
         remote=entry.remote,
         order=order,
+    )
+
+
+def _check_baselines(catalog: Catalog, dataset: str, sensor: Sensor, scenes: Sequence[Scene]) -> None:
+    """Raise CatalogError where names of files say that Sentinel-2 values carry an offset and the sensor does not, or
+    the reverse; unless the entry states the offset, or takes values as they are stored.
+    """
+    entry = catalog.entry(dataset)
+    if isinstance(entry.sensor, (dict, tuple)) or sensor.name not in SENTINEL_2:
+        return
+    if entry.offset is not None or entry.unit == DIGITAL_NUMBER:
+        return
+    late = sensor.name.endswith(OFFSET_SUFFIX)
+    carried = [(scene.files[0], carries_offset(scene.files[0])) for scene in scenes]
+    wrong = [path for path, own in carried if own is not None and own != late]
+    if not wrong:
+        return
+    other = sensor.name.removesuffix(OFFSET_SUFFIX) if late else f"{sensor.name}{OFFSET_SUFFIX}"
+    mixed = any(own == late for _, own in carried)
+    remedy = f"make those a data set with `sensor: {other}`" if mixed else f"write `sensor: {other}`"
+    raise CatalogError(
+        f"{catalog.place(dataset, 'sensor')}: {len(wrong)} of {len(scenes)} scenes are by their names of a processing "
+        f"baseline {'before 04.00' if late else 'from 04.00 on'}, whose values carry {'no' if late else 'an'} offset, "
+        f"as {PurePosixPath(wrong[0]).name}, and {sensor.name} assumes {sensor.offset:g}; {remedy}, or state `offset`"
     )
 
 

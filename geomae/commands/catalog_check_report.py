@@ -74,6 +74,7 @@ def _notes(catalog: Catalog, check: DatasetCheck) -> list[str]:
         return []
     place = catalog.place(check.source.name)
     notes = [f"{place}: {remark}" for remark in (check.report.remarks if check.report else ())]
+    notes += [f"{place}: {remark}" for remark in (check.tiles.remarks if check.tiles else ())]
     if check.source.sensor == FILL_IN:
         place = catalog.place(check.source.name, "sensor")
         notes.append(f"{place}: holds placeholders; write a sensor's name, or the wavelength and width of each band")

@@ -10,6 +10,7 @@ from typing import Any
 from geomae.catalog.patterns import literal
 from geomae.discovery.grouping import MASKS, BandGroup, StackGroup
 from geomae.discovery.sensor_guess import FILL_IN, Evidence, SensorGuess, guess_sensor, kept_band, scaling_guess
+from geomae.errors import RasterError
 from geomae.rasters.opening import Header, header
 from geomae.sensors import Sensor, inline_sensor, sensor
 
@@ -18,6 +19,7 @@ RESERVED_WORDS = frozenset(("true", "false", "null", "yes", "no", "on", "off", "
 LARGEST_TILE = 128  # pixels; a larger raster is cut into tiles
 USUAL_TILE = 64
 MULTIPLE = 8  # of the tile's side, so that usual patches divide it
+NO_TAGS = (1.0, 0.0)  # scale and offset of a file that says nothing of them
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 
@@ -36,10 +38,10 @@ class Entry:
 def band_entry(root: Path, below: str, group: BandGroup, *, outside: bool) -> Entry:
     """The entry of a product with one file per band; `below` leads from the catalogue to `root`.
 
-    Raises RasterError where the first scene cannot be read.
+    Raises RasterError where no scene can be read.
     """
-    headers = [header(str(root / path)) for token, path in group.first.items() if token in group.tokens]
-    finest = max(headers, key=lambda one: min(one.shape))
+    headers = _first_readable(root, group)
+    finest = max(headers.values(), key=lambda one: min(one.shape))
     guess, tokens = _tokens_of(root, group, finest)
     known = _sensor(guess)
     lines = _path_lines(below, group.patterns, outside)
@@ -53,8 +55,11 @@ def band_entry(root: Path, below: str, group: BandGroup, *, outside: bool) -> En
         lines.append(comment(f"left out, as other quantities or unknown: {', '.join(left)}"))
     if group.lacking:
         lines.append(comment(f"check: left out, because some scenes lack them: {', '.join(group.lacking)}"))
-    if group.sensor is None or (known.unit == "reflectance" and known.scale == 1):
-        lines += _scaling_lines(guess, known, finest.dtypes[0])
+    tags = {name: _tags(headers[token], 1) for name, token in tokens.items()}
+    usual = {name: known.scaling(known.band(name)) for name in tags}
+    differ = any(tag not in (NO_TAGS, (usual[name].scale, usual[name].offset)) for name, tag in tags.items())
+    if group.sensor is None or (known.unit == "reflectance" and known.scale == 1) or differ:
+        lines += _scaling_lines(guess, known, finest.dtypes[0], tags)
     side = min(finest.shape)
     lines += _tile_lines(side)
     if group.mask:
@@ -72,7 +77,12 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
     lines += _sensor_lines(guess)
     skipped = "null skips a stored band" if None in guess.bands else ""
     lines.append(_line("bands", list(guess.bands), _joined(skipped, guess.checks.get("bands"))))
-    lines += _scaling_lines(guess, known, first.dtypes[0])
+    read = {name: number for number, name in enumerate(guess.bands, start=1) if name}
+    tags = {name: _tags(first, number) for name, number in read.items()}
+    lines += _scaling_lines(guess, known, first.dtypes[0], tags)
+    unlike = sum((one.scales, one.offsets) != (first.scales, first.offsets) for one in group.headers)
+    if unlike:
+        lines.append(comment(f"check: {unlike} of the files looked at have other tags of scale and offset"))
     side = min(min(one.shape) for one in group.headers)
     lines += _tile_lines(side)
     if group.classes:
@@ -91,7 +101,7 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
 def evidence_of(root: Path, group: StackGroup) -> Evidence:
     """What a group of rasters tells of its sensor; a description that the files do not share tells nothing."""
     first = group.headers[0]
-    shared = [set(texts) for texts in zip(*(one.descriptions for one in group.headers), strict=True)]
+    shared = [set(texts) for texts in zip(*(one.names for one in group.headers), strict=True)]
     descriptions = tuple(texts.pop() if len(texts) == 1 else None for texts in shared)
     path = f"{root.name}/{group.files[0]}"
     return Evidence(path, first.count, first.dtypes[0], descriptions, first.roughly_m, first.alpha)
@@ -185,8 +195,30 @@ def _sensor_lines(guess: SensorGuess) -> list[str]:
     return [f"    sensor:  # {text}", f"      name: {flow(guess.sensor['name'])}", "      bands:", *bands]
 
 
-def _scaling_lines(guess: SensorGuess, known: Sensor, dtype: str) -> list[str]:
+def _first_readable(root: Path, group: BandGroup) -> dict[str, Header]:
+    """The headers, by token, of the first scene of which all files can be read; else the first scene's error."""
+    first: RasterError | None = None
+    for files in group.by_scene:
+        try:
+            return {token: header(str(root / files[token])) for token in files if token in group.tokens}
+        except RasterError as error:
+            first = first or error
+    assert first is not None  # a group has a scene
+    raise first
+
+
+def _tags(info: Header, number: int) -> tuple[float, float]:
+    """Scale and offset that a file says of a stored band."""
+    return info.scales[number - 1], info.offsets[number - 1]
+
+
+def _scaling_lines(guess: SensorGuess, known: Sensor, dtype: str, tags: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Unit, scale and offset: what tags of the files say (by band), else what is usual for the sensor and data type."""
     values, reason = scaling_guess(known, dtype)
+    if any(tag != NO_TAGS for tag in tags.values()):
+        both: list[Any] = [{name: tag[place] for name, tag in tags.items()} for place in (0, 1)]
+        scale, offset = (next(iter(one.values())) if len(set(one.values())) == 1 else one for one in both)
+        values, reason = {"unit": known.unit, "scale": scale, "offset": offset}, "as the tags of the files say"
     mark = "" if guess.certain else "check: "
     return [_line(key, value, f"{mark}{reason}" if key == "unit" else "") for key, value in values.items()]
 

@@ -9,6 +9,7 @@ from statistics import median
 from geomae.catalog.patterns import escape_pattern
 from geomae.errors import RasterError
 from geomae.rasters.opening import Header, header
+from geomae.sensors import FIRST_OFFSET_BASELINE
 
 SUFFIX = r"\.(?:tiff?|gtif|jp2|png|jpe?g)"
 SAFE = re.compile(
@@ -42,7 +43,6 @@ LANDSAT_SENSORS = {
     "8": "landsat-8-oli",
     "9": "landsat-9-oli",
 }
-FIRST_OFFSET_BASELINE = 400  # from 04.00 on Sentinel-2 values carry an offset
 MASKS = {  # token of the quality layer: how to leave clouds and their shadows out
     "SCL": "{band: SCL, invalid_values: [0, 1, 3, 8, 9, 10]}",
     "QA_PIXEL": "{band: QA_PIXEL, invalid_bits: [0, 1, 3, 4]}",
@@ -62,19 +62,23 @@ class BandGroup:
     """Scenes with one file per band that make one data set.
 
     `patterns` and `files` are relative to the folder that was searched. `tokens` are those that every scene has,
-    `lacking` those that only some have, `first` the files of the first scene by token. `sensor` is known for products
+    `lacking` those that only some have, `by_scene` the files of each scene by token. `sensor` is known for products
     only, `mask` is the token of a quality layer.
     """
 
     name: str
     patterns: tuple[str, ...]
     files: tuple[str, ...]
-    first: Mapping[str, str]
-    scenes: int
+    by_scene: tuple[Mapping[str, str], ...]
     tokens: tuple[str, ...]
     lacking: tuple[str, ...]
     sensor: str | None
     mask: str | None
+
+    @property
+    def scenes(self) -> int:
+        """Number of scenes."""
+        return len(self.by_scene)
 
 
 def band_groups(paths: Iterable[str]) -> tuple[list[BandGroup], list[str]]:
@@ -203,8 +207,7 @@ def _group(files: Sequence[_BandFile]) -> BandGroup:
         name=sensor or (shared[-1] if shared else ""),
         patterns=tuple(folder_pattern(folders) + tail for tail, folders in sorted(tails.items())),
         files=tuple(one.path for one in files),
-        first=next(iter(scenes.values())),
-        scenes=len(scenes),
+        by_scene=tuple(scenes.values()),
         tokens=tuple(sorted(everywhere - set(MASKS))),
         lacking=tuple(sorted(somewhere - everywhere - set(MASKS))),
         sensor=sensor,

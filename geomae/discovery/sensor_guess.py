@@ -5,12 +5,13 @@ A guess uses names, band descriptions, band count, data type and ground sample d
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from geomae.discovery.grouping import FIRST_OFFSET_BASELINE, LANDSAT_SENSORS
+from geomae.catalog.band_order import is_alpha
+from geomae.discovery.grouping import LANDSAT_SENSORS
 from geomae.errors import CatalogError
-from geomae.sensors import Band, Sensor, sensor, sensor_names
+from geomae.sensors import FIRST_OFFSET_BASELINE, Band, Sensor, sensor, sensor_names
 
 FIRST_OFFSET_DAY = 20220125  # from this day on Sentinel-2 products came with baseline 04.00 or later
 SENTINEL_2 = ("sentinel-2-l2a", "sentinel-2-l2a-n0400", "sentinel-2-l1c", "sentinel-2-l1c-n0400")
@@ -127,7 +128,16 @@ class SensorGuess:
 
 
 def guess_sensor(evidence: Evidence) -> SensorGuess:
-    """The likely sensor and its bands in stored order."""
+    """The likely sensor and its bands in stored order; an alpha band is none of them."""
+    if evidence.alpha is None or not is_alpha(evidence.descriptions[evidence.alpha - 1]):
+        return _guess(evidence)
+    at = evidence.alpha - 1
+    others = (*evidence.descriptions[:at], *evidence.descriptions[at + 1 :])
+    guess = _guess(replace(evidence, count=len(others), descriptions=others, alpha=None))
+    return replace(guess, bands=(*guess.bands[:at], None, *guess.bands[at:]))
+
+
+def _guess(evidence: Evidence) -> SensorGuess:
     hinted, certain = hinted_sensors(evidence.path)
     if len(hinted) > 1 and hinted[0].startswith("landsat"):  # Collection 2 surface reflectance has 16 bits without sign
         hinted = (*hinted[1:], hinted[0]) if evidence.dtype == "uint16" else hinted[:1]

@@ -14,7 +14,7 @@ from geomae.errors import RasterError
 from geomae.rasters.grids import scene_layout
 from geomae.rasters.inspection import BandRecord, FileFacts, FileRecord, Place, Wanted, inspect_files
 from geomae.rasters.opening import is_remote
-from geomae.rasters.remarks import remarks
+from geomae.rasters.remarks import band_order_remarks, file_remarks, offset_remarks
 from geomae.rasters.side_files import look_beside
 
 MOST_NOT_FINITE = 0.5  # share of NaN and infinities from which a band is suspicious
@@ -121,6 +121,8 @@ def audit(source: Source, *, workers: int) -> AuditReport:
             problems.extend(_suspicious(source, scene, records))
     facts = {path: record.facts for path, record in records.items() if record.facts is not None}
     numbers, unnamed = _orders(sound, facts, place)
+    notes = [*band_order_remarks(source, sound, facts, numbers, unnamed), *file_remarks(source, sound, facts, numbers)]
+    notes += offset_remarks(source, sound, records)
     return AuditReport(
         source.name,
         len(source.scenes),
@@ -129,7 +131,7 @@ def audit(source: Source, *, workers: int) -> AuditReport:
         content,
         numbers,
         unnamed,
-        remarks(source, sound, records, numbers, unnamed),
+        tuple(notes),
     )
 
 

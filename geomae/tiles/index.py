@@ -3,7 +3,7 @@
 T tiles
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,42 +21,15 @@ from geomae.catalog import (
     require_columns,
     where_mask,
 )
-from geomae.catalog.schema import Label
 from geomae.errors import CatalogError, GeomaeError, nearest
-from geomae.rasters import AuditReport, Grid, Window, audit, read_labels, scene_grid
+from geomae.rasters import AuditReport, Grid, audit, scene_grid
+from geomae.tiles.labels import raster_labels
 from geomae.tiles.sources import open_source, prepare
 from geomae.tiles.splits import assign_splits
 from geomae.tiles.statistics import Statistics, Survey, survey
 from geomae.tiles.unusable import TOO_LARGE, computable_tiles, without_small_scenes
 
-PURITY = 0.5  # default of `min_purity`: more than half of a tile speaks for its label
 COLUMNS = ("split", "group", "fold", "place", "block", "domain", "label")
-
-
-def read_label_codes(
-    source: Source, grids: Sequence[Grid | None], tiles: pd.DataFrame
-) -> Iterator[tuple[int, NDArray[np.int32], NDArray[np.bool_]]]:
-    """Position, class codes (H, W) and where they are known, of each tile that has a label raster."""
-    for position, (scene, row, col, size) in enumerate(tiles[["scene", "row", "col", "size"]].itertuples(index=False)):
-        path, grid = source.scenes[scene].label_path, grids[scene]
-        if path is not None and grid is not None:
-            yield position, *read_labels(path, grid, Window(row, col, size, size), remote=source.remote)
-
-
-def raster_labels(
-    label: Label, source: Source, grids: Sequence[Grid | None], tiles: pd.DataFrame
-) -> NDArray[np.object_]:
-    """The label (T,) of each tile, None where no class reaches `min_purity` of all the tile's pixels."""
-    classes = label.classes or {}
-    codes = np.array(sorted(classes))
-    least = PURITY if label.min_purity is None else label.min_purity
-    label_T = np.full(len(tiles), None, dtype=object)
-    for position, codes_HW, known_HW in read_label_codes(source, grids, tiles):
-        counts = np.array([((codes_HW == code) & known_HW).sum() for code in codes])
-        best = int(counts.argmax())
-        if counts[best] > 0 and counts[best] >= least * codes_HW.size:
-            label_T[position] = classes[int(codes[best])]
-    return label_T
 
 
 def describe(
@@ -66,8 +39,9 @@ def describe(
     grids: Sequence[Grid | None],
     tiles: pd.DataFrame,
     attributes: pd.DataFrame,
-) -> pd.DataFrame:
-    """Add identity, centre, group, place, domain and label."""
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Add identity, centre, group, place, domain and label; and say what is wrong with label rasters."""
+    remarks: tuple[str, ...] = ()
     entry = catalog.entry(name)
     ids = [source.scenes[scene].id for scene in tiles["scene"]]
     tiles = tiles.reset_index(drop=True)
@@ -99,8 +73,9 @@ def describe(
     elif entry.label.column is not None:
         tiles["label"] = column(entry.label.column)
     else:
-        tiles["label"] = _kept(raster_labels(entry.label, source, grids, tiles).tolist())
-    return tiles
+        label_T, remarks = raster_labels(entry.label, source, grids, tiles)
+        tiles["label"] = _kept(label_T.tolist())
+    return tiles, remarks
 
 
 @dataclass(frozen=True)
@@ -111,7 +86,7 @@ class TileIndex:
     grid), x, y (centre in the scene's CRS, float64; NaN without one), split, group, fold, place, block, domain, label
     (None where there is none). `attributes` has the columns of the catalogue's tables in the same order. `left_out`
     counts tiles by the reason for which they are not here. `place_column` is the column that `place` comes from, and
-    the key of the catalogue that names it.
+    the key of the catalogue that names it. `remarks` say what is wrong with label rasters.
     """
 
     name: str
@@ -123,6 +98,7 @@ class TileIndex:
     survey: Survey
     left_out: dict[str, int] = field(default_factory=dict)
     place_column: tuple[str, str] | None = None
+    remarks: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -139,6 +115,7 @@ class TileIndex:
             self.survey.take(positions),
             dict(self.left_out),
             self.place_column,
+            self.remarks,
         )
 
     def select(self, selector: Selector) -> "TileIndex":
@@ -243,12 +220,12 @@ def build_index(
     near = computable_tiles(catalog, name, source, tiles["scene"].to_numpy(), measured)
     measured = measured.take(np.flatnonzero(near))
     tiles, attributes = _keep(tiles, attributes, near, TOO_LARGE, left_out)
-    tiles = describe(catalog, name, source, grids, tiles, attributes)
+    tiles, remarks = describe(catalog, name, source, grids, tiles, attributes)
     tiles, kept = assign_splits(catalog, source, grids, tiles, attributes)
     left_out |= {"train tile overlaps another split": int((~kept).sum())} if not kept.all() else {}
     tiles, attributes = tiles[kept].reset_index(drop=True), attributes[kept].reset_index(drop=True)
     measured = measured.take(np.flatnonzero(kept))
-    return TileIndex(name, source, tiles, attributes, grids, report, measured, left_out, entry.place_column)
+    return TileIndex(name, source, tiles, attributes, grids, report, measured, left_out, entry.place_column, remarks)
 
 
 @dataclass(frozen=True)
