@@ -74,6 +74,10 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
     guess = guess_sensor(evidence_of(root, group))
     known = _sensor(guess)
     lines = _path_lines(below, group.patterns, outside)
+    if group.telling != group.files[0]:
+        lines.append(
+            comment(f"check: numbers as in {group.files[0]} are taken to count the files, not to name a sensor")
+        )
     lines += _sensor_lines(guess)
     skipped = "null skips a stored band" if None in guess.bands else ""
     lines.append(_line("bands", list(guess.bands), _joined(skipped, guess.checks.get("bands"))))
@@ -103,7 +107,7 @@ def evidence_of(root: Path, group: StackGroup) -> Evidence:
     first = group.headers[0]
     shared = [set(texts) for texts in zip(*(one.names for one in group.headers), strict=True)]
     descriptions = tuple(texts.pop() if len(texts) == 1 else None for texts in shared)
-    path = f"{root.name}/{group.files[0]}"
+    path = f"{root.name}/{group.telling}"
     return Evidence(path, first.count, first.dtypes[0], descriptions, first.roughly_m, first.alpha)
 
 

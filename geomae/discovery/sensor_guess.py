@@ -141,7 +141,11 @@ def _guess(evidence: Evidence) -> SensorGuess:
     hinted, certain = hinted_sensors(evidence.path)
     if len(hinted) > 1 and hinted[0].startswith("landsat"):  # Collection 2 surface reflectance has 16 bits without sign
         hinted = (*hinted[1:], hinted[0]) if evidence.dtype == "uint16" else hinted[:1]
-    fits = [fit for name in hinted or sensor_names() if (fit := _fit(sensor(name), evidence, partly=bool(hinted)))]
+    if hinted[:1] == ("sentinel-1-grd",) and evidence.dtype == "uint8":  # radar has more than 8 bits
+        hinted = ()
+    fits = _fits(evidence, hinted)
+    if not fits and not certain and (named := _fits(evidence, ())):  # bands of another sensor count more than a name
+        fits, hinted = named, ()
     if fits:
         order = list(hinted or PREFERRED)
         fits.sort(key=lambda fit: _rank(fit, order, hinted=bool(hinted)))
@@ -175,6 +179,12 @@ class _Fit:
     bands: tuple[Band | None, ...]
     distance_um: float
     gsd_differs: bool
+
+
+def _fits(evidence: Evidence, hinted: tuple[str, ...]) -> list[_Fit]:
+    """How the descriptions fit the sensors that a name tells, in part at least; without such, any that fits whole."""
+    names = hinted or sensor_names()
+    return [fit for name in names if (fit := _fit(sensor(name), evidence, partly=bool(hinted)))]
 
 
 def _fit(one: Sensor, evidence: Evidence, *, partly: bool) -> _Fit | None:
@@ -222,7 +232,7 @@ def _described(fits: Sequence[_Fit], hinted: tuple[str, ...], certain: bool) -> 
     bands = tuple(kept_band(best.sensor, band) for band in best.bands)
     if hinted:
         others = [name for name in hinted if name != best.sensor.name]
-        checks = {} if certain else {"sensor": _alternatives("the name of the files", others)}
+        checks = {} if certain else {"sensor": _alternatives("the names of the files and of the bands", others)}
         return SensorGuess(best.sensor.name, bands, certain, checks)
     equal = [fit for fit in fits[1:] if (fit.gsd_differs, fit.distance_um) == (best.gsd_differs, best.distance_um)]
     others = [fit.sensor.name for fit in equal]
@@ -243,7 +253,7 @@ def _counted(evidence: Evidence, hinted: tuple[str, ...], certain: bool) -> Sens
         stacks = [bands for start, bands in USUAL_STACKS if name.startswith(start)]
         for stack in (tuple(band.name for band in known.bands), *stacks):
             if len(stack) == evidence.count:
-                reason = "the name of the files" if hinted else "the number of bands"
+                reason = "the name of the files and the number of bands" if hinted else "the number of bands"
                 others = [other for other in names if other != name]
                 checks = {"bands": "the files do not name their bands; this is the usual order"}
                 checks |= {} if certain else {"sensor": _alternatives(reason, others)}

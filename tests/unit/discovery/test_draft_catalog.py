@@ -53,3 +53,46 @@ def test_init_writes_folders_of_any_name_so_that_they_are_found_again(tmp_path: 
         assert [one.id for one in source.scenes] == [f"{name}1", f"{name}2"]
         masks = [Path(one.mask.path).resolve() for one in source.scenes if one.mask]
         assert masks == [folder / f"images/qa/{name}{number}.tif" for number in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"plot_s{number}.tif" for number in range(1, 10)],
+        [f"line_L{number}.tif" for number in range(1, 10)],
+        ["plot_S1_a.tif", "plot_S2_a.tif"],
+        [f"s{number}/plot.tif" for number in range(1, 6)],
+        [f"s{number}_{number}.tif" for number in range(1, 4)],
+    ],
+)
+def test_init_takes_running_numbers_for_what_they_are(tmp_path: Path, names: list[str]) -> None:
+    for number, name in enumerate(names):
+        scene(tmp_path / "fields" / name, 6, np.uint16, number)
+    catalog = infer_catalog(tmp_path / "fields", tmp_path / "c.yaml")
+    ((name, entry),) = catalog.entries.items()
+    assert (name, entry.scenes, entry.sensor) == ("fields", len(names), "fill-in")
+    assert f"# check: numbers as in {names[0]} are taken to count the files, not to name a sensor" in catalog.text()
+
+
+def test_init_still_knows_sensors_by_short_names_with_their_bands(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        scene(tmp_path / f"S1_{number}.tif", 2, np.float32, number)
+        scene(tmp_path / f"S2_{number}.tif", 13, np.uint16, 10 + number)
+        scene(tmp_path / f"L8_{number}.tif", 6, np.uint16, 20 + number)
+        scene(tmp_path / f"L5_{number}.tif", 6, np.uint16, 30 + number)
+    found = sorted((one.sensor, one.scenes) for one in infer_catalog(tmp_path, tmp_path / "c.yaml").entries.values())
+    sensors = ("landsat-5-tm-c2l2", "landsat-8-oli-c2l2", "sentinel-1-grd", "sentinel-2-l1c")
+    assert found == [(name, 3) for name in sensors]
+    text = infer_catalog(tmp_path, tmp_path / "c.yaml").text()
+    assert "sensor: sentinel-1-grd  # check: the name of the files and the number of bands" in text
+    assert "running" not in text
+
+
+def test_init_takes_type_and_descriptions_for_more_than_a_short_name(tmp_path: Path) -> None:
+    scene(tmp_path / "a" / "plot_s1.tif", 2, np.uint8, 1)
+    bands = ["B02", "B03", "B04", "B08", "B8A", "B11"]
+    pixels_CHW = np.random.default_rng(0).integers(0, 200, (6, 64, 64)).astype(np.uint16)
+    place = (10.0, 0.0, 500_000.0, 0.0, -10.0, 5_000_000.0)
+    write_cog(tmp_path / "b" / "plot_s1.tif", pixels_CHW, crs="EPSG:32632", transform=place, descriptions=bands)
+    entries = infer_catalog(tmp_path, tmp_path / "c.yaml").entries
+    assert {name: one.sensor for name, one in entries.items()} == {"a": "fill-in", "b": "sentinel-2-l2a"}
