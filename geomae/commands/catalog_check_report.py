@@ -1,5 +1,6 @@
 """What `geomae catalog check` writes and shows of each data set."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -58,13 +59,12 @@ def show_check(screen: Screen, catalog: Catalog, name: str, check: DatasetCheck)
 
 
 def _show_bands(screen: Screen, catalog: Catalog, name: str, tiles: TileIndex) -> None:
-    source, gsd_m = tiles.source, _gsd_m(tiles)
+    source = tiles.source
     rows = []
     for band, unit in zip(source.bands, band_units(catalog, source), strict=True):
         figures = (band.wavelength_um, band.fwhm_um, band.gsd_m)
         rows.append([band.name, band.common_name or "", *map(_number, figures), unit])
-    grid = f"grid of {_number(gsd_m)} m" if gsd_m else "no ground sample distance known"
-    title = f"bands of {name}: sensor {source.sensor}, {grid}"
+    title = f"bands of {name}: sensor {source.sensor}, {_grid_text(tiles)}"
     screen.table(title, ["band", "common name", "wavelength µm", "width µm", "gsd m", "unit"], rows)
 
 
@@ -115,6 +115,22 @@ def _gsd_m(tiles: TileIndex) -> float | None:
     """Ground sample distance of the grids, the middle one where they differ; else that of the catalogue."""
     measured = grids_gsd_m(tiles)
     return tiles.source.gsd_m if measured is None else measured
+
+
+def _grid_text(tiles: TileIndex) -> str:
+    """The pixels of the grids, in words: `grid of 20 x 10 m`, `grids of 10 m to 20 m`."""
+    sizes: dict[float, str] = {}
+    for grid in tiles.grids:
+        if grid is not None and grid.gsd_m is not None:
+            a, b, _, d, e, _ = grid.transform
+            ratio = math.sqrt(math.hypot(a, d) / math.hypot(b, e))
+            width, height = f"{grid.gsd_m * ratio:.6g}", f"{grid.gsd_m / ratio:.6g}"
+            sizes[grid.gsd_m] = f"{width} m" if width == height else f"{width} x {height} m"
+    texts = list(dict.fromkeys(sizes[size] for size in sorted(sizes)))
+    if not texts:
+        gsd_m = tiles.source.gsd_m
+        return f"grid of {gsd_m:g} m" if gsd_m else "no ground sample distance known"
+    return f"grid of {texts[0]}" if len(texts) == 1 else f"grids of {texts[0]} to {texts[-1]}"
 
 
 def _number(value: float | None) -> str:

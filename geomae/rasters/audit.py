@@ -11,6 +11,7 @@ import numpy as np
 
 from geomae.catalog import Scene, Source
 from geomae.errors import RasterError
+from geomae.rasters.grid_remarks import grid_remarks
 from geomae.rasters.grids import scene_layout
 from geomae.rasters.inspection import BandRecord, FileFacts, FileRecord, Place, Wanted, inspect_files
 from geomae.rasters.opening import is_remote
@@ -122,7 +123,7 @@ def audit(source: Source, *, workers: int) -> AuditReport:
     facts = {path: record.facts for path, record in records.items() if record.facts is not None}
     numbers, unnamed = _orders(sound, facts, place)
     notes = [*band_order_remarks(source, sound, facts, numbers, unnamed), *file_remarks(source, sound, facts, numbers)]
-    notes += offset_remarks(source, sound, records)
+    notes += [*offset_remarks(source, sound, records), *grid_remarks(source, sound, facts)]
     return AuditReport(
         source.name,
         len(source.scenes),

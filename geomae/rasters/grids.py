@@ -269,7 +269,9 @@ def _grid(
     pixel_m = reference.pixel_m
     if reference.crs is None and any(one.shape != reference.shape for one in headers):
         pixel_m = finest_gsd_m
-    if pixel_m is None or gsd_m is None or abs(gsd_m / pixel_m - 1) <= GSD_TOLERANCE:
+    sides_m = reference.sides_m or (pixel_m, pixel_m)
+    near = gsd_m is None or all(side_m is None or abs(gsd_m / side_m - 1) <= GSD_TOLERANCE for side_m in sides_m)
+    if pixel_m is None or gsd_m is None or near:
         known_m = next((one for one in (gsd_m, pixel_m, reference.roughly_m, finest_gsd_m) if one is not None), None)
         return Grid(reference.height, reference.width, known_m, reference.crs, reference.transform), Affine.identity()
     affine = reference.affine

@@ -30,7 +30,7 @@ PASS_VALUES = 8_000_000  # values held at once
 SAMPLE_PIXELS = 65_536  # of each band, for median, quantile and what is repeated
 DARK = 0.01  # share of the valid pixels of a band that are its darkest
 FILL_SHARE = 0.005  # of the valid pixels, from which one value at the end of all may be nodata
-VERSION = 3  # of what is found in a file; raise it when `inspect_file` finds something else
+VERSION = 4  # of what is found in a file; raise it when `inspect_file` finds something else
 SAVE_SECONDS = 30.0
 
 
@@ -118,12 +118,16 @@ class FileFacts:
     lossy: bool
     masked: bool
     nodata: bool
+    placed_by: str | None
+    pages: int
+    sides_m: tuple[float, float] | None
 
     @classmethod
     def of(cls, info: Header) -> "FileFacts":
         """Those of a header."""
         nodata = any(value is not None for value in info.nodata)
-        return cls(info.names, info.scales, info.offsets, info.alpha, info.palette, info.lossy, info.masked, nodata)
+        look = (info.names, info.scales, info.offsets, info.alpha, info.palette, info.lossy, info.masked)
+        return cls(*look, nodata, info.placed_by, info.pages, info.sides_m)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "FileFacts":

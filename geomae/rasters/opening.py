@@ -166,6 +166,8 @@ class Header:
     is also estimated from degrees. `alpha` is the number of the alpha band. `masked` says whether the file has a
     mask for all its bands. `scales` and `offsets` are the tags of the bands, 1 and 0 where there are none. `palette`
     says whether a band holds places in a table of colours, `lossy` whether the compression changes values.
+    `placed_by` says what would place a file without a CRS: "ground control points" or "RPCs". `pages` counts those of a
+    TIFF; the first is read.
     """
 
     path: str
@@ -189,6 +191,17 @@ class Header:
     offsets: tuple[float, ...]
     palette: bool
     lossy: bool
+    placed_by: str | None
+    pages: int
+
+    @property
+    def sides_m(self) -> tuple[float, float] | None:
+        """Width and height of a pixel in metres, known for projected CRS only."""
+        if self.pixel_m is None:
+            return None
+        metres = self.pixel_m / math.sqrt(abs(self.affine.determinant))  # per unit of the CRS
+        a, b, _, d, e, _ = self.transform
+        return math.hypot(a, d) * metres, math.hypot(b, e) * metres
 
     @property
     def names(self) -> tuple[str | None, ...]:
@@ -263,6 +276,8 @@ def describe_dataset(path: str, current: Stamp, dataset: DatasetReader) -> Heade
         offsets=tuple(map(float, dataset.offsets)),
         palette=ColorInterp.palette in interpretation,
         lossy=_is_lossy(structure),
+        placed_by=_placed_by(dataset) if crs is None else None,
+        pages=max(1, len(dataset.subdatasets)) if dataset.driver == "GTiff" else 1,
     )
     _check(info)
     return info
@@ -358,6 +373,13 @@ def _reason(error: BaseException, path: str) -> str:
 def _header(path: str, current: Stamp, remote: bool) -> Header:
     with environment(remote=remote), borrowed(path, current, remote=remote) as dataset:
         return describe_dataset(path, current, dataset)
+
+
+def _placed_by(dataset: DatasetReader) -> str | None:
+    """What places a file without a CRS, and is not applied."""
+    if dataset.gcps[0]:
+        return "ground control points"
+    return "RPCs" if dataset.tags(ns="RPC") else None
 
 
 def _pixel_m(crs: CRS | None, affine: Affine) -> float | None:

@@ -102,7 +102,7 @@ def _check_placed(
     else:
         why = f"the tile at row {row}, column {col} of {file} lies where its CRS has no place ({crs_label(grid.crs)})"
     scenes = len(np.unique(place_T4[lost, 0]))
-    others = f" (and {scenes - 1} more)" if scenes > 1 else ""
+    others = f", so for {scenes} scenes" if scenes > 1 else ""
     raise CatalogError(
         f"a split by `block_km` needs a place on Earth for every tile, and {why}{others}; split by `column`, `group` "
         "or `random` instead"

@@ -120,7 +120,7 @@ HEIGHTS = 'VERT_CS["heights",VERT_DATUM["sea",2005],UNIT["metre",1],AXIS["Up",UP
 @pytest.mark.parametrize(
     ("crs", "why"),
     [
-        (None, "1.tif has no CRS (and 1 more)"),
+        (None, "1.tif has no CRS, so for 2 scenes;"),
         (SITE, "the CRS of 1.tif has no place on Earth (LOCAL_CS["),
         (MOON, "the CRS of 1.tif has no place on Earth (GEOGCS["),
         (HEIGHTS, "the CRS of 1.tif has no place on Earth (VERT_CS["),
