@@ -260,10 +260,10 @@ def stack_groups(
         headers[place] = _headers(root, [files[len(files) * number // looked] for number in range(looked)], problems)
         done += len(files)
         progress(done)
-    told = without_running_numbers({path: _bands(one) for seen in headers.values() for path, one in seen.items()})
+    telling = without_running_numbers({path: _bands(one) for seen in headers.values() for path, one in seen.items()})
     folders: list[_Folder] = []
     for place, files in by_folder.items():
-        folders += _kinds(root, place, files, headers[place], _Names(told, hint), problems)
+        folders += _kinds(root, place, files, headers[place], _Names(telling, hint), problems)
     beside: dict[tuple[object, ...], list[_Folder]] = {}
     for one in folders:
         beside.setdefault((_beside(one, folders), one.suffix, one.kind), []).append(one)
@@ -273,9 +273,9 @@ def stack_groups(
 
 @dataclass(frozen=True)
 class _Names:
-    """What names tell: `told` gives a path without numbers that merely count, `hint` what such says of a sensor."""
+    """What names tell: `telling` gives a path without numbers that merely count, `hint` what such says of a sensor."""
 
-    told: Callable[[str], str]
+    telling: Callable[[str], str]
     hint: Callable[[str], object]
 
 
@@ -307,7 +307,7 @@ def _kinds(
     folder, suffix = place
 
     def kinds_of() -> dict[str, tuple[object, ...]]:
-        return {path: (*_bands(one), names.hint(names.told(path))) for path, one in header_of.items()}
+        return {path: (*_bands(one), names.hint(names.telling(path))) for path, one in header_of.items()}
 
     kinds = kinds_of()
     if len(set(kinds.values())) > 1 and len(files) > LOOKED_AT:
@@ -316,7 +316,7 @@ def _kinds(
     distinct = sorted(set(kinds.values()), key=str)
     if len(distinct) == 1:
         pattern = f"{escape_pattern(folder)}/*{suffix}" if folder else f"*{suffix}"
-        telling = names.told(files[0])
+        telling = names.telling(files[0])
         return [_Folder(folder, suffix, distinct[0], tuple(files), tuple(header_of.values()), (pattern,), telling)]
     result = []
     for kind in distinct:
@@ -324,7 +324,7 @@ def _kinds(
         others = [path for path in files if kinds.get(path) != kind]
         headers = tuple(header_of[path] for path in own)
         patterns = _patterns(own, others, suffix)
-        result.append(_Folder(folder, suffix, kind, own, headers, patterns, names.told(own[0])))
+        result.append(_Folder(folder, suffix, kind, own, headers, patterns, names.telling(own[0])))
     return result
 
 

@@ -21,13 +21,13 @@ def without_running_numbers(alike: Mapping[str, object]) -> Callable[[str], str]
             numbers[kind, *key].add(match["number"])
     running = {key[1:] for key, found in numbers.items() if _counts(str(key[-1]), found)}
 
-    def told(path: str) -> str:
+    def telling(path: str) -> str:
         for key, match in reversed(list(_short(path))):
             if key in running:
                 path = f"{path[: match.start('number')]}#{path[match.end('number') :]}"
         return path
 
-    return told
+    return telling
 
 
 def _short(path: str) -> Iterator[tuple[tuple[object, ...], re.Match[str]]]:
