@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -22,6 +23,7 @@ from geomae.errors import CatalogError, ConfigError, GeomaeError, StorageError
 MOST_VALUES = 100_000  # of a YAML document that stands for more than it writes out
 NO_TEXT = re.compile(r"[\0\ud800-\udfff]")  # YAML can write them (`"\0"`), and no name of a file or column holds any
 UNFINISHED = ".unfinished-"  # prefix of what is being written beside its final name
+KEPT_LETTERS = 20  # letters of the final name that follow it: a name as long as file systems take has no room for more
 LONGEST_NAME = 180  # bytes of a name without what commands put before and behind it; file systems take 255
 
 
@@ -34,7 +36,9 @@ def publish_file(path: Path) -> Iterator[Path]:
     with _storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # The suffix stays last: GDAL and others choose the format by it.
-        handle, name = tempfile.mkstemp(prefix=f"{UNFINISHED}{path.stem}-", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(
+            prefix=f"{UNFINISHED}{path.stem[:KEPT_LETTERS]}-", suffix=path.suffix, dir=path.parent
+        )
     os.close(handle)
     temporary = Path(name)
     try:
@@ -53,7 +57,7 @@ def publish_dir(path: Path) -> Iterator[Path]:
     """Give a folder beside `path` to fill; on success it becomes `path` in one step. `path` must not exist."""
     with _storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{path.name}-", dir=path.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{path.name[:KEPT_LETTERS]}-", dir=path.parent))
     try:
         with _storage_errors(path):
             yield temporary
@@ -240,6 +244,17 @@ def read_yaml(path: Path) -> YamlDocument:
     return YamlDocument(path, plain(tree, ()), lines)
 
 
+def storage_remedy(error: OSError) -> str:
+    """What helps where something cannot be written."""
+    if error.errno == errno.ENAMETOOLONG:
+        return "shorten the name, or choose another folder with --out"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "check the permissions, or choose another folder with --out"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY):
+        return "something of that name is in the way; choose another folder with --out"
+    return "make room, or choose another folder with --out"
+
+
 def flush(path: Path) -> None:
     """Bring a file's or folder's content to the disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -308,6 +323,4 @@ def _storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(
-            f"{path}: cannot be written ({error.strerror or error}); make room, or choose another folder with --out"
-        ) from error
+        raise StorageError(f"{path}: cannot be written ({error.strerror or error}); {storage_remedy(error)}") from error

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from geomae.catalog.catalog import Catalog
+from geomae.catalog.foreign_formats import foreign_by_name
 from geomae.catalog.patterns import escape_pattern, static_parts, token_expression
 from geomae.catalog.schema import BAND
 from geomae.errors import CatalogError
@@ -103,6 +104,9 @@ def checked_url(catalog: Catalog, dataset: str, url: str, *keys: str | int) -> s
 def no_file_error(catalog: Catalog, dataset: str, pattern: str, *keys: str | int) -> CatalogError:
     """The error for a pattern without files: the pattern, the line and what lies there instead."""
     remedy = "correct the pattern"
+    folders = [pattern] if _is_folder(catalog.folder / pattern) else _matches(catalog, pattern)
+    if folders and (foreign := foreign_by_name(folders[0])):
+        return CatalogError(f"{catalog.place(dataset, *keys)}: {folders[0]} {foreign}")
     folder, _, name = pattern.rpartition("/")
     if _is_folder(catalog.folder / pattern):
         remedy = f"name the files in it, as in {escape_pattern(pattern.rstrip('/'))}/*.tif"
@@ -110,6 +114,11 @@ def no_file_error(catalog: Catalog, dataset: str, pattern: str, *keys: str | int
         remedy = f"a bracket is a wildcard, so write {escape_pattern(folder)}/{name} for the folder that is called so"
     there = holds(static_folder(catalog, pattern) + "/x")
     return CatalogError(f"{catalog.place(dataset, *keys)}: no file matches {pattern!r}; {there}; {remedy}")
+
+
+def _matches(catalog: Catalog, pattern: str) -> list[str]:
+    """Names, also of folders, that a pattern matches."""
+    return sorted(glob.glob(pattern, root_dir=catalog.folder, recursive=True))  # noqa: PTH207
 
 
 def holds(path: str) -> str:

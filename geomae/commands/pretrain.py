@@ -261,13 +261,13 @@ def _requested_job(options: PretrainOptions, stored: "PretrainJob") -> "Pretrain
     """The job that the options ask for, where what they leave unsaid is as it was `stored`."""
     from dataclasses import replace
 
-    from geomae.config import PretrainConfig, changed, load_config, parse
+    from geomae.config import PretrainConfig, change_config, load_config
     from geomae.training.pretraining import parse_selectors, write_selectors
 
     if options.config:
         config = load_config(PretrainConfig, "pretrain", options.config, options.changes)
     else:
-        config = parse(PretrainConfig, changed(stored.config.model_dump(mode="json"), options.changes))
+        config = change_config(PretrainConfig, stored.config.model_dump(mode="json"), options.changes)
     return replace(
         stored,
         datasets=write_selectors(parse_selectors(options.datasets, "train")) or stored.datasets,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geomae.catalog import open_catalog, resolve_files
+from geomae.catalog.foreign_formats import foreign_by_name
 from geomae.catalog.patterns import escape_pattern
 from geomae.discovery.entries import Entry, band_entry, comment, evidence_of, flow, stack_entry
 from geomae.discovery.grouping import BandGroup, StackGroup, band_groups, stack_groups
@@ -62,7 +63,9 @@ def infer_catalog(
     paths = find_rasters(root)
     if not paths:
         suffixes = ", ".join(sorted(SUFFIXES))
-        raise CatalogError(f"{folder}: no raster lies in it or below ({suffixes}); name another folder")
+        others = find_foreign(root)
+        what = f"; {others[0]} {foreign_by_name(others[0])}" if others else "; name another folder"
+        raise CatalogError(f"{folder}: no raster lies in it or below ({suffixes}){what}")
     place = locate(root, paths, catalog_file.absolute())
     with_bands, rest = band_groups(paths)
     stacks, problems = stack_groups(
@@ -94,6 +97,11 @@ def find_rasters(root: Path) -> list[str]:
             if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".") and (here / name).is_file()
         ]
     return sorted(paths)
+
+
+def find_foreign(root: Path) -> list[str]:
+    """Paths below `root`, relative and sorted, of what by its suffix is of a format that is not read."""
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if foreign_by_name(path.name))
 
 
 def unresolved(path: Path) -> list[str]:

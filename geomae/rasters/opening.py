@@ -27,6 +27,7 @@ from rasterio.io import DatasetReader
 from rasterio.session import DummySession
 
 from geomae.catalog.band_order import ALPHA
+from geomae.catalog.foreign_formats import foreign_format
 from geomae.errors import RasterError
 from geomae.rasters.side_files import side_files
 
@@ -356,7 +357,9 @@ def _raster_errors(path: str) -> Iterator[None]:
         yield
     except (RasterioError, GdalError, CRSError) as error:
         reason = _reason(error, path)
-        raise RasterError(f"{path}: cannot be read ({reason}); restore the file or leave it out") from error
+        foreign = foreign_format(path) if "not recognized" in reason else None
+        what = foreign or f"cannot be read ({reason}); restore the file or leave it out"
+        raise RasterError(f"{path}: {what}") from error
 
 
 def _reason(error: BaseException, path: str) -> str:

@@ -3,6 +3,7 @@
 T tiles
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -379,7 +380,14 @@ def _check_quarantine(report: AuditReport, most: float, where: str) -> None:
     if bad == 0 or (bad < report.scenes and bad <= most * report.scenes):
         return
     first = next(problem for problem in report.problems if problem.quarantines)
+    if bad == report.scenes:
+        kinds = Counter(problem.kind for problem in report.problems if problem.quarantines).most_common()
+        listed = ", ".join(f"{count} {kind}" for kind, count in kinds)
+        raise CatalogError(
+            f"{where}: the audit quarantines every scene ({listed}), and none is left to use; first: {first.message}"
+        )
     raise CatalogError(
         f"{where}: the audit quarantines {bad} of {report.scenes} scenes, more than the {most:.0%} allowed; first: "
-        f"{first.message}; mend or remove them (`geomae catalog check` lists all), or raise data.max_quarantined"
+        f"{first.message}; mend or remove them (`geomae catalog check` lists all), or allow more with --set "
+        f"data.max_quarantined={(100 * bad // report.scenes + 1) / 100:g}"
     )

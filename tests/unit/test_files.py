@@ -1,5 +1,6 @@
 """Files are whole or absent, paths stay in their folder, digests name content, YAML is strict."""
 
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from geomae.files import (
     read_yaml,
     remove_unfinished,
     scene_names,
+    storage_remedy,
     write_csv,
     write_json,
     write_text,
@@ -95,6 +97,31 @@ def test_what_cannot_be_written_is_said_with_the_remedy(tmp_path):
     with pytest.raises(StorageError, match=r"No space left on device.*make room"), publish_file(tmp_path / "b"):
         raise OSError(28, "No space left on device")
     assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "make room"),
+        (errno.ENAMETOOLONG, "shorten the name"),
+        (errno.EACCES, "check the permissions"),
+        (errno.ENOTDIR, "in the way"),
+    ],
+)
+def test_the_remedy_is_that_of_the_error(tmp_path, number, remedy):
+    with pytest.raises(StorageError, match=rf"; {remedy}|; something.*{remedy}"), publish_file(tmp_path / "b"):
+        raise OSError(number, os.strerror(number))
+    assert ("make room" in storage_remedy(OSError(number, ""))) == (number == errno.ENOSPC)
+
+
+def test_a_name_as_long_as_file_systems_take_can_be_published(tmp_path):
+    file, folder = tmp_path / f"{'é' * 125}.json", tmp_path / ("f" * 255)
+    write_text(file, "whole")
+    with publish_dir(folder) as temporary:
+        (temporary / "a").write_text("whole")
+    assert names(tmp_path) == sorted([file.name, folder.name])
+    with pytest.raises(StorageError, match="shorten the name"):
+        write_text(tmp_path / ("n" * 256), "")
 
 
 def test_leftovers_of_a_killed_process_go(tmp_path):
