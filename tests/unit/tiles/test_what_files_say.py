@@ -1,5 +1,7 @@
 """What files say of themselves against what the catalogue says: names and order of bands, and the first file broken."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import rasterio
@@ -8,6 +10,7 @@ from rasterio.enums import ColorInterp
 
 from geomae.catalog import open_catalog
 from geomae.errors import CatalogError
+from geomae.evaluation.probe_task import label_selection
 from geomae.rasters import Window, read
 from geomae.tiles.index import build_index, check_dataset
 
@@ -261,4 +264,10 @@ def test_faults_of_label_rasters_are_said(tmp_path, fault, expected):
     index = index_of(tmp_path, "bands: [B02, B03]", label)
     assert len(index.remarks) == (expected is not None)
     assert all(expected in remark for remark in index.remarks)
-    assert index.tiles["label"].tolist() == [None if fault in ("elsewhere", "codes") else "tree"]
+    if fault not in ("elsewhere", "codes"):
+        assert index.tiles["label"].tolist() == ["tree"]
+        return
+    catalog = open_catalog(tmp_path / "data_catalog.yaml")
+    with pytest.raises(CatalogError) as caught:  # and not: add `label:`, though it is there
+        label_selection(SimpleNamespace(index=index, name="d"), catalog, "classification", "--train")
+    assert str(caught.value) == f"--train d: none of its 1 tiles has a label; {index.remarks[0]}"
