@@ -1,14 +1,16 @@
 """One data set of a new catalogue as commented YAML, with what a person still has to check or decide."""
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median_high
 from typing import Any
 
 from geomae.catalog.patterns import literal
-from geomae.discovery.grouping import MASKS, BandGroup, StackGroup
+from geomae.discovery.grouping import LOOKED_AT, MASKS, BandGroup, StackGroup
 from geomae.discovery.sensor_guess import FILL_IN, Evidence, SensorGuess, guess_sensor, kept_band, scaling_guess
 from geomae.errors import RasterError
 from geomae.rasters.opening import Header, header
@@ -60,12 +62,13 @@ def band_entry(root: Path, below: str, group: BandGroup, *, outside: bool) -> En
     differ = any(tag not in (NO_TAGS, (usual[name].scale, usual[name].offset)) for name, tag in tags.items())
     if group.sensor is None or (known.unit == "reflectance" and known.scale == 1) or differ:
         lines += _scaling_lines(guess, known, finest.dtypes[0], tags)
-    side = min(finest.shape)
-    lines += _tile_lines(side)
+    token = next(token for token, one in headers.items() if one is finest)
+    sides = _sides(root, [scene[token] for scene in group.by_scene]) or [min(finest.shape)]
+    lines += _tile_lines(sides)
     if group.mask:
         lines.append(comment(f"to leave out clouds and their shadows: mask: {MASKS[group.mask]}"))
     lines.append(_split_line(finest))
-    return Entry(tuple(lines), group.scenes, known.name, tuple(tokens), tile_size(side), guess.question)
+    return Entry(tuple(lines), group.scenes, known.name, tuple(tokens), tile_size(usual_side(sides)), guess.question)
 
 
 def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> Entry:
@@ -87,8 +90,8 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
     unlike = sum((one.scales, one.offsets) != (first.scales, first.offsets) for one in group.headers)
     if unlike:
         lines.append(comment(f"check: {unlike} of the files looked at have other tags of scale and offset"))
-    side = min(min(one.shape) for one in group.headers)
-    lines += _tile_lines(side)
+    sides = [min(one.shape) for one in group.headers]
+    lines += _tile_lines(sides)
     if group.classes:
         shown = ", ".join(group.classes[:4]) + (", ..." if len(group.classes) > 4 else "")
         lines.append(_line("label", {"folder": True}, f"check: the folders are taken for classes: {shown}"))
@@ -99,7 +102,7 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
         lines.append(comment(f"the files have no ground sample distance, {own}; to say another: gsd_m: METRES"))
     lines.append(_split_line(first))
     names = tuple(name for name in guess.bands if name)
-    return Entry(tuple(lines), len(group.files), known.name, names, tile_size(side), guess.question)
+    return Entry(tuple(lines), len(group.files), known.name, names, tile_size(usual_side(sides)), guess.question)
 
 
 def evidence_of(root: Path, group: StackGroup) -> Evidence:
@@ -111,8 +114,13 @@ def evidence_of(root: Path, group: StackGroup) -> Evidence:
     return Evidence(path, first.count, first.dtypes[0], descriptions, first.roughly_m, first.alpha)
 
 
+def usual_side(sides: Sequence[int]) -> int:
+    """The smallest of some sides that is at least half of the usual one: a sliver among rasters does not count."""
+    return min(side for side in sides if 2 * side >= median_high(sides))
+
+
 def tile_size(side: int) -> int:
-    """Side of the tiles in pixels for rasters of which the smallest has `side`."""
+    """Side of the tiles in pixels for rasters of which the smallest that counts has `side`."""
     if side >= LARGEST_TILE:
         return USUAL_TILE
     return side // MULTIPLE * MULTIPLE or side
@@ -227,8 +235,11 @@ def _scaling_lines(guess: SensorGuess, known: Sensor, dtype: str, tags: Mapping[
     return [_line(key, value, f"{mark}{reason}" if key == "unit" else "") for key, value in values.items()]
 
 
-def _tile_lines(side: int) -> list[str]:
-    return [_line("tile", {"size": tile_size(side)}, f"pixels; the smallest raster has {side}")]
+def _tile_lines(sides: Sequence[int]) -> list[str]:
+    size = tile_size(usual_side(sides))
+    small = sum(one < size for one in sides)
+    left = f"; check: {small} of {len(sides)} rasters looked at are smaller and left out" if small else ""
+    return [_line("tile", {"size": size}, f"pixels; the smallest raster has {min(sides)}{left}")]
 
 
 def _split_line(first: Header) -> str:
@@ -238,6 +249,16 @@ def _split_line(first: Header) -> str:
     else:
         how = {"random": FRACTIONS}
     return comment(f"all tiles are for training; to hold some out: split: {flow(how)}")
+
+
+def _sides(root: Path, paths: Sequence[str]) -> list[int]:
+    """The shorter sides in pixels of some of the rasters, spread over all; those that cannot be read have none."""
+    count = min(len(paths), LOOKED_AT)
+    sides = []
+    for place in range(count):
+        with contextlib.suppress(RasterError):
+            sides.append(min(header(str(root / paths[len(paths) * place // count])).shape))
+    return sides
 
 
 def _line(key: str, value: Any, remark: str | None = "") -> str:

@@ -96,3 +96,28 @@ def test_init_takes_type_and_descriptions_for_more_than_a_short_name(tmp_path: P
     write_cog(tmp_path / "b" / "plot_s1.tif", pixels_CHW, crs="EPSG:32632", transform=place, descriptions=bands)
     entries = infer_catalog(tmp_path, tmp_path / "c.yaml").entries
     assert {name: one.sensor for name, one in entries.items()} == {"a": "fill-in", "b": "sentinel-2-l2a"}
+
+
+@pytest.mark.parametrize(("sides", "size", "left_out"), [
+    ([(300, 300), (1, 300)], 64, "1 of 2"),
+    ([(512, 512), (512, 512), (40, 200)], 64, "1 of 3"),
+    ([(64, 64), (48, 48), (64, 64)], 48, None),
+    ([(300, 300), (100, 100), (300, 300)], 64, None),
+    ([(1, 300)], 1, None),
+])  # fmt: skip
+@pytest.mark.parametrize("by_band", [False, True])
+def test_init_proposes_a_tile_by_the_usual_size(
+    tmp_path: Path, sides: list[tuple[int, int]], size: int, left_out: str | None, by_band: bool
+) -> None:
+    for number, (height, width) in enumerate(sides):
+        names = [f"x{number}_B04", f"x{number}_B08"] if by_band else [f"x{number}"]
+        for name in names:
+            pixels_CHW = np.random.default_rng(number).integers(0, 200, (1 if by_band else 4, height, width))
+            corner = (10.0, 0.0, 500_000.0, 0.0, -10.0, 5_000_000.0)
+            write_cog(tmp_path / f"{name}.tif", pixels_CHW.astype(np.uint16), crs="EPSG:32632", transform=corner)
+    (entry,) = infer_catalog(tmp_path, tmp_path / "c.yaml").entries.values()
+    (line,) = [line for line in entry.lines if "tile:" in line]
+    assert entry.tile == size
+    assert f"tile: {{size: {size}}}" in line
+    assert (f"check: {left_out} rasters looked at are smaller" in line) == (left_out is not None)
+    assert ("check" in line) == (left_out is not None)
