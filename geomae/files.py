@@ -217,13 +217,8 @@ def read_yaml(path: Path) -> YamlDocument:
     if not isinstance(tree, CommentedMap):
         raise ConfigError(f"{path}: must be a mapping of keys to values")
     lines: dict[tuple[str | int, ...], int] = {}
-    most, count = max(MOST_VALUES, len(text)), 0  # what is written out has a character for each value
 
     def plain(node: Any, keys: tuple[str | int, ...]) -> Any:
-        nonlocal count
-        count += 1
-        if count > most:
-            raise ConfigError(f"{path}: its aliases (`*`) stand for more than {most:,} values; use fewer of them")
         if isinstance(node, CommentedMap):
             for key in node:
                 if key in (node.lc.data or ()):  # a key that came by a merge (`<<: *anchor`) has no line of its own
@@ -274,6 +269,9 @@ def _yaml_tree(path: Path, text: str) -> Any:
         tags = [one for one in YAML().scan(text) if isinstance(one, TagToken)] if "!" in text else []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ReusedAnchorWarning)  # the later one counts, as YAML says
+            if "*" in text and _values_for(YAML(typ="rt", pure=True).compose(text), {}) > max(MOST_VALUES, len(text)):
+                remedy = f"stand for more than {MOST_VALUES:,} values; use fewer of them"
+                raise ConfigError(f"{path}: its aliases (`*`) {remedy}")
             tree = None if tags else YAML(typ="rt", pure=True).load(text)
     except YAMLError as error:
         raise ConfigError(_yaml_message(path, error)) from error
@@ -285,6 +283,16 @@ def _yaml_tree(path: Path, text: str) -> Any:
     if tags:
         raise ConfigError(f"{path}:{tags[0].start_mark.line + 1}: a tag (`!`) is not read here; write plain values")
     return tree
+
+
+def _values_for(node: Any, known: dict[int, int]) -> int:
+    """How many values a node of YAML stands for, each alias counted as what it stands for."""
+    if id(node) not in known:
+        known[id(node)] = 1  # also while it is counted: an alias may stand within its own anchor
+        parts = node.value if isinstance(getattr(node, "value", None), list) else ()
+        nodes = [one for part in parts for one in (part if isinstance(part, tuple) else (part,))]
+        known[id(node)] += sum(_values_for(one, known) for one in nodes)
+    return known[id(node)]
 
 
 def _yaml_message(path: Path, error: Exception) -> str:

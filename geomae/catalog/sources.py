@@ -32,6 +32,7 @@ from geomae.sensors import sensor as known_sensor
 
 DIGITAL_NUMBER = "digital_number"
 SENTINEL_2 = tuple(f"sentinel-2-{level}{suffix}" for level in ("l1c", "l2a") for suffix in ("", OFFSET_SUFFIX))
+LARGEST_FIGURE = 1e30  # of scales and offsets: times 65535 it still is a float32
 MIXED = "mixed"  # unit of a data set whose bands have different ones
 
 
@@ -120,7 +121,7 @@ def scaling(
     """Unit, scale and offset of each band: the entry's, else the sensor's.
 
     Digital numbers are taken as they are stored. Raises CatalogError when the entry names another unit than the
-    sensor's and does not say the scale.
+    sensor's and does not say the scale, and for figures with which values leave float32.
     """
     entry = catalog.entry(dataset)
     usual = [sensor.scaling(band) for band in bands]
@@ -132,11 +133,14 @@ def scaling(
         raise CatalogError(f"{place}: {entry.unit} is not the unit of sensor {sensor.name}; add `scale` and `offset`")
     scale_C = [1.0 if as_stored else one.scale for one in usual]
     offset_C = [0.0 if as_stored else one.offset for one in usual]
-    return (
-        unit,
-        _own(catalog, dataset, sensor, bands, "scale", scale_C),
-        _own(catalog, dataset, sensor, bands, "offset", offset_C),
-    )
+    scales = _own(catalog, dataset, sensor, bands, "scale", scale_C)
+    offsets = _own(catalog, dataset, sensor, bands, "offset", offset_C)
+    for key, figures in (("scale", scales), ("offset", offsets)):
+        if any(abs(figure) > LARGEST_FIGURE for figure in figures):
+            raise CatalogError(
+                f"{catalog.place(dataset, key)}: {max(figures, key=abs):g} makes values that are not finite; correct it"
+            )
+    return unit, scales, offsets
 
 
 def band_units(catalog: Catalog, source: Source) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ SMALLEST_WEIGHT = 1e-6
 
 
 GSD_TOLERANCE = 0.05  # a file this close to the wanted ground sample distance is taken as it is
+FINEST = 64  # times finer than a scene's finest file a grid may be
 SNAP = 1e-3  # offsets of less than this many pixels over a whole raster are rounding in the file's header
 HALF = 0.5 + SNAP  # pixels by which the edges of the files of a scene may differ
 
@@ -278,6 +279,11 @@ def _grid(
     metres = pixel_m / math.sqrt(abs(affine.determinant))  # per unit of the CRS
     factor_x = gsd_m / (math.hypot(affine.a, affine.d) * metres)
     factor_y = gsd_m / (math.hypot(affine.b, affine.e) * metres)
+    if not 1 / FINEST <= gsd_m / pixel_m <= max(reference.height, reference.width):
+        raise RasterError(
+            f"{reference.path}: has {reference.height} x {reference.width} pixels of {pixel_m:g} m, which cannot be "
+            f"brought to {gsd_m:g} m; correct `gsd_m`"
+        )
     height, width = max(1, round(reference.height / factor_y)), max(1, round(reference.width / factor_x))
     to_reference = Affine.scale(factor_x, factor_y)
     a, b, c, d, e, f = tuple(affine @ to_reference)[:6]

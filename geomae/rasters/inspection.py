@@ -25,25 +25,29 @@ from geomae.files import cache_folder, digest, file_digest, read_json, write_jso
 from geomae.rasters.opening import Header, describe_dataset, is_remote, opened, stamp
 from geomae.rasters.reading import Span, physical, read_stored
 from geomae.rasters.side_files import side_digest
+from geomae.rasters.tiff_directory import missing_blocks
 
 PASS_VALUES = 8_000_000  # values held at once
 SAMPLE_PIXELS = 65_536  # of each band, for median, quantile and what is repeated
 DARK = 0.01  # share of the valid pixels of a band that are its darkest
 FILL_SHARE = 0.005  # of the valid pixels, from which one value at the end of all may be nodata
-VERSION = 4  # of what is found in a file; raise it when `inspect_file` finds something else
+VERSION = 5  # of what is found in a file; raise it when `inspect_file` finds something else
 SAVE_SECONDS = 30.0
 
 
 def check_blocks(path: str, dataset: DatasetReader, info: Header, file: BinaryIO) -> str | None:
-    """Name the first damaged block of a GeoTIFF and how many there are, or None when there is none.
+    """Name the first damaged block of a GeoTIFF and how many there are, or what its index lacks; None when it is whole.
 
     Each compressed block is a zlib stream that ends with an Adler-32 checksum; some decoders do not look at it. A
     block that is absent holds nodata, which is allowed.
 
     Raises RasterError when the file ends before its blocks do.
     """
-    if dataset.driver != "GTiff" or info.compression != "DEFLATE":
+    if dataset.driver != "GTiff":
         return None
+    missing = missing_blocks(file)
+    if missing is not None or info.compression != "DEFLATE":
+        return missing
     size = file.seek(0, 2)
     bits = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
     bands = range(1, 2) if info.interleaved else range(1, info.count + 1)

@@ -355,6 +355,8 @@ def _check_sidecar_mask(path: str) -> None:
 def _raster_errors(path: str) -> Iterator[None]:
     try:
         yield
+    except UnicodeEncodeError as error:
+        raise RasterError(f"{path}: has a name that is not UTF-8, which GDAL needs; rename the file") from error
     except (RasterioError, GdalError, CRSError) as error:
         reason = _reason(error, path)
         foreign = foreign_format(path) if "not recognized" in reason else None

@@ -1,6 +1,7 @@
 """The audit names what cannot be used: damaged, unlike, empty and doubled files, and suspicious values."""
 
 import json
+import re
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -125,6 +126,26 @@ def test_every_flipped_byte_of_a_compressed_block_is_found(tmp_path, interleave,
         assert kinds(report) == {"a.tif": "damaged"}
         assert "block at row 1, column 0 of band 1" in report.problems[0].message
         assert report.content["a.tif"] == file_digest(path)
+
+
+@pytest.mark.parametrize("endianness", ["little", "big"])
+@pytest.mark.parametrize("bigtiff", ["yes", "no"])
+@pytest.mark.parametrize("layout", [
+    {"tiled": True, "blockxsize": 32, "blockysize": 32}, {"blockysize": 8}, {"blockysize": 8, "interleave": "band"},
+])  # fmt: skip
+def test_a_header_that_promises_more_blocks_than_there_are_is_damage(tmp_path, endianness, bigtiff, layout):
+    settings = {"interleave": "pixel", "compress": "lzw", "endianness": endianness, "bigtiff": bigtiff} | layout
+    path, whole = write(tmp_path / "a.tif", noise(0), **settings), write(tmp_path / "b.tif", noise(1), **settings)
+    assert audit(source_of(path, whole), workers=1).problems == ()
+    order, data = endianness, path.read_bytes()
+    entry = (257).to_bytes(2, order) + (3).to_bytes(2, order) + (1).to_bytes(8 if bigtiff == "yes" else 4, order)
+    height = entry + (64).to_bytes(2, order)
+    assert data.count(height) == 1
+    path.write_bytes(data.replace(height, entry + (65000).to_bytes(2, order)))
+    report = audit(source_of(path, whole), workers=1)
+    assert kinds(report) == {"a.tif": "damaged"}
+    said = r"its header promises \d+ blocks for 65000 x 64 pixels, and its index has \d+;"
+    assert re.search(said, report.problems[0].message)
 
 
 def test_absent_blocks_are_no_damage(tmp_path):

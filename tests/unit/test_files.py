@@ -249,6 +249,9 @@ def test_aliases_that_multiply_are_refused_before_they_fill_the_memory(tmp_path,
     assert few["x3"][8][8][8] == [1, 2]
     with pytest.raises(ConfigError, match=r"c\.yaml: its aliases .* stand for more than 5,000 values; use fewer"):
         yaml_of(tmp_path, "".join(["x0: &x0 [1, 2]\n", *others]))
+    with pytest.raises(ConfigError, match="stand for more than 5,000 values"):  # not the key with all it stands for
+        yaml_of(tmp_path, "".join(["x0: &x0 [1, 2]\n", *others, others[-1]]))
+    assert yaml_of(tmp_path, "a: &a [1, *a]\n").values == {"a": [1, None]}
     monkeypatch.setattr("geomae.files.MOST_VALUES", 10)
     assert len(yaml_of(tmp_path, f"a: [{', '.join(['1'] * 50)}]").values["a"]) == 50  # written out
 

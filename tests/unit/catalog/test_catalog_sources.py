@@ -147,6 +147,8 @@ def test_scenes_have_sorted_unique_ids_that_new_files_do_not_change(tmp_path: Pa
             "path: d/x.tif\nunit: radiance",
             "datasets.a.unit: radiance is not the unit of sensor landsat-7-etm; add `scale`",
         ),
+        ("path: d/x.tif\noffset: 1e300", "datasets.a.offset: 1e+300 makes values that are not finite; correct it"),
+        ("path: d/x.tif\nscale: {B1: -1e31}", "datasets.a.scale: -1e+31 makes values that are not finite"),
         ("path: d/x.tif\nscale: {purple: 2}", "datasets.a.scale.purple: sensor landsat-7-etm has no band 'purple'"),
     ],
 )

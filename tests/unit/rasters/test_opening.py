@@ -1,5 +1,6 @@
 """What may be opened, and how open files are kept: formats, addresses, threads, forks."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -32,6 +33,12 @@ def test_a_renamed_vrt_does_not_open(plain):
         assert file.count == 1
     with pytest.raises(RasterError, match=r"renamed\.tif: is a VRT, which names other files"):
         describe_bands(str(renamed))
+
+
+def test_a_name_that_is_no_utf8_is_one_line(plain):
+    odd = plain.rename(plain.with_name(os.fsdecode(b"caf\xe9.tif")))
+    with pytest.raises(RasterError, match=r"has a name that is not UTF-8, which GDAL needs; rename the file"):
+        describe_bands(str(odd))
 
 
 def test_a_vrt_beside_a_raster_does_not_open_as_its_mask(plain):
