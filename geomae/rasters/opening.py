@@ -165,7 +165,7 @@ class Header:
     `Affine`, from pixel to world. `crs` is an authority string
     or WKT, None where there is none. `pixel_m` is the pixel size in metres, known for projected CRS only; `roughly_m`
     is also estimated from degrees. `alpha` is the number of the alpha band. `masked` says whether the file has a
-    mask for all its bands. `scales` and `offsets` are the tags of the bands, 1 and 0 where there are none. `palette`
+    mask for all its bands. `scales` and `offsets` are the tags of the bands, 1 and 0 where there is none. `palette`
     says whether a band holds places in a table of colours, `lossy` whether the compression changes values.
     `placed_by` says what would place a file without a CRS: "ground control points" or "RPCs". `pages` counts those of a
     TIFF; the first is read.
@@ -273,8 +273,8 @@ def describe_dataset(path: str, current: Stamp, dataset: DatasetReader) -> Heade
         compression=structure.get("COMPRESSION"),
         alpha=alpha,
         masked=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags,
-        scales=tuple(map(float, dataset.scales)),
-        offsets=tuple(map(float, dataset.offsets)),
+        scales=tuple(float(one) if math.isfinite(one) else 1.0 for one in dataset.scales),
+        offsets=tuple(float(one) if math.isfinite(one) else 0.0 for one in dataset.offsets),
         palette=ColorInterp.palette in interpretation,
         lossy=_is_lossy(structure),
         placed_by=_placed_by(dataset) if crs is None else None,
@@ -412,6 +412,9 @@ def _is_lossy(structure: dict[str, str]) -> bool:
 
 
 def _check(info: Header) -> None:
+    if not all(map(math.isfinite, info.transform)):
+        remedy = "correct it, or the .aux.xml or world file that says so"
+        raise RasterError(f"{info.path}: its georeference holds figures that are not finite; {remedy}")
     for dtype in set(info.dtypes):
         if dtype.startswith("complex"):
             raise RasterError(f"{info.path}: holds complex values ({dtype}); convert them to intensity first")

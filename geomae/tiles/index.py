@@ -345,7 +345,7 @@ def _listed(
             f"the first scene is {source.scenes[0].stem!r}"
         )
     windows = windows[~windows["stem"].isin(unknown)]
-    windows.insert(0, "scene", windows.pop("stem").map(by_stem))
+    windows.insert(0, "scene", windows.pop("stem").map(by_stem.__getitem__))
     windows = windows[[grids[scene] is not None for scene in windows["scene"]]].reset_index(drop=True)
     for scene, row, col, size in windows[["scene", "row", "col", "size"]].itertuples(index=False):
         grid = grids[scene]

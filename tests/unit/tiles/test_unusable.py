@@ -1,5 +1,7 @@
 """What is left out of a data set is named and counted, and one bad scene or tile does not stop the others."""
 
+import os
+
 import numpy as np
 import pytest
 from helpers import changed_catalog, write_catalog
@@ -51,6 +53,20 @@ def test_a_tile_whose_values_break_sums_is_left_out_and_said(tmp_path):
     assert all(0 < value["max"] <= 0.5 for value in index.statistics().to_dict()["bands"].values())
     check = check_dataset(open_catalog(tmp_path / "data_catalog.yaml"), "tiny")
     assert "s1.tif: 1e+30 in blue is beyond any reflectance" in check.report.problems[0].message
+
+
+def test_a_file_whose_name_is_no_utf8_is_left_out_and_named(tmp_path):
+    shaped(tmp_path / "scenes", a=(32, 32), b=(32, 32))
+    odd = os.fsdecode(b"caf\xe9.tif")
+    (tmp_path / "scenes/b.tif").rename(tmp_path / "scenes" / odd)
+    (tmp_path / "w.csv").write_text("scene,row,col\na,0,0\na,16,16\n")
+    listed = "    windows: {table: w.csv, key: scene, row: row, col: col, size: 16}\n"
+    for text, tiles in ((WHOLE + listed, 2), (WHOLE + "    tile: {size: 16}\n", 4)):
+        check = check_dataset(open_catalog(write_catalog(tmp_path, text)), "tiny")
+        assert check.error is None
+        assert len(check.tiles) == tiles
+        (problem,) = check.report.problems
+        assert problem.message.endswith(f"{odd}: has a name that is not UTF-8, which GDAL needs; rename the file")
 
 
 def test_where_every_tile_has_such_values_the_first_is_named(tmp_path):
