@@ -274,10 +274,34 @@ class AdaptConfig(Frozen, strict=True):
 Config = TypeVar("Config", bound=Frozen)
 
 
-def load_config(kind: type[Config], command: str, name: str | None, changes: Sequence[str] = ()) -> Config:
-    """The configuration of `command`: the file or shipped `name` (None: `kind`'s defaults), changed by `key=value`s."""
+def load_config(
+    kind: type[Config], command: str, name: str | None, changes: Sequence[str] = (),
+    options: Mapping[str, object] | None = None,
+) -> Config:  # fmt: skip
+    """The configuration of `command`: the file or shipped `name` (None: `kind`'s defaults), changed by `key=value`s.
+
+    `options` are those of the command line that are called as the key that they change.
+    """
     document = _document(command, name) if name is not None else None
-    return parse(kind, changed(document.values if document else {}, changes), document)
+    return change_config(kind, document.values if document else {}, changes, document, options)
+
+
+def change_config(
+    kind: type[Config], values: dict[str, Any], changes: Sequence[str], document: YamlDocument | None = None,
+    options: Mapping[str, object] | None = None,
+) -> Config:  # fmt: skip
+    """Check `values` after changes. Raises ConfigError as `parse` does; what is wrong by a change names the option."""
+    given = {f"--set {change}": change for change in changes}
+    given |= {f"--{key} {value}": f"{key}={value}" for key, value in (options or {}).items()}
+    try:
+        return kind.model_validate(changed(values, tuple(given.values())))
+    except ValidationError as error:
+        try:
+            kind.model_validate(values)
+        except ValidationError:
+            raise ConfigError(explain(error, document, kind)) from error
+        _, keys, message = _first_fault(error, None, kind)
+        raise ConfigError(f"{_blamed(given, keys)}: {message}") from error
 
 
 def changed(values: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
@@ -302,13 +326,9 @@ def explain(error: ValidationError, document: YamlDocument | None = None, kind: 
     With `kind`, the model that was validated, keys count that are not in the document (they came by `--set`), and
     the nearest known key is named for one that is unknown.
     """
-    faults = [_located(fault, document, kind) for fault in error.errors(include_url=False)]
-    lines = [document.lines.get(tuple(line_keys), 0) if document else 0 for _, line_keys, _ in faults]
-    keys, line_keys, message = faults[lines.index(min(lines))]
+    line_keys, _, message = _first_fault(error, document, kind)
     where = f"{document.where(line_keys)}: " if document else ""
-    more = f" ({len(faults) - 1} more after this one)" if len(faults) > 1 else ""
-    path = ".".join(map(str, keys))
-    return f"{where}{path}{': ' if path else ''}{message}{more}"
+    return f"{where}{message}"
 
 
 def refuse(message: str, *keys: str | int) -> NoReturn:
@@ -329,6 +349,29 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
     return flat
+
+
+def _first_fault(
+    error: ValidationError, document: YamlDocument | None, kind: type[BaseModel] | None
+) -> tuple[list[str | int], list[str | int], str]:
+    """The keys of the line of the fault that stands first, the keys that pydantic gives it, and the message."""
+    errors = error.errors(include_url=False)
+    faults = [_located(fault, document, kind) for fault in errors]
+    lines = [document.lines.get(tuple(line_keys), 0) if document else 0 for _, line_keys, _ in faults]
+    keys, line_keys, message = faults[first := lines.index(min(lines))]
+    more = f" ({len(faults) - 1} more after this one)" if len(faults) > 1 else ""
+    path = ".".join(map(str, keys))
+    return line_keys, list(errors[first]["loc"]), f"{path}{': ' if path else ''}{message}{more}"
+
+
+def _blamed(given: Mapping[str, str], keys: Sequence[str | int]) -> str:
+    """The options, as they were written, that change what stands at `keys`, above or below; else all of them."""
+    at = [str(key) for key in keys]
+
+    def touches(change: str) -> bool:
+        return all(one == other for one, other in zip(change.partition("=")[0].strip().split("."), at, strict=False))
+
+    return " ".join(shown for shown, change in given.items() if touches(change)) or " ".join(given)
 
 
 def _document(command: str, name: str) -> YamlDocument:

@@ -1,6 +1,7 @@
 """The data catalogue: `data_catalog.yaml` -> Catalog -> Source, selectors, filters and splits."""
 
 from geomae.catalog.attributes import read_windows, require_columns, where_mask
+from geomae.catalog.band_order import Placement, StoredOrder
 from geomae.catalog.catalog import BandFile, Catalog, Scene, Source, open_catalog
 from geomae.catalog.filters import Filter, parse_filter
 from geomae.catalog.schema import (
@@ -18,8 +19,9 @@ from geomae.catalog.schema import (
     json_schema,
 )
 from geomae.catalog.selectors import Selector, condition_mask, parse_selector, resolve_selectors
-from geomae.catalog.sources import DescribeBands, band_units, resolve_files, scenes_from_paths, source_from_paths
+from geomae.catalog.sources import band_units, resolve_files, scenes_from_paths, source_from_paths
 from geomae.catalog.splits import LEFT_OUT, block_splits, group_splits, hold_out, random_splits
+from geomae.catalog.stored_bands import DescribeBands, in_own_order
 
 __all__ = [
     "LEFT_OUT",
@@ -32,11 +34,13 @@ __all__ = [
     "Group",
     "Label",
     "Mask",
+    "Placement",
     "Sample",
     "Scene",
     "Selector",
     "Source",
     "Split",
+    "StoredOrder",
     "Table",
     "Tile",
     "Torchgeo",
@@ -46,6 +50,7 @@ __all__ = [
     "condition_mask",
     "group_splits",
     "hold_out",
+    "in_own_order",
     "json_schema",
     "open_catalog",
     "parse_filter",

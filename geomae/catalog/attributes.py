@@ -1,5 +1,6 @@
 """Attributes from tables: of whole scenes (`table`), and of windows in them (`windows`)."""
 
+import csv
 import logging
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -23,6 +24,7 @@ Value = str | float | None
 RASTER_SUFFIXES = frozenset(
     (".tif", ".tiff", ".gtif", ".jp2", ".png", ".jpg", ".jpeg", ".img", ".vrt", ".nc", ".hdf", ".h5", ".dat", ".bil")
 )
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}  # of tables that are called .csv all the same
 logger = logging.getLogger(__name__)
 
 
@@ -170,9 +172,11 @@ def _read_table(
         # Only these stand for nothing: pandas would also take `NA`, which is a continent and a country.
         frame = pd.read_csv(path, dtype={key: "object"}, keep_default_na=False, na_values=["", "nan", "NaN"])
     except (OSError, ValueError) as error:
+        _check_separator(path, name, key, place)
         reason = str(error).splitlines()[0]
         raise CatalogError(f"{place}: {name} cannot be read ({reason}); save it as CSV in UTF-8") from error
     if key not in frame:
+        _check_separator(path, name, key, place)
         raise CatalogError(f"{catalog.place(dataset, keys[0], 'key')}: {_no_column(name, key, frame)}")
     frame.columns = frame.columns.map(str)
     for column in frame:
@@ -181,6 +185,23 @@ def _read_table(
         line = int(frame[key].isna().to_numpy().argmax())
         raise CatalogError(f"{place}: {name}, line {line + 2}: the column {key!r} is empty; name the scene")
     return frame, PurePosixPath(path.parent)
+
+
+def _check_separator(path: Path, name: str, key: str, place: str) -> None:
+    """Raise CatalogError for a table whose columns, of which `key` is one, are separated by another sign than a comma.
+
+    It is not read all the same: where columns are separated by semicolons, commas are often the decimal points.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            first = file.readline().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError):
+        return
+    for sign, called in SEPARATORS.items():
+        if key in next(csv.reader([first], delimiter=sign), []):
+            raise CatalogError(
+                f"{place}: {name} separates its columns by {called}; save it with commas, and with points in numbers"
+            )
 
 
 def _plain_values(column: "pd.Series[Any]") -> "pd.Series[Any]":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from geomae.catalog.band_order import StoredOrder
 from geomae.catalog.schema import CatalogFile, DatasetEntry
 from geomae.config import explain
 from geomae.errors import CatalogError, nearest
@@ -131,9 +132,9 @@ class Source:
     """A data set that is ready to be read.
 
     Physical value = stored value x scale + offset, per band, in `unit`. `stored_bands` is how many bands each file
-    must hold (None where every band has a file of its own). `invalid_bits` and `invalid_values` say which values of a
-    scene's mask file mark a pixel as invalid. `gsd_m` is the grid to which all bands are brought; None
-    stands for that of the finest file of each scene.
+    must hold, and `order` what they are (None where every band has a file of its own). `invalid_bits` and
+    `invalid_values` say which values of a scene's mask file mark a pixel as invalid. `gsd_m` is the grid to which all
+    bands are brought; None stands for that of the finest file of each scene.
     """
 
     name: str
@@ -149,3 +150,4 @@ class Source:
     invalid_bits: tuple[int, ...] = ()
     invalid_values: tuple[int, ...] = ()
     remote: bool = False
+    order: StoredOrder | None = None

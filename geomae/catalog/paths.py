@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from geomae.catalog.catalog import Catalog
+from geomae.catalog.foreign_formats import foreign_by_name
+from geomae.catalog.patterns import escape_pattern, static_parts, token_expression
 from geomae.catalog.schema import BAND
 from geomae.errors import CatalogError
 from geomae.files import confine
 
 SCHEMES = ("s3", "gs", "https")
-MAGIC = re.compile(r"[*?\[]|\{band\}")
 STEM = "{stem}"
 SHOWN = 6  # names in a message
 SEPARATORS = "_. -"
@@ -36,9 +37,9 @@ def is_url(path: str) -> bool:
 
 def static_folder(catalog: Catalog, pattern: str) -> str:
     """The part of a pattern before its first wildcard, as a folder: the same whichever files there are."""
-    parts = (pattern if is_url(pattern) else str(catalog.folder / pattern)).split("/")
-    last = next((index for index, part in enumerate(parts) if MAGIC.search(part)), len(parts) - 1)
-    return "/".join(parts[: min(last, len(parts) - 1)])
+    if is_url(pattern):
+        return "/".join(static_parts(pattern.split("/")))
+    return str(catalog.folder.joinpath(*static_parts(PurePosixPath(_own_part(catalog, pattern)).parts)))
 
 
 def common_folder(folders: Sequence[str]) -> str:
@@ -57,9 +58,10 @@ def find_files(catalog: Catalog, dataset: str, pattern: str, *keys: str | int) -
     if is_url(pattern):
         return [checked_url(catalog, dataset, pattern, *keys)]
     place, outside = catalog.place(dataset, *keys), catalog.entry(dataset).outside
+    pattern = _own_part(catalog, pattern)
     start = static_folder(catalog, pattern).removeprefix(f"{catalog.folder}/")
     confine(Path(start), catalog.folder, outside=outside, where=place)
-    exact = (catalog.folder / pattern).is_file()
+    exact = _is_file(catalog.folder / pattern)
     # Path.glob neither takes absolute patterns nor follows links to folders
     names = [pattern] if exact else glob.glob(pattern, root_dir=catalog.folder, recursive=True)  # noqa: PTH207
     paths = []
@@ -81,7 +83,7 @@ def require_file(catalog: Catalog, dataset: str, path: str, *keys: str | int) ->
         return checked_url(catalog, dataset, path, *keys)
     place = catalog.place(dataset, *keys)
     confine(Path(path), catalog.folder, outside=catalog.entry(dataset).outside, where=place)
-    if not (catalog.folder / path).is_file():
+    if not _is_file(catalog.folder / path):
         raise CatalogError(f"{place}: there is no file {path!r}; {holds(str(catalog.folder / path))}; correct the path")
     return str(catalog.folder / path)
 
@@ -102,16 +104,27 @@ def checked_url(catalog: Catalog, dataset: str, url: str, *keys: str | int) -> s
 def no_file_error(catalog: Catalog, dataset: str, pattern: str, *keys: str | int) -> CatalogError:
     """The error for a pattern without files: the pattern, the line and what lies there instead."""
     remedy = "correct the pattern"
-    if (catalog.folder / pattern).is_dir():
-        remedy = f"name the files in it, as in {pattern.rstrip('/')}/*.tif"
+    folders = [pattern] if _is_folder(catalog.folder / pattern) else _matches(catalog, pattern)
+    if folders and (foreign := foreign_by_name(folders[0])):
+        return CatalogError(f"{catalog.place(dataset, *keys)}: {folders[0]} {foreign}")
+    folder, _, name = pattern.rpartition("/")
+    if _is_folder(catalog.folder / pattern):
+        remedy = f"name the files in it, as in {escape_pattern(pattern.rstrip('/'))}/*.tif"
+    elif "[" in folder and _is_folder(catalog.folder / folder):
+        remedy = f"a bracket is a wildcard, so write {escape_pattern(folder)}/{name} for the folder that is called so"
     there = holds(static_folder(catalog, pattern) + "/x")
     return CatalogError(f"{catalog.place(dataset, *keys)}: no file matches {pattern!r}; {there}; {remedy}")
+
+
+def _matches(catalog: Catalog, pattern: str) -> list[str]:
+    """Names, also of folders, that a pattern matches."""
+    return sorted(glob.glob(pattern, root_dir=catalog.folder, recursive=True))  # noqa: PTH207
 
 
 def holds(path: str) -> str:
     """What lies in the innermost folder of `path` that exists, for a message."""
     folder = Path(path).parent
-    while not folder.is_dir() and folder != folder.parent:
+    while not _is_folder(folder) and folder != folder.parent:
         folder = folder.parent
     try:
         names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(folder))
@@ -159,6 +172,16 @@ def find_band_scenes(catalog: Catalog, dataset: str, tokens: Sequence[str]) -> l
     return [BandScene(path, {token: files[token].path for token in tokens}) for path, files in scenes.items()]
 
 
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file; of a name longer than any disk takes there is none, where `Path.is_file` raises."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def _is_folder(path: Path) -> bool:
+    """The same of a folder."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
 def _while_equal(levels: "zip[tuple[str, ...]]") -> list[tuple[str, ...]]:
     equal = []
     for level in levels:
@@ -176,12 +199,13 @@ class _Candidate:
 
 def _candidates(catalog: Catalog, dataset: str, pattern: str, token: str) -> list[tuple[str, _Candidate]]:
     """Files of one band, each with the path of its scene."""
-    prefix = "" if is_url(pattern) else f"{catalog.folder}/"
-    pattern = pattern.removeprefix(prefix)
-    literal = token if is_url(pattern) else glob.escape(token)
-    expression = _expression(pattern, token)
+    prefix, written = "", token
+    if not is_url(pattern):
+        prefix, written = f"{catalog.folder}/", glob.escape(token)
+        pattern = str(PurePosixPath(_own_part(catalog, pattern)))
+    expression = token_expression(pattern, token)
     candidates = []
-    for path in find_files(catalog, dataset, pattern.replace(BAND, literal), "path"):
+    for path in find_files(catalog, dataset, pattern.replace(BAND, written), "path"):
         name = path.removeprefix(prefix)
         match = expression.fullmatch(name)
         if match:
@@ -191,31 +215,12 @@ def _candidates(catalog: Catalog, dataset: str, pattern: str, token: str) -> lis
     return candidates
 
 
-def _expression(pattern: str, token: str) -> re.Pattern[str]:
-    """The glob `pattern` with `token` in place of {band}, as a regular expression with a group for each place.
-
-    Beside a wildcard the token must be a word of its own: in `*{band}*`, B1 is not the beginning of B11.
-    """
-    pieces = re.split(
-        r"(\*\*/|\*+|\?|\[[^\]]+\]|\{band\})", pattern if is_url(pattern) else str(PurePosixPath(pattern))
-    )
-    wild = {"**/": r"(?:.*/)?", "?": "[^/]"}
-    written = []
-    filled = [piece for piece in pieces if piece]
-    for index, piece in enumerate(filled):
-        if piece == BAND:
-            before = r"(?<![A-Za-z0-9])" if index and _is_wild(filled[index - 1]) else ""
-            after = r"(?![A-Za-z0-9])" if index + 1 < len(filled) and _is_wild(filled[index + 1]) else ""
-            written.append(f"{before}({re.escape(token)}){after}")
-        elif piece.startswith("["):
-            written.append(f"[^{piece[2:]}" if piece.startswith("[!") else piece)
-        else:
-            written.append(wild.get(piece) or ("[^/]*" if _is_wild(piece) else re.escape(piece)))
-    return re.compile("".join(written), re.DOTALL)
-
-
-def _is_wild(piece: str) -> bool:
-    return piece[0] in "*?["
+def _own_part(catalog: Catalog, pattern: str) -> str:
+    """A pattern without the catalogue's own folder before it, in which no character is a wildcard."""
+    for folder in (str(catalog.folder), escape_pattern(str(catalog.folder))):
+        if pattern.startswith(f"{folder}/"):
+            return pattern[len(folder) + 1 :]
+    return pattern
 
 
 def _scene_path(path: str, spans: Sequence[tuple[int, int]]) -> tuple[str, int]:

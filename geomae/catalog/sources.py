@@ -1,8 +1,8 @@
 """From a catalogue entry to a Source: which bands it reads and where they are stored, masks, labels and attributes."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -18,21 +18,30 @@ from geomae.catalog.paths import (
     static_folder,
 )
 from geomae.catalog.schema import DatasetEntry
+from geomae.catalog.stored_bands import (
+    DescribeBands,
+    StoredBands,
+    bands_by_number,
+    bands_by_token,
+    find_band,
+    first_described,
+)
 from geomae.errors import CatalogError, nearest
-from geomae.sensors import Band, Sensor, sensor, sensor_names
+from geomae.sensors import OFFSET_SUFFIX, Band, Sensor, carries_offset, sensor, sensor_names
 from geomae.sensors import sensor as known_sensor
 
-DescribeBands = Callable[[str], tuple[str | None, ...]]  # path -> description of each stored band
 DIGITAL_NUMBER = "digital_number"
+SENTINEL_2 = tuple(f"sentinel-2-{level}{suffix}" for level in ("l1c", "l2a") for suffix in ("", OFFSET_SUFFIX))
+LARGEST_FIGURE = 1e30  # of scales and offsets: times 65535 it still is a float32
 MIXED = "mixed"  # unit of a data set whose bands have different ones
 
 
 def resolve_files(catalog: Catalog, dataset: str, describe_bands: DescribeBands) -> Source:
     """The Source of an entry with `path`.
 
-    `describe_bands` gives the description of each band that a file stores; it is asked about the first file where
-    `bands` (or a mask's band) is left to the file. Raises CatalogError with file, line, key and remedy when no file
-    matches, a band or one of its files is missing, or a path leaves the catalogue's folder.
+    `describe_bands` gives the description of each band that a file stores; it is asked about the first file that can
+    be read where `bands` (or a mask's band) is left to the file. Raises CatalogError with file, line, key and remedy
+    when no file matches, a band or one of its files is missing, or a path leaves the catalogue's folder.
     """
     entry = catalog.entry(dataset)
     sensor = catalog.sensor(dataset)
@@ -72,7 +81,7 @@ def source_from_paths(
         raise CatalogError(f"{catalog.place(dataset)}: does not say which sensor; add `sensor`")
     if not paths:
         raise CatalogError(f"{catalog.place(dataset)}: holds no files; check where they should be")
-    stored = bands_by_number(catalog, dataset, sensor, paths[0], describe_bands)
+    stored = bands_by_number(catalog, dataset, sensor, paths, describe_bands)
     scenes = scenes_from_paths(paths, stored.numbers, root=root, attributes=attributes, label_paths=label_paths)
     return _source(catalog, dataset, sensor, stored, scenes, describe_bands)
 
@@ -106,66 +115,13 @@ def scenes_from_paths(
     return tuple(sorted(scenes, key=lambda scene: scene.id))
 
 
-@dataclass(frozen=True)
-class StoredBands:
-    """Bands that are read: each with its number in the file (from 1) or, with a file per band, its token.
-
-    `count` is how many bands each file holds, None with a file per band.
-    """
-
-    bands: tuple[Band, ...]
-    numbers: tuple[int, ...]
-    tokens: tuple[str, ...]
-    count: int | None
-
-
-def bands_by_token(catalog: Catalog, dataset: str, sensor: Sensor) -> StoredBands:
-    """Bands of a data set with one file per band; a token is the sensor's own name unless `bands` maps it."""
-    entry = catalog.entry(dataset)
-    if isinstance(entry.bands, dict):
-        bands = [find_band(catalog, dataset, sensor, token, "bands", token) for token in entry.bands]
-        tokens = tuple(entry.bands.values())
-    else:
-        names = entry.bands or [band.name for band in sensor.bands]
-        bands = [find_band(catalog, dataset, sensor, str(name), "bands", index) for index, name in enumerate(names)]
-        tokens = tuple(band.name for band in bands)
-    _check_distinct(catalog, dataset, bands)
-    if len(set(tokens)) < len(tokens):
-        raise CatalogError(f"{catalog.place(dataset, 'bands')}: two bands have one token; give each its own")
-    return StoredBands(tuple(bands), (1,) * len(bands), tokens, None)
-
-
-def bands_by_number(
-    catalog: Catalog, dataset: str, sensor: Sensor, first_path: str, describe_bands: DescribeBands
-) -> StoredBands:
-    """Bands of files that hold all of them: `bands`, else the first file's descriptions, else the sensor's."""
-    listed = catalog.entry(dataset).bands
-    if isinstance(listed, tuple):
-        stored: Sequence[Band | None] = [
-            find_band(catalog, dataset, sensor, token, "bands", index) if token is not None else None
-            for index, token in enumerate(listed)
-        ]
-    else:
-        stored = _described(catalog, dataset, sensor, first_path, describe_bands(first_path))
-    kept = [(band, number) for number, band in enumerate(stored, start=1) if band is not None]
-    bands = tuple(band for band, _ in kept)
-    _check_distinct(catalog, dataset, bands)
-    return StoredBands(bands, tuple(number for _, number in kept), (), len(stored))
-
-
-def find_band(catalog: Catalog, dataset: str, sensor: Sensor, token: str, *keys: str | int) -> Band:
-    """The sensor's band called `token`; raises CatalogError at the line of `keys` with the nearest known name."""
-    with catalog.at(dataset, *keys):
-        return sensor.band(token)
-
-
 def scaling(
     catalog: Catalog, dataset: str, sensor: Sensor, bands: Sequence[Band]
 ) -> tuple[str, tuple[float, ...], tuple[float, ...]]:
     """Unit, scale and offset of each band: the entry's, else the sensor's.
 
     Digital numbers are taken as they are stored. Raises CatalogError when the entry names another unit than the
-    sensor's and does not say the scale.
+    sensor's and does not say the scale, and for figures with which values leave float32.
     """
     entry = catalog.entry(dataset)
     usual = [sensor.scaling(band) for band in bands]
@@ -177,11 +133,14 @@ def scaling(
         raise CatalogError(f"{place}: {entry.unit} is not the unit of sensor {sensor.name}; add `scale` and `offset`")
     scale_C = [1.0 if as_stored else one.scale for one in usual]
     offset_C = [0.0 if as_stored else one.offset for one in usual]
-    return (
-        unit,
-        _own(catalog, dataset, sensor, bands, "scale", scale_C),
-        _own(catalog, dataset, sensor, bands, "offset", offset_C),
-    )
+    scales = _own(catalog, dataset, sensor, bands, "scale", scale_C)
+    offsets = _own(catalog, dataset, sensor, bands, "offset", offset_C)
+    for key, figures in (("scale", scales), ("offset", offsets)):
+        if any(abs(figure) > LARGEST_FIGURE for figure in figures):
+            raise CatalogError(
+                f"{catalog.place(dataset, key)}: {max(figures, key=abs):g} makes values that are not finite; correct it"
+            )
+    return unit, scales, offsets
 
 
 def band_units(catalog: Catalog, source: Source) -> tuple[str, ...]:
@@ -228,8 +187,13 @@ def _source(
     describe_bands: DescribeBands,
 ) -> Source:
     entry = catalog.entry(dataset)
+    _check_baselines(catalog, dataset, sensor, scenes)
     unit, scale_C, offset_C = scaling(catalog, dataset, sensor, stored.bands)
     scenes = attach_table(catalog, dataset, _with_labels(catalog, dataset, scenes))
+    scenes = _with_masks(catalog, dataset, scenes, stored, describe_bands)
+    order, layer = stored.order, entry.mask.band if entry.mask else None
+    if order is not None and isinstance(layer, str) and scenes[0].mask is not None:
+        order = order.with_layer(layer, scenes[0].mask.index)
     return Source(
         name=dataset,
         sensor=sensor.name,
@@ -239,11 +203,36 @@ def _source(
         offset_C=offset_C,
         nodata=nodata_values(entry, sensor),
         gsd_m=entry.gsd_m,
-        scenes=_with_masks(catalog, dataset, scenes, stored, describe_bands),
+        scenes=scenes,
         stored_bands=stored.count,
         invalid_bits=entry.mask.invalid_bits if entry.mask else (),
         invalid_values=entry.mask.invalid_values if entry.mask else (),
         remote=entry.remote,
+        order=order,
+    )
+
+
+def _check_baselines(catalog: Catalog, dataset: str, sensor: Sensor, scenes: Sequence[Scene]) -> None:
+    """Raise CatalogError where names of files say that Sentinel-2 values carry an offset and the sensor does not, or
+    the reverse; unless the entry states the offset, or takes values as they are stored.
+    """
+    entry = catalog.entry(dataset)
+    if isinstance(entry.sensor, (dict, tuple)) or sensor.name not in SENTINEL_2:
+        return
+    if entry.offset is not None or entry.unit == DIGITAL_NUMBER:
+        return
+    late = sensor.name.endswith(OFFSET_SUFFIX)
+    carried = [(scene.files[0], carries_offset(scene.files[0])) for scene in scenes]
+    wrong = [path for path, own in carried if own is not None and own != late]
+    if not wrong:
+        return
+    other = sensor.name.removesuffix(OFFSET_SUFFIX) if late else f"{sensor.name}{OFFSET_SUFFIX}"
+    mixed = any(own == late for _, own in carried)
+    remedy = f"make those a data set with `sensor: {other}`" if mixed else f"write `sensor: {other}`"
+    raise CatalogError(
+        f"{catalog.place(dataset, 'sensor')}: {len(wrong)} of {len(scenes)} scenes are by their names of a processing "
+        f"baseline {'before 04.00' if late else 'from 04.00 on'}, whose values carry {'no' if late else 'an'} offset, "
+        f"as {PurePosixPath(wrong[0]).name}, and {sensor.name} assumes {sensor.offset:g}; {remedy}, or state `offset`"
     )
 
 
@@ -274,7 +263,7 @@ def _with_masks(
     place = catalog.place(dataset, "mask", "band")
     number = mask.band
     if isinstance(number, str):
-        known = [name or "" for name in describe_bands(scenes[0].files[0])]
+        known = [name or "" for name in first_described((scene.files[0] for scene in scenes), describe_bands)[1]]
         if number not in known:
             remedy = nearest(number, [name for name in known if name])
             raise CatalogError(f"{place}: the files describe no band as {number!r}; {remedy} (or write its number)")
@@ -307,42 +296,3 @@ def _own(
         return (float(given),) * len(bands)
     named = {find_band(catalog, dataset, sensor, token, key, token).name: value for token, value in given.items()}
     return tuple(float(named.get(band.name, default)) for band, default in zip(bands, default_C, strict=True))
-
-
-def _described(
-    catalog: Catalog, dataset: str, sensor: Sensor, path: str, descriptions: Sequence[str | None]
-) -> Sequence[Band]:
-    """Bands by the descriptions in a file; where these name none of the sensor's bands, by the sensor's order."""
-    place = catalog.place(dataset)
-    known = [_known(sensor, description) for description in descriptions]
-    if all(known):
-        return [band for band in known if band]
-    if any(known):
-        number = known.index(None) + 1
-        described = f"band {number} of {path} is described as {descriptions[number - 1]!r}"
-        raise CatalogError(
-            f"{place}: {described}, which sensor {sensor.name} has not; "
-            "add `bands` in stored order, null for what is to be skipped"
-        )
-    if len(descriptions) != len(sensor.bands):
-        raise CatalogError(
-            f"{place}: {path} holds {len(descriptions)} bands without names, and sensor {sensor.name} has "
-            f"{len(sensor.bands)}; add `bands` in stored order"
-        )
-    return sensor.bands
-
-
-def _known(sensor: Sensor, description: str | None) -> Band | None:
-    try:
-        return sensor.band(description) if description else None
-    except CatalogError:
-        return None
-
-
-def _check_distinct(catalog: Catalog, dataset: str, bands: Iterable[Band]) -> None:
-    names: set[str] = set()
-    for band in bands:
-        if band.name in names:
-            place = catalog.place(dataset, "bands")
-            raise CatalogError(f"{place}: band {band.name} is there twice; keep one, and write null for the other")
-        names.add(band.name)

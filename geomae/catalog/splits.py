@@ -4,7 +4,7 @@ Units (blocks, groups, tiles) are ordered by a hash of (seed, purpose, unit): a 
 order of rows nor on the version of a library. N is the number of tiles.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,51 +12,24 @@ from numpy.typing import ArrayLike, NDArray
 from geomae.errors import CatalogError
 from geomae.randomness import key
 
-TOUCHING = 1e-3  # share of a tile's side: an overlap below it is rounding of the reprojected corners
 Metres = NDArray[np.float64]
 TRAIN = "train"
 LEFT_OUT = ""  # label of a train tile that overlaps a tile of another split
 LabelsN = NDArray[np.object_]  # name of the split per tile
 
 
-def overlapping(bounds_m: Metres, chosen_N: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """For each chosen tile, in turn, whether its inside meets the inside of a tile that is not chosen.
-
-    `bounds_m` are boxes (N, 4) as left, bottom, right, top, or convex corners (N, 4, 2) in turn.
-    """
-    corners_N42 = bounds_m if bounds_m.ndim == 3 else bounds_m[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
-    hit_N = np.zeros(len(corners_N42), dtype=bool)
-    for index, candidates in _near(corners_N42, chosen_N):
-        hit_N[index] = _meets(corners_N42[index], corners_N42[candidates])
-    return hit_N[chosen_N]
-
-
 def block_splits(
-    x_m_N: ArrayLike,
-    y_m_N: ArrayLike,
-    bounds_m: ArrayLike,
-    block_km: float,
-    fractions: Mapping[str, float],
-    seed: int,
-) -> tuple[LabelsN, dict[str, int]]:
-    """Deal square blocks of `block_km`, each with the tiles whose centre lies in it.
+    centre_m_N2: Metres, block_km: float, fractions: Mapping[str, float], seed: int
+) -> tuple[LabelsN, LabelsN]:
+    """Deal square blocks of `block_km`, each with the tiles whose centre lies in it: labels and names of the blocks.
 
-    `x_m_N`, `y_m_N` are the centres and `bounds_m` the footprints, in metres of an equal-area grid (EPSG:6933): boxes
-    (N, 4) as left, bottom, right, top, or corners (N, 4, 2) in turn, which are exact where a tile's own grid is rotated
-    against the equal-area one. Tiles of `train` that overlap another split's are left out, with the label `''`.
-
-    Gives the labels and the number of tiles per label. Raises CatalogError when there are fewer blocks than splits.
+    The centres are metres of an equal-area grid (EPSG:6933). Raises CatalogError when there are fewer blocks than
+    splits.
     """
-    centres_m = np.stack([np.asarray(x_m_N, np.float64), np.asarray(y_m_N, np.float64)], axis=-1)
-    if not np.isfinite(centres_m).all():
-        raise CatalogError("a split by `block_km` needs a CRS in every file; split by `group` instead")
-    blocks = np.floor(centres_m / (block_km * 1000)).astype(np.int64)
-    units = [f"{column},{row}" for column, row in blocks.tolist()]
+    cells_N2 = np.floor(centre_m_N2 / (block_km * 1000)).astype(np.int64)
+    blocks = [f"{column},{row}" for column, row in cells_N2.tolist()]
     remedy = f"make `block_km` smaller than {block_km:g}, or split by `group` or `random`"
-    labels = _assign(units, fractions, seed, "block", remedy)
-    train = labels == TRAIN
-    labels[np.flatnonzero(train)[overlapping(np.asarray(bounds_m, np.float64), train)]] = LEFT_OUT
-    return labels, {name: int((labels == name).sum()) for name in (*fractions, LEFT_OUT)}
+    return _assign(blocks, fractions, seed, "block", remedy), np.array(blocks, dtype=object)
 
 
 def group_splits(groups_N: ArrayLike, fractions: Mapping[str, float], seed: int) -> LabelsN:
@@ -86,41 +59,6 @@ def hold_out(units_N: ArrayLike, share: float, seed: int) -> NDArray[np.bool_]:
             drawn[index] = True
             left -= int(sizes[index])
     return np.asarray(drawn[unit_N], dtype=bool)
-
-
-def _near(corners_N42: Metres, chosen_N: NDArray[np.bool_]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Each chosen tile that may overlap others, with these others: tiles whose cell is the same or a neighbour.
-
-    Cells are as large as the largest tile, so that overlapping tiles have centres at most one cell apart.
-    """
-    if not chosen_N.any() or chosen_N.all():
-        return
-    low_N2, high_N2 = corners_N42.min(axis=1), corners_N42.max(axis=1)
-    side_m = max(float((high_N2 - low_N2).max()), 1e-9)
-    cells_N2 = np.floor((low_N2 + high_N2) / 2 / side_m).astype(np.int64).tolist()
-    others: dict[tuple[int, int], list[int]] = {}
-    for index in np.flatnonzero(~chosen_N).tolist():
-        others.setdefault(tuple(cells_N2[index]), []).append(index)
-    neighbours = [(right, up) for right in (-1, 0, 1) for up in (-1, 0, 1)]
-    for index in np.flatnonzero(chosen_N).tolist():
-        column, row = cells_N2[index]
-        near = [other for right, up in neighbours for other in others.get((column + right, row + up), ())]
-        if near:
-            yield index, np.array(near, dtype=np.int64)
-
-
-def _meets(tile_42: Metres, others_M42: Metres) -> bool:
-    """Whether a convex quadrilateral overlaps any of M others: no edge of either separates them (separating axes)."""
-    edges_42 = np.roll(tile_42, -1, axis=0) - tile_42
-    own_M42 = np.broadcast_to(edges_42, others_M42.shape)
-    edges_M82 = np.concatenate([own_M42, np.roll(others_M42, -1, axis=1) - others_M42], axis=1)
-    lengths_M8 = np.maximum(np.linalg.norm(edges_M82, axis=-1), 1e-12)
-    axes_M82 = np.stack([-edges_M82[..., 1], edges_M82[..., 0]], axis=-1) / lengths_M8[..., None]
-    origin_2 = tile_42[0]  # coordinates of millions of metres would cost digits
-    mine_M84 = np.einsum("mak,ck->mac", axes_M82, tile_42 - origin_2)
-    theirs_M84 = np.einsum("mak,mck->mac", axes_M82, others_M42 - origin_2)
-    overlap_M8 = np.minimum(mine_M84.max(-1), theirs_M84.max(-1)) - np.maximum(mine_M84.min(-1), theirs_M84.min(-1))
-    return bool((overlap_M8 > TOUCHING * lengths_M8.max(axis=1, keepdims=True)).all(axis=1).any())
 
 
 def _assign(units: list[str], fractions: Mapping[str, float], seed: int, what: str, remedy: str) -> LabelsN:

@@ -177,8 +177,8 @@ def read_config(options: AdaptOptions) -> "AdaptConfig":
     from geomae.config import AdaptConfig, load_config
 
     named = {key: getattr(options, key) for key in ("method", "rank", "blocks", "replay", "steps")}
-    said = [f"{key}={value}" for key, value in named.items() if value is not None]
-    config = load_config(AdaptConfig, "adapt", options.config, (*options.changes, *said))
+    said = {key: value for key, value in named.items() if value is not None}
+    config = load_config(AdaptConfig, "adapt", options.config, options.changes, said)
     for option, methods in (("rank", ("lora",)), ("blocks", ("lora", "last-blocks"))):
         if named[option] is not None and config.method not in methods:
             raise ConfigError(f"--{option}: belongs to --method {' or '.join(methods)}; leave it out")

@@ -1,5 +1,6 @@
 """What `geomae catalog check` writes and shows of each data set."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -58,22 +59,26 @@ def show_check(screen: Screen, catalog: Catalog, name: str, check: DatasetCheck)
 
 
 def _show_bands(screen: Screen, catalog: Catalog, name: str, tiles: TileIndex) -> None:
-    source, gsd_m = tiles.source, _gsd_m(tiles)
+    source = tiles.source
     rows = []
     for band, unit in zip(source.bands, band_units(catalog, source), strict=True):
         figures = (band.wavelength_um, band.fwhm_um, band.gsd_m)
         rows.append([band.name, band.common_name or "", *map(_number, figures), unit])
-    grid = f"grid of {_number(gsd_m)} m" if gsd_m else "no ground sample distance known"
-    title = f"bands of {name}: sensor {source.sensor}, {grid}"
+    title = f"bands of {name}: sensor {source.sensor}, {_grid_text(tiles)}"
     screen.table(title, ["band", "common name", "wavelength µm", "width µm", "gsd m", "unit"], rows)
 
 
 def _notes(catalog: Catalog, check: DatasetCheck) -> list[str]:
-    """What a person has to mend although the data set can be used."""
-    if check.source is None or check.source.sensor != FILL_IN:
+    """What a person has to know or mend although the data set can be used."""
+    if check.source is None:
         return []
-    place = catalog.place(check.source.name, "sensor")
-    return [f"{place}: holds placeholders; write a sensor's name, or the wavelength and width of each band"]
+    place = catalog.place(check.source.name)
+    notes = [f"{place}: {remark}" for remark in (check.report.remarks if check.report else ())]
+    notes += [f"{place}: {remark}" for remark in (check.tiles.remarks if check.tiles else ())]
+    if check.source.sensor == FILL_IN:
+        place = catalog.place(check.source.name, "sensor")
+        notes.append(f"{place}: holds placeholders; write a sensor's name, or the wavelength and width of each band")
+    return notes
 
 
 def _figures(check: DatasetCheck) -> Iterable[tuple[str, int]]:
@@ -82,6 +87,10 @@ def _figures(check: DatasetCheck) -> Iterable[tuple[str, int]]:
         yield "scenes", check.report.scenes
         yield "scenes quarantined", len(check.report.quarantined)
         yield "scenes suspicious", check.report.counts.get("suspicious", 0)
+        if check.report.numbers:
+            yield "files read by the names of their bands", len(check.report.numbers)
+        if check.report.unnamed:
+            yield "files without names of bands, in stored order", check.report.unnamed
     if check.tiles is None:
         return
     yield "tiles", len(check.tiles)
@@ -106,6 +115,22 @@ def _gsd_m(tiles: TileIndex) -> float | None:
     """Ground sample distance of the grids, the middle one where they differ; else that of the catalogue."""
     measured = grids_gsd_m(tiles)
     return tiles.source.gsd_m if measured is None else measured
+
+
+def _grid_text(tiles: TileIndex) -> str:
+    """The pixels of the grids, in words: `grid of 20 x 10 m`, `grids of 10 m to 20 m`."""
+    sizes: dict[float, str] = {}
+    for grid in tiles.grids:
+        if grid is not None and grid.gsd_m is not None:
+            a, b, _, d, e, _ = grid.transform
+            ratio = math.sqrt(math.hypot(a, d) / math.hypot(b, e))
+            width, height = f"{grid.gsd_m * ratio:.6g}", f"{grid.gsd_m / ratio:.6g}"
+            sizes[grid.gsd_m] = f"{width} m" if width == height else f"{width} x {height} m"
+    texts = list(dict.fromkeys(sizes[size] for size in sorted(sizes)))
+    if not texts:
+        gsd_m = tiles.source.gsd_m
+        return f"grid of {gsd_m:g} m" if gsd_m else "no ground sample distance known"
+    return f"grid of {texts[0]}" if len(texts) == 1 else f"grids of {texts[0]} to {texts[-1]}"
 
 
 def _number(value: float | None) -> str:

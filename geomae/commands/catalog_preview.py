@@ -34,7 +34,7 @@ def run(common: CommonOptions, datasets: Sequence[str]) -> int:
     catalog = common.open_catalog()
     selectors = resolve_selectors(catalog, datasets, None)
 
-    from geomae.files import publish_file
+    from geomae.files import file_names, publish_file
     from geomae.rasters import Window, read
     from geomae.reports.figures import contact_sheet
     from geomae.runtime.console import Screen
@@ -47,13 +47,13 @@ def run(common: CommonOptions, datasets: Sequence[str]) -> int:
 
     first = folder / "preview.png"
     sheets: list[Path] = []
-    for name, index in chosen.items():
+    for (name, index), stem in zip(chosen.items(), file_names(chosen), strict=True):
         tiles, source = [], index.source
         drawn = index.tiles[["tile_id", "label", "scene", "row", "col", "size"]].iloc[evenly_spread(len(index), TILES)]
         for tile_id, label, scene, row, col, size in drawn.itertuples(index=False):
             pixels_CHW, valid_CHW = read(source, source.scenes[scene], Window(row, col, size, size))
             tiles.append((_tile_title(tile_id, label), pixels_CHW, valid_CHW))
-        sheet = first if len(chosen) == 1 else _unused(folder / f"preview_{_file_name(name)}.png", sheets)
+        sheet = first if len(chosen) == 1 else folder / f"preview_{stem}.png"
         what = f"{name}: {len(tiles)} of {len(index)} tiles of {source.sensor}"
         contact_sheet(sheet, tiles, source.bands, source.unit, what)
         sheets.append(sheet)
@@ -68,17 +68,3 @@ def run(common: CommonOptions, datasets: Sequence[str]) -> int:
 
 def _tile_title(tile_id: str, label: object) -> str:
     return tile_id if label is None or str(label) in tile_id else f"{label} {tile_id}"
-
-
-def _file_name(name: str) -> str:
-    """A selector as part of a file's name."""
-    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in name).strip("_")
-
-
-def _unused(path: Path, used: Sequence[Path]) -> Path:
-    """`path`, with a number where another selector has the same name as a file."""
-    number, result = 1, path
-    while result in used:
-        number += 1
-        result = path.with_stem(f"{path.stem}-{number}")
-    return result

@@ -1,6 +1,5 @@
 """`geomae catalog stats`: count, mean, standard deviation, minimum and maximum of every band, in physical units."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,7 +61,10 @@ def run(common: CommonOptions, datasets: Sequence[str]) -> int:
         records.setdefault(name, {})[split] = record | {"bands": bands}
         metrics[f"{name}@{split}/tiles"] = len(index)
         for band, values in bands.items():
-            metrics |= {f"{name}@{split}/{band}/{key}": values[key] for key in ("mean", "std")}
+            if values["count"]:
+                metrics |= {f"{name}@{split}/{band}/{key}": values[key] for key in ("mean", "std")}
+            else:
+                screen.warn(f"{name}@{split}: {band} has no valid pixel, and no figures; leave it out (null)")
         rows = [
             [band, values["unit"], str(values["count"]), *(_figure(values[key]) for key in FIGURES)]
             for band, values in bands.items()
@@ -75,5 +77,5 @@ def run(common: CommonOptions, datasets: Sequence[str]) -> int:
     return 0
 
 
-def _figure(value: float) -> str:
-    return f"{value:.5g}" if math.isfinite(value) else ""
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.5g}"

@@ -35,7 +35,7 @@ from geomae.evaluation.reconstruction_comparison import (
     whole_rmse,
 )
 from geomae.evaluation.reconstruction_masks import MaskKind
-from geomae.files import file_name, write_csv
+from geomae.files import file_name, file_names, write_csv
 from geomae.metrics.predictions import FEWEST_GROUPS
 from geomae.metrics.reconstruction import ALL, HIGHEST_PSNR, figures
 from geomae.reports.canvas import composites
@@ -98,16 +98,16 @@ def write_tables(out: Path, result: ComparisonResult) -> list[Path]:
 def draw_panels(out: Path, result: ComparisonResult, show: TilesToShow, say: Callable[[str], None]) -> list[Panel]:
     """Publish a panel of each tile that is shown, under the first mask; `say` hears of tiles that cannot be."""
     mask, panels = result.masks[0], []
-    for scores in result.scores:
-        for why, index in show.choose(scores, mask, result.seed):
-            tile = reconstruct_tile(scores.fitted, index, mask, result.seed)
-            if tile is None:
-                continue
-            name = scores.selected.name
-            path = out / f"panel_{file_name(name)}_{file_name(why)}.png"
-            title = f"{name}: {why}, {tile.hidden:.0%} hidden ({mask.kind})"
-            comparison_panel(path, tile, scores.fitted.bands, scores.selected.imagery.unit, title)
-            panels.append(Panel(path, scores, why, tile))
+    chosen = [(scores, *one) for scores in result.scores for one in show.choose(scores, mask, result.seed)]
+    stems = file_names(f"{file_name(scores.selected.name)}_{file_name(why)}" for scores, why, _ in chosen)
+    for (scores, why, index), stem in zip(chosen, stems, strict=True):
+        tile = reconstruct_tile(scores.fitted, index, mask, result.seed)
+        if tile is None:
+            continue
+        path = out / f"panel_{stem}.png"
+        title = f"{scores.selected.name}: {why}, {tile.hidden:.0%} hidden ({mask.kind})"
+        comparison_panel(path, tile, scores.fitted.bands, scores.selected.imagery.unit, title)
+        panels.append(Panel(path, scores, why, tile))
     for tile_id in sorted({*show.tile_ids} - {panel.why for panel in panels}):
         say(f"--show {tile_id}: has too few valid cells to be hidden and shown, so there is no picture")
     return panels
@@ -222,8 +222,8 @@ def draw_plots(out: Path, result: ComparisonResult) -> Iterator[tuple[Path, str]
     Gives each path with its caption, one selection after the other.
     """
     mask = result.masks[0]
-    for one in result.scores:
-        name, unit, stem = one.selected.name, one.selected.imagery.unit, file_name(one.selected.name)
+    for one, stem in zip(result.scores, file_names(one.selected.name for one in result.scores), strict=True):
+        name, unit = one.selected.name, one.selected.imagery.unit
         total = {label: one.total(label, mask) for label in result.labels}
         first = total[result.labels[0]]
         with np.errstate(invalid="ignore", divide="ignore"):

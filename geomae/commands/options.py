@@ -3,6 +3,7 @@
 Nothing here is slow to import: `geomae --help` and a wrong option need neither torch nor pydantic.
 """
 
+import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -123,6 +124,12 @@ def exit_with(command: Callable[[], int]) -> NoReturn:
         # A rank that we started leaves the exit code to rank 0, whose launcher kills everything after any other code.
         launched_by_scheduler = "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
         code = error.exit_code if rank == 0 or launched_by_scheduler else 0
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        longest = max(Path(str(error.filename)).parts, key=len)
+        typer.echo(f"error: {longest[:60]}...: no file system takes so long a name; shorten it", err=True)
+        code = GeomaeError.exit_code
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         code = 130
@@ -146,8 +153,7 @@ def check_new(path: Path) -> None:
         raise StorageError(f"--out {path}: is a file; choose another folder")
     if path.is_dir() and any(path.iterdir()):
         what = "already holds a run" if (path / "run.json").exists() else "is not empty"
-        remedy = f"go on with --resume {path}, or choose another folder" if "run" in what else "choose another folder"
-        raise StorageError(f"--out {path}: {what}; {remedy}")
+        raise StorageError(f"--out {path}: {what}; choose another folder")
 
 
 def output_folder(command: str, out: Path | None) -> Path:

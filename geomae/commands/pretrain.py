@@ -28,10 +28,10 @@ from geomae.commands.options import (
     exit_with,
     output_folder,
 )
-from geomae.errors import CheckpointError, ConfigError
+from geomae.errors import CheckpointError, ConfigError, StorageError
 
 if TYPE_CHECKING:
-    from geomae.catalog import Catalog, Selector
+    from geomae.catalog import Catalog
     from geomae.commands.pretrain_report import Reporter
     from geomae.commands.run import RunFolder
     from geomae.config import PretrainConfig
@@ -116,6 +116,7 @@ def pretrain(
 def run(options: PretrainOptions) -> int:
     """Train, or go on with a training. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
     common = options.common
+    check_one_folder(options)
     new = read_config_and_selectors(options, common) if options.resume is None else None
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
     from geomae.catalog import open_catalog
@@ -139,7 +140,7 @@ def run(options: PretrainOptions) -> int:
         screen.say(f"{folder.path}: this run is finished; its model is in {folder.model}")
         return 0
     if options.out is not None and folder is None and devices.early_rank() == 0:
-        check_new(options.out)
+        _check_out(options.out, job)
     fabric = devices.build_fabric(options.device, options.devices, options.nodes, options.strategy)
     if fabric.device.type == "cpu":
         keep_freed_memory()
@@ -151,7 +152,7 @@ def run(options: PretrainOptions) -> int:
     if external:
         fabric.launch()
     with fabric.rank_zero_first() if external else contextlib.nullcontext():
-        data = assemble(catalog, _parse(job.datasets), _parse(job.evaluations), job.config, job.seed, screen.step)
+        data = assemble(catalog, *job.selectors(), job.config, job.seed, screen.step)
     screen.close()
     for note in data.notes:
         screen.say(note)
@@ -192,9 +193,9 @@ def _train(
         )
         reporter.begin(trainer)
         sizes = tuple(len(one.reader) for one in data.training)
-        places = config.objective.places > 0
         order = schedule_batches(
-            job.seed, sizes, config.batch, config.steps, partners=data.partners, places=places
+            job.seed, sizes, config.batch, config.steps, partners=data.partners, places=config.objective.places > 0,
+            sides=[one.reader.side_T for one in data.training],
         )  # fmt: skip
         for event in train(trainer, order, stop):
             reporter.report(trainer, event)
@@ -205,13 +206,21 @@ def _train(
     return 0
 
 
+def check_one_folder(options: PretrainOptions) -> None:
+    """Raise ConfigError where a run is to be gone on with in another folder than its own."""
+    if options.resume and options.out and options.resume.resolve() != options.out.resolve():
+        raise ConfigError(
+            f"--out {options.out}: a run goes on in its own folder, which is --resume {options.resume}; leave --out out"
+        )
+
+
 def read_config_and_selectors(
     options: PretrainOptions, common: CommonOptions
 ) -> "tuple[PretrainConfig, Path, tuple[str, ...]]":
     """Configuration, catalogue and selectors of a new run; works without torch, whose import takes seconds."""
     from geomae.catalog import parse_selector, resolve_selectors
-    from geomae.catalog.schema import ALL
     from geomae.config import PretrainConfig, load_config
+    from geomae.training.pretraining import write_selectors
 
     config = load_config(PretrainConfig, "pretrain", options.config or "tiny", options.changes)
     catalog = common.open_catalog()
@@ -219,7 +228,7 @@ def read_config_and_selectors(
     for text in (*options.evaluations, *([options.probe] if options.probe is not None else [])):
         catalog.entry(parse_selector(text).dataset)
     path = options.catalog or Path("data_catalog.yaml")
-    return config, path, tuple(str(one) if one.split else f"{one}@{ALL}" for one in datasets)
+    return config, path, write_selectors(datasets)
 
 
 def resolve_job(
@@ -238,21 +247,59 @@ def resolve_job(
             path.absolute(), texts, options.evaluations, config, options.seed or 0, precision, options.probe
         )
     assert folder is not None  # what is not new is resumed
-    stored = folder.recorded()
-    requested = {
-        "seed": options.seed,
-        "dataset": list(options.datasets) or None,
-        "probe": options.probe,
-        "eval": list(options.evaluations) or None,
-        "precision": None if options.precision == "auto" else options.precision,
-    }
-    differences = job_differences(stored, options.config, options.changes, requested)
+    stored = stored_job(folder.recorded("pretrain"), options.catalog)
+    differences = job_differences(stored, _requested_job(options, stored))
     if differences:
         raise CheckpointError(
             f"--resume {folder.path}: its configuration differs in {'; '.join(differences)}; leave these out to go on, "
             "or start a new run"
         )
-    return stored_job(stored, options.catalog)
+    return stored
+
+
+def _requested_job(options: PretrainOptions, stored: "PretrainJob") -> "PretrainJob":
+    """The job that the options ask for, where what they leave unsaid is as it was `stored`."""
+    from dataclasses import replace
+
+    from geomae.config import PretrainConfig, change_config, load_config
+    from geomae.training.pretraining import parse_selectors, write_selectors
+
+    if options.config:
+        config = load_config(PretrainConfig, "pretrain", options.config, options.changes)
+    else:
+        config = change_config(PretrainConfig, stored.config.model_dump(mode="json"), options.changes)
+    return replace(
+        stored,
+        datasets=write_selectors(parse_selectors(options.datasets, "train")) or stored.datasets,
+        evaluations=options.evaluations or stored.evaluations,
+        config=config,
+        seed=stored.seed if options.seed is None else options.seed,
+        precision=stored.precision if options.precision == "auto" else options.precision,
+        probe=options.probe or stored.probe,
+    )
+
+
+def _check_out(out: Path, job: "PretrainJob") -> None:
+    """Refuse a folder that holds something, and say of a run whether `--resume` goes on with what is asked for."""
+    from geomae.commands.run import RunFolder
+    from geomae.training.pretraining import job_differences, stored_job
+
+    folder = RunFolder(out)
+    if not folder.begun:
+        check_new(out)
+        return
+    stored = stored_job(folder.recorded("pretrain", "--out"))
+    differences = job_differences(stored, job)
+    if stored.catalog.resolve() != job.catalog.resolve():
+        differences.insert(0, f"catalog ({stored.catalog} there, {job.catalog} here)")
+    remedy = "choose another folder"
+    if differences:
+        what = f"already holds a run of another request, which differs in {'; '.join(differences[:5])}"
+    elif folder.finished:
+        what = f"already holds this run, finished, with its model in {folder.model}"
+    else:
+        what, remedy = "already holds this run, unfinished", f"go on with --resume {out}, or {remedy}"
+    raise StorageError(f"--out {out}: {what}; {remedy}")
 
 
 def check_shares(config: "PretrainConfig", ranks: int) -> None:
@@ -262,16 +309,6 @@ def check_shares(config: "PretrainConfig", ranks: int) -> None:
             f"batch: {config.batch} tiles cannot be shared by {ranks} devices in {config.accumulate} passes; "
             f"take a multiple of {ranks * config.accumulate}"
         )
-
-
-def _parse(texts: tuple[str, ...]) -> "list[Selector]":
-    """Selectors of a job, in which `@all` says that the split was left out."""
-    from dataclasses import replace
-
-    from geomae.catalog import parse_selector
-    from geomae.catalog.schema import ALL
-
-    return [replace(one, split=None) if one.split == ALL else one for one in map(parse_selector, texts)]
 
 
 def _tiles_to_probe(
@@ -290,7 +327,7 @@ def _tiles_to_probe(
 
 
 def _check_same_data(folder: "RunFolder", data: "TrainingData") -> None:
-    if folder.recorded()["data"] != data.digest:
+    if folder.recorded("pretrain")["data"] != data.digest:
         raise CheckpointError(
             f"--resume {folder.path}: the catalogue or its files are others than when the run began; restore them, "
             "or start a new run"

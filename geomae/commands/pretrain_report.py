@@ -15,7 +15,7 @@ from geomae.commands.run import OPENING_S, RunFolder, TrackedRun, dataset_record
 from geomae.config import flatten
 from geomae.evaluation.pca import COLLAPSED_RANK
 from geomae.evaluation.pretraining_probe import LabelledTiles, probe
-from geomae.files import file_name, write_json
+from geomae.files import file_names, write_json
 from geomae.models.folder import Model, save_model
 from geomae.models.mae import MaskedAutoencoder
 from geomae.models.masking import MaskRules
@@ -107,8 +107,9 @@ def draw_pictures(
     folder: Path, step: int, model: Model, validation: Sequence[Dataset], job: PretrainJob
 ) -> Iterator[Path]:
     """Publish a panel of the same tiles under the same masks for every validation data set; gives their names."""
-    for number, one in enumerate(validation):
-        path = folder / f"{file_name(one.name)}-step-{step:08d}.png"
+    names = file_names(one.name for one in validation)
+    for number, (one, name) in enumerate(zip(validation, names, strict=True)):
+        path = folder / f"{name}-step-{step:08d}.png"
         tiles = _picture(model, one, number, job)
         title = f"{one.name}, {job.config.masking.ratio:.0%} hidden, after {step} steps"
         reconstruction_panel(path, tiles=tiles, bands=one.record.bands, unit=one.record.unit, title=title)
@@ -170,8 +171,9 @@ class Reporter(TrackedRun):
     def __enter__(self) -> "Reporter":
         if not self.leads:
             return self
-        for name, statistics in self.data.statistics.items():
-            write_json(self.folder.path / "statistics" / f"{file_name(name)}.json", statistics.to_dict())
+        known = self.data.statistics
+        for name, statistics in zip(file_names(known), known.values(), strict=True):
+            write_json(self.folder.path / "statistics" / f"{name}.json", statistics.to_dict())
         audits = {
             name: index.report.to_dict() | {"left_out": index.left_out} for name, index in self.data.indexes.items()
         }

@@ -57,11 +57,22 @@ class RunFolder:
         """Whether the run came to its end."""
         return (self.path / "summary.json").is_file()
 
-    def recorded(self) -> dict[str, Any]:
-        """What the run was asked to compute. Raises CheckpointError where the folder holds no run."""
-        if not (self.path / "run.json").is_file():
-            raise CheckpointError(f"--resume {self.path}: holds no run (no run.json); give the folder of a training")
-        return dict(read_json(self.path / "run.json"))
+    @property
+    def begun(self) -> bool:
+        """Whether the folder holds a run, of whatever command."""
+        return (self.path / "run.json").is_file()
+
+    def recorded(self, command: str, option: str = "--resume") -> dict[str, Any]:
+        """What the run was asked to compute. Raises CheckpointError where the folder holds no run of `command`."""
+        if not self.begun:
+            raise CheckpointError(f"{option} {self.path}: holds no run (no run.json); give the folder of a training")
+        stored = dict(read_json(self.path / "run.json"))
+        if stored.get("command") != command:
+            raise CheckpointError(
+                f"{option} {self.path}: holds a run of `geomae {stored.get('command')}` and not of `geomae {command}`; "
+                "choose another folder"
+            )
+        return stored
 
     def log(self, step: int, figures: dict[str, float]) -> None:
         """Append figures to the history. Raises StorageError where there is no room."""
@@ -363,7 +374,7 @@ def publish_embeddings(analysis: AnalysisRun, embedded: Embedded) -> tuple[dict[
     """Write the table of the embeddings; what is to be said of them, as metrics and as inputs of the summary."""
     store, dataset = embedded.extracted.path, embedded.open()
     parquet = analysis.out / "embeddings.parquet"
-    embedded.write_table(parquet)
+    unplaced = embedded.write_table(parquet)
     metrics: dict[str, float] = {"tiles": dataset.sizes["tile"], "width": dataset.sizes["feature"]}
     if embedded.extracted.computed:
         seconds = embedded.extracted.seconds
@@ -375,9 +386,11 @@ def publish_embeddings(analysis: AnalysisRun, embedded: Embedded) -> tuple[dict[
     analysis.tracker.log_params(inputs)
     rate = f", {metrics['tiles_per_s']:.0f} tiles/s" if "tiles_per_s" in metrics else ""
     analysis.screen.close()
+    for line in unplaced:
+        analysis.screen.warn(line)
     analysis.screen.result(f"embeddings: {store} ({dataset.sizes['tile']} tiles x {dataset.sizes['feature']}{rate})")
     analysis.screen.result(f"table: {parquet}")
-    return metrics, {**inputs, "notes": dataset.attrs["notes"]}
+    return metrics, {**inputs, "notes": [*dataset.attrs["notes"], *unplaced]}
 
 
 def dataset_record(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geomae.catalog import open_catalog, resolve_files
+from geomae.catalog.foreign_formats import foreign_by_name
+from geomae.catalog.patterns import escape_pattern
 from geomae.discovery.entries import Entry, band_entry, comment, evidence_of, flow, stack_entry
 from geomae.discovery.grouping import BandGroup, StackGroup, band_groups, stack_groups
 from geomae.discovery.sensor_guess import guess_sensor, hinted_sensors
@@ -61,7 +63,9 @@ def infer_catalog(
     paths = find_rasters(root)
     if not paths:
         suffixes = ", ".join(sorted(SUFFIXES))
-        raise CatalogError(f"{folder}: no raster lies in it or below ({suffixes}); name another folder")
+        others = find_foreign(root)
+        what = f"; {others[0]} {foreign_by_name(others[0])}" if others else "; name another folder"
+        raise CatalogError(f"{folder}: no raster lies in it or below ({suffixes}){what}")
     place = locate(root, paths, catalog_file.absolute())
     with_bands, rest = band_groups(paths)
     stacks, problems = stack_groups(
@@ -95,6 +99,11 @@ def find_rasters(root: Path) -> list[str]:
     return sorted(paths)
 
 
+def find_foreign(root: Path) -> list[str]:
+    """Paths below `root`, relative and sorted, of what by its suffix is of a format that is not read."""
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if foreign_by_name(path.name))
+
+
 def unresolved(path: Path) -> list[str]:
     """What keeps the data sets of a catalogue from resolving as it says; the catalogue itself must be valid."""
     catalog = open_catalog(path)
@@ -109,8 +118,8 @@ def unresolved(path: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Place:
-    """The folder that is searched, how it is called from the catalogue (empty or with / at its end), and whether its
-    files leave the catalogue's folder.
+    """The folder that is searched, how patterns call it from the catalogue (empty or with / at its end), and whether
+    its files leave the catalogue's folder.
     """
 
     root: Path
@@ -125,7 +134,7 @@ def locate(root: Path, paths: Sequence[str], catalog_file: Path) -> Place:
     if os.path.commonpath([root.absolute(), folder]) == folder.anchor:  # nobody reads a path that leads up to /
         below = os.path.normpath(root.absolute())
     outside = not all((root / path).resolve().is_relative_to(folder) for path in paths)
-    return Place(root, "" if below == "." else f"{Path(below).as_posix()}/", outside)
+    return Place(root, "" if below == "." else f"{escape_pattern(Path(below).as_posix())}/", outside)
 
 
 def _entries(

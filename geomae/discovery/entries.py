@@ -1,14 +1,18 @@
 """One data set of a new catalogue as commented YAML, with what a person still has to check or decide."""
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median_high
 from typing import Any
 
-from geomae.discovery.grouping import MASKS, BandGroup, StackGroup
+from geomae.catalog.patterns import literal
+from geomae.discovery.grouping import LOOKED_AT, MASKS, BandGroup, StackGroup
 from geomae.discovery.sensor_guess import FILL_IN, Evidence, SensorGuess, guess_sensor, kept_band, scaling_guess
+from geomae.errors import RasterError
 from geomae.rasters.opening import Header, header
 from geomae.sensors import Sensor, inline_sensor, sensor
 
@@ -17,6 +21,7 @@ RESERVED_WORDS = frozenset(("true", "false", "null", "yes", "no", "on", "off", "
 LARGEST_TILE = 128  # pixels; a larger raster is cut into tiles
 USUAL_TILE = 64
 MULTIPLE = 8  # of the tile's side, so that usual patches divide it
+NO_TAGS = (1.0, 0.0)  # scale and offset of a file that says nothing of them
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 
@@ -35,10 +40,10 @@ class Entry:
 def band_entry(root: Path, below: str, group: BandGroup, *, outside: bool) -> Entry:
     """The entry of a product with one file per band; `below` leads from the catalogue to `root`.
 
-    Raises RasterError where the first scene cannot be read.
+    Raises RasterError where no scene can be read.
     """
-    headers = [header(str(root / path)) for token, path in group.first.items() if token in group.tokens]
-    finest = max(headers, key=lambda one: min(one.shape))
+    headers = _first_readable(root, group)
+    finest = max(headers.values(), key=lambda one: min(one.shape))
     guess, tokens = _tokens_of(root, group, finest)
     known = _sensor(guess)
     lines = _path_lines(below, group.patterns, outside)
@@ -52,14 +57,18 @@ def band_entry(root: Path, below: str, group: BandGroup, *, outside: bool) -> En
         lines.append(comment(f"left out, as other quantities or unknown: {', '.join(left)}"))
     if group.lacking:
         lines.append(comment(f"check: left out, because some scenes lack them: {', '.join(group.lacking)}"))
-    if group.sensor is None or (known.unit == "reflectance" and known.scale == 1):
-        lines += _scaling_lines(guess, known, finest.dtypes[0])
-    side = min(finest.shape)
-    lines += _tile_lines(side)
+    tags = {name: _tags(headers[token], 1) for name, token in tokens.items()}
+    usual = {name: known.scaling(known.band(name)) for name in tags}
+    differ = any(tag not in (NO_TAGS, (usual[name].scale, usual[name].offset)) for name, tag in tags.items())
+    if group.sensor is None or (known.unit == "reflectance" and known.scale == 1) or differ:
+        lines += _scaling_lines(guess, known, finest.dtypes[0], tags)
+    token = next(token for token, one in headers.items() if one is finest)
+    sides = _sides(root, [scene[token] for scene in group.by_scene]) or [min(finest.shape)]
+    lines += _tile_lines(sides)
     if group.mask:
         lines.append(comment(f"to leave out clouds and their shadows: mask: {MASKS[group.mask]}"))
     lines.append(_split_line(finest))
-    return Entry(tuple(lines), group.scenes, known.name, tuple(tokens), tile_size(side), guess.question)
+    return Entry(tuple(lines), group.scenes, known.name, tuple(tokens), tile_size(usual_side(sides)), guess.question)
 
 
 def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> Entry:
@@ -68,12 +77,21 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
     guess = guess_sensor(evidence_of(root, group))
     known = _sensor(guess)
     lines = _path_lines(below, group.patterns, outside)
+    if group.telling != group.files[0]:
+        lines.append(
+            comment(f"check: numbers as in {group.files[0]} are taken to count the files, not to name a sensor")
+        )
     lines += _sensor_lines(guess)
     skipped = "null skips a stored band" if None in guess.bands else ""
     lines.append(_line("bands", list(guess.bands), _joined(skipped, guess.checks.get("bands"))))
-    lines += _scaling_lines(guess, known, first.dtypes[0])
-    side = min(min(one.shape) for one in group.headers)
-    lines += _tile_lines(side)
+    read = {name: number for number, name in enumerate(guess.bands, start=1) if name}
+    tags = {name: _tags(first, number) for name, number in read.items()}
+    lines += _scaling_lines(guess, known, first.dtypes[0], tags)
+    unlike = sum((one.scales, one.offsets) != (first.scales, first.offsets) for one in group.headers)
+    if unlike:
+        lines.append(comment(f"check: {unlike} of the files looked at have other tags of scale and offset"))
+    sides = [min(one.shape) for one in group.headers]
+    lines += _tile_lines(sides)
     if group.classes:
         shown = ", ".join(group.classes[:4]) + (", ..." if len(group.classes) > 4 else "")
         lines.append(_line("label", {"folder": True}, f"check: the folders are taken for classes: {shown}"))
@@ -84,20 +102,25 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
         lines.append(comment(f"the files have no ground sample distance, {own}; to say another: gsd_m: METRES"))
     lines.append(_split_line(first))
     names = tuple(name for name in guess.bands if name)
-    return Entry(tuple(lines), len(group.files), known.name, names, tile_size(side), guess.question)
+    return Entry(tuple(lines), len(group.files), known.name, names, tile_size(usual_side(sides)), guess.question)
 
 
 def evidence_of(root: Path, group: StackGroup) -> Evidence:
     """What a group of rasters tells of its sensor; a description that the files do not share tells nothing."""
     first = group.headers[0]
-    shared = [set(texts) for texts in zip(*(one.descriptions for one in group.headers), strict=True)]
+    shared = [set(texts) for texts in zip(*(one.names for one in group.headers), strict=True)]
     descriptions = tuple(texts.pop() if len(texts) == 1 else None for texts in shared)
-    path = f"{root.name}/{group.files[0]}"
+    path = f"{root.name}/{group.telling}"
     return Evidence(path, first.count, first.dtypes[0], descriptions, first.roughly_m, first.alpha)
 
 
+def usual_side(sides: Sequence[int]) -> int:
+    """The smallest of some sides that is at least half of the usual one: a sliver among rasters does not count."""
+    return min(side for side in sides if 2 * side >= median_high(sides))
+
+
 def tile_size(side: int) -> int:
-    """Side of the tiles in pixels for rasters of which the smallest has `side`."""
+    """Side of the tiles in pixels for rasters of which the smallest that counts has `side`."""
     if side >= LARGEST_TILE:
         return USUAL_TILE
     return side // MULTIPLE * MULTIPLE or side
@@ -127,10 +150,8 @@ def flow(value: Any) -> str:
 
 def _companion_lines(below: str, pattern: str) -> list[str]:
     """What a raster of one band for each scene could be, as comments: a known mask, or labels or a mask."""
-    folder = (below + pattern).rpartition("/")[0]
-    path = flow(
-        f"{folder}/{{stem}}.{pattern.rpartition('.')[2]}" if folder else f"{{stem}}.{pattern.rpartition('.')[2]}"
-    )
+    folder, slash, name = (below + pattern).rpartition("/")
+    path = flow(f"{literal(folder) or ''}{slash}{{stem}}.{name.rpartition('.')[2]}")
     if "fmask" in pattern.lower():
         return [
             comment(f"to leave out clouds, their edges and shadows: mask: {{path: {path}, invalid_bits: [1, 2, 3]}}")
@@ -186,14 +207,39 @@ def _sensor_lines(guess: SensorGuess) -> list[str]:
     return [f"    sensor:  # {text}", f"      name: {flow(guess.sensor['name'])}", "      bands:", *bands]
 
 
-def _scaling_lines(guess: SensorGuess, known: Sensor, dtype: str) -> list[str]:
+def _first_readable(root: Path, group: BandGroup) -> dict[str, Header]:
+    """The headers, by token, of the first scene of which all files can be read; else the first scene's error."""
+    first: RasterError | None = None
+    for files in group.by_scene:
+        try:
+            return {token: header(str(root / files[token])) for token in files if token in group.tokens}
+        except RasterError as error:
+            first = first or error
+    assert first is not None  # a group has a scene
+    raise first
+
+
+def _tags(info: Header, number: int) -> tuple[float, float]:
+    """Scale and offset that a file says of a stored band."""
+    return info.scales[number - 1], info.offsets[number - 1]
+
+
+def _scaling_lines(guess: SensorGuess, known: Sensor, dtype: str, tags: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Unit, scale and offset: what tags of the files say (by band), else what is usual for the sensor and data type."""
     values, reason = scaling_guess(known, dtype)
+    if any(tag != NO_TAGS for tag in tags.values()):
+        both: list[Any] = [{name: tag[place] for name, tag in tags.items()} for place in (0, 1)]
+        scale, offset = (next(iter(one.values())) if len(set(one.values())) == 1 else one for one in both)
+        values, reason = {"unit": known.unit, "scale": scale, "offset": offset}, "as the tags of the files say"
     mark = "" if guess.certain else "check: "
     return [_line(key, value, f"{mark}{reason}" if key == "unit" else "") for key, value in values.items()]
 
 
-def _tile_lines(side: int) -> list[str]:
-    return [_line("tile", {"size": tile_size(side)}, f"pixels; the smallest raster has {side}")]
+def _tile_lines(sides: Sequence[int]) -> list[str]:
+    size = tile_size(usual_side(sides))
+    small = sum(one < size for one in sides)
+    left = f"; check: {small} of {len(sides)} rasters looked at are smaller and left out" if small else ""
+    return [_line("tile", {"size": size}, f"pixels; the smallest raster has {min(sides)}{left}")]
 
 
 def _split_line(first: Header) -> str:
@@ -203,6 +249,16 @@ def _split_line(first: Header) -> str:
     else:
         how = {"random": FRACTIONS}
     return comment(f"all tiles are for training; to hold some out: split: {flow(how)}")
+
+
+def _sides(root: Path, paths: Sequence[str]) -> list[int]:
+    """The shorter sides in pixels of some of the rasters, spread over all; those that cannot be read have none."""
+    count = min(len(paths), LOOKED_AT)
+    sides = []
+    for place in range(count):
+        with contextlib.suppress(RasterError):
+            sides.append(min(header(str(root / paths[len(paths) * place // count])).shape))
+    return sides
 
 
 def _line(key: str, value: Any, remark: str | None = "") -> str:

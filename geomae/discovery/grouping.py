@@ -1,14 +1,16 @@
 """Which files make one data set: products with a file per band, known by their names, and stacks of bands."""
 
-import glob
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from statistics import median
 
+from geomae.catalog.patterns import escape_pattern
+from geomae.discovery.running_numbers import without_running_numbers
 from geomae.errors import RasterError
 from geomae.rasters.opening import Header, header
+from geomae.sensors import FIRST_OFFSET_BASELINE
 
 SUFFIX = r"\.(?:tiff?|gtif|jp2|png|jpe?g)"
 SAFE = re.compile(
@@ -42,7 +44,6 @@ LANDSAT_SENSORS = {
     "8": "landsat-8-oli",
     "9": "landsat-9-oli",
 }
-FIRST_OFFSET_BASELINE = 400  # from 04.00 on Sentinel-2 values carry an offset
 MASKS = {  # token of the quality layer: how to leave clouds and their shadows out
     "SCL": "{band: SCL, invalid_values: [0, 1, 3, 8, 9, 10]}",
     "QA_PIXEL": "{band: QA_PIXEL, invalid_bits: [0, 1, 3, 4]}",
@@ -62,19 +63,23 @@ class BandGroup:
     """Scenes with one file per band that make one data set.
 
     `patterns` and `files` are relative to the folder that was searched. `tokens` are those that every scene has,
-    `lacking` those that only some have, `first` the files of the first scene by token. `sensor` is known for products
+    `lacking` those that only some have, `by_scene` the files of each scene by token. `sensor` is known for products
     only, `mask` is the token of a quality layer.
     """
 
     name: str
     patterns: tuple[str, ...]
     files: tuple[str, ...]
-    first: Mapping[str, str]
-    scenes: int
+    by_scene: tuple[Mapping[str, str], ...]
     tokens: tuple[str, ...]
     lacking: tuple[str, ...]
     sensor: str | None
     mask: str | None
+
+    @property
+    def scenes(self) -> int:
+        """Number of scenes."""
+        return len(self.by_scene)
 
 
 def band_groups(paths: Iterable[str]) -> tuple[list[BandGroup], list[str]]:
@@ -115,10 +120,10 @@ def folder_pattern(folders: Sequence[str]) -> str:
     """A glob (empty, or with / at its end) for folders: the folder itself, its siblings, or all below a common one."""
     distinct = sorted(set(folders))
     if len(distinct) == 1:
-        return f"{glob.escape(distinct[0])}/" if distinct[0] else ""
+        return f"{escape_pattern(distinct[0])}/" if distinct[0] else ""
     parents = {str(PurePosixPath(one).parent) if one else "" for one in distinct}
     shared = PurePosixPath(*_common(distinct))
-    prefix = "" if str(shared) == "." else f"{glob.escape(str(shared))}/"
+    prefix = "" if str(shared) == "." else f"{escape_pattern(str(shared))}/"
     siblings = len(parents) == 1 and "" not in distinct
     return f"{prefix}*/" if siblings else f"{prefix}**/"
 
@@ -203,8 +208,7 @@ def _group(files: Sequence[_BandFile]) -> BandGroup:
         name=sensor or (shared[-1] if shared else ""),
         patterns=tuple(folder_pattern(folders) + tail for tail, folders in sorted(tails.items())),
         files=tuple(one.path for one in files),
-        first=next(iter(scenes.values())),
-        scenes=len(scenes),
+        by_scene=tuple(scenes.values()),
         tokens=tuple(sorted(everywhere - set(MASKS))),
         lacking=tuple(sorted(somewhere - everywhere - set(MASKS))),
         sensor=sensor,
@@ -216,15 +220,16 @@ def _group(files: Sequence[_BandFile]) -> BandGroup:
 class StackGroup:
     """Rasters of one kind that make one data set.
 
-    `patterns` and `files` are relative to the folder that was searched, `headers` are of some of the files. `classes`
-    are the names of the folders where these look like classes. `companions` are patterns of one-band rasters of the
-    same file names, which may be masks or labels.
+    `patterns` and `files` are relative to the folder that was searched, `headers` are of some of the files, `telling`
+    is the path of one without numbers that merely count. `classes` are the names of the folders where these look like
+    classes. `companions` are patterns of one-band rasters of the same file names, which may be masks or labels.
     """
 
     name: str
     patterns: tuple[str, ...]
     files: tuple[str, ...]
     headers: tuple[Header, ...]
+    telling: str
     classes: tuple[str, ...] = ()
     companions: tuple[str, ...] = ()
 
@@ -239,8 +244,8 @@ def stack_groups(
 ) -> tuple[list[StackGroup], list[str]]:
     """Data sets among `paths` (relative to `root`, sorted), and messages about files that cannot be read.
 
-    Files of one folder, suffix, band count, data type and `hint` (what a name tells of the sensor) are alike; so are
-    folders side by side. `progress` hears how many files were looked at.
+    Files of one folder, suffix, band count, data type and `hint` (what a name tells of the sensor, without numbers
+    that merely count) are alike; so are folders side by side. `progress` hears how many files were looked at.
     """
     by_folder: dict[tuple[str, str], list[str]] = {}
     for path in paths:
@@ -248,17 +253,30 @@ def stack_groups(
         folder = "" if str(pure.parent) == "." else str(pure.parent)
         by_folder.setdefault((folder, pure.suffix), []).append(path)
     problems: list[str] = []
-    folders: list[_Folder] = []
+    headers: dict[tuple[str, str], dict[str, Header]] = {}
     done = 0
-    for (folder, suffix), files in by_folder.items():
-        folders += _kinds(root, folder, suffix, files, hint, problems)
+    for place, files in by_folder.items():
+        looked = min(LOOKED_AT, len(files))
+        headers[place] = _headers(root, [files[len(files) * number // looked] for number in range(looked)], problems)
         done += len(files)
         progress(done)
+    telling = without_running_numbers({path: _bands(one) for seen in headers.values() for path, one in seen.items()})
+    folders: list[_Folder] = []
+    for place, files in by_folder.items():
+        folders += _kinds(root, place, files, headers[place], _Names(telling, hint), problems)
     beside: dict[tuple[object, ...], list[_Folder]] = {}
     for one in folders:
         beside.setdefault((_beside(one, folders), one.suffix, one.kind), []).append(one)
     groups = [group for parts in beside.values() for group in _merged(parts)]
     return _with_companions(groups), problems
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What names tell: `telling` gives a path without numbers that merely count, `hint` what such says of a sensor."""
+
+    telling: Callable[[str], str]
+    hint: Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -269,28 +287,44 @@ class _Folder:
     files: tuple[str, ...]
     headers: tuple[Header, ...]
     patterns: tuple[str, ...]
+    telling: str
+
+
+def _bands(one: Header) -> tuple[int, str]:
+    """What alike files have in common."""
+    return one.count, one.dtypes[0]
 
 
 def _kinds(
-    root: Path, folder: str, suffix: str, files: Sequence[str], hint: Callable[[str], object], problems: list[str]
+    root: Path,
+    place: tuple[str, str],
+    files: Sequence[str],
+    header_of: dict[str, Header],
+    names: _Names,
+    problems: list[str],
 ) -> list[_Folder]:
-    """The kinds of files in one folder."""
-    some = [files[len(files) * place // LOOKED_AT] for place in range(LOOKED_AT)] if len(files) > LOOKED_AT else files
-    header_of = _headers(root, some, problems)
-    kinds = {path: (one.count, one.dtypes[0], hint(path)) for path, one in header_of.items()}
-    if len(set(kinds.values())) > 1 and len(some) < len(files):
+    """The kinds of files of one suffix in one folder, of which some headers are known."""
+    folder, suffix = place
+
+    def kinds_of() -> dict[str, tuple[object, ...]]:
+        return {path: (*_bands(one), names.hint(names.telling(path))) for path, one in header_of.items()}
+
+    kinds = kinds_of()
+    if len(set(kinds.values())) > 1 and len(files) > LOOKED_AT:
         header_of = _headers(root, files, problems)
-        kinds = {path: (one.count, one.dtypes[0], hint(path)) for path, one in header_of.items()}
+        kinds = kinds_of()
     distinct = sorted(set(kinds.values()), key=str)
     if len(distinct) == 1:
-        pattern = f"{glob.escape(folder)}/*{suffix}" if folder else f"*{suffix}"
-        return [_Folder(folder, suffix, distinct[0], tuple(files), tuple(header_of.values()), (pattern,))]
+        pattern = f"{escape_pattern(folder)}/*{suffix}" if folder else f"*{suffix}"
+        telling = names.telling(files[0])
+        return [_Folder(folder, suffix, distinct[0], tuple(files), tuple(header_of.values()), (pattern,), telling)]
     result = []
     for kind in distinct:
         own = tuple(path for path in files if kinds.get(path) == kind)
         others = [path for path in files if kinds.get(path) != kind]
         headers = tuple(header_of[path] for path in own)
-        result.append(_Folder(folder, suffix, kind, own, headers, _patterns(own, others, suffix)))
+        patterns = _patterns(own, others, suffix)
+        result.append(_Folder(folder, suffix, kind, own, headers, patterns, names.telling(own[0])))
     return result
 
 
@@ -312,8 +346,8 @@ def _patterns(own: Sequence[str], others: Sequence[str], suffix: str) -> tuple[s
     start = first[:length]
     folder = own[0].rpartition("/")[0]
     if len(own) > 1 and len(start) > len(folder) and not any(path.startswith(start) for path in others):
-        return (f"{glob.escape(start)}*{suffix}",)
-    return tuple(glob.escape(path) for path in own)
+        return (f"{escape_pattern(start)}*{suffix}",)
+    return tuple(escape_pattern(path) for path in own)
 
 
 def _beside(one: _Folder, folders: Sequence[_Folder]) -> str:
@@ -331,7 +365,7 @@ def _merged(parts: Sequence[_Folder]) -> list[StackGroup]:
     disjoint = sum(map(len, stems)) == len(set().union(*stems))
     first = parts[0]
     if len(parts) == 1 or (first.kind[0] == 1 and not disjoint):
-        return [StackGroup(_telling_name(one.path), one.patterns, one.files, one.headers) for one in parts]
+        return [StackGroup(_telling_name(one.path), one.patterns, one.files, one.headers, one.telling) for one in parts]
     headers = tuple(one for part in parts for one in part.headers)
     pattern = folder_pattern([part.path for part in parts]) + f"*{first.suffix}"
     names = [PurePosixPath(part.path).name for part in parts]
@@ -340,7 +374,8 @@ def _merged(parts: Sequence[_Folder]) -> list[StackGroup]:
     several = median(len(part.files) for part in parts) >= SEVERAL
     classes = tuple(sorted(names)) if small and named and several and disjoint else ()
     files = tuple(path for part in parts for path in part.files)
-    return [StackGroup(_telling_name(str(PurePosixPath(first.path).parent)), (pattern,), files, headers, classes)]
+    name = _telling_name(str(PurePosixPath(first.path).parent))
+    return [StackGroup(name, (pattern,), files, headers, first.telling, classes)]
 
 
 def _telling_name(folder: str) -> str:

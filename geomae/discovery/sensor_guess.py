@@ -5,12 +5,13 @@ A guess uses names, band descriptions, band count, data type and ground sample d
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from geomae.discovery.grouping import FIRST_OFFSET_BASELINE, LANDSAT_SENSORS
+from geomae.catalog.band_order import is_alpha
+from geomae.discovery.grouping import LANDSAT_SENSORS
 from geomae.errors import CatalogError
-from geomae.sensors import Band, Sensor, sensor, sensor_names
+from geomae.sensors import FIRST_OFFSET_BASELINE, Band, Sensor, sensor, sensor_names
 
 FIRST_OFFSET_DAY = 20220125  # from this day on Sentinel-2 products came with baseline 04.00 or later
 SENTINEL_2 = ("sentinel-2-l2a", "sentinel-2-l2a-n0400", "sentinel-2-l1c", "sentinel-2-l1c-n0400")
@@ -127,11 +128,24 @@ class SensorGuess:
 
 
 def guess_sensor(evidence: Evidence) -> SensorGuess:
-    """The likely sensor and its bands in stored order."""
+    """The likely sensor and its bands in stored order; an alpha band is none of them."""
+    if evidence.alpha is None or not is_alpha(evidence.descriptions[evidence.alpha - 1]):
+        return _guess(evidence)
+    at = evidence.alpha - 1
+    others = (*evidence.descriptions[:at], *evidence.descriptions[at + 1 :])
+    guess = _guess(replace(evidence, count=len(others), descriptions=others, alpha=None))
+    return replace(guess, bands=(*guess.bands[:at], None, *guess.bands[at:]))
+
+
+def _guess(evidence: Evidence) -> SensorGuess:
     hinted, certain = hinted_sensors(evidence.path)
     if len(hinted) > 1 and hinted[0].startswith("landsat"):  # Collection 2 surface reflectance has 16 bits without sign
         hinted = (*hinted[1:], hinted[0]) if evidence.dtype == "uint16" else hinted[:1]
-    fits = [fit for name in hinted or sensor_names() if (fit := _fit(sensor(name), evidence, partly=bool(hinted)))]
+    if hinted[:1] == ("sentinel-1-grd",) and evidence.dtype == "uint8":  # radar has more than 8 bits
+        hinted = ()
+    fits = _fits(evidence, hinted)
+    if not fits and not certain and (named := _fits(evidence, ())):  # bands of another sensor count more than a name
+        fits, hinted = named, ()
     if fits:
         order = list(hinted or PREFERRED)
         fits.sort(key=lambda fit: _rank(fit, order, hinted=bool(hinted)))
@@ -165,6 +179,12 @@ class _Fit:
     bands: tuple[Band | None, ...]
     distance_um: float
     gsd_differs: bool
+
+
+def _fits(evidence: Evidence, hinted: tuple[str, ...]) -> list[_Fit]:
+    """How the descriptions fit the sensors that a name tells, in part at least; without such, any that fits whole."""
+    names = hinted or sensor_names()
+    return [fit for name in names if (fit := _fit(sensor(name), evidence, partly=bool(hinted)))]
 
 
 def _fit(one: Sensor, evidence: Evidence, *, partly: bool) -> _Fit | None:
@@ -212,7 +232,7 @@ def _described(fits: Sequence[_Fit], hinted: tuple[str, ...], certain: bool) -> 
     bands = tuple(kept_band(best.sensor, band) for band in best.bands)
     if hinted:
         others = [name for name in hinted if name != best.sensor.name]
-        checks = {} if certain else {"sensor": _alternatives("the name of the files", others)}
+        checks = {} if certain else {"sensor": _alternatives("the names of the files and of the bands", others)}
         return SensorGuess(best.sensor.name, bands, certain, checks)
     equal = [fit for fit in fits[1:] if (fit.gsd_differs, fit.distance_um) == (best.gsd_differs, best.distance_um)]
     others = [fit.sensor.name for fit in equal]
@@ -233,7 +253,7 @@ def _counted(evidence: Evidence, hinted: tuple[str, ...], certain: bool) -> Sens
         stacks = [bands for start, bands in USUAL_STACKS if name.startswith(start)]
         for stack in (tuple(band.name for band in known.bands), *stacks):
             if len(stack) == evidence.count:
-                reason = "the name of the files" if hinted else "the number of bands"
+                reason = "the name of the files and the number of bands" if hinted else "the number of bands"
                 others = [other for other in names if other != name]
                 checks = {"bands": "the files do not name their bands; this is the usual order"}
                 checks |= {} if certain else {"sensor": _alternatives(reason, others)}

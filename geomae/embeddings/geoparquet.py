@@ -1,11 +1,10 @@
 """GeoParquet: one row per tile with its columns, its embedding and its footprint in longitude and latitude.
 
-T tiles, D features of an embedding
+T tiles, D features of an embedding, E points of an outline
 """
 
-import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +14,57 @@ import pyarrow.parquet as pq
 import shapely
 import xarray
 from numpy.typing import NDArray
-from pyproj import CRS, Transformer
+from pyproj import CRS
+from shapely.affinity import translate
 
 from geomae.embeddings.store import ABOUT, batches
 from geomae.files import publish_file
-from geomae.rasters import Grid
+from geomae.rasters.grids import crs_label
+from geomae.tiles.earth import frames_of
 from geomae.tiles.index import TileIndex
 
 ROWS = 16_384  # of a row group
-POINTS_PER_EDGE = 4  # an edge that is straight in the tile's CRS is bent in another
+WIDE = 5.0  # degrees of longitude: an outline that turns so far lies near a pole, or is large
+WIDE_PER_EDGE = 32  # points of such an outline
+SLIVER = 1e-9  # share of a footprint: a part below it is rounding at longitude 180
 
 
 def footprints(index: TileIndex) -> NDArray[Any]:
-    """The outline (T) of each tile in EPSG:4326, None without a CRS; in two parts where it crosses longitude 180."""
-    place = index.tiles[["scene", "row", "col", "size"]].to_numpy(dtype=np.int64)
-    outlines = np.full(len(place), None, dtype=object)
-    for scene in np.unique(place[:, 0]).tolist():
-        grid = index.grids[scene]
-        if grid is not None and grid.crs is not None:
-            here = np.flatnonzero(place[:, 0] == scene)
-            outlines[here] = _outlines(grid, grid.crs, place[here, 1:])
-    return outlines
+    """The outline (T) of each tile in EPSG:4326, None where it has no place on Earth.
+
+    Longitudes are -180 to 180; an outline that crosses 180 is in parts, and one around a pole reaches up to it.
+    """
+    place_T4 = index.tiles[["scene", "row", "col", "size"]].to_numpy(dtype=np.int64)
+    outlines_T = np.full(len(place_T4), None, dtype=object)
+    frames = frames_of(index.grids)
+    for first in range(0, len(place_T4), ROWS):
+        here = np.arange(first, min(first + ROWS, len(place_T4)))
+        turned_TE2 = _unwrapped(frames.outlines(place_T4[here]))
+        known_T = np.isfinite(turned_TE2).all(axis=(1, 2))
+        wide_T = known_T & (np.ptp(turned_TE2[:, :, 0], axis=1) > WIDE)
+        plain_T = known_T & ~wide_T & (np.abs(turned_TE2[:, :, 0]) <= 180).all(axis=1)
+        outlines_T[here[plain_T]] = shapely.polygons(turned_TE2[plain_T, :-1])
+        split_T = known_T & ~wide_T & ~plain_T
+        outlines_T[here[split_T]] = _footprints(turned_TE2[split_T])
+        dense_TE2 = _unwrapped(frames.outlines(place_T4[here[wide_T]], per_edge=WIDE_PER_EDGE))
+        outlines_T[here[wide_T]] = _footprints(dense_TE2)
+    return outlines_T
+
+
+def without_footprint(index: TileIndex, footprints_T: NDArray[Any]) -> str | None:
+    """Says in one line how many tiles with a CRS have no footprint all the same, and why; None where all have one."""
+    lost = [
+        (scene, grid.crs)
+        for scene, footprint in zip(index.tiles["scene"].tolist(), footprints_T, strict=True)
+        if footprint is None and (grid := index.grids[scene]) is not None and grid.crs is not None
+    ]
+    if not lost:
+        return None
+    scene, crs = lost[0]
+    return (
+        f"{index.name}: {len(lost)} of {len(index)} tiles have no geometry in the table, as the CRS of "
+        f"{index.source.scenes[scene].files[0]} ({crs_label(crs)}) gives them no place on Earth; x and y are theirs"
+    )
 
 
 def write_geoparquet(dataset: xarray.Dataset, footprints_T: NDArray[Any], path: Path) -> None:
@@ -55,34 +84,43 @@ def write_geoparquet(dataset: xarray.Dataset, footprints_T: NDArray[Any], path: 
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=ROWS)
 
 
-def _outlines(grid: Grid, crs: str, place_T3: NDArray[np.int64]) -> list[Any]:
-    a, b, c, d, e, f = grid.transform
-    around_E2 = np.array(list(_around()))
-    cols_TE = place_T3[:, 1:2] + around_E2[:, 0] * place_T3[:, 2:]
-    rows_TE = place_T3[:, :1] + around_E2[:, 1] * place_T3[:, 2:]
-    to_degrees = Transformer.from_crs(CRS.from_user_input(crs), CRS.from_epsg(4326), always_xy=True)
-    lon_TE, lat_TE = to_degrees.transform(a * cols_TE + b * rows_TE + c, d * cols_TE + e * rows_TE + f)
-    return [_outline(lon_E, lat_E) for lon_E, lat_E in zip(lon_TE, lat_TE, strict=True)]
+def _unwrapped(degrees_TE2: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Closed outlines (T, E + 1, 2) without jumps of longitude: around a pole the last is 360 from the first."""
+    closed_TE2 = np.concatenate([degrees_TE2, degrees_TE2[:, :1]], axis=1)
+    closed_TE2[..., 0] = np.unwrap(closed_TE2[..., 0], period=360, axis=1)
+    # Where the first point lies beyond 180, as in a raster of longitudes 0 to 360, the whole outline is brought back.
+    closed_TE2[..., 0] -= 360 * np.round(closed_TE2[..., 0].mean(axis=1, keepdims=True) / 360)
+    return closed_TE2
 
 
-def _around() -> Iterator[tuple[float, float]]:
-    """Points on the edge of a unit square (column, row)."""
-    corners = [(0, 1), (1, 1), (1, 0), (0, 0), (0, 1)]
-    for (x0, y0), (x1, y1) in itertools.pairwise(corners):
-        for step in range(POINTS_PER_EDGE):
-            share = step / POINTS_PER_EDGE
-            yield x0 + share * (x1 - x0), y0 + share * (y1 - y0)
+def _footprints(turned_TE2: NDArray[np.float64]) -> NDArray[Any]:
+    result_T = np.full(len(turned_TE2), None, dtype=object)
+    result_T[:] = [_footprint(turned_E2) for turned_E2 in turned_TE2]
+    return result_T
 
 
-def _outline(lon_E: NDArray[np.float64], lat_E: NDArray[np.float64]) -> Any:
-    """A polygon; None where the projection does not reach."""
-    if not (np.isfinite(lon_E).all() and np.isfinite(lat_E).all()):
+def _footprint(turned_E2: NDArray[np.float64]) -> Any:
+    """A valid polygon, in parts where it crosses longitude 180; None where GEOS makes none of it."""
+    ring_E2 = turned_E2
+    if abs(turned_E2[-1, 0] - turned_E2[0, 0]) > 180:  # the pole is inside
+        pole = np.copysign(90.0, turned_E2[:, 1].mean())
+        ring_E2 = np.concatenate([turned_E2, [(turned_E2[-1, 0], pole), (turned_E2[0, 0], pole)]])
+    try:
+        whole = shapely.make_valid(shapely.Polygon(ring_E2))
+        low, _, high, _ = whole.bounds
+        parts = []
+        for turn in range(round(low / 360), round(high / 360) + 1):
+            part = whole.intersection(shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90))
+            parts += [translate(one, -360 * turn) for one in _polygons(part)]
+        least = SLIVER * whole.area
+        return shapely.union_all([part for part in parts if part.area > least]) if parts else None
+    except (shapely.errors.ShapelyError, ValueError):  # a geometry is a convenience, and the embeddings are computed
         return None
-    if np.ptp(lon_E) <= 180:
-        return shapely.Polygon(np.stack([lon_E, lat_E], axis=1))
-    whole = shapely.Polygon(np.stack([np.where(lon_E < 0, lon_E + 360, lon_E), lat_E], axis=1))
-    east, west = (whole.intersection(shapely.box(low, -90, low + 180, 90)) for low in (0, 180))
-    return shapely.MultiPolygon([east, shapely.transform(west, lambda points: points - [360, 0])])
+
+
+def _polygons(geometry: Any) -> list[Any]:
+    """The polygons of a geometry of any kind."""
+    return [one for one in shapely.get_parts(shapely.get_parts(geometry)) if one.geom_type == "Polygon"]
 
 
 def _geo(footprints_T: Sequence[Any] | NDArray[Any]) -> dict[str, Any]:

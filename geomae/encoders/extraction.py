@@ -27,7 +27,7 @@ from geomae.runtime.devices import Fabric
 from geomae.runtime.precision import working_precision
 from geomae.runtime.signals import Stop
 from geomae.tiles.index import TileIndex
-from geomae.tiles.reader import TileReader, ahead
+from geomae.tiles.reader import TileReader, ahead, runs_of_one_size
 
 # Pixels of a batch: enough to keep the device busy, and few enough for its caches and its memory.
 BATCH_PIXELS = {"cpu": 2**18, "cuda": 2**22, "mps": 2**20}
@@ -142,15 +142,9 @@ def jobs_of(parts: Sequence[EncoderTiles], rows: range, largest: int) -> Iterato
     first = 0
     for number, part in enumerate(parts):
         sizes = part.index.tiles["size"].to_numpy()
-        start, end = max(rows.start, first), min(rows.stop, first + len(sizes))
-        while start < end:
-            size = int(sizes[start - first])
-            most = max(largest // size**2, 1)
-            stop = start + 1
-            while stop < min(end, start + most) and sizes[stop - first] == size:
-                stop += 1
-            yield TileBatch(number, range(start, stop), range(start - first, stop - first))
-            start = stop
+        here = range(max(rows.start - first, 0), min(rows.stop - first, len(sizes)))
+        for run in runs_of_one_size(sizes, here, lambda size: largest // size**2):
+            yield TileBatch(number, range(first + run.start, first + run.stop), run)
         first += len(sizes)
 
 

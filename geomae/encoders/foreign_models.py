@@ -15,6 +15,7 @@ from torch.nn.functional import adaptive_max_pool2d, interpolate
 from geomae.encoders.interface import Tokens, weights_digest
 from geomae.errors import ConfigError, ModelError
 from geomae.files import digest
+from geomae.models.convert.state_dicts import prefix_notes, without_prefix
 from geomae.sensors import Band
 from geomae.sensors.record import SensorRecord
 
@@ -280,7 +281,8 @@ def load_state(
     Raises ModelError where a key of the encoder is missing, or has another shape. `may_lack` are beginnings of keys.
     """
     own = module.state_dict()
-    weights, prefix = without_prefix(weights, next(iter(own)))
+    given = weights
+    weights, prefix = without_prefix(given, next(iter(own)))
     missing = [key for key in own if key not in weights and not key.startswith(tuple(may_lack))]
     if missing:
         some = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
@@ -295,18 +297,10 @@ def load_state(
             )
     module.load_state_dict({key: value for key, value in weights.items() if key in own}, strict=False)
     left = [key for key in weights if key not in own]
-    notes = [f"keys of the weights begin with {prefix}"] if prefix else []
+    notes = [*prefix_notes(given, prefix)]
     if left:
         notes.append(f"weights that are no part of the encoder were left: {', '.join(left[:3])} ({len(left)} in all)")
     return tuple(notes)
-
-
-def without_prefix(weights: dict[str, Tensor], anchor: str) -> tuple[dict[str, Tensor], str]:
-    """Weights under the names of the model, of which `anchor` is one, and the prefix that was taken off."""
-    prefix = next((key.removesuffix(anchor) for key in weights if key.endswith(anchor)), "")
-    if anchor in weights or not (prefix == "" or prefix.endswith(".")):
-        return weights, ""
-    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}, prefix
 
 
 def _normed(norm: nn.Module, raw: Tokens) -> Tokens:

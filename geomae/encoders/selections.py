@@ -16,7 +16,7 @@ from xarray import Dataset
 
 from geomae.catalog import Catalog
 from geomae.embeddings import open_embeddings, write_geoparquet
-from geomae.embeddings.geoparquet import footprints
+from geomae.embeddings.geoparquet import footprints, without_footprint
 from geomae.encoders.baselines import baseline_encoder
 from geomae.encoders.extraction import EncoderTiles, Extracted, Progress, extract
 from geomae.encoders.foreign_models import ForeignEncoder
@@ -97,9 +97,12 @@ class Embedded:
         """The store (see `open_embeddings`)."""
         return open_embeddings(self.extracted.path)
 
-    def write_table(self, path: Path) -> None:
-        """Publish the embeddings with the footprints of their tiles as GeoParquet."""
-        write_geoparquet(self.open(), np.concatenate([footprints(part.index) for part in self.parts]), path)
+    def write_table(self, path: Path) -> list[str]:
+        """Publish the embeddings with the footprints of their tiles as GeoParquet; says which have no footprint."""
+        outlines = [footprints(part.index) for part in self.parts]
+        write_geoparquet(self.open(), np.concatenate(outlines), path)
+        said = (without_footprint(part.index, own_T) for part, own_T in zip(self.parts, outlines, strict=True))
+        return [line for line in said if line is not None]
 
 
 @dataclass(frozen=True)

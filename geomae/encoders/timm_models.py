@@ -21,12 +21,11 @@ from geomae.encoders.foreign_models import (
     picture_range,
     stretched_range,
     values,
-    without_prefix,
 )
 from geomae.encoders.interface import Layer, check_pooling, choose_layer
 from geomae.encoders.specification import Reference
 from geomae.errors import BandMismatchError, ConfigError, ModelError, nearest
-from geomae.models.convert.state_dicts import first_line, read_weights
+from geomae.models.convert.state_dicts import first_line, prefix_notes, read_weights, without_prefix
 from geomae.sensors.record import SensorRecord
 
 PICTURE_BANDS = ("red", "green", "blue")
@@ -174,7 +173,8 @@ def _load(
     """Weights of a file, in timm's own layout or in that of the authors where timm knows it."""
     from timm.models import adapt_input_conv
 
-    weights, prefix = without_prefix(weights, next(iter(module.state_dict())))
+    given = weights
+    weights, prefix = without_prefix(given, next(iter(module.state_dict())))
     rename = getattr(import_module(type(module).__module__), "checkpoint_filter_fn", None)
     if rename is not None:
         try:
@@ -184,5 +184,4 @@ def _load(
     first = f"{settings['first_conv']}.weight"
     if first in weights and weights[first].shape[1] != bands == module.state_dict()[first].shape[1]:
         weights[first] = adapt_input_conv(bands, weights[first])
-    notes = load_state(module, weights, text)
-    return (f"keys of the weights begin with {prefix}", *notes) if prefix else notes
+    return (*prefix_notes(given, prefix), *load_state(module, weights, text))

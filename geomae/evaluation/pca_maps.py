@@ -16,7 +16,7 @@ from geomae.encoders.dense import Lattice, dense_scores
 from geomae.encoders.extraction import EncoderTiles
 from geomae.errors import StorageError
 from geomae.evaluation.pca import Floats, Pca, fit_pca, load_pca
-from geomae.files import file_name, read_json, write_json
+from geomae.files import read_json, scene_names, write_json
 from geomae.randomness import generator
 from geomae.rasters import Grid
 from geomae.runtime.devices import Compute
@@ -132,7 +132,8 @@ def scenes_to_map(parts: Sequence[EncoderTiles], most: int | None) -> list[MapJo
         limit = most if most is not None or any(grid.crs for _, grid in large) else MOST_CHIPS
         chosen = large if limit is None else [large[place] for place in evenly_spread(len(large), limit)]
         mapped += [(same[0], scene) for scene, _ in chosen]
-    return [MapJob(*one, name) for one, name in zip(mapped, _names(mapped), strict=True)]
+    names = scene_names([(part.index.name, part.index.source.scenes[scene].id) for part, scene in mapped])
+    return [MapJob(*one, name) for one, name in zip(mapped, names, strict=True)]
 
 
 def map_scene(
@@ -174,13 +175,6 @@ def _patches(
                 embedded_BND = encoder.embed(pixels_BCHW.to(device), valid_BCHW.to(device))[1]
                 shares = adaptive_max_pool2d(valid_BCHW.any(dim=1).float(), (rows, cols))
                 yield embedded_BND.float().cpu().numpy()[shares.flatten(1).numpy() > 0]
-
-
-def _names(scenes: Sequence[tuple[EncoderTiles, int]]) -> list[str]:
-    """Names of the files of scenes; with that of the data set where two would have one name."""
-    short = [file_name(part.index.source.scenes[scene].id) for part, scene in scenes]
-    long = [f"{file_name(part.index.name)}_{name}" for (part, _), name in zip(scenes, short, strict=True)]
-    return [name if short.count(name) == 1 else whole for name, whole in zip(short, long, strict=True)]
 
 
 def _size(index: TileIndex) -> int:

@@ -22,7 +22,7 @@ from geomae.models.architecture import middle_layer
 from geomae.models.folder import Model
 from geomae.randomness import generator
 from geomae.tiles.index import TileIndex, build_index
-from geomae.tiles.reader import TileReader
+from geomae.tiles.reader import TileReader, runs_of_one_size
 from geomae.tiles.selection import own_record
 
 MOST_TILES = 2000  # a curve needs no more, and a probe should take seconds
@@ -81,8 +81,8 @@ def probe(model: Model, tiles: LabelledTiles) -> dict[str, float]:
     """Balanced accuracy of the nearest neighbours, each fold predicted while it is held out, and the effective rank."""
     encoder = _encoder(model, tiles.index)
     parts = []
-    for start in range(0, len(tiles.reader), BATCH):
-        pixels, valid = tiles.reader.many(range(start, min(start + BATCH, len(tiles.reader))))
+    for run in runs_of_one_size(tiles.reader.side_T, range(len(tiles.reader)), lambda size: BATCH):
+        pixels, valid = tiles.reader.many(run)
         parts.append(encoder.embed(torch.from_numpy(pixels), torch.from_numpy(valid))[0].numpy())
     embedding_TD = np.concatenate(parts)
     predicted = {count: np.zeros_like(tiles.label_T) for count in NEIGHBOURS}

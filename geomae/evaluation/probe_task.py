@@ -17,7 +17,8 @@ from geomae.evaluation.folds import FoldPlan, Labelled, TrainingSet, codes_of, c
 from geomae.evaluation.probe_predictions import SHOTS, Predictions, classify, classify_aligned, regress, segment
 from geomae.evaluation.probe_scores import GroundTruth
 from geomae.metrics.predictions import FEWEST_GROUPS, UNKNOWN, ClassMeasure, Measure, NumberMeasure, PixelMeasure
-from geomae.tiles.index import TileIndex, read_label_codes
+from geomae.tiles.index import TileIndex
+from geomae.tiles.labels import read_label_codes
 from geomae.tiles.selection import Selection
 
 CLASSIFICATION, REGRESSION, SEGMENTATION = TASKS = ("classification", "regression", "segmentation")
@@ -124,9 +125,8 @@ def label_selection(selected: Selection, catalog: Catalog, task: str, option: st
         known_T = np.array([text is not None for text in texts])
         label_T = np.array(["" if text is None else text for text in texts])
     if not known_T.any():
-        raise CatalogError(
-            f"{where}: none of its {len(index)} tiles has a label; add `label:` to the data set, or choose another"
-        )
+        remedy = "; ".join(index.remarks) or "add `label:` to the data set, or choose another"
+        raise CatalogError(f"{where}: none of its {len(index)} tiles has a label; {remedy}")
     labelled = LabelledSelection(
         selected, label_T, index.independent_units(), pixels_THW, classes, int((~known_T).sum())
     ).take(np.flatnonzero(known_T))

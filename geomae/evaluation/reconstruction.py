@@ -247,9 +247,9 @@ class ReconstructionScores:
         return self.sums[label, mask, MASKED].weighted(np.ones((1, len(self.index))))
 
     def hidden(self, mask: MaskKind) -> float:
-        """The share of a tile's cells that a mask hides: its ratio, in whole cells."""
-        cells = (int(self.index.tiles["size"].iloc[0]) // self.fitted.cell) ** 2
-        return 1 - visible_count(cells, mask.ratio) / cells
+        """The share of the tiles' cells that a mask hides: its ratio, in whole cells of each tile."""
+        cells_T = [(int(size) // self.fitted.cell) ** 2 for size in self.index.tiles["size"].tolist()]
+        return 1 - sum(visible_count(cells, mask.ratio) for cells in cells_T) / sum(cells_T)
 
 
 def score_reconstructions(

@@ -24,7 +24,7 @@ from geomae.evaluation.reconstruction import (
     masked_batches,
 )
 from geomae.evaluation.reconstruction_masks import MaskedWindow, MaskKind, masked_windows, starts
-from geomae.files import file_name
+from geomae.files import file_names, scene_names
 from geomae.randomness import generator
 from geomae.rasters import Grid, Window, cog_in_strips, read
 from geomae.tiles.reader import TileReader
@@ -90,12 +90,12 @@ class MapOptions:
 
 @dataclass(frozen=True)
 class SceneMap:
-    """A scene that is mapped, and what the names of its maps end with."""
+    """A scene that is mapped, and what the names of its maps end with, by the label of the model."""
 
     scores: ReconstructionScores
     scene: Scene
     grid: Grid
-    stem: str
+    stems: Mapping[str, str]
 
 
 def write_scene_maps(
@@ -128,20 +128,25 @@ def write_scene_maps(
 
 def scenes_to_map(all_scores: Sequence[ReconstructionScores], most: int) -> list[SceneMap]:
     """The scenes with a CRS that hold a tile: at most `most` of each selection, and each once."""
-    maps: list[SceneMap] = []
+    mapped: list[tuple[ReconstructionScores, Scene, Grid]] = []
+    known: set[tuple[str, str]] = set()
     for one in all_scores:
-        name, size = one.index.name, _size(one)
-        known = {(other.scores.index.name, other.scene.id) for other in maps}
         chosen = [
             (scene, grid)
             for scene, grid in scenes_with_crs(one)
-            if (name, scene.id) not in known and min(grid.height, grid.width) >= size
+            if (one.index.name, scene.id) not in known and min(grid.height, grid.width) >= _size(one)
         ]
         for scene, grid in chosen[:most]:
-            stem = file_name(scene.id)
-            taken = any(other.stem == stem for other in maps)
-            maps.append(SceneMap(one, scene, grid, f"{name}_{stem}" if taken else stem))
-    return maps
+            known.add((one.index.name, scene.id))
+            mapped.append((one, scene, grid))
+    names = scene_names([(one.index.name, scene.id) for one, scene, _ in mapped])
+    labels = [(place, label) for place, (one, _, _) in enumerate(mapped) for label in one.fitted.labels]
+    # A label may end as a scene begins: `a` and `b_c` are not `a_b` and `c`.
+    stems = dict(zip(labels, file_names(f"{label}_{names[place]}" for place, label in labels), strict=True))
+    return [
+        SceneMap(one, scene, grid, {label: stems[place, label] for label in one.fitted.labels})
+        for place, (one, scene, grid) in enumerate(mapped)
+    ]
 
 
 def scenes_with_crs(scores: ReconstructionScores) -> Iterator[tuple[Scene, Grid]]:
@@ -172,7 +177,7 @@ def write_maps(
         "error": ([f"{name}, reconstruction - truth" for name in names], unit),
         "anomaly": (["all bands", *names], "standard deviations"),
     }
-    paths = {(kind, label): out / f"{kind}_{label}_{scene_map.stem}.tif" for label in fitted.labels for kind in layers}
+    paths = {(kind, label): out / f"{kind}_{stem}.tif" for label, stem in scene_map.stems.items() for kind in layers}
     rows = starts(grid.height, size)
     with contextlib.ExitStack() as stack:
         write = {
@@ -192,7 +197,7 @@ def write_maps(
                 strips = {"recon": predicted_CHW, "error": error_CHW, "anomaly": usual[label].anomaly(error_CHW)}
                 for kind, strip_CHW in strips.items():
                     write[kind, label](row + done, strip_CHW[:, done:])
-            progress(f"strips of {scene_map.stem}", number + 1, len(rows))
+            progress(f"strips of {scene.id}", number + 1, len(rows))
     return list(paths.values())
 
 

@@ -1,24 +1,37 @@
 """The audit of a data set before anything is trained on it: what cannot be read, and what looks wrong."""
 
+import functools
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from geomae.catalog import Scene, Source
 from geomae.errors import RasterError
+from geomae.rasters.grid_remarks import grid_remarks
 from geomae.rasters.grids import scene_layout
-from geomae.rasters.inspection import BandRecord, FileRecord, Wanted, inspect_files
+from geomae.rasters.inspection import BandRecord, FileFacts, FileRecord, Place, Wanted, inspect_files
+from geomae.rasters.opening import is_remote
+from geomae.rasters.remarks import band_order_remarks, file_remarks, offset_remarks
+from geomae.rasters.side_files import look_beside
 
 MOST_NOT_FINITE = 0.5  # share of NaN and infinities from which a band is suspicious
+LARGEST_VALUE = 1e12  # of any unit: beyond it, sums of squares and products leave float32 and figures become NaN
+PLAUSIBLE_VALUES = {  # per unit, of every pixel: sensors saturate within
+    "reflectance": (-0.5, 10.0),
+    "brightness_temperature": (50.0, 2000.0),
+    "decibel": (-200.0, 200.0),
+}
 PLAUSIBLE_MEDIANS = {"reflectance": (-0.2, 1.6), "brightness_temperature": (150.0, 400.0)}  # per unit
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a scene: `kind` is one of unreadable, damaged, band-count, dtype, invalid, constant, duplicate
-    (the scene is quarantined), or suspicious (a warning only).
+    """What is wrong with a scene: `kind` is one of unreadable, damaged, band-count, band-order, dtype, invalid,
+    constant, duplicate, size (the scene is quarantined), or suspicious (a warning only).
     """
 
     scene: str
@@ -36,8 +49,11 @@ class Problem:
 class AuditReport:
     """What the audit found in a data set.
 
-    `content` has a digest (64 characters, SHA-256) per scene of the bytes of its files, mask included; for a scene of
-    one file it is that of the file. Scenes with a file that cannot be read at all have none.
+    `content` has a digest (64 characters, SHA-256) per scene of the bytes of its files, mask included, and of what lies
+    beside them; for a scene of one file alone it is that of the file. Scenes with a file that cannot be read at all
+    have none. `numbers` has the scenes whose files name their bands in another order, by which they are read (see
+    `in_own_order`); `unnamed` is how many files name no band and are taken in the stored order. `remarks` are warnings
+    about the files of the data set together, each a sentence with their number and the remedy.
     """
 
     source: str
@@ -45,6 +61,9 @@ class AuditReport:
     files: int
     problems: tuple[Problem, ...]
     content: Mapping[str, str]
+    numbers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    unnamed: int = 0
+    remarks: tuple[str, ...] = ()
 
     @property
     def quarantined(self) -> frozenset[str]:
@@ -69,6 +88,7 @@ class AuditReport:
                 for one in self.problems
             ],
             "content": dict(self.content),
+            "band_order": {"by_name": sorted(self.numbers), "unnamed": self.unnamed},
         }
 
 
@@ -76,25 +96,64 @@ def audit(source: Source, *, workers: int) -> AuditReport:
     """Read every file of a data set and say which scenes cannot be used, and which look wrong.
 
     Files are read by `workers` threads, in pieces. What was found is kept in the cache folder, so that a file is
-    read again only after it, or the way it is read, has changed. A scene is named with its first quarantining problem.
+    read again only after it, what lies beside it, or the way it is read has changed. A scene is named with its first
+    quarantining problem.
     """
     wanted = _wanted(source)
-    records = inspect_files(source, wanted, workers=workers)
+    labels = {scene.label_path for scene in source.scenes if scene.label_path}
+    look_beside(path for path in {one.path for one in wanted} | labels if not is_remote(path))
+    place = functools.cache(source.order.place) if source.order is not None else None
+    records = inspect_files(source, wanted, place, workers=workers)
     dtypes = _usual_dtypes(source, records)
     problems: list[Problem] = []
+    sound: list[Scene] = []
     content: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
     for scene in source.scenes:
         paths = _paths(scene)
-        digests = [records[path].digest for path in paths]
+        digests = [records[path].content for path in paths]
         if None not in digests:
             content[scene.id] = _join([str(digest) for digest in digests])
         problem = _unusable(source, scene, records, dtypes) or _duplicate(scene, records, seen)
         if problem is not None:
             problems.append(problem)
         else:
+            sound.append(scene)
             problems.extend(_suspicious(source, scene, records))
-    return AuditReport(source.name, len(source.scenes), len(wanted), tuple(problems), content)
+    facts = {path: record.facts for path, record in records.items() if record.facts is not None}
+    numbers, unnamed = _orders(sound, facts, place)
+    notes = [*band_order_remarks(source, sound, facts, numbers, unnamed), *file_remarks(source, sound, facts, numbers)]
+    notes += [*offset_remarks(source, sound, records), *grid_remarks(source, sound, facts)]
+    return AuditReport(
+        source.name,
+        len(source.scenes),
+        len(wanted),
+        tuple(problems),
+        content,
+        numbers,
+        unnamed,
+        tuple(notes),
+    )
+
+
+def _orders(
+    sound: Sequence[Scene], facts: Mapping[str, FileFacts], place: Place | None
+) -> tuple[dict[str, tuple[int, ...]], int]:
+    """Where scenes that name their bands in another order have them, by id, and the number of those without names."""
+    if place is None:
+        return {}, 0
+    placements = {scene.id: place(facts[scene.files[0]].names) for scene in sound}
+    moved = {scene_id: one.numbers for scene_id, one in placements.items() if one.moved and one.numbers}
+    return moved, sum(not one.named for one in placements.values())
+
+
+def stored_value(value: float, scale: float, offset: float) -> str:
+    """A value as the file stores it, in digits that name it again: whole numbers, else those of float32."""
+    raw = (value - offset) / scale
+    if abs(raw) < 1e6 and abs(raw - round(raw)) < 0.01:
+        return str(round(raw))
+    limits = np.finfo(np.float32)
+    return str(np.float32(min(max(raw, float(limits.min)), float(limits.max))))
 
 
 def _paths(scene: Scene) -> tuple[str, ...]:
@@ -109,8 +168,9 @@ def _wanted(source: Source) -> list[Wanted]:
             bands.setdefault(band.path, {}).setdefault(band.index, (scale, offset))
         if scene.mask is not None:
             bands.setdefault(scene.mask.path, {}).setdefault(scene.mask.index, (1.0, 0.0))
+    imagery = {path for scene in source.scenes for path in scene.files}
     return [
-        Wanted(path, tuple((index, *used[index]) for index in sorted(used)), source.nodata, source.remote)
+        Wanted(path, tuple((n, *used[n]) for n in sorted(used)), source.nodata, source.remote, path in imagery)
         for path, used in bands.items()
     ]
 
@@ -135,6 +195,8 @@ def _unusable(
     """The first reason, if any, for which a scene must not be used."""
     for path in _paths(scene):
         record = records[path]
+        if record.kind == "band-order":
+            return Problem(scene.id, (path,), record.kind, _contradiction(source, path, str(record.message)))
         if record.kind is not None:
             return Problem(scene.id, (path,), record.kind, str(record.message))
     for path in scene.files:
@@ -161,6 +223,16 @@ def _unusable(
     return None
 
 
+def _contradiction(source: Source, path: str, described: str) -> str:
+    order = source.order
+    assert order is not None
+    if order.stated:
+        said, remedy = f"where `bands` says {order}", "correct `bands`, or the descriptions in the file"
+    else:
+        said, remedy = f"where the first file has {order}", "add `bands`, or make it its own data set"
+    return f"{path}: names its bands {described}, {said}; {remedy}"
+
+
 def _duplicate(scene: Scene, records: Mapping[str, FileRecord], seen: dict[tuple[Any, ...], str]) -> Problem | None:
     """Whether an earlier scene has the same bytes in the same bands."""
     key = tuple((records[band.path].digest, band.index) for band in scene.bands)
@@ -174,22 +246,45 @@ def _duplicate(scene: Scene, records: Mapping[str, FileRecord], seen: dict[tuple
 def _suspicious(source: Source, scene: Scene, records: Mapping[str, FileRecord]) -> Iterable[Problem]:
     low, high = PLAUSIBLE_MEDIANS.get(source.unit, (float("-inf"), float("inf")))
     far, gone, flat = [], [], []
-    for name, band in _bands(source, scene, records):
+    beyond: dict[str, list[str]] = {}  # names of bands by the value that is stored in them
+    fills: dict[str, list[str]] = {}
+    for (name, band), *scaling in zip(_bands(source, scene, records), source.scale_C, source.offset_C, strict=True):
+        fits = band.median is None or low <= band.median <= high
+        extreme = _beyond(source.unit if fits else "", band)  # a wrong `scale` moves every value
+        if band.fill is not None:
+            fills.setdefault(stored_value(band.fill, *scaling), []).append(f"{name} ({band.fill_share:.1%})")
+        if extreme is not None and extreme != band.fill:
+            beyond.setdefault(stored_value(extreme, *scaling), []).append(name)
         if band.not_finite > MOST_NOT_FINITE * band.pixels:
             gone.append(f"{name} ({band.not_finite / band.pixels:.0%})")
-        if band.median is not None and not low <= band.median <= high:
+        if not fits:
             far.append(f"{name} ({_figure(band.median)})")
         if band.valid == 0 or band.low == band.high:
             flat.append(name)
-    messages = []
+    unit = source.unit.replace("_", " ")
+    messages = [
+        f"{value} is in {', '.join(names)} and far from all other values; if it is no measurement, declare `nodata`"
+        for value, names in fills.items()
+    ]
+    messages += [
+        f"{value} in {', '.join(names)} is beyond any {unit}; if it is no measurement, declare `nodata`"
+        for value, names in beyond.items()
+    ]
     if far:
-        what = source.unit.replace("_", " ")
-        messages.append(f"median {what} out of {low:g} to {high:g} in {', '.join(far)}; check `scale` and `offset`")
+        messages.append(f"median {unit} out of {low:g} to {high:g} in {', '.join(far)}; check `scale` and `offset`")
     if gone:
         messages.append(f"most values are NaN or infinite in {', '.join(gone)}; check how the file was made")
     if flat:
         messages.append(f"one value or none at all in {', '.join(flat)}; check `bands`")
     return [Problem(scene.id, scene.files, "suspicious", f"{scene.files[0]}: {text}") for text in messages]
+
+
+def _beyond(unit: str, band: BandRecord) -> float | None:
+    """The lowest or highest value of a band, where no measurement in `unit` can be so far."""
+    least, most = PLAUSIBLE_VALUES.get(unit, (-LARGEST_VALUE, LARGEST_VALUE))
+    if band.low is not None and band.low < least:
+        return band.low
+    return band.high if band.high is not None and band.high > most else None
 
 
 def _bands(source: Source, scene: Scene, records: Mapping[str, FileRecord]) -> list[tuple[str, BandRecord]]:

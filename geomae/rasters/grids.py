@@ -27,6 +27,7 @@ SMALLEST_WEIGHT = 1e-6
 
 
 GSD_TOLERANCE = 0.05  # a file this close to the wanted ground sample distance is taken as it is
+FINEST = 64  # times finer than a scene's finest file a grid may be
 SNAP = 1e-3  # offsets of less than this many pixels over a whole raster are rounding in the file's header
 HALF = 0.5 + SNAP  # pixels by which the edges of the files of a scene may differ
 
@@ -195,6 +196,11 @@ def scene_layout(source: Source, scene: Scene) -> Layout:
     return _layout(scene.bands, headers, scene.mask, mask, source.gsd_m, finest_gsd_m)
 
 
+def crs_label(crs: str | None) -> str:
+    """A CRS as messages name it: as it is written in the file, cut short."""
+    return "no CRS" if crs is None else crs if len(crs) <= 40 else f"{crs[:37]}..."
+
+
 def check_window(window: Window, grid: Grid, where: str) -> None:
     """Raise RasterError unless `window` lies within `grid`."""
     inside = min(window.row, window.col) >= 0 and min(window.height, window.width) > 0
@@ -249,7 +255,7 @@ def _finest(headers: Sequence[Header]) -> Header:
     for other in headers:
         if other.crs != first.crs:
             raise RasterError(
-                f"{first.path} has CRS {_short(first.crs)} and {other.path} has {_short(other.crs)}; "
+                f"{first.path} has CRS {crs_label(first.crs)} and {other.path} has {crs_label(other.crs)}; "
                 "warp the files of a scene to one CRS first"
             )
     if first.crs is None:
@@ -264,13 +270,20 @@ def _grid(
     pixel_m = reference.pixel_m
     if reference.crs is None and any(one.shape != reference.shape for one in headers):
         pixel_m = finest_gsd_m
-    if pixel_m is None or gsd_m is None or abs(gsd_m / pixel_m - 1) <= GSD_TOLERANCE:
+    sides_m = reference.sides_m or (pixel_m, pixel_m)
+    near = gsd_m is None or all(side_m is None or abs(gsd_m / side_m - 1) <= GSD_TOLERANCE for side_m in sides_m)
+    if pixel_m is None or gsd_m is None or near:
         known_m = next((one for one in (gsd_m, pixel_m, reference.roughly_m, finest_gsd_m) if one is not None), None)
         return Grid(reference.height, reference.width, known_m, reference.crs, reference.transform), Affine.identity()
     affine = reference.affine
     metres = pixel_m / math.sqrt(abs(affine.determinant))  # per unit of the CRS
     factor_x = gsd_m / (math.hypot(affine.a, affine.d) * metres)
     factor_y = gsd_m / (math.hypot(affine.b, affine.e) * metres)
+    if not 1 / FINEST <= gsd_m / pixel_m <= max(reference.height, reference.width):
+        raise RasterError(
+            f"{reference.path}: has {reference.height} x {reference.width} pixels of {pixel_m:g} m, which cannot be "
+            f"brought to {gsd_m:g} m; correct `gsd_m`"
+        )
     height, width = max(1, round(reference.height / factor_y)), max(1, round(reference.width / factor_x))
     to_reference = Affine.scale(factor_x, factor_y)
     a, b, c, d, e, f = tuple(affine @ to_reference)[:6]
@@ -294,7 +307,7 @@ def _mask_between(reference: Header, mask: Header) -> Affine:
     if reference.crs is not None and mask.crs is not None:
         if reference.crs != mask.crs:
             raise RasterError(
-                f"{mask.path} has CRS {_short(mask.crs)} and {reference.path} has {_short(reference.crs)}; "
+                f"{mask.path} has CRS {crs_label(mask.crs)} and {reference.path} has {crs_label(reference.crs)}; "
                 "warp the mask to the grid of its scene first"
             )
         return ~mask.affine @ reference.affine
@@ -330,7 +343,3 @@ def _axis(scale: float, offset: float, length: int, size: int) -> Axis:
     if abs(scale - 1) * length < SNAP and abs(offset) < SNAP:
         return Axis(1.0, 0.0, size)
     return Axis(scale, 0.0 if abs(offset) < SNAP * scale else offset, size)
-
-
-def _short(crs: str | None) -> str:
-    return "no CRS" if crs is None else crs if len(crs) <= 40 else f"{crs[:37]}..."

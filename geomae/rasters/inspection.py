@@ -9,7 +9,7 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,28 +19,35 @@ import numpy as np
 import numpy.typing as npt
 from rasterio.io import DatasetReader
 
-from geomae.catalog import Source
+from geomae.catalog import Placement, Source
 from geomae.errors import GeomaeError, RasterError
 from geomae.files import cache_folder, digest, file_digest, read_json, write_json
 from geomae.rasters.opening import Header, describe_dataset, is_remote, opened, stamp
 from geomae.rasters.reading import Span, physical, read_stored
+from geomae.rasters.side_files import side_digest
+from geomae.rasters.tiff_directory import missing_blocks
 
 PASS_VALUES = 8_000_000  # values held at once
-SAMPLE_PIXELS = 65_536  # of each band, for the median
-VERSION = 1  # of what is found in a file; raise it when `inspect_file` finds something else
+SAMPLE_PIXELS = 65_536  # of each band, for median, quantile and what is repeated
+DARK = 0.01  # share of the valid pixels of a band that are its darkest
+FILL_SHARE = 0.005  # of the valid pixels, from which one value at the end of all may be nodata
+VERSION = 5  # of what is found in a file; raise it when `inspect_file` finds something else
 SAVE_SECONDS = 30.0
 
 
 def check_blocks(path: str, dataset: DatasetReader, info: Header, file: BinaryIO) -> str | None:
-    """Name the first damaged block of a GeoTIFF and how many there are, or None when there is none.
+    """Name the first damaged block of a GeoTIFF and how many there are, or what its index lacks; None when it is whole.
 
     Each compressed block is a zlib stream that ends with an Adler-32 checksum; some decoders do not look at it. A
     block that is absent holds nodata, which is allowed.
 
     Raises RasterError when the file ends before its blocks do.
     """
-    if dataset.driver != "GTiff" or info.compression != "DEFLATE":
+    if dataset.driver != "GTiff":
         return None
+    missing = missing_blocks(file)
+    if missing is not None or info.compression != "DEFLATE":
+        return missing
     size = file.seek(0, 2)
     bits = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
     bands = range(1, 2) if info.interleaved else range(1, info.count + 1)
@@ -66,19 +73,31 @@ def check_blocks(path: str, dataset: DatasetReader, info: Header, file: BinaryIO
     return None if not damaged else f"{len(damaged)} damaged blocks, the first is the {damaged[0]}"
 
 
+Place = Callable[[tuple[str | None, ...]], Placement]  # descriptions of a file -> where it has each band
+
+
 @dataclass(frozen=True)
 class Wanted:
-    """One file and what to read of it: (number of the stored band, scale, offset) for each band, and nodata values."""
+    """One file and what to read of it: (number of the stored band, scale, offset) for each band, and nodata values.
+
+    `imagery` says whether it holds bands of the data set; else it is a mask.
+    """
 
     path: str
     bands: tuple[tuple[int, float, float], ...]
     nodata: tuple[float, ...]
     remote: bool
+    imagery: bool = True
 
 
 @dataclass(frozen=True)
 class BandRecord:
-    """Counts of pixels, and range and median of the valid ones in physical units (None when there are none)."""
+    """Counts of pixels, and of the valid ones range, median and darkest hundredth (its upper end) in physical units.
+
+    None when there are none. `fill` is the lowest or highest value where many pixels have it and it lies
+    further from the rest than that is wide: it may be nodata that nobody declared. `fill_share` of the valid pixels
+    have it.
+    """
 
     pixels: int
     valid: int
@@ -86,11 +105,48 @@ class BandRecord:
     low: float | None
     high: float | None
     median: float | None
+    dark: float | None = None
+    fill: float | None = None
+    fill_share: float = 0.0
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What the header of a file says that pixels do not: see `Header`. `nodata` is whether the file declares any."""
+
+    names: tuple[str | None, ...]
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
+    alpha: int | None
+    palette: bool
+    lossy: bool
+    masked: bool
+    nodata: bool
+    placed_by: str | None
+    pages: int
+    sides_m: tuple[float, float] | None
+
+    @classmethod
+    def of(cls, info: Header) -> "FileFacts":
+        """Those of a header."""
+        nodata = any(value is not None for value in info.nodata)
+        look = (info.names, info.scales, info.offsets, info.alpha, info.palette, info.lossy, info.masked)
+        return cls(*look, nodata, info.placed_by, info.pages, info.sides_m)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "FileFacts":
+        """Read what JSON has of them. Raises TypeError for anything else."""
+        fixed: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
+        return cls(**fixed)
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What was found in one file. `kind` and `message` say what is wrong, None for a file that reads."""
+    """What was found in one file. `kind` and `message` say what is wrong, None for a file that reads.
+
+    `digest` is of the file's bytes, `beside` of the files beside it that GDAL reads with it (None without any). `bands`
+    are by number in the stored order of the data set, also where the file has another (see `StoredOrder`).
+    """
 
     digest: str | None = None
     count: int = 0
@@ -98,6 +154,15 @@ class FileRecord:
     kind: str | None = None
     message: str | None = None
     bands: tuple[tuple[int, BandRecord], ...] = ()
+    beside: str | None = None
+    facts: FileFacts | None = None
+
+    @property
+    def content(self) -> str | None:
+        """Digest of all that decides what is read: the file's bytes, and the files beside it where there are any."""
+        if self.digest is None or self.beside is None:
+            return self.digest
+        return hashlib.sha256(f"{self.digest}\n{self.beside}".encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         """Give the record as what JSON has."""
@@ -107,18 +172,19 @@ class FileRecord:
     def from_dict(cls, values: dict[str, Any]) -> "FileRecord":
         """Read what `to_dict` gave. Raises TypeError, KeyError or ValueError for anything else."""
         bands = tuple((int(index), BandRecord(**band)) for index, band in values["bands"])
-        return cls(**{**values, "bands": bands})
+        facts = values["facts"]
+        return cls(**{**values, "bands": bands, "facts": None if facts is None else FileFacts.from_dict(facts)})
 
 
-def inspect_file(wanted: Wanted) -> FileRecord:
+def inspect_file(wanted: Wanted, place: Place | None = None) -> FileRecord:
     """Read a file whole, in pieces, and describe it; what is wrong with it is in the record and never raised.
 
     Of a remote file only the header and one window are read, and the digest covers address and header.
     """
-    digest = None
+    digest = beside = None
     try:
         if not is_remote(wanted.path):
-            digest = file_digest(Path(wanted.path))
+            digest, beside = file_digest(Path(wanted.path)), side_digest(wanted.path)
         # Damaged JPEG data are decoded to grey with a mere warning otherwise.
         with opened(wanted.path, remote=wanted.remote, GDAL_ERROR_ON_LIBJPEG_WARNING="TRUE") as dataset:
             info = describe_dataset(wanted.path, None, dataset)
@@ -128,9 +194,18 @@ def inspect_file(wanted: Wanted) -> FileRecord:
             damage = _damage(wanted.path, dataset, info)
             if damage is not None:
                 return FileRecord(digest, count, dtype, "damaged", f"{wanted.path}: {damage}; restore or remove it")
+            facts = FileFacts.of(info)
             known = tuple(band for band in wanted.bands if band[0] <= count)
-            bands = _measure(dataset, info, known, wanted.nodata) if known else ()
-            return FileRecord(digest, count, dtype, bands=bands)
+            stored = known
+            if place is not None and wanted.imagery:
+                placement = place(facts.names)
+                if placement.numbers is None:
+                    text = placement.text
+                    return FileRecord(digest, count, dtype, "band-order", text, beside=beside, facts=facts)
+                stored = tuple((placement.numbers[number - 1], scale, offset) for number, scale, offset in known)
+            measured = _measure(dataset, info, stored, wanted.nodata) if known else []
+            bands = tuple((band[0], record) for band, record in zip(known, measured, strict=True))
+            return FileRecord(digest, count, dtype, bands=bands, beside=beside, facts=facts)
     except RasterError as error:
         return FileRecord(digest, kind="unreadable", message=str(error))
     except OSError as error:
@@ -138,14 +213,19 @@ def inspect_file(wanted: Wanted) -> FileRecord:
         return FileRecord(digest, kind="unreadable", message=message)
 
 
-def inspect_files(source: Source, wanted: Sequence[Wanted], *, workers: int) -> dict[str, FileRecord]:
+def inspect_files(
+    source: Source, wanted: Sequence[Wanted], place: Place | None, *, workers: int
+) -> dict[str, FileRecord]:
     """Inspect files with `workers` threads; those that have not changed since the last time are not read again.
+
+    `place` says where a file has each band of the data set, by its descriptions.
 
     The cache is a convenience: when it cannot be read or written, the files are.
     """
-    place = _place(source, wanted)
-    keys = {one.path: _key(one) for one in wanted}
-    kept = _load(place)
+    cache = _cache_file(source, wanted)
+    order = _order_key(source)
+    keys = {one.path: _key(one, order) for one in wanted}
+    kept = _load(cache)
     records: dict[str, FileRecord] = {}
     for one in wanted:
         entry = kept.get(one.path)
@@ -157,7 +237,7 @@ def inspect_files(source: Source, wanted: Sequence[Wanted], *, workers: int) -> 
     saved = time.monotonic()
     executor = ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="audit")
     try:
-        futures = {executor.submit(inspect_file, one): one for one in missing}
+        futures = {executor.submit(inspect_file, one, place): one for one in missing}
         for future in as_completed(futures):
             one, record = futures[future], future.result()
             records[one.path] = record
@@ -165,11 +245,11 @@ def inspect_files(source: Source, wanted: Sequence[Wanted], *, workers: int) -> 
             if key is not None and record.kind != "unreadable":  # that may be of the moment
                 kept[one.path] = (key, record)
             if time.monotonic() - saved > SAVE_SECONDS:
-                _save(place, kept)
+                _save(cache, kept)
                 saved = time.monotonic()
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
-        _save(place, kept)
+        _save(cache, kept)
     return records
 
 
@@ -192,7 +272,8 @@ def _damage(path: str, dataset: DatasetReader, info: Header) -> str | None:
 
 def _measure(
     dataset: DatasetReader, info: Header, bands: tuple[tuple[int, float, float], ...], nodata: tuple[float, ...]
-) -> tuple[tuple[int, BandRecord], ...]:
+) -> list[BandRecord]:
+    """What the pixels of the stored `bands` (number, scale, offset) are."""
     indexes, scale_C, offset_C = (tuple(column) for column in zip(*bands, strict=True))
     step = max(1, math.isqrt(info.height * info.width // SAMPLE_PIXELS))
     valid_C, not_finite_C = np.zeros(len(bands), np.int64), np.zeros(len(bands), np.int64)
@@ -216,6 +297,7 @@ def _measure(
     for position, samples in enumerate(samples_C):
         merged = np.concatenate(samples)
         any_valid = valid_C[position] > 0
+        fill, fill_share = _fill(merged)
         records.append(
             BandRecord(
                 pixels=pixels,
@@ -224,9 +306,28 @@ def _measure(
                 low=float(low_C[position]) if any_valid else None,
                 high=float(high_C[position]) if any_valid else None,
                 median=float(np.median(merged)) if merged.size else None,
+                dark=float(np.quantile(merged, DARK)) if merged.size else None,
+                fill=fill,
+                fill_share=fill_share,
             )
         )
-    return tuple(zip(indexes, records, strict=True))
+    return records
+
+
+def _fill(sample_N: npt.NDArray[np.float32]) -> tuple[float | None, float]:
+    """The value of a band's sample that may be nodata, and its share of the sample; see `BandRecord`."""
+    if sample_N.size == 0:
+        return None, 0.0
+    low, high = sample_N.min(), sample_N.max()
+    rest_N = sample_N[(sample_N > low) & (sample_N < high)]
+    if rest_N.size == 0:
+        return None, 0.0
+    first, last = float(rest_N.min()), float(rest_N.max())
+    for value, gap in ((low, first - float(low)), (high, float(high) - last)):
+        share = np.count_nonzero(sample_N == value) / sample_N.size
+        if gap > last - first > 0 and share >= FILL_SHARE:
+            return float(value), share
+    return None, 0.0
 
 
 def _spans(info: Header, bands: int) -> Iterator[Span]:
@@ -247,7 +348,7 @@ def _spans(info: Header, bands: int) -> Iterator[Span]:
             yield Span(row, col, min(height, info.height - row), min(width, info.width - col))
 
 
-def _place(source: Source, wanted: Sequence[Wanted]) -> Path:
+def _cache_file(source: Source, wanted: Sequence[Wanted]) -> Path:
     """One cache file per data set and folder."""
     folders = sorted({str(Path(one.path).parent) for one in wanted})
     try:
@@ -257,13 +358,23 @@ def _place(source: Source, wanted: Sequence[Wanted]) -> Path:
     return cache_folder() / "audit" / f"{digest({'name': source.name, 'folder': folder})}.json"
 
 
-def _key(wanted: Wanted) -> str | None:
+def _order_key(source: Source) -> str:
+    """Changes with what decides which band of a file is which."""
+    order = source.order
+    if order is None:
+        return ""
+    return digest([order.names, order.stated, order.layer, [band.to_dict() for band in order.sensor.bands]])
+
+
+def _key(wanted: Wanted, order: str) -> str | None:
     """Changes with the file and with the way it is read; None for a file that is absent or not of this machine."""
     try:
         current = stamp(wanted.path, remote=wanted.remote)
     except GeomaeError:
         return None
-    return None if current is None else digest({"version": VERSION, "stamp": current, "wanted": asdict(wanted)})
+    if current is None:
+        return None
+    return digest({"version": VERSION, "stamp": current, "wanted": asdict(wanted), "order": order})
 
 
 def _load(place: Path) -> dict[str, tuple[str, FileRecord]]:

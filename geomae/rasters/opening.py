@@ -26,7 +26,10 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.session import DummySession
 
+from geomae.catalog.band_order import ALPHA
+from geomae.catalog.foreign_formats import foreign_format
 from geomae.errors import RasterError
+from geomae.rasters.side_files import side_files
 
 DRIVERS = ("GTiff", "JP2OpenJPEG", "PNG", "JPEG", "WEBP")  # COGs are GTiff; none of these can name other files
 LARGEST_CACHE = 64  # handles per thread; a process may have 1024 files open on most systems
@@ -48,7 +51,7 @@ REMOTE_OPTIONS = LOCAL_OPTIONS | {
 GdalError = CPLE_BaseError  # some calls let it through, and rasterio has no public name for it
 LARGEST_BYTES = 2 * 1024**3  # of one window, and of one block, which GDAL decodes as a whole
 METRES_PER_DEGREE = 111_320.0  # along a meridian
-Stamp = tuple[int, int] | None  # bytes and time of change of a local file, None for a remote one
+Stamp = tuple[int | str, ...] | None  # what tells this state of a local file from others, None for a remote one
 _LOCAL = threading.local()
 
 
@@ -69,7 +72,10 @@ def is_remote(path: str) -> bool:
 
 
 def stamp(path: str, *, remote: bool) -> Stamp:
-    """Give size and time of change, by which a changed file is noticed. Raises RasterError when there is no file."""
+    """Give size and time of change, by which a changed file is noticed, also those of the known files beside it.
+
+    Raises RasterError when there is no file.
+    """
     if is_remote(path):
         _allow(path, remote=remote)
         return None
@@ -77,7 +83,8 @@ def stamp(path: str, *, remote: bool) -> Stamp:
         status = Path(path).stat()
     except OSError as error:
         raise RasterError(f"{path}: cannot be opened ({error.strerror}); check the path and the permissions") from error
-    return status.st_size, status.st_mtime_ns
+    beside = [value for one in side_files(path) for value in (one.path, one.size, one.mtime_ns)]
+    return status.st_size, status.st_mtime_ns, *beside
 
 
 def environment(*, remote: bool, **options: str) -> rasterio.Env:
@@ -158,7 +165,10 @@ class Header:
     `Affine`, from pixel to world. `crs` is an authority string
     or WKT, None where there is none. `pixel_m` is the pixel size in metres, known for projected CRS only; `roughly_m`
     is also estimated from degrees. `alpha` is the number of the alpha band. `masked` says whether the file has a
-    mask for all its bands.
+    mask for all its bands. `scales` and `offsets` are the tags of the bands, 1 and 0 where there is none. `palette`
+    says whether a band holds places in a table of colours, `lossy` whether the compression changes values.
+    `placed_by` says what would place a file without a CRS: "ground control points" or "RPCs". `pages` counts those of a
+    TIFF; the first is read.
     """
 
     path: str
@@ -178,6 +188,31 @@ class Header:
     compression: str | None
     alpha: int | None
     masked: bool
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
+    palette: bool
+    lossy: bool
+    placed_by: str | None
+    pages: int
+
+    @property
+    def sides_m(self) -> tuple[float, float] | None:
+        """Width and height of a pixel in metres, known for projected CRS only."""
+        if self.pixel_m is None:
+            return None
+        metres = self.pixel_m / math.sqrt(abs(self.affine.determinant))  # per unit of the CRS
+        a, b, _, d, e, _ = self.transform
+        return math.hypot(a, d) * metres, math.hypot(b, e) * metres
+
+    @property
+    def names(self) -> tuple[str | None, ...]:
+        """The descriptions, and "alpha" for an alpha band that has none.
+
+        Not of four bands of 8 bits: GDAL marks the last as alpha whatever it holds, as the near infrared of NAIP.
+        """
+        if self.alpha is None or self.descriptions[self.alpha - 1] or (self.count, self.dtypes[0]) == (4, "uint8"):
+            return self.descriptions
+        return (*self.descriptions[: self.alpha - 1], ALPHA, *self.descriptions[self.alpha :])
 
     @property
     def count(self) -> int:
@@ -204,8 +239,8 @@ def header(path: str, *, remote: bool = False) -> Header:
 
 
 def describe_bands(path: str, *, remote: bool = False) -> tuple[str | None, ...]:
-    """Give the descriptions that the file has for its bands, in stored order, None where it has none."""
-    return header(path, remote=remote).descriptions
+    """Give the names that the file has for its bands, in stored order, None where it has none (see `Header.names`)."""
+    return header(path, remote=remote).names
 
 
 def describe_dataset(path: str, current: Stamp, dataset: DatasetReader) -> Header:
@@ -216,7 +251,8 @@ def describe_dataset(path: str, current: Stamp, dataset: DatasetReader) -> Heade
     affine = dataset.transform
     pixel_m = _pixel_m(crs, affine)
     flags = dataset.mask_flag_enums[0]
-    alpha = dataset.colorinterp.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in dataset.colorinterp else None
+    interpretation = dataset.colorinterp
+    alpha = interpretation.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in interpretation else None
     block_height, block_width = dataset.block_shapes[0]
     structure = dataset.tags(ns="IMAGE_STRUCTURE")
     info = Header(
@@ -237,6 +273,12 @@ def describe_dataset(path: str, current: Stamp, dataset: DatasetReader) -> Heade
         compression=structure.get("COMPRESSION"),
         alpha=alpha,
         masked=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags,
+        scales=tuple(float(one) if math.isfinite(one) else 1.0 for one in dataset.scales),
+        offsets=tuple(float(one) if math.isfinite(one) else 0.0 for one in dataset.offsets),
+        palette=ColorInterp.palette in interpretation,
+        lossy=_is_lossy(structure),
+        placed_by=_placed_by(dataset) if crs is None else None,
+        pages=max(1, len(dataset.subdatasets)) if dataset.driver == "GTiff" else 1,
     )
     _check(info)
     return info
@@ -282,7 +324,7 @@ def _open(path: str, *, remote: bool) -> DatasetReader:
         _allow(path, remote=remote)
         with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):  # each side file would cost a request
             return _Reader(path, driver=list(DRIVERS))
-    _check_sidecar_mask(Path(path + ".msk"))
+    _check_sidecar_mask(path)
     # Side files (.aux.xml, .msk, world files) count, but a folder of a million files is not listed at each opening.
     with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE"):
         return _Reader(Path(path), driver=list(DRIVERS))  # a string could be taken for a URL
@@ -295,24 +337,31 @@ def _allow(path: str, *, remote: bool) -> None:
         raise RasterError(f"{path}: this kind of address is not read; use one of https://, s3://, gs://")
 
 
-def _check_sidecar_mask(path: Path) -> None:
+def _check_sidecar_mask(path: str) -> None:
     """GDAL opens a mask file beside a raster with any driver, so one that is no TIFF could name other files."""
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError:
-        return
-    if magic not in TIFF_MAGICS:
-        raise RasterError(f"{path}: is taken for the mask of the raster beside it, but is no TIFF; remove or rename it")
+    for mask in (Path(path + ".msk"), Path(path + ".MSK")):
+        try:
+            with mask.open("rb") as file:
+                magic = file.read(4)
+        except OSError:
+            continue
+        if magic not in TIFF_MAGICS:
+            raise RasterError(
+                f"{mask}: is taken for the mask of the raster beside it, but is no TIFF; remove or rename it"
+            )
 
 
 @contextlib.contextmanager
 def _raster_errors(path: str) -> Iterator[None]:
     try:
         yield
+    except UnicodeEncodeError as error:
+        raise RasterError(f"{path}: has a name that is not UTF-8, which GDAL needs; rename the file") from error
     except (RasterioError, GdalError, CRSError) as error:
         reason = _reason(error, path)
-        raise RasterError(f"{path}: cannot be read ({reason}); restore the file or leave it out") from error
+        foreign = foreign_format(path) if "not recognized" in reason else None
+        what = foreign or f"cannot be read ({reason}); restore the file or leave it out"
+        raise RasterError(f"{path}: {what}") from error
 
 
 def _reason(error: BaseException, path: str) -> str:
@@ -329,6 +378,13 @@ def _reason(error: BaseException, path: str) -> str:
 def _header(path: str, current: Stamp, remote: bool) -> Header:
     with environment(remote=remote), borrowed(path, current, remote=remote) as dataset:
         return describe_dataset(path, current, dataset)
+
+
+def _placed_by(dataset: DatasetReader) -> str | None:
+    """What places a file without a CRS, and is not applied."""
+    if dataset.gcps[0]:
+        return "ground control points"
+    return "RPCs" if dataset.tags(ns="RPC") else None
 
 
 def _pixel_m(crs: CRS | None, affine: Affine) -> float | None:
@@ -349,7 +405,16 @@ def _roughly_m(crs: CRS | None, affine: Affine, height: int, width: int) -> floa
     return math.sqrt(abs(affine.determinant) * narrowing) * METRES_PER_DEGREE
 
 
+def _is_lossy(structure: dict[str, str]) -> bool:
+    """Whether values come back changed: JPEG, and WebP, JPEG 2000 and LERC where they were told so."""
+    jpeg = structure.get("COMPRESSION", "").endswith("JPEG")
+    return jpeg or structure.get("COMPRESSION_REVERSIBILITY") == "LOSSY" or "MAX_Z_ERROR" in structure
+
+
 def _check(info: Header) -> None:
+    if not all(map(math.isfinite, info.transform)):
+        remedy = "correct it, or the .aux.xml or world file that says so"
+        raise RasterError(f"{info.path}: its georeference holds figures that are not finite; {remedy}")
     for dtype in set(info.dtypes):
         if dtype.startswith("complex"):
             raise RasterError(f"{info.path}: holds complex values ({dtype}); convert them to intensity first")

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from rasterio import Affine
 from rasterio.crs import CRS
+from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.warp import transform as transform_points
 from rasterio.windows import Window as RasterioWindow
@@ -32,11 +33,12 @@ from geomae.rasters.grids import (
     axes,
     bilinear,
     check_window,
+    crs_label,
     nearest,
     scene_layout,
     taps,
 )
-from geomae.rasters.opening import LARGEST_BYTES, Header, borrowed, environment, header
+from geomae.rasters.opening import LARGEST_BYTES, GdalError, Header, borrowed, environment, header
 
 Array = npt.NDArray[Any]
 Codes = npt.NDArray[np.int32]
@@ -169,8 +171,10 @@ def _strike(raw: Array, valid: Bools, nodata: Sequence[float | None]) -> None:
             if np.isnan(value):
                 valid &= ~np.isnan(raw)
             else:
-                with np.errstate(over="ignore"):
-                    valid &= raw != raw.dtype.type(value)  # -3.4e38 is written with the digits of either precision
+                # -3.4e38 is written with the digits of either precision, and some writers mean by -1.8e308, the limit
+                # of float64, the limit of whatever type the file has; GDAL gives that as an infinity.
+                limits = np.finfo(raw.dtype)
+                valid &= raw != raw.dtype.type(min(max(value, float(limits.min)), float(limits.max)))
         elif float(value).is_integer() and np.iinfo(raw.dtype).min <= value <= np.iinfo(raw.dtype).max:
             valid &= raw != int(value)
 
@@ -262,7 +266,16 @@ def _warped(info: Header, grid: Grid, window: Window) -> tuple[Indexes, Indexes,
         np.arange(window.col, window.col + window.width) + 0.5, np.arange(window.row, window.row + window.height) + 0.5
     )
     x_HW, y_HW = _apply(Affine(*grid.transform), col_HW, row_HW)
-    xs, ys = transform_points(_crs(str(grid.crs)), _crs(str(info.crs)), x_HW.ravel(), y_HW.ravel())
+    try:
+        xs, ys = transform_points(_crs(str(grid.crs)), _crs(str(info.crs)), x_HW.ravel(), y_HW.ravel())
+    except (RasterioError, GdalError) as error:
+        raise RasterError(
+            f"{info.path}: its CRS ({crs_label(info.crs)}) and that of its scene ({crs_label(grid.crs)}) have no place "
+            "in common; give both one CRS, or take labels from a table"
+        ) from error
+    if _crs(str(info.crs)).is_geographic:  # degrees of 0 to 360, or beyond 180, are those of -180 to 180
+        left = min(info.affine.c, info.affine.c + info.affine.a * info.width)
+        xs = left + np.mod(np.asarray(xs) - left, 360.0)
     file_col_HW, file_row_HW = _apply(~info.affine, np.reshape(xs, col_HW.shape), np.reshape(ys, col_HW.shape))
     inside_HW = np.isfinite(file_col_HW) & np.isfinite(file_row_HW)
     file_row_HW, file_col_HW = (np.where(inside_HW, np.floor(one_HW), -1) for one_HW in (file_row_HW, file_col_HW))

@@ -1,5 +1,6 @@
 """What a person sees of a command: a progress bar on a terminal, plain lines elsewhere, nothing with --quiet."""
 
+import io
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,9 @@ class Screen:
 
     def __init__(self, shown: bool = True) -> None:
         self.shown = shown
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a file's name may hold what the terminal's encoding has not
+                stream.reconfigure(errors="backslashreplace")
         self._out = Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self._err = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self._bar: Progress | None = None

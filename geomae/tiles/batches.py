@@ -228,12 +228,15 @@ def fixed_batches(
 ) -> Iterator[tuple[Batch, bool]]:
     """This rank's share of the tiles, unturned, each under a mask that depends on the seed and the tile alone.
 
+    Tiles of one size make a batch; where there are several sizes, the smallest come first.
     Every rank gets as many batches as the others, because some strategies talk in every forward pass; where the tiles
     do not suffice, a batch is repeated and marked false. With `partners` of the index alone, each tile has a second
     view, of its own ground, and is told apart from those of its batch.
     """
     plain = replace(spec.for_validation(), views=ViewRules())
-    chunks = [positions[start : start + size] for start in range(0, len(positions), size)]
+    side_P = reader.side_T[list(positions)]
+    alike = [[positions[place] for place in np.flatnonzero(side_P == side).tolist()] for side in np.unique(side_P)]
+    chunks = [one[start : start + size] for one in alike for start in range(0, len(one), size)]
     for turn in range(-(-len(chunks) // ranks)):
         number = turn * ranks + rank
         counted = number < len(chunks)

@@ -5,23 +5,19 @@ are (x, y) in a CRS, float64
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from pyproj import Transformer
-from pyproj.exceptions import CRSError, ProjError
 from scipy import spatial  # type: ignore[import-untyped]
 
-from geomae.rasters import Grid
+from geomae.tiles.earth import LONGITUDE_LATITUDE, frames_of, reproject, to_crs, to_sphere
 from geomae.tiles.index import TileIndex
 
 Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-LONGITUDE_LATITUDE = "EPSG:4326"
 LEAST_SHARE = 0.5  # of a tile's ground that the window in the other scene covers
 ROUND = 1.5  # below this ratio of their axes a square and its image cover more than half of each other (pi / 4 / 1.5)
 MARGIN = 1.05  # a side of a scene bends between the points at which it is looked up
@@ -57,30 +53,16 @@ class Georeference:
 def georeference(index: TileIndex, crs_numbers: dict[str, int]) -> Georeference:
     """Collect the arrays; `crs_numbers` grows by what it does not know, so that several indexes can share it."""
     scene_T, row_T, col_T, size_T = index.tiles[["scene", "row", "col", "size"]].to_numpy(dtype=np.int64).T
-    crs_S = np.array([_crs_number(grid, crs_numbers) for grid in index.grids], dtype=np.int64)
-    identity = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-    affine_S6 = np.array(
-        [identity if grid is None or grid.crs is None else grid.transform for grid in index.grids], dtype=np.float64
-    )
+    frames = frames_of(index.grids, crs_numbers)
     shape_S2 = np.array([(0, 0) if grid is None else (grid.height, grid.width) for grid in index.grids], dtype=np.int64)
     half_T = size_T / 2
     middle_col_T, middle_row_T = col_T + half_T, row_T + half_T
     col_T3 = np.stack([middle_col_T, col_T + size_T, middle_col_T], axis=1)
     row_T3 = np.stack([middle_row_T, middle_row_T, row_T + size_T], axis=1)
-    points_T32 = _to_crs(affine_S6[scene_T], col_T3, row_T3)
-    names = tuple(crs_numbers)
-    sphere_T33 = np.stack([to_sphere(names, crs_S[scene_T], points_T32[:, k]) for k in range(3)], axis=1)
+    points_T32 = frames.in_crs(scene_T, col_T3, row_T3)
+    sphere_T33 = to_sphere(frames.longitude_latitude(scene_T, col_T3, row_T3))
+    names, crs_S, affine_S6 = frames.crs_names, frames.crs_S, frames.affine_S6
     return Georeference(scene_T, row_T, col_T, size_T, names, crs_S, affine_S6, shape_S2, points_T32, sphere_T33)
-
-
-def to_sphere(crs_names: tuple[str, ...], crs_K: Whole, points_K2: Floats) -> Floats:
-    """Points as vectors (K, 3) of length 1 by longitude and latitude; NaN where there is no such place.
-
-    On the sphere nothing is special about a pole or the date line.
-    """
-    longitude, latitude = np.radians(np.moveaxis(_reproject(crs_names, crs_K, points_K2, LONGITUDE_LATITUDE), -1, 0))
-    flat = np.cos(latitude)
-    return np.stack([flat * np.cos(longitude), flat * np.sin(longitude), np.sin(latitude)], axis=-1)
 
 
 def meeting_footprints(one: Georeference, other: Georeference) -> tuple[Whole, Whole, Whole]:
@@ -118,7 +100,7 @@ def carry_over(one: Georeference, tile_N: Whole, other: Georeference, scene_N: W
         here = np.flatnonzero((to_N == number) & (from_N != number))
         target = other.crs_names[number]
         for k in range(3):
-            world_N32[here, k] = _reproject(one.crs_names, from_N[here], world_N32[here, k], target)
+            world_N32[here, k] = reproject(one.crs_names, from_N[here], world_N32[here, k], target)
     pixel_N32 = _to_pixels(other.affine_S6[scene_N], world_N32)
     # Columns of the matrix: what one column, and one row, of the tile's scene is in (column, row) of the other.
     half_N = one.size_T[tile_N] / 2
@@ -148,46 +130,14 @@ def _circles(other: Georeference, scene_F: Whole) -> tuple[Floats, Floats]:
     """Centre on the sphere (F, 3) and radius (F), as the length of a chord, of circles that hold whole scenes."""
     height_F, width_F = other.shape_S2[scene_F].T[:, :, None]
     share_92 = np.concatenate([[[0.5, 0.5]], BORDER_82])
-    points_F92 = _to_crs(other.affine_S6[scene_F], width_F * share_92[:, 0], height_F * share_92[:, 1])
+    points_F92 = to_crs(other.affine_S6[scene_F], width_F * share_92[:, 0], height_F * share_92[:, 1])
     crs = np.repeat(other.crs_S[scene_F], len(share_92))
-    sphere_F93 = to_sphere(other.crs_names, crs, points_F92.reshape(-1, 2)).reshape(len(scene_F), -1, 3)
+    degrees = reproject(other.crs_names, crs, points_F92.reshape(-1, 2), LONGITUDE_LATITUDE)
+    sphere_F93 = to_sphere(degrees).reshape(len(scene_F), -1, 3)
     distance_F8 = np.sqrt(((sphere_F93[:, 1:] - sphere_F93[:, :1]) ** 2).sum(axis=2))
     unknown_F = ~np.isfinite(distance_F8).all(axis=1)  # some of a scene's border lies beyond its projection
     centre_F3 = np.where(unknown_F[:, None], [0.0, 0.0, 1.0], sphere_F93[:, 0])
     return centre_F3, np.where(unknown_F, 2.0, MARGIN * distance_F8.max(axis=1, initial=0.0))
-
-
-def _crs_number(grid: Grid | None, crs_numbers: dict[str, int]) -> int:
-    if grid is None or grid.crs is None or _transformer(grid.crs, LONGITUDE_LATITUDE) is None:
-        return -1
-    return crs_numbers.setdefault(grid.crs, len(crs_numbers))
-
-
-@lru_cache(maxsize=512)
-def _transformer(source: str, target: str) -> Transformer | None:
-    """None where a CRS has no place on Earth, as one of a building site."""
-    try:
-        return Transformer.from_crs(source, target, always_xy=True)
-    except (CRSError, ProjError):
-        return None
-
-
-def _reproject(crs_names: tuple[str, ...], crs_K: Whole, points_K2: Floats, target: str) -> Floats:
-    """Points in the CRS `target`; NaN where there is none."""
-    result_K2 = np.full(points_K2.shape, np.nan)
-    for number in np.unique(crs_K[crs_K >= 0]).tolist():
-        here = np.flatnonzero(crs_K == number)
-        transformer = _transformer(crs_names[number], target)
-        if transformer is not None:
-            result_K2[here] = np.stack(transformer.transform(*points_K2[here].T), axis=-1)
-    result_K2[~np.isfinite(result_K2).all(axis=-1)] = np.nan
-    return result_K2
-
-
-def _to_crs(affine_K6: Floats, col_KX: Floats, row_KX: Floats) -> Floats:
-    """Points (K, X, 2) in the CRS from pixels (K, X)."""
-    a, b, c, d, e, f = affine_K6.T[:, :, None]
-    return np.stack([a * col_KX + b * row_KX + c, d * col_KX + e * row_KX + f], axis=-1)
 
 
 def _to_pixels(affine_K6: Floats, points_KX2: Floats) -> Floats:

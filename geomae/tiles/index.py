@@ -3,7 +3,8 @@
 T tiles
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,42 +12,25 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from geomae.catalog import Catalog, Selector, Source, condition_mask, read_windows, require_columns, where_mask
-from geomae.catalog.schema import Label
+from geomae.catalog import (
+    Catalog,
+    Selector,
+    Source,
+    condition_mask,
+    in_own_order,
+    read_windows,
+    require_columns,
+    where_mask,
+)
 from geomae.errors import CatalogError, GeomaeError, nearest
-from geomae.rasters import AuditReport, Grid, Window, audit, read_labels, scene_grid
+from geomae.rasters import AuditReport, Grid, audit, scene_grid
+from geomae.tiles.labels import raster_labels
 from geomae.tiles.sources import open_source, prepare
 from geomae.tiles.splits import assign_splits
 from geomae.tiles.statistics import Statistics, Survey, survey
+from geomae.tiles.unusable import TOO_LARGE, computable_tiles, without_small_scenes
 
-PURITY = 0.5  # default of `min_purity`: more than half of a tile speaks for its label
 COLUMNS = ("split", "group", "fold", "place", "block", "domain", "label")
-
-
-def read_label_codes(
-    source: Source, grids: Sequence[Grid | None], tiles: pd.DataFrame
-) -> Iterator[tuple[int, NDArray[np.int32], NDArray[np.bool_]]]:
-    """Position, class codes (H, W) and where they are known, of each tile that has a label raster."""
-    for position, (scene, row, col, size) in enumerate(tiles[["scene", "row", "col", "size"]].itertuples(index=False)):
-        path, grid = source.scenes[scene].label_path, grids[scene]
-        if path is not None and grid is not None:
-            yield position, *read_labels(path, grid, Window(row, col, size, size), remote=source.remote)
-
-
-def raster_labels(
-    label: Label, source: Source, grids: Sequence[Grid | None], tiles: pd.DataFrame
-) -> NDArray[np.object_]:
-    """The label (T,) of each tile, None where no class reaches `min_purity` of all the tile's pixels."""
-    classes = label.classes or {}
-    codes = np.array(sorted(classes))
-    least = PURITY if label.min_purity is None else label.min_purity
-    label_T = np.full(len(tiles), None, dtype=object)
-    for position, codes_HW, known_HW in read_label_codes(source, grids, tiles):
-        counts = np.array([((codes_HW == code) & known_HW).sum() for code in codes])
-        best = int(counts.argmax())
-        if counts[best] > 0 and counts[best] >= least * codes_HW.size:
-            label_T[position] = classes[int(codes[best])]
-    return label_T
 
 
 def describe(
@@ -56,8 +40,9 @@ def describe(
     grids: Sequence[Grid | None],
     tiles: pd.DataFrame,
     attributes: pd.DataFrame,
-) -> pd.DataFrame:
-    """Add identity, centre, group, place, domain and label."""
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Add identity, centre, group, place, domain and label; and say what is wrong with label rasters."""
+    remarks: tuple[str, ...] = ()
     entry = catalog.entry(name)
     ids = [source.scenes[scene].id for scene in tiles["scene"]]
     tiles = tiles.reset_index(drop=True)
@@ -89,8 +74,9 @@ def describe(
     elif entry.label.column is not None:
         tiles["label"] = column(entry.label.column)
     else:
-        tiles["label"] = _kept(raster_labels(entry.label, source, grids, tiles).tolist())
-    return tiles
+        label_T, remarks = raster_labels(entry.label, source, grids, tiles)
+        tiles["label"] = _kept(label_T.tolist())
+    return tiles, remarks
 
 
 @dataclass(frozen=True)
@@ -101,7 +87,7 @@ class TileIndex:
     grid), x, y (centre in the scene's CRS, float64; NaN without one), split, group, fold, place, block, domain, label
     (None where there is none). `attributes` has the columns of the catalogue's tables in the same order. `left_out`
     counts tiles by the reason for which they are not here. `place_column` is the column that `place` comes from, and
-    the key of the catalogue that names it.
+    the key of the catalogue that names it. `remarks` say what is wrong with label rasters.
     """
 
     name: str
@@ -113,6 +99,7 @@ class TileIndex:
     survey: Survey
     left_out: dict[str, int] = field(default_factory=dict)
     place_column: tuple[str, str] | None = None
+    remarks: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -129,6 +116,7 @@ class TileIndex:
             self.survey.take(positions),
             dict(self.left_out),
             self.place_column,
+            self.remarks,
         )
 
     def select(self, selector: Selector) -> "TileIndex":
@@ -165,6 +153,16 @@ class TileIndex:
         names = [band.name for band in self.source.bands]
         return self.survey.statistics(names, np.arange(len(self)))
 
+    def notes(self) -> list[str]:
+        """What a person should know of the parts of the data set that are not here."""
+        remedy = f"`geomae catalog check --dataset {self.name}` lists them"
+        notes = []
+        if self.report.quarantined:
+            notes.append(f"{len(self.report.quarantined)} of {self.report.scenes} scenes cannot be used; {remedy}")
+        if TOO_LARGE in self.left_out:
+            notes.append(f"{self.left_out[TOO_LARGE]} of its tiles hold {TOO_LARGE} and are left out; {remedy}")
+        return [f"{self.name}: {note}" for note in notes]
+
     def content(self) -> list[str]:
         """Digests of the files behind the tiles, in the order of the scenes."""
         used = sorted(set(self.tiles["scene"].tolist()))
@@ -196,8 +194,11 @@ def build_index(
     entry = catalog.entry(name)
     report = audit(source, workers=threads)
     _check_quarantine(report, max_quarantined, catalog.place(name))
+    source = in_own_order(source, report.numbers)
     left_out: dict[str, int] = {}
-    grids = tuple(None if s.id in report.quarantined else scene_grid(source, s) for s in source.scenes)
+    quarantined = report.quarantined
+    sound = [None if scene.id in quarantined else scene_grid(source, scene) for scene in source.scenes]
+    grids, report = without_small_scenes(catalog, name, source, sound, report)
     tiles, attributes = _windows(catalog, name, source, grids)
     require_columns(catalog, name, attributes.columns)
     if entry.where is not None:
@@ -217,12 +218,15 @@ def build_index(
     tiles, attributes = _keep(tiles, attributes, enough, "too few valid pixels", left_out)
     if tiles.empty:
         raise CatalogError(f"{catalog.place(name)}: no tile has enough valid pixels; check `nodata`, `mask` and `tile`")
-    tiles = describe(catalog, name, source, grids, tiles, attributes)
-    tiles, kept = assign_splits(catalog, name, grids, tiles, attributes)
+    near = computable_tiles(catalog, name, source, tiles["scene"].to_numpy(), measured)
+    measured = measured.take(np.flatnonzero(near))
+    tiles, attributes = _keep(tiles, attributes, near, TOO_LARGE, left_out)
+    tiles, remarks = describe(catalog, name, source, grids, tiles, attributes)
+    tiles, kept = assign_splits(catalog, source, grids, tiles, attributes)
     left_out |= {"train tile overlaps another split": int((~kept).sum())} if not kept.all() else {}
     tiles, attributes = tiles[kept].reset_index(drop=True), attributes[kept].reset_index(drop=True)
     measured = measured.take(np.flatnonzero(kept))
-    return TileIndex(name, source, tiles, attributes, grids, report, measured, left_out, entry.place_column)
+    return TileIndex(name, source, tiles, attributes, grids, report, measured, left_out, entry.place_column, remarks)
 
 
 @dataclass(frozen=True)
@@ -267,7 +271,7 @@ def check_dataset(
         )
     except GeomaeError as error:
         return replace(result, error=error)
-    return replace(result, tiles=tiles)
+    return replace(result, report=tiles.report, tiles=tiles)
 
 
 def _centre(grid: Grid | None, row: int, col: int, size: int) -> tuple[float, float]:
@@ -297,23 +301,16 @@ def _texts(values: "pd.Series[Any]") -> "pd.Series[Any]":
 def _windows(
     catalog: Catalog, name: str, source: Source, grids: Sequence[Grid | None]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """All tiles of the scenes that are not quarantined, with the attributes of their scene and window."""
+    """All tiles of the scenes that have a grid, with the attributes of their scene and window."""
     entry = catalog.entry(name)
-    scenes = [
-        (number, scene, grid) for number, (scene, grid) in enumerate(zip(source.scenes, grids, strict=True)) if grid
-    ]
     if entry.windows is not None:
         return _listed(catalog, name, source, grids)
     rows: list[tuple[int, int, int, int]] = []
-    for number, scene, grid in scenes:
+    for number, grid in enumerate(grids):
+        if grid is None:
+            continue
         size = entry.tile.size if entry.tile else max(grid.height, grid.width)
         stride = (entry.tile.stride if entry.tile else None) or size
-        if size > min(grid.height, grid.width):
-            remedy = f"write at most {min(grid.height, grid.width)}" if entry.tile else "add `tile: {size: 64}`"
-            raise CatalogError(
-                f"{catalog.place(name, 'tile', 'size')}: a tile of {size} pixels is larger than {scene.id} "
-                f"({grid.height} x {grid.width}); {remedy}"
-            )
         rows += [
             (number, row, col, size)
             for row in _starts(grid.height, size, stride)
@@ -348,7 +345,7 @@ def _listed(
             f"the first scene is {source.scenes[0].stem!r}"
         )
     windows = windows[~windows["stem"].isin(unknown)]
-    windows.insert(0, "scene", windows.pop("stem").map(by_stem))
+    windows.insert(0, "scene", windows.pop("stem").map(by_stem.__getitem__))
     windows = windows[[grids[scene] is not None for scene in windows["scene"]]].reset_index(drop=True)
     for scene, row, col, size in windows[["scene", "row", "col", "size"]].itertuples(index=False):
         grid = grids[scene]
@@ -374,7 +371,8 @@ def _content(source: Source, report: AuditReport) -> str:
     """What decides the pixels that are read: the files' bytes and how they are interpreted."""
     reading = (source.scale_C, source.offset_C, source.nodata, source.gsd_m, source.invalid_bits, source.invalid_values)
     bands = [[(band.index, band.path.rsplit("/", 1)[-1]) for band in scene.bands] for scene in source.scenes[:1]]
-    return repr((reading, bands, [band.name for band in source.bands], sorted(report.content.items())))
+    orders = [sorted(report.numbers.items())] if report.numbers else []
+    return repr((reading, bands, [band.name for band in source.bands], sorted(report.content.items()), *orders))
 
 
 def _check_quarantine(report: AuditReport, most: float, where: str) -> None:
@@ -382,7 +380,14 @@ def _check_quarantine(report: AuditReport, most: float, where: str) -> None:
     if bad == 0 or (bad < report.scenes and bad <= most * report.scenes):
         return
     first = next(problem for problem in report.problems if problem.quarantines)
+    if bad == report.scenes:
+        kinds = Counter(problem.kind for problem in report.problems if problem.quarantines).most_common()
+        listed = ", ".join(f"{count} {kind}" for kind, count in kinds)
+        raise CatalogError(
+            f"{where}: the audit quarantines every scene ({listed}), and none is left to use; first: {first.message}"
+        )
     raise CatalogError(
         f"{where}: the audit quarantines {bad} of {report.scenes} scenes, more than the {most:.0%} allowed; first: "
-        f"{first.message}; mend or remove them (`geomae catalog check` lists all), or raise data.max_quarantined"
+        f"{first.message}; mend or remove them (`geomae catalog check` lists all), or allow more with --set "
+        f"data.max_quarantined={(100 * bad // report.scenes + 1) / 100:g}"
     )

@@ -44,6 +44,17 @@ def ahead(make: Callable[[Job], Made], jobs: Iterable[Job], threads: int) -> Ite
                 future.cancel()
 
 
+def runs_of_one_size(side_T: NDArray[np.int64], rows: range, most: Callable[[int], int]) -> Iterator[range]:
+    """Parts of `rows`, one after the other, whose tiles have one side; `most` says how many of a side make a part."""
+    start = rows.start
+    while start < rows.stop:
+        stop, side = start + 1, int(side_T[start])
+        while stop < min(rows.stop, start + max(most(side), 1)) and side_T[stop] == side:
+            stop += 1
+        yield range(start, stop)
+        start = stop
+
+
 class TileReader:
     """Reads the tiles of an index; any number of threads may share it.
 
@@ -79,6 +90,11 @@ class TileReader:
                 self._room -= used
                 self._kept[position] = (pixels, valid)
         return pixels, valid
+
+    @property
+    def side_T(self) -> NDArray[np.int64]:
+        """The side of each tile in pixels."""
+        return self._place[:, 3]
 
     @cached_property
     def ground(self) -> TrainingGround:

@@ -1,6 +1,7 @@
 """Which tiles each training step takes: a pure function of the seed and the step."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -12,7 +13,7 @@ from geomae.tiles.places import Partners
 
 @dataclass(frozen=True)
 class Stream:
-    """Tiles of one data set that steps are filled from, and the data set that their second views come from."""
+    """Tiles of one data set and size that steps are filled from, and the data set that second views come from."""
 
     dataset: int
     partner: int
@@ -27,7 +28,8 @@ class Stream:
 class BatchSchedule:
     """The stream of every step, and how many tiles of it earlier steps took.
 
-    There is one stream per data set, and where second views come from another data set, one for each such pair.
+    There is one stream per data set, and where second views come from another data set, one for each such pair; where
+    the tiles of a data set differ in size, one for each size, as a batch holds tiles of one.
     `stream_S` holds the number of the stream of each step, `first_S` the running number k of the step's first tile
     within that stream.
     """
@@ -59,12 +61,17 @@ def schedule_batches(
     shares: tuple[float, ...] | None = None,
     partners: Partners | None = None,
     places: bool = False,
+    sides: Sequence[NDArray[np.int64]] | None = None,
 ) -> BatchSchedule:
     """Draw the stream of each step; a function of the seed and the step. `places` pairs tiles across data sets.
+
+    `sides` are the sides in pixels of each data set's tiles; without them all are alike.
 
     A data set has its share of the steps, by default its share of the tiles, so that every tile is seen equally often.
     """
     drawn = _streams(sizes, shares or sizes, partners if places else None)
+    if sides is not None:
+        drawn = [part for weight, stream in drawn for part in _by_side(weight, stream, sides[stream.dataset])]
     weights, streams = [weight for weight, _ in drawn], tuple(stream for _, stream in drawn)
     sizes = tuple(sizes[one.dataset] if one.tiles is None else len(one.tiles) for one in streams)
     share = np.cumsum(weights) / np.sum(weights)
@@ -97,6 +104,18 @@ def _streams(
                 left -= part
         own.append((share * left, Stream(dataset, dataset)))
     return own + across
+
+
+def _by_side(weight: float, stream: Stream, side_T: NDArray[np.int64]) -> list[tuple[float, Stream]]:
+    """A stream for each size among the tiles of one, with the weight of its tiles; most have one size."""
+    tiles = np.arange(len(side_T)) if stream.tiles is None else stream.tiles
+    distinct, count = np.unique(side_T[tiles], return_counts=True)
+    if len(distinct) == 1:
+        return [(weight, stream)]
+    return [
+        (weight * float(number) / len(tiles), replace(stream, tiles=tiles[side_T[tiles] == side]))
+        for side, number in zip(distinct, count, strict=True)
+    ]
 
 
 @lru_cache(maxsize=64)

@@ -93,7 +93,7 @@ def select_tiles(
 ) -> list[Selection]:
     """The tiles of each selector (see `resolve_selectors`; without a split all); every data set is indexed once.
 
-    `progress` hears (what, done, total), and `warn` of scenes that the audit quarantines.
+    `progress` hears (what, done, total), and `warn` of scenes and tiles that cannot be used.
     """
     selectors = resolve_selectors(catalog, chosen, None)
     indexes = build_indexes(catalog, selectors, progress, warn)
@@ -111,16 +111,15 @@ def build_indexes(
     progress: Progress = lambda what, done, total: None,
     warn: Callable[[str], None] = lambda message: None,
 ) -> dict[str, TileIndex]:
-    """The tile index of every data set that a selector names. What the audit quarantines is left out, with a warning.
+    """The tile index of every data set that a selector names. What cannot be used is left out, with a warning.
 
     `progress` hears (what, done, total).
     """
     indexes: dict[str, TileIndex] = {}
     for name in dict.fromkeys(one.dataset for one in selectors):
         index = indexes[name] = build_index(catalog, name, progress=progress)
-        if index.report.quarantined:
-            bad = f"{len(index.report.quarantined)} of {index.report.scenes} scenes"
-            warn(f"{name}: {bad} cannot be used; `geomae catalog check --dataset {name}` lists them")
+        for note in index.notes():
+            warn(note)
     return indexes
 
 

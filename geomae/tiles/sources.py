@@ -17,6 +17,7 @@ from typing import Any
 
 from geomae.catalog import Catalog, DatasetEntry, Source, resolve_files, source_from_paths
 from geomae.catalog.paths import common_folder
+from geomae.catalog.patterns import escape_pattern
 from geomae.errors import CatalogError, nearest
 from geomae.files import confine
 from geomae.rasters import describe_bands
@@ -299,14 +300,15 @@ def _band_pattern(file: str, expression: re.Pattern[str]) -> str:
     match = expression.match(path.name)
     assert match is not None
     spans = [(*match.span("band"), "{band}")]
-    folder = path.parent
+    folder, name = escape_pattern(str(path.parent)), path.name
     if match.groupdict().get("resolution"):
         spans.append((*match.span("resolution"), "*m"))
-        folder = folder.with_name("R*m") if re.fullmatch(r"R\d+m", folder.name) else folder
-    name = path.name
-    for start, end, text in sorted(spans, reverse=True):
-        name = name[:start] + text + name[end:]
-    return str(folder / name)
+        folder = re.sub(r"(?<=/)R\d+m$", "R*m", folder)
+    pieces, last = [], 0
+    for start, end, text in sorted(spans):
+        pieces += [escape_pattern(name[last:start]), text]
+        last = end
+    return f"{folder}/{''.join(pieces)}{escape_pattern(name[last:])}"
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -1,27 +1,39 @@
 """Splits of the tiles of an index, as the catalogue deals them, and the tiles that pretraining holds out.
 
-T tiles
+T tiles, N tiles near another split, E points around a tile
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import shapely
 from numpy.typing import NDArray
-from pyproj import Transformer
+from scipy import spatial  # type: ignore[import-untyped]
 
-from geomae.catalog.catalog import Catalog
+from geomae.catalog import Catalog, Source
 from geomae.catalog.splits import LEFT_OUT, TRAIN, block_splits, group_splits, hold_out, random_splits
 from geomae.errors import CatalogError
 from geomae.rasters import Grid
+from geomae.rasters.grids import crs_label
+from geomae.tiles.earth import LONGITUDE_LATITUDE, Floats, Frames, Whole, frames_of, to_sphere
 
 EQUAL_AREA = "EPSG:6933"  # metres everywhere, so that blocks are of one size from the equator to the poles
+TOUCHING = 1e-3  # share of a tile's side: an overlap below it is rounding of the reprojected outlines
+MARGIN = 1.05  # a side of a tile bends between the points at which it is looked up
+FARTHEST = -0.9  # the other pole has no place in the plane of a pole: what reaches beyond this sine is not drawn there
+Bools = NDArray[np.bool_]
 
 
 def assign_splits(
-    catalog: Catalog, name: str, grids: Sequence[Grid | None], tiles: pd.DataFrame, attributes: pd.DataFrame
-) -> tuple[pd.DataFrame, NDArray[np.bool_]]:
+    catalog: Catalog,
+    source: Source,
+    grids: Sequence[Grid | None],
+    tiles: pd.DataFrame,
+    attributes: pd.DataFrame,
+) -> tuple[pd.DataFrame, Bools]:
     """Add the columns `split` and `block` (None without blocks); tells which tiles (T,) stay in the index."""
+    name = source.name
     split = catalog.entry(name).split
     block = np.full(len(tiles), None, dtype=object)
     try:
@@ -30,12 +42,12 @@ def assign_splits(
         elif split.column is not None:
             labels = _named(catalog, name, split.column, attributes)
         elif split.block_km is not None:
-            corners_m = _corners_m(grids, tiles)
-            centre_m = corners_m.mean(1)
-            x_m, y_m = centre_m.T
-            labels, _ = block_splits(x_m, y_m, corners_m, split.block_km, split.fractions or {}, split.seed)
-            cells = np.floor(centre_m / (split.block_km * 1000)).astype(np.int64)
-            block = np.array([f"{column},{row}" for column, row in cells.tolist()], dtype=object)
+            place_T4 = tiles[["scene", "row", "col", "size"]].to_numpy(dtype=np.int64)
+            frames = frames_of(grids)
+            centre_m_T2 = _centres(frames, place_T4, EQUAL_AREA)
+            _check_placed(source, grids, frames, place_T4, centre_m_T2)
+            labels, block = block_splits(centre_m_T2, split.block_km, split.fractions or {}, split.seed)
+            labels[_shares_ground(frames, place_T4, labels == TRAIN)] = LEFT_OUT
         elif split.group is not None:
             labels = group_splits(tiles["group"].to_numpy(), split.group, split.seed)
         else:
@@ -67,19 +79,81 @@ def _named(catalog: Catalog, name: str, column: str, attributes: pd.DataFrame) -
     return np.array([str(value) for value in values.tolist()], dtype=object)
 
 
-def _corners_m(grids: Sequence[Grid | None], tiles: pd.DataFrame) -> NDArray[np.float64]:
-    """Corners (T, 4, 2) of the tiles on the equal-area grid; NaN where a scene has no CRS."""
-    corners = np.full((len(tiles), 4, 2), np.nan)
-    place = tiles[["scene", "row", "col", "size"]].to_numpy(dtype=np.int64)
-    for scene in np.unique(place[:, 0]):
-        grid, rows = grids[scene], np.flatnonzero(place[:, 0] == scene)
-        if grid is None or grid.crs is None:
-            continue
-        a, b, c, d, e, f = grid.transform
-        _, top, left, size = place[rows].T
-        col = np.stack([left, left + size, left + size, left], axis=1).astype(np.float64)
-        row = np.stack([top, top, top + size, top + size], axis=1).astype(np.float64)
-        project = Transformer.from_crs(grid.crs, EQUAL_AREA, always_xy=True)
-        x_m, y_m = project.transform(a * col + b * row + c, d * col + e * row + f)
-        corners[rows] = np.stack([x_m, y_m], axis=-1)
-    return corners
+def _centres(frames: Frames, place_T4: Whole, target: str) -> Floats:
+    """The centre of each tile (T, 2) in a CRS."""
+    row_T, col_T = (place_T4[:, 1:3] + place_T4[:, 3:] / 2).T
+    return frames.projected(place_T4[:, 0], col_T[:, None], row_T[:, None], target)[:, 0]
+
+
+def _check_placed(
+    source: Source, grids: Sequence[Grid | None], frames: Frames, place_T4: Whole, centre_m_T2: Floats
+) -> None:
+    """Raise CatalogError, naming the first file, where tiles have no place on Earth."""
+    lost = np.flatnonzero(~np.isfinite(centre_m_T2).all(axis=1))
+    if not len(lost):
+        return
+    scene, row, col, _ = place_T4[lost[0]].tolist()
+    grid, file = grids[scene], source.scenes[scene].files[0]
+    assert grid is not None  # it has tiles
+    if grid.crs is None:
+        why = f"{file} has no CRS"
+    elif frames.crs_S[scene] < 0:
+        why = f"the CRS of {file} has no place on Earth ({crs_label(grid.crs)})"
+    else:
+        why = f"the tile at row {row}, column {col} of {file} lies where its CRS has no place ({crs_label(grid.crs)})"
+    scenes = len(np.unique(place_T4[lost, 0]))
+    others = f", so for {scenes} scenes" if scenes > 1 else ""
+    raise CatalogError(
+        f"a split by `block_km` needs a place on Earth for every tile, and {why}{others}; split by `column`, `group` "
+        "or `random` instead"
+    )
+
+
+def _shares_ground(frames: Frames, place_T4: Whole, chosen_T: Bools) -> Bools:
+    """Which of the chosen tiles (False for the others) share ground with one that is not chosen.
+
+    Outlines are compared on the sphere, so that nothing is special about longitude 180, a pole or two scenes in two
+    CRS. Tiles that only touch share nothing.
+    """
+    shares_T = np.zeros(len(place_T4), dtype=bool)
+    near = np.flatnonzero(_near_others(frames, place_T4, chosen_T))
+    outline_NE2 = _without_gaps(frames.outlines(place_T4[near], TOUCHING / 2))
+    known_N = np.isfinite(outline_NE2).all(axis=(1, 2))
+    near, outline_NE3 = near[known_N], to_sphere(outline_NE2[known_N])
+    north_N = outline_NE3[:, :, 2].mean(axis=1) >= 0
+    for pole, here_N in ((1, north_N), (-1, ~north_N)):
+        chosen = near[here_N & chosen_T[near]]
+        drawn_N = (pole * outline_NE3[:, :, 2]).min(axis=1) > FARTHEST
+        # Lambert's azimuthal projection about the pole, which shows all but the other pole.
+        stretch_NE1 = np.sqrt(2 / np.maximum(1 + pole * outline_NE3[:, :, 2:], 1 + FARTHEST))
+        polygons_N = shapely.polygons(outline_NE3[:, :, :2] * stretch_NE1)
+        others_tree = shapely.STRtree(polygons_N[drawn_N & ~chosen_T[near]])
+        hits, _ = others_tree.query(polygons_N[here_N & chosen_T[near]], predicate="intersects")
+        shares_T[chosen[np.unique(hits)]] = True
+    return shares_T
+
+
+def _near_others(frames: Frames, place_T4: Whole, chosen_T: Bools) -> Bools:
+    """Tiles, chosen or not, that lie near one of the other kind: circles that hold them meet."""
+    near_T = np.zeros(len(place_T4), dtype=bool)
+    if chosen_T.all() or not chosen_T.any():
+        return near_T
+    centre_T3 = to_sphere(_centres(frames, place_T4, LONGITUDE_LATITUDE))
+    border_TE3 = to_sphere(frames.outlines(place_T4, per_edge=2))
+    away_TE = np.sqrt(((border_TE3 - centre_T3[:, None]) ** 2).sum(axis=2))
+    radius_T = MARGIN * np.where(np.isfinite(away_TE), away_TE, 0).max(axis=1)
+    for one_T, other_T in ((chosen_T, ~chosen_T), (~chosen_T, chosen_T)):
+        nearest_T, _ = spatial.cKDTree(centre_T3[other_T]).query(centre_T3[one_T])
+        near_T[one_T] = nearest_T <= radius_T[one_T] + radius_T[other_T].max()
+    return near_T
+
+
+def _without_gaps(outline_NE2: Floats) -> Floats:
+    """Outlines (degrees) whose points beyond the limb of a projection, unless all are, are those before them."""
+    known_NE = np.isfinite(outline_NE2).all(axis=2)
+    if known_NE.all():
+        return outline_NE2
+    known_or_none_NE = np.where(known_NE, np.arange(known_NE.shape[1]), -1)
+    before_NE = np.maximum.accumulate(known_or_none_NE, axis=1)
+    before_NE = np.where(before_NE < 0, known_or_none_NE.max(axis=1, keepdims=True), before_NE)  # a ring is closed
+    return np.take_along_axis(outline_NE2, before_NE[:, :, None], axis=1)

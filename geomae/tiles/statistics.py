@@ -37,7 +37,10 @@ def merge_moments(
 
 @dataclass(frozen=True)
 class Statistics:
-    """Per band over valid pixels, in physical units; `digest` names the content it was computed from."""
+    """Per band over valid pixels, in physical units; `digest` names the content it was computed from.
+
+    A band without any has a count of 0, and other figures that mean nothing.
+    """
 
     bands: tuple[str, ...]
     count_C: NDArray[np.int64]
@@ -48,10 +51,13 @@ class Statistics:
     digest: str
 
     def to_dict(self) -> dict[str, object]:
-        """As JSON, one record per band."""
+        """As JSON, one record per band; figures of a band without valid pixels are None."""
         columns = {"count": self.count_C, "mean": self.mean_C, "std": self.std_C, "min": self.min_C, "max": self.max_C}
         rows = {
-            band: {name: values[index].item() for name, values in columns.items()}
+            band: {
+                name: values[index].item() if self.count_C[index] or name == "count" else None
+                for name, values in columns.items()
+            }
             for index, band in enumerate(self.bands)
         }
         return {"digest": self.digest, "bands": rows}

@@ -37,7 +37,8 @@ DEFAULTS = {
 def resolve_uri(given: str | None) -> str:
     """Say which store counts: `given`, else MLFLOW_TRACKING_URI, else `mlflow.db` here; sqlite paths absolute.
 
-    Where both are one address, and the variable's has a user's name and password, these count.
+    Where both are one address, and the variable's has a user's name and password, these count. Raises ConfigError for
+    a sqlite store whose path no address can hold.
     """
     own = os.environ.get("MLFLOW_TRACKING_URI")
     uri = given or own or f"{SQLITE}mlflow.db"
@@ -46,6 +47,11 @@ def resolve_uri(given: str | None) -> str:
     database = database_path(uri)
     if database is None:
         return uri
+    if "?" in str(database):
+        raise ConfigError(
+            f"{database}: an address of MLflow ends its path at a question mark; start the command in a folder without "
+            "one, or name another store with --tracking-uri"
+        )
     return f"{SQLITE}{database}" + (f"?{uri.partition('?')[2]}" if "?" in uri else "")
 
 

@@ -3,6 +3,7 @@
 C bands
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -24,6 +25,8 @@ from geomae.tiles.selection import index_gsd_m, own_statistics, pool, sensor_key
 from geomae.tiles.splits import validation_tiles
 from geomae.tiles.statistics import Statistics
 
+SHOWN = 3  # files that an error names
+
 
 def usable_tiles(
     index: TileIndex, config: PretrainConfig, names: Sequence[str], groups: Groups | None, notes: list[str]
@@ -37,12 +40,10 @@ def usable_tiles(
             f"positions: gsd needs the ground sample distance of {index.name}, and its files do not tell it; add gsd_m "
             "to the catalogue, or --set positions=sincos"
         )
-    for size in sorted(set(index.tiles["size"].tolist())):
+    sizes = sorted(set(index.tiles["size"].tolist()))
+    for size in sizes:
         if size % config.patch or size <= config.patch:
-            raise CatalogError(
-                f"{index.name}: a patch of {config.patch} pixels does not divide a tile of {size}; change `tile: size`"
-                f", or choose --set patch={_divisor(size, config.patch)}"
-            )
+            raise CatalogError(_unfit_size(index, size, sizes, config.patch))
         _check_mask(size // config.patch, index, config)
     if config.masking.kind == "bands":
         _check_band_mask(len(groups or index.source.bands), index, config)
@@ -96,9 +97,27 @@ def fixed_bands(
     return ((), None) if config.embedding == "spectral" else (names, groups)
 
 
-def _divisor(size: int, patch: int) -> int:
-    """The divisor of `size` nearest to `patch`, smaller than the tile."""
-    return min((one for one in range(1, size) if size % one == 0), key=lambda one: abs(one - patch), default=1)
+def _unfit_size(index: TileIndex, size: int, sizes: Sequence[int], patch: int) -> str:
+    """Why tiles of `size` pixels cannot be patched, and where they come from if tiles have several `sizes`."""
+    what = f"{index.name}: a patch of {patch} pixels does not divide a tile of {size}"
+    own = f"--set patch={_divisor(sizes, patch)}"
+    if len(sizes) == 1:
+        return f"{what}; change `tile: size`, or choose {own}"
+    scenes = dict.fromkeys(index.tiles["scene"][index.tiles["size"] == size].tolist())
+    files = [index.source.scenes[scene].files[0] for scene in scenes]
+    more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
+    others = ", ".join(str(one) for one in sizes if one != size)
+    cut = max(sizes[0] // patch, 2) * patch
+    return (
+        f"{what} ({', '.join(files[:SHOWN])}{more}), while others are of {others} pixels; write `tile: {{size: {cut}}}`"
+        f" to cut all into equal tiles, leave these files out, or choose {own}"
+    )
+
+
+def _divisor(sizes: Sequence[int], patch: int) -> int:
+    """The divisor of all `sizes` nearest to `patch`, smaller than any of them."""
+    most, common = min(sizes), math.gcd(*sizes)
+    return min((one for one in range(1, most) if common % one == 0), key=lambda one: abs(one - patch), default=1)
 
 
 def agree_on_bands(indexes: Sequence[TileIndex], config: PretrainConfig) -> None:
@@ -170,6 +189,7 @@ def assemble(
         )
         for name in dict.fromkeys(one.dataset for one in (*selectors, *evaluations))
     }  # fmt: skip
+    notes += [note for index in indexes.values() for note in index.notes()]
     chosen, evals = ([(one, indexes[one.dataset].select(one)) for one in part] for part in (selectors, evaluations))
     agree_on_bands([index for _, index in (*chosen, *evals)], config)
     fixed, groups = fixed_bands(chosen[0][1].source.bands, config, notes)

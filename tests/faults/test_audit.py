@@ -1,6 +1,7 @@
 """The audit names what cannot be used: damaged, unlike, empty and doubled files, and suspicious values."""
 
 import json
+import re
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -127,6 +128,26 @@ def test_every_flipped_byte_of_a_compressed_block_is_found(tmp_path, interleave,
         assert report.content["a.tif"] == file_digest(path)
 
 
+@pytest.mark.parametrize("endianness", ["little", "big"])
+@pytest.mark.parametrize("bigtiff", ["yes", "no"])
+@pytest.mark.parametrize("layout", [
+    {"tiled": True, "blockxsize": 32, "blockysize": 32}, {"blockysize": 8}, {"blockysize": 8, "interleave": "band"},
+])  # fmt: skip
+def test_a_header_that_promises_more_blocks_than_there_are_is_damage(tmp_path, endianness, bigtiff, layout):
+    settings = {"interleave": "pixel", "compress": "lzw", "endianness": endianness, "bigtiff": bigtiff} | layout
+    path, whole = write(tmp_path / "a.tif", noise(0), **settings), write(tmp_path / "b.tif", noise(1), **settings)
+    assert audit(source_of(path, whole), workers=1).problems == ()
+    order, data = endianness, path.read_bytes()
+    entry = (257).to_bytes(2, order) + (3).to_bytes(2, order) + (1).to_bytes(8 if bigtiff == "yes" else 4, order)
+    height = entry + (64).to_bytes(2, order)
+    assert data.count(height) == 1
+    path.write_bytes(data.replace(height, entry + (65000).to_bytes(2, order)))
+    report = audit(source_of(path, whole), workers=1)
+    assert kinds(report) == {"a.tif": "damaged"}
+    said = r"its header promises \d+ blocks for 65000 x 64 pixels, and its index has \d+;"
+    assert re.search(said, report.problems[0].message)
+
+
 def test_absent_blocks_are_no_damage(tmp_path):
     pixels = np.zeros((2, 64, 64), "uint16")
     pixels[:, :10, :10] = noise(0)[:, :10, :10]
@@ -198,10 +219,10 @@ def test_a_second_audit_reads_no_file_again_and_a_changed_one_alone(tmp_path, mo
     paths = [write(tmp_path / f"{i}.tif", noise(i)) for i in range(3)]
     read, lock, inspect = [], threading.Lock(), inspection_cache.inspect_file
 
-    def spy(wanted):
+    def spy(wanted, place=None):
         with lock:
             read.append(Path(wanted.path).name)
-        return inspect(wanted)
+        return inspect(wanted, place)
 
     monkeypatch.setattr(inspection_cache, "inspect_file", spy)
     first = audit(source_of(*paths), workers=2)
@@ -242,3 +263,38 @@ def test_the_real_data_are_sound(shared_data: Path):
     report = audit(replace(source, scenes=scenes, invalid_bits=(1, 3)), workers=2)
     assert (report.scenes, report.files, report.problems) == (40, 80, ())
     assert len(set(report.content.values())) == 40
+
+
+def test_a_value_beyond_any_measurement_is_named_with_its_band(tmp_path):
+    pixels = noise(0).astype("float32") / 1e4
+    pixels[1, 5, 5] = 1e30
+    source = source_of(write(tmp_path / "a.tif", pixels), scale_C=(1.0, 1.0))
+    report = audit(source, workers=1)
+    assert kinds(report) == {"a.tif": "suspicious"}
+    assert report.quarantined == frozenset()
+    assert "a.tif: 1e+30 in B1 is beyond any reflectance" in report.problems[0].message
+    assert "declare `nodata`" in report.problems[0].message
+    assert "beyond any digital number" in audit(replace(source, unit="digital_number"), workers=1).problems[0].message
+    assert audit(replace(source, nodata=(1e30,)), workers=1).problems == ()
+
+
+@pytest.mark.parametrize(("value", "dtype", "scale", "text"), [
+    (-9999, "int16", 1e-4, "-9999"), (-9999, "float32", 1.0, "-9999"), (32767, "int16", 1e-4, "32767"),
+    (-3.4028234663852886e38, "float32", 1.0, "-3.4028235e+38"), (0, "uint16", 0.1, "0"),
+])  # fmt: skip
+def test_a_share_of_one_extreme_value_is_suspected_to_be_nodata(tmp_path, value, dtype, scale, text):
+    pixels = np.random.default_rng(0).integers(5000, 9000, (2, 64, 64)).astype(dtype)
+    pixels[1].flat[::20] = value
+    source = source_of(write(tmp_path / "a.tif", pixels), scale_C=(scale, scale), unit="digital_number")
+    (problem,) = audit(source, workers=1).problems
+    assert problem.kind == "suspicious"
+    assert f"{text} is in B1 (5.0%) and far from all other values; " in problem.message
+    assert audit(replace(source, nodata=(float(text),)), workers=1).problems == ()
+
+
+def test_extremes_of_sound_bands_are_not_suspected(tmp_path):
+    rng = np.random.default_rng(0)
+    saturated = np.minimum(rng.integers(0, 400, (1, 64, 64)), 255)
+    classes = rng.integers(0, 3, (1, 64, 64))
+    path = write(tmp_path / "a.tif", np.concatenate([saturated, classes]).astype("uint8"))
+    assert audit(source_of(path, scale_C=(1.0, 1.0), unit="digital_number"), workers=1).problems == ()

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import SMALL, changed_catalog, contents, options, refused, refuses, write_catalog
+from helpers import SMALL, called, changed_catalog, contents, options, refused, refuses, write_catalog
 
 from geomae.commands.pretrain import PretrainOptions, run
 from geomae.errors import ConfigError, ModelError
@@ -75,16 +75,15 @@ def test_positions_that_need_a_distance_on_the_ground(tmp_path):
         ("groups=[[red]]", ["groups: an option of embedding grouped, not of spectral"]),
     ],
 )
-def test_options_that_contradict_each_other(change, parts, geomae, tiny_catalog, tmp_path):
-    """Said by the command before torch is imported, so that this is quick."""
-    done = geomae("pretrain", "--catalog", tiny_catalog, *options(*SMALL, change), cwd=tmp_path)
+def test_options_that_contradict_each_other(change, parts, tiny_catalog, tmp_path):
+    done = called("pretrain", "--catalog", tiny_catalog, *options(*SMALL, change), cwd=tmp_path)
     refused(done, *parts)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_names_groups_and_what_they_leave_out(geomae, tiny_catalog, tmp_path):
+def test_the_command_names_groups_and_what_they_leave_out(tiny_catalog, tmp_path):
     chosen = options(*SMALL, GROUPED, "groups=[[nir, red], [green]]", "left_out=[blue]")
-    done = geomae("pretrain", "--catalog", tiny_catalog, *chosen, "--dry-run", cwd=tmp_path)
+    done = called("pretrain", "--catalog", tiny_catalog, *chosen, "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "groups: nir red | green; left out: blue" in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-from helpers import CATALOG, SMALL, changed_catalog, contents, refuses, write_catalog
+from helpers import CATALOG, SMALL, called, changed_catalog, contents, refused, refuses, write_catalog
 
+from geomae.commands.pretrain import PretrainOptions, run
 from geomae.errors import BandMismatchError, CatalogError, CheckpointError, ConfigError, StorageError
+from geomae.rasters import write_cog
 
 REQUESTS = {
     "no file matches": (
@@ -164,7 +167,49 @@ def test_a_configuration_file_with_an_unknown_key(work):
 def test_an_unreadable_file_among_two(work):
     (work / "scenes" / "s1.tif").write_bytes(b"II*\0 and nothing else")
     write_catalog(work)
-    refuses(CatalogError, ["data_catalog.yaml:3", "quarantines 1 of 2 scenes", "s1.tif", "data.max_quarantined"])
+    parts = ["data_catalog.yaml:3", "quarantines 1 of 2 scenes", "s1.tif", "--set data.max_quarantined=0.51"]
+    refuses(CatalogError, parts)
+
+
+def test_no_share_helps_where_every_scene_is_quarantined(work):
+    for path in (work / "scenes").iterdir():
+        write_cog(path, np.zeros((4, 32, 32), dtype=np.uint16))
+    write_catalog(work)
+    for share in ("0.1", "1"):
+        with pytest.raises(CatalogError) as caught:
+            run(PretrainOptions(changes=(f"data.max_quarantined={share}",), quiet=True))
+        assert "quarantines every scene (2 constant), and none is left to use; first: " in str(caught.value)
+        assert "max_quarantined" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "blamed"),
+    [
+        (["--set", "no.such=1"], "error: --set no.such=1: unknown key 'no'; known: "),
+        (["--set", "steps=3", "--set", "masking.ratio=2"], "error: --set masking.ratio=2: masking.ratio: must be less"),
+        (["--set", "masking.ration=0.5"], "error: --set masking.ration=0.5: unknown key 'masking.ration'; did you"),
+        (["--set", "batch=9"], "error: --set batch=9: batch: 9 tiles are too few"),
+        (["--config", "mine.yaml", "--set", "batch=9"], "error: mine.yaml:1: unknown key 'stepz'"),
+    ],
+)
+def test_the_option_is_blamed_and_not_the_file_that_it_changes(work, arguments, blamed):
+    write_catalog(work)
+    (work / "mine.yaml").write_text("stepz: 4\n")
+    done = called("pretrain", *arguments, cwd=work)
+    refused(done)
+    assert done.stderr.startswith(blamed), done.stderr
+
+
+def test_an_option_of_adapt_is_blamed_by_its_own_name(work):
+    write_catalog(work)
+    done = called("adapt", "--model", "x", "--target", "tiny", "--steps", "0", cwd=work)
+    refused(done, "error: --steps 0: steps: must be greater than 0")
+
+
+@pytest.mark.parametrize("words", [["convert", "{}", "m"], ["catalog", "init", "{}"], ["pretrain", "--resume", "{}"]])
+def test_a_name_that_no_disk_takes_is_one_line(work, words):
+    done = called(*[word.format("n" * 300) for word in words], cwd=work)
+    refused(done, "nnn...: no file system takes so long a name; shorten it")
 
 
 def test_an_out_that_is_something_else(work):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import refused
+from helpers import called, refused
 from safetensors.torch import load_file
 
 from geomae.encoders import load_encoder
@@ -11,10 +11,10 @@ SAID = ("--heads", 3, "--decoder-heads", 4, "--norm-eps", 1e-5, "--target", "non
 
 
 @pytest.fixture(scope="module")
-def model(geomae, shared_parity, tmp_path_factory):
+def model(shared_parity, tmp_path_factory):
     """The reference weights as a model folder, made by the command."""
     folder = tmp_path_factory.mktemp("converted")
-    done = geomae("convert", shared_parity / "mae_tiny.pth", "model", *SAID, cwd=folder)
+    done = called("convert", shared_parity / "mae_tiny.pth", "model", *SAID, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "taken 57: cls_token, mask_token, " in done.stdout
     assert "blocks.0-1.attn.qkv.weight" in done.stdout
@@ -23,12 +23,12 @@ def model(geomae, shared_parity, tmp_path_factory):
     return folder / "model"
 
 
-def test_out_to_timm_and_back(geomae, model, shared_parity, tmp_path):
-    done = geomae("convert", model, "vit.safetensors", "--to", "timm", cwd=tmp_path)
+def test_out_to_timm_and_back(model, shared_parity, tmp_path):
+    done = called("convert", model, "vit.safetensors", "--to", "timm", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "checked: loads strictly" in done.stdout
     assert "left 31: decoder.mask_token" in done.stdout
-    back = geomae("convert", "vit.safetensors", "back", "--heads", 3, "--norm-eps", 1e-5, cwd=tmp_path)
+    back = called("convert", "vit.safetensors", "back", "--heads", 3, "--norm-eps", 1e-5, cwd=tmp_path)
     assert back.returncode == 0, back.stderr
     expected = load_file(shared_parity / "mae_tiny.expected.safetensors")
     _, patches = load_encoder(tmp_path / "back").embed(expected["images"])
@@ -50,17 +50,17 @@ def test_out_to_onnx(geomae, model, shared_parity, tmp_path):
     torch.testing.assert_close(torch.from_numpy(tile_BD), wanted.mean(1), atol=1e-4, rtol=0)
 
 
-def test_other_bands_and_plain_weights(geomae, model, tmp_path):
-    done = geomae("convert", model, "four", "--bands", "sentinel-2-l2a:blue,green,red,nir", cwd=tmp_path)
+def test_other_bands_and_plain_weights(model, tmp_path):
+    done = called("convert", model, "four", "--bands", "sentinel-2-l2a:blue,green,red,nir", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "band B08 (nir): averaged over red, green, blue" in done.stdout
-    plain = geomae("convert", "four", "plain.safetensors", "--to", "safetensors", "--quiet", cwd=tmp_path)
+    plain = called("convert", "four", "plain.safetensors", "--to", "safetensors", "--quiet", cwd=tmp_path)
     assert (plain.returncode, plain.stdout, plain.stderr) == (0, "", "")
 
 
-def test_what_goes_wrong_is_one_line(geomae, model, shared_parity, tmp_path):
+def test_what_goes_wrong_is_one_line(model, shared_parity, tmp_path):
     refused(
-        geomae("convert", shared_parity / "mae_tiny.pth", "out", cwd=tmp_path), "mae_tiny.pth", "say it with --heads"
+        called("convert", shared_parity / "mae_tiny.pth", "out", cwd=tmp_path), "mae_tiny.pth", "say it with --heads"
     )
-    refused(geomae("convert", model, "out.onnx", "--to", "onx", cwd=tmp_path), "--to onx", "timm, onnx or safetensors")
+    refused(called("convert", model, "out.onnx", "--to", "onx", cwd=tmp_path), "--to onx", "timm, onnx or safetensors")
     assert not any(tmp_path.iterdir())

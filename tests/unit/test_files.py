@@ -1,5 +1,6 @@
 """Files are whole or absent, paths stay in their folder, digests name content, YAML is strict."""
 
+import errno
 import hashlib
 import json
 import os
@@ -14,11 +15,16 @@ from geomae.files import (
     confine,
     digest,
     file_digest,
+    file_name,
+    file_names,
     publish_dir,
     publish_file,
     read_json,
     read_yaml,
     remove_unfinished,
+    scene_names,
+    storage_remedy,
+    write_csv,
     write_json,
     write_text,
 )
@@ -93,6 +99,31 @@ def test_what_cannot_be_written_is_said_with_the_remedy(tmp_path):
     assert names(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "make room"),
+        (errno.ENAMETOOLONG, "shorten the name"),
+        (errno.EACCES, "check the permissions"),
+        (errno.ENOTDIR, "in the way"),
+    ],
+)
+def test_the_remedy_is_that_of_the_error(tmp_path, number, remedy):
+    with pytest.raises(StorageError, match=rf"; {remedy}|; something.*{remedy}"), publish_file(tmp_path / "b"):
+        raise OSError(number, os.strerror(number))
+    assert ("make room" in storage_remedy(OSError(number, ""))) == (number == errno.ENOSPC)
+
+
+def test_a_name_as_long_as_file_systems_take_can_be_published(tmp_path):
+    file, folder = tmp_path / f"{'é' * 125}.json", tmp_path / ("f" * 255)
+    write_text(file, "whole")
+    with publish_dir(folder) as temporary:
+        (temporary / "a").write_text("whole")
+    assert names(tmp_path) == sorted([file.name, folder.name])
+    with pytest.raises(StorageError, match="shorten the name"):
+        write_text(tmp_path / ("n" * 256), "")
+
+
 def test_leftovers_of_a_killed_process_go(tmp_path):
     (tmp_path / ".unfinished-a").mkdir()
     (tmp_path / ".unfinished-a" / "b").write_text("")
@@ -150,6 +181,14 @@ def test_the_cache_can_be_moved(tmp_path, monkeypatch):
     assert cache_folder() == tmp_path / "geomae"
 
 
+def test_a_name_that_is_no_utf8_is_written_and_read_back(tmp_path):
+    name = os.fsdecode(b"caf\xe9.tif")
+    write_json(tmp_path / "a.json", {name: name})
+    assert read_json(tmp_path / "a.json") == {name: name}
+    write_csv(tmp_path / "a.csv", ["file"], [{"file": name}])
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8") == "file\ncaf\\udce9.tif\n"
+
+
 def yaml_of(tmp_path, text):
     path = tmp_path / "c.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -188,6 +227,39 @@ def test_broken_yaml_names_file_line_and_remedy(tmp_path, text, line, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: " + "1" * 5000, r"c\.yaml: a value cannot be read \(Exceeds the limit \(4300 digits\).*put it in quotes"),
+        ("a: 2020-02-30", r"c\.yaml: a value cannot be read \(day is out of range for month\); correct it, or"),
+        ('a: 1\nb: ["x", "y\\0"]', r"c\.yaml:2: '\\x00' stands for no character; write the character that is meant"),
+        ('"\\ud83d": 1', r"c\.yaml: '\\ud83d' stands for no character"),
+    ],
+)
+def test_values_that_cannot_be_are_one_line(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        yaml_of(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_aliases_that_multiply_are_refused_before_they_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("geomae.files.MOST_VALUES", 5_000)
+    others = [f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9)}]\n" for i in range(1, 12)]
+    few = yaml_of(tmp_path, "".join(["x0: &x0 [1, 2]\n", *others[:3]])).values
+    assert few["x3"][8][8][8] == [1, 2]
+    with pytest.raises(ConfigError, match=r"c\.yaml: its aliases .* stand for more than 5,000 values; use fewer"):
+        yaml_of(tmp_path, "".join(["x0: &x0 [1, 2]\n", *others]))
+    with pytest.raises(ConfigError, match="stand for more than 5,000 values"):  # not the key with all it stands for
+        yaml_of(tmp_path, "".join(["x0: &x0 [1, 2]\n", *others, others[-1]]))
+    assert yaml_of(tmp_path, "a: &a [1, *a]\n").values == {"a": [1, None]}
+    monkeypatch.setattr("geomae.files.MOST_VALUES", 10)
+    assert len(yaml_of(tmp_path, f"a: [{', '.join(['1'] * 50)}]").values["a"]) == 50  # written out
+
+
+def test_of_two_anchors_of_one_name_the_later_counts_without_a_warning(tmp_path):
+    assert yaml_of(tmp_path, "a: &x 1\nb: &x 2\nc: *x\n").values == {"a": 1, "b": 2, "c": 2}
+
+
 def test_exclamation_marks_are_no_tags(tmp_path):
     assert yaml_of(tmp_path, "a: 'x != 1'  # !no\nb: y!\n").values == {"a": "x != 1", "b": "y!"}
 
@@ -213,3 +285,43 @@ def test_the_nearest_known_name_is_the_remedy():
     assert nearest("xyz", ["nir", "red"]) == "known: nir, red"
     assert nearest("x", []) == "there are none"
     assert nearest("zzz", [f"name{i:02}" for i in range(25)]).endswith("name19 and 5 more")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("東京", "東京"),
+        ("école/é", "école_é"),
+        ("e\u0301", "é"),
+        ("दिल्ली", "दिल्ली"),
+        ("hls[season=green]@test", "hls_season_green_test"),
+        ("S2A.SAFE/T33 (1)", "S2A.SAFE_T33_1"),
+        ("../a\0b\n", ".._a_b"),
+        ("!?", "_"),
+    ],
+)
+def test_a_text_is_recognised_in_its_file_name(text, name):
+    assert file_name(text) == name
+    assert file_name(name) == name
+
+
+def test_a_long_name_fits_a_file_system_and_keeps_both_ends(tmp_path):
+    name = file_name("start/" + "東" * 200 + "/end")
+    assert name.startswith("start_東")
+    assert name.endswith("東_end")
+    write_text(tmp_path / f"error_by_ratio_{name}_random-step-00000001.png", "")
+
+
+def test_no_two_texts_have_one_file_name():
+    assert file_names(["a b", "a/b", "a_b", "c"]) == ["a_b-2", "a_b-3", "a_b", "c"]  # what is written so keeps it
+    assert file_names(["x", "X", "x-2"]) == ["x", "X-3", "x-2"]  # some disks do not tell capitals apart
+    assert file_names(["é", "e\u0301", "è"]) == ["é", "é-2", "è"]
+    assert file_names(["東京", "大阪"]) == ["東京", "大阪"]
+    long = file_names(["a" * 300, "a" * 301, "a" * 302])
+    assert len(set(long)) == 3
+
+
+def test_scenes_are_named_with_their_data_set_only_where_two_data_sets_share_a_name():
+    assert scene_names([("one", "s0"), ("two", "s0"), ("two", "s1")]) == ["one_s0", "two_s0", "s1"]
+    assert scene_names([("one", "a/b"), ("one", "a_b"), ("one", "a b")]) == ["a_b-2", "a_b", "a_b-3"]
+    assert scene_names([("one", "S"), ("two", "s"), ("three", "one_S")]) == ["one_S", "two_s", "one_S-2"]

@@ -1,5 +1,6 @@
 """State dicts from files, without running any code of the file, and what became of every key of a conversion."""
 
+import argparse
 import pickle
 import re
 from collections.abc import Iterable, Mapping
@@ -10,42 +11,63 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.serialization import safe_globals
 
 from geomae.errors import ModelError
 
 BLOCK = re.compile(r"(.*?blocks\.)(\d+)(\..+)")
+GLOBAL = re.compile(r"GLOBAL (\S+)")  # how torch names what it does not read
+INERT: list[Any] = [argparse.Namespace]  # trainings save their options so: a record of values, which runs nothing
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """A state dict from `.safetensors` or, without running any code of the file, from a torch checkpoint.
 
-    Raises ModelError for a file that is absent, truncated, needs code to be unpickled, or holds values that are not
-    finite.
+    One that stands beside other things under another name than `model` or `state_dict` gives keys that begin with that
+    name (see `without_prefix`). Raises ModelError for a file that is absent, truncated, needs code to be unpickled, or
+    holds values that are not finite.
     """
     try:
         if path.suffix == ".safetensors":
             loaded: Any = load_file(path)
         else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            with safe_globals(INERT):
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ModelError(f"{path}: does not exist; check the path") from error
     except pickle.UnpicklingError as error:
-        what = "would run code" if "GLOBAL" in str(error) else "is damaged, no weight file, or would run code"
-        raise ModelError(f"{path}: {what} when it is read; save its plain state dict as .safetensors") from error
+        raise ModelError(
+            f"{path}: {_refused(error)} when it is read; save its plain state dict as .safetensors"
+        ) from error
     except Exception as error:  # a damaged file raises whatever its reader trips over
         raise ModelError(f"{path}: is damaged or not a weight file ({first_line(error)}); fetch it again") from error
-    for _ in range(4):  # wrapped once or twice; a mapping that holds itself must come to an end
-        inner = [loaded.get(key) for key in ("model", "state_dict")] if isinstance(loaded, Mapping) else []
-        loaded = next((one for one in inner if isinstance(one, Mapping)), loaded)
-    if isinstance(loaded, Mapping) and loaded and all(isinstance(value, Mapping) for value in loaded.values()):
-        loaded = {f"{part}.{key}": value for part, inner in loaded.items() for key, value in inner.items()}
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ModelError(f"{path}: holds no state dict; geomae reads `{{'model': state_dict}}` or a state dict itself")
-    weights = {str(key): value for key, value in loaded.items()}
+    weights = _state_dict(loaded)
+    if weights is None:
+        held = f" (it has {', '.join(map(str, list(loaded)[:6]))})" if isinstance(loaded, Mapping) else ""
+        raise ModelError(
+            f"{path}: holds no state dict{held}; geomae reads `{{'model': state_dict}}` or a state dict itself"
+        )
     for key, value in weights.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise ModelError(f"{path}: {key} holds NaN or infinite values; the file is not usable")
     return weights
+
+
+def without_prefix(weights: dict[str, Tensor], anchor: str) -> tuple[dict[str, Tensor], str]:
+    """Weights under the names of the model, of which `anchor` is one, and the prefix (`module.`, ...) that they had.
+
+    Of several prefixes the shortest counts (a layer may have a weight of the same name); what has none is left out.
+    """
+    prefixes = (key.removesuffix(anchor) for key in weights if key.endswith(f".{anchor}"))
+    prefix = "" if anchor in weights else min(prefixes, key=len, default="")
+    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}, prefix
+
+
+def prefix_notes(weights: Mapping[str, Tensor], prefix: str) -> tuple[str, ...]:
+    """What is to be said of a prefix that was taken off: a line, or none where there was none."""
+    others = sum(not key.startswith(prefix) for key in weights)
+    left = f"; others, left out: {others}" if others else ""
+    return (f"keys of the weights begin with {prefix}{left}",) if prefix else ()
 
 
 def first_line(error: Exception) -> str:
@@ -94,6 +116,33 @@ def fold(entries: Iterable[str]) -> list[str]:
         before, after = (block[1], block[3]) if block else (entry, "")
         numbers.setdefault((before, after), []).extend([int(block[2])] if block else [])
     return [f"{before}{_ranges(blocks)}{after}" for (before, after), blocks in numbers.items()]
+
+
+def _state_dict(loaded: object) -> dict[str, Tensor] | None:
+    """The state dict of what a checkpoint holds; None where there is none."""
+    for _ in range(4):  # wrapped once or twice; a mapping that holds itself must come to an end
+        inner = [loaded.get(key) for key in ("model", "state_dict")] if isinstance(loaded, Mapping) else []
+        loaded = next((one for one in inner if isinstance(one, Mapping)), loaded)
+    if not isinstance(loaded, Mapping):
+        return None
+    if not _all_tensors(loaded):
+        parts = {part: inner for part, inner in loaded.items() if isinstance(inner, Mapping) and _all_tensors(inner)}
+        loaded = {f"{part}.{key}": value for part, inner in parts.items() for key, value in inner.items()}
+        if not loaded:
+            return None
+    return {str(key): value for key, value in loaded.items()}
+
+
+def _all_tensors(mapping: Mapping[Any, Any]) -> bool:
+    return all(isinstance(value, Tensor) for value in mapping.values())
+
+
+def _refused(error: pickle.UnpicklingError) -> str:
+    """Why torch's reader of inert data stopped."""
+    named = GLOBAL.search(str(error))
+    if named is None:
+        return "is damaged, no weight file, or would run code"
+    return f"would run code (it holds {named[1]})"
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 from geomae.errors import ConfigError, ModelError
 from geomae.files import file_digest, read_json
 from geomae.models.convert.mae import PICTURES, RENAMED, UNMEASURED, convert_mae
-from geomae.models.convert.state_dicts import ConversionReport, read_weights
+from geomae.models.convert.state_dicts import ConversionReport, prefix_notes, read_weights, without_prefix
 from geomae.models.convert.timm import transformer
 from geomae.models.convert.weights_out import sidecar
 from geomae.models.folder import Model, load_model
@@ -26,6 +26,7 @@ from geomae.sensors.band import plain_name
 from geomae.sensors.record import SensorRecord
 
 SensorBands = tuple[Sensor, tuple[Band, ...]]
+KERNEL = "patch_embed.proj.weight"  # by its name in foreign weights
 EMBEDDING, HEAD, HEAD_BIAS = "encoder.embedding.proj.weight", "decoder.head.proj.weight", "decoder.head.proj.bias"
 
 
@@ -38,10 +39,11 @@ def import_weights(
     export to timm wrote beside the file counts where they are None. The bands are named by `bands`, or adapted to it
     where there are not as many; `statistics` is a stats.json of `geomae catalog stats`.
     """
-    weights = read_weights(source)
-    record, stored = _exported_facts(source)
-    facts = stored | {key: value for key, value in facts.items() if value is not None}
-    kernel = weights.get("patch_embed.proj.weight")
+    stored = read_weights(source)
+    weights, prefix = without_prefix(stored, KERNEL)
+    record, known = _exported_facts(source)
+    facts = known | {key: value for key, value in facts.items() if value is not None}
+    kernel = weights.get(KERNEL)
     inputs = kernel.shape[1] if kernel is not None and kernel.ndim == 4 else 0
     named = bands is not None and record is None and (len(bands[1]) == inputs or inputs != 3)
     own = record.bands if record else bands[1] if bands and named else None
@@ -49,6 +51,8 @@ def import_weights(
         model, report = convert_mae(weights, bands=own, **facts)
     except ModelError as error:
         raise ModelError(f"{source}: {error}") from error
+    report.left += [key for key in stored if not key.startswith(prefix)]
+    report.notes += prefix_notes(stored, prefix)
     if record is not None:
         model = replace(model, sensors=(record,))
         report.notes.append(f"heads, epsilon, bands and statistics: from {sidecar(source).name} unless said otherwise")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from geomae.catalog import BandFile, Source, open_catalog, resolve_files, scenes_from_paths, source_from_paths
+from geomae.catalog.patterns import escape_pattern
 from geomae.errors import CatalogError
 
 
@@ -125,6 +126,9 @@ def test_scenes_have_sorted_unique_ids_that_new_files_do_not_change(tmp_path: Pa
     [
         ("path: imgs/*.tif", "4: datasets.a.path: no file matches 'imgs/*.tif'; {folder} holds c.yaml, d/; correct"),
         ("path: d", "name the files in it, as in d/*.tif"),
+        (f"path: {'x' * 300}", "4: datasets.a.path: no file matches 'xxx"),  # longer than the name of any file
+        (f"path: '{'x' * 300}/*.tif'", "; {folder} holds c.yaml, d/; correct the pattern"),
+        (f"path: d/x.tif\ntable: {{path: {'x' * 300}, key: a}}", "; {folder} holds c.yaml, d/; correct the path"),
         ("path: ../*.tif", "4: datasets.a.path: .. leaves the catalogue's folder"),
         ("path: /etc/passwd", "add `outside: true` to allow it"),
         ("path: d/away.tif", "away.tif leaves the catalogue's folder"),
@@ -143,6 +147,8 @@ def test_scenes_have_sorted_unique_ids_that_new_files_do_not_change(tmp_path: Pa
             "path: d/x.tif\nunit: radiance",
             "datasets.a.unit: radiance is not the unit of sensor landsat-7-etm; add `scale`",
         ),
+        ("path: d/x.tif\noffset: 1e300", "datasets.a.offset: 1e+300 makes values that are not finite; correct it"),
+        ("path: d/x.tif\nscale: {B1: -1e31}", "datasets.a.scale: -1e+31 makes values that are not finite"),
         ("path: d/x.tif\nscale: {purple: 2}", "datasets.a.scale.purple: sensor landsat-7-etm has no band 'purple'"),
     ],
 )
@@ -247,3 +253,51 @@ def test_sources_that_find_their_own_files(tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match=r"c.yaml:3: datasets.a: is not a data set of files"):
         resolve_files(catalog, "a", never)
     assert scenes_from_paths(["/d/x.tif"], [2])[0].bands == (BandFile("/d/x.tif", 2),)
+
+
+@pytest.mark.parametrize("name", ["S[1]", "a?b", "c*d", "x{band}y", "[ab", "R10m"])
+def test_no_character_of_the_catalogues_own_folder_is_a_wildcard(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    touch(folder, "s/a_B1.tif", "s/a_B2.tif", "s/b/x.tif")
+    touch(tmp_path, "S1/s/a_B1.tif", "ab/s/a_B1.tif")  # what the folder's name would match, were it a pattern
+    for pattern in ("s/*_{band}.tif", f"{folder}/s/*_{{band}}.tif"):
+        source = resolve(folder, f"path: '{pattern}'\nsensor: landsat-7-etm\nbands: [B1, B2]")
+        assert [scene.id for scene in source.scenes] == ["a"]
+        assert source.scenes[0].files == (f"{folder}/s/a_B1.tif", f"{folder}/s/a_B2.tif")
+    for pattern in ("s/**/x.tif", f"{folder}/s/*/x.tif", "s/b/x.tif"):
+        (scene,) = resolve(folder, f"path: '{pattern}'\n{RGB}").scenes
+        assert scene.files == (f"{folder}/s/b/x.tif",)
+    with pytest.raises(CatalogError, match="leaves the catalogue's folder"):
+        resolve(folder, f"path: '../S1/s/*.tif'\n{RGB}")
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [("S[1]", "S[[]1]"), ("a?b", "a[?]b"), ("c*d", "c[*]d"), ("x{band}y", "x[{]band}y"), ("a-b", "a[-_]b"),
+     ("a]b", "a[]x]b"), ("a[b", "a[[x]b"), ("a^b", "a[^x]b"), ("a&&b", "a[&&]&b")],
+)  # fmt: skip
+def test_wildcards_that_stand_for_themselves(tmp_path: Path, name: str, pattern: str) -> None:
+    touch(tmp_path, f"{name}/{name}_B1.tif", f"{name}/{name}_B2.tif")
+    entry = "sensor: landsat-7-etm\nbands: [B1, B2]"
+    (scene,) = resolve(tmp_path, f"path: '{pattern}/{pattern}_{{band}}.tif'\n{entry}").scenes
+    assert scene.stem == name
+    assert scene.files == (f"{tmp_path}/{name}/{name}_B1.tif", f"{tmp_path}/{name}/{name}_B2.tif")
+    written = escape_pattern(name)
+    (again,) = resolve(tmp_path, f"path: '{written}/{written}_{{band}}.tif'\n{entry}").scenes
+    assert (again.id, again.files) == (name, scene.files)  # what stands for itself is no wildcard: the id is below it
+
+
+def test_a_range_that_cannot_be_matches_nothing(tmp_path: Path) -> None:
+    touch(tmp_path, "a_B1.tif", "a_B2.tif")
+    text = message(tmp_path, "path: '[z-a]_{band}.tif'\nsensor: landsat-7-etm\nbands: [B1, B2]")
+    assert text.startswith("4: datasets.a.path: no file matches '[z-a]_{band}.tif'")
+
+
+def test_brackets_of_a_folder_in_the_entry_are_explained(tmp_path: Path) -> None:
+    touch(tmp_path, "set [1]/a.tif")
+    assert "so write set [[]1]/*.tif for the folder" in message(tmp_path, f"path: 'set [1]/*.tif'\n{RGB}")
+    assert "as in set [[]1]/*.tif" in message(tmp_path, f"path: 'set [1]'\n{RGB}")
+    (scene,) = resolve(tmp_path, f"path: 'set [[]1]/*.tif'\n{RGB}").scenes
+    assert scene.id == "a"
+    (scene,) = resolve(tmp_path, f"path: 'set [1]/a.tif'\n{RGB}").scenes
+    assert (scene.id, scene.files) == ("set [1]/a", (f"{tmp_path}/set [1]/a.tif",))

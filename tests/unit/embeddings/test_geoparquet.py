@@ -10,12 +10,13 @@ import pytest
 import shapely
 import xarray
 from helpers import CATALOG, write_catalog
+from tiles.tile_indexes import tile_index
 
 from geomae.catalog import open_catalog
 from geomae.embeddings import tile_columns, write_geoparquet
-from geomae.embeddings.geoparquet import footprints
+from geomae.embeddings.geoparquet import footprints, without_footprint
 from geomae.embeddings.store import ABOUT
-from geomae.rasters import write_cog
+from geomae.rasters import Grid, write_cog
 from geomae.tiles.index import build_index
 
 WIDTH = 5
@@ -104,3 +105,81 @@ def test_a_tile_on_longitude_180_is_in_two_parts(tmp_path):
     assert (shapely.area(parts) < 1e-4).all()
     assert (np.abs(shapely.bounds(parts)[:, [0, 2]]) <= 180).all()
     assert frame.geometry.is_valid.all()
+
+
+def outlines(crs, transform, size=16, tiles=((0, 0), (0, 16), (16, 0), (16, 16))):
+    index = tile_index([Grid(32, 32, None, crs, transform)], [(0, row, col, size) for row, col in tiles])
+    return footprints(index)
+
+
+def to(source, target, *point):
+    return pyproj.Transformer.from_crs(source, target, always_xy=True).transform(*point)
+
+
+def on_the_sphere_km2(geometry):
+    return abs(pyproj.Geod(ellps="WGS84").geometry_area_perimeter(geometry)[0]) / 1e6
+
+
+X_180, Y_180 = to(4326, 3832, 180.0, -17.0)
+ACROSS = {
+    "an edge on 180": ("EPSG:3832", (10.0, 0, X_180 - 160, 0, -10.0, Y_180)),
+    "an edge beside 180": ("EPSG:3832", (10.0, 0, X_180 - 160 + 1e-7, 0, -10.0, Y_180)),
+    "within a tile": ("EPSG:3832", (10.0, 0, X_180 - 80, 0, -10.0, Y_180)),
+    "degrees, an edge": ("EPSG:4326", (0.001, 0, 180 - 0.016, 0, -0.001, -17)),
+    "degrees beyond -180": ("EPSG:4326", (0.001, 0, -180.02, 0, -0.001, -17)),
+    "degrees of 0 to 360": ("EPSG:4326", (0.001, 0, 270.0, 0, -0.001, -17)),
+    "degrees beyond 360": ("EPSG:4326", (0.001, 0, 359.99, 0, -0.001, -17)),
+}
+
+
+@pytest.mark.parametrize("crs_and_transform", ACROSS.values(), ids=ACROSS)
+def test_footprints_at_180_are_valid_and_within_the_degrees_of_geojson(crs_and_transform):
+    crs, transform = crs_and_transform
+    found = outlines(crs, transform)
+    assert shapely.is_valid(found).all()
+    assert {one.geom_type for one in found} <= {"Polygon", "MultiPolygon"}
+    west, south, east, north = shapely.total_bounds(found)
+    assert -180 <= west <= east <= 180
+    assert all(max(part.bounds[2] - part.bounds[0] for part in shapely.get_parts(one)) < 0.1 for one in found)
+    a, _, _, _, e, _ = transform
+    across, down = (a, -e) if crs == "EPSG:4326" else (a / X_180 * (180 - 150), None)
+    expected = across * 16 * (down * 16 if down else north - south) / (1 if down else 2)
+    np.testing.assert_allclose(shapely.area(found), expected, rtol=1e-3)
+
+
+POLES = [
+    ("EPSG:3413", (100.0, 0, -800.0, 0, -100.0, 800.0), ((0, 0),), 90),  # inside a tile
+    ("EPSG:3413", (100.0, 0, -1600.0, 0, -100.0, 1600.0), ((0, 0), (0, 16), (16, 0), (16, 16)), 90),  # a corner
+    ("EPSG:3413", (100.0, 0, -800.0, 0, -100.0, 1600.0), ((0, 0), (16, 0)), 90),  # on an edge
+    ("EPSG:3031", (100.0, 0, -300.0, 0, -100.0, 1300.0), ((0, 0),), -90),
+    ("EPSG:4326", (1.0, 0, -180.0, 0, -0.01, -90 + 0.16), ((0, 0),), -90),
+    ("EPSG:4326", (22.5, 0, 0.0, 0, -0.01, 90.0), ((0, 0),), 90),  # all around
+]
+
+
+@pytest.mark.parametrize(("crs", "transform", "tiles", "pole"), POLES)
+def test_footprints_at_the_poles_are_valid_and_as_large_as_the_tiles(crs, transform, tiles, pole):
+    found = outlines(crs, transform, tiles=tiles)
+    assert shapely.is_valid(found).all()
+    west, south, east, north = shapely.total_bounds(found)
+    assert -180 <= west <= east <= 180
+    assert (north if pole > 0 else south) == pytest.approx(pole, abs=1e-3)
+    for one, (row, col) in zip(found, tiles, strict=True):
+        a, _, c, _, e, f = transform
+        centre = to(crs, 4326, c + a * (col + 8), f + e * (row + 8))
+        assert one.buffer(1e-9).covers(shapely.Point((centre[0] + 180) % 360 - 180, centre[1]))
+        if crs != "EPSG:4326":
+            scale = pyproj.Proj(crs).get_factors(0, pole * 0.9999).areal_scale
+            square_km2 = (16 * 0.1) ** 2 / scale
+            assert on_the_sphere_km2(shapely.segmentize(one, 0.5)) == pytest.approx(square_km2, rel=0.01)
+
+
+@pytest.mark.parametrize("crs", ['LOCAL_CS["site",UNIT["metre",1]]', "+proj=longlat +R=1737400 +type=crs"])
+def test_a_crs_without_a_place_on_earth_gives_no_footprint_and_it_is_said(crs):
+    index = tile_index([Grid(32, 32, None, crs, (5.0, 0, 0, 0, -5.0, 0)), None], [(0, 0, 0, 16), (0, 16, 0, 16)])
+    found = footprints(index)
+    assert found.tolist() == [None, None]
+    line = without_footprint(index, found)
+    assert "\n" not in line
+    assert line.startswith("d: 2 of 2 tiles have no geometry in the table, as the CRS of d/0.tif (")
+    assert without_footprint(index, np.array([shapely.Point(0, 0)] * 2)) is None

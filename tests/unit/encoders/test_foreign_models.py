@@ -3,6 +3,7 @@
 B tiles, C bands, H W pixels, N patches, D width
 """
 
+import argparse
 import itertools
 from functools import partial
 
@@ -229,6 +230,17 @@ def test_what_cannot_be_is_refused_in_one_line(monkeypatch, tmp_path, text, imag
     assert "\n" not in str(caught.value)
     if kind is ModelError and "fetch" in message:
         assert "checkpoint=FILE" in str(caught.value)
+
+
+def test_a_training_checkpoint_of_a_wrapped_model_gives_the_same_features(vit, tmp_path):
+    """Options beside the weights, and the network as one part of what was trained."""
+    whole = {f"module.backbone.{key}": value for key, value in vit[0].state_dict().items()}
+    content = {"state_dict": whole | {"module.head.weight": torch.ones(2)}, "args": argparse.Namespace(lr=0.1)}
+    torch.save(content, tmp_path / "checkpoint.pth")
+    encoder = load_encoder(f"timm:{VIT}?checkpoint={tmp_path / 'checkpoint.pth'}", imagery=NAIP)
+    plain = load_encoder(f"timm:{VIT}?checkpoint={vit[1]}", imagery=NAIP)
+    assert encoder.digest == plain.digest
+    assert "keys of the weights begin with module.backbone.; others, left out: 1" in encoder.notes
 
 
 def test_weights_of_another_model_and_tiles_that_are_not_square(vit, tmp_path):

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from geomae.cli import app
 from geomae.commands.convert import ConvertOptions, run
 from geomae.errors import ConfigError, GeomaeError, ModelError, StorageError
-from geomae.models.convert import convert_mae, read_weights
+from geomae.models.convert import convert_mae, import_weights, read_weights
 from geomae.models.convert.mae import architecture_of
 from geomae.models.folder import load_model
 
@@ -70,10 +70,61 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, how):
     assert trap.exists()
 
 
-def test_a_training_checkpoint_with_its_arguments_is_refused(tmp_path):
-    path = saved(tmp_path / "checkpoint-799.pth", {"model": published_weights(), "args": argparse.Namespace(lr=1.0)})
-    with pytest.raises(ModelError, match=r"would run code.*\.safetensors"):
-        read_weights(path)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_the_options_of_a_training_beside_its_weights_are_no_code(tmp_path, zipped):
+    """As the published training scripts of masked autoencoders, timm and DINO save them."""
+    weights = published_weights(depth=1)
+    options = argparse.Namespace(
+        lr=1.5e-4, epochs=800, output_dir="./out", betas=(0.9, 0.95), inner=argparse.Namespace()
+    )
+    content = {"model": weights, "optimizer": {"state": {0: {"step": 1}}}, "epoch": 799, "scaler": {"scale": 65536.0}}
+    path = tmp_path / "checkpoint-799.pth"
+    saved(path, content | {"args": options}, _use_new_zipfile_serialization=zipped)
+    read = read_weights(path)
+    assert read.keys() == weights.keys()
+    assert all(torch.equal(read[key], value) for key, value in weights.items())
+    with pytest.raises(pickle.UnpicklingError, match="argparse"):
+        torch.load(path, weights_only=True)  # allowed for this one reading, and not for whoever reads next
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_options_that_would_run_code_are_refused_by_name(tmp_path, zipped):
+    trap, path = tmp_path / "trap", tmp_path / "evil.pth"
+    for inside, name in ((Runs(trap), r"\w+\.mkdir"), (tmp_path, r"pathlib\S*\.PosixPath")):
+        content = {"model": published_weights(depth=1), "args": argparse.Namespace(output_dir=inside)}
+        saved(path, content, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(ModelError, match=rf"evil\.pth: would run code \(it holds {name}\).*\.safetensors"):
+            read_weights(path)
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize(
+    ("prefix", "wrap"),
+    [
+        ("module.", lambda w: named("module.", w)),
+        ("model.", lambda w: {"state_dict": named("model.", w), "epoch": 3}),
+        ("encoder.", lambda w: {"state_dict": named("encoder.", w) | {"projector.weight": torch.ones(2)}}),
+        ("backbone.", lambda w: {"backbone": w, "epoch": 3}),
+        ("module.encoder.", lambda w: {"model": named("module.encoder.", w)}),
+        ("model_state_dict.", lambda w: {"model_state_dict": w, "optimizer_state_dict": {"state": {}}, "loss": 0.1}),
+        ("teacher.backbone.", lambda w: {"student": named("module.backbone.", w), "teacher": named("backbone.", w)}),
+    ],
+)
+def test_weights_under_a_prefix_are_found_and_the_account_names_it(tmp_path, prefix, wrap):
+    weights = published_weights(decoder=None)
+    expected, _ = convert_mae(weights, heads=3, norm_eps=1e-5)
+    source = saved(tmp_path / "w.pth", wrap(weights))
+    model, account = import_weights(source, heads=3, norm_eps=1e-5)
+    assert all(torch.equal(value, expected.mae.state_dict()[key]) for key, value in model.mae.state_dict().items())
+    (line,) = [note for note in account.notes if note.startswith("keys of the weights begin with")]
+    assert line.split()[6].rstrip(";") == prefix
+    others = [key for key in read_weights(source) if not key.startswith(prefix)]
+    assert [key for key in account.left if key in others] == others
+    assert line.endswith(f"; others, left out: {len(others)}") == bool(others)
+
+
+def named(prefix, weights):
+    return {f"{prefix}{key}": value for key, value in weights.items()}
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -120,8 +171,13 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, bad):
 def test_files_without_a_state_dict(tmp_path):
     endless = {"model": {}}
     endless["model"]["model"] = endless["model"]
-    for content in ([torch.ones(1)], torch.ones(1), {"epoch": 3}, endless):
-        with pytest.raises(ModelError, match="holds no state dict; geomae reads"):
+    for content, held in (
+        ([torch.ones(1)], ""),
+        (torch.ones(1), ""),
+        ({"epoch": 3, "args": argparse.Namespace()}, r" \(it has epoch, args\)"),
+        (endless, r" \(it has model\)"),
+    ):
+        with pytest.raises(ModelError, match=rf"holds no state dict{held}; geomae reads"):
             read_weights(saved(tmp_path / "a.pth", content))
 
 

@@ -63,6 +63,13 @@ def test_the_wanted_gsd_is_the_grid_over_the_same_extent(tmp_path, gsd_m, size):
     np.testing.assert_allclose(pixels[0, 1:-1, 1:-1], plane(gsd_m, size)[0][0, 1:-1, 1:-1], rtol=1e-6)
 
 
+@pytest.mark.parametrize("gsd_m", [1e-320, 1e-9, 0.15, 241.0, 1e300])
+def test_a_gsd_that_no_grid_can_have_is_refused(tmp_path, gsd_m):
+    source, scene = source_of(write(tmp_path / "a.tif", *plane(10, 24)), gsd_m=gsd_m)
+    with pytest.raises(RasterError, match=r"a\.tif: has 24 x 24 pixels of 10 m, which .*; correct `gsd_m`"):
+        scene_grid(source, scene)
+
+
 def test_a_gsd_within_five_percent_takes_the_file_as_it_is(tmp_path):
     source, scene = source_of(write(tmp_path / "a.tif", *plane(28.6, 24)), gsd_m=30.0)
     assert scene_grid(source, scene).height == 24

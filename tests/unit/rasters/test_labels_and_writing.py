@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyproj
 import pytest
 import rasterio
 from rasterio.transform import Affine
@@ -66,6 +67,31 @@ def test_labels_elsewhere_are_unknown(tmp_path):
     found, known = read_labels(str(tmp_path / "l.tif"), GRID, WHOLE)
     assert not known.any()
     assert (found == 0).all()
+
+
+@pytest.mark.parametrize("crs", ['LOCAL_CS["site",UNIT["metre",1]]', "+proj=longlat +R=1737400"])
+def test_labels_that_cannot_be_brought_to_the_scene_are_refused(tmp_path, crs):
+    write_cog(tmp_path / "l.tif", codes(12, 12), crs="EPSG:4326", transform=GRID.transform)
+    with pytest.raises(
+        RasterError, match=r"l.tif: its CRS \(EPSG:4326\) and that of its scene .*have no place in common"
+    ):
+        read_labels(str(tmp_path / "l.tif"), replace(GRID, crs=crs), WHOLE)
+
+
+@pytest.mark.parametrize("left", [179.9, -180.1])
+def test_labels_reach_across_longitude_180(tmp_path, left):
+    stored = codes(100, 100)
+    write_cog(tmp_path / "l.tif", stored, crs="EPSG:4326", transform=(0.002, 0.0, left, 0.0, -0.002, 0.1))
+    grid = Grid(12, 12, 1000.0, "EPSG:32660", (1000.0, 0.0, 828_000.0, 0.0, -1000.0, 6000.0))
+    found, known = read_labels(str(tmp_path / "l.tif"), grid, WHOLE)
+    assert known.all()
+    col, row = np.meshgrid(np.arange(12) + 0.5, np.arange(12) + 0.5)
+    lon, lat = pyproj.Transformer.from_crs(32660, 4326, always_xy=True).transform(
+        828_000 + 1000 * col, 6000 - 1000 * row
+    )
+    assert (lon < 0).any() and (lon > 0).any()
+    places = np.floor((0.1 - lat) / 0.002).astype(int), np.floor(((lon - left) % 360) / 0.002).astype(int)
+    np.testing.assert_array_equal(found, stored[0][places])
 
 
 def test_without_crs_the_shapes_must_match(tmp_path):

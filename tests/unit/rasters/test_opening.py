@@ -1,5 +1,6 @@
 """What may be opened, and how open files are kept: formats, addresses, threads, forks."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from geomae.errors import RasterError
 from geomae.rasters import describe_bands, write_cog
-from geomae.rasters.opening import _ALL_HANDLES, LARGEST_CACHE, borrowed, environment, stamp
+from geomae.rasters.opening import _ALL_HANDLES, LARGEST_CACHE, borrowed, environment, header, stamp
 
 VRT = """<VRTDataset rasterXSize="4" rasterYSize="4"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>
 <SourceFilename>{path}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"""
@@ -30,8 +31,28 @@ def test_a_renamed_vrt_does_not_open(plain):
     renamed.write_text(VRT.format(path=plain))
     with pytest.warns(NotGeoreferencedWarning), rasterio.open(renamed) as file:  # without a list of drivers it would
         assert file.count == 1
-    with pytest.raises(RasterError, match=r"renamed\.tif: cannot be read \(not recognized.*read are GTiff"):
+    with pytest.raises(RasterError, match=r"renamed\.tif: is a VRT, which names other files"):
         describe_bands(str(renamed))
+
+
+def test_a_name_that_is_no_utf8_is_one_line(plain):
+    odd = plain.rename(plain.with_name(os.fsdecode(b"caf\xe9.tif")))
+    with pytest.raises(RasterError, match=r"has a name that is not UTF-8, which GDAL needs; rename the file"):
+        describe_bands(str(odd))
+
+
+def test_tags_of_scale_and_offset_that_are_no_number_are_none(plain):
+    side = "<PAMDataset><PAMRasterBand band='1'><Scale>nan</Scale><Offset>inf</Offset></PAMRasterBand></PAMDataset>"
+    plain.with_name("plain.tif.aux.xml").write_text(side)
+    info = header(str(plain))
+    assert (info.scales, info.offsets) == ((1.0,), (0.0,))
+
+
+def test_a_georeference_that_is_not_finite_is_refused(plain):
+    side = "<PAMDataset><GeoTransform>0, inf, 0, 5e6, 0, nan</GeoTransform></PAMDataset>"
+    plain.with_name("plain.tif.aux.xml").write_text(side)
+    with pytest.raises(RasterError, match=r"plain\.tif: its georeference holds figures that are not finite; correct"):
+        header(str(plain))
 
 
 def test_a_vrt_beside_a_raster_does_not_open_as_its_mask(plain):
@@ -114,7 +135,7 @@ def test_a_thread_keeps_few_files_open_and_closes_them_when_it_ends(tmp_path):
 FORK = """
 import os, sys, threading
 import numpy as np
-from geomae.rasters.opening import borrowed, environment, stamp
+from geomae.rasters.opening import borrowed, environment, header, stamp
 
 path = sys.argv[1]
 

@@ -244,3 +244,19 @@ def test_real_saturated_pixels(shared_data: Path):
     pixels, valid = read_all(source, scene)
     assert 0.97 < valid.mean() < 1
     assert pixels.max() < 1.6
+
+
+@pytest.mark.parametrize("text", ["-1.797693134862316e+308", "-3.4028234663852886e+38", "-3.40282347e+38", "-inf"])
+def test_a_nodata_value_beyond_float32_is_its_limit(tmp_path, text):
+    pixels = np.full((1, 4, 4), 0.5, np.float32)
+    pixels[0, 0] = np.finfo(np.float32).min
+    untagged = write(tmp_path / "b.tif", pixels)
+    path = write(tmp_path / "a.tif", pixels, nodata=-(2.0**100))
+    tag = b"-1.2676506002282294e+30"
+    content = (tmp_path / "a.tif").read_bytes()
+    assert content.count(tag) == 1
+    (tmp_path / "a.tif").write_bytes(content.replace(tag, text.encode().ljust(len(tag), b"\0")))
+    for source, scene in (source_of((path, 1)), source_of((untagged, 1), nodata=(float(text),))):
+        pixels_CHW, valid_CHW = read_all(source, scene)
+        assert valid_CHW[0].tolist() == [[False] * 4] + [[True] * 4] * 3
+        assert pixels_CHW[0, 0].tolist() == [0.0] * 4

@@ -83,3 +83,22 @@ def test_a_share_of_the_steps_is_a_function_of_the_seed_and_the_step():
         schedule_batches(4, sizes, 4, 50, shares).stream_S.tolist()
         != schedule_batches(3, sizes, 4, 50, shares).stream_S.tolist()
     )
+
+
+def test_a_step_takes_tiles_of_one_size_and_all_are_seen_equally_often():
+    sides = [np.array([64] * 30 + [48] * 10), np.full(20, 32)]
+    order = schedule_batches(3, (40, 20), 4, 3000, sides=sides)
+    seen = [np.zeros(len(one)) for one in sides]
+    for step in range(3000):
+        stream, tiles = order.tiles(step)
+        dataset = order.streams[stream].dataset
+        assert len({int(sides[dataset][place]) for _, place in tiles}) == 1
+        for _, place in tiles:
+            seen[dataset][place] += 1
+    for count in (seen[0][:30], seen[0][30:], seen[1]):
+        assert abs(count.mean() / 200 - 1) < 0.15
+    # Where all tiles of a data set are alike, nothing depends on their size.
+    alike = schedule_batches(3, (40, 20), 4, 50, sides=[np.full(40, 64), np.full(20, 32)])
+    assert [alike.tiles(step) for step in range(50)] == [
+        schedule_batches(3, (40, 20), 4, 50).tiles(step) for step in range(50)
+    ]

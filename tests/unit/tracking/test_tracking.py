@@ -173,6 +173,11 @@ def test_store_is_given_or_from_the_environment_or_here(tmp_path, monkeypatch):
     assert resolve_uri(None) == f"sqlite:///{tmp_path}/mlflow.db"
     assert resolve_uri("sqlite:///sub/x.db?timeout=3") == f"sqlite:///{tmp_path}/sub/x.db?timeout=3"
     assert resolve_uri("sqlite:////abs/x.db") == "sqlite:////abs/x.db"
+    (tmp_path / "a?b").mkdir()
+    monkeypatch.chdir(tmp_path / "a?b")
+    with pytest.raises(ConfigError, match=r"a\?b/mlflow\.db: .* question mark; start .* --tracking-uri"):
+        resolve_uri(None)
+    assert resolve_uri("sqlite:////abs/x.db?timeout=3") == "sqlite:////abs/x.db?timeout=3"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
     assert resolve_uri(None) == "http://server:5000"
     assert resolve_uri("sqlite:////abs/x.db") == "sqlite:////abs/x.db"

@@ -1,0 +1,96 @@
+"""The order in which files store the bands of a data set, and how a file that names its bands in another is read."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from geomae.errors import CatalogError
+from geomae.sensors import Band, Sensor
+
+ALPHA = "alpha"  # description of a stored band that is no measurement but the validity of the others
+COUNTED = re.compile(r"b0*(\d+)")  # what Earth Engine calls bands that nobody named
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How one file is read: `numbers` has, for each band of the stored order, the number (from 1) of it in the file.
+
+    None where the file says of its bands what cannot be. `named` says whether the file names any band, `text` how.
+    """
+
+    numbers: tuple[int, ...] | None
+    named: bool
+    text: str
+
+    @property
+    def moved(self) -> bool:
+        """Whether the file has the bands in another order, and is read by their names."""
+        return self.numbers is not None and any(number != at for at, number in enumerate(self.numbers, start=1))
+
+
+@dataclass(frozen=True)
+class StoredOrder:
+    """What the files of a data set store, band by band: `names` of the sensor, None for what is skipped.
+
+    `stated` says whether the catalogue's `bands` gave it: a file that names its bands otherwise then contradicts.
+    `layer` is the description of a mask's layer, if that is how the catalogue names it; it may be anywhere.
+    """
+
+    sensor: Sensor
+    names: tuple[str | None, ...]
+    stated: bool
+    layer: str | None = None
+
+    def __str__(self) -> str:
+        return ", ".join(name or "null" for name in self.names)
+
+    def with_layer(self, description: str, number: int) -> "StoredOrder":
+        """The same with a mask's layer as the stored band `number` (from 1), unless that is a band which is read."""
+        if self.names[number - 1] is not None:
+            return self
+        names = (*self.names[: number - 1], description, *self.names[number:])
+        return replace(self, names=names, layer=description)
+
+    def place(self, descriptions: Sequence[str | None]) -> Placement:
+        """Where a file with these descriptions has each band; one without names of bands is taken in stored order."""
+        text = ", ".join(description or "no name" for description in descriptions)
+        as_stored = tuple(range(1, len(self.names) + 1))
+        nameless = self.stated and _counts(descriptions)
+        found = [None if nameless else self._name(description) for description in descriptions]
+        if len(found) != len(self.names) or not any(found):
+            return Placement(as_stored, False, text)
+        wanted = {at: name for at, name in enumerate(self.names) if name}
+        wrong = [at for at, name in wanted.items() if found[at] != name and (found[at] or name in found)]
+        if not wrong:
+            return Placement(as_stored, True, text)
+        once = all(found.count(name) == 1 for name in wanted.values())
+        if not once or (self.stated and any(self.names[at] != self.layer for at in wrong)):
+            return Placement(None, True, text)
+        numbers = tuple(found.index(name) + 1 if name else at for at, name in enumerate(self.names, start=1))
+        return Placement(numbers, True, text)
+
+    def _name(self, description: str | None) -> str | None:
+        """The name under which the order has what a description names."""
+        if description is not None and description == self.layer:
+            return self.layer
+        band = described_band(self.sensor, description)
+        return band.name if band else None
+
+
+def described_band(sensor: Sensor, description: str | None) -> Band | None:
+    """The band of a sensor that a description names; None where it names none."""
+    try:
+        return sensor.band(description) if description else None
+    except CatalogError:
+        return None
+
+
+def is_alpha(description: str | None) -> bool:
+    """Whether a description is that of an alpha band."""
+    return description is not None and description.strip().lower() == ALPHA
+
+
+def _counts(descriptions: Sequence[str | None]) -> bool:
+    """Whether the descriptions merely count: b1, b2, b3."""
+    matches = [COUNTED.fullmatch(description or "") for description in descriptions]
+    return all(match and int(match[1]) == at for at, match in enumerate(matches, start=1))

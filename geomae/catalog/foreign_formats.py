@@ -1,0 +1,71 @@
+"""Formats that geomae does not read, known by a file's first bytes, else by its name, and what to do with each."""
+
+from pathlib import Path, PurePosixPath
+
+UNPACK = "unpack it, and name the rasters that were in it"
+CONVERT = "write it as GeoTIFF: gdal_translate -of COG {name} {stem}.tif"
+CONVERT_VARIABLE = "write its variables as GeoTIFF: gdal_translate -of COG {driver}:{name}:VARIABLE {stem}.tif"
+NETCDF = ("NetCDF", CONVERT_VARIABLE.replace("{driver}", "NETCDF"))
+HDF = ("HDF", "write its sub-datasets, which `gdalinfo {name}` lists, as GeoTIFF with gdal_translate -of COG")
+ZARR = ("a Zarr store", "write its arrays as GeoTIFF: gdal_translate -of COG 'ZARR:\"{name}\":/ARRAY' {stem}.tif")
+ERDAS = ("Erdas Imagine", CONVERT)
+ENVI = ("ENVI", CONVERT)
+GRIB = ("GRIB", CONVERT)
+VRT = ("a VRT, which names other files", "name those files, or " + CONVERT)
+ARCHIVE = ("an archive", UNPACK)
+PAGE = ("a web page, as a failed download leaves it", "fetch the file again")
+POINTER = ("a pointer of Git LFS", "fetch its content with `git lfs pull`")
+BEGINNINGS = (
+    (b"CDF", NETCDF),
+    (b"\x0e\x03\x13\x01", HDF),
+    (b"EHFA_HEADER_TAG", ERDAS),
+    (b"GRIB", GRIB),
+    (b"<VRTDataset", VRT),
+    (b"PK\x03\x04", ARCHIVE),
+    (b"\x1f\x8b", ARCHIVE),
+    (b"7z\xbc\xaf", ARCHIVE),
+    (b"<!DOCTYPE", PAGE),
+    (b"<html", PAGE),
+    (b"version https://git-lfs", POINTER),
+)
+HDF5_BEGINNING = b"\x89HDF\r\n\x1a\n"  # also of NetCDF 4, which is told by its name
+SUFFIXES = (
+    {".nc": NETCDF, ".nc4": NETCDF, ".cdf": NETCDF, ".zarr": ZARR, ".img": ERDAS, ".vrt": VRT}
+    | dict.fromkeys((".h5", ".hdf5", ".he5", ".hdf"), HDF)
+    | dict.fromkeys((".bil", ".bip", ".bsq", ".dat"), ENVI)
+    | dict.fromkeys((".grib", ".grb", ".grib2", ".grb2"), GRIB)
+    | dict.fromkeys((".zip", ".tar", ".tgz", ".gz", ".7z"), ARCHIVE)
+)
+
+
+def foreign_format(path: str) -> str | None:
+    """What a file that cannot be opened is, and the remedy, for a message; None where its format is not known either.
+
+    A file of this machine is opened for its first bytes.
+    """
+    known = SUFFIXES.get(PurePosixPath(path).suffix.lower())
+    beginning = _beginning(path)
+    if not beginning.startswith(HDF5_BEGINNING):
+        known = next((form for begin, form in BEGINNINGS if beginning.lstrip().startswith(begin)), known)
+    elif known is not NETCDF:
+        known = HDF
+    return None if known is None else _message(*known, PurePosixPath(path))
+
+
+def foreign_by_name(name: str) -> str | None:
+    """The same of a name alone: that of a file or, for Zarr, of a folder."""
+    known = SUFFIXES.get(PurePosixPath(name).suffix.lower())
+    return None if known is None else _message(*known, PurePosixPath(name))
+
+
+def _message(what: str, remedy: str, path: PurePosixPath) -> str:
+    stem = f"{path.stem}-converted" if path.suffix == ".tif" else path.stem  # not over the file itself
+    return f"is {what}, and is not read; {remedy.replace('{name}', path.name).replace('{stem}', stem)}"
+
+
+def _beginning(path: str) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(64)
+    except OSError:  # a folder, or a file on a network
+        return b""

@@ -1,0 +1,58 @@
+"""The first directory of a TIFF, read without GDAL: whether its index has as many blocks as its header promises.
+
+GDAL takes a block that the index lacks for one that is absent on purpose, and a header of a million columns over four
+blocks for a raster that is nearly empty.
+"""
+
+import struct
+from typing import BinaryIO
+
+WIDTH, HEIGHT, BANDS, ROWS_OF_STRIP, PLANES = 256, 257, 277, 278, 284
+TILE_WIDTH, TILE_HEIGHT = 322, 323
+OFFSETS = (324, 273)  # of tiles, of strips
+TYPES = {3: "H", 4: "I", 16: "Q"}
+MOST_TAGS = 4096  # a directory of more is none
+
+
+def missing_blocks(file: BinaryIO) -> str | None:
+    """Say how many blocks the index of a TIFF has, and how many its header promises, where it has fewer; else None.
+
+    None also where the directory is not understood, about which GDAL has more to say.
+    """
+    try:
+        tags = _directory(file)
+    except (struct.error, ValueError):
+        return None
+    listed = next((tags[tag][0] for tag in OFFSETS if tag in tags), None)
+    width, height = (tags.get(tag, (0, 0))[1] for tag in (WIDTH, HEIGHT))
+    across = tags.get(TILE_WIDTH, (0, width))[1]
+    down = tags[TILE_HEIGHT][1] if TILE_HEIGHT in tags else min(tags.get(ROWS_OF_STRIP, (0, height))[1], height)
+    if not listed or 0 in (width, height, across, down):
+        return None
+    planes = tags.get(BANDS, (0, 1))[1] if tags.get(PLANES, (0, 1))[1] == 2 else 1
+    promised = -(-width // across) * -(-height // down) * planes
+    if listed >= promised:
+        return None
+    return f"its header promises {promised} blocks for {height} x {width} pixels, and its index has {listed}"
+
+
+def _directory(file: BinaryIO) -> dict[int, tuple[int, int]]:
+    """(number of values, the first of them where it stands in the directory, else 0) of each tag."""
+    file.seek(0)
+    start = file.read(16)
+    order, big = "<" if start[:2] == b"II" else ">", start[2:4] in (b"+\0", b"\0+")
+    (place,) = struct.unpack_from(order + ("Q" if big else "I"), start, 8 if big else 4)
+    file.seek(place)
+    (count,) = struct.unpack(order + ("Q" if big else "H"), file.read(8 if big else 2))
+    if count > MOST_TAGS:
+        raise ValueError(f"{count} tags")
+    size, field = (20, 12) if big else (12, 8)
+    entries = file.read(size * count)
+    tags = {}
+    for at in range(0, size * count, size):
+        tag, kind = struct.unpack_from(f"{order}HH", entries, at)
+        (length,) = struct.unpack_from(order + ("Q" if big else "I"), entries, at + 4)
+        letter = TYPES.get(kind)
+        inside = letter is not None and length * struct.calcsize(letter) <= size - field
+        tags[tag] = (length, struct.unpack_from(f"{order}{letter}", entries, at + field)[0] if inside else 0)
+    return tags

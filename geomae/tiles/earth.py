@@ -1,0 +1,119 @@
+"""Where the pixels of scenes lie on Earth: in a CRS, by longitude and latitude, and on the unit sphere.
+
+S scenes, T tiles, X points of a tile, E points around a tile, K points; coordinates are (x, y) in a CRS, float64
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from pyproj import CRS, Transformer
+from pyproj.exceptions import CRSError, ProjError
+
+from geomae.rasters import Grid
+
+Floats = NDArray[np.float64]
+Whole = NDArray[np.int64]
+
+LONGITUDE_LATITUDE = "EPSG:4326"
+PER_EDGE = 4  # points of an outline: an edge that is straight in the tile's CRS is bent in another
+_IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+@lru_cache(maxsize=512)
+def transformer(source: str, target: str) -> Transformer | None:
+    """From one CRS to another; None where a CRS has no place on Earth, as that of a building site or of the Moon."""
+    try:
+        crs = CRS.from_user_input(source)
+        if not (crs.is_geographic or crs.is_projected):
+            return None
+        return Transformer.from_crs(crs, target, always_xy=True)
+    except (CRSError, ProjError):
+        return None
+
+
+@dataclass(frozen=True)
+class Frames:
+    """How the pixels of scenes map to the world.
+
+    `crs_S` is a number of `crs_names`, -1 where a scene has no CRS or one without a place on Earth. `affine_S6` maps
+    pixels (column, row) to the CRS, and is the identity without one.
+    """
+
+    crs_names: tuple[str, ...]
+    crs_S: Whole
+    affine_S6: Floats
+
+    def in_crs(self, scene_T: Whole, col_TX: Floats, row_TX: Floats) -> Floats:
+        """Places (T, X, 2) of pixels in the CRS of their scenes."""
+        return to_crs(self.affine_S6[scene_T], col_TX, row_TX)
+
+    def projected(self, scene_T: Whole, col_TX: Floats, row_TX: Floats, target: str) -> Floats:
+        """Places (T, X, 2) of pixels in the CRS `target`; NaN where there is none."""
+        points_TX2 = self.in_crs(scene_T, col_TX, row_TX)
+        crs_K = np.repeat(self.crs_S[scene_T], points_TX2.shape[1])
+        return reproject(self.crs_names, crs_K, points_TX2.reshape(-1, 2), target).reshape(points_TX2.shape)
+
+    def longitude_latitude(self, scene_T: Whole, col_TX: Floats, row_TX: Floats) -> Floats:
+        """Places (T, X, 2) in degrees; longitudes may lie beyond 180, grids that reach beyond a pole end there."""
+        degrees_TX2 = self.projected(scene_T, col_TX, row_TX, LONGITUDE_LATITUDE)
+        degrees_TX2[..., 1] = np.clip(degrees_TX2[..., 1], -90, 90)
+        return degrees_TX2
+
+    def outlines(self, place_T4: Whole, inset: float = 0.0, per_edge: int = PER_EDGE) -> Floats:
+        """Points around tiles (scene, row, col, size) in degrees: (T, E, 2), anticlockwise where north is up.
+
+        `inset` is the share of a side by which they are drawn in on each side.
+        """
+        scene_T, row_T1, col_T1, size_T1 = place_T4[:, 0], *(place_T4[:, k : k + 1] for k in (1, 2, 3))
+        around_E2 = inset + (1 - 2 * inset) * _around(per_edge)
+        return self.longitude_latitude(scene_T, col_T1 + around_E2[:, 0] * size_T1, row_T1 + around_E2[:, 1] * size_T1)
+
+
+def frames_of(grids: Sequence[Grid | None], crs_numbers: dict[str, int] | None = None) -> Frames:
+    """The frames of scenes; `crs_numbers` grows by what it does not know, so that several data sets can share it."""
+    numbers: dict[str, int] = {} if crs_numbers is None else crs_numbers
+    crs_S = np.array([_crs_number(grid, numbers) for grid in grids], dtype=np.int64)
+    transforms = [_IDENTITY if grid is None or grid.crs is None else grid.transform for grid in grids]
+    return Frames(tuple(numbers), crs_S, np.array(transforms, dtype=np.float64))
+
+
+def to_sphere(degrees: Floats) -> Floats:
+    """Longitudes and latitudes (..., 2) as vectors (..., 3) of length 1: there is no border at 180 or at a pole."""
+    longitude, latitude = np.radians(np.moveaxis(degrees, -1, 0))
+    flat = np.cos(latitude)
+    return np.stack([flat * np.cos(longitude), flat * np.sin(longitude), np.sin(latitude)], axis=-1)
+
+
+def reproject(crs_names: Sequence[str], crs_K: Whole, points_K2: Floats, target: str) -> Floats:
+    """Points in the CRS `target`; NaN where there is none."""
+    result_K2 = np.full(points_K2.shape, np.nan)
+    for number in np.unique(crs_K[crs_K >= 0]).tolist():
+        here = np.flatnonzero(crs_K == number)
+        to_target = transformer(crs_names[number], target)
+        if to_target is not None:
+            result_K2[here] = np.stack(to_target.transform(*points_K2[here].T), axis=-1)
+    result_K2[~np.isfinite(result_K2).all(axis=-1)] = np.nan
+    return result_K2
+
+
+def to_crs(affine_K6: Floats, col_KX: Floats, row_KX: Floats) -> Floats:
+    """Points (K, X, 2) in the CRS from pixels (K, X)."""
+    a, b, c, d, e, f = affine_K6.T[:, :, None]
+    return np.stack([a * col_KX + b * row_KX + c, d * col_KX + e * row_KX + f], axis=-1)
+
+
+def _crs_number(grid: Grid | None, numbers: dict[str, int]) -> int:
+    if grid is None or grid.crs is None or transformer(grid.crs, LONGITUDE_LATITUDE) is None:
+        return -1
+    return numbers.setdefault(grid.crs, len(numbers))
+
+
+def _around(per_edge: int) -> Floats:
+    """Points (E, 2) on the edge of a unit square as (column, row), from the lower left over the lower right."""
+    share = np.arange(per_edge) / per_edge
+    one, none = np.ones(per_edge), np.zeros(per_edge)
+    sides = ((share, one), (one, 1 - share), (1 - share, none), (none, share))
+    return np.concatenate([np.stack(side, axis=1) for side in sides])

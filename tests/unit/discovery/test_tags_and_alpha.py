@@ -1,0 +1,85 @@
+"""What `catalog init` takes from the files themselves: alpha, scale and offset, and a first file that is broken."""
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.enums import ColorInterp
+
+from geomae.catalog import open_catalog
+from geomae.discovery.draft_catalog import infer_catalog, unresolved
+
+
+def raster(path, bands=3, dtype="uint16", names=(), tags=(1.0, 0.0), alpha=None):
+    """Noise; `tags` are scale and offset of each band, or pairs of them; `alpha` is the number of an alpha band."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(sum(map(ord, path.name)))
+    form = {"count": bands, "height": 64, "width": 64, "dtype": dtype, "crs": "EPSG:32632"}
+    with rasterio.open(path, "w", driver="GTiff", transform=rasterio.Affine(10, 0, 5e5, 0, -10, 5e6), **form) as to:
+        to.write(rng.integers(1, 250, (bands, 64, 64)).astype(dtype))
+        pairs = tags if isinstance(tags, list) else [tags] * bands
+        to.scales, to.offsets = zip(*pairs, strict=True)
+        for number, name in enumerate(names, start=1):
+            to.set_band_description(number, name)
+    if alpha:
+        with rasterio.open(path, "r+") as to:
+            to.colorinterp = [ColorInterp.alpha if at == alpha else old for at, old in enumerate(to.colorinterp, 1)]
+
+
+def drafted(folder):
+    """The only entry of the first catalogue of a folder, and the name of its sensor."""
+    text = infer_catalog(folder, folder / "c.yaml").text()
+    (folder / "c.yaml").write_text(text, encoding="utf-8")
+    catalog = open_catalog(folder / "c.yaml")
+    assert unresolved(folder / "c.yaml") == []
+    (name,) = catalog.entries
+    return catalog.entry(name), catalog.sensor(name).name
+
+
+@pytest.mark.parametrize("alpha", [13, 1])
+def test_twelve_bands_and_alpha_are_twelve_bands(tmp_path, alpha):
+    raster(tmp_path / "a.tif", 13, alpha=alpha)
+    entry, sensor = drafted(tmp_path)
+    assert (sensor, len(entry.bands), entry.bands[alpha - 1]) == ("sentinel-2-l2a", 13, None)
+    assert [band for band in entry.bands if band] == [
+        *("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
+    ]
+
+
+def test_four_bands_of_8_bits_may_be_marked_as_alpha_and_are_near_infrared(tmp_path):
+    raster(tmp_path / "m_3712201_sw_10_1.tif", 4, "uint8", alpha=4)
+    entry, sensor = drafted(tmp_path)
+    assert (sensor, entry.bands) == ("naip", ("red", "green", "blue", "nir"))
+
+
+def test_a_band_with_a_name_is_none_of_alpha(tmp_path):
+    raster(tmp_path / "a.tif", 3, names=("B02", "B03", "B04"), alpha=3)
+    assert drafted(tmp_path)[0].bands == ("B02", "B03", "B04")
+
+
+def test_tags_of_scale_and_offset_are_written(tmp_path):
+    raster(tmp_path / "a.tif", dtype="int16", names=("B02", "B03", "B04"), tags=(0.0002, -0.1))
+    entry, _ = drafted(tmp_path)
+    assert (entry.unit, entry.scale, entry.offset) == ("reflectance", 0.0002, -0.1)
+
+
+def test_tags_that_differ_by_band_are_written_by_band(tmp_path):
+    tags = [(0.0002, 0.0), (0.0001, 0.0), (0.0001, 0.0)]
+    raster(tmp_path / "a.tif", dtype="int16", names=("B02", "B03", "B04"), tags=tags)
+    entry, _ = drafted(tmp_path)
+    assert (entry.scale, entry.offset) == ({"B02": 0.0002, "B03": 0.0001, "B04": 0.0001}, 0)
+
+
+@pytest.mark.parametrize(("tags", "scale"), [((0.0001, 0.0), None), ((0.0002, 0.0), 0.0002)])
+def test_tags_of_a_product_are_written_where_they_are_not_the_sensors(tmp_path, tags, scale):
+    for band in ("B02", "B03"):
+        raster(tmp_path / f"HLS.S30.T32TMT.2021001T101010.v2.0.{band}.tif", 1, "int16", tags=tags)
+    assert drafted(tmp_path)[0].scale == scale
+
+
+def test_the_first_scene_of_a_product_may_be_broken(tmp_path):
+    for day in ("001", "002"):
+        for band in ("B02", "B03"):
+            raster(tmp_path / f"HLS.S30.T32TMT.2021{day}T101010.v2.0.{band}.tif", 1, "int16")
+    (tmp_path / "HLS.S30.T32TMT.2021001T101010.v2.0.B02.tif").write_bytes(b"broken")
+    entry, sensor = drafted(tmp_path)
+    assert (sensor, entry.bands) == ("hls-s30", ("B02", "B03"))
