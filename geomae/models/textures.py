@@ -142,6 +142,6 @@ def cut_filters(pixels_TCHW: Tensor, valid_TCHW: Tensor, side: int, rng: np.rand
     chosen_KV = torch.where(flat_N1[:PER_SIDE], noise_NV, patch_NV[:PER_SIDE])
     variance_V, turn_VV = torch.linalg.eigh(patch_NV.T @ patch_NV / len(patch_NV))
     size_V = variance_V.clamp(min=0) + FLOOR * variance_V.mean().clamp(min=1e-6)
-    filters_KV = chosen_KV @ (turn_VV / size_V) @ turn_VV.T
+    filters_KV: Tensor = chosen_KV @ (turn_VV / size_V) @ turn_VV.T
     filters_KV /= filters_KV.norm(dim=1, keepdim=True)
     return filters_KV.float().reshape(PER_SIDE, C, side, side)
