@@ -1,6 +1,5 @@
 """What the audit remarks about the place and the pixels of files: a sentence each, with their number and the remedy."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -47,18 +46,18 @@ def _pixel_sizes(scenes: Sequence[Scene], used: Facts) -> list[str]:
     """Oblong pixels, and scenes of several pixel sizes, where the catalogue does not bring all to one size."""
     messages = []
     sides_m = {path: facts.sides_m for path, facts in used.items() if facts.sides_m is not None}
+    finest_m = [
+        min(min(sides_m[path]) for path in scene.files if path in sides_m)
+        for scene in scenes
+        if any(path in sides_m for path in scene.files)
+    ]
     oblong = {path: side_m for path, side_m in sides_m.items() if max(side_m) > (1 + GSD_TOLERANCE) * min(side_m)}
     if oblong:
         width_m, height_m = next(iter(oblong.values()))
         messages.append(
             f"{listed(list(oblong))}: pixels that are not square (the first {width_m:.4g} x {height_m:.4g} m) "
-            f"are taken as they are; `gsd_m: {min(width_m, height_m):.4g}` brings them to square ones"
+            f"are taken as they are; `gsd_m: {max(finest_m):.4g}` brings them to square ones"
         )
-    finest_m = [
-        min(math.sqrt(math.prod(sides_m[path])) for path in scene.files if path in sides_m)
-        for scene in scenes
-        if any(path in sides_m for path in scene.files)
-    ]
     if finest_m and max(finest_m) > (1 + GSD_TOLERANCE) * min(finest_m):
         counts = Counter(f"{size_m:.4g} m" for size_m in sorted(finest_m))
         sizes = ", ".join(f"{count} of {size}" for size, count in list(counts.items())[:SHOWN])

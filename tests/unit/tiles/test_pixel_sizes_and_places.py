@@ -112,3 +112,14 @@ def test_scenes_of_several_pixel_sizes_are_said_unless_the_catalogue_names_one(t
     one = index_of(tmp_path, changed_catalog("    unit: reflectance\n", "    unit: reflectance\n    gsd_m: 20\n"))
     assert one.report.remarks == ()
     assert _grid_text(one) == "grid of 20 m"
+
+
+def test_remarks_on_oblong_and_on_unlike_pixels_name_one_remedy(tmp_path):
+    write(tmp_path, "0.tif", width_m=20)
+    write(tmp_path, "1.tif", seed=1)
+    assert index_of(tmp_path).report.remarks == (
+        "1 file (0.tif): pixels that are not square (the first 20 x 10 m) are taken as they are; `gsd_m: 10` "
+        "brings them to square ones",
+    )
+    write(tmp_path, "2.tif", width_m=30, height_m=30, seed=2)
+    assert [remark.count("`gsd_m: 30`") for remark in index_of(tmp_path).report.remarks] == [1, 1]
