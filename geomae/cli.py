@@ -14,6 +14,7 @@ from geomae.commands import (
     catalog_stats,
     compare_recon,
     convert,
+    doctor,
     embed,
     embed_pca,
     gap,
@@ -68,6 +69,7 @@ def main() -> None:
 app.command("pretrain")(pretrain.pretrain)
 app.command("convert")(convert.convert)
 app.command("ui")(ui.ui)
+app.command("doctor")(doctor.doctor)
 app.command("embed")(embed.embed)
 app.command("probe")(probe.probe)
 app.command("embed-pca")(embed_pca.embed_pca)

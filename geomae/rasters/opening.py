@@ -32,6 +32,8 @@ from geomae.errors import RasterError
 from geomae.rasters.side_files import side_files
 
 DRIVERS = ("GTiff", "JP2OpenJPEG", "PNG", "JPEG", "WEBP")  # COGs are GTiff; none of these can name other files
+WRITES = ("GTiff", "COG")
+GDAL_VERSION: str = rasterio.__gdal_version__
 LARGEST_CACHE = 64  # handles per thread; a process may have 1024 files open on most systems
 REMOTE_PREFIXES = ("https://", "s3://", "gs://", "/vsicurl/https://", "/vsis3/", "/vsigs/")
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -328,6 +330,13 @@ def _open(path: str, *, remote: bool) -> DatasetReader:
     # Side files (.aux.xml, .msk, world files) count, but a folder of a million files is not listed at each opening.
     with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE"):
         return _Reader(Path(path), driver=list(DRIVERS))  # a string could be taken for a URL
+
+
+def missing_drivers() -> tuple[str, ...]:
+    """Of the drivers by which rasters are read and written, those that this GDAL has not."""
+    with rasterio.Env() as env:
+        known = env.drivers()
+    return tuple(name for name in dict.fromkeys((*DRIVERS, *WRITES)) if name not in known)
 
 
 def _allow(path: str, *, remote: bool) -> None:

@@ -19,6 +19,7 @@ FLOORS = (
     ("config", "sensors"),
     ("catalog",),
     ("rasters",),
+    ("vectors",),
     ("tiles", "models", "metrics", "runtime", "tracking"),
     ("discovery",),
     ("encoders", "embeddings"),
@@ -113,11 +114,11 @@ def test_imports_go_down():
 
 
 def test_commands_do_not_import_each_other():
-    """A command is one module, and may have a report; what two commands share is `options`, `run`, or a package."""
+    """A command is one module, and may have a report, or checks that it runs; what two commands share is `options`, `run`, or a package."""
     wrong = []
     for name in (one for one in modules() if part(one) == "commands" and one.count(".") == 2):
         command = name.rsplit(".", 1)[-1]
-        shared = {"options", "run", command, f"{command}_report"}
+        shared = {"options", "run", command, f"{command}_report", f"{command}_checks"}
         names = {target.rsplit(".", 1)[-1] for target in imports(name) if target.startswith("geomae.commands")}
         wrong += [f"{command} imports {other}" for other in sorted(names - shared)]
     assert not wrong
@@ -165,6 +166,10 @@ def users(*packages):
 
 def test_only_rasters_opens_rasters():
     assert {part(name) for name in users("rasterio", "osgeo", "rioxarray")} == {"rasters"}
+
+
+def test_only_vectors_opens_vector_files():
+    assert {part(name) for name in users("pyogrio", "fiona")} == {"vectors"}
 
 
 def test_only_tracking_knows_mlflow():
