@@ -155,39 +155,66 @@ def _with_scene_attributes(catalog: Catalog, dataset: str, windows: "pd.DataFram
         )
     columns = [column for column in frame.columns if column not in (table.key, *windows.columns)]
     rows = frame[columns].set_axis(stems).reindex(windows["stem"]).set_axis(windows.index)
-    return windows.assign(**{column: _plain_values(rows[column]) for column in columns})
+    return windows.assign(**{column: plain_values(rows[column]) for column in columns})
+
+
+def read_csv(path: Path, name: str, *, column: str, text: Collection[str] = ()) -> "pd.DataFrame":
+    """A CSV file as plain values, None for what is missing; the columns `text` stay as they are written.
+
+    `column` is one that it should have, by which a file with another separator than the comma is known. Raises
+    CatalogError, which begins with `name`, where the file cannot be read.
+    """
+    import pandas as pd
+
+    try:
+        # Only these stand for nothing: pandas would also take `NA`, which is a continent and a country.
+        kinds = dict.fromkeys(text, "object")
+        frame = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=["", "nan", "NaN"])
+    except (OSError, ValueError) as error:
+        _check_separator(path, name, column)
+        reason = str(error).splitlines()[0]
+        raise CatalogError(f"{name} cannot be read ({reason}); save it as CSV in UTF-8") from error
+    if column not in frame:
+        _check_separator(path, name, column)
+    frame.columns = frame.columns.map(str)
+    for one in frame:
+        frame[one] = plain_values(frame[one])
+    return frame
+
+
+def plain_values(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Whole numbers stay whole beside missing values; text and mixed columns become objects with None."""
+    import pandas as pd
+
+    narrowed = column.convert_dtypes()
+    if not narrowed.isna().any() and narrowed.dtype.kind in "biuf":
+        kind: Any = {"b": "bool", "f": "float64"}.get(narrowed.dtype.kind, "int64")
+        return pd.Series(narrowed.to_numpy(kind), index=column.index, name=column.name)
+    if narrowed.dtype.kind == "f":
+        return pd.Series(narrowed.to_numpy("float64", na_value=float("nan")), index=column.index, name=column.name)
+    values = [None if is_missing(value) else value for value in narrowed.tolist()]
+    return pd.Series(values, index=column.index, dtype="object", name=column.name)
 
 
 def _read_table(
     catalog: Catalog, dataset: str, name: str, key: str, *keys: str
 ) -> tuple["pd.DataFrame", PurePosixPath]:
     """A CSV file with `key` as text and everything else as Python values, None for what is missing; and its folder."""
-    import pandas as pd
-
     place = catalog.place(dataset, *keys)
     path = Path(require_file(catalog, dataset, name, *keys))
     if path.suffix.lower() != ".csv":
         raise CatalogError(f"{place}: {name} is not a CSV file; save the table as .csv")
-    try:
-        # Only these stand for nothing: pandas would also take `NA`, which is a continent and a country.
-        frame = pd.read_csv(path, dtype={key: "object"}, keep_default_na=False, na_values=["", "nan", "NaN"])
-    except (OSError, ValueError) as error:
-        _check_separator(path, name, key, place)
-        reason = str(error).splitlines()[0]
-        raise CatalogError(f"{place}: {name} cannot be read ({reason}); save it as CSV in UTF-8") from error
+    with catalog.at(dataset, *keys):
+        frame = read_csv(path, name, column=key, text=(key,))
     if key not in frame:
-        _check_separator(path, name, key, place)
         raise CatalogError(f"{catalog.place(dataset, keys[0], 'key')}: {_no_column(name, key, frame)}")
-    frame.columns = frame.columns.map(str)
-    for column in frame:
-        frame[column] = _plain_values(frame[column])
     if frame[key].isna().any():
         line = int(frame[key].isna().to_numpy().argmax())
         raise CatalogError(f"{place}: {name}, line {line + 2}: the column {key!r} is empty; name the scene")
     return frame, PurePosixPath(path.parent)
 
 
-def _check_separator(path: Path, name: str, key: str, place: str) -> None:
+def _check_separator(path: Path, name: str, key: str) -> None:
     """Raise CatalogError for a table whose columns, of which `key` is one, are separated by another sign than a comma.
 
     It is not read all the same: where columns are separated by semicolons, commas are often the decimal points.
@@ -200,22 +227,8 @@ def _check_separator(path: Path, name: str, key: str, place: str) -> None:
     for sign, called in SEPARATORS.items():
         if key in next(csv.reader([first], delimiter=sign), []):
             raise CatalogError(
-                f"{place}: {name} separates its columns by {called}; save it with commas, and with points in numbers"
+                f"{name} separates its columns by {called}; save it with commas, and with points in numbers"
             )
-
-
-def _plain_values(column: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Whole numbers stay whole beside missing values; text and mixed columns become objects with None."""
-    import pandas as pd
-
-    narrowed = column.convert_dtypes()
-    if not narrowed.isna().any() and narrowed.dtype.kind in "biuf":
-        kind: Any = {"b": "bool", "f": "float64"}.get(narrowed.dtype.kind, "int64")
-        return pd.Series(narrowed.to_numpy(kind), index=column.index, name=column.name)
-    if narrowed.dtype.kind == "f":
-        return pd.Series(narrowed.to_numpy("float64", na_value=float("nan")), index=column.index, name=column.name)
-    values = [None if is_missing(value) else value for value in narrowed.tolist()]
-    return pd.Series(values, index=column.index, dtype="object", name=column.name)
 
 
 def _rows_by_key(frame: "pd.DataFrame", key: str, place: str) -> Mapping[str, dict[str, Value]]:

@@ -19,6 +19,7 @@ FLOORS = (
     ("config", "sensors"),
     ("catalog",),
     ("rasters",),
+    ("vectors",),
     ("tiles", "models", "metrics", "runtime", "tracking"),
     ("discovery",),
     ("encoders", "embeddings"),
@@ -165,6 +166,10 @@ def users(*packages):
 
 def test_only_rasters_opens_rasters():
     assert {part(name) for name in users("rasterio", "osgeo", "rioxarray")} == {"rasters"}
+
+
+def test_only_vectors_opens_vector_files():
+    assert {part(name) for name in users("pyogrio", "fiona")} == {"vectors"}
 
 
 def test_only_tracking_knows_mlflow():

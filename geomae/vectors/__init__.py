@@ -1,0 +1,1 @@
+"""Points and polygons that people collected: the only place that opens vector files."""
