@@ -20,6 +20,7 @@ from geomae.commands import (
     gap,
     pretrain,
     probe,
+    runs,
     ui,
 )
 
@@ -86,3 +87,8 @@ catalog.command("stats")(catalog_stats.stats)
 catalog.command("preview")(catalog_preview.preview)
 catalog.command("schema")(catalog_schema.schema)
 app.add_typer(catalog)
+
+runs_app = typer.Typer(name="runs", invoke_without_command=True, rich_markup_mode=None)
+runs_app.callback()(runs.list_runs)
+runs_app.command("show")(runs.show_run)
+app.add_typer(runs_app)
