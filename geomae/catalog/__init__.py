@@ -5,7 +5,6 @@ from geomae.catalog.band_order import Placement, StoredOrder
 from geomae.catalog.catalog import BandFile, Catalog, Scene, Source, open_catalog
 from geomae.catalog.filters import Filter, parse_filter
 from geomae.catalog.schema import (
-    Column,
     DatasetEntry,
     Group,
     Label,
@@ -18,6 +17,8 @@ from geomae.catalog.schema import (
     Windows,
     json_schema,
 )
+from geomae.catalog.schema_forms import Column
+from geomae.catalog.schema_times import Months, Time
 from geomae.catalog.selectors import Selector, condition_mask, parse_selector, resolve_selectors
 from geomae.catalog.sources import band_units, resolve_files, scenes_from_paths, source_from_paths
 from geomae.catalog.splits import LEFT_OUT, block_splits, group_splits, hold_out, random_splits
@@ -34,6 +35,7 @@ __all__ = [
     "Group",
     "Label",
     "Mask",
+    "Months",
     "Placement",
     "Sample",
     "Scene",
@@ -43,6 +45,7 @@ __all__ = [
     "StoredOrder",
     "Table",
     "Tile",
+    "Time",
     "Torchgeo",
     "Windows",
     "band_units",

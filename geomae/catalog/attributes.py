@@ -13,7 +13,8 @@ import numpy as np
 from geomae.catalog.catalog import Catalog, Scene
 from geomae.catalog.filters import Columns, MaskN, is_missing, parse_filter
 from geomae.catalog.paths import require_file
-from geomae.catalog.schema import Column
+from geomae.catalog.schema_forms import Column
+from geomae.catalog.times import remedy
 from geomae.errors import CatalogError, nearest
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def where_mask(catalog: Catalog, dataset: str, columns: Columns, length: int) ->
 
 
 def require_columns(catalog: Catalog, dataset: str, known: Collection[str]) -> None:
-    """Check that every column that label, split, group, places and domain name is `known`.
+    """Check that every column that label, split, group, places, time and domain name is `known`.
 
     Raises CatalogError with the line and the nearest known column.
     """
@@ -131,12 +132,13 @@ def require_columns(catalog: Catalog, dataset: str, known: Collection[str]) -> N
         ("group", "column"): entry.group.column if entry.group else None,
         ("group", "folds"): entry.group.folds if entry.group else None,
         ("places", "column"): entry.places.column if entry.places else None,
+        ("time", "column"): entry.time.column if entry.time else None,
         ("domain", "column"): entry.domain.column if isinstance(entry.domain, Column) else None,
     }
     for keys, column in wanted.items():
         if column is not None and column not in known:
             raise CatalogError(
-                f"{catalog.place(dataset, *keys)}: there is no column {column!r}; {nearest(column, known)}"
+                f"{catalog.place(dataset, *keys)}: there is no column {column!r}; {remedy(column, known)}"
             )
 
 

@@ -14,6 +14,8 @@ from geomae.errors import CatalogError, nearest
 from geomae.files import YamlDocument, digest, read_yaml
 from geomae.sensors import Band, Sensor, inline_sensor, sensor
 
+YOUNG_KEYS = ("places", "time")  # younger than runs and stores whose digests are to stay: left out where they are None
+
 
 @dataclass(frozen=True)
 class Catalog:
@@ -64,8 +66,9 @@ class Catalog:
         """Digest (32 characters) of the entries of these data sets; their order and notation do not matter."""
         entries = {name: self.entry(name).model_dump(mode="json") for name in names}
         for entry in entries.values():
-            if entry["places"] is None:  # the key is younger than runs and stores that are to be found again
-                del entry["places"]
+            for key in YOUNG_KEYS:
+                if entry[key] is None:
+                    del entry[key]
         return digest(entries)
 
 
@@ -111,7 +114,7 @@ class Scene:
     """One place at one date: the stored bands that are read together, on one grid.
 
     `bands` follows the order of `Source.bands`. `files` are the distinct files of the bands. `stem` fills `{stem}` in
-    the patterns of masks and labels.
+    the patterns of masks and labels. `time` is when it was acquired (see `times`), None where that is not known.
     """
 
     id: str
@@ -120,6 +123,7 @@ class Scene:
     mask: BandFile | None = None
     label_path: str | None = None
     attributes: Mapping[str, str | float | None] = field(default_factory=dict)
+    time: str | None = None
 
     @property
     def files(self) -> tuple[str, ...]:
