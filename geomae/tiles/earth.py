@@ -5,33 +5,18 @@ S scenes, T tiles, X points of a tile, E points around a tile, K points; coordin
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from pyproj import CRS, Transformer
-from pyproj.exceptions import CRSError, ProjError
 
 from geomae.rasters import Grid
+from geomae.vectors.projection import LONGITUDE_LATITUDE, transform, transformer
 
 Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
-LONGITUDE_LATITUDE = "EPSG:4326"
 PER_EDGE = 4  # points of an outline: an edge that is straight in the tile's CRS is bent in another
 _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-
-
-@lru_cache(maxsize=512)
-def transformer(source: str, target: str) -> Transformer | None:
-    """From one CRS to another; None where a CRS has no place on Earth, as that of a building site or of the Moon."""
-    try:
-        crs = CRS.from_user_input(source)
-        if not (crs.is_geographic or crs.is_projected):
-            return None
-        return Transformer.from_crs(crs, target, always_xy=True)
-    except (CRSError, ProjError):
-        return None
 
 
 @dataclass(frozen=True)
@@ -92,10 +77,7 @@ def reproject(crs_names: Sequence[str], crs_K: Whole, points_K2: Floats, target:
     result_K2 = np.full(points_K2.shape, np.nan)
     for number in np.unique(crs_K[crs_K >= 0]).tolist():
         here = np.flatnonzero(crs_K == number)
-        to_target = transformer(crs_names[number], target)
-        if to_target is not None:
-            result_K2[here] = np.stack(to_target.transform(*points_K2[here].T), axis=-1)
-    result_K2[~np.isfinite(result_K2).all(axis=-1)] = np.nan
+        result_K2[here] = transform(crs_names[number], target, points_K2[here])
     return result_K2
 
 

@@ -11,8 +11,9 @@ import shapely
 from numpy.typing import NDArray
 from scipy import spatial  # type: ignore[import-untyped]
 
-from geomae.tiles.earth import LONGITUDE_LATITUDE, frames_of, reproject, to_crs, to_sphere
+from geomae.tiles.earth import frames_of, reproject, to_crs, to_sphere
 from geomae.tiles.index import TileIndex
+from geomae.vectors.projection import LONGITUDE_LATITUDE
 
 Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]

@@ -16,7 +16,8 @@ from geomae.catalog.splits import LEFT_OUT, TRAIN, block_splits, group_splits, h
 from geomae.errors import CatalogError
 from geomae.rasters import Grid
 from geomae.rasters.grids import crs_label
-from geomae.tiles.earth import LONGITUDE_LATITUDE, Floats, Frames, Whole, frames_of, to_sphere
+from geomae.tiles.earth import Floats, Frames, Whole, frames_of, to_sphere
+from geomae.vectors.projection import LONGITUDE_LATITUDE
 
 EQUAL_AREA = "EPSG:6933"  # metres everywhere, so that blocks are of one size from the equator to the poles
 TOUCHING = 1e-3  # share of a tile's side: an overlap below it is rounding of the reprojected outlines

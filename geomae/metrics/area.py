@@ -1,0 +1,111 @@
+"""Accuracy and areas from a random sample of reference points: what a design-based estimate says of a map.
+
+N points, S strata, K classes. Points are drawn at random within strata, which are the map's classes (Olofsson et al.
+2014) or any other parts of the map (Stehman 2014): the estimators of the second contain those of the first. Points are
+few beside all places of a stratum, so that no correction for a finite population is made.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from geomae.metrics.predictions import Codes, Floats
+
+NORMAL_95 = 1.96
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Figures (X) and their standard errors, NaN where they are unknown."""
+
+    value_X: Floats
+    error_X: Floats
+
+    def interval(self, place: int, most: float = np.inf) -> tuple[float, float] | None:
+        """The interval (95 %) of one figure, within 0 and `most`.
+
+        None where it is unknown, and where the error is 0: a few points that are all right do not make it certain.
+        """
+        value, error = float(self.value_X[place]), float(self.error_X[place])
+        if not (np.isfinite(value) and np.isfinite(error) and error > 0):
+            return None
+        return max(0.0, value - NORMAL_95 * error), min(most, value + NORMAL_95 * error)
+
+
+@dataclass(frozen=True)
+class SampleEstimate:
+    """What a stratified sample says of a map: accuracies as shares of area, areas in the unit of the strata.
+
+    `overall` has one figure, the others one for each class. `points_K` are the points by reference class. `notes` say
+    which strata have too few points; areas are those of the strata that have any.
+    """
+
+    overall: Estimates
+    users_K: Estimates
+    producers_K: Estimates
+    area_K: Estimates
+    points_K: Codes
+    notes: tuple[str, ...]
+
+
+def estimate_from_sample(
+    stratum_N: Codes,
+    map_N: Codes,
+    reference_N: Codes,
+    area_S: Floats,
+    classes: int,
+    strata: Sequence[str],
+) -> SampleEstimate:
+    """Accuracy and areas from points drawn at random within strata of known area, named by `strata`.
+
+    `stratum_N`, `map_N` and `reference_N` are codes of the stratum and of both classes of each point. Where the strata
+    are the map's classes, `stratum_N` equals `map_N`, and this is the estimator of Olofsson et al. (2014).
+    """
+    count_S = np.bincount(stratum_N, minlength=len(area_S))
+    sampled_S = count_S > 0
+    total = float(area_S[sampled_S].sum())
+    weight_S = np.where(sampled_S, area_S, 0) / total
+    each_KN = np.arange(classes)[:, None]
+    mapped_KN, true_KN = (each_KN == map_N).astype(float), (each_KN == reference_N).astype(float)
+    right_KN, everywhere_KN = mapped_KN * true_KN, np.ones((classes, len(map_N)))
+    design: tuple[Codes, Codes, Floats] = (stratum_N, count_S, weight_S)
+    share_K = _ratio(true_KN, everywhere_KN, *design)
+    return SampleEstimate(
+        _ratio(right_KN.sum(0, keepdims=True), everywhere_KN[:1], *design),
+        _ratio(right_KN, mapped_KN, *design),
+        _ratio(right_KN, true_KN, *design),
+        Estimates(share_K.value_X * total, share_K.error_X * total),
+        np.bincount(reference_N, minlength=classes),
+        tuple(_notes(count_S, area_S, strata)),
+    )
+
+
+def _ratio(part_XN: Floats, whole_XN: Floats, stratum_N: Codes, count_S: Codes, weight_S: Floats) -> Estimates:
+    """Ratios (X) of two totals and their standard errors (Stehman 2014, equations 27 and 28).
+
+    The variance within a stratum is that of `part - ratio * whole`.
+    """
+    weight_N = weight_S[stratum_N] / count_S[stratum_N]
+    whole_X = whole_XN @ weight_N
+    there_X = whole_X > 0
+    ratio_X = np.divide(part_XN @ weight_N, whole_X, out=np.full(len(whole_X), np.nan), where=there_X)
+    left_XN = part_XN - np.where(there_X, ratio_X, 0)[:, None] * whole_XN
+    variance_X = np.zeros(len(whole_X))
+    for stratum in np.flatnonzero(count_S):
+        here_XN, count = left_XN[:, stratum_N == stratum], int(count_S[stratum])
+        spread_X = here_XN.var(1, ddof=1) if count > 1 else np.full(len(whole_X), np.nan)
+        variance_X += weight_S[stratum] ** 2 * spread_X / count
+    error_X = np.divide(np.sqrt(variance_X), whole_X, out=np.full(len(whole_X), np.nan), where=there_X)
+    return Estimates(ratio_X, error_X)
+
+
+def _notes(count_S: Codes, area_S: Floats, strata: Sequence[str]) -> list[str]:
+    notes = []
+    for name, count, area in zip(strata, count_S.tolist(), area_S.tolist(), strict=True):
+        if count == 0 and area > 0:
+            share = area / area_S.sum()
+            notes.append(f"stratum {name}: no reference point, so that nothing is said of it ({share:.1%} of the area)")
+        if count == 1:
+            notes.append(f"stratum {name}: one reference point, which leaves every interval unknown; two are the least")
+    return notes

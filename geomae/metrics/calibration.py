@@ -1,0 +1,165 @@
+"""Probabilities that mean what they say: bias-corrected temperature scaling, and how far off probabilities are.
+
+N rows (tiles or pixels), K classes, G groups, B bins of confidence; X any leading dimensions
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize  # type: ignore[import-untyped]
+
+from geomae.errors import TrainingError
+from geomae.metrics.predictions import UNKNOWN, Codes, Floats
+
+EXTREME = 20.0  # temperatures lie between 1 / EXTREME and EXTREME
+FEW = 10  # a class with fewer rows hardly tells its bias
+BINS = 15  # of equal width (Guo et al. 2017)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Probabilities are softmax(logits / temperature + bias); `notes` say what the rows could not tell."""
+
+    temperature: float
+    bias_K: Floats
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def none(cls, classes: int, *notes: str) -> "Calibration":
+        """That which leaves the softmax of logits as it is."""
+        return cls(1.0, np.zeros(classes), notes)
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> "Calibration":
+        """That of `record()`."""
+        bias_K = np.asarray(record["bias"], dtype=np.float64)
+        return cls(float(record["temperature"]), bias_K, tuple(record.get("notes", ())))
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"temperature": self.temperature, "bias": self.bias_K.tolist(), "notes": list(self.notes)}
+
+    def apply(self, logits_XK: NDArray[np.floating]) -> Floats:
+        """Probabilities (..., K) of logits (..., K); a class whose logit is -inf has none."""
+        return softmax(logits_XK.astype(np.float64) / self.temperature + self.bias_K)
+
+
+def softmax(scores_XK: Floats) -> Floats:
+    """Shares (..., K) that sum to 1."""
+    share_XK = np.exp(scores_XK - scores_XK.max(-1, keepdims=True))
+    return np.asarray(share_XK / share_XK.sum(-1, keepdims=True))
+
+
+def fit_calibration(
+    logits_NK: NDArray[np.floating],
+    label_N: Codes,
+    weight_N: Floats | None = None,
+    names: Sequence[str] | None = None,
+) -> Calibration:
+    """Bias-corrected temperature scaling (Alexandari et al. 2020) of rows that the model did not learn from.
+
+    The likelihood is that of the rows times a standard normal prior on the biases and on the logarithm of the
+    temperature, which weighs as one row does: rows that are all told apart, or few, then leave both finite and near
+    0. A class without rows has no say in it: its bias stays 0, which is the mean of the others. Rows whose label is
+    UNKNOWN are left out. `weight_N` says how much each row counts; pixels of a tile are alike and should count less
+    than a tile each. Raises TrainingError for logits that are not numbers.
+    """
+    classes = logits_NK.shape[1]
+    names = [f"class {code}" for code in range(classes)] if names is None else names
+    if np.isnan(logits_NK).any() or np.isposinf(logits_NK).any():
+        raise TrainingError("probabilities cannot be calibrated: some scores of the model are not finite numbers")
+    weight_N = np.ones(len(label_N)) if weight_N is None else weight_N
+    learned_K = np.isfinite(logits_NK).all(0)
+    used_N = (label_N != UNKNOWN) & learned_K[label_N] & (weight_N > 0)
+    count_K = np.bincount(label_N[used_N], minlength=classes)
+    known = np.flatnonzero(count_K)
+    notes = [
+        f"{names[code]}: no row to calibrate on; its bias stays 0" for code in np.flatnonzero(count_K == 0).tolist()
+    ]
+    if len(known) < 2:
+        return Calibration.none(
+            classes, *notes, "fewer than two classes to calibrate on: probabilities stay as they are"
+        )
+    few = [names[code] for code in known.tolist() if count_K[code] < FEW]
+    notes += [f"fewer than {FEW} rows to calibrate on: {', '.join(few)}; the bias is uncertain"] if few else []
+    place_K = np.searchsorted(known, np.arange(classes))
+    scores_NK, place_N = logits_NK[used_N][:, known].astype(np.float64), place_K[label_N[used_N]]
+    temperature, bias, said = _most_likely(scores_NK, place_N, weight_N[used_N])
+    bias_K = np.zeros(classes)
+    bias_K[known] = bias
+    return Calibration(temperature, bias_K, (*notes, *said))
+
+
+def _most_likely(scores_NK: Floats, label_N: Codes, weight_N: Floats) -> tuple[float, Floats, list[str]]:
+    """Temperature, biases (K) of mean 0, and what there is to say of them."""
+    rows, total = np.arange(len(label_N)), float(weight_N.sum())
+    scores_NK = scores_NK - scores_NK.mean(1, keepdims=True)  # what is the same for all classes tells nothing
+    target_K = np.bincount(label_N, weight_N, minlength=scores_NK.shape[1])
+    limit = float(np.log(EXTREME))
+
+    def loss(values: Floats) -> tuple[float, Floats]:
+        slope, bias_K = np.exp(values[0]), values[1:]  # the slope is 1 / temperature
+        tilted_NK = slope * scores_NK + bias_K
+        top_N = tilted_NK.max(1)
+        share_NK = np.exp(tilted_NK - top_N[:, None])
+        sum_N = share_NK.sum(1)
+        share_NK *= (weight_N / sum_N)[:, None]
+        likelihood = float((weight_N * (tilted_NK[rows, label_N] - top_N - np.log(sum_N))).sum())
+        by_slope = float((share_NK * scores_NK).sum() - (weight_N * scores_NK[rows, label_N]).sum()) * slope
+        gradient = np.concatenate([[by_slope], share_NK.sum(0) - target_K]) + values
+        return (0.5 * float(values @ values) - likelihood) / total, gradient / total
+
+    bounds = [(-limit, limit), *[(None, None)] * scores_NK.shape[1]]
+    end = minimize(loss, np.zeros(len(bounds)), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500})
+    temperature, bias_K = float(np.exp(-end.x[0])), end.x[1:] - end.x[1:].mean()
+    notes = [] if end.success else [f"the calibration did not settle: {end.message}"]
+    if abs(end.x[0]) >= limit * (1 - 1e-6):
+        notes.append(f"the temperature ran into its bound of {temperature:g}: confidence says little here")
+    right_N = (scores_NK / temperature + bias_K).argmax(1) == label_N
+    if right_N.all():
+        notes.append(f"all {len(rows)} rows are told apart, so that they only say that probabilities may be high")
+    return temperature, bias_K, notes
+
+
+def reliability_sums(
+    predicted_N: Codes, right_N: NDArray[np.bool_], confidence_N: Floats, group_N: Codes, classes: int, groups: int
+) -> Floats:
+    """By group, predicted class and bin of confidence: rows, rows that are right, and confidence: (G, K, B, 3).
+
+    Bins are of equal width; each takes its upper end, the first also 0.
+    """
+    bin_N = np.clip(np.ceil(confidence_N * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    cell_N = (group_N * classes + predicted_N) * BINS + bin_N
+    columns = (None, right_N.astype(np.float64), confidence_N)
+    sums = [np.bincount(cell_N, column, minlength=groups * classes * BINS) for column in columns]
+    return np.stack(sums, axis=-1).reshape(groups, classes, BINS, 3).astype(np.float64)
+
+
+def calibration_error(sums_XB3: Floats) -> Floats:
+    """Expected calibration error (X): the mean over rows of |share right - mean confidence| of their bin."""
+    rows_X = sums_XB3[..., 0].sum(-1)
+    off_X = np.abs(sums_XB3[..., 1] - sums_XB3[..., 2]).sum(-1)
+    return np.asarray(np.divide(off_X, rows_X, out=np.full(np.shape(rows_X), np.nan), where=rows_X > 0))
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Rows whose confidence lies above `above` and at most at `up_to`: how many, how sure, and how often right."""
+
+    above: float
+    up_to: float
+    rows: int
+    confidence: float
+    accuracy: float
+
+
+def reliability_table(sums_B3: Floats) -> list[ReliabilityBin]:
+    """The bins that hold rows, of increasing confidence."""
+    return [
+        ReliabilityBin(number / BINS, (number + 1) / BINS, int(rows), confidence / rows, right / rows)
+        for number, (rows, right, confidence) in enumerate(sums_B3.tolist())
+        if rows > 0
+    ]

@@ -1,0 +1,78 @@
+"""From one coordinate reference system to another: transformers that are made once, and extents for messages.
+
+N points; coordinates are (x, y), east before north, float64
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from pyproj import CRS, Transformer
+from pyproj.exceptions import CRSError, ProjError
+
+from geomae.rasters import Grid
+from geomae.rasters.grids import crs_label
+
+Floats = NDArray[np.float64]
+LONGITUDE_LATITUDE = "EPSG:4326"
+TURN = 360.0  # degrees
+
+
+@lru_cache(maxsize=512)
+def transformer(source: str, target: str) -> Transformer | None:
+    """From one CRS to another; None where a CRS has no place on Earth, as that of a building site or of the Moon."""
+    try:
+        crs = CRS.from_user_input(source)
+        if not (crs.is_geographic or crs.is_projected):
+            return None
+        return Transformer.from_crs(crs, target, always_xy=True)
+    except (CRSError, ProjError):
+        return None
+
+
+@lru_cache(maxsize=512)
+def in_degrees(crs: str) -> bool:
+    """Whether the first axis of a CRS is a longitude."""
+    return bool(CRS.from_user_input(crs).is_geographic)
+
+
+def transform(source: str, target: str, points_N2: Floats) -> Floats:
+    """Points in the CRS `target`; NaN where there is none."""
+    if source == target:
+        return points_N2
+    change = transformer(source, target)
+    if change is None or not len(points_N2):
+        return np.full(points_N2.shape, np.nan)
+    result_N2 = np.stack(change.transform(*points_N2.T), axis=-1)
+    result_N2[~np.isfinite(result_N2).all(axis=1)] = np.nan
+    return result_N2
+
+
+def extents(name: str, crs: str, points_N2: Floats, grids: Sequence[Grid | None]) -> str:
+    """Where the points of a vector layer and the scenes lie, each in both CRS: what a message says when none meet."""
+    placed = [grid for grid in grids if grid is not None and grid.crs is not None]
+    if not placed:
+        return f"{name} lies at {_extent(points_N2)} ({crs_label(crs)}), and no scene has a CRS"
+    own = str(placed[0].crs)
+    corners_N2 = np.concatenate([transform(str(grid.crs), own, _corners(grid)) for grid in placed])
+    layer = f"{name} lies at {_extent(points_N2)} ({crs_label(crs)})"
+    scenes = f"the scenes at {_extent(corners_N2)} ({crs_label(own)})"
+    if crs == own:
+        return f"{layer}, {scenes}"
+    there, here = transform(crs, own, points_N2), transform(own, crs, corners_N2)
+    return f"{layer}, which is {_extent(there)} there; {scenes}, which is {_extent(here)} in the other"
+
+
+def _corners(grid: Grid) -> Floats:
+    a, b, c, d, e, f = grid.transform
+    pixels_42 = np.array([(0, 0), (grid.width, 0), (grid.width, grid.height), (0, grid.height)], dtype=np.float64)
+    return np.stack([a * pixels_42[:, 0] + b * pixels_42[:, 1] + c, d * pixels_42[:, 0] + e * pixels_42[:, 1] + f], 1)
+
+
+def _extent(points_N2: Floats) -> str:
+    known_N2 = points_N2[np.isfinite(points_N2).all(axis=1)]
+    if not len(known_N2):
+        return "no place"
+    (left, bottom), (right, top) = known_N2.min(axis=0).tolist(), known_N2.max(axis=0).tolist()
+    return f"x {left:.7g} to {right:.7g}, y {bottom:.7g} to {top:.7g}"

@@ -1,0 +1,112 @@
+"""Accuracy and areas by sample: the published examples of Olofsson et al. (2014) and Stehman (2014)."""
+
+import numpy as np
+import pytest
+
+from geomae.metrics.area import estimate_from_sample
+
+MATRIX = np.array([[66, 0, 5, 4], [0, 55, 8, 12], [1, 0, 153, 11], [2, 1, 9, 313]])  # map, reference
+SHARES = np.array([0.020, 0.015, 0.320, 0.645])
+PIXELS, HECTARES = 10_000_000, 0.09
+
+
+def points_of(matrix):
+    """Map and reference class of each point of an error matrix."""
+    classes = np.indices(matrix.shape).reshape(2, -1)
+    return np.repeat(classes, matrix.ravel(), axis=1)
+
+
+def codes(letters):
+    return np.array(["ABCD".index(letter) for letter in letters])
+
+
+def olofsson(unit):
+    mapped, reference = points_of(MATRIX)
+    return estimate_from_sample(mapped, mapped, reference, SHARES * PIXELS * unit, 4, "1234")
+
+
+def test_example_of_olofsson():
+    in_pixels, in_hectares = olofsson(1), olofsson(HECTARES)
+    assert in_pixels.overall.value_X[0] == pytest.approx(0.947, abs=5e-4)
+    for estimate, area, margin in ((in_pixels, 235_086, 68_418), (in_hectares, 21_158, 6_158)):
+        assert estimate.area_K.value_X[0] == pytest.approx(area, abs=0.5)
+        low, high = estimate.area_K.interval(0)
+        assert (high - low) / 2 == pytest.approx(margin, abs=0.5)
+    assert in_pixels.points_K.tolist() == [69, 56, 175, 340]
+    assert in_pixels.notes == ()
+
+
+def test_strata_that_are_map_classes_give_the_formulas_of_olofsson():
+    estimate = olofsson(1)
+    count, users = MATRIX.sum(1), np.diag(MATRIX) / MATRIX.sum(1)
+    np.testing.assert_allclose(estimate.users_K.value_X, users)
+    np.testing.assert_allclose(estimate.users_K.error_X, np.sqrt(users * (1 - users) / (count - 1)))
+    error = np.sqrt((SHARES**2 * users * (1 - users) / (count - 1)).sum())
+    assert estimate.overall.error_X[0] == pytest.approx(error)
+    share = SHARES[:, None] * MATRIX / count[:, None]
+    np.testing.assert_allclose(estimate.producers_K.value_X, np.diag(share) / share.sum(0))
+    producers = share[0, 0] / share[:, 0].sum()  # equation 7, of the first class
+    within = MATRIX[:, 0] / count
+    terms = SHARES**2 * within * (1 - within) / (count - 1)
+    variance = ((1 - producers) ** 2 * terms[0] + producers**2 * terms[1:].sum()) / share[:, 0].sum() ** 2
+    assert estimate.producers_K.error_X[0] == pytest.approx(np.sqrt(variance))
+
+
+def test_example_of_stehman():
+    """Strata that are not the map's classes: the forty points of the paper, and the figures it works out."""
+    stratum = np.repeat(np.arange(4), 10)
+    mapped = codes("AAAAAAABBB" + "ABBBBBBBBB" + "BBCCCCCCBB" + "DDDDDDDDDD")
+    reference = codes("AAAAACBABC" + "ABBBBBAABB" + "CCCCCDDBBA" + "DDDDDDDCCB")
+    estimate = estimate_from_sample(stratum, mapped, reference, np.array([4e4, 3e4, 2e4, 1e4]), 4, "1234")
+    share, error = estimate.area_K.value_X / 1e5, estimate.area_K.error_X / 1e5
+    assert (share[0], share[2]) == (pytest.approx(0.35), pytest.approx(0.20))
+    assert (error[0], error[2]) == (pytest.approx(0.082, abs=5e-4), pytest.approx(0.064, abs=5e-4))
+    assert estimate.overall.value_X[0] == pytest.approx(0.63)
+    assert estimate.overall.error_X[0] == pytest.approx(0.085, abs=5e-4)
+    assert estimate.users_K.value_X[1] == pytest.approx(0.574, abs=5e-4)
+    assert estimate.users_K.error_X[1] == pytest.approx(0.125, abs=5e-4)
+    assert estimate.producers_K.value_X[1] == pytest.approx(0.794, abs=5e-4)
+
+
+def test_intervals_hold_what_they_say():
+    """Of 400 samples of a known map, about 95 % cover the true area, in strata that are not the map's classes."""
+    rng = np.random.default_rng(0)
+    stratum = np.repeat([0, 1, 2], [5000, 3000, 2000])
+    mapped = rng.integers(0, 3, 10_000)
+    reference = np.where(rng.uniform(size=10_000) < 0.7, mapped, (stratum + mapped) % 3)
+    area, true_area = np.bincount(stratum).astype(float), np.bincount(reference)
+    covered = np.zeros(3)
+    for _ in range(400):
+        drawn = np.concatenate([rng.choice(np.flatnonzero(stratum == one), 60, replace=False) for one in range(3)])
+        estimate = estimate_from_sample(stratum[drawn], mapped[drawn], reference[drawn], area, 3, "abc")
+        intervals = [estimate.area_K.interval(code) for code in range(3)]
+        covered += [low <= true <= high for (low, high), true in zip(intervals, true_area, strict=True)]
+    assert ((covered / 400 > 0.92) & (covered / 400 < 0.98)).all()
+
+
+def test_a_stratum_without_points_is_left_out_and_named():
+    mapped, reference = points_of(np.array([[9, 1, 0], [2, 8, 0], [0, 0, 0]]))
+    estimate = estimate_from_sample(mapped, mapped, reference, np.array([60.0, 40, 100]), 3, ["crops", "wood", "ice"])
+    (note,) = estimate.notes
+    assert "stratum ice: no reference point" in note
+    assert "50.0%" in note
+    assert estimate.area_K.value_X.sum() == pytest.approx(100)
+    assert np.isnan(estimate.users_K.value_X[2])
+    assert estimate.users_K.interval(2) is None
+
+
+def test_one_point_leaves_intervals_unknown_and_none_wrong_is_not_certainty():
+    mapped, reference = points_of(np.array([[1, 0], [0, 20]]))
+    estimate = estimate_from_sample(mapped, mapped, reference, np.array([10.0, 90.0]), 2, ["crops", "wood"])
+    assert "stratum crops: one reference point" in estimate.notes[0]
+    assert estimate.overall.value_X[0] == 1
+    assert estimate.overall.interval(0, most=1) is None
+    mapped, reference = points_of(np.array([[20, 0], [0, 20]]))
+    estimate = estimate_from_sample(mapped, mapped, reference, np.array([10.0, 90.0]), 2, ["crops", "wood"])
+    assert estimate.overall.interval(0, most=1) is None
+
+
+def test_intervals_stay_within_what_can_be():
+    mapped, reference = points_of(np.array([[19, 1], [0, 20]]))
+    estimate = estimate_from_sample(mapped, mapped, reference, np.array([50.0, 50.0]), 2, ["crops", "wood"])
+    assert estimate.users_K.interval(0, most=1)[1] == 1
