@@ -14,7 +14,7 @@ from geomae.catalog.catalog import Catalog, Scene
 from geomae.catalog.filters import Columns, MaskN, is_missing, parse_filter
 from geomae.catalog.paths import require_file
 from geomae.catalog.schema_forms import Column
-from geomae.catalog.times import remedy
+from geomae.catalog.times import column_remedy
 from geomae.errors import CatalogError, nearest
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def require_columns(catalog: Catalog, dataset: str, known: Collection[str]) -> N
     for keys, column in wanted.items():
         if column is not None and column not in known:
             raise CatalogError(
-                f"{catalog.place(dataset, *keys)}: there is no column {column!r}; {remedy(column, known)}"
+                f"{catalog.place(dataset, *keys)}: there is no column {column!r}; {column_remedy(column, known)}"
             )
 
 

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from geomae.catalog.times import TIME, period, remedy
+from geomae.catalog.times import TIME, column_remedy, period
 from geomae.errors import CatalogError
 
 MaskN = NDArray[np.bool_]
@@ -162,9 +162,8 @@ def within_time(times: Operand, sign: str, text: str) -> MaskN:
     if sign in ("==", "!="):
         inside_N = compare(times, ">=", first) & compare(times, "<", after)
         return inside_N if sign == "==" else ~inside_N & ~missing(times[1])
-    return compare(
-        times, sign if sign in ("<", ">=") else {"<=": "<", ">": ">="}[sign], first if sign in ("<", ">=") else after
-    )
+    order, bound = {"<": ("<", first), "<=": ("<", after), ">": (">=", after), ">=": (">=", first)}[sign]
+    return compare(times, order, bound)
 
 
 def times_contained(times: Operand, values: Sequence[Literal], *, negated: bool) -> MaskN:
@@ -217,7 +216,7 @@ class Filter:
         whether a value is missing. Raises CatalogError for an unknown column and for values that cannot be compared.
         """
         for name in sorted(self.names - set(columns)):
-            raise CatalogError(f"{self.text!r}: there is no column {name!r}; {remedy(name, columns)}")
+            raise CatalogError(f"{self.text!r}: there is no column {name!r}; {column_remedy(name, columns)}")
         try:
             return self.tree.mask(columns)
         except TypeError as error:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 UNSPECIFIED = "unspecified"  # the domain of tiles without one
-MOST_DAYS_APART = 1  # of a column and a name: one may be in local time
+MOST_DAYS_BETWEEN = 1  # of a column and a name: one may be in local time
 logger = logging.getLogger(__name__)
 
 
@@ -46,7 +46,7 @@ def with_scene_times(catalog: Catalog, dataset: str, scenes: Sequence[Scene]) ->
     column = _column(catalog, dataset)
     timed: list[Scene] = []
     impossible: list[str] = []
-    apart: list[str] = []
+    differing: list[str] = []
     for scene in scenes:
         stated = _read(catalog, dataset, scene.attributes.get(column), f"scene {scene.id!r}")
         try:
@@ -54,15 +54,15 @@ def with_scene_times(catalog: Catalog, dataset: str, scenes: Sequence[Scene]) ->
         except ValueError as error:
             impossible.append(str(error))
             named = None
-        if stated and named and _days(stated, named) > MOST_DAYS_APART:
-            apart.append(f"{scene.id} ({stated} and {named})")
+        if stated and named and _days(stated, named) > MOST_DAYS_BETWEEN:
+            differing.append(f"{scene.id} ({stated} and {named})")
         timed.append(replace(scene, time=stated or named))
     place = catalog.place(dataset)
     if impossible:
         logger.warning("%s: %d of %d scenes get no time: %s", place, len(impossible), len(scenes), impossible[0])
-    if apart:
+    if differing:
         said = f"the column {column!r} says another day than the name of the file, and counts"
-        logger.warning("%s: for %d of %d scenes %s, as for %s", place, len(apart), len(scenes), said, apart[0])
+        logger.warning("%s: for %d of %d scenes %s, as for %s", place, len(differing), len(scenes), said, differing[0])
     return tuple(timed)
 
 
@@ -130,7 +130,7 @@ def _below(catalog: Catalog, scene: Scene) -> str:
     return scene.files[0].removeprefix(f"{catalog.folder}/")
 
 
-def _read(catalog: Catalog, dataset: str, value: Any, whose: str) -> str | None:
+def _read(catalog: Catalog, dataset: str, value: Any, owner: str) -> str | None:
     if is_missing(value):
         return None
     try:
@@ -140,7 +140,7 @@ def _read(catalog: Catalog, dataset: str, value: Any, whose: str) -> str | None:
         place = catalog.place(dataset, *(("time", "column") if rule else ()))
         remedy = "" if rule else f", or call the column otherwise if {TIME!r} is no date"
         column = _column(catalog, dataset)
-        raise CatalogError(f"{place}: {whose} has {value!r} in the column {column!r}, which {error}{remedy}") from error
+        raise CatalogError(f"{place}: {owner} has {value!r} in the column {column!r}, which {error}{remedy}") from error
 
 
 def _days(one: str, other: str) -> int:

@@ -6,7 +6,7 @@ comparison may also be a year or a month, and means all of it: see `period`.
 
 import functools
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 
 import numpy as np
@@ -113,14 +113,15 @@ def time_of_tags(tags: Mapping[str, str]) -> str | None:
     return None
 
 
-def remedy(name: str, known: Collection[str]) -> str:
+def column_remedy(name: str, known: Collection[str]) -> str:
     """What to do about a column that is not there."""
     return f"no file tells its date; {NO_TIME}" if name in (TIME, *DERIVED) else nearest(name, known)
 
 
-def span(times: Sequence[str]) -> str:
+def times_span(times: Iterable[str | None]) -> str:
     """First and last of several times, in words."""
-    return f"times are {min(times)} to {max(times)}" if times else "none has a time"
+    known = [one for one in times if one is not None]
+    return f"times are {min(known)} to {max(known)}" if known else "none has a time"
 
 
 _MGRS = r"\d{1,2}[C-X][A-Z]{2}"

@@ -4,7 +4,7 @@ T tiles
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from geomae.catalog import (
     Catalog,
+    Months,
     Selector,
     Source,
     condition_mask,
@@ -22,8 +23,11 @@ from geomae.catalog import (
     require_columns,
     where_mask,
 )
+from geomae.catalog.scene_times import UNSPECIFIED, domains_by_month, with_time_attributes
+from geomae.catalog.times import TIME, column_remedy, times_span
 from geomae.errors import CatalogError, GeomaeError, nearest
-from geomae.rasters import AuditReport, Grid, audit, scene_grid
+from geomae.rasters import AuditReport, Grid, audit
+from geomae.rasters.grids import scene_layout
 from geomae.tiles.labels import LabelSource, RasterLabels, label_tiles
 from geomae.tiles.sources import open_source, prepare
 from geomae.tiles.splits import assign_splits
@@ -63,9 +67,11 @@ def describe(
     tiles["place"] = column(entry.place_column[0]) if entry.place_column else nothing
     if entry.domain is None or isinstance(entry.domain, str):
         tiles["domain"] = entry.domain or name
+    elif isinstance(entry.domain, Months):
+        tiles["domain"] = domains_by_month(catalog, name, entry.domain, attributes)
     else:
         domain = column(entry.domain.column)
-        tiles["domain"] = [value if value else "unspecified" for value in domain]
+        tiles["domain"] = [value if value else UNSPECIFIED for value in domain]
     if entry.label is None:
         tiles["label"] = nothing
     elif labels is not None:
@@ -142,7 +148,8 @@ class TileIndex:
             return self.attributes[name].to_numpy()
         if name in COLUMNS:
             return self.tiles[name].to_numpy()
-        raise CatalogError(f"{self.name}: no column {name!r}; {nearest(name, [*self.attributes.columns, *COLUMNS])}")
+        known = [*self.attributes.columns, *COLUMNS]
+        raise CatalogError(f"{self.name}: no column {name!r}; {column_remedy(name, known)}")
 
     def statistics(self) -> Statistics:
         """Statistics of every band over the valid pixels of these tiles."""
@@ -193,17 +200,20 @@ def build_index(
     source = in_own_order(source, report.numbers)
     left_out: dict[str, int] = {}
     quarantined = report.quarantined
-    sound = [None if scene.id in quarantined else scene_grid(source, scene) for scene in source.scenes]
+    source, sound = _scene_grids(source, quarantined)
     grids, report = without_small_scenes(catalog, name, source, sound, report)
     tiles, attributes = _windows(catalog, name, source, grids)
+    time_S = np.array([scene.time for scene in source.scenes], dtype=object)
+    attributes = with_time_attributes(catalog, name, attributes, time_S[tiles["scene"].to_numpy()])
     require_columns(catalog, name, attributes.columns)
     if entry.where is not None:
         chosen = where_mask(
             catalog, name, {str(column): attributes[column].to_numpy() for column in attributes}, len(tiles)
         )
+        if not chosen.any():
+            times = f" ({times_span(attributes[TIME])})" if TIME in entry.where and TIME in attributes else ""
+            raise CatalogError(f"{catalog.place(name, 'where')}: no tile meets the condition{times}; loosen it")
         tiles, attributes = _keep(tiles, attributes, chosen, "where", left_out)
-        if tiles.empty:
-            raise CatalogError(f"{catalog.place(name, 'where')}: no tile meets the condition; loosen it")
     place = tiles[["scene", "row", "col", "size"]].to_numpy(dtype=np.int64)
     measured = survey(
         source, place, _content(source, report), threads, lambda done: progress("reading tiles", done, len(place))
@@ -272,6 +282,17 @@ def check_dataset(
     except GeomaeError as error:
         return replace(result, error=error)
     return replace(result, report=tiles.report, tiles=tiles)
+
+
+def _scene_grids(source: Source, quarantined: Collection[str]) -> tuple[Source, list[Grid | None]]:
+    """The grid of each scene that is not quarantined; and the source, with times that names did not tell from tags."""
+    scenes, grids = list(source.scenes), []
+    for position, scene in enumerate(source.scenes):
+        layout = None if scene.id in quarantined else scene_layout(source, scene)
+        grids.append(layout.grid if layout else None)
+        if layout and scene.time is None and (acquired := layout.parts[0].header.acquired):
+            scenes[position] = replace(scene, time=acquired)
+    return replace(source, scenes=tuple(scenes)), grids
 
 
 def _centre(grid: Grid | None, row: int, col: int, size: int) -> tuple[float, float]:
