@@ -19,7 +19,7 @@ from geomae.catalog.schema import (
 )
 from geomae.catalog.schema_forms import Column
 from geomae.catalog.schema_times import Months, Time
-from geomae.catalog.selectors import Selector, condition_mask, parse_selector, resolve_selectors
+from geomae.catalog.selectors import Condition, Selector, condition_mask, parse_selector, resolve_selectors
 from geomae.catalog.sources import band_units, resolve_files, scenes_from_paths, source_from_paths
 from geomae.catalog.splits import LEFT_OUT, block_splits, group_splits, hold_out, random_splits
 from geomae.catalog.stored_bands import DescribeBands, in_own_order
@@ -29,6 +29,7 @@ __all__ = [
     "BandFile",
     "Catalog",
     "Column",
+    "Condition",
     "DatasetEntry",
     "DescribeBands",
     "Filter",

@@ -78,7 +78,10 @@ def period(text: str) -> tuple[str, str]:
     """
     match = _PERIOD.fullmatch(text.strip())
     if match is None:
-        first = read_time(text)
+        try:
+            first = read_time(text)
+        except ValueError as error:
+            raise ValueError(str(error).replace(FORMS, PERIODS)) from error
         if len(first) == len("2021-06-07"):
             return first, (date.fromisoformat(first) + timedelta(days=1)).isoformat()
         after = _instant(datetime.fromisoformat(first.removesuffix("Z")) + timedelta(seconds=1))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from geomae.catalog import (
     Catalog,
+    Condition,
     Months,
     Selector,
     Source,
@@ -24,7 +25,7 @@ from geomae.catalog import (
     where_mask,
 )
 from geomae.catalog.scene_times import UNSPECIFIED, domains_by_month, with_time_attributes
-from geomae.catalog.times import TIME, column_remedy, times_span
+from geomae.catalog.times import DERIVED, TIME, column_remedy, times_span
 from geomae.errors import CatalogError, GeomaeError, nearest
 from geomae.rasters import AuditReport, Grid, audit
 from geomae.rasters.grids import scene_layout
@@ -124,12 +125,11 @@ class TileIndex:
     def select(self, selector: Selector) -> "TileIndex":
         """The tiles that a selector means. Raises CatalogError where there are none, with what there is."""
         chosen = np.ones(len(self), dtype=bool)
-        for column, value in selector.conditions:
-            one = Selector(self.name, ((column, value),))
-            meets = condition_mask(one, {column: self.column(column)}, len(self))
+        for condition in selector.conditions:
+            values = self.column(condition.column)
+            meets = condition_mask(replace(selector, conditions=(condition,)), {condition.column: values}, len(self))
             if not meets.any():
-                known = {str(one) for one in self.column(column).tolist()}
-                raise CatalogError(f"{selector}: no tile has {column}={value}; {nearest(value, known)}")
+                raise CatalogError(f"{selector}: no tile has {condition}; {_there_is(condition, values)}")
             chosen &= meets
         if selector.split is not None:
             splits = self.tiles["split"].to_numpy()
@@ -139,7 +139,9 @@ class TileIndex:
                 )
             chosen &= splits == selector.split
         if not chosen.any():
-            raise CatalogError(f"{selector}: selects no tile; loosen the conditions or choose another split")
+            times = [self.column(TIME)] if any(one.column == TIME for one in selector.conditions) else []
+            said = f" ({times_span(times[0])})" if times else ""
+            raise CatalogError(f"{selector}: selects no tile{said}; loosen the conditions or choose another split")
         return self.take(np.flatnonzero(chosen))
 
     def column(self, name: str) -> NDArray[Any]:
@@ -282,6 +284,17 @@ def check_dataset(
     except GeomaeError as error:
         return replace(result, error=error)
     return replace(result, report=tiles.report, tiles=tiles)
+
+
+def _there_is(condition: Condition, values_T: NDArray[Any]) -> str:
+    """What values a column has, where none meets a condition: the range of times and numbers, else the nearest one."""
+    known = [one for one in values_T.tolist() if one is not None and one == one]
+    if condition.column == TIME:
+        return times_span(known)
+    ordered = condition.sign[0] in "<>" or condition.column in DERIVED
+    if ordered and known and all(isinstance(one, (int, float)) for one in known):
+        return f"it is {min(known):g} to {max(known):g}"
+    return nearest(condition.values[0], {str(one) for one in known})
 
 
 def _scene_grids(source: Source, quarantined: Collection[str]) -> tuple[Source, list[Grid | None]]:
