@@ -18,17 +18,19 @@ from geomae.catalog import (
     Source,
     condition_mask,
     in_own_order,
-    read_windows,
     require_columns,
     where_mask,
 )
 from geomae.errors import CatalogError, GeomaeError, nearest
 from geomae.rasters import AuditReport, Grid, audit, scene_grid
+from geomae.tiles.earth import to_crs
 from geomae.tiles.labels import raster_labels
+from geomae.tiles.points import INVALID, PIXEL_COL, PIXEL_ROW, POINT, POINT_COLUMNS, REPEAT, contradictions
 from geomae.tiles.sources import open_source, prepare
 from geomae.tiles.splits import assign_splits
 from geomae.tiles.statistics import Statistics, Survey, survey
 from geomae.tiles.unusable import TOO_LARGE, computable_tiles, without_small_scenes
+from geomae.tiles.windows import list_windows
 
 COLUMNS = ("split", "group", "fold", "place", "block", "domain", "label")
 
@@ -44,14 +46,9 @@ def describe(
     """Add identity, centre, group, place, domain and label; and say what is wrong with label rasters."""
     remarks: tuple[str, ...] = ()
     entry = catalog.entry(name)
-    ids = [source.scenes[scene].id for scene in tiles["scene"]]
     tiles = tiles.reset_index(drop=True)
-    tiles.insert(0, "tile_id", [f"{i}:{r}:{c}" for i, r, c in zip(ids, tiles["row"], tiles["col"], strict=True)])
-    centres = [
-        _centre(grids[scene], row, col, size)
-        for scene, row, col, size in tiles[["scene", "row", "col", "size"]].itertuples(index=False)
-    ]
-    tiles["x"], tiles["y"] = np.array(centres, dtype=np.float64).T
+    tiles.insert(0, "tile_id", _tile_ids(source, tiles))
+    tiles["x"], tiles["y"] = _centres(grids, tiles)
 
     def column(key: str) -> "pd.Series[Any]":
         return _texts(attributes[key])
@@ -199,7 +196,7 @@ def build_index(
     quarantined = report.quarantined
     sound = [None if scene.id in quarantined else scene_grid(source, scene) for scene in source.scenes]
     grids, report = without_small_scenes(catalog, name, source, sound, report)
-    tiles, attributes = _windows(catalog, name, source, grids)
+    tiles, attributes, remarks = list_windows(catalog, name, source, grids, left_out)
     require_columns(catalog, name, attributes.columns)
     if entry.where is not None:
         chosen = where_mask(
@@ -208,10 +205,10 @@ def build_index(
         tiles, attributes = _keep(tiles, attributes, chosen, "where", left_out)
         if tiles.empty:
             raise CatalogError(f"{catalog.place(name, 'where')}: no tile meets the condition; loosen it")
-    place = tiles[["scene", "row", "col", "size"]].to_numpy(dtype=np.int64)
-    measured = survey(
-        source, place, _content(source, report), threads, lambda done: progress("reading tiles", done, len(place))
-    )
+    measured = _measured(source, report, tiles, threads, progress)
+    if measured.pixel_valid_T is not None:
+        tiles, attributes = _keep(tiles, attributes, measured.pixel_valid_T, INVALID, left_out)
+        measured = measured.take(np.flatnonzero(measured.pixel_valid_T))
     least = entry.tile.min_valid if entry.tile else 0.0
     enough = (measured.valid_share_T >= least) & (measured.valid_share_T > 0)
     measured = measured.take(np.flatnonzero(enough))
@@ -221,10 +218,14 @@ def build_index(
     near = computable_tiles(catalog, name, source, tiles["scene"].to_numpy(), measured)
     measured = measured.take(np.flatnonzero(near))
     tiles, attributes = _keep(tiles, attributes, near, TOO_LARGE, left_out)
-    tiles, remarks = describe(catalog, name, source, grids, tiles, attributes)
+    tiles, of_labels = describe(catalog, name, source, grids, tiles, attributes)
+    remarks = (*remarks, *of_labels)
     tiles, kept = assign_splits(catalog, source, grids, tiles, attributes)
     left_out |= {"train tile overlaps another split": int((~kept).sum())} if not kept.all() else {}
     tiles, attributes = tiles[kept].reset_index(drop=True), attributes[kept].reset_index(drop=True)
+    if POINT in tiles:
+        remarks = (*remarks, *contradictions(catalog, name, tiles))
+        tiles = tiles.drop(columns=list(POINT_COLUMNS))
     measured = measured.take(np.flatnonzero(kept))
     return TileIndex(name, source, tiles, attributes, grids, report, measured, left_out, entry.place_column, remarks)
 
@@ -274,12 +275,24 @@ def check_dataset(
     return replace(result, report=tiles.report, tiles=tiles)
 
 
-def _centre(grid: Grid | None, row: int, col: int, size: int) -> tuple[float, float]:
-    if grid is None or grid.crs is None:
-        return float("nan"), float("nan")
-    a, b, c, d, e, f = grid.transform
-    x, y = col + size / 2, row + size / 2
-    return a * x + b * y + c, d * x + e * y + f
+def _tile_ids(source: Source, tiles: pd.DataFrame) -> list[str]:
+    """Scene, row and column of each tile; around points of one pixel a number follows from the second on."""
+    ids = [scene.id for scene in source.scenes]
+    columns = (tiles[one].tolist() for one in ("scene", "row", "col"))
+    names = [f"{ids[scene]}:{row}:{col}" for scene, row, col in zip(*columns, strict=True)]
+    if REPEAT not in tiles:
+        return names
+    return [f"{one}:{times + 1}" if times else one for one, times in zip(names, tiles[REPEAT].tolist(), strict=True)]
+
+
+def _centres(grids: Sequence[Grid | None], tiles: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The centre (x, y) of each tile in the CRS of its scene, NaN without one."""
+    nowhere = (float("nan"),) * 6
+    transforms = [nowhere if grid is None or grid.crs is None else grid.transform for grid in grids]
+    affine_T6 = np.array(transforms, dtype=np.float64)[tiles["scene"].to_numpy()]
+    row_T, col_T, size_T = (tiles[name].to_numpy(dtype=np.float64) for name in ("row", "col", "size"))
+    centre_T12 = to_crs(affine_T6, (col_T + size_T / 2)[:, None], (row_T + size_T / 2)[:, None])
+    return centre_T12[:, 0, 0], centre_T12[:, 0, 1]
 
 
 def _kept(values: Sequence[Any]) -> "pd.Series[Any]":
@@ -289,6 +302,8 @@ def _kept(values: Sequence[Any]) -> "pd.Series[Any]":
 
 def _texts(values: "pd.Series[Any]") -> "pd.Series[Any]":
     """Values as text, missing ones as None; whole numbers without a decimal point."""
+    if pd.api.types.infer_dtype(values, skipna=True) == "string":
+        return values.astype("object").where(values.notna() & (values != ""), None)
 
     def text(value: Any) -> str | None:
         if value is None or value != value or value == "":
@@ -298,73 +313,25 @@ def _texts(values: "pd.Series[Any]") -> "pd.Series[Any]":
     return _kept([text(value) for value in values.tolist()])
 
 
-def _windows(
-    catalog: Catalog, name: str, source: Source, grids: Sequence[Grid | None]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """All tiles of the scenes that have a grid, with the attributes of their scene and window."""
-    entry = catalog.entry(name)
-    if entry.windows is not None:
-        return _listed(catalog, name, source, grids)
-    rows: list[tuple[int, int, int, int]] = []
-    for number, grid in enumerate(grids):
-        if grid is None:
-            continue
-        size = entry.tile.size if entry.tile else max(grid.height, grid.width)
-        stride = (entry.tile.stride if entry.tile else None) or size
-        rows += [
-            (number, row, col, size)
-            for row in _starts(grid.height, size, stride)
-            for col in _starts(grid.width, size, stride)
-        ]
-    tiles = pd.DataFrame(rows, columns=["scene", "row", "col", "size"])
-    table = pd.DataFrame([dict(scene.attributes) for scene in source.scenes])
-    attributes = table.iloc[tiles["scene"].to_numpy()].reset_index(drop=True)
-    return tiles, attributes
-
-
-def _starts(length: int, size: int, stride: int) -> range:
-    """First pixels of the tiles along one side; a remainder shorter than a tile is left out."""
-    return range(0, length - size + 1, stride)
-
-
-def _listed(
-    catalog: Catalog, name: str, source: Source, grids: Sequence[Grid | None]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tiles that a table of windows lists, for scenes that are there and not quarantined."""
-    windows = read_windows(catalog, name)
-    by_stem = {scene.stem: number for number, scene in enumerate(source.scenes)}
-    if len(by_stem) < len(source.scenes):
-        raise CatalogError(
-            f"{catalog.place(name, 'windows')}: several scenes have one name in different folders, and a window could "
-            "belong to any; rename them, or make a data set of each folder"
-        )
-    unknown = sorted(set(windows["stem"]) - set(by_stem))
-    if len(unknown) == windows["stem"].nunique():
-        raise CatalogError(
-            f"{catalog.place(name, 'windows', 'key')}: no window belongs to a scene; the first is of {unknown[0]!r}, "
-            f"the first scene is {source.scenes[0].stem!r}"
-        )
-    windows = windows[~windows["stem"].isin(unknown)]
-    windows.insert(0, "scene", windows.pop("stem").map(by_stem.__getitem__))
-    windows = windows[[grids[scene] is not None for scene in windows["scene"]]].reset_index(drop=True)
-    for scene, row, col, size in windows[["scene", "row", "col", "size"]].itertuples(index=False):
-        grid = grids[scene]
-        assert grid is not None
-        if row < 0 or col < 0 or row + size > grid.height or col + size > grid.width:
-            raise CatalogError(
-                f"{catalog.place(name, 'windows')}: the window at row {row}, column {col} of {size} pixels leaves "
-                f"{source.scenes[scene].id} ({grid.height} x {grid.width}); correct the table"
-            )
-    fixed = ["scene", "row", "col", "size"]
-    return windows[fixed], windows.drop(columns=fixed)
-
-
 def _keep(
     tiles: pd.DataFrame, attributes: pd.DataFrame, chosen: NDArray[np.bool_], reason: str, left_out: dict[str, int]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     if not chosen.all():
         left_out[reason] = int((~chosen).sum())
     return tiles[chosen].reset_index(drop=True), attributes[chosen].reset_index(drop=True)
+
+
+def _measured(
+    source: Source, report: AuditReport, tiles: pd.DataFrame, threads: int, progress: Callable[[str, int, int], None]
+) -> Survey:
+    """What was measured on each tile, and where they lie around points whether the points are on valid pixels."""
+    place_T4 = tiles[["scene", "row", "col", "size"]].to_numpy(dtype=np.int64)
+    pixel_T2 = tiles[[PIXEL_ROW, PIXEL_COL]].to_numpy(dtype=np.int64) if PIXEL_ROW in tiles else None
+
+    def done(count: int) -> None:
+        progress("reading tiles", count, len(place_T4))
+
+    return survey(source, place_T4, _content(source, report), threads, done, pixel_T2)
 
 
 def _content(source: Source, report: AuditReport) -> str:
