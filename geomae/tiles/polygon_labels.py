@@ -53,7 +53,7 @@ class PolygonLabels:
             nothing_HW = np.full((window.height, window.width), NONE, dtype=np.int32)
             return LabelledPixels(nothing_HW, nothing_HW)
         here, code_N = self._on_grid(grid), self.polygons.code_N
-        polygon_HW = here.burn(window, all_touched=self.polygons.all_touched)
+        polygon_HW = here.features(window, all_touched=self.polygons.all_touched)
         if (scene, window) not in self._contested:
             self._contested[scene, window] = int(here.contested(window, code_N).sum())
         code_HW = np.where(polygon_HW == NONE, NONE, code_N[polygon_HW])

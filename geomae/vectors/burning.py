@@ -9,11 +9,10 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 from pyproj.exceptions import ProjError
-from rasterio import Affine
-from rasterio.features import rasterize
 
 from geomae.rasters import Grid, Window
-from geomae.vectors.projection import TURN, Floats, in_degrees, transformer
+from geomae.rasters.outlines import burn
+from geomae.vectors.projection import TURN, Floats, corners, in_degrees, transformer
 from geomae.vectors.shapes import Geometries, areas_m2, mended, polygonal, reprojected
 
 NONE = -1  # of a pixel that lies in no polygon
@@ -52,7 +51,7 @@ class ScenePolygons:
     def __post_init__(self) -> None:
         object.__setattr__(self, "tree", shapely.STRtree(self.shapes_M))
 
-    def burn(self, window: Window, *, all_touched: bool = False) -> Numbers:
+    def features(self, window: Window, *, all_touched: bool = False) -> Numbers:
         """The feature (H, W) that each pixel lies in, the smallest where there are several; -1 in none."""
         near = self._near(window)
         feature_HW = np.full((window.height, window.width), NONE, dtype=np.int32)
@@ -81,18 +80,19 @@ class ScenePolygons:
 def scene_polygons(layer: Layer, grid: Grid) -> ScenePolygons:
     """The polygons of a layer that lie near a scene with a CRS, brought to its pixels."""
     feature_M, near_M = _cut(layer, grid)
-    affine = ~Affine(*grid.transform)
-    a, b, c, d, e, f = tuple(affine)[:6]
+    a, b, c, d, e, f = grid.transform
+    per_unit_22: Floats = np.linalg.inv(
+        np.array(((a, b), (d, e)), dtype=np.float64)
+    )  # columns and rows per unit of x and of y
 
     def to_pixels(points_V2: Floats) -> Floats:
-        x_V, y_V = points_V2.T
-        return np.stack([a * x_V + b * y_V + c, d * x_V + e * y_V + f], axis=1)
+        return np.asarray((points_V2 - (c, f)) @ per_unit_22.T)
 
     if not len(feature_M):
         return ScenePolygons(near_M, feature_M, 0)
     shapes_M, reached_M = reprojected(near_M, layer.crs, str(grid.crs), to_pixels, TOLERANCE)
     if in_degrees(str(grid.crs)) and not in_degrees(layer.crs):
-        shapes_M = _turned(shapes_M, grid, TURN * np.array([a, d]))
+        shapes_M = _turned(shapes_M, grid, np.array(TURN * per_unit_22[:, 0]))
     long_M = shapely.get_num_coordinates(shapes_M) > LONG  # they will be cut, which takes valid ones
     shapes_M[long_M], _ = mended(shapes_M[long_M])
     area_M = areas_m2(layer.geometries[feature_M], layer.crs)
@@ -111,9 +111,8 @@ def _boxes(crs: str, grid: Grid) -> list[tuple[shapely.Polygon, float]]:
 
     In degrees there are three: longitudes of 0 to 360 are those of -180 to 180.
     """
-    affine, own = Affine(*grid.transform), str(grid.crs)
-    corners = [affine @ corner for corner in ((0, 0), (grid.width, 0), (grid.width, grid.height), (0, grid.height))]
-    (left, bottom), (right, top) = np.min(corners, axis=0).tolist(), np.max(corners, axis=0).tolist()
+    own, corners_42 = str(grid.crs), corners(grid)
+    (left, bottom), (right, top) = corners_42.min(axis=0).tolist(), corners_42.max(axis=0).tolist()
     if own != crs:
         change = transformer(own, crs)
         if change is None:
@@ -176,15 +175,4 @@ def _burnt(shapes_M: Geometries, value_M: NDArray[np.int64], window: Window, *, 
         shapes_M = shapes_M.copy()
         shapes_M[long_M] = polygonal(shapely.intersection(shapes_M[long_M], near))
     there = ~shapely.is_empty(shapes_M)
-    if not there.any():
-        return np.full((window.height, window.width), NONE, dtype=np.int32)
-    return np.asarray(
-        rasterize(
-            zip(shapes_M[there], value_M[there].tolist(), strict=True),
-            out_shape=(window.height, window.width),
-            transform=Affine.translation(window.col, window.row),
-            fill=NONE,
-            all_touched=all_touched,
-            dtype="int32",
-        )
-    )
+    return burn(shapes_M[there].tolist(), value_M[there].tolist(), window, fill=NONE, all_touched=all_touched)

@@ -32,7 +32,7 @@ def moved(shapes, source, target):
 def burnt(shapes, crs, grid, window=None, **how):
     """The number of the shape that each pixel lies in."""
     layer = Layer(np.array(shapes, dtype=object), crs)
-    return scene_polygons(layer, grid).burn(window or Window(0, 0, grid.height, grid.width), **how)
+    return scene_polygons(layer, grid).features(window or Window(0, 0, grid.height, grid.width), **how)
 
 
 def by_centre(shape, crs, grid):
