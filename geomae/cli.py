@@ -1,9 +1,11 @@
 """The command line: one sub-command per module of `geomae.commands`, and an exit code."""
 
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from geomae.commands import (
     adapt,
@@ -23,12 +25,12 @@ from geomae.commands import (
     runs,
     ui,
 )
+from geomae.commands.options import FIRST, GROUPS, OTHERS, USUAL
 
 app = typer.Typer(
     name="geomae",
     help="Domain adaptation for remote sensing imagery with band-aware masked autoencoders.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -67,28 +69,86 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-app.command("pretrain")(pretrain.pretrain)
-app.command("convert")(convert.convert)
-app.command("ui")(ui.ui)
-app.command("doctor")(doctor.doctor)
-app.command("embed")(embed.embed)
-app.command("probe")(probe.probe)
-app.command("embed-pca")(embed_pca.embed_pca)
-app.command("compare-recon")(compare_recon.compare_recon)
-app.command("gap")(gap.gap)
-app.command("adapt")(adapt.adapt)
+EXAMPLES = {
+    "pretrain": "geomae pretrain --catalog data_catalog.yaml --dataset mine --set steps=1000 --out runs/mine",
+    "embed": "geomae embed --dataset mine --encoder runs/mine/model --out runs/embeddings",
+    "embed-pca": "geomae embed-pca --dataset mine --encoder runs/mine/model --out runs/pca",
+    "probe": "geomae probe --train mine@train --test mine@test --encoder runs/mine/model --out runs/probe",
+    "compare-recon": "geomae compare-recon --dataset mine@test --model runs/mine/model --model baseline:idw",
+    "gap": "geomae gap --source 'mine[season=dry]' --target 'mine[season=wet]' --encoder runs/mine/model",
+    "adapt": "geomae adapt --model runs/mine/model --source mine@train --target other@train --out runs/adapted",
+    "convert": "geomae convert mae_pretrain_vit_base.pth model --statistics imagenet",
+    "ui": "geomae ui --port 5001",
+    "doctor": "geomae doctor --catalog data_catalog.yaml",
+    "show": "geomae runs show mine",
+    "init": "geomae catalog init rasters --out data_catalog.yaml",
+    "check": "geomae catalog check --dataset mine",
+    "stats": "geomae catalog stats --dataset mine@train",
+    "preview": "geomae catalog preview --dataset mine --out preview",
+    "schema": "geomae catalog schema --out catalog.schema.json",
+}  # of each command, below its options
+
+
+class Command(TyperCommand):
+    """A command whose help tells of the options that matter first, of the others by group, and ends in an example."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments and the groups of options."""
+        records: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        options = [one for one in self.get_params(ctx) if one.param_type_name == "option"]
+        usual = sorted((one for one in options if title(one) in USUAL), key=lambda one: USUAL.index(title(one)))[:FIRST]
+        few = len(options) <= FIRST + 2
+        records |= {} if few else {group: [] for group in (OTHERS, *GROUPS)}
+        for one in (*usual, *(other for other in self.get_params(ctx) if other not in usual)):
+            group = next((name for name, titles in GROUPS.items() if title(one) in titles), OTHERS)
+            if one.param_type_name == "argument":
+                group = "Arguments"
+            elif few or one in usual or title(one) == "help":
+                group = "Options"
+            if (record := one.get_help_record(ctx)) is not None:
+                records[group].append(record)
+        for group, listed in records.items():
+            if listed:
+                with formatter.section(group):
+                    formatter.write_dl(listed)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the example as it is typed: a line that was broken could not be copied."""
+        if ctx.info_name in EXAMPLES:
+            formatter.write(f"\nExample:\n  {EXAMPLES[ctx.info_name]}\n")
+
+
+def title(option: Any) -> str:
+    """The long name of an option without its dashes; of an argument its name."""
+    return str(max(option.opts, key=len)).lstrip("-")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "pretrain": pretrain.pretrain,
+    "convert": convert.convert,
+    "ui": ui.ui,
+    "doctor": doctor.doctor,
+    "embed": embed.embed,
+    "probe": probe.probe,
+    "embed-pca": embed_pca.embed_pca,
+    "compare-recon": compare_recon.compare_recon,
+    "gap": gap.gap,
+    "adapt": adapt.adapt,
+}
+for name, function in COMMANDS.items():
+    app.command(name, cls=Command)(function)
 
 catalog = typer.Typer(
     name="catalog", help="Write, check and look at a data catalogue.", no_args_is_help=True, rich_markup_mode=None
 )
-catalog.command("init")(catalog_init.init)
-catalog.command("check")(catalog_check.check)
-catalog.command("stats")(catalog_stats.stats)
-catalog.command("preview")(catalog_preview.preview)
-catalog.command("schema")(catalog_schema.schema)
+catalog.command("init", cls=Command)(catalog_init.init)
+catalog.command("check", cls=Command)(catalog_check.check)
+catalog.command("stats", cls=Command)(catalog_stats.stats)
+catalog.command("preview", cls=Command)(catalog_preview.preview)
+catalog.command("schema", cls=Command)(catalog_schema.schema)
 app.add_typer(catalog)
 
 runs_app = typer.Typer(name="runs", invoke_without_command=True, rich_markup_mode=None)
 runs_app.callback()(runs.list_runs)
-runs_app.command("show")(runs.show_run)
+runs_app.command("show", cls=Command)(runs.show_run)
 app.add_typer(runs_app)

@@ -63,6 +63,18 @@ RunName = Annotated[str | None, typer.Option(help="Name of the MLflow run; defau
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run, and write nothing.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors and warnings only.")]
 
+# How the options of a command are told of in its help: at most FIRST of these first, then the rest by group.
+FIRST = 5
+USUAL = ("dataset", "train", "test", "source", "target", "model", "encoder", "config", "set", "out", "catalog")
+GROUPS = {
+    "Input": ("catalog", "eval", "probe", "probe-train", "probe-test", "min-class-rows", "sample", "shots"),
+    "Model": ("model", "encoder", "config", "set", "layer", "pooling", "no-baselines", "own-bands", "statistics"),
+    "Training": ("seed", "steps", "replay", "resume", "device", "precision", "devices", "nodes", "strategy"),
+    "Output": ("out", "register", "show", "maps", "patches", "again", "dry-run", "json", "quiet"),
+    "Tracking": ("tracking-uri", "experiment", "run-name"),
+}
+OTHERS = "Method"  # options of one command
+
 
 @dataclass(frozen=True)
 class CommonOptions:

@@ -16,6 +16,7 @@ from geomae.errors import BandMismatchError, ConfigError, ModelError
 from geomae.files import digest
 from geomae.models.band_embedding import band_codes
 from geomae.models.convert.mae import PICTURES
+from geomae.models.encoder import mean_over_groups
 from geomae.models.folder import Model, standardise
 from geomae.models.patches import grid, patchify
 from geomae.sensors import Band, match_bands
@@ -195,14 +196,8 @@ class OwnEncoder:
         valid_BNCP = patchify(valid_BCHW, side)
         shape, scale = grid(pixels_BCHW, side), mae.architecture.position_scale(self.gsd_m)
         tokens = mae.encoder.whole(patches_BNCP, valid_BNCP, codes_CF, shape, scale, self.layer).float()
-        cls_BD, tokens_BGND = tokens[:, 0], _by_group(tokens[:, 1:], mae.architecture.tokens)
-        if mae.architecture.groups:
-            # Of several groups, a patch is the mean over those that have a valid pixel in it.
-            usable_BGN = _by_group(mae.encoder.usable(valid_BNCP), mae.architecture.tokens)
-            weight_BGN = usable_BGN / usable_BGN.sum(1, keepdim=True).clamp(min=1)
-            patches_BND = (tokens_BGND * weight_BGN[..., None]).sum(1)
-        else:
-            patches_BND = tokens_BGND[:, 0]
+        cls_BD, groups = tokens[:, 0], mae.architecture.tokens
+        patches_BND = mean_over_groups(tokens[:, 1:], mae.encoder.usable(valid_BNCP), groups)
         return Tokens(cls_BD, patches_BND, valid_BNCP.flatten(2).any(-1))
 
     @cached_property
@@ -210,8 +205,3 @@ class OwnEncoder:
         """Codes of the bands, on the device of the model."""
         with torch.inference_mode(False):  # kept beyond this call, and autograd takes no inference tensors
             return band_codes(self.bands).to(next(self.model.mae.parameters()).device)
-
-
-def _by_group(values_BX: Tensor, groups: int) -> Tensor:
-    """(B, G * N, ...) to (B, G, N, ...)."""
-    return values_BX.reshape(len(values_BX), groups, -1, *values_BX.shape[2:])

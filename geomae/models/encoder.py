@@ -4,6 +4,8 @@ B batch, N patches, C bands, P pixels of a patch in one band, X tokens of a tile
 ones, D width
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -87,6 +89,20 @@ class Encoder(nn.Module):
         Blocks behind it do not run. Tokens without a valid pixel are no attention keys, so that nothing is learned from
         what was not measured.
         """
+        count = len(self.blocks) if layer is None else layer
+        (x,) = self.at_depths(patches_BNCP, valid_BNCP, codes_CF, shape, scale, (count,))
+        return x if count < len(self.blocks) else self.norm(x)
+
+    def at_depths(
+        self,
+        patches_BNCP: Tensor,
+        valid_BNCP: Tensor,
+        codes_CF: Tensor,
+        shape: tuple[int, int],
+        scale: float | Tensor,
+        layers: Sequence[int],
+    ) -> list[Tensor]:
+        """Tokens (B, 1 + X, D) of whole tiles after each of the blocks `layers`, from 1 and ascending, not normed."""
         usable_BX = self.usable(valid_BNCP)
         every_BX = torch.arange(usable_BX.shape[1], device=usable_BX.device).expand(usable_BX.shape)
         x = self.start(patches_BNCP, valid_BNCP, codes_CF, every_BX, shape, scale)
@@ -95,15 +111,27 @@ class Encoder(nn.Module):
             keys = torch.cat([usable_BX.new_ones(len(x), 1), usable_BX], dim=1)
             bias = torch.zeros_like(keys, dtype=x.dtype).masked_fill(~keys, float("-inf"))[:, None, None, :]
         choose_kernels(self.blocks, x.device, x.shape[1])
-        count = len(self.blocks) if layer is None else layer
-        for block in self.blocks[:count]:
+        found = []
+        for number, block in enumerate(self.blocks[: layers[-1]], 1):
             x = block(x, attn_mask=bias)
-        return x if count < len(self.blocks) else self.norm(x)
+            if number in layers:
+                found.append(x)
+        return found
 
     def usable(self, valid_BNCP: Tensor) -> Tensor:
         """Which tokens (B, X) of whole tiles have a valid pixel."""
         groups = self.groups or (tuple(range(valid_BNCP.shape[2])),)
         return torch.cat([valid_BNCP[:, :, list(group)].flatten(2).any(-1) for group in groups], dim=1)
+
+
+def mean_over_groups(tokens_BXD: Tensor, usable_BX: Tensor, groups: int) -> Tensor:
+    """Patches (B, N, D): of several groups, the mean over those that have a valid pixel in the patch."""
+    if groups == 1:
+        return tokens_BXD
+    B, _, D = tokens_BXD.shape
+    usable_BGN = usable_BX.reshape(B, groups, -1)
+    weight_BGN = usable_BGN / usable_BGN.sum(1, keepdim=True).clamp(min=1)
+    return (tokens_BXD.reshape(B, groups, -1, D) * weight_BGN[..., None]).sum(1)
 
 
 def _embedding(architecture: Architecture) -> StackedEmbedding | GroupedEmbedding | SpectralEmbedding:

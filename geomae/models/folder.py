@@ -1,10 +1,12 @@
 """The model folder: weights, architecture, bands and statistics; all that is needed to use a model.
 
-model.safetensors   weights, in float32
-config.json         architecture, sensors with bands and statistics, provenance
+model.safetensors   weights, in float32; those of a head are called `head.*`
+config.json         architecture, sensors with bands and statistics, provenance, and the record of a head, if any
+learned_tiles.json  the tiles that a fine-tuned model learned from
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,15 +18,18 @@ from torch import Tensor
 
 from geomae.config import explain
 from geomae.errors import GeomaeError, ModelError, nearest
-from geomae.files import publish_dir, read_json, write_json
+from geomae.files import file_digest, publish_dir, read_json, write_json
 from geomae.models.architecture import Architecture
 from geomae.models.band_embedding import band_codes
+from geomae.models.head_record import LEARNED_TILES, HeadRecord
+from geomae.models.heads import Head, build_head
 from geomae.models.mae import MaskedAutoencoder
 from geomae.models.masking import mask_from_patches, visible_first
 from geomae.models.patches import grid, patchify, restore_from_context, take, unpatchify
 from geomae.sensors.record import SensorRecord
 
 FORMAT = 1
+HEAD = "head."  # before the names of a head's weights
 
 
 class SensorTensors(NamedTuple):
@@ -62,6 +67,15 @@ def _columns(record: SensorRecord, device: torch.device) -> tuple[Tensor, Tensor
     return mean_C.to(device)[:, None, None], std_C.to(device)[:, None, None]
 
 
+@dataclass(frozen=True)
+class TrainedHead:
+    """What a fine-tuned model ends in. `learned` names the tiles behind it: by data set, `learned` and `held_out`."""
+
+    record: HeadRecord
+    module: Head
+    learned: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+
+
 @dataclass
 class Model:
     """A masked autoencoder together with the sensors it knows. Pixels go in and come out in physical units.
@@ -73,6 +87,7 @@ class Model:
     sensors: tuple[SensorRecord, ...]
     provenance: dict[str, Any] = field(default_factory=dict)
     chosen: SensorRecord | None = None
+    head: TrainedHead | None = None  # of a fine-tuned model (finetuned.py)
 
     @property
     def record(self) -> SensorRecord:
@@ -95,7 +110,7 @@ class Model:
 
     def using(self, record: SensorRecord) -> "Model":
         """This model with other bands and statistics. Weights are shared."""
-        return Model(self.mae, self.sensors, self.provenance, record)
+        return replace(self, chosen=record)
 
     @torch.no_grad()
     def reconstruct(
@@ -151,14 +166,22 @@ def save_model(model: Model, folder: Path) -> None:
 
 def write_model(model: Model, folder: Path) -> None:
     """Write the two files of a model folder into an existing `folder`."""
-    weights = {name: value.detach().float().cpu().contiguous() for name, value in model.mae.state_dict().items()}
-    save_tensors(weights, folder / "model.safetensors")
+    weights = dict(model.mae.state_dict())
     config = {
         "format": FORMAT,
         "architecture": model.mae.architecture,
         "sensors": [record.to_dict() for record in model.sensors],
         "provenance": model.provenance,
     }
+    if model.head is not None:
+        weights |= {f"{HEAD}{name}": value for name, value in model.head.module.state_dict().items()}
+        write_json(folder / LEARNED_TILES, model.head.learned)
+        learned = file_digest(folder / LEARNED_TILES)
+        config["head"] = model.head.record.model_copy(update={"learned_tiles": learned})
+    save_tensors(
+        {name: value.detach().float().cpu().contiguous() for name, value in weights.items()},
+        folder / "model.safetensors",
+    )
     write_json(folder / "config.json", config)
 
 
@@ -179,8 +202,10 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Model:
         config = read_json(folder / "config.json")
         architecture = Architecture.model_validate(config["architecture"])
         sensors = tuple(SensorRecord.from_dict(record) for record in config["sensors"])
+        head = HeadRecord.model_validate(config["head"]) if "head" in config else None
     except ValidationError as error:
-        raise ModelError(f"{folder / 'config.json'}: {explain(error, kind=Architecture)}") from error
+        kind = HeadRecord if error.title == HeadRecord.__name__ else Architecture
+        raise ModelError(f"{folder / 'config.json'}: {explain(error, kind=kind)}") from error
     except (KeyError, TypeError) as error:
         raise ModelError(f"{folder / 'config.json'}: {error} is missing; train or convert the model again") from error
     except GeomaeError as error:
@@ -188,10 +213,28 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Model:
     if not sensors:
         raise ModelError(f"{folder / 'config.json'}: names no sensor; a model must know its bands and statistics")
     mae = MaskedAutoencoder(architecture)
+    trained = None
     try:
-        mae.load_state_dict(load_file(folder / "model.safetensors"))
+        weights = load_file(folder / "model.safetensors")
+        if head is not None:
+            own = {name.removeprefix(HEAD): weights.pop(name) for name in list(weights) if name.startswith(HEAD)}
+            trained = TrainedHead(head, build_head(architecture, head), _learned_tiles(folder, head))
+            trained.module.load_state_dict(own)
+            trained.module.eval().to(device)
+        mae.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError) as error:
         detail = " ".join(str(error).split())[:300]
         file = folder / "model.safetensors"
         raise ModelError(f"{file}: does not fit config.json or is damaged ({detail}); copy it again") from error
-    return Model(mae.eval().to(device), sensors, config.get("provenance", {}))
+    return Model(mae.eval().to(device), sensors, config.get("provenance", {}), head=trained)
+
+
+def _learned_tiles(folder: Path, head: HeadRecord) -> dict[str, dict[str, list[str]]]:
+    """The tiles behind a head. Raises ModelError where their file is missing or was altered."""
+    path = folder / LEARNED_TILES
+    if not path.is_file() or file_digest(path) != head.learned_tiles:
+        raise ModelError(
+            f"{path}: is missing or was altered, and without it nobody knows which tiles the model learned from; copy "
+            "the folder again"
+        )
+    return dict(read_json(path))

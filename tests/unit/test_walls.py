@@ -114,7 +114,7 @@ def test_imports_go_down():
 
 
 def test_commands_do_not_import_each_other():
-    """A command is one module, and may have a report, or checks that it runs; what two commands share is `options`, `run`, or a package."""
+    """A command is one module, with its report or checks; what two commands share is `options`, `run`, or a package."""
     wrong = []
     for name in (one for one in modules() if part(one) == "commands" and one.count(".") == 2):
         command = name.rsplit(".", 1)[-1]

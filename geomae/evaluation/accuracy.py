@@ -1,0 +1,224 @@
+"""The rows of accuracy.csv: how right a map or predictions of tiles are, by domain and class, with intervals.
+
+T tiles, N rows (tiles or pixels), K classes, C cells (a group in a domain), G groups, B bins of confidence; X any
+leading dimensions
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomae.evaluation.folds import codes_of
+from geomae.metrics.area import Estimates, SampleEstimate
+from geomae.metrics.calibration import (
+    BINS,
+    ReliabilityBin,
+    calibration_error,
+    reliability_sums,
+    reliability_table,
+)
+from geomae.metrics.predictions import (
+    ALL,
+    FEWEST_GROUPS,
+    UNKNOWN,
+    Codes,
+    Floats,
+    NumberMeasure,
+    Values,
+    accuracy,
+    average,
+    class_scores,
+    confusion_by_group,
+    percentile_interval,
+    resample_groups,
+)
+
+COLUMNS = ("dataset", "domain", "class", "metric", "value", "low", "high", "n_tiles", "n_groups")
+OF_CLASS = {"users_accuracy": "precision", "producers_accuracy": "recall", "f1": "f1"}  # in the words of maps
+
+
+@dataclass(frozen=True)
+class AccuracyRow:
+    """A row of accuracy.csv; `of` is its column `class`. The interval is None where the groups cannot carry it."""
+
+    dataset: str
+    domain: str
+    of: str
+    metric: str
+    value: float
+    interval: tuple[float, float] | None
+    tiles: int
+    groups: int
+
+    def csv_row(self) -> dict[str, Any]:
+        """By column."""
+        low, high = self.interval or ("", "")
+        cells = (self.dataset, self.domain, self.of, self.metric, self.value, low, high, self.tiles, self.groups)
+        return dict(zip(COLUMNS, cells, strict=True))
+
+
+@dataclass(frozen=True)
+class MapMeasure:
+    """Classes with the confidence in them.
+
+    Sums (K, K + 3 B) are the confusion, and beside it, by predicted class, what `reliability_sums` gives.
+    """
+
+    names: Sequence[str]
+
+    def sums(
+        self, truth_N: Codes, predicted_N: Codes, confidence_N: Floats, group_N: Codes, groups: int
+    ) -> NDArray[np.float64]:
+        """What the figures need of each group: (G, K, K + 3 B)."""
+        classes = len(self.names)
+        counts = confusion_by_group(truth_N, predicted_N, group_N, classes, groups)
+        parts = (predicted_N, truth_N == predicted_N, confidence_N, group_N)
+        reliability = reliability_sums(*parts, classes, groups).reshape(groups, classes, 3 * BINS)
+        return np.concatenate([counts, reliability], axis=-1)
+
+    def split(self, sums_X: Floats) -> tuple[Floats, Floats]:
+        """The confusion (..., K, K), and the sums of bins (..., K, B, 3) by predicted class."""
+        classes = len(self.names)
+        bins = sums_X[..., classes:]
+        return sums_X[..., :classes], bins.reshape(*bins.shape[:-1], BINS, 3)
+
+    def values(self, sums_X: Floats) -> Values:
+        """Accuracy, mean F1, mean IoU and calibration error; by class user's and producer's accuracy, F1, error.
+
+        Means are over the classes that occur in truth.
+        """
+        counts_XKK, bins_XKB3 = self.split(sums_X)
+        scores = class_scores(counts_XKK)
+        # Which classes are averaged is the same in every resample.
+        there_K = counts_XKK.sum(-1).reshape(-1, len(self.names)).any(0)
+        values = {
+            ("accuracy", ALL): accuracy(counts_XKK),
+            ("f1", ALL): average(scores["f1"], there_K),
+            ("mean_iou", ALL): average(scores["iou"], there_K),
+            ("ece", ALL): calibration_error(bins_XKB3.sum(-3)),
+        }
+        by_class = {metric: scores[score] for metric, score in OF_CLASS.items()} | {"ece": calibration_error(bins_XKB3)}
+        return values | {
+            (metric, name): score_XK[..., code]
+            for metric, score_XK in by_class.items()
+            for code, name in enumerate(self.names)
+        }
+
+    def groups(self, sums_G: Floats) -> dict[str, int]:
+        """How many groups there are; and how many hold each class, or are said to, whichever are fewer."""
+        counts_GKK, _ = self.split(sums_G)
+        holding_K = np.minimum((counts_GKK.sum(-1) > 0).sum(0), (counts_GKK.sum(-2) > 0).sum(0))
+        return {ALL: len(sums_G), **dict(zip(self.names, holding_K.tolist(), strict=True))}
+
+
+class MapAccuracy:
+    """Sums over what was predicted of labelled tiles or of their pixels, part by part, and the rows that follow.
+
+    `domain_T` and `unit_T` are the domain of each tile and what it is a part of that is independent of the rest.
+    """
+
+    def __init__(self, names: Sequence[str], domain_T: Sequence[str], unit_T: Sequence[str]) -> None:
+        self.measure = MapMeasure(names)
+        self._cells = _Cells.of(domain_T, unit_T)
+        self._sums_C = np.zeros((len(self._cells), len(names), len(names) + 3 * BINS))
+        self._counted_T = np.zeros(len(domain_T), dtype=bool)
+
+    def add(self, tile_N: Codes, truth_N: Codes, predicted_N: Codes, confidence_N: Floats) -> None:
+        """Count rows of tiles (by position) with their classes and the probability of the predicted one.
+
+        A row whose truth or prediction is UNKNOWN does not count.
+        """
+        known_N = (truth_N != UNKNOWN) & (predicted_N != UNKNOWN)
+        tile_N = tile_N[known_N]
+        parts = (truth_N[known_N].astype(np.int64), predicted_N[known_N].astype(np.int64), confidence_N[known_N])
+        touched, cell_N = np.unique(self._cells.cell_T[tile_N], return_inverse=True)
+        self._sums_C[touched] += self.measure.sums(*parts, cell_N, len(touched))
+        self._counted_T[tile_N] = True
+
+    @property
+    def confusion(self) -> Floats:
+        """How often each class (row) was taken for each (column): (K, K)."""
+        return self.measure.split(self._sums_C.sum(0))[0]
+
+    @property
+    def reliability(self) -> list[ReliabilityBin]:
+        """The reliability curve, over all classes."""
+        return reliability_table(self.measure.split(self._sums_C.sum(0))[1].sum(0))
+
+    def rows(self, dataset: str, seed: int) -> list[AccuracyRow]:
+        """The figures of all domains together and of each, where there are several; those that are known."""
+        return list(_rows(dataset, self.measure, self._sums_C, self._cells, self._counted_T, seed))
+
+
+def number_rows(
+    dataset: str, truth_T: Floats, predicted_T: Floats, domain_T: Sequence[str], unit_T: Sequence[str], seed: int
+) -> list[AccuracyRow]:
+    """R2, root mean square error and mean absolute error of predicted numbers, as rows like those of classes."""
+    cells, measure = _Cells.of(domain_T, unit_T), NumberMeasure(float(truth_T.mean()))
+    sums_C = measure.sums(truth_T, predicted_T, cells.cell_T, len(cells))
+    return list(_rows(dataset, measure, sums_C, cells, np.ones(len(truth_T), dtype=bool), seed))
+
+
+def sample_rows(dataset: str, estimate: SampleEstimate, names: Sequence[str]) -> list[AccuracyRow]:
+    """What reference points say of a map: accuracies as shares of area. Tiles and groups are the points."""
+    points = int(estimate.points_K.sum())
+
+    def row(of: str, metric: str, estimates: Estimates, place: int) -> AccuracyRow:
+        value, interval = float(estimates.value_X[place]), estimates.interval(place, most=1)
+        return AccuracyRow(dataset, ALL, of, metric, value, interval, points, points)
+
+    rows = [row(ALL, "accuracy", estimate.overall, 0)]
+    for metric, of_class in (("users_accuracy", estimate.users_K), ("producers_accuracy", estimate.producers_K)):
+        rows += [row(name, metric, of_class, code) for code, name in enumerate(names)]
+    return [one for one in rows if np.isfinite(one.value)]
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Which cell each tile belongs to; the domain and the group of each cell, as codes."""
+
+    cell_T: Codes
+    domain_C: Codes
+    group_C: Codes
+    domains: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.domain_C)
+
+    @classmethod
+    def of(cls, domain_T: Sequence[str], unit_T: Sequence[str]) -> "_Cells":
+        domain_codes, domains = codes_of(domain_T)
+        group_codes, _ = codes_of(unit_T)
+        pairs_C2, cell_T = np.unique(np.stack([domain_codes, group_codes], axis=1), axis=0, return_inverse=True)
+        return cls(cell_T.reshape(-1), pairs_C2[:, 0], pairs_C2[:, 1], domains)
+
+
+def _rows(
+    dataset: str,
+    measure: MapMeasure | NumberMeasure,
+    sums_C: Floats,
+    cells: _Cells,
+    counted_T: NDArray[np.bool_],
+    seed: int,
+) -> Iterator[AccuracyRow]:
+    each = [(code, name) for code, name in enumerate(cells.domains) if len(cells.domains) > 1]
+    for code, domain in ((None, ALL), *each):
+        here_C = np.ones(len(cells), dtype=bool) if code is None else cells.domain_C == code
+        here_C &= np.bincount(cells.cell_T, counted_T, minlength=len(cells)) > 0
+        if not here_C.any():
+            continue
+        # A group that lies in several domains is one.
+        group_c, groups = np.unique(cells.group_C[here_C], return_inverse=True)
+        sums_G = np.zeros((len(group_c), *sums_C.shape[1:]))
+        np.add.at(sums_G, groups, sums_C[here_C])
+        tiles = int((counted_T & here_C[cells.cell_T]).sum())
+        counts_RG, carrying = resample_groups(len(sums_G), seed), measure.groups(sums_G)
+        drawn = None if counts_RG is None else measure.values(np.tensordot(counts_RG, sums_G, axes=1))
+        for (metric, of), value in measure.values(sums_G.sum(0)).items():
+            if np.isfinite(value):
+                shown = drawn is not None and carrying[of] >= FEWEST_GROUPS
+                interval = percentile_interval(drawn[metric, of]) if shown and drawn is not None else None
+                yield AccuracyRow(dataset, domain, of, metric, float(value), interval, tiles, len(sums_G))

@@ -1,0 +1,120 @@
+"""A fine-tuned model: an encoder of ours with a head, from tiles to classes or numbers.
+
+B tiles, C bands, H W pixels, N patches, P pixels of a patch in one band, F features of a band's code, K classes
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from geomae.errors import ModelError
+from geomae.models.encoder import Encoder, mean_over_groups
+from geomae.models.folder import Model, SensorTensors, load_model, sensor_tensors
+from geomae.models.head_record import REGRESSION, HeadRecord
+from geomae.models.heads import Head, PatchTokens
+from geomae.models.mae import MaskedAutoencoder
+from geomae.models.patches import grid, patchify
+
+
+class FinetunedNetwork(nn.Module):
+    """Encoder and head. Weights have the names that they have in a model folder: `encoder.*` and `head.*`."""
+
+    def __init__(self, mae: MaskedAutoencoder, head: Head) -> None:
+        super().__init__()
+        if not isinstance(mae.encoder, Encoder):
+            raise ModelError("the model is convolutional and has no tokens; fine-tune a transformer (model: mae)")
+        self.architecture = mae.architecture
+        self.encoder, self.head = mae.encoder, head
+
+    def forward(
+        self,
+        pixels_BCHW: Tensor,
+        valid_BCHW: Tensor,
+        codes_CF: Tensor,
+        gsd_m: float | Tensor | None = None,
+    ) -> Tensor:
+        """What the head says of standardised tiles: (B, K), or (B, K, H, W) of their pixels; K is 1 for numbers.
+
+        Values of pixels that are not valid have no influence, whatever they are.
+        """
+        shape = self.architecture
+        cells = grid(pixels_BCHW, shape.patch)
+        valid_BNCP = patchify(valid_BCHW, shape.patch)
+        pixels_BCHW = pixels_BCHW.where(valid_BCHW, 0)
+        depths = self.encoder.at_depths(
+            patchify(pixels_BCHW, shape.patch), valid_BNCP, codes_CF, cells, shape.position_scale(gsd_m),
+            self.head.layers,
+        )  # fmt: skip
+        usable_BX = self.encoder.usable(valid_BNCP)
+        depths_BND = [mean_over_groups(x[:, 1:], usable_BX, shape.tokens) for x in depths]
+        tokens = PatchTokens(depths_BND, valid_BNCP.flatten(2).any(-1), cells)
+        outputs: Tensor = self.head(tokens, pixels_BCHW, valid_BCHW)
+        return outputs
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A model folder with a head, ready for the bands of `model.record`. Pixels go in in physical units.
+
+    For imagery of another sensor or subset, put in a model that `encoders.own_models.fit_model` made for it; weights
+    are shared.
+    """
+
+    model: Model
+    record: HeadRecord
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands that tiles have to have, in this order."""
+        return tuple(band.name for band in self.model.record.bands)
+
+    @cached_property
+    def network(self) -> FinetunedNetwork:
+        """Encoder and head."""
+        assert self.model.head is not None
+        return FinetunedNetwork(self.model.mae, self.model.head.module)
+
+    @cached_property
+    def _sensor(self) -> SensorTensors:
+        with torch.inference_mode(False):  # kept beyond this call
+            return sensor_tensors(self.model.record, next(self.model.mae.parameters()).device)
+
+    @torch.no_grad()
+    def logits(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> Tensor:
+        """Uncalibrated logits in float32, (B, K) or (B, K, H, W); of a regression the numbers in their unit (B, 1).
+
+        Without `valid_BCHW`, pixels that are finite are valid. What is said of pixels that are not is arbitrary.
+        """
+        device = next(self.model.mae.parameters()).device
+        pixels_BCHW = pixels_BCHW.to(device)
+        valid_BCHW = torch.isfinite(pixels_BCHW) if valid_BCHW is None else valid_BCHW.to(device)
+        inputs = self._sensor.standardise(pixels_BCHW, valid_BCHW)
+        outputs: Tensor = self.network(inputs, valid_BCHW, self._sensor.codes_CF, self._sensor.gsd_m)
+        return outputs * self.record.std + self.record.mean if self.record.task == REGRESSION else outputs
+
+    def probabilities(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> Tensor:
+        """Calibrated probabilities of the classes, (B, K) or (B, K, H, W)."""
+        return calibrated(self.logits(pixels_BCHW, valid_BCHW), self.record).softmax(1)
+
+
+def calibrated(logits_BK: Tensor, record: HeadRecord) -> Tensor:
+    """Logits (B, K, ...) whose softmax are the calibrated probabilities."""
+    if record.calibration is None:
+        return logits_BK
+    bias_K = logits_BK.new_tensor(record.calibration.bias)
+    return logits_BK / record.calibration.temperature + bias_K.reshape(-1, *(1 for _ in logits_BK.shape[2:]))
+
+
+def load_finetuned(folder: str | Path, device: str | torch.device = "cpu") -> Finetuned:
+    """Read a fine-tuned model. Raises ModelError where the folder is not whole, or where it has no head."""
+    model = load_model(folder, device)
+    if model.head is None:
+        raise ModelError(
+            f"{folder}: has no head, it was pretrained and not fine-tuned; `geomae finetune --model {folder} --train "
+            "SELECTOR` gives it one"
+        )
+    record = model.head.record
+    return Finetuned(model.for_sensor(record.sensor, record.bands), record)

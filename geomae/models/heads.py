@@ -1,0 +1,124 @@
+"""Heads: what a fine-tuned encoder ends in, so that its tokens become classes or numbers of tiles or of pixels.
+
+B tiles, C bands, H W pixels, N patches in rows x cols, D width of the encoder, K outputs, E channels of a conv head
+"""
+
+from typing import NamedTuple
+
+import torch
+from timm.layers.norm import LayerNorm2d
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from geomae.models.architecture import Architecture
+from geomae.models.head_record import SEGMENTATION, HeadRecord
+
+DEPTHS = 4  # of the encoder, that a conv head reads
+START_STD = 0.01  # of the last map's weights: the first predictions are almost alike for all classes
+
+
+class PatchTokens(NamedTuple):
+    """Tokens of whole tiles after each of the blocks that the head reads, and which patches have a valid pixel."""
+
+    depths_BND: list[Tensor]
+    usable_BN: Tensor
+    shape: tuple[int, int]
+
+
+class LinearHead(nn.Module):
+    """Of tiles: a linear map of the normed mean of the tokens (He et al. 2022, appendix A.1). Of pixels: of each token,
+    for all pixels of its patch.
+    """
+
+    def __init__(self, architecture: Architecture, record: HeadRecord) -> None:
+        super().__init__()
+        self.of_pixels = record.task == SEGMENTATION
+        self.layers: tuple[int, ...] = (architecture.depth,)
+        self.norm = nn.LayerNorm(architecture.width, eps=architecture.norm_eps)
+        self.linear = nn.Linear(architecture.width, record.outputs)
+        _start_last(self.linear)
+
+    def forward(self, tokens: PatchTokens, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> Tensor:
+        """Outputs (B, K) of tiles, or (B, K, H, W) of their pixels; patches without a valid pixel do not count."""
+        last_BND, usable_BN = tokens.depths_BND[-1], tokens.usable_BN
+        if not self.of_pixels:
+            weight_BN = usable_BN / usable_BN.sum(1, keepdim=True).clamp(min=1)
+            of_tiles_BK: Tensor = self.linear(self.norm((last_BND * weight_BN[..., None]).sum(1)))
+            return of_tiles_BK.float()
+        grid_BKRC = self.linear(self.norm(last_BND)).float().transpose(1, 2).unflatten(2, tokens.shape)
+        # Each patch is one colour: to interpolate would blur classes that end with a patch.
+        return interpolate(grid_BKRC, pixels_BCHW.shape[-2:], mode="nearest-exact")
+
+
+class ConvHead(nn.Module):
+    """Pixels from four depths of the encoder, brought to the tile's size by doubling, the deepest first; at full size
+    joined by a shallow stem on the pixels themselves, so that borders are as sharp as the imagery.
+
+    Nothing is normed over places: what is said of a pixel depends on what lies around it, not on how large the tile is.
+    """
+
+    def __init__(self, architecture: Architecture, record: HeadRecord) -> None:
+        super().__init__()
+        E, depth = record.width, architecture.depth
+        self.layers = tuple(sorted({max(1, round(depth * (i + 1) / DEPTHS)) for i in range(DEPTHS)}))
+        self.doublings = max((architecture.patch - 1).bit_length(), 1)
+        self.norms = nn.ModuleList(nn.LayerNorm(architecture.width, eps=architecture.norm_eps) for _ in self.layers)
+        self.narrow = nn.ModuleList(nn.Linear(architecture.width, E) for _ in self.layers)
+        self.steps = nn.ModuleList(_Fuse(E, E) for _ in range(self.doublings))
+        self.stem = nn.Sequential(
+            nn.Conv2d(len(record.bands) + 1, E, 3, padding=1), nn.GELU(), nn.Conv2d(E, E, 3, padding=1), nn.GELU()
+        )
+        self.join = _Fuse(2 * E, E)
+        self.last = nn.Conv2d(E, record.outputs, 1)
+        _start_last(self.last)
+
+    def forward(self, tokens: PatchTokens, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> Tensor:
+        """Outputs (B, K, H, W) of pixels, which are standardised and 0 where they are not valid."""
+        maps = [
+            narrow(norm(one)).transpose(1, 2).unflatten(2, tokens.shape)
+            for norm, narrow, one in zip(self.norms, self.narrow, tokens.depths_BND, strict=True)
+        ]
+        height, width = pixels_BCHW.shape[-2:]
+        x = maps[-1]
+        for number, step in enumerate(self.steps):
+            scale = 2 ** (self.doublings - 1 - number)
+            size = (-(-height // scale), -(-width // scale))
+            x = _to(x, size)
+            if number + 1 < len(maps):  # the depth before, which is nearer to the pixels
+                x = x + _to(maps[-2 - number], size)
+            x = step(x)
+        measured_B1HW = valid_BCHW.any(1, keepdim=True).to(pixels_BCHW.dtype)
+        stem = self.stem(torch.cat([pixels_BCHW.where(valid_BCHW, 0), measured_B1HW], dim=1))
+        outputs: Tensor = self.last(self.join(torch.cat([x, stem], dim=1)))
+        return outputs.float()
+
+
+class _Fuse(nn.Module):
+    """A convolution, normed over the channels of each pixel."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv, self.norm, self.act = nn.Conv2d(inputs, outputs, 3, padding=1), LayerNorm2d(outputs), nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, E, h, w) of (B, I, h, w)."""
+        fused: Tensor = self.act(self.norm(self.conv(x)))
+        return fused
+
+
+Head = LinearHead | ConvHead
+
+
+def build_head(architecture: Architecture, record: HeadRecord) -> Head:
+    """The head that a record describes, for encoders of this architecture; begun from torch's generator."""
+    return (ConvHead if record.kind == "conv" else LinearHead)(architecture, record)
+
+
+def _to(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return x if x.shape[-2:] == size else interpolate(x, size, mode="bilinear")
+
+
+def _start_last(part: nn.Linear | nn.Conv2d) -> None:
+    nn.init.normal_(part.weight, std=START_STD)
+    assert part.bias is not None
+    nn.init.zeros_(part.bias)
