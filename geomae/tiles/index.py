@@ -94,7 +94,8 @@ class TileIndex:
     (None where there is none). `attributes` has the columns of the catalogue's tables in the same order. `left_out`
     counts tiles by the reason for which they are not here. `place_column` is the column that `place` comes from, and
     the key of the catalogue that names it. `labels` gives the labels of pixels, where these have any; `remarks` say
-    what is wrong with them. `by_polygon` are the columns of `tiles` that come from polygons, by polygon.
+    what is wrong with them, and `warnings` are those of the remarks that every command repeats. `by_polygon` are the
+    columns of `tiles` that come from polygons, by polygon.
     """
 
     name: str
@@ -109,6 +110,7 @@ class TileIndex:
     remarks: tuple[str, ...] = ()
     labels: LabelSource | None = None
     by_polygon: ByPolygon = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -165,7 +167,7 @@ class TileIndex:
             notes.append(f"{len(self.report.quarantined)} of {self.report.scenes} scenes cannot be used; {remedy}")
         if TOO_LARGE in self.left_out:
             notes.append(f"{self.left_out[TOO_LARGE]} of its tiles hold {TOO_LARGE} and are left out; {remedy}")
-        return [f"{self.name}: {note}" for note in notes]
+        return [f"{self.name}: {note}" for note in (*notes, *self.warnings)]
 
     def content(self) -> list[str]:
         """Digests of the files behind the tiles, in the order of the scenes."""
@@ -203,7 +205,7 @@ def build_index(
     quarantined = report.quarantined
     sound = [None if scene.id in quarantined else scene_grid(source, scene) for scene in source.scenes]
     grids, report = without_small_scenes(catalog, name, source, sound, report)
-    tiles, attributes, remarks = list_windows(catalog, name, source, grids, left_out)
+    tiles, attributes, warnings = list_windows(catalog, name, source, grids, left_out)
     labels = open_labels(catalog, name, source, grids)
     require_columns(catalog, name, [*attributes.columns, *(labels.columns if labels else ())])
     if entry.where is not None:
@@ -226,19 +228,16 @@ def build_index(
     near = computable_tiles(catalog, name, source, tiles["scene"].to_numpy(), measured)
     measured = measured.take(np.flatnonzero(near))
     tiles, attributes = _keep(tiles, attributes, near, TOO_LARGE, left_out)
-    tiles, of_labels, by_polygon = describe(catalog, name, source, grids, tiles, attributes, labels)
-    remarks = (*remarks, *of_labels)
+    tiles, remarks, by_polygon = describe(catalog, name, source, grids, tiles, attributes, labels)
     tiles, kept = assign_splits(catalog, source, grids, tiles, attributes)
     left_out |= {"train tile overlaps another split": int((~kept).sum())} if not kept.all() else {}
     tiles, attributes = tiles[kept].reset_index(drop=True), attributes[kept].reset_index(drop=True)
     if POINT in tiles:
-        remarks = (*remarks, *contradictions(catalog, name, tiles))
+        warnings = (*warnings, *contradictions(catalog, name, tiles))
         tiles = tiles.drop(columns=list(POINT_COLUMNS))
     measured = measured.take(np.flatnonzero(kept))
-    place_column = entry.place_column
-    return TileIndex(
-        name, source, tiles, attributes, grids, report, measured, left_out, place_column, remarks, labels, by_polygon
-    )
+    index = TileIndex(name, source, tiles, attributes, grids, report, measured, left_out, entry.place_column)
+    return replace(index, remarks=(*remarks, *warnings), labels=labels, by_polygon=by_polygon, warnings=warnings)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ OUTSIDE = "points outside every scene"
 TIMELESS = "points without a time"
 EDGE = "tiles of points that leave the scene"
 INVALID = "tiles of points on invalid pixels"
-MOST_CLASSES = 256  # labels of more values than that are measurements, of which neighbours may differ
+MOST_CLASSES = 256  # labels of more values, or with decimals, are measurements, which may differ from place to place
 POINT, PIXEL_ROW, PIXEL_COL, REPEAT = POINT_COLUMNS = ("point", "pixel_row", "pixel_col", "repeat")
 
 
@@ -101,7 +101,9 @@ def contradictions(catalog: Catalog, name: str, tiles: pd.DataFrame) -> tuple[st
     assert isinstance(entry, Points)
     labelled = tiles[tiles["label"].notna()]
     codes_T, names = pd.factorize(labelled["label"])
-    if not 1 < len(names) <= MOST_CLASSES:
+    numbers = pd.to_numeric(pd.Series(names), errors="coerce")
+    measured = numbers.notna().all() and (numbers % 1 != 0).any()
+    if measured or not 1 < len(names) <= MOST_CLASSES:
         return ()
     other_T = _near_others(labelled, codes_T.astype(np.int64))
     if not (other_T >= 0).any():
