@@ -14,8 +14,6 @@ from geomae.errors import CatalogError, nearest
 from geomae.files import YamlDocument, digest, read_yaml
 from geomae.sensors import Band, Sensor, inline_sensor, sensor
 
-YOUNG_KEYS = ("places", "time")  # younger than runs and stores whose digests are to stay: left out where they are None
-
 
 @dataclass(frozen=True)
 class Catalog:
@@ -66,9 +64,9 @@ class Catalog:
         """Digest (32 characters) of the entries of these data sets; their order and notation do not matter."""
         entries = {name: self.entry(name).model_dump(mode="json") for name in names}
         for entry in entries.values():
-            for key in YOUNG_KEYS:
-                if entry[key] is None:
-                    del entry[key]
+            for keys, name in ((entry, "places"), (entry, "time"), (entry["label"], "vector")):
+                if keys is not None and keys[name] is None:  # younger than runs and stores that are to be found again
+                    del keys[name]
         return digest(entries)
 
 

@@ -7,7 +7,9 @@ The first that says it counts:
 3. The name of a product, of the file or of a folder above it (see `times.PRODUCT_NAMES`).
 4. A tag of the file that means acquisition (see `times.ACQUISITION_TAGS`), which `rasters` reads with the header.
 
-Where a column is empty, the next one is asked. A column that names another day than a product's name is said.
+Where a column is empty, the next one is asked. A column that names another day than a product's name is said. Around
+points a tile has the time of its scene, and that of the point only where the scene has none: a point may be visited
+days before or after its pixels were seen.
 
 T tiles
 """
@@ -22,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomae.catalog.catalog import Catalog, Scene
-from geomae.catalog.filters import is_missing
+from geomae.catalog.filters import is_missing, missing
+from geomae.catalog.schema import Points
 from geomae.catalog.schema_times import Months
 from geomae.catalog.times import DERIVED, NO_TIME, TIME, NamePattern, derived, read_time, time_of_path
 from geomae.errors import CatalogError
@@ -83,7 +86,8 @@ def with_time_attributes(
         codes, values = pd.factorize(attributes[column].to_numpy(dtype=object))
         read = [_read(catalog, dataset, value, "a window") for value in values]
         own_T = np.array([*read, None], dtype=object)[codes]  # the code of what is missing is -1, the last
-        time_T = np.where(codes >= 0, own_T, scene_time_T)
+        first_T, then_T = (scene_time_T, own_T) if isinstance(entry.windows, Points) else (own_T, scene_time_T)
+        time_T = np.where(missing(first_T), then_T, first_T)
     codes, times = pd.factorize(time_T)
     if not len(times):
         return attributes

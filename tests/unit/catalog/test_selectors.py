@@ -172,9 +172,7 @@ def test_comparisons_that_cannot_be(condition: str, message: str) -> None:
 
 
 def test_a_catalogue_without_dates_says_how_to_give_them() -> None:
-    with pytest.raises(
-        CatalogError, match="there is no column 'month'; no file tells its date; write `time:"
-    ):
+    with pytest.raises(CatalogError, match="there is no column 'month'; no file tells its date; write `time:"):
         condition_mask(parse_selector("a[month=6]"), {"season": np.array(["a"])}, 1)
 
 
