@@ -1,6 +1,7 @@
 """`label.vector`: labels of tiles and pixels from polygons, their columns as groups and splits, and what is refused."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from rasterio import Affine, features
 from geomae.catalog import open_catalog, parse_selector
 from geomae.errors import CatalogError
 from geomae.evaluation.pixel_labels import read_pixel_rows
-from geomae.evaluation.probe_task import label_selection
+from geomae.evaluation.probe_task import ProbeSettings, label_selection, read_probe_task
 from geomae.rasters import Window, write_cog
 from geomae.tiles.index import build_index
+from geomae.tiles.reader import TileReader
 from geomae.tiles.selection import select_tiles
 from tests.helpers import write_catalog
 
@@ -228,3 +230,35 @@ def test_classes_that_the_column_lacks_and_tiles_too_large_are_said(tmp_path):
         "no tile has a label: the class with the largest share of any tile has 6% of its pixels, and `min_purity` is "
         "0.5; lower it, make tiles smaller, or learn per pixel (`--task segmentation`)",
     ]
+
+
+def test_no_column_of_polygons_reaches_a_probe_but_the_label_of_its_training(tmp_path):
+    """What a probe predicts stays, to the bit, under noise in each column and label that it has no business with."""
+    rng = np.random.default_rng(5)
+    shapes = [square(8 * row, 8 * col, 8, 8) for row in range(8) for col in range(8)]
+    side = ["train" if n % 16 < 8 else "test" for n in range(64)]
+    kind = [("crop", "tree")[n % 2] for n in range(64)]
+
+    def predicted(name, kind, yield_t):
+        folder = tmp_path / name
+        write_image(folder)
+        write_polygons(folder, shapes, kind=kind, part=side, yield_t=yield_t, field=[f"f{n}" for n in range(64)])
+        keys = (label()[:-1] + ", min_purity: 0.4}", "split: {column: part}", "group: {column: field}")
+        chosen = select_tiles(catalog_of(folder, *keys, tile=8), ["d@train", "d@test"])
+        read = {one.name: TileReader(one.index).many(range(len(one.index))) for one in chosen}
+        embeddings = SimpleNamespace(of=lambda one: read[one.name][0].mean((2, 3))[:, :2])
+        task = read_probe_task(ProbeSettings(C=1.0, shots=()), chosen)
+        statistics = [(one.imagery, one.digest()) for one in chosen]
+        values = {key: [codes.tolist() for codes in draws] for key, draws in task.predict(embeddings).predicted.items()}
+        return [part.tolist() for pair in read.values() for part in pair], statistics, values
+
+    true = predicted("true", kind, [1.0] * 64)
+    other = [
+        one if part == "train" else str(rng.choice(["crop", "tree"])) for one, part in zip(kind, side, strict=True)
+    ]
+    assert other != kind
+    assert predicted("noise", other, rng.normal(size=64).tolist()) == true
+    swapped = [{"crop": "tree", "tree": "crop"}[one] for one in kind]
+    learned = predicted("swapped", swapped, [1.0] * 64)
+    assert learned[:2] == true[:2]
+    assert learned[2] != true[2]
