@@ -95,7 +95,7 @@ def test_catalogues_in_the_documents_open(text: str, tmp_path: Path) -> None:
 
 def test_every_key_is_documented_and_no_other() -> None:
     known = json_schema()["$defs"]
-    assert sorted(documented()) == sorted(schema_keys(known["DatasetEntry"], known))
+    assert sorted(documented()) == sorted(set(schema_keys(known["DatasetEntry"], known)))  # two forms may share a key
 
 
 @pytest.mark.parametrize(("key", "example"), list(documented().items()), ids=list(documented()))
