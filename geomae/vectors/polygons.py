@@ -34,8 +34,8 @@ class LabelPolygons:
     """The polygons that label a data set, and the class of each.
 
     `code_N` is a place among `names`; -1 where the value of a polygon is none of `classes`. Features without a value
-    or without a geometry are not burnt: their geometry in `layer` is None. `columns` (N rows) are those of the file and the
-    polygons' numbers, `remarks` say what was left out or repaired.
+    or without a geometry are not burnt: their geometry in `layer` is None. `columns` (N rows) are those of the file and
+    the polygons' numbers, `remarks` say what was left out or repaired.
     """
 
     file: str
