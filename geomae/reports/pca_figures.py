@@ -37,7 +37,6 @@ from geomae.reports.figures import BLUE, GAMMA, INVALID_COLOUR, ORANGE
 from geomae.reports.page import Html, data_uri, render
 from geomae.tiles.reader import TileReader
 
-# After Okabe and Ito (2008), without their yellow, which is faint on white.
 SHAPES = ("circle", "triangle", "square", "diamond", "wedge", "plus")
 MOST = 12  # values that get a colour and shape of their own
 OTHER, NONE = "other", "none"
