@@ -79,6 +79,18 @@ def test_polygons_beside_a_raster_become_labels_that_check_accepts(folder):
     assert checked.error is None and set(checked.tiles.tiles["label"]) <= {"x", "y", None}
 
 
+def test_points_beside_a_raster_become_windows_that_check_accepts(folder):
+    places = [(20, 20), (40, 20), (20, 40), (2, 2)]
+    (folder / "plots.geojson").write_text(squares(places, 0, label=[3, 4, 4, 3], plot=[1, 1, 2, 2]))
+    catalog, text = drafted(folder)
+    entry = catalog.entry("in")
+    assert (entry.windows.points, entry.windows.size, entry.label.column) == ("in/plots.geojson", 32, "label")
+    assert entry.tile is None and "for tiles on a regular grid instead: tile: {size: 64}" in text
+    assert "taken for the classes of 3 points: 3, 4" in text  # the fourth is too near the edge
+    checked = check_dataset(catalog, "in")
+    assert checked.error is None and checked.tiles.tiles["label"].tolist() == ["3", "4", "4"]
+
+
 def test_what_cannot_be_classes_is_named_in_a_comment(folder):
     (folder / "trees.geojson").write_text(squares([(9, 9), (40, 40)], 4, height=[1.5, 2.5]))
     catalog, text = drafted(folder)
