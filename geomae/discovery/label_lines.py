@@ -5,14 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from geomae.discovery.entries import Entry, comment, entry_line, flow
-from geomae.discovery.vectors import POINTS, FoundLayer, meeting
+from geomae.discovery.vectors import POINTS, LabelLayer, meeting
 
 USUAL_WINDOW = 32  # pixels around a point
 SHOWN = 6  # values of a column that a comment names
 
 
 def with_labels(
-    entry: Entry, root: Path, below: str, files: Sequence[str], vectors: Sequence[FoundLayer]
+    entry: Entry, root: Path, below: str, files: Sequence[str], vectors: Sequence[LabelLayer]
 ) -> tuple[Entry, set[str]]:
     """The entry with labels from those of `vectors` whose features meet its rasters, and the paths of these.
 
@@ -57,7 +57,7 @@ def flow_key(key: str, value: object) -> str:
     return f"{key}: {flow(value)}"
 
 
-def _keys(one: FoundLayer, below: str, size: int) -> dict[str, object]:
+def _keys(one: LabelLayer, below: str, size: int) -> dict[str, object]:
     """The keys that take labels from a vector file."""
     path, column = f"{below}{one.path}", one.classes[0]
     if one.kind == POINTS:
@@ -65,7 +65,7 @@ def _keys(one: FoundLayer, below: str, size: int) -> dict[str, object]:
     return {"label": {"vector": {"path": path, "column": column}}}
 
 
-def _reason(one: FoundLayer, count: int) -> str:
+def _reason(one: LabelLayer, count: int) -> str:
     values = one.values(one.classes[0])
     shown = ", ".join(values[:SHOWN]) + (", ..." if len(values) > SHOWN else "")
     return f"check: taken for the classes of {count:,} {one.kind}: {shown}"

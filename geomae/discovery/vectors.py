@@ -41,7 +41,7 @@ MOST_LOOKED_AT = 64  # rasters of a data set, spread over all
 
 
 @dataclass(frozen=True)
-class FoundLayer:
+class LabelLayer:
     """A vector file by its path below the folder that was searched, and what its features and columns seem to be.
 
     `classes` are the columns that look like classes, the likeliest first; `group` is one that may say what belongs
@@ -59,7 +59,7 @@ class FoundLayer:
         return sorted(map(str, self.layer.columns[column].dropna().unique().tolist()))
 
 
-def find_vectors(root: Path) -> tuple[list[FoundLayer], list[str]]:
+def find_vectors(root: Path) -> tuple[list[LabelLayer], list[str]]:
     """The vector files below `root` with points or polygons, and a message about each that is of no use for labels.
 
     Tables (CSV) count where they have x, y and crs. Hidden files and folders are left out.
@@ -78,7 +78,7 @@ def find_vectors(root: Path) -> tuple[list[FoundLayer], list[str]]:
             )
             continue
         classes = class_columns(layer.columns)
-        found.append(FoundLayer(path, kinds.pop(), layer, classes, group_column(layer.columns, classes)))
+        found.append(LabelLayer(path, kinds.pop(), layer, classes, group_column(layer.columns, classes)))
     return found, messages
 
 
@@ -109,7 +109,7 @@ def group_column(columns: pd.DataFrame, classes: Sequence[str]) -> str | None:
     return min(fitting, key=lambda name: GROUPS.index(known[name][0]), default=None)
 
 
-def meeting(vector: FoundLayer, root: Path, files: Sequence[str], margin_px: float) -> int:
+def meeting(vector: LabelLayer, root: Path, files: Sequence[str], margin_px: float) -> int:
     """How many features meet a raster of `files`: points lie `margin_px` inside it, bounds of polygons touch it."""
     bounds_N4 = shapely.bounds(vector.layer.geometries)
     met_N = np.zeros(len(bounds_N4), dtype=bool)
