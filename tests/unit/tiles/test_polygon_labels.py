@@ -103,6 +103,8 @@ def test_a_tile_has_the_label_that_covers_enough_of_it_and_the_values_of_its_pol
     assert "1 of 5 polygons of fields.geojson have no geometry" in index.remarks
     low = build_index(catalog_of(tmp_path, label()[:-1] + ", min_purity: 0.3}"), "d")
     assert low.tiles["label"].tolist()[:4] == ["crop", "tree", None, "tree"]
+    numbered = build_index(catalog_of(tmp_path, label(), "group: {column: polygon}"), "d")
+    assert numbered.tiles["group"].tolist()[:4] == ["1", "3", None, "4"]
 
 
 def test_groups_of_polygons_are_dealt_whole(tmp_path):
