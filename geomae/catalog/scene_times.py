@@ -92,7 +92,7 @@ def with_time_attributes(
     if not len(times):
         return attributes
     numbers = np.array([derived(str(one)) for one in times])
-    added: dict[str, Any] = {TIME: time_T}
+    added: dict[str, Any] = {TIME: pd.Series(time_T, attributes.index, dtype=object)}  # else pandas makes NaN of None
     for name, known in zip(DERIVED, numbers.T, strict=True):
         if name not in attributes:
             added[name] = known[codes] if (codes >= 0).all() else np.array([*known.tolist(), None], object)[codes]
