@@ -19,6 +19,7 @@ class Calibration(Frozen):
 
     temperature: float = Field(1.0, gt=0)
     bias: tuple[float, ...] = Field(description="one per class")
+    notes: tuple[str, ...] = Field((), description="what the held-out tiles could not tell")
 
 
 class HeadRecord(Frozen):
