@@ -13,7 +13,7 @@ import numpy as np
 from geomae.catalog.catalog import Catalog, Scene
 from geomae.catalog.filters import Columns, MaskN, is_missing, parse_filter
 from geomae.catalog.paths import require_file
-from geomae.catalog.schema import Column
+from geomae.catalog.schema import Column, DatasetEntry
 from geomae.errors import CatalogError, nearest
 
 if TYPE_CHECKING:
@@ -119,22 +119,29 @@ def where_mask(catalog: Catalog, dataset: str, columns: Columns, length: int) ->
         return parse_filter(text).mask(columns)
 
 
+def tile_columns(entry: DatasetEntry) -> dict[str, tuple[tuple[str, ...], str]]:
+    """The columns of the tile index that an entry takes from attributes: the keys that name each, and the attribute."""
+    named: dict[str, tuple[tuple[str, ...], str | None]] = {
+        "label": (("label", "column"), entry.label.column if entry.label else None),
+        "split": (("split", "column"), entry.split.column if entry.split else None),
+        "group": (("group", "column"), entry.group.column if entry.group else None),
+        "fold": (("group", "column"), entry.group.column if entry.group else None),
+        "domain": (("domain", "column"), entry.domain.column if isinstance(entry.domain, Column) else None),
+    }
+    if entry.group and entry.group.folds:
+        named["fold"] = named["place"] = (("group", "folds"), entry.group.folds)
+    if entry.places:
+        named["place"] = (("places", "column"), entry.places.column)
+    return {column: (keys, attribute) for column, (keys, attribute) in named.items() if attribute is not None}
+
+
 def require_columns(catalog: Catalog, dataset: str, known: Collection[str]) -> None:
     """Check that every column that label, split, group, places and domain name is `known`.
 
     Raises CatalogError with the line and the nearest known column.
     """
-    entry = catalog.entry(dataset)
-    wanted: dict[tuple[str, ...], str | None] = {
-        ("label", "column"): entry.label.column if entry.label else None,
-        ("split", "column"): entry.split.column if entry.split else None,
-        ("group", "column"): entry.group.column if entry.group else None,
-        ("group", "folds"): entry.group.folds if entry.group else None,
-        ("places", "column"): entry.places.column if entry.places else None,
-        ("domain", "column"): entry.domain.column if isinstance(entry.domain, Column) else None,
-    }
-    for keys, column in wanted.items():
-        if column is not None and column not in known:
+    for keys, column in tile_columns(catalog.entry(dataset)).values():
+        if column not in known:
             raise CatalogError(
                 f"{catalog.place(dataset, *keys)}: there is no column {column!r}; {nearest(column, known)}"
             )
@@ -180,6 +187,13 @@ def read_csv(path: Path, name: str, *, column: str, text: Collection[str] = ()) 
     for one in frame:
         frame[one] = plain_values(frame[one])
     return frame
+
+
+def text_of(value: Any) -> str | None:
+    """A value as text, None for a missing one; whole numbers without a decimal point."""
+    if value is None or value != value or value == "":
+        return None
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def plain_values(column: "pd.Series[Any]") -> "pd.Series[Any]":

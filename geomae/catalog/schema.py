@@ -69,6 +69,7 @@ def _checked_fractions(fractions: dict[str, float]) -> dict[str, float]:
     return fractions
 
 
+Classes = Annotated[dict[Whole | Text, Text], Field(min_length=1)]
 Fractions = Annotated[
     dict[Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")], Annotated[Number, Field(gt=0, le=1)]],
     Field(min_length=1),
@@ -126,27 +127,39 @@ class Mask(Strict):
         return self
 
 
+class Vector(Strict):
+    """Polygons with a class each."""
+
+    path: Text = Field(description="vector file, relative to the catalogue")
+    column: Text = Field(description="column with the class of each polygon")
+    layer: Text | None = Field(None, description="layer of the file; default: its only one with geometries")
+    all_touched: bool = Field(
+        False, description="label every pixel that a polygon touches, not only those centred in it"
+    )
+
+
 class Label(Strict):
     """Where labels come from."""
-
-    reserved: ClassVar[Mapping[str, str]] = {"vector": "burn it into a raster and use `raster`"}
 
     column: Text | None = Field(None, description="column of the attributes")
     folder: bool = Field(False, description="the name of the folder that holds the file")
     raster: Text | None = Field(None, description="file, or pattern with {stem}, with a class per pixel")
-    classes: dict[Whole, Text] | None = Field(None, description="name of each value of the raster that counts")
+    vector: Vector | None = Field(None, description="polygons with a class each")
+    classes: Classes | None = Field(None, description="name of each value of the raster or the polygons that counts")
     min_purity: Share | None = Field(None, description="share of a tile's pixels that its class needs; default 0.5")
 
     @model_validator(mode="after")
     def _one_source(self) -> "Label":
-        given = [key for key in ("column", "folder", "raster") if getattr(self, key)]
+        given = [key for key in ("column", "folder", "raster", "vector") if getattr(self, key)]
         if len(given) != 1:
-            refuse("labels come from one of `column`, `folder: true` and `raster`; keep one", *given[-1:])
+            refuse("labels come from one of `column`, `folder: true`, `raster` and `vector`; keep one", *given[-1:])
         for key in ("classes", "min_purity"):
-            if self.raster is None and getattr(self, key) is not None:
-                refuse(f"{key!r} is for labels from a `raster`; remove it", key)
+            if given[0] in ("column", "folder") and getattr(self, key) is not None:
+                refuse(f"{key!r} is for labels from a `raster` or a `vector`; remove it", key)
         if self.raster is not None and not self.classes:
             refuse("labels from a raster need `classes`; add a mapping from value to name, as in {10: tree}", "raster")
+        if self.raster is not None and any(not isinstance(value, int) for value in self.classes or {}):
+            refuse("a raster holds whole numbers; write one before each name, as in {10: tree}", "classes")
         return self
 
 

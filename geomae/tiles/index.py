@@ -22,9 +22,11 @@ from geomae.catalog import (
     require_columns,
     where_mask,
 )
+from geomae.catalog.attributes import text_of, tile_columns
 from geomae.errors import CatalogError, GeomaeError, nearest
 from geomae.rasters import AuditReport, Grid, audit, scene_grid
-from geomae.tiles.labels import LabelSource, RasterLabels, label_tiles
+from geomae.tiles.labels import LabelSource, label_tiles, purity_remarks
+from geomae.tiles.polygon_labels import ByPolygon, columns_of_polygons, open_labels, values_of_tiles
 from geomae.tiles.sources import open_source, prepare
 from geomae.tiles.splits import assign_splits
 from geomae.tiles.statistics import Statistics, Survey, survey
@@ -41,8 +43,11 @@ def describe(
     tiles: pd.DataFrame,
     attributes: pd.DataFrame,
     labels: LabelSource | None,
-) -> pd.DataFrame:
-    """Add identity, centre, group, place, domain and label, which comes from `labels` where pixels have labels."""
+) -> tuple[pd.DataFrame, tuple[str, ...], ByPolygon]:
+    """Add identity, centre, group, place, domain and label, which comes from `labels` where pixels have labels.
+
+    Gives also what is wrong with the labels, and the columns that come from polygons, the split being one if it does.
+    """
     entry = catalog.entry(name)
     ids = [source.scenes[scene].id for scene in tiles["scene"]]
     tiles = tiles.reset_index(drop=True)
@@ -53,29 +58,34 @@ def describe(
     ]
     tiles["x"], tiles["y"] = np.array(centres, dtype=np.float64).T
 
-    def column(key: str) -> "pd.Series[Any]":
-        return _texts(attributes[key])
+    found = label_tiles(labels, entry.label.min_purity if entry.label else None, tiles) if labels else None
+    by_polygon: ByPolygon = {}
+    remarks: tuple[str, ...] = ()
+    if found is not None and labels is not None:
+        remarks = (*labels.remarks(), *purity_remarks(found, entry.label.min_purity if entry.label else None))
+        by_polygon = columns_of_polygons(catalog, name, labels, attributes, found.seen)
+    own = values_of_tiles(by_polygon, found.polygon_T) if found is not None else {}
+    named = tile_columns(entry)
 
-    nothing = _kept([None] * len(tiles))
-    tiles["group"] = column(entry.group.column) if entry.group else nothing
-    folds = entry.group.folds if entry.group else None
-    tiles["fold"] = column(folds) if folds else tiles["group"]
-    tiles["place"] = column(entry.place_column[0]) if entry.place_column else nothing
+    def column(name: str) -> "pd.Series[Any]":
+        if name in own:
+            return _kept(own[name].tolist())
+        return _texts(attributes[named[name][1]]) if name in named else _kept([None] * len(tiles))
+
+    for one in ("group", "fold", "place", "domain", "label"):
+        tiles[one] = column(one)
     if entry.domain is None or isinstance(entry.domain, str):
         tiles["domain"] = entry.domain or name
     else:
-        domain = column(entry.domain.column)
-        tiles["domain"] = [value if value else "unspecified" for value in domain]
-    if entry.label is None:
-        tiles["label"] = nothing
-    elif labels is not None:
-        tiles["label"] = _kept(label_tiles(labels, entry.label.min_purity, tiles)[0].tolist())
-    elif entry.label.folder:
+        tiles["domain"] = [value if value else "unspecified" for value in tiles["domain"]]
+    if found is not None:
+        tiles["label"] = _kept(found.label_T.tolist())
+    elif entry.label is not None and entry.label.folder:
         folders = [source.scenes[scene].attributes["label"] for scene in tiles["scene"]]  # the catalogue put them there
         tiles["label"] = _kept(folders)
-    elif entry.label.column is not None:
-        tiles["label"] = column(entry.label.column)
-    return tiles
+    if "split" in own:
+        tiles["split"] = column("split")
+    return tiles, remarks, by_polygon
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,7 @@ class TileIndex:
     (None where there is none). `attributes` has the columns of the catalogue's tables in the same order. `left_out`
     counts tiles by the reason for which they are not here. `place_column` is the column that `place` comes from, and
     the key of the catalogue that names it. `labels` gives the labels of pixels, where these have any; `remarks` say
-    what is wrong with them.
+    what is wrong with them. `by_polygon` are the columns of `tiles` that come from polygons, by polygon.
     """
 
     name: str
@@ -101,6 +111,7 @@ class TileIndex:
     place_column: tuple[str, str] | None = None
     remarks: tuple[str, ...] = ()
     labels: LabelSource | None = None
+    by_polygon: ByPolygon = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -196,7 +207,8 @@ def build_index(
     sound = [None if scene.id in quarantined else scene_grid(source, scene) for scene in source.scenes]
     grids, report = without_small_scenes(catalog, name, source, sound, report)
     tiles, attributes = _windows(catalog, name, source, grids)
-    require_columns(catalog, name, attributes.columns)
+    labels = open_labels(catalog, name, source, grids)
+    require_columns(catalog, name, [*attributes.columns, *(labels.columns if labels else ())])
     if entry.where is not None:
         chosen = where_mask(
             catalog, name, {str(column): attributes[column].to_numpy() for column in attributes}, len(tiles)
@@ -217,15 +229,14 @@ def build_index(
     near = computable_tiles(catalog, name, source, tiles["scene"].to_numpy(), measured)
     measured = measured.take(np.flatnonzero(near))
     tiles, attributes = _keep(tiles, attributes, near, TOO_LARGE, left_out)
-    labels = RasterLabels(entry.label, source, grids) if entry.label and entry.label.raster else None
-    tiles = describe(catalog, name, source, grids, tiles, attributes, labels)
-    remarks = labels.remarks() if labels else ()
+    tiles, remarks, by_polygon = describe(catalog, name, source, grids, tiles, attributes, labels)
     tiles, kept = assign_splits(catalog, source, grids, tiles, attributes)
     left_out |= {"train tile overlaps another split": int((~kept).sum())} if not kept.all() else {}
     tiles, attributes = tiles[kept].reset_index(drop=True), attributes[kept].reset_index(drop=True)
     measured = measured.take(np.flatnonzero(kept))
+    place_column = entry.place_column
     return TileIndex(
-        name, source, tiles, attributes, grids, report, measured, left_out, entry.place_column, remarks, labels
+        name, source, tiles, attributes, grids, report, measured, left_out, place_column, remarks, labels, by_polygon
     )
 
 
@@ -288,14 +299,8 @@ def _kept(values: Sequence[Any]) -> "pd.Series[Any]":
 
 
 def _texts(values: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Values as text, missing ones as None; whole numbers without a decimal point."""
-
-    def text(value: Any) -> str | None:
-        if value is None or value != value or value == "":
-            return None
-        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-    return _kept([text(value) for value in values.tolist()])
+    """Values as text, missing ones as None."""
+    return _kept([text_of(value) for value in values.tolist()])
 
 
 def _windows(

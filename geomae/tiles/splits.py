@@ -33,12 +33,14 @@ def assign_splits(
     tiles: pd.DataFrame,
     attributes: pd.DataFrame,
 ) -> tuple[pd.DataFrame, Bools]:
-    """Add the columns `split` and `block` (None without blocks); tells which tiles (T,) stay in the index."""
+    """Add the columns `split`, unless polygons gave it, and `block` (None without blocks); which tiles (T,) stay."""
     name = source.name
     split = catalog.entry(name).split
     block = np.full(len(tiles), None, dtype=object)
     try:
-        if split is None:
+        if "split" in tiles:  # polygons have told it
+            labels = tiles["split"].to_numpy()
+        elif split is None:
             labels = np.full(len(tiles), TRAIN, dtype=object)
         elif split.column is not None:
             labels = _named(catalog, name, split.column, attributes)
