@@ -105,7 +105,7 @@ def finetune(
 def run(options: FinetuneOptions) -> int:
     """Fine-tune and measure. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
     config, shots = read_config(options)
-    selectors = read_selectors(options.common, [options.train], options.tests)
+    selectors = read_selectors(options.common, [options.train], *([options.tests] if options.tests else []))
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
     from geomae.commands import finetune_report as report
     from geomae.commands.run import AnalysisRun, open_session, selection_record

@@ -93,7 +93,8 @@ def test_classes_are_learned_by_heart(index, compute, tmp_path, method, rate):
     label_T = random_classes(index)
     job = job_of(index, label_T)
     import time
-    t=time.time()
+
+    t = time.time()
     learned = run(compute, job, tmp_path, 80, 64, rate, method=method)
-    print(time.time()-t)
+    print(time.time() - t)
     assert (told(learned, job).argmax(1) == label_T).mean() == 1.0
