@@ -13,7 +13,7 @@ import numpy as np
 from geomae.catalog.catalog import Catalog, Scene
 from geomae.catalog.filters import Columns, MaskN, is_missing, parse_filter
 from geomae.catalog.paths import require_file
-from geomae.catalog.schema import Column, DatasetEntry
+from geomae.catalog.schema import Column, DatasetEntry, Windows
 from geomae.errors import CatalogError, nearest
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def read_windows(catalog: Catalog, dataset: str) -> "pd.DataFrame":
     from 0.
     """
     windows = catalog.entry(dataset).windows
-    if windows is None:
-        raise CatalogError(f"{catalog.place(dataset)}: has no `windows`; add them, or use `tile`")
+    if not isinstance(windows, Windows):
+        raise CatalogError(f"{catalog.place(dataset)}: has no `windows` from a table; add them, or use `tile`")
     place = catalog.place(dataset, "windows")
     frame, _ = _read_table(catalog, dataset, windows.table, windows.key, "windows", "table")
     for key, column in (("row", windows.row), ("col", windows.col)):
@@ -206,7 +206,11 @@ def plain_values(column: "pd.Series[Any]") -> "pd.Series[Any]":
         return pd.Series(narrowed.to_numpy(kind), index=column.index, name=column.name)
     if narrowed.dtype.kind == "f":
         return pd.Series(narrowed.to_numpy("float64", na_value=float("nan")), index=column.index, name=column.name)
-    values = [None if is_missing(value) else value for value in narrowed.tolist()]
+    values = narrowed.to_numpy(dtype=object, copy=True)
+    values[narrowed.isna().to_numpy()] = None
+    if pd.api.types.infer_dtype(values, skipna=True) == "string":  # one text for all rows that have it
+        codes, texts = pd.factorize(values, use_na_sentinel=True)
+        values = np.array([*texts, None], dtype=object)[codes]
     return pd.Series(values, index=column.index, dtype="object", name=column.name)
 
 

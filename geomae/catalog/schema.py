@@ -49,6 +49,12 @@ def mapping_or_list(value: object) -> str:
     return "mapping" if isinstance(value, dict) else "list"
 
 
+def points_or_table(value: object) -> str:
+    """Choose between the two forms of `windows` by the key that only one of them has."""
+    has_points = "points" in value if isinstance(value, dict) else isinstance(value, Points)
+    return "from points" if has_points else "from table"
+
+
 def list_or_value(value: object) -> str:
     """Choose the branch of a union by the form in which a key is written."""
     return "list" if isinstance(value, (list, tuple)) else "value"
@@ -77,6 +83,14 @@ Fractions = Annotated[
 ]
 
 
+def _checked_filter(text: str) -> str:
+    try:
+        parse_filter(text)
+    except CatalogError as error:
+        refuse(str(error))
+    return text
+
+
 class Column(Strict):
     """A column of the attributes."""
 
@@ -99,6 +113,23 @@ class Windows(Strict):
     row: Text = Field(description="column with the first row of the window")
     col: Text = Field(description="column with the first column of the window")
     size: Annotated[Whole, Field(gt=0)] = Field(description="side of a window in pixels")
+
+
+class Points(Strict):
+    """A tile around each point of a file, in every scene that covers it."""
+
+    points: Text = Field(
+        description="GeoPackage, GeoJSON, GeoParquet, Shapefile or CSV (x, y, crs); its columns are attributes"
+    )
+    size: Annotated[Whole, Field(gt=0)] = Field(description="side of a tile in pixels of the scene's grid")
+    layer: Text | None = Field(None, description="layer of the file; default: its only one")
+    where: Annotated[Text, AfterValidator(_checked_filter)] | None = Field(
+        None, description="filter over the file's columns"
+    )
+    days: Annotated[Number, Field(ge=0)] | None = Field(
+        None, description="days between a point's `time` and a scene's; default 30 where both are known"
+    )
+    strict: bool = Field(False, description="make it an error that tiles of different labels share pixels")
 
 
 class Table(Strict):
@@ -208,6 +239,9 @@ class Sample(Strict):
 
 
 Domain = Annotated[Annotated[Column, Tag("mapping")] | Annotated[Text, Tag("value")], Discriminator(mapping_or_value)]
+WindowsEntry = Annotated[
+    Annotated[Points, Tag("from points")] | Annotated[Windows, Tag("from table")], Discriminator(points_or_table)
+]
 PerBand = Annotated[
     Annotated[dict[str, Number], Tag("mapping")] | Annotated[Number, Tag("value")], Discriminator(mapping_or_value)
 ]
@@ -243,14 +277,6 @@ RESERVED = {
 }
 
 
-def _checked_filter(text: str) -> str:
-    try:
-        parse_filter(text)
-    except CatalogError as error:
-        refuse(str(error))
-    return text
-
-
 def _checked_unit(unit: str) -> str:
     if unit not in UNITS:
         refuse(f"unknown unit {unit!r}; {nearest(unit, UNITS)}")
@@ -278,7 +304,7 @@ class DatasetEntry(Strict):
     nodata: NodataValues | None = Field(None, description="stored values that are no measurement; [] for none")
     mask: Mask | None = None
     tile: Tile | None = None
-    windows: Windows | None = None
+    windows: WindowsEntry | None = None
     table: Table | None = None
     label: Label | None = None
     split: Split | None = None
