@@ -158,8 +158,10 @@ def measure(
         return None
     model = measured.calibrated_model(compute, task, config, learned)
     save_finetuned(run_, session.catalog, config, task, model, encoder[1])
-    told = measured.tell(compute, task, model, config)
-    result = measured.FinetuneResult(task, config, learned, model, [measured.Contender(config.method, None, [told])])
+    predictions = measured.tell(compute, task, model, config)
+    result = measured.FinetuneResult(
+        task, config, learned, model, [measured.Contender(config.method, None, [predictions])]
+    )
     if options.baselines and not _baselines(session, run_, result, shots, encoder, stop, progress):
         return None
     if shots:
@@ -186,8 +188,8 @@ def _baselines(
     found = measured.train_scratch(session.compute, task, result.config, folder, stop, progress.of("from scratch"))
     if found is None:
         return False
-    result.scratch, told = found
-    result.contenders.append(measured.Contender(measured.SCRATCH, None, [told]))
+    result.scratch, predictions = found
+    result.contenders.append(measured.Contender(measured.SCRATCH, None, [predictions]))
     reference = encoder[0]
     probe = task.probe(shots)
     loader = session.loader(EmbeddingSpec(patches=task.task == SEGMENTATION), probe.selections)

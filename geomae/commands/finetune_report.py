@@ -169,7 +169,7 @@ def write_pictures(run_: AnalysisRun, result: FinetuneResult) -> dict[str, Path]
         unit = "pixels" if task.task == SEGMENTATION else "tiles"
         confusion_picture(paths["confusion"], matrices, task.names, title=f"Fine-tuned ({key[0]})", unit=unit)
         paths["reliability"] = out / "finetune_reliability.png"
-        sums = {test.name: result.told(test.name).reliability_GB3 for test in task.tests}
+        sums = {test.name: result.predictions(test.name).reliability_GB3 for test in task.tests}
         reliability_picture(
             paths["reliability"], {name: one.sum(0) for name, one in sums.items() if one is not None},
             title="How sure it is, and how often it is right",
@@ -186,26 +186,26 @@ def _examples(result: FinetuneResult, most: int = 6) -> list[Example]:
     """Tiles of the first test with truth and prediction: those that are most wrong, and as many of the others."""
     task = result.task
     test, truth = task.tests[0], task.truths[task.tests[0].name].label_T
-    told = result.told(test.name).predicted
-    wrong_T = _wrong(task, truth, told)
+    predictions = result.predictions(test.name).predicted
+    wrong_T = _wrong(task, truth, predictions)
     order = wrong_T.argsort(kind="stable")[::-1]
     chosen = list(dict.fromkeys([*order[: most // 2].tolist(), *order[:: max(len(order) // most, 1)].tolist()]))[:most]
     record = task.records.get(test.name, task.record)
     reader = TileReader(test.index, 0, [band.name for band in record.bands])
     return [
-        Example(reader.tile_ids[place], *reader.read(place), truth[place], told[place], float(wrong_T[place]))
+        Example(reader.tile_ids[place], *reader.read(place), truth[place], predictions[place], float(wrong_T[place]))
         for place in chosen
     ]
 
 
-def _wrong(task: FinetuneTask, truth: Any, told: Any) -> Any:
+def _wrong(task: FinetuneTask, truth: Any, predictions: Any) -> Any:
     """How wrong each tile is (T,): 0 or 1, the share of its pixels, or the distance of numbers."""
     if task.task == REGRESSION:
-        return abs(told - truth)
+        return abs(predictions - truth)
     if task.task != SEGMENTATION:
-        return (told != truth).astype(float)
+        return (predictions != truth).astype(float)
     known = truth >= 0
-    return ((told != truth) & known).sum((1, 2)) / known.sum((1, 2)).clip(min=1)
+    return ((predictions != truth) & known).sum((1, 2)) / known.sum((1, 2)).clip(min=1)
 
 
 def _bars(result: FinetuneResult, test: str) -> Iterator[Bar]:

@@ -146,7 +146,7 @@ def read_finetune_task(
     train = _of_valid_pixels(label_selection(chosen[0], task, "--train"))
     names = _class_names(train, task)
     tests = [_of_valid_pixels(label_selection(one, task, "--eval")) for one in chosen[1:]]
-    _check_apart(train, tests, notes)
+    _check_disjoint(train, tests, notes)
     tests = [_with_known_classes(test, names, notes) for test in tests] if names else tests
     start = start.with_sensor(chosen[0].imagery, notes)
     record, said = start.fit(chosen[0].imagery, ())
@@ -258,7 +258,7 @@ def _class_names(train: LabelledSelection, task: str) -> tuple[str, ...]:
     return names
 
 
-def _check_apart(train: LabelledSelection, tests: Sequence[LabelledSelection], notes: list[str]) -> None:
+def _check_disjoint(train: LabelledSelection, tests: Sequence[LabelledSelection], notes: list[str]) -> None:
     """Raise ConfigError where a test shares tiles or groups with what is learned from; notes say which overlap."""
     for test in tests:
         tiles = set(tile_keys(train)) & set(tile_keys(test))

@@ -49,7 +49,7 @@ ECE = "ece"
 
 
 @dataclass(frozen=True)
-class Told:
+class TilePredictions:
     """What a model says of a test: classes (T,) or (T, H, W), or numbers (T,); and how sure it was (G, B, 3)."""
 
     predicted: NDArray[Any]
@@ -58,11 +58,11 @@ class Told:
 
 @dataclass(frozen=True)
 class Contender:
-    """A method in the table. `told` is by test and draw; `shots` None: from all labels."""
+    """A method in the table. `predictions` is by test and draw; `shots` None: from all labels."""
 
     method: str
     shots: int | None
-    draws: Sequence[Mapping[str, Told]]
+    draws: Sequence[Mapping[str, TilePredictions]]
 
 
 @dataclass
@@ -83,7 +83,7 @@ class FinetuneResult:
         """The figure that methods are compared by."""
         return next(iter(self.task.truths.values())).measure.main
 
-    def told(self, test: str) -> Told:
+    def predictions(self, test: str) -> TilePredictions:
         """What the fine-tuned model says."""
         return self.contenders[0].draws[0][test]
 
@@ -108,14 +108,14 @@ def calibrated_model(compute: Compute, task: FinetuneTask, config: FinetuneConfi
     return replace(learned.model, head=replace(head, record=record, learned=task.tiles_behind()))
 
 
-def tell(compute: Compute, task: FinetuneTask, model: Model, config: FinetuneConfig) -> dict[str, Told]:
+def tell(compute: Compute, task: FinetuneTask, model: Model, config: FinetuneConfig) -> dict[str, TilePredictions]:
     """What a model says of every test."""
     return {test.name: _tell_one(compute, task, model, test, config) for test in task.tests}
 
 
 def train_scratch(
     compute: Compute, task: FinetuneTask, config: FinetuneConfig, folder: Path, stop: Stop, on_event: OnEvent
-) -> tuple[Learned, dict[str, Told]] | None:
+) -> tuple[Learned, dict[str, TilePredictions]] | None:
     """The same architecture from random weights, its own rate chosen likewise; None where `stop` ended it."""
     job, own = task.job(config), config.untrained()
     job = replace(job, model=untrained(job.model, task.seed))
@@ -178,14 +178,14 @@ def score_methods(result: FinetuneResult) -> ProbeScores:
 def _errors_of_sureness(task: FinetuneTask, contender: Contender) -> list[ProbeRow]:
     """The expected calibration error of a method on each test."""
     rows = []
-    for test, told in contender.draws[0].items():
-        if told.reliability_GB3 is None:
+    for test, predictions in contender.draws[0].items():
+        if predictions.reliability_GB3 is None:
             continue
-        value = float(calibration_error(told.reliability_GB3.sum(0)))
+        value = float(calibration_error(predictions.reliability_GB3.sum(0)))
         groups = task.truths[test].groups
         counts_RG, interval = resample_groups(groups, task.seed), None
         if counts_RG is not None:
-            spread_R = calibration_error(np.tensordot(counts_RG, told.reliability_GB3, axes=1))
+            spread_R = calibration_error(np.tensordot(counts_RG, predictions.reliability_GB3, axes=1))
             interval = percentile_interval(spread_R)
         assert interval is None or groups >= FEWEST_GROUPS
         rows.append(ProbeRow(contender.method, test, METHOD, ECE, value, interval))
@@ -248,7 +248,7 @@ def _held_out_rows(
 
 def _tell_one(
     compute: Compute, task: FinetuneTask, model: Model, test: LabelledSelection, config: FinetuneConfig
-) -> Told:
+) -> TilePredictions:
     head = model.head
     assert head is not None
     part, truth = task.part(test, config.memory_mb // 4), task.truths[test.name]
@@ -268,7 +268,7 @@ def _tell_one(
             len(task.names), truth.groups,
         ).sum(1)  # fmt: skip
         sums = of_batch if sums is None else sums + of_batch
-    return Told(predicted, sums)
+    return TilePredictions(predicted, sums)
 
 
 def rows_of(result: FinetuneResult, test: str) -> list[ProbeRow]:

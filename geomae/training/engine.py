@@ -25,21 +25,36 @@ class LoopConfig(Protocol):
     """What the loop reads of a configuration; it may have `picture_every` and `probe_every`, too."""
 
     @property
-    def steps(self) -> int: ...  # noqa: D102
+    def steps(self) -> int:
+        """Optimizer steps."""
+
     @property
-    def batch(self) -> int: ...  # noqa: D102
+    def batch(self) -> int:
+        """Tiles per step, over all devices."""
+
     @property
-    def accumulate(self) -> int: ...  # noqa: D102
+    def accumulate(self) -> int:
+        """Passes over which a step's tiles are split."""
+
     @property
-    def optimizer(self) -> Optimizer: ...  # noqa: D102
+    def optimizer(self) -> Optimizer:
+        """Rate, warm-up, decay and clipping."""
+
     @property
-    def log_every(self) -> int: ...  # noqa: D102
+    def log_every(self) -> int:
+        """Steps between logged figures."""
+
     @property
-    def eval_every(self) -> int: ...  # noqa: D102
+    def eval_every(self) -> int:
+        """Steps between validations."""
+
     @property
-    def save_every(self) -> int: ...  # noqa: D102
+    def save_every(self) -> int:
+        """Steps between checkpoints."""
+
     @property
-    def keep(self) -> int: ...  # noqa: D102
+    def keep(self) -> int:
+        """Newest checkpoints kept, beside the best."""
 
 
 class StepBatch(Protocol):
@@ -123,9 +138,12 @@ class Patience(Protocol):
     """When a training is stopped early."""
 
     @property
-    def patience(self) -> int: ...  # noqa: D102
+    def patience(self) -> int:
+        """Validations without a new best."""
+
     @property
-    def eval_every(self) -> int: ...  # noqa: D102
+    def eval_every(self) -> int:
+        """Steps between validations."""
 
 
 def stale(progress: Progress, config: Patience) -> bool:

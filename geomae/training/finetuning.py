@@ -119,7 +119,7 @@ def class_weights(label_T: NDArray[Any], classes: int) -> list[float]:
 
 
 @dataclass(frozen=True)
-class _Outcome:
+class _Trained:
     weights: dict[str, Tensor]
     share: Share
     loss: float | None
@@ -129,7 +129,7 @@ class _Outcome:
 
 def _run(
     compute: Compute, config: FinetuneConfig, job: FinetuneJob, folder: Path, stop: Stop, on_event: OnEvent
-) -> _Outcome | None:
+) -> _Trained | None:
     """One training to its end; the best weights on held-out tiles, else the last."""
     fabric = compute.fabric
     network, share = network_of(job, config)
@@ -155,6 +155,6 @@ def _run(
         return None
     kept = training.progress.best_step if judged else None
     kept = training.progress.step if kept is None else kept
-    return _Outcome(
+    return _Trained(
         checkpoints.weights_of(folder, kept), share, training.progress.best_loss, kept, training.progress.step
     )

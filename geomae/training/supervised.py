@@ -113,12 +113,12 @@ class Supervised(Training):
 
     @torch.no_grad()
     def scores(self, *, baselines: bool) -> dict[str, SupervisedScores]:
-        """How well the held-out tiles are told, as they are; `baselines` are scored elsewhere."""
+        """How well the held-out tiles are predicted, unchanged; `baselines` are scored elsewhere."""
         if self.held is None:
             return {}
         plain = replace(self.criterion, smoothing=0.0)
         sums = torch.zeros(2, dtype=torch.float64)
-        told: Floats | None = None
+        measured: Floats | None = None
         measure = self._measure(self.held)
         for _, batch, counted in whole_batches(
             self.held.tiles, self.config.batch, self.fabric.global_rank, self.fabric.world_size
@@ -128,12 +128,12 @@ class Supervised(Training):
             loss_B = plain.losses(outputs, part.labels, part.valid_BCHW) * counted
             sums += torch.tensor([float(loss_B.sum()), plain.count(batch.labels, batch.valid_BCHW) * counted])
             of_batch = measure.sums(*_scored(self.criterion.task, outputs.cpu(), batch), 1) * counted
-            told = of_batch if told is None else told + of_batch
-        assert told is not None  # every rank has a batch
+            measured = of_batch if measured is None else measured + of_batch
+        assert measured is not None  # every rank has a batch
         reduce = partial(added, self.fabric)
         total, count = reduce(sums.to(self.fabric.device)).tolist()
-        told_X = reduce(torch.from_numpy(told[0]).to(self.fabric.device)).cpu().numpy()
-        value = float(measure.values(told_X)[measure.main, ALL])
+        measured_X = reduce(torch.from_numpy(measured[0]).to(self.fabric.device)).cpu().numpy()
+        value = float(measure.values(measured_X)[measure.main, ALL])
         return {HELD_OUT: SupervisedScores(total / max(count, 1e-9), measure.main, value)}
 
     def _measure(self, held: LabelledPart) -> ClassMeasure | PixelMeasure | NumberMeasure:
