@@ -216,7 +216,7 @@ def _task(
     strength = None if {LINEAR, PIXELS} & set(wanted) else FEW_LABELS_C  # nothing else asks for one to be chosen
     shots = tuple(count for count in SHOTS if f"{LINEAR}-{count}" in wanted)
     settings = ProbeSettings(kind, strength, folds, seed=seed, by_fold=by_fold, shots=shots)
-    return Task(name, read_probe(settings, shared, catalog), wanted)
+    return Task(name, read_probe(settings, shared), wanted)
 
 
 def _shared_folds(train: Selector, test: Selector, tiles: Tiles) -> int | None:

@@ -134,7 +134,7 @@ def run(options: AdaptOptions) -> int:
     domains = adaptation.read_adaptation_domains(model, selections, training, seed)
     _, share = adaptation.trainable(domains, config, seed)
     labelled = session.select(options.labelled) if options.labelled else []
-    plan = before_after.plan_before_after(session.catalog, domains, labelled, options.min_class_rows, seed)
+    plan = before_after.plan_before_after(domains, labelled, options.min_class_rows, seed)
     before_after.check_before_after(plan, named, session.fabric.device)
     if options.common.dry_run:
         report.describe_dry_run(session, domains, config, share)

@@ -133,7 +133,7 @@ def run(options: ProbeOptions) -> int:
     distinct = selectors if options.cross_fit is None else tuple(dict.fromkeys(selectors))
     selections = dict(zip(distinct, session.select(distinct), strict=True))
     chosen = [selections[selector] for selector in selectors]
-    task = read_probe_task(settings, chosen if options.own_bands else share_bands(chosen), session.catalog)
+    task = read_probe_task(settings, chosen if options.own_bands else share_bands(chosen))
     embedding = EmbeddingSpec(options.layer, options.pooling, patches=options.task == SEGMENTATION)
     loader = session.loader(embedding, task.selections)
     trained = loader.load_trained(specs)

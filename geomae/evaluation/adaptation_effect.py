@@ -157,7 +157,7 @@ def held_out_loss(
 
 
 def plan_before_after(
-    catalog: Catalog, domains: AdaptationDomains, labelled: Sequence[Selection], min_class_rows: int, seed: int
+    domains: AdaptationDomains, labelled: Sequence[Selection], min_class_rows: int, seed: int
 ) -> BeforeAfterPlan:
     """What can be compared: the gap where there is a source, a probe where there are labelled tiles.
 
@@ -172,7 +172,7 @@ def plan_before_after(
         except BandMismatchError:  # a spectral embedding takes either as it is
             return BeforeAfterPlan(tuple(gap), None)
     for one, option in zip(labelled, ("--probe-train", "--probe-test"), strict=True):
-        label_selection(one, catalog, CLASSIFICATION, option)
+        label_selection(one, CLASSIFICATION, option)
     train, test = labelled
     check_no_pixel_overlap(train.index, test.index, f"--probe-train {train.name}")
     shared = share_bands([*gap, *labelled])
@@ -180,7 +180,7 @@ def plan_before_after(
     folds = max(2, min(CROSS_FIT, len(learned))) if learned & tested else None
     settings = ProbeSettings(cross_fit=folds, min_class_rows=min_class_rows, seed=seed)
     try:
-        task = read_probe_task(settings, shared[len(gap) :], catalog)
+        task = read_probe_task(settings, shared[len(gap) :])
     except (CatalogError, ConfigError) as error:
         raise type(error)(
             f"--probe-train and --probe-test: {error}; or leave both out, and adapt without a probe"

@@ -1,6 +1,6 @@
 """Encoders probed side by side: what each predicts, how it is scored, and which alignment the rule takes.
 
-task = read_probe_task(ProbeSettings(), share_bands(select_tiles(catalog, ["hls@train", "hls@test_near"])), catalog)
+task = read_probe_task(ProbeSettings(), share_bands(select_tiles(catalog, ["hls@train", "hls@test_near"])))
 result = probe_encoders(task, specs, {one.label: one for one in embed_specs(...)})
 """
 

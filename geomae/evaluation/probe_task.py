@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomae.catalog import Catalog
 from geomae.encoders.selections import Embeddings
 from geomae.errors import CatalogError, ConfigError
 from geomae.evaluation.folds import FoldPlan, Labelled, TrainingSet, codes_of, cross_fit_plans, single_plan
 from geomae.evaluation.probe_predictions import SHOTS, Predictions, classify, classify_aligned, regress, segment
 from geomae.evaluation.probe_scores import GroundTruth
 from geomae.metrics.predictions import FEWEST_GROUPS, UNKNOWN, ClassMeasure, Measure, NumberMeasure, PixelMeasure
+from geomae.rasters import Window
 from geomae.tiles.index import TileIndex
-from geomae.tiles.labels import read_label_codes
 from geomae.tiles.selection import Selection
 
 CLASSIFICATION, REGRESSION, SEGMENTATION = TASKS = ("classification", "regression", "segmentation")
@@ -47,29 +46,25 @@ class ProbeSettings:
     shots: tuple[int, ...] = SHOTS
 
 
-def read_classes(
-    index: TileIndex, catalog: Catalog, where: str
-) -> tuple[tuple[str, ...], NDArray[np.int16], NDArray[Any]]:
+def read_classes(index: TileIndex, where: str) -> tuple[tuple[str, ...], NDArray[np.int16], NDArray[Any]]:
     """The names of the classes, the class (T, H, W) of each pixel, and the most frequent one (T,) of each tile.
 
     A pixel that holds no listed class is unknown; so is a tile without any other, whose name is empty. Raises
-    CatalogError where the data set has no label raster or tiles of several sizes.
+    CatalogError where pixels of the data set have no labels, or its tiles several sizes.
     """
-    label = catalog.entry(index.name).label
-    if label is None or label.raster is None or not label.classes:
+    labels = index.labels
+    if labels is None:
         raise CatalogError(f"{where}: --task segmentation takes labels per pixel; add `label: {{raster, classes}}`")
     sizes = set(index.tiles["size"].tolist())
     if len(sizes) > 1:
         raise CatalogError(f"{where}: tiles of {min(sizes)} to {max(sizes)} pixels; --task segmentation takes one size")
-    names = tuple(sorted(set(label.classes.values())))
     size = sizes.pop()
     code_THW = np.full((len(index), size, size), UNKNOWN, dtype=np.int16)
-    for position, values_HW, known_HW in read_label_codes(index.source, index.grids, index.tiles):
-        for value, name in label.classes.items():
-            code_THW[position][(values_HW == value) & known_HW] = names.index(name)
-    count_TK = np.stack([(code_THW == code).sum((1, 2)) for code in range(len(names))], axis=1)
-    majority_T = np.where(count_TK.any(1), np.array(names)[count_TK.argmax(1)], "")
-    return names, code_THW, majority_T
+    for position, (scene, row, col) in enumerate(index.tiles[["scene", "row", "col"]].itertuples(index=False)):
+        code_THW[position] = labels.read(scene, Window(row, col, size, size)).code_HW
+    count_TK = np.stack([(code_THW == code).sum((1, 2)) for code in range(len(labels.names))], axis=1)
+    majority_T = np.where(count_TK.any(1), np.array(labels.names)[count_TK.argmax(1)], "")
+    return labels.names, code_THW, majority_T
 
 
 @dataclass(frozen=True)
@@ -111,12 +106,12 @@ class LabelledSelection:
         )
 
 
-def label_selection(selected: Selection, catalog: Catalog, task: str, option: str) -> LabelledSelection:
+def label_selection(selected: Selection, task: str, option: str) -> LabelledSelection:
     """The tiles of a selection that have a label. Raises CatalogError where none has, or where labels do not fit."""
     index = selected.index
     where = f"{option} {selected.name}"
     if task == SEGMENTATION:
-        classes, pixels_THW, majority_T = read_classes(index, catalog, where)
+        classes, pixels_THW, majority_T = read_classes(index, where)
         known_T = majority_T != ""
         label_T: NDArray[Any] = majority_T
     else:
@@ -134,7 +129,7 @@ def label_selection(selected: Selection, catalog: Catalog, task: str, option: st
 
 
 def validation_selection(
-    train: LabelledSelection, selected: Selection, tests: Sequence[LabelledSelection], catalog: Catalog, task: str
+    train: LabelledSelection, selected: Selection, tests: Sequence[LabelledSelection], task: str
 ) -> LabelledSelection | None:
     """The labelled tiles of the data set's split `val` that meet the conditions of the training set, None without any.
 
@@ -146,7 +141,7 @@ def validation_selection(
     chosen = replace(selected, selector=selector, index=selected.whole.select(selector))
     used = {tile for part in (train, *tests) for tile in tile_keys(part)}
     try:
-        labelled = label_selection(chosen, catalog, task, "--train")
+        labelled = label_selection(chosen, task, "--train")
     except CatalogError:
         return None
     known = np.isin(labelled.label_T, train.label_T) if task != REGRESSION else np.ones(len(labelled), dtype=bool)
@@ -283,18 +278,18 @@ class ProbeTask:
         return predictions
 
 
-def read_probe_task(settings: ProbeSettings, chosen: Sequence[Selection], catalog: Catalog) -> ProbeTask:
+def read_probe_task(settings: ProbeSettings, chosen: Sequence[Selection]) -> ProbeTask:
     """Label the tiles of the training selection and of the tests, in this order, and plan the fits.
 
     Raises CatalogError or ConfigError for labels, groups and folds that cannot be.
     """
-    train = label_selection(chosen[0], catalog, settings.task, "--train")
-    tests = tuple(label_selection(one, catalog, settings.task, "--test") for one in chosen[1:])
+    train = label_selection(chosen[0], settings.task, "--train")
+    tests = tuple(label_selection(one, settings.task, "--test") for one in chosen[1:])
     check_no_leakage(train, tests, settings.cross_fit)
     names = check_classes(train, tests, settings.task)
     validation = None
     if settings.cross_fit is None and settings.C is None:
-        validation = validation_selection(train, chosen[0], tests, catalog, settings.task)
+        validation = validation_selection(train, chosen[0], tests, settings.task)
     pool = (train,) if validation is None else (train, validation)
     plans, how = _plans(settings, pool, tests, names)
     groups = {test.name: codes_of(test.unit_T)[0] for test in tests}

@@ -24,7 +24,7 @@ from geomae.catalog import (
 )
 from geomae.errors import CatalogError, GeomaeError, nearest
 from geomae.rasters import AuditReport, Grid, audit, scene_grid
-from geomae.tiles.labels import raster_labels
+from geomae.tiles.labels import LabelSource, RasterLabels, label_tiles
 from geomae.tiles.sources import open_source, prepare
 from geomae.tiles.splits import assign_splits
 from geomae.tiles.statistics import Statistics, Survey, survey
@@ -40,9 +40,9 @@ def describe(
     grids: Sequence[Grid | None],
     tiles: pd.DataFrame,
     attributes: pd.DataFrame,
-) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Add identity, centre, group, place, domain and label; and say what is wrong with label rasters."""
-    remarks: tuple[str, ...] = ()
+    labels: LabelSource | None,
+) -> pd.DataFrame:
+    """Add identity, centre, group, place, domain and label, which comes from `labels` where pixels have labels."""
     entry = catalog.entry(name)
     ids = [source.scenes[scene].id for scene in tiles["scene"]]
     tiles = tiles.reset_index(drop=True)
@@ -68,15 +68,14 @@ def describe(
         tiles["domain"] = [value if value else "unspecified" for value in domain]
     if entry.label is None:
         tiles["label"] = nothing
+    elif labels is not None:
+        tiles["label"] = _kept(label_tiles(labels, entry.label.min_purity, tiles)[0].tolist())
     elif entry.label.folder:
         folders = [source.scenes[scene].attributes["label"] for scene in tiles["scene"]]  # the catalogue put them there
         tiles["label"] = _kept(folders)
     elif entry.label.column is not None:
         tiles["label"] = column(entry.label.column)
-    else:
-        label_T, remarks = raster_labels(entry.label, source, grids, tiles)
-        tiles["label"] = _kept(label_T.tolist())
-    return tiles, remarks
+    return tiles
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,8 @@ class TileIndex:
     grid), x, y (centre in the scene's CRS, float64; NaN without one), split, group, fold, place, block, domain, label
     (None where there is none). `attributes` has the columns of the catalogue's tables in the same order. `left_out`
     counts tiles by the reason for which they are not here. `place_column` is the column that `place` comes from, and
-    the key of the catalogue that names it. `remarks` say what is wrong with label rasters.
+    the key of the catalogue that names it. `labels` gives the labels of pixels, where these have any; `remarks` say
+    what is wrong with them.
     """
 
     name: str
@@ -100,23 +100,19 @@ class TileIndex:
     left_out: dict[str, int] = field(default_factory=dict)
     place_column: tuple[str, str] | None = None
     remarks: tuple[str, ...] = ()
+    labels: LabelSource | None = None
 
     def __len__(self) -> int:
         return len(self.tiles)
 
     def take(self, positions: NDArray[np.int64]) -> "TileIndex":
         """The index of a choice of tiles."""
-        return TileIndex(
-            self.name,
-            self.source,
-            self.tiles.iloc[positions].reset_index(drop=True),
-            self.attributes.iloc[positions].reset_index(drop=True),
-            self.grids,
-            self.report,
-            self.survey.take(positions),
-            dict(self.left_out),
-            self.place_column,
-            self.remarks,
+        return replace(
+            self,
+            tiles=self.tiles.iloc[positions].reset_index(drop=True),
+            attributes=self.attributes.iloc[positions].reset_index(drop=True),
+            survey=self.survey.take(positions),
+            left_out=dict(self.left_out),
         )
 
     def select(self, selector: Selector) -> "TileIndex":
@@ -221,12 +217,16 @@ def build_index(
     near = computable_tiles(catalog, name, source, tiles["scene"].to_numpy(), measured)
     measured = measured.take(np.flatnonzero(near))
     tiles, attributes = _keep(tiles, attributes, near, TOO_LARGE, left_out)
-    tiles, remarks = describe(catalog, name, source, grids, tiles, attributes)
+    labels = RasterLabels(entry.label, source, grids) if entry.label and entry.label.raster else None
+    tiles = describe(catalog, name, source, grids, tiles, attributes, labels)
+    remarks = labels.remarks() if labels else ()
     tiles, kept = assign_splits(catalog, source, grids, tiles, attributes)
     left_out |= {"train tile overlaps another split": int((~kept).sum())} if not kept.all() else {}
     tiles, attributes = tiles[kept].reset_index(drop=True), attributes[kept].reset_index(drop=True)
     measured = measured.take(np.flatnonzero(kept))
-    return TileIndex(name, source, tiles, attributes, grids, report, measured, left_out, entry.place_column, remarks)
+    return TileIndex(
+        name, source, tiles, attributes, grids, report, measured, left_out, entry.place_column, remarks, labels
+    )
 
 
 @dataclass(frozen=True)

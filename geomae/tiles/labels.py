@@ -1,10 +1,11 @@
-"""Labels of tiles from rasters of classes, and what is wrong with these rasters.
+"""Labels per pixel, from whatever the catalogue names, and the labels of tiles that follow from them.
 
-T tiles, H W pixels of a tile
+T tiles, H W pixels of a window, K classes
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -15,41 +16,120 @@ from geomae.rasters import Grid, Window, describe_bands, read_labels
 from geomae.rasters.remarks import listed
 
 PURITY = 0.5  # default of `min_purity`: more than half of a tile speaks for its label
+NONE = -1  # the class of a pixel that has no label, and the polygon of one that lies in none
 SHOWN = 5  # codes that a remark names
+Numbers = NDArray[np.int32]
 
 
-def read_label_codes(
-    source: Source, grids: Sequence[Grid | None], tiles: pd.DataFrame
-) -> Iterator[tuple[int, NDArray[np.int32], NDArray[np.bool_]]]:
-    """Position, class codes (H, W) and where they are known, of each tile that has a label raster."""
-    for position, (scene, row, col, size) in enumerate(tiles[["scene", "row", "col", "size"]].itertuples(index=False)):
-        path, grid = source.scenes[scene].label_path, grids[scene]
-        if path is not None and grid is not None:
-            yield position, *read_labels(path, grid, Window(row, col, size, size), remote=source.remote)
+@dataclass(frozen=True)
+class LabelledPixels:
+    """The class of each pixel (H, W) by its place among the names, and the polygon it lies in; -1 where there is none.
 
-
-def raster_labels(
-    label: Label, source: Source, grids: Sequence[Grid | None], tiles: pd.DataFrame
-) -> tuple[NDArray[np.object_], tuple[str, ...]]:
-    """The label (T,) of each tile, None where no class reaches `min_purity` of all the tile's pixels; and what is wrong
-    with the rasters, a sentence each.
+    Only labels from polygons have `polygon_HW`: numbers of features in their file.
     """
-    classes = label.classes or {}
-    codes = np.array(sorted(classes))
-    least = PURITY if label.min_purity is None else label.min_purity
+
+    code_HW: Numbers
+    polygon_HW: Numbers | None = None
+
+
+class LabelSource(Protocol):
+    """Labels per pixel of a data set. Whoever reads classes of pixels reads them here, rasters and polygons alike."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the classes, in order."""
+
+    def read(self, scene: int, window: Window) -> LabelledPixels:
+        """The labels of a window of the scene's grid; `scene` is its place in the source."""
+
+    def remarks(self) -> tuple[str, ...]:
+        """What was wrong with labels that have been read, a sentence each."""
+
+
+def label_tiles(
+    labels: LabelSource, min_purity: float | None, tiles: pd.DataFrame
+) -> tuple[NDArray[np.object_], Numbers]:
+    """The label (T,) of each tile, and the polygon (T,) that gives it (-1 where none does, and for rasters).
+
+    A label is the most frequent class, None where it has not `min_purity` of all the tile's pixels. The polygon is the
+    one with most pixels of that class; in a tile without a label the one with most pixels.
+    """
+    least = PURITY if min_purity is None else min_purity
+    names = labels.names
     label_T = np.full(len(tiles), None, dtype=object)
-    paths = [source.scenes[scene].label_path for scene in tiles["scene"]]
-    rasters: dict[str, _LabelRaster] = {}
-    for position, codes_HW, known_HW in read_label_codes(source, grids, tiles):
-        counts = np.array([((codes_HW == code) & known_HW).sum() for code in codes])
-        best = int(counts.argmax())
-        if counts[best] > 0 and counts[best] >= least * codes_HW.size:
-            label_T[position] = classes[int(codes[best])]
-        path = str(paths[position])
-        if path not in rasters:
-            rasters[path] = _LabelRaster(len(describe_bands(path, remote=source.remote)))
-        rasters[path].see(codes_HW, known_HW, named=counts[best] > 0)
-    return label_T, _remarks(rasters, codes.tolist())
+    polygon_T = np.full(len(tiles), NONE, dtype=np.int32)
+    for position, (scene, row, col, size) in enumerate(tiles[["scene", "row", "col", "size"]].itertuples(index=False)):
+        pixels = labels.read(scene, Window(row, col, size, size))
+        code, count = most_frequent(pixels.code_HW)
+        labelled = code != NONE and count >= least * pixels.code_HW.size
+        if labelled:
+            label_T[position] = names[code]
+        if pixels.polygon_HW is not None:
+            own = pixels.polygon_HW[pixels.code_HW == code] if labelled else pixels.polygon_HW
+            polygon_T[position], _ = most_frequent(own)
+    return label_T, polygon_T
+
+
+def most_frequent(numbers: Numbers) -> tuple[int, int]:
+    """The most frequent number from 0, of equally frequent ones the lowest, and how often it is there; -1 for none."""
+    values, counts = np.unique(numbers[numbers >= 0], return_counts=True)
+    if not len(values):
+        return NONE, 0
+    best = int(counts.argmax())
+    return int(values[best]), int(counts[best])
+
+
+class RasterLabels:
+    """Labels from rasters of class codes: each scene has one, or all have the same."""
+
+    def __init__(self, label: Label, source: Source, grids: Sequence[Grid | None]) -> None:
+        classes = {int(code): name for code, name in (label.classes or {}).items()}
+        self.names = tuple(sorted(set(classes.values())))
+        self._codes = np.array(sorted(classes), dtype=np.int64)
+        self._class_of_code = np.array([self.names.index(classes[code]) for code in self._codes.tolist()], np.int32)
+        self._source, self._grids = source, grids
+        self._rasters: dict[str, _LabelRaster] = {}
+
+    def read(self, scene: int, window: Window) -> LabelledPixels:
+        """See `LabelSource`. A pixel takes the code at its centre."""
+        path, grid = self._source.scenes[scene].label_path, self._grids[scene]
+        class_HW = np.full((window.height, window.width), NONE, dtype=np.int32)
+        if path is None or grid is None:
+            return LabelledPixels(class_HW)
+        remote = self._source.remote
+        codes_HW, known_HW = read_labels(path, grid, window, remote=remote)
+        place_HW = np.searchsorted(self._codes, codes_HW).clip(max=len(self._codes) - 1)
+        listed_HW = known_HW & (self._codes[place_HW] == codes_HW)
+        class_HW[listed_HW] = self._class_of_code[place_HW[listed_HW]]
+        if path not in self._rasters:
+            self._rasters[path] = _LabelRaster(len(describe_bands(path, remote=remote)))
+        self._rasters[path].see(codes_HW, known_HW, named=bool(listed_HW.any()))
+        return LabelledPixels(class_HW)
+
+    def remarks(self) -> tuple[str, ...]:
+        """See `LabelSource`."""
+        messages = []
+        if elsewhere := self._those(lambda one: not one.known):
+            messages.append(
+                f"the label rasters of {listed(elsewhere)} know no pixel of any tile: they lie in another place or "
+                "hold nodata there; check `label.raster` and the CRS of the files"
+            )
+        if foreign := self._those(lambda one: one.known and not one.named):
+            held = sorted(set().union(*(self._rasters[path].others for path in foreign)))[:SHOWN]
+            messages.append(
+                f"the label rasters of {listed(foreign)} hold none of the codes of `label.classes` "
+                f"({', '.join(map(str, self._codes[:SHOWN].tolist()))}) but {', '.join(map(str, held))}; correct "
+                "`classes`"
+            )
+        if several := self._those(lambda one: one.bands > 1):
+            messages.append(
+                f"the label rasters of {listed(several)} have several bands, as pictures do, and the first is taken "
+                "for class codes; if it holds none, rewrite them with one band of codes"
+            )
+        return tuple(messages)
+
+    def _those(self, chosen: "Callable[[_LabelRaster], bool]") -> list[str]:
+        return [path for path, raster in self._rasters.items() if chosen(raster)]
 
 
 @dataclass
@@ -67,27 +147,3 @@ class _LabelRaster:
         if not self.named and len(self.others) < SHOWN:
             self.others.update(np.unique(codes_HW[known_HW]).tolist())
         self.known |= bool(known_HW.any())
-
-
-def _remarks(rasters: dict[str, _LabelRaster], codes: Sequence[int]) -> tuple[str, ...]:
-    def those(chosen: Callable[[_LabelRaster], bool]) -> list[str]:
-        return [path for path, raster in rasters.items() if chosen(raster)]
-
-    messages = []
-    if elsewhere := those(lambda one: not one.known):
-        messages.append(
-            f"the label rasters of {listed(elsewhere)} know no pixel of any tile: they lie in another place or hold "
-            "nodata there; check `label.raster` and the CRS of the files"
-        )
-    if foreign := those(lambda one: one.known and not one.named):
-        held = sorted(set().union(*(rasters[path].others for path in foreign)))[:SHOWN]
-        messages.append(
-            f"the label rasters of {listed(foreign)} hold none of the codes of `label.classes` "
-            f"({', '.join(map(str, codes[:SHOWN]))}) but {', '.join(map(str, held))}; correct `classes`"
-        )
-    if several := those(lambda one: one.bands > 1):
-        messages.append(
-            f"the label rasters of {listed(several)} have several bands, as pictures do, and the first is taken for "
-            "class codes; if it holds none, rewrite them with one band of codes"
-        )
-    return tuple(messages)

@@ -6,6 +6,7 @@ Axes: L class codes, K spectra, C bands, H W pixels, N points.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,8 +19,9 @@ from geomae.files import cache_folder, digest, publish_dir, write_json, write_te
 from geomae.randomness import generator
 from geomae.rasters import write_cog
 from geomae.sensors import sensor
+from geomae.tiles.sample_vectors import SurveyedScene, geojson, survey_fields, survey_points
 
-FORMAT = 1  # part of the cache key: raise it whenever the same arguments give other pixels
+FORMAT = 2  # part of the cache key: raise it whenever the same arguments give other files
 SENSOR = "sentinel-2-l2a"
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
 CLASSES = {1: "water", 2: "forest", 3: "shrub", 4: "grass", 5: "crop", 6: "bare", 7: "built"}
@@ -56,6 +58,7 @@ class LandscapeDomain:
 
     name: str
     season: str
+    first_day: date
     epsg: int
     mixtures: tuple[Mapping[str, float], ...]  # spectrum -> share, per class code from 1
     wild: Mapping[int, float]  # class code -> share, from valley to hill
@@ -71,14 +74,15 @@ class LandscapeDomain:
 
 
 DOMAINS = (
-    LandscapeDomain(name="lowland", season="summer", epsg=32632, farmed=.66, wild={GRASS: .12, SHRUB: .14, FOREST: .74},
+    LandscapeDomain(name="lowland", season="summer", first_day=date(2021, 6, 7), epsg=32632, farmed=.66,
+        wild={GRASS: .12, SHRUB: .14, FOREST: .74},
         mixtures=({"clear": .5, "turbid": .5}, {"broadleaf": .65, "needle": .35},
                   {"needle": .4, "sward": .3, "straw": .3}, {"sward": .85, "straw": .1, "loam": .05},
                   {"leaf": .58, "straw": .24, "loam": .18}, {"loam": .88, "straw": .12},
                   {"concrete": .36, "ochre": .2, "asphalt": .22, "sward": .22}),
         fields={GRASS: .24, CROP: .6, BARE: .16}, pivots=0, parcel_px=(13, 24, .4), border="broadleaf",
         river_px=(6, 0, 2), relief_m=60, sun=(-.58, .34), haze=(.006, 3.2)),
-    LandscapeDomain(name="dryland", season="dry", epsg=32630, farmed=.42,
+    LandscapeDomain(name="dryland", season="dry", first_day=date(2021, 8, 16), epsg=32630, farmed=.42,
         wild={SHRUB: .34, FOREST: .08, GRASS: .26, BARE: .32},
         mixtures=({"clear": .25, "turbid": .75}, {"broadleaf": .5, "needle": .46, "ochre": .04},
                   {"ochre": .48, "needle": .34, "straw": .18}, {"straw": .58, "ochre": .32, "sward": .1},
@@ -93,7 +97,8 @@ def landscape(*, seed: int = 0, size: int = 512, scenes: int = 2) -> Path:
     """Folder with `scenes` scenes of `size` x `size` pixels per domain; drawn on first use, then found in the cache.
 
     It holds `<domain>_<i>.tif` (uint16, reflectance x 10000, nodata 0), `labels/<domain>_<i>.tif` (uint8, CLASSES),
-    `scenes.csv` and `classes.json`. Raises CatalogError for arguments out of range.
+    `scenes.csv`, `classes.json`, and `points.geojson` and `fields.geojson` as of a survey. Raises CatalogError for
+    arguments out of range.
     """
     if seed < 0 or not 64 <= size <= 2048 or not 1 <= scenes <= 64:
         raise CatalogError(f"sample: seed {seed}, size {size}, scenes {scenes}; give >= 0, 64 to 2048, and 1 to 64")
@@ -116,22 +121,36 @@ def describe() -> dict[str, Any]:
 
 
 def _write(folder: Path, seed: int, size: int, scenes: int) -> None:
-    table = "scene,domain,season\n"
+    table = "scene,domain,season,time\n"
+    points, fields = [], []
     for domain, index in ((domain, index) for domain in DOMAINS for index in range(scenes)):
-        stem = f"{domain.name}_{index}"
-        table += f"{stem},{domain.name},{domain.season}\n"
+        stem, day = f"{domain.name}_{index}", _day(domain, index)
+        table += f"{stem},{domain.name},{domain.season},{day}\n"
         rng = generator(seed, "landscape", stem)
         ground = _ground(domain, size, rng)
         pixels_CHW = _observe(domain, rng, _surface(domain, rng, ground)).astype(np.uint16)
         labels_HW = np.where(pixels_CHW[0] > 0, ground[0], 0).astype(np.uint8)
         transform = (GSD_M, 0.0, 300_000 + index * (size + 100) * GSD_M, 0.0, -GSD_M, 4_900_000.0)
-        grid: dict[str, Any] = {"crs": f"EPSG:{domain.epsg}", "transform": transform, "nodata": 0}
+        crs = f"EPSG:{domain.epsg}"
+        grid: dict[str, Any] = {"crs": crs, "transform": transform, "nodata": 0}
         write_cog(folder / f"{stem}.tif", pixels_CHW, descriptions=BANDS, **grid)
         write_cog(
             folder / "labels" / f"{stem}.tif", labels_HW[None], descriptions=["class"], overviews="nearest", **grid
         )
+        scene = SurveyedScene(stem, day, crs, transform, labels_HW, CLASSES)
+        points += survey_points(scene, FOREST, generator(seed, "survey", stem))
+        fields += survey_fields(scene)
     write_text(folder / "scenes.csv", table)
     write_json(folder / "classes.json", CLASSES)
+    write_text(folder / "points.geojson", geojson(points))
+    write_text(folder / "fields.geojson", geojson(fields))
+
+
+def _day(domain: LandscapeDomain, index: int) -> date:
+    """Day of a scene: six a season, ten days apart, then the next year."""
+    year, turn = divmod(index, 6)
+    first = domain.first_day
+    return first.replace(year=first.year + year) + timedelta(days=10 * turn)
 
 
 def _noise(rng: np.random.Generator, size: int, scale_px: float, slope: float = 2.0) -> Floats:

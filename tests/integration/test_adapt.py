@@ -261,7 +261,7 @@ def test_a_notebook_adapts_and_measures_without_the_command(land, begun, tmp_pat
     config = AdaptConfig(method="norm", batch=8, steps=2, eval_every=2)
     selections = select_tiles(catalog, [BROWN, GREEN])
     domains = read_adaptation_domains(model, selections, training_config(config, model), 0)
-    plan = plan_before_after(catalog, domains, [], 1, 0)
+    plan = plan_before_after(domains, [], 1, 0)
     events = []
     adapted = adapt_model(compute, config, domains, tmp_path / "checkpoints", 0, Stop(), events.append)
     assert (adapted.steps, [one.step for one in events if one.scores is not None]) == (2, [0, 2])

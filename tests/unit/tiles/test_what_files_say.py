@@ -267,7 +267,6 @@ def test_faults_of_label_rasters_are_said(tmp_path, fault, expected):
     if fault not in ("elsewhere", "codes"):
         assert index.tiles["label"].tolist() == ["tree"]
         return
-    catalog = open_catalog(tmp_path / "data_catalog.yaml")
     with pytest.raises(CatalogError) as caught:  # and not: add `label:`, though it is there
-        label_selection(SimpleNamespace(index=index, name="d"), catalog, "classification", "--train")
+        label_selection(SimpleNamespace(index=index, name="d"), "classification", "--train")
     assert str(caught.value) == f"--train d: none of its 1 tiles has a label; {index.remarks[0]}"
