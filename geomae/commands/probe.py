@@ -160,9 +160,7 @@ def run(options: ProbeOptions) -> int:
         result = probe_encoders(task, specs, embeddings, run_.step)
         run_.screen.close()
         save_alignments(result, specs, embeddings, out / "alignments")
-        save_probes(
-            result, session.catalog, specs, trained, loader, embeddings, out / "probes", options.own_bands
-        )
+        save_probes(result, session.catalog, specs, trained, loader, embeddings, out / "probes", options.own_bands)
         write_results(run_, session, result, embeddings)
     return 0
 

@@ -21,7 +21,7 @@ from geomae.encoders.selections import load_encoder
 from geomae.encoders.specification import absolute, parse_encoder
 from geomae.errors import GeomaeError, ModelError
 from geomae.evaluation.final_probe import LinearMap
-from geomae.files import file_digest, publish_dir, read_json, write_json
+from geomae.files import digest, file_digest, publish_dir, read_json, write_json
 from geomae.metrics.calibration import Calibration
 from geomae.models.finetuned import Finetuned, load_finetuned
 from geomae.models.head_record import TASKS
@@ -33,12 +33,16 @@ FORMAT = 1
 RECORD, WEIGHTS = "probe.json", "probe.safetensors"
 
 
-class Predictor(Protocol):
+class PredictorFolder(Protocol):
     """What a folder holds, before it is made ready for the imagery of a data set."""
 
     @property
     def record(self) -> PredictorRecord:
         """What it predicts, and what it rests on."""
+
+    @property
+    def digest(self) -> str:
+        """Names the files that decide what is predicted."""
 
     def fit(self, imagery: SensorRecord | None, selector: Selector | None, device: torch.device) -> WindowModel:
         """The model for a data set; without one for what it learned from. Raises what is wrong with the bands."""
@@ -61,6 +65,7 @@ class SavedProbe:
     own_bands: bool
     plain: LinearMap
     aligned: Mapping[str, LinearMap]
+    digest: str = ""
 
     def fit(self, imagery: SensorRecord | None, selector: Selector | None, device: torch.device) -> ProbeModel:
         """The probe for a data set, behind the alignment that was fitted to it, if one was.
@@ -102,6 +107,11 @@ class FinetunedFolder:
     folder: Path
     model: Finetuned
 
+    @property
+    def digest(self) -> str:
+        """Names the files of the folder."""
+        return digest([file_digest(self.folder / name) for name in ("model.safetensors", "config.json")])
+
     def fit(self, imagery: SensorRecord | None, selector: Selector | None, device: torch.device) -> FinetunedModel:
         """The model for a data set."""
         if imagery is None:
@@ -135,7 +145,7 @@ def save_probe(probe: SavedProbe, folder: Path) -> None:
         write_json(temporary / RECORD, values)
 
 
-def open_predictor(folder: str | Path, device: torch.device) -> Predictor:
+def open_predictor(folder: str | Path, device: torch.device) -> PredictorFolder:
     """The predictor in a folder. Raises ModelError for a model without a head and for what is no predictor at all."""
     folder = Path(folder)
     if (folder / RECORD).is_file():
@@ -143,7 +153,9 @@ def open_predictor(folder: str | Path, device: torch.device) -> Predictor:
     if (folder / "config.json").is_file():
         return _finetuned(folder, device)
     inside = [one.relative_to(folder) for one in (folder / "model", *sorted(folder.glob("probes/*"))) if one.is_dir()]
-    remedy = f"did you mean {folder / inside[0]}?" if inside else "name a fine-tuned model or `probes/ENCODER` of a probe"
+    remedy = (
+        f"did you mean {folder / inside[0]}?" if inside else "name a fine-tuned model or `probes/ENCODER` of a probe"
+    )
     problem = "holds no model and no probe" if folder.is_dir() else "is no folder"
     raise ModelError(f"--model {folder}: {problem}; {remedy}")
 
@@ -168,6 +180,7 @@ def load_probe(folder: Path) -> SavedProbe:
         return SavedProbe(
             record, str(stored["encoder"]), str(stored["encoder_digest"]), stored["layer"], str(stored["pooling"]),
             stored["like"], bool(stored["own_bands"]), maps[0], aligned,
+            digest([file_digest(folder / RECORD), stored["weights"]]),
         )  # fmt: skip
     except ModelError:
         raise

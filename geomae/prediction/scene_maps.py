@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geomae.catalog import Scene
+from geomae.catalog import Catalog, Scene
 from geomae.errors import StorageError
 from geomae.files import publish_file, scene_names
 from geomae.metrics.predictions import Floats
@@ -96,9 +96,15 @@ def plan_maps(fitted: Sequence[tuple[Selection, WindowModel]], cell_of: Callable
     return [MapJob(*job, name) for job, name in zip(jobs, names, strict=True)]
 
 
-def cell_of_tiles(selected: Selection, stride: int | None, size: int) -> int:
-    """The side of a cell of a map of tiles: their distance, but no more than a tile."""
-    return min(stride or size, size)
+def stride_of(catalog: Catalog, selected: Selection, record: PredictorRecord) -> int:
+    """The side of a cell of a map in pixels: 1 where pixels are predicted, else the distance of tiles.
+
+    That is at most the side of a window, which it also is where tiles are listed and not laid out.
+    """
+    if record.of_pixels:
+        return 1
+    tile = catalog.entry(selected.index.name).tile
+    return min((tile.stride or tile.size) if tile is not None else record.tile, record.tile)
 
 
 class StripStore:

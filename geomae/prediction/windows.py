@@ -193,9 +193,7 @@ class SceneWindows:
             yield pixels_CHW, valid_CHW
 
     def _read(self, span: tuple[int, int]) -> Chunk:
-        pixels_CHW, valid_CHW = read(
-            self.source, self.scene, Window(span[0], 0, span[1] - span[0], self.lattice.width)
-        )
+        pixels_CHW, valid_CHW = read(self.source, self.scene, Window(span[0], 0, span[1] - span[0], self.lattice.width))
         return pixels_CHW[self._order], valid_CHW[self._order]
 
     def _chunk_rows(self) -> int:
