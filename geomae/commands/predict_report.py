@@ -172,8 +172,8 @@ def _sentences(results: Results) -> Iterator[str]:
 
 def _map_sections(results: Results, jobs: Sequence[MapJob], out: Path) -> Iterator[Section]:
     if not jobs:
-        text = "No scene holds two tiles or more, so that there is no map; the table has a prediction of every tile."
-        yield Section("Maps", (text, *results.remarks))
+        nothing = "No scene holds two tiles or more, so that there is no map; the table has a prediction of every tile."
+        yield Section("Maps", (nothing, *results.remarks))
         return
     record = results.record
     figures = []
@@ -251,8 +251,8 @@ def _accuracy_sections(results: Results, out: Path) -> Iterator[Section]:
         parts.append(Table("accuracy.csv", header, cells))
     text = (
         "Accuracy counts the selected tiles alone. Intervals are 95 % over resampled groups; they are left out where "
-        f"fewer than {FEWEST_GROUPS} groups carry them. Tiles that share ground with those that the model learned from, "
-        "or was chosen on, are reported apart.",
+        f"fewer than {FEWEST_GROUPS} groups carry them. Tiles that share ground with those that the model learned "
+        "from, or was chosen on, are reported apart.",
     )
     if parts:
         yield Section("Accuracy", text, tuple(parts))

@@ -1,4 +1,4 @@
-"""The probe that is kept: a linear map from embeddings to classes or numbers, calibrated on tiles it did not learn from.
+"""The probe that is kept: a linear map from embeddings to classes or numbers, calibrated on held-out tiles.
 
 T tiles, N rows (tiles, or patches of a segmentation), D features, K classes
 """
@@ -134,7 +134,7 @@ def _of_tiles(rows: _Rows, classes: int, names: Sequence[str], C: float) -> Line
 
 def _of_patches(rows: _Rows, classes: int, names: Sequence[str], C: float, seed: int) -> FinalProbe:
     """A patch is of the class that most of it has; together those of a tile count as one row does."""
-    share_TRCK = class_shares(rows.label, *rows.embedding.shape[1:3], classes)
+    share_TRCK = class_shares(rows.label, rows.embedding.shape[1], rows.embedding.shape[2], classes)
 
     def fit(tiles: Codes) -> tuple[LinearProbe, Floats]:
         patches_ND, share_NK = training_patches(rows.embedding[tiles], share_TRCK[tiles], seed)

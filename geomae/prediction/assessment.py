@@ -1,4 +1,4 @@
-"""What predictions are worth: accuracy where there are labels, and areas of the classes, from the map and from a sample.
+"""What predictions are worth: accuracy where there are labels, and areas, from the map and from a sample.
 
 T tiles, K classes, N points, H W pixels of a tile, h rows of a map
 """
@@ -27,6 +27,7 @@ from geomae.vectors.reading import read_vector
 
 LEARNED = " (learned from)"  # after the name of a selection, of its tiles that the model learned from
 REFERENCE, STRATUM = "reference", "stratum"
+Scored = tuple[Codes, Codes, Codes, Floats]  # tile, truth, prediction and its probability, of rows
 SHOWN = 3  # points that an error names
 ROWS = 512  # of a map that are in memory at a time
 AREA_COLUMNS = ("scene", "class", "hectares", "low", "high", "map_hectares", "n")
@@ -94,16 +95,16 @@ def _of_classes(
     return Assessed(name, accuracy.rows(name, seed), counts_KK, accuracy.reliability, remark)
 
 
-def _tiles(predicted: TilePredictions, record: PredictorRecord, never: set[str]) -> Iterator[tuple[Codes, ...]]:
+def _tiles(predicted: TilePredictions, record: PredictorRecord, never: set[str]) -> Iterator[Scored]:
     truth = predicted.truth_T.tolist()
     never |= {str(one) for one in truth if one is not None and one not in record.classes}
     truth_T = np.array([record.classes.index(one) if one in record.classes else UNKNOWN for one in truth])
-    yield np.arange(len(predicted)), truth_T, predicted.class_T, predicted.probability_T  # type: ignore[misc]
+    yield np.arange(len(predicted)), truth_T, predicted.class_T, predicted.probability_T
 
 
 def _pixels(
     predicted: TilePredictions, record: PredictorRecord, jobs: Sequence[MapJob], out: Path, never: set[str]
-) -> Iterator[tuple[Codes, ...]]:
+) -> Iterator[Scored]:
     """Pixels of the map, tile by tile."""
     labels, tiles = predicted.selected.index.labels, predicted.selected.index.tiles
     if labels is None:
@@ -175,7 +176,7 @@ class Sample:
         if self.strata == record.classes:
             area_S = total_K
         else:
-            area_S = np.array([np.sum(areas.of_scene[name]) for name in self.strata])
+            area_S = np.array([float(np.sum(np.asarray(areas.of_scene[name]))) for name in self.strata])
         parts = (self.stratum_N, self.map_N, self.reference_N, area_S)
         return estimate_from_sample(*parts, len(record.classes), self.strata)
 
@@ -212,8 +213,8 @@ def read_sample(path: Path, record: PredictorRecord, jobs: Sequence[MapJob], out
     stratum_N = _classes(lacking or layer.columns[STRATUM].tolist(), record, f"{where}: {STRATUM}")
     other = int((stratum_N != map_N).sum())
     remark = (
-        f"{other} of {len(map_N)} reference points lie on another class of the map than their stratum; the areas of the "
-        "strata are taken to be those of the map's classes"
+        f"{other} of {len(map_N)} reference points lie on another class of the map than their stratum; the areas of "
+        "the strata are taken to be those of the map's classes"
     )
     return Sample(where, map_N, reference_N, stratum_N, record.classes, (remark,) if other else ())
 

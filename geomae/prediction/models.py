@@ -71,7 +71,8 @@ class ProbeModel:
             return torch.from_numpy(self.head.apply(tile_BD.float().cpu().numpy())).float()
         height, width = pixels_BCHW.shape[-2:]
         share_BNK = torch.from_numpy(self.head.apply(patches_BND.float().cpu().numpy())).float()
-        share_BKRS = share_BNK.transpose(1, 2).unflatten(2, self.encoder.patch_grid(height, width))
+        shape = (len(share_BNK), share_BNK.shape[2], *self.encoder.patch_grid(height, width))
+        share_BKRS = share_BNK.transpose(1, 2).reshape(shape)
         return interpolate(share_BKRS, (height, width), mode="bilinear", align_corners=False)
 
 

@@ -51,9 +51,9 @@ class Predictor:
 
     @torch.inference_mode()
     def predict(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> Tensor:
-        """Probabilities of windows (B, K), of their pixels (B, K, H, W), or numbers (B, 1), of pixels in physical units.
+        """Probabilities of windows (B, K), of their pixels (B, K, H, W), or numbers (B, 1).
 
-        Without `valid_BCHW`, pixels that are finite are valid.
+        Pixels are in physical units; without `valid_BCHW` those that are finite are valid.
         """
         valid_BCHW = torch.isfinite(pixels_BCHW) if valid_BCHW is None else valid_BCHW
         return self._model.predict(pixels_BCHW, valid_BCHW)

@@ -7,14 +7,14 @@ from geomae.catalog import Catalog
 from geomae.encoders import DEFAULT_POOLING, MIDDLE, EncoderSpec
 from geomae.encoders.selections import ByDataset, Embeddings, EncoderLoader
 from geomae.encoders.specification import BASELINE, FOLDER, MLFLOW, Reference
-from geomae.evaluation.final_probe import fit_final_probe
+from geomae.evaluation.final_probe import FinalProbe, fit_final_probe
 from geomae.evaluation.probe import ProbeResult
 from geomae.prediction.folders import SavedProbe, save_probe
 from geomae.prediction.record import PredictorRecord, colours_of
 
 
 def label_codes(catalog: Catalog, dataset: str, classes: Sequence[str]) -> tuple[int | None, ...]:
-    """The code that each class has in the label raster of a data set (the lowest of several), None where it has none."""
+    """The code that each class has in the label raster of a data set (the lowest of several), or None."""
     label = catalog.entry(dataset).label
     code_of: dict[str, int] = {}
     for code, name in sorted((label.classes or {}).items()) if label is not None and label.raster else ():
@@ -43,9 +43,8 @@ def save_probes(
             embedded, train = embeddings[reference.label], result.task.train
             final = fit_final_probe(result.task, embedded, predictions, chosen)
             encoders = trained.get(reference.label) or loader.load(reference)
-            record = _record(result, catalog, reference, embedded, final.strength)
             probe = SavedProbe(
-                PredictorRecord(**record, trained_K=final.trained_K, confusion_KK=final.plain.confusion_KK),
+                _record(result, catalog, reference, embedded, final),
                 reference.text, encoders[train.index.name].digest, loader.spec.layer or MIDDLE,
                 loader.spec.pooling or DEFAULT_POOLING, like if reference.kind == BASELINE else None, own_bands,
                 final.plain, final.aligned,
@@ -56,25 +55,19 @@ def save_probes(
 
 
 def _record(
-    result: ProbeResult, catalog: Catalog, reference: Reference, embedded: Embeddings, strength: float
-) -> dict[str, object]:
-    """What a probe knows of itself beside its numbers."""
+    result: ProbeResult, catalog: Catalog, reference: Reference, embedded: Embeddings, final: FinalProbe
+) -> PredictorRecord:
+    """What a probe knows of itself."""
     task, train = result.task, result.task.train
     index = train.index
     tiles = {"learned": index.tiles["tile_id"].tolist()}
     tiles |= {"held_out": [one for part in task.pool[1:] for one in part.index.tiles["tile_id"].tolist()]}
-    return {
-        "task": task.settings.task,
-        "classes": task.names,
-        "codes": label_codes(catalog, index.name, task.names),
-        "colours": colours_of(task.names),
-        "unit": "",
-        "imagery": train.selected.imagery,
-        "tile": int(index.tiles["size"].mode().iloc[0]),
-        "learned": {index.name: tiles},
-        "about": {
-            "probe": f"linear, on frozen embeddings of {reference.text}, strength {strength:g}",
-            "learned from": f"{train.name}: {len(train)} labelled tiles",
-        },
-        "run": embedded.made_by,
+    about = {
+        "probe": f"linear, on frozen embeddings of {reference.text}, strength {final.strength:g}",
+        "learned from": f"{train.name}: {len(train)} labelled tiles",
     }
+    return PredictorRecord(
+        task.settings.task, task.names, label_codes(catalog, index.name, task.names), colours_of(task.names), "",
+        train.selected.imagery, int(index.tiles["size"].mode().iloc[0]), final.trained_K, final.plain.confusion_KK,
+        {index.name: tiles}, about, embedded.made_by,
+    )  # fmt: skip

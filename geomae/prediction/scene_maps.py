@@ -36,7 +36,7 @@ Progress = Callable[[str, int, int, str], None]
 
 @dataclass(frozen=True)
 class MapOptions:
-    """What a map shows beside the classes: `probabilities` a band for each; `share_K` corrects them for other shares."""
+    """`probabilities` adds a band for each class; `share_K` corrects them for other shares."""
 
     probabilities: bool = False
     share_K: Floats | None = None
@@ -193,7 +193,7 @@ def layers_of(strip: Strip, record: PredictorRecord, options: MapOptions) -> NDA
     codes_K = np.array(record.map_codes, dtype=np.uint8)
     for first in range(0, len(strip.valid_rq) if len(strip.value_Krq) else 0, ROWS_AT_ONCE):
         rows = slice(first, first + ROWS_AT_ONCE)
-        share_rqK = np.moveaxis(strip.value_Krq[:, rows], 0, -1)
+        share_rqK: NDArray[np.floating] = np.moveaxis(strip.value_Krq[:, rows], 0, -1)
         if options.share_K is not None:
             share_rqK = correct_probabilities(share_rqK.astype(np.float64), record.trained_K, options.share_K)
         class_rq = share_rqK.argmax(-1)

@@ -28,7 +28,7 @@ ROUNDING = 0.01  # that shares of a file may be off 1 in sum
 
 @dataclass(frozen=True)
 class TargetShares:
-    """The class shares (K) that probabilities are corrected to; the estimate behind them, None where a file says them."""
+    """The class shares (K) that probabilities are corrected to; the estimate behind them, None where a file says."""
 
     share_K: Floats
     estimate: ShareEstimate | None

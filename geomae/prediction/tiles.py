@@ -29,7 +29,7 @@ PIXELS_OF_TILE = 16  # that speak for a tile where class shares are estimated: n
 MOST_TILES = 2000  # whose pixels are drawn
 ABOUT = ("tile_id", "row", "col", "size", "split", "group", "domain")
 
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _batches(
     with torch.inference_mode(), working_precision(device, compute.precision):
         for run, pixels_BCHW, valid_BCHW in ahead(load, runs, READERS[device.type]):
             values = model.predict(pixels_BCHW, valid_BCHW).numpy()
-            progress(f"predicting tiles of {selected.name}", run.stop, len(reader))
+            progress(f"predicting tiles of {selected.name}", run.stop, len(reader), "")
             yield ([positions[place] for place in run], valid_BCHW.any(1).numpy()), values
 
 

@@ -150,7 +150,7 @@ class SceneWindows:
     def _predict(self, canvas: "_Canvas", row: int, pixels_CHW: Floats, valid_CHW: Bools) -> int:
         """Enter a row of windows; gives how many there are."""
         lattice, size = self.lattice, self.lattice.size
-        canvas.see(row, valid_CHW.any(0))
+        canvas.see(row, np.asarray(valid_CHW.any(0)))
         starts = [left * lattice.cell for left in lattice.lefts]
         used = [place for place, col in enumerate(starts) if valid_CHW[:, :, col : col + size].any()]
         for begin in range(0, len(used), self._most):
@@ -250,7 +250,7 @@ class _Canvas:
         self._grow(cells.stop)
         weight_rq, valid_rq = self._weight[:rows, :cols], self._valid[:rows, :cols]
         sums = np.zeros((0, rows, cols), np.float32) if self._sums is None else self._sums[:, :rows, :cols]
-        value_Krq = sums / np.where(weight_rq > 0, weight_rq, 1)
+        value_Krq = sums / np.where(weight_rq > 0, weight_rq, np.float32(1))
         self._weight, self._valid = self._weight[rows:], self._valid[rows:]
         self._sums = None if self._sums is None else self._sums[:, rows:].copy()
         self._first = cells.stop

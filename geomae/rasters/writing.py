@@ -127,7 +127,9 @@ def cog_in_strips(
         with _StripWriter(_parse_path(strips), "w", driver="GTiff", **profile) as target:
             _describe(target, descriptions, unit or None)
             if classes is not None:
-                target.write_colormap(1, {code: _rgb(one) for code, one in zip(classes.codes, classes.colours)})
+                target.write_colormap(
+                    1, {code: _rgb(one) for code, one in zip(classes.codes, classes.colours, strict=True)}
+                )
                 names = zip(classes.codes, classes.names, strict=True)
                 target.update_tags(1, **{f"CLASS_{code}": name for code, name in names})
 
@@ -181,7 +183,7 @@ class _Placed:
     def read_transform(self) -> list[float]:
         """Give the six coefficients in GDAL's order, those of the identity when there are none."""
         try:
-            return list(super().read_transform())
+            return list(super().read_transform())  # type: ignore[misc]
         except NotGeoreferencedWarning:
             return list(IDENTITY_GDAL)
 
@@ -192,7 +194,7 @@ class _Placed:
         """
         if [abs(value) for value in transform] == IDENTITY_GDAL:
             ignore_missing_geotransform()
-        super().write_transform(transform)
+        super().write_transform(transform)  # type: ignore[misc]
 
 
 class _Writer(_Placed, BufferedDatasetWriter):  # type: ignore[misc]  # rasterio has no types

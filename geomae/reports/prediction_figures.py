@@ -116,7 +116,7 @@ def _add_legend(figure: Figure, legend: Sequence[LegendEntry], left: float, top:
 
 
 def reliability_picture(path: Path, curves: Sequence[tuple[str, Sequence[ReliabilityBin]]], unit: str) -> None:
-    """Publish a picture (PNG) of how often predictions are right (y) by how sure they are (x); dots grow with `unit`."""
+    """Publish a picture (PNG) of how often predictions are right (y) by how sure they are (x)."""
     figure = Figure(figsize=(7.4, 4.6))
     add_title(figure, "Reliability")
     axes = add_axes(figure, 0.8, 0.75, 3.3, 3.3)
