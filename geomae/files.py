@@ -314,7 +314,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        numbers = value.tolist()
+        return numbers if value.dtype.kind in "biu" else _plain(numbers)  # what is whole is plain already
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     return value

@@ -13,7 +13,7 @@ import numpy as np
 from geomae.catalog.catalog import Catalog, Scene
 from geomae.catalog.filters import Columns, MaskN, is_missing, parse_filter
 from geomae.catalog.paths import require_file
-from geomae.catalog.schema import Column
+from geomae.catalog.schema import Column, DatasetEntry, Windows
 from geomae.errors import CatalogError, nearest
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def read_windows(catalog: Catalog, dataset: str) -> "pd.DataFrame":
     from 0.
     """
     windows = catalog.entry(dataset).windows
-    if windows is None:
-        raise CatalogError(f"{catalog.place(dataset)}: has no `windows`; add them, or use `tile`")
+    if not isinstance(windows, Windows):
+        raise CatalogError(f"{catalog.place(dataset)}: has no `windows` from a table; add them, or use `tile`")
     place = catalog.place(dataset, "windows")
     frame, _ = _read_table(catalog, dataset, windows.table, windows.key, "windows", "table")
     for key, column in (("row", windows.row), ("col", windows.col)):
@@ -119,22 +119,29 @@ def where_mask(catalog: Catalog, dataset: str, columns: Columns, length: int) ->
         return parse_filter(text).mask(columns)
 
 
+def tile_columns(entry: DatasetEntry) -> dict[str, tuple[tuple[str, ...], str]]:
+    """The columns of the tile index that an entry takes from attributes: the keys that name each, and the attribute."""
+    named: dict[str, tuple[tuple[str, ...], str | None]] = {
+        "label": (("label", "column"), entry.label.column if entry.label else None),
+        "split": (("split", "column"), entry.split.column if entry.split else None),
+        "group": (("group", "column"), entry.group.column if entry.group else None),
+        "fold": (("group", "column"), entry.group.column if entry.group else None),
+        "domain": (("domain", "column"), entry.domain.column if isinstance(entry.domain, Column) else None),
+    }
+    if entry.group and entry.group.folds:
+        named["fold"] = named["place"] = (("group", "folds"), entry.group.folds)
+    if entry.places:
+        named["place"] = (("places", "column"), entry.places.column)
+    return {column: (keys, attribute) for column, (keys, attribute) in named.items() if attribute is not None}
+
+
 def require_columns(catalog: Catalog, dataset: str, known: Collection[str]) -> None:
     """Check that every column that label, split, group, places and domain name is `known`.
 
     Raises CatalogError with the line and the nearest known column.
     """
-    entry = catalog.entry(dataset)
-    wanted: dict[tuple[str, ...], str | None] = {
-        ("label", "column"): entry.label.column if entry.label else None,
-        ("split", "column"): entry.split.column if entry.split else None,
-        ("group", "column"): entry.group.column if entry.group else None,
-        ("group", "folds"): entry.group.folds if entry.group else None,
-        ("places", "column"): entry.places.column if entry.places else None,
-        ("domain", "column"): entry.domain.column if isinstance(entry.domain, Column) else None,
-    }
-    for keys, column in wanted.items():
-        if column is not None and column not in known:
+    for keys, column in tile_columns(catalog.entry(dataset)).values():
+        if column not in known:
             raise CatalogError(
                 f"{catalog.place(dataset, *keys)}: there is no column {column!r}; {nearest(column, known)}"
             )
@@ -182,6 +189,13 @@ def read_csv(path: Path, name: str, *, column: str, text: Collection[str] = ()) 
     return frame
 
 
+def text_of(value: Any) -> str | None:
+    """A value as text, None for a missing one; whole numbers without a decimal point."""
+    if value is None or value != value or value == "":
+        return None
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
 def plain_values(column: "pd.Series[Any]") -> "pd.Series[Any]":
     """Whole numbers stay whole beside missing values; text and mixed columns become objects with None."""
     import pandas as pd
@@ -192,7 +206,11 @@ def plain_values(column: "pd.Series[Any]") -> "pd.Series[Any]":
         return pd.Series(narrowed.to_numpy(kind), index=column.index, name=column.name)
     if narrowed.dtype.kind == "f":
         return pd.Series(narrowed.to_numpy("float64", na_value=float("nan")), index=column.index, name=column.name)
-    values = [None if is_missing(value) else value for value in narrowed.tolist()]
+    values = narrowed.to_numpy(dtype=object, copy=True)
+    values[narrowed.isna().to_numpy()] = None
+    if pd.api.types.infer_dtype(values, skipna=True) == "string":  # one text for all rows that have it
+        codes, texts = pd.factorize(values, use_na_sentinel=True)
+        values = np.array([*texts, None], dtype=object)[codes]
     return pd.Series(values, index=column.index, dtype="object", name=column.name)
 
 

@@ -64,8 +64,9 @@ class Catalog:
         """Digest (32 characters) of the entries of these data sets; their order and notation do not matter."""
         entries = {name: self.entry(name).model_dump(mode="json") for name in names}
         for entry in entries.values():
-            if entry["places"] is None:  # the key is younger than runs and stores that are to be found again
-                del entry["places"]
+            for keys, name in ((entry, "places"), (entry["label"], "vector")):
+                if keys is not None and keys[name] is None:  # younger than runs and stores that are to be found again
+                    del keys[name]
         return digest(entries)
 
 

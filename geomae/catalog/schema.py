@@ -49,6 +49,12 @@ def mapping_or_list(value: object) -> str:
     return "mapping" if isinstance(value, dict) else "list"
 
 
+def points_or_table(value: object) -> str:
+    """Choose between the two forms of `windows` by the key that only one of them has."""
+    has_points = "points" in value if isinstance(value, dict) else isinstance(value, Points)
+    return "from points" if has_points else "from table"
+
+
 def list_or_value(value: object) -> str:
     """Choose the branch of a union by the form in which a key is written."""
     return "list" if isinstance(value, (list, tuple)) else "value"
@@ -69,11 +75,20 @@ def _checked_fractions(fractions: dict[str, float]) -> dict[str, float]:
     return fractions
 
 
+Classes = Annotated[dict[Whole | Text, Text], Field(min_length=1)]
 Fractions = Annotated[
     dict[Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")], Annotated[Number, Field(gt=0, le=1)]],
     Field(min_length=1),
     AfterValidator(_checked_fractions),
 ]
+
+
+def _checked_filter(text: str) -> str:
+    try:
+        parse_filter(text)
+    except CatalogError as error:
+        refuse(str(error))
+    return text
 
 
 class Column(Strict):
@@ -98,6 +113,23 @@ class Windows(Strict):
     row: Text = Field(description="column with the first row of the window")
     col: Text = Field(description="column with the first column of the window")
     size: Annotated[Whole, Field(gt=0)] = Field(description="side of a window in pixels")
+
+
+class Points(Strict):
+    """A tile around each point of a file, in every scene that covers it."""
+
+    points: Text = Field(
+        description="GeoPackage, GeoJSON, GeoParquet, Shapefile or CSV (x, y, crs); its columns are attributes"
+    )
+    size: Annotated[Whole, Field(gt=0)] = Field(description="side of a tile in pixels of the scene's grid")
+    layer: Text | None = Field(None, description="layer of the file; default: its only one")
+    where: Annotated[Text, AfterValidator(_checked_filter)] | None = Field(
+        None, description="filter over the file's columns"
+    )
+    days: Annotated[Number, Field(ge=0)] | None = Field(
+        None, description="days between a point's `time` and a scene's; default 30 where both are known"
+    )
+    strict: bool = Field(False, description="make it an error that tiles of different labels share pixels")
 
 
 class Table(Strict):
@@ -126,27 +158,39 @@ class Mask(Strict):
         return self
 
 
+class Vector(Strict):
+    """Polygons with a class each."""
+
+    path: Text = Field(description="vector file, relative to the catalogue")
+    column: Text = Field(description="column with the class of each polygon")
+    layer: Text | None = Field(None, description="layer of the file; default: its only one with geometries")
+    all_touched: bool = Field(
+        False, description="label every pixel that a polygon touches, not only those centred in it"
+    )
+
+
 class Label(Strict):
     """Where labels come from."""
-
-    reserved: ClassVar[Mapping[str, str]] = {"vector": "burn it into a raster and use `raster`"}
 
     column: Text | None = Field(None, description="column of the attributes")
     folder: bool = Field(False, description="the name of the folder that holds the file")
     raster: Text | None = Field(None, description="file, or pattern with {stem}, with a class per pixel")
-    classes: dict[Whole, Text] | None = Field(None, description="name of each value of the raster that counts")
+    vector: Vector | None = Field(None, description="polygons with a class each")
+    classes: Classes | None = Field(None, description="name of each value of the raster or the polygons that counts")
     min_purity: Share | None = Field(None, description="share of a tile's pixels that its class needs; default 0.5")
 
     @model_validator(mode="after")
     def _one_source(self) -> "Label":
-        given = [key for key in ("column", "folder", "raster") if getattr(self, key)]
+        given = [key for key in ("column", "folder", "raster", "vector") if getattr(self, key)]
         if len(given) != 1:
-            refuse("labels come from one of `column`, `folder: true` and `raster`; keep one", *given[-1:])
+            refuse("labels come from one of `column`, `folder: true`, `raster` and `vector`; keep one", *given[-1:])
         for key in ("classes", "min_purity"):
-            if self.raster is None and getattr(self, key) is not None:
-                refuse(f"{key!r} is for labels from a `raster`; remove it", key)
+            if given[0] in ("column", "folder") and getattr(self, key) is not None:
+                refuse(f"{key!r} is for labels from a `raster` or a `vector`; remove it", key)
         if self.raster is not None and not self.classes:
             refuse("labels from a raster need `classes`; add a mapping from value to name, as in {10: tree}", "raster")
+        if self.raster is not None and any(not isinstance(value, int) for value in self.classes or {}):
+            refuse("a raster holds whole numbers; write one before each name, as in {10: tree}", "classes")
         return self
 
 
@@ -195,6 +239,9 @@ class Sample(Strict):
 
 
 Domain = Annotated[Annotated[Column, Tag("mapping")] | Annotated[Text, Tag("value")], Discriminator(mapping_or_value)]
+WindowsEntry = Annotated[
+    Annotated[Points, Tag("from points")] | Annotated[Windows, Tag("from table")], Discriminator(points_or_table)
+]
 PerBand = Annotated[
     Annotated[dict[str, Number], Tag("mapping")] | Annotated[Number, Tag("value")], Discriminator(mapping_or_value)
 ]
@@ -230,14 +277,6 @@ RESERVED = {
 }
 
 
-def _checked_filter(text: str) -> str:
-    try:
-        parse_filter(text)
-    except CatalogError as error:
-        refuse(str(error))
-    return text
-
-
 def _checked_unit(unit: str) -> str:
     if unit not in UNITS:
         refuse(f"unknown unit {unit!r}; {nearest(unit, UNITS)}")
@@ -265,7 +304,7 @@ class DatasetEntry(Strict):
     nodata: NodataValues | None = Field(None, description="stored values that are no measurement; [] for none")
     mask: Mask | None = None
     tile: Tile | None = None
-    windows: Windows | None = None
+    windows: WindowsEntry | None = None
     table: Table | None = None
     label: Label | None = None
     split: Split | None = None

@@ -14,6 +14,7 @@ from geomae.randomness import key
 
 Metres = NDArray[np.float64]
 TRAIN = "train"
+NO_SPLIT = "none"  # of tiles that lie in no polygon, where polygons say the split
 LEFT_OUT = ""  # label of a train tile that overlaps a tile of another split
 LabelsN = NDArray[np.object_]  # name of the split per tile
 

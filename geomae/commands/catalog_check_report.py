@@ -7,12 +7,17 @@ from typing import Any
 
 from geomae.catalog import Catalog, band_units
 from geomae.discovery.sensor_guess import FILL_IN
+from geomae.metrics.predictions import FEWEST_GROUPS
 from geomae.runtime.console import Screen
+from geomae.tiles.census import ALL, BySplit, Census, Count, take_census, warnings
 from geomae.tiles.index import DatasetCheck, TileIndex
 from geomae.tiles.selection import grids_gsd_m
 
 SHOWN = 20  # problems, and values of a column, that are printed; audit.json has all
 COUNTED = ("split", "label", "domain")  # columns of the index
+SHOWN_ROWS = 12  # classes, and months, of the table by split
+SHOWN_SPLITS = 4
+WIDEST_NAME = 24  # characters
 
 
 def audit_record(catalog: Catalog, check: DatasetCheck) -> dict[str, Any]:
@@ -26,6 +31,7 @@ def audit_record(catalog: Catalog, check: DatasetCheck) -> dict[str, Any]:
     if tiles is not None:
         counts = {f"{column}s": _counts(tiles, column) for column in COUNTED}
         record |= {"tiles": len(tiles), "left_out": tiles.left_out, "gsd_m": _gsd_m(tiles), **counts}
+        record |= {"census": take_census(tiles).to_dict()}
     return record | {"notes": _notes(catalog, check), "error": str(check.error) if check.error else None}
 
 
@@ -46,6 +52,7 @@ def show_check(screen: Screen, catalog: Catalog, name: str, check: DatasetCheck)
         screen.table(name, ["", "count"], [[text, str(count)] for text, count in _figures(check)])
     if check.source is not None and check.tiles is not None:
         _show_bands(screen, catalog, name, check.tiles)
+        _show_census(screen, name, take_census(check.tiles))
     problems = check.report.problems if check.report else ()
     for problem in problems[:SHOWN]:
         screen.result(f"{f'quarantined ({problem.kind})' if problem.quarantines else problem.kind}: {problem.message}")
@@ -68,13 +75,51 @@ def _show_bands(screen: Screen, catalog: Catalog, name: str, tiles: TileIndex) -
     screen.table(title, ["band", "common name", "wavelength µm", "width µm", "gsd m", "unit"], rows)
 
 
+def _show_census(screen: Screen, name: str, census: Census) -> None:
+    """Labels and months by split, where there are any: tiles, and the groups or blocks in which they stand."""
+    if not (census.labels or census.months or census.numbers):
+        return
+    splits = sorted(census.splits, key=lambda split: -census.total[split].tiles)[:SHOWN_SPLITS]
+    columns = [ALL, *(split for split in census.splits if split in splits)] if len(census.splits) > 1 else [ALL]
+
+    def row(title: str, counts: BySplit) -> list[str]:
+        cut = title if len(title) <= WIDEST_NAME else f"{title[: WIDEST_NAME - 3]}..."
+        return [cut, str(counts[ALL].scenes), *(_cell(counts.get(split), census.unit) for split in columns)]
+
+    rows = []
+    for what, table in (("classes", census.labels), ("months", census.months)):
+        rows += [row(title, counts) for title, counts in list(table.items())[:SHOWN_ROWS]]
+        if len(table) > SHOWN_ROWS:
+            rest = list(table.values())[SHOWN_ROWS:]
+            tiles = [sum(one[split].tiles for one in rest if split in one) for split in columns]
+            rows.append([f"{len(rest)} more {what}", "", *map(str, tiles)])
+    if census.numbers:
+        rows.append(row("{:g} to {:g}".format(*census.numbers), census.total))
+    rows.append(row("tiles", census.total))
+    dates = f", {census.first} to {census.last}" if census.first else ""
+    unit = "" if census.unit == "tiles" else f" in {census.unit}"
+    what = " and ".join(
+        word for word, there in (("labels", census.labels or census.numbers), ("dates", census.months)) if there
+    )
+    screen.table(f"{what} of {name}: tiles{unit}{dates}", ["", "scenes", *columns], rows)
+
+
+def _cell(count: Count | None, unit: str) -> str:
+    """A count of tiles, and of groups where tiles have them: `400 in 33`."""
+    if count is None:
+        return "-"
+    return str(count.tiles) if unit == "tiles" else f"{count.tiles} in {count.groups}"
+
+
 def _notes(catalog: Catalog, check: DatasetCheck) -> list[str]:
     """What a person has to know or mend although the data set can be used."""
     if check.source is None:
         return []
     place = catalog.place(check.source.name)
     notes = [f"{place}: {remark}" for remark in (check.report.remarks if check.report else ())]
-    notes += [f"{place}: {remark}" for remark in (check.tiles.remarks if check.tiles else ())]
+    if check.tiles is not None:
+        remarks = (*check.tiles.remarks, *warnings(take_census(check.tiles), FEWEST_GROUPS))
+        notes += [f"{place}: {remark}" for remark in remarks]
     if check.source.sensor == FILL_IN:
         place = catalog.place(check.source.name, "sensor")
         notes.append(f"{place}: holds placeholders; write a sensor's name, or the wavelength and width of each band")

@@ -84,7 +84,7 @@ def describe_dry_run(task: ProbeTask, specs: Sequence[EncoderSpec], screen: Scre
     """What a dry run prints."""
     for what, parts in (("train on", task.pool[:1]), ("choose on", task.pool[1:]), ("test on", task.tests)):
         for part in parts:
-            screen.result(f"{what} {part.name}: {len(part)} labelled tiles in {len(set(part.unit_T))} groups")
+            screen.result(f"{what} {part.name}: {part.size} in {len(set(part.unit_T))} groups")
     if task.names:
         screen.result(f"classes: {', '.join(task.names)}")
     screen.result(f"strength chosen by {task.how}" if task.how else "strength fixed")

@@ -322,7 +322,8 @@ def _parts(encoders: ByDataset, selected: Sequence[Selection]) -> tuple[EncoderT
     parts = []
     for one in selected:
         names = [(one.index.name, tile_id) for tile_id in one.index.tiles["tile_id"].tolist()]
-        new = np.array([position for position, name in enumerate(names) if name not in seen], dtype=np.int64)
+        first = {name: position for position, name in reversed(list(enumerate(names)))}  # a tile may be there twice
+        new = np.array(sorted(place for name, place in first.items() if name not in seen), dtype=np.int64)
         if len(new):
             index: TileIndex = one.index if len(new) == len(names) else one.index.take(new)
             parts.append(EncoderTiles(encoders[one.index.name], index))

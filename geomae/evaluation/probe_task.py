@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from geomae.encoders.selections import Embeddings
 from geomae.errors import CatalogError, ConfigError
 from geomae.evaluation.folds import FoldPlan, Labelled, TrainingSet, codes_of, cross_fit_plans, single_plan
+from geomae.evaluation.pixel_labels import check_class_count, read_pixel_rows
 from geomae.evaluation.probe_predictions import SHOTS, Predictions, classify, classify_aligned, regress, segment
 from geomae.evaluation.probe_scores import GroundTruth
 from geomae.metrics.predictions import FEWEST_GROUPS, UNKNOWN, ClassMeasure, Measure, NumberMeasure, PixelMeasure
-from geomae.rasters import Window
 from geomae.tiles.index import TileIndex
 from geomae.tiles.selection import Selection
 
@@ -46,30 +46,11 @@ class ProbeSettings:
     shots: tuple[int, ...] = SHOTS
 
 
-def read_classes(index: TileIndex, where: str) -> tuple[tuple[str, ...], NDArray[np.int16], NDArray[Any]]:
-    """The names of the classes, the class (T, H, W) of each pixel, and the most frequent one (T,) of each tile.
-
-    A pixel that holds no listed class is unknown; so is a tile without any other, whose name is empty. Raises
-    CatalogError where pixels of the data set have no labels, or its tiles several sizes.
-    """
-    labels = index.labels
-    if labels is None:
-        raise CatalogError(f"{where}: --task segmentation takes labels per pixel; add `label: {{raster, classes}}`")
-    sizes = set(index.tiles["size"].tolist())
-    if len(sizes) > 1:
-        raise CatalogError(f"{where}: tiles of {min(sizes)} to {max(sizes)} pixels; --task segmentation takes one size")
-    size = sizes.pop()
-    code_THW = np.full((len(index), size, size), UNKNOWN, dtype=np.int16)
-    for position, (scene, row, col) in enumerate(index.tiles[["scene", "row", "col"]].itertuples(index=False)):
-        code_THW[position] = labels.read(scene, Window(row, col, size, size)).code_HW
-    count_TK = np.stack([(code_THW == code).sum((1, 2)) for code in range(len(labels.names))], axis=1)
-    majority_T = np.where(count_TK.any(1), np.array(labels.names)[count_TK.argmax(1)], "")
-    return labels.names, code_THW, majority_T
-
-
 @dataclass(frozen=True)
 class LabelledSelection:
     """The labelled tiles of a selection. `label_T` are texts, numbers, or for segmentation the most frequent classes.
+
+    For segmentation a tile may be there several times, once for each group of polygons in it (see `read_pixel_rows`).
 
     `unit_T` names what is independent of the rest: the group of a tile, else its block, else the tile itself.
     `pixels_THW` are class codes for segmentation, whose meaning `classes` tells.
@@ -95,6 +76,12 @@ class LabelledSelection:
         """The tiles."""
         return self.selected.index
 
+    @property
+    def size(self) -> str:
+        """How many tiles, or parts of tiles, are labelled, in words."""
+        tiles = len(set(self.index.tiles["tile_id"].tolist()))
+        return f"{tiles} labelled tiles" if tiles == len(self) else f"{len(self)} labelled parts of {tiles} tiles"
+
     def take(self, places: NDArray[np.int64]) -> "LabelledSelection":
         """A choice of its tiles."""
         return replace(
@@ -111,19 +98,23 @@ def label_selection(selected: Selection, task: str, option: str) -> LabelledSele
     index = selected.index
     where = f"{option} {selected.name}"
     if task == SEGMENTATION:
-        classes, pixels_THW, majority_T = read_classes(index, where)
-        known_T = majority_T != ""
-        label_T: NDArray[Any] = majority_T
+        rows = read_pixel_rows(selected, where)
+        classes, pixels_THW, index = rows.names, rows.code_PHW, rows.index
+        known_T = rows.majority_P != ""
+        label_T: NDArray[Any] = rows.majority_P
     else:
+        if task == CLASSIFICATION and index.labels is not None:
+            check_class_count(index.labels, where)
         classes, pixels_THW = (), None
         texts = index.tiles["label"].tolist()
         known_T = np.array([text is not None for text in texts])
         label_T = np.array(["" if text is None else text for text in texts])
     if not known_T.any():
         remedy = "; ".join(index.remarks) or "add `label:` to the data set, or choose another"
-        raise CatalogError(f"{where}: none of its {len(index)} tiles has a label; {remedy}")
+        raise CatalogError(f"{where}: none of its {len(selected.index)} tiles has a label; {remedy}")
+    chosen = replace(selected, index=index) if task == SEGMENTATION else selected
     labelled = LabelledSelection(
-        selected, label_T, index.independent_units(), pixels_THW, classes, int((~known_T).sum())
+        chosen, label_T, index.independent_units(), pixels_THW, classes, int((~known_T).sum())
     ).take(np.flatnonzero(known_T))
     return replace(labelled, label_T=_numbers(labelled.label_T, where)) if task == REGRESSION else labelled
 
@@ -332,7 +323,8 @@ def describe_scoring(task: ProbeTask) -> Iterator[str]:
             yield f"{part.name}: {part.unlabelled} tiles without a label were left out."
     for name, truth in task.truths.items():
         many = truth.groups >= FEWEST_GROUPS
-        yield f"{name}: {len(truth.group_T)} tiles in {truth.groups} groups; " + (
+        sizes = {test.name: test.size.replace("labelled ", "") for test in task.tests}
+        yield f"{name}: {sizes[name]} in {truth.groups} groups; " + (
             "intervals (95 %) are those of 1,000 resamples of the groups."
             if many
             else f"with fewer than {FEWEST_GROUPS} groups there are no intervals."

@@ -1,12 +1,14 @@
-"""From pixels to shapes: the outlines of the areas of one code."""
+"""From pixels to shapes, the outlines of the areas of one code, and from shapes to pixels."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.features import shapes
+from rasterio.features import rasterize, shapes
 from rasterio.transform import Affine
+
+from geomae.rasters.grids import Window
 
 Ring = list[tuple[float, float]]
 
@@ -21,3 +23,24 @@ def outlines(
     found: Iterator[tuple[dict[str, Any], float]] = shapes(codes_HW, where_HW, 4, Affine(*transform))
     for shape, code in found:
         yield int(code), shape["coordinates"]
+
+
+def burn(
+    shapes_M: Sequence[Any], value_M: Sequence[int], window: Window, *, fill: int, all_touched: bool
+) -> NDArray[np.int32]:
+    """The value (H, W) of the last shape that holds the centre of each pixel, or touches it; `fill` where none does.
+
+    Shapes are in pixels (column, row) of the grid that the window is of, and none is empty.
+    """
+    if not len(shapes_M):
+        return np.full((window.height, window.width), fill, dtype=np.int32)
+    return np.asarray(
+        rasterize(
+            zip(shapes_M, value_M, strict=True),
+            out_shape=(window.height, window.width),
+            transform=Affine.translation(window.col, window.row),
+            fill=fill,
+            all_touched=all_touched,
+            dtype="int32",
+        )
+    )

@@ -1,6 +1,7 @@
 """Where the pixels of scenes lie on Earth: in a CRS, by longitude and latitude, and on the unit sphere.
 
-S scenes, T tiles, X points of a tile, E points around a tile, K points; coordinates are (x, y) in a CRS, float64
+S scenes, F some of them, T tiles, X points of a tile, E points around a tile, K points; coordinates are (x, y) in a
+CRS, float64
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
 PER_EDGE = 4  # points of an outline: an edge that is straight in the tile's CRS is bent in another
+MARGIN = 1.05  # a side of a scene bends between the points at which it is looked up
+BORDER_82 = np.array([(0, 0), (0, 0.5), (0, 1), (0.5, 1), (1, 1), (1, 0.5), (1, 0), (0.5, 0)])
 _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
@@ -56,6 +59,17 @@ class Frames:
         around_E2 = inset + (1 - 2 * inset) * _around(per_edge)
         return self.longitude_latitude(scene_T, col_T1 + around_E2[:, 0] * size_T1, row_T1 + around_E2[:, 1] * size_T1)
 
+    def circles(self, scene_F: Whole, shape_S2: Whole) -> tuple[Floats, Floats]:
+        """Circles that hold whole scenes of `shape_S2` (height, width): centre on the sphere (F, 3) and chord (F)."""
+        height_F1, width_F1 = shape_S2[scene_F].T[:, :, None]
+        share_92 = np.concatenate([[[0.5, 0.5]], BORDER_82])
+        degrees_F92 = self.projected(scene_F, width_F1 * share_92[:, 0], height_F1 * share_92[:, 1], LONGITUDE_LATITUDE)
+        sphere_F93 = to_sphere(degrees_F92)
+        distance_F8 = np.sqrt(((sphere_F93[:, 1:] - sphere_F93[:, :1]) ** 2).sum(axis=2))
+        unknown_F = ~np.isfinite(distance_F8).all(axis=1)  # some of a scene's border lies beyond its projection
+        centre_F3 = np.where(unknown_F[:, None], [0.0, 0.0, 1.0], sphere_F93[:, 0])
+        return centre_F3, np.where(unknown_F, 2.0, MARGIN * distance_F8.max(axis=1, initial=0.0))
+
 
 def frames_of(grids: Sequence[Grid | None], crs_numbers: dict[str, int] | None = None) -> Frames:
     """The frames of scenes; `crs_numbers` grows by what it does not know, so that several data sets can share it."""
@@ -85,6 +99,14 @@ def to_crs(affine_K6: Floats, col_KX: Floats, row_KX: Floats) -> Floats:
     """Points (K, X, 2) in the CRS from pixels (K, X)."""
     a, b, c, d, e, f = affine_K6.T[:, :, None]
     return np.stack([a * col_KX + b * row_KX + c, d * col_KX + e * row_KX + f], axis=-1)
+
+
+def to_pixels(affine_K6: Floats, points_KX2: Floats) -> Floats:
+    """Pixels (column, row: K, X, 2) from points in the CRS."""
+    a, b, c, d, e, f = affine_K6.T[:, :, None]
+    x, y = points_KX2[..., 0] - c, points_KX2[..., 1] - f
+    determinant = a * e - b * d
+    return np.stack([(e * x - b * y) / determinant, (a * y - d * x) / determinant], axis=-1)
 
 
 def _crs_number(grid: Grid | None, numbers: dict[str, int]) -> int:

@@ -11,9 +11,8 @@ import shapely
 from numpy.typing import NDArray
 from scipy import spatial  # type: ignore[import-untyped]
 
-from geomae.tiles.earth import frames_of, reproject, to_crs, to_sphere
+from geomae.tiles.earth import Frames, frames_of, reproject, to_pixels, to_sphere
 from geomae.tiles.index import TileIndex
-from geomae.vectors.projection import LONGITUDE_LATITUDE
 
 Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
@@ -21,8 +20,6 @@ Bools = NDArray[np.bool_]
 
 LEAST_SHARE = 0.5  # of a tile's ground that the window in the other scene covers
 ROUND = 1.5  # below this ratio of their axes a square and its image cover more than half of each other (pi / 4 / 1.5)
-MARGIN = 1.05  # a side of a scene bends between the points at which it is looked up
-BORDER_82 = np.array([(0, 0), (0, 0.5), (0, 1), (0.5, 1), (1, 1), (1, 0.5), (1, 0), (0.5, 0)])
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,8 @@ def meeting_footprints(one: Georeference, other: Georeference) -> tuple[Whole, W
     grid_SX = np.column_stack([other.crs_S, other.affine_S6, other.shape_S2])[used]
     _, first_F, number_S = np.unique(grid_SX, axis=0, return_index=True, return_inverse=True)
     footprint_S[used] = number_S.reshape(-1)
-    centre_F3, radius_F = _circles(other, used[first_F])
+    frames = Frames(other.crs_names, other.crs_S, other.affine_S6)
+    centre_F3, radius_F = frames.circles(used[first_F], other.shape_S2)
     near = spatial.cKDTree(one.sphere_T33[known_T, 0]).query_ball_point(centre_F3, radius_F, return_sorted=False)
     counts_F = np.array([len(tiles) for tiles in near])
     tile_M = known_T[np.concatenate([np.array(tiles, dtype=np.int64) for tiles in near])]
@@ -102,7 +100,7 @@ def carry_over(one: Georeference, tile_N: Whole, other: Georeference, scene_N: W
         target = other.crs_names[number]
         for k in range(3):
             world_N32[here, k] = reproject(one.crs_names, from_N[here], world_N32[here, k], target)
-    pixel_N32 = _to_pixels(other.affine_S6[scene_N], world_N32)
+    pixel_N32 = to_pixels(other.affine_S6[scene_N], world_N32)
     # Columns of the matrix: what one column, and one row, of the tile's scene is in (column, row) of the other.
     half_N = one.size_T[tile_N] / 2
     matrix_N22 = np.stack([pixel_N32[:, 1] - pixel_N32[:, 0], pixel_N32[:, 2] - pixel_N32[:, 0]], axis=2)
@@ -125,25 +123,3 @@ def _covered(matrix_N22: Floats) -> Floats:
         images = shapely.polygons(np.einsum("nij,kj->nki", matrix_N22[long], corners_42))
         share_N[long] = shapely.area(shapely.intersection(images, shapely.box(-0.5, -0.5, 0.5, 0.5)))
     return share_N
-
-
-def _circles(other: Georeference, scene_F: Whole) -> tuple[Floats, Floats]:
-    """Centre on the sphere (F, 3) and radius (F), as the length of a chord, of circles that hold whole scenes."""
-    height_F, width_F = other.shape_S2[scene_F].T[:, :, None]
-    share_92 = np.concatenate([[[0.5, 0.5]], BORDER_82])
-    points_F92 = to_crs(other.affine_S6[scene_F], width_F * share_92[:, 0], height_F * share_92[:, 1])
-    crs = np.repeat(other.crs_S[scene_F], len(share_92))
-    degrees = reproject(other.crs_names, crs, points_F92.reshape(-1, 2), LONGITUDE_LATITUDE)
-    sphere_F93 = to_sphere(degrees).reshape(len(scene_F), -1, 3)
-    distance_F8 = np.sqrt(((sphere_F93[:, 1:] - sphere_F93[:, :1]) ** 2).sum(axis=2))
-    unknown_F = ~np.isfinite(distance_F8).all(axis=1)  # some of a scene's border lies beyond its projection
-    centre_F3 = np.where(unknown_F[:, None], [0.0, 0.0, 1.0], sphere_F93[:, 0])
-    return centre_F3, np.where(unknown_F, 2.0, MARGIN * distance_F8.max(axis=1, initial=0.0))
-
-
-def _to_pixels(affine_K6: Floats, points_KX2: Floats) -> Floats:
-    """Pixels (column, row: K, X, 2) from points in the CRS."""
-    a, b, c, d, e, f = affine_K6.T[:, :, None]
-    x, y = points_KX2[..., 0] - c, points_KX2[..., 1] - f
-    determinant = a * e - b * d
-    return np.stack([(e * x - b * y) / determinant, (a * y - d * x) / determinant], axis=-1)

@@ -18,17 +18,21 @@ from geomae.catalog import (
     Source,
     condition_mask,
     in_own_order,
-    read_windows,
     require_columns,
     where_mask,
 )
+from geomae.catalog.attributes import text_of, tile_columns
 from geomae.errors import CatalogError, GeomaeError, nearest
 from geomae.rasters import AuditReport, Grid, audit, scene_grid
-from geomae.tiles.labels import LabelSource, RasterLabels, label_tiles
+from geomae.tiles.earth import to_crs
+from geomae.tiles.labels import LabelSource, label_tiles, purity_remarks
+from geomae.tiles.points import INVALID, PIXEL_COL, PIXEL_ROW, POINT, POINT_COLUMNS, REPEAT, contradictions
+from geomae.tiles.polygon_labels import ByPolygon, columns_of_polygons, open_labels, values_of_tiles
 from geomae.tiles.sources import open_source, prepare
 from geomae.tiles.splits import assign_splits
 from geomae.tiles.statistics import Statistics, Survey, survey
 from geomae.tiles.unusable import TOO_LARGE, computable_tiles, without_small_scenes
+from geomae.tiles.windows import list_windows
 
 COLUMNS = ("split", "group", "fold", "place", "block", "domain", "label")
 
@@ -41,41 +45,44 @@ def describe(
     tiles: pd.DataFrame,
     attributes: pd.DataFrame,
     labels: LabelSource | None,
-) -> pd.DataFrame:
-    """Add identity, centre, group, place, domain and label, which comes from `labels` where pixels have labels."""
+) -> tuple[pd.DataFrame, tuple[str, ...], ByPolygon]:
+    """Add identity, centre, group, place, domain and label, which comes from `labels` where pixels have labels.
+
+    Gives also what is wrong with the labels, and the columns that come from polygons, the split being one if it does.
+    """
     entry = catalog.entry(name)
-    ids = [source.scenes[scene].id for scene in tiles["scene"]]
     tiles = tiles.reset_index(drop=True)
-    tiles.insert(0, "tile_id", [f"{i}:{r}:{c}" for i, r, c in zip(ids, tiles["row"], tiles["col"], strict=True)])
-    centres = [
-        _centre(grids[scene], row, col, size)
-        for scene, row, col, size in tiles[["scene", "row", "col", "size"]].itertuples(index=False)
-    ]
-    tiles["x"], tiles["y"] = np.array(centres, dtype=np.float64).T
+    tiles.insert(0, "tile_id", _tile_ids(source, tiles))
+    tiles["x"], tiles["y"] = _centres(grids, tiles)
 
-    def column(key: str) -> "pd.Series[Any]":
-        return _texts(attributes[key])
+    found = label_tiles(labels, entry.label.min_purity if entry.label else None, tiles) if labels else None
+    by_polygon: ByPolygon = {}
+    remarks: tuple[str, ...] = ()
+    if found is not None and labels is not None:
+        remarks = (*labels.remarks(), *purity_remarks(found, entry.label.min_purity if entry.label else None))
+        by_polygon = columns_of_polygons(catalog, name, labels, attributes, found.seen)
+    own = values_of_tiles(by_polygon, found.polygon_T) if found is not None else {}
+    named = tile_columns(entry)
 
-    nothing = _kept([None] * len(tiles))
-    tiles["group"] = column(entry.group.column) if entry.group else nothing
-    folds = entry.group.folds if entry.group else None
-    tiles["fold"] = column(folds) if folds else tiles["group"]
-    tiles["place"] = column(entry.place_column[0]) if entry.place_column else nothing
+    def column(name: str) -> "pd.Series[Any]":
+        if name in own:
+            return _kept(own[name].tolist())
+        return _texts(attributes[named[name][1]]) if name in named else _kept([None] * len(tiles))
+
+    for one in ("group", "fold", "place", "domain", "label"):
+        tiles[one] = column(one)
     if entry.domain is None or isinstance(entry.domain, str):
         tiles["domain"] = entry.domain or name
     else:
-        domain = column(entry.domain.column)
-        tiles["domain"] = [value if value else "unspecified" for value in domain]
-    if entry.label is None:
-        tiles["label"] = nothing
-    elif labels is not None:
-        tiles["label"] = _kept(label_tiles(labels, entry.label.min_purity, tiles)[0].tolist())
-    elif entry.label.folder:
+        tiles["domain"] = [value if value else "unspecified" for value in tiles["domain"]]
+    if found is not None:
+        tiles["label"] = _kept(found.label_T.tolist())
+    elif entry.label is not None and entry.label.folder:
         folders = [source.scenes[scene].attributes["label"] for scene in tiles["scene"]]  # the catalogue put them there
         tiles["label"] = _kept(folders)
-    elif entry.label.column is not None:
-        tiles["label"] = column(entry.label.column)
-    return tiles
+    if "split" in own:
+        tiles["split"] = column("split")
+    return tiles, remarks, by_polygon
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,8 @@ class TileIndex:
     (None where there is none). `attributes` has the columns of the catalogue's tables in the same order. `left_out`
     counts tiles by the reason for which they are not here. `place_column` is the column that `place` comes from, and
     the key of the catalogue that names it. `labels` gives the labels of pixels, where these have any; `remarks` say
-    what is wrong with them.
+    what is wrong with them, and `warnings` are those of the remarks that every command repeats. `by_polygon` are the
+    columns of `tiles` that come from polygons, by polygon.
     """
 
     name: str
@@ -101,6 +109,8 @@ class TileIndex:
     place_column: tuple[str, str] | None = None
     remarks: tuple[str, ...] = ()
     labels: LabelSource | None = None
+    by_polygon: ByPolygon = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -157,7 +167,7 @@ class TileIndex:
             notes.append(f"{len(self.report.quarantined)} of {self.report.scenes} scenes cannot be used; {remedy}")
         if TOO_LARGE in self.left_out:
             notes.append(f"{self.left_out[TOO_LARGE]} of its tiles hold {TOO_LARGE} and are left out; {remedy}")
-        return [f"{self.name}: {note}" for note in notes]
+        return [f"{self.name}: {note}" for note in (*notes, *self.warnings)]
 
     def content(self) -> list[str]:
         """Digests of the files behind the tiles, in the order of the scenes."""
@@ -195,8 +205,9 @@ def build_index(
     quarantined = report.quarantined
     sound = [None if scene.id in quarantined else scene_grid(source, scene) for scene in source.scenes]
     grids, report = without_small_scenes(catalog, name, source, sound, report)
-    tiles, attributes = _windows(catalog, name, source, grids)
-    require_columns(catalog, name, attributes.columns)
+    tiles, attributes, warnings = list_windows(catalog, name, source, grids, left_out)
+    labels = open_labels(catalog, name, source, grids)
+    require_columns(catalog, name, [*attributes.columns, *(labels.columns if labels else ())])
     if entry.where is not None:
         chosen = where_mask(
             catalog, name, {str(column): attributes[column].to_numpy() for column in attributes}, len(tiles)
@@ -204,10 +215,10 @@ def build_index(
         tiles, attributes = _keep(tiles, attributes, chosen, "where", left_out)
         if tiles.empty:
             raise CatalogError(f"{catalog.place(name, 'where')}: no tile meets the condition; loosen it")
-    place = tiles[["scene", "row", "col", "size"]].to_numpy(dtype=np.int64)
-    measured = survey(
-        source, place, _content(source, report), threads, lambda done: progress("reading tiles", done, len(place))
-    )
+    measured = _measured(source, report, tiles, threads, progress)
+    if measured.pixel_valid_T is not None:
+        tiles, attributes = _keep(tiles, attributes, measured.pixel_valid_T, INVALID, left_out)
+        measured = measured.take(np.flatnonzero(measured.pixel_valid_T))
     least = entry.tile.min_valid if entry.tile else 0.0
     enough = (measured.valid_share_T >= least) & (measured.valid_share_T > 0)
     measured = measured.take(np.flatnonzero(enough))
@@ -217,16 +228,16 @@ def build_index(
     near = computable_tiles(catalog, name, source, tiles["scene"].to_numpy(), measured)
     measured = measured.take(np.flatnonzero(near))
     tiles, attributes = _keep(tiles, attributes, near, TOO_LARGE, left_out)
-    labels = RasterLabels(entry.label, source, grids) if entry.label and entry.label.raster else None
-    tiles = describe(catalog, name, source, grids, tiles, attributes, labels)
-    remarks = labels.remarks() if labels else ()
+    tiles, remarks, by_polygon = describe(catalog, name, source, grids, tiles, attributes, labels)
     tiles, kept = assign_splits(catalog, source, grids, tiles, attributes)
     left_out |= {"train tile overlaps another split": int((~kept).sum())} if not kept.all() else {}
     tiles, attributes = tiles[kept].reset_index(drop=True), attributes[kept].reset_index(drop=True)
+    if POINT in tiles:
+        warnings = (*warnings, *contradictions(catalog, name, tiles))
+        tiles = tiles.drop(columns=list(POINT_COLUMNS))
     measured = measured.take(np.flatnonzero(kept))
-    return TileIndex(
-        name, source, tiles, attributes, grids, report, measured, left_out, entry.place_column, remarks, labels
-    )
+    index = TileIndex(name, source, tiles, attributes, grids, report, measured, left_out, entry.place_column)
+    return replace(index, remarks=(*remarks, *warnings), labels=labels, by_polygon=by_polygon, warnings=warnings)
 
 
 @dataclass(frozen=True)
@@ -274,12 +285,24 @@ def check_dataset(
     return replace(result, report=tiles.report, tiles=tiles)
 
 
-def _centre(grid: Grid | None, row: int, col: int, size: int) -> tuple[float, float]:
-    if grid is None or grid.crs is None:
-        return float("nan"), float("nan")
-    a, b, c, d, e, f = grid.transform
-    x, y = col + size / 2, row + size / 2
-    return a * x + b * y + c, d * x + e * y + f
+def _tile_ids(source: Source, tiles: pd.DataFrame) -> list[str]:
+    """Scene, row and column of each tile; around points of one pixel a number follows from the second on."""
+    ids = [scene.id for scene in source.scenes]
+    columns = (tiles[one].tolist() for one in ("scene", "row", "col"))
+    names = [f"{ids[scene]}:{row}:{col}" for scene, row, col in zip(*columns, strict=True)]
+    if REPEAT not in tiles:
+        return names
+    return [f"{one}:{times + 1}" if times else one for one, times in zip(names, tiles[REPEAT].tolist(), strict=True)]
+
+
+def _centres(grids: Sequence[Grid | None], tiles: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The centre (x, y) of each tile in the CRS of its scene, NaN without one."""
+    nowhere = (float("nan"),) * 6
+    transforms = [nowhere if grid is None or grid.crs is None else grid.transform for grid in grids]
+    affine_T6 = np.array(transforms, dtype=np.float64)[tiles["scene"].to_numpy()]
+    row_T, col_T, size_T = (tiles[name].to_numpy(dtype=np.float64) for name in ("row", "col", "size"))
+    centre_T12 = to_crs(affine_T6, (col_T + size_T / 2)[:, None], (row_T + size_T / 2)[:, None])
+    return centre_T12[:, 0, 0], centre_T12[:, 0, 1]
 
 
 def _kept(values: Sequence[Any]) -> "pd.Series[Any]":
@@ -288,75 +311,10 @@ def _kept(values: Sequence[Any]) -> "pd.Series[Any]":
 
 
 def _texts(values: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Values as text, missing ones as None; whole numbers without a decimal point."""
-
-    def text(value: Any) -> str | None:
-        if value is None or value != value or value == "":
-            return None
-        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-    return _kept([text(value) for value in values.tolist()])
-
-
-def _windows(
-    catalog: Catalog, name: str, source: Source, grids: Sequence[Grid | None]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """All tiles of the scenes that have a grid, with the attributes of their scene and window."""
-    entry = catalog.entry(name)
-    if entry.windows is not None:
-        return _listed(catalog, name, source, grids)
-    rows: list[tuple[int, int, int, int]] = []
-    for number, grid in enumerate(grids):
-        if grid is None:
-            continue
-        size = entry.tile.size if entry.tile else max(grid.height, grid.width)
-        stride = (entry.tile.stride if entry.tile else None) or size
-        rows += [
-            (number, row, col, size)
-            for row in _starts(grid.height, size, stride)
-            for col in _starts(grid.width, size, stride)
-        ]
-    tiles = pd.DataFrame(rows, columns=["scene", "row", "col", "size"])
-    table = pd.DataFrame([dict(scene.attributes) for scene in source.scenes])
-    attributes = table.iloc[tiles["scene"].to_numpy()].reset_index(drop=True)
-    return tiles, attributes
-
-
-def _starts(length: int, size: int, stride: int) -> range:
-    """First pixels of the tiles along one side; a remainder shorter than a tile is left out."""
-    return range(0, length - size + 1, stride)
-
-
-def _listed(
-    catalog: Catalog, name: str, source: Source, grids: Sequence[Grid | None]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tiles that a table of windows lists, for scenes that are there and not quarantined."""
-    windows = read_windows(catalog, name)
-    by_stem = {scene.stem: number for number, scene in enumerate(source.scenes)}
-    if len(by_stem) < len(source.scenes):
-        raise CatalogError(
-            f"{catalog.place(name, 'windows')}: several scenes have one name in different folders, and a window could "
-            "belong to any; rename them, or make a data set of each folder"
-        )
-    unknown = sorted(set(windows["stem"]) - set(by_stem))
-    if len(unknown) == windows["stem"].nunique():
-        raise CatalogError(
-            f"{catalog.place(name, 'windows', 'key')}: no window belongs to a scene; the first is of {unknown[0]!r}, "
-            f"the first scene is {source.scenes[0].stem!r}"
-        )
-    windows = windows[~windows["stem"].isin(unknown)]
-    windows.insert(0, "scene", windows.pop("stem").map(by_stem.__getitem__))
-    windows = windows[[grids[scene] is not None for scene in windows["scene"]]].reset_index(drop=True)
-    for scene, row, col, size in windows[["scene", "row", "col", "size"]].itertuples(index=False):
-        grid = grids[scene]
-        assert grid is not None
-        if row < 0 or col < 0 or row + size > grid.height or col + size > grid.width:
-            raise CatalogError(
-                f"{catalog.place(name, 'windows')}: the window at row {row}, column {col} of {size} pixels leaves "
-                f"{source.scenes[scene].id} ({grid.height} x {grid.width}); correct the table"
-            )
-    fixed = ["scene", "row", "col", "size"]
-    return windows[fixed], windows.drop(columns=fixed)
+    """Values as text, missing ones as None."""
+    if pd.api.types.infer_dtype(values, skipna=True) == "string":
+        return values.astype("object").where(values.notna() & (values != ""), None)
+    return _kept([text_of(value) for value in values.tolist()])
 
 
 def _keep(
@@ -365,6 +323,19 @@ def _keep(
     if not chosen.all():
         left_out[reason] = int((~chosen).sum())
     return tiles[chosen].reset_index(drop=True), attributes[chosen].reset_index(drop=True)
+
+
+def _measured(
+    source: Source, report: AuditReport, tiles: pd.DataFrame, threads: int, progress: Callable[[str, int, int], None]
+) -> Survey:
+    """What was measured on each tile, and where they lie around points whether the points are on valid pixels."""
+    place_T4 = tiles[["scene", "row", "col", "size"]].to_numpy(dtype=np.int64)
+    pixel_T2 = tiles[[PIXEL_ROW, PIXEL_COL]].to_numpy(dtype=np.int64) if PIXEL_ROW in tiles else None
+
+    def done(count: int) -> None:
+        progress("reading tiles", count, len(place_T4))
+
+    return survey(source, place_T4, _content(source, report), threads, done, pixel_T2)
 
 
 def _content(source: Source, report: AuditReport) -> str:

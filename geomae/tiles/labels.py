@@ -39,6 +39,10 @@ class LabelSource(Protocol):
     def names(self) -> tuple[str, ...]:
         """The names of the classes, in order."""
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of polygons, which group, split, places and domain may name."""
+
     def read(self, scene: int, window: Window) -> LabelledPixels:
         """The labels of a window of the scene's grid; `scene` is its place in the source."""
 
@@ -46,28 +50,53 @@ class LabelSource(Protocol):
         """What was wrong with labels that have been read, a sentence each."""
 
 
-def label_tiles(
-    labels: LabelSource, min_purity: float | None, tiles: pd.DataFrame
-) -> tuple[NDArray[np.object_], Numbers]:
-    """The label (T,) of each tile, and the polygon (T,) that gives it (-1 where none does, and for rasters).
+@dataclass(frozen=True)
+class TileLabels:
+    """The label (T,) of each tile, None where it has none, and the polygon (T,) that gives it, -1 where none does.
 
-    A label is the most frequent class, None where it has not `min_purity` of all the tile's pixels. The polygon is the
-    one with most pixels of that class; in a tile without a label the one with most pixels.
+    `seen` are all polygons that have a pixel in some tile, `highest` is the largest share of a tile that a class has.
+    """
+
+    label_T: NDArray[np.object_]
+    polygon_T: Numbers
+    seen: NDArray[np.int64]
+    highest: float
+
+
+def label_tiles(labels: LabelSource, min_purity: float | None, tiles: pd.DataFrame) -> TileLabels:
+    """The label of each tile: its most frequent class, where that has `min_purity` of all the tile's pixels.
+
+    Its polygon is the one with most pixels of that class; in a tile without a label the one with most pixels.
     """
     least = PURITY if min_purity is None else min_purity
     names = labels.names
     label_T = np.full(len(tiles), None, dtype=object)
     polygon_T = np.full(len(tiles), NONE, dtype=np.int32)
+    seen: set[int] = set()
+    highest = 0.0
     for position, (scene, row, col, size) in enumerate(tiles[["scene", "row", "col", "size"]].itertuples(index=False)):
         pixels = labels.read(scene, Window(row, col, size, size))
         code, count = most_frequent(pixels.code_HW)
         labelled = code != NONE and count >= least * pixels.code_HW.size
+        highest = max(highest, count / pixels.code_HW.size)
         if labelled:
             label_T[position] = names[code]
         if pixels.polygon_HW is not None:
             own = pixels.polygon_HW[pixels.code_HW == code] if labelled else pixels.polygon_HW
             polygon_T[position], _ = most_frequent(own)
-    return label_T, polygon_T
+            seen.update(np.unique(pixels.polygon_HW).tolist())
+    return TileLabels(label_T, polygon_T, np.array(sorted(seen - {NONE}), dtype=np.int64), highest)
+
+
+def purity_remarks(found: TileLabels, min_purity: float | None) -> tuple[str, ...]:
+    """A sentence for labels that cover pixels of tiles, and of none as many as a tile's label takes."""
+    least = PURITY if min_purity is None else min_purity
+    if found.highest == 0 or any(label is not None for label in found.label_T.tolist()):
+        return ()
+    return (
+        f"no tile has a label: the class with the largest share of any tile has {found.highest:.0%} of its pixels, and "
+        f"`min_purity` is {least:g}; lower it, make tiles smaller, or learn per pixel (`--task segmentation`)",
+    )
 
 
 def most_frequent(numbers: Numbers) -> tuple[int, int]:
@@ -81,6 +110,8 @@ def most_frequent(numbers: Numbers) -> tuple[int, int]:
 
 class RasterLabels:
     """Labels from rasters of class codes: each scene has one, or all have the same."""
+
+    columns: tuple[str, ...] = ()
 
     def __init__(self, label: Label, source: Source, grids: Sequence[Grid | None]) -> None:
         classes = {int(code): name for code, name in (label.classes or {}).items()}

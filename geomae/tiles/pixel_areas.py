@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomae.rasters import Grid
-from geomae.tiles.earth import Floats, transformer
+from geomae.tiles.earth import Floats
+from geomae.vectors.projection import transformer
 
 EQUAL_AREA = "EPSG:6933"  # equal-area cylindrical, of the whole Earth: a pixel's area there is that on the ellipsoid
 STEP = 256  # columns from one that is measured to the next; between them areas change hardly and evenly

@@ -23,6 +23,7 @@ EQUAL_AREA = "EPSG:6933"  # metres everywhere, so that blocks are of one size fr
 TOUCHING = 1e-3  # share of a tile's side: an overlap below it is rounding of the reprojected outlines
 MARGIN = 1.05  # a side of a tile bends between the points at which it is looked up
 FARTHEST = -0.9  # the other pole has no place in the plane of a pole: what reaches beyond this sine is not drawn there
+AT_ONCE = 1 << 16  # tiles whose outlines are held at once
 Bools = NDArray[np.bool_]
 
 
@@ -33,12 +34,14 @@ def assign_splits(
     tiles: pd.DataFrame,
     attributes: pd.DataFrame,
 ) -> tuple[pd.DataFrame, Bools]:
-    """Add the columns `split` and `block` (None without blocks); tells which tiles (T,) stay in the index."""
+    """Add the columns `split`, unless polygons gave it, and `block` (None without blocks); which tiles (T,) stay."""
     name = source.name
     split = catalog.entry(name).split
     block = np.full(len(tiles), None, dtype=object)
     try:
-        if split is None:
+        if "split" in tiles:  # polygons have told it
+            labels = tiles["split"].to_numpy()
+        elif split is None:
             labels = np.full(len(tiles), TRAIN, dtype=object)
         elif split.column is not None:
             labels = _named(catalog, name, split.column, attributes)
@@ -140,13 +143,19 @@ def _near_others(frames: Frames, place_T4: Whole, chosen_T: Bools) -> Bools:
     if chosen_T.all() or not chosen_T.any():
         return near_T
     centre_T3 = to_sphere(_centres(frames, place_T4, LONGITUDE_LATITUDE))
-    border_TE3 = to_sphere(frames.outlines(place_T4, per_edge=2))
-    away_TE = np.sqrt(((border_TE3 - centre_T3[:, None]) ** 2).sum(axis=2))
-    radius_T = MARGIN * np.where(np.isfinite(away_TE), away_TE, 0).max(axis=1)
+    parts = (slice(first, first + AT_ONCE) for first in range(0, len(place_T4), AT_ONCE))
+    radius_T = np.concatenate([_radii(frames, place_T4[part], centre_T3[part]) for part in parts])
     for one_T, other_T in ((chosen_T, ~chosen_T), (~chosen_T, chosen_T)):
         nearest_T, _ = spatial.cKDTree(centre_T3[other_T]).query(centre_T3[one_T])
         near_T[one_T] = nearest_T <= radius_T[one_T] + radius_T[other_T].max()
     return near_T
+
+
+def _radii(frames: Frames, place_T4: Whole, centre_T3: Floats) -> Floats:
+    """Radii (T), as chords of the sphere, of circles about the centres that hold whole tiles."""
+    border_TE3 = to_sphere(frames.outlines(place_T4, per_edge=2))
+    away_TE = np.sqrt(((border_TE3 - centre_T3[:, None]) ** 2).sum(axis=2))
+    return np.asarray(MARGIN * np.where(np.isfinite(away_TE), away_TE, 0).max(axis=1))
 
 
 def _without_gaps(outline_NE2: Floats) -> Floats:

@@ -3,12 +3,15 @@
 T tiles, C bands
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from geomae.catalog import Source
@@ -16,8 +19,13 @@ from geomae.errors import StorageError
 from geomae.files import cache_folder, digest, publish_file
 from geomae.rasters import Window, read
 
-FORMAT = 1
+FORMAT = 2
 _ARRAYS = ("valid_share_T", "count_TC", "mean_TC", "squares_TC", "min_TC", "max_TC")
+PIXELS = "pixel_valid_T"
+BLOCK = 512  # pixels: tiles that begin in one block of a scene are read together
+MOST_VALUES = 1 << 24  # that are read at once
+AT_ONCE = 1 << 20  # values of tiles that are measured at once
+Whole = NDArray[np.int64]
 
 
 def merge_moments(
@@ -68,6 +76,7 @@ class Survey:
     """What was measured on every tile: the share of valid pixels, and per band count, mean, squares, minimum, maximum.
 
     Moments of single tiles can be merged for any choice of tiles, so that one reading serves every split.
+    `pixel_valid_T` says whether the pixel that a tile lies around is valid, None where nobody asked.
     """
 
     valid_share_T: NDArray[np.float64]
@@ -77,12 +86,28 @@ class Survey:
     min_TC: NDArray[np.float64]
     max_TC: NDArray[np.float64]
     digest: str
+    pixel_valid_T: NDArray[np.bool_] | None = None
 
-    def take(self, positions: NDArray[np.int64]) -> "Survey":
+    @classmethod
+    def empty(cls, tiles: int, bands: int, name: str, *, with_pixels: bool) -> "Survey":
+        """A survey to be filled in."""
+        count_TC = np.zeros((tiles, bands), dtype=np.int64)
+        mean_TC, squares_TC, min_TC, max_TC = (np.zeros((tiles, bands)) for _ in range(4))
+        pixel_valid_T = np.zeros(tiles, dtype=bool) if with_pixels else None
+        return cls(np.zeros(tiles), count_TC, mean_TC, squares_TC, min_TC, max_TC, name, pixel_valid_T)
+
+    @property
+    def arrays(self) -> list[NDArray[Any]]:
+        """The figures of the tiles, in the order of the fields."""
+        return [getattr(self, name) for name in _ARRAYS]
+
+    def take(self, positions: Whole) -> "Survey":
         """The survey of a choice of tiles."""
-        return replace(self, **{name: getattr(self, name)[positions] for name in _ARRAYS})
+        pixel_valid_T = None if self.pixel_valid_T is None else self.pixel_valid_T[positions]
+        figures = {name: getattr(self, name)[positions] for name in _ARRAYS}
+        return replace(self, **figures, pixel_valid_T=pixel_valid_T)
 
-    def statistics(self, bands: Sequence[str], positions: NDArray[np.int64]) -> Statistics:
+    def statistics(self, bands: Sequence[str], positions: Whole) -> Statistics:
         """Statistics over the valid pixels of some tiles; tiles that overlap count as often as training sees them."""
         count_C, mean_C, variance_C = merge_moments(
             self.count_TC[positions], self.mean_TC[positions], self.squares_TC[positions]
@@ -94,56 +119,107 @@ class Survey:
 
 def survey(
     source: Source,
-    place_T4: NDArray[np.int64],
+    place_T4: Whole,
     content: str,
     threads: int,
     progress: Callable[[int], None] = lambda done: None,
+    pixel_T2: Whole | None = None,
 ) -> Survey:
-    """Measure the tiles (scene, row, col, size) of `place_T4`; kept under `content`, the digest of what is read."""
-    name = digest([FORMAT, content, place_T4])
+    """Measure the tiles (scene, row, col, size) of `place_T4`; kept under `content`, the digest of what is read.
+
+    With `pixel_T2` (row, column) it is also told whether these pixels, one in each tile, are valid in any band.
+    """
+    places = [place_T4] if pixel_T2 is None else [place_T4, pixel_T2]
+    name = digest([FORMAT, content, *(sha256(one.tobytes()).hexdigest() for one in places)])
     kept = cache_folder() / "survey" / f"{name}.npz"
     stored = _load(kept, name)
     if stored is not None and len(stored.valid_share_T) == len(place_T4):
         return stored
+    measured = Survey.empty(len(place_T4), len(source.bands), name, with_pixels=pixel_T2 is not None)
 
-    def measure(row: NDArray[np.int64]) -> tuple[NDArray[np.float64], ...]:
-        scene, top, left, size = (int(value) for value in row)
-        return _moments(*read(source, source.scenes[scene], Window(top, left, size, size)))
+    def measure(group_G: Whole) -> int:
+        for here, pixels_CTHW, valid_CTHW in read_together(source, place_T4, group_G):
+            for figures, values in zip(measured.arrays, _moments(pixels_CTHW, valid_CTHW), strict=True):
+                figures[here] = values
+            if pixel_T2 is not None and measured.pixel_valid_T is not None:
+                row_T, col_T = (pixel_T2[here] - place_T4[here, 1:3]).T
+                measured.pixel_valid_T[here] = valid_CTHW[:, np.arange(len(here)), row_T, col_T].any(axis=0)
+        return len(group_G)
 
-    rows = []
+    done = 0
     with ThreadPoolExecutor(max(threads, 1)) as pool:
-        for done, row in enumerate(pool.map(measure, place_T4), 1):
-            rows.append(row)
+        for count in pool.map(measure, neighbours(place_T4)):
+            done += count
             progress(done)
-    share, *columns = (np.stack(values) for values in zip(*rows, strict=True))
-    columns[0] = columns[0].astype(np.int64)
-    measured = Survey(**dict(zip(_ARRAYS, (share, *columns), strict=True)), digest=name)
     _store(kept, measured)
     return measured
 
 
-def _moments(pixels_CHW: NDArray[np.float32], valid_CHW: NDArray[np.bool_]) -> tuple[NDArray[np.float64], ...]:
-    """Valid share, and per band count, mean, sum of squares about it, minimum and maximum (infinite where empty)."""
-    flat, ok = pixels_CHW.reshape(len(pixels_CHW), -1).astype(np.float64), valid_CHW.reshape(len(valid_CHW), -1)
-    count = ok.sum(1).astype(np.float64)
-    mean = np.where(ok, flat, 0).sum(1) / np.maximum(count, 1)
-    squares = np.where(ok, (flat - mean[:, None]) ** 2, 0).sum(1)
-    low, high = np.where(ok, flat, np.inf).min(1), np.where(ok, flat, -np.inf).max(1)
-    return np.asarray(ok.mean()), count, mean, squares, low, high
+def neighbours(place_T4: Whole) -> list[Whole]:
+    """The tiles (positions) of one scene and one size whose corners lie in one block of it, group by group."""
+    scene_T, row_T, col_T, size_T = place_T4.T
+    key_T4 = np.stack([scene_T, size_T, row_T // BLOCK, col_T // BLOCK], axis=1)
+    order_T = np.lexsort(key_T4.T[::-1])
+    changes = np.flatnonzero((np.diff(key_T4[order_T], axis=0) != 0).any(axis=1)) + 1
+    return [group for group in np.split(order_T, changes) if len(group)]
+
+
+def read_together(
+    source: Source, place_T4: Whole, group_G: Whole
+) -> Iterator[tuple[Whole, NDArray[np.float32], NDArray[np.bool_]]]:
+    """Some of the tiles of a group of `neighbours` at a time: positions (T), pixels and validity (C, T, H, W).
+
+    Where they cover less ground together than one by one, that ground is read once.
+    """
+    scene = source.scenes[int(place_T4[group_G[0], 0])]
+    size = int(place_T4[group_G[0], 3])
+    corner_G2 = place_T4[group_G, 1:3]
+    top, left = corner_G2.min(axis=0).tolist()
+    height, width = (np.ptp(corner_G2, axis=0) + size).tolist()
+    if height * width > len(group_G) * size**2 or height * width * len(source.bands) > MOST_VALUES:
+        for position, (row, col) in zip(group_G, corner_G2.tolist(), strict=True):
+            pixels_CHW, valid_CHW = read(source, scene, Window(row, col, size, size))
+            yield np.array([position]), pixels_CHW[:, None], valid_CHW[:, None]
+        return
+    pixels_CHW, valid_CHW = read(source, scene, Window(top, left, height, width))
+    pixels_CYXHW = sliding_window_view(pixels_CHW, (size, size), axis=(1, 2))
+    valid_CYXHW = sliding_window_view(valid_CHW, (size, size), axis=(1, 2))
+    step = max(1, AT_ONCE // (len(source.bands) * size**2))
+    for start in range(0, len(group_G), step):
+        row_T, col_T = (corner_G2[start : start + step] - (top, left)).T
+        yield group_G[start : start + step], pixels_CYXHW[:, row_T, col_T], valid_CYXHW[:, row_T, col_T]
+
+
+def _moments(pixels_CTHW: NDArray[np.float32], valid_CTHW: NDArray[np.bool_]) -> tuple[NDArray[np.float64], ...]:
+    """Of each tile the valid share (T), and per band (T, C) count, mean, sum of squares about it, minimum and maximum
+    (infinite where empty).
+    """
+    shape_CTP = (*pixels_CTHW.shape[:2], -1)
+    flat = pixels_CTHW.reshape(shape_CTP).astype(np.float64, order="C")  # so that each sum is in the order of pixels
+    ok = np.ascontiguousarray(valid_CTHW.reshape(shape_CTP))
+    count = ok.sum(2).astype(np.float64)
+    mean = np.where(ok, flat, 0).sum(2) / np.maximum(count, 1)
+    squares = np.where(ok, (flat - mean[:, :, None]) ** 2, 0).sum(2)
+    low, high = np.where(ok, flat, np.inf).min(2), np.where(ok, flat, -np.inf).max(2)
+    return ok.mean(axis=(0, 2)), count.T, mean.T, squares.T, low.T, high.T
 
 
 def _load(path: Path, name: str) -> Survey | None:
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return Survey(**{array: stored[array] for array in _ARRAYS}, digest=name)
+            pixels = stored.get(PIXELS)
+            return Survey(**{array: stored[array] for array in _ARRAYS}, digest=name, pixel_valid_T=pixels)
     except (OSError, ValueError, KeyError):
         return None
 
 
 def _store(path: Path, measured: Survey) -> None:
     """Keep the survey; a cache that cannot be written costs time later and nothing else."""
+    arrays: dict[str, Any] = dict(zip(_ARRAYS, measured.arrays, strict=True))
+    if measured.pixel_valid_T is not None:
+        arrays[PIXELS] = measured.pixel_valid_T
     try:
         with publish_file(path) as temporary:
-            np.savez(temporary, **{name: getattr(measured, name) for name in _ARRAYS})
+            np.savez(temporary, **arrays)
     except StorageError:
         return

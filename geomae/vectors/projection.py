@@ -55,7 +55,7 @@ def extents(name: str, crs: str, points_N2: Floats, grids: Sequence[Grid | None]
     if not placed:
         return f"{name} lies at {_extent(points_N2)} ({crs_label(crs)}), and no scene has a CRS"
     own = str(placed[0].crs)
-    corners_N2 = np.concatenate([transform(str(grid.crs), own, _corners(grid)) for grid in placed])
+    corners_N2 = np.concatenate([transform(str(grid.crs), own, corners(grid)) for grid in placed])
     layer = f"{name} lies at {_extent(points_N2)} ({crs_label(crs)})"
     scenes = f"the scenes at {_extent(corners_N2)} ({crs_label(own)})"
     if crs == own:
@@ -64,7 +64,8 @@ def extents(name: str, crs: str, points_N2: Floats, grids: Sequence[Grid | None]
     return f"{layer}, which is {_extent(there)} there; {scenes}, which is {_extent(here)} in the other"
 
 
-def _corners(grid: Grid) -> Floats:
+def corners(grid: Grid) -> Floats:
+    """The corners (4, 2) of a grid in its CRS."""
     a, b, c, d, e, f = grid.transform
     pixels_42 = np.array([(0, 0), (grid.width, 0), (grid.width, grid.height), (0, grid.height)], dtype=np.float64)
     return np.stack([a * pixels_42[:, 0] + b * pixels_42[:, 1] + c, d * pixels_42[:, 0] + e * pixels_42[:, 1] + f], 1)

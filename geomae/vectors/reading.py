@@ -273,11 +273,13 @@ def _from_parquet(path: str) -> VectorLayer:
 
 def _iso(column: "pd.Series[Any]") -> NDArray[Any]:
     """The values of a column, dates as ISO text; times of midnight alone are dates, as pandas knows no dates."""
-    kind = column.dtype.kind
-    if kind != "M" and not column.map(lambda value: hasattr(value, "isoformat")).any():
-        return column.astype(object).to_numpy() if kind == "O" else column.to_numpy()
-    if kind != "M":
-        return np.array([one.isoformat() if hasattr(one, "isoformat") else one for one in column.tolist()], object)
+    import pandas as pd
+
+    if column.dtype.kind != "M":
+        values = column.to_numpy(dtype=object) if column.dtype.kind == "O" else column.to_numpy()
+        if pd.api.types.infer_dtype(column, skipna=True) in ("date", "datetime", "mixed"):
+            values = np.array([one.isoformat() if hasattr(one, "isoformat") else one for one in values], dtype=object)
+        return values
     zoned = getattr(column.dtype, "tz", None) is not None
     instants = column.dt.tz_convert("UTC").dt.tz_localize(None) if zoned else column
     days = not zoned and bool((instants.dropna() == instants.dropna().dt.normalize()).all())
@@ -329,9 +331,10 @@ def _plain(columns: dict[str, NDArray[Any]], length: int) -> "pd.DataFrame":
     """Columns of plain values as a table; those of anything else are left out."""
     import pandas as pd
 
-    kept = {
-        name: plain_values(pd.Series(values))
-        for name, values in columns.items()
-        if values.dtype.kind != "O" or not any(isinstance(one, (bytes, list, dict, np.ndarray)) for one in values)
-    }
+    kept = {}
+    for name, values in columns.items():
+        column = pd.Series(values)
+        nested = pd.api.types.infer_dtype(column, skipna=True) in ("mixed", "bytes")
+        if not nested or not any(isinstance(one, (bytes, list, dict, np.ndarray)) for one in values):
+            kept[name] = plain_values(column)
     return pd.DataFrame(kept, index=range(length))

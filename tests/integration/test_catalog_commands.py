@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import write_catalog
+from helpers import called, write_catalog
 
 from geomae.catalog import open_catalog, resolve_files
 from geomae.commands import catalog_init
@@ -269,3 +269,27 @@ def test_commands_on_a_catalogue_start_without_torch(command, work):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert (work / "described" / "summary.json").is_file()
+
+
+def test_check_counts_dates_and_labels_by_split_and_warns_of_few_groups(tmp_path):
+    """512 pixels of 10 m are some five blocks; the table is as wide as a terminal and not wider."""
+    entry = (
+        "{sample: {size: 128, scenes: 1}, tile: {size: 16}, split: {block_km: 0.4, fractions: {train: 0.7, test: 0.3}}}"
+    )
+    write_catalog(tmp_path, f"version: 1\ndatasets:\n  land: {entry}\n")
+    done = called("catalog", "check", "--out", "found", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    title, header, *rows = done.stdout[done.stdout.index("labels and dates of land") :].splitlines()
+    assert title.rstrip() == "labels and dates of land: tiles in blocks, 2021-06-07 to 2021-08-16"
+    assert header.split() == ["scenes", "all", "train", "test"]
+    table = {row.split()[0]: row.split()[1:] for row in rows[: rows.index("")]}
+    assert {"crop", "(none)", "2021-06", "2021-08", "tiles"} < set(table)
+    assert all(len(row) <= 100 for row in rows[: rows.index("")])
+    census = json.loads((tmp_path / "found/audit.json").read_text())["land"]["census"]
+    assert census["times"] == {"first": "2021-06-07", "last": "2021-08-16"}
+    crop = census["labels_by_split"]["crop"]["all"]
+    assert table["crop"][:4] == [str(crop["scenes"]), str(crop["tiles"]), "in", str(crop["groups"])]
+    assert (
+        f"an interval needs 10 blocks, and is left empty for fewer (test {census['tiles_by_split']['test']['groups']})"
+        in done.stderr
+    )

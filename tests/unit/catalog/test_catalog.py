@@ -41,7 +41,7 @@ def message(folder: Path, text: str) -> str:
             "6: datasets.hls: 'stac' is not built yet; download the items and name their files with `path`",
         ),
         ("    cube: x", "6: datasets.hls: 'cube' is not built yet"),
-        ("    label: {vector: x}", "6: datasets.hls.label: 'vector' is not built yet; burn it into a raster"),
+        ("    label: {vector: {path: x}}", "6: datasets.hls.label.vector: key 'column' is missing; add it"),
         ("    label: {raster: x}", "6: datasets.hls.label: labels from a raster need `classes`"),
         ("    label: {column: a, folder: true}", "keep one"),
         ("    args: {}", "6: datasets.hls: `args` belongs to `torchgeo: NAME`"),

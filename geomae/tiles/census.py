@@ -1,0 +1,164 @@
+"""How the tiles of a data set are spread over labels, months, splits and groups, and which claims that cannot carry.
+
+T tiles
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from geomae.tiles.index import TileIndex
+
+ALL = "all"
+NO_LABEL = "(none)"
+USUAL_SPLITS = ("train", "val", "test")
+MOST_CLASSES = 20  # more labels than that which are all numbers are measurements
+NAMED = 5  # classes that a warning names
+MONTH = re.compile(r"\d{4}-\d\d(?=-)")  # at the beginning of a time
+
+
+@dataclass(frozen=True)
+class Count:
+    """Tiles, the groups (or blocks) that they belong to, and the scenes in which they lie."""
+
+    tiles: int
+    groups: int
+    scenes: int
+
+
+BySplit = Mapping[str, Count]  # the split, or `all`; absent where there is no tile
+
+
+@dataclass(frozen=True)
+class Census:
+    """Counts of one data set.
+
+    `unit` says what is independent of the rest and counted as a group: `groups`, `blocks`, else `tiles`. `labels` are
+    sorted by their number of tiles, `(none)` last, and empty where no tile has one; of measurements there is only
+    `numbers`, the least and the largest. `months` (`2021-06`) are in order; `first` and `last` are times, None where
+    no scene has one.
+    """
+
+    unit: str
+    splits: tuple[str, ...]
+    total: BySplit
+    labels: Mapping[str, BySplit]
+    months: Mapping[str, BySplit]
+    numbers: tuple[float, float] | None = None
+    first: str | None = None
+    last: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as JSON."""
+        named = {"labels_by_split": self.labels, "months_by_split": self.months, "total": {ALL: self.total}}
+        tables = {
+            key: {name: {split: vars(count) for split, count in row.items()} for name, row in table.items()}
+            for key, table in named.items()
+        }
+        total = tables.pop("total")[ALL]
+        times = {"first": self.first, "last": self.last}
+        return {"unit": self.unit, "tiles_by_split": total, **tables, "label_range": self.numbers, "times": times}
+
+
+def take_census(index: TileIndex) -> Census:
+    """Count the tiles of an index."""
+    has_groups, has_blocks = (bool(index.tiles[column].notna().any()) for column in ("group", "block"))
+    label_T = index.tiles["label"].tolist()
+    tiles = pd.DataFrame(
+        {
+            "split": index.tiles["split"].to_numpy(),
+            "scene": index.tiles["scene"].to_numpy(),
+            "group": index.independent_units(),
+            "label": [NO_LABEL if one is None or one != one else str(one) for one in label_T],
+            "total": ALL,
+        }
+    )
+    time_T = index.attributes["time"].tolist() if "time" in index.attributes else [None] * len(index)
+    times = [text if isinstance(text, str) and MONTH.match(text) else None for text in time_T]
+    tiles["month"] = [text[:7] if text else None for text in times]
+    known = sorted(text for text in times if text)
+    numbers = _range(set(tiles["label"]) - {NO_LABEL})
+    labels: dict[str, BySplit] = {}
+    if numbers is None and set(tiles["label"]) != {NO_LABEL}:
+        named = sorted(_counts(tiles, "label").items(), key=lambda row: (-row[1][ALL].tiles, row[0]))
+        labels = dict(sorted(named, key=lambda row: row[0] == NO_LABEL))  # what has no label comes last
+    return Census(
+        unit="groups" if has_groups else "blocks" if has_blocks else "tiles",
+        splits=_in_order(tiles["split"].unique().tolist()),
+        total=_counts(tiles, "total")[ALL],
+        labels=labels,
+        months=dict(sorted(_counts(tiles, "month").items())),
+        numbers=numbers,
+        first=known[0] if known else None,
+        last=known[-1] if known else None,
+    )
+
+
+def warnings(census: Census, fewest: int) -> list[str]:
+    """What the counts cannot carry, in sentences; an interval needs `fewest` groups.
+
+    Splits other than train are those that are scored; without any, all tiles are, where they have labels.
+    """
+    classes = {name: row for name, row in census.labels.items() if name != NO_LABEL}
+    found = []
+    if census.unit != "tiles":
+        alone = [name for name, row in classes.items() if row[ALL].groups == 1]
+        if alone and census.total[ALL].groups > 1:
+            found.append(
+                f"{_listed(alone)}: all tiles of the class stand in one of the {census.unit}, so that a score for the "
+                "class may be one for the place; add places, or leave the class out"
+            )
+    if len(census.splits) > 1:
+        alone = [
+            f"{name} ({split})" for name, row in classes.items() for split in census.splits if set(row) == {ALL, split}
+        ]
+        if alone:
+            found.append(
+                f"{_listed(alone)}: the class stands in one split only, and is never tested or never learned; deal by "
+                "other groups or another seed"
+            )
+    scored = [split for split in census.splits if split != USUAL_SPLITS[0]]
+    if not scored and (classes or census.numbers):
+        scored = [ALL]
+    few = [f"{split} {census.total[split].groups}" for split in scored if census.total[split].groups < fewest]
+    if few:
+        found.append(
+            f"an interval needs {fewest} {census.unit}, and is left empty for fewer ({', '.join(few)}); hold out more, "
+            "or make groups or blocks smaller"
+        )
+    return found
+
+
+def _counts(tiles: pd.DataFrame, column: str) -> dict[str, dict[str, Count]]:
+    """Counts for each value of a column that is known, of all tiles and by split."""
+    found: dict[str, dict[str, Count]] = {}
+    for rows in (tiles.assign(split=ALL), tiles):
+        by_both = rows.groupby([column, "split"], sort=False)
+        figures = zip(by_both.size(), by_both["group"].nunique(), by_both["scene"].nunique(), strict=True)
+        for (value, split), counts in zip(by_both.size().index, figures, strict=True):
+            found.setdefault(str(value), {})[str(split)] = Count(*map(int, counts))
+    return found
+
+
+def _range(labels: set[str]) -> tuple[float, float] | None:
+    """Least and largest of labels that are measurements."""
+    if len(labels) <= MOST_CLASSES:
+        return None
+    try:
+        numbers = [float(one) for one in labels]
+    except ValueError:
+        return None
+    return min(numbers), max(numbers)
+
+
+def _in_order(splits: Sequence[str]) -> tuple[str, ...]:
+    first = [split for split in USUAL_SPLITS if split in splits]
+    return (*first, *sorted(set(splits) - set(first)))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{more}"

@@ -1,0 +1,74 @@
+"""How tiles are spread over labels, months, splits and groups: exact counts, and what they cannot carry."""
+
+import pandas as pd
+from tile_indexes import NoSurvey
+
+from geomae.tiles.census import Count, take_census, warnings
+from geomae.tiles.index import TileIndex
+
+
+def index(label, split, group=None, block=None, time=None):
+    """Tiles of two per scene; everything but label and split may be unknown."""
+    unknown = [None] * len(label)
+    tiles = pd.DataFrame(
+        {"tile_id": [f"t{i}" for i in range(len(label))], "scene": [i // 2 for i in range(len(label))]}
+        | {"label": label, "split": split, "group": group or unknown, "block": block or unknown}
+    )
+    attributes = pd.DataFrame({"time": time} if time else {}, index=tiles.index)
+    return TileIndex("d", None, tiles, attributes, (), None, NoSurvey())
+
+
+def test_tiles_groups_and_scenes_are_counted_by_label_and_split():
+    found = take_census(
+        index(
+            ["tree", "tree", "tree", "crop", None, "tree"],
+            ["train", "train", "test", "train", "test", "test"],
+            group=["a", "b", "c", "a", "c", "c"],
+        )
+    )
+    assert (found.unit, found.splits) == ("groups", ("train", "test"))
+    assert list(found.labels) == ["tree", "crop", "(none)"]
+    assert found.labels["tree"] == {"all": Count(4, 3, 3), "train": Count(2, 2, 1), "test": Count(2, 1, 2)}
+    assert found.labels["crop"] == {"all": Count(1, 1, 1), "train": Count(1, 1, 1)}
+    assert found.total == {"all": Count(6, 3, 3), "train": Count(3, 2, 2), "test": Count(3, 1, 2)}
+    assert (found.months, found.first, found.numbers) == ({}, None, None)
+    assert found.to_dict()["labels_by_split"]["crop"]["train"] == {"tiles": 1, "groups": 1, "scenes": 1}
+
+
+def test_months_come_from_days_and_instants():
+    times = ["2021-06-30", "2021-06-07T10:00:31Z", None, "2020-12-01"]
+    found = take_census(index([None] * 4, ["train"] * 4, time=times))
+    assert (found.unit, found.first, found.last) == ("tiles", "2020-12-01", "2021-06-30")
+    assert {month: row["all"] for month, row in found.months.items()} == {
+        "2020-12": Count(1, 1, 1),
+        "2021-06": Count(2, 2, 1),
+    }
+    assert found.labels == {} and warnings(found, 10) == []
+
+
+def test_many_numbers_are_measurements_and_few_are_classes():
+    many = take_census(index([str(number / 10) for number in range(30)], ["train"] * 30))
+    assert (many.labels, many.numbers) == ({}, (0.0, 2.9))
+    few = take_census(index(["1", "2"] * 15, ["train"] * 30))
+    assert (list(few.labels), few.numbers) == (["1", "2"], None)
+
+
+def test_what_the_counts_cannot_carry_is_said():
+    found = take_census(
+        index(
+            ["tree", "tree", "crop", "crop", "bare", "bare"],
+            ["train", "test", "train", "test", "train", "train"],
+            block=["1", "2", "3", "3", "1", "2"],
+        )
+    )
+    place, split, few = warnings(found, 10)
+    assert place.startswith("crop: all tiles of the class stand in one of the blocks")
+    assert split.startswith("bare (train): the class stands in one split only")
+    assert few.startswith("an interval needs 10 blocks, and is left empty for fewer (test 2)")
+    assert len(warnings(found, 2)) == 2
+
+
+def test_without_splits_all_tiles_that_have_labels_are_scored():
+    groups = [str(number % 12) for number in range(24)]
+    assert warnings(take_census(index(["a", "b"] * 12, ["train"] * 24, group=groups)), 13) != []
+    assert warnings(take_census(index(["a", "a", "b"] * 8, ["train"] * 24, group=groups)), 12) == []
