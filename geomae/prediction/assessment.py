@@ -201,7 +201,7 @@ def read_sample(path: Path, record: PredictorRecord, jobs: Sequence[MapJob], out
     points_N2 = shapely.get_coordinates(layer.geometries)
     if len(points_N2) != len(layer):
         raise ConfigError(f"{where}: {len(layer) - len(points_N2)} rows are no single point; leave them out")
-    map_N, scene_N = _on_maps(points_N2, layer.crs, record, jobs, out, where)
+    map_N = _on_maps(points_N2, layer.crs, record, jobs, out, where)
     if STRATUM not in columns:
         return Sample(where, map_N, reference_N, map_N, record.classes)
     texts = [str(one) for one in layer.columns[STRATUM].tolist()]
@@ -236,8 +236,8 @@ def _classes(values: Sequence[Any], record: PredictorRecord, where: str) -> Code
 
 def _on_maps(
     points_N2: Floats, crs: str, record: PredictorRecord, jobs: Sequence[MapJob], out: Path, where: str
-) -> tuple[Codes, Codes]:
-    """Class of the map and job (N) under each point; of several maps the first that has a class there."""
+) -> Codes:
+    """Class of the map (N) under each point; of several maps the first that has a class there."""
     class_N, job_N = np.full(len(points_N2), -1), np.full(len(points_N2), -1)
     inside: list[str] = []
     for number, job in enumerate(jobs):
@@ -266,7 +266,7 @@ def _on_maps(
             f"{where}: {len(inside)} of {len(points_N2)} points lie in tiles that the model learned from "
             f"({', '.join(inside[:SHOWN])}); leave them out: they would tell how well it remembers"
         )
-    return class_N, job_N
+    return class_N
 
 
 def _pixels_of(affine: Sequence[float], points_N2: Floats) -> tuple[Floats, Floats]:

@@ -16,8 +16,9 @@ from geomae.prediction.record import PredictorRecord, colours_of
 def label_codes(catalog: Catalog, dataset: str, classes: Sequence[str]) -> tuple[int | None, ...]:
     """The code that each class has in the label raster of a data set (the lowest of several), or None."""
     label = catalog.entry(dataset).label
+    classes_of = (label.classes or {}) if label is not None and label.raster else {}
     code_of: dict[str, int] = {}
-    for code, name in sorted((label.classes or {}).items()) if label is not None and label.raster else ():
+    for code, name in sorted((int(code), name) for code, name in classes_of.items()):
         code_of.setdefault(name, code)
     return tuple(code_of.get(name) for name in classes)
 

@@ -21,6 +21,7 @@ from geomae.rasters import Grid, Window, read, scene_grid
 from geomae.rasters.grids import scene_layout
 from geomae.tiles.reader import ahead
 
+TINY = np.float32(1e-30)  # below any weight: a cell that no window reached is 0
 STRIP_PX = 256  # rows of a strip, which is what a run goes on from
 CHUNK_BYTES = 96 * 1024**2  # of pixels that are read at a time; a whole row of blocks where that is not more
 
@@ -250,7 +251,7 @@ class _Canvas:
         self._grow(cells.stop)
         weight_rq, valid_rq = self._weight[:rows, :cols], self._valid[:rows, :cols]
         sums = np.zeros((0, rows, cols), np.float32) if self._sums is None else self._sums[:, :rows, :cols]
-        value_Krq = sums / np.where(weight_rq > 0, weight_rq, np.float32(1))
+        value_Krq: Floats = np.asarray(sums / np.maximum(weight_rq, TINY), dtype=np.float32)
         self._weight, self._valid = self._weight[rows:], self._valid[rows:]
         self._sums = None if self._sums is None else self._sums[:, rows:].copy()
         self._first = cells.stop
