@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from geomae.catalog import Catalog, Selector, parse_selector
+from geomae.catalog import Catalog, Condition, Selector, parse_selector
 from geomae.catalog.splits import TRAIN
 from geomae.config import Frozen
 from geomae.errors import ConfigError, GeomaeError, nearest
@@ -193,7 +193,7 @@ def _possible(name: str, whole: Selection, catalog: Catalog) -> Iterator[tuple[s
     domains = sorted(set(columns["domain"][labelled & (columns["split"] == TRAIN)].tolist()))
     if len(domains) == 2 and not _raster(catalog, name):
         for one, other in (domains, reversed(domains)):
-            source, target = (Selector(name, (("domain", value),), TRAIN) for value in (one, other))
+            source, target = (Selector(name, (Condition("domain", "=", (value,)),), TRAIN) for value in (one, other))
             yield f"{name} {one} to {other}", source, [target]
 
 

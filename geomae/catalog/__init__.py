@@ -5,7 +5,6 @@ from geomae.catalog.band_order import Placement, StoredOrder
 from geomae.catalog.catalog import BandFile, Catalog, Scene, Source, open_catalog
 from geomae.catalog.filters import Filter, parse_filter
 from geomae.catalog.schema import (
-    Column,
     DatasetEntry,
     Group,
     Label,
@@ -19,7 +18,9 @@ from geomae.catalog.schema import (
     Windows,
     json_schema,
 )
-from geomae.catalog.selectors import Selector, condition_mask, parse_selector, resolve_selectors
+from geomae.catalog.schema_forms import Column
+from geomae.catalog.schema_times import Months, Time
+from geomae.catalog.selectors import Condition, Selector, condition_mask, parse_selector, resolve_selectors
 from geomae.catalog.sources import band_units, resolve_files, scenes_from_paths, source_from_paths
 from geomae.catalog.splits import LEFT_OUT, block_splits, group_splits, hold_out, random_splits
 from geomae.catalog.stored_bands import DescribeBands, in_own_order
@@ -29,12 +30,14 @@ __all__ = [
     "BandFile",
     "Catalog",
     "Column",
+    "Condition",
     "DatasetEntry",
     "DescribeBands",
     "Filter",
     "Group",
     "Label",
     "Mask",
+    "Months",
     "Placement",
     "Points",
     "Sample",
@@ -45,6 +48,7 @@ __all__ = [
     "StoredOrder",
     "Table",
     "Tile",
+    "Time",
     "Torchgeo",
     "Windows",
     "band_units",

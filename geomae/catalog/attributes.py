@@ -13,7 +13,9 @@ import numpy as np
 from geomae.catalog.catalog import Catalog, Scene
 from geomae.catalog.filters import Columns, MaskN, is_missing, parse_filter
 from geomae.catalog.paths import require_file
-from geomae.catalog.schema import Column, DatasetEntry, Windows
+from geomae.catalog.schema import DatasetEntry, Windows
+from geomae.catalog.schema_forms import Column
+from geomae.catalog.times import column_remedy
 from geomae.errors import CatalogError, nearest
 
 if TYPE_CHECKING:
@@ -136,14 +138,18 @@ def tile_columns(entry: DatasetEntry) -> dict[str, tuple[tuple[str, ...], str]]:
 
 
 def require_columns(catalog: Catalog, dataset: str, known: Collection[str]) -> None:
-    """Check that every column that label, split, group, places and domain name is `known`.
+    """Check that every column that label, split, group, places, time and domain name is `known`.
 
     Raises CatalogError with the line and the nearest known column.
     """
-    for keys, column in tile_columns(catalog.entry(dataset)).values():
+    entry = catalog.entry(dataset)
+    wanted = list(tile_columns(entry).values())
+    if entry.time is not None and entry.time.column is not None:
+        wanted.append((("time", "column"), entry.time.column))
+    for keys, column in wanted:
         if column not in known:
             raise CatalogError(
-                f"{catalog.place(dataset, *keys)}: there is no column {column!r}; {nearest(column, known)}"
+                f"{catalog.place(dataset, *keys)}: there is no column {column!r}; {column_remedy(column, known)}"
             )
 
 

@@ -21,7 +21,8 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from geomae.errors import CatalogError, nearest
+from geomae.catalog.times import TIME, column_remedy, period
+from geomae.errors import CatalogError
 
 MaskN = NDArray[np.bool_]
 Columns = Mapping[str, NDArray[Any]]  # attributes by name, each of N rows
@@ -39,6 +40,7 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 KINDS = {"b": "true or false", "i": "numbers", "u": "numbers", "f": "numbers", "U": "text", "T": "text"}
 LONGEST = 10_000  # characters; a filter is written by hand
 DEEPEST = 50  # brackets and `not` within each other
+MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}  # what says the same with the sides exchanged
 COMPARISONS = frozenset(("==", "!=", "<", "<=", ">", ">="))
 CONSTANTS: dict[str, Literal] = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
 RESERVED = frozenset(("and", "or", "not", "in"))
@@ -83,8 +85,14 @@ class Comparison:
         """Rows for which the comparison holds."""
         left = _values(self.left, columns)
         if isinstance(self.right, tuple):
+            if self.left == Name(TIME):
+                return times_contained(left, self.right, negated=self.sign == "not in")
             return contained(left, self.right, negated=self.sign == "not in")
+        if isinstance(self.right, str) and self.left == Name(TIME):
+            return within_time(left, self.sign, self.right)
         right = _values(self.right, columns)
+        if isinstance(self.left, str) and self.right == Name(TIME):
+            return within_time(right, MIRRORED.get(self.sign, self.sign), self.left)
         if self.left is None or self.right is None:
             absent_N = missing(left[1] if self.right is None else right[1])
             return absent_N if self.sign == "==" else ~absent_N
@@ -141,6 +149,37 @@ def compare(left: Operand, sign: str, right: Operand) -> MaskN:
     return result_N
 
 
+def within_time(times: Operand, sign: str, text: str) -> MaskN:
+    """`times sign text` for times (see `times`) and a year, month, day or second, which stands for all of itself.
+
+    So `time <= 2021-04` holds on the last day of April, and `time == 2021-04-03` all that day. Raises TypeError for a
+    text that is none.
+    """
+    try:
+        first, after = (_text_operand(one) for one in period(text))
+    except ValueError as error:
+        raise TypeError(f"{text!r} {error}") from error
+    if sign in ("==", "!="):
+        inside_N = compare(times, ">=", first) & compare(times, "<", after)
+        return inside_N if sign == "==" else ~inside_N & ~missing(times[1])
+    order, bound = {"<": ("<", first), "<=": ("<", after), ">": (">=", after), ">=": (">=", first)}[sign]
+    return compare(times, order, bound)
+
+
+def times_contained(times: Operand, values: Sequence[Literal], *, negated: bool) -> MaskN:
+    """As `contained`, with texts that stand for all of a year, month, day or second."""
+    others = [value for value in values if not isinstance(value, str)]
+    member_N = contained(times, others, negated=False)
+    for value in values:
+        if isinstance(value, str):
+            member_N |= within_time(times, "==", value)
+    return member_N if not negated else ~member_N & ~missing(times[1])
+
+
+def _text_operand(text: str) -> Operand:
+    return repr(text), np.array([text], dtype=object)
+
+
 def contained(left: Operand, values: Sequence[Literal], *, negated: bool) -> MaskN:
     """Rows whose value is one of `values`, or with `negated` none of them; null among them stands for missing."""
     absent_N = missing(left[1])
@@ -177,7 +216,7 @@ class Filter:
         whether a value is missing. Raises CatalogError for an unknown column and for values that cannot be compared.
         """
         for name in sorted(self.names - set(columns)):
-            raise CatalogError(f"{self.text!r}: there is no column {name!r}; {nearest(name, columns)}")
+            raise CatalogError(f"{self.text!r}: there is no column {name!r}; {column_remedy(name, columns)}")
         try:
             return self.tree.mask(columns)
         except TypeError as error:

@@ -3,66 +3,29 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from geomae.catalog.filters import parse_filter
-from geomae.config import Frozen, refuse
+from geomae.catalog.schema_forms import (
+    Column,
+    Number,
+    Share,
+    Strict,
+    Text,
+    Whole,
+    list_or_value,
+    mapping_list_or_value,
+    mapping_or_list,
+    mapping_or_value,
+)
+from geomae.catalog.schema_times import Domain, Time
+from geomae.config import refuse
 from geomae.errors import CatalogError, nearest
 from geomae.sensors import UNITS
 
 NAME_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9._-]*"  # of data sets and splits: what a selector and a folder's name can hold
 ALL = "all"  # the split of a selector that takes every tile
 SUM_TOLERANCE = 0.02  # thirds are written as 0.33
-
-Whole = Annotated[int, Field(strict=True)]
-Number = Annotated[float, Field(strict=True)]
-Share = Annotated[Number, Field(ge=0, le=1)]
-Text = Annotated[str, Field(min_length=1)]
-
-
-class Strict(Frozen):
-    """A mapping of the catalogue; keys that are not known, or not built yet, are refused before anything else."""
-
-    reserved: ClassVar[Mapping[str, str]] = {}  # keys of the format that are not built, with what to use instead
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        known = [field.alias or name for name, field in cls.model_fields.items()]
-        for key in values:
-            if key in cls.reserved:
-                refuse(f"{key!r} is not built yet; {cls.reserved[key]}", key)
-            if key not in known:
-                refuse(f"unknown key {key!r}; {nearest(str(key), known)}", key)
-        return values
-
-
-def mapping_or_value(value: object) -> str:
-    """Choose the branch of a union by the form in which a key is written."""
-    return "mapping" if isinstance(value, (dict, BaseModel)) else "value"
-
-
-def mapping_or_list(value: object) -> str:
-    """Choose the branch of a union by the form in which a key is written."""
-    return "mapping" if isinstance(value, dict) else "list"
-
-
-def points_or_table(value: object) -> str:
-    """Choose between the two forms of `windows` by the key that only one of them has."""
-    has_points = "points" in value if isinstance(value, dict) else isinstance(value, Points)
-    return "from points" if has_points else "from table"
-
-
-def list_or_value(value: object) -> str:
-    """Choose the branch of a union by the form in which a key is written."""
-    return "list" if isinstance(value, (list, tuple)) else "value"
-
-
-def mapping_list_or_value(value: object) -> str:
-    """Choose the branch of a union by the form in which a key is written."""
-    return mapping_or_list(value) if isinstance(value, (dict, list, tuple)) else "value"
 
 
 def _checked_fractions(fractions: dict[str, float]) -> dict[str, float]:
@@ -89,12 +52,6 @@ def _checked_filter(text: str) -> str:
     except CatalogError as error:
         refuse(str(error))
     return text
-
-
-class Column(Strict):
-    """A column of the attributes."""
-
-    column: Text = Field(description="name of a column of `table` or `windows`")
 
 
 class Tile(Strict):
@@ -238,7 +195,12 @@ class Sample(Strict):
     scenes: Annotated[Whole, Field(ge=1, le=64)] = Field(2, description="number of scenes of each domain")
 
 
-Domain = Annotated[Annotated[Column, Tag("mapping")] | Annotated[Text, Tag("value")], Discriminator(mapping_or_value)]
+def points_or_table(value: object) -> str:
+    """Choose between the two forms of `windows` by the key that only one of them has."""
+    has_points = "points" in value if isinstance(value, dict) else isinstance(value, Points)
+    return "from points" if has_points else "from table"
+
+
 WindowsEntry = Annotated[
     Annotated[Points, Tag("from points")] | Annotated[Windows, Tag("from table")], Discriminator(points_or_table)
 ]
@@ -306,11 +268,12 @@ class DatasetEntry(Strict):
     tile: Tile | None = None
     windows: WindowsEntry | None = None
     table: Table | None = None
+    time: Time | None = None
     label: Label | None = None
     split: Split | None = None
     group: Group | None = None
     places: Column | None = Field(None, description="column that is equal where scenes show the same ground")
-    domain: Domain | None = Field(None, description="a name, or a column")
+    domain: Domain | None = Field(None, description="a name, a column, or months by name")
     where: Annotated[Text, AfterValidator(_checked_filter)] | None = Field(None, description="filter over attributes")
     remote: bool = Field(False, description="allow s3, gs, https and downloads")
     outside: bool = Field(False, description="allow paths that leave the catalogue's folder")

@@ -1,34 +1,75 @@
-"""Selectors: `NAME`, `NAME@split`, `NAME[column=value,...]`, or both, choose tiles of a data set."""
+"""Selectors: `NAME`, `NAME@split`, `NAME[conditions]`, or both, choose tiles of a data set.
+
+A condition is `column=value`, also `!=`, `<`, `<=`, `>`, `>=`, or `column in value|value`. What holds signs is quoted.
+"""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
 from geomae.catalog.catalog import Catalog
-from geomae.catalog.filters import Columns, MaskN, missing
+from geomae.catalog.filters import (
+    Columns,
+    Comparison,
+    Literal,
+    MaskN,
+    Name,
+    is_missing,
+    missing,
+    times_contained,
+)
 from geomae.catalog.schema import ALL, NAME_PATTERN
-from geomae.errors import CatalogError, nearest
+from geomae.catalog.times import TIME, column_remedy
+from geomae.errors import CatalogError
 
-FORM = "write NAME, NAME@split or NAME[column=value,column2=value2]@split"
+FORM = "write NAME, NAME@split or NAME[column=value,column2>=value2,column3 in a|b]@split"
+SIGNS = {"=": "==", "!=": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}  # with what filters write
+IN, OR = "in", "|"
 QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
-PLAIN = r"[^\s'\"\\\[\]=,@](?:[^'\"\\\[\]=,@]*[^\s'\"\\\[\]=,@])?"  # without quotes: no signs, no space at the ends
+
+
+def _plain(others: str) -> str:
+    """What stands without quotes: none of the signs that end it, of which there may be others; no space at the ends."""
+    sign = rf"'\"\\\[\]=,@{others}"
+    return rf"[^\s{sign}](?:[^{sign}]*[^\s{sign}])?"
+
+
+PLAIN = {name: re.compile(_plain(others), re.DOTALL) for name, others in (("column", "<>!"), ("value", ""), (IN, OR))}
+ATOMS = {name: re.compile(rf"\s*({QUOTED}|{one.pattern})\s*", re.DOTALL) for name, one in PLAIN.items()}
 NAME = re.compile(NAME_PATTERN)
-ATOM = re.compile(rf"\s*({QUOTED}|{PLAIN})\s*", re.DOTALL)
+SIGN = re.compile(r"<=|>=|!=|=|<|>")
+WORD_IN = re.compile(r"(?<=\s)in(?=\s|$)")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a column must be: `sign` is one of SIGNS, with one value, or `in`, with one or several."""
+
+    column: str
+    sign: str
+    values: tuple[str, ...]
+
+    def __str__(self) -> str:
+        if self.sign != IN:
+            return f"{_written(self.column, 'column')}{self.sign}{_written(self.values[0])}"
+        column = _quoted(self.column) if WORD_IN.search(f" {self.column}") else _written(self.column, "column")
+        return f"{column} in {OR.join(_written(one, IN) for one in self.values)}"
 
 
 @dataclass(frozen=True)
 class Selector:
-    """Tiles of `dataset` in `split` (`all`: in any) that meet every one of `conditions`, pairs of column and value."""
+    """Tiles of `dataset` in `split` (`all`: in any) that meet every one of `conditions`."""
 
     dataset: str
-    conditions: tuple[tuple[str, str], ...] = ()
+    conditions: tuple[Condition, ...] = ()
     split: str | None = None
 
     def __str__(self) -> str:
-        listed = ",".join(f"{_written(column)}={_written(value)}" for column, value in self.conditions)
+        listed = ",".join(map(str, self.conditions))
         return f"{self.dataset}{f'[{listed}]' if listed else ''}{f'@{self.split}' if self.split else ''}"
 
 
@@ -38,7 +79,7 @@ def parse_selector(text: str) -> Selector:
     if match is None:
         _refuse(text, 0, "should begin with the name of a data set")
     dataset, at = match.group(), match.end()
-    conditions: list[tuple[str, str]] = []
+    conditions: list[Condition] = []
     if text[at : at + 1] == "[":
         at = _read_conditions(text, at, conditions)
     split = None
@@ -80,20 +121,54 @@ def resolve_selectors(
 def condition_mask(selector: Selector, columns: Columns, length: int) -> MaskN:
     """Mask of the `length` rows of `columns` that meet every condition of `selector`; its split is not looked at.
 
-    A value is compared as text, with numbers as a number; a missing value meets no condition. Raises CatalogError for
-    an unknown column.
+    A value is compared as text, with numbers as a number; with `time`, a year, month or day stands for all of itself. A
+    missing value meets no condition. Raises CatalogError for an unknown column and for values that have no order.
     """
     result_N = np.ones(length, dtype=bool)
-    for column, value in selector.conditions:
-        if column not in columns:
-            raise CatalogError(f"selector {str(selector)!r}: there is no column {column!r}; {nearest(column, columns)}")
-        values_N = np.asarray(columns[column])
-        present_N = ~missing(values_N)
-        wanted = _number(value)
-        for index in np.flatnonzero(present_N & result_N):
-            present_N[index] = _equals(values_N[index], value, wanted)
-        result_N &= present_N
+    for condition in selector.conditions:
+        name = condition.column
+        if name not in columns:
+            raise CatalogError(
+                f"selector {str(selector)!r}: there is no column {name!r}; {column_remedy(name, columns)}"
+            )
+        try:
+            result_N &= _meets(condition, np.asarray(columns[name]))
+        except TypeError as error:
+            raise CatalogError(f"selector {str(selector)!r}: {error}") from error
     return result_N
+
+
+def _meets(condition: Condition, values_N: NDArray[Any]) -> MaskN:
+    """Rows that meet a condition. Raises TypeError, for people, for values that do not compare."""
+    name, sign = condition.column, condition.sign
+    if name == TIME and sign == IN:
+        return times_contained((f"column {name!r}", values_N), condition.values, negated=False)
+    if name == TIME or sign not in ("=", "!=", IN):
+        wanted: Literal = condition.values[0]
+        if name != TIME and (values_N.dtype.kind in "iuf" or _holds_numbers(values_N)):
+            wanted = _number(condition.values[0])
+            if wanted is None:
+                raise TypeError(f"{name!r} holds numbers, and {condition.values[0]!r} is none; write a number")
+        return Comparison(Name(name), SIGNS[sign], wanted).mask({name: values_N})
+    present_N = ~missing(values_N)
+    equal_N = np.zeros(len(values_N), dtype=bool)
+    pairs = [(value, _number(value)) for value in condition.values]
+    known: dict[Any, bool] = {}
+    for index in np.flatnonzero(present_N):
+        stored = values_N[index]
+        key = (type(stored), stored)
+        if key not in known:
+            known[key] = any(_equals(stored, *pair) for pair in pairs)
+        equal_N[index] = known[key]
+    return present_N & ~equal_N if sign == "!=" else equal_N
+
+
+def _holds_numbers(values_N: NDArray[Any]) -> bool:
+    """Whether the first value that is there is a number."""
+    if values_N.dtype.kind != "O":
+        return False
+    first = next((value for value in values_N if not is_missing(value)), None)
+    return isinstance(first, (int, float, np.number)) and not isinstance(first, (bool, np.bool_))
 
 
 def _equals(stored: object, value: str, wanted: float | None) -> bool:
@@ -111,36 +186,70 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _read_conditions(text: str, at: int, conditions: list[tuple[str, str]]) -> int:
+def _read_conditions(text: str, at: int, conditions: list[Condition]) -> int:
     """Append the conditions between the brackets, of which the first stands at `at`; returns the place after them."""
     while True:
-        column, at = _read_atom(text, at + 1, "a column")
-        if text[at : at + 1] != "=":
-            _refuse(text, at, f"should have = after the column {column!r}")
-        value, at = _read_atom(text, at + 1, f"a value for {column!r} (quote what holds signs or is empty)")
-        if not column or column in dict(conditions):
-            _refuse(text, at, f"names the column {column!r} twice" if column else "names a column without a name")
-        conditions.append((column, value))
+        one, at = _read_condition(text, at + 1)
+        if one.sign == "=" and any((one.column, "=") == (other.column, other.sign) for other in conditions):
+            _refuse(text, at, f"names the column {one.column!r} twice")
+        conditions.append(one)
         if text[at : at + 1] == "]":
             return at + 1
         if text[at : at + 1] != ",":
             _refuse(text, at, "should have , or ] after a condition")
 
 
-def _read_atom(text: str, at: int, expected: str) -> tuple[str, int]:
-    match = ATOM.match(text, at)
+def _read_condition(text: str, at: int) -> tuple[Condition, int]:
+    start = at
+    column, at = _read_atom(text, start, "a column", "column")
+    sign = SIGN.match(text, at)
+    expected = "a value for {!r} (quote what holds signs or is empty)"
+    if sign is not None:
+        if not column:
+            _refuse(text, at, "names a column without a name")
+        value, at = _read_atom(text, sign.end(), expected.format(column))
+        return Condition(column, sign.group(), (value,)), at
+    word, after = _word_in(text, start, at)
+    if word is None:
+        _refuse(text, at, f"should have {', '.join(SIGNS)} or {IN} after the column {column!r}")
+    values: list[str] = []
+    while not values or text[after : after + 1] == OR:
+        value, after = _read_atom(text, after + bool(values), expected.format(word), IN)
+        values.append(value)
+    return Condition(word, IN, tuple(values)), after
+
+
+def _word_in(text: str, start: int, end: int) -> tuple[str | None, int]:
+    """The column before the word `in`, where one stands, and the place after that word.
+
+    A column without quotes was read up to `end` with the word and what follows it: it may hold the word itself.
+    """
+    quoted = re.compile(rf"\s*({QUOTED})\s*", re.DOTALL).match(text, start)
+    word = WORD_IN.search(f" {text[end:]}"[:4]) if quoted else WORD_IN.search(text, start, end)
+    if word is None:
+        return None, end
+    if quoted:
+        return _unquoted(quoted.group(1)), end + len(IN)
+    return text[start : word.start()].strip(), word.end()
+
+
+def _read_atom(text: str, at: int, expected: str, kind: str = "value") -> tuple[str, int]:
+    match = ATOMS[kind].match(text, at)
     if match is None:
         _refuse(text, at, f"should have {expected}")
-    written = match.group(1)
-    if written[0] in "'\"":
-        written = re.sub(r"\\(.)", r"\1", written[1:-1], flags=re.DOTALL)
-    return written, match.end()
+    return _unquoted(match.group(1)), match.end()
 
 
-def _written(text: str) -> str:
+def _unquoted(written: str) -> str:
+    return re.sub(r"\\(.)", r"\1", written[1:-1], flags=re.DOTALL) if written[0] in "'\"" else written
+
+
+def _written(text: str, kind: str = "value") -> str:
     """Bare where that is unambiguous, else in single quotes."""
-    if re.fullmatch(PLAIN, text):
-        return text
+    return text if PLAIN[kind].fullmatch(text) else _quoted(text)
+
+
+def _quoted(text: str) -> str:
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
 

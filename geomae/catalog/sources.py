@@ -17,6 +17,7 @@ from geomae.catalog.paths import (
     require_file,
     static_folder,
 )
+from geomae.catalog.scene_times import with_scene_times
 from geomae.catalog.schema import DatasetEntry
 from geomae.catalog.stored_bands import (
     DescribeBands,
@@ -189,7 +190,7 @@ def _source(
     entry = catalog.entry(dataset)
     _check_baselines(catalog, dataset, sensor, scenes)
     unit, scale_C, offset_C = scaling(catalog, dataset, sensor, stored.bands)
-    scenes = attach_table(catalog, dataset, _with_labels(catalog, dataset, scenes))
+    scenes = with_scene_times(catalog, dataset, attach_table(catalog, dataset, _with_labels(catalog, dataset, scenes)))
     scenes = _with_masks(catalog, dataset, scenes, stored, describe_bands)
     order, layer = stored.order, entry.mask.band if entry.mask else None
     if order is not None and isinstance(layer, str) and scenes[0].mask is not None:

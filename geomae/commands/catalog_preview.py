@@ -18,7 +18,10 @@ TILES = 24  # of a sheet
 
 
 def preview(catalog: CatalogFile = None, dataset: Datasets = None, out: Out = None, quiet: Quiet = False) -> None:
-    """Draw preview.png, tiles spread over a data set; of several, preview_NAME.png each, the first as preview.png."""
+    """Draw preview.png, tiles spread over a data set, with the points or polygons that label them.
+
+    Of several data sets preview_NAME.png each, the first as preview.png; with polygons only tiles that these touch.
+    """
     exit_with(lambda: run(CommonOptions(catalog=catalog, out=out, quiet=quiet), dataset or ()))
 
 
@@ -38,6 +41,7 @@ def run(common: CommonOptions, datasets: Sequence[str]) -> int:
     from geomae.rasters import Window, read
     from geomae.reports.figures import contact_sheet
     from geomae.runtime.console import Screen
+    from geomae.tiles.marks import tile_marks, with_marks
     from geomae.tiles.selection import build_indexes, evenly_spread
 
     screen = Screen(not common.quiet)
@@ -49,13 +53,16 @@ def run(common: CommonOptions, datasets: Sequence[str]) -> int:
     sheets: list[Path] = []
     for (name, index), stem in zip(chosen.items(), file_names(chosen), strict=True):
         tiles, source = [], index.source
-        drawn = index.tiles[["tile_id", "label", "scene", "row", "col", "size"]].iloc[evenly_spread(len(index), TILES)]
+        candidates = with_marks(index)
+        positions = candidates[evenly_spread(len(candidates), TILES)]
+        drawn = index.tiles[["tile_id", "label", "scene", "row", "col", "size"]].iloc[positions]
         for tile_id, label, scene, row, col, size in drawn.itertuples(index=False):
             pixels_CHW, valid_CHW = read(source, source.scenes[scene], Window(row, col, size, size))
             tiles.append((_tile_title(tile_id, label), pixels_CHW, valid_CHW))
         sheet = first if len(chosen) == 1 else folder / f"preview_{stem}.png"
         what = f"{name}: {len(tiles)} of {len(index)} tiles of {source.sensor}"
-        contact_sheet(sheet, tiles, source.bands, source.unit, what)
+        marks = [tile_marks(index, int(position)) for position in positions]
+        contact_sheet(sheet, tiles, source.bands, source.unit, what, marks)
         sheets.append(sheet)
         screen.result(f"{sheet}: {len(tiles)} of {len(index)} tiles")
     if first not in sheets:

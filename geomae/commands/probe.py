@@ -53,6 +53,7 @@ class ProbeOptions:
     min_class_rows: int = 1
     align: tuple[str, ...] = ()
     own_bands: bool = False
+    forest: bool = False
 
     def params(self) -> dict[str, Any]:
         """What decides the result, as JSON."""
@@ -63,6 +64,7 @@ class ProbeOptions:
             "min_class_rows": self.min_class_rows,
             "align": list(self.align),
             "own_bands": self.own_bands,
+            "forest": self.forest,
             "precision": self.common.precision,
             "device": self.common.device,
         }
@@ -87,6 +89,9 @@ def probe(
     no_baselines: Annotated[
         bool, typer.Option("--no-baselines", help="Leave statistics, rcf and random out of the table.")
     ] = False,
+    forest: Annotated[
+        bool, typer.Option("--forest", help="Add a random forest on tile statistics, or on spectra of pixels.")
+    ] = False,
     min_class_rows: Annotated[int, typer.Option(help="Average over classes with at least so many test tiles.")] = 1,
     layer: Layer = None,
     pooling: Pooling = None,
@@ -108,7 +113,7 @@ def probe(
     options = ProbeOptions(
         common=common, train=train, tests=tuple(test), encoders=tuple(encoder or ()), task=task, strength=strength,
         cross_fit=cross_fit, baselines=not no_baselines, layer=layer, pooling=pooling, min_class_rows=min_class_rows,
-        align=tuple(align or ()), own_bands=own_bands,
+        align=tuple(align or ()), own_bands=own_bands, forest=forest,
     )  # fmt: skip
     exit_with(lambda: run(options))
 
@@ -180,6 +185,8 @@ def probe_settings(options: ProbeOptions) -> "ProbeSettings":
         raise ConfigError(f"--cross-fit {options.cross_fit}: takes at least 2 folds")
     if options.min_class_rows < 1:
         raise ConfigError(f"--min-class-rows {options.min_class_rows}: takes at least 1")
+    if options.forest and options.own_bands:
+        raise ConfigError("--forest: takes the same bands on both sides; leave --own-bands out")
     for name in options.align:
         if name not in (ALL, *ALIGNMENTS):
             raise ConfigError(f"--align {name}: {nearest(name, (ALL, *ALIGNMENTS))}")
@@ -187,7 +194,10 @@ def probe_settings(options: ProbeOptions) -> "ProbeSettings":
         raise ConfigError(f"--align: takes --task {CLASSIFICATION}; the choice among alignments needs classes of tiles")
     wanted = ALIGNMENTS if ALL in options.align else options.align
     alignments = (NONE, *(name for name in wanted if name != NONE)) if options.align else ()
-    return ProbeSettings(options.task, C, options.cross_fit, options.min_class_rows, alignments, options.common.seed)
+    return ProbeSettings(
+        options.task, C, options.cross_fit, options.min_class_rows, alignments, options.common.seed,
+        forest=options.forest,
+    )  # fmt: skip
 
 
 def encoder_specs(options: ProbeOptions) -> "tuple[EncoderSpec, ...]":

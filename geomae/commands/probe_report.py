@@ -10,6 +10,7 @@ from geomae.encoders import EncoderSpec
 from geomae.encoders.selections import Embeddings
 from geomae.evaluation.alignment import NONE
 from geomae.evaluation.alignment_choice import CIRCULAR, DENSITY, ENTROPY, RULE, Evidence
+from geomae.evaluation.forest import FOREST
 from geomae.evaluation.probe import ProbeResult
 from geomae.evaluation.probe_predictions import DRAWS, EQUAL, FEW_LABELS_C, PredictionKey
 from geomae.evaluation.probe_scores import COLUMNS, SPREAD, TO_BASELINE, TO_FIRST, TO_NONE, EncoderResult, ProbeRow
@@ -408,6 +409,9 @@ def _print(result: ProbeResult, screen: Screen) -> None:
             each = [result.scores.find(one.label, PredictionKey(test.name, method), result.main) for method in methods]
             figures = [f"{row.value:.3f}" if row else "" for row in each]
             rows.append([one.label, figures[0], interval_text(each[0]), *figures[1:]])
+        forest = result.scores.find(FOREST, PredictionKey(test.name, FOREST), result.main)
+        if forest is not None:  # it has one figure, which stands with the linear ones
+            rows.append([FOREST, f"{forest.value:.3f}", interval_text(forest), *[""] * (len(methods) - 1)])
         title = f"{metric_name(result.main)} on {test.name}"
         screen.table(title, ["encoder", methods[0], "95 %", *methods[1:]], rows)
     for table in alignment_tables(result):

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from geomae.catalog import open_catalog, resolve_files
 from geomae.catalog.foreign_formats import foreign_by_name
-from geomae.catalog.patterns import escape_pattern
+from geomae.catalog.patterns import escape_pattern, literal
 from geomae.discovery.entries import Entry, band_entry, comment, evidence_of, flow, stack_entry
 from geomae.discovery.grouping import BandGroup, StackGroup, band_groups, stack_groups
+from geomae.discovery.label_lines import with_labels
 from geomae.discovery.sensor_guess import guess_sensor, hinted_sensors
+from geomae.discovery.vectors import find_vectors
 from geomae.errors import CatalogError, GeomaeError, RasterError
 from geomae.rasters import describe_bands
 
@@ -28,7 +30,7 @@ HEAD = (
 
 @dataclass(frozen=True)
 class InferredCatalog:
-    """Entries by the name of the data set; rasters that were left out on purpose; and files that cannot be read."""
+    """Entries by the name of the data set; files that were left out on purpose; and rasters that cannot be read."""
 
     entries: dict[str, Entry]
     left_out: tuple[str, ...]
@@ -71,10 +73,18 @@ def infer_catalog(
     stacks, problems = stack_groups(
         root, rest, hinted_sensors, lambda done: progress("looking at files", done, len(rest))
     )
-    entries, left_out = _entries(place, with_bands, stacks, problems)
+    entries, files, left_out = _entries(place, with_bands, stacks, problems)
     if not entries:
         raise CatalogError(f"{folder}: none of its {len(paths)} rasters can be read; first: {problems[0]}")
-    return InferredCatalog(entries, tuple(left_out), tuple(problems))
+    progress("looking at vector files", 0, 1)
+    vectors, of_no_use = find_vectors(root)
+    used: set[str] = set()
+    for name, entry in entries.items():
+        entries[name], met = with_labels(entry, root, literal(place.below) or "", files[name], vectors)
+        used |= met
+    progress("looking at vector files", 1, 1)
+    elsewhere = [f"{one.path}: its {one.kind} meet no raster here" for one in vectors if one.path not in used]
+    return InferredCatalog(entries, (*left_out, *of_no_use, *elsewhere), tuple(problems))
 
 
 def find_rasters(root: Path) -> list[str]:
@@ -139,9 +149,13 @@ def locate(root: Path, paths: Sequence[str], catalog_file: Path) -> Place:
 
 def _entries(
     place: Place, with_bands: Sequence[BandGroup], stacks: Sequence[StackGroup], problems: list[str]
-) -> tuple[dict[str, Entry], list[str]]:
-    """Entries by name, and what is left out on purpose. Groups that cannot be read are added to `problems`."""
+) -> tuple[dict[str, Entry], dict[str, tuple[str, ...]], list[str]]:
+    """Entries and a file of each scene by name, and what is left out on purpose.
+
+    Groups that cannot be read are added to `problems`.
+    """
     entries: dict[str, Entry] = {}
+    files: dict[str, tuple[str, ...]] = {}
     left_out: list[str] = []
     for group in with_bands:
         try:
@@ -149,7 +163,9 @@ def _entries(
         except RasterError as error:
             problems.append(str(error))
             continue
-        entries[_name(group.name, place.root, entries)] = entry
+        name = _name(group.name, place.root, entries)
+        entries[name] = entry
+        files[name] = tuple(next(iter(scene.values())) for scene in group.by_scene)
     beside = [_goes_with_others(place.root, one) for one in stacks]
     alone = not entries and all(beside)
     for one, left in zip(stacks, beside, strict=True):
@@ -158,8 +174,9 @@ def _entries(
             left_out.append(f"{', '.join(place.below + pattern for pattern in one.patterns[:SHOWN])}: {what}")
         else:
             entry = stack_entry(place.root, place.below, one, outside=place.outside)
-            entries[_name(one.name, place.root, entries)] = entry
-    return entries, left_out
+            name = _name(one.name, place.root, entries)
+            entries[name], files[name] = entry, one.files
+    return entries, files, left_out
 
 
 def _goes_with_others(root: Path, group: StackGroup) -> bool:

@@ -49,9 +49,11 @@ def band_entry(root: Path, below: str, group: BandGroup, *, outside: bool) -> En
     lines = _path_lines(below, group.patterns, outside)
     lines += _sensor_lines(guess)
     if all(name == token for name, token in tokens.items()):
-        lines.append(_line("bands", list(tokens), "the part of the file's name that stands for {band}"))
+        lines.append(entry_line("bands", list(tokens), "the part of the file's name that stands for {band}"))
     else:
-        lines.append(_line("bands", tokens, "name of the band: the part of the file's name that stands for {band}"))
+        lines.append(
+            entry_line("bands", tokens, "name of the band: the part of the file's name that stands for {band}")
+        )
     left = [token for token in group.tokens if token not in tokens.values()]
     if left:
         lines.append(comment(f"left out, as other quantities or unknown: {', '.join(left)}"))
@@ -83,7 +85,7 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
         )
     lines += _sensor_lines(guess)
     skipped = "null skips a stored band" if None in guess.bands else ""
-    lines.append(_line("bands", list(guess.bands), _joined(skipped, guess.checks.get("bands"))))
+    lines.append(entry_line("bands", list(guess.bands), _joined(skipped, guess.checks.get("bands"))))
     read = {name: number for number, name in enumerate(guess.bands, start=1) if name}
     tags = {name: _tags(first, number) for name, number in read.items()}
     lines += _scaling_lines(guess, known, first.dtypes[0], tags)
@@ -94,7 +96,7 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
     lines += _tile_lines(sides)
     if group.classes:
         shown = ", ".join(group.classes[:4]) + (", ..." if len(group.classes) > 4 else "")
-        lines.append(_line("label", {"folder": True}, f"check: the folders are taken for classes: {shown}"))
+        lines.append(entry_line("label", {"folder": True}, f"check: the folders are taken for classes: {shown}"))
     for pattern in group.companions:
         lines += _companion_lines(below, pattern)
     if first.crs is None:
@@ -191,9 +193,9 @@ def _sensor(guess: SensorGuess) -> Sensor:
 
 def _path_lines(below: str, patterns: Sequence[str], outside: bool) -> list[str]:
     paths = [below + pattern for pattern in patterns]
-    lines = [_line("path", paths[0] if len(paths) == 1 else paths)]
+    lines = [entry_line("path", paths[0] if len(paths) == 1 else paths)]
     if outside:
-        lines.append(_line("outside", True, "the files lie outside of the catalogue's folder"))
+        lines.append(entry_line("outside", True, "the files lie outside of the catalogue's folder"))
     return lines
 
 
@@ -201,7 +203,7 @@ def _sensor_lines(guess: SensorGuess) -> list[str]:
     remark = guess.checks.get("sensor")
     text = f"FILL IN: {guess.question}" if guess.question else f"check: {remark}" if remark else ""
     if isinstance(guess.sensor, str):
-        return [_line("sensor", guess.sensor, text)]
+        return [entry_line("sensor", guess.sensor, text)]
     mark = "  # FILL IN" if guess.sensor["name"] == FILL_IN else ""
     bands = [f"        - {flow(band)}{mark}" for band in guess.sensor["bands"]]
     return [f"    sensor:  # {text}", f"      name: {flow(guess.sensor['name'])}", "      bands:", *bands]
@@ -232,14 +234,14 @@ def _scaling_lines(guess: SensorGuess, known: Sensor, dtype: str, tags: Mapping[
         scale, offset = (next(iter(one.values())) if len(set(one.values())) == 1 else one for one in both)
         values, reason = {"unit": known.unit, "scale": scale, "offset": offset}, "as the tags of the files say"
     mark = "" if guess.certain else "check: "
-    return [_line(key, value, f"{mark}{reason}" if key == "unit" else "") for key, value in values.items()]
+    return [entry_line(key, value, f"{mark}{reason}" if key == "unit" else "") for key, value in values.items()]
 
 
 def _tile_lines(sides: Sequence[int]) -> list[str]:
     size = tile_size(usual_side(sides))
     small = sum(one < size for one in sides)
     left = f"; check: {small} of {len(sides)} rasters looked at are smaller and left out" if small else ""
-    return [_line("tile", {"size": size}, f"pixels; the smallest raster has {min(sides)}{left}")]
+    return [entry_line("tile", {"size": size}, f"pixels; the smallest raster has {min(sides)}{left}")]
 
 
 def _split_line(first: Header) -> str:
@@ -261,7 +263,8 @@ def _sides(root: Path, paths: Sequence[str]) -> list[int]:
     return sides
 
 
-def _line(key: str, value: Any, remark: str | None = "") -> str:
+def entry_line(key: str, value: Any, remark: str | None = "") -> str:
+    """A key of an entry, its value on one line, and a remark."""
     end = f"  # {' '.join(remark.split())}" if remark else ""
     return f"    {key}: {flow(value)}{end}"
 

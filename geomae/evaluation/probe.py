@@ -16,7 +16,8 @@ from geomae.encoders import EncoderSpec
 from geomae.encoders.selections import Embeddings
 from geomae.evaluation.alignment import NONE, Alignment, import_skada
 from geomae.evaluation.alignment_choice import Choice, Evidence, choose
-from geomae.evaluation.probe_scores import EncoderResult, ProbeRow, ProbeScores, score
+from geomae.evaluation.forest import FOREST, predict_forest
+from geomae.evaluation.probe_scores import EncoderResult, ProbeRow, ProbeScores, add_without_encoder, score
 from geomae.evaluation.probe_task import ProbeTask
 from geomae.files import digest
 
@@ -96,6 +97,9 @@ def probe_encoders(
         for spec in specs
     ]
     scores = score(encoders, task.truths, task.settings.seed)
+    if task.settings.forest:
+        forest = EncoderResult(FOREST, True, [predict_forest(task)])
+        add_without_encoder(scores, forest, encoders[0], task.truths, task.settings.seed)
     notes = {spec.label: _notes(spec, embeddings) for spec in specs}
     result = ProbeResult(task, encoders, scores, {}, notes)
     if not task.settings.alignments:

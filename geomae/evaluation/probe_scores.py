@@ -124,6 +124,26 @@ def score(
     return scores
 
 
+def add_without_encoder(
+    scores: ProbeScores,
+    result: EncoderResult,
+    first: EncoderResult,
+    truths: Mapping[str, GroundTruth],
+    seed: int,
+) -> None:
+    """Score predictions that no encoder has a part in, each against the linear probe of the first encoder."""
+    for key in result.predictions[0].predicted:
+        truth = truths[key.test]
+        counts_RG = resample_groups(truth.groups, seed)
+        rows, own = _score_one(scores, result, result.predictions, key, truth, counts_RG)
+        scores.rows += rows
+        linear = key._replace(method="linear")
+        known = [one for one in first.predictions if linear in one.predicted]
+        if known and key.shots is None:
+            _, other = _score_one(scores, first, known, linear, truth, counts_RG)
+            scores.rows.append(_difference(result.label, key, TO_FIRST, own, other))
+
+
 def _score_one(
     scores: ProbeScores,
     result: EncoderResult,

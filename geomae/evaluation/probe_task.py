@@ -33,7 +33,7 @@ class ProbeSettings:
     of folds in which each group is tested by a probe that never saw it; with `by_fold` they are made by the column of
     `group.folds` where tiles have one, as folds to choose a strength by are. Averages are over classes with at least
     `min_class_rows` test tiles. `alignments` begin with `none`; without any no alignment is fitted. `shots` are the
-    numbers of labels per class of the probes from few.
+    numbers of labels per class of the probes from few. `forest` adds a random forest on the pixels themselves.
     """
 
     task: str = CLASSIFICATION
@@ -44,6 +44,7 @@ class ProbeSettings:
     seed: int = 0
     by_fold: bool = False
     shots: tuple[int, ...] = SHOTS
+    forest: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from rasterio.session import DummySession
 
 from geomae.catalog.band_order import ALPHA
 from geomae.catalog.foreign_formats import foreign_format
+from geomae.catalog.times import time_of_tags
 from geomae.errors import RasterError
 from geomae.rasters.side_files import side_files
 
@@ -170,7 +171,7 @@ class Header:
     mask for all its bands. `scales` and `offsets` are the tags of the bands, 1 and 0 where there is none. `palette`
     says whether a band holds places in a table of colours, `lossy` whether the compression changes values.
     `placed_by` says what would place a file without a CRS: "ground control points" or "RPCs". `pages` counts those of a
-    TIFF; the first is read.
+    TIFF; the first is read. `acquired` is the time that its tags tell, if they tell one.
     """
 
     path: str
@@ -196,6 +197,7 @@ class Header:
     lossy: bool
     placed_by: str | None
     pages: int
+    acquired: str | None = field(default=None, repr=False)  # the digest of a remote file is of what was there before
 
     @property
     def sides_m(self) -> tuple[float, float] | None:
@@ -281,6 +283,7 @@ def describe_dataset(path: str, current: Stamp, dataset: DatasetReader) -> Heade
         lossy=_is_lossy(structure),
         placed_by=_placed_by(dataset) if crs is None else None,
         pages=max(1, len(dataset.subdatasets)) if dataset.driver == "GTiff" else 1,
+        acquired=time_of_tags(dataset.tags()) if dataset.driver == "GTiff" else None,
     )
     _check(info)
     return info

@@ -34,6 +34,10 @@ CHOICES = {
     + [("swir16", near_infrared, "red") for near_infrared in ("nir", "nir08")],
 }
 
+# After Okabe and Ito (2008), without their yellow, which is faint on white.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1b1f24")
+REST_COLOUR = "#8c959f"
+
 DPI = 110
 
 

@@ -14,9 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from geomae.reports.canvas import add_axes, add_text, add_title, save, shorten
+from geomae.reports.canvas import COLOURS, REST_COLOUR, add_axes, add_text, add_title, save, shorten
 from geomae.reports.figures import BLUE, ORANGE, band_places, plain_axes, plain_unit, wavelength_axis
-from geomae.reports.pca_figures import COLOURS, REST_COLOUR
 from geomae.sensors import Band
 
 MARKERS = ("o", "^")

@@ -31,7 +31,9 @@ from geomae.reports.canvas import (
     stretch_limits,
     to_rgb,
 )
+from geomae.reports.label_marks import class_colours, draw_marks, marks_legend
 from geomae.sensors import Band
+from geomae.tiles.marks import Mark as LabelMark
 
 MOST_ROWS, MOST_TILES = 8, 36
 HIDDEN_COLOUR: Colour = (0.5, 0.5, 0.5)
@@ -148,15 +150,21 @@ def loss_curve(
 
 
 def contact_sheet(
-    path: Path, tiles: Sequence[tuple[str, FloatArray, Mask]], bands: Sequence[Band], unit: str, title: str
+    path: Path,
+    tiles: Sequence[tuple[str, FloatArray, Mask]],
+    bands: Sequence[Band],
+    unit: str,
+    title: str,
+    marks: Sequence[Sequence[LabelMark]] = (),
 ) -> None:
     """Publish a picture (PNG) of at most 36 tiles `(title, pixels_CHW, valid_CHW)`, and below it their spectrum.
 
-    All tiles share one stretch, so that they can be compared.
+    All tiles share one stretch, so that they can be compared. `marks` are drawn over the tiles, with a legend.
     """
     tiles = tiles[:MOST_TILES]
+    colours_of = class_colours(marks)
     composite, indices = next(iter(composites(bands).items()))
-    side, gap, name_room, head = 1.45, 0.12, 0.22, 0.95
+    side, gap, name_room, head = 1.45, 0.12, 0.22, 1.2 if any(marks) else 0.95
     columns = min(max(len(tiles), 4), 6)
     rows = -(-len(tiles) // columns)
     grid = rows * (side + gap + name_room)
@@ -164,6 +172,8 @@ def contact_sheet(
     add_title(figure, title)
     colours = describe_composite(composite, indices, bands)
     add_text(figure, 0.15, 0.48, f"{colours}; one stretch for all tiles, dark values raised; beige: invalid", size=9)
+    if any(marks):
+        marks_legend(figure, 0.72, colours_of)
     if tiles:
         stored = [pixels_CHW for _, pixels_CHW, _ in tiles], [valid_CHW for _, _, valid_CHW in tiles]
         limits = stretch_limits(*stored)
@@ -173,6 +183,8 @@ def contact_sheet(
             axes = add_picture_axes(figure, *place, side, side)
             axes.imshow(to_rgb(pixels_CHW, valid_CHW, indices, *limits, INVALID_COLOUR, GAMMA), interpolation="nearest")
             axes.set_title(shorten(name, 24), fontsize=7, pad=3, parse_math=False)
+            if number < len(marks):
+                draw_marks(axes, marks[number], colours_of, pixels_CHW.shape[-1])
         axes = add_axes(figure, 0.85, head + grid + 0.75, columns * (side + gap) - 0.85, 2.5)
         _spectrum(axes, *stored, bands)
         axes.set_ylabel(f"{plain_unit(unit)}, mean ± standard deviation", fontsize=9)

@@ -21,15 +21,23 @@ from numpy.typing import NDArray
 from geomae.encoders.extraction import EncoderTiles
 from geomae.evaluation.pca import Floats
 from geomae.randomness import generator
-from geomae.reports.canvas import add_axes, add_text, add_title, composites, save, shorten, stretch_limits, to_rgb
+from geomae.reports.canvas import (
+    COLOURS,
+    REST_COLOUR,
+    add_axes,
+    add_text,
+    add_title,
+    composites,
+    save,
+    shorten,
+    stretch_limits,
+    to_rgb,
+)
 from geomae.reports.figures import BLUE, GAMMA, INVALID_COLOUR, ORANGE
 from geomae.reports.page import Html, data_uri, render
 from geomae.tiles.reader import TileReader
 
-# After Okabe and Ito (2008), without their yellow, which is faint on white.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1b1f24")
 SHAPES = ("circle", "triangle", "square", "diamond", "wedge", "plus")
-REST_COLOUR = "#8c959f"
 MOST = 12  # values that get a colour and shape of their own
 OTHER, NONE = "other", "none"
 LEAST_SHOWN = 16

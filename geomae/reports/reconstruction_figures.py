@@ -19,6 +19,7 @@ from matplotlib.image import imsave
 from geomae.evaluation.reconstruction import ReconstructedTile
 from geomae.metrics.reconstruction import Floats
 from geomae.reports.canvas import (
+    COLOURS,
     add_axes,
     add_picture_axes,
     add_text,
@@ -40,7 +41,6 @@ from geomae.reports.figures import (
     wavelength_axis,
 )
 from geomae.reports.page import Html, data_uri, render
-from geomae.reports.pca_figures import COLOURS
 from geomae.sensors import Band
 
 Picture = npt.NDArray[np.float64]

@@ -4,7 +4,7 @@ T tiles
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from geomae.catalog import (
     Catalog,
+    Condition,
+    Months,
     Selector,
     Source,
     condition_mask,
@@ -22,8 +24,11 @@ from geomae.catalog import (
     where_mask,
 )
 from geomae.catalog.attributes import text_of, tile_columns
+from geomae.catalog.scene_times import UNSPECIFIED, domains_by_month, with_time_attributes
+from geomae.catalog.times import DERIVED, TIME, column_remedy, times_span
 from geomae.errors import CatalogError, GeomaeError, nearest
-from geomae.rasters import AuditReport, Grid, audit, scene_grid
+from geomae.rasters import AuditReport, Grid, audit
+from geomae.rasters.grids import scene_layout
 from geomae.tiles.earth import to_crs
 from geomae.tiles.labels import LabelSource, label_tiles, purity_remarks
 from geomae.tiles.points import INVALID, PIXEL_COL, PIXEL_ROW, POINT, POINT_COLUMNS, REPEAT, contradictions
@@ -73,8 +78,10 @@ def describe(
         tiles[one] = column(one)
     if entry.domain is None or isinstance(entry.domain, str):
         tiles["domain"] = entry.domain or name
+    elif isinstance(entry.domain, Months):
+        tiles["domain"] = domains_by_month(catalog, name, entry.domain, attributes)
     else:
-        tiles["domain"] = [value if value else "unspecified" for value in tiles["domain"]]
+        tiles["domain"] = [value if value else UNSPECIFIED for value in tiles["domain"]]
     if found is not None:
         tiles["label"] = _kept(found.label_T.tolist())
     elif entry.label is not None and entry.label.folder:
@@ -128,12 +135,11 @@ class TileIndex:
     def select(self, selector: Selector) -> "TileIndex":
         """The tiles that a selector means. Raises CatalogError where there are none, with what there is."""
         chosen = np.ones(len(self), dtype=bool)
-        for column, value in selector.conditions:
-            one = Selector(self.name, ((column, value),))
-            meets = condition_mask(one, {column: self.column(column)}, len(self))
+        for condition in selector.conditions:
+            values = self.column(condition.column)
+            meets = condition_mask(replace(selector, conditions=(condition,)), {condition.column: values}, len(self))
             if not meets.any():
-                known = {str(one) for one in self.column(column).tolist()}
-                raise CatalogError(f"{selector}: no tile has {column}={value}; {nearest(value, known)}")
+                raise CatalogError(f"{selector}: no tile has {condition}; {_there_is(condition, values)}")
             chosen &= meets
         if selector.split is not None:
             splits = self.tiles["split"].to_numpy()
@@ -143,7 +149,9 @@ class TileIndex:
                 )
             chosen &= splits == selector.split
         if not chosen.any():
-            raise CatalogError(f"{selector}: selects no tile; loosen the conditions or choose another split")
+            times = [self.column(TIME)] if any(one.column == TIME for one in selector.conditions) else []
+            said = f" ({times_span(times[0])})" if times else ""
+            raise CatalogError(f"{selector}: selects no tile{said}; loosen the conditions or choose another split")
         return self.take(np.flatnonzero(chosen))
 
     def column(self, name: str) -> NDArray[Any]:
@@ -152,7 +160,8 @@ class TileIndex:
             return self.attributes[name].to_numpy()
         if name in COLUMNS:
             return self.tiles[name].to_numpy()
-        raise CatalogError(f"{self.name}: no column {name!r}; {nearest(name, [*self.attributes.columns, *COLUMNS])}")
+        known = [*self.attributes.columns, *COLUMNS]
+        raise CatalogError(f"{self.name}: no column {name!r}; {column_remedy(name, known)}")
 
     def statistics(self) -> Statistics:
         """Statistics of every band over the valid pixels of these tiles."""
@@ -203,18 +212,21 @@ def build_index(
     source = in_own_order(source, report.numbers)
     left_out: dict[str, int] = {}
     quarantined = report.quarantined
-    sound = [None if scene.id in quarantined else scene_grid(source, scene) for scene in source.scenes]
+    source, sound = _scene_grids(source, quarantined)
     grids, report = without_small_scenes(catalog, name, source, sound, report)
     tiles, attributes, warnings = list_windows(catalog, name, source, grids, left_out)
+    time_S = np.array([scene.time for scene in source.scenes], dtype=object)
+    attributes = with_time_attributes(catalog, name, attributes, time_S[tiles["scene"].to_numpy()])
     labels = open_labels(catalog, name, source, grids)
     require_columns(catalog, name, [*attributes.columns, *(labels.columns if labels else ())])
     if entry.where is not None:
         chosen = where_mask(
             catalog, name, {str(column): attributes[column].to_numpy() for column in attributes}, len(tiles)
         )
+        if not chosen.any():
+            times = f" ({times_span(attributes[TIME])})" if TIME in entry.where and TIME in attributes else ""
+            raise CatalogError(f"{catalog.place(name, 'where')}: no tile meets the condition{times}; loosen it")
         tiles, attributes = _keep(tiles, attributes, chosen, "where", left_out)
-        if tiles.empty:
-            raise CatalogError(f"{catalog.place(name, 'where')}: no tile meets the condition; loosen it")
     measured = _measured(source, report, tiles, threads, progress)
     if measured.pixel_valid_T is not None:
         tiles, attributes = _keep(tiles, attributes, measured.pixel_valid_T, INVALID, left_out)
@@ -283,6 +295,28 @@ def check_dataset(
     except GeomaeError as error:
         return replace(result, error=error)
     return replace(result, report=tiles.report, tiles=tiles)
+
+
+def _there_is(condition: Condition, values_T: NDArray[Any]) -> str:
+    """What values a column has, where none meets a condition: the range of times and numbers, else the nearest one."""
+    known = [one for one in values_T.tolist() if one is not None and one == one]
+    if condition.column == TIME:
+        return times_span(known)
+    ordered = condition.sign[0] in "<>" or condition.column in DERIVED
+    if ordered and known and all(isinstance(one, (int, float)) for one in known):
+        return f"it is {min(known):g} to {max(known):g}"
+    return nearest(condition.values[0], {str(one) for one in known})
+
+
+def _scene_grids(source: Source, quarantined: Collection[str]) -> tuple[Source, list[Grid | None]]:
+    """The grid of each scene that is not quarantined; and the source, with times that names did not tell from tags."""
+    scenes, grids = list(source.scenes), []
+    for position, scene in enumerate(source.scenes):
+        layout = None if scene.id in quarantined else scene_layout(source, scene)
+        grids.append(layout.grid if layout else None)
+        if layout and scene.time is None and (acquired := layout.parts[0].header.acquired):
+            scenes[position] = replace(scene, time=acquired)
+    return replace(source, scenes=tuple(scenes)), grids
 
 
 def _tile_ids(source: Source, tiles: pd.DataFrame) -> list[str]:

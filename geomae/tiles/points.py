@@ -25,7 +25,7 @@ Whole = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Days = NDArray[np.datetime64]
 
-TIME = "time"  # the column of the file, and the attribute of a scene
+TIME = "time"  # the column of the file
 DAYS = 30.0  # between a point and a scene, where the catalogue does not say
 NOWHERE = "points without coordinates"
 FILTERED = "points that do not meet windows.where"
@@ -208,7 +208,7 @@ def _in_time(
                 f"{place}: {entry.points} has no column {TIME!r} that tells when; add it, or remove `days`"
             )
         return tiles, ()
-    day_S = np.array([_day(scene.attributes.get(TIME)) for scene in source.scenes], dtype="datetime64[D]")
+    day_S = np.array([_day(scene.time) for scene in source.scenes], dtype="datetime64[D]")
     if np.isnat(day_S[tiles["scene"]]).all():
         if entry.days is not None:
             raise CatalogError(f"{place}: no scene says its time; add `time`, or remove `days`")

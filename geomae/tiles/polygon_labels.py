@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
+import shapely
 from numpy.typing import NDArray
 
 from geomae.catalog import Catalog, Source
@@ -58,6 +59,20 @@ class PolygonLabels:
             self._contested[scene, window] = int(here.contested(window, code_N).sum())
         code_HW = np.where(polygon_HW == NONE, NONE, code_N[polygon_HW])
         return LabelledPixels(code_HW, polygon_HW)
+
+    def shapes(self, scene: int, window: Window) -> list[tuple[str | None, shapely.Geometry]]:
+        """Class and shape of the polygons that touch a window, in pixels (column, row) of the scene."""
+        grid = self._grids[scene]
+        if grid is None or grid.crs is None:
+            return []
+        here, codes = self._on_grid(grid), self.polygons.code_N
+        box = shapely.box(window.col, window.row, window.col + window.width, window.row + window.height)
+        near = np.sort(here.tree.query(box, predicate="intersects")).tolist()
+        code_near = codes[here.feature_M[near]].tolist()
+        return [
+            (None if code == NONE else self.names[code], here.shapes_M[one])
+            for one, code in zip(near, code_near, strict=True)
+        ]
 
     def remarks(self) -> tuple[str, ...]:
         """See `LabelSource`."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MOST_CLASSES = 256
 SHOWN = 5  # values that a message names
 KEYS = ("label", "vector")
+NUMBER = "polygon"  # column with the number of each polygon, from 1, unless the file has one that is called so
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class LabelPolygons:
     """The polygons that label a data set, and the class of each.
 
     `code_N` is a place among `names`; -1 where the value of a polygon is none of `classes`. Features without a value
-    or without a geometry are not burnt: their geometry in `layer` is None. `columns` (N rows) are those of the file,
-    `remarks` say what was left out or repaired.
+    or without a geometry are not burnt: their geometry in `layer` is None. `columns` (N rows) are those of the file and
+    the polygons' numbers, `remarks` say what was left out or repaired.
     """
 
     file: str
@@ -80,8 +81,11 @@ def read_polygons(catalog: Catalog, dataset: str) -> LabelPolygons:
     remarks += [
         f"{count:,} of {len(layer):,} polygons of {vector.path} {what}" for what, count in counts.items() if count
     ]
+    columns = layer.columns
+    if NUMBER not in columns:
+        columns = columns.assign(**{NUMBER: np.arange(1, len(layer) + 1)})
     return LabelPolygons(
-        vector.path, Layer(geometries_N, layer.crs), names, code_N, layer.columns, vector.all_touched, tuple(remarks)
+        vector.path, Layer(geometries_N, layer.crs), names, code_N, columns, vector.all_touched, tuple(remarks)
     )
 
 

@@ -13,16 +13,20 @@ from helpers import mlflow_client, refused, write_catalog
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from geomae import open_embeddings
+from geomae import open_catalog, open_embeddings
 from geomae.commands.options import CommonOptions
 from geomae.commands.probe import ProbeOptions, encoder_specs, run
 from geomae.errors import BandMismatchError, CatalogError, ConfigError
+from geomae.evaluation.forest import predict_forest
+from geomae.evaluation.probe_predictions import DRAWS, PredictionKey
+from geomae.evaluation.probe_task import ProbeSettings, read_probe_task
 from geomae.models.architecture import Architecture
 from geomae.models.folder import Model, save_model
 from geomae.models.mae import MaskedAutoencoder
 from geomae.rasters import write_cog
 from geomae.sensors import sensor
 from geomae.sensors.record import SensorRecord
+from geomae.tiles.selection import select_tiles, share_bands
 
 CATALOG = """\
 version: 1
@@ -255,8 +259,13 @@ def test_alignments_are_chosen_without_labels_of_the_test(request_for, fields, t
 
 
 def test_numbers(request_for, tmp_path):
-    assert run(request_for(task="regression", train="numbers@train", tests=("numbers@test",))) == 0
-    assert figure(table(tmp_path / "out"), metric="r2") > 0.95  # the number is a band's mean
+    assert run(request_for(task="regression", train="numbers@train", tests=("numbers@test",), forest=True)) == 0
+    rows = table(tmp_path / "out")
+    assert figure(rows, metric="r2") > 0.95  # the number is a band's mean
+    forest = figure(rows, encoder="forest", method="forest", metric="r2")
+    assert forest > 0.9
+    against = figure(rows, encoder="forest", method="forest", metric="difference_to_first")
+    assert against == pytest.approx(forest - figure(rows, metric="r2"))
 
 
 def test_each_side_in_its_own_bands(request_for, tmp_path):
@@ -279,17 +288,36 @@ def test_each_side_in_its_own_bands(request_for, tmp_path):
 
 
 def test_pixels(request_for, tmp_path):
-    assert run(request_for(task="segmentation", train="pixels@train", tests=("pixels@test",))) == 0
+    assert run(request_for(task="segmentation", train="pixels@train", tests=("pixels@test",), forest=True)) == 0
     rows = table(tmp_path / "out")
     assert figure(rows, metric="mean_iou") > 0.5
+    assert figure(rows, encoder="forest", method="forest", metric="mean_iou") > 0.3  # it sees one pixel at a time
     assert {row["class"] for row in rows if row["metric"] == "iou"} == set(KINDS)
-    (mean,) = [row for row in rows if row["metric"] == "mean_iou"]
+    (mean,) = [row for row in rows if row["metric"] == "mean_iou" and row["method"] == "linear"]
     assert float(mean["low"]) < float(mean["value"]) < float(mean["high"])
+
+
+def test_a_forest_learns_from_few_labels_and_reads_none_of_the_test(fields):
+    catalog = open_catalog(fields)
+    chosen = share_bands(select_tiles(catalog, ["fields@train", "fields@test"]))
+    task = read_probe_task(ProbeSettings(C=1.0, shots=(1,)), chosen, catalog)
+    first = predict_forest(task).predicted
+    assert {(key.method, key.shots, len(draws)) for key, draws in first.items()} == {
+        ("forest", None, 1),
+        ("forest", 1, DRAWS),
+    }
+    truth = task.truths["fields@test"].label_T
+    (all_labels,) = first[PredictionKey("fields@test", "forest")]
+    assert (all_labels == truth).mean() > 0.8
+    noise = replace(task, tests=(replace(task.tests[0], label_T=task.tests[0].label_T[::-1]),), truths={})
+    for key, draws in predict_forest(noise).predicted.items():
+        np.testing.assert_array_equal(draws, first[key])
 
 
 WRONG = [
     ({"task": "clasification"}, ConfigError, ["--task clasification", "did you mean 'classification'?"]),
     ({"strength": 0.0}, ConfigError, ["--strength 0", "above 0"]),
+    ({"forest": True, "own_bands": True}, ConfigError, ["--forest", "leave --own-bands out"]),
     ({"align": ("corral",)}, ConfigError, ["--align corral", "did you mean 'coral'?"]),
     ({"align": ("all",), "task": "regression"}, ConfigError, ["--align", "--task classification"]),
     ({"cross_fit": 1}, ConfigError, ["--cross-fit 1", "at least 2"]),

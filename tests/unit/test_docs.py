@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from geomae.catalog import DatasetEntry, json_schema, open_catalog, resolve_files
 from geomae.config import PretrainConfig, flatten
 from geomae.sensors import UNITS
+from geomae.tiles.index import check_dataset
 
 ROOT = Path(__file__).parents[2]
 CATALOGUE = ROOT / "docs/catalogue.md"
@@ -93,9 +94,38 @@ def test_catalogues_in_the_documents_open(text: str, tmp_path: Path) -> None:
     assert open_catalog(path).entries
 
 
+RUNS = "# runs on the sample landscape"
+
+
+def running() -> list[Any]:
+    """The data sets in the documents of which it is said that they run as they are."""
+    texts = [text for text in blocks(CATALOGUE, "yaml") if text.startswith(RUNS)]
+    assert texts
+    names = [(text, name) for text in texts for name in YAML(typ="safe", pure=True).load(text)["datasets"]]
+    return [pytest.param(text, name, id=name) for text, name in names]
+
+
+@pytest.mark.parametrize(("text", "name"), running())
+def test_examples_that_are_said_to_run_do(text: str, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "data_catalog.yaml"
+    path.write_text(text, encoding="utf-8")
+    found = check_dataset(open_catalog(path), name)
+    assert found.error is None
+    assert found.tiles is not None and found.tiles.tiles["label"].nunique() > 1
+    assert {"train", "test"} <= set(found.tiles.tiles["split"])
+
+
+def test_the_keys_of_vectors_have_examples_that_run() -> None:
+    entries = [YAML(typ="safe", pure=True).load(one.values[0])["datasets"][one.values[1]] for one in running()]
+    shown = {key.partition("=")[0] for entry in entries for key in flatten(entry)}
+    new = {key for key in documented() if key.startswith(("windows.", "label.vector."))}
+    elsewhere = {f"windows.{one}" for one in ("table", "key", "row", "col", "days")}
+    assert new - shown - elsewhere == set()
+
+
 def test_every_key_is_documented_and_no_other() -> None:
     known = json_schema()["$defs"]
-    assert sorted(documented()) == sorted(schema_keys(known["DatasetEntry"], known))
+    assert sorted(documented()) == sorted(set(schema_keys(known["DatasetEntry"], known)))
 
 
 @pytest.mark.parametrize(("key", "example"), list(documented().items()), ids=list(documented()))

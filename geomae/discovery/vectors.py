@@ -1,0 +1,168 @@
+"""Vector files beside rasters: which columns look like classes and groups, and which rasters their features meet.
+
+N features
+"""
+
+import csv
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import shapely
+
+from geomae.errors import CatalogError, RasterError
+from geomae.rasters.opening import Header, header
+from geomae.vectors.projection import Floats, transform
+from geomae.vectors.reading import CRS, FORMATS, VectorLayer, X, Y, read_vector
+
+POINTS, POLYGONS = "points", "polygons"
+MOST_CLASSES, LARGEST_CODE = 50, 255
+PREFERRED = (
+    "class",
+    "label",
+    "lc",
+    "landcover",
+    "lulc",
+    "crop",
+    "croptype",
+    "type",
+    "clc",
+    "cover",
+    "species",
+    "habitat",
+)
+GROUPS = ("field", "polygon", "parcel", "plot", "cluster", "site", "group", "id", "fid", "objectid")
+NO_CLASSES = frozenset((*GROUPS, "year", "month", "day", "date", "time", "x", "y", "lon", "lat", "row", "col"))
+MOST_LOOKED_AT = 64  # rasters of a data set, spread over all
+
+
+@dataclass(frozen=True)
+class LabelLayer:
+    """A vector file by its path below the folder that was searched, and what its features and columns seem to be.
+
+    `classes` are the columns that look like classes, the likeliest first; `group` is one that may say what belongs
+    together.
+    """
+
+    path: str
+    kind: str
+    layer: VectorLayer
+    classes: tuple[str, ...]
+    group: str | None
+
+    def values(self, column: str) -> list[str]:
+        """The values of a column as text, sorted."""
+        return sorted(map(str, self.layer.columns[column].dropna().unique().tolist()))
+
+
+def find_vectors(root: Path) -> tuple[list[LabelLayer], list[str]]:
+    """The vector files below `root` with points or polygons, and a message about each that is of no use for labels.
+
+    Tables (CSV) count where they have x, y and crs. Hidden files and folders are left out.
+    """
+    found, messages = [], []
+    for path in _paths(root):
+        try:
+            layer = read_vector(str(root / path), place=path)
+        except CatalogError as error:
+            messages.append(str(error).replace(f"{path}: {root / path}", path))
+            continue
+        kinds = set(layer.kinds)
+        if kinds not in ({POINTS}, {POLYGONS}):
+            messages.append(
+                f"{path}: holds {' and '.join(sorted(kinds)) or 'no geometry'}; labels are points or polygons"
+            )
+            continue
+        classes = class_columns(layer.columns)
+        found.append(LabelLayer(path, kinds.pop(), layer, classes, group_column(layer.columns, classes)))
+    return found, messages
+
+
+def class_columns(columns: pd.DataFrame) -> tuple[str, ...]:
+    """Columns that look like classes: text or small whole numbers, 2 to 50 different ones, and no names of features.
+
+    Those that are called like classes come first, then text, then numbers.
+    """
+    ranks = {}
+    for place, name in enumerate(map(str, columns.columns)):
+        values = columns[name].dropna()
+        words = _words(name)
+        called = [PREFERRED.index(word) for word in (*words, "".join(words)) if word in PREFERRED]
+        whole = values.dtype.kind in "iu" and len(values) > 0 and values.min() >= 0 and values.max() <= LARGEST_CODE
+        text = values.dtype.kind == "O" and all(isinstance(one, str) for one in values)
+        distinct = values.nunique() if whole or text else 0
+        other = not called and words[-1:] and words[-1] in NO_CLASSES
+        if not 2 <= distinct <= MOST_CLASSES or other or (distinct == len(values) and len(values) > 2):
+            continue
+        ranks[name] = (min(called, default=len(PREFERRED)), whole, place)
+    return tuple(sorted(ranks, key=ranks.__getitem__))
+
+
+def group_column(columns: pd.DataFrame, classes: Sequence[str]) -> str | None:
+    """A column that is called like a thing with features or tiles of its own, and has several; None without one."""
+    known = {name: _words(name)[-1:] for name in map(str, columns.columns) if name not in classes}
+    fitting = [name for name, word in known.items() if word and word[0] in GROUPS and columns[name].nunique() > 1]
+    return min(fitting, key=lambda name: GROUPS.index(known[name][0]), default=None)
+
+
+def meeting(vector: LabelLayer, root: Path, files: Sequence[str], margin_px: float) -> int:
+    """How many features meet a raster of `files`: points lie `margin_px` inside it, bounds of polygons touch it."""
+    bounds_N4 = shapely.bounds(vector.layer.geometries)
+    met_N = np.zeros(len(bounds_N4), dtype=bool)
+    spread = min(len(files), MOST_LOOKED_AT)
+    for path in dict.fromkeys(files[len(files) * number // spread] for number in range(spread)):
+        try:
+            one = header(str(root / path))
+        except RasterError:
+            continue
+        if one.crs is not None:
+            least_N2, most_N2 = _pixel_bounds(vector.layer.crs, bounds_N4, one)
+            side_2 = np.array([one.width, one.height])
+            margin = margin_px if vector.kind == POINTS else 0.0
+            met_N |= ((most_N2 >= margin) & (least_N2 <= side_2 - margin)).all(axis=1)
+    return int(met_N.sum())
+
+
+def _pixel_bounds(crs: str, bounds_N4: Floats, one: Header) -> tuple[Floats, Floats]:
+    """Least and largest column and row (N, 2) of the corners of bounds, in pixels of a raster; NaN where unknown."""
+    a, b, c, d, e, f = one.transform
+    places = []
+    for x, y in ((0, 1), (0, 3), (2, 1), (2, 3)):
+        at_N2 = transform(crs, str(one.crs), np.ascontiguousarray(bounds_N4[:, [x, y]])) - [c, f]
+        places.append(np.stack([e * at_N2[:, 0] - b * at_N2[:, 1], a * at_N2[:, 1] - d * at_N2[:, 0]], axis=1))
+    corners_4N2 = np.array(places) / (a * e - b * d)
+    return corners_4N2.min(axis=0), corners_4N2.max(axis=0)
+
+
+def _words(name: str) -> list[str]:
+    """The words of a column's name in small letters: `LC_Type` and `lcType` are lc and type."""
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
+
+
+def _paths(root: Path) -> list[str]:
+    """Paths below `root`, relative and sorted, of what by its suffix, and of CSV by its header, is a vector file."""
+    paths = []
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        paths += [Path(folder, name) for name in files if not name.startswith(".") and _is_vector(Path(folder, name))]
+    return sorted(path.relative_to(root).as_posix() for path in paths)
+
+
+def _is_vector(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        return {X, Y, CRS} <= set(_header(path))
+    return suffix in FORMATS and suffix != ".json"  # JSON is mostly something else
+
+
+def _header(path: Path) -> Iterable[str]:
+    """The first line of a table; empty where it is no text."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return next(csv.reader(file), [])
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []
