@@ -21,6 +21,7 @@ from geomae.commands import (
     embed_pca,
     finetune,
     gap,
+    predict,
     pretrain,
     probe,
     runs,
@@ -79,6 +80,7 @@ EXAMPLES = {
     "compare-recon": "geomae compare-recon --dataset mine@test --model runs/mine/model --model baseline:idw",
     "gap": "geomae gap --source 'mine[season=dry]' --target 'mine[season=wet]' --encoder runs/mine/model",
     "adapt": "geomae adapt --model runs/mine/model --source mine@train --target other@train --out runs/adapted",
+    "predict": "geomae predict --model runs/probe/probes/mine --dataset other --out runs/map",
     "convert": "geomae convert mae_pretrain_vit_base.pth model --statistics imagenet",
     "ui": "geomae ui --port 5001",
     "doctor": "geomae doctor --catalog data_catalog.yaml",
@@ -137,6 +139,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare-recon": compare_recon.compare_recon,
     "gap": gap.gap,
     "adapt": adapt.adapt,
+    "predict": predict.predict,
 }
 for name, function in COMMANDS.items():
     app.command(name, cls=Command)(function)
