@@ -14,8 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from geomae.catalog import Selector
-from geomae.catalog.selectors import parse_selector
+from geomae.catalog import Selector, parse_selector
 from geomae.encoders.own_models import OwnEncoder
 from geomae.encoders.selections import load_encoder
 from geomae.encoders.specification import absolute, parse_encoder
