@@ -64,7 +64,7 @@ def read_stored(
     infrared is often marked so.
     """
     window = RasterioWindow(span.col, span.row, span.width, span.height)
-    raw_Chw = dataset.read(list(indexes), window=window)
+    raw_Chw = _read_raw(dataset, indexes, window)
     valid_Chw = np.ones(raw_Chw.shape, dtype=np.bool_)
     own = [info.nodata[index - 1] for index in indexes]
     if len(set(own)) == 1:
@@ -77,6 +77,19 @@ def read_stored(
     if info.masked:
         valid_Chw &= dataset.read_masks(indexes[0], window=window) > 0
     return raw_Chw, valid_Chw
+
+
+def _read_raw(dataset: DatasetReader, indexes: Sequence[int], window: RasterioWindow) -> Array:
+    """The values as they are stored. A PNG that is damaged is read without an error where all of it is asked for at
+    once, by a shortcut of GDAL that parts of an image do not take; so it is asked for in two halves.
+    """
+    if dataset.driver != "PNG" or (window.height, window.width) != dataset.shape or window.height < 2:
+        whole: Array = dataset.read(list(indexes), window=window)
+        return whole
+    half = window.height // 2
+    above = RasterioWindow(0, 0, window.width, half)
+    below = RasterioWindow(0, half, window.width, window.height - half)
+    return np.concatenate([dataset.read(list(indexes), window=one) for one in (above, below)], axis=1)
 
 
 def physical(raw_Chw: Array, valid_Chw: Bools, scale_C: Sequence[float], offset_C: Sequence[float]) -> Floats:

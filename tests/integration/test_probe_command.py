@@ -300,7 +300,7 @@ def test_pixels(request_for, tmp_path):
 def test_a_forest_learns_from_few_labels_and_reads_none_of_the_test(fields):
     catalog = open_catalog(fields)
     chosen = share_bands(select_tiles(catalog, ["fields@train", "fields@test"]))
-    task = read_probe_task(ProbeSettings(C=1.0, shots=(1,)), chosen, catalog)
+    task = read_probe_task(ProbeSettings(C=1.0, shots=(1,)), chosen)
     first = predict_forest(task).predicted
     assert {(key.method, key.shots, len(draws)) for key, draws in first.items()} == {
         ("forest", None, 1),

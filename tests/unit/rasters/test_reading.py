@@ -7,12 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from rasterio.errors import RasterioIOError
 from rasterio.transform import Affine
 
 from geomae.catalog import BandFile, Scene, Source
 from geomae.errors import RasterError
 from geomae.rasters import Window, read, read_labels, scene_grid, write_cog
 from geomae.rasters import opening as headers_module
+from geomae.rasters.grids import Span
+from geomae.rasters.opening import describe_dataset, opened
+from geomae.rasters.reading import read_stored
 from geomae.sensors import Band
 
 UTM = Affine(10, 0, 500_000, 0, -10, 5_300_000)
@@ -260,3 +264,18 @@ def test_a_nodata_value_beyond_float32_is_its_limit(tmp_path, text):
         pixels_CHW, valid_CHW = read_all(source, scene)
         assert valid_CHW[0].tolist() == [[False] * 4] + [[True] * 4] * 3
         assert pixels_CHW[0, 0].tolist() == [0.0] * 4
+
+
+def test_a_png_that_lost_bytes_is_no_picture(tmp_path):
+    """GDAL reads such a file without an error where all of it is asked for at once."""
+    path = tmp_path / "a.png"
+    values = np.random.default_rng(0).integers(0, 99, (3, 64, 64), dtype=np.uint8)
+    with rasterio.open(path, "w", driver="PNG", width=64, height=64, count=3, dtype="uint8") as target:
+        target.write(values)
+    with opened(str(path), remote=False) as dataset:
+        info = describe_dataset(str(path), None, dataset)
+        assert np.array_equal(read_stored(dataset, info, (1, 2, 3), Span(0, 0, 64, 64), ())[0], values)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] + content[len(content) // 2 + 7 :])
+    with opened(str(path), remote=False) as dataset, pytest.raises(RasterioIOError):
+        read_stored(dataset, info, (1, 2, 3), Span(0, 0, 64, 64), ())
