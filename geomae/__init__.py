@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from geomae.embeddings import open_embeddings
     from geomae.encoders import load_encoder
     from geomae.models.folder import load_model
+    from geomae.prediction.predictor import load_predictor
 
 __version__ = version("geomae")
-__all__ = ["__version__", "load_encoder", "load_model", "open_catalog", "open_embeddings"]
+__all__ = ["__version__", "load_encoder", "load_model", "load_predictor", "open_catalog", "open_embeddings"]
 
 _HOMES = {
     "load_encoder": "geomae.encoders",
     "load_model": "geomae.models.folder",
+    "load_predictor": "geomae.prediction.predictor",
     "open_catalog": "geomae.catalog",
     "open_embeddings": "geomae.embeddings",
 }

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -28,9 +28,10 @@ from geomae.tiles.batches import fixed_batches
 from geomae.tracking import DatasetRecord
 from geomae.training import checkpoints
 from geomae.training.data import Dataset, TrainingData
+from geomae.training.engine import wrapped
 from geomae.training.loop import Event, validate
 from geomae.training.pretraining import PretrainJob
-from geomae.training.trainer import Trainer, batch_spec, wrapped
+from geomae.training.trainer import Trainer, batch_spec
 from geomae.training.validation import BASELINES, ValidationScores
 
 COLLAPSED_LOGS = 4  # figures in a row that a collapse is told by: well within a minute at the default of log_every
@@ -295,7 +296,7 @@ class Reporter(TrackedRun):
                 f"{rank:.1f}; lower optimizer.base_rate, or give objective.places or objective.contrast more weight"
             )
 
-    def _scores(self, step: int, scores: dict[str, ValidationScores]) -> None:
+    def _scores(self, step: int, scores: Mapping[str, ValidationScores]) -> None:
         if not self.leads:
             return
         named = {key: value for name, one in scores.items() for key, value in one.metrics(name).items()}

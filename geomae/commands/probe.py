@@ -127,6 +127,7 @@ def run(options: ProbeOptions) -> int:
     from geomae.encoders.selections import EmbeddingSpec, embed_specs, encoder_digest
     from geomae.evaluation.probe import probe_encoders, save_alignments
     from geomae.evaluation.probe_task import SEGMENTATION, read_probe_task
+    from geomae.prediction.saved_probes import save_probes
     from geomae.runtime.signals import watch
     from geomae.tiles.selection import share_bands
 
@@ -164,6 +165,7 @@ def run(options: ProbeOptions) -> int:
         result = probe_encoders(task, specs, embeddings, run_.step)
         run_.screen.close()
         save_alignments(result, specs, embeddings, out / "alignments")
+        save_probes(result, session.catalog, specs, trained, loader, embeddings, out / "probes", options.own_bands)
         write_results(run_, session, result, embeddings)
     return 0
 

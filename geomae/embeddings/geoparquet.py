@@ -4,7 +4,7 @@ T tiles, D features of an embedding, E points of an outline
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,17 @@ def write_geoparquet(dataset: xarray.Dataset, footprints_T: NDArray[Any], path: 
             arrays.append(pa.FixedSizeListArray.from_arrays(embedding_TD.ravel(), embedding_TD.shape[1]))
             arrays.append(pa.array(shapely.to_wkb(footprints_T[part]), type=pa.binary()))
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=ROWS)
+
+
+def write_tiles(columns: Mapping[str, Sequence[Any]], footprints_T: NDArray[Any], path: Path) -> None:
+    """Publish columns of tiles and `geometry` as GeoParquet 1.1; what is unknown is null."""
+    arrays = {name: pa.array(values) for name, values in columns.items()}
+    # A column of nothing but nulls has no type of its own; text is what readers of tables take.
+    arrays = {name: one.cast(pa.string()) if pa.types.is_null(one.type) else one for name, one in arrays.items()}
+    arrays["geometry"] = pa.array(shapely.to_wkb(footprints_T), type=pa.binary())
+    table = pa.table(arrays).replace_schema_metadata({"geo": json.dumps(_geo(footprints_T))})
+    with publish_file(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=ROWS)
 
 
 def _unwrapped(degrees_TE2: NDArray[np.float64]) -> NDArray[np.float64]:

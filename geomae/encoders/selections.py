@@ -60,7 +60,7 @@ def load_encoder(
     reference = encoder if isinstance(encoder, Reference) else parse_encoder(str(encoder))
     pooling = check_pooling(pooling)
     if reference.kind in (FOLDER, MLFLOW):
-        model = load_model(_folder(reference, tracking_uri), device)
+        model = load_model(model_folder(reference, tracking_uri), device)
         loaded: Encoder = own_encoder(reference, layer, pooling, imagery, model)
     elif imagery is None:
         raise ConfigError(f"{reference.text}: has to know the bands; say imagery=, the record of the data set")
@@ -307,7 +307,7 @@ def identity(encoders: ByDataset) -> dict[str, Any]:
     }
 
 
-def _folder(reference: Reference, tracking_uri: str | None) -> Path:
+def model_folder(reference: Reference, tracking_uri: str | None) -> Path:
     """The model folder that a text names; of MLflow it is fetched."""
     if reference.kind == FOLDER:
         return Path(reference.name)

@@ -102,6 +102,19 @@ def parse_encoder(text: str, baselines: Sequence[str] = BASELINES) -> Reference:
     )
 
 
+def absolute(text: str) -> str:
+    """What names the same encoder from any folder: paths in it are absolute."""
+    one = parse_encoder(text)
+    if one.kind == FOLDER:
+        return str(Path(text).absolute())
+    name = str(Path(one.name).absolute()) if one.kind == GALILEO else one.name
+    options = {key: str(Path(value).absolute()) if key == "checkpoint" else value for key, value in one.options.items()}
+    if (name, options) == (one.name, dict(one.options)):
+        return text
+    listed = "&".join(f"{key}={value}" for key, value in options.items())
+    return f"{one.kind}:{name}" + (f"?{listed}" if listed else "")
+
+
 def _with_seeds(reference: Reference) -> EncoderSpec:
     if reference.text != "baseline:random":
         return EncoderSpec(reference.label, (reference,))

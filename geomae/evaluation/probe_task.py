@@ -63,14 +63,15 @@ class LabelledSelection:
     pixels_THW: NDArray[np.int16] | None = None
     classes: tuple[str, ...] = ()
     unlabelled: int = 0
+    called: str = ""  # other than the selector
 
     def __len__(self) -> int:
         return len(self.label_T)
 
     @property
     def name(self) -> str:
-        """The selector."""
-        return self.selected.name
+        """The selector, unless it is called otherwise."""
+        return self.called or self.selected.name
 
     @property
     def index(self) -> TileIndex:
@@ -160,9 +161,9 @@ def check_classes(train: LabelledSelection, tests: Sequence[LabelledSelection], 
     if task == REGRESSION:
         return ()
     if task == SEGMENTATION:
-        names = tuple(_occurring(train))
+        names = tuple(occurring_classes(train))
     for test in tests:
-        never = [name for name in _occurring(test) if name not in names]
+        never = [name for name in occurring_classes(test) if name not in names]
         if never:
             raise CatalogError(
                 f"--test {test.name}: {_list(never)} never occurs in --train {train.name} (which has "
@@ -199,7 +200,7 @@ def class_codes(labelled: LabelledSelection, names: Sequence[str]) -> NDArray[An
     return np.array([place[label] for label in labelled.label_T.tolist()]) if names else labelled.label_T
 
 
-def _occurring(labelled: LabelledSelection) -> list[str]:
+def occurring_classes(labelled: LabelledSelection) -> list[str]:
     """The classes that there are, in order."""
     if labelled.pixels_THW is None:
         return sorted(set(labelled.label_T.tolist()))
@@ -287,9 +288,7 @@ def read_probe_task(settings: ProbeSettings, chosen: Sequence[Selection]) -> Pro
     groups = {test.name: codes_of(test.unit_T)[0] for test in tests}
     averaged = {test.name: _averaged(test, names, settings) for test in tests}
     truths = {
-        test.name: GroundTruth(
-            class_codes(test, names), groups[test.name], _measure(test, names, averaged[test.name], settings)
-        )
+        test.name: GroundTruth(class_codes(test, names), groups[test.name], measure_of(test, names, settings))
         for test in tests
     }
     counted = {test.name: tuple(np.array(names)[averaged[test.name]].tolist()) for test in tests} if names else {}
@@ -385,9 +384,9 @@ def _averaged(test: LabelledSelection, names: tuple[str, ...], settings: ProbeSe
     return averaged_K
 
 
-def _measure(
-    test: LabelledSelection, names: tuple[str, ...], averaged_K: NDArray[np.bool_], settings: ProbeSettings
-) -> Measure:
+def measure_of(test: LabelledSelection, names: tuple[str, ...], settings: ProbeSettings) -> Measure:
+    """How a test set is scored. Raises ConfigError where no class has as many tiles as averages need."""
     if settings.task == REGRESSION:
         return NumberMeasure(float(test.label_T.mean()))
-    return (ClassMeasure if settings.task == CLASSIFICATION else PixelMeasure)(names, averaged_K)
+    kind = ClassMeasure if settings.task == CLASSIFICATION else PixelMeasure
+    return kind(names, _averaged(test, names, settings))

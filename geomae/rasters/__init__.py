@@ -3,12 +3,13 @@
 from geomae.rasters.audit import AuditReport, Problem, audit
 from geomae.rasters.grids import Grid, Window, scene_grid
 from geomae.rasters.opening import describe_bands
-from geomae.rasters.reading import read, read_labels
-from geomae.rasters.writing import cog_in_strips, write_cog
+from geomae.rasters.reading import read, read_labels, read_map
+from geomae.rasters.writing import MapClasses, cog_in_strips, write_cog
 
 __all__ = [
     "AuditReport",
     "Grid",
+    "MapClasses",
     "Problem",
     "Window",
     "audit",
@@ -16,6 +17,7 @@ __all__ = [
     "describe_bands",
     "read",
     "read_labels",
+    "read_map",
     "scene_grid",
     "write_cog",
 ]

@@ -38,7 +38,7 @@ from geomae.rasters.grids import (
     scene_layout,
     taps,
 )
-from geomae.rasters.opening import LARGEST_BYTES, GdalError, Header, borrowed, environment, header
+from geomae.rasters.opening import LARGEST_BYTES, GdalError, Header, borrowed, environment, header, opened
 
 Array = npt.NDArray[Any]
 Codes = npt.NDArray[np.int32]
@@ -160,6 +160,18 @@ def read_labels(path: str, grid: Grid, window: Window, remote: bool = False) -> 
     known_HW[known_HW] = finite
     codes_HW[known_HW] = _codes(raw[finite], path)
     return codes_HW, known_HW
+
+
+def read_map(path: str, window: Window | None = None, shape: tuple[int, int] | None = None) -> Array:
+    """Stored bands (C, H, W) of a raster that we wrote, whole or of a window, brought to `shape` where it is given.
+
+    Smaller shapes come from the overviews. Raises RasterError when the file cannot be read.
+    """
+    with opened(path, remote=False) as dataset:
+        part = None if window is None else RasterioWindow(window.col, window.row, window.width, window.height)
+        out_shape = None if shape is None else (dataset.count, *shape)
+        values_CHW: Array = dataset.read(window=part, out_shape=out_shape)
+        return values_CHW
 
 
 def _strike(raw: Array, valid: Bools, nodata: Sequence[float | None]) -> None:

@@ -3,8 +3,10 @@
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,7 @@ from rasterio.shutil import copy as copy_raster
 from rasterio.windows import Window as Part
 
 from geomae.errors import RasterError, StorageError
-from geomae.files import UNFINISHED, publish_file
+from geomae.files import UNFINISHED, publish_file, write_text
 from geomae.rasters.grids import Grid
 from geomae.rasters.opening import IDENTITY_GDAL, GdalError, environment, ignore_missing_geotransform
 
@@ -82,18 +84,39 @@ def write_cog(
         target.scales, target.offsets = [scale] * count, [offset] * count
 
 
+@dataclass(frozen=True)
+class MapClasses:
+    """What the codes of a map mean: a name and a colour (#rrggbb) for each."""
+
+    codes: tuple[int, ...]
+    names: tuple[str, ...]
+    colours: tuple[str, ...]
+
+
 @contextlib.contextmanager
 def cog_in_strips(
-    path: Path, grid: Grid, *, descriptions: Sequence[str], unit: str
-) -> Iterator[Callable[[int, npt.NDArray[np.float32]], None]]:
-    """Publish a COG of float32 bands (nodata NaN) that memory need not hold: give `write(first_row, strip_CHW)`.
+    path: Path,
+    grid: Grid,
+    *,
+    descriptions: Sequence[str],
+    unit: str = "",
+    dtype: str = "float32",
+    nodata: float = float("nan"),
+    classes: MapClasses | None = None,
+) -> Iterator[Callable[[int, npt.NDArray[Any]], None]]:
+    """Publish a COG that memory need not hold: give `write(first_row, strip_CHW)`.
 
-    A strip is as wide as the grid; rows that are never written are NaN. The same errors as of `write_cog`.
+    A strip is as wide as the grid; rows that are never written are `nodata`, or 0 where `dtype` holds integers. With
+    `classes` the band holds their codes: it gets a table of colours, and the names as metadata of the band, as
+    categories beside the file (`.aux.xml`, which GDAL reads) and as a style for QGIS (`.qml`); overviews take the
+    nearest code. The same errors as of `write_cog`.
     """
     profile = {
-        "width": grid.width, "height": grid.height, "count": len(descriptions), "dtype": "float32", "crs": grid.crs,
-        "transform": Affine(*grid.transform), "nodata": float("nan"), "bigtiff": LAYOUT["bigtiff"],
+        "width": grid.width, "height": grid.height, "count": len(descriptions), "dtype": dtype, "crs": grid.crs,
+        "nodata": nodata, "bigtiff": LAYOUT["bigtiff"],
     }  # fmt: skip
+    if tuple(grid.transform) != tuple(Affine.identity())[:6]:
+        profile["transform"] = Affine(*grid.transform)
     with (
         publish_file(path) as temporary,
         tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as folder,
@@ -101,23 +124,66 @@ def cog_in_strips(
         _writing_errors(path),
     ):
         strips = Path(folder) / "strips.tif"
-        with DatasetWriter(_parse_path(strips), "w", driver="GTiff", **profile) as target:
-            _describe(target, descriptions, unit)
+        with _StripWriter(_parse_path(strips), "w", driver="GTiff", **profile) as target:
+            _describe(target, descriptions, unit or None)
+            if classes is not None:
+                target.write_colormap(
+                    1, {code: _rgb(one) for code, one in zip(classes.codes, classes.colours, strict=True)}
+                )
+                names = zip(classes.codes, classes.names, strict=True)
+                target.update_tags(1, **{f"CLASS_{code}": name for code, name in names})
 
-            def write(first_row: int, strip_CHW: npt.NDArray[np.float32]) -> None:
+            def write(first_row: int, strip_CHW: npt.NDArray[Any]) -> None:
                 target.write(strip_CHW, window=Part(0, first_row, grid.width, strip_CHW.shape[1]))
 
             yield write
-        copy_raster(strips, temporary, driver="COG", **LAYOUT, overview_resampling="average")
+        copy_raster(strips, temporary, driver="COG", **LAYOUT, overview_resampling="nearest" if classes else "average")
+        if classes is not None:
+            write_text(path.with_name(f"{path.name}.aux.xml"), _categories(classes))
+            write_text(path.with_suffix(".qml"), _qgis_style(classes))
 
 
-class _Writer(BufferedDatasetWriter):  # type: ignore[misc]  # rasterio has no types
+def _rgb(colour: str) -> tuple[int, int, int]:
+    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+    return red, green, blue
+
+
+def _categories(classes: MapClasses) -> str:
+    """GDAL's side file: a name for every code from 0 on, empty where there is no class."""
+    name_of = dict(zip(classes.codes, classes.names, strict=True))
+    lines = [f"      <Category>{escape(name_of.get(code, ''))}</Category>" for code in range(max(classes.codes) + 1)]
+    inner = "\n".join(["    <CategoryNames>", *lines, "    </CategoryNames>"])
+    return f'<PAMDataset>\n  <PAMRasterBand band="1">\n{inner}\n  </PAMRasterBand>\n</PAMDataset>\n'
+
+
+def _qgis_style(classes: MapClasses) -> str:
+    """A style that QGIS takes up when it opens the map: a colour and a name per code."""
+    entries = [
+        f'        <paletteEntry value="{code}" color="{colour}" alpha="255" label={quoteattr(name)}/>'
+        for code, name, colour in zip(classes.codes, classes.names, classes.colours, strict=True)
+    ]
+    return "\n".join([
+        "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>",
+        '<qgis version="3.22.0" styleCategories="Symbology">',
+        "  <pipe>",
+        '    <rasterrenderer type="paletted" band="1" opacity="1" alphaBand="-1" nodataColor="">',
+        "      <rasterTransparency/>",
+        "      <colorPalette>",
+        *entries,
+        "      </colorPalette>",
+        "    </rasterrenderer>",
+        "  </pipe>",
+        "</qgis>\n",
+    ])  # fmt: skip
+
+
+class _Placed:
     """A writer that does not warn about a missing geotransform, also where warnings are errors."""
 
     def read_transform(self) -> list[float]:
         """Give the six coefficients in GDAL's order, those of the identity when there are none."""
         try:
-            return list(super().read_transform())
+            return list(super().read_transform())  # type: ignore[misc]
         except NotGeoreferencedWarning:
             return list(IDENTITY_GDAL)
 
@@ -128,7 +194,15 @@ class _Writer(BufferedDatasetWriter):  # type: ignore[misc]  # rasterio has no t
         """
         if [abs(value) for value in transform] == IDENTITY_GDAL:
             ignore_missing_geotransform()
-        super().write_transform(transform)
+        super().write_transform(transform)  # type: ignore[misc]
+
+
+class _Writer(_Placed, BufferedDatasetWriter):  # type: ignore[misc]  # rasterio has no types
+    """Keeps what is written until it is closed, as drivers that only copy need."""
+
+
+class _StripWriter(_Placed, DatasetWriter):  # type: ignore[misc]
+    """Writes at once."""
 
 
 def _describe(target: Any, descriptions: Sequence[str] | None, unit: str | None) -> None:

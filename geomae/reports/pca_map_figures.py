@@ -12,24 +12,13 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from geomae.evaluation.pca import Floats
 from geomae.evaluation.pca_maps import COLOURS, MapJob
-from geomae.rasters import Grid, Window, read, write_cog
-from geomae.reports.canvas import (
-    add_axes,
-    add_text,
-    add_title,
-    composites,
-    describe_composite,
-    save,
-    shorten,
-    stretch_limits,
-    to_rgb,
-)
-from geomae.reports.figures import DIFFERENCE_MAP, GAMMA, INVALID_COLOUR
+from geomae.rasters import Grid, write_cog
+from geomae.reports.canvas import add_axes, add_text, add_title, save, shorten
+from geomae.reports.figures import DIFFERENCE_MAP, INVALID_COLOUR
+from geomae.reports.scene_pictures import scene_picture
 
 PICTURE_IN, LEAST_IN = 3.6, 1.6  # longer and least shorter side of a panel
-PICTURE_PX, BLOCK = 1000, 256
 NODATA = 0  # of a map; colours begin at 1
 
 
@@ -124,35 +113,12 @@ def pca_map_picture(path: Path, picture: MapPicture, *, title: str, caption: str
 
 
 def _picture(job: MapJob, scaled_YXK: NDArray[np.float64], valid_YX: NDArray[np.bool_]) -> MapPicture:
-    grid, bands = job.grid, job.part.index.source.bands
-    composite, indices = next(iter(composites(bands).items()))
-    pixels_CHW, valid_CHW = _overview(job)
-    truth_HW3 = to_rgb(pixels_CHW, valid_CHW, indices, *stretch_limits(pixels_CHW, valid_CHW), INVALID_COLOUR, GAMMA)
-    unit, scale = ("km", grid.gsd_m / 1000) if grid.gsd_m else ("pixels", 1.0)
+    grid, source = job.grid, job.part.index.source
+    picture = scene_picture(source, source.scenes[job.scene], grid)
     rows, cols = valid_YX.shape
-    patch = job.lattice.patch_px * scale
-    ground = (grid.height * scale, grid.width * scale, rows * patch, cols * patch)
-    return MapPicture(truth_HW3, describe_composite(composite, indices, bands), scaled_YXK, valid_YX, *ground, unit)
-
-
-def _overview(job: MapJob) -> tuple[Floats, NDArray[np.bool_]]:
-    """Every so manieth pixel of a scene, so that at most about 1000 a side remain; read block by block."""
-    source, grid = job.part.index.source, job.grid
-    step = -(-max(grid.height, grid.width) // PICTURE_PX)
-    block = step * BLOCK
-    pixels, valid = [], []
-    for top in range(0, grid.height, block):
-        across = [
-            read(
-                source,
-                source.scenes[job.scene],
-                Window(top, left, min(block, grid.height - top), min(block, grid.width - left)),
-            )
-            for left in range(0, grid.width, block)
-        ]
-        pixels.append(np.concatenate([one[:, ::step, ::step] for one, _ in across], axis=2))
-        valid.append(np.concatenate([one[:, ::step, ::step] for _, one in across], axis=2))
-    return np.concatenate(pixels, axis=1), np.concatenate(valid, axis=1)
+    patch = job.lattice.patch_px * picture.scale
+    ground = (grid.height * picture.scale, grid.width * picture.scale, rows * patch, cols * patch)
+    return MapPicture(picture.truth_HW3, picture.composite, scaled_YXK, valid_YX, *ground, picture.unit)
 
 
 def _coarser(grid: Grid, factor: float) -> tuple[float, float, float, float, float, float]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import spatial  # type: ignore[import-untyped]
 
 from geomae.catalog import Catalog, Points, Source, parse_filter
+from geomae.catalog.times import TIME
 from geomae.errors import CatalogError
 from geomae.rasters import Grid
 from geomae.tiles.earth import Frames, frames_of, to_crs, to_pixels, to_sphere
@@ -25,7 +26,6 @@ Whole = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Days = NDArray[np.datetime64]
 
-TIME = "time"  # the column of the file
 DAYS = 30.0  # between a point and a scene, where the catalogue does not say
 NOWHERE = "points without coordinates"
 FILTERED = "points that do not meet windows.where"
@@ -202,10 +202,12 @@ def _in_time(
     entry = catalog.entry(name).windows
     assert isinstance(entry, Points)
     place = catalog.place(name, "windows", "days")
-    if TIME not in columns:
+    rule = catalog.entry(name).time
+    time = rule.column if rule is not None and rule.column in columns else TIME
+    if time not in columns:
         if entry.days is not None:
             raise CatalogError(
-                f"{place}: {entry.points} has no column {TIME!r} that tells when; add it, or remove `days`"
+                f"{place}: {entry.points} has no column {time!r} that tells when; add it, or remove `days`"
             )
         return tiles, ()
     day_S = np.array([_day(scene.time) for scene in source.scenes], dtype="datetime64[D]")
@@ -215,7 +217,7 @@ def _in_time(
         return tiles, (
             f"{entry.points} says when its points were taken and no scene does: they meet scenes of any time",
         )
-    day_T = _point_days(columns[TIME], tiles[POINT].to_numpy(), f"{catalog.place(name, 'windows', 'points')}")
+    day_T = _point_days(columns[time], tiles[POINT].to_numpy(), f"{catalog.place(name, 'windows', 'points')}")
     known_T = ~np.isnat(day_T)
     most = DAYS if entry.days is None else entry.days
     between_T = np.abs((day_S[tiles["scene"]] - day_T) / np.timedelta64(1, "D"))
@@ -269,7 +271,7 @@ def _point_days(values: "pd.Series[Any]", point_T: Whole, place: str) -> Days:
         if np.isnat(day):
             line = int((codes_N == number).argmax())
             raise CatalogError(
-                f"{place}: the {TIME} of point {line + 1} is {text!r}; write a day as 2021-05-03, or rename the column"
+                f"{place}: the {values.name} of point {line + 1} is {text!r}; write a day, as 2021-05-03, or rename it"
             )
         days.append(day)
     return np.array([*days, np.datetime64("NaT", "D")], dtype="datetime64[D]")[codes_N[point_T]]

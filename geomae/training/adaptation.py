@@ -26,8 +26,8 @@ from geomae.tiles.schedule import schedule_batches
 from geomae.tiles.selection import Selection, check_no_pixel_overlap, index_gsd_m, overlapping
 from geomae.tiles.splits import validation_tiles
 from geomae.training import checkpoints
-from geomae.training.checkpoints import Progress
 from geomae.training.data import Dataset, pair_tiles, usable_tiles
+from geomae.training.engine import stale
 from geomae.training.loop import Event, save, train, validate
 from geomae.training.starts import Start
 from geomae.training.trainer import prepare
@@ -155,7 +155,7 @@ def adapt_model(
     )  # fmt: skip
     if job.objective.pixels:
         # What is reported in the end; the loss follows it only roughly, since it does not weigh bands alike.
-        trainer.judge = lambda scores: scores.mean(MODEL)
+        trainer.judged_by = lambda scores: scores.mean(MODEL)
     if trainer.progress.step == 0:
         on_event(Event(0, scores=validate(trainer)))  # the start is the first that has to be beaten
         save(trainer)
@@ -174,11 +174,6 @@ def adapt_model(
     kept = trainer.progress.best_step or 0
     weights = checkpoints.weights_of(folder, kept)
     return AdaptedModel(domains.model.with_weights(merged(kept_weights(weights))), share, kept, trainer.progress.step)
-
-
-def stale(progress: Progress, config: AdaptConfig) -> bool:
-    """Whether the last `patience` validations brought no new best."""
-    return progress.step - (progress.best_step or 0) >= config.patience * config.eval_every
 
 
 def check_not_adapted(model: Start, target_digest: str, name: str) -> None:

@@ -7,29 +7,19 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from geomae.config import Objective
 from geomae.errors import TrainingError
 from geomae.metrics.effective_rank import rank_of_rows
-from geomae.models.folder import SensorTensors, sensor_tensors
-from geomae.models.mae import MaskedAutoencoder
-from geomae.models.trainable import Loss, View
-from geomae.runtime.precision import working_precision
 from geomae.runtime.signals import Stop
-from geomae.tiles.batches import Batch, fixed_batches, read_ahead
-from geomae.tiles.places import find_partners
 from geomae.tiles.schedule import BatchSchedule
 from geomae.training import checkpoints
-from geomae.training.data import Dataset
+from geomae.training.engine import StepBatch, Training, added, wrapped
 from geomae.training.optimizer import guarded_step, learning_rate
-from geomae.training.trainer import Trainer, added, gathered, wrapped
-from geomae.training.validation import ValidationScores, evaluate, evaluate_contrast
 
 
 class Clock:
@@ -69,14 +59,14 @@ class StepResult:
     """What a step leaves on the device.
 
     `values`: whether any rank has to stop, gradient norm, and for each of `terms` the summed loss and its count.
-    `pooled_BD` is what the encoder says of this rank's tiles.
+    `pooled_BD` is what the encoder says of this rank's tiles, where its rank is watched.
     """
 
     values: Tensor
     terms: dict[str, float]  # with their weights
     tile_ids: tuple[str, ...]
     step_loss_B: Tensor
-    pooled_BD: Tensor
+    pooled_BD: Tensor | None
 
     @property
     def stopping(self) -> bool:
@@ -91,50 +81,24 @@ class StepResult:
         }
         loss = sum(self.terms[term] * value for term, value in losses.items())
         parts = losses if len(losses) > 1 else {}
-        rank = rank_of_rows(self.pooled_BD.cpu().numpy())
-        return {"loss": loss, **parts, "gradient_norm": norm, "effective_rank": rank}
+        used = {} if self.pooled_BD is None else {"effective_rank": rank_of_rows(self.pooled_BD.cpu().numpy())}
+        return {"loss": loss, **parts, "gradient_norm": norm, **used}
 
 
-def views_of(batch: Batch, sensors: Mapping[int, SensorTensors]) -> tuple[View, View | None]:
-    """The tiles of a batch as the model takes them, and their second views; `sensors` by the number of the data set."""
-    sensor = sensors[batch.dataset]
-    inputs = sensor.standardise(batch.pixels_BCHW, batch.valid_BCHW)
-    if batch.altered is not None:
-        gain_BC, offset_BC = batch.altered
-        inputs = (inputs * gain_BC[..., None, None] + offset_BC[..., None, None]).where(batch.valid_BCHW, 0)
-    gsd_m = sensor.gsd_m if batch.zoom_B is None or sensor.gsd_m is None else sensor.gsd_m * batch.zoom_B
-    first = View(inputs, batch.valid_BCHW, sensor.codes_CF, batch.mask, gsd_m, batch.dataset)
-    return first, None if batch.second is None else views_of(batch.second, sensors)[0]
-
-
-def count_scored(batch: Batch, objective: Objective) -> list[float]:
-    """What the loss of each term is divided by, of this rank's tiles; known on the host before the step begins."""
-    counts = {"pixels": float(batch.hidden_B.sum()), "textures": float(len(batch.tile_ids))}
-    if batch.negatives is not None:
-        counted_B, partner_B = batch.negatives.counted_B, batch.negatives.partner_B
-        counts |= {"places": float(partner_B.sum()), "contrast": float((counted_B & ~partner_B).sum())}
-    return [counts[term] for term in objective.weights()]
-
-
-def one_step(
-    trainer: Trainer, batch: Batch, sensors: Mapping[int, SensorTensors], rate: float, stop: Stop
-) -> StepResult:
+def one_step(trainer: Training, batch: StepBatch, rate: float, stop: Stop) -> StepResult:
     """Forward, backward and update for one batch, in `accumulate` passes, without waiting for the device."""
     fabric, config = trainer.fabric, trainer.config
-    terms = config.objective.weights()
+    terms = dict(trainer.terms)
     # Sums and counts are added over passes and ranks and divided once: means of means would favour tiles with gaps.
     # Numbers are filled in on the device: to copy a tensor there would wait for all that is queued.
-    filled = [torch.full((), count, device=fabric.device) for count in count_scored(batch, config.objective)]
+    filled = [torch.full((), count, device=fabric.device) for count in trainer.counts(batch)]
     count_T = added(fabric, torch.stack(filled))
     losses, pooled = [], []
     passes = batch.split(config.accumulate)
     for number, part in enumerate(passes):
         part = part.to(fabric.device)
         with fabric.no_backward_sync(trainer.model, enabled=number + 1 < len(passes)):
-            first, second = views_of(part, sensors)
-            with working_precision(fabric.device, trainer.precision):
-                found = trainer.model(first, second, part.negatives, partial(gathered, fabric))
-            loss_TB = torch.stack([one.sum_B for one in found[:-1] if one is not None])
+            loss_TB, pooled_BD = trainer.losses(part)
             # The strategy averages gradients over ranks; the sum is wanted.
             total = sum(
                 weight * loss_B.sum() * (fabric.world_size / count.clamp(min=1))
@@ -142,7 +106,7 @@ def one_step(
             )
             fabric.backward(total)
         losses.append(loss_TB.detach())
-        pooled.append(found.pooled_BD)
+        pooled += [] if pooled_BD is None else [pooled_BD]
     loss_TB = torch.cat(losses, dim=1)
     stopping = torch.full((1,), float(stop.signal > 0), device=fabric.device)
     totals = added(fabric, torch.cat([stopping, loss_TB.sum(1)]))
@@ -153,7 +117,7 @@ def one_step(
     broken = ~(torch.isfinite(norm) & torch.isfinite(totals[1:].sum()))
     guarded_step(trainer.optimizer, rate, broken)
     values = torch.cat([totals[:1], norm[None], torch.stack([totals[1:], count_T], dim=1).flatten()])
-    return StepResult(values, terms, batch.tile_ids, loss_TB.sum(0), torch.cat(pooled))
+    return StepResult(values, terms, batch.tile_ids, loss_TB.sum(0), torch.cat(pooled) if pooled else None)
 
 
 def check_finite(result: StepResult | None) -> None:
@@ -180,24 +144,19 @@ class Event:
 
     step: int
     figures: dict[str, float] | None = None
-    scores: dict[str, ValidationScores] | None = None
+    scores: Mapping[str, Any] | None = None
     saved: Path | None = None
     picture: bool = False
     probe: bool = False
 
 
-def train(trainer: Trainer, order: BatchSchedule, stop: Stop) -> Iterator[Event]:
+def train(trainer: Training, order: BatchSchedule, stop: Stop) -> Iterator[Event]:
     """Train until `config.steps`, or until a signal has been seen by any rank; the state is saved before it returns.
 
     Raises TrainingError after a step whose loss or gradient was not finite; such a step changes no weights.
     """
-    fabric, config, start = trainer.fabric, trainer.config, trainer.progress.step
-    sensors = {number: sensor_tensors(one.record, fabric.device) for number, one in enumerate(trainer.training)}
-    readers = [one.reader for one in trainer.training]
-    batches = read_ahead(
-        readers, order, trainer.spec, range(start, config.steps), fabric.global_rank, fabric.world_size,
-        config.data.readers, fabric.device.type == "cuda",
-    )  # fmt: skip
+    config, start = trainer.config, trainer.progress.step
+    batches = trainer.batches(order, range(start, config.steps))
     clock = Clock()
     result: StepResult | None = None  # of the step before: read late, so that the device is never waited for
     trainer.model.train()
@@ -205,7 +164,7 @@ def train(trainer: Trainer, order: BatchSchedule, stop: Stop) -> Iterator[Event]
         with clock.waiting():
             batch = next(batches)
         rate = learning_rate(step, config)
-        before, result = result, one_step(trainer, batch, sensors, rate, stop)
+        before, result = result, one_step(trainer, batch, rate, stop)
         check_finite(before)
         clock.count(config.batch)
         done = step + 1
@@ -213,7 +172,7 @@ def train(trainer: Trainer, order: BatchSchedule, stop: Stop) -> Iterator[Event]
         last = done == config.steps or stopping
         if done % config.log_every == 0 or last:
             yield Event(done, figures=result.figures() | {"rate": rate} | clock.lap())
-        due = {name: _due(done, getattr(config, f"{name}_every")) for name in ("save", "eval", "picture", "probe")}
+        due = {name: _due(done, getattr(config, f"{name}_every", 0)) for name in ("save", "eval", "picture", "probe")}
         if last or any(due.values()):
             check_finite(result)  # nothing broken is ever saved
             trainer.progress.step = done
@@ -233,15 +192,10 @@ def _due(done: int, every: int) -> bool:
     return every > 0 and done % every == 0
 
 
-def validate(trainer: Trainer, *, baselines: bool = False) -> dict[str, ValidationScores]:
+def validate(trainer: Training, *, baselines: bool = False) -> Mapping[str, Any]:
     """Scores of every validation data set under its fixed masks, the same on all ranks."""
     trainer.model.eval()
-    scores = {
-        one.name: _reconstruction(trainer, number, one, baselines)
-        if trainer.config.objective.pixels
-        else _comparison(trainer, number, one)
-        for number, one in enumerate(trainer.validation)
-    }
+    scores = trainer.scores(baselines=baselines)
     trainer.model.train()
     losses = [trainer.judge(one) for one in scores.values()]
     mean = sum(losses) / len(losses) if losses else None
@@ -251,44 +205,7 @@ def validate(trainer: Trainer, *, baselines: bool = False) -> dict[str, Validati
     return scores
 
 
-def _reconstruction(trainer: Trainer, number: int, one: Dataset, baselines: bool) -> ValidationScores:
-    """How well a model with a decoder fills tiles in."""
-    fabric = trainer.fabric
-
-    def predict(*inputs: Any) -> Tensor:
-        with working_precision(fabric.device, trainer.precision):
-            predicted: Tensor = trainer.model.predict(*inputs)
-            return predicted
-
-    batches = fixed_batches(
-        one.reader, number, range(len(one.reader)), trainer.spec, trainer.config.batch,
-        fabric.global_rank, fabric.world_size,
-    )  # fmt: skip
-    assert isinstance(trainer.kept, MaskedAutoencoder)  # nobody else has a decoder
-    return evaluate(predict, trainer.kept, one.record, batches, partial(added, fabric), baselines=baselines)
-
-
-def _comparison(trainer: Trainer, number: int, one: Dataset) -> ValidationScores:
-    """How well the terms that need no decoder are met."""
-    fabric, sensor = trainer.fabric, sensor_tensors(one.record, trainer.fabric.device)
-
-    def compare(batch: Batch) -> Loss:
-        moved = batch.to(fabric.device)
-        assert moved.second is not None
-        first, second = views_of(moved, {number: sensor})
-        with working_precision(fabric.device, trainer.precision):
-            found = trainer.model(first, second, moved.negatives)
-        compared: Loss = found.contrast or found.places
-        return compared
-
-    batches = fixed_batches(
-        one.reader, number, range(len(one.reader)), trainer.spec, trainer.config.batch,
-        fabric.global_rank, fabric.world_size, find_partners([one.index]),
-    )  # fmt: skip
-    return evaluate_contrast(compare, one.record, batches, partial(added, fabric))
-
-
-def save(trainer: Trainer) -> Path:
+def save(trainer: Training) -> Path:
     """Publish the state; rank 0 writes, the others wait, so that none runs ahead of a checkpoint that failed."""
     inner = wrapped(trainer.model)
     weights = checkpoints.collect_weights(inner)

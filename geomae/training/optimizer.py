@@ -1,17 +1,18 @@
 """AdamW with betas (0.9, 0.95): its groups of parameters, its learning rate, and a guard against infinite steps."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from geomae.config import PretrainConfig
+from geomae.training.engine import LoopConfig
 
 SINGLE_TOKENS = ("cls_token", "mask_token")
 WRAPPERS = ("_forward_module.", "_fsdp_wrapped_module.", "_orig_mod.", "module.")
 
 
-def learning_rate(step: int, config: PretrainConfig) -> float:
+def learning_rate(step: int, config: LoopConfig) -> float:
     """Linear warm-up, then cosine decay to the floor (He et al. 2022, appendix A); the base rate is for 256 tiles."""
     peak = config.optimizer.base_rate * config.batch / 256
     warmup = round(config.optimizer.warmup * config.steps)
@@ -39,19 +40,31 @@ def decayed(model: nn.Module) -> frozenset[str]:
     )
 
 
-def build_optimizer(model: nn.Module, decay: frozenset[str], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over what learns of a wrapped or plain `model`; the rate is set at each step."""
-    groups: dict[bool, list[Tensor]] = {True: [], False: []}
+def build_optimizer(
+    model: nn.Module,
+    decay: frozenset[str],
+    weight_decay: float,
+    *,
+    scale_of: Callable[[str], float] = lambda name: 1.0,
+    betas: tuple[float, float] = (0.9, 0.95),
+) -> torch.optim.AdamW:
+    """AdamW over what learns of a wrapped or plain `model`; the rate is set at each step.
+
+    `scale_of` says by its name what the rate of a parameter is multiplied by.
+    """
+    scales: dict[float, dict[bool, list[Tensor]]] = {}
     for name, value in model.named_parameters():
         if value.requires_grad:
+            groups = scales.setdefault(scale_of(plain_name(name)), {True: [], False: []})
             groups[plain_name(name) in decay].append(value)
     return torch.optim.AdamW(
         [
-            {"params": groups[True], "weight_decay": weight_decay},
-            {"params": groups[False], "weight_decay": 0.0},
+            {"params": groups[decaying], "weight_decay": weight_decay * decaying, "scale": scale}
+            for scale, groups in scales.items()
+            for decaying in (True, False)
         ],
         lr=0.0,
-        betas=(0.9, 0.95),
+        betas=betas,
         fused=True,  # one pass over the weights, and it knows `found_inf`
     )
 
@@ -62,7 +75,7 @@ def guarded_step(optimizer: torch.optim.Optimizer, rate: float, broken: Tensor) 
     The fused kernel reads `found_inf` on the device, as gradient scaling uses it.
     """
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["scale"]
     optimizer.found_inf = broken.float()  # type: ignore[attr-defined]
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -1,7 +1,8 @@
-"""What a training works on: the model as its strategy wraps it, the optimizer, the data, and where it stands."""
+"""Pretraining as a training: masked tiles, the terms of an objective, and how held-out tiles judge them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -10,44 +11,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geomae.config import PretrainConfig
+from geomae.config import Objective, PretrainConfig
 from geomae.models.architecture import architecture
-from geomae.models.folder import standardise
+from geomae.models.folder import SensorTensors, sensor_tensors, standardise
 from geomae.models.mae import MaskedAutoencoder, compile_in_place
 from geomae.models.masking import MaskRules
 from geomae.models.objective import TrainedModel
 from geomae.models.textures import TextureTargets
-from geomae.models.trainable import Trainable
+from geomae.models.trainable import Loss, Trainable, View
 from geomae.randomness import generator, key
 from geomae.runtime.devices import Fabric
+from geomae.runtime.precision import working_precision
 from geomae.sensors.band import Groups
-from geomae.tiles.batches import BatchSpec
+from geomae.tiles.batches import Batch, BatchSpec, fixed_batches, read_ahead
+from geomae.tiles.places import find_partners
+from geomae.tiles.schedule import BatchSchedule
 from geomae.tiles.views import ViewRules
-from geomae.training import checkpoints
-from geomae.training.checkpoints import Progress
 from geomae.training.data import Dataset, TrainingData
+from geomae.training.engine import Training, added, gathered, restored
 from geomae.training.optimizer import build_optimizer, decayed
-from geomae.training.validation import ValidationScores
+from geomae.training.validation import ValidationScores, evaluate, evaluate_contrast
 
 MOST_SAMPLED, FEWEST_SAMPLED, SAMPLED_VALUES = 1024, 8, 2**25  # tiles that texture targets are measured on
 
 
 @dataclass
-class Trainer:
-    """Everything that the loop works on. `model` is `trained` as the strategy wraps it."""
+class Trainer(Training):
+    """A pretraining or adaptation: tiles under masks, and the terms of an objective."""
 
-    fabric: Fabric
     trained: TrainedModel
-    model: Any
-    optimizer: torch.optim.Optimizer
     config: PretrainConfig
-    seed: int
-    precision: str
-    training: Sequence[Dataset]
-    validation: Sequence[Dataset]
-    folder: Path
-    progress: Progress
-    judge: Callable[[ValidationScores], float] = attrgetter("loss")  # of validations; the least is the best
+    training: Sequence[Dataset] = ()
+    validation: Sequence[Dataset] = ()
+    judged_by: Callable[[ValidationScores], float] = attrgetter("loss")  # the least is the best
 
     @property
     def spec(self) -> BatchSpec:
@@ -58,6 +54,69 @@ class Trainer:
     def kept(self) -> Trainable:
         """The model that is kept."""
         return self.trained.kept
+
+    @property
+    def terms(self) -> Mapping[str, float]:
+        """See `Training`."""
+        return self.config.objective.weights()
+
+    @cached_property
+    def sensors(self) -> dict[int, SensorTensors]:
+        """Statistics and codes of the data sets to train on, on the device, by their numbers."""
+        return {number: sensor_tensors(one.record, self.fabric.device) for number, one in enumerate(self.training)}
+
+    def batches(self, order: BatchSchedule, steps: range) -> Iterator[Batch]:
+        """See `Training`."""
+        fabric = self.fabric
+        return read_ahead(
+            [one.reader for one in self.training], order, self.spec, steps, fabric.global_rank, fabric.world_size,
+            self.config.data.readers, fabric.device.type == "cuda",
+        )  # fmt: skip
+
+    def counts(self, batch: Batch) -> list[float]:
+        """See `Training`."""
+        return count_scored(batch, self.config.objective)
+
+    def losses(self, part: Batch) -> tuple[Tensor, Tensor]:
+        """See `Training`."""
+        first, second = views_of(part, self.sensors)
+        with working_precision(self.fabric.device, self.precision):
+            found = self.model(first, second, part.negatives, partial(gathered, self.fabric))
+        return torch.stack([one.sum_B for one in found[:-1] if one is not None]), found.pooled_BD
+
+    def scores(self, *, baselines: bool) -> dict[str, ValidationScores]:
+        """Scores under fixed masks."""
+        return {
+            one.name: _reconstruction(self, number, one, baselines)
+            if self.config.objective.pixels
+            else _comparison(self, number, one)
+            for number, one in enumerate(self.validation)
+        }
+
+    def judge(self, scores: ValidationScores) -> float:
+        """See `Training`."""
+        return self.judged_by(scores)
+
+
+def views_of(batch: Batch, sensors: Mapping[int, SensorTensors]) -> tuple[View, View | None]:
+    """The tiles of a batch as the model takes them, and their second views; `sensors` by the number of the data set."""
+    sensor = sensors[batch.dataset]
+    inputs = sensor.standardise(batch.pixels_BCHW, batch.valid_BCHW)
+    if batch.altered is not None:
+        gain_BC, offset_BC = batch.altered
+        inputs = (inputs * gain_BC[..., None, None] + offset_BC[..., None, None]).where(batch.valid_BCHW, 0)
+    gsd_m = sensor.gsd_m if batch.zoom_B is None or sensor.gsd_m is None else sensor.gsd_m * batch.zoom_B
+    first = View(inputs, batch.valid_BCHW, sensor.codes_CF, batch.mask, gsd_m, batch.dataset)
+    return first, None if batch.second is None else views_of(batch.second, sensors)[0]
+
+
+def count_scored(batch: Batch, objective: Objective) -> list[float]:
+    """What the loss of each term is divided by, of this rank's tiles; known on the host before the step begins."""
+    counts = {"pixels": float(batch.hidden_B.sum()), "textures": float(len(batch.tile_ids))}
+    if batch.negatives is not None:
+        counted_B, partner_B = batch.negatives.counted_B, batch.negatives.partner_B
+        counts |= {"places": float(partner_B.sum()), "contrast": float((counted_B & ~partner_B).sum())}
+    return [counts[term] for term in objective.weights()]
 
 
 def batch_spec(config: PretrainConfig, seed: int, groups: Groups | None) -> BatchSpec:
@@ -114,12 +173,8 @@ def prepare(
     model.mark_forward_method("predict")
     optimizer = build_optimizer(model, decay, config.optimizer.weight_decay)
     fabric.setup_optimizers(optimizer)
-    newest = checkpoints.newest(folder)
-    progress = Progress()
-    if newest is not None:
-        path, progress = newest
-        checkpoints.restore(path, wrapped(model), optimizer)
-    return Trainer(fabric, trained, model, optimizer, config, seed, precision, training, validation, folder, progress)
+    progress = restored(folder, model, optimizer)
+    return Trainer(fabric, trained, model, optimizer, config, seed, precision, folder, progress, training, validation)
 
 
 def texture_targets(one: Dataset, number: int, seed: int) -> TextureTargets:
@@ -133,23 +188,38 @@ def texture_targets(one: Dataset, number: int, seed: int) -> TextureTargets:
     return TextureTargets(standardise(pixels, valid, one.record), valid, rng)
 
 
-def wrapped(model: Any) -> torch.nn.Module:
-    """The module inside Fabric's wrapper: plain, DDP or FSDP."""
-    inner: torch.nn.Module = model._forward_module
-    return inner
+def _reconstruction(trainer: Trainer, number: int, one: Dataset, baselines: bool) -> ValidationScores:
+    """How well a model with a decoder fills tiles in."""
+    fabric = trainer.fabric
+
+    def predict(*inputs: Any) -> Tensor:
+        with working_precision(fabric.device, trainer.precision):
+            predicted: Tensor = trainer.model.predict(*inputs)
+            return predicted
+
+    batches = fixed_batches(
+        one.reader, number, range(len(one.reader)), trainer.spec, trainer.config.batch,
+        fabric.global_rank, fabric.world_size,
+    )  # fmt: skip
+    assert isinstance(trainer.kept, MaskedAutoencoder)  # nobody else has a decoder
+    return evaluate(predict, trainer.kept, one.record, batches, partial(added, fabric), baselines=baselines)
 
 
-def added(fabric: Fabric, values: Tensor) -> Tensor:
-    """The sum of `values` over all ranks."""
-    total = fabric.all_reduce(values, reduce_op="sum")
-    assert isinstance(total, Tensor)
-    return total
+def _comparison(trainer: Trainer, number: int, one: Dataset) -> ValidationScores:
+    """How well the terms that need no decoder are met."""
+    fabric, sensor = trainer.fabric, sensor_tensors(one.record, trainer.fabric.device)
 
+    def compare(batch: Batch) -> Loss:
+        moved = batch.to(fabric.device)
+        assert moved.second is not None
+        first, second = views_of(moved, {number: sensor})
+        with working_precision(fabric.device, trainer.precision):
+            found = trainer.model(first, second, moved.negatives)
+        compared: Loss = found.contrast or found.places
+        return compared
 
-def gathered(fabric: Fabric, rows: Tensor) -> Tensor:
-    """The rows (B, ...) of every rank, one rank after the other: (G, ...); gradients flow back to each rank's own."""
-    if fabric.world_size == 1:
-        return rows
-    every = fabric.all_gather(rows, sync_grads=True)
-    assert isinstance(every, Tensor)
-    return every.flatten(0, 1)
+    batches = fixed_batches(
+        one.reader, number, range(len(one.reader)), trainer.spec, trainer.config.batch,
+        fabric.global_rank, fabric.world_size, find_partners([one.index]),
+    )  # fmt: skip
+    return evaluate_contrast(compare, one.record, batches, partial(added, fabric))

@@ -11,7 +11,6 @@ from geomae.catalog import open_catalog, parse_selector
 from geomae.config import PretrainConfig, load_config
 from geomae.errors import TrainingError
 from geomae.models.architecture import architecture
-from geomae.models.folder import sensor_tensors
 from geomae.models.mae import MaskedAutoencoder
 from geomae.runtime import devices
 from geomae.runtime.signals import Stop
@@ -19,8 +18,9 @@ from geomae.tiles.batches import training_batch
 from geomae.tiles.schedule import schedule_batches
 from geomae.training.checkpoints import collect_moments, collect_weights
 from geomae.training.data import assemble
+from geomae.training.engine import wrapped
 from geomae.training.loop import check_finite, one_step
-from geomae.training.trainer import prepare, wrapped
+from geomae.training.trainer import prepare
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,7 @@ def steps(trainer, step, change=lambda batch: batch):
     readers = [one.reader for one in trainer.training]
     order = schedule_batches(0, tuple(len(reader) for reader in readers), trainer.config.batch, trainer.config.steps)
     batch = change(training_batch(readers, order, trainer.spec, step, 0, 1))
-    sensors = {0: sensor_tensors(trainer.training[0].record, torch.device("cpu"))}
-    return batch, one_step(trainer, batch, sensors, 1e-3, Stop())
+    return batch, one_step(trainer, batch, 1e-3, Stop())
 
 
 def everything(trainer):

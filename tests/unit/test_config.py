@@ -8,11 +8,12 @@ from pydantic import ValidationError
 from geomae.config import Masking, PretrainConfig, changed, flatten, load_config, parse, shipped
 from geomae.errors import ConfigError
 from geomae.files import read_yaml
+from geomae.training.finetuning_config import FinetuneConfig
 from pipelines.ablate_masking import Study
 from pipelines.benchmark_tasks import Score
 
 ROOT = Path(__file__).parents[2]
-KINDS = {"pretrain": PretrainConfig, "ablate_masking": Study, "benchmark_encoders": Score}
+KINDS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "ablate_masking": Study, "benchmark_encoders": Score}
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
 
 

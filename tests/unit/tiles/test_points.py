@@ -1,5 +1,7 @@
 """Tiles around points: where they lie, what is left out and why, and points that contradict each other."""
 
+from types import SimpleNamespace
+
 import geopandas as gpd
 import numpy as np
 import pandas as pd
@@ -10,9 +12,12 @@ from helpers import CATALOG, write_catalog
 
 from geomae.catalog import open_catalog
 from geomae.errors import CatalogError
+from geomae.evaluation.probe_task import ProbeSettings, read_probe_task
 from geomae.rasters import read, write_cog
 from geomae.tiles.index import build_index
 from geomae.tiles.points import EDGE, FILTERED, INVALID, NOWHERE, OUTSIDE, TIMELESS
+from geomae.tiles.reader import TileReader
+from geomae.tiles.selection import select_tiles
 from geomae.tiles.statistics import survey
 
 UTM = (5.0, 0.0, 400_000.0, 0.0, -5.0, 5_000_000.0)
@@ -221,3 +226,34 @@ def test_many_points_are_listed_without_a_step_for_each(tmp_path, monkeypatch):
     assert len(index) == 20_000
     assert index.tiles["tile_id"].is_unique
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_no_column_of_points_reaches_a_probe_but_the_label_of_its_training(tmp_path, task):
+    """What a probe predicts stays, to the bit, under noise in each column and label that it has no business with."""
+    rng = np.random.default_rng(2)
+    xy, part = at(rng.uniform(8, 56, 60), rng.uniform(8, 56, 60)), np.array(["train", "train", "test"] * 20)
+    labels = rng.normal(size=60) if task == "regression" else rng.choice(["crop", "tree"], 60).astype(object)
+
+    def predicted(name, label, noise):
+        folder = tmp_path / name
+        scene(folder)
+        survey_points(folder, xy, label=label, part=part, group=[f"g{n}" for n in range(60)], noise=noise)
+        keys = "    label: {column: label}\n    split: {column: part}\n    group: {column: group}\n"
+        catalog = catalog_of(folder, more=keys)
+        chosen = select_tiles(catalog, ["tiny@train", "tiny@test"])
+        read_T = {one.name: TileReader(one.index).many(range(len(one.index))) for one in chosen}
+        embeddings = SimpleNamespace(of=lambda one: read_T[one.name][0].mean((2, 3)))
+        settings = ProbeSettings(task=task, C=1.0, shots=())
+        probe = read_probe_task(settings, chosen)
+        values = {key: [one.tolist() for one in draws] for key, draws in probe.predict(embeddings).predicted.items()}
+        return [array.tolist() for pair in read_T.values() for array in pair], values
+
+    noisy = labels.copy()
+    noisy[part == "test"] = rng.permutation(noisy[part == "test"])
+    assert noisy.tolist() != labels.tolist()
+    true = predicted("true", labels, np.zeros(60))
+    assert predicted("noise", noisy, rng.normal(size=60)) == true
+    learned = predicted("learned", np.roll(labels, 1), np.zeros(60))
+    assert learned[0] == true[0]
+    assert learned[1] != true[1]

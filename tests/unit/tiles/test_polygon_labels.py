@@ -264,3 +264,23 @@ def test_no_column_of_polygons_reaches_a_probe_but_the_label_of_its_training(tmp
     learned = predicted("swapped", swapped, [1.0] * 64)
     assert learned[:2] == true[:2]
     assert learned[2] != true[2]
+
+
+def test_two_fields_of_one_tile_stand_in_two_folds(tmp_path):
+    """Cross-fitted per pixel, each field is tested by a probe that saw none of its pixels, though it saw its tile."""
+    write_image(tmp_path)
+    shapes = [square(8 * row, 8 * col, 8, 8) for row in range(8) for col in range(8)]
+    write_polygons(tmp_path, shapes, kind=[("crop", "tree")[n % 2] for n in range(64)])
+    (selected,) = select_tiles(catalog_of(tmp_path, label(), "group: {column: polygon}"), ["d"])
+    task = read_probe_task(ProbeSettings("segmentation", C=1.0, cross_fit=2), [selected, selected])
+    train, (test,) = task.train, task.tests
+    assert (train.size, len(set(test.unit_T))) == ("64 labelled parts of 16 tiles", 64)
+    known = test.pixels_THW >= 0
+    assert (known.reshape(64, -1).sum(1) == 64).all()  # a part is one field
+    for plan in task.plans:
+        (tested,) = plan.tests.values()
+        learned = {train.unit_T[place] for place in plan.train}
+        assert len(tested) == 32
+        assert not learned & {test.unit_T[place] for place in tested}
+        tiles = [set(test.index.tiles["tile_id"].iloc[places]) for places in (plan.train, tested)]
+        assert tiles[0] & tiles[1]

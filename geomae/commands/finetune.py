@@ -1,0 +1,246 @@
+"""`geomae finetune`: an encoder learns from labels, and is measured against its own frozen probe and against itself
+untrained.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from geomae.commands.options import (
+    CatalogFile,
+    Changes,
+    CommonOptions,
+    Device,
+    DryRun,
+    Experiment,
+    Out,
+    Precision,
+    Quiet,
+    RunName,
+    Seed,
+    TrackingUri,
+    exit_with,
+    output_folder,
+    read_selectors,
+)
+from geomae.errors import ConfigError
+
+if TYPE_CHECKING:
+    from geomae.commands.finetune_report import Progress
+    from geomae.commands.run import AnalysisRun, Session
+    from geomae.encoders import Reference
+    from geomae.evaluation.finetune_task import FinetuneTask
+    from geomae.evaluation.finetuning import FinetuneResult
+    from geomae.runtime.signals import Stop
+    from geomae.training.finetuning_config import FinetuneConfig
+    from geomae.training.starts import OwnStart
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """The options of the command; None where the user did not say."""
+
+    common: CommonOptions
+    model: str
+    train: str
+    tests: tuple[str, ...] = ()
+    task: str | None = None
+    method: str | None = None
+    config: str | None = None
+    changes: tuple[str, ...] = ()
+    shots: str | None = None
+    baselines: bool = True
+    register: str | None = None
+
+    def params(self, config: "FinetuneConfig") -> dict[str, Any]:
+        """What decides the result, as JSON."""
+        names = ("model", "train", "task", "shots", "baselines")
+        own = {name: getattr(self, name) for name in names} | {"eval": list(self.tests)}
+        return own | {"config": config.model_dump(mode="json")}
+
+
+def finetune(
+    model: Annotated[str, typer.Option("--model", help="ENCODER: a model folder, mlflow:RUN_ID or models:/NAME/V.")],
+    train: Annotated[str, typer.Option("--train", help="SELECTOR of the labelled tiles to learn from.")],
+    test: Annotated[
+        list[str] | None, typer.Option("--eval", help="SELECTOR of labelled tiles to be tested on; repeatable.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="classification, regression or segmentation; default what labels tell.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="full (default), lora, last-blocks or head.")] = None,
+    shots: Annotated[
+        str | None, typer.Option(help="Repeat it with so many labels per class, as in 1,5,10,50; three draws each.")
+    ] = None,
+    no_baselines: Annotated[
+        bool, typer.Option("--no-baselines", help="Leave the frozen probe, scratch and forest out of the table.")
+    ] = False,
+    register: Annotated[str | None, typer.Option(help="Put the model into MLflow's registry under this name.")] = None,
+    catalog: CatalogFile = None,
+    config: Annotated[str | None, typer.Option("--config", help="FILE or shipped NAME; default tiny.")] = None,
+    change: Changes = None,
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    tracking_uri: TrackingUri = None,
+    experiment: Experiment = "geomae",
+    run_name: RunName = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune an encoder with labels, and measure it against a probe, a forest and itself untrained."""
+    common = CommonOptions(
+        catalog=catalog, out=out, seed=seed, device=device, precision=precision, tracking_uri=tracking_uri,
+        experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
+    )  # fmt: skip
+    options = FinetuneOptions(
+        common=common, model=model, train=train, tests=tuple(test or ()), task=task, method=method, config=config,
+        changes=tuple(change or ()), shots=shots, baselines=not no_baselines, register=register,
+    )  # fmt: skip
+    exit_with(lambda: run(options))
+
+
+def run(options: FinetuneOptions) -> int:
+    """Fine-tune and measure. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
+    config, shots = read_config(options)
+    selectors = read_selectors(options.common, [options.train], *([options.tests] if options.tests else []))
+    # What is slow to import (torch takes seconds) comes after what can be checked without it.
+    from geomae.commands import finetune_report as report
+    from geomae.commands.run import AnalysisRun, open_session, selection_record
+    from geomae.evaluation.finetune_task import read_finetune_task
+    from geomae.runtime.signals import watch
+    from geomae.training.checkpoints import last_step
+    from geomae.training.finetuning import network_of
+
+    session = open_session(options.common, one_process="geomae finetune")
+    reference, start = open_encoder(options)
+    selections = session.select([one for group in selectors for one in group])
+    task = read_finetune_task(session.catalog, selections, start, options.task, config, options.common.seed)
+    if shots and task.task != "classification":
+        raise ConfigError(f"--shots {options.shots}: counts labels per class of tiles, and the task is {task.task}")
+    _, share = network_of(task.job(config), config)
+    if options.common.dry_run:
+        report.describe_dry_run(session, task, config, share)
+        return 0
+    params = options.params(config) | {
+        "catalog": str(session.catalog.path.absolute()), "precision": session.precision, "model_digest": start.digest,
+        "data_digest": [one.digest() for one in selections],
+    }  # fmt: skip
+    out = output_folder("finetune", options.common.out)
+    with AnalysisRun("finetune", options.common, params, session.screen, out) as run_, watch() as stop:
+        run_.track([selection_record(session.catalog, one) for one in selections], report.model_tags(start))
+        for note in (task.how, *task.notes):
+            session.screen.say(note)
+        run_.folder.forget_after(last_step(run_.folder.checkpoints / "model" / "chosen"))
+        result = measure(session, run_, task, config, shots, options, (reference, start), stop)
+        if result is None:
+            run_.stopped()
+            return stop.exit_code
+        report.write_results(run_, session, result, reference, start, options.register)
+    return 0
+
+
+def measure(
+    session: "Session", run_: "AnalysisRun", task: "FinetuneTask", config: "FinetuneConfig", shots: tuple[int, ...],
+    options: FinetuneOptions, encoder: "tuple[Reference, OwnStart]", stop: "Stop",
+) -> "FinetuneResult | None":  # fmt: skip
+    """Fine-tune, then what it is measured against; None where `stop` ended it."""
+    from geomae.commands.finetune_report import Progress, save_finetuned
+    from geomae.evaluation import finetuning as measured
+    from geomae.training.finetuning import finetune_model
+
+    compute, folder = session.compute, run_.folder.checkpoints
+    progress = Progress(run_, config)
+    learned = finetune_model(compute, config, task.job(config), folder / "model", stop, progress.of("fine-tuning"))
+    if learned is None:
+        return None
+    model = measured.calibrated_model(compute, task, config, learned)
+    save_finetuned(run_, session.catalog, config, task, model, encoder[1])
+    predictions = measured.tell(compute, task, model, config)
+    result = measured.FinetuneResult(
+        task, config, learned, model, [measured.Contender(config.method, None, [predictions])]
+    )
+    if options.baselines and not _baselines(session, run_, result, shots, encoder, stop, progress):
+        return None
+    if shots:
+        at = config.at(learned.rate)
+        few = measured.train_few(compute, task, at, shots, folder / "few", stop, progress.of("few labels"))
+        if few is None:
+            return None
+        result.contenders += few
+    result.scores = measured.score_methods(result)
+    return result
+
+
+def _baselines(
+    session: "Session", run_: "AnalysisRun", result: "FinetuneResult", shots: tuple[int, ...],
+    encoder: "tuple[Reference, OwnStart]", stop: "Stop", progress: "Progress",
+) -> bool:  # fmt: skip
+    """The same architecture untrained, and the probe of the frozen encoder; False where `stop` ended it."""
+    from geomae.encoders import EncoderSpec
+    from geomae.encoders.selections import EmbeddingSpec, embed_specs
+    from geomae.evaluation import finetuning as measured
+    from geomae.models.head_record import SEGMENTATION
+
+    task, folder = result.task, run_.folder.checkpoints / measured.SCRATCH
+    found = measured.train_scratch(session.compute, task, result.config, folder, stop, progress.of("from scratch"))
+    if found is None:
+        return False
+    result.scratch, predictions = found
+    result.contenders.append(measured.Contender(measured.SCRATCH, None, [predictions]))
+    reference = encoder[0]
+    probe = task.probe(shots)
+    loader = session.loader(EmbeddingSpec(patches=task.task == SEGMENTATION), probe.selections)
+    specs = [EncoderSpec(reference.label, (reference,))]
+    for embeddings in embed_specs(
+        session.compute, session.catalog, specs, loader.load_trained(specs), loader, run_.out / "embeddings", stop,
+        run_.step,
+    ):  # fmt: skip
+        result.linear = probe.predict(embeddings)
+    return not stop.signal
+
+
+def read_config(options: FinetuneOptions) -> "tuple[FinetuneConfig, tuple[int, ...]]":
+    """The configuration and the numbers of labels. Raises ConfigError for options that do not fit together."""
+    from geomae.config import load_config
+    from geomae.training.finetuning_config import FinetuneConfig
+
+    said = {} if options.method is None else {"method": options.method}
+    config = load_config(FinetuneConfig, "finetune", options.config or "tiny", options.changes, said)
+    if config.batch % config.accumulate:
+        raise ConfigError(
+            f"accumulate: {config.batch} tiles cannot be split into {config.accumulate} passes; choose a divisor"
+        )
+    return config, _read_shots(options.shots)
+
+
+def _read_shots(text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise ConfigError(f"--shots {text}: give whole numbers above 0, as in --shots 1,5,10,50")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def open_encoder(options: FinetuneOptions) -> "tuple[Reference, OwnStart]":
+    """What `--model` names. Raises ConfigError for encoders that cannot be trained, and says why."""
+    from geomae.encoders.selections import model_folder
+    from geomae.encoders.specification import BASELINE, FOLDER, MLFLOW, parse_encoder
+    from geomae.models.folder import load_model
+    from geomae.training.starts import OwnStart
+
+    reference = parse_encoder(options.model)
+    if reference.kind == BASELINE:
+        raise ConfigError(
+            f"--model {options.model}: a baseline has no weights that could learn; give a model folder (the table has "
+            "`scratch`, an untrained encoder, beside it)"
+        )
+    if reference.kind not in (FOLDER, MLFLOW):
+        raise ConfigError(
+            f"--model {options.model}: is another library's model, and what is fine-tuned is kept as a model folder; "
+            "`geomae convert` makes one of published ViT weights"
+        )
+    return reference, OwnStart(load_model(model_folder(reference, options.common.tracking_uri)))

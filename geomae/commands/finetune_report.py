@@ -1,0 +1,360 @@
+"""What `geomae finetune` leaves: the model folder, the table, pictures, report and summary."""
+
+import csv
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from geomae import __version__
+from geomae.catalog import Catalog
+from geomae.commands.run import OPENING_S, AnalysisRun, Session
+from geomae.encoders import Reference
+from geomae.evaluation.finetune_task import FinetuneTask
+from geomae.evaluation.finetuning import DRAWS, LINEAR, METHOD, SCRATCH, FinetuneResult
+from geomae.evaluation.probe_predictions import PredictionKey
+from geomae.evaluation.probe_scores import COLUMNS, SPREAD, TO_BASELINE, TO_FIRST, ProbeRow
+from geomae.files import publish_file
+from geomae.metrics.predictions import ALL, FEWEST_GROUPS
+from geomae.models.folder import Model, save_model
+from geomae.models.head_record import REGRESSION, SEGMENTATION, class_colours
+from geomae.models.trainable_weights import Share
+from geomae.reports.figures import loss_curve
+from geomae.reports.finetune_figures import Example, examples_picture, reliability_picture
+from geomae.reports.page import Cell, Figure, Page, Section, Table, write_page
+from geomae.reports.probe_figures import Bar, confusion_picture, metric_name, scores_picture
+from geomae.tiles.reader import TileReader
+from geomae.training.finetuning import OnEvent
+from geomae.training.finetuning_config import FinetuneConfig
+from geomae.training.loop import Event
+from geomae.training.starts import OwnStart
+
+COMPARED = (TO_FIRST, TO_BASELINE)
+
+
+def model_tags(start: OwnStart) -> dict[str, str]:
+    """Which run made the model that is fine-tuned."""
+    run_id = start.provenance.get("mlflow_run")
+    return {"geomae.model_run": str(run_id)} if run_id else {}
+
+
+class Progress:
+    """Shows and logs what trainings report; figures of the fine-tuning itself go into the history."""
+
+    def __init__(self, run_: AnalysisRun, config: FinetuneConfig) -> None:
+        self.run, self.config = run_, config
+
+    def of(self, what: str) -> OnEvent:
+        """What hears of one of the trainings."""
+
+        def hear(name: str, event: Event) -> None:
+            steps = self.config.short().steps if name.startswith("rate-") else self.config.steps
+            title = f"{what}, trying {name.replace('-', ' ')}" if name.startswith("rate-") else what
+            if event.figures is not None:
+                self.run.step(title, event.step, steps, f"loss {event.figures['loss']:.4f}")
+            if what != "fine-tuning" or name != "chosen":
+                return
+            figures = {f"train/{key}": value for key, value in (event.figures or {}).items()}
+            for part, scores in (event.scores or {}).items():
+                figures |= scores.metrics(part)
+            if figures:
+                self.run.folder.log(event.step, figures)
+                self.run.tracker.log_metrics(figures, event.step)
+
+        return hear
+
+
+def describe_dry_run(session: Session, task: FinetuneTask, config: FinetuneConfig, share: Share) -> None:
+    """What a dry run prints."""
+    screen = session.screen
+    screen.result(f"{task.task} by {config.method}: {share.trained:,} of {share.total:,} parameters learn")
+    for what, parts in (("learn from", (task.learned,)), ("choose on", (task.held,)), ("test on", task.tests)):
+        for part in parts:
+            screen.result(f"{what} {part.name}: {len(part)} labelled tiles in {len(set(part.unit_T))} groups")
+    if task.names:
+        screen.result(f"classes: {', '.join(task.names)}")
+    screen.result(f"{config.steps} steps of {config.batch} tiles; rates {', '.join(f'{one:g}' for one in config.grid)}")
+    for note in (task.how, *task.notes):
+        screen.result(note)
+
+
+def save_finetuned(
+    run_: AnalysisRun, catalog: Catalog, config: FinetuneConfig, task: FinetuneTask, model: Model, start: OwnStart
+) -> None:
+    """Publish the model folder, in the place of what a run left that was killed behind this point."""
+    provenance = {
+        "command": "finetune",
+        "code_version": __version__,
+        "catalogue_digest": catalog.digest([task.learned.index.name]),
+        "mlflow_run": run_.tracker.wait_run_id(OPENING_S),
+        "seed": task.seed,
+        "dataset": [task.learned.name],
+        "finetuned": {"task": task.task, "method": config.method, "model_digest": start.digest},
+        "from": start.provenance,
+    }
+    if run_.folder.model.exists():
+        shutil.rmtree(run_.folder.model)
+    save_model(Model(model.mae, model.sensors, provenance, head=model.head), run_.folder.model)
+
+
+def write_results(
+    run_: AnalysisRun, session: Session, result: FinetuneResult, reference: Reference, start: OwnStart,
+    register: str | None,
+) -> None:  # fmt: skip
+    """Publish table, pictures, report, summary, and the model in MLflow; the same figures for people."""
+    out, task, learned = run_.out, result.task, result.learned
+    write_csv(out / "finetune.csv", result, reference.label)
+    pictures = write_pictures(run_, result)
+    about = {
+        "catalogue": str(session.catalog.path), "model": reference.text, "digest of the model": start.digest,
+        "precision": session.precision, "seed": str(task.seed),
+    }  # fmt: skip
+    write_report(result, pictures, about, out / "report.html")
+    run_.tracker.log_artifacts(run_.folder.model, "model")
+    if register:
+        run_.tracker.register_model(register)
+    head = result.model.head
+    assert head is not None
+    inputs: dict[str, Any] = {
+        "task": task.task, "classes": list(task.names), "notes": [task.how, *task.notes],
+        "model_run": start.provenance.get("mlflow_run"), "rate": learned.rate,
+        "rates_tried": {f"{rate:g}": loss for rate, loss in learned.tried.items()},
+        "calibration": head.record.calibration and head.record.calibration.model_dump(mode="json"),
+    }  # fmt: skip
+    metrics = dict(_metrics(result)) | {
+        "parameters/trained": float(learned.share.trained), "parameters/share": learned.share.share,
+        "steps/kept": float(learned.kept_step), "steps/trained": float(learned.steps),
+    }  # fmt: skip
+    run_.finish(metrics, inputs, [out / "finetune.csv", out / "report.html", *pictures.values()])
+    run_.screen.close()
+    print_results(run_, result)
+    for what, path in (("model", run_.folder.model), ("table", out / "finetune.csv"), ("report", out / "report.html")):
+        run_.screen.result(f"{what}: {path}")
+
+
+def write_csv(path: Path, result: FinetuneResult, encoder: str) -> None:
+    """Publish finetune.csv, whose columns are those of probe.csv."""
+    task = result.task
+    with publish_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for row in result.scores.rows:
+            truth = task.truths[row.test]
+            shared = {
+                "task": task.task, "train": task.learned.name, "chosen": "true",
+                "n_train": len(task.learned) if row.shots is None else row.shots * len(task.names),
+                "n_test": len(truth.label_T), "n_groups": truth.groups,
+            }  # fmt: skip
+            writer.writerow(row.csv_row(shared) | {"encoder": encoder, "method": row.encoder})
+
+
+def write_pictures(run_: AnalysisRun, result: FinetuneResult) -> dict[str, Path]:
+    """Publish the pictures; their paths by name."""
+    out, task = run_.out, result.task
+    paths = {name: out / f"finetune_{name}.png" for name in ("scores", "loss")}
+    axis = metric_name(result.main)
+    scores_picture(
+        paths["scores"], {test.name: list(_bars(result, test.name)) for test in task.tests},
+        title=f"Learned from {task.learned.name}", axis=axis,
+        caption="Lines: 95 % over resampled groups, where there are at least ten.\nGrey: what it is measured against.",
+    )  # fmt: skip
+    what = "squared error, in variances" if task.task == REGRESSION else "cross entropy in nats"
+    loss_curve(paths["loss"], run_.folder.history(), training="train/loss", validation="loss/held-out", what=what)
+    if task.names:
+        paths["confusion"] = out / "finetune_confusion.png"
+        key = (result.config.method, PredictionKey("", METHOD))
+        matrices = [
+            (test.name, result.scores.sums[key[0], key[1]._replace(test=test.name)].sum(0)) for test in task.tests
+        ]
+        unit = "pixels" if task.task == SEGMENTATION else "tiles"
+        confusion_picture(paths["confusion"], matrices, task.names, title=f"Fine-tuned ({key[0]})", unit=unit)
+        paths["reliability"] = out / "finetune_reliability.png"
+        sums = {test.name: result.predictions(test.name).reliability_GB3 for test in task.tests}
+        reliability_picture(
+            paths["reliability"], {name: one.sum(0) for name, one in sums.items() if one is not None},
+            title="How sure it is, and how often it is right",
+        )  # fmt: skip
+    paths["examples"] = out / "finetune_examples.png"
+    examples_picture(
+        paths["examples"], _examples(result), task.record.bands, task.names,
+        title=f"Tiles of {task.tests[0].name}, the worst first", colours=class_colours(len(task.names)),
+    )  # fmt: skip
+    return paths
+
+
+def _examples(result: FinetuneResult, most: int = 6) -> list[Example]:
+    """Tiles of the first test with truth and prediction: those that are most wrong, and as many of the others."""
+    task = result.task
+    test, truth = task.tests[0], task.truths[task.tests[0].name].label_T
+    predictions = result.predictions(test.name).predicted
+    wrong_T = _wrong(task, truth, predictions)
+    order = wrong_T.argsort(kind="stable")[::-1]
+    chosen = list(dict.fromkeys([*order[: most // 2].tolist(), *order[:: max(len(order) // most, 1)].tolist()]))[:most]
+    record = task.records.get(test.name, task.record)
+    reader = TileReader(test.index, 0, [band.name for band in record.bands])
+    return [
+        Example(reader.tile_ids[place], *reader.read(place), truth[place], predictions[place], float(wrong_T[place]))
+        for place in chosen
+    ]
+
+
+def _wrong(task: FinetuneTask, truth: Any, predictions: Any) -> Any:
+    """How wrong each tile is (T,): 0 or 1, the share of its pixels, or the distance of numbers."""
+    if task.task == REGRESSION:
+        return abs(predictions - truth)
+    if task.task != SEGMENTATION:
+        return (predictions != truth).astype(float)
+    known = truth >= 0
+    return ((predictions != truth) & known).sum((1, 2)) / known.sum((1, 2)).clip(min=1)
+
+
+def _bars(result: FinetuneResult, test: str) -> Iterator[Bar]:
+    for row in result.scores.rows:
+        if row.test == test and row.metric == result.main and row.of == ALL and row.shots is None:
+            yield Bar(row.encoder, row.encoder != result.config.method, row.value, row.interval)
+
+
+def _interval(row: ProbeRow | None) -> str:
+    return f"[{row.interval[0]:.3f}, {row.interval[1]:.3f}]" if row is not None and row.interval else ""
+
+
+def _table(result: FinetuneResult, test: str) -> Table:
+    """A row per method: every figure over all classes, the main one with its interval, and its paired difference."""
+    rows = [row for row in result.scores.rows if row.test == test and row.of == ALL and row.shots is None]
+    by: dict[str, dict[str, ProbeRow]] = {}
+    for row in rows:
+        by.setdefault(row.encoder, {})[row.metric] = row
+    others = [name for name in dict.fromkeys(row.metric for row in rows) if name not in (result.main, *COMPARED)]
+    header = [
+        "method",
+        metric_name(result.main),
+        "95 %",
+        f"to {result.config.method}",
+        "95 %",
+        *map(metric_name, others),
+    ]
+    cells: list[list[Cell]] = []
+    for method, own in by.items():
+        first = own.get(TO_FIRST)
+        row_: list[Cell] = [method, own[result.main].value, _interval(own[result.main])]
+        row_ += [first.value if first else None, _interval(first)]
+        cells.append([*row_, *(own[name].value if name in own else None for name in others)])
+    return Table(test, header, cells)
+
+
+def summarize_finetuning(result: FinetuneResult) -> Iterator[str]:
+    """A sentence for every test: what it scores, and whether that is more than each other method does."""
+    task, main = result.task, metric_name(result.main)
+    for test in task.tests:
+        rows = {(row.encoder, row.metric): row for row in result.scores.rows
+                if row.test == test.name and row.of == ALL and row.shots is None}  # fmt: skip
+        own = rows[result.config.method, result.main]
+        said = [
+            f"{test.name}: fine-tuned ({result.config.method}) has {main} {own.value:.3f} {_interval(own)}".rstrip()
+        ]
+        groups = task.truths[test.name].groups
+        for method in dict.fromkeys(name for name, _ in rows if name != result.config.method):
+            row = rows[method, TO_FIRST]
+            gain = -row.value
+            if row.interval is None:
+                few = f"{groups} groups are too few for an interval (it takes {FEWEST_GROUPS})"
+                said.append(f"{gain:+.3f} to {method}, but {few}")
+            elif row.interval[0] <= 0 <= row.interval[1]:
+                said.append(f"the data cannot tell it from {method} ({gain:+.3f})")
+            else:
+                side = "better" if gain > 0 else "worse"
+                low, high = -row.interval[1], -row.interval[0]
+                said.append(f"{side} than {method} by {gain:+.3f} [{low:+.3f}, {high:+.3f}]")
+        yield "; ".join(said) + "."
+
+
+def _few_table(result: FinetuneResult, test: str) -> Table:
+    rows = {(row.encoder, row.shots, row.metric): row for row in result.scores.rows
+            if row.test == test and row.shots is not None and row.of == ALL}  # fmt: skip
+    cells: list[list[Cell]] = [
+        [method, shots, row.value, _interval(row), rows[method, shots, metric + SPREAD].value]
+        for (method, shots, metric), row in rows.items()
+        if metric == result.main
+    ]
+    header = ["method", "labels per class", metric_name(result.main), "95 %", "deviation over draws"]
+    return Table(test, header, cells)
+
+
+def write_report(result: FinetuneResult, pictures: Mapping[str, Path], about: Mapping[str, str], path: Path) -> None:
+    """Publish `report.html`."""
+    task, learned = result.task, result.learned
+    sections = [
+        Section("What the data say", tuple(summarize_finetuning(result)),
+                (Figure(pictures["scores"], "Every method on every test."),)),
+        Section("Scores", (_how_compared(result),), tuple(_table(result, test.name) for test in task.tests)),
+    ]  # fmt: skip
+    if any(row.shots is not None for row in result.scores.rows):
+        text = (
+            f"From so many labels per class: {DRAWS} draws of the fine-tuning (the probe: ten) that spread over "
+            "groups, at the rate that was chosen with all labels; nothing is held out and the last weights count."
+        )
+        sections.append(Section("Few labels", (text,), tuple(_few_table(result, test.name) for test in task.tests)))
+    if task.names:
+        head = result.model.head
+        assert head is not None
+        notes = head.record.calibration.notes if head.record.calibration else ()
+        sections.append(Section("Classes", (), (Figure(pictures["confusion"], "Share of each class's row."),)))
+        sections.append(Section(
+            "How sure it is",
+            ("Probabilities are calibrated on the held-out tiles: a temperature and a bias per class.", *notes),
+            (Figure(pictures["reliability"], "On the diagonal, the share that is right is what the model says."),),
+        ))  # fmt: skip
+    sections.append(Section("Examples", (), (Figure(pictures["examples"], "Tile, truth, prediction and error."),)))
+    parts: list[Figure | Table] = [Figure(pictures["loss"], "The training, and the tiles that chose its step.")]
+    if learned.tried:
+        tried: list[list[Cell]] = [[f"{rate:g}", loss] for rate, loss in learned.tried.items()]
+        parts.append(Table("Rates that were tried, and the loss on held-out tiles", ["rate", "loss"], tried))
+    sections.append(Section("How it learned", tuple(_how_learned(result)), tuple(parts)))
+    tests = ", ".join(test.name for test in task.tests)
+    lead = f"{task.task.capitalize()} learned from {task.learned.name}, tested on {tests}."
+    write_page(path, Page(f"Fine-tuning: {task.learned.name}", lead, tuple(sections), about))
+
+
+def _how_compared(result: FinetuneResult) -> str:
+    return (
+        f"{LINEAR}: the linear probe of the frozen encoder. {SCRATCH}: the same architecture from random weights, its "
+        "own rate chosen likewise. Intervals are 95 % over resampled groups; differences are paired, on the same "
+        "resamples. ece: expected calibration error."
+    )
+
+
+def _how_learned(result: FinetuneResult) -> Iterator[str]:
+    learned, task = result.learned, result.task
+    yield (
+        f"{result.config.method}: {learned.share.trained:,} of {learned.share.total:,} parameters learned "
+        f"({learned.share.share:.1%}), at the rate {learned.rate:g} for 256 tiles; step {learned.kept_step} of "
+        f"{learned.steps} is kept, the best on the held-out tiles."
+    )
+    yield f"{task.how}. No label of a test had a part in any choice."
+    yield from task.notes
+
+
+def _metrics(result: FinetuneResult) -> Iterator[tuple[str, float]]:
+    """Every figure by the name METRIC/TEST/METHOD and what narrows it down, and the ends of its interval."""
+    for row in result.scores.rows:
+        parts = [row.metric, row.test, row.encoder]
+        parts += [f"shots{row.shots}"] if row.shots is not None else []
+        parts += [row.of] if row.of != ALL else []
+        if row.value == row.value:
+            yield "/".join(parts), row.value
+        if row.interval is not None:
+            yield "/".join((*parts, "low")), row.interval[0]
+            yield "/".join((*parts, "high")), row.interval[1]
+
+
+def print_results(run_: AnalysisRun, result: FinetuneResult) -> None:
+    """The figures that the command prints."""
+    for test in result.task.tests:
+        table = _table(result, test.name)
+        run_.screen.table(table.caption, table.header, [[_cell(one) for one in row] for row in table.rows])
+    for sentence in (next(_how_learned(result)), *summarize_finetuning(result)):
+        run_.screen.result(sentence)
+
+
+def _cell(cell: Cell) -> str:
+    return f"{cell:.3f}" if isinstance(cell, float) else "" if cell is None else str(cell)

@@ -1,0 +1,216 @@
+"""`geomae predict`: maps of whole scenes by a fine-tuned model or a saved probe, their accuracy, and areas."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from geomae.commands.options import (
+    CatalogFile,
+    CommonOptions,
+    Datasets,
+    Device,
+    Devices,
+    DryRun,
+    Experiment,
+    Nodes,
+    Out,
+    Precision,
+    Quiet,
+    RunName,
+    Seed,
+    TrackingUri,
+    exit_with,
+    output_folder,
+    read_selectors,
+)
+from geomae.errors import ConfigError
+
+if TYPE_CHECKING:
+    from geomae.commands.run import AnalysisRun, Session
+    from geomae.encoders.extraction import Progress
+    from geomae.metrics.predictions import Floats
+    from geomae.prediction.folders import PredictorFolder
+    from geomae.prediction.models import WindowModel
+    from geomae.prediction.shares import TargetShares
+    from geomae.tiles.selection import Selection
+
+PredictingModel = Annotated[
+    Path, typer.Option("--model", help="Folder of a fine-tuned model, or of a probe (`probes/ENCODER` of its run).")
+]
+Priors = Annotated[
+    str,
+    typer.Option(help="Class shares of the target: none, estimate, or a table with the columns class and share."),
+]
+ReferenceSample = Annotated[
+    Path | None,
+    typer.Option("--sample", help="Points with a column reference (and stratum), for accuracy and areas by design."),
+]
+Probabilities = Annotated[bool, typer.Option("--probabilities", help="Also maps of the probability of every class.")]
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """The options of the command; None where the user did not say."""
+
+    common: CommonOptions
+    model: Path
+    datasets: tuple[str, ...] = ()
+    priors: str = "none"
+    sample: Path | None = None
+    probabilities: bool = False
+
+
+def predict(
+    model: PredictingModel,
+    dataset: Datasets = None,
+    catalog: CatalogFile = None,
+    priors: Priors = "none",
+    sample: ReferenceSample = None,
+    probabilities: Probabilities = False,
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
+    tracking_uri: TrackingUri = None,
+    experiment: Experiment = "geomae",
+    run_name: RunName = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Map whole scenes and predict tiles; where there are labels or reference points, say how right that is."""
+    common = CommonOptions(
+        catalog=catalog, out=out, seed=seed, device=device, precision=precision, devices=devices, nodes=nodes,
+        tracking_uri=tracking_uri, experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
+    )  # fmt: skip
+    options = PredictOptions(common, model, tuple(dataset or ()), priors, sample, probabilities)
+    exit_with(lambda: run(options))
+
+
+def run(options: PredictOptions) -> int:
+    """Map the scenes, predict the tiles, and say how right both are. Returns the exit code."""
+    (selectors,) = read_selectors(options.common, options.datasets)
+    # What is slow to import (torch takes seconds) comes after what can be checked without it.
+    from geomae.commands.predict_report import describe_plan, publish
+    from geomae.commands.run import open_session
+    from geomae.prediction.folders import open_predictor
+    from geomae.prediction.scene_maps import MapOptions, plan_maps, predict_strips, stride_of, write_maps
+    from geomae.runtime.signals import watch
+
+    session = open_session(options.common)
+    folder = open_predictor(options.model, session.fabric.device)
+    given = _given_shares(options, folder)
+    fitted = _fit(session, folder, session.select(selectors))
+    jobs = plan_maps(fitted, lambda selected: stride_of(session.catalog, selected, folder.record))
+    remarks = describe_plan(session, fitted, jobs)
+    if options.common.dry_run:
+        return 0
+    with _tracked(options, session, folder, fitted) as analysis:
+        out, _ = session.launch_into(analysis)
+        progress = analysis.step if analysis is not None else session.screen.step
+        values, shares = _predicted(options, session, fitted, given, analysis, progress)
+        maps = MapOptions(options.probabilities, None if shares is None else shares.share_K)
+        with watch() as stop:
+            done = predict_strips(session.compute, jobs, maps, out, stop, progress)
+        if not all(_gathered(session, done)):
+            return session.stopped(analysis, stop)
+        session.fabric.barrier()
+        if analysis is not None:  # the first rank writes the results
+            analysis.screen.say("writing the maps")
+            paths = write_maps(jobs, maps, out)
+            publish(analysis, session, options.sample, folder.record, fitted, jobs, values, shares, paths, remarks)
+    return 0
+
+
+def _fit(
+    session: "Session", folder: "PredictorFolder", selections: "list[Selection]"
+) -> "list[tuple[Selection, WindowModel]]":
+    """The model for each selection; what is wrong with its imagery is known before any work begins."""
+    device = session.fabric.device
+    return [(one, folder.fit(one.imagery, one.selector, device)) for one in selections]
+
+
+def _given_shares(options: PredictOptions, folder: "PredictorFolder") -> "TargetShares | None":
+    """The class shares that a file says. Raises ConfigError where they cannot be, or where there are no classes."""
+    from geomae.prediction.shares import ESTIMATE, NONE, read_shares
+
+    if options.priors == NONE:
+        return None
+    if folder.record.of_numbers:
+        raise ConfigError(f"--priors {options.priors}: class shares are of classes, and the model predicts numbers")
+    return None if options.priors == ESTIMATE else read_shares(Path(options.priors), folder.record)
+
+
+def _predicted(
+    options: PredictOptions,
+    session: "Session",
+    fitted: "list[tuple[Selection, WindowModel]]",
+    given: "TargetShares | None",
+    analysis: "AnalysisRun | None",
+    progress: "Progress",
+) -> "tuple[list[Floats], TargetShares | None]":
+    """What is predicted of tiles (none where pixels are), corrected for the class shares; and these, on every rank."""
+    from geomae.metrics.priors import correct_probabilities
+    from geomae.prediction.shares import ESTIMATE, estimate_over
+    from geomae.prediction.tiles import predict_tiles
+
+    record, values = fitted[0][1].record, []
+    if analysis is not None and not record.of_pixels:
+        values = [predict_tiles(session.compute, model, selected, progress) for selected, model in fitted]
+    shares = given
+    if options.priors == ESTIMATE:
+        if analysis is not None:
+            shares = estimate_over(session.compute, fitted, values, options.common.seed, progress)
+        shares = session.fabric.broadcast(shares)
+    if shares is not None:
+        values = [correct_probabilities(one, record.trained_K, shares.share_K) for one in values]
+    return values, shares
+
+
+@contextlib.contextmanager
+def _tracked(
+    options: PredictOptions,
+    session: "Session",
+    folder: "PredictorFolder",
+    fitted: "list[tuple[Selection, WindowModel]]",
+) -> "Iterator[AnalysisRun | None]":
+    """The run on the first rank; None on the others."""
+    from geomae.commands.run import AnalysisRun, selection_record
+
+    if not session.leads:
+        yield None
+        return
+    record = folder.record
+    params: dict[str, Any] = {
+        "catalog": str(session.catalog.path.absolute()),
+        "dataset": [selected.name for selected, _ in fitted],
+        "model": str(options.model.absolute()),
+        "model_digest": folder.digest,
+        "task": record.task,
+        "priors": options.priors,
+        "sample": None if options.sample is None else str(options.sample.absolute()),
+        "probabilities": options.probabilities,
+        "precision": session.precision,
+        "data_digest": [selected.digest() for selected, _ in fitted],
+    }
+    tags = {"geomae.model_run": record.run} if record.run else {}
+    out = output_folder("predict", options.common.out)
+    with AnalysisRun("predict", options.common, params, session.screen, out) as analysis:
+        analysis.track([selection_record(session.catalog, selected) for selected, _ in fitted], tags)
+        yield analysis
+
+
+def _gathered(session: "Session", done: bool) -> list[bool]:
+    """What every rank says, so that all go on or none."""
+    import torch
+
+    every = [done]
+    if session.fabric.world_size > 1:
+        every *= session.fabric.world_size
+        torch.distributed.all_gather_object(every, done)
+    return every

@@ -1,0 +1,294 @@
+"""What `geomae predict` leaves beside the maps: tables, pictures, report and summary, and the same for people."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geomae.commands.run import AnalysisRun, Session
+from geomae.evaluation.accuracy import COLUMNS, AccuracyRow
+from geomae.files import file_name, write_csv
+from geomae.metrics.area import SampleEstimate
+from geomae.metrics.predictions import ALL, FEWEST_GROUPS, Floats
+from geomae.prediction.assessment import (
+    AREA_COLUMNS,
+    LEARNED,
+    Assessed,
+    MapArea,
+    Sample,
+    area_rows,
+    assess,
+    measure_areas,
+    read_sample,
+    rows_of_sample,
+)
+from geomae.prediction.models import WindowModel
+from geomae.prediction.record import PredictorRecord, scale_remark
+from geomae.prediction.scene_maps import NODATA, MapJob
+from geomae.prediction.shares import TargetShares, share_sentences
+from geomae.prediction.tiles import TilePredictions, of_classes, of_map, of_numbers, write_predictions
+from geomae.rasters import read_map
+from geomae.reports.page import Figure, Page, Section, Table, write_page
+from geomae.reports.prediction_figures import LegendEntry, PredictedScene, predicted_picture, reliability_picture
+from geomae.reports.probe_figures import confusion_picture
+from geomae.reports.scene_pictures import PICTURE_PX, scene_picture
+from geomae.tiles.selection import Selection
+
+MOST_MAPS = 24  # in the page; the folder has all
+METRICS = {"accuracy": "overall accuracy", "f1": "mean F1", "mean_iou": "mean IoU", "ece": "calibration error",
+           "r2": "R\N{SUPERSCRIPT TWO}", "rmse": "RMSE", "mae": "MAE"}  # fmt: skip
+Fitted = Sequence[tuple[Selection, WindowModel]]
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that is said of the predictions of a run."""
+
+    record: PredictorRecord
+    tiles: Sequence[TilePredictions]
+    assessed: Sequence[Assessed]
+    areas: MapArea | None
+    sample: Sample | None
+    estimate: SampleEstimate | None
+    shares: TargetShares | None
+    remarks: Sequence[str]
+
+    def accuracy_rows(self) -> list[AccuracyRow]:
+        """The rows of accuracy.csv."""
+        rows = [row for one in self.assessed for row in one.rows]
+        if self.sample is not None and self.estimate is not None:
+            rows += rows_of_sample(self.sample, self.estimate, self.record)
+        return rows
+
+
+def describe_plan(session: Session, fitted: Fitted, jobs: Sequence[MapJob]) -> list[str]:
+    """Say what will be mapped and how; gives what a reader of the maps has to know."""
+    record = fitted[0][1].record
+    remarks: list[str] = [] if record.renumbered is None else [record.renumbered]
+    for selected, model in fitted:
+        remark = scale_remark(record, selected.imagery, selected.name)
+        remarks += [] if remark is None else [remark]
+        own = [job for job in jobs if job.selected is selected]
+        small = sum(job.lattice.padded for job in own)
+        if small:
+            remarks.append(
+                f"{selected.name}: {small} of {len(own)} scenes are smaller than a window of {record.tile} pixels; "
+                "what they lack is invalid in it"
+            )
+        sizes = sorted(set(selected.index.tiles["size"].tolist()) - {record.tile})
+        if sizes and not record.of_pixels:
+            remarks.append(
+                f"{selected.name}: its tiles have {', '.join(map(str, sizes))} pixels a side, and the model learned "
+                f"from {record.tile}; maps are of windows of {record.tile}"
+            )
+        if session.common.dry_run:
+            cell = "pixels" if record.of_pixels else f"cells of {own[0].lattice.cell} pixels" if own else "nothing"
+            session.screen.result(
+                f"predict {selected.name}: {len(selected.index)} tiles; maps of {len(own)} scenes in {cell}, "
+                f"{sum(job.windows for job in own)} windows of {record.tile} pixels"
+            )
+            for note in model.notes:
+                session.screen.result(f"{selected.name}: {note}")
+    for remark in remarks:
+        session.screen.warn(remark)
+    return remarks
+
+
+def publish(
+    analysis: AnalysisRun, session: Session, sample_file: Path | None, record: PredictorRecord, fitted: Fitted,
+    jobs: Sequence[MapJob], values: Sequence[Floats], shares: TargetShares | None, paths: Sequence[Path],
+    remarks: Sequence[str],
+) -> None:  # fmt: skip
+    """Tables, pictures, report and summary; the same figures for people."""
+    out = analysis.out
+    tiles = _tiles(record, fitted, values, jobs, out)
+    assessed = [part for one in tiles for part in assess(one, record, jobs, out, analysis.common.seed)]
+    areas = None if record.of_numbers or not jobs else measure_areas(record, jobs, out)
+    sample = None if sample_file is None else read_sample(sample_file, record, jobs, out)
+    estimate = None if sample is None or areas is None else sample.estimate(record, areas)
+    notes = [*remarks, *(one.remark for one in assessed if one.remark), *(sample.remarks if sample else ())]
+    results = Results(record, tiles, assessed, areas, sample, estimate, shares, notes)
+    for note in notes[len(remarks) :]:
+        analysis.screen.warn(note)
+    write_predictions(out / "predictions.parquet", record, tiles)
+    tables = [out / "predictions.parquet"]
+    if rows := results.accuracy_rows():
+        write_csv(out / "accuracy.csv", COLUMNS, [row.csv_row() for row in rows])
+        tables.append(out / "accuracy.csv")
+    if areas is not None:
+        write_csv(out / "area.csv", AREA_COLUMNS, area_rows(record, areas, estimate))
+        tables.append(out / "area.csv")
+    sections = [*_map_sections(results, jobs, out), *_accuracy_sections(results, out), *_area_sections(results)]
+    lead = " ".join(_sentences(results))
+    title = f"{' + '.join(selected.name for selected, _ in fitted)}, predicted"
+    write_page(out / "report.html", Page(title, lead, tuple(sections), _about(analysis, session, record, fitted)))
+    metrics = dict(_metrics(results)) | {"tiles": sum(map(len, tiles)), "maps": len(jobs)}
+    inputs: dict[str, Any] = {"remarks": notes, "classes": list(record.classes), "model_run": record.run}
+    inputs |= {} if shares is None else {"shares": shares.record()}
+    analysis.finish(metrics, inputs, [*tables, out / "report.html", *paths, *sorted(out.glob("*.png"))])
+    analysis.screen.close()
+    for sentence in _sentences(results):
+        analysis.screen.result(sentence)
+    analysis.screen.result(f"report: {out / 'report.html'}")
+
+
+def _tiles(
+    record: PredictorRecord, fitted: Fitted, values: Sequence[Floats], jobs: Sequence[MapJob], out: Path
+) -> list[TilePredictions]:
+    if record.of_pixels:
+        return [of_map(selected, record, jobs, out) for selected, _ in fitted]
+    if record.of_numbers:
+        return [of_numbers(one, record, value[:, 0]) for (one, _), value in zip(fitted, values, strict=True)]
+    return [of_classes(one, record, value) for (one, _), value in zip(fitted, values, strict=True)]
+
+
+def _sentences(results: Results) -> Iterator[str]:
+    """What is certain and what is not."""
+    if not results.assessed and results.estimate is None:
+        yield "No tile has a label, so that nothing says how right the predictions are."
+    for one in results.assessed:
+        first = next(row for row in one.rows if row.of == ALL and row.domain == ALL)
+        value = f"{METRICS.get(first.metric, first.metric)} {first.value:.3f}"
+        if first.interval is not None:
+            value += f" [{first.interval[0]:.3f}, {first.interval[1]:.3f}]"
+        said = f"{one.name}: {value} over {first.tiles:,} tiles in {first.groups:,} groups"
+        if one.name.endswith(LEARNED):
+            yield f"{said}; the model learned from these tiles or was chosen on them, so that this says little."
+        elif first.interval is None:
+            yield f"{said}, fewer than the {FEWEST_GROUPS} that an interval takes."
+        else:
+            yield f"{said}."
+    if results.estimate is not None:
+        overall, interval = results.estimate.overall, results.estimate.overall.interval(0, most=1)
+        span = "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
+        points = int(results.estimate.points_K.sum())
+        yield f"By design, from {points:,} reference points: overall accuracy {overall.value_X[0]:.3f}{span}."
+        yield from (f"{note}." for note in results.estimate.notes)
+    if results.shares is not None:
+        yield from share_sentences(results.shares, results.record)
+
+
+def _map_sections(results: Results, jobs: Sequence[MapJob], out: Path) -> Iterator[Section]:
+    if not jobs:
+        nothing = "No scene holds two tiles or more, so that there is no map; the table has a prediction of every tile."
+        yield Section("Maps", (nothing, *results.remarks))
+        return
+    record = results.record
+    figures = []
+    for job in jobs[:MOST_MAPS]:
+        path = out / f"map_{job.name}.png"
+        _draw(path, job, results, out)
+        figures.append(Figure(path, f"{job.selected.index.name}: {job.scene.id}, in {job.path(out).name}"))
+    what = "a pixel of the scene" if record.of_pixels else f"{jobs[0].lattice.cell} x {jobs[0].lattice.cell} pixels"
+    text = [
+        f"A pixel of the map is {what}; the model saw windows of {record.tile} pixels that overlap and fade towards "
+        "their borders. Beige: no valid pixel. The GeoTIFFs lie beside this page, with colours and names of classes, "
+        "and a style for QGIS."
+    ]
+    text += [f"The first {MOST_MAPS} of {len(jobs)} maps; the folder has all."] if len(jobs) > MOST_MAPS else []
+    yield Section("Maps", (*text, *results.remarks), tuple(figures))
+
+
+def _draw(path: Path, job: MapJob, results: Results, out: Path) -> None:
+    record, lattice = results.record, job.lattice
+    scene_grid = job.selected.index.grids[job.number]
+    assert scene_grid is not None
+    picture = scene_picture(job.selected.index.source, job.scene, scene_grid)
+    shrink = max(1, -(-max(lattice.rows, lattice.cols) // PICTURE_PX))
+    shape = (-(-lattice.rows // shrink), -(-lattice.cols // shrink))
+    code_yx = read_map(str(job.path(out)), shape=shape)[0]
+    confidence_yx = None if record.of_numbers else read_map(str(job.path(out, "confidence")), shape=shape)[0]
+    scale = picture.scale
+    scene = PredictedScene(
+        picture.truth_HW3, picture.composite, code_yx, confidence_yx, lattice.height * scale, lattice.width * scale,
+        lattice.rows * lattice.cell * scale, lattice.cols * lattice.cell * scale, picture.unit, NODATA,
+    )  # fmt: skip
+    area_K = None if results.areas is None else results.areas.of_scene[job.name]
+    there = set(np.unique(code_yx).tolist())
+    legend = [
+        LegendEntry(code, name, colour, "" if area_K is None else f"{area_K[place]:,.4g} ha")
+        for place, (code, name, colour) in enumerate(
+            zip(record.map_codes, record.classes, record.colours, strict=True)
+        )
+        if code in there or len(record.classes) <= 12
+    ]  # fmt: skip
+    corrected = "" if results.shares is None else f" Corrected for class shares, {results.shares.origin}."
+    caption = f"Windows of {record.tile} pixels, blended.{corrected} Beige: no valid pixel."
+    title = f"{job.selected.index.name}: {job.scene.id}"
+    predicted_picture(path, scene, legend, title=title, caption=caption, quantity=f"predicted {record.unit}".rstrip())
+
+
+def _accuracy_sections(results: Results, out: Path) -> Iterator[Section]:
+    scored = [one for one in results.assessed if one.confusion_KK is not None]
+    parts: list[Figure | Table] = []
+    if scored:
+        unit = "pixels" if results.record.of_pixels else "tiles"
+        matrices = [(one.name, one.confusion_KK) for one in scored if one.confusion_KK is not None]
+        path = out / "confusion.png"
+        confusion_picture(path, matrices, results.record.classes, title="Confusion", unit=unit)
+        parts.append(Figure(path, f"Of the {unit} of a class, what share was taken for which."))
+        curve = out / "reliability.png"
+        reliability_picture(curve, [(one.name, one.reliability) for one in scored], unit)
+        parts.append(Figure(curve, "How often predictions are right, by how sure they are; on the line they mean it."))
+    rows = results.accuracy_rows()
+    if rows:
+        header = ("selection", "domain", "class", "metric", "value", "low", "high", "tiles", "groups")
+        cells = [
+            (
+                row.dataset,
+                row.domain,
+                row.of,
+                row.metric,
+                row.value,
+                *(row.interval or (None, None)),
+                row.tiles,
+                row.groups,
+            )
+            for row in rows
+        ]
+        parts.append(Table("accuracy.csv", header, cells))
+    text = (
+        "Accuracy counts the selected tiles alone. Intervals are 95 % over resampled groups; they are left out where "
+        f"fewer than {FEWEST_GROUPS} groups carry them. Tiles that share ground with those that the model learned "
+        "from, or was chosen on, are reported apart.",
+    )
+    if parts:
+        yield Section("Accuracy", text, tuple(parts))
+
+
+def _area_sections(results: Results) -> Iterator[Section]:
+    if results.areas is None:
+        return
+    rows = [
+        tuple(None if row[name] == "" else row[name] for name in AREA_COLUMNS)
+        for row in area_rows(results.record, results.areas, results.estimate)
+    ]
+    text = ["Hectares are measured on an equal-area grid. What the map counts carries the map's errors."]
+    if results.sample is None:
+        text.append("Without reference points (--sample) nothing says by how much an area may be off.")
+    else:
+        text.append("Estimates and intervals (95 %) are by design, from the reference points (Olofsson et al. 2014).")
+    yield Section("Areas", tuple(text), (Table("area.csv", AREA_COLUMNS, rows),))
+
+
+def _about(analysis: AnalysisRun, session: Session, record: PredictorRecord, fitted: Fitted) -> dict[str, str]:
+    return {
+        "model": str(analysis.params["model"]),
+        "digest of the model": str(analysis.params["model_digest"]),
+        **({"run that made the model": record.run} if record.run else {}),
+        **{str(key): str(value) for key, value in record.about.items()},
+        **{f"how it takes {selected.name}": "; ".join(model.notes) for selected, model in fitted},
+        "catalogue": str(session.catalog.path),
+        "target": ", ".join(selected.name for selected, _ in fitted),
+        "precision": session.precision,
+        "seed": str(analysis.common.seed),
+    }
+
+
+def _metrics(results: Results) -> Iterator[tuple[str, float]]:
+    """Figures over all domains and classes, by selection."""
+    for row in results.accuracy_rows():
+        if row.domain == ALL and row.of == ALL:
+            yield f"{row.metric}.{file_name(row.dataset)}", row.value

@@ -1,0 +1,53 @@
+"""What a fine-tuned model is scored by while it learns: cross entropy of classes, squared error of numbers.
+
+B tiles, C bands, H W pixels, K classes; labels are codes, -1 where unknown, or standardised numbers
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from geomae.models.head_record import REGRESSION
+
+UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """The loss of a task. `weight_K` says how much each class counts, None: as much as its labels are."""
+
+    task: str
+    weight_K: Sequence[float] | None = None
+    smoothing: float = 0.0
+
+    def losses(self, outputs_BK: Tensor, labels_B: Tensor, valid_BCHW: Tensor) -> Tensor:
+        """The sum of the loss of each tile (B,), over labelled valid pixels where pixels are labelled.
+
+        What is not counted is replaced before any arithmetic, so that nothing there reaches a gradient.
+        """
+        if self.task == REGRESSION:
+            return (outputs_BK[:, 0] - labels_B).square()
+        known_B = self._known(labels_B, valid_BCHW)
+        logits_BK = outputs_BK.where(known_B[:, None], 0)
+        labels_B = labels_B.where(known_B, UNKNOWN)
+        weight_K = None if self.weight_K is None else logits_BK.new_tensor(self.weight_K)
+        loss_B = cross_entropy(
+            logits_BK, labels_B, weight_K, ignore_index=UNKNOWN, reduction="none", label_smoothing=self.smoothing
+        )
+        return loss_B.flatten(1).sum(1) if loss_B.ndim > 1 else loss_B
+
+    def count(self, labels_B: Tensor, valid_BCHW: Tensor) -> float:
+        """What the sum over these tiles is divided by: labelled tiles or pixels, as their classes weigh."""
+        if self.task == REGRESSION:
+            return float(len(labels_B))
+        known = labels_B[self._known(labels_B, valid_BCHW)]
+        if self.weight_K is None:
+            return float(len(known))
+        return float(torch.tensor(self.weight_K, dtype=torch.float64)[known.cpu()].sum())
+
+    @staticmethod
+    def _known(labels_B: Tensor, valid_BCHW: Tensor) -> Tensor:
+        return (labels_B != UNKNOWN) & valid_BCHW.any(1) if labels_B.ndim == 3 else labels_B != UNKNOWN

@@ -1,0 +1,309 @@
+"""What predictions are worth: accuracy where there are labels, and areas, from the map and from a sample.
+
+T tiles, K classes, N points, H W pixels of a tile, h rows of a map
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from geomae.errors import ConfigError, nearest
+from geomae.evaluation.accuracy import AccuracyRow, MapAccuracy, number_rows, sample_rows
+from geomae.metrics.area import SampleEstimate, estimate_from_sample
+from geomae.metrics.calibration import ReliabilityBin
+from geomae.metrics.predictions import UNKNOWN, Codes, Floats
+from geomae.prediction.record import PredictorRecord, learned_tiles
+from geomae.prediction.scene_maps import NODATA, PERCENT, MapJob
+from geomae.prediction.tiles import TilePredictions, map_of_tiles
+from geomae.rasters import Window, read_map
+from geomae.tiles.pixel_areas import pixel_hectares
+from geomae.vectors.projection import transform
+from geomae.vectors.reading import read_vector
+
+LEARNED = " (learned from)"  # after the name of a selection, of its tiles that the model learned from
+REFERENCE, STRATUM = "reference", "stratum"
+Scored = tuple[Codes, Codes, Codes, Floats]  # tile, truth, prediction and its probability, of rows
+SHOWN = 3  # points that an error names
+ROWS = 512  # of a map that are in memory at a time
+AREA_COLUMNS = ("scene", "class", "hectares", "low", "high", "map_hectares", "n")
+
+
+@dataclass(frozen=True)
+class Assessed:
+    """The accuracy of a selection, of the tiles that the model did not learn from or of those that it did.
+
+    `confusion_KK` counts (truth, predicted) of tiles or pixels; it and the reliability curve are None for numbers.
+    `remark` says what could not be scored.
+    """
+
+    name: str
+    rows: list[AccuracyRow]
+    confusion_KK: Floats | None
+    reliability: list[ReliabilityBin]
+    remark: str | None = None
+
+
+def assess(
+    predicted: TilePredictions, record: PredictorRecord, jobs: Sequence[MapJob], out: Path, seed: int
+) -> list[Assessed]:
+    """The accuracy where there are labels: of the map's pixels, or of tiles; tiles that were learned from apart."""
+    results = []
+    for learned in (False, True):
+        part_T = predicted.learned_T == learned
+        name = predicted.selected.name + (LEARNED if learned else "")
+        if record.of_numbers:
+            one = _of_numbers(name, predicted, part_T, seed)
+        else:
+            one = _of_classes(name, predicted, record, jobs, out, part_T, seed)
+        results += [] if one is None else [one]
+    return results
+
+
+def _of_numbers(name: str, predicted: TilePredictions, part_T: NDArray[np.bool_], seed: int) -> Assessed | None:
+    known = np.flatnonzero(part_T & np.array([_is_number(one) for one in predicted.truth_T], dtype=bool))
+    if not len(known):
+        return None
+    index = predicted.selected.index.take(known)
+    truth_T = np.array([float(one) for one in predicted.truth_T[known]])
+    domain_T, unit_T = index.tiles["domain"].tolist(), index.independent_units()
+    return Assessed(name, number_rows(name, truth_T, predicted.number_T[known], domain_T, unit_T, seed), None, [])
+
+
+def _of_classes(
+    name: str, predicted: TilePredictions, record: PredictorRecord, jobs: Sequence[MapJob], out: Path,
+    part_T: NDArray[np.bool_], seed: int,
+) -> Assessed | None:  # fmt: skip
+    index = predicted.selected.index
+    accuracy = MapAccuracy(record.classes, index.tiles["domain"].tolist(), index.independent_units())
+    never: set[str] = set()
+    rows = _pixels(predicted, record, jobs, out, never) if record.of_pixels else _tiles(predicted, record, never)
+    for tile_N, truth_N, class_N, confidence_N in rows:
+        chosen_N = part_T[tile_N]
+        accuracy.add(tile_N[chosen_N], truth_N[chosen_N], class_N[chosen_N], confidence_N[chosen_N])
+    counts_KK = accuracy.confusion
+    if not counts_KK.any():
+        return None
+    remark = None
+    if never:
+        what = "pixels" if record.of_pixels else "tiles"
+        remark = f"{name}: {what} of {', '.join(sorted(never))} are not scored; the model never learned that class"
+    return Assessed(name, accuracy.rows(name, seed), counts_KK, accuracy.reliability, remark)
+
+
+def _tiles(predicted: TilePredictions, record: PredictorRecord, never: set[str]) -> Iterator[Scored]:
+    truth = predicted.truth_T.tolist()
+    never |= {str(one) for one in truth if one is not None and one not in record.classes}
+    truth_T = np.array([record.classes.index(one) if one in record.classes else UNKNOWN for one in truth])
+    yield np.arange(len(predicted)), truth_T, predicted.class_T, predicted.probability_T
+
+
+def _pixels(
+    predicted: TilePredictions, record: PredictorRecord, jobs: Sequence[MapJob], out: Path, never: set[str]
+) -> Iterator[Scored]:
+    """Pixels of the map, tile by tile."""
+    labels, tiles = predicted.selected.index.labels, predicted.selected.index.tiles
+    if labels is None:
+        return
+    class_of = np.array([_place(name, record.classes) for name in labels.names] + [UNKNOWN])
+    code_of = np.full(NODATA + 1, UNKNOWN)
+    code_of[list(record.map_codes)] = np.arange(len(record.classes))
+    for position, (code_HW, confidence_HW) in map_of_tiles(predicted.selected, jobs, out):
+        scene, row, col, size = tiles[["scene", "row", "col", "size"]].iloc[position].tolist()
+        label_HW = labels.read(scene, Window(row, col, size, size)).code_HW
+        never |= {name for code, name in enumerate(labels.names) if class_of[code] < 0 and (label_HW == code).any()}
+        truth_N, class_N = class_of[label_HW].ravel(), code_of[code_HW].ravel()
+        yield np.full(len(truth_N), position), truth_N, class_N, confidence_HW.ravel() / PERCENT
+
+
+def _place(name: str, names: Sequence[str]) -> int:
+    return names.index(name) if name in names else UNKNOWN
+
+
+@dataclass(frozen=True)
+class MapArea:
+    """Hectares of each class (K) in the map of each scene, by its name; None where nothing tells the size of pixels."""
+
+    of_scene: Mapping[str, Floats | None]
+
+    @property
+    def total_K(self) -> Floats | None:
+        """Of all scenes together; None where one of them is not known."""
+        known = [one for one in self.of_scene.values() if one is not None]
+        return np.sum(known, axis=0) if known and len(known) == len(self.of_scene) else None
+
+
+def measure_areas(record: PredictorRecord, jobs: Sequence[MapJob], out: Path) -> MapArea:
+    """The area of each class in each map, pixel by pixel on an equal-area grid."""
+    areas: dict[str, Floats | None] = {}
+    for job in jobs:
+        grid, area_K = job.grid, np.zeros(len(record.classes))
+        for first in range(0, grid.height, ROWS):
+            rows = slice(first, min(first + ROWS, grid.height))
+            hectares_hW = pixel_hectares(grid, rows)
+            if hectares_hW is None:
+                break
+            code_hW = read_map(str(job.path(out)), Window(first, 0, rows.stop - first, grid.width))[0]
+            by_code = np.bincount(code_hW.ravel(), hectares_hW.ravel(), minlength=NODATA + 1)
+            area_K += by_code[list(record.map_codes)]
+        areas[job.name] = None if hectares_hW is None else area_K
+    return MapArea(areas)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Reference points on the maps: class of the map and of the reference (N), stratum (N), and the strata's names.
+
+    `strata` are classes, or scenes by the names of their maps.
+    """
+
+    name: str
+    map_N: Codes
+    reference_N: Codes
+    stratum_N: Codes
+    strata: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+
+    def estimate(self, record: PredictorRecord, areas: MapArea) -> SampleEstimate:
+        """Accuracy and areas. Raises ConfigError where the areas of the strata are not known."""
+        total_K = areas.total_K
+        if total_K is None:
+            raise ConfigError(f"{self.name}: a scene has no CRS and no `gsd_m`, so that areas of strata are unknown")
+        if self.strata == record.classes:
+            area_S = total_K
+        else:
+            area_S = np.array([float(np.sum(np.asarray(areas.of_scene[name]))) for name in self.strata])
+        parts = (self.stratum_N, self.map_N, self.reference_N, area_S)
+        return estimate_from_sample(*parts, len(record.classes), self.strata)
+
+
+def read_sample(path: Path, record: PredictorRecord, jobs: Sequence[MapJob], out: Path) -> Sample:
+    """Read reference points: a column `reference` (class or code), and `stratum` (class or scene) where there is one.
+
+    Without strata the map's classes are taken for them. Raises ConfigError for points beyond the maps, in tiles that
+    were learned from, of classes or strata that the map lacks.
+    """
+    where = f"--sample {path}"
+    if not path.is_file():
+        raise ConfigError(f"{where}: there is no such file; check the path")
+    if record.of_numbers:
+        raise ConfigError(f"{where}: reference points are of classes, and the model predicts numbers; leave it out")
+    layer = read_vector(str(path), place="--sample")
+    layer.require("points", "--sample", "give points with a column `reference`")
+    columns = [str(name) for name in layer.columns.columns]
+    if REFERENCE not in columns:
+        raise ConfigError(f"{where}: has no column `{REFERENCE}`; {nearest(REFERENCE, columns)}")
+    reference_N = _classes(layer.columns[REFERENCE].tolist(), record, f"{where}: {REFERENCE}")
+    points_N2 = shapely.get_coordinates(layer.geometries)
+    if len(points_N2) != len(layer):
+        raise ConfigError(f"{where}: {len(layer) - len(points_N2)} rows are no single point; leave them out")
+    map_N = _on_maps(points_N2, layer.crs, record, jobs, out, where)
+    if STRATUM not in columns:
+        return Sample(where, map_N, reference_N, map_N, record.classes)
+    texts = [str(one) for one in layer.columns[STRATUM].tolist()]
+    names = {job.name for job in jobs}
+    if set(texts) <= names:
+        strata = tuple(sorted(names))
+        return Sample(where, map_N, reference_N, np.array([strata.index(one) for one in texts]), strata)
+    lacking = sorted(set(texts) - names) if set(texts) & names else []
+    stratum_N = _classes(lacking or layer.columns[STRATUM].tolist(), record, f"{where}: {STRATUM}")
+    other = int((stratum_N != map_N).sum())
+    remark = (
+        f"{other} of {len(map_N)} reference points lie on another class of the map than their stratum; the areas of "
+        "the strata are taken to be those of the map's classes"
+    )
+    return Sample(where, map_N, reference_N, stratum_N, record.classes, (remark,) if other else ())
+
+
+def _classes(values: Sequence[Any], record: PredictorRecord, where: str) -> Codes:
+    """Places of classes, which are named or given by their code."""
+    place = {str(code): number for number, code in enumerate(record.map_codes)}
+    place |= {name: number for number, name in enumerate(record.classes)}
+    texts = [str(int(one)) if isinstance(one, float) and one.is_integer() else str(one) for one in values]
+    unknown = sorted({text for text in texts if text not in place})
+    if unknown:
+        more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
+        raise ConfigError(
+            f"{where} {', '.join(map(repr, unknown[:SHOWN]))}{more}: the map has no such class; "
+            f"{nearest(unknown[0], record.classes)}"
+        )
+    return np.array([place[text] for text in texts])
+
+
+def _on_maps(
+    points_N2: Floats, crs: str, record: PredictorRecord, jobs: Sequence[MapJob], out: Path, where: str
+) -> Codes:
+    """Class of the map (N) under each point; of several maps the first that has a class there."""
+    class_N, job_N = np.full(len(points_N2), -1), np.full(len(points_N2), -1)
+    inside: list[str] = []
+    for number, job in enumerate(jobs):
+        grid = job.grid
+        if grid.crs is None:
+            continue
+        row_N, col_N = _pixels_of(grid.transform, transform(crs, grid.crs, points_N2))
+        here = (job_N < 0) & (row_N >= 0) & (row_N < grid.height) & (col_N >= 0) & (col_N < grid.width)
+        learned, k = learned_tiles(record, job.selected.index), job.lattice.cell
+        for point in np.flatnonzero(here).tolist():
+            window = Window(int(row_N[point]), int(col_N[point]), 1, 1)
+            code = int(read_map(str(job.path(out)), window)[0, 0, 0])
+            if code == NODATA:
+                continue
+            class_N[point], job_N[point] = record.map_codes.index(code), number
+            if learned.meeting(job.scene.id, row_N[point] * k, col_N[point] * k, 0):
+                inside.append(_named(points_N2, point))
+    outside = [_named(points_N2, point) for point in np.flatnonzero(job_N < 0).tolist()]
+    if outside:
+        raise ConfigError(
+            f"{where}: {len(outside)} of {len(points_N2)} points lie outside the map or on its nodata "
+            f"({', '.join(outside[:SHOWN])} in {crs[:40]}); leave them out, or map the scenes that they lie in"
+        )
+    if inside:
+        raise ConfigError(
+            f"{where}: {len(inside)} of {len(points_N2)} points lie in tiles that the model learned from "
+            f"({', '.join(inside[:SHOWN])}); leave them out: they would tell how well it remembers"
+        )
+    return class_N
+
+
+def _pixels_of(affine: Sequence[float], points_N2: Floats) -> tuple[Floats, Floats]:
+    """Rows and columns of places, as fractions of pixels; NaN, which is inside nothing, where there is none."""
+    a, b, c, d, e, f = affine
+    x_N, y_N = points_N2[:, 0] - c, points_N2[:, 1] - f
+    scale = a * e - b * d
+    return (a * y_N - d * x_N) / scale, (e * x_N - b * y_N) / scale
+
+
+def _named(points_N2: Floats, point: int) -> str:
+    return f"({points_N2[point, 0]:.7g} {points_N2[point, 1]:.7g})"
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return bool(np.isfinite(float(value)))
+    except (TypeError, ValueError):
+        return False
+
+
+def area_rows(record: PredictorRecord, areas: MapArea, estimate: SampleEstimate | None) -> Iterable[dict[str, Any]]:
+    """Rows of area.csv: each scene's map, and all of them with what the sample says."""
+    total_K = areas.total_K
+    parts: list[tuple[str, Floats | None]] = list(areas.of_scene.items())
+    parts += [("all", total_K)] if len(parts) != 1 or estimate is not None else []
+    for name, area_K in parts:
+        for code, of in enumerate(record.classes):
+            row: dict[str, Any] = dict.fromkeys(AREA_COLUMNS, "")
+            row |= {"scene": name, "class": of, "map_hectares": "" if area_K is None else float(area_K[code])}
+            if name == "all" and estimate is not None:
+                low, high = estimate.area_K.interval(code) or ("", "")
+                row |= {"hectares": float(estimate.area_K.value_X[code]), "low": low, "high": high}
+                row |= {"n": int(estimate.points_K[code])}
+            yield row
+
+
+def rows_of_sample(sample: Sample, estimate: SampleEstimate, record: PredictorRecord) -> list[AccuracyRow]:
+    """Rows of accuracy.csv that the sample gives."""
+    return sample_rows(sample.name, estimate, record.classes)

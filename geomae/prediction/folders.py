@@ -1,0 +1,225 @@
+"""Folders that predict: saved probes, written and read, and model folders with a head.
+
+probe.safetensors   the linear maps, in float64: `weight` (D, K) and `bias` (K), and those behind an alignment
+probe.json          the task, the encoder and how it is to be read, the imagery and the tiles that it learned from
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from geomae.catalog import Selector, parse_selector
+from geomae.encoders.own_models import OwnEncoder
+from geomae.encoders.selections import load_encoder
+from geomae.encoders.specification import absolute, parse_encoder
+from geomae.errors import GeomaeError, ModelError
+from geomae.evaluation.final_probe import LinearMap
+from geomae.files import digest, file_digest, publish_dir, read_json, write_json
+from geomae.metrics.calibration import Calibration
+from geomae.models.finetuned import Finetuned, load_finetuned
+from geomae.models.head_record import TASKS
+from geomae.prediction.models import FinetunedModel, ProbeModel, WindowModel
+from geomae.prediction.record import PredictorRecord, colours_of, fit_imagery
+from geomae.sensors.record import SensorRecord
+
+FORMAT = 1
+RECORD, WEIGHTS = "probe.json", "probe.safetensors"
+
+
+class PredictorFolder(Protocol):
+    """What a folder holds, before it is made ready for the imagery of a data set."""
+
+    @property
+    def record(self) -> PredictorRecord:
+        """What it predicts, and what it rests on."""
+
+    @property
+    def digest(self) -> str:
+        """Names the files that decide what is predicted."""
+
+    def fit(self, imagery: SensorRecord | None, selector: Selector | None, device: torch.device) -> WindowModel:
+        """The model for a data set; without one for what it learned from. Raises what is wrong with the bands."""
+
+
+@dataclass(frozen=True)
+class SavedProbe:
+    """A probe as it is kept. `layer` is a number, "middle" or None; `like` names the model that baselines take after.
+
+    `aligned` are the maps for the targets of alignments, by selector. With `own_bands`, the encoder takes all bands
+    that a data set has.
+    """
+
+    record: PredictorRecord
+    encoder: str
+    encoder_digest: str
+    layer: Any
+    pooling: str
+    like: str | None
+    own_bands: bool
+    plain: LinearMap
+    aligned: Mapping[str, LinearMap]
+    digest: str = ""
+
+    def fit(self, imagery: SensorRecord | None, selector: Selector | None, device: torch.device) -> ProbeModel:
+        """The probe for a data set, behind the alignment that was fitted to it, if one was.
+
+        Raises ModelError where the encoder is not the one that it was fitted with.
+        """
+        like = load_encoder(self.like) if self.like else None
+        model = like.model if isinstance(like, OwnEncoder) else None
+        reference = parse_encoder(self.encoder)
+
+        def load(bands: SensorRecord) -> Any:
+            return load_encoder(reference, self.layer, self.pooling, imagery=bands, device=device, like=model)
+
+        known = encoder = load(self.record.imagery)
+        if known.digest != self.encoder_digest:
+            raise ModelError(
+                f"{self.encoder}: is not the encoder that the probe was fitted with (digest {known.digest[:12]}, "
+                f"{self.encoder_digest[:12]} then); restore it, or run `geomae probe` again"
+            )
+        if imagery is not None:
+            bands = fit_imagery(self.record, imagery, str(selector), all_bands=self.own_bands)
+            encoder = load(bands)
+        return ProbeModel(self.record, encoder, self._map(selector), device)
+
+    def _map(self, selector: Selector | None) -> LinearMap:
+        """That of the alignment whose target has the data set and the conditions of `selector`, of whatever split."""
+        for text, aligned in self.aligned.items():
+            target = parse_selector(text)
+            if selector is not None and (target.dataset, target.conditions) == (selector.dataset, selector.conditions):
+                return aligned
+        return self.plain
+
+
+@dataclass(frozen=True)
+class FinetunedFolder:
+    """A model folder with a head."""
+
+    record: PredictorRecord
+    folder: Path
+    model: Finetuned
+
+    @property
+    def digest(self) -> str:
+        """Names the files of the folder."""
+        return digest([file_digest(self.folder / name) for name in ("model.safetensors", "config.json")])
+
+    def fit(self, imagery: SensorRecord | None, selector: Selector | None, device: torch.device) -> FinetunedModel:
+        """The model for a data set."""
+        if imagery is None:
+            return FinetunedModel(self.record, self.model)
+        all_bands = self.model.model.mae.architecture.embedding == "spectral"
+        bands = fit_imagery(self.record, imagery, str(selector), all_bands=all_bands)
+        return FinetunedModel.fit(self.record, self.model, bands, str(self.folder))
+
+
+def save_probe(probe: SavedProbe, folder: Path) -> None:
+    """Publish a probe as `folder`; one that is there already is the same, since a run is a function of its request."""
+    if folder.exists():
+        return
+    maps = [("", probe.plain), *probe.aligned.items()]
+    with publish_dir(folder) as temporary:
+        arrays = {}
+        for number, (_, one) in enumerate(maps):
+            arrays[f"{number}.weight"] = np.ascontiguousarray(one.weight_DK)
+            arrays[f"{number}.bias"] = np.ascontiguousarray(one.bias_K)
+        save_file(arrays, temporary / WEIGHTS)
+        record = probe.record
+        values = {
+            "format": FORMAT, "task": record.task, "classes": record.classes, "codes": record.codes,
+            "colours": record.colours, "unit": record.unit, "imagery": record.imagery.to_dict(), "tile": record.tile,
+            "class_shares": record.trained_K, "learned_tiles": record.learned, "about": record.about,
+            "run": record.run, "encoder": absolute(probe.encoder), "encoder_digest": probe.encoder_digest,
+            "layer": probe.layer, "pooling": probe.pooling, "like": absolute(probe.like) if probe.like else None,
+            "own_bands": probe.own_bands, "maps": [{"target": target} | _described(one) for target, one in maps],
+            "weights": file_digest(temporary / WEIGHTS),
+        }  # fmt: skip
+        write_json(temporary / RECORD, values)
+
+
+def open_predictor(folder: str | Path, device: torch.device) -> PredictorFolder:
+    """The predictor in a folder. Raises ModelError for a model without a head and for what is no predictor at all."""
+    folder = Path(folder)
+    if (folder / RECORD).is_file():
+        return load_probe(folder)
+    if (folder / "config.json").is_file():
+        return _finetuned(folder, device)
+    inside = [one.relative_to(folder) for one in (folder / "model", *sorted(folder.glob("probes/*"))) if one.is_dir()]
+    remedy = (
+        f"did you mean {folder / inside[0]}?" if inside else "name a fine-tuned model or `probes/ENCODER` of a probe"
+    )
+    problem = "holds no model and no probe" if folder.is_dir() else "is no folder"
+    raise ModelError(f"--model {folder}: {problem}; {remedy}")
+
+
+def load_probe(folder: Path) -> SavedProbe:
+    """What `save_probe` left. Raises ModelError for a folder that is not whole, or was altered."""
+    try:
+        stored = read_json(folder / RECORD)
+        if stored["weights"] != file_digest(folder / WEIGHTS):
+            raise ModelError(f"{folder}: {WEIGHTS} is not the one that {RECORD} tells of; copy the folder again")
+        arrays = load_file(folder / WEIGHTS)
+        if stored["task"] not in TASKS:
+            raise ValueError(f"task {stored['task']!r}")
+        maps = [_linear_map(one, arrays, number) for number, one in enumerate(stored["maps"])]
+        classes = tuple(str(name) for name in stored["classes"])
+        record = PredictorRecord(
+            str(stored["task"]), classes, tuple(stored["codes"]), tuple(stored["colours"]), str(stored["unit"]),
+            SensorRecord.from_dict(stored["imagery"]), int(stored["tile"]), np.array(stored["class_shares"], float),
+            maps[0].confusion_KK, stored["learned_tiles"], stored["about"], stored["run"],
+        )  # fmt: skip
+        aligned = {str(one["target"]): given for one, given in zip(stored["maps"][1:], maps[1:], strict=True)}
+        return SavedProbe(
+            record, str(stored["encoder"]), str(stored["encoder_digest"]), stored["layer"], str(stored["pooling"]),
+            stored["like"], bool(stored["own_bands"]), maps[0], aligned,
+            digest([file_digest(folder / RECORD), stored["weights"]]),
+        )  # fmt: skip
+    except ModelError:
+        raise
+    except (GeomaeError, OSError, KeyError, TypeError, ValueError, IndexError, SafetensorError) as error:
+        raise ModelError(f"{folder}: holds no whole probe ({error}); run `geomae probe` again") from error
+
+
+def _described(one: LinearMap) -> dict[str, Any]:
+    calibration = None if one.calibration is None else one.calibration.record()
+    return {"calibration": calibration, "confusion": one.confusion_KK, "align": one.align, "why": one.why}
+
+
+def _linear_map(stored: Mapping[str, Any], arrays: Mapping[str, Any], number: int) -> LinearMap:
+    calibration = None if stored["calibration"] is None else Calibration.of_record(stored["calibration"])
+    confusion = None if stored["confusion"] is None else np.array(stored["confusion"], dtype=np.float64)
+    weight_DK, bias_K = arrays[f"{number}.weight"], arrays[f"{number}.bias"]
+    if weight_DK.ndim != 2 or bias_K.shape != weight_DK.shape[1:]:
+        raise ValueError(f"weights of {weight_DK.shape} and biases of {bias_K.shape} do not fit together")
+    return LinearMap(weight_DK, bias_K, calibration, confusion, str(stored["align"]), str(stored["why"]))
+
+
+def _finetuned(folder: Path, device: torch.device) -> FinetunedFolder:
+    model = load_finetuned(folder, device)
+    head, provenance = model.record, model.model.provenance
+    classes = head.classes
+    record = PredictorRecord(
+        head.task, classes, head.codes or (None,) * len(classes), head.colours or colours_of(classes), head.unit,
+        replace(model.model.record, gsd_m=head.gsd_m), head.tile, np.array(head.class_shares, dtype=np.float64), None,
+        model.model.head.learned if model.model.head else {}, _lineage(provenance), provenance.get("mlflow_run"),
+    )  # fmt: skip
+    return FinetunedFolder(record, folder, model)
+
+
+def _lineage(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """What a fine-tuned model says of how it came about, newest first."""
+    about: dict[str, str] = {}
+    step: Any = provenance
+    while isinstance(step, Mapping):
+        for key, value in step.items():
+            if isinstance(value, str | int | float) and value != "":
+                about.setdefault(key, str(value))
+        step = step.get("from")
+    return about

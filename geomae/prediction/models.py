@@ -1,0 +1,113 @@
+"""What predicts: one small interface, which a saved probe and a fine-tuned model have in common.
+
+B windows, C bands, H W pixels, N = R x S patches of a window, D width, K classes (1 for numbers)
+"""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from geomae.encoders.interface import Encoder
+from geomae.encoders.own_models import OwnEncoder, fit_model
+from geomae.evaluation.final_probe import LinearMap
+from geomae.models.finetuned import Finetuned
+from geomae.prediction.record import PredictorRecord
+from geomae.sensors.record import SensorRecord
+
+
+class WindowModel(Protocol):
+    """A model that is ready for the bands and the unit of one data set."""
+
+    @property
+    def record(self) -> PredictorRecord:
+        """What it predicts, and what it rests on."""
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands of the data set that it takes, in this order."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """In words: how it takes the imagery."""
+
+    def check_size(self, size: int) -> None:
+        """Raise ConfigError for windows of a size that it cannot take."""
+
+    def predict(self, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> Tensor:
+        """Probabilities of the classes (B, K), of pixels (B, K, H, W), or numbers (B, 1), in float32 on the CPU."""
+
+
+@dataclass(frozen=True)
+class ProbeModel:
+    """A frozen encoder with a linear map behind it."""
+
+    record: PredictorRecord
+    encoder: Encoder
+    head: LinearMap
+    device: torch.device
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands that it takes."""
+        return tuple(band.name for band in self.encoder.bands)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the encoder says of itself, and which alignment stands before the probe."""
+        aligned = (f"embeddings aligned by {self.head.align}: {self.head.why}",) if self.head.why else ()
+        return (*self.encoder.notes, *aligned)
+
+    def check_size(self, size: int) -> None:
+        """Raise ConfigError for windows that the encoder cannot take."""
+        self.encoder.patch_grid(size, size)
+
+    def predict(self, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> Tensor:
+        """Probabilities or numbers; those of pixels are interpolated bilinearly between the patches' centres."""
+        tile_BD, patches_BND = self.encoder.embed(pixels_BCHW.to(self.device), valid_BCHW.to(self.device))
+        if not self.record.of_pixels:
+            return torch.from_numpy(self.head.apply(tile_BD.float().cpu().numpy())).float()
+        height, width = pixels_BCHW.shape[-2:]
+        share_BNK = torch.from_numpy(self.head.apply(patches_BND.float().cpu().numpy())).float()
+        shape = (len(share_BNK), share_BNK.shape[2], *self.encoder.patch_grid(height, width))
+        share_BKRS = share_BNK.transpose(1, 2).reshape(shape)
+        return interpolate(share_BKRS, (height, width), mode="bilinear", align_corners=False)
+
+
+@dataclass(frozen=True)
+class FinetunedModel:
+    """An encoder with its head, trained together."""
+
+    record: PredictorRecord
+    model: Finetuned
+    adapted: tuple[str, ...] = ()
+
+    @classmethod
+    def fit(cls, record: PredictorRecord, model: Finetuned, imagery: SensorRecord, text: str) -> "FinetunedModel":
+        """The model for a data set. Raises BandMismatchError where bands are missing."""
+        fitted, adapted = fit_model(model.model, imagery, text)
+        return cls(record, replace(model, model=fitted), adapted)
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands that it takes."""
+        return self.model.bands
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which bands it takes, how it standardises them, and what was adapted."""
+        return (
+            f"bands {', '.join(self.bands)}, standardised by the statistics of {self.model.model.record.name}",
+            *self.adapted,
+        )
+
+    def check_size(self, size: int) -> None:
+        """Raise ConfigError for windows that patches do not fit."""
+        OwnEncoder(self.model.model).patch_grid(size, size)
+
+    def predict(self, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> Tensor:
+        """Calibrated probabilities, or numbers in their unit."""
+        given = self.model.logits if self.record.of_numbers else self.model.probabilities
+        return given(pixels_BCHW, valid_BCHW).float().cpu()

@@ -1,0 +1,161 @@
+"""What a predictor knows of itself: its task and classes, the imagery and the tiles that it learned from.
+
+K classes
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from geomae.errors import BandMismatchError, ConfigError
+from geomae.metrics.predictions import Floats
+from geomae.models.head_record import REGRESSION, SEGMENTATION
+from geomae.sensors import match_bands
+from geomae.sensors.record import SensorRecord
+from geomae.tiles.index import TileIndex
+
+GSD_FACTOR = 1.5  # pixels that differ in size by more show other things
+LARGEST_CODE = 254  # of a map; 255 is nodata
+
+# Colours of what classes are often called, as in the maps of ESA WorldCover; others take those below in turn.
+COLOUR_OF = {
+    "tree": "#006400", "forest": "#006400", "shrub": "#ffbb22", "grass": "#ffff4c", "herbaceous": "#ffff4c",
+    "crop": "#f096ff", "built": "#fa0000", "urban": "#fa0000", "bare": "#b4b4b4", "barren": "#b4b4b4",
+    "snow": "#f0f0f0", "ice": "#f0f0f0", "water": "#0064c8", "wetland": "#0096a0", "mangrove": "#00cf75",
+}  # fmt: skip
+OTHER_COLOURS = (
+    "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf",
+    "#aec7e8", "#ffbb78", "#98df8a", "#ff9896", "#c5b0d5", "#c49c94", "#f7b6d2", "#c7c7c7", "#dbdb8d", "#9edae5",
+)  # fmt: skip
+
+
+def colours_of(classes: Sequence[str]) -> tuple[str, ...]:
+    """A colour (#rrggbb) for each class: the usual one by its name, else the next of a list; none is given twice."""
+    usual = [next((colour for word, colour in COLOUR_OF.items() if word in name.lower()), None) for name in classes]
+    once = [colour if colour not in usual[:place] else None for place, colour in enumerate(usual)]
+    free = iter([colour for colour in OTHER_COLOURS if colour not in once])
+    mixed = np.random.default_rng(0)  # for more classes than there are colours to tell apart
+    return tuple(
+        colour or next(free, None) or "#{:02x}{:02x}{:02x}".format(*mixed.integers(40, 220, 3)) for colour in once
+    )
+
+
+@dataclass(frozen=True)
+class PredictorRecord:
+    """What a predictor says, and what it rests on.
+
+    `codes` are those of the label raster, None where classes have none. `imagery` are the bands, unit, ground sample
+    distance and statistics that it learned from, `tile` the side of those tiles in pixels. `trained_K` are the class
+    shares that its probabilities go with, `confusion_KK` counts (truth, predicted) of held-out tiles. `learned` names
+    by data set the tiles that it learned from (`learned`) and those that a choice was made on (`held_out`).
+    `about` is what a report says of it, `run` the run in MLflow that made it.
+    """
+
+    task: str
+    classes: tuple[str, ...]
+    codes: tuple[int | None, ...]
+    colours: tuple[str, ...]
+    unit: str
+    imagery: SensorRecord
+    tile: int
+    trained_K: Floats
+    confusion_KK: Floats | None
+    learned: Mapping[str, Mapping[str, Sequence[str]]]
+    about: Mapping[str, str] = field(default_factory=dict)
+    run: str | None = None
+
+    @property
+    def of_pixels(self) -> bool:
+        """Whether pixels are predicted and not tiles."""
+        return self.task == SEGMENTATION
+
+    @property
+    def of_numbers(self) -> bool:
+        """Whether numbers are predicted and not classes."""
+        return self.task == REGRESSION
+
+    @property
+    def map_codes(self) -> tuple[int, ...]:
+        """The code of each class in a map: that of the label raster where all fit, else 1 to K."""
+        own = [code for code in self.codes if code is not None and 0 <= code <= LARGEST_CODE]
+        if len(set(own)) == len(self.classes):
+            return tuple(own)
+        return tuple(range(1, len(self.classes) + 1))
+
+    @property
+    def renumbered(self) -> str | None:
+        """Says where the codes of the label raster do not stand in the map; None where they do, or there are none."""
+        if None in self.codes or not self.classes or self.map_codes == self.codes:
+            return None
+        pairs = zip(self.classes, self.codes, self.map_codes, strict=True)
+        listed = ", ".join(f"{name} {code} as {own}" for name, code, own in pairs)
+        return f"codes of the label raster that do not fit 0 to {LARGEST_CODE} are numbered anew: {listed}"
+
+
+def fit_imagery(record: PredictorRecord, imagery: SensorRecord, where: str, *, all_bands: bool = False) -> SensorRecord:
+    """The bands of a data set that the predictor takes, in its order, with the statistics of the data set.
+
+    With `all_bands` those that there are, for an encoder that takes any. Raises BandMismatchError where one is missing
+    and ConfigError for another unit.
+    """
+    learned = record.imagery
+    if imagery.unit != learned.unit:
+        raise ConfigError(
+            f"{where}: is in {imagery.unit}, and the model learned from {learned.unit}; set `unit`, `scale` and "
+            "`offset` in the catalogue so that both are the same"
+        )
+    if all_bands:
+        return imagery
+    places = match_bands(learned.bands, imagery.bands, learned.name == imagery.name)
+    missing = [band.name for band, place in zip(learned.bands, places, strict=True) if place is None]
+    if missing:
+        raise BandMismatchError(
+            f"{where}: has no band like {', '.join(missing)} of {learned.name}, which the model learned from (it has "
+            f"{', '.join(band.name for band in imagery.bands)}); add it under `bands:`, or learn from shared bands"
+        )
+    return imagery.select([imagery.bands[place].name for place in places if place is not None])
+
+
+def scale_remark(record: PredictorRecord, imagery: SensorRecord, where: str) -> str | None:
+    """Says where pixels are of quite another size than those that were learned from."""
+    here, there = imagery.gsd_m, record.imagery.gsd_m
+    if here is None or there is None or max(here / there, there / here) <= GSD_FACTOR:
+        return None
+    return (
+        f"{where}: its pixels are {here:g} m, and the model learned from {there:g} m; `gsd_m: {there:g}` in the "
+        "catalogue resamples them"
+    )
+
+
+def learned_tiles(record: PredictorRecord, index: TileIndex) -> "LearnedTiles":
+    """The tiles of the data set of `index` that the model learned from, or that a choice was made on."""
+    of_dataset = record.learned.get(index.name, {})
+    return LearnedTiles.of([one for tiles in of_dataset.values() for one in tiles], record.tile)
+
+
+@dataclass(frozen=True)
+class LearnedTiles:
+    """Squares (row, column) of `size` pixels by scene."""
+
+    corners: Mapping[str, Any]
+    size: int
+
+    @classmethod
+    def of(cls, tile_ids: Sequence[str], size: int) -> "LearnedTiles":
+        """Those that tile ids (`SCENE:ROW:COLUMN`) name."""
+        corners: dict[str, list[tuple[int, int]]] = {}
+        for one in tile_ids:
+            scene, row, col = one.rsplit(":", 2)
+            corners.setdefault(scene, []).append((int(row), int(col)))
+        return cls({scene: np.array(places) for scene, places in corners.items()}, size)
+
+    def meeting(self, scene: str, row: float, col: float, size: float) -> bool:
+        """Whether a square of a scene shares ground with one of them; of `size` 0, whether a point lies in one."""
+        if scene not in self.corners:
+            return False
+        corner_N2 = self.corners[scene]
+        reach = np.maximum(size, 1e-9)
+        inside_N2 = (corner_N2 < np.array([row, col]) + reach) & (corner_N2 + self.size > np.array([row, col]))
+        return bool(inside_N2.all(1).any())

@@ -1,0 +1,273 @@
+"""Maps of whole scenes: strips are committed one by one, and a map is made of them at the end.
+
+K classes, r q rows and columns of cells, L layers of a strip: class code, confidence, then probabilities where they are
+wanted; or the numbers of a regression
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from geomae.catalog import Catalog, Scene
+from geomae.errors import StorageError
+from geomae.files import publish_file, scene_names
+from geomae.metrics.predictions import Floats
+from geomae.metrics.priors import correct_probabilities
+from geomae.prediction.models import WindowModel
+from geomae.prediction.record import PredictorRecord
+from geomae.prediction.windows import Lattice, SceneWindows, Strip, lattice_of
+from geomae.rasters import Grid, MapClasses, cog_in_strips
+from geomae.runtime.devices import Compute
+from geomae.runtime.precision import working_precision
+from geomae.runtime.signals import Stop
+from geomae.tiles.selection import Selection
+
+NODATA = 255  # of codes, confidence and probabilities
+PERCENT = 100
+ROWS_AT_ONCE = 64  # whose probabilities are in float64 at a time
+Progress = Callable[[str, int, int, str], None]
+
+
+@dataclass(frozen=True)
+class MapOptions:
+    """`probabilities` adds a band for each class; `share_K` corrects them for other shares."""
+
+    probabilities: bool = False
+    share_K: Floats | None = None
+
+
+@dataclass(frozen=True)
+class MapJob:
+    """A scene to be mapped: through a model, in windows of `lattice`, as `<kind>_<name>.tif`."""
+
+    model: WindowModel
+    selected: Selection
+    number: int
+    lattice: Lattice
+    name: str
+
+    @property
+    def scene(self) -> Scene:
+        """The scene."""
+        return self.selected.index.source.scenes[self.number]
+
+    @property
+    def grid(self) -> Grid:
+        """The pixels of the map."""
+        grid = self.selected.index.grids[self.number]
+        assert grid is not None, "a scene with tiles has a grid"
+        return self.lattice.grid(grid)
+
+    @property
+    def windows(self) -> int:
+        """How many windows cover the scene."""
+        return len(self.lattice.tops) * len(self.lattice.lefts)
+
+    def path(self, out: Path, kind: str = "map") -> Path:
+        """Where a map of this scene lies."""
+        return out / f"{kind}_{self.name}.tif"
+
+
+def plan_maps(fitted: Sequence[tuple[Selection, WindowModel]], cell_of: Callable[[Selection], int]) -> list[MapJob]:
+    """A job for every scene that a selection touches, each once. A map has at least two cells.
+
+    `cell_of` gives the side of a cell in pixels. Raises ConfigError where the model cannot take its windows.
+    """
+    jobs: list[tuple[WindowModel, Selection, int, Lattice]] = []
+    known: set[tuple[str, str]] = set()
+    for selected, model in fitted:
+        size = model.record.tile
+        model.check_size(size)
+        for number in sorted(set(selected.index.tiles["scene"].tolist())):
+            scene = selected.index.source.scenes[number]
+            lattice = lattice_of(selected.index.source, scene, size, cell_of(selected))
+            if (selected.index.name, scene.id) in known or lattice.rows * lattice.cols < 2:
+                continue
+            known.add((selected.index.name, scene.id))
+            jobs.append((model, selected, number, lattice))
+    pairs = [(selected.index.name, selected.index.source.scenes[number].id) for _, selected, number, _ in jobs]
+    names = scene_names(pairs)
+    return [MapJob(*job, name) for job, name in zip(jobs, names, strict=True)]
+
+
+def stride_of(catalog: Catalog, selected: Selection, record: PredictorRecord) -> int:
+    """The side of a cell of a map in pixels: 1 where pixels are predicted, else the distance of tiles.
+
+    That is at most the side of a window, which it also is where tiles are listed and not laid out.
+    """
+    if record.of_pixels:
+        return 1
+    tile = catalog.entry(selected.index.name).tile
+    return min((tile.stride or tile.size) if tile is not None else record.tile, record.tile)
+
+
+class StripStore:
+    """The strips of one scene, a file each: whole or absent."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, number: int) -> Path:
+        """The file of a strip."""
+        return self.folder / f"{number:05d}.npy"
+
+    def missing(self, strips: int) -> list[int]:
+        """Strips that are not there."""
+        return [number for number in range(strips) if not self.path(number).is_file()]
+
+    def write(self, number: int, layers_Lrq: NDArray[np.generic]) -> None:
+        """Publish a strip."""
+        with publish_file(self.path(number)) as temporary, temporary.open("wb") as file:
+            np.save(file, layers_Lrq, allow_pickle=False)
+
+    def read(self, number: int) -> NDArray[np.generic]:
+        """A strip. Raises StorageError where it is damaged."""
+        try:
+            layers: NDArray[np.generic] = np.load(self.path(number), allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise StorageError(f"{self.path(number)}: is damaged ({error}); remove it, and it is made again") from error
+        return layers
+
+    def remove(self) -> None:
+        """Remove all strips."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def predict_strips(
+    compute: Compute, jobs: Sequence[MapJob], options: MapOptions, out: Path, stop: Stop, progress: Progress
+) -> bool:
+    """Predict the strips that are missing, of all jobs; whether all that fall to this rank are there now.
+
+    Ranks share them: each takes strips that follow each other, so that hardly a window is predicted twice.
+    """
+    missing = [(job, number) for job in jobs for number in _missing(job, out)]
+    ranks, rank = compute.fabric.world_size, compute.fabric.global_rank
+    mine = missing[len(missing) * rank // ranks : len(missing) * (rank + 1) // ranks]
+    total = sum(job.windows for job in jobs)
+    rate = _Rate(progress, total, total - sum(_windows(job, number) for job, number in missing), ranks)
+    device = compute.fabric.device
+    with torch.inference_mode(), working_precision(device, compute.precision):
+        for job, numbers in _runs(mine):
+            store = _store(job, out)
+            source = job.selected.index.source
+            windows = SceneWindows(job.model, source, job.scene, job.lattice, device.type)
+            for one in windows.strips(numbers):
+                if isinstance(one, Strip):
+                    store.write(one.number, layers_of(one, job.model.record, options))
+                else:
+                    rate.count(one)
+                if stop.signal:
+                    return False
+    return True
+
+
+def write_maps(jobs: Sequence[MapJob], options: MapOptions, out: Path) -> list[Path]:
+    """Publish the maps of all scenes from their strips, which are removed then; gives all paths."""
+    paths = []
+    for job in jobs:
+        products = _products(job.model.record, options)
+        if not job.path(out).is_file():
+            for kind, (layers, descriptions, classes) in reversed(products.items()):  # the map last: it marks the end
+                _write_map(job, out, kind, layers, descriptions, classes)
+        _store(job, out).remove()
+        paths += [job.path(out, kind) for kind in products]
+    if (out / "strips").is_dir():
+        shutil.rmtree(out / "strips")
+    return paths
+
+
+def layers_of(strip: Strip, record: PredictorRecord, options: MapOptions) -> NDArray[np.generic]:
+    """What is kept of a strip: (L, r, q)."""
+    if record.of_numbers:
+        if not len(strip.value_Krq):
+            return np.full((1, *strip.valid_rq.shape), np.nan, dtype=np.float32)
+        return np.where(strip.valid_rq, strip.value_Krq, np.nan).astype(np.float32)
+    bands = 2 + (len(record.classes) if options.probabilities else 0)
+    layers_Lrq = np.full((bands, *strip.valid_rq.shape), NODATA, dtype=np.uint8)
+    codes_K = np.array(record.map_codes, dtype=np.uint8)
+    for first in range(0, len(strip.valid_rq) if len(strip.value_Krq) else 0, ROWS_AT_ONCE):
+        rows = slice(first, first + ROWS_AT_ONCE)
+        share_rqK: NDArray[np.floating] = np.moveaxis(strip.value_Krq[:, rows], 0, -1)
+        if options.share_K is not None:
+            share_rqK = correct_probabilities(share_rqK.astype(np.float64), record.trained_K, options.share_K)
+        class_rq = share_rqK.argmax(-1)
+        confidence_rq = np.take_along_axis(share_rqK, class_rq[..., None], -1)[..., 0]
+        shown = [codes_K[class_rq], np.round(PERCENT * confidence_rq)]
+        if options.probabilities:
+            shown += list(np.moveaxis(np.round(PERCENT * share_rqK), -1, 0))
+        layers_Lrq[:, rows] = np.where(strip.valid_rq[rows], np.stack(shown), NODATA).astype(np.uint8)
+    return layers_Lrq
+
+
+def _products(record: PredictorRecord, options: MapOptions) -> dict[str, tuple[slice, list[str], MapClasses | None]]:
+    """What is published of a scene: layers of the strips, descriptions of the bands, and the classes of codes."""
+    if record.of_numbers:
+        return {"map": (slice(0, 1), [f"predicted {record.unit}".rstrip()], None)}
+    classes = MapClasses(record.map_codes, record.classes, record.colours)
+    products: dict[str, tuple[slice, list[str], MapClasses | None]] = {
+        "map": (slice(0, 1), ["class"], classes),
+        "confidence": (slice(1, 2), ["probability of the class, %"], None),
+    }
+    if options.probabilities:
+        names = [f"probability of {name}, %" for name in record.classes]
+        products["probabilities"] = (slice(2, None), names, None)
+    return products
+
+
+def _write_map(
+    job: MapJob, out: Path, kind: str, layers: slice, descriptions: Sequence[str], classes: MapClasses | None
+) -> None:
+    numbers = job.model.record.of_numbers
+    dtype, nodata, unit = ("float32", float("nan"), job.model.record.unit) if numbers else ("uint8", NODATA, "")
+    store, lattice = _store(job, out), job.lattice
+    with cog_in_strips(
+        job.path(out, kind), job.grid, descriptions=descriptions, unit=unit, dtype=dtype, nodata=nodata, classes=classes
+    ) as write:
+        for number, strip in enumerate(lattice.strips()):
+            write(lattice.strip_cells(strip).start, store.read(number)[layers])
+
+
+def _missing(job: MapJob, out: Path) -> list[int]:
+    return [] if job.path(out).is_file() else _store(job, out).missing(len(job.lattice.strips()))
+
+
+def _store(job: MapJob, out: Path) -> StripStore:
+    return StripStore(out / "strips" / job.name)
+
+
+def _windows(job: MapJob, number: int) -> int:
+    return len(job.lattice.strips()[number]) * len(job.lattice.lefts)
+
+
+def _runs(strips: Sequence[tuple[MapJob, int]]) -> Iterator[tuple[MapJob, range]]:
+    """Strips that follow each other, scene by scene."""
+    place = 0
+    while place < len(strips):
+        job, first = strips[place]
+        stop = first
+        while place < len(strips) and strips[place][0] is job and strips[place][1] == stop:
+            place, stop = place + 1, stop + 1
+        yield job, range(first, stop)
+
+
+class _Rate:
+    """Says how far the maps are, how fast it goes and how long it will still take."""
+
+    def __init__(self, progress: Progress, total: int, done: int, ranks: int) -> None:
+        self._progress, self._total, self._begun, self._ranks = progress, total, done, ranks
+        self._windows, self._start = 0, time.perf_counter()
+
+    def count(self, windows: int) -> None:
+        """Note that this rank has gone through more windows; the others are taken to be as fast."""
+        self._windows += windows * self._ranks
+        done = min(self._begun + self._windows, self._total)
+        per_s = self._windows / max(time.perf_counter() - self._start, 1e-9)
+        left_s = round((self._total - done) / per_s)
+        figures = f"{per_s:.0f} windows/s" + (f", {left_s // 60}:{left_s % 60:02d} left" if left_s else "")
+        self._progress("mapping, windows", done, self._total, figures)

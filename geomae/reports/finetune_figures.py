@@ -1,0 +1,116 @@
+"""Pictures of a fine-tuning: how sure it is, and tiles with truth, prediction and error.
+
+C bands, H W pixels, B bins of confidence
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from geomae.reports.canvas import (
+    add_axes,
+    add_picture_axes,
+    add_text,
+    add_title,
+    composites,
+    save,
+    shorten,
+    stretch_limits,
+    to_rgb,
+)
+from geomae.reports.figures import BLUE, ORANGE
+from geomae.sensors import Band
+
+GREY = (0.8, 0.8, 0.8)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A tile with truth and prediction: a class or number, or classes of pixels (H, W); and how wrong it is."""
+
+    tile_id: str
+    pixels_CHW: NDArray[np.float32]
+    valid_CHW: NDArray[np.bool_]
+    truth: Any
+    predicted: Any
+    wrong: float
+
+
+def reliability_picture(path: Path, sums: Mapping[str, NDArray[np.float64]], *, title: str) -> None:
+    """Publish a picture (PNG): a panel per test, the share that is right against the confidence; `sums` are (B, 3)."""
+    side, gap, head = 2.6, 0.75, 0.95
+    figure = Figure(figsize=(max(0.8 + len(sums) * (side + gap), 6.0), head + side + 0.65))
+    add_title(figure, title)
+    for number, (test, sums_B3) in enumerate(sums.items()):
+        axes = add_axes(figure, 0.7 + number * (side + gap), head, side, side)
+        axes.set_title(shorten(test, 34), fontsize=9, parse_math=False)
+        rows_B, right_B, sure_B = sums_B3[sums_B3[:, 0] > 0].T
+        axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
+        axes.scatter(sure_B / rows_B, right_B / rows_B, s=8 + 120 * rows_B / rows_B.sum(), color=BLUE, alpha=0.8)
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
+        axes.set_xlabel("confidence (size: how often)", fontsize=8)
+        axes.set_ylabel("share that is right" if number == 0 else "", fontsize=8)
+        axes.tick_params(labelsize=8)
+    save(figure, path)
+
+
+def examples_picture(
+    path: Path, examples: Sequence[Example], bands: Sequence[Band], classes: Sequence[str], *, title: str,
+    colours: Sequence[str] = (),
+) -> None:  # fmt: skip
+    """Publish a picture (PNG): a row per tile. Classes of pixels are pictures, beside them what is wrong; those of
+    tiles, and numbers, are text.
+    """
+    (composite, indices), *_ = composites(bands).items()
+    low_C, high_C = stretch_limits([one.pixels_CHW for one in examples], [one.valid_CHW for one in examples])
+    of_pixels = np.ndim(examples[0].truth) == 2
+    side, gap, head, label = 1.4, 0.08, 0.95, 3.0
+    pictures = 4 if of_pixels else 1
+    across = 0.15 + pictures * (side + gap) + label
+    figure = Figure(figsize=(max(across, 6.0), head + len(examples) * (side + gap) + 0.1))
+    add_title(figure, title)
+    for row, one in enumerate(examples):
+        top = head + row * (side + gap)
+        shown = [to_rgb(one.pixels_CHW, one.valid_CHW, indices, low_C, high_C, GREY)]
+        if of_pixels:
+            shown += [_coloured(codes, colours) for codes in (one.truth, np.where(one.truth < 0, -1, one.predicted))]
+        axes: list[Axes] = []
+        for column, picture in enumerate(shown):
+            axes.append(add_picture_axes(figure, 0.15 + column * (side + gap), top, side, side))
+            axes[-1].imshow(picture, interpolation="nearest")
+        if of_pixels:
+            axes.append(add_picture_axes(figure, 0.15 + 3 * (side + gap), top, side, side))
+            wrong_HW = np.where(one.truth < 0, 0.5, (one.truth != one.predicted).astype(float))
+            axes[-1].imshow(wrong_HW, cmap=ListedColormap(["white", "0.8", ORANGE]), vmin=0, vmax=1)
+        if row == 0:
+            names = [composite, "truth", "predicted", "wrong"] if of_pixels else [composite]
+            for place, name in zip(axes, names, strict=True):
+                place.set_title(name, fontsize=8, pad=3)
+        add_text(figure, 0.25 + pictures * (side + gap), top + 0.1, _caption(one, classes), size=8)
+    save(figure, path)
+
+
+def _coloured(codes_HW: NDArray[Any], colours: Sequence[str]) -> NDArray[np.float64]:
+    """Classes in their colours, what is unknown in grey."""
+    table = np.array([GREY, *([int(one[i : i + 2], 16) / 255 for i in (1, 3, 5)] for one in colours)])
+    return np.asarray(table[codes_HW.astype(np.int64) + 1])
+
+
+def _caption(one: Example, classes: Sequence[str]) -> str:
+    name = shorten(one.tile_id, 40)
+    if np.ndim(one.truth) == 2:
+        there = [classes[code] for code in np.unique(one.truth[one.truth >= 0]).tolist()]
+        return f"{name}\n{one.wrong:.0%} of the labelled pixels are wrong\n" + "\n".join(
+            shorten(text, 40) for text in there[:5]
+        )
+    if not classes:
+        return f"{name}\ntruth {one.truth:.4g}\npredicted {one.predicted:.4g}"
+    right = "right" if one.truth == one.predicted else "wrong"
+    return f"{name}\ntruth: {classes[int(one.truth)]}\npredicted: {classes[int(one.predicted)]} ({right})"

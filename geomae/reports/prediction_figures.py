@@ -1,0 +1,137 @@
+"""A predicted map as a picture: beside the true colour of the scene, with its legend and how sure it is.
+
+C bands, H W pixels of the picture, K classes
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import to_rgb as colour_to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from geomae.metrics.calibration import ReliabilityBin
+from geomae.reports.canvas import add_axes, add_text, add_title, save, shorten
+from geomae.reports.figures import DIFFERENCE_MAP, INVALID_COLOUR
+
+PANEL_IN, LEAST_IN = 3.6, 1.6  # longer and least shorter side of a panel
+ROW_IN = 0.2  # of the legend
+MOST_ENTRIES = 24
+
+
+@dataclass(frozen=True)
+class LegendEntry:
+    """A class: its code, name, colour, and its area in words."""
+
+    code: int
+    name: str
+    colour: str
+    area: str
+
+
+@dataclass(frozen=True)
+class PredictedScene:
+    """A scene (H, W, 3) and what is predicted of the same ground; `height` and `width` are in `unit`.
+
+    `code_yx` are codes with `nodata`, or numbers with NaN; `confidence_yx`, 0 to 100 with `nodata`, is None of numbers.
+    """
+
+    truth_HW3: NDArray[np.float64]
+    composite: str
+    code_yx: NDArray[Any]
+    confidence_yx: NDArray[Any] | None
+    height: float
+    width: float
+    map_height: float
+    map_width: float
+    unit: str
+    nodata: int = 255
+
+
+def predicted_picture(
+    path: Path, scene: PredictedScene, legend: Sequence[LegendEntry], *, title: str, caption: str, quantity: str = ""
+) -> None:
+    """Publish a picture (PNG): true colour, the map with its legend, and the confidence; of numbers the first two."""
+    longer = max(scene.height, scene.width)
+    wide, high = (max(PANEL_IN * side / longer, LEAST_IN) for side in (scene.width, scene.height))
+    gap, left, head, panels = 0.75, 0.7, 1.0, 2 + (scene.confidence_yx is not None)
+    beside = 3.4 if legend else 0.9
+    tall = max(high, ROW_IN * min(len(legend), MOST_ENTRIES) + 0.3)
+    figure = Figure(figsize=(left + panels * (wide + gap) + beside, head + tall + 1.1))
+    add_title(figure, shorten(title, 100))
+    shown: list[tuple[str, Any, tuple[float, float], dict[str, Any]]] = [
+        (scene.composite, scene.truth_HW3, (scene.height, scene.width), {})
+    ]
+    ground = (scene.map_height, scene.map_width)
+    if scene.confidence_yx is None:
+        numbers = np.ma.masked_invalid(scene.code_yx)
+        shown.append((quantity or "predicted", numbers, ground, _continuous()))
+    else:
+        shown.append(("map", _coloured(scene, legend), ground, {}))
+        masked = np.ma.masked_equal(scene.confidence_yx, scene.nodata)
+        shown.append(("confidence, %", masked, ground, _continuous() | {"vmin": 0, "vmax": 100}))
+    for number, (name, values, (height, width), how) in enumerate(shown):
+        axes = add_axes(figure, left + number * (wide + gap), head, wide, high)
+        image = axes.imshow(values, extent=(0, width, height, 0), interpolation="nearest", **how)
+        axes.set_xlim(0, scene.width)
+        axes.set_ylim(scene.height, 0)
+        axes.set_title(name, fontsize=9, parse_math=False)
+        axes.set_xlabel(scene.unit, fontsize=9)
+        axes.tick_params(labelsize=8)
+        if number == 0:
+            axes.set_ylabel(scene.unit, fontsize=9)
+    bar = add_axes(figure, left + panels * (wide + gap) - gap + 0.12, head, 0.12, high)
+    figure.colorbar(image, cax=bar).ax.tick_params(labelsize=8)
+    if legend:
+        _add_legend(figure, legend, left + panels * (wide + gap) + 0.1, head)
+    add_text(figure, 0.15, head + tall + 0.65, caption, size=8)
+    save(figure, path)
+
+
+def _continuous() -> dict[str, Any]:
+    return {"cmap": colormaps[DIFFERENCE_MAP].with_extremes(bad=INVALID_COLOUR)}
+
+
+def _coloured(scene: PredictedScene, legend: Sequence[LegendEntry]) -> NDArray[np.float64]:
+    colours = np.tile(np.array(INVALID_COLOUR, dtype=np.float64), (scene.nodata + 1, 1))
+    for entry in legend:
+        colours[entry.code] = colour_to_rgb(entry.colour)
+    return colours[scene.code_yx.astype(np.int64)]
+
+
+def _add_legend(figure: Figure, legend: Sequence[LegendEntry], left: float, top: float) -> None:
+    for place, entry in enumerate(legend[:MOST_ENTRIES]):
+        y = top + ROW_IN * place
+        axes = add_axes(figure, left, y, 0.22, 0.14)
+        axes.set_axis_off()
+        axes.add_patch(Rectangle((0, 0), 1, 1, facecolor=entry.colour, edgecolor="0.4", linewidth=0.5))
+        add_text(figure, left + 0.3, y, shorten(f"{entry.name}  {entry.area}".rstrip(), 40), size=8)
+    if len(legend) > MOST_ENTRIES:
+        add_text(figure, left, top + ROW_IN * MOST_ENTRIES, f"and {len(legend) - MOST_ENTRIES} more", size=8)
+
+
+def reliability_picture(path: Path, curves: Sequence[tuple[str, Sequence[ReliabilityBin]]], unit: str) -> None:
+    """Publish a picture (PNG) of how often predictions are right (y) by how sure they are (x)."""
+    figure = Figure(figsize=(7.4, 4.6))
+    add_title(figure, "Reliability")
+    axes = add_axes(figure, 0.8, 0.75, 3.3, 3.3)
+    axes.plot((0, 1), (0, 1), color="0.6", linewidth=1)
+    for number, (name, bins) in enumerate(curves):
+        total = sum(one.rows for one in bins)
+        x, y = [one.confidence for one in bins], [one.accuracy for one in bins]
+        sizes = [8 + 120 * one.rows / total for one in bins]
+        axes.plot(x, y, color=f"C{number}", linewidth=1)
+        axes.scatter(x, y, sizes, color=f"C{number}", zorder=3)
+        add_text(figure, 4.4, 0.85 + 0.25 * number, shorten(name, 34), size=9).set_color(f"C{number}")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("mean confidence", fontsize=9)
+    axes.set_ylabel(f"share of {unit} that are right", fontsize=9)
+    axes.tick_params(labelsize=8)
+    add_text(figure, 4.4, 3.8, f"A dot is as large as its share of the {unit}.", size=8)
+    save(figure, path)

@@ -1,0 +1,57 @@
+"""A whole scene as a small picture, read block by block.
+
+C bands, H W pixels of the picture
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomae.catalog import Scene, Source
+from geomae.rasters import Grid, Window, read
+from geomae.reports.canvas import composites, describe_composite, stretch_limits, to_rgb
+from geomae.reports.figures import GAMMA, INVALID_COLOUR
+
+PICTURE_PX, BLOCK = 1000, 256
+
+
+@dataclass(frozen=True)
+class ScenePicture:
+    """A scene in true colour, or what stands for it (H, W, 3), 0 to 1.
+
+    `scale` is the length of a pixel of the scene in `unit`: kilometres, or pixels where nothing tells.
+    """
+
+    truth_HW3: NDArray[np.float64]
+    composite: str
+    unit: str
+    scale: float
+
+
+def scene_picture(source: Source, scene: Scene, grid: Grid) -> ScenePicture:
+    """The picture of a scene."""
+    composite, indices = next(iter(composites(source.bands).items()))
+    pixels_CHW, valid_CHW = _overview(source, scene, grid)
+    truth_HW3 = to_rgb(pixels_CHW, valid_CHW, indices, *stretch_limits(pixels_CHW, valid_CHW), INVALID_COLOUR, GAMMA)
+    unit, scale = ("km", grid.gsd_m / 1000) if grid.gsd_m else ("pixels", 1.0)
+    return ScenePicture(truth_HW3, describe_composite(composite, indices, source.bands), unit, scale)
+
+
+def _overview(source: Source, scene: Scene, grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Every so manieth pixel of a scene, so that at most about 1000 a side remain; read block by block."""
+    step = -(-max(grid.height, grid.width) // PICTURE_PX)
+    block = step * BLOCK
+    pixels, valid = [], []
+    for top in range(0, grid.height, block):
+        across = [
+            read(
+                source,
+                scene,
+                Window(top, left, min(block, grid.height - top), min(block, grid.width - left)),
+            )
+            for left in range(0, grid.width, block)
+        ]
+        pixels.append(np.concatenate([one[:, ::step, ::step] for one, _ in across], axis=2))
+        valid.append(np.concatenate([one[:, ::step, ::step] for _, one in across], axis=2))
+    return np.concatenate(pixels, axis=1), np.concatenate(valid, axis=1)

@@ -1,0 +1,182 @@
+"""Fine-tuning as a training: labelled tiles, an encoder with a head, and how held-out tiles judge it.
+
+B tiles, C bands, H W pixels, K classes
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from geomae.metrics.predictions import ALL, ClassMeasure, Codes, Floats, NumberMeasure, PixelMeasure
+from geomae.models.criterion import UNKNOWN, Criterion
+from geomae.models.finetuned import FinetunedNetwork
+from geomae.models.folder import SensorTensors, sensor_tensors
+from geomae.models.head_record import CLASSIFICATION, REGRESSION
+from geomae.models.learning_parts import rate_scales
+from geomae.randomness import key
+from geomae.runtime.devices import Fabric
+from geomae.runtime.precision import working_precision
+from geomae.sensors.record import SensorRecord
+from geomae.tiles.labelled_batches import Changes, LabelledBatch, LabelledTiles, labelled_ahead, whole_batches
+from geomae.tiles.schedule import BatchSchedule
+from geomae.training.engine import Training, added, restored
+from geomae.training.finetuning_config import FinetuneConfig
+from geomae.training.optimizer import build_optimizer, decayed
+
+BETAS = (0.9, 0.999)  # of He et al. 2022 for fine-tuning
+HELD_OUT = "held-out"  # the name of the tiles that judge, in figures
+
+
+@dataclass(frozen=True)
+class LabelledPart:
+    """Labelled tiles, with the bands and statistics they are standardised by."""
+
+    name: str
+    tiles: LabelledTiles
+    record: SensorRecord
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+
+@dataclass(frozen=True)
+class SupervisedScores:
+    """The loss on held-out tiles, and the figure that people compare by."""
+
+    loss: float
+    main: str
+    value: float
+
+    def metrics(self, dataset: str) -> dict[str, float]:
+        """Flat figures: loss/DATASET and MAIN/DATASET."""
+        return {f"loss/{dataset}": self.loss, f"{self.main}/{dataset}": self.value}
+
+
+@dataclass
+class Supervised(Training):
+    """A fine-tuning. Without `held` nothing is judged, and the last weights are kept."""
+
+    trained: FinetunedNetwork
+    config: FinetuneConfig
+    criterion: Criterion
+    learned: LabelledPart
+    held: LabelledPart | None
+    classes: Sequence[str]
+
+    @property
+    def terms(self) -> Mapping[str, float]:
+        """See `Training`."""
+        return {"labels": 1.0}
+
+    @cached_property
+    def sensor(self) -> SensorTensors:
+        """Statistics and codes of the bands, on the device."""
+        return sensor_tensors(self.learned.record, self.fabric.device)
+
+    def batches(self, order: BatchSchedule, steps: range) -> Iterator[LabelledBatch]:
+        """See `Training`."""
+        fabric, changes = self.fabric, Changes(**self.config.augment.model_dump())
+        return labelled_ahead(
+            self.learned.tiles, order, changes, steps, fabric.global_rank, fabric.world_size, self.config.readers,
+            fabric.device.type == "cuda",
+        )  # fmt: skip
+
+    def counts(self, batch: LabelledBatch) -> list[float]:
+        """See `Training`."""
+        return [self.criterion.count(batch.labels, batch.valid_BCHW)]
+
+    def losses(self, part: LabelledBatch) -> tuple[Tensor, None]:
+        """See `Training`. Which blocks are skipped depends on the seed and the tiles alone, so that a run can go on."""
+        cuda = [self.fabric.device] if self.fabric.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda):
+            torch.manual_seed(key(self.seed, "skipped blocks", part.first) % 2**63)
+            outputs = self.outputs(part, self.sensor)
+        return self.criterion.losses(outputs, part.labels, part.valid_BCHW)[None], None
+
+    def outputs(self, batch: LabelledBatch, sensor: SensorTensors) -> Tensor:
+        """What the network says of the tiles of a batch on the device."""
+        inputs = sensor.standardise(batch.pixels_BCHW, batch.valid_BCHW)
+        if batch.altered is not None:
+            gain_BC, offset_BC = batch.altered
+            inputs = (inputs * gain_BC[..., None, None] + offset_BC[..., None, None]).where(batch.valid_BCHW, 0)
+        gsd_m = sensor.gsd_m if batch.zoom_B is None or sensor.gsd_m is None else sensor.gsd_m * batch.zoom_B
+        with working_precision(self.fabric.device, self.precision):
+            outputs: Tensor = self.model(inputs, batch.valid_BCHW, sensor.codes_CF, gsd_m)
+        return outputs.float()
+
+    @torch.no_grad()
+    def scores(self, *, baselines: bool) -> dict[str, SupervisedScores]:
+        """How well the held-out tiles are predicted, unchanged; `baselines` are scored elsewhere."""
+        if self.held is None:
+            return {}
+        plain = replace(self.criterion, smoothing=0.0)
+        sums = torch.zeros(2, dtype=torch.float64)
+        measured: Floats | None = None
+        measure = self._measure(self.held)
+        for _, batch, counted in whole_batches(
+            self.held.tiles, self.config.batch, self.fabric.global_rank, self.fabric.world_size
+        ):
+            part = batch.to(self.fabric.device)
+            outputs = self.outputs(part, self.sensor)
+            loss_B = plain.losses(outputs, part.labels, part.valid_BCHW) * counted
+            sums += torch.tensor([float(loss_B.sum()), plain.count(batch.labels, batch.valid_BCHW) * counted])
+            of_batch = measure.sums(*_scored(self.criterion.task, outputs.cpu(), batch), 1) * counted
+            measured = of_batch if measured is None else measured + of_batch
+        assert measured is not None  # every rank has a batch
+        reduce = partial(added, self.fabric)
+        total, count = reduce(sums.to(self.fabric.device)).tolist()
+        measured_X = reduce(torch.from_numpy(measured[0]).to(self.fabric.device)).cpu().numpy()
+        value = float(measure.values(measured_X)[measure.main, ALL])
+        return {HELD_OUT: SupervisedScores(total / max(count, 1e-9), measure.main, value)}
+
+    def _measure(self, held: LabelledPart) -> ClassMeasure | PixelMeasure | NumberMeasure:
+        if self.criterion.task == REGRESSION:
+            return NumberMeasure(0.0)
+        every_K = np.ones(len(self.classes), dtype=np.bool_)
+        kind = ClassMeasure if self.criterion.task == CLASSIFICATION else PixelMeasure
+        return kind(self.classes, every_K)
+
+
+def _scored(task: str, outputs: Tensor, batch: LabelledBatch) -> tuple[NDArray[Any], NDArray[Any], Codes]:
+    """Truth, prediction and groups (all one) as measures take them; invalid pixels are unknown."""
+    group_B = np.zeros(len(batch.tile_ids), dtype=np.int64)
+    if task == REGRESSION:
+        return batch.labels.double().numpy(), outputs[:, 0].double().numpy(), group_B
+    truth = batch.labels
+    if truth.ndim == 3:
+        truth = truth.where(batch.valid_BCHW.any(1), UNKNOWN)
+    return truth.numpy(), outputs.argmax(1).numpy(), group_B
+
+
+def prepare(
+    fabric: Fabric,
+    network: FinetunedNetwork,
+    config: FinetuneConfig,
+    seed: int,
+    precision: str,
+    criterion: Criterion,
+    learned: LabelledPart,
+    held: LabelledPart | None,
+    classes: Sequence[str],
+    folder: Path,
+) -> Supervised:
+    """Wrap the network for its strategy and go on from the newest checkpoint in `folder`, if there is one."""
+    decay = decayed(network)
+    model = fabric.setup_module(network)
+    scales = rate_scales(len(network.encoder.blocks), config.layer_decay)
+    of_blocks = config.method in ("full", "last-blocks")
+    optimizer = build_optimizer(
+        model, decay, config.weight_decay, scale_of=scales if of_blocks else lambda name: 1.0, betas=BETAS
+    )
+    fabric.setup_optimizers(optimizer)
+    progress = restored(folder, model, optimizer)
+    return Supervised(
+        fabric, network, model, optimizer, config, seed, precision, folder, progress, criterion, learned, held, classes
+    )
