@@ -13,6 +13,7 @@ from geomae.discovery.entries import Entry, band_entry, comment, evidence_of, fl
 from geomae.discovery.grouping import BandGroup, StackGroup, band_groups, stack_groups
 from geomae.discovery.label_lines import with_labels
 from geomae.discovery.sensor_guess import guess_sensor, hinted_sensors
+from geomae.discovery.time_lines import with_time
 from geomae.discovery.vectors import find_vectors
 from geomae.errors import CatalogError, GeomaeError, RasterError
 from geomae.rasters import describe_bands
@@ -80,7 +81,9 @@ def infer_catalog(
     vectors, of_no_use = find_vectors(root)
     used: set[str] = set()
     for name, entry in entries.items():
-        entries[name], met = with_labels(entry, root, literal(place.below) or "", files[name], vectors)
+        entries[name], met = with_labels(
+            with_time(entry, files[name]), root, literal(place.below) or "", files[name], vectors
+        )
         used |= met
     progress("looking at vector files", 1, 1)
     elsewhere = [f"{one.path}: its {one.kind} meet no raster here" for one in vectors if one.path not in used]

@@ -102,3 +102,17 @@ def test_folders_without_vectors_stay_as_they_were(folder):
     (folder / "table.csv").write_text("a,b\n1,2\n")
     (folder / "settings.json").write_text("{}")
     assert "vector" not in drafted(folder)[1]
+
+
+def test_dates_in_names_become_a_pattern_and_names_of_products_a_comment(folder):
+    for name in ("north_20210607", "north_20210901"):
+        (folder / f"{name}.tif").write_bytes((folder / "a.tif").read_bytes())
+    assert "time:" not in drafted(folder)[1]  # a.tif has no date
+    (folder / "a.tif").unlink()
+    catalog, text = drafted(folder)
+    assert catalog.entry("in").time.pattern == "%Y%m%d" and "2021-06-07 to 2021-09-01" in text
+    checked = check_dataset(catalog, "in")
+    assert checked.error is None and checked.tiles.attributes["time"].tolist()[0] == "2021-06-07"
+    for path in folder.glob("*.tif"):
+        path.rename(folder / f"S2A_MSIL2A_{path.stem[-8:]}T101031_N0500_R022_T32TPS_20230131T000000.tif")
+    assert "# the names of the files tell when they were acquired: times are 2021-06-07" in drafted(folder)[1]
