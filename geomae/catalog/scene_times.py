@@ -59,7 +59,7 @@ def with_scene_times(catalog: Catalog, dataset: str, scenes: Sequence[Scene]) ->
             named = None
         if stated and named and _days(stated, named) > MOST_DAYS_BETWEEN:
             differing.append(f"{scene.id} ({stated} and {named})")
-        timed.append(replace(scene, time=stated or named))
+        timed.append(replace(scene, time=stated or named) if stated or named else scene)
     place = catalog.place(dataset)
     if impossible:
         logger.warning("%s: %d of %d scenes get no time: %s", place, len(impossible), len(scenes), impossible[0])

@@ -9,11 +9,10 @@ from pathlib import Path
 from geomae.catalog import open_catalog, resolve_files
 from geomae.catalog.foreign_formats import foreign_by_name
 from geomae.catalog.patterns import escape_pattern, literal
+from geomae.discovery.attribute_lines import with_labels, with_time
 from geomae.discovery.entries import Entry, band_entry, comment, evidence_of, flow, stack_entry
 from geomae.discovery.grouping import BandGroup, StackGroup, band_groups, stack_groups
-from geomae.discovery.label_lines import with_labels
 from geomae.discovery.sensor_guess import guess_sensor, hinted_sensors
-from geomae.discovery.time_lines import with_time
 from geomae.discovery.vectors import find_vectors
 from geomae.errors import CatalogError, GeomaeError, RasterError
 from geomae.rasters import describe_bands

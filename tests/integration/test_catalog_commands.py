@@ -1,4 +1,4 @@
-"""`geomae catalog init | check | stats | preview | schema`, started as a user starts them."""
+"""`geomae catalog init | check | stats | preview | schema`, asked as a user asks them."""
 
 import json
 import subprocess
@@ -109,9 +109,9 @@ def test_what_init_suggests_in_comments_is_valid(catalogue):
     assert all(opened.entry(name).split is not None for name in masks)
 
 
-def test_check_accepts_it_counts_and_names_what_is_wrong(catalogue, geomae, tmp_path):
+def test_check_accepts_it_counts_and_names_what_is_wrong(catalogue, tmp_path):
     path, _ = catalogue
-    done = geomae("catalog", "check", "--catalog", path, "--out", "found", cwd=tmp_path)
+    done = called("catalog", "check", "--catalog", path, "--out", "found", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "found/summary.json").read_text())
     assert (summary["command"], summary["run_id"], summary["out"]) == ("catalog check", None, str(tmp_path / "found"))
@@ -125,9 +125,9 @@ def test_check_accepts_it_counts_and_names_what_is_wrong(catalogue, geomae, tmp_
     assert "0.4924" in done.stdout and "label Forest" in done.stdout
 
 
-def test_stats_and_preview_of_some_tiles(catalogue, geomae, tmp_path):
+def test_stats_and_preview_of_some_tiles(catalogue, tmp_path):
     path, _ = catalogue
-    done = geomae("catalog", "stats", "--catalog", path, "--dataset", "ben", "--dataset", "chips@all", cwd=tmp_path)
+    done = called("catalog", "stats", "--catalog", path, "--dataset", "ben", "--dataset", "chips@all", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (out,) = (tmp_path / "runs").iterdir()
     stats = json.loads((out / "stats.json").read_text())
@@ -138,14 +138,14 @@ def test_stats_and_preview_of_some_tiles(catalogue, geomae, tmp_path):
     assert "reflectance" in done.stdout and f"{blue['mean']:.5g}" in done.stdout
 
     seen = ("--dataset", "ben", "--dataset", "patches", "--out", "seen")
-    done = geomae("catalog", "preview", "--catalog", path, *seen, "--quiet", cwd=tmp_path)
+    done = called("catalog", "preview", "--catalog", path, *seen, "--quiet", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     sheets = {one.name: one.read_bytes() for one in (tmp_path / "seen").glob("*.png")}
     assert set(sheets) == {"preview.png", "preview_ben.png", "preview_patches.png"}
     assert all(content.startswith(PNG_MAGIC) for content in sheets.values())
     assert sheets["preview.png"] == sheets["preview_ben.png"] != sheets["preview_patches.png"]
 
-    done = geomae("catalog", "preview", "--catalog", path, *seen, cwd=tmp_path)
+    done = called("catalog", "preview", "--catalog", path, *seen, cwd=tmp_path)
     assert done.returncode == 2 and "is not empty; choose another folder" in done.stderr
 
 
@@ -154,44 +154,44 @@ def test_schema_is_json_and_is_not_written_over_a_file(geomae, tmp_path):
     schema = json.loads(done.stdout)
     assert {"version", "datasets"} <= set(schema["properties"]) and "DatasetEntry" in schema["$defs"]
     (tmp_path / "mine.json").write_text("mine")
-    done = geomae("catalog", "schema", "--out", "mine.json", cwd=tmp_path)
+    done = called("catalog", "schema", "--out", "mine.json", cwd=tmp_path)
     assert done.returncode == 2 and "--out" in done.stderr
     assert (tmp_path / "mine.json").read_text() == "mine"
 
 
-def test_a_typo_is_one_line_and_leaves_nothing(geomae, tmp_path):
+def test_a_typo_is_one_line_and_leaves_nothing(tmp_path):
     scene(tmp_path / "a.tif", 3)
     text = "version: 1\ndatasets:\n  a:\n    path: a.tif\n    sensr: naip\n"
     (tmp_path / "data_catalog.yaml").write_text(text)
-    done = geomae("catalog", "check", cwd=tmp_path)
+    done = called("catalog", "check", cwd=tmp_path)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert "data_catalog.yaml:5" in done.stderr and "did you mean 'sensor'?" in done.stderr
     assert not (tmp_path / "runs").exists()
 
 
-def test_check_goes_on_after_a_data_set_that_cannot_be_used(geomae, tmp_path):
+def test_check_goes_on_after_a_data_set_that_cannot_be_used(tmp_path):
     scene(tmp_path / "good.tif", 4, dtype="uint8", side=64)
     scene(tmp_path / "small.tif", 4, dtype="uint8", side=32, seed=1)
     entry = "sensor: naip, tile: {size: 64}"
     text = f"version: 1\ndatasets:\n  good: {{path: good.tif, {entry}}}\n  small: {{path: small.tif, {entry}}}\n"
     (tmp_path / "data_catalog.yaml").write_text(text)
-    done = geomae("catalog", "check", "--out", "found", "--quiet", cwd=tmp_path)
+    done = called("catalog", "check", "--out", "found", "--quiet", cwd=tmp_path)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert "a tile of 64 pixels is larger than" in done.stderr and "1 of 2 data sets" in done.stderr
     audit = json.loads((tmp_path / "found/audit.json").read_text())
     assert audit["good"]["tiles"] == 1 and "larger" in audit["small"]["error"]
 
 
-def test_init_beside_read_only_data_and_not_twice(geomae, tmp_path):
+def test_init_beside_read_only_data_and_not_twice(tmp_path):
     data = tmp_path / "data [1]"
     scene(data / "m_4709963_se_14_1_20200831.tif", 4, dtype="uint8", side=200)
     scene(data / "mask.tif", 1, dtype="uint8", side=200)
     before = sorted(data.iterdir())
     data.chmod(0o555)
     try:
-        first = geomae("catalog", "init", data.name, cwd=tmp_path)
-        again = geomae("catalog", "init", data.name, cwd=tmp_path)
-        checked = geomae("catalog", "check", "--quiet", cwd=tmp_path)
+        first = called("catalog", "init", data.name, cwd=tmp_path)
+        again = called("catalog", "init", data.name, cwd=tmp_path)
+        checked = called("catalog", "check", "--quiet", cwd=tmp_path)
     finally:
         data.chmod(0o755)
     assert first.returncode == 0, first.stderr
@@ -244,10 +244,10 @@ def test_init_refuses_what_holds_no_rasters(tmp_path, make):
     assert not (tmp_path / "out.yaml").exists()
 
 
-def test_real_patches_in_class_folders(geomae, shared_data, tmp_path):
-    done = geomae("catalog", "init", shared_data / "eurosat_ms", "--out", tmp_path / "x.yaml", cwd=tmp_path)
+def test_real_patches_in_class_folders(shared_data, tmp_path):
+    done = called("catalog", "init", shared_data / "eurosat_ms", "--out", tmp_path / "x.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    done = geomae("catalog", "check", "--catalog", "x.yaml", cwd=tmp_path)
+    done = called("catalog", "check", "--catalog", "x.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (found,) = tmp_path.glob("runs/catalog-check-*/audit.json")
     record = json.loads(found.read_text())["eurosat_ms"]

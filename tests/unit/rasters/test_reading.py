@@ -14,9 +14,8 @@ from geomae.catalog import BandFile, Scene, Source
 from geomae.errors import RasterError
 from geomae.rasters import Window, read, read_labels, scene_grid, write_cog
 from geomae.rasters import opening as headers_module
-from geomae.rasters.grids import Span
 from geomae.rasters.opening import describe_dataset, opened
-from geomae.rasters.reading import read_stored
+from geomae.rasters.reading import Span, read_stored
 from geomae.sensors import Band
 
 UTM = Affine(10, 0, 500_000, 0, -10, 5_300_000)
@@ -270,7 +269,8 @@ def test_a_png_that_lost_bytes_is_no_picture(tmp_path):
     """GDAL reads such a file without an error where all of it is asked for at once."""
     path = tmp_path / "a.png"
     values = np.random.default_rng(0).integers(0, 99, (3, 64, 64), dtype=np.uint8)
-    with rasterio.open(path, "w", driver="PNG", width=64, height=64, count=3, dtype="uint8") as target:
+    shape = {"width": 64, "height": 64, "count": 3, "dtype": "uint8", "transform": UTM}
+    with rasterio.open(path, "w", driver="PNG", **shape) as target:
         target.write(values)
     with opened(str(path), remote=False) as dataset:
         info = describe_dataset(str(path), None, dataset)
