@@ -178,10 +178,11 @@ def _baselines(
     session: "Session", run_: "AnalysisRun", result: "FinetuneResult", shots: tuple[int, ...],
     encoder: "tuple[Reference, OwnStart]", stop: "Stop", progress: "Progress",
 ) -> bool:  # fmt: skip
-    """The same architecture untrained, and the probe of the frozen encoder; False where `stop` ended it."""
+    """The same architecture untrained, the probe of the frozen encoder, a forest; False where `stop` ended it."""
     from geomae.encoders import EncoderSpec
     from geomae.encoders.selections import EmbeddingSpec, embed_specs
     from geomae.evaluation import finetuning as measured
+    from geomae.evaluation.forest import FOREST, predict_forest
     from geomae.models.head_record import SEGMENTATION
 
     task, folder = result.task, run_.folder.checkpoints / measured.SCRATCH
@@ -198,7 +199,11 @@ def _baselines(
         session.compute, session.catalog, specs, loader.load_trained(specs), loader, run_.out / "embeddings", stop,
         run_.step,
     ):  # fmt: skip
-        result.linear = probe.predict(embeddings)
+        result.others[measured.LINEAR] = probe.predict(embeddings)
+    if stop.signal:
+        return False
+    if len({tuple(band.name for band in one.imagery.bands) for one in probe.selections}) == 1:  # which a forest needs
+        result.others[FOREST] = predict_forest(probe)
     return not stop.signal
 
 

@@ -12,6 +12,7 @@ from geomae.commands.run import OPENING_S, AnalysisRun, Session
 from geomae.encoders import Reference
 from geomae.evaluation.finetune_task import FinetuneTask
 from geomae.evaluation.finetuning import DRAWS, LINEAR, METHOD, SCRATCH, FinetuneResult
+from geomae.evaluation.forest import FOREST
 from geomae.evaluation.probe_predictions import PredictionKey
 from geomae.evaluation.probe_scores import COLUMNS, SPREAD, TO_BASELINE, TO_FIRST, ProbeRow
 from geomae.files import publish_file
@@ -318,7 +319,8 @@ def write_report(result: FinetuneResult, pictures: Mapping[str, Path], about: Ma
 def _how_compared(result: FinetuneResult) -> str:
     return (
         f"{LINEAR}: the linear probe of the frozen encoder. {SCRATCH}: the same architecture from random weights, its "
-        "own rate chosen likewise. Intervals are 95 % over resampled groups; differences are paired, on the same "
+        f"own rate chosen likewise. {FOREST}: a random forest on the pixels themselves, without an encoder. "
+        "Intervals are 95 % over resampled groups; differences are paired, on the same "
         "resamples. ece: expected calibration error."
     )
 

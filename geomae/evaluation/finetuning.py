@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomae.encoders.selections import Embeddings
 from geomae.evaluation.alignment import NONE
 from geomae.evaluation.finetune_task import FinetuneTask
 from geomae.evaluation.folds import codes_of
@@ -67,14 +66,14 @@ class Contender:
 
 @dataclass
 class FinetuneResult:
-    """Everything that was measured; `linear` are the probe's own predictions."""
+    """Everything that was measured; `others` are what the probe (LINEAR) and the forest (FOREST) predict."""
 
     task: FinetuneTask
     config: FinetuneConfig
     learned: Learned
     model: Model
     contenders: list[Contender] = field(default_factory=list)
-    linear: Predictions | None = None
+    others: dict[str, Predictions] = field(default_factory=dict)
     scratch: Learned | None = None
     scores: ProbeScores = field(default_factory=ProbeScores)
 
@@ -148,24 +147,18 @@ def train_few(
     return found
 
 
-def probe_linear(task: FinetuneTask, embeddings: Embeddings, shots: Sequence[int]) -> Predictions:
-    """What the linear probe of the frozen encoder says; its strength is chosen on the held-out tiles."""
-    return task.probe(tuple(shots)).predict(embeddings)
-
-
 def score_methods(result: FinetuneResult) -> ProbeScores:
     """All rows: every method on every test, differences to the fine-tuned model and to the best other one paired."""
     task, scores = result.task, ProbeScores()
     full = [EncoderResult(one.method, number > 0, [_as_predictions([one])])
             for number, one in enumerate(result.contenders) if one.shots is None]  # fmt: skip
-    if result.linear is not None:
-        full.append(EncoderResult(LINEAR, True, [_of_linear(result.linear, few=False)]))
+    full += [EncoderResult(name, True, [_of_one(name, one, few=False)]) for name, one in result.others.items()]
     parts = [full]
     few = [one for one in result.contenders if one.shots is not None]
     if few:
         parts.append([EncoderResult(few[0].method, False, [_as_predictions(few)])])
-        if result.linear is not None:
-            parts[-1].append(EncoderResult(LINEAR, True, [_of_linear(result.linear, few=True)]))
+        from_few = {name: _of_one(name, one, few=True) for name, one in result.others.items()}
+        parts[-1] += [EncoderResult(name, True, [one]) for name, one in from_few.items() if one.predicted]
     for contenders in parts:
         one = score(contenders, task.truths, task.seed, compare_few=True)
         scores.rows += one.rows
@@ -201,10 +194,11 @@ def _as_predictions(contenders: Sequence[Contender]) -> Predictions:
     return predictions
 
 
-def _of_linear(probe: Predictions, *, few: bool) -> Predictions:
+def _of_one(method: str, given: Predictions, *, few: bool) -> Predictions:
+    """What one method says from all labels, or from few."""
     predictions = Predictions()
-    for key, predicted in probe.predicted.items():
-        if key.method == LINEAR and key.align == NONE and (key.shots is not None) == few:
+    for key, predicted in given.predicted.items():
+        if key.method == method and key.align == NONE and (key.shots is not None) == few:
             predictions.predicted[key._replace(method=METHOD)] = predicted
     return predictions
 

@@ -133,14 +133,14 @@ def test_a_run_leaves_what_it_says(finished):
 
 def test_all_methods_stand_in_one_table(finished):
     rows = [row for row in table(finished) if row["class"] == "all" and row["metric"] == "balanced_accuracy"]
-    assert {row["method"] for row in rows if row["shots"] == "all"} >= {"full", "scratch", "linear"}
+    assert {row["method"] for row in rows if row["shots"] == "all"} >= {"full", "scratch", "linear", "forest"}
     assert {(row["method"], row["shots"]) for row in rows if row["shots"] != "all"} == {
-        (method, shots) for method in ("full", "linear") for shots in ("1", "2")
+        (method, shots) for method in ("full", "linear", "forest") for shots in ("1", "2")
     }
     assert {row["encoder"] for row in rows} == {"encoder"}
     assert all(row["low"] and row["high"] for row in rows if row["shots"] == "all")  # eleven groups
     differences = {row["method"] for row in table(finished) if row["metric"] == "difference_to_first"}
-    assert differences >= {"scratch", "linear"}
+    assert differences >= {"scratch", "linear", "forest"}
     assert {row["method"] for row in table(finished) if row["metric"] == "ece"} == {"full", "scratch"}
 
 
@@ -206,7 +206,7 @@ def test_numbers_and_pixels(fields, tmp_path, task, train, changes, main):
     wished = replace(wished, baselines=not changes)
     assert run(replace(wished, changes=(*QUICK, *changes))) == 0
     rows = [row for row in table(tmp_path / "out") if row["metric"] == main and row["class"] == "all"]
-    assert {row["method"] for row in rows} >= ({"full"} if changes else {"full", "scratch", "linear"})
+    assert {row["method"] for row in rows} >= ({"full"} if changes else {"full", "scratch", "linear", "forest"})
     tuned = load_finetuned(tmp_path / "out" / "model")
     assert tuned.record.task == task
     if task == "segmentation":
