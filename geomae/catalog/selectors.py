@@ -38,7 +38,9 @@ def _plain(others: str) -> str:
     return rf"[^\s{sign}](?:[^{sign}]*[^\s{sign}])?"
 
 
-PLAIN = {name: re.compile(_plain(others), re.DOTALL) for name, others in (("column", "<>!"), ("value", ""), (IN, OR))}
+PLAIN = {
+    name: re.compile(_plain(others), re.DOTALL) for name, others in (("column", "<>!"), ("value", ""), (IN, f"<>!{OR}"))
+}
 ATOMS = {name: re.compile(rf"\s*({QUOTED}|{one.pattern})\s*", re.DOTALL) for name, one in PLAIN.items()}
 NAME = re.compile(NAME_PATTERN)
 SIGN = re.compile(r"<=|>=|!=|=|<|>")

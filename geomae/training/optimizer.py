@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from geomae.training.engine import LoopConfig
+if TYPE_CHECKING:
+    from geomae.training.engine import LoopConfig
 
 SINGLE_TOKENS = ("cls_token", "mask_token")
 WRAPPERS = ("_forward_module.", "_fsdp_wrapped_module.", "_orig_mod.", "module.")
 
 
-def learning_rate(step: int, config: LoopConfig) -> float:
+def learning_rate(step: int, config: "LoopConfig") -> float:
     """Linear warm-up, then cosine decay to the floor (He et al. 2022, appendix A); the base rate is for 256 tiles."""
     peak = config.optimizer.base_rate * config.batch / 256
     warmup = round(config.optimizer.warmup * config.steps)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from geomae.catalog import (
@@ -29,6 +29,7 @@ conditions = st.one_of(
 )
 
 
+@example("a", [Condition("b", "in", ("<0", "c"))], None)  # not the column `b in` below 0
 @given(names, st.lists(conditions, max_size=3, unique_by=lambda one: one.column), st.none() | names)
 def test_what_is_written_is_read_again(dataset: str, found: list[Condition], split: str | None) -> None:
     selector = Selector(dataset, tuple(found), split)
