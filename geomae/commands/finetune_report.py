@@ -1,6 +1,5 @@
 """What `geomae finetune` leaves: the model folder, the table, pictures, report and summary."""
 
-import csv
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,15 +14,17 @@ from geomae.evaluation.finetuning import DRAWS, LINEAR, METHOD, SCRATCH, Finetun
 from geomae.evaluation.forest import FOREST
 from geomae.evaluation.probe_predictions import PredictionKey
 from geomae.evaluation.probe_scores import COLUMNS, SPREAD, TO_BASELINE, TO_FIRST, ProbeRow
-from geomae.files import publish_file
+from geomae.files import write_csv
+from geomae.metrics.calibration import reliability_table
 from geomae.metrics.predictions import ALL, FEWEST_GROUPS
+from geomae.models.class_colours import colours_of
 from geomae.models.folder import Model, save_model
-from geomae.models.head_record import REGRESSION, SEGMENTATION, class_colours
+from geomae.models.head_record import REGRESSION, SEGMENTATION
 from geomae.models.trainable_weights import Share
 from geomae.reports.figures import loss_curve
-from geomae.reports.finetune_figures import Example, examples_picture, reliability_picture
+from geomae.reports.finetune_figures import Example, examples_picture
 from geomae.reports.page import Cell, Figure, Page, Section, Table, write_page
-from geomae.reports.probe_figures import Bar, confusion_picture, metric_name, scores_picture
+from geomae.reports.probe_figures import Bar, confusion_picture, metric_name, reliability_picture, scores_picture
 from geomae.tiles.reader import TileReader
 from geomae.training.finetuning import OnEvent
 from geomae.training.finetuning_config import FinetuneConfig
@@ -104,7 +105,7 @@ def write_results(
 ) -> None:  # fmt: skip
     """Publish table, pictures, report, summary, and the model in MLflow; the same figures for people."""
     out, task, learned = run_.out, result.task, result.learned
-    write_csv(out / "finetune.csv", result, reference.label)
+    write_table(out / "finetune.csv", result, reference.label)
     pictures = write_pictures(run_, result)
     about = {
         "catalogue": str(session.catalog.path), "model": reference.text, "digest of the model": start.digest,
@@ -133,20 +134,18 @@ def write_results(
         run_.screen.result(f"{what}: {path}")
 
 
-def write_csv(path: Path, result: FinetuneResult, encoder: str) -> None:
+def write_table(path: Path, result: FinetuneResult, encoder: str) -> None:
     """Publish finetune.csv, whose columns are those of probe.csv."""
-    task = result.task
-    with publish_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        for row in result.scores.rows:
-            truth = task.truths[row.test]
-            shared = {
-                "task": task.task, "train": task.learned.name, "chosen": "true",
-                "n_train": len(task.learned) if row.shots is None else row.shots * len(task.names),
-                "n_test": len(truth.label_T), "n_groups": truth.groups,
-            }  # fmt: skip
-            writer.writerow(row.csv_row(shared) | {"encoder": encoder, "method": row.encoder})
+    task, rows = result.task, []
+    for row in result.scores.rows:
+        truth = task.truths[row.test]
+        shared = {
+            "task": task.task, "train": task.learned.name, "chosen": "true",
+            "n_train": len(task.learned) if row.shots is None else row.shots * len(task.names),
+            "n_test": len(truth.label_T), "n_groups": truth.groups,
+        }  # fmt: skip
+        rows.append(row.csv_row(shared) | {"encoder": encoder, "method": row.encoder})
+    write_csv(path, COLUMNS, rows)
 
 
 def write_pictures(run_: AnalysisRun, result: FinetuneResult) -> dict[str, Path]:
@@ -171,14 +170,12 @@ def write_pictures(run_: AnalysisRun, result: FinetuneResult) -> dict[str, Path]
         confusion_picture(paths["confusion"], matrices, task.names, title=f"Fine-tuned ({key[0]})", unit=unit)
         paths["reliability"] = out / "finetune_reliability.png"
         sums = {test.name: result.predictions(test.name).reliability_GB3 for test in task.tests}
-        reliability_picture(
-            paths["reliability"], {name: one.sum(0) for name, one in sums.items() if one is not None},
-            title="How sure it is, and how often it is right",
-        )  # fmt: skip
+        curves = [(name, reliability_table(one.sum(0))) for name, one in sums.items() if one is not None]
+        reliability_picture(paths["reliability"], curves, unit)
     paths["examples"] = out / "finetune_examples.png"
     examples_picture(
         paths["examples"], _examples(result), task.record.bands, task.names,
-        title=f"Tiles of {task.tests[0].name}, the worst first", colours=class_colours(len(task.names)),
+        title=f"Tiles of {task.tests[0].name}, the worst first", colours=colours_of(task.names),
     )  # fmt: skip
     return paths
 
@@ -303,7 +300,7 @@ def write_report(result: FinetuneResult, pictures: Mapping[str, Path], about: Ma
         sections.append(Section(
             "How sure it is",
             ("Probabilities are calibrated on the held-out tiles: a temperature and a bias per class.", *notes),
-            (Figure(pictures["reliability"], "On the diagonal, the share that is right is what the model says."),),
+            (Figure(pictures["reliability"], "How often it is right, by how sure it is; on the line it means it."),),
         ))  # fmt: skip
     sections.append(Section("Examples", (), (Figure(pictures["examples"], "Tile, truth, prediction and error."),)))
     parts: list[Figure | Table] = [Figure(pictures["loss"], "The training, and the tiles that chose its step.")]

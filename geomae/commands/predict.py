@@ -98,6 +98,7 @@ def run(options: PredictOptions) -> int:
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
     from geomae.commands.predict_report import describe_plan, publish
     from geomae.commands.run import open_session
+    from geomae.prediction.assessment import read_reference
     from geomae.prediction.folders import open_predictor
     from geomae.prediction.scene_maps import MapOptions, plan_maps, predict_strips, stride_of, write_maps
     from geomae.runtime.signals import watch
@@ -105,6 +106,7 @@ def run(options: PredictOptions) -> int:
     session = open_session(options.common)
     folder = open_predictor(options.model, session.fabric.device)
     given = _given_shares(options, folder)
+    reference = None if options.sample is None else read_reference(options.sample, folder.record)
     fitted = _fit(session, folder, session.select(selectors))
     jobs = plan_maps(fitted, lambda selected: stride_of(session.catalog, selected, folder.record))
     remarks = describe_plan(session, fitted, jobs)
@@ -123,7 +125,7 @@ def run(options: PredictOptions) -> int:
         if analysis is not None:  # the first rank writes the results
             analysis.screen.say("writing the maps")
             paths = write_maps(jobs, maps, out)
-            publish(analysis, session, options.sample, folder.record, fitted, jobs, values, shares, paths, remarks)
+            publish(analysis, session, reference, folder.record, fitted, jobs, values, shares, paths, remarks)
     return 0
 
 

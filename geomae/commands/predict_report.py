@@ -17,11 +17,12 @@ from geomae.prediction.assessment import (
     LEARNED,
     Assessed,
     MapArea,
+    ReferencePoints,
     Sample,
     area_rows,
     assess,
     measure_areas,
-    read_sample,
+    place_sample,
     rows_of_sample,
 )
 from geomae.prediction.models import WindowModel
@@ -31,8 +32,8 @@ from geomae.prediction.shares import TargetShares, share_sentences
 from geomae.prediction.tiles import TilePredictions, of_classes, of_map, of_numbers, write_predictions
 from geomae.rasters import read_map
 from geomae.reports.page import Figure, Page, Section, Table, write_page
-from geomae.reports.prediction_figures import LegendEntry, PredictedScene, predicted_picture, reliability_picture
-from geomae.reports.probe_figures import confusion_picture
+from geomae.reports.prediction_figures import LegendEntry, PredictedScene, predicted_picture
+from geomae.reports.probe_figures import confusion_picture, reliability_picture
 from geomae.reports.scene_pictures import PICTURE_PX, scene_picture
 from geomae.tiles.selection import Selection
 
@@ -77,6 +78,9 @@ def describe_plan(session: Session, fitted: Fitted, jobs: Sequence[MapJob]) -> l
                 f"{selected.name}: {small} of {len(own)} scenes are smaller than a window of {record.tile} pixels; "
                 "what they lack is invalid in it"
             )
+        without = selected.index.tiles["scene"].nunique() - len(own)
+        if own and without:
+            remarks.append(f"{selected.name}: {without} scenes are one cell of a map or less, and get none")
         sizes = sorted(set(selected.index.tiles["size"].tolist()) - {record.tile})
         if sizes and not record.of_pixels:
             remarks.append(
@@ -97,7 +101,7 @@ def describe_plan(session: Session, fitted: Fitted, jobs: Sequence[MapJob]) -> l
 
 
 def publish(
-    analysis: AnalysisRun, session: Session, sample_file: Path | None, record: PredictorRecord, fitted: Fitted,
+    analysis: AnalysisRun, session: Session, reference: ReferencePoints | None, record: PredictorRecord, fitted: Fitted,
     jobs: Sequence[MapJob], values: Sequence[Floats], shares: TargetShares | None, paths: Sequence[Path],
     remarks: Sequence[str],
 ) -> None:  # fmt: skip
@@ -106,7 +110,7 @@ def publish(
     tiles = _tiles(record, fitted, values, jobs, out)
     assessed = [part for one in tiles for part in assess(one, record, jobs, out, analysis.common.seed)]
     areas = None if record.of_numbers or not jobs else measure_areas(record, jobs, out)
-    sample = None if sample_file is None else read_sample(sample_file, record, jobs, out)
+    sample = None if reference is None else place_sample(reference, record, jobs, out)
     estimate = None if sample is None or areas is None else sample.estimate(record, areas)
     notes = [*remarks, *(one.remark for one in assessed if one.remark), *(sample.remarks if sample else ())]
     results = Results(record, tiles, assessed, areas, sample, estimate, shares, notes)

@@ -1,6 +1,5 @@
 """What `geomae probe` leaves: table, pictures, report, summary, and the same figures for people."""
 
-import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from geomae.evaluation.probe import ProbeResult
 from geomae.evaluation.probe_predictions import DRAWS, EQUAL, FEW_LABELS_C, PredictionKey
 from geomae.evaluation.probe_scores import COLUMNS, SPREAD, TO_BASELINE, TO_FIRST, TO_NONE, EncoderResult, ProbeRow
 from geomae.evaluation.probe_task import REGRESSION, SEGMENTATION, ProbeTask, describe_scoring
-from geomae.files import publish_file
+from geomae.files import write_csv
 from geomae.metrics.predictions import ALL, FEWEST_GROUPS
 from geomae.reports.page import Cell, Figure, Page, Section, Table, shown, write_page
 from geomae.reports.probe_figures import (
@@ -56,7 +55,7 @@ def write_results(
     """Table, pictures, report, summary; the same figures for people."""
     out = run.out
     made_by = {label: one.made_by for label, one in embeddings.items() if one.made_by is not None}
-    _write_csv(out / "probe.csv", result)
+    _write_table(out / "probe.csv", result)
     pictures = write_pictures(result, out)
     about = {
         "catalogue": str(session.catalog.path),
@@ -370,20 +369,18 @@ def _C_table(result: ProbeResult) -> Table:
                  ["encoder", "taken", *(f"{C:g}" for C in tried)], table)  # fmt: skip
 
 
-def _write_csv(path: Path, result: ProbeResult) -> None:
-    task = result.task
-    with publish_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        for row in result.scores.rows:
-            truth = task.truths[row.test]
-            shared = {
-                "task": task.settings.task, "train": task.train.name,
-                "chosen": str(row.align == result.chosen(row.encoder, row.test)).lower(),
-                "n_train": len(task.train) if row.shots is None else row.shots * len(task.names),
-                "n_test": len(truth.label_T), "n_groups": truth.groups,
-            }  # fmt: skip
-            writer.writerow(row.csv_row(shared))
+def _write_table(path: Path, result: ProbeResult) -> None:
+    task, rows = result.task, []
+    for row in result.scores.rows:
+        truth = task.truths[row.test]
+        shared = {
+            "task": task.settings.task, "train": task.train.name,
+            "chosen": str(row.align == result.chosen(row.encoder, row.test)).lower(),
+            "n_train": len(task.train) if row.shots is None else row.shots * len(task.names),
+            "n_test": len(truth.label_T), "n_groups": truth.groups,
+        }  # fmt: skip
+        rows.append(row.csv_row(shared))
+    write_csv(path, COLUMNS, rows)
 
 
 def _metrics(rows: Iterable[ProbeRow]) -> Iterable[tuple[str, float]]:

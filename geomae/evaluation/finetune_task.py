@@ -26,6 +26,7 @@ from geomae.evaluation.probe_task import (
     tile_keys,
 )
 from geomae.metrics.predictions import UNKNOWN
+from geomae.models.class_colours import colours_of
 from geomae.models.criterion import Criterion
 from geomae.models.folder import Model
 from geomae.models.head_record import (
@@ -34,7 +35,6 @@ from geomae.models.head_record import (
     SEGMENTATION,
     TASKS,
     HeadRecord,
-    class_colours,
 )
 from geomae.sensors.record import SensorRecord
 from geomae.tiles.labelled_batches import LabelledTiles
@@ -98,7 +98,7 @@ class FinetuneTask:
             task=self.task,
             classes=self.names,
             codes=self.codes,
-            colours=class_colours(len(self.names)),
+            colours=colours_of(self.names),
             class_shares=shares,
             mean=float(label_T.mean()) if numbers else 0.0,
             std=float(label_T.std()) if numbers else 1.0,

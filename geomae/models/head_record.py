@@ -11,11 +11,6 @@ from pydantic import Field, model_validator
 from geomae.config import Frozen
 
 CLASSIFICATION, REGRESSION, SEGMENTATION = TASKS = ("classification", "regression", "segmentation")
-# Of classes, as they come: the twenty of Tableau, the darker ten first.
-COLOURS = (
-    *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"),
-    *("#aec7e8", "#ffbb78", "#98df8a", "#ff9896", "#c5b0d5", "#c49c94", "#f7b6d2", "#c7c7c7", "#dbdb8d", "#9edae5"),
-)
 LEARNED_TILES = "learned_tiles.json"  # beside config.json: {data set: {"learned": [tile ids], "held_out": [tile ids]}}
 
 
@@ -64,8 +59,3 @@ class HeadRecord(Frozen):
         if any(values and len(values) != len(self.classes) for values in own):
             raise ValueError("codes, colours, class_shares and calibration.bias: one of each per class")
         return self
-
-
-def class_colours(classes: int) -> tuple[str, ...]:
-    """A colour for each class; they repeat after twenty."""
-    return tuple(COLOURS[number % len(COLOURS)] for number in range(classes))

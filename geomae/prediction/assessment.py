@@ -181,11 +181,22 @@ class Sample:
         return estimate_from_sample(*parts, len(record.classes), self.strata)
 
 
-def read_sample(path: Path, record: PredictorRecord, jobs: Sequence[MapJob], out: Path) -> Sample:
+@dataclass(frozen=True)
+class ReferencePoints:
+    """Reference points as their file has them: places (N, 2) in `crs`, class (N), and the stratum of each, if any."""
+
+    name: str
+    points_N2: Floats
+    crs: str
+    reference_N: Codes
+    strata_N: tuple[Any, ...]
+
+
+def read_reference(path: Path, record: PredictorRecord) -> ReferencePoints:
     """Read reference points: a column `reference` (class or code), and `stratum` (class or scene) where there is one.
 
-    Without strata the map's classes are taken for them. Raises ConfigError for points beyond the maps, in tiles that
-    were learned from, of classes or strata that the map lacks.
+    Raises ConfigError or CatalogError for what can be wrong before there is a map: a file that is no table of points,
+    lacks the column, or names classes that the model has not.
     """
     where = f"--sample {path}"
     if not path.is_file():
@@ -201,16 +212,29 @@ def read_sample(path: Path, record: PredictorRecord, jobs: Sequence[MapJob], out
     points_N2 = shapely.get_coordinates(layer.geometries)
     if len(points_N2) != len(layer):
         raise ConfigError(f"{where}: {len(layer) - len(points_N2)} rows are no single point; leave them out")
-    map_N = _on_maps(points_N2, layer.crs, record, jobs, out, where)
-    if STRATUM not in columns:
+    strata = layer.columns[STRATUM].tolist() if STRATUM in columns else []
+    return ReferencePoints(where, points_N2, layer.crs, reference_N, tuple(strata))
+
+
+def place_sample(given: ReferencePoints, record: PredictorRecord, jobs: Sequence[MapJob], out: Path) -> Sample:
+    """Bring reference points onto the maps. Without strata the map's classes are taken for them.
+
+    Raises ConfigError for points beyond the maps, in tiles that were learned from, or of strata that the map lacks.
+    """
+    where, reference_N = given.name, given.reference_N
+    map_N = _on_maps(given.points_N2, given.crs, record, jobs, out, where)
+    if not given.strata_N:
         return Sample(where, map_N, reference_N, map_N, record.classes)
-    texts = [str(one) for one in layer.columns[STRATUM].tolist()]
+    texts = [str(one) for one in given.strata_N]
     names = {job.name for job in jobs}
-    if set(texts) <= names:
+    lacking = sorted(set(texts) - names)
+    if not lacking:
         strata = tuple(sorted(names))
         return Sample(where, map_N, reference_N, np.array([strata.index(one) for one in texts]), strata)
-    lacking = sorted(set(texts) - names) if set(texts) & names else []
-    stratum_N = _classes(lacking or layer.columns[STRATUM].tolist(), record, f"{where}: {STRATUM}")
+    if set(texts) & names:
+        problem = f"{lacking[0]!r} is no scene that was mapped, as others are"
+        raise ConfigError(f"{where}: {STRATUM} {problem}; {nearest(lacking[0], names)}")
+    stratum_N = _classes(given.strata_N, record, f"{where}: {STRATUM}")
     other = int((stratum_N != map_N).sum())
     remark = (
         f"{other} of {len(map_N)} reference points lie on another class of the map than their stratum; the areas of "

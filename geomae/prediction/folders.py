@@ -22,10 +22,11 @@ from geomae.errors import GeomaeError, ModelError
 from geomae.evaluation.final_probe import LinearMap
 from geomae.files import digest, file_digest, publish_dir, read_json, write_json
 from geomae.metrics.calibration import Calibration
+from geomae.models.class_colours import colours_of
 from geomae.models.finetuned import Finetuned, load_finetuned
 from geomae.models.head_record import TASKS
 from geomae.prediction.models import FinetunedModel, ProbeModel, WindowModel
-from geomae.prediction.record import PredictorRecord, colours_of, fit_imagery
+from geomae.prediction.record import PredictorRecord, fit_imagery
 from geomae.sensors.record import SensorRecord
 
 FORMAT = 1

@@ -3,7 +3,7 @@
 K classes
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,28 +18,6 @@ from geomae.tiles.index import TileIndex
 
 GSD_FACTOR = 1.5  # pixels that differ in size by more show other things
 LARGEST_CODE = 254  # of a map; 255 is nodata
-
-# Colours of what classes are often called, as in the maps of ESA WorldCover; others take those below in turn.
-COLOUR_OF = {
-    "tree": "#006400", "forest": "#006400", "shrub": "#ffbb22", "grass": "#ffff4c", "herbaceous": "#ffff4c",
-    "crop": "#f096ff", "built": "#fa0000", "urban": "#fa0000", "bare": "#b4b4b4", "barren": "#b4b4b4",
-    "snow": "#f0f0f0", "ice": "#f0f0f0", "water": "#0064c8", "wetland": "#0096a0", "mangrove": "#00cf75",
-}  # fmt: skip
-OTHER_COLOURS = (
-    "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf",
-    "#aec7e8", "#ffbb78", "#98df8a", "#ff9896", "#c5b0d5", "#c49c94", "#f7b6d2", "#c7c7c7", "#dbdb8d", "#9edae5",
-)  # fmt: skip
-
-
-def colours_of(classes: Sequence[str]) -> tuple[str, ...]:
-    """A colour (#rrggbb) for each class: the usual one by its name, else the next of a list; none is given twice."""
-    usual = [next((colour for word, colour in COLOUR_OF.items() if word in name.lower()), None) for name in classes]
-    once = [colour if colour not in usual[:place] else None for place, colour in enumerate(usual)]
-    free = iter([colour for colour in OTHER_COLOURS if colour not in once])
-    mixed = np.random.default_rng(0)  # for more classes than there are colours to tell apart
-    return tuple(
-        colour or next(free, None) or "#{:02x}{:02x}{:02x}".format(*mixed.integers(40, 220, 3)) for colour in once
-    )
 
 
 @dataclass(frozen=True)
@@ -132,7 +110,8 @@ def scale_remark(record: PredictorRecord, imagery: SensorRecord, where: str) -> 
 def learned_tiles(record: PredictorRecord, index: TileIndex) -> "LearnedTiles":
     """The tiles of the data set of `index` that the model learned from, or that a choice was made on."""
     of_dataset = record.learned.get(index.name, {})
-    return LearnedTiles.of([one for tiles in of_dataset.values() for one in tiles], record.tile)
+    scenes = {scene.id for scene in index.source.scenes}
+    return LearnedTiles.of([one for tiles in of_dataset.values() for one in tiles], record.tile, scenes)
 
 
 @dataclass(frozen=True)
@@ -143,11 +122,15 @@ class LearnedTiles:
     size: int
 
     @classmethod
-    def of(cls, tile_ids: Sequence[str], size: int) -> "LearnedTiles":
-        """Those that tile ids (`SCENE:ROW:COLUMN`) name."""
+    def of(cls, tile_ids: Sequence[str], size: int, scenes: Collection[str]) -> "LearnedTiles":
+        """Those of `scenes` that tile ids name: `SCENE:ROW:COLUMN`, and a number more where points share a tile."""
         corners: dict[str, list[tuple[int, int]]] = {}
         for one in tile_ids:
             scene, row, col = one.rsplit(":", 2)
+            if scene not in scenes:
+                scene, row, col, *_ = one.rsplit(":", 3)
+            if scene not in scenes:
+                continue
             corners.setdefault(scene, []).append((int(row), int(col)))
         return cls({scene: np.array(places) for scene, places in corners.items()}, size)
 

@@ -9,8 +9,9 @@ from geomae.encoders.selections import ByDataset, Embeddings, EncoderLoader
 from geomae.encoders.specification import BASELINE, FOLDER, MLFLOW, Reference
 from geomae.evaluation.final_probe import FinalProbe, fit_final_probe
 from geomae.evaluation.probe import ProbeResult
+from geomae.models.class_colours import colours_of
 from geomae.prediction.folders import SavedProbe, save_probe
-from geomae.prediction.record import PredictorRecord, colours_of
+from geomae.prediction.record import PredictorRecord
 
 
 def label_codes(catalog: Catalog, dataset: str, classes: Sequence[str]) -> tuple[int | None, ...]:

@@ -1,9 +1,9 @@
-"""Pictures of a fine-tuning: how sure it is, and tiles with truth, prediction and error.
+"""The picture of a fine-tuning: tiles with truth, prediction and error.
 
-C bands, H W pixels, B bins of confidence
+C bands, H W pixels
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from geomae.reports.canvas import (
-    add_axes,
     add_picture_axes,
     add_text,
     add_title,
@@ -25,7 +24,7 @@ from geomae.reports.canvas import (
     stretch_limits,
     to_rgb,
 )
-from geomae.reports.figures import BLUE, ORANGE
+from geomae.reports.figures import ORANGE
 from geomae.sensors import Band
 
 GREY = (0.8, 0.8, 0.8)
@@ -41,24 +40,6 @@ class Example:
     truth: Any
     predicted: Any
     wrong: float
-
-
-def reliability_picture(path: Path, sums: Mapping[str, NDArray[np.float64]], *, title: str) -> None:
-    """Publish a picture (PNG): a panel per test, the share that is right against the confidence; `sums` are (B, 3)."""
-    side, gap, head = 2.6, 0.75, 0.95
-    figure = Figure(figsize=(max(0.8 + len(sums) * (side + gap), 6.0), head + side + 0.65))
-    add_title(figure, title)
-    for number, (test, sums_B3) in enumerate(sums.items()):
-        axes = add_axes(figure, 0.7 + number * (side + gap), head, side, side)
-        axes.set_title(shorten(test, 34), fontsize=9, parse_math=False)
-        rows_B, right_B, sure_B = sums_B3[sums_B3[:, 0] > 0].T
-        axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
-        axes.scatter(sure_B / rows_B, right_B / rows_B, s=8 + 120 * rows_B / rows_B.sum(), color=BLUE, alpha=0.8)
-        axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
-        axes.set_xlabel("confidence (size: how often)", fontsize=8)
-        axes.set_ylabel("share that is right" if number == 0 else "", fontsize=8)
-        axes.tick_params(labelsize=8)
-    save(figure, path)
 
 
 def examples_picture(

@@ -1,4 +1,4 @@
-"""Pictures of a probe: scores with intervals, few labels, confusions, and what alignments do.
+"""Pictures of what is learned from labels: scores, few labels, confusions, how sure it is, and what alignments do.
 
 K classes
 """
@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from geomae.metrics.calibration import ReliabilityBin
 from geomae.reports.canvas import add_axes, add_text, add_title, save, shorten
 from geomae.reports.figures import BLUE, ORANGE
 
@@ -53,6 +54,28 @@ def confusion_picture(
         begin = 0.1 + number * (left + side + gap)
         add_text(figure, begin + 0.05, head - 0.42, shorten(name, int((left + side) * 12)), size=9)
         _matrix(add_axes(figure, begin + left, head, side, side), counts_KK, names, unit)
+    save(figure, path)
+
+
+def reliability_picture(path: Path, curves: Sequence[tuple[str, Sequence[ReliabilityBin]]], unit: str) -> None:
+    """Publish a picture (PNG) of how often predictions are right (y) by how sure they are (x)."""
+    figure = Figure(figsize=(7.4, 4.6))
+    add_title(figure, "Reliability")
+    axes = add_axes(figure, 0.8, 0.75, 3.3, 3.3)
+    axes.plot((0, 1), (0, 1), color="0.6", linewidth=1)
+    for number, (name, bins) in enumerate(curves):
+        total = sum(one.rows for one in bins)
+        x, y = [one.confidence for one in bins], [one.accuracy for one in bins]
+        sizes = [8 + 120 * one.rows / total for one in bins]
+        axes.plot(x, y, color=f"C{number}", linewidth=1)
+        axes.scatter(x, y, sizes, color=f"C{number}", zorder=3)
+        add_text(figure, 4.4, 0.85 + 0.25 * number, shorten(name, 34), size=9).set_color(f"C{number}")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("mean confidence", fontsize=9)
+    axes.set_ylabel(f"share of {unit} that are right", fontsize=9)
+    axes.tick_params(labelsize=8)
+    add_text(figure, 4.4, 3.8, f"A dot is as large as its share of the {unit}.", size=8)
     save(figure, path)
 
 

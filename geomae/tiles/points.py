@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import spatial  # type: ignore[import-untyped]
 
 from geomae.catalog import Catalog, Points, Source, parse_filter
-from geomae.catalog.times import TIME
+from geomae.catalog.times import TIME, read_time
 from geomae.errors import CatalogError
 from geomae.rasters import Grid
 from geomae.tiles.earth import Frames, frames_of, to_crs, to_pixels, to_sphere
@@ -26,6 +26,7 @@ Whole = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Days = NDArray[np.datetime64]
 
+DAY = len("2021-05-03")  # of a time, the characters of its day (UTC)
 DAYS = 30.0  # between a point and a scene, where the catalogue does not say
 NOWHERE = "points without coordinates"
 FILTERED = "points that do not meet windows.where"
@@ -210,14 +211,14 @@ def _in_time(
                 f"{place}: {entry.points} has no column {time!r} that tells when; add it, or remove `days`"
             )
         return tiles, ()
-    day_S = np.array([_day(scene.time) for scene in source.scenes], dtype="datetime64[D]")
+    day_S = np.array([scene.time[:DAY] if scene.time else "NaT" for scene in source.scenes], dtype="datetime64[D]")
     if np.isnat(day_S[tiles["scene"]]).all():
         if entry.days is not None:
             raise CatalogError(f"{place}: no scene says its time; add `time`, or remove `days`")
         return tiles, (
             f"{entry.points} says when its points were taken and no scene does: they meet scenes of any time",
         )
-    day_T = _point_days(columns[time], tiles[POINT].to_numpy(), f"{catalog.place(name, 'windows', 'points')}")
+    day_T = point_days(columns[time], tiles[POINT].to_numpy(), f"{catalog.place(name, 'windows', 'points')}")
     known_T = ~np.isnat(day_T)
     most = DAYS if entry.days is None else entry.days
     between_T = np.abs((day_S[tiles["scene"]] - day_T) / np.timedelta64(1, "D"))
@@ -262,27 +263,18 @@ def _attributes(source: Source, tiles: pd.DataFrame, columns: pd.DataFrame) -> p
     return pd.concat([own, others.iloc[tiles["scene"].to_numpy()].reset_index(drop=True)], axis=1)
 
 
-def _point_days(values: "pd.Series[Any]", point_T: Whole, place: str) -> Days:
+def point_days(values: "pd.Series[Any]", point_T: Whole, place: str) -> Days:
     """The day (T) of each tile's point, NaT without one."""
     codes_N, texts = pd.factorize(values, use_na_sentinel=True)
     days = []
     for number, text in enumerate(texts):
-        day = _day(text)
-        if np.isnat(day):
-            line = int((codes_N == number).argmax())
-            raise CatalogError(
-                f"{place}: the {values.name} of point {line + 1} is {text!r}; write a day, as 2021-05-03, or rename it"
-            )
-        days.append(day)
-    return np.array([*days, np.datetime64("NaT", "D")], dtype="datetime64[D]")[codes_N[point_T]]
-
-
-def _day(value: object) -> np.datetime64:
-    """The day (UTC) of ISO 8601 text, NaT of anything else."""
-    try:
-        return np.datetime64(pd.Timestamp(str(value)).tz_localize(None).date(), "D")
-    except ValueError:
-        return np.datetime64("NaT", "D")
+        try:
+            days.append(read_time(text)[:DAY])
+        except ValueError as error:
+            point = int((codes_N == number).argmax()) + 1
+            message = f"{place}: the {values.name} of point {point} is {text!r}, which {error}; or rename the column"
+            raise CatalogError(message) from error
+    return np.array([*days, "NaT"], dtype="datetime64[D]")[codes_N[point_T]]
 
 
 def _count(left_out: dict[str, int], reason: str, number: int) -> None:

@@ -56,7 +56,7 @@ def test_what_matters_first_comes_first():
 
 def test_groups_name_options_that_there_are():
     there = {cli.title(option) for one in EVERY.values() for option in one.params}
-    assert not {*USUAL, *(name for names in GROUPS.values() for name in names)} - there - {"sample", "shots"}
+    assert not {*USUAL, *(name for names in GROUPS.values() for name in names)} - there
 
 
 def test_shells_complete(monkeypatch, capsys):

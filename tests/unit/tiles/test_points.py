@@ -15,7 +15,7 @@ from geomae.errors import CatalogError
 from geomae.evaluation.probe_task import ProbeSettings, read_probe_task
 from geomae.rasters import read, write_cog
 from geomae.tiles.index import build_index
-from geomae.tiles.points import EDGE, FILTERED, INVALID, NOWHERE, OUTSIDE, TIMELESS
+from geomae.tiles.points import EDGE, FILTERED, INVALID, NOWHERE, OUTSIDE, TIMELESS, point_days
 from geomae.tiles.reader import TileReader
 from geomae.tiles.selection import select_tiles
 from geomae.tiles.statistics import survey
@@ -257,3 +257,10 @@ def test_no_column_of_points_reaches_a_probe_but_the_label_of_its_training(tmp_p
     learned = predicted("learned", np.roll(labels, 1), np.zeros(60))
     assert learned[0] == true[0]
     assert learned[1] != true[1]
+
+
+def test_days_of_points_are_days_in_utc_and_nothing_is_guessed():
+    days = point_days(pd.Series(["2021-05-04T00:30:00+02:00", None, "20210603"], name="time"), np.array([0, 1, 2]), "")
+    assert [str(one) for one in days] == ["2021-05-03", "NaT", "2021-06-03"]
+    with pytest.raises(CatalogError, match=r"here: the time of point 1 is '03/04/2021', which is no date"):
+        point_days(pd.Series(["03/04/2021"], name="time"), np.array([0]), "here")

@@ -1,0 +1,184 @@
+"""`geomae predict` by a saved probe: the map, its accuracy and areas, reference points, and what is refused."""
+
+import csv
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import rasterio
+from helpers import write_catalog
+from rasterio.transform import xy
+
+from geomae.commands import probe
+from geomae.commands.options import CommonOptions
+from geomae.commands.predict import PredictOptions, run
+from geomae.errors import GeomaeError
+from geomae.rasters import write_cog
+
+CATALOG = """\
+version: 1
+datasets:
+  fields:
+    path: scenes/*.tif
+    sensor: naip
+    bands: [red, green, blue, nir]
+    unit: reflectance
+    scale: 0.0001
+    offset: 0
+    tile: {size: 16}
+    label: {raster: 'labels/{stem}.tif', classes: {7: water, 40: crop}, min_purity: 0.9}
+    table: {path: scenes.csv, key: scene}
+    split: {column: split}
+    group: {column: site}
+  counts:
+    path: scenes/*.tif
+    sensor: naip
+    bands: [red, green, blue, nir]
+    unit: digital_number
+    tile: {size: 16}
+"""
+TRAINED, TESTED, SIDE = 10, 2, 64
+PIXEL_HA = 25 / 1e4  # 5 m
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Scenes of bright crops beside dark water, a catalogue of them, and a probe that tells them apart."""
+    folder = tmp_path_factory.mktemp("fields")
+    rng = np.random.default_rng(0)
+    rows = [["scene", "site", "split"]]
+    for scene in range(TRAINED + TESTED):
+        shore = 16 * int(rng.integers(1, 4))
+        water_HW = np.broadcast_to(np.arange(SIDE) < shore, (SIDE, SIDE))
+        pixels = np.where(water_HW, 300, 2000) + rng.integers(0, 200, (4, SIDE, SIDE))
+        place = {"crs": "EPSG:32632", "transform": (5.0, 0.0, 4e5 + 1000 * scene, 0.0, -5.0, 5e6)}
+        write_cog(folder / "scenes" / f"s{scene}.tif", pixels.astype(np.uint16), **place)
+        write_cog(folder / "labels" / f"s{scene}.tif", np.where(water_HW, 7, 40)[None].astype(np.uint8), **place)
+        rows.append([f"s{scene}", f"site{scene}", "train" if scene < TRAINED else "test"])
+    with (folder / "scenes.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    catalog = write_catalog(folder, CATALOG)
+    request = probe.ProbeOptions(
+        common(catalog, folder / "probe"), train="fields@train", tests=("fields@test",),
+        encoders=("baseline:statistics",), baselines=False,
+    )  # fmt: skip
+    assert probe.run(request) == 0
+    return folder
+
+
+def common(catalog, out):
+    return CommonOptions(
+        catalog, out, device="cpu", precision="32", quiet=True, tracking_uri=f"sqlite:///{catalog.parent}/mlflow.db"
+    )
+
+
+def wish(folder, out, **changes):
+    """A request to map the test scenes, but for what is wished otherwise."""
+    usual = PredictOptions(
+        common(folder / "data_catalog.yaml", out), folder / "probe/probes/baseline-statistics", ("fields@test",)
+    )
+    return replace(usual, **changes)
+
+
+@pytest.fixture(scope="module")
+def mapped(folder, tmp_path_factory):
+    """The maps of the test scenes, with reference points on every fourth cell of the labels."""
+    out = tmp_path_factory.mktemp("runs") / "map"
+    rows = [["x", "y", "crs", "reference"]]
+    for scene in range(TRAINED, TRAINED + TESTED):
+        with rasterio.open(folder / "labels" / f"s{scene}.tif") as source:
+            codes = source.read(1)
+            for row, col in np.ndindex(16, 16):
+                x, y = xy(source.transform, 4 * row + 1, 4 * col + 1)
+                rows.append([x, y, "EPSG:32632", {7: "water", 40: "crop"}[int(codes[4 * row + 1, 4 * col + 1])]])
+    with (folder / "reference.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    assert run(wish(folder, out, sample=folder / "reference.csv", probabilities=True)) == 0
+    return out
+
+
+def table(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_map_has_the_codes_names_and_place_of_the_labels(folder, mapped):
+    for scene in range(TRAINED, TRAINED + TESTED):
+        with (
+            rasterio.open(mapped / f"map_s{scene}.tif") as made,
+            rasterio.open(folder / f"labels/s{scene}.tif") as true,
+        ):
+            assert made.nodata == 255 and made.crs == true.crs and made.bounds == true.bounds
+            assert made.res == (80, 80)  # a pixel of the map for each tile of 16 pixels of 5 m
+            assert np.array_equal(made.read(1), true.read(1)[8::16, 8::16])
+            assert made.colormap(1)[7][:3] == (0, 100, 200) and "water" in (mapped / f"map_s{scene}.qml").read_text()
+        with rasterio.open(mapped / f"probabilities_s{scene}.tif") as shares:
+            assert np.abs(shares.read().astype(int).sum(0) - 100).max() <= 1
+            assert shares.descriptions == ("probability of crop, %", "probability of water, %")
+
+
+def test_accuracy_and_areas_are_those_of_the_labels(folder, mapped):
+    overall = [row for row in table(mapped / "accuracy.csv") if row["metric"] == "accuracy" and row["class"] == "all"]
+    assert {row["dataset"] for row in overall} >= {"fields@test"} and {float(row["value"]) for row in overall} == {1.0}
+    areas = {(row["scene"], row["class"]): row for row in table(mapped / "area.csv")}
+    water = 0.0
+    for scene in range(TRAINED, TRAINED + TESTED):
+        with rasterio.open(folder / f"labels/s{scene}.tif") as true:
+            pixels = int((true.read(1) == 7).sum())
+        assert math.isclose(float(areas[f"s{scene}", "water"]["map_hectares"]), pixels * PIXEL_HA, rel_tol=2e-3)
+        water += float(areas[f"s{scene}", "water"]["map_hectares"])
+    every = areas["all", "water"]
+    # All points agree with the map, and so the estimate is what the map counts, without any spread.
+    assert [float(every[key]) for key in ("hectares", "low", "high")] == [pytest.approx(water)] * 3
+    assert int(every["n"]) + int(areas["all", "crop"]["n"]) == TESTED * 256
+
+
+def test_the_report_and_the_summary_tell_the_same(mapped):
+    summary = json.loads((mapped / "summary.json").read_text())
+    assert summary["command"] == "predict" and summary["metrics"]["maps"] == TESTED
+    page = (mapped / "report.html").read_text(encoding="utf-8")
+    assert "overall accuracy 1.000 over 32 tiles" in page and "fewer than the 10 that an interval takes" in page
+
+
+def test_tiles_that_were_learned_from_are_told_apart(folder, tmp_path):
+    assert run(wish(folder, tmp_path / "out", datasets=("fields",))) == 0
+    tiles = {row["dataset"]: row["n_tiles"] for row in table(tmp_path / "out/accuracy.csv") if row["metric"] == "ece"}
+    assert tiles == {"fields": str(16 * TESTED), "fields (learned from)": str(16 * TRAINED)}
+
+
+@pytest.mark.parametrize(
+    ("wished", "parts"),
+    [
+        ({"sample": "nowhere.csv"}, ["--sample", "nowhere.csv", "no such file"]),
+        ({"sample": "unnamed.csv"}, ["no column `reference`", "did you mean 'refernce'"]),
+        ({"sample": "foreign.csv"}, ["'marsh'", "the map has no such class"]),
+        ({"priors": "shares.csv"}, ["shares.csv", "sum to 0.7"]),
+        ({"priors": "estimat"}, ["--priors estimat", "neither none nor estimate nor a file"]),
+        ({"datasets": ("counts",)}, ["digital_number", "reflectance", "`scale`"]),
+        ({"model": "probe"}, ["holds no model and no probe", "did you mean"]),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(folder, tmp_path, wished, parts):
+    (folder / "unnamed.csv").write_text("x,y,crs,refernce\n1,1,EPSG:32632,crop\n")
+    (folder / "foreign.csv").write_text("x,y,crs,reference\n1,1,EPSG:32632,marsh\n")
+    (folder / "shares.csv").write_text("class,share\ncrop,0.4\nwater,0.3\n")
+    for key in ("sample", "model"):
+        wished |= {key: folder / wished[key]} if key in wished else {}
+    if "priors" in wished and wished["priors"].endswith(".csv"):
+        wished["priors"] = str(folder / wished["priors"])
+    with pytest.raises(GeomaeError) as refused:
+        run(wish(folder, tmp_path / "out", **wished))
+    assert all(part in str(refused.value) for part in parts), str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_reference_points_that_are_not_on_the_map(folder, mapped, tmp_path):
+    far, learned = tmp_path / "far.csv", tmp_path / "learned.csv"
+    far.write_text("x,y,crs,reference\n500000,5000000,EPSG:32632,crop\n")
+    learned.write_text("x,y,crs,reference\n400010,4999990,EPSG:32632,water\n")  # in the first scene of the training
+    with pytest.raises(GeomaeError, match="outside the map"):
+        run(wish(folder, tmp_path / "a", sample=far))
+    with pytest.raises(GeomaeError, match="learned from"):
+        run(wish(folder, tmp_path / "b", sample=learned, datasets=("fields",)))
