@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import mlflow_client, refused, write_catalog
+from helpers import called, mlflow_client, refused, write_catalog
 
 from geomae import open_catalog, open_embeddings
 from geomae.commands import gap
@@ -245,9 +245,9 @@ def test_bad_requests_are_one_line_and_leave_nothing(request_for, tmp_path, wish
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_line_says_what_is_wrong_in_one_line(geomae, fields, tmp_path):
+def test_the_command_line_says_what_is_wrong_in_one_line(fields, tmp_path):
     words = ("gap", "--catalog", fields, "--source", GREEN, "--target", "feilds[season=brown]")
-    refused(geomae(*words, cwd=tmp_path), "feilds", "did you mean 'fields'?")
+    refused(called(*words, cwd=tmp_path), "feilds", "did you mean 'fields'?")
 
 
 @pytest.mark.slow

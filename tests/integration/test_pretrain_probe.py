@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers import CATALOG, SMALL, history, options, refuses, write_catalog, write_scenes
+from helpers import CATALOG, SMALL, called, history, options, refuses, write_catalog, write_scenes
 
 from geomae.errors import CatalogError, ConfigError
 
@@ -19,9 +19,9 @@ def labelled(tmp_path_factory):
     return write_catalog(folder, CATALOG + LABELS)
 
 
-def test_a_probe_leaves_a_curve_that_begins_with_the_untrained_encoder(geomae, labelled, tracking_uri, tmp_path):
+def test_a_probe_leaves_a_curve_that_begins_with_the_untrained_encoder(labelled, tracking_uri, tmp_path):
     out = tmp_path / "run"
-    done = geomae(
+    done = called(
         "pretrain", "--catalog", labelled, "--out", out, "--tracking-uri", tracking_uri, "--precision", "32",
         *options(*SMALL, "steps=4", "probe_every=2"), cwd=tmp_path,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import mlflow_client, refused, write_catalog
+from helpers import called, mlflow_client, refused, write_catalog
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -348,9 +348,9 @@ def test_bad_requests_are_one_line_and_leave_nothing(request_for, tmp_path, wish
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_line_says_what_is_wrong_in_one_line(geomae, fields, tmp_path):
+def test_the_command_line_says_what_is_wrong_in_one_line(fields, tmp_path):
     words = ("probe", "--catalog", fields, "--train", "fields@train", "--test", "feilds@test")
-    refused(geomae(*words, cwd=tmp_path), "feilds", "did you mean 'fields'?")
+    refused(called(*words, cwd=tmp_path), "feilds", "did you mean 'fields'?")
 
 
 def test_baselines_that_the_user_names_are_not_there_twice():
