@@ -385,7 +385,7 @@ def _document(command: str, name: str) -> YamlDocument:
 
 
 def shipped_path(name: str) -> Path:
-    """A file or folder that comes with the program: in an installed package inside it, in a checkout at the top level."""
+    """A file or folder that comes with the program: inside an installed package, at the top level of a checkout."""
     installed = Path(str(resources.files("geomae"))) / name
     return installed if installed.exists() else installed.parent.parent / name
 
