@@ -51,7 +51,7 @@ def blocks(path: Path, language: str) -> list[str]:
 
 def examples() -> Iterator[Any]:
     """The catalogues in the documents."""
-    for path in (CATALOGUE, README, ROOT / "docs/commands.md"):
+    for path in (CATALOGUE, README, ROOT / "docs/commands.md", ROOT / "docs/labels.md"):
         found = [text for text in blocks(path, "yaml") if re.search(r"^datasets:", text, re.MULTILINE)]
         assert found, f"{path} has no catalogue"
         yield from (pytest.param(text, id=f"{path.stem}-{number}") for number, text in enumerate(found))
