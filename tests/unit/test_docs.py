@@ -1,14 +1,17 @@
 """What the documents say of the catalogue: their examples open, their keys and figures are those of the code."""
 
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from ruamel.yaml import YAML
+from tiny_models import RECORD, tiny_model
 
 from geomae.catalog import DatasetEntry, json_schema, open_catalog, resolve_files
 from geomae.config import PretrainConfig, flatten
@@ -16,7 +19,8 @@ from geomae.sensors import UNITS
 from geomae.tiles.index import check_dataset
 
 ROOT = Path(__file__).parents[2]
-CATALOGUE = ROOT / "docs/catalogue.md"
+CATALOGUE, README = ROOT / "docs/catalogue.md", ROOT / "README.md"
+DOCUMENTS = (README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 AGAIN = "as above"
 PRODUCTS = {  # the names that the agencies give: a file per band, quality layers included
     "landsat": (
@@ -45,7 +49,7 @@ def blocks(path: Path, language: str) -> list[str]:
 
 def examples() -> Iterator[Any]:
     """The catalogues in the documents."""
-    for path in (CATALOGUE, ROOT / "README.md"):
+    for path in (CATALOGUE, README, ROOT / "docs/commands.md"):
         found = [text for text in blocks(path, "yaml") if re.search(r"^datasets:", text, re.MULTILINE)]
         assert found, f"{path} has no catalogue"
         yield from (pytest.param(text, id=f"{path.stem}-{number}") for number, text in enumerate(found))
@@ -179,3 +183,49 @@ def test_the_options_of_models_are_those_of_the_configuration() -> None:
     assert {key for key in known if key.startswith(("masking.", "decoder."))} == named | rest
     for key in ("embedding", "positions", "target", "compile", "groups", "left_out", "reference_gsd_m"):
         assert f"`{key}`" in text
+
+
+def targets(path: Path) -> list[str]:
+    """What a document links and shows, other than addresses of the web."""
+    found = re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8"))
+    return [one for one in found if not one.startswith(("http:", "https:", "mailto:"))]
+
+
+def anchors(path: Path) -> set[str]:
+    """The headings of a document, as links name them."""
+    titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in targets(path):
+        name, _, anchor = target.partition("#")
+        other = path.parent / name if name else path
+        assert other.is_file(), f"{path.name}: {target}"
+        assert not anchor or anchor in anchors(other), f"{path.name}: {target}"
+
+
+def test_the_readme_is_short_and_shows_pictures_that_load_at_once() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+    pictures = [ROOT / one for one in targets(README) if one.endswith(".png")]
+    assert 0 < sum(one.stat().st_size for one in pictures) <= 400 * 1024
+
+
+def test_every_document_is_named_in_the_readme() -> None:
+    named = {ROOT / one.partition("#")[0] for one in targets(README)}
+    assert not set(DOCUMENTS) - named - {README}
+
+
+def test_the_script_of_the_pictures(tmp_path: Path) -> None:
+    """What is shown is left as it is, what is hidden is predicted; the row is a picture of all panels."""
+    script = runpy.run_path(str(ROOT / "docs/make_pictures.py"))
+    size = script["TILE"]
+    pixels_CHW = np.random.default_rng(0).uniform(0, 0.4, (len(RECORD.bands), size, 2 * size)).astype(np.float32)
+    seen_HW, made_CHW = script["reconstruct"](tiny_model(), pixels_CHW, np.ones(pixels_CHW.shape, bool))
+    assert seen_HW.mean() == 0.25
+    assert np.array_equal(made_CHW[:, seen_HW], pixels_CHW[:, seen_HW])
+    assert (made_CHW[:, ~seen_HW] != pixels_CHW[:, ~seen_HW]).mean() > 0.99
+    script["draw_row"](tmp_path / "row.png", {name: np.zeros((4, 4, 3)) for name in ("seen", "made")})
+    height, width = np.frombuffer((tmp_path / "row.png").read_bytes()[16:24], ">u4")[::-1]
+    assert 1.5 < width / height < 2
