@@ -138,7 +138,8 @@ def save_probe(probe: SavedProbe, folder: Path) -> None:
             "format": FORMAT, "task": record.task, "classes": record.classes, "codes": record.codes,
             "colours": record.colours, "unit": record.unit, "imagery": record.imagery.to_dict(), "tile": record.tile,
             "class_shares": record.trained_K, "learned_tiles": record.learned, "about": record.about,
-            "steps": record.steps, "encoder": absolute(probe.encoder), "encoder_digest": probe.encoder_digest,
+            "steps": [step._asdict() for step in record.steps],
+            "encoder": absolute(probe.encoder), "encoder_digest": probe.encoder_digest,
             "layer": probe.layer, "pooling": probe.pooling, "like": absolute(probe.like) if probe.like else None,
             "own_bands": probe.own_bands, "maps": [{"target": target} | _described(one) for target, one in maps],
             "weights": file_digest(temporary / WEIGHTS),
@@ -176,7 +177,7 @@ def load_probe(folder: Path) -> SavedProbe:
             str(stored["task"]), classes, tuple(stored["codes"]), tuple(stored["colours"]), str(stored["unit"]),
             SensorRecord.from_dict(stored["imagery"]), int(stored["tile"]), np.array(stored["class_shares"], float),
             maps[0].confusion_KK, stored["learned_tiles"], stored["about"],
-            tuple(Step(*one) for one in stored["steps"]),
+            tuple(Step(**one) for one in stored["steps"]),
         )  # fmt: skip
         aligned = {str(one["target"]): given for one, given in zip(stored["maps"][1:], maps[1:], strict=True)}
         return SavedProbe(
