@@ -16,6 +16,7 @@ import shapely
 
 from geomae.errors import CatalogError, RasterError
 from geomae.rasters.opening import Header, header
+from geomae.vectors.polygons import NUMBER
 from geomae.vectors.projection import Floats, transform
 from geomae.vectors.reading import CRS, FORMATS, VectorLayer, X, Y, read_vector
 
@@ -35,7 +36,8 @@ PREFERRED = (
     "species",
     "habitat",
 )
-GROUPS = ("field", "polygon", "parcel", "plot", "cluster", "site", "group", "id", "fid", "objectid")
+IDS = ("id", "fid", "objectid")
+GROUPS = ("field", "polygon", "parcel", "plot", "cluster", "site", "group", *IDS)
 NO_CLASSES = frozenset((*GROUPS, "year", "month", "day", "date", "time", "x", "y", "lon", "lat", "row", "col"))
 MOST_LOOKED_AT = 64  # rasters of a data set, spread over all
 
@@ -45,7 +47,7 @@ class LabelLayer:
     """A vector file by its path below the folder that was searched, and what its features and columns seem to be.
 
     `classes` are the columns that look like classes, the likeliest first; `group` is one that may say what belongs
-    together.
+    together, for polygons at least their number.
     """
 
     path: str
@@ -77,8 +79,9 @@ def find_vectors(root: Path) -> tuple[list[LabelLayer], list[str]]:
                 f"{path}: holds {' and '.join(sorted(kinds)) or 'no geometry'}; labels are points or polygons"
             )
             continue
-        classes = class_columns(layer.columns)
-        found.append(LabelLayer(path, kinds.pop(), layer, classes, group_column(layer.columns, classes)))
+        (kind,), classes = kinds, class_columns(layer.columns)
+        group = group_column(layer.columns, classes) or (NUMBER if kind == POLYGONS else None)
+        found.append(LabelLayer(path, kind, layer, classes, group))
     return found, messages
 
 
@@ -103,9 +106,15 @@ def class_columns(columns: pd.DataFrame) -> tuple[str, ...]:
 
 
 def group_column(columns: pd.DataFrame, classes: Sequence[str]) -> str | None:
-    """A column that is called like a thing with features or tiles of its own, and has several; None without one."""
+    """A column that is called like a thing with features or tiles of its own, and has several; None without one.
+
+    An id counts where each feature has its own: codes of classes are often called so.
+    """
     known = {name: _words(name)[-1:] for name in map(str, columns.columns) if name not in classes}
-    fitting = [name for name, word in known.items() if word and word[0] in GROUPS and columns[name].nunique() > 1]
+    fewest = {name: len(columns) if word and word[0] in IDS else 2 for name, word in known.items()}
+    fitting = [
+        name for name, word in known.items() if word and word[0] in GROUPS and columns[name].nunique() >= fewest[name]
+    ]
     return min(fitting, key=lambda name: GROUPS.index(known[name][0]), default=None)
 
 

@@ -60,7 +60,15 @@ def test_columns_that_look_like_classes_come_by_name_then_text_then_numbers():
     )
     assert class_columns(table) == ("LC_type", "owner", "code")
     assert group_column(table, ("LC_type",)) == "plot"
+    assert group_column(table.drop(columns="plot"), ()) == "fid"
+    assert group_column(table.drop(columns=["plot", "fid"]).assign(id=table["code"]), ()) is None  # a code of classes
     assert class_columns(pd.DataFrame({"year": [2020, 2021] * 5, "class_id": [1, 2] * 5})) == ("class_id",)
+
+
+def test_polygons_without_a_column_of_fields_are_groups_by_their_number(folder):
+    places = [(0, 0), (32, 0), (0, 32), (32, 32)]
+    (folder / "fields.geojson").write_text(squares(places, 32, cls=["a", "b", "a", "b"], id=[1, 2, 1, 2]))
+    assert "on one side: group: {column: polygon}" in drafted(folder)[1]
 
 
 def test_polygons_beside_a_raster_become_labels_that_check_accepts(folder):
