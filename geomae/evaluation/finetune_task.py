@@ -106,6 +106,7 @@ class FinetuneTask:
             sensor=self.record.name,
             gsd_m=self.record.gsd_m,
             tile=int(self.learned.index.tiles["size"].mode()[0]),
+            layer=read_layer(config, self.model),
         )
 
     def tiles_behind(self) -> dict[str, dict[str, list[str]]]:
@@ -207,6 +208,14 @@ def check_head(config: FinetuneConfig, task: str) -> None:
         raise ConfigError(f"--task {task}: {nearest(task, TASKS)}")
     if config.head == "conv" and task != SEGMENTATION:
         raise ConfigError(f"head: conv predicts pixels, and --task {task} is of tiles; --set head=linear")
+
+
+def read_layer(config: FinetuneConfig, model: Model) -> int:
+    """The last block that the head reads. Raises ConfigError where the encoder has no such block."""
+    shape = model.mae.architecture
+    if config.layer is not None and config.layer > shape.depth:
+        raise ConfigError(f"layer: {config.layer} is to be read, and the encoder has blocks 1 to {shape.depth}")
+    return config.layer or shape.middle
 
 
 def hold_out(train: LabelledSelection, names: Sequence[str]) -> tuple[NDArray[np.bool_], str]:

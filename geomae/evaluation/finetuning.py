@@ -16,6 +16,7 @@ from torch import Tensor
 from geomae.evaluation.alignment import NONE
 from geomae.evaluation.finetune_task import FinetuneTask
 from geomae.evaluation.folds import codes_of
+from geomae.evaluation.head_start import begun
 from geomae.evaluation.probe_predictions import PredictionKey, Predictions, draw_labelled_tiles, possible_shots
 from geomae.evaluation.probe_scores import EncoderResult, ProbeRow, ProbeScores, score
 from geomae.evaluation.probe_task import LabelledSelection, class_codes
@@ -117,7 +118,7 @@ def train_scratch(
 ) -> tuple[Learned, dict[str, TilePredictions]] | None:
     """The same architecture from random weights, its own rate chosen likewise; None where `stop` ended it."""
     job, own = task.job(config), config.untrained()
-    job = replace(job, model=untrained(job.model, task.seed))
+    job = begun(compute, replace(job, model=untrained(job.model, task.seed)))
     learned = finetune_model(compute, own, job, folder, stop, on_event)
     if learned is None:
         return None
@@ -125,11 +126,11 @@ def train_scratch(
 
 
 def train_few(
-    compute: Compute, task: FinetuneTask, config: FinetuneConfig, shots: Sequence[int], folder: Path, stop: Stop,
-    on_event: OnEvent,
+    compute: Compute, task: FinetuneTask, config: FinetuneConfig, shots: Sequence[int], strength: float | None,
+    folder: Path, stop: Stop, on_event: OnEvent,
 ) -> list[Contender] | None:  # fmt: skip
-    """From some labels per class, in three draws that spread over groups, at the chosen rate, to the last step:
-    nothing is held out, and probabilities are not calibrated.
+    """From some labels per class, in three draws that spread over groups, at the rate that was chosen and from a probe
+    of the strength that was, to the last step: nothing is held out, and probabilities are not calibrated.
     """
     label_T = class_codes(task.learned, task.names)
     group_T = codes_of(task.learned.unit_T)[0]
@@ -138,7 +139,7 @@ def train_few(
         draws = []
         for draw in range(DRAWS):
             drawn = np.sort(draw_labelled_tiles(label_T, group_T, count, task.seed, draw))
-            job = task.job(config, task.learned.take(drawn))
+            job = begun(compute, task.job(config, task.learned.take(drawn)), strength)
             learned = finetune_model(compute, config, job, folder / f"{count}-{draw}", stop, on_event)
             if learned is None:
                 return None

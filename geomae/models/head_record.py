@@ -41,6 +41,7 @@ class HeadRecord(Frozen):
     sensor: str = Field(description="name of the record of these bands among the model's sensors")
     gsd_m: float | None = Field(None, description="of the tiles that it learned from")
     tile: int = Field(gt=0, description="side in pixels of the tiles that it learned from")
+    layer: int = Field(ge=1, description="last block of the encoder that it reads, counted from 1")
     width: int = Field(64, gt=0, description="channels of a conv head")
     learned_tiles: str = Field("", description=f"SHA-256 of {LEARNED_TILES} beside this file")
 
