@@ -20,6 +20,7 @@ from geomae.commands.options import (
     Seed,
     TrackingUri,
     exit_with,
+    next_command,
     output_folder,
     read_selectors,
 )
@@ -134,6 +135,7 @@ def run(options: CompareReconOptions) -> int:
         )  # fmt: skip
         panels = draw_panels(out, result, show, session.screen.say)
         write_results(run_, session, candidates, result, tables, panels, maps)
+        session.screen.say(next_command("compare-recon", options.common, out=out))
     return 0
 
 

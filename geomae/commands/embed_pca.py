@@ -26,6 +26,7 @@ from geomae.commands.options import (
     Seed,
     TrackingUri,
     exit_with,
+    next_command,
     one_encoder,
     read_selectors,
 )
@@ -141,6 +142,7 @@ def run(options: EmbedPcaOptions) -> int:
             title = f"{' + '.join(one.name for one in selections)} through {reference.label}"
             write_report(analysis, session.compute, title, embedded, result, scores_TK, earlier, maps)
             write_summary(analysis, result, maps, metrics, inputs)
+            session.screen.say(next_command("embed-pca", options.common, encoder=options.encoders[0]))
     return 0
 
 

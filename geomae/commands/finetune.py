@@ -21,6 +21,7 @@ from geomae.commands.options import (
     Seed,
     TrackingUri,
     exit_with,
+    next_command,
     output_folder,
     read_selectors,
 )
@@ -141,6 +142,8 @@ def run(options: FinetuneOptions) -> int:
             run_.stopped()
             return stop.exit_code
         report.write_results(run_, session, result, reference, start, options.register)
+        named = {"out": out, "dataset": selectors[-1][0]}
+        session.screen.say(next_command("finetune", options.common, **named))
     return 0
 
 

@@ -21,6 +21,7 @@ from geomae.commands.options import (
     Seed,
     TrackingUri,
     exit_with,
+    next_command,
     output_folder,
     read_selectors,
 )
@@ -128,6 +129,8 @@ def run(options: GapOptions) -> int:
         from geomae.commands.gap_report import write_results  # pictures: matplotlib comes after the work
 
         write_results(run_, session, result, embedded)
+        named = {"source": source, "target": target, "encoder": options.encoders[0] if options.encoders else "MODEL"}
+        session.screen.say(next_command("gap", options.common, **named))
     return 0
 
 

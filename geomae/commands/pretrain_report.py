@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from geomae import __version__
 from geomae.catalog import Catalog
-from geomae.commands.options import CommonOptions
+from geomae.commands.options import CommonOptions, next_command
 from geomae.commands.run import OPENING_S, RunFolder, TrackedRun, dataset_record
 from geomae.config import flatten
 from geomae.evaluation.pca import COLLAPSED_RANK
@@ -104,6 +104,21 @@ def describe_dry_run(
     )
     for name, value in flatten(job.config.model_dump(mode="json")).items():
         screen.result(f"  {name}: {value}")
+
+
+def summarize_validation(name: str, scores: ValidationScores, unit: str) -> str:
+    """How well hidden pixels are told, beside the best of the baselines, in a sentence."""
+    if not scores.rmse:
+        return f"The loss on {name} is {scores.loss:.3g} after the last step, over {scores.tiles} tiles."
+    from geomae.reports.figures import plain_unit
+
+    best = min(BASELINES, key=scores.mean)
+    own, other = scores.mean("model"), scores.mean(best)
+    side = "lower than" if own < other else "higher than" if own > other else "equal to"
+    return (
+        f"RMSE on hidden pixels of {name} is {own:.3g} {plain_unit(unit)}, mean over bands, {side} that of {best} "
+        f"({other:.3g}), the best of the baselines."
+    )
 
 
 def draw_pictures(
@@ -270,7 +285,11 @@ class Reporter(TrackedRun):
         self.remember_tracking()
         inputs = {**self.job.params(), "data_digest": self.data.digest, "notes": self.data.notes}
         self.tracker.log_artifact(self.write_summary(self.tracker.run_id, metrics, inputs))
+        for name, one in scores.items():
+            self.screen.result(summarize_validation(name, one, self._unit(name)))
         self.screen.result(f"model: {self.folder.model}")
+        named = {"dataset": self.job.datasets[0], "out": self.folder.path}
+        self.screen.say(next_command("pretrain", self.common, **named))
 
     def _figures(self, trainer: Trainer, step: int, figures: dict[str, float]) -> None:
         seconds = trainer.config.log_every * trainer.config.batch / max(figures["tiles_per_s"], 1e-9)

@@ -23,6 +23,7 @@ from geomae.commands.options import (
     Seed,
     TrackingUri,
     exit_with,
+    next_command,
     output_folder,
     read_selectors,
 )
@@ -170,6 +171,8 @@ def run(options: ProbeOptions) -> int:
         save_alignments(result, specs, embeddings, out / "alignments")
         save_probes(result, session.catalog, specs, trained, loader, embeddings, out / "probes", options.own_bands)
         write_results(run_, session, result, embeddings)
+        named = {"out": out, "encoder": specs[0].references[0].label, "dataset": tests[0]}
+        session.screen.say(next_command("probe", options.common, **named))
     return 0
 
 
