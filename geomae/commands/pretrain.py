@@ -129,6 +129,7 @@ def run(options: PretrainOptions) -> int:
     from geomae.runtime.precision import keep_freed_memory
     from geomae.runtime.signals import die_with_parent
     from geomae.training.data import assemble
+    from geomae.training.engine import check_shares
     from geomae.training.trainer import initial_model
 
     if devices.started_by_us():
@@ -300,15 +301,6 @@ def _check_out(out: Path, job: "PretrainJob") -> None:
     else:
         what, remedy = "already holds this run, unfinished", f"go on with --resume {out}, or {remedy}"
     raise StorageError(f"--out {out}: {what}; {remedy}")
-
-
-def check_shares(config: "PretrainConfig", ranks: int) -> None:
-    """Every rank and every pass must get the same number of tiles."""
-    if config.batch % (ranks * config.accumulate):
-        raise ConfigError(
-            f"batch: {config.batch} tiles cannot be shared by {ranks} devices in {config.accumulate} passes; "
-            f"take a multiple of {ranks * config.accumulate}"
-        )
 
 
 def _tiles_to_probe(
