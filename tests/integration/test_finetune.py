@@ -150,10 +150,13 @@ def test_the_model_knows_what_it_learned_from(finished):
     assert tuned.record.tile == 16
     assert tuned.record.calibration is not None
     assert sum(tuned.record.class_shares) == pytest.approx(1)
+    counts_KK = np.array(tuned.record.confusion)
     behind = json.loads((finished / "model" / LEARNED_TILES).read_text())["fields"]
     scenes = [{tile.split(":")[0] for tile in behind[part]} for part in ("learned", "held_out")]
     assert not scenes[0] & scenes[1]  # whole groups are held out
     assert sum(map(len, behind.values())) == 4 * TRAINED
+    assert counts_KK.shape == (3, 3)
+    assert counts_KK.sum() == len(behind["held_out"])
     assert tuned.model.provenance["from"] == {"mlflow_run": "r0"}
 
 
