@@ -115,12 +115,12 @@ def run(options: FinetuneOptions) -> int:
     from geomae.commands import finetune_report as report
     from geomae.commands.run import first_rank_run, open_session
     from geomae.evaluation.finetune_task import read_finetune_task
+    from geomae.runtime.devices import check_shares
     from geomae.runtime.signals import watch
-    from geomae.training.engine import check_shares
     from geomae.training.finetuning import network_of
 
     session = open_session(options.common)
-    check_shares(config, session.fabric.world_size)
+    check_shares(config.batch, config.accumulate, session.fabric.world_size)
     reference, start = open_encoder(options)
     selections = session.select([one for group in selectors for one in group])
     task = read_finetune_task(session.catalog, selections, start, options.task, config, options.common.seed)

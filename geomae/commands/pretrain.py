@@ -129,7 +129,6 @@ def run(options: PretrainOptions) -> int:
     from geomae.runtime.precision import keep_freed_memory
     from geomae.runtime.signals import die_with_parent
     from geomae.training.data import assemble
-    from geomae.training.engine import check_shares
     from geomae.training.trainer import initial_model
 
     if devices.started_by_us():
@@ -145,7 +144,7 @@ def run(options: PretrainOptions) -> int:
     fabric = devices.build_fabric(options.device, options.devices, options.nodes, options.strategy)
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    check_shares(job.config, fabric.world_size)
+    devices.check_shares(job.config.batch, job.config.accumulate, fabric.world_size)
     catalog = open_catalog(job.catalog) if new is None else with_absolute_path(common.open_catalog())
     # Where we start the other ranks, that comes after everything that can be wrong with the request, so that it is said
     # once; where a scheduler has started them, rank 0 goes first and leaves what it measured to the others.

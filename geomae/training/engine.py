@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from geomae.config import Optimizer
-from geomae.errors import ConfigError
 from geomae.runtime.devices import Fabric
 from geomae.tiles.schedule import BatchSchedule
 from geomae.training import checkpoints
@@ -123,15 +122,6 @@ class Training(ABC):
     def judge(self, scores: Any) -> float:
         """Of the scores of a validation data set: the least is the best."""
         return float(scores.loss)
-
-
-def check_shares(config: LoopConfig, ranks: int) -> None:
-    """Every rank and every pass must get the same number of tiles. Raises ConfigError where they cannot."""
-    if config.batch % (ranks * config.accumulate):
-        raise ConfigError(
-            f"batch: {config.batch} tiles cannot be shared by {ranks} devices in {config.accumulate} passes; "
-            f"take a multiple of {ranks * config.accumulate}"
-        )
 
 
 def restored(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> Progress:

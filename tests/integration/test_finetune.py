@@ -268,6 +268,6 @@ def test_two_processes_learn_what_one_learns(fields, geomae, tmp_path):
     one, other = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("alone", "both"))
     for name, value in one.items():
         parts = slice(None)
-        if name.endswith("qkv.bias"):  # that of the keys moves no softmax: its gradient is rounding, which Adam scales up
+        if name.endswith("qkv.bias"):  # keys' biases move no softmax: their gradient is rounding
             parts = np.r_[: len(value) // 3, 2 * len(value) // 3 : len(value)]
         np.testing.assert_allclose(other[name][parts], value[parts], rtol=0, atol=1e-5, err_msg=name)
