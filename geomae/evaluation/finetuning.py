@@ -26,6 +26,7 @@ from geomae.metrics.predictions import (
     FEWEST_GROUPS,
     UNKNOWN,
     Floats,
+    confusion,
     percentile_interval,
     resample_groups,
 )
@@ -89,7 +90,7 @@ class FinetuneResult:
 
 
 def calibrated_model(compute: Compute, task: FinetuneTask, config: FinetuneConfig, learned: Learned) -> Model:
-    """The model with the calibration that the held-out tiles give, and the names of the tiles behind it."""
+    """The model with the calibration and the confusion of its held-out tiles, and the names of all tiles behind it."""
     head = learned.model.head
     assert head is not None
     record = head.record
@@ -98,11 +99,13 @@ def calibrated_model(compute: Compute, task: FinetuneTask, config: FinetuneConfi
         if config.class_weights == "balanced":  # the bias must not undo that classes were made equal
             weight_N = weight_N * np.array(class_weights(label_N, len(task.names)))[label_N]
         found = fit_calibration(logits_NK, label_N, weight_N, task.names)
+        counts_KK = confusion(label_N, found.apply(logits_NK).argmax(1), len(task.names))
         record = record.model_copy(
             update={
                 "calibration": Calibration(
                     temperature=found.temperature, bias=tuple(found.bias_K.tolist()), notes=found.notes
-                )
+                ),
+                "confusion": tuple(map(tuple, counts_KK.astype(int).tolist())),
             }
         )
     return replace(learned.model, head=replace(head, record=record, learned=task.tiles_behind()))

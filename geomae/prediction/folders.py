@@ -208,10 +208,11 @@ def _linear_map(stored: Mapping[str, Any], arrays: Mapping[str, Any], number: in
 def _finetuned(folder: Path, device: torch.device) -> FinetunedFolder:
     model = load_finetuned(folder, device)
     head = model.record
-    classes = head.classes
+    classes, counts = head.classes, head.confusion
     record = PredictorRecord(
         head.task, classes, head.codes or (None,) * len(classes), head.colours or colours_of(classes), head.unit,
-        replace(model.model.record, gsd_m=head.gsd_m), head.tile, np.array(head.class_shares, dtype=np.float64), None,
+        replace(model.model.record, gsd_m=head.gsd_m), head.tile, np.array(head.class_shares, dtype=np.float64),
+        np.array(counts, dtype=np.float64) if counts else None,
         model.model.head.learned if model.model.head else {}, steps=lineage(model.model.provenance),
     )  # fmt: skip
     return FinetunedFolder(record, folder, model)

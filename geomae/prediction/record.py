@@ -51,6 +51,11 @@ class PredictorRecord:
         return next((step.run for step in reversed(self.steps) if step.run is not None), None)
 
     @property
+    def adapted(self) -> bool:
+        """Whether the encoder changed after the last labels had a part in the model."""
+        return bool(self.steps) and self.steps[-1].command == "adapt"
+
+    @property
     def of_pixels(self) -> bool:
         """Whether pixels are predicted and not tiles."""
         return self.task == SEGMENTATION

@@ -132,7 +132,7 @@ def build(
         known = HeadRecord(
             kind="conv", task="segmentation", classes=KINDS, codes=(1, 2), colours=("#00ff00", "#0000ff"), tile=16,
             calibration=Calibration(temperature=2.0, bias=(0.5, -0.5)), class_shares=(0.3, 0.7), bands=bands,
-            sensor=record.name, gsd_m=5.0, width=8,
+            sensor=record.name, gsd_m=5.0, width=8, layer=2,
         )  # fmt: skip
         model.head = TrainedHead(known, build_head(architecture, known), LEARNED)
         model.provenance |= {"finetuned": {"task": "segmentation", "method": "full"}, "dataset": [GREEN]}

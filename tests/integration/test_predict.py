@@ -23,6 +23,8 @@ from geomae.models.folder import Model, TrainedHead, save_model
 from geomae.models.head_record import HeadRecord
 from geomae.models.heads import build_head
 from geomae.models.mae import MaskedAutoencoder
+from geomae.prediction.folders import open_predictor
+from geomae.prediction.shares import estimated_shares
 from geomae.rasters import write_cog
 from geomae.sensors import sensor
 from geomae.sensors.record import SensorRecord
@@ -128,7 +130,7 @@ def finetuned(folder, task, **changes):
     head = {
         "kind": "linear", "task": task, "classes": classes, "codes": (40, 7)[: len(classes)], "tile": 16,
         "bands": [band.name for band in bands], "sensor": known.name, "gsd_m": 5.0, "unit": "" if classes else "t/ha",
-        "class_shares": (0.5, 0.5)[: len(classes)], "colours": ("#ffbb22", "#0064c8")[: len(classes)],
+        "layer": 1, "class_shares": (0.5, 0.5)[: len(classes)], "colours": ("#ffbb22", "#0064c8")[: len(classes)],
     }  # fmt: skip
     pretrained = {"command": "pretrain", "mlflow_run": "r1", "dataset": ["fields@all"]}
     taught = {"task": task, "method": "full"}
@@ -293,6 +295,25 @@ def test_shares_of_a_file_correct_the_map(folder, tmp_path):
         assert (made.read(1) == 40).all()
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
     assert "crop 100.0% (in training 50.0%); water 0.0% (in training 50.0%)" in page and "Do not trust" not in page
+
+
+@pytest.mark.parametrize(
+    ("confusion", "said"),
+    [
+        ([[20, 1], [2, 30]], None),
+        ([[10, 10], [15, 15]], "the confusion matrix is nearly singular"),
+        ((), "no validation tile of crop, water"),
+    ],
+)
+def test_shares_of_a_fine_tuned_model_are_judged_by_its_held_out_tiles(folder, tmp_path, confusion, said):
+    model = open_predictor(finetuned(tmp_path / "model", "classification", confusion=confusion), torch.device("cpu"))
+    rng = np.random.default_rng(0)
+    share_NK = rng.dirichlet([0.3, 0.3], 200)
+    record = replace(model.record, steps=model.record.steps[:2])
+    reasons = [estimated_shares(one, share_NK, np.arange(200), [f"g{i}" for i in range(200)], 0).estimate.reasons
+               for one in (record, model.record)]  # fmt: skip
+    assert len(reasons[0]) == (said is not None) and (said or "") in " ".join(reasons[0])
+    assert "adapted after its probabilities were calibrated" in reasons[1][-1]
 
 
 def test_scenes_smaller_than_a_window_are_counted(folder, tmp_path, capsys):
