@@ -338,7 +338,7 @@ def refuse(message: str, *keys: str | int) -> NoReturn:
 
 def shipped(command: str) -> tuple[str, ...]:
     """Names of the configurations that come with geomae for `command`."""
-    folder = _shipped_folder() / command
+    folder = shipped_path("configs") / command
     return tuple(sorted(path.stem for path in folder.glob("*.yaml")))
 
 
@@ -378,16 +378,16 @@ def _document(command: str, name: str) -> YamlDocument:
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         return read_yaml(path)
-    path = _shipped_folder() / command / f"{name}.yaml"
+    path = shipped_path("configs") / command / f"{name}.yaml"
     if not path.is_file():
         raise ConfigError(f"--config {name}: is neither a file nor shipped; {nearest(name, shipped(command))}")
     return read_yaml(path)
 
 
-def _shipped_folder() -> Path:
-    """In an installed package beside this file; in a checkout at the top level."""
-    installed = Path(str(resources.files("geomae"))) / "configs"
-    return installed if installed.is_dir() else installed.parent.parent / "configs"
+def shipped_path(name: str) -> Path:
+    """A file or folder that comes with the program: inside an installed package, at the top level of a checkout."""
+    installed = Path(str(resources.files("geomae"))) / name
+    return installed if installed.exists() else installed.parent.parent / name
 
 
 def _set(values: dict[str, Any], change: str) -> None:

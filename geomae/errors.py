@@ -48,7 +48,7 @@ class StorageError(GeomaeError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Phrase the remedy for an unknown name: the nearest known one, and otherwise all of them."""
-    names = [str(one) for one in known]
+    names = list(dict.fromkeys(map(str, known)))
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6) or [
         one for one in names if one.lower() == name.lower()
     ]

@@ -80,7 +80,8 @@ def open_catalog(path: Path | str) -> Catalog:
     if not path.is_file():
         problem = "is a folder" if path.is_dir() else "there is no catalogue"
         raise CatalogError(
-            f"{path}: {problem}; name one with --catalog, or write one with `geomae catalog init FOLDER`"
+            f"{path}: {problem}; name one with --catalog, or write one: `geomae catalog init FOLDER` for your rasters, "
+            "`geomae catalog init --sample` to try things on"
         )
     document = read_yaml(path)
     try:

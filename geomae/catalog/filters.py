@@ -56,7 +56,8 @@ REMEDIES = {
 }
 TOKEN = re.compile(
     r"""\s*(?:
-      (?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))
+      (?P<date>\d{4}-\d\d(?:-\d\d(?:T[\d:.]+Z?)?)?(?!\w))
+    | (?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))
     | (?P<word>[^\W\d]\w*)
     | (?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")
     | (?P<quoted>`[^`]+`)
@@ -375,9 +376,8 @@ class _Parser:
         elif token.kind == "word" and token.text in CONSTANTS:
             value = CONSTANTS[token.text]
         else:
-            remedy = (
-                "put text in quotes" if token.kind == "word" and token.text not in RESERVED else f"write {expected}"
-            )
+            quotable = token.kind == "date" or (token.kind == "word" and token.text not in RESERVED)
+            remedy = f"put {'dates' if token.kind == 'date' else 'text'} in quotes" if quotable else f"write {expected}"
             self.refuse(f"is where {expected} should be", self.remedy(remedy))
         self.position += 1
         return value

@@ -1,4 +1,4 @@
-"""`geomae catalog init`: a first catalogue from what lies in a folder."""
+"""`geomae catalog init`: a first catalogue from what lies in a folder, or that of the sample landscape."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from geomae.commands.options import CommonOptions, Quiet, exit_with
-from geomae.errors import StorageError
+from geomae.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,20 +18,34 @@ SHOWN = 5  # files that cannot be read
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="Folder with rasters, in it or below.")],
+    folder: Annotated[Path | None, typer.Argument(help="Folder with rasters, in it or below.")] = None,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Write the catalogue of a drawn landscape, to try things on.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="File to write; default data_catalog.yaml.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Write a first catalogue from what lies in a folder; guesses and open questions are marked in it."""
-    exit_with(lambda: run(folder, CommonOptions(out=out, quiet=quiet)))
+    common = CommonOptions(out=out, quiet=quiet)
+    exit_with(lambda: run_sample(common) if sample and folder is None else run(_one_folder(folder, sample), common))
+
+
+def run_sample(common: CommonOptions) -> int:
+    """Write the catalogue of the sample landscape to `out`, which must not exist. Returns the exit code."""
+    out = _new_file(common)
+
+    from geomae.config import shipped_path
+    from geomae.files import write_text
+    from geomae.runtime.console import Screen
+
+    write_text(out, shipped_path("data_catalog.yaml").read_text(encoding="utf-8"))
+    Screen(not common.quiet).result(f"{out}: a landscape to try things on; next: geomae pretrain --catalog {out}")
+    return 0
 
 
 def run(folder: Path, common: CommonOptions) -> int:
     """Write a catalogue for the rasters below `folder` to `out`, which must not exist. Returns the exit code."""
-    out = (common.out or Path("data_catalog.yaml")).absolute()
-    if out.exists() or out.is_symlink():
-        what = "is a folder" if out.is_dir() else "is there already and is not overwritten"
-        raise StorageError(f"{out}: {what}; write to another file with --out FILE")
+    out = _new_file(common)
 
     from geomae.discovery.draft_catalog import infer_catalog, unresolved
     from geomae.files import publish_file
@@ -47,6 +61,21 @@ def run(folder: Path, common: CommonOptions) -> int:
         unclear = [text.replace(str(temporary), str(out)) for text in unresolved(temporary)]
     _show(screen, out, catalog, [*catalog.questions, *unclear])
     return 0
+
+
+def _one_folder(folder: Path | None, sample: bool) -> Path:
+    if folder is None or sample:
+        what = "only one of them makes a catalogue" if sample else "neither is given"
+        raise ConfigError(f"FOLDER or --sample: {what}; name the folder with your rasters, or try with --sample")
+    return folder
+
+
+def _new_file(common: CommonOptions) -> Path:
+    out = (common.out or Path("data_catalog.yaml")).absolute()
+    if out.exists() or out.is_symlink():
+        what = "is a folder" if out.is_dir() else "is there already and is not overwritten"
+        raise StorageError(f"{out}: {what}; write to another file with --out FILE")
+    return out
 
 
 def _show(screen: "Screen", out: Path, catalog: "InferredCatalog", questions: "Sequence[str]") -> None:

@@ -171,7 +171,8 @@ def catalogue(path: Path | None) -> Iterator[Finding]:
 
     file = path or Path("data_catalog.yaml")
     if path is None and not file.exists():
-        yield Finding("catalogue", "note", "there is none here", "write one with `geomae catalog init FOLDER`")
+        remedy = "write one with `geomae catalog init FOLDER`, or with --sample to try things on"
+        yield Finding("catalogue", "note", "there is none here", remedy)
         return
     catalog = open_catalog(file)
     yield Finding("catalogue", "ok", f"{file} is valid", facts={"path": str(file), "datasets": sorted(catalog.entries)})

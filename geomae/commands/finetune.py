@@ -133,7 +133,9 @@ def run(options: FinetuneOptions) -> int:
         run_.track([selection_record(session.catalog, one) for one in selections], report.model_tags(start))
         for note in (task.how, *task.notes):
             session.screen.say(note)
-        run_.folder.forget_after(last_step(run_.folder.checkpoints / "model" / "chosen"))
+        trained = run_.folder.checkpoints / "model"
+        done = {config.begins(name): last_step(trained / name) for name in config.runs}
+        run_.folder.forget_after(max((begin + last for begin, last in done.items() if last), default=0))
         result = measure(session, run_, task, config, shots, options, (reference, start), stop)
         if result is None:
             run_.stopped()
@@ -147,13 +149,15 @@ def measure(
     options: FinetuneOptions, encoder: "tuple[Reference, OwnStart]", stop: "Stop",
 ) -> "FinetuneResult | None":  # fmt: skip
     """Fine-tune, then what it is measured against; None where `stop` ended it."""
-    from geomae.commands.finetune_report import Progress, save_finetuned
+    from geomae.commands.finetune_report import FINE_TUNING, Progress, save_finetuned
     from geomae.evaluation import finetuning as measured
+    from geomae.evaluation.head_start import begun
     from geomae.training.finetuning import finetune_model
 
     compute, folder = session.compute, run_.folder.checkpoints
     progress = Progress(run_, config)
-    learned = finetune_model(compute, config, task.job(config), folder / "model", stop, progress.of("fine-tuning"))
+    job = begun(compute, task.job(config))
+    learned = finetune_model(compute, config, job, folder / "model", stop, progress.of(FINE_TUNING))
     if learned is None:
         return None
     model = measured.calibrated_model(compute, task, config, learned)
@@ -166,7 +170,8 @@ def measure(
         return None
     if shots:
         at = config.at(learned.rate)
-        few = measured.train_few(compute, task, at, shots, folder / "few", stop, progress.of("few labels"))
+        strength = None if job.start is None else job.start.strength
+        few = measured.train_few(compute, task, at, shots, strength, folder / "few", stop, progress.of("few labels"))
         if few is None:
             return None
         result.contenders += few

@@ -1,7 +1,7 @@
 """What `geomae finetune` leaves: the model folder, the table, pictures, report and summary."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,13 @@ def model_tags(start: OwnStart) -> dict[str, str]:
     return {"geomae.model_run": str(run_id)} if run_id else {}
 
 
+FINE_TUNING = "fine-tuning"  # the training whose figures go into the history
+
+
 class Progress:
-    """Shows and logs what trainings report; figures of the fine-tuning itself go into the history."""
+    """Shows and logs what trainings report. The history has the figures of the fine-tuning itself, one rate after the
+    other, with steps that go on counting.
+    """
 
     def __init__(self, run_: AnalysisRun, config: FinetuneConfig) -> None:
         self.run, self.config = run_, config
@@ -50,20 +55,26 @@ class Progress:
         """What hears of one of the trainings."""
 
         def hear(name: str, event: Event) -> None:
-            steps = self.config.short().steps if name.startswith("rate-") else self.config.steps
-            title = f"{what}, trying {name.replace('-', ' ')}" if name.startswith("rate-") else what
             if event.figures is not None:
-                self.run.step(title, event.step, steps, f"loss {event.figures['loss']:.4f}")
-            if what != "fine-tuning" or name != "chosen":
+                title = f"{what}, {name.replace('-', ' ')}"
+                self.run.step(title, event.step, self.config.steps, f"loss {event.figures['loss']:.4f}")
+            if what != FINE_TUNING:
                 return
+            step = self.config.begins(name) + event.step
             figures = {f"train/{key}": value for key, value in (event.figures or {}).items()}
             for part, scores in (event.scores or {}).items():
                 figures |= scores.metrics(part)
             if figures:
-                self.run.folder.log(event.step, figures)
-                self.run.tracker.log_metrics(figures, event.step)
+                self.run.folder.log(step, figures)
+                self.run.tracker.log_metrics(figures, step)
 
         return hear
+
+
+def _history_of(rows: Sequence[Mapping[str, Any]], config: FinetuneConfig, rate: float) -> list[dict[str, Any]]:
+    """The figures of the training at one rate, by its own steps."""
+    begin = config.begins(config.at(rate).runs[0])
+    return [dict(row) | {"step": row["step"] - begin} for row in rows if 0 <= row["step"] - begin <= config.steps]
 
 
 def describe_dry_run(session: Session, task: FinetuneTask, config: FinetuneConfig, share: Share) -> None:
@@ -159,7 +170,8 @@ def write_pictures(run_: AnalysisRun, result: FinetuneResult) -> dict[str, Path]
         caption="Lines: 95 % over resampled groups, where there are at least ten.\nGrey: what it is measured against.",
     )  # fmt: skip
     what = "squared error, in variances" if task.task == REGRESSION else "cross entropy in nats"
-    loss_curve(paths["loss"], run_.folder.history(), training="train/loss", validation="loss/held-out", what=what)
+    history = _history_of(run_.folder.history(), result.config, result.learned.rate)
+    loss_curve(paths["loss"], history, training="train/loss", validation="loss/held-out", what=what)
     if task.names:
         paths["confusion"] = out / "finetune_confusion.png"
         key = (result.config.method, PredictionKey("", METHOD))

@@ -200,7 +200,8 @@ def _tracked(
         "precision": session.precision,
         "data_digest": [selected.digest() for selected, _ in fitted],
     }
-    tags = {"geomae.model_run": record.run} if record.run else {}
+    tags = {f"geomae.{step.command}_run": step.run for step in record.steps if step.run and step.command}
+    tags |= {"geomae.model_run": record.run} if record.run else {}
     out = output_folder("predict", options.common.out)
     with AnalysisRun("predict", options.common, params, session.screen, out) as analysis:
         analysis.track([selection_record(session.catalog, selected) for selected, _ in fitted], tags)

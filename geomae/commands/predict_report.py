@@ -29,7 +29,7 @@ from geomae.prediction.models import WindowModel
 from geomae.prediction.record import PredictorRecord, scale_remark
 from geomae.prediction.scene_maps import NODATA, MapJob
 from geomae.prediction.shares import TargetShares, share_sentences
-from geomae.prediction.tiles import TilePredictions, of_classes, of_map, of_numbers, write_predictions
+from geomae.prediction.tiles import TilePredictions, as_number, of_classes, of_map, of_numbers, write_predictions
 from geomae.rasters import read_map
 from geomae.reports.page import Figure, Page, Section, Table, write_page
 from geomae.reports.prediction_figures import LegendEntry, PredictedScene, predicted_picture
@@ -71,6 +71,10 @@ def describe_plan(session: Session, fitted: Fitted, jobs: Sequence[MapJob]) -> l
     for selected, model in fitted:
         remark = scale_remark(record, selected.imagery, selected.name)
         remarks += [] if remark is None else [remark]
+        labels = [one for one in selected.index.tiles["label"].tolist() if one is not None] if record.of_numbers else []
+        strange = sum(as_number(one) is None for one in labels)
+        if strange:
+            remarks.append(f"{selected.name}: {strange} labels are no numbers, and are not scored")
         own = [job for job in jobs if job.selected is selected]
         small = sum(job.lattice.padded for job in own)
         if small:
@@ -124,12 +128,16 @@ def publish(
     if areas is not None:
         write_csv(out / "area.csv", AREA_COLUMNS, area_rows(record, areas, estimate))
         tables.append(out / "area.csv")
-    sections = [*_map_sections(results, jobs, out), *_accuracy_sections(results, out), *_area_sections(results)]
+    sections = [
+        *_map_sections(results, jobs, out), *_accuracy_sections(results, out), *_area_sections(results),
+        _origin(record, [selected.name for selected, _ in fitted]),
+    ]  # fmt: skip
     lead = " ".join(_sentences(results))
     title = f"{' + '.join(selected.name for selected, _ in fitted)}, predicted"
     write_page(out / "report.html", Page(title, lead, tuple(sections), _about(analysis, session, record, fitted)))
     metrics = dict(_metrics(results)) | {"tiles": sum(map(len, tiles)), "maps": len(jobs)}
     inputs: dict[str, Any] = {"remarks": notes, "classes": list(record.classes), "model_run": record.run}
+    inputs |= {"lineage": [str(step) for step in record.steps]}
     inputs |= {} if shares is None else {"shares": shares.record()}
     analysis.finish(metrics, inputs, [*tables, out / "report.html", *paths, *sorted(out.glob("*.png"))])
     analysis.screen.close()
@@ -277,11 +285,16 @@ def _area_sections(results: Results) -> Iterator[Section]:
     yield Section("Areas", tuple(text), (Table("area.csv", AREA_COLUMNS, rows),))
 
 
+def _origin(record: PredictorRecord, targets: Sequence[str]) -> Section:
+    """On what source, which adaptation and which target the predictions rest."""
+    steps = [f"{number}. {step}." for number, step in enumerate(record.steps, start=1)]
+    return Section("What the predictions rest on", (*steps, f"{len(steps) + 1}. Predicted here: {', '.join(targets)}."))
+
+
 def _about(analysis: AnalysisRun, session: Session, record: PredictorRecord, fitted: Fitted) -> dict[str, str]:
     return {
         "model": str(analysis.params["model"]),
         "digest of the model": str(analysis.params["model_digest"]),
-        **({"run that made the model": record.run} if record.run else {}),
         **{str(key): str(value) for key, value in record.about.items()},
         **{f"how it takes {selected.name}": "; ".join(model.notes) for selected, model in fitted},
         "catalogue": str(session.catalog.path),

@@ -105,6 +105,11 @@ class GalileoStart:
         """The side of its patches, by which valid pixels are counted."""
         return {"patch": int(self.named.options.get("patch", PATCH))}
 
+    @property
+    def untouched(self) -> tuple[str, ...]:
+        """Nothing but weights."""
+        return ()
+
     def with_sensor(self, imagery: SensorRecord, notes: list[str]) -> "GalileoStart":
         """The same: it knows no statistics of sensors."""
         return self

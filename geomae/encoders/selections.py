@@ -29,6 +29,7 @@ from geomae.encoders.torchgeo_models import torchgeo_encoder
 from geomae.errors import CatalogError, ConfigError
 from geomae.files import digest
 from geomae.models.folder import Model, load_model
+from geomae.models.lineage import Step, lineage
 from geomae.runtime.devices import Compute
 from geomae.runtime.signals import Stop
 from geomae.sensors.record import SensorRecord
@@ -289,6 +290,12 @@ def model_run(encoders: ByDataset) -> str | None:
     own = _own(encoders)
     run_id = own.model.provenance.get("mlflow_run") if own else None
     return str(run_id) if run_id else None
+
+
+def origin(encoders: ByDataset) -> tuple[Step, ...]:
+    """How the model of an encoder came about; nothing of encoders that are not ours."""
+    own = _own(encoders)
+    return lineage(own.model.provenance) if own else ()
 
 
 def encoder_digest(encoders: ByDataset) -> str:

@@ -3,6 +3,7 @@
 T tiles, P tiles of the train selection, K classes
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -106,6 +107,7 @@ class FinetuneTask:
             sensor=self.record.name,
             gsd_m=self.record.gsd_m,
             tile=int(self.learned.index.tiles["size"].mode()[0]),
+            layer=read_layer(config, self.model),
         )
 
     def tiles_behind(self) -> dict[str, dict[str, list[str]]]:
@@ -209,9 +211,17 @@ def check_head(config: FinetuneConfig, task: str) -> None:
         raise ConfigError(f"head: conv predicts pixels, and --task {task} is of tiles; --set head=linear")
 
 
+def read_layer(config: FinetuneConfig, model: Model) -> int:
+    """The last block that the head reads. Raises ConfigError where the encoder has no such block."""
+    shape = model.mae.architecture
+    if config.layer is not None and config.layer > shape.depth:
+        raise ConfigError(f"layer: {config.layer} is to be read, and the encoder has blocks 1 to {shape.depth}")
+    return config.layer or shape.middle
+
+
 def hold_out(train: LabelledSelection, names: Sequence[str]) -> tuple[NDArray[np.bool_], str]:
-    """Which tiles (P,) judge, about a fifth: whole groups (else blocks, else tiles) that keep the classes even; and in
-    words how. Raises CatalogError where there are too few.
+    """Which tiles (P,) judge: whole groups (else blocks, else tiles), as near to a fifth as they allow, that keep the
+    classes even; and in words how. Raises CatalogError where there are too few.
     """
     units_P, known = codes_of(train.unit_T)
     if len(known) < 2:
@@ -221,8 +231,16 @@ def hold_out(train: LabelledSelection, names: Sequence[str]) -> tuple[NDArray[np
         )
     place = {name: code for code, name in enumerate(names)}
     class_P = np.array([place[one] for one in train.label_T.tolist()]) if names else quarters(train.label_T)
-    fold_P = assign_groups(class_P, units_P, min(HOLD_OUT, len(known)))
-    held_P = fold_P == 0
+    with warnings.catch_warnings():  # a class that is too rare to be in every part is in fewer
+        warnings.filterwarnings("ignore", message="The least populated class")
+        fold_P = assign_groups(class_P, units_P, min(HOLD_OUT, len(known)))
+
+    def unfit(fold: int) -> tuple[int, float]:
+        """How many classes nothing would be left of to learn from; how far from a fifth (groups differ in size)."""
+        left_P = fold_P != fold
+        return len(np.unique(class_P)) - len(np.unique(class_P[left_P])), abs(1 / HOLD_OUT - (1 - float(left_P.mean())))
+
+    held_P = fold_P == min(range(int(fold_P.max()) + 1), key=unfit)
     grouped = len(known) < len(train)
     what = f"{len(np.unique(units_P[held_P]))} of {len(known)} groups" if grouped else "tiles, which name no groups"
     return held_P, f"{held_P.sum()} of {len(train)} labelled tiles are held out, by {what}"

@@ -16,6 +16,7 @@ from torch import Tensor
 from geomae.evaluation.alignment import NONE
 from geomae.evaluation.finetune_task import FinetuneTask
 from geomae.evaluation.folds import codes_of
+from geomae.evaluation.head_start import begun
 from geomae.evaluation.probe_predictions import PredictionKey, Predictions, draw_labelled_tiles, possible_shots
 from geomae.evaluation.probe_scores import EncoderResult, ProbeRow, ProbeScores, score
 from geomae.evaluation.probe_task import LabelledSelection, class_codes
@@ -25,6 +26,7 @@ from geomae.metrics.predictions import (
     FEWEST_GROUPS,
     UNKNOWN,
     Floats,
+    confusion,
     percentile_interval,
     resample_groups,
 )
@@ -88,7 +90,7 @@ class FinetuneResult:
 
 
 def calibrated_model(compute: Compute, task: FinetuneTask, config: FinetuneConfig, learned: Learned) -> Model:
-    """The model with the calibration that the held-out tiles give, and the names of the tiles behind it."""
+    """The model with the calibration and the confusion of its held-out tiles, and the names of all tiles behind it."""
     head = learned.model.head
     assert head is not None
     record = head.record
@@ -97,11 +99,13 @@ def calibrated_model(compute: Compute, task: FinetuneTask, config: FinetuneConfi
         if config.class_weights == "balanced":  # the bias must not undo that classes were made equal
             weight_N = weight_N * np.array(class_weights(label_N, len(task.names)))[label_N]
         found = fit_calibration(logits_NK, label_N, weight_N, task.names)
+        counts_KK = confusion(label_N, found.apply(logits_NK).argmax(1), len(task.names))
         record = record.model_copy(
             update={
                 "calibration": Calibration(
                     temperature=found.temperature, bias=tuple(found.bias_K.tolist()), notes=found.notes
-                )
+                ),
+                "confusion": tuple(map(tuple, counts_KK.astype(int).tolist())),
             }
         )
     return replace(learned.model, head=replace(head, record=record, learned=task.tiles_behind()))
@@ -117,7 +121,7 @@ def train_scratch(
 ) -> tuple[Learned, dict[str, TilePredictions]] | None:
     """The same architecture from random weights, its own rate chosen likewise; None where `stop` ended it."""
     job, own = task.job(config), config.untrained()
-    job = replace(job, model=untrained(job.model, task.seed))
+    job = begun(compute, replace(job, model=untrained(job.model, task.seed)))
     learned = finetune_model(compute, own, job, folder, stop, on_event)
     if learned is None:
         return None
@@ -125,11 +129,11 @@ def train_scratch(
 
 
 def train_few(
-    compute: Compute, task: FinetuneTask, config: FinetuneConfig, shots: Sequence[int], folder: Path, stop: Stop,
-    on_event: OnEvent,
+    compute: Compute, task: FinetuneTask, config: FinetuneConfig, shots: Sequence[int], strength: float | None,
+    folder: Path, stop: Stop, on_event: OnEvent,
 ) -> list[Contender] | None:  # fmt: skip
-    """From some labels per class, in three draws that spread over groups, at the chosen rate, to the last step:
-    nothing is held out, and probabilities are not calibrated.
+    """From some labels per class, in three draws that spread over groups, at the rate that was chosen and from a probe
+    of the strength that was, to the last step: nothing is held out, and probabilities are not calibrated.
     """
     label_T = class_codes(task.learned, task.names)
     group_T = codes_of(task.learned.unit_T)[0]
@@ -138,7 +142,7 @@ def train_few(
         draws = []
         for draw in range(DRAWS):
             drawn = np.sort(draw_labelled_tiles(label_T, group_T, count, task.seed, draw))
-            job = task.job(config, task.learned.take(drawn))
+            job = begun(compute, task.job(config, task.learned.take(drawn)), strength)
             learned = finetune_model(compute, config, job, folder / f"{count}-{draw}", stop, on_event)
             if learned is None:
                 return None

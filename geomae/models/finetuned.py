@@ -40,19 +40,28 @@ class FinetunedNetwork(nn.Module):
 
         Values of pixels that are not valid have no influence, whatever they are.
         """
+        pixels_BCHW = pixels_BCHW.where(valid_BCHW, 0)
+        outputs: Tensor = self.head(self.tokens(pixels_BCHW, valid_BCHW, codes_CF, gsd_m), pixels_BCHW, valid_BCHW)
+        return outputs
+
+    def tokens(
+        self,
+        pixels_BCHW: Tensor,
+        valid_BCHW: Tensor,
+        codes_CF: Tensor,
+        gsd_m: float | Tensor | None = None,
+    ) -> PatchTokens:
+        """What the head reads of standardised tiles, which are 0 where they are not valid."""
         shape = self.architecture
         cells = grid(pixels_BCHW, shape.patch)
         valid_BNCP = patchify(valid_BCHW, shape.patch)
-        pixels_BCHW = pixels_BCHW.where(valid_BCHW, 0)
         depths = self.encoder.at_depths(
             patchify(pixels_BCHW, shape.patch), valid_BNCP, codes_CF, cells, shape.position_scale(gsd_m),
             self.head.layers,
         )  # fmt: skip
         usable_BX = self.encoder.usable(valid_BNCP)
         depths_BND = [mean_over_groups(x[:, 1:], usable_BX, shape.tokens) for x in depths]
-        tokens = PatchTokens(depths_BND, valid_BNCP.flatten(2).any(-1), cells)
-        outputs: Tensor = self.head(tokens, pixels_BCHW, valid_BCHW)
-        return outputs
+        return PatchTokens(depths_BND, valid_BNCP.flatten(2).any(-1), cells)
 
 
 @dataclass(frozen=True)

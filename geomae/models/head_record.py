@@ -31,6 +31,9 @@ class HeadRecord(Frozen):
     codes: tuple[int | None, ...] = Field((), description="of the label raster; None where classes have none")
     colours: tuple[str, ...] = Field((), description="#rrggbb of each class")
     calibration: Calibration | None = Field(None, description="None of a regression")
+    confusion: tuple[tuple[int, ...], ...] = Field(
+        (), description="(truth, predicted) counts of the held-out tiles that it was calibrated on, or of their pixels"
+    )
     class_shares: tuple[float, ...] = Field(
         (), description="of the labels, as the loss counted them: uniform where classes were balanced"
     )
@@ -41,6 +44,7 @@ class HeadRecord(Frozen):
     sensor: str = Field(description="name of the record of these bands among the model's sensors")
     gsd_m: float | None = Field(None, description="of the tiles that it learned from")
     tile: int = Field(gt=0, description="side in pixels of the tiles that it learned from")
+    layer: int = Field(ge=1, description="last block of the encoder that it reads, counted from 1")
     width: int = Field(64, gt=0, description="channels of a conv head")
     learned_tiles: str = Field("", description=f"SHA-256 of {LEARNED_TILES} beside this file")
 
@@ -55,7 +59,8 @@ class HeadRecord(Frozen):
             raise ValueError(f"kind: conv predicts pixels, and {self.task} is of tiles")
         if self.task != REGRESSION and len(self.classes) < 2:
             raise ValueError(f"classes: {self.task} tells two or more apart, not {len(self.classes)}")
-        own = (self.codes, self.colours, self.class_shares, self.calibration.bias if self.calibration else ())
+        bias = self.calibration.bias if self.calibration else ()
+        own = (self.codes, self.colours, self.class_shares, bias, self.confusion, *self.confusion)
         if any(values and len(values) != len(self.classes) for values in own):
-            raise ValueError("codes, colours, class_shares and calibration.bias: one of each per class")
+            raise ValueError("codes, colours, class_shares, calibration.bias and confusion: one of each per class")
         return self

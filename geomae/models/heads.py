@@ -14,6 +14,7 @@ from geomae.models.architecture import Architecture
 from geomae.models.head_record import SEGMENTATION, HeadRecord
 
 DEPTHS = 4  # of the encoder, that a conv head reads
+LEAST_VARIANCE = 1e-8  # of a feature over the patches of a tile
 START_STD = 0.01  # of the last map's weights: the first predictions are almost alike for all classes
 
 
@@ -26,26 +27,42 @@ class PatchTokens(NamedTuple):
 
 
 class LinearHead(nn.Module):
-    """Of tiles: a linear map of the normed mean of the tokens (He et al. 2022, appendix A.1). Of pixels: of each token,
-    for all pixels of its patch.
+    """A linear map of standardised features. Of tiles: the mean and the standard deviation of their tokens, which are
+    what `geomae probe` reads. Of pixels: the token of their patch, for all pixels of the patch.
+
+    What features are standardised by is measured once, before training (`Start`), and is no weight.
     """
+
+    centre_D: Tensor
+    scale_D: Tensor
 
     def __init__(self, architecture: Architecture, record: HeadRecord) -> None:
         super().__init__()
         self.of_pixels = record.task == SEGMENTATION
-        self.layers: tuple[int, ...] = (architecture.depth,)
-        self.norm = nn.LayerNorm(architecture.width, eps=architecture.norm_eps)
-        self.linear = nn.Linear(architecture.width, record.outputs)
+        self.layers: tuple[int, ...] = (record.layer,)
+        features = architecture.width * (1 if self.of_pixels else 2)
+        self.register_buffer("centre_D", torch.zeros(features))
+        self.register_buffer("scale_D", torch.ones(features))
+        self.linear = nn.Linear(features, record.outputs)
         _start_last(self.linear)
 
+    def features(self, tokens: PatchTokens) -> Tensor:
+        """Features (B, D) of tiles, or (B, N, D) of patches; patches without a valid pixel do not count in a tile's."""
+        tokens_BND = tokens.depths_BND[-1].float()
+        if self.of_pixels:
+            return tokens_BND
+        weight_BN1 = (tokens.usable_BN / tokens.usable_BN.sum(1, keepdim=True).clamp(min=1))[..., None]
+        mean_BD = (tokens_BND * weight_BN1).sum(1)
+        variance_BD = ((tokens_BND - mean_BD[:, None]).square() * weight_BN1).sum(1)
+        # A root has no slope at 0, which is the deviation of a tile with one patch.
+        return torch.cat([mean_BD, variance_BD.clamp(min=LEAST_VARIANCE).sqrt()], dim=1)
+
     def forward(self, tokens: PatchTokens, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> Tensor:
-        """Outputs (B, K) of tiles, or (B, K, H, W) of their pixels; patches without a valid pixel do not count."""
-        last_BND, usable_BN = tokens.depths_BND[-1], tokens.usable_BN
+        """Outputs (B, K) of tiles, or (B, K, H, W) of their pixels."""
+        outputs: Tensor = self.linear((self.features(tokens) - self.centre_D) / self.scale_D).float()
         if not self.of_pixels:
-            weight_BN = usable_BN / usable_BN.sum(1, keepdim=True).clamp(min=1)
-            of_tiles_BK: Tensor = self.linear(self.norm((last_BND * weight_BN[..., None]).sum(1)))
-            return of_tiles_BK.float()
-        grid_BKRC = self.linear(self.norm(last_BND)).float().transpose(1, 2).unflatten(2, tokens.shape)
+            return outputs
+        grid_BKRC = outputs.transpose(1, 2).reshape(len(outputs), -1, *tokens.shape)
         # Each patch is one colour: to interpolate would blur classes that end with a patch.
         return interpolate(grid_BKRC, pixels_BCHW.shape[-2:], mode="nearest-exact")
 
@@ -59,7 +76,7 @@ class ConvHead(nn.Module):
 
     def __init__(self, architecture: Architecture, record: HeadRecord) -> None:
         super().__init__()
-        E, depth = record.width, architecture.depth
+        E, depth = record.width, record.layer
         self.layers = tuple(sorted({max(1, round(depth * (i + 1) / DEPTHS)) for i in range(DEPTHS)}))
         self.doublings = max((architecture.patch - 1).bit_length(), 1)
         self.norms = nn.ModuleList(nn.LayerNorm(architecture.width, eps=architecture.norm_eps) for _ in self.layers)

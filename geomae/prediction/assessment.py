@@ -19,7 +19,7 @@ from geomae.metrics.calibration import ReliabilityBin
 from geomae.metrics.predictions import UNKNOWN, Codes, Floats
 from geomae.prediction.record import PredictorRecord, learned_tiles
 from geomae.prediction.scene_maps import NODATA, PERCENT, MapJob
-from geomae.prediction.tiles import TilePredictions, map_of_tiles
+from geomae.prediction.tiles import TilePredictions, as_number, map_of_tiles
 from geomae.rasters import Window, read_map
 from geomae.tiles.pixel_areas import pixel_hectares
 from geomae.vectors.projection import transform
@@ -65,11 +65,12 @@ def assess(
 
 
 def _of_numbers(name: str, predicted: TilePredictions, part_T: NDArray[np.bool_], seed: int) -> Assessed | None:
-    known = np.flatnonzero(part_T & np.array([_is_number(one) for one in predicted.truth_T], dtype=bool))
+    truth = [as_number(one) for one in predicted.truth_T.tolist()]
+    known = np.flatnonzero(part_T & np.array([one is not None for one in truth], dtype=bool))
     if not len(known):
         return None
     index = predicted.selected.index.take(known)
-    truth_T = np.array([float(one) for one in predicted.truth_T[known]])
+    truth_T = np.array([truth[place] for place in known.tolist()], dtype=np.float64)
     domain_T, unit_T = index.tiles["domain"].tolist(), index.independent_units()
     return Assessed(name, number_rows(name, truth_T, predicted.number_T[known], domain_T, unit_T, seed), None, [])
 
@@ -303,13 +304,6 @@ def _pixels_of(affine: Sequence[float], points_N2: Floats) -> tuple[Floats, Floa
 
 def _named(points_N2: Floats, point: int) -> str:
     return f"({points_N2[point, 0]:.7g} {points_N2[point, 1]:.7g})"
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        return bool(np.isfinite(float(value)))
-    except (TypeError, ValueError):
-        return False
 
 
 def area_rows(record: PredictorRecord, areas: MapArea, estimate: SampleEstimate | None) -> Iterable[dict[str, Any]]:

@@ -25,6 +25,7 @@ from geomae.metrics.calibration import Calibration
 from geomae.models.class_colours import colours_of
 from geomae.models.finetuned import Finetuned, load_finetuned
 from geomae.models.head_record import TASKS
+from geomae.models.lineage import Step, lineage
 from geomae.prediction.models import FinetunedModel, ProbeModel, WindowModel
 from geomae.prediction.record import PredictorRecord, fit_imagery
 from geomae.sensors.record import SensorRecord
@@ -137,7 +138,8 @@ def save_probe(probe: SavedProbe, folder: Path) -> None:
             "format": FORMAT, "task": record.task, "classes": record.classes, "codes": record.codes,
             "colours": record.colours, "unit": record.unit, "imagery": record.imagery.to_dict(), "tile": record.tile,
             "class_shares": record.trained_K, "learned_tiles": record.learned, "about": record.about,
-            "run": record.run, "encoder": absolute(probe.encoder), "encoder_digest": probe.encoder_digest,
+            "steps": [step._asdict() for step in record.steps],
+            "encoder": absolute(probe.encoder), "encoder_digest": probe.encoder_digest,
             "layer": probe.layer, "pooling": probe.pooling, "like": absolute(probe.like) if probe.like else None,
             "own_bands": probe.own_bands, "maps": [{"target": target} | _described(one) for target, one in maps],
             "weights": file_digest(temporary / WEIGHTS),
@@ -174,7 +176,8 @@ def load_probe(folder: Path) -> SavedProbe:
         record = PredictorRecord(
             str(stored["task"]), classes, tuple(stored["codes"]), tuple(stored["colours"]), str(stored["unit"]),
             SensorRecord.from_dict(stored["imagery"]), int(stored["tile"]), np.array(stored["class_shares"], float),
-            maps[0].confusion_KK, stored["learned_tiles"], stored["about"], stored["run"],
+            maps[0].confusion_KK, stored["learned_tiles"], stored["about"],
+            tuple(Step(**one) for one in stored["steps"]),
         )  # fmt: skip
         aligned = {str(one["target"]): given for one, given in zip(stored["maps"][1:], maps[1:], strict=True)}
         return SavedProbe(
@@ -204,23 +207,12 @@ def _linear_map(stored: Mapping[str, Any], arrays: Mapping[str, Any], number: in
 
 def _finetuned(folder: Path, device: torch.device) -> FinetunedFolder:
     model = load_finetuned(folder, device)
-    head, provenance = model.record, model.model.provenance
-    classes = head.classes
+    head = model.record
+    classes, counts = head.classes, head.confusion
     record = PredictorRecord(
         head.task, classes, head.codes or (None,) * len(classes), head.colours or colours_of(classes), head.unit,
-        replace(model.model.record, gsd_m=head.gsd_m), head.tile, np.array(head.class_shares, dtype=np.float64), None,
-        model.model.head.learned if model.model.head else {}, _lineage(provenance), provenance.get("mlflow_run"),
+        replace(model.model.record, gsd_m=head.gsd_m), head.tile, np.array(head.class_shares, dtype=np.float64),
+        np.array(counts, dtype=np.float64) if counts else None,
+        model.model.head.learned if model.model.head else {}, steps=lineage(model.model.provenance),
     )  # fmt: skip
     return FinetunedFolder(record, folder, model)
-
-
-def _lineage(provenance: Mapping[str, Any]) -> dict[str, str]:
-    """What a fine-tuned model says of how it came about, newest first."""
-    about: dict[str, str] = {}
-    step: Any = provenance
-    while isinstance(step, Mapping):
-        for key, value in step.items():
-            if isinstance(value, str | int | float) and value != "":
-                about.setdefault(key, str(value))
-        step = step.get("from")
-    return about

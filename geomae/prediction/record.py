@@ -12,6 +12,7 @@ import numpy as np
 from geomae.errors import BandMismatchError, ConfigError
 from geomae.metrics.predictions import Floats
 from geomae.models.head_record import REGRESSION, SEGMENTATION
+from geomae.models.lineage import Step
 from geomae.sensors import match_bands
 from geomae.sensors.record import SensorRecord
 from geomae.tiles.index import TileIndex
@@ -28,7 +29,7 @@ class PredictorRecord:
     distance and statistics that it learned from, `tile` the side of those tiles in pixels. `trained_K` are the class
     shares that its probabilities go with, `confusion_KK` counts (truth, predicted) of held-out tiles. `learned` names
     by data set the tiles that it learned from (`learned`) and those that a choice was made on (`held_out`).
-    `about` is what a report says of it, `run` the run in MLflow that made it.
+    `about` is what a report says of it beside, `steps` how it came about.
     """
 
     task: str
@@ -42,7 +43,17 @@ class PredictorRecord:
     confusion_KK: Floats | None
     learned: Mapping[str, Mapping[str, Sequence[str]]]
     about: Mapping[str, str] = field(default_factory=dict)
-    run: str | None = None
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def run(self) -> str | None:
+        """The last run in MLflow behind it, where one is known."""
+        return next((step.run for step in reversed(self.steps) if step.run is not None), None)
+
+    @property
+    def adapted(self) -> bool:
+        """Whether the encoder changed after the last labels had a part in the model."""
+        return bool(self.steps) and self.steps[-1].command == "adapt"
 
     @property
     def of_pixels(self) -> bool:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from geomae.catalog import Catalog
 from geomae.encoders import DEFAULT_POOLING, MIDDLE, EncoderSpec
-from geomae.encoders.selections import ByDataset, Embeddings, EncoderLoader
+from geomae.encoders.selections import ByDataset, Embeddings, EncoderLoader, origin
 from geomae.encoders.specification import BASELINE, FOLDER, MLFLOW, Reference
 from geomae.evaluation.final_probe import FinalProbe, fit_final_probe
 from geomae.evaluation.probe import ProbeResult
 from geomae.models.class_colours import colours_of
+from geomae.models.lineage import Step
 from geomae.prediction.folders import SavedProbe, save_probe
 from geomae.prediction.record import PredictorRecord
 
@@ -46,7 +47,7 @@ def save_probes(
             final = fit_final_probe(result.task, embedded, predictions, chosen)
             encoders = trained.get(reference.label) or loader.load(reference)
             probe = SavedProbe(
-                _record(result, catalog, reference, embedded, final),
+                _record(result, catalog, reference, origin(encoders), final),
                 reference.text, encoders[train.index.name].digest, loader.spec.layer or MIDDLE,
                 loader.spec.pooling or DEFAULT_POOLING, like if reference.kind == BASELINE else None, own_bands,
                 final.plain, final.aligned,
@@ -57,19 +58,17 @@ def save_probes(
 
 
 def _record(
-    result: ProbeResult, catalog: Catalog, reference: Reference, embedded: Embeddings, final: FinalProbe
+    result: ProbeResult, catalog: Catalog, reference: Reference, steps: tuple[Step, ...], final: FinalProbe
 ) -> PredictorRecord:
     """What a probe knows of itself."""
     task, train = result.task, result.task.train
     index = train.index
     tiles = {"learned": index.tiles["tile_id"].tolist()}
     tiles |= {"held_out": [one for part in task.pool[1:] for one in part.index.tiles["tile_id"].tolist()]}
-    about = {
-        "probe": f"linear, on frozen embeddings of {reference.text}, strength {final.strength:g}",
-        "learned from": f"{train.name}: {len(train)} labelled tiles",
-    }
+    labels = f"labels of {train.name} ({len(train)} tiles)"
+    learned = Step("probe", f"a linear probe on frozen embeddings of {reference.text}, with {labels}", None)
     return PredictorRecord(
         task.settings.task, task.names, label_codes(catalog, index.name, task.names), colours_of(task.names), "",
         train.selected.imagery, int(index.tiles["size"].mode().iloc[0]), final.trained_K, final.plain.confusion_KK,
-        {index.name: tiles}, about, embedded.made_by,
+        {index.name: tiles}, {"probe": f"strength {final.strength:g}"}, (*steps, learned),
     )  # fmt: skip

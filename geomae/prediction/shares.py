@@ -51,6 +51,9 @@ def estimated_shares(
     classes = len(record.classes)
     known_KK = np.zeros((classes, classes)) if record.confusion_KK is None else record.confusion_KK
     estimate = estimate_shares(share_NK, record.trained_K, group_N, record.classes, known_KK, seed)
+    if record.adapted:
+        moved = "the model was adapted after its probabilities were calibrated and its confusion was counted"
+        estimate = replace(estimate, reasons=(*estimate.reasons, moved))
     tiles = len(np.unique(tile_N))
     if tiles < FEWEST_TILES <= len(share_NK):  # pixels of a tile are alike, and it is tiles that count
         estimate = replace(estimate, reasons=(f"{tiles} tiles, fewer than {FEWEST_TILES}", *estimate.reasons))

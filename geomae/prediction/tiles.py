@@ -144,6 +144,15 @@ def map_of_tiles(selected: Selection, jobs: Sequence[MapJob], out: Path) -> Any:
             yield position, tuple(pair)
 
 
+def as_number(label: Any) -> float | None:
+    """The number that a label is; None for one that is none, or is not finite."""
+    try:
+        number = float(label)
+    except (TypeError, ValueError):
+        return None
+    return number if np.isfinite(number) else None
+
+
 def write_predictions(path: Path, record: PredictorRecord, predictions: Sequence[TilePredictions]) -> None:
     """Publish the tiles of all selections as GeoParquet, in the order of `predictions`."""
     columns: dict[str, list[Any]] = {}
@@ -154,10 +163,10 @@ def write_predictions(path: Path, record: PredictorRecord, predictions: Sequence
         about["scene"] = [index.source.scenes[scene].id for scene in index.tiles["scene"]]
         about |= {name: index.tiles[name].tolist() for name in ABOUT}
         about["learned"] = one.learned_T.tolist()
-        truth = [None if value is None else str(value) for value in one.truth_T.tolist()]
         if record.of_numbers:
-            about |= {"value": one.number_T.tolist(), "truth": [None if v is None else float(v) for v in truth]}
+            about |= {"value": one.number_T.tolist(), "truth": [as_number(value) for value in one.truth_T.tolist()]}
         else:
+            truth = [None if value is None else str(value) for value in one.truth_T.tolist()]
             about["class"] = [record.classes[code] if code >= 0 else None for code in one.class_T.tolist()]
             about |= {"probability": one.probability_T.tolist(), "truth": truth}
         for name, values in about.items():

@@ -139,7 +139,7 @@ def loss_curve(
         middle = step[width // 2 : width // 2 + smooth.size]
         axes.plot(middle, smooth, color=BLUE, linewidth=1.8, label=f"training, mean of {width}")
     step, loss = _series(rows, validation)
-    axes.plot(step, loss, color=ORANGE, linewidth=1.8, marker="o", markersize=4, label="validation, fixed masks")
+    axes.plot(step, loss, color=ORANGE, linewidth=1.8, marker="o", markersize=4, label="validation")
     axes.set_xlabel("step")
     axes.set_ylabel(f"loss ({what})")
     axes.grid(alpha=0.3)

@@ -91,7 +91,7 @@ def read_adaptation_domains(
             "objective.pixels=0 --set objective.contrast=1 goes on without it, or bring weights with their decoder "
             "through `geomae convert`"
         )
-    notes: list[str] = []
+    notes = list(model.untouched)
     for one in reversed(selections):  # the target's sensor last, which becomes the first of the model
         model = model.with_sensor(one.imagery, notes)
     if len(selections) == 2:

@@ -28,7 +28,7 @@ from geomae.tiles.schedule import schedule_batches
 from geomae.training import checkpoints
 from geomae.training.engine import stale
 from geomae.training.finetuning_config import FinetuneConfig
-from geomae.training.loop import Event, save, train
+from geomae.training.loop import Event, save, train, validate
 from geomae.training.supervised import LabelledPart, prepare
 
 ENCODER, HEAD = "encoder.", "head."
@@ -36,8 +36,18 @@ OnEvent = Callable[[str, Event], None]  # hears of which training the event is
 
 
 @dataclass(frozen=True)
+class HeadStart:
+    """Weights that a linear head begins from, and the strength of the probe that they are."""
+
+    weights: Mapping[str, Tensor]
+    strength: float
+
+
+@dataclass(frozen=True)
 class FinetuneJob:
-    """What is learned from which tiles. `held` judges rates and steps; None: the last weights are kept."""
+    """What is learned from which tiles. `held` judges rates and steps; None: the last weights are kept. Without a
+    `start` the head begins at random.
+    """
 
     model: Model  # with the record of the bands in use
     record: HeadRecord  # not yet calibrated
@@ -45,6 +55,7 @@ class FinetuneJob:
     learned: LabelledPart
     held: LabelledPart | None
     seed: int
+    start: HeadStart | None = None
 
 
 @dataclass(frozen=True)
@@ -60,13 +71,15 @@ class Learned:
 
 
 def network_of(job: FinetuneJob, config: FinetuneConfig) -> tuple[FinetunedNetwork, Share]:
-    """A copy of the model's weights with a head of random ones, in which the weights of the method may learn."""
+    """A copy of the model's weights with the head as it begins, in which the weights of the method may learn."""
     mae = MaskedAutoencoder(job.model.mae.architecture)
     mae.load_state_dict(job.model.mae.state_dict())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key(job.seed, "head") % 2**63)
         network = FinetunedNetwork(mae, build_head(mae.architecture, job.record))
         share = let_learn(network, config.method, blocks=config.blocks, rank=config.rank)
+    if job.start is not None:
+        network.head.load_state_dict(dict(job.start.weights))
     skip_at_random(network, config.drop_path)
     return network, share
 
@@ -86,21 +99,21 @@ def finetune_model(
     stop: Stop,
     on_event: OnEvent = lambda name, event: None,
 ) -> Learned | None:
-    """Choose the rate and train, or go on from the checkpoints in `folder`; None where `stop` ended it."""
-    tried: dict[float, float] = {}
-    if len(config.grid) > 1 and job.held is not None:
-        for rate in config.grid:
-            outcome = _run(compute, config.at(rate).short(), job, folder / f"rate-{rate:g}", stop, on_event)
-            if outcome is None:
-                return None
-            assert outcome.loss is not None
-            tried[rate] = outcome.loss
-    rate = min(tried, key=lambda one: tried[one]) if tried else config.grid[0]
-    outcome = _run(compute, config.at(rate), job, folder / "chosen", stop, on_event)
-    if outcome is None:
-        return None
-    model = with_weights(job, merged(outcome.weights))
-    return Learned(model, outcome.share, rate, tried, outcome.kept_step, outcome.steps)
+    """Train at each rate and keep what is best on the held-out tiles (the first rate, where nothing is held out), or
+    go on from the checkpoints in `folder`; None where `stop` ended it.
+
+    Rates run to their end: a short trial speaks for low rates, which spoil less of what the head begins with.
+    """
+    ended: dict[float, _Trained] = {}
+    for rate in config.grid if job.held is not None else config.grid[:1]:
+        outcome = _run(compute, config.at(rate), job, folder / config.at(rate).runs[0], stop, on_event)
+        if outcome is None:
+            return None
+        ended[rate] = outcome
+    rate, best = min(ended.items(), key=lambda one: one[1].loss)
+    tried = {one: outcome.loss for one, outcome in ended.items()} if job.held is not None else {}
+    model = with_weights(job, merged(checkpoints.weights_of(best.folder, best.kept_step)))
+    return Learned(model, best.share, rate, tried, best.kept_step, best.steps)
 
 
 def with_weights(job: FinetuneJob, weights: Mapping[str, Tensor]) -> Model:
@@ -120,9 +133,11 @@ def class_weights(label_T: NDArray[Any], classes: int) -> list[float]:
 
 @dataclass(frozen=True)
 class _Trained:
-    weights: dict[str, Tensor]
+    """A training that ended; `loss` is 0 where nothing judged it."""
+
+    folder: Path
     share: Share
-    loss: float | None
+    loss: float
     kept_step: int
     steps: int
 
@@ -130,18 +145,22 @@ class _Trained:
 def _run(
     compute: Compute, config: FinetuneConfig, job: FinetuneJob, folder: Path, stop: Stop, on_event: OnEvent
 ) -> _Trained | None:
-    """One training to its end; the best weights on held-out tiles, else the last."""
+    """One training to its end. It keeps the best weights on held-out tiles, those that it begins with among them; else
+    the last.
+    """
     fabric = compute.fabric
     network, share = network_of(job, config)
     training = prepare(
         fabric, network, config, job.seed, compute.precision, job.criterion, job.learned, job.held,
         job.record.classes, folder,
     )  # fmt: skip
+    judged = job.held is not None
     if training.progress.step == 0:
+        if judged:
+            on_event(folder.name, Event(0, scores=validate(training)))
         save(training)
     reader = job.learned.tiles.reader
     order = schedule_batches(job.seed, (len(reader),), config.batch, config.steps, sides=[reader.side_T])
-    judged = job.held is not None
 
     def over() -> bool:
         return judged and stale(training.progress, config)
@@ -155,6 +174,4 @@ def _run(
         return None
     kept = training.progress.best_step if judged else None
     kept = training.progress.step if kept is None else kept
-    return _Trained(
-        checkpoints.weights_of(folder, kept), share, training.progress.best_loss, kept, training.progress.step
-    )
+    return _Trained(folder, share, training.progress.best_loss or 0.0, kept, training.progress.step)

@@ -8,7 +8,7 @@ from geomae.config import Frozen, Optimizer
 
 METHODS = ("full", "lora", "last-blocks", "head")
 # Learning rates for 256 tiles a step, of which the one that is best on held-out tiles is taken.
-RATES = {"full": [0.002, 0.008], "last-blocks": [0.002, 0.008], "lora": [0.008, 0.03], "head": [0.03, 0.3]}
+RATES = {"full": [0.004, 0.008], "last-blocks": [0.004, 0.008], "lora": [0.008, 0.03], "head": [0.004, 0.03]}
 
 
 class Augment(Frozen, strict=True):
@@ -32,10 +32,15 @@ class FinetuneConfig(Frozen, strict=True):
     head: Literal["linear", "conv"] | None = Field(
         None, description="conv is for segmentation, and its default; linear for all"
     )
-    layer_decay: float = Field(
-        0.75, gt=0, le=1, description="the rate of a block is so many times that of the next (full, last-blocks)"
+    layer: int | None = Field(
+        None,
+        ge=1,
+        description="last block that the head reads; default the middle, as in all commands",
     )
-    drop_path: float = Field(0.1, ge=0, lt=1, description="chance that the last block is skipped; the first never is")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="the rate of a block is so many times that of the next (full, last-blocks)"
+    )
+    drop_path: float = Field(0.0, ge=0, lt=1, description="chance that the last block is skipped; the first never is")
     smoothing: float = Field(0.1, ge=0, lt=1, description="share of a label that is spread over all classes")
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: each class counts as much as any other, however rare"
@@ -43,16 +48,15 @@ class FinetuneConfig(Frozen, strict=True):
     rates: list[float] | None = Field(
         None, min_length=1, description="learning rates for 256 tiles a step, of which held-out tiles take one"
     )
-    trial: float = Field(0.25, gt=0, le=1, description="share of the steps for which each rate is tried")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises from 0")
     weight_decay: float = Field(0.05, ge=0, description="not applied to biases, norms and single tokens")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     augment: Augment = Augment()
-    steps: int = Field(200, gt=0, description="optimizer steps, unless it is stopped early")
+    steps: int = Field(300, gt=0, description="optimizer steps, unless it is stopped early")
     batch: int = Field(32, gt=0, description="tiles per step, over all devices")
     accumulate: int = Field(1, gt=0, description="passes over which a step's tiles are split on each device")
     eval_every: int = Field(40, gt=0, description="steps between validations on held-out tiles")
-    patience: int = Field(4, gt=0, description="validations without a new best after which it is stopped")
+    patience: int = Field(8, gt=0, description="validations without a new best after which it is stopped")
     save_every: int = Field(100, gt=0, description="steps between checkpoints")
     log_every: int = Field(10, gt=0, description="steps between logged training figures")
     readers: int = Field(2, ge=0, description="threads that read tiles ahead of the training step; 0 reads in the step")
@@ -69,6 +73,15 @@ class FinetuneConfig(Frozen, strict=True):
         return RATES[self.method] if self.rates is None else self.rates
 
     @property
+    def runs(self) -> list[str]:
+        """Names of the trainings, one per rate."""
+        return [f"rate-{rate:g}" for rate in self.grid]
+
+    def begins(self, run: str) -> int:
+        """The step from which the history counts the steps of a training."""
+        return self.runs.index(run) * (self.steps + 1)
+
+    @property
     def optimizer(self) -> Optimizer:
         """With the first rate of the grid."""
         return Optimizer(
@@ -78,11 +91,6 @@ class FinetuneConfig(Frozen, strict=True):
     def at(self, rate: float) -> "FinetuneConfig":
         """The same at one rate."""
         return self.model_copy(update={"rates": [rate]})
-
-    def short(self) -> "FinetuneConfig":
-        """A trial of a rate: few steps, judged once."""
-        steps = max(round(self.trial * self.steps), 1)
-        return self.model_copy(update={"steps": steps, "eval_every": steps, "save_every": steps})
 
     def untrained(self) -> "FinetuneConfig":
         """For weights that begin at random: all learn alike."""

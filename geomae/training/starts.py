@@ -44,6 +44,10 @@ class Start(Protocol):
     def training(self) -> dict[str, Any]:
         """The fields of the training's configuration that the model decides: patch, embedding and so on."""
 
+    @property
+    def untouched(self) -> tuple[str, ...]:
+        """In words: what an adaptation leaves as it is, beside the weights that do not learn."""
+
     def with_sensor(self, imagery: SensorRecord, notes: list[str]) -> Self:
         """The same for one that will learn the tiles of `imagery`; notes say what was decided."""
 
@@ -114,6 +118,17 @@ class OwnStart:
             "positions": "gsd" if shape.positions == "gsd" else "sincos", "reference_gsd_m": shape.reference_gsd_m,
             "decoder": shape.decoder or Decoder(),
         }  # fmt: skip
+
+    @property
+    def untouched(self) -> tuple[str, ...]:
+        """The head of a fine-tuned model, which learned to read the encoder as it was."""
+        head = self.model.head
+        if head is None:
+            return ()
+        what = f"{len(head.record.classes)} classes, their calibration" if head.record.classes else "numbers"
+        return (
+            f"the head ({head.record.task}: {what}) stays as it was fine-tuned; labels alone tell what it is worth",
+        )
 
     def with_sensor(self, imagery: SensorRecord, notes: list[str]) -> "OwnStart":
         """With a record of the sensor of `imagery`. Raises BandMismatchError where its bands do not fit.

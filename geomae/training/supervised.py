@@ -170,7 +170,7 @@ def prepare(
     """Wrap the network for its strategy and go on from the newest checkpoint in `folder`, if there is one."""
     decay = decayed(network)
     model = fabric.setup_module(network)
-    scales = rate_scales(len(network.encoder.blocks), config.layer_decay)
+    scales = rate_scales(network.head.layers[-1], config.layer_decay)
     of_blocks = config.method in ("full", "last-blocks")
     optimizer = build_optimizer(
         model, decay, config.weight_decay, scale_of=scales if of_blocks else lambda name: 1.0, betas=BETAS

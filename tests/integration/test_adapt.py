@@ -18,7 +18,11 @@ from geomae.config import AdaptConfig, PretrainConfig
 from geomae.errors import BandMismatchError, CatalogError, ConfigError, GeomaeError
 from geomae.evaluation.adaptation_effect import error_changes, evaluate_before_after, plan_before_after
 from geomae.models.architecture import Architecture
-from geomae.models.folder import Model, load_model, save_model
+from geomae.models.finetuned import load_finetuned
+from geomae.models.folder import Model, TrainedHead, load_model, save_model
+from geomae.models.head_record import Calibration, HeadRecord
+from geomae.models.heads import build_head
+from geomae.models.lineage import lineage
 from geomae.models.mae import MaskedAutoencoder
 from geomae.rasters import write_cog
 from geomae.runtime import signals
@@ -104,7 +108,12 @@ def land(tmp_path_factory) -> Path:
     return write_catalog(folder, CATALOG)
 
 
-def build(folder: Path, *, embedding="spectral", decoder=True, bands=("red", "green", "blue", "nir")) -> Path:
+LEARNED = {"land": {"learned": ["s0:0:0"], "held_out": ["s0:16:0"]}}
+
+
+def build(
+    folder: Path, *, embedding="spectral", decoder=True, bands=("red", "green", "blue", "nir"), head=False
+) -> Path:
     """A small model that was never trained, and says which run made it."""
     record = SensorRecord(
         "naip:reflectance",
@@ -117,7 +126,17 @@ def build(folder: Path, *, embedding="spectral", decoder=True, bands=("red", "gr
     shape = {"embedding": embedding, "bands": len(bands), "patch": 4, "width": 24, "depth": 2, "heads": 2}
     shape["decoder"] = {"width": 16, "depth": 1, "heads": 2} if decoder else None
     torch.manual_seed(0)
-    save_model(Model(MaskedAutoencoder(Architecture.model_validate(shape)), (record,), {"mlflow_run": "r0"}), folder)
+    architecture = Architecture.model_validate(shape)
+    model = Model(MaskedAutoencoder(architecture), (record,), {"mlflow_run": "r0"})
+    if head:
+        known = HeadRecord(
+            kind="conv", task="segmentation", classes=KINDS, codes=(1, 2), colours=("#00ff00", "#0000ff"), tile=16,
+            calibration=Calibration(temperature=2.0, bias=(0.5, -0.5)), class_shares=(0.3, 0.7), bands=bands,
+            sensor=record.name, gsd_m=5.0, width=8, layer=2,
+        )  # fmt: skip
+        model.head = TrainedHead(known, build_head(architecture, known), LEARNED)
+        model.provenance |= {"finetuned": {"task": "segmentation", "method": "full"}, "dataset": [GREEN]}
+    save_model(model, folder)
     return folder
 
 
@@ -256,9 +275,10 @@ def test_tiles_that_overlap_held_out_ones_are_told_of(land, begun):
     assert not overlapping(domains.target.training.reader.index, domains.target.held.reader.index).any()
 
 
-def test_a_notebook_adapts_and_measures_without_the_command(land, begun, tmp_path):
+def test_a_notebook_adapts_a_fine_tuned_model_which_keeps_its_head(land, tmp_path):
+    begun = build(tmp_path / "begun", head=True)
     catalog, compute, model = open_catalog(land), open_compute("cpu", "32"), OwnStart(load_model(begun))
-    config = AdaptConfig(method="norm", batch=8, steps=2, eval_every=2)
+    config = AdaptConfig(method="norm", batch=8, steps=2, eval_every=2, rate=0.1)
     selections = select_tiles(catalog, [BROWN, GREEN])
     domains = read_adaptation_domains(model, selections, training_config(config, model), 0)
     plan = plan_before_after(domains, [], 1, 0)
@@ -266,13 +286,24 @@ def test_a_notebook_adapts_and_measures_without_the_command(land, begun, tmp_pat
     adapted = adapt_model(compute, config, domains, tmp_path / "checkpoints", 0, Stop(), events.append)
     assert (adapted.steps, [one.step for one in events if one.scores is not None]) == (2, [0, 2])
     assert last_step(tmp_path / "checkpoints") == 2
-    adapted.model.save(tmp_path / "adapted", {})
+    adapted.model.save(tmp_path / "adapted", adapted_provenance(config, domains, adapted, "x"))
     done = evaluate_before_after(compute, catalog, plan, begun, tmp_path / "adapted", tmp_path / "embeddings", 0)
     assert set(done.gap) == {"before", "after"}
     assert done.target == {}
     changes = error_changes(compute, domains, adapted.model, config, 0)
     assert {one.domain for one in changes} == {"target", "source"}
-    assert adapted_provenance(config, domains, adapted, "x")["adapted"]["target"] == BROWN
+    before, after = (load_finetuned(one) for one in (begun, tmp_path / "adapted"))
+    assert after.record == before.record  # classes, codes, colours, calibration and shares
+    assert after.model.head.learned == LEARNED
+    weights, left = (one.network.state_dict() for one in (before, after))
+    changed = {name for name in left if not torch.equal(left[name], weights[name])}
+    assert changed
+    assert not [name for name in changed if name.startswith("head.")]
+    assert any("the head (segmentation: 2 classes, their calibration) stays" in note for note in domains.notes)
+    assert [(step.text, step.run) for step in lineage(after.model.provenance)] == [
+        ("fine-tuned (segmentation, full) with labels of land[season=green]", "r0"),
+        ("adapted (norm) to land[season=brown] without labels, beside land[season=green]", None),
+    ]
 
 
 BAD = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import called, write_catalog
+from helpers import called, contents, refused, write_catalog
 
 from geomae.catalog import open_catalog, resolve_files
 from geomae.commands import catalog_init
@@ -201,6 +201,19 @@ def test_init_beside_read_only_data_and_not_twice(tmp_path):
     assert again.returncode == 2 and "write to another file with --out" in again.stderr
     assert checked.returncode == 0, checked.stderr
     assert sorted(data.iterdir()) == before
+
+
+def test_the_sample_needs_no_rasters_and_overwrites_nothing(tmp_path):
+    refused(called("pretrain", cwd=tmp_path), "there is no catalogue", "`geomae catalog init --sample`")
+    done = called("catalog", "init", "--sample", cwd=tmp_path)
+    assert done.returncode == 0 and "geomae pretrain" in done.stdout
+    assert open_catalog(tmp_path / "data_catalog.yaml").entries["landscape"].sample is not None
+    before = contents(tmp_path)
+    refused(called("catalog", "init", "--sample", cwd=tmp_path), "not overwritten", "--out FILE")
+    refused(called("catalog", "init", ".", "--sample", cwd=tmp_path), "FOLDER or --sample", "only one")
+    refused(called("catalog", "init", cwd=tmp_path), "FOLDER or --sample", "neither")
+    assert contents(tmp_path) == before
+    assert called("catalog", "init", "--sample", "--out", "other.yaml", "--quiet", cwd=tmp_path).stdout == ""
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ datasets:
 KINDS = ("crop", "tree", "water")
 TRAINED, TESTED = 6, 11  # scenes, each a group
 QUICK = (
-    "steps=6", "batch=16", "rates=[0.05, 0.1]", "eval_every=3", "save_every=3", "log_every=1", "readers=0", "trial=0.4",
+    "steps=6", "batch=16", "rates=[0.05, 0.1]", "eval_every=3", "save_every=3", "log_every=1", "readers=0",
 )  # fmt: skip
 
 
@@ -150,10 +150,13 @@ def test_the_model_knows_what_it_learned_from(finished):
     assert tuned.record.tile == 16
     assert tuned.record.calibration is not None
     assert sum(tuned.record.class_shares) == pytest.approx(1)
+    counts_KK = np.array(tuned.record.confusion)
     behind = json.loads((finished / "model" / LEARNED_TILES).read_text())["fields"]
     scenes = [{tile.split(":")[0] for tile in behind[part]} for part in ("learned", "held_out")]
     assert not scenes[0] & scenes[1]  # whole groups are held out
     assert sum(map(len, behind.values())) == 4 * TRAINED
+    assert counts_KK.shape == (3, 3)
+    assert counts_KK.sum() == len(behind["held_out"])
     assert tuned.model.provenance["from"] == {"mlflow_run": "r0"}
 
 
@@ -180,7 +183,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(fields, tmp_path, monk
     usual, steps = loop.one_step, iter(range(100))
 
     def stopping(trainer, batch, rate, stop):
-        if next(steps) == 6:  # in the chosen training, behind both trials
+        if next(steps) == 8:  # in the second training
             stop.signal = signals.signal.SIGTERM
         return usual(trainer, batch, rate, stop)
 

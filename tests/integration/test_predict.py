@@ -3,19 +3,31 @@
 import csv
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import rasterio
-from helpers import write_catalog
+import torch
+from helpers import mlflow_client, write_catalog
 from rasterio.transform import xy
 
 from geomae.commands import probe
 from geomae.commands.options import CommonOptions
 from geomae.commands.predict import PredictOptions, run
 from geomae.errors import GeomaeError
+from geomae.models.architecture import Architecture
+from geomae.models.finetuned import load_finetuned
+from geomae.models.folder import Model, TrainedHead, save_model
+from geomae.models.head_record import HeadRecord
+from geomae.models.heads import build_head
+from geomae.models.mae import MaskedAutoencoder
+from geomae.prediction.folders import open_predictor
+from geomae.prediction.shares import estimated_shares
 from geomae.rasters import write_cog
+from geomae.sensors import sensor
+from geomae.sensors.record import SensorRecord
 
 CATALOG = """\
 version: 1
@@ -32,6 +44,16 @@ datasets:
     table: {path: scenes.csv, key: scene}
     split: {column: split}
     group: {column: site}
+  rgb:
+    path: scenes/*.tif
+    sensor: naip
+    bands: [red, green, blue, null]
+    unit: reflectance
+    scale: 0.0001
+    offset: 0
+    tile: {size: 16}
+    table: {path: scenes.csv, key: scene}
+    split: {column: split}
   counts:
     path: scenes/*.tif
     sensor: naip
@@ -99,6 +121,32 @@ def mapped(folder, tmp_path_factory):
     return out
 
 
+def finetuned(folder, task, **changes):
+    """A model folder with a head of random weights, which says that it was pretrained, fine-tuned and adapted."""
+    bands = tuple(map(sensor("naip").band, ("red", "green", "blue", "nir")))
+    known = SensorRecord("naip:reflectance", "reflectance", 5.0, bands, (0.1,) * 4, (0.08,) * 4)
+    shape = Architecture(bands=4, patch=8, width=16, depth=1, heads=2, decoder=None)
+    classes = () if task == "regression" else ("crop", "water")
+    head = {
+        "kind": "linear", "task": task, "classes": classes, "codes": (40, 7)[: len(classes)], "tile": 16,
+        "bands": [band.name for band in bands], "sensor": known.name, "gsd_m": 5.0, "unit": "" if classes else "t/ha",
+        "layer": 1, "class_shares": (0.5, 0.5)[: len(classes)], "colours": ("#ffbb22", "#0064c8")[: len(classes)],
+    }  # fmt: skip
+    pretrained = {"command": "pretrain", "mlflow_run": "r1", "dataset": ["fields@all"]}
+    taught = {"task": task, "method": "full"}
+    tuned = {"command": "finetune", "mlflow_run": "r2", "dataset": ["fields@train"], "finetuned": taught}
+    moved = {"command": "adapt", "mlflow_run": "r3", "dataset": ["far"], "adapted": {"method": "lora", "target": "far"}}
+    provenance = moved | {"from": tuned | {"from": pretrained}}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Model(MaskedAutoencoder(shape), (known,), provenance)
+        if task != "none":
+            record = HeadRecord.model_validate(head | changes)
+            model.head = TrainedHead(record, build_head(shape, record), {"fields": {"learned": ["s0:0:0"]}})
+    save_model(model, folder)
+    return folder
+
+
 def table(path):
     with path.open() as file:
         return list(csv.DictReader(file))
@@ -143,9 +191,9 @@ def test_the_report_and_the_summary_tell_the_same(mapped):
 
 
 def test_tiles_that_were_learned_from_are_told_apart(folder, tmp_path):
-    assert run(wish(folder, tmp_path / "out", datasets=("fields",))) == 0
+    assert run(wish(folder, tmp_path / "out", datasets=("fields[site=site0]", "fields[site=site10]"))) == 0
     tiles = {row["dataset"]: row["n_tiles"] for row in table(tmp_path / "out/accuracy.csv") if row["metric"] == "ece"}
-    assert tiles == {"fields": str(16 * TESTED), "fields (learned from)": str(16 * TRAINED)}
+    assert tiles == {"fields[site=site10]": "16", "fields[site=site0] (learned from)": "16"}
 
 
 @pytest.mark.parametrize(
@@ -158,12 +206,26 @@ def test_tiles_that_were_learned_from_are_told_apart(folder, tmp_path):
         ({"priors": "estimat"}, ["--priors estimat", "neither none nor estimate nor a file"]),
         ({"datasets": ("counts",)}, ["digital_number", "reflectance", "`scale`"]),
         ({"model": "probe"}, ["holds no model and no probe", "did you mean"]),
+        ({"model": "headless"}, ["has no head", "geomae finetune --model"]),
+        (
+            {"model": "elsewhere"},
+            ["baseline:statistics: is not the encoder that", "`geomae probe`"],
+        ),
+        ({"datasets": ("rgb",)}, ["rgb: has no band like nir", "(it has red, green, blue)", "`bands:`"]),
+        ({"model": "numbers", "priors": "estimate"}, ["--priors estimate", "the model predicts numbers"]),
+        ({"model": "numbers", "sample": "foreign.csv"}, ["foreign.csv", "the model predicts numbers"]),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(folder, tmp_path, wished, parts):
     (folder / "unnamed.csv").write_text("x,y,crs,refernce\n1,1,EPSG:32632,crop\n")
     (folder / "foreign.csv").write_text("x,y,crs,reference\n1,1,EPSG:32632,marsh\n")
     (folder / "shares.csv").write_text("class,share\ncrop,0.4\nwater,0.3\n")
+    for name, task in {"headless": "none", "numbers": "regression"}.items():
+        if not (folder / name).exists():
+            finetuned(folder / name, task)
+    shutil.copytree(folder / "probe/probes/baseline-statistics", folder / "elsewhere", dirs_exist_ok=True)
+    told = json.loads((folder / "elsewhere/probe.json").read_text())
+    (folder / "elsewhere/probe.json").write_text(json.dumps(told | {"encoder_digest": "0" * 64}))
     for key in ("sample", "model"):
         wished |= {key: folder / wished[key]} if key in wished else {}
     if "priors" in wished and wished["priors"].endswith(".csv"):
@@ -181,4 +243,81 @@ def test_reference_points_that_are_not_on_the_map(folder, mapped, tmp_path):
     with pytest.raises(GeomaeError, match="outside the map"):
         run(wish(folder, tmp_path / "a", sample=far))
     with pytest.raises(GeomaeError, match="learned from"):
-        run(wish(folder, tmp_path / "b", sample=learned, datasets=("fields",)))
+        run(wish(folder, tmp_path / "b", sample=learned, datasets=("fields[site=site0]",)))
+
+
+def test_strata_that_the_map_lacks_and_another_map_in_the_folder(folder, mapped, tmp_path):
+    strange = tmp_path / "strange.csv"
+    for stratum, said in (("s3", "no scene that was mapped"), ("marsh", "'marsh'.*the map has no such class")):
+        other = "s10" if stratum == "s3" else "crop"
+        rows = [f"{4e5 + 1000 * TRAINED + 10},{5e6 - 10},EPSG:32632,crop,{one}" for one in (other, stratum)]
+        strange.write_text("\n".join(["x,y,crs,reference,stratum", *rows]))
+        with pytest.raises(GeomaeError, match=said):
+            run(wish(folder, tmp_path / "a", sample=strange))
+    with pytest.raises(GeomaeError, match=r"holds the results of another request, which differs in .*priors"):
+        run(wish(folder, mapped, priors="estimate"))
+
+
+def test_numbers_are_mapped_in_their_unit_and_the_report_says_what_they_rest_on(folder, tmp_path):
+    """By a model of windows of one tile, so that each pixel of the map is what the model says of that tile."""
+    model = finetuned(folder / "biomass", "regression", mean=40.0, std=25.0, gsd_m=2.0)
+    assert run(wish(folder, tmp_path / "out", model=model)) == 0
+    tuned = load_finetuned(model)
+    with rasterio.open(tmp_path / "out/map_s10.tif") as made, rasterio.open(folder / "scenes/s10.tif") as scene:
+        assert made.dtypes == ("float32",) and math.isnan(made.nodata) and made.units == ("t/ha",)
+        values = made.read(1)
+        pixels = torch.from_numpy(scene.read().astype(np.float32) / 10_000)
+    tiles = pixels.unfold(1, 16, 16).unfold(2, 16, 16).permute(1, 2, 0, 3, 4).flatten(0, 1)
+    assert values.ravel() == pytest.approx(tuned.logits(tiles)[:, 0].numpy(), rel=1e-5)
+    assert not (tmp_path / "out/confidence_s10.tif").exists()
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert "its pixels are 5 m, and the model learned from 2 m; `gsd_m: 2`" in summary["inputs"]["remarks"][0]
+    assert "32 labels are no numbers, and are not scored" in summary["inputs"]["remarks"][1]
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    for number, step in enumerate(
+        ("pretrained without labels on fields@all (run r1)",
+         "fine-tuned (regression, full) with labels of fields@train (run r2)",
+         "adapted (lora) to far without labels (run r3)", "Predicted here: fields@test"), start=1,
+    ):  # fmt: skip
+        assert f"{number}. {step}." in page
+    tags = mlflow_client(f"sqlite:///{folder}/mlflow.db").get_run(summary["run_id"]).data.tags
+    runs = {name: tags[f"geomae.{name}_run"] for name in ("pretrain", "finetune", "adapt", "model")}
+    assert runs == {"pretrain": "r1", "finetune": "r2", "adapt": "r3", "model": "r3"}
+
+
+def test_shares_of_a_file_correct_the_map(folder, tmp_path):
+    """Where nothing can be water, nothing is."""
+    (tmp_path / "shares.csv").write_text("class,share\ncrop,1\nwater,0\n")
+    assert (
+        run(wish(folder, tmp_path / "out", priors=str(tmp_path / "shares.csv"), datasets=("fields[site=site10]",))) == 0
+    )
+    with rasterio.open(tmp_path / "out/map_s10.tif") as made:
+        assert (made.read(1) == 40).all()
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert "crop 100.0% (in training 50.0%); water 0.0% (in training 50.0%)" in page and "Do not trust" not in page
+
+
+@pytest.mark.parametrize(
+    ("confusion", "said"),
+    [
+        ([[20, 1], [2, 30]], None),
+        ([[10, 10], [15, 15]], "the confusion matrix is nearly singular"),
+        ((), "no validation tile of crop, water"),
+    ],
+)
+def test_shares_of_a_fine_tuned_model_are_judged_by_its_held_out_tiles(folder, tmp_path, confusion, said):
+    model = open_predictor(finetuned(tmp_path / "model", "classification", confusion=confusion), torch.device("cpu"))
+    rng = np.random.default_rng(0)
+    share_NK = rng.dirichlet([0.3, 0.3], 200)
+    record = replace(model.record, steps=model.record.steps[:2])
+    reasons = [estimated_shares(one, share_NK, np.arange(200), [f"g{i}" for i in range(200)], 0).estimate.reasons
+               for one in (record, model.record)]  # fmt: skip
+    assert len(reasons[0]) == (said is not None) and (said or "") in " ".join(reasons[0])
+    assert "adapted after its probabilities were calibrated" in reasons[1][-1]
+
+
+def test_scenes_smaller_than_a_window_are_counted(folder, tmp_path, capsys):
+    model = finetuned(tmp_path / "wide", "segmentation", tile=96)
+    wished = wish(folder, tmp_path / "out", model=model)
+    assert run(replace(wished, common=replace(wished.common, dry_run=True, quiet=False))) == 0
+    assert "2 of 2 scenes are smaller than a window of 96 pixels" in "".join(capsys.readouterr())

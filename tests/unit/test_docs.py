@@ -4,6 +4,7 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import pytest
 from ruamel.yaml import YAML
 from tiny_models import RECORD, tiny_model
 
-from geomae.catalog import DatasetEntry, json_schema, open_catalog, resolve_files
+from geomae.catalog import DatasetEntry, json_schema, open_catalog, resolve_files, resolve_selectors
 from geomae.config import PretrainConfig, flatten
+from geomae.errors import GeomaeError
+from geomae.rasters import write_cog
 from geomae.sensors import UNITS
 from geomae.tiles.index import check_dataset
 
@@ -119,12 +122,30 @@ def test_examples_that_are_said_to_run_do(text: str, name: str, tmp_path: Path) 
     assert {"train", "test"} <= set(found.tiles.tiles["split"])
 
 
-def test_the_keys_of_vectors_have_examples_that_run() -> None:
+def test_the_keys_of_vectors_and_dates_have_examples_that_run() -> None:
     entries = [YAML(typ="safe", pure=True).load(one.values[0])["datasets"][one.values[1]] for one in running()]
-    shown = {key.partition("=")[0] for entry in entries for key in flatten(entry)}
-    new = {key for key in documented() if key.startswith(("windows.", "label.vector."))}
-    elsewhere = {f"windows.{one}" for one in ("table", "key", "row", "col", "days")}
-    assert new - shown - elsewhere == set()
+    shown = {key for entry in entries for key in flatten(entry)}
+    shown = {key for key in documented() if any(f"{one}.".startswith(f"{key}.") for one in shown)}
+    new = {key for key in documented() if key.startswith(("windows.", "label.vector.", "time.", "domain.months"))}
+    elsewhere = {f"windows.{one}" for one in ("table", "key", "row", "col")} | {"time.pattern"}  # the latter runs below
+    assert new - shown == elsewhere
+
+
+def test_the_example_of_dates_in_names_runs(tmp_path: Path) -> None:
+    """On files that are called as it says; a March is left out by `where`, a July before April 2021 too."""
+    (text,) = (one for one in blocks(CATALOGUE, "yaml") if "time: {pattern: 'plot_*_%Y%m%d'}" in one)
+    (tmp_path / "data_catalog.yaml").write_text(text, encoding="utf-8")
+    rng = np.random.default_rng(0)
+    for name in [*re.findall(r"plot_\d_\d{8}\.tif", text), "plot_9_20220301.tif", "plot_9_20200701.tif"]:
+        write_cog(tmp_path / "flights" / name, rng.integers(1, 200, (4, 64, 64), dtype=np.uint8))
+    catalog = open_catalog(tmp_path / "data_catalog.yaml")
+    found = check_dataset(catalog, "valley")
+    assert found.error is None and found.tiles is not None
+    times, domains = found.tiles.column("time").tolist(), found.tiles.column("domain").tolist()
+    assert dict(zip(times, domains, strict=True)) == {"2021-06-07": "wet", "2021-11-30": "dry"}
+    named = re.findall(r'"(valley\[.*?\])"', CATALOGUE.read_text(encoding="utf-8"))
+    chosen = [found.tiles.select(one).column("time").tolist() for one in resolve_selectors(catalog, named, None)]
+    assert chosen == [["2021-11-30"], ["2021-06-07"]]
 
 
 def test_every_key_is_documented_and_no_other() -> None:
@@ -229,3 +250,71 @@ def test_the_script_of_the_pictures(tmp_path: Path) -> None:
     script["draw_row"](tmp_path / "row.png", {name: np.zeros((4, 4, 3)) for name in ("seen", "made")})
     height, width = np.frombuffer((tmp_path / "row.png").read_bytes()[16:24], ">u4")[::-1]
     assert 1.5 < width / height < 2
+
+
+TROUBLES = ROOT / "docs/troubleshooting.md"
+
+
+def error_classes(base: type[GeomaeError] = GeomaeError) -> Iterator[type[GeomaeError]]:
+    """The class and all that derive from it."""
+    yield base
+    for derived in base.__subclasses__():
+        yield from error_classes(derived)
+
+
+def source_in_one() -> str:
+    """The program's source without its docstrings; texts that go on in the next line are joined."""
+    source = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "geomae").rglob("*.py")))
+    return re.sub(r'"\s*\n\s*f?"', "", re.sub(r'""".*?"""', "", source, flags=re.DOTALL))
+
+
+def quoted_messages() -> list[str]:
+    """The messages in the first column of the tables of errors, and those in brackets in the answers."""
+    text = TROUBLES.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.+?`) \|", text, re.MULTILINE)
+    warnings = re.findall(r"\(`([a-z][^`]+ [^`]+)`[,)]", text)
+    return [*(one for row in rows for one in re.findall(r"`([^`]+)`", row)), *warnings]
+
+
+def test_every_class_of_errors_has_a_section() -> None:
+    titles = re.findall(r"^### (\w+)$", TROUBLES.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {one.__name__ for one in error_classes()} == {one for one in titles if one.endswith("Error")}
+
+
+def test_messages_are_those_of_the_source() -> None:
+    """Nobody finds a message that is called otherwise by now."""
+    messages, source = quoted_messages(), source_in_one()
+    assert len(messages) >= 40 and "the tags say" in messages
+    for message in messages:
+        parts = [re.escape(part.strip()) for part in message.split("…")]
+        assert re.search(r"[^\n]*?".join(parts), source), message
+
+
+def test_who_reports_a_defect_is_asked_for_the_doctor() -> None:
+    folder = ROOT / ".github/ISSUE_TEMPLATE"
+    forms = {path.stem: YAML(typ="safe", pure=True).load(path) for path in folder.glob("*.yml")}
+    fields = {field["id"]: field for field in forms["defect"]["body"] if "id" in field}
+    assert "geomae doctor --json" in fields["doctor"]["attributes"]["label"]
+    assert fields["doctor"]["validations"]["required"]
+    for name in ("defect", "wish"):
+        assert {"name", "description", "body"} <= set(forms[name])
+
+
+def test_the_citation_is_of_this_version() -> None:
+    cited = YAML(typ="safe", pure=True).load(ROOT / "CITATION.cff")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {"cff-version", "message", "title", "authors"} <= set(cited)  # what the format asks for
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    assert [one["name"] for one in cited["authors"]] == [one["name"] for one in project["authors"]]
+
+
+def test_the_changelog_keeps_its_form() -> None:
+    """Keep a Changelog: versions, newest first, and in them kinds of changes that it knows, each once."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
+    assert versions[0].startswith("[Unreleased]")
+    for version in versions:
+        assert re.match(r"\[Unreleased\]\n|\[\d+\.\d+\.\d+\] - \d{4}-\d{2}-\d{2}\n", version)
+        kinds = re.findall(r"^### (.+)$", version, re.MULTILINE)
+        assert kinds and len(set(kinds)) == len(kinds)
+        assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}

@@ -283,6 +283,7 @@ def test_the_nearest_known_name_is_the_remedy():
     assert nearest("stpes", ["steps", "batch"]) == "did you mean 'steps'?"
     assert nearest("NIR", ["nir", "red"]) == "did you mean 'nir'?"
     assert nearest("xyz", ["nir", "red"]) == "known: nir, red"
+    assert nearest("xyz", ["nir", "red", "nir"]) == "known: nir, red"  # of a table, and of every tile
     assert nearest("x", []) == "there are none"
     assert nearest("zzz", [f"name{i:02}" for i in range(25)]).endswith("name19 and 5 more")
 

@@ -68,6 +68,8 @@ def test_one_row_with_a_missing_value_is_no_null_literal() -> None:
         ("label == ", "the end is where a column or a value should be"),
         ("label in 'tree'", "write a list in square brackets"),
         ("label in [tree]", "put text in quotes"),
+        ("time >= 2021-06-07", "'2021-06-07' is where a column or a value should be; put dates in quotes"),
+        ("time in [2021-06, 2021-07]", "'2021-06' is where a value should be; put dates in quotes"),
         ("label in ['a' 'b']", "separate values by commas"),
         ("label in ['a'", "close with ]"),
         ("(group == 1", "add )"),

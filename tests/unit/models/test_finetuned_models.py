@@ -20,7 +20,8 @@ LEARNED = {"near": {"learned": ["a:0:0", "a:0:16"], "held_out": ["b:0:0"]}}
 
 def record_of(task="classification", kind="linear", **fields):
     classes = () if task == "regression" else CLASSES
-    own = {"kind": kind, "task": task, "classes": classes, "bands": NAMES, "sensor": "s2", "tile": 16, "width": 8}
+    own = {"kind": kind, "task": task, "classes": classes, "bands": NAMES, "sensor": "s2", "tile": 16}
+    own |= {"width": 8, "layer": 2}
     return HeadRecord(**own | fields)
 
 

@@ -12,6 +12,10 @@ from helpers import write_catalog, write_scenes
 
 from geomae.catalog import open_catalog
 from geomae.config import parse
+from geomae.encoders.own_models import OwnEncoder
+from geomae.errors import ConfigError
+from geomae.evaluation.head_start import begun
+from geomae.evaluation.linear_probe import C_VALUES, fit_path, one_hot
 from geomae.models.architecture import Architecture
 from geomae.models.criterion import Criterion
 from geomae.models.finetuned import Finetuned
@@ -26,7 +30,7 @@ from geomae.tiles.labelled_batches import Changes, LabelledTiles, labelled_batch
 from geomae.tiles.reader import TileReader
 from geomae.tiles.schedule import schedule_batches
 from geomae.tiles.selection import own_record
-from geomae.training.finetuning import FinetuneJob, class_weights, finetune_model, network_of
+from geomae.training.finetuning import FinetuneJob, class_weights, finetune_model, network_of, with_weights
 from geomae.training.finetuning_config import FinetuneConfig
 from geomae.training.optimizer import guarded_step
 from geomae.training.supervised import LabelledPart, prepare
@@ -66,14 +70,14 @@ def job_of(index, label_T, task="classification", kind="linear", *, judged=False
     part = LabelledPart("tiny", LabelledTiles(TileReader(chosen, 2**30, names), label_T), record)
     head = HeadRecord(
         kind=kind, task=task, classes=() if task == "regression" else CLASSES, bands=names, sensor=record.name,
-        tile=16, width=16,
+        tile=16, width=16, layer=model.mae.architecture.depth,
     )  # fmt: skip
     return FinetuneJob(model, head, Criterion(task), part, part if judged else None, 0)
 
 
 def run(compute, job, folder, steps, batch, rate=0.05, **settings):
     config = parse(FinetuneConfig, QUICK | {"steps": steps, "batch": batch, "rates": [rate]} | settings)
-    learned = finetune_model(compute, config, job, folder, Stop())
+    learned = finetune_model(compute, config, begun(compute, job), folder, Stop())
     assert learned is not None
     return learned
 
@@ -219,3 +223,37 @@ def test_patience_and_the_best_step(index, compute, tmp_path):
     noise = replace(job.held, tiles=replace(job.held.tiles, label_T=np.roll(job.held.tiles.label_T, 1)))
     learned = run(compute, replace(job, held=noise), tmp_path, 60, 64, 0.02, eval_every=5, patience=2)
     assert learned.steps == learned.kept_step + 10 < 60
+
+
+def test_a_linear_head_begins_as_the_probe_of_the_frozen_encoder(index, compute, tmp_path):
+    """Kept where no step is better; its strength is the one with the least loss on what is held out."""
+    label_T = random_classes(index)
+    job = job_of(index, label_T, judged=True)
+    job = replace(job, held=replace(job.held, tiles=replace(job.held.tiles, label_T=label_T[::-1].copy())))
+    begins = begun(compute, job)
+    learned = run(compute, job, tmp_path, 8, 64, 0.5, eval_every=4)
+    assert learned.kept_step == 0
+    encoder = OwnEncoder(job.model, job.model.mae.architecture.depth - 1, "mean-std")
+    layered = replace(job, record=job.record.model_copy(update={"layer": job.model.mae.architecture.depth - 1}))
+    layered = begun(compute, layered)
+    pixels, valid = (torch.from_numpy(values) for values in job.learned.tiles.reader.many(range(len(index))))
+    embedding_TD = encoder.embed(pixels, valid)[0].numpy()
+    probe = fit_path(embedding_TD, one_hot(label_T, 3), [layered.start.strength], balanced=False)[0]
+    model = with_weights(layered, dict(network_of(layered, parse(FinetuneConfig, QUICK))[0].state_dict()))
+    logits_TK = Finetuned(model, layered.record).logits(pixels, valid).numpy()
+    np.testing.assert_allclose(logits_TK, probe.scores(embedding_TD), atol=1e-3)
+    assert begins.start.strength == min(C_VALUES)  # labels of others: the most careful probe is the best
+    assert begun(compute, job_of(index, label_T, judged=True)).start.strength == max(C_VALUES)  # its own: the boldest
+
+
+def test_blocks_behind_the_head_stay_as_they_are(index, compute, tmp_path):
+    job = job_of(index, random_classes(index))
+    job = replace(job, record=job.record.model_copy(update={"layer": 1}))
+    network, _ = network_of(job, parse(FinetuneConfig, QUICK))
+    assert not any(value.requires_grad for value in network.encoder.blocks[1].parameters())
+    with pytest.raises(ConfigError, match="blocks: 2 are to learn, and the head reads 1"):
+        network_of(job, parse(FinetuneConfig, QUICK | {"method": "last-blocks"}))
+    learned = run(compute, job, tmp_path, 2, 16, 0.1)
+    before, after = (one.mae.encoder.blocks for one in (job.model, learned.model))
+    assert all(map(torch.equal, before[1].parameters(), after[1].parameters()))
+    assert not torch.equal(before[0].mlp.fc1.weight, after[0].mlp.fc1.weight)

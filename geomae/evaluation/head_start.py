@@ -1,0 +1,117 @@
+"""Where a linear head begins: as the linear probe of the encoder before it learns, so that training does not spoil what
+the encoder can do while a head of random weights finds its way (Kumar et al. 2022, arXiv 2202.10054).
+
+N rows (tiles, or patches), D features, K classes or numbers
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from geomae.evaluation.linear_probe import (
+    C_VALUES,
+    RIDGE_C_VALUES,
+    LinearProbe,
+    class_shares,
+    draw_patches,
+    fit_path,
+    fit_ridge_path,
+    one_hot,
+)
+from geomae.metrics.predictions import Floats
+from geomae.models.finetuned import FinetunedNetwork
+from geomae.models.folder import sensor_tensors
+from geomae.models.head_record import REGRESSION, SEGMENTATION
+from geomae.models.heads import LinearHead, build_head
+from geomae.runtime.devices import Compute
+from geomae.runtime.precision import working_precision
+from geomae.tiles.labelled_batches import whole_batches
+from geomae.training.finetuning import FinetuneJob, HeadStart
+from geomae.training.supervised import LabelledPart
+
+BATCH = 64  # tiles that are embedded at a time
+
+
+def begun(compute: Compute, job: FinetuneJob, strength: float | None = None) -> FinetuneJob:
+    """The job with the head that training begins from; a conv head begins at random.
+
+    The probe's strength (C of scikit-learn) is the one with the least loss on what is held out; where nothing is, the
+    one that is given, else the middle of those that there are.
+    """
+    head = build_head(job.model.mae.architecture, job.record)
+    if not isinstance(head, LinearHead):
+        return job
+    network = FinetunedNetwork(job.model.mae, head).to(compute.fabric.device).eval()
+    rows_ND, target_NK = _rows(compute, job, network, job.learned)
+    values = RIDGE_C_VALUES if job.record.task == REGRESSION else C_VALUES
+    if job.held is None:
+        values = (strength or values[len(values) // 2],)
+    probes = _fit(job, rows_ND, target_NK, values)
+    losses = [0.0]
+    if job.held is not None:
+        held_ND, truth_NK = _rows(compute, job, network, job.held)
+        losses = [_loss(job, probe, held_ND, truth_NK) for probe in probes]
+    best = int(np.argmin(losses))
+    probe = probes[best]
+    values_of = {
+        "centre_D": probe.scale.mean_D, "scale_D": probe.scale.std_D, "linear.weight": probe.weight_DK.T,
+        "linear.bias": probe.bias_K,
+    }  # fmt: skip
+    weights = {name: torch.from_numpy(np.ascontiguousarray(one)).float() for name, one in values_of.items()}
+    return replace(job, start=HeadStart(weights, values[best]))
+
+
+def _rows(compute: Compute, job: FinetuneJob, network: FinetunedNetwork, part: LabelledPart) -> tuple[Floats, Floats]:
+    """Features (N, D) of the tiles as they are, and how much of each class a row is (N, K), or its number (N, 1)."""
+    device, sensor = compute.fabric.device, sensor_tensors(part.record, compute.fabric.device)
+    head, features, labels = network.head, [], []
+    assert isinstance(head, LinearHead)
+    for chosen, batch, counted in whole_batches(part.tiles, BATCH):
+        assert counted
+        batch = batch.to(device)
+        inputs = sensor.standardise(batch.pixels_BCHW, batch.valid_BCHW)
+        with torch.no_grad(), working_precision(device, compute.precision):
+            tokens = network.tokens(inputs, batch.valid_BCHW, sensor.codes_CF, sensor.gsd_m)
+            found: Tensor = head.features(tokens)
+        rows_BD = found.float().cpu().numpy()
+        label_B = part.tiles.label_T[chosen]
+        if job.record.task != SEGMENTATION:
+            features.append(rows_BD)
+            labels.append(_targets(label_B, job))
+            continue
+        share_BRCK = class_shares(label_B.astype(np.int16), *tokens.shape, len(job.record.classes))
+        share_BRCK[~tokens.usable_BN.cpu().numpy().reshape(share_BRCK.shape[:3])] = 0
+        features.append(rows_BD.reshape(-1, rows_BD.shape[-1]))
+        labels.append(share_BRCK.reshape(len(features[-1]), -1))
+    rows_ND, target_NK = np.concatenate(features), np.concatenate(labels)
+    if job.record.task == SEGMENTATION:
+        drawn = draw_patches(target_NK, job.seed)
+        rows_ND, target_NK = rows_ND[drawn], target_NK[drawn]
+    return rows_ND.astype(np.float64), target_NK
+
+
+def _targets(label_B: NDArray[Any], job: FinetuneJob) -> Floats:
+    if job.record.task == REGRESSION:
+        return label_B.astype(np.float64)[:, None]
+    return one_hot(label_B, len(job.record.classes))
+
+
+def _fit(job: FinetuneJob, rows_ND: Floats, target_NK: Floats, values: tuple[float, ...]) -> list[LinearProbe]:
+    if job.record.task == REGRESSION:
+        found = fit_ridge_path(rows_ND, target_NK[:, 0], values)
+        return [LinearProbe(one.scale, one.weight_D[:, None], np.array([one.bias])) for one in found]
+    return fit_path(rows_ND, target_NK, values, balanced=job.criterion.weight_K is not None)
+
+
+def _loss(job: FinetuneJob, probe: LinearProbe, rows_ND: Floats, target_NK: Floats) -> float:
+    """The mean loss on rows that the fit has not seen: squared, or cross entropy with the weights of the criterion."""
+    scores_NK = probe.scores(rows_ND)
+    if job.record.task == REGRESSION:
+        return float(np.square(scores_NK - target_NK).mean())
+    weight_K = np.ones(target_NK.shape[1]) if job.criterion.weight_K is None else np.array(job.criterion.weight_K)
+    log_NK = torch.from_numpy(scores_NK).log_softmax(1).numpy()
+    return float(-(target_NK * weight_K * log_NK).sum() / (target_NK * weight_K).sum())
