@@ -3,6 +3,7 @@ untrained.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,8 +13,10 @@ from geomae.commands.options import (
     Changes,
     CommonOptions,
     Device,
+    Devices,
     DryRun,
     Experiment,
+    Nodes,
     Out,
     Precision,
     Quiet,
@@ -21,7 +24,6 @@ from geomae.commands.options import (
     Seed,
     TrackingUri,
     exit_with,
-    output_folder,
     read_selectors,
 )
 from geomae.errors import ConfigError
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from geomae.encoders import Reference
     from geomae.evaluation.finetune_task import FinetuneTask
     from geomae.evaluation.finetuning import FinetuneResult
+    from geomae.runtime.devices import Compute
     from geomae.runtime.signals import Stop
     from geomae.training.finetuning_config import FinetuneConfig
     from geomae.training.starts import OwnStart
@@ -83,6 +86,8 @@ def finetune(
     out: Out = None,
     seed: Seed = 0,
     device: Device = "auto",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
     precision: Precision = "auto",
     tracking_uri: TrackingUri = None,
     experiment: Experiment = "geomae",
@@ -92,8 +97,8 @@ def finetune(
 ) -> None:
     """Fine-tune an encoder with labels, and measure it against a probe, a forest and itself untrained."""
     common = CommonOptions(
-        catalog=catalog, out=out, seed=seed, device=device, precision=precision, tracking_uri=tracking_uri,
-        experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
+        catalog=catalog, out=out, seed=seed, device=device, devices=devices, nodes=nodes, precision=precision,
+        tracking_uri=tracking_uri, experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
     )  # fmt: skip
     options = FinetuneOptions(
         common=common, model=model, train=train, tests=tuple(test or ()), task=task, method=method, config=config,
@@ -108,13 +113,14 @@ def run(options: FinetuneOptions) -> int:
     selectors = read_selectors(options.common, [options.train], *([options.tests] if options.tests else []))
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
     from geomae.commands import finetune_report as report
-    from geomae.commands.run import AnalysisRun, open_session, selection_record
+    from geomae.commands.run import first_rank_run, open_session
     from geomae.evaluation.finetune_task import read_finetune_task
+    from geomae.runtime.devices import check_shares
     from geomae.runtime.signals import watch
-    from geomae.training.checkpoints import last_step
     from geomae.training.finetuning import network_of
 
-    session = open_session(options.common, one_process="geomae finetune")
+    session = open_session(options.common)
+    check_shares(config.batch, config.accumulate, session.fabric.world_size)
     reference, start = open_encoder(options)
     selections = session.select([one for group in selectors for one in group])
     task = read_finetune_task(session.catalog, selections, start, options.task, config, options.common.seed)
@@ -128,46 +134,52 @@ def run(options: FinetuneOptions) -> int:
         "catalog": str(session.catalog.path.absolute()), "precision": session.precision, "model_digest": start.digest,
         "data_digest": [one.digest() for one in selections],
     }  # fmt: skip
-    out = output_folder("finetune", options.common.out)
-    with AnalysisRun("finetune", options.common, params, session.screen, out) as run_, watch() as stop:
-        run_.track([selection_record(session.catalog, one) for one in selections], report.model_tags(start))
+    with first_rank_run(session, "finetune", params, selections, report.model_tags(start)) as analysis:
         for note in (task.how, *task.notes):
             session.screen.say(note)
-        trained = run_.folder.checkpoints / "model"
-        done = {config.begins(name): last_step(trained / name) for name in config.runs}
-        run_.folder.forget_after(max((begin + last for begin, last in done.items() if last), default=0))
-        result = measure(session, run_, task, config, shots, options, (reference, start), stop)
-        if result is None:
-            run_.stopped()
-            return stop.exit_code
-        report.write_results(run_, session, result, reference, start, options.register)
+        out, _ = session.launch_into(analysis)
+        progress = report.Progress(analysis, config)
+        with watch() as stop:
+            learned = train(session.compute, task, config, shots, options.baselines, out, stop, progress)
+            if learned is None:
+                return session.stopped(analysis, stop)
+            if analysis is not None:  # the first rank measures and writes
+                result = measure(session, analysis, task, learned, shots, options.baselines, reference, stop)
+                if result is None:
+                    return session.stopped(analysis, stop)
+                report.save_finetuned(analysis, session.catalog, config, task, result.model, start)
+                report.write_results(analysis, session, result, reference, start, options.register)
     return 0
 
 
-def measure(
-    session: "Session", run_: "AnalysisRun", task: "FinetuneTask", config: "FinetuneConfig", shots: tuple[int, ...],
-    options: FinetuneOptions, encoder: "tuple[Reference, OwnStart]", stop: "Stop",
+def train(
+    compute: "Compute", task: "FinetuneTask", config: "FinetuneConfig", shots: tuple[int, ...], baselines: bool,
+    out: Path, stop: "Stop", progress: "Progress",
 ) -> "FinetuneResult | None":  # fmt: skip
-    """Fine-tune, then what it is measured against; None where `stop` ended it."""
-    from geomae.commands.finetune_report import FINE_TUNING, Progress, save_finetuned
+    """Everything that learns by gradients, on all ranks, and what it says of the tests; None where `stop` ended it."""
+    from geomae.commands.finetune_report import FINE_TUNING
+    from geomae.commands.run import RunFolder
     from geomae.evaluation import finetuning as measured
     from geomae.evaluation.head_start import begun
     from geomae.training.finetuning import finetune_model
 
-    compute, folder = session.compute, run_.folder.checkpoints
-    progress = Progress(run_, config)
+    folder = RunFolder(out).checkpoints
     job = begun(compute, task.job(config))
     learned = finetune_model(compute, config, job, folder / "model", stop, progress.of(FINE_TUNING))
     if learned is None:
         return None
     model = measured.calibrated_model(compute, task, config, learned)
-    save_finetuned(run_, session.catalog, config, task, model, encoder[1])
     predictions = measured.tell(compute, task, model, config)
     result = measured.FinetuneResult(
         task, config, learned, model, [measured.Contender(config.method, None, [predictions])]
     )
-    if options.baselines and not _baselines(session, run_, result, shots, encoder, stop, progress):
-        return None
+    if baselines:
+        hear = progress.of("from scratch")
+        found = measured.train_scratch(compute, task, config, folder / measured.SCRATCH, stop, hear)
+        if found is None:
+            return None
+        result.scratch, predictions = found
+        result.contenders.append(measured.Contender(measured.SCRATCH, None, [predictions]))
     if shots:
         at = config.at(learned.rate)
         strength = None if job.start is None else job.start.strength
@@ -175,41 +187,38 @@ def measure(
         if few is None:
             return None
         result.contenders += few
-    result.scores = measured.score_methods(result)
     return result
 
 
-def _baselines(
-    session: "Session", run_: "AnalysisRun", result: "FinetuneResult", shots: tuple[int, ...],
-    encoder: "tuple[Reference, OwnStart]", stop: "Stop", progress: "Progress",
-) -> bool:  # fmt: skip
-    """The same architecture untrained, the probe of the frozen encoder, a forest; False where `stop` ended it."""
+def measure(
+    session: "Session", run_: "AnalysisRun", task: "FinetuneTask", result: "FinetuneResult", shots: tuple[int, ...],
+    baselines: bool, reference: "Reference", stop: "Stop",
+) -> "FinetuneResult | None":  # fmt: skip
+    """With the probe of the frozen encoder, a forest, and the scores of all; None where `stop` ended it."""
     from geomae.encoders import EncoderSpec
     from geomae.encoders.selections import EmbeddingSpec, embed_specs
     from geomae.evaluation import finetuning as measured
     from geomae.evaluation.forest import FOREST, predict_forest
     from geomae.models.head_record import SEGMENTATION
 
-    task, folder = result.task, run_.folder.checkpoints / measured.SCRATCH
-    found = measured.train_scratch(session.compute, task, result.config, folder, stop, progress.of("from scratch"))
-    if found is None:
-        return False
-    result.scratch, predictions = found
-    result.contenders.append(measured.Contender(measured.SCRATCH, None, [predictions]))
-    reference = encoder[0]
-    probe = task.probe(shots)
-    loader = session.loader(EmbeddingSpec(patches=task.task == SEGMENTATION), probe.selections)
-    specs = [EncoderSpec(reference.label, (reference,))]
-    for embeddings in embed_specs(
-        session.compute, session.catalog, specs, loader.load_trained(specs), loader, run_.out / "embeddings", stop,
-        run_.step,
-    ):  # fmt: skip
-        result.others[measured.LINEAR] = probe.predict(embeddings)
+    if baselines:
+        probe = task.probe(shots)
+        loader = session.loader(EmbeddingSpec(patches=task.task == SEGMENTATION), probe.selections)
+        specs = [EncoderSpec(reference.label, (reference,))]
+        for embeddings in embed_specs(
+            session.compute, session.catalog, specs, loader.load_trained(specs), loader, run_.out / "embeddings", stop,
+            run_.step,
+        ):  # fmt: skip
+            result.others[measured.LINEAR] = probe.predict(embeddings)
+        if stop.signal:
+            return None
+        # A forest needs the same bands everywhere.
+        if len({tuple(band.name for band in one.imagery.bands) for one in probe.selections}) == 1:
+            result.others[FOREST] = predict_forest(probe)
     if stop.signal:
-        return False
-    if len({tuple(band.name for band in one.imagery.bands) for one in probe.selections}) == 1:  # which a forest needs
-        result.others[FOREST] = predict_forest(probe)
-    return not stop.signal
+        return None
+    result.scores = measured.score_methods(result)
+    return result
 
 
 def read_config(options: FinetuneOptions) -> "tuple[FinetuneConfig, tuple[int, ...]]":
@@ -219,10 +228,6 @@ def read_config(options: FinetuneOptions) -> "tuple[FinetuneConfig, tuple[int, .
 
     said = {} if options.method is None else {"method": options.method}
     config = load_config(FinetuneConfig, "finetune", options.config or "tiny", options.changes, said)
-    if config.batch % config.accumulate:
-        raise ConfigError(
-            f"accumulate: {config.batch} tiles cannot be split into {config.accumulate} passes; choose a divisor"
-        )
     return config, _read_shots(options.shots)
 
 

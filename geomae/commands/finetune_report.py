@@ -26,6 +26,7 @@ from geomae.reports.finetune_figures import Example, examples_picture
 from geomae.reports.page import Cell, Figure, Page, Section, Table, write_page
 from geomae.reports.probe_figures import Bar, confusion_picture, metric_name, reliability_picture, scores_picture
 from geomae.tiles.reader import TileReader
+from geomae.training.checkpoints import last_step
 from geomae.training.finetuning import OnEvent
 from geomae.training.finetuning_config import FinetuneConfig
 from geomae.training.loop import Event
@@ -48,13 +49,20 @@ class Progress:
     other, with steps that go on counting.
     """
 
-    def __init__(self, run_: AnalysisRun, config: FinetuneConfig) -> None:
+    def __init__(self, run_: AnalysisRun | None, config: FinetuneConfig) -> None:
+        """Forget the figures of steps that will be computed again. Other ranks have no run, and show nothing."""
         self.run, self.config = run_, config
+        if run_ is not None:
+            trained = run_.folder.checkpoints / "model"
+            done = {config.begins(name): last_step(trained / name) for name in config.runs}
+            run_.folder.forget_after(max((begin + last for begin, last in done.items() if last), default=0))
 
     def of(self, what: str) -> OnEvent:
         """What hears of one of the trainings."""
 
         def hear(name: str, event: Event) -> None:
+            if self.run is None:
+                return
             if event.figures is not None:
                 title = f"{what}, {name.replace('-', ' ')}"
                 self.run.step(title, event.step, self.config.steps, f"loss {event.figures['loss']:.4f}")

@@ -144,7 +144,7 @@ def run(options: PretrainOptions) -> int:
     fabric = devices.build_fabric(options.device, options.devices, options.nodes, options.strategy)
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    check_shares(job.config, fabric.world_size)
+    devices.check_shares(job.config.batch, job.config.accumulate, fabric.world_size)
     catalog = open_catalog(job.catalog) if new is None else with_absolute_path(common.open_catalog())
     # Where we start the other ranks, that comes after everything that can be wrong with the request, so that it is said
     # once; where a scheduler has started them, rank 0 goes first and leaves what it measured to the others.
@@ -300,15 +300,6 @@ def _check_out(out: Path, job: "PretrainJob") -> None:
     else:
         what, remedy = "already holds this run, unfinished", f"go on with --resume {out}, or {remedy}"
     raise StorageError(f"--out {out}: {what}; {remedy}")
-
-
-def check_shares(config: "PretrainConfig", ranks: int) -> None:
-    """Every rank and every pass must get the same number of tiles."""
-    if config.batch % (ranks * config.accumulate):
-        raise ConfigError(
-            f"batch: {config.batch} tiles cannot be shared by {ranks} devices in {config.accumulate} passes; "
-            f"take a multiple of {ranks * config.accumulate}"
-        )
 
 
 def _tiles_to_probe(

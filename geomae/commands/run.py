@@ -350,6 +350,24 @@ def open_session(common: CommonOptions, one_process: str | None = None) -> Sessi
 
 
 @contextlib.contextmanager
+def first_rank_run(
+    session: Session,
+    command: str,
+    params: Mapping[str, Any],
+    selections: Sequence[Selection],
+    tags: Mapping[str, str],
+) -> Iterator[AnalysisRun | None]:
+    """The run of a command, on the first rank; None on the others."""
+    if not session.leads:
+        yield None
+        return
+    out = output_folder(command, session.common.out)
+    with AnalysisRun(command, session.common, params, session.screen, out) as analysis:
+        analysis.track([selection_record(session.catalog, one) for one in selections], tags)
+        yield analysis
+
+
+@contextlib.contextmanager
 def embedding_run(
     session: Session,
     command: str,
@@ -359,14 +377,9 @@ def embedding_run(
     selections: Sequence[Selection],
 ) -> Iterator[AnalysisRun | None]:
     """The run of a command that embeds selections by one encoder, on the first rank; None on the others."""
-    if not session.leads:
-        yield None
-        return
     made_by = model_run(encoders)
     tags = {"geomae.encoder": reference.label} | ({"geomae.model_run": made_by} if made_by else {})
-    out = output_folder(command, session.common.out)
-    with AnalysisRun(command, session.common, params, session.screen, out) as analysis:
-        analysis.track([selection_record(session.catalog, one) for one in selections], tags)
+    with first_rank_run(session, command, params, selections, tags) as analysis:
         yield analysis
 
 

@@ -3,6 +3,7 @@
 T tiles (of a test set, where there are two), P tiles of the training set, F folds
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,14 +83,17 @@ def check_rows(label_T: Codes, names: Sequence[str], folds: int) -> None:
         if 0 < rows < folds:
             raise ConfigError(
                 f"class {name!r} has {rows} training tile{'s' * (rows > 1)}, fewer than the {folds} folds; label more, "
-                "leave the class out with `where`, or fix --strength (and ask for fewer folds with --cross-fit)"
+                "leave the class out (`where`, of polygons and rasters `classes`), or fix --strength (and ask for "
+                "fewer folds with --cross-fit)"
             )
 
 
 def _numbered(splits: Any, tiles: int) -> Codes:
     fold_T = np.zeros(tiles, dtype=np.int64)
-    for number, (_, held_out) in enumerate(splits):
-        fold_T[held_out] = number
+    with warnings.catch_warnings():  # of quarters: few where many numbers are equal
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        for number, (_, held_out) in enumerate(splits):
+            fold_T[held_out] = number
     return fold_T
 
 

@@ -167,7 +167,8 @@ def check_classes(train: LabelledSelection, tests: Sequence[LabelledSelection], 
         if never:
             raise CatalogError(
                 f"--test {test.name}: {_list(never)} never occurs in --train {train.name} (which has "
-                f"{_list(names)}); leave it out with `where`, or train on tiles that have it"
+                f"{_list(names)}); leave it out (`where`, of polygons and rasters `classes`), or train on tiles that "
+                "have it"
             )
     return names
 

@@ -96,6 +96,15 @@ def open_compute(
     return Compute(fabric, chosen)
 
 
+def check_shares(batch: int, accumulate: int, ranks: int) -> None:
+    """Every rank and every pass must get the same number of tiles of a step. Raises ConfigError where they cannot."""
+    if batch % (ranks * accumulate):
+        raise ConfigError(
+            f"batch: {batch} tiles cannot be shared by {ranks} devices in {accumulate} passes; "
+            f"take a multiple of {ranks * accumulate}"
+        )
+
+
 def _started_ranks(devices: int, nodes: int) -> tuple[int, int]:
     """Processes on this node, and nodes: where SLURM or torchrun started them, it has decided, and 1 says nothing."""
     if TorchElasticEnvironment.detect():

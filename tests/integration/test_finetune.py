@@ -232,7 +232,7 @@ BAD = [
     ({"model": "timm:vit_tiny_patch16_224"}, ConfigError, "another library's model"),
     ({"shots": "1,x"}, ConfigError, "--shots 1,x: give whole numbers above 0"),
     ({"method": "most"}, ConfigError, "--method most"),
-    ({"changes": ("batch=9", "accumulate=2")}, ConfigError, "cannot be split into 2 passes"),
+    ({"changes": ("batch=9", "accumulate=2")}, ConfigError, "batch: 9 tiles cannot be shared by 1 devices in 2 passes"),
 ]
 
 
@@ -251,3 +251,23 @@ def test_a_dry_run_writes_nothing(fields, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "classes: crop, tree, water" in said
     assert "of 6 groups" in said
+
+
+def test_two_processes_learn_what_one_learns(fields, geomae, tmp_path):
+    """Tiles of a step are shared; the first process measures and writes."""
+    alone = wish(fields, tmp_path / "alone")
+    assert run(alone) == 0
+    changes = [word for change in QUICK for word in ("--set", change)]
+    asked = ("--model", alone.model, "--train", alone.train, "--eval", alone.tests[0], "--catalog", fields, *changes)
+    done = geomae(
+        "finetune", *asked, "--no-baselines", "--precision", "32", "--devices", 2, "--out", "both",
+        "--tracking-uri", alone.common.tracking_uri, cwd=tmp_path, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("model: ") == 1
+    one, other = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("alone", "both"))
+    for name, value in one.items():
+        parts = slice(None)
+        if name.endswith("qkv.bias"):  # keys' biases move no softmax: their gradient is rounding
+            parts = np.r_[: len(value) // 3, 2 * len(value) // 3 : len(value)]
+        np.testing.assert_allclose(other[name][parts], value[parts], rtol=0, atol=1e-5, err_msg=name)

@@ -1,51 +1,86 @@
-"""Points of a survey through the commands, which index them and say what they would do."""
+"""Points and polygons of the sample landscape through the commands that take labels from the field."""
 
-import geopandas as gpd
-import numpy as np
+import re
+
+import pandas as pd
 import pytest
-import shapely
-from helpers import CATALOG, called, write_catalog, write_scenes
+from helpers import called, write_catalog
 
-PLOTS = """\
-    windows: {points: points.gpkg, size: 16}
-    label: {column: cover}
+ENTRIES = """\
+version: 1
+datasets:
+  points: &points
+    sample: {size: 128, scenes: 1}
+    windows: {points: points.geojson, size: 16, where: "class not in ['built', 'shrub']"}
+    label: {column: class}
     group: {column: cluster}
-    split: {column: part}
+    split: {group: {train: 0.5, test: 0.5}}
+  cover:
+    <<: *points
+    label: {column: tree_cover}
+  fields:
+    sample: {size: 128, scenes: 1}
+    tile: {size: 16}
+    label:
+      vector: {path: fields.geojson, column: class}
+      classes: {crop: farmed, grass: farmed, bare: bare}
+      min_purity: 0.3
+    group: {column: field}
+    split: {group: {train: 0.5, test: 0.5}}
 """
-HEIGHTS = "  heights:\n    <<: *tiny\n    label: {column: height}\n"
 STATISTICS = ("--encoder", "baseline:statistics")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Plots of two covers, each with a height, in four scenes of which the last is for tests."""
-    root, draw, rows = tmp_path_factory.mktemp("points"), np.random.default_rng(5), []
-    write_scenes(root / "scenes")
-    for number in range(4):
-        for _ in range(12):
-            row, col = draw.uniform(8, 56, 2)
-            part, cluster = "test" if number == 3 else "train", f"c{number}{int(row > 32)}{int(col > 32)}"
-            place = shapely.Point(400_000 + 1000 * number + 5 * col, 5_000_000 - 5 * row)
-            columns = {"cover": ("crop", "tree")[int(draw.integers(2))], "height": float(draw.normal())}
-            rows.append({"geometry": place, "cluster": cluster, "part": part, **columns})
-    gpd.GeoDataFrame(rows, crs="EPSG:32632").to_file(root / "points.gpkg")
-    text = CATALOG.replace("    tile: {size: 16}\n", PLOTS).replace("  tiny:", "  tiny: &tiny")
-    write_catalog(root, text + HEIGHTS)
-    return root
+    """A folder with a catalogue of points with a class, the same with a number, and fields."""
+    return write_catalog(tmp_path_factory.mktemp("field"), ENTRIES).parent
+
+
+PROBE = ("probe", "--train", "{}@train", "--test", "{}@test", *STATISTICS, "--no-baselines", "--strength", "1")
+
+
+def filled(words, dataset):
+    """The words of a command, about a data set."""
+    return [word.format(dataset) for word in words]
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("dataset", "task", "metric", "least", "counts"),
     [
-        ("probe", "--train", "tiny@train", "--test", "tiny@test", *STATISTICS),
-        ("probe", "--train", "heights@train", "--test", "heights@test", "--task", "regression", *STATISTICS),
-        ("embed-pca", "--dataset", "tiny", *STATISTICS),
-        ("gap", "--source", "tiny@train", "--target", "tiny@test", *STATISTICS),
-        ("pretrain", "--config", "tiny", "--dataset", "tiny@train", "--eval", "tiny@test"),
+        ("points", "classification", "balanced_accuracy", 0.3, {"n_train": 10, "n_test": 13, "n_groups": 4}),
+        ("fields", "segmentation", "mean_iou", 0.5, {"n_train": 25, "n_test": 21, "n_groups": 10}),  # parts of tiles
     ],
 )
-def test_every_command_takes_points(folder, words):
-    done = called(*words, "--dry-run", cwd=folder)
+def test_a_probe_learns_from_the_field(folder, tracking_uri, dataset, task, metric, least, counts):
+    out = folder / dataset
+    done = called(*filled(PROBE, dataset), "--task", task, "--tracking-uri", tracking_uri, "--out", out, cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert any(count in done.stdout for count in ("12", "36", "48"))  # tiles of the splits and of all scenes
-    assert "are nearer than the 16 pixels of a tile" in done.stderr + done.stdout or "heights" in words[2]
+    table = pd.read_csv(out / "probe.csv").set_index(["method", "shots", "class", "metric"])
+    row = table.loc["linear", "all", "all", metric]
+    assert row["value"] > least  # five classes of tiles, two of pixels
+    assert row[list(counts)].to_dict() == counts
+
+
+@pytest.mark.parametrize(
+    ("words", "counts"),
+    [
+        ((*PROBE, "--task", "classification"), {"fields": (10, 7)}),
+        ((*PROBE, "--task", "regression"), {"cover": (10, 13)}),
+        (("embed-pca", "--dataset", "{}", *STATISTICS), {"points": (23,), "fields": (109,)}),
+        (
+            ("gap", "--source", "{}[domain=lowland]", "--target", "{}[time>=2021-07]", *STATISTICS),
+            {"points": (12, 11), "fields": (55, 54)},
+        ),
+        (
+            ("pretrain", "--config", "tiny", "--dataset", "{}@train", "--eval", "{}@test"),
+            {"points": (9, 1, 13), "fields": (22, 2, 30)},
+        ),
+    ],
+    ids=["classification", "regression", "embed-pca", "gap", "pretrain"],
+)
+def test_every_command_takes_points_and_polygons(folder, words, counts):
+    for dataset, tiles in counts.items():
+        done = called(*filled(words, dataset), "--dry-run", cwd=folder)
+        assert done.returncode == 0, done.stderr
+        assert tuple(map(int, re.findall(r"(\d+)(?: labelled)? tiles", done.stdout)))[: len(tiles)] == tiles
