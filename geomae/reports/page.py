@@ -24,7 +24,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose columns sort on a click. Numbers are given as numbers: they are shown with three significant digits."""
+    """A table whose columns sort on a click. Numbers are shown with three significant digits."""
 
     caption: str
     header: Sequence[str]
