@@ -310,8 +310,11 @@ def _few_table(result: FinetuneResult, test: str) -> Table:
 def write_report(result: FinetuneResult, pictures: Mapping[str, Path], about: Mapping[str, str], path: Path) -> None:
     """Publish `report.html`."""
     task, learned = result.task, result.learned
+    tests = ", ".join(test.name for test in task.tests)
+    subject = f"{task.task.capitalize()} learned from {task.learned.name}, tested on {tests}."
+    lead, *more = [*summarize_finetuning(result)] or [subject]
     sections = [
-        Section("What the data say", tuple(summarize_finetuning(result)),
+        Section("What the data say", (subject, *more),
                 (Figure(pictures["scores"], "Every method on every test."),)),
         Section("Scores", (_how_compared(result),), tuple(_table(result, test.name) for test in task.tests)),
     ]  # fmt: skip
@@ -337,8 +340,6 @@ def write_report(result: FinetuneResult, pictures: Mapping[str, Path], about: Ma
         tried: list[list[Cell]] = [[f"{rate:g}", loss] for rate, loss in learned.tried.items()]
         parts.append(Table("Rates that were tried, and the loss on held-out tiles", ["rate", "loss"], tried))
     sections.append(Section("How it learned", tuple(_how_learned(result)), tuple(parts)))
-    tests = ", ".join(test.name for test in task.tests)
-    lead = f"{task.task.capitalize()} learned from {task.learned.name}, tested on {tests}."
     write_page(path, Page(f"Fine-tuning: {task.learned.name}", lead, tuple(sections), about))
 
 

@@ -268,8 +268,13 @@ def write_report(result: GapResult, pictures: Sequence[Path], about: Mapping[str
         Figure(by_name[f"gap_pca_{label}"], f"Both domains along the principal components of {label}.")
         for label in result.encoders
     )
+    source, target = (domain.name for domain in result.domains)
+    subject = (
+        f"How far {target} lies from {source}, and in what: pixels, embeddings, and what is known of labels and errors."
+    )
+    lead, *more = summarize_gap(result)
     sections = [
-        Section("What the data say", tuple(summarize_gap(result)), (distances,)),
+        Section("What the data say", (subject, *more), (distances,)),
         Section("Pixels", (), (*spectra, *_pixel_tables(result))),
         Section("Embeddings", (), (_embedding_table(result), *scatters)),
     ]
@@ -282,10 +287,6 @@ def write_report(result: GapResult, pictures: Sequence[Path], about: Mapping[str
     sections.append(Section("How it was measured", tuple(describe_gap_method(result))))
     notes = [[label, " · ".join(lines)] for label, lines in result.notes.items()]
     sections.append(Section("Encoders", (), (Table("How each encoder takes tiles", ["encoder", "notes"], notes),)))
-    source, target = (domain.name for domain in result.domains)
-    lead = (
-        f"How far {target} lies from {source}, and in what: pixels, embeddings, and what is known of labels and errors."
-    )
     write_page(path, Page(f"Gap: {source} to {target}", lead, tuple(sections), about))
 
 

@@ -225,9 +225,12 @@ def write_pictures(result: ProbeResult, out: Path) -> list[Path]:
 def write_report(result: ProbeResult, pictures: Sequence[Path], about: Mapping[str, str], path: Path) -> None:
     """Publish `report.html`."""
     said = list(summarize_probe(result))
+    tests = ", ".join(test.name for test in result.task.tests)
+    subject = f"What a linear function of frozen embeddings tells about {tests}, learned from {result.task.train.name}."
+    lead = said[0] if said else "There is nothing to compare with."
     by_name = {picture.stem: picture for picture in pictures}
     sections = [
-        Section("What the data say", tuple(said or ["There is nothing to compare with."]),
+        Section("What the data say", (subject, *said[1:]),
                 (Figure(by_name["probe_scores"], "The linear probe of every encoder on every test set."),)),
         Section("Scores", (KNN,), tuple(
             made for test in result.task.tests for table in (_scores_table, _differences_table)
@@ -254,8 +257,6 @@ def write_report(result: ProbeResult, pictures: Sequence[Path], about: Mapping[s
     sections.append(Section("How it was measured", tuple(describe_scoring(result.task)), (_C_table(result),)))
     notes = [[label, " · ".join(lines)] for label, lines in result.notes.items()]
     sections.append(Section("Encoders", (), (Table("How each encoder takes tiles", ["encoder", "notes"], notes),)))
-    tests = ", ".join(test.name for test in result.task.tests)
-    lead = f"What a linear function of frozen embeddings tells about {tests}, learned from {result.task.train.name}."
     write_page(path, Page(f"Probe: {result.task.train.name}", lead, tuple(sections), about))
 
 

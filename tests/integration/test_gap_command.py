@@ -154,6 +154,7 @@ def test_the_command_from_end_to_end(geomae, fields, tracking_uri, tmp_path):
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "8 groups occur in both domains and are compared with themselves" in page
     assert "the means differ most in nir" in done.stdout
+    assert '<p class="lead">Pixels: the means differ most in nir' in page  # the answer comes first
     summary = json.loads((out / "summary.json").read_text())
     assert summary["metrics"]["mean_difference/pixels/nir"] == nir["value"]
     assert summary["inputs"]["paired_groups"] == SITES

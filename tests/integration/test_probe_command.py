@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -178,6 +179,9 @@ def test_the_command_from_end_to_end(geomae, fields, model, tracking_uri, tmp_pa
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "5 folds of the training tiles by fold (12)" in page
+    (answer,) = re.findall(r'<p class="lead">(.*?)</p>', page)
+    assert answer.startswith("fields@test: hardly has balanced accuracy")  # the answer comes first
+    assert answer in done.stdout
     summary = json.loads((out / "summary.json").read_text())
     key = "balanced_accuracy/fields@test/hardly/linear"
     assert summary["metrics"][key] == figure(rows, "hardly")
