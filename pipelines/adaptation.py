@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from geomae.catalog import parse_selector
-from geomae.commands import adapt, gap, pretrain, probe
+from geomae.catalog import Selector, parse_selector
+from geomae.commands import adapt, finetune, gap, predict, pretrain, probe
 from geomae.commands.options import CommonOptions, exit_with
 from geomae.commands.run import OPENING_S, AnalysisRun
 from geomae.evaluation.adaptation_effect import AFTER, BEFORE
@@ -38,20 +38,41 @@ class Study:
     common: CommonOptions
     sentences: list[str] = field(default_factory=list)
 
-    def model(self, *changes: str) -> str:
-        """The model to begin with: the one that was named, else `tiny` with `changes`, trained on all source tiles."""
+    def model(self, *changes: str, beside: Sequence[Selector] = ()) -> str:
+        """The model to begin with: the one that was named, else `tiny` with `changes`, trained on all source tiles.
+
+        And on those `beside` it.
+        """
         arguments, folder = self.arguments, self.run.out / "pretrain"
         if arguments.model is not None:
             return str(arguments.model)
-        source = parse_selector(arguments.source)
+        chosen = (parse_selector(arguments.source), *beside)
         options = pretrain.PretrainOptions(
-            self.common.catalog, (str(replace(source, split=source.split or ALL)),), config="tiny",
+            self.common.catalog, tuple(str(replace(one, split=one.split or ALL)) for one in chosen), config="tiny",
             changes=training_changes(arguments, changes), seed=arguments.seed, run_name="pretrain",
             tracking_uri=arguments.tracking_uri, experiment=arguments.experiment, parent_run=self.common.parent_run,
         )  # fmt: skip
         begun = (folder / "run.json").is_file()
         self._done(pretrain.run(replace(options, resume=folder) if begun else replace(options, out=folder)))
         return str(folder / "model")
+
+    def finetune(self, model: str) -> str:
+        """The model after it learned the labels of the source."""
+        arguments = self.arguments
+        options = finetune.FinetuneOptions(
+            self._common("finetune"), model, arguments.source, task=arguments.task,
+            changes=tuple(arguments.finetune_set), baselines=False,
+        )  # fmt: skip
+        self._done(finetune.run(options))
+        return str(self.run.out / "finetune" / "model")
+
+    def predict(self, name: str, model: str) -> None:
+        """The maps of the target by a fine-tuned model, and how right they are where there are labels."""
+        out = self.run.out / name
+        self._done(predict.run(predict.PredictOptions(self._common(name), Path(model), (self.arguments.target,))))
+        metrics = read_json(out / "summary.json")["metrics"]
+        scored = ", ".join(f"{key.partition('.')[0]} {metrics[key]:.3f}" for key in metrics if key.partition(".")[2])
+        self._note(name, f"maps of {self.arguments.target}: {scored or 'without labels nothing says how right'}.")
 
     def adapt(self, model: str, probe_train: str | None = None, probe_test: str | None = None) -> dict[str, str]:
         """The model before and after it learned the target, with some steps of the source where there is one.

@@ -7,12 +7,17 @@ from pathlib import Path
 from geomae.commands.options import CommonOptions, read_selectors
 from geomae.config import AdaptConfig, PretrainConfig, load_config
 from geomae.errors import ConfigError
+from geomae.evaluation.finetune_task import check_head
+from geomae.training.finetuning_config import FinetuneConfig
 
 
-def options(text: str | None, *, trained: bool = True, **defaults: object) -> argparse.ArgumentParser:
+def options(
+    text: str | None, *, trained: bool = True, finetuned: bool = False, **defaults: object
+) -> argparse.ArgumentParser:
     """The command line of a recipe; `defaults` by name, chosen for the sample landscape.
 
     `trained`: the model to begin with is named or trained on the source; else the recipe brings its own.
+    `finetuned`: the model learns the labels of the source.
     """
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -23,6 +28,9 @@ def options(text: str | None, *, trained: bool = True, **defaults: object) -> ar
         parser.add_argument("--model", help="model folder or MLflow reference; default: trained on the source")
         parser.add_argument("--steps", type=int, default=150, help="of that training; the recipe `tiny` has 400")
         parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of that training; repeatable")
+    if finetuned:
+        parser.add_argument("--task", help="classification, regression or segmentation: what the labels are for")
+        parser.add_argument("--finetune-set", action="append", default=[], help="KEY=VALUE of the fine-tuning")
     parser.add_argument("--adapt-set", action="append", default=[], help="KEY=VALUE of the adaptation; repeatable")
     parser.add_argument("--probe-train", help="SELECTOR of labelled tiles that the linear probe learns from")
     parser.add_argument("--probe-test", help="SELECTOR of labelled tiles to ask it on")
@@ -43,6 +51,8 @@ def check(arguments: argparse.Namespace, common: CommonOptions) -> None:
     read_selectors(common, *([one] for one in named if one is not None))
     if arguments.source is not None:
         load_config(PretrainConfig, "pretrain", "tiny", training_changes(arguments))
+    if "finetune_set" in arguments:
+        check_head(load_config(FinetuneConfig, "finetune", "tiny", arguments.finetune_set), arguments.task)
     load_config(AdaptConfig, "adapt", None, arguments.adapt_set)
 
 

@@ -6,9 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import SMALL, called, contents, mlflow_client, refused, write_catalog, write_scenes
 
-from pipelines import adapt_region, adapt_season, adapt_sensor, photographs_to_multispectral
+from geomae.config import Decoder
+from geomae.models.architecture import Architecture
+from geomae.models.folder import Model, save_model
+from geomae.models.mae import MaskedAutoencoder
+from geomae.sensors import sensor
+from geomae.sensors.record import SensorRecord
+from pipelines import adapt_region, adapt_season, adapt_sensor, adaptation, map_target, photographs_to_multispectral
 
 CATALOG = """\
 version: 1
@@ -35,6 +42,8 @@ GREEN, BROWN = "land[season=green]", "land[season=brown]"
 TRAINED = [word for setting in SMALL for word in ("--set", setting)] + ["--steps", 2]
 ADAPTED = [word for setting in FEW for word in ("--adapt-set", setting)]
 DOMAINS = ("--source", GREEN, "--target", BROWN)
+BANDS = ("red", "green", "blue", "nir")
+PRETRAINED = {"command": "pretrain", "mlflow_run": "r1", "dataset": ["land"]}
 PROBED = ("--probe-train", GREEN, "--probe-test", BROWN)
 
 
@@ -107,6 +116,45 @@ def test_another_request_is_refused_in_the_same_folder(region, land):
     assert [one for one in contents(out) if one not in before] == []
 
 
+def small_model(folder: Path) -> None:
+    """What stands in for a pretraining: a model of a width at which distances between domains take no time."""
+    record = SensorRecord(
+        "naip:reflectance", "reflectance", 5.0, tuple(map(sensor("naip").band, BANDS)), (0.2,) * 4, (0.1,) * 4
+    )
+    shape = Architecture(bands=4, patch=8, width=24, depth=2, heads=2, decoder=Decoder(width=16, depth=1, heads=2))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_model(Model(MaskedAutoencoder(shape), (record,), PRETRAINED), folder)
+
+
+def test_a_target_without_labels_is_mapped(land, tracking_uri, monkeypatch):
+    """Pretrained on both, fine-tuned, adapted and mapped; the maps say what they rest on."""
+    asked = []
+
+    def pretrained(options):
+        asked.append(options.datasets)
+        small_model(options.out / "model")
+        return 0
+
+    monkeypatch.setattr(adaptation.pretrain, "run", pretrained)
+    target = f"{BROWN}@test"
+    few = [word for one in ("steps=2", "batch=8", "rates=[0.1]", "readers=0") for word in ("--finetune-set", one)]
+    words = ("--source", GREEN, "--target", target, *ADAPTED, *few, "--task", "classification", "--out", "map")
+    done = called(*words, "--tracking-uri", tracking_uri, cwd=land, program=map_target.main)
+    assert done.returncode == 0, done.stderr
+    assert asked == [(f"{GREEN}@all", target)]
+    said = summary(land / "map")["inputs"]["said"]
+    assert [one.partition(":")[0] for one in said] == ["direct", "adapt", "map"]
+    assert "accuracy " in said[2]
+    assert sorted(path.name for path in (land / "map" / "map").glob("map_s*.tif")) == ["map_s10.tif", "map_s11.tif"]
+    told = summary(land / "map" / "map")
+    runs = ["r1", *(summary(land / "map" / name)["run_id"] for name in ("finetune", "adapt"))]
+    assert [run in step for run, step in zip(runs, told["inputs"]["lineage"], strict=True)] == [True] * 3
+    client = mlflow_client(tracking_uri)
+    parents = {client.get_run(run).data.tags["mlflow.parentRunId"] for run in (*runs[1:], told["run_id"])}
+    assert parents == {summary(land / "map")["run_id"]}
+
+
 @pytest.mark.slow
 def test_a_season_takes_a_model_that_is_there_and_goes_on(region, land, tracking_uri):
     out, _ = region
@@ -154,10 +202,12 @@ def test_photographs_become_a_model_of_the_bands(land, tracking_uri, shared_pari
         (adapt_season, ("--probe-train", GREEN), "--probe-test"),
         (adapt_season, ("--source", "lamd"), "'land'"),
         (adapt_sensor, ("--target", "mars"), "mars"),
+        (map_target, ("--finetune-set", "sede=1"), "unknown key"),
+        (map_target, ("--task", "classify"), "classification"),
         (photographs_to_multispectral, ("--target", "mars"), "mars"),
     ],
 )
 def test_a_wrong_request_is_refused_before_anything_is_trained(recipe, wrong, part, land):
-    domains = DOMAINS if recipe in (adapt_region, adapt_season) else ()
+    domains = DOMAINS if recipe in (adapt_region, adapt_season, map_target) else ()
     refused(called(*domains, *wrong, "--out", "no", cwd=land, program=recipe.main), part)
     assert not (land / "no").exists()

@@ -1,0 +1,38 @@
+"""A map of a place without labels: pretrained on both places, fine-tuned where labels are, adapted, mapped, assessed.
+
+    uv run python -m pipelines.map_target --out runs/map
+
+runs on the drawn landscape: labels of its lowland in summer, a map of its dryland in the dry season. On real tiles,
+DATA being the folder of their catalogue:
+
+    uv run python -m pipelines.map_target --out runs/map --catalog DATA/catalog.yaml --task classification \
+        --source hls@train --target hls@test_far --steps 1000 --adapt-set steps=200
+
+Labels of the target, where it has any, have no part in the model; they say how right the maps are, of the model as it
+was fine-tuned (`direct`) and as it was adapted (`map`). The report of `map` names the steps that it rests on.
+"""
+
+from geomae.catalog import parse_selector
+from geomae.evaluation.adaptation_effect import AFTER
+from pipelines.adaptation import Study, run
+from pipelines.adaptation_options import options
+
+
+def main() -> None:
+    """Read the command line and take the steps."""
+    parser = options(
+        __doc__, finetuned=True, source="landscape[domain=lowland]", target="landscape[domain=dryland]",
+        task="segmentation", finetune_set=["steps=100", "rates=[0.1]"], adapt_set=["steps=40"],
+    )  # fmt: skip
+    run("map_target", parser.parse_args(), steps)
+
+
+def steps(study: Study) -> None:
+    """A model of both places that learned the labels of one; what it makes of the other, before and after it adapts."""
+    tuned = study.finetune(study.model(beside=[parse_selector(study.arguments.target)]))
+    study.predict("direct", tuned)
+    study.predict("map", study.adapt(tuned)[AFTER])
+
+
+if __name__ == "__main__":
+    main()
