@@ -24,6 +24,7 @@ from geomae.commands.options import (
     Seed,
     TrackingUri,
     exit_with,
+    next_command,
     read_selectors,
 )
 from geomae.errors import ConfigError
@@ -151,6 +152,8 @@ def run(options: FinetuneOptions) -> int:
                     return session.stopped(analysis, stop)
                 report.save_finetuned(analysis, session.catalog, config, task, result.model, start)
                 report.write_results(analysis, session, result, reference, start, options.register)
+                named = {"out": out, "dataset": selectors[-1][0]}
+                session.screen.say(next_command("finetune", options.common, **named))
     return 0
 
 
