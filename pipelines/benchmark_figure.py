@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
+from geomae.metrics.predictions import metric_name
 from geomae.reports.canvas import add_axes, add_text, add_title, save, shorten
-from geomae.reports.probe_figures import metric_name
 from pipelines.benchmark_scores import RANK, SCORE, Row
 from pipelines.benchmark_tasks import LINEAR, PIXELS, Task, in_order
 

@@ -10,8 +10,7 @@ from geomae.evaluation.alignment import NONE
 from geomae.evaluation.probe_predictions import PredictionKey
 from geomae.evaluation.probe_scores import TO_FIRST, EncoderResult, GroundTruth, score
 from geomae.evaluation.probe_task import SEGMENTATION
-from geomae.metrics.predictions import ALL, FEWEST_GROUPS
-from geomae.reports.probe_figures import metric_name
+from geomae.metrics.predictions import ALL, FEWEST_GROUPS, metric_name
 from pipelines.benchmark_tasks import LINEAR, Task, in_order, measure_name
 
 COLUMNS = ("encoder", "seed", "task", "test", "measure", "value", "low", "high", "n", "n_groups")

@@ -1,5 +1,6 @@
 """What tests share: real data where it is present, a cache of their own, and the command as a process."""
 
+import fcntl
 import os
 import subprocess
 from collections.abc import Callable
@@ -7,7 +8,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from helpers import SIXTY, command, options, write_catalog, write_scenes
+from helpers import SIXTY, called, command, options, write_catalog, write_scenes
+from processes import forked
 
 ROOT = Path(__file__).parents[1]
 # Threads of one process that wait for each other, while others want the same cores, are slower than one thread.
@@ -122,19 +124,27 @@ def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def sixty_steps(
-    geomae: Command, tiny_catalog: Path, tracking_uri: str, tmp_path_factory: pytest.TempPathFactory
+    tiny_catalog: Path, tracking_uri: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[int], Path]:
-    """Folders of runs of 60 steps that nothing interrupted, by number of processes; for tests that only read them."""
+    """Folders of runs of 60 steps that nothing interrupted, by number of processes; for tests that only read them.
+
+    All workers of pytest share them: the first to ask trains, while the others wait.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
 
     @cache
     def run(devices: int) -> Path:
-        folder = tmp_path_factory.mktemp("sixty-steps")
-        out = folder / f"on-{devices}"
-        done = geomae(
-            "pretrain", "--catalog", tiny_catalog, *options(*SIXTY), "--precision", "32", "--devices", devices,
-            "--tracking-uri", tracking_uri, "--out", out, cwd=folder,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        out = folder / f"sixty-steps-on-{devices}"
+        with (folder / f"{out.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (out / "summary.json").is_file():
+                done = (called if devices == 1 else forked)(
+                    "pretrain", "--catalog", tiny_catalog, *options(*SIXTY), "--precision", "32", "--devices", devices,
+                    "--tracking-uri", tracking_uri, "--out", out, cwd=folder,
+                )  # fmt: skip
+                assert done.returncode == 0, done.stderr
         return out
 
     return run

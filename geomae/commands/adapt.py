@@ -19,6 +19,7 @@ from geomae.commands.options import (
     Seed,
     TrackingUri,
     exit_with,
+    next_command,
     output_folder,
 )
 from geomae.errors import ConfigError
@@ -169,6 +170,8 @@ def run(options: AdaptOptions) -> int:
         loss = before_after.held_out_loss(run_.folder.history(), domains, adapted)
         result = before_after.AdaptationResult(config, domains, plan, adapted, changes, measured, digest, loss)
         report.write_results(run_, result, options.register)
+        names = {"out": out, "target": options.target, "model": options.model}
+        session.screen.say(next_command("adapt", options.common, **names))
     return 0
 
 

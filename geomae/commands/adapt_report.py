@@ -14,11 +14,9 @@ from geomae.config import AdaptConfig
 from geomae.evaluation.adaptation_effect import AFTER, BEFORE, AdaptationResult, ErrorChange, Estimate
 from geomae.evaluation.probe_task import describe_scoring
 from geomae.files import write_json
-from geomae.metrics.predictions import ALL, FEWEST_GROUPS
+from geomae.metrics.predictions import ALL, FEWEST_GROUPS, metric_name
 from geomae.models.trainable_weights import Share
-from geomae.reports.domain_figures import Line, adaptation_curve, changes_picture
 from geomae.reports.page import Figure, Page, Section, Table, write_page
-from geomae.reports.probe_figures import metric_name
 from geomae.tracking import commit
 from geomae.training.adaptation import AdaptationDomains, AdaptedModel, adapted_provenance
 from geomae.training.loop import Event
@@ -283,6 +281,8 @@ def _span(interval: tuple[float, float] | None, factor: float, unit: str) -> str
 
 def write_report(run_: AnalysisRun, result: AdaptationResult, summary: str) -> list[Path]:
     """Publish `report.html` and its pictures; returns their paths."""
+    from geomae.reports.domain_figures import Line, adaptation_curve, changes_picture  # matplotlib: after the work
+
     pictures = [run_.out / "adaptation_curve.png", *([run_.out / "adaptation_errors.png"] if result.changes else [])]
     held = result.domains.target.held.name
     unit = result.domains.target.held.record.unit.replace("_", " ")

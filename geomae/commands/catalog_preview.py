@@ -11,6 +11,7 @@ from geomae.commands.options import (
     Quiet,
     exit_with,
     new_output_folder,
+    next_command,
     write_catalog_summary,
 )
 
@@ -70,6 +71,7 @@ def run(common: CommonOptions, datasets: Sequence[str]) -> int:
             temporary.write_bytes(sheets[0].read_bytes())
     metrics = {f"{name}/tiles": len(index) for name, index in chosen.items()}
     write_catalog_summary(folder, "catalog preview", catalog, selectors, metrics)
+    screen.say(next_command("catalog preview", common, dataset=selectors[0]))
     return 0
 
 

@@ -11,6 +11,7 @@ from geomae.commands.options import (
     Quiet,
     exit_with,
     new_output_folder,
+    next_command,
     write_catalog_summary,
 )
 
@@ -74,6 +75,7 @@ def run(common: CommonOptions, datasets: Sequence[str]) -> int:
     write_json(folder / "stats.json", records)
     write_catalog_summary(folder, "catalog stats", catalog, selectors, metrics)
     screen.result(f"written to {folder}")
+    screen.say(next_command("catalog stats", common, dataset=selectors[0]))
     return 0
 
 

@@ -20,6 +20,7 @@ from geomae.commands.options import (
     Seed,
     TrackingUri,
     exit_with,
+    next_command,
     output_folder,
     read_selectors,
 )
@@ -93,7 +94,6 @@ def run(options: CompareReconOptions) -> int:
     """Compare, and write tables, pictures, maps and a report. Returns the exit code."""
     (selectors,) = read_selectors(options.common, options.datasets)
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
-    from geomae.commands.compare_recon_report import describe_dry_run, draw_panels, write_results, write_tables
     from geomae.commands.run import AnalysisRun, open_session, selection_record
     from geomae.evaluation.reconstruction import fit_candidates, load_candidates
     from geomae.evaluation.reconstruction_comparison import TilesToShow, compare_reconstructions
@@ -107,6 +107,8 @@ def run(options: CompareReconOptions) -> int:
     show.check([tile_id for one in selections for tile_id in one.index.tiles["tile_id"].tolist()])
     fitted = [fit_candidates(candidates, one, session.compute) for one in selections]
     if options.common.dry_run:
+        from geomae.commands.compare_recon_report import describe_dry_run
+
         describe_dry_run(session, candidates, selections, masks, options.tiles)
         return 0
     params = {
@@ -124,6 +126,8 @@ def run(options: CompareReconOptions) -> int:
         made_by = {f"geomae.model_run.{one.label}": run_id for one in candidates if (run_id := one.made_by())}
         run_.track([selection_record(session.catalog, one) for one in selections], made_by)
         result = compare_reconstructions(fitted, masks, options.tiles, seed, run_.step)
+        from geomae.commands.compare_recon_report import draw_panels, write_results, write_tables  # matplotlib: now
+
         tables = write_tables(out, result)  # before anything is drawn that may fail
         maps = write_scene_maps(
             out, result.scores, MapOptions(masks[0].ratio, options.scenes, options.tiles, seed), run_.step,
@@ -131,6 +135,7 @@ def run(options: CompareReconOptions) -> int:
         )  # fmt: skip
         panels = draw_panels(out, result, show, session.screen.say)
         write_results(run_, session, candidates, result, tables, panels, maps)
+        session.screen.say(next_command("compare-recon", options.common, out=out))
     return 0
 
 

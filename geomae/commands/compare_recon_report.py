@@ -135,6 +135,7 @@ def write_results(
     run_.finish(result.metrics(), {"catalogue_digest": catalog_digest, "notes": notes}, files)
     run_.screen.close()
     print_results(result, run_.screen)
+    run_.screen.result(summarize_best(result.values))
     run_.screen.result(f"report: {run_.out / 'report.html'}")
 
 

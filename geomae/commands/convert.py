@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from geomae.commands.options import Quiet, exit_with
+from geomae.commands.options import (
+    CommonOptions,
+    Quiet,
+    exit_with,
+    next_command,
+)
 from geomae.errors import ConfigError, ModelError, StorageError
 
 if TYPE_CHECKING:
@@ -97,6 +102,8 @@ def run(options: ConvertOptions) -> int:
     screen = Screen(not options.quiet)
     for line in [*report.lines(), *lines]:
         screen.result(line)
+    if form is None:
+        screen.say(next_command("convert", CommonOptions(), out=out))
     return 0
 
 

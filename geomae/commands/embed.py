@@ -24,6 +24,7 @@ from geomae.commands.options import (
     Seed,
     TrackingUri,
     exit_with,
+    next_command,
     one_encoder,
     read_selectors,
 )
@@ -100,4 +101,6 @@ def run(options: EmbedOptions) -> int:
         if analysis is not None:  # the first rank writes the results
             metrics, inputs = publish_embeddings(analysis, embedded)
             analysis.finish(metrics, inputs)
+            named = {"dataset": selectors[0], "encoder": options.encoders[0]}
+            session.screen.say(next_command("embed", options.common, **named))
     return 0

@@ -1,8 +1,9 @@
 """`geomae embed-pca`: embeddings along their principal components, as figures, plots and maps."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,9 +26,15 @@ from geomae.commands.options import (
     Seed,
     TrackingUri,
     exit_with,
+    next_command,
     one_encoder,
     read_selectors,
 )
+
+if TYPE_CHECKING:
+    from geomae.encoders import Encoder
+    from geomae.evaluation.pca import Earlier
+    from geomae.tiles.selection import Selection
 
 Components = Annotated[
     int | None, typer.Option(min=1, help="Components to keep; default 16, or as many as there can be.")
@@ -99,7 +106,6 @@ def run(options: EmbedPcaOptions) -> int:
     (selectors,) = read_selectors(options.common, options.datasets)
     reference = one_encoder(options.encoders)
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
-    from geomae.commands.embed_pca_report import describe_pca, draw_maps, write_report, write_summary
     from geomae.commands.run import embedding_run, open_session, publish_embeddings
     from geomae.encoders.selections import EmbeddingSpec, describe_embedding, embed_selections, embedding_params
     from geomae.evaluation.pca import fit_store, open_earlier, project_store
@@ -123,6 +129,9 @@ def run(options: EmbedPcaOptions) -> int:
         if embedded is None:
             return session.stopped(analysis, stop)
         if analysis is not None:  # the first rank writes the results
+            # Pictures: matplotlib comes after the work.
+            from geomae.commands.embed_pca_report import draw_maps, write_report, write_summary
+
             metrics, inputs = publish_embeddings(analysis, embedded)
             dataset, seed = embedded.open(), options.common.seed
             result, scores_TK = project_store(dataset, earlier) if earlier else fit_store(dataset, options.components)
@@ -133,4 +142,34 @@ def run(options: EmbedPcaOptions) -> int:
             title = f"{' + '.join(one.name for one in selections)} through {reference.label}"
             write_report(analysis, session.compute, title, embedded, result, scores_TK, earlier, maps)
             write_summary(analysis, result, maps, metrics, inputs)
+            session.screen.say(next_command("embed-pca", options.common, encoder=options.encoders[0]))
     return 0
+
+
+def describe_pca(
+    encoders: "Mapping[str, Encoder]",
+    selections: "Sequence[Selection]",
+    text: str,
+    earlier: "Earlier | None",
+    components: int | None,
+    most_maps: int | None,
+) -> list[str]:
+    """What will be made of the embeddings, in lines. Raises ConfigError for what cannot be, before any work.
+
+    `text` is how the user named the encoder.
+    """
+    from geomae.encoders.extraction import EncoderTiles, shapes
+    from geomae.encoders.selections import identity
+    from geomae.evaluation.pca import check_components, check_projection, identity_of
+    from geomae.evaluation.pca_maps import scenes_to_map
+
+    parts = [EncoderTiles(encoders[one.index.name], one.index) for one in selections]
+    features, _ = shapes(parts, patches=False)
+    if earlier is not None:
+        check_projection(earlier, identity_of(identity(encoders)), text)
+    tiles = check_components(components, [part.index for part in parts], features)
+    fitted = f"those of {earlier.folder}" if earlier else f"fitted to {tiles} of these tiles"
+    return [
+        f"principal components {fitted}, of {features} features",
+        f"maps of {len(scenes_to_map(parts, most_maps))} scenes",
+    ]

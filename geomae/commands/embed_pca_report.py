@@ -12,15 +12,11 @@ import numpy as np
 
 from geomae import __version__
 from geomae.commands.run import AnalysisRun
-from geomae.encoders import Encoder
-from geomae.encoders.extraction import EncoderTiles, shapes
-from geomae.encoders.selections import Embedded, identity
+from geomae.encoders.selections import Embedded
 from geomae.evaluation.pca import (
     Earlier,
     Floats,
     PcaResult,
-    check_components,
-    check_projection,
     columns,
     fitted_tiles,
     identity_of,
@@ -30,34 +26,9 @@ from geomae.reports.page import Figure, Page, Section, Table, write_page
 from geomae.reports.pca_figures import ExplorerData, colour_columns, explorer, explorer_data, pca_scatter, pca_scree
 from geomae.reports.pca_map_figures import SceneMap, write_map
 from geomae.runtime.devices import Compute
-from geomae.tiles.selection import Selection
 from geomae.tracking import commit
 
 MOST_MAPS = 24  # in the page; the folder has all
-
-
-def describe_pca(
-    encoders: Mapping[str, Encoder],
-    selections: Sequence[Selection],
-    text: str,
-    earlier: Earlier | None,
-    components: int | None,
-    most_maps: int | None,
-) -> list[str]:
-    """What will be made of the embeddings, in lines. Raises ConfigError for what cannot be, before any work.
-
-    `text` is how the user named the encoder.
-    """
-    parts = [EncoderTiles(encoders[one.index.name], one.index) for one in selections]
-    features, _ = shapes(parts, patches=False)
-    if earlier is not None:
-        check_projection(earlier, identity_of(identity(encoders)), text)
-    tiles = check_components(components, [part.index for part in parts], features)
-    fitted = f"those of {earlier.folder}" if earlier else f"fitted to {tiles} of these tiles"
-    return [
-        f"principal components {fitted}, of {features} features",
-        f"maps of {len(scenes_to_map(parts, most_maps))} scenes",
-    ]
 
 
 def draw_maps(

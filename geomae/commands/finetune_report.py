@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from geomae import __version__
 from geomae.catalog import Catalog
@@ -16,21 +16,22 @@ from geomae.evaluation.probe_predictions import PredictionKey
 from geomae.evaluation.probe_scores import COLUMNS, SPREAD, TO_BASELINE, TO_FIRST, ProbeRow
 from geomae.files import write_csv
 from geomae.metrics.calibration import reliability_table
-from geomae.metrics.predictions import ALL, FEWEST_GROUPS
+from geomae.metrics.predictions import ALL, FEWEST_GROUPS, metric_name
 from geomae.models.class_colours import colours_of
 from geomae.models.folder import Model, save_model
 from geomae.models.head_record import REGRESSION, SEGMENTATION
 from geomae.models.trainable_weights import Share
-from geomae.reports.figures import loss_curve
-from geomae.reports.finetune_figures import Example, examples_picture
 from geomae.reports.page import Cell, Figure, Page, Section, Table, write_page
-from geomae.reports.probe_figures import Bar, confusion_picture, metric_name, reliability_picture, scores_picture
 from geomae.tiles.reader import TileReader
 from geomae.training.checkpoints import last_step
 from geomae.training.finetuning import OnEvent
 from geomae.training.finetuning_config import FinetuneConfig
 from geomae.training.loop import Event
 from geomae.training.starts import OwnStart
+
+if TYPE_CHECKING:
+    from geomae.reports.finetune_figures import Example
+    from geomae.reports.probe_figures import Bar
 
 COMPARED = (TO_FIRST, TO_BASELINE)
 
@@ -171,6 +172,10 @@ def write_pictures(run_: AnalysisRun, result: FinetuneResult) -> dict[str, Path]
     """Publish the pictures; their paths by name."""
     out, task = run_.out, result.task
     paths = {name: out / f"finetune_{name}.png" for name in ("scores", "loss")}
+    from geomae.reports.figures import loss_curve  # matplotlib, which a training need not wait for
+    from geomae.reports.finetune_figures import examples_picture
+    from geomae.reports.probe_figures import confusion_picture, reliability_picture, scores_picture
+
     axis = metric_name(result.main)
     scores_picture(
         paths["scores"], {test.name: list(_bars(result, test.name)) for test in task.tests},
@@ -200,8 +205,10 @@ def write_pictures(run_: AnalysisRun, result: FinetuneResult) -> dict[str, Path]
     return paths
 
 
-def _examples(result: FinetuneResult, most: int = 6) -> list[Example]:
+def _examples(result: FinetuneResult, most: int = 6) -> "list[Example]":
     """Tiles of the first test with truth and prediction: those that are most wrong, and as many of the others."""
+    from geomae.reports.finetune_figures import Example
+
     task = result.task
     test, truth = task.tests[0], task.truths[task.tests[0].name].label_T
     predictions = result.predictions(test.name).predicted
@@ -226,7 +233,9 @@ def _wrong(task: FinetuneTask, truth: Any, predictions: Any) -> Any:
     return ((predictions != truth) & known).sum((1, 2)) / known.sum((1, 2)).clip(min=1)
 
 
-def _bars(result: FinetuneResult, test: str) -> Iterator[Bar]:
+def _bars(result: FinetuneResult, test: str) -> "Iterator[Bar]":
+    from geomae.reports.probe_figures import Bar
+
     for row in result.scores.rows:
         if row.test == test and row.metric == result.main and row.of == ALL and row.shots is None:
             yield Bar(row.encoder, row.encoder != result.config.method, row.value, row.interval)

@@ -21,6 +21,7 @@ from geomae.commands.options import (
     Seed,
     TrackingUri,
     exit_with,
+    next_command,
     output_folder,
     read_selectors,
 )
@@ -88,7 +89,6 @@ def run(options: GapOptions) -> int:
     """Measure the gap. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
     (source,), (target,) = read_selectors(options.common, [options.source], [options.target])
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
-    from geomae.commands.gap_report import describe_dry_run, write_results
     from geomae.commands.run import AnalysisRun, open_session, selection_record
     from geomae.encoders.selections import EmbeddingSpec, embed_specs, encoder_digest
     from geomae.evaluation.gap import comparable_specs, measure_gap, read_gap_domains
@@ -102,6 +102,8 @@ def run(options: GapOptions) -> int:
     trained = loader.load_trained(specs)
     compared = comparable_specs(specs, domains)
     if options.common.dry_run:
+        from geomae.commands.gap_report import describe_dry_run
+
         describe_dry_run(domains, compared, session.screen)
         return 0
     params = options.params() | {
@@ -124,7 +126,11 @@ def run(options: GapOptions) -> int:
             return stop.exit_code
         result = measure_gap(session.compute, domains, compared, trained, embedded, options.common.seed, run_.step)
         run_.screen.close()
+        from geomae.commands.gap_report import write_results  # pictures: matplotlib comes after the work
+
         write_results(run_, session, result, embedded)
+        named = {"source": source, "target": target, "encoder": options.encoders[0] if options.encoders else "MODEL"}
+        session.screen.say(next_command("gap", options.common, **named))
     return 0
 
 

@@ -5,6 +5,7 @@ Nothing here is slow to import: `geomae --help` and a wrong option need neither 
 
 import errno
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -74,6 +75,23 @@ GROUPS = {
     "Tracking": ("tracking-uri", "experiment", "run-name"),
 }
 OTHERS = "Method"  # options of one command
+
+# The command that people usually take after one; what is in capitals they fill in.
+NEXT = {
+    "catalog check": "geomae catalog preview --dataset {dataset}",
+    "catalog stats": "geomae pretrain --dataset {dataset}",
+    "catalog preview": "geomae pretrain --dataset {dataset}",
+    "pretrain": "geomae embed-pca --dataset {dataset} --encoder {out}/model",
+    "convert": "geomae embed-pca --dataset SELECTOR --encoder {out}",
+    "embed": "geomae embed-pca --dataset {dataset} --encoder {encoder}",
+    "embed-pca": "geomae probe --train SELECTOR --test SELECTOR --encoder {encoder}",
+    "probe": "geomae predict --model {out}/probes/{encoder} --dataset {dataset}",
+    "finetune": "geomae predict --model {out}/model --dataset {dataset}",
+    "gap": "geomae adapt --source {source} --target {target} --model {encoder}",
+    "adapt": "geomae compare-recon --dataset {target} --model {model} --model {out}/model",
+    "compare-recon": "geomae runs show {out}",
+    "predict": "geomae runs show {out}",
+}
 
 
 @dataclass(frozen=True)
@@ -146,6 +164,13 @@ def exit_with(command: Callable[[], int]) -> NoReturn:
         typer.echo("interrupted", err=True)
         code = 130
     raise SystemExit(code)
+
+
+def next_command(command: str, common: CommonOptions, **values: object) -> str:
+    """The last line of a command: the one that people usually take next, with the names of this run filled in."""
+    filled = NEXT[command].format(**{name: shlex.quote(str(value)) for name, value in values.items()})
+    reads_catalog = common.catalog is not None and not filled.startswith("geomae runs")
+    return f"next: {filled}{f' --catalog {shlex.quote(str(common.catalog))}' if reads_catalog else ''}"
 
 
 def default_out(command: str) -> Path:

@@ -24,6 +24,7 @@ from geomae.commands.options import (
     Seed,
     TrackingUri,
     exit_with,
+    next_command,
     output_folder,
     read_selectors,
 )
@@ -126,6 +127,7 @@ def run(options: PredictOptions) -> int:
             analysis.screen.say("writing the maps")
             paths = write_maps(jobs, maps, out)
             publish(analysis, session, reference, folder.record, fitted, jobs, values, shares, paths, remarks)
+            session.screen.say(next_command("predict", options.common, out=out))
     return 0
 
 

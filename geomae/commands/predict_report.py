@@ -32,9 +32,6 @@ from geomae.prediction.shares import TargetShares, share_sentences
 from geomae.prediction.tiles import TilePredictions, as_number, of_classes, of_map, of_numbers, write_predictions
 from geomae.rasters import read_map
 from geomae.reports.page import Figure, Page, Section, Table, write_page
-from geomae.reports.prediction_figures import LegendEntry, PredictedScene, predicted_picture
-from geomae.reports.probe_figures import confusion_picture, reliability_picture
-from geomae.reports.scene_pictures import PICTURE_PX, scene_picture
 from geomae.tiles.selection import Selection
 
 MOST_MAPS = 24  # in the page; the folder has all
@@ -204,6 +201,9 @@ def _map_sections(results: Results, jobs: Sequence[MapJob], out: Path) -> Iterat
 
 
 def _draw(path: Path, job: MapJob, results: Results, out: Path) -> None:
+    from geomae.reports.prediction_figures import LegendEntry, PredictedScene, predicted_picture  # matplotlib
+    from geomae.reports.scene_pictures import PICTURE_PX, scene_picture
+
     record, lattice = results.record, job.lattice
     scene_grid = job.selected.index.grids[job.number]
     assert scene_grid is not None
@@ -233,6 +233,8 @@ def _draw(path: Path, job: MapJob, results: Results, out: Path) -> None:
 
 
 def _accuracy_sections(results: Results, out: Path) -> Iterator[Section]:
+    from geomae.reports.probe_figures import confusion_picture, reliability_picture  # matplotlib: after the work
+
     scored = [one for one in results.assessed if one.confusion_KK is not None]
     parts: list[Figure | Table] = []
     if scored:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from geomae import __version__
 from geomae.catalog import Catalog
-from geomae.commands.options import CommonOptions
+from geomae.commands.options import CommonOptions, next_command
 from geomae.commands.run import OPENING_S, RunFolder, TrackedRun, dataset_record
 from geomae.config import flatten
 from geomae.evaluation.pca import COLLAPSED_RANK
@@ -20,7 +20,6 @@ from geomae.models.folder import Model, save_model
 from geomae.models.mae import MaskedAutoencoder
 from geomae.models.masking import MaskRules
 from geomae.models.objective import kept_weights
-from geomae.reports.figures import TilePicture, loss_curve, reconstruction_panel
 from geomae.runtime.console import Screen
 from geomae.runtime.devices import Fabric
 from geomae.runtime.signals import Stop
@@ -33,6 +32,9 @@ from geomae.training.loop import Event, validate
 from geomae.training.pretraining import PretrainJob
 from geomae.training.trainer import Trainer, batch_spec
 from geomae.training.validation import BASELINES, ValidationScores
+
+if TYPE_CHECKING:
+    from geomae.reports.figures import TilePicture
 
 COLLAPSED_LOGS = 4  # figures in a row that a collapse is told by: well within a minute at the default of log_every
 PICTURED = 4  # tiles of each validation data set
@@ -104,10 +106,27 @@ def describe_dry_run(
         screen.result(f"  {name}: {value}")
 
 
+def summarize_validation(name: str, scores: ValidationScores, unit: str) -> str:
+    """How well hidden pixels are told, beside the best of the baselines, in a sentence."""
+    if not scores.rmse:
+        return f"The loss on {name} is {scores.loss:.3g} after the last step, over {scores.tiles} tiles."
+    from geomae.reports.figures import plain_unit
+
+    best = min(BASELINES, key=scores.mean)
+    own, other = scores.mean("model"), scores.mean(best)
+    side = "lower than" if own < other else "higher than" if own > other else "equal to"
+    return (
+        f"RMSE on hidden pixels of {name} is {own:.3g} {plain_unit(unit)}, mean over bands, {side} that of {best} "
+        f"({other:.3g}), the best of the baselines."
+    )
+
+
 def draw_pictures(
     folder: Path, step: int, model: Model, validation: Sequence[Dataset], job: PretrainJob
 ) -> Iterator[Path]:
     """Publish a panel of the same tiles under the same masks for every validation data set; gives their names."""
+    from geomae.reports.figures import reconstruction_panel  # matplotlib, which a training need not wait for
+
     names = file_names(one.name for one in validation)
     for number, (one, name) in enumerate(zip(validation, names, strict=True)):
         path = folder / f"{name}-step-{step:08d}.png"
@@ -117,8 +136,10 @@ def draw_pictures(
         yield path
 
 
-def _picture(model: Model, one: Dataset, number: int, job: PretrainJob) -> list[TilePicture]:
+def _picture(model: Model, one: Dataset, number: int, job: PretrainJob) -> "list[TilePicture]":
     """Reconstructions of a few tiles, spread over the data set, under the masks of validation."""
+    from geomae.reports.figures import TilePicture
+
     count = len(one.reader)
     positions = sorted({count * place // PICTURED for place in range(PICTURED)})
     mine = model.using(one.record)
@@ -229,6 +250,8 @@ class Reporter(TrackedRun):
 
     def finish(self, trainer: Trainer) -> None:
         """The last validation with baselines, the model folder, pictures and the summary."""
+        from geomae.reports.figures import loss_curve
+
         scores = validate(trainer, baselines=True)
         self.tracker.wait_run_id(OPENING_S)  # a short training is done before its run has been opened
         model = self._model(trainer)
@@ -262,7 +285,11 @@ class Reporter(TrackedRun):
         self.remember_tracking()
         inputs = {**self.job.params(), "data_digest": self.data.digest, "notes": self.data.notes}
         self.tracker.log_artifact(self.write_summary(self.tracker.run_id, metrics, inputs))
+        for name, one in scores.items():
+            self.screen.result(summarize_validation(name, one, self._unit(name)))
         self.screen.result(f"model: {self.folder.model}")
+        named = {"dataset": self.job.datasets[0], "out": self.folder.path}
+        self.screen.say(next_command("pretrain", self.common, **named))
 
     def _figures(self, trainer: Trainer, step: int, figures: dict[str, float]) -> None:
         seconds = trainer.config.log_every * trainer.config.batch / max(figures["tiles_per_s"], 1e-9)

@@ -23,6 +23,7 @@ from geomae.commands.options import (
     Seed,
     TrackingUri,
     exit_with,
+    next_command,
     output_folder,
     read_selectors,
 )
@@ -122,7 +123,6 @@ def run(options: ProbeOptions) -> int:
     """Probe the encoders. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
     (train,), tests = read_selectors(options.common, [options.train], options.tests)
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
-    from geomae.commands.probe_report import describe_dry_run, write_results
     from geomae.commands.run import AnalysisRun, open_session, selection_record
     from geomae.encoders.selections import EmbeddingSpec, embed_specs, encoder_digest
     from geomae.evaluation.probe import probe_encoders, save_alignments
@@ -143,6 +143,8 @@ def run(options: ProbeOptions) -> int:
     loader = session.loader(embedding, task.selections)
     trained = loader.load_trained(specs)
     if options.common.dry_run:
+        from geomae.commands.probe_report import describe_dry_run
+
         describe_dry_run(task, specs, session.screen)
         return 0
     params = options.params() | {
@@ -164,9 +166,13 @@ def run(options: ProbeOptions) -> int:
             return stop.exit_code
         result = probe_encoders(task, specs, embeddings, run_.step)
         run_.screen.close()
+        from geomae.commands.probe_report import write_results  # pictures: matplotlib comes after the work
+
         save_alignments(result, specs, embeddings, out / "alignments")
         save_probes(result, session.catalog, specs, trained, loader, embeddings, out / "probes", options.own_bands)
         write_results(run_, session, result, embeddings)
+        named = {"out": out, "encoder": specs[0].references[0].label, "dataset": tests[0]}
+        session.screen.say(next_command("probe", options.common, **named))
     return 0
 
 

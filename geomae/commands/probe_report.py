@@ -15,7 +15,7 @@ from geomae.evaluation.probe_predictions import DRAWS, EQUAL, FEW_LABELS_C, Pred
 from geomae.evaluation.probe_scores import COLUMNS, SPREAD, TO_BASELINE, TO_FIRST, TO_NONE, EncoderResult, ProbeRow
 from geomae.evaluation.probe_task import REGRESSION, SEGMENTATION, ProbeTask, describe_scoring
 from geomae.files import write_csv
-from geomae.metrics.predictions import ALL, FEWEST_GROUPS
+from geomae.metrics.predictions import ALL, FEWEST_GROUPS, metric_name
 from geomae.reports.page import Cell, Figure, Page, Section, Table, shown, write_page
 from geomae.reports.probe_figures import (
     Aligned,
@@ -24,7 +24,6 @@ from geomae.reports.probe_figures import (
     alignments_picture,
     confusion_picture,
     few_labels_picture,
-    metric_name,
     scores_picture,
 )
 from geomae.runtime.console import Screen

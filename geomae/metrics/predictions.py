@@ -23,6 +23,14 @@ Codes = NDArray[np.int64]
 UNKNOWN = -1  # the class of a pixel that is not scored
 ALL = "all"
 Values = dict[tuple[str, str], Floats]  # by metric and class
+SPELLED = {
+    "mean_iou": "mean IoU", "iou": "IoU", "r2": "R²", "macro_f1": "macro F1", "f1": "F1", "rmse": "RMSE", "mae": "MAE",
+}  # fmt: skip
+
+
+def metric_name(metric: str) -> str:
+    """As people write it."""
+    return SPELLED.get(metric, metric.replace("_", " "))
 
 
 def resample_groups(groups: int, seed: int) -> NDArray[np.float64] | None:

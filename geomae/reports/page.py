@@ -24,7 +24,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose columns sort on a click. Numbers are given as numbers: they are shown with four digits."""
+    """A table whose columns sort on a click. Numbers are shown with three significant digits."""
 
     caption: str
     header: Sequence[str]
@@ -81,7 +81,7 @@ def shown(cell: Cell) -> str:
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return ""
     if isinstance(cell, float):
-        return f"{cell:.4g}" if abs(cell) < 1e4 else f"{cell:,.0f}"
+        return f"{cell:.3g}" if abs(cell) < 999.5 else f"{cell:,.0f}"
     return f"{cell:,}" if isinstance(cell, int) else cell
 
 

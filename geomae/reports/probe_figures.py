@@ -17,19 +17,11 @@ from geomae.metrics.calibration import ReliabilityBin
 from geomae.reports.canvas import add_axes, add_text, add_title, save, shorten
 from geomae.reports.figures import BLUE, ORANGE
 
-SPELLED = {
-    "mean_iou": "mean IoU", "iou": "IoU", "r2": "R²", "macro_f1": "macro F1", "f1": "F1", "rmse": "RMSE", "mae": "MAE",
-}  # fmt: skip
 CONFUSION_COLOURS = "Blues"
 MOST_NUMBERS = 12  # classes up to which every cell shows its share
 GREY = "0.45"
 CURVE_COLOURS = [colormaps["tab10"](number) for number in range(10)]
 MARKERS = "osD^vP*X<>"
-
-
-def metric_name(metric: str) -> str:
-    """As people write it."""
-    return SPELLED.get(metric, metric.replace("_", " "))
 
 
 def confusion_picture(

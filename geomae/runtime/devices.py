@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from geomae.errors import ConfigError
+from geomae.runtime.fabric import Fabric, SLURMEnvironment, TorchElasticEnvironment
 from geomae.runtime.precision import keep_freed_memory, precision_for
 from geomae.runtime.signals import die_with_parent
 

@@ -1,13 +1,13 @@
 """An extraction that is killed, at any moment, and started again ends with the bytes of one that was left alone."""
 
 import signal
-import subprocess
 import time
 
 import numpy as np
 import pytest
 import torch
-from helpers import CATALOG, command, write_catalog, write_scenes
+from helpers import CATALOG, write_catalog, write_scenes
+from processes import Forked, forked
 
 from geomae.commands.embed import EmbedOptions, run
 from geomae.commands.options import CommonOptions
@@ -41,15 +41,15 @@ def content(folder):
 
 def killed(asked, out, moment, pause_s):
     """Start the command, and kill it a while after `moment` is reached; whether it was still at work then."""
-    with (out.parent / "log.txt").open("a") as log:
-        process = subprocess.Popen(command(*asked, "--out", out), cwd=out.parent, stdout=log, stderr=log)
+    log = out.parent / "log.txt"
+    process = Forked(*asked, "--out", out, cwd=out.parent, out=log, err=log)
     begin = time.monotonic()
     while not moment() and process.poll() is None:
         assert time.monotonic() - begin < 300, "nothing happened"
         time.sleep(0.001)
     time.sleep(pause_s)
     process.send_signal(signal.SIGKILL)
-    assert process.wait(60) in (0, -signal.SIGKILL), (out.parent / "log.txt").read_text()
+    assert process.wait(60) in (0, -signal.SIGKILL), log.read_text()
     return process.returncode != 0
 
 
@@ -70,9 +70,7 @@ def test_killed_at_random(kills, asked, whole, tmp_path):
         else:
             amid += killed(asked, out, lambda more=more: partial.exists() and committed() >= more, rng.random() * 0.3)
     assert amid, "no kill met the extraction at work"
-    done = subprocess.run(
-        command(*asked, "--out", out), cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600
-    )
+    done = forked(*asked, "--out", out, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert content(out / "embeddings.zarr") == content(whole / "embeddings.zarr")
     assert not list(out.rglob(".unfinished-*"))

@@ -4,13 +4,13 @@ import fcntl
 import json
 import shutil
 import signal
-import subprocess
 import time
 
 import numpy as np
 import psutil
 import pytest
-from helpers import SIXTY, command, losses, mlflow_client, options, refuses, state
+from helpers import SIXTY, losses, mlflow_client, options, refuses, state
+from processes import Forked, forked
 
 from geomae.commands.pretrain import PretrainOptions, run
 from geomae.errors import CheckpointError, StorageError
@@ -36,8 +36,7 @@ class Training:
 
     def start(self):
         self.file_before = self.history.stat().st_ino if self.history.exists() else None
-        with self.log.open("a") as log:
-            self.process = subprocess.Popen(command(*self.arguments), cwd=self.out.parent, stdout=log, stderr=log)
+        self.process = Forked(*self.arguments, cwd=self.out.parent, out=self.log, err=self.log)
 
     def saved(self):
         """The step of the newest checkpoint, 0 without one."""
@@ -82,9 +81,7 @@ class Training:
         if self.devices[1] == "1":
             assert run(PretrainOptions(resume=self.out, tracking_uri=self.uri, quiet=True)) == 0
             return
-        done = subprocess.run(
-            command(*self.arguments), cwd=self.out.parent, capture_output=True, text=True, timeout=300, check=False
-        )
+        done = forked(*self.arguments, cwd=self.out.parent)
         assert done.returncode == 0, done.stderr
 
 

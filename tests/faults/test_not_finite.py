@@ -1,11 +1,11 @@
 """A step that is not finite changes no weight, stops all ranks, names its tiles, and is never saved."""
 
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
 from helpers import SMALL, called, options, refuses
+from processes import forked
 from safetensors.torch import load_file
 
 from geomae.catalog import open_catalog, parse_selector
@@ -80,9 +80,8 @@ EXPLODING = (*SMALL, "steps=8", "optimizer.base_rate=1e30", "optimizer.warmup=0.
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_the_command_stops_and_saves_nothing_broken(count, geomae, tiny_catalog, tracking_uri, tmp_path):
-    start = called if count == 1 else partial(geomae, timeout=200)
-    done = start(
+def test_the_command_stops_and_saves_nothing_broken(count, tiny_catalog, tracking_uri, tmp_path):
+    done = (called if count == 1 else forked)(
         "pretrain", "--catalog", tiny_catalog, *options(*EXPLODING, "save_every=1"), "--precision", "32",
         "--devices", count, "--tracking-uri", tracking_uri, "--out", "run", "--quiet", cwd=tmp_path,
     )  # fmt: skip

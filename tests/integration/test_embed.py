@@ -2,14 +2,14 @@
 
 import json
 import signal
-import subprocess
 import time
 
 import geopandas
 import numpy as np
 import pytest
 import torch
-from helpers import CATALOG, command, contents, mlflow_client, write_catalog, write_scenes
+from helpers import CATALOG, contents, mlflow_client, write_catalog, write_scenes
+from processes import Forked, forked
 
 from geomae import load_encoder, open_catalog, open_embeddings
 from geomae.commands.embed import EmbedOptions, run
@@ -196,9 +196,9 @@ def many(tmp_path_factory, tracking_uri):
     return ("embed", "--encoder", "baseline:random", *options), store_digest(folder / "out" / "embeddings.zarr")
 
 
-def test_two_processes_give_the_bytes_of_one(geomae, many, tmp_path):
+def test_two_processes_give_the_bytes_of_one(many, tmp_path):
     asked, whole = many
-    done = geomae(*asked, "--devices", 2, "--out", "out", cwd=tmp_path, timeout=600)
+    done = forked(*asked, "--devices", 2, "--out", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("embeddings: ") == 1
     assert store_digest(tmp_path / "out" / "embeddings.zarr") == whole
@@ -207,14 +207,14 @@ def test_two_processes_give_the_bytes_of_one(geomae, many, tmp_path):
 def test_stopped_by_a_signal_it_can_be_gone_on_with(many, tracking_uri, tmp_path):
     asked, whole = many
     out = tmp_path / "out"
-    process = subprocess.Popen(command(*asked, "--out", out), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "log.txt"
+    process = Forked(*asked, "--out", out, cwd=tmp_path, out=log, err=log)
     while not (out / "embeddings.zarr.partial").exists():
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, log.read_text()
         time.sleep(0.001)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 143, said
-    assert f"the same command with --out {out} goes on" in said
+    assert process.wait(120) == 143, log.read_text()
+    assert f"the same command with --out {out} goes on" in log.read_text()
     run_id = json.loads((out / "tracking.json").read_text())["run_id"]
     assert mlflow_client(tracking_uri).get_run(run_id).info.status == "KILLED"
     common = CommonOptions(catalog=asked[4], out=out, precision="32", tracking_uri=tracking_uri, quiet=True)

@@ -209,6 +209,60 @@ def test_help_loads_nothing_heavy():
     assert int(loaded.split()[-1]) < 800  # modules; torch alone brings more
 
 
+def loads(nodes):
+    """Our modules and others that statements import as they run, those within functions left out."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in modules() else node.module
+        elif isinstance(node, ast.Try):
+            yield from loads(node.body)
+
+
+@cache
+def loaded_by(name):
+    """Roots of all that importing one of our modules imports, also through other modules of ours."""
+    todo, seen = [name], set()
+    while todo:
+        one = todo.pop()
+        if one not in seen:
+            seen.add(one)
+            todo += [target for target in loads(modules()[one].body) if target in modules()]
+    return {target.split(".")[0] for one in seen for target in loads(modules()[one].body)}
+
+
+def test_a_command_begins_its_work_without_what_only_later_steps_need():
+    """Figures are drawn after the work; tracking opens in a thread; torchgeo and skada are for those who name them."""
+    for name in modules():
+        assert not {"mlflow", "torchgeo", "skada", "geopandas"} & loaded_by(name), name
+    drawing = {name for name in modules() if "matplotlib" in loaded_by(name)}
+    reports = {f"geomae.commands.{one}_report" for one in ("compare_recon", "embed_pca", "gap", "probe")}
+    assert {name for name in drawing if part(name) != "reports"} <= reports | {"geomae.commands.catalog_preview"}
+    for name in (one for one in modules() if part(one) == "commands"):
+        for node in modules()[name].body:
+            draws_only = name == "geomae.commands.catalog_preview"
+            if isinstance(node, ast.FunctionDef) and node.name == "run" and not draws_only:
+                assert not drawing & set(loads(node.body)), f"{name}: import its report where it is drawn"
+
+
+def test_fabric_comes_without_torchmetrics():
+    """It would bring pyplot and most of scipy; `runtime.fabric` says how."""
+    assert set(users("lightning_fabric")) == {"geomae.runtime.devices", "geomae.runtime.fabric"}  # FSDP: when named
+    source = file_of("geomae.runtime.fabric").read_text(encoding="utf-8")
+    script = (
+        "import importlib.abc, sys\n"
+        "class Absent(importlib.abc.MetaPathFinder):\n"  # stands for Fabric, whose import takes seconds
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.startswith('lightning_fabric'):\n"
+        "            sys.exit(sys.modules.get('torchmetrics', 'there') is not None)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+    )
+    subprocess.run([sys.executable, "-c", script + source], timeout=60, check=True)
+
+
 def test_importing_the_library_loads_nothing_heavy():
     script = "import sys, geomae; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from functools import cache
 
 import pytest
 import torch
@@ -31,6 +32,7 @@ SHAPES = {
 }
 
 
+@cache
 def drawn(name, sensors=(RECORD,)):
     """A model for tiles of 16 x 12 with everything drawn, that no default can hide what is missing in the graph."""
     settings = {"bands": 4, "patch": 4, "width": 24, "depth": 2, "heads": 2, "decoder": Decoder(width=16, heads=2)}
@@ -44,6 +46,23 @@ def drawn(name, sensors=(RECORD,)):
 
 def packages():
     return pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _exporter():
+    """The exporter, which takes seconds, is asked once for a graph: its answer depends on weights and shapes alone."""
+    real, programs = torch.onnx.export, {}
+
+    def export(module, examples, **wishes):
+        weights = [(key, value.numpy().tobytes()) for key, value in module.state_dict().items()]
+        asked = (*weights, examples[0].shape, str(wishes))
+        if asked not in programs:
+            programs[asked] = real(module, examples, **wishes)
+        return programs[asked]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", export)
+        yield
 
 
 @pytest.fixture

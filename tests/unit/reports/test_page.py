@@ -1,6 +1,6 @@
 import re
 
-from geomae.reports.page import Figure, Html, Page, Section, Table, write_page
+from geomae.reports.page import Figure, Html, Page, Section, Table, shown, write_page
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -37,8 +37,42 @@ def test_numbers_are_shown_short_and_sorted_in_full(tmp_path):
     write_page(tmp_path / "report.html", page())
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert '<td class="number" data-key="1234">1,234</td>' in text
-    assert '<td class="number" data-key="0.123456">0.1235</td>' in text
+    assert '<td class="number" data-key="0.123456">0.123</td>' in text
     assert len(re.findall("<td></td>", text)) == 2
+
+
+def test_large_figures_keep_their_digits_before_the_point():
+    assert [shown(one) for one in (999.4, 999.6, 1234.5, 0.00012345)] == ["999", "1,000", "1,234", "0.000123"]
+
+
+def contrast(one, other):
+    """The ratio of luminances of two colours `#rrggbb` (WCAG 2.2)."""
+
+    def luminance(colour):
+        colour = colour if len(colour) == 7 else "#" + "".join(2 * digit for digit in colour[1:])
+        channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+        return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_words_stand_out_by_day_and_by_night(tmp_path):
+    write_page(tmp_path / "report.html", page())
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    light, dark = (dict(re.findall(r"--(\w+): (#\w+)", one)) for one in re.findall(r":root \{(.*?)\}", text))
+    assert "prefers-color-scheme: dark" in text
+    for colours in (light, dark):
+        for words in ("ink", "soft", "accent"):
+            for ground in ("page", "shade"):
+                assert contrast(colours[words], colours[ground]) >= 4.5, (words, ground, colours)
+
+
+def test_what_scrolls_is_reached_by_keyboard(tmp_path):
+    write_page(tmp_path / "report.html", page())
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert text.count("<figure") == text.count('<figure tabindex="0"') == 2
 
 
 def test_a_page_without_about_has_no_such_section(tmp_path):
