@@ -22,7 +22,7 @@ def main() -> None:
     """Read the command line and take the steps."""
     parser = options(
         __doc__, finetuned=True, source="landscape[domain=lowland]", target="landscape[domain=dryland]",
-        task="segmentation", finetune_set=["steps=100", "rates=[0.1]"], adapt_set=["steps=40"],
+        task="segmentation", finetune_set=["steps=60", "rates=[0.1]"], adapt_set=["steps=30"],
     )  # fmt: skip
     run("map_target", parser.parse_args(), steps)
 

@@ -7,6 +7,7 @@ product: a folder `R10m`, and `_10m` after the band. `X.SAFE/GRANULE/L2A/IMG_DAT
 a band exists at several resolutions, the finest counts.
 """
 
+import difflib
 import glob
 import os
 import re
@@ -84,7 +85,8 @@ def require_file(catalog: Catalog, dataset: str, path: str, *keys: str | int) ->
     place = catalog.place(dataset, *keys)
     confine(Path(path), catalog.folder, outside=catalog.entry(dataset).outside, where=place)
     if not _is_file(catalog.folder / path):
-        raise CatalogError(f"{place}: there is no file {path!r}; {holds(str(catalog.folder / path))}; correct the path")
+        there, remedy = holds(str(catalog.folder / path)), _likely(catalog.folder / path)
+        raise CatalogError(f"{place}: there is no file {path!r}; {there}; {remedy}")
     return str(catalog.folder / path)
 
 
@@ -134,6 +136,12 @@ def holds(path: str) -> str:
         return f"{folder} is empty"
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{folder} holds {', '.join(names[:SHOWN])}{more}"
+
+
+def _likely(path: Path) -> str:
+    """What to do about a file that is not there: take the one beside it that is called most alike, if any is."""
+    close = difflib.get_close_matches(path.name, [one.name for one in path.parent.glob("*")], n=1)
+    return f"did you mean {close[0]!r}?" if close else "correct the path"
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from geomae.evaluation.finetuning import FinetuneResult
     from geomae.runtime.devices import Compute
     from geomae.runtime.signals import Stop
+    from geomae.tiles.selection import Selection
     from geomae.training.finetuning_config import FinetuneConfig
     from geomae.training.starts import OwnStart
 
@@ -122,8 +123,9 @@ def run(options: FinetuneOptions) -> int:
 
     session = open_session(options.common)
     check_shares(config.batch, config.accumulate, session.fabric.world_size)
-    reference, start = open_encoder(options)
+    reference = read_encoder(options)
     selections = session.select([one for group in selectors for one in group])
+    config, start = open_encoder(options, config, reference, selections[0])
     task = read_finetune_task(session.catalog, selections, start, options.task, config, options.common.seed)
     if shots and task.task != "classification":
         raise ConfigError(f"--shots {options.shots}: counts labels per class of tiles, and the task is {task.task}")
@@ -243,12 +245,9 @@ def _read_shots(text: str | None) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in parts}))
 
 
-def open_encoder(options: FinetuneOptions) -> "tuple[Reference, OwnStart]":
+def read_encoder(options: FinetuneOptions) -> "Reference":
     """What `--model` names. Raises ConfigError for encoders that cannot be trained, and says why."""
-    from geomae.encoders.selections import model_folder
-    from geomae.encoders.specification import BASELINE, FOLDER, MLFLOW, parse_encoder
-    from geomae.models.folder import load_model
-    from geomae.training.starts import OwnStart
+    from geomae.encoders.specification import BASELINE, FOLDER, MLFLOW, TIMM, parse_encoder
 
     reference = parse_encoder(options.model)
     if reference.kind == BASELINE:
@@ -256,9 +255,28 @@ def open_encoder(options: FinetuneOptions) -> "tuple[Reference, OwnStart]":
             f"--model {options.model}: a baseline has no weights that could learn; give a model folder (the table has "
             "`scratch`, an untrained encoder, beside it)"
         )
-    if reference.kind not in (FOLDER, MLFLOW):
+    if reference.kind not in (FOLDER, MLFLOW, TIMM):
         raise ConfigError(
             f"--model {options.model}: is another library's model, and what is fine-tuned is kept as a model folder; "
             "`geomae convert` makes one of published ViT weights"
         )
-    return reference, OwnStart(load_model(model_folder(reference, options.common.tracking_uri)))
+    return reference
+
+
+def open_encoder(
+    options: FinetuneOptions, config: "FinetuneConfig", reference: "Reference", learned: "Selection"
+) -> "tuple[FinetuneConfig, OwnStart]":
+    """The weights to begin from, and the configuration with the block that the head reads: of a network that was not
+    taught to reconstruct it is the last, unless the user said otherwise.
+    """
+    from geomae.encoders.selections import model_folder
+    from geomae.encoders.specification import TIMM
+    from geomae.encoders.timm_models import timm_model
+    from geomae.models.folder import load_model
+    from geomae.training.starts import OwnStart
+
+    if reference.kind != TIMM:
+        return config, OwnStart(load_model(model_folder(reference, options.common.tracking_uri)))
+    model = timm_model(reference, learned.imagery, int(learned.index.tiles["size"].mode()[0]))
+    layer = config.layer or model.mae.architecture.depth
+    return config.model_copy(update={"layer": layer}), OwnStart(model)

@@ -6,7 +6,7 @@ B tiles, C bands, H W pixels, T tokens, D width
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ from geomae.encoders.foreign_models import (
 from geomae.encoders.interface import Layer, check_pooling, choose_layer
 from geomae.encoders.specification import Reference
 from geomae.errors import BandMismatchError, ConfigError, ModelError, nearest
+from geomae.models.convert.mae import convert_mae
 from geomae.models.convert.state_dicts import first_line, prefix_notes, read_weights, without_prefix
+from geomae.models.folder import Model
 from geomae.sensors.record import SensorRecord
 
 PICTURE_BANDS = ("red", "green", "blue")
@@ -57,6 +59,41 @@ def timm_encoder(
     shown = stretched_range(record) if every else picture_range(record)
     backbone = timm_backbone(module.eval().to(device), settings["input_size"][-1], count)
     return finish(text, backbone, record, values(shown, [(mean, std)], record), layer, pooling, adapted)
+
+
+def timm_model(reference: Reference, imagery: SensorRecord, side: int) -> Model:
+    """A model of ours with the weights of a plain vision transformer of timm, that can go on learning.
+
+    It takes red, green and blue of `imagery` as the transformer took pictures, of tiles with `side` pixels, which are
+    not resized as `timm_encoder` does: positions are interpolated (by timm). Raises what `timm_encoder` raises, and
+    ModelError for other networks.
+    """
+    import timm
+
+    text = reference.text
+    if "bands" in reference.options:
+        raise ConfigError(f"{text}: what learns takes red, green and blue; leave &bands=all out")
+    settings, record = _settings(reference), picture_bands(imagery, text, "choose imagery that has them")
+    with torch.device("meta"):
+        plain = isinstance(timm.create_model(reference.name), timm.models.VisionTransformer)
+    if not plain:
+        raise ModelError(f"{text}: is no plain vision transformer, and has no blocks that a head could read")
+    module, notes = _model(reference, settings, len(record.bands), img_size=side)
+    block: Any = module.blocks[0]  # type: ignore[index]
+    facts = {"heads": block.attn.num_heads, "norm_eps": block.norm1.eps, "target": "none"}
+    try:
+        model, _ = convert_mae(dict(module.state_dict()), **facts, bands=record.bands)
+    except ModelError as error:
+        raise ModelError(f"{text}: {error}") from error
+    shown = picture_range(record)
+    mean_C, std_C = (settings[key] for key in ("mean", "std"))
+    places = list(zip(mean_C, shown.shift_C, shown.factor_C, strict=True))
+    own = replace(
+        record,
+        mean_C=tuple((mean - shift) / factor for mean, shift, factor in places),
+        std_C=tuple(std / factor for std, factor in zip(std_C, shown.factor_C, strict=True)),
+    )
+    return replace(model, sensors=(own,), provenance=model.provenance | {"weights": [reference.text, *notes]})
 
 
 def finish(
@@ -120,12 +157,14 @@ def _settings(reference: Reference) -> dict[str, Any]:
     return {} if settings is None else asdict(settings)
 
 
-def _model(reference: Reference, settings: dict[str, Any], bands: int) -> tuple[nn.Module, tuple[str, ...]]:
+def _model(
+    reference: Reference, settings: dict[str, Any], bands: int, **more: Any
+) -> tuple[nn.Module, tuple[str, ...]]:
     """The model with its weights, without its head, and what is to be said of them."""
     import timm
 
     options = reference.options
-    make: dict[str, Any] = {"num_classes": 0, "in_chans": bands}
+    make: dict[str, Any] = {"num_classes": 0, "in_chans": bands, **more}
     if "checkpoint" in options:
         module = timm.create_model(reference.name, pretrained=False, **make)
         weights = read_weights(Path(options["checkpoint"]))

@@ -272,11 +272,9 @@ def _on_maps(
         row_N, col_N = _pixels_of(grid.transform, transform(crs, grid.crs, points_N2))
         here = (job_N < 0) & (row_N >= 0) & (row_N < grid.height) & (col_N >= 0) & (col_N < grid.width)
         learned, k = learned_tiles(record, job.selected.index), job.lattice.cell
-        for point in np.flatnonzero(here).tolist():
-            window = Window(int(row_N[point]), int(col_N[point]), 1, 1)
-            code = int(read_map(str(job.path(out)), window)[0, 0, 0])
-            if code == NODATA:
-                continue
+        code_N = _codes_at(job, out, row_N, col_N, here)
+        for point in np.flatnonzero(code_N != NODATA).tolist():
+            code = int(code_N[point])
             class_N[point], job_N[point] = record.map_codes.index(code), number
             if learned.meeting(job.scene.id, row_N[point] * k, col_N[point] * k, 0):
                 inside.append(_named(points_N2, point))
@@ -292,6 +290,18 @@ def _on_maps(
             f"({', '.join(inside[:SHOWN])}); leave them out: they would tell how well it remembers"
         )
     return class_N
+
+
+def _codes_at(job: MapJob, out: Path, row_N: Floats, col_N: Floats, here_N: NDArray[np.bool_]) -> Codes:
+    """The map's code (N) at points inside it, nodata at others; rows of the map are read once, where points lie."""
+    code_N, points = np.full(len(here_N), NODATA), np.flatnonzero(here_N)
+    rows, cols = row_N[points].astype(np.int64), col_N[points].astype(np.int64)
+    for first in np.unique(rows // ROWS * ROWS).tolist():
+        inside = (rows >= first) & (rows < first + ROWS)
+        window = Window(first, 0, min(ROWS, job.grid.height - first), job.grid.width)
+        code_hW = read_map(str(job.path(out)), window)[0]
+        code_N[points[inside]] = code_hW[rows[inside] - first, cols[inside]]
+    return code_N
 
 
 def _pixels_of(affine: Sequence[float], points_N2: Floats) -> tuple[Floats, Floats]:

@@ -28,7 +28,7 @@ def draw_marks(axes: Axes, marks: Sequence[Mark], colours: dict[str | None, str]
         x, y = (mark.xy_V2 - 0.5).T
         colour = colours.get(mark.name, REST_COLOUR)
         if len(mark.xy_V2) == 1:
-            axes.plot(x, y, "o", markersize=4, color=colour, markeredgecolor="white", markeredgewidth=0.8)
+            axes.plot(x, y, "o", markersize=6, color=colour, markeredgecolor="white", markeredgewidth=0.8)
         else:
             axes.plot(x, y, color=colour, linewidth=1.2, path_effects=HALO)
     axes.set_xlim(-0.5, size - 0.5)

@@ -31,7 +31,7 @@ from geomae.rasters import AuditReport, Grid, audit
 from geomae.rasters.grids import scene_layout
 from geomae.tiles.earth import to_crs
 from geomae.tiles.labels import LabelSource, label_tiles, purity_remarks
-from geomae.tiles.points import INVALID, PIXEL_COL, PIXEL_ROW, POINT, POINT_COLUMNS, REPEAT, contradictions
+from geomae.tiles.points import INVALID, PIXEL_COL, PIXEL_ROW, POINT, REPEAT, contradictions
 from geomae.tiles.polygon_labels import ByPolygon, columns_of_polygons, open_labels, values_of_tiles
 from geomae.tiles.sources import open_source, prepare
 from geomae.tiles.splits import assign_splits
@@ -246,7 +246,7 @@ def build_index(
     tiles, attributes = tiles[kept].reset_index(drop=True), attributes[kept].reset_index(drop=True)
     if POINT in tiles:
         warnings = (*warnings, *contradictions(catalog, name, tiles))
-        tiles = tiles.drop(columns=list(POINT_COLUMNS))
+        tiles = tiles.drop(columns=[POINT, REPEAT])  # the pixels of the points stay, to be drawn
     measured = measured.take(np.flatnonzero(kept))
     index = TileIndex(name, source, tiles, attributes, grids, report, measured, left_out, entry.place_column)
     return replace(index, remarks=(*remarks, *warnings), labels=labels, by_polygon=by_polygon, warnings=warnings)

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from geomae.rasters import Window
 from geomae.tiles.index import TileIndex
+from geomae.tiles.points import PIXEL_COL, PIXEL_ROW
 from geomae.tiles.polygon_labels import PolygonLabels
-
-PIXEL_ROW, PIXEL_COL = "pixel_row", "pixel_col"  # of the point that a tile is around
 
 
 @dataclass(frozen=True)

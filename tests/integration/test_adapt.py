@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import history, mlflow_client, options, write_catalog
+from processes import forked
 
 from geomae.catalog import open_catalog
 from geomae.commands import adapt
@@ -146,10 +147,10 @@ def begun(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(geomae, land, begun, tracking_uri, tmp_path_factory) -> tuple[Path, str]:
-    """The folder that the real command left, and what it printed."""
+def done(land, begun, tracking_uri, tmp_path_factory) -> tuple[Path, str]:
+    """The folder that the command left, as a process, and what it printed."""
     folder = tmp_path_factory.mktemp("adapt")
-    found = geomae(
+    found = forked(
         "adapt", "--catalog", land, "--model", begun, "--target", BROWN, "--source", GREEN, "--probe-train", GREEN,
         "--probe-test", BROWN, "--steps", 12, *options(*FEW, "rate=0.1"), "--method", "last-blocks",
         "--precision", "32", "--tracking-uri", tracking_uri, "--register", "brown-land",

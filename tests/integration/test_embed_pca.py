@@ -5,6 +5,7 @@ import pytest
 import rasterio
 import torch
 from helpers import CATALOG, mlflow_client, write_catalog, write_scenes
+from processes import forked
 from sklearn.decomposition import PCA
 
 from geomae import open_embeddings
@@ -158,8 +159,8 @@ def test_what_cannot_be(first, ask, tmp_path):
     assert not ask("no", dry_run=True).exists()
 
 
-def test_the_command_says_what_it_found(geomae, data, tracking_uri, tmp_path):
-    done = geomae(
+def test_the_command_says_what_it_found(data, tracking_uri, tmp_path):
+    done = forked(
         "embed-pca", "--catalog", data, "--dataset", "tiny", "--encoder", "baseline:statistics", "--maps", 0,
         "--tracking-uri", tracking_uri, "--out", "out", cwd=tmp_path,
     )  # fmt: skip

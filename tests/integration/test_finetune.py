@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from geomae.commands.finetune import FinetuneOptions, run
 from geomae.commands.options import CommonOptions
-from geomae.errors import CatalogError, ConfigError
+from geomae.errors import CatalogError, ConfigError, ModelError
 from geomae.models.architecture import Architecture
 from geomae.models.finetuned import load_finetuned
 from geomae.models.folder import Model, save_model
@@ -229,7 +229,9 @@ BAD = [
     ({"changes": ("head=conv",)}, ConfigError, "conv predicts pixels"),
     ({"tests": ("fields",)}, ConfigError, "24 of its tiles are .* in --train"),
     ({"model": "baseline:rcf"}, ConfigError, "a baseline has no weights that could learn"),
-    ({"model": "timm:vit_tiny_patch16_224"}, ConfigError, "another library's model"),
+    ({"model": "torchgeo:ViTSmall16_Weights.SENTINEL2_ALL_MOCO"}, ConfigError, "another library's model"),
+    ({"model": "timm:test_convnext?pretrained=false"}, ModelError, "is no plain vision transformer"),
+    ({"model": "timm:test_vit?pretrained=false&bands=all"}, ConfigError, "takes red, green and blue"),
     ({"shots": "1,x"}, ConfigError, "--shots 1,x: give whole numbers above 0"),
     ({"method": "most"}, ConfigError, "--method most"),
     ({"changes": ("batch=9", "accumulate=2")}, ConfigError, "batch: 9 tiles cannot be shared by 1 devices in 2 passes"),
@@ -271,3 +273,10 @@ def test_two_processes_learn_what_one_learns(fields, geomae, tmp_path):
         if name.endswith("qkv.bias"):  # keys' biases move no softmax: their gradient is rounding
             parts = np.r_[: len(value) // 3, 2 * len(value) // 3 : len(value)]
         np.testing.assert_allclose(other[name][parts], value[parts], rtol=0, atol=1e-5, err_msg=name)
+
+
+def test_a_transformer_of_timm_is_read_after_its_last_block(fields, tmp_path, capsys):
+    alone = wish(fields, tmp_path / "run", model="timm:vit_tiny_patch16_224?pretrained=false", method="last-blocks")
+    assert run(replace(alone, common=replace(alone.common, dry_run=True, quiet=False))) == 0
+    blocks = 2 * (12 * 192 * 192 + 13 * 192)  # weights; biases and norms
+    assert f"{blocks + 3 * (2 * 192 + 1):,} of " in capsys.readouterr().out  # and a head of three classes

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import called, mlflow_client, refused, write_catalog
+from processes import forked
 
 from geomae import open_catalog, open_embeddings
 from geomae.commands import gap
@@ -116,9 +117,9 @@ def request_for(fields, tracking_uri, tmp_path):
     return build
 
 
-def test_the_command_from_end_to_end(geomae, fields, tracking_uri, tmp_path):
+def test_the_command_from_end_to_end(fields, tracking_uri, tmp_path):
     out, model = tmp_path / "out", save(tmp_path / "hardly" / "model")
-    done = geomae(
+    done = forked(
         "gap", "--catalog", fields, "--source", GREEN, "--target", BROWN, "--encoder", model,
         "--precision", "32", "--tracking-uri", tracking_uri, "--out", out, cwd=tmp_path,
     )  # fmt: skip

@@ -2,11 +2,11 @@
 
 import json
 import shutil
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
 from helpers import CATALOG, called, history, options, refuses, state, write_catalog, write_scenes
+from processes import forked
 from safetensors.torch import load_file
 
 from geomae.commands.pretrain import PretrainOptions, run
@@ -44,12 +44,11 @@ def two_dates(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(geomae, two_dates, tracking_uri, tmp_path_factory):
+def trained(two_dates, tracking_uri, tmp_path_factory):
     """Folders of the same training on one process and on two, and what the first one said."""
     work, said = tmp_path_factory.mktemp("terms"), []
     for devices in (1, 2):
-        start = called if devices == 1 else partial(geomae, timeout=600)  # one process may be this one
-        done = start(
+        done = (called if devices == 1 else forked)(
             "pretrain", "--catalog", two_dates, *BOTH, *options(*TERMS), "--precision", "32", "--devices", devices,
             "--tracking-uri", tracking_uri, "--out", f"on-{devices}", cwd=work,
         )  # fmt: skip

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import called, mlflow_client, refused, write_catalog
+from processes import forked
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -153,9 +154,9 @@ def by_hand(folder: Path, learn: str, judge: str, strength: float, label="baseli
     return float(np.mean([np.mean(guess[truth == one] == one) for one in np.unique(truth)]))
 
 
-def test_the_command_from_end_to_end(geomae, fields, model, tracking_uri, tmp_path, capsys):
+def test_the_command_from_end_to_end(fields, model, tracking_uri, tmp_path, capsys):
     out = tmp_path / "out"
-    done = geomae(
+    done = forked(
         "probe", "--catalog", fields, "--train", "fields@train", "--test", "fields@test", "--encoder", model,
         "--precision", "32", "--tracking-uri", tracking_uri, "--out", out, cwd=tmp_path,
     )  # fmt: skip

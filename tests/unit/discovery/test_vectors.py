@@ -113,14 +113,23 @@ def test_folders_without_vectors_stay_as_they_were(folder):
 
 
 def test_dates_in_names_become_a_pattern_and_names_of_products_a_comment(folder):
-    for name in ("north_20210607", "north_20210901"):
-        (folder / f"{name}.tif").write_bytes((folder / "a.tif").read_bytes())
+    first = (folder / "a.tif").read_bytes()
+    for number, name in enumerate(("north_20210607", "north_20210901"), start=1):
+        pixels_CHW = np.random.default_rng(number).integers(500, 3000, (4, 64, 64)).astype(np.uint16)
+        corner = (10.0, 0.0, LEFT, 0.0, -10.0, TOP)
+        names = ("B02", "B03", "B04", "B08")
+        write_cog(folder / f"{name}.tif", pixels_CHW, crs="EPSG:32632", transform=corner, descriptions=names)
     assert "time:" not in drafted(folder)[1]  # a.tif has no date
     (folder / "a.tif").unlink()
     catalog, text = drafted(folder)
     assert catalog.entry("in").time.pattern == "%Y%m%d" and "2021-06-07 to 2021-09-01" in text
     checked = check_dataset(catalog, "in")
-    assert checked.error is None and checked.tiles.attributes["time"].tolist()[0] == "2021-06-07"
+    assert checked.error is None and set(checked.tiles.attributes["time"]) == {"2021-06-07", "2021-09-01"}
+    (folder / "north_20211130.tif").write_bytes(first)
+    (folder / "north_20211201.tif").write_bytes(first)  # the same bytes: one of the two days is wrong
+    doubled = check_dataset(drafted(folder)[0], "in")
+    assert set(doubled.tiles.attributes["time"]) == {"2021-06-07", "2021-09-01", "2021-11-30"}
+    assert [one.kind for one in doubled.report.problems] == ["duplicate"]
     for path in folder.glob("*.tif"):
         path.rename(folder / f"S2A_MSIL2A_{path.stem[-8:]}T101031_N0500_R022_T32TPS_20230131T000000.tif")
     assert "# the names of the files tell when they were acquired: times are 2021-06-07" in drafted(folder)[1]

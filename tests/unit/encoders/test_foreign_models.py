@@ -18,7 +18,9 @@ from torchgeo.models.scale_mae import ScaleMAE
 
 from geomae.encoders import POOLINGS, load_encoder
 from geomae.encoders.foreign_models import resized, standardised
-from geomae.encoders.timm_models import finish, timm_backbone
+from geomae.encoders.own_models import OwnEncoder
+from geomae.encoders.specification import parse_encoder
+from geomae.encoders.timm_models import finish, timm_backbone, timm_model
 from geomae.errors import BandMismatchError, ConfigError, GeomaeError, ModelError
 from geomae.sensors import sensor
 from geomae.sensors.record import SensorRecord
@@ -88,6 +90,22 @@ def test_a_timm_model_gives_what_timm_gives(vit):
     assert (
         encoder.notes[0] == "bands B04, B03, B02: reflectance 0 to 0.3 becomes 0 to 1; then minus 0.5, divided by 0.5"
     )
+
+
+def test_a_timm_model_becomes_one_of_ours(vit):
+    """With the same tokens of tiles of its own size, which need no resizing."""
+    module, path = vit
+    model = timm_model(parse_encoder(f"timm:{VIT}?checkpoint={path}"), LANDSAT, 224)
+    encoder = OwnEncoder(model)
+    pixels = pixels_of(model, 224, 1).clamp(0.01, 0.29)  # within what a picture shows
+    settings = module.pretrained_cfg
+    shown = normalised(pixels / 0.3, torch.tensor(settings["mean"]), torch.tensor(settings["std"]))
+    tokens = module.forward_features(shown)
+    found = encoder.tokens(pixels)
+    torch.testing.assert_close(found.cls_BD, tokens[:, 0], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found.patches_BND, tokens[:, 1:], rtol=1e-3, atol=1e-4)
+    small = timm_model(parse_encoder(f"timm:{VIT}?checkpoint={path}"), LANDSAT, 64)
+    assert small.mae.architecture.grid == (4, 4)  # positions are interpolated
 
 
 def test_digital_numbers_and_all_bands(vit):

@@ -1,5 +1,8 @@
 """Windows over a scene: no seam at their borders, the same bytes whichever strip was first, and the right place."""
 
+import os
+import signal
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -211,6 +214,44 @@ def test_a_map_that_was_stopped_goes_on_with_the_same_bytes(scene, tmp_path, mon
         *(write_maps([job], MapOptions(True), tmp_path / x) for x in ("whole", "parts")), strict=True
     ):
         assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_map_that_was_killed_goes_on_with_the_same_bytes(scene, tmp_path, monkeypatch):
+    """Killed while it writes its third strip, of which half is left."""
+    monkeypatch.setattr("geomae.prediction.windows.STRIP_PX", 32)
+    selected, _ = scene()
+    job, compute = job_of(selected, Threshold(drift=0.5)), open_compute("cpu", "32")
+
+    def go(out):
+        return predict_strips(compute, [job], MapOptions(), out, Stop(), lambda *_: None)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that other threads are not there after a fork
+        child = os.fork()
+    if child == 0:
+        usual, whole_ones = np.save, iter(range(2))
+
+        def save(file, values, **how):
+            if next(whole_ones, None) is None:
+                file.write(values.tobytes()[: values.nbytes // 2])
+                file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+            usual(file, values, **how)
+
+        np.save = save
+        try:
+            go(tmp_path / "killed")
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert sorted(one.name for one in (tmp_path / "killed/strips/s").glob("0*")) == ["00000.npy", "00001.npy"]
+    assert go(tmp_path / "killed") and go(tmp_path / "whole")
+    made = [write_maps([job], MapOptions(), tmp_path / name) for name in ("whole", "killed")]
+    for one, other in zip(*made, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == sorted(
+        path.name for path in (tmp_path / "whole").iterdir()
+    )
 
 
 def test_a_job_without_a_valid_pixel_is_nodata(scene):

@@ -42,6 +42,18 @@ def test_outlines_are_in_pixels_of_the_tile_and_carry_their_class(index):
     assert with_marks(index).tolist() == [0, 1, 3]
 
 
+def test_points_are_marked_in_every_tile_that_they_lie_in(folder):  # noqa: F811
+    places, classes = [(20, 20), (24, 18), (50, 40)], ["oak", "elm", "oak"]
+    (folder / "points.geojson").write_text(squares(places, 0, **{"class": classes}))
+    path = folder.parent / "data_catalog.yaml"
+    points = "    windows: {points: in/points.geojson, size: 16}\n    label: {column: class}\n"
+    path.write_text(CATALOG.partition("    tile:")[0] + points)
+    index = build_index(open_catalog(path), "d")
+    found = [[(mark.name, mark.xy_V2.tolist()) for mark in tile_marks(index, one)] for one in range(3)]
+    assert found[2] == [("oak", [[8.5, 8.5]])]
+    assert found[0] == [("oak", [[8.5, 8.5]]), ("elm", [[12.5, 6.5]])]
+
+
 def test_the_most_frequent_classes_have_colours_of_their_own():
     many = [[Mark(f"c{number}", np.zeros((1, 2)))] for number in range(9)] + [[Mark("c8", np.zeros((1, 2)))]]
     colours = class_colours(many)

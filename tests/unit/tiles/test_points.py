@@ -196,7 +196,7 @@ def test_where_no_tile_is_left_it_is_said_what_was_needed(tmp_path):
     frame = gpd.GeoDataFrame({"c": ["a"]}, geometry=[shapely.box(400_000, 4_999_900, 400_100, 5_000_000)], crs=32632)
     frame.to_file(tmp_path / "fields.gpkg")
     refused(tmp_path, "windows.points: ", "holds 1 polygons where points are needed", name="fields.gpkg")
-    refused(tmp_path, "there is no file 'point.gpkg'", name="point.gpkg")
+    refused(tmp_path, "there is no file 'point.gpkg'", "; did you mean 'points.gpkg'?", name="point.gpkg")
 
 
 def test_tiles_that_are_read_together_measure_what_they_measure_alone(tmp_path):

@@ -173,7 +173,8 @@ KEY = r"data_catalog\.yaml:\d+: datasets\.d\.label"
     [
         (QUARTERS[:2], TWO, [label(column="knd")], r"\.vector\.column: fields.geojson has no column 'knd'.*'kind'"),
         (QUARTERS[:2], TWO, [label(layer="x")], KEY + r"\.vector\.layer: .*fields\.geojson: .*'x'"),
-        (QUARTERS[:2], TWO, [label(path="f.gpkg")], KEY + r"\.vector\.path: there is no file 'f.gpkg'"),
+        (QUARTERS[:2], TWO, [label(path="feilds.geojson")],
+         KEY + r"\.vector\.path: there is no file 'feilds.geojson'; .*; did you mean 'fields.geojson'"),
         (QUARTERS[:2], {"kind": ["crop", "crop"], "id": [1, 2]}, [label()],
          KEY + r"\.vector\.column: the column 'kind' holds the one value 'crop'.*choose another column \(id\)"),
         (QUARTERS[:2], {"kind": ["", None]}, [label()], "holds no value, and there is nothing to tell apart"),
