@@ -81,7 +81,7 @@ class FinetuneTask:
         record, weight_K = self.head(config, part.tiles.label_T), None
         if self.task == REGRESSION:
             part, held = _standardised(part, record), None if held is None else _standardised(held, record)
-        elif config.class_weights == "balanced":
+        elif config.balances(self.task):
             weight_K = class_weights(part.tiles.label_T, len(self.names))
         criterion = Criterion(self.task, weight_K, config.smoothing if self.names else 0.0)
         return FinetuneJob(self.model.using(self.record), record, criterion, part, held, self.seed)
@@ -91,7 +91,7 @@ class FinetuneTask:
         shares: tuple[float, ...] = ()
         if self.names:
             count_K = np.bincount(label_T[label_T >= 0].ravel().astype(np.int64), minlength=len(self.names))
-            balanced = config.class_weights == "balanced"
+            balanced = config.balances(self.task)
             shares = tuple(((count_K > 0) / (count_K > 0).sum() if balanced else count_K / count_K.sum()).tolist())
         numbers = self.task == REGRESSION
         return HeadRecord(

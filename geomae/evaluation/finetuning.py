@@ -96,7 +96,7 @@ def calibrated_model(compute: Compute, task: FinetuneTask, config: FinetuneConfi
     record = head.record
     if task.names:
         logits_NK, label_N, weight_N = _held_out_rows(compute, task, learned.model, config)
-        if config.class_weights == "balanced":  # the bias must not undo that classes were made equal
+        if config.balances(task.task):  # the bias must not undo that classes were made equal
             weight_N = weight_N * np.array(class_weights(label_N, len(task.names)))[label_N]
         found = fit_calibration(logits_NK, label_N, weight_N, task.names)
         counts_KK = confusion(label_N, found.apply(logits_NK).argmax(1), len(task.names))

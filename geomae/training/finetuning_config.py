@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from geomae.config import Frozen, Optimizer
+from geomae.models.head_record import CLASSIFICATION
 
 METHODS = ("full", "lora", "last-blocks", "head")
 # Learning rates for 256 tiles a step, of which the one that is best on held-out tiles is taken.
@@ -42,8 +43,10 @@ class FinetuneConfig(Frozen, strict=True):
     )
     drop_path: float = Field(0.0, ge=0, lt=1, description="chance that the last block is skipped; the first never is")
     smoothing: float = Field(0.1, ge=0, lt=1, description="share of a label that is spread over all classes")
-    class_weights: Literal["none", "balanced"] = Field(
-        "none", description="balanced: each class counts as much as any other, however rare"
+    class_weights: Literal["none", "balanced"] | None = Field(
+        None,
+        description="balanced: each class counts as much as any other, however rare; none: by its labels; default as "
+        "in probes, balanced for tiles and none for pixels",
     )
     rates: list[float] | None = Field(
         None, min_length=1, description="learning rates for 256 tiles a step, of which held-out tiles take one"
@@ -66,6 +69,10 @@ class FinetuneConfig(Frozen, strict=True):
     def keep(self) -> int:
         """Newest checkpoints kept, beside the best."""
         return 1
+
+    def balances(self, task: str) -> bool:
+        """Whether every class counts as much as any other."""
+        return task == CLASSIFICATION if self.class_weights is None else self.class_weights == "balanced"
 
     @property
     def grid(self) -> list[float]:
