@@ -56,8 +56,8 @@ def run(common: CommonOptions, datasets: Sequence[str]) -> int:
     for name, one in checked.items():
         show_check(screen, catalog, name, one)
     screen.result(f"written to {folder}")
-    screen.say(next_command("catalog check", common, dataset=selectors[0]))
     if failed:
         share = f"{len(failed)} of {len(checked)} data sets cannot be used: {', '.join(failed)}"
         raise CatalogError(f"{next(iter(failed.values()))} ({share}; see {folder / 'audit.json'})")
+    screen.say(next_command("catalog check", common, dataset=selectors[0]))
     return 0

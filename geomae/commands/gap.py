@@ -91,6 +91,7 @@ def run(options: GapOptions) -> int:
     # What is slow to import (torch takes seconds) comes after what can be checked without it.
     from geomae.commands.run import AnalysisRun, open_session, selection_record
     from geomae.encoders.selections import EmbeddingSpec, embed_specs, encoder_digest
+    from geomae.encoders.specification import FOLDER, MLFLOW
     from geomae.evaluation.gap import comparable_specs, measure_gap, read_gap_domains
     from geomae.runtime.signals import watch
 
@@ -129,7 +130,9 @@ def run(options: GapOptions) -> int:
         from geomae.commands.gap_report import write_results  # pictures: matplotlib comes after the work
 
         write_results(run_, session, result, embedded)
-        named = {"source": source, "target": target, "encoder": options.encoders[0] if options.encoders else "MODEL"}
+        first = (one.references[0] for one in specs)
+        model = next((one.text for one in first if one.kind in (FOLDER, MLFLOW)), "MODEL")  # a baseline cannot adapt
+        named = {"source": source, "target": target, "model": model}
         session.screen.say(next_command("gap", options.common, **named))
     return 0
 

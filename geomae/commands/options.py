@@ -87,7 +87,7 @@ NEXT = {
     "embed-pca": "geomae probe --train SELECTOR --test SELECTOR --encoder {encoder}",
     "probe": "geomae predict --model {out}/probes/{encoder} --dataset {dataset}",
     "finetune": "geomae predict --model {out}/model --dataset {dataset}",
-    "gap": "geomae adapt --source {source} --target {target} --model {encoder}",
+    "gap": "geomae adapt --source {source} --target {target} --model {model}",
     "adapt": "geomae compare-recon --dataset {target} --model {model} --model {out}/model",
     "compare-recon": "geomae runs show {out}",
     "predict": "geomae runs show {out}",

@@ -93,7 +93,9 @@ def timm_model(reference: Reference, imagery: SensorRecord, side: int) -> Model:
         mean_C=tuple((mean - shift) / factor for mean, shift, factor in places),
         std_C=tuple(std / factor for std, factor in zip(std_C, shown.factor_C, strict=True)),
     )
-    return replace(model, sensors=(own,), provenance=model.provenance | {"weights": [reference.text, *notes]})
+    return replace(
+        model, sensors=(own,), provenance=model.provenance | {"source": reference.text, "weights": list(notes)}
+    )
 
 
 def finish(

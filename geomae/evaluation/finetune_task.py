@@ -3,7 +3,6 @@
 T tiles, P tiles of the train selection, K classes
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -231,9 +230,7 @@ def hold_out(train: LabelledSelection, names: Sequence[str]) -> tuple[NDArray[np
         )
     place = {name: code for code, name in enumerate(names)}
     class_P = np.array([place[one] for one in train.label_T.tolist()]) if names else quarters(train.label_T)
-    with warnings.catch_warnings():  # a class that is too rare to be in every part is in fewer
-        warnings.filterwarnings("ignore", message="The least populated class")
-        fold_P = assign_groups(class_P, units_P, min(HOLD_OUT, len(known)))
+    fold_P = assign_groups(class_P, units_P, min(HOLD_OUT, len(known)))
 
     def unfit(fold: int) -> tuple[int, float]:
         """How many classes nothing would be left of to learn from; how far from a fifth (groups differ in size)."""

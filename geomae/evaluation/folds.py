@@ -90,7 +90,7 @@ def check_rows(label_T: Codes, names: Sequence[str], folds: int) -> None:
 
 def _numbered(splits: Any, tiles: int) -> Codes:
     fold_T = np.zeros(tiles, dtype=np.int64)
-    with warnings.catch_warnings():  # of quarters: few where many numbers are equal
+    with warnings.catch_warnings():  # who needs every class in every fold checks that before
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         for number, (_, held_out) in enumerate(splits):
             fold_T[held_out] = number

@@ -34,7 +34,7 @@ def test_what_follows_is_a_command_with_options_that_it_has(command):
 
 def test_names_of_the_run_are_filled_in_as_a_shell_takes_them():
     common = CommonOptions(catalog=Path("my data.yaml"))
-    told = next_command("gap", common, source="a[season=dry]", target="b", encoder="runs/x/model")
+    told = next_command("gap", common, source="a[season=dry]", target="b", model="runs/x/model")
     assert told == (
         "next: geomae adapt --source 'a[season=dry]' --target b --model runs/x/model --catalog 'my data.yaml'"
     )

@@ -22,6 +22,7 @@ from geomae.encoders.own_models import OwnEncoder
 from geomae.encoders.specification import parse_encoder
 from geomae.encoders.timm_models import finish, timm_backbone, timm_model
 from geomae.errors import BandMismatchError, ConfigError, GeomaeError, ModelError
+from geomae.models.lineage import lineage
 from geomae.sensors import sensor
 from geomae.sensors.record import SensorRecord
 
@@ -104,6 +105,7 @@ def test_a_timm_model_becomes_one_of_ours(vit):
     found = encoder.tokens(pixels)
     torch.testing.assert_close(found.cls_BD, tokens[:, 0], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(found.patches_BND, tokens[:, 1:], rtol=1e-3, atol=1e-4)
+    assert [str(step) for step in lineage(model.provenance)] == [f"weights of timm:{VIT}?checkpoint={path}"]
     small = timm_model(parse_encoder(f"timm:{VIT}?checkpoint={path}"), LANDSAT, 64)
     assert small.mae.architecture.grid == (4, 4)  # positions are interpolated
 
