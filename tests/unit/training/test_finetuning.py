@@ -30,7 +30,7 @@ from geomae.tiles.labelled_batches import Changes, LabelledTiles, labelled_batch
 from geomae.tiles.reader import TileReader
 from geomae.tiles.schedule import schedule_batches
 from geomae.tiles.selection import own_record
-from geomae.training.finetuning import FinetuneJob, class_weights, finetune_model, network_of, with_weights
+from geomae.training.finetuning import FinetuneJob, Learned, class_weights, finetune_model, network_of, with_weights
 from geomae.training.finetuning_config import FinetuneConfig
 from geomae.training.optimizer import guarded_step
 from geomae.training.supervised import LabelledPart, prepare
@@ -257,3 +257,28 @@ def test_blocks_behind_the_head_stay_as_they_are(index, compute, tmp_path):
     before, after = (one.mae.encoder.blocks for one in (job.model, learned.model))
     assert all(map(torch.equal, before[1].parameters(), after[1].parameters()))
     assert not torch.equal(before[0].mlp.fc1.weight, after[0].mlp.fc1.weight)
+
+
+def test_how_sure_a_network_is_does_not_decide_which_step_is_kept(index, compute, tmp_path):
+    """Logits twice as large tell the same after calibration, and have the same loss on held-out tiles."""
+    label_T = random_classes(index)
+    mostly_T = np.where(
+        np.arange(len(label_T)) % 3 == 0, np.roll(label_T, 1), label_T
+    )  # so that being sure can be wrong
+    job = job_of(index, label_T, judged=True)
+    job = begun(compute, replace(job, held=replace(job.held, tiles=replace(job.held.tiles, label_T=mostly_T))))
+    config = parse(FinetuneConfig, QUICK)
+    network, _ = network_of(job, config)
+    training = prepare(
+        compute.fabric, network, config, 0, "32", job.criterion, job.learned, job.held, CLASSES, tmp_path
+    )
+    (before,) = training.scores(baselines=False).values()
+    with torch.no_grad():
+        network.head.linear.weight *= 0.5
+        network.head.linear.bias *= 0.5
+    (after,) = training.scores(baselines=False).values()
+    assert after.loss == pytest.approx(before.loss, rel=1e-4)
+    assert after.value == before.value
+    logits_TK = torch.from_numpy(told(Learned(with_weights(job, network.state_dict()), None, 0, {}, 0, 0), job))
+    plain = torch.nn.functional.cross_entropy(logits_TK, torch.from_numpy(mostly_T))
+    assert after.loss < float(plain)
