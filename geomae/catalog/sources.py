@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -37,6 +37,19 @@ LARGEST_FIGURE = 1e30  # of scales and offsets: times 65535 it still is a float3
 MIXED = "mixed"  # unit of a data set whose bands have different ones
 
 
+@dataclass(frozen=True)
+class Stated:
+    """What metadata beside the pixels (STAC items, attributes of a cube) say of the stored values of the bands read.
+
+    It counts where the catalogue says nothing, and before the sensor's table; None where nothing is stated. `nodata`
+    counts as that of files does.
+    """
+
+    scale_C: tuple[float | None, ...]
+    offset_C: tuple[float | None, ...]
+    nodata: tuple[float, ...] = ()
+
+
 def resolve_files(catalog: Catalog, dataset: str, describe_bands: DescribeBands) -> Source:
     """The Source of an entry with `path`.
 
@@ -51,7 +64,8 @@ def resolve_files(catalog: Catalog, dataset: str, describe_bands: DescribeBands)
     root = common_folder([static_folder(catalog, pattern) for pattern in entry.paths])
     if entry.one_file_per_band:
         stored = bands_by_token(catalog, dataset, sensor)
-        return _source(catalog, dataset, sensor, stored, _band_scenes(catalog, dataset, stored, root), describe_bands)
+        scenes = _band_scenes(catalog, dataset, stored, root)
+        return source_from_scenes(catalog, dataset, sensor, stored, scenes, describe_bands)
     paths: dict[str, None] = {}
     for pattern in entry.paths:
         files = find_files(catalog, dataset, pattern, "path")
@@ -84,7 +98,47 @@ def source_from_paths(
         raise CatalogError(f"{catalog.place(dataset)}: holds no files; check where they should be")
     stored = bands_by_number(catalog, dataset, sensor, paths, describe_bands)
     scenes = scenes_from_paths(paths, stored.numbers, root=root, attributes=attributes, label_paths=label_paths)
-    return _source(catalog, dataset, sensor, stored, scenes, describe_bands)
+    return source_from_scenes(catalog, dataset, sensor, stored, scenes, describe_bands)
+
+
+def source_from_scenes(
+    catalog: Catalog,
+    dataset: str,
+    sensor: Sensor,
+    stored: StoredBands,
+    scenes: tuple[Scene, ...],
+    describe_bands: DescribeBands,
+    stated: Stated | None = None,
+) -> Source:
+    """The Source of scenes that were found: with scaling, nodata, labels, table, times and masks of the entry.
+
+    `stored` says which bands are read; `stated` is what metadata beside the pixels say of their values.
+    """
+    entry = catalog.entry(dataset)
+    if stated is None or set(stated.offset_C) == {None}:
+        _check_baselines(catalog, dataset, sensor, scenes)
+    unit, scale_C, offset_C = scaling(catalog, dataset, sensor, stored.bands, stated)
+    scenes = with_scene_times(catalog, dataset, attach_table(catalog, dataset, _with_labels(catalog, dataset, scenes)))
+    scenes = _with_masks(catalog, dataset, scenes, stored, describe_bands)
+    order, layer = stored.order, entry.mask.band if entry.mask else None
+    if order is not None and isinstance(layer, str) and scenes[0].mask is not None:
+        order = order.with_layer(layer, scenes[0].mask.index)
+    return Source(
+        name=dataset,
+        sensor=sensor.name,
+        bands=stored.bands,
+        unit=unit,
+        scale_C=scale_C,
+        offset_C=offset_C,
+        nodata=nodata_values(entry, sensor, stated),
+        gsd_m=entry.gsd_m,
+        scenes=scenes,
+        stored_bands=stored.count,
+        invalid_bits=entry.mask.invalid_bits if entry.mask else (),
+        invalid_values=entry.mask.invalid_values if entry.mask else (),
+        remote=entry.remote,
+        order=order,
+    )
 
 
 def scenes_from_paths(
@@ -117,9 +171,9 @@ def scenes_from_paths(
 
 
 def scaling(
-    catalog: Catalog, dataset: str, sensor: Sensor, bands: Sequence[Band]
+    catalog: Catalog, dataset: str, sensor: Sensor, bands: Sequence[Band], stated: Stated | None = None
 ) -> tuple[str, tuple[float, ...], tuple[float, ...]]:
-    """Unit, scale and offset of each band: the entry's, else the sensor's.
+    """Unit, scale and offset of each band: the entry's, else what is `stated`, else the sensor's.
 
     Digital numbers are taken as they are stored. Raises CatalogError when the entry names another unit than the
     sensor's and does not say the scale, and for figures with which values leave float32.
@@ -134,6 +188,9 @@ def scaling(
         raise CatalogError(f"{place}: {entry.unit} is not the unit of sensor {sensor.name}; add `scale` and `offset`")
     scale_C = [1.0 if as_stored else one.scale for one in usual]
     offset_C = [0.0 if as_stored else one.offset for one in usual]
+    if stated is not None and not as_stored:
+        scale_C = [one if own is None else own for own, one in zip(stated.scale_C, scale_C, strict=True)]
+        offset_C = [one if own is None else own for own, one in zip(stated.offset_C, offset_C, strict=True)]
     scales = _own(catalog, dataset, sensor, bands, "scale", scale_C)
     offsets = _own(catalog, dataset, sensor, bands, "offset", offset_C)
     for key, figures in (("scale", scales), ("offset", offsets)):
@@ -152,11 +209,13 @@ def band_units(catalog: Catalog, source: Source) -> tuple[str, ...]:
     return tuple(known.scaling(band).unit if known else source.unit for band in source.bands)
 
 
-def nodata_values(entry: DatasetEntry, sensor: Sensor) -> tuple[float, ...]:
-    """The stored values that are no measurement: the entry's and the sensor's; an empty list in the entry is none."""
+def nodata_values(entry: DatasetEntry, sensor: Sensor, stated: Stated | None = None) -> tuple[float, ...]:
+    """The stored values that are no measurement: the entry's, the sensor's and those stated; an empty list in the entry
+    is none.
+    """
     if entry.nodata == ():
         return ()
-    return tuple(dict.fromkeys((*entry.nodata_values, *sensor.nodata)))
+    return tuple(dict.fromkeys((*entry.nodata_values, *sensor.nodata, *(stated.nodata if stated else ()))))
 
 
 def _band_scenes(catalog: Catalog, dataset: str, stored: StoredBands, root: str) -> tuple[Scene, ...]:
@@ -177,40 +236,6 @@ def _band_scenes(catalog: Catalog, dataset: str, stored: StoredBands, root: str)
         mask_file = BandFile(scene.files[token]) if token else None
         scenes.append(Scene(scene_id, PurePosixPath(scene.path).name, bands, mask_file))
     return tuple(sorted(scenes, key=lambda scene: scene.id))
-
-
-def _source(
-    catalog: Catalog,
-    dataset: str,
-    sensor: Sensor,
-    stored: StoredBands,
-    scenes: tuple[Scene, ...],
-    describe_bands: DescribeBands,
-) -> Source:
-    entry = catalog.entry(dataset)
-    _check_baselines(catalog, dataset, sensor, scenes)
-    unit, scale_C, offset_C = scaling(catalog, dataset, sensor, stored.bands)
-    scenes = with_scene_times(catalog, dataset, attach_table(catalog, dataset, _with_labels(catalog, dataset, scenes)))
-    scenes = _with_masks(catalog, dataset, scenes, stored, describe_bands)
-    order, layer = stored.order, entry.mask.band if entry.mask else None
-    if order is not None and isinstance(layer, str) and scenes[0].mask is not None:
-        order = order.with_layer(layer, scenes[0].mask.index)
-    return Source(
-        name=dataset,
-        sensor=sensor.name,
-        bands=stored.bands,
-        unit=unit,
-        scale_C=scale_C,
-        offset_C=offset_C,
-        nodata=nodata_values(entry, sensor),
-        gsd_m=entry.gsd_m,
-        scenes=scenes,
-        stored_bands=stored.count,
-        invalid_bits=entry.mask.invalid_bits if entry.mask else (),
-        invalid_values=entry.mask.invalid_values if entry.mask else (),
-        remote=entry.remote,
-        order=order,
-    )
 
 
 def _check_baselines(catalog: Catalog, dataset: str, sensor: Sensor, scenes: Sequence[Scene]) -> None:
