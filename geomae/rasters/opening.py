@@ -39,7 +39,12 @@ LARGEST_CACHE = 64  # handles per thread; a process may have 1024 files open on 
 REMOTE_PREFIXES = ("https://", "s3://", "gs://", "/vsicurl/https://", "/vsis3/", "/vsigs/")
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 IDENTITY_GDAL = [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
-LOCAL_OPTIONS = {"GDAL_NUM_THREADS": "1"}  # readers are threads already
+LOCAL_OPTIONS = {
+    "GDAL_NUM_THREADS": "1",  # readers are threads already
+    # Bytes of decoded blocks, of the process: a few rows of blocks of a whole scene. GDAL's own limit is a twentieth of
+    # the memory of the machine, which each rank of a large node would take.
+    "GDAL_CACHEMAX": 256 * 1024**2,
+}
 REMOTE_OPTIONS = LOCAL_OPTIONS | {
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "GDAL_HTTP_MULTIPLEX": "YES",
