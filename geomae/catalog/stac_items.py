@@ -76,7 +76,7 @@ def read_items(catalog: Catalog, dataset: str) -> Iterator[Item]:
         with catalog.at(dataset, "stac", "items"):
             count = 0
             for document, source, folder in _documents(path, name, confined):
-                yield _item(document, source, folder)
+                yield item_record(document, source, folder)
                 count += 1
             if count == 0:
                 raise CatalogError(f"{name}: holds no items; search again, or name another file")
@@ -193,7 +193,7 @@ def _parsed(text: bytes, name: str) -> Any:
         raise CatalogError(f"{name}: is no JSON ({_line(error)}); fetch it again") from error
 
 
-def _item(document: Any, source: str, folder: Path) -> Item:
+def item_record(document: Any, source: str, folder: Path) -> Item:
     """The record of an item. Raises CatalogError for what is none."""
     if not isinstance(document, dict) or document.get("type") != "Feature":
         raise CatalogError(f"{source}: is no STAC item (GeoJSON Feature); remove it")
