@@ -9,8 +9,9 @@ from geomae.catalog import Catalog, band_units
 from geomae.discovery.sensor_guess import FILL_IN
 from geomae.metrics.predictions import FEWEST_GROUPS
 from geomae.runtime.console import Screen
-from geomae.tiles.census import ALL, BySplit, Census, Count, take_census, warnings
+from geomae.tiles.census import BySplit, Census, Count, label_range, take_census, warnings
 from geomae.tiles.index import DatasetCheck, TileIndex
+from geomae.tiles.pixel_census import ALL, PixelCensus, PixelsBySplit
 from geomae.tiles.selection import grids_gsd_m
 
 SHOWN = 20  # problems, and values of a column, that are printed; audit.json has all
@@ -52,7 +53,10 @@ def show_check(screen: Screen, catalog: Catalog, name: str, check: DatasetCheck)
         screen.table(name, ["", "count"], [[text, str(count)] for text, count in _figures(check)])
     if check.source is not None and check.tiles is not None:
         _show_bands(screen, catalog, name, check.tiles)
-        _show_census(screen, name, take_census(check.tiles))
+        census = take_census(check.tiles)
+        _show_census(screen, name, census)
+        if census.pixels is not None:
+            _show_pixels(screen, name, census, census.pixels)
     problems = check.report.problems if check.report else ()
     for problem in problems[:SHOWN]:
         screen.result(f"{f'quarantined ({problem.kind})' if problem.quarantines else problem.kind}: {problem.message}")
@@ -79,12 +83,10 @@ def _show_census(screen: Screen, name: str, census: Census) -> None:
     """Labels and months by split, where there are any: tiles, and the groups or blocks in which they stand."""
     if not (census.labels or census.months or census.numbers):
         return
-    splits = sorted(census.splits, key=lambda split: -census.total[split].tiles)[:SHOWN_SPLITS]
-    columns = [ALL, *(split for split in census.splits if split in splits)] if len(census.splits) > 1 else [ALL]
+    columns = _splits_shown(census)
 
     def row(title: str, counts: BySplit) -> list[str]:
-        cut = title if len(title) <= WIDEST_NAME else f"{title[: WIDEST_NAME - 3]}..."
-        return [cut, str(counts[ALL].scenes), *(_cell(counts.get(split), census.unit) for split in columns)]
+        return [_cut(title), str(counts[ALL].scenes), *(_cell(counts.get(split), census.unit) for split in columns)]
 
     rows = []
     for what, table in (("classes", census.labels), ("months", census.months)):
@@ -102,6 +104,37 @@ def _show_census(screen: Screen, name: str, census: Census) -> None:
         word for word, there in (("labels", census.labels or census.numbers), ("dates", census.months)) if there
     )
     screen.table(f"{what} of {name}: tiles{unit}{dates}", ["", "scenes", *columns], rows)
+
+
+def _show_pixels(screen: Screen, name: str, census: Census, found: PixelCensus) -> None:
+    """Labelled pixels by class and split: the share of the split's that each class has, and the groups it stands in."""
+    columns = [split for split in _splits_shown(census) if split in found.total]
+
+    def cell(counts: PixelsBySplit, split: str) -> str:
+        count = counts.get(split)
+        return f"{count.pixels / found.total[split].pixels:.1%} in {count.groups}" if count else "-"
+
+    rows = [
+        [_cut(title), *(cell(counts, split) for split in columns)]
+        for title, counts in list(found.classes.items())[:SHOWN_ROWS]
+    ]
+    if len(found.classes) > SHOWN_ROWS:
+        rows.append([f"{len(found.classes) - SHOWN_ROWS} more classes", *("" for _ in columns)])
+    rows.append(["pixels", *(f"{found.total[split].pixels} in {found.total[split].groups}" for split in columns)])
+    share = found.total[ALL].pixels / found.all_pixels
+    screen.table(f"labelled pixels of {name}: {share:.1%} of all, classes in {census.unit}", ["", *columns], rows)
+
+
+def _splits_shown(census: Census) -> list[str]:
+    """All together, and where there are several splits those with most tiles."""
+    if len(census.splits) == 1:
+        return [ALL]
+    splits = sorted(census.splits, key=lambda split: -census.total[split].tiles)[:SHOWN_SPLITS]
+    return [ALL, *(split for split in census.splits if split in splits)]
+
+
+def _cut(title: str) -> str:
+    return title if len(title) <= WIDEST_NAME else f"{title[: WIDEST_NAME - 3]}..."
 
 
 def _cell(count: Count | None, unit: str) -> str:
@@ -143,6 +176,8 @@ def _figures(check: DatasetCheck) -> Iterable[tuple[str, int]]:
         yield f"left out: {reason}", count
     for column in COUNTED:
         counts = _counts(check.tiles, column)
+        if column == "label" and label_range(counts) is not None:
+            continue  # their range is in the table of labels
         for value, count in list(counts.items())[:SHOWN]:
             yield f"{column} {value}", count
         if len(counts) > SHOWN:

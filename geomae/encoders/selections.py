@@ -161,8 +161,26 @@ class EncoderLoader:
         return ready
 
     def load_trained(self, specs: Sequence[EncoderSpec]) -> dict[str, ByDataset]:
-        """The encoders that are no baselines by label: what is wrong with one is known before any work begins."""
-        return {one.label: self.load(one) for spec in specs if not spec.baseline for one in spec.references}
+        """The encoders that are no baselines by label: what is wrong with any encoder is known before any work begins.
+
+        Baselines have the patches of the first model, and fit the tiles that it fits. Without one they are as small as
+        `tiny`, and are loaded to be tried.
+        """
+        references = [one for spec in specs if not spec.baseline for one in spec.references]
+        trained: dict[str, ByDataset] = {one.label: self.load(one) for one in references}
+        if self._like is None:
+            for spec in specs:
+                if spec.baseline:
+                    self._try(spec.references[0])
+        return trained
+
+    def _try(self, baseline: Reference) -> None:
+        """Load a baseline for each data set and drop it. Raises ConfigError for tiles that it cannot take."""
+        try:
+            for name in self._imagery:
+                self._ready(baseline, name)
+        except ConfigError as error:
+            raise ConfigError(f"{error}, or leave this baseline out (`--no-baselines`)") from error
 
     def _ready(self, reference: Reference, name: str) -> Encoder:
         encoder = load_encoder(

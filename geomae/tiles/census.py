@@ -4,15 +4,16 @@ T tiles
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from geomae.catalog.splits import NO_SPLIT
 from geomae.tiles.index import TileIndex
+from geomae.tiles.pixel_census import ALL, PixelCensus, PixelCount, count_pixels
 
-ALL = "all"
 NO_LABEL = "(none)"
 USUAL_SPLITS = ("train", "val", "test")
 MOST_CLASSES = 20  # more labels than that which are all numbers are measurements
@@ -39,7 +40,7 @@ class Census:
     `unit` says what is independent of the rest and counted as a group: `groups`, `blocks`, else `tiles`. `labels` are
     sorted by their number of tiles, `(none)` last, and empty where no tile has one; of measurements there is only
     `numbers`, the least and the largest. `months` (`2021-06`) are in order; `first` and `last` are times, None where
-    no scene has one.
+    no scene has one. `pixels` are counts of labelled pixels, None where there are none, or they are measurements.
     """
 
     unit: str
@@ -50,6 +51,7 @@ class Census:
     numbers: tuple[float, float] | None = None
     first: str | None = None
     last: str | None = None
+    pixels: PixelCensus | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The same as JSON."""
@@ -60,7 +62,9 @@ class Census:
         }
         total = tables.pop("total")[ALL]
         times = {"first": self.first, "last": self.last}
-        return {"unit": self.unit, "tiles_by_split": total, **tables, "label_range": self.numbers, "times": times}
+        pixels = {"labelled_pixels": self.pixels.to_dict()} if self.pixels else {}
+        counts = {"unit": self.unit, "tiles_by_split": total, **tables, **pixels}
+        return counts | {"label_range": self.numbers, "times": times}
 
 
 def take_census(index: TileIndex) -> Census:
@@ -80,7 +84,8 @@ def take_census(index: TileIndex) -> Census:
     times = [text if isinstance(text, str) and MONTH.match(text) else None for text in time_T]
     tiles["month"] = [text[:7] if text else None for text in times]
     known = sorted(text for text in times if text)
-    numbers = _range(set(tiles["label"]) - {NO_LABEL})
+    numbers = label_range(tiles["label"].unique())
+    measured = index.labels is not None and label_range(index.labels.names) is not None
     labels: dict[str, BySplit] = {}
     if numbers is None and set(tiles["label"]) != {NO_LABEL}:
         named = sorted(_counts(tiles, "label").items(), key=lambda row: (-row[1][ALL].tiles, row[0]))
@@ -94,21 +99,28 @@ def take_census(index: TileIndex) -> Census:
         numbers=numbers,
         first=known[0] if known else None,
         last=known[-1] if known else None,
+        pixels=None if measured else count_pixels(index),
     )
 
 
 def warnings(census: Census, fewest: int) -> list[str]:
     """What the counts cannot carry, in sentences; an interval needs `fewest` groups.
 
-    Splits other than train are those that are scored; without any, all tiles are, where they have labels.
+    Splits other than train are those that are scored; without any, all tiles are, where they have labels. Where pixels
+    have labels and no tile has one, pixels are judged.
     """
+    what = "tiles"
+    total: Mapping[str, Count | PixelCount] = census.total
+    classes: Mapping[str, Mapping[str, Count | PixelCount]]
     classes = {name: row for name, row in census.labels.items() if name != NO_LABEL}
+    if census.pixels is not None and not (classes or census.numbers):
+        what, total, classes = "pixels", census.pixels.total, census.pixels.classes
     found = []
     if census.unit != "tiles":
         alone = [name for name, row in classes.items() if row[ALL].groups == 1]
-        if alone and census.total[ALL].groups > 1:
+        if alone and total[ALL].groups > 1:
             found.append(
-                f"{_listed(alone)}: all tiles of the class stand in one of the {census.unit}, so that a score for the "
+                f"{_listed(alone)}: all {what} of the class stand in one of the {census.unit}, so that a score for the "
                 "class may be one for the place; add places, or leave the class out"
             )
     if len(census.splits) > 1:
@@ -120,10 +132,11 @@ def warnings(census: Census, fewest: int) -> list[str]:
                 f"{_listed(alone)}: the class stands in one split only, and is never tested or never learned; deal by "
                 "other groups or another seed"
             )
-    scored = [split for split in census.splits if split != USUAL_SPLITS[0]]
+    scored = [split for split in census.splits if split not in (USUAL_SPLITS[0], NO_SPLIT)]
     if not scored and (classes or census.numbers):
         scored = [ALL]
-    few = [f"{split} {census.total[split].groups}" for split in scored if census.total[split].groups < fewest]
+    groups = {split: total[split].groups if split in total else 0 for split in scored}
+    few = [f"{split} {count}" for split, count in groups.items() if count < fewest]
     if few:
         found.append(
             f"an interval needs {fewest} {census.unit}, and is left empty for fewer ({', '.join(few)}); hold out more, "
@@ -143,12 +156,13 @@ def _counts(tiles: pd.DataFrame, column: str) -> dict[str, dict[str, Count]]:
     return found
 
 
-def _range(labels: set[str]) -> tuple[float, float] | None:
-    """Least and largest of labels that are measurements."""
-    if len(labels) <= MOST_CLASSES:
+def label_range(labels: Iterable[str]) -> tuple[float, float] | None:
+    """Least and largest of labels that are measurements; None for classes."""
+    known = set(labels) - {NO_LABEL}
+    if len(known) <= MOST_CLASSES:
         return None
     try:
-        numbers = [float(one) for one in labels]
+        numbers = [float(one) for one in known]
     except ValueError:
         return None
     return min(numbers), max(numbers)

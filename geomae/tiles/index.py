@@ -26,9 +26,9 @@ from geomae.catalog import (
 from geomae.catalog.attributes import text_of, tile_columns
 from geomae.catalog.scene_times import UNSPECIFIED, domains_by_month, with_time_attributes
 from geomae.catalog.times import DERIVED, TIME, column_remedy, times_span
-from geomae.errors import CatalogError, GeomaeError, nearest
+from geomae.errors import CatalogError, GeomaeError, RasterError, nearest
 from geomae.rasters import AuditReport, Grid, audit
-from geomae.rasters.grids import scene_layout
+from geomae.rasters.grids import check_stated_grids, scene_layout
 from geomae.tiles.earth import to_crs
 from geomae.tiles.labels import LabelSource, label_tiles, purity_remarks
 from geomae.tiles.points import INVALID, PIXEL_COL, PIXEL_ROW, POINT, REPEAT, contradictions
@@ -42,6 +42,19 @@ from geomae.tiles.windows import list_windows
 COLUMNS = ("split", "group", "fold", "place", "block", "domain", "label")
 
 
+@dataclass(frozen=True)
+class PixelLabels:
+    """What labels of pixels say of the tiles.
+
+    That is what is wrong with them, the columns that come from polygons, the split being one if it does, and what the
+    pixels of tiles lie in, by tile_id (see `label_tiles`), None without such labels.
+    """
+
+    remarks: tuple[str, ...] = ()
+    by_polygon: ByPolygon = field(default_factory=dict)
+    pieces: pd.DataFrame | None = None
+
+
 def describe(
     catalog: Catalog,
     name: str,
@@ -50,23 +63,21 @@ def describe(
     tiles: pd.DataFrame,
     attributes: pd.DataFrame,
     labels: LabelSource | None,
-) -> tuple[pd.DataFrame, tuple[str, ...], ByPolygon]:
-    """Add identity, centre, group, place, domain and label, which comes from `labels` where pixels have labels.
-
-    Gives also what is wrong with the labels, and the columns that come from polygons, the split being one if it does.
-    """
+) -> tuple[pd.DataFrame, PixelLabels]:
+    """Add identity, centre, group, place, domain and label, which comes from `labels` where pixels have labels."""
     entry = catalog.entry(name)
     tiles = tiles.reset_index(drop=True)
     tiles.insert(0, "tile_id", _tile_ids(source, tiles))
     tiles["x"], tiles["y"] = _centres(grids, tiles)
 
     found = label_tiles(labels, entry.label.min_purity if entry.label else None, tiles) if labels else None
-    by_polygon: ByPolygon = {}
-    remarks: tuple[str, ...] = ()
+    by_pixel = PixelLabels()
     if found is not None and labels is not None:
         remarks = (*labels.remarks(), *purity_remarks(found, entry.label.min_purity if entry.label else None))
         by_polygon = columns_of_polygons(catalog, name, labels, attributes, found.seen)
-    own = values_of_tiles(by_polygon, found.polygon_T) if found is not None else {}
+        tile_ids = tiles["tile_id"].to_numpy()[found.pieces["tile"].to_numpy()]
+        by_pixel = PixelLabels(remarks, by_polygon, found.pieces.drop(columns="tile").assign(tile_id=tile_ids))
+    own = values_of_tiles(by_pixel.by_polygon, found.polygon_T) if found is not None else {}
     named = tile_columns(entry)
 
     def column(name: str) -> "pd.Series[Any]":
@@ -89,7 +100,7 @@ def describe(
         tiles["label"] = _kept(folders)
     if "split" in own:
         tiles["split"] = column("split")
-    return tiles, remarks, by_polygon
+    return tiles, by_pixel
 
 
 @dataclass(frozen=True)
@@ -102,7 +113,8 @@ class TileIndex:
     counts tiles by the reason for which they are not here. `place_column` is the column that `place` comes from, and
     the key of the catalogue that names it. `labels` gives the labels of pixels, where these have any; `remarks` say
     what is wrong with them, and `warnings` are those of the remarks that every command repeats. `by_polygon` are the
-    columns of `tiles` that come from polygons, by polygon.
+    columns of `tiles` that come from polygons, by polygon. `pieces` counts the pixels of tiles by class and polygon
+    (see `label_tiles`), whatever tiles were chosen since.
     """
 
     name: str
@@ -118,6 +130,7 @@ class TileIndex:
     labels: LabelSource | None = None
     by_polygon: ByPolygon = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    pieces: pd.DataFrame | None = None
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -212,7 +225,7 @@ def build_index(
     source = in_own_order(source, report.numbers)
     left_out: dict[str, int] = {}
     quarantined = report.quarantined
-    source, sound = _scene_grids(source, quarantined)
+    source, sound = _scene_grids(source, quarantined, catalog.place(name))
     grids, report = without_small_scenes(catalog, name, source, sound, report)
     tiles, attributes, warnings = list_windows(catalog, name, source, grids, left_out)
     time_S = np.array([scene.time for scene in source.scenes], dtype=object)
@@ -240,7 +253,7 @@ def build_index(
     near = computable_tiles(catalog, name, source, tiles["scene"].to_numpy(), measured)
     measured = measured.take(np.flatnonzero(near))
     tiles, attributes = _keep(tiles, attributes, near, TOO_LARGE, left_out)
-    tiles, remarks, by_polygon = describe(catalog, name, source, grids, tiles, attributes, labels)
+    tiles, by_pixel = describe(catalog, name, source, grids, tiles, attributes, labels)
     tiles, kept = assign_splits(catalog, source, grids, tiles, attributes)
     left_out |= {"train tile overlaps another split": int((~kept).sum())} if not kept.all() else {}
     tiles, attributes = tiles[kept].reset_index(drop=True), attributes[kept].reset_index(drop=True)
@@ -249,7 +262,8 @@ def build_index(
         tiles = tiles.drop(columns=[POINT, REPEAT])  # the pixels of the points stay, to be drawn
     measured = measured.take(np.flatnonzero(kept))
     index = TileIndex(name, source, tiles, attributes, grids, report, measured, left_out, entry.place_column)
-    return replace(index, remarks=(*remarks, *warnings), labels=labels, by_polygon=by_polygon, warnings=warnings)
+    index = replace(index, labels=labels, by_polygon=by_pixel.by_polygon, pieces=by_pixel.pieces)
+    return replace(index, remarks=(*by_pixel.remarks, *warnings), warnings=warnings)
 
 
 @dataclass(frozen=True)
@@ -308,11 +322,19 @@ def _there_is(condition: Condition, values_T: NDArray[Any]) -> str:
     return nearest(condition.values[0], {str(one) for one in known})
 
 
-def _scene_grids(source: Source, quarantined: Collection[str]) -> tuple[Source, list[Grid | None]]:
-    """The grid of each scene that is not quarantined; and the source, with times that names did not tell from tags."""
+def _scene_grids(source: Source, quarantined: Collection[str], place: str) -> tuple[Source, list[Grid | None]]:
+    """The grid of each scene that is not quarantined; and the source, with times that names did not tell from tags.
+
+    Raises CatalogError, after `place`, for files that do not lie where metadata say.
+    """
     scenes, grids = list(source.scenes), []
     for position, scene in enumerate(source.scenes):
         layout = None if scene.id in quarantined else scene_layout(source, scene)
+        if layout and scene.stated_grids:
+            try:
+                check_stated_grids(source, scene)
+            except RasterError as error:
+                raise CatalogError(f"{place}: {error}") from error
         grids.append(layout.grid if layout else None)
         if layout and scene.time is None and (acquired := layout.parts[0].header.acquired):
             scenes[position] = replace(scene, time=acquired)

@@ -1,6 +1,6 @@
 """Labels per pixel, from whatever the catalogue names, and the labels of tiles that follow from them.
 
-T tiles, H W pixels of a window, K classes
+T tiles, H W pixels of a window, K classes, P classes or polygons in a tile
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,9 @@ from geomae.rasters.remarks import listed
 PURITY = 0.5  # default of `min_purity`: more than half of a tile speaks for its label
 NONE = -1  # the class of a pixel that has no label, and the polygon of one that lies in none
 SHOWN = 5  # codes that a remark names
+PIECES = ("tile", "class", "polygon", "pixels")  # columns of what pixels of tiles lie in
 Numbers = NDArray[np.int32]
+Whole = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -54,38 +56,46 @@ class LabelSource(Protocol):
 class TileLabels:
     """The label (T,) of each tile, None where it has none, and the polygon (T,) that gives it, -1 where none does.
 
-    `seen` are all polygons that have a pixel in some tile, `highest` is the largest share of a tile that a class has.
+    `pieces` counts what pixels lie in (see `label_tiles`), `highest` is the largest share of a tile that a class has.
     """
 
     label_T: NDArray[np.object_]
     polygon_T: Numbers
-    seen: NDArray[np.int64]
+    pieces: pd.DataFrame
     highest: float
+
+    @property
+    def seen(self) -> NDArray[np.int64]:
+        """All polygons that have a pixel in some tile, in order."""
+        polygon = self.pieces["polygon"].unique()
+        return np.sort(polygon[polygon != NONE]).astype(np.int64)
 
 
 def label_tiles(labels: LabelSource, min_purity: float | None, tiles: pd.DataFrame) -> TileLabels:
     """The label of each tile: its most frequent class, where that has `min_purity` of all the tile's pixels.
 
-    Its polygon is the one with most pixels of that class; in a tile without a label the one with most pixels.
+    Its polygon is the one with most pixels of that class; in a tile without a label the one with most pixels. Pieces
+    are a row for each class in a tile, of polygons for each polygon: tile (its place), class, polygon and pixels.
     """
     least = PURITY if min_purity is None else min_purity
     names = labels.names
     label_T = np.full(len(tiles), None, dtype=object)
     polygon_T = np.full(len(tiles), NONE, dtype=np.int32)
-    seen: set[int] = set()
+    pieces: list[NDArray[np.int64]] = [np.zeros((4, 0), dtype=np.int64)]
     highest = 0.0
     for position, (scene, row, col, size) in enumerate(tiles[["scene", "row", "col", "size"]].itertuples(index=False)):
         pixels = labels.read(scene, Window(row, col, size, size))
-        code, count = most_frequent(pixels.code_HW)
-        labelled = code != NONE and count >= least * pixels.code_HW.size
-        highest = max(highest, count / pixels.code_HW.size)
+        code_P, polygon_P, count_P = _pieces(pixels)
+        code, count = _most_frequent(code_P, count_P)
+        labelled = code != NONE and count >= least * size**2
+        highest = max(highest, count / size**2)
         if labelled:
             label_T[position] = names[code]
-        if pixels.polygon_HW is not None:
-            own = pixels.polygon_HW[pixels.code_HW == code] if labelled else pixels.polygon_HW
-            polygon_T[position], _ = most_frequent(own)
-            seen.update(np.unique(pixels.polygon_HW).tolist())
-    return TileLabels(label_T, polygon_T, np.array(sorted(seen - {NONE}), dtype=np.int64), highest)
+        own_P = code_P == code if labelled else np.ones(len(code_P), dtype=bool)
+        polygon_T[position], _ = _most_frequent(polygon_P[own_P], count_P[own_P])
+        pieces.append(np.stack([np.full_like(code_P, position), code_P, polygon_P, count_P]))
+    table = pd.DataFrame(np.concatenate(pieces, axis=1).T, columns=list(PIECES))
+    return TileLabels(label_T, polygon_T, table, highest)
 
 
 def purity_remarks(found: TileLabels, min_purity: float | None) -> tuple[str, ...]:
@@ -94,18 +104,34 @@ def purity_remarks(found: TileLabels, min_purity: float | None) -> tuple[str, ..
     if found.highest == 0 or any(label is not None for label in found.label_T.tolist()):
         return ()
     return (
-        f"no tile has a label: the class with the largest share of any tile has {found.highest:.0%} of its pixels, and "
-        f"`min_purity` is {least:g}; lower it, make tiles smaller, or learn per pixel (`--task segmentation`)",
+        "no tile has a label, though pixels have (`--task segmentation`): the class with the largest share of any tile "
+        f"has {found.highest:.0%} of its pixels, and `min_purity` is {least:g}; for labels of tiles lower it, or make "
+        "tiles smaller",
     )
 
 
-def most_frequent(numbers: Numbers) -> tuple[int, int]:
-    """The most frequent number from 0, of equally frequent ones the lowest, and how often it is there; -1 for none."""
-    values, counts = np.unique(numbers[numbers >= 0], return_counts=True)
+def _pieces(pixels: LabelledPixels) -> tuple[Whole, Whole, Whole]:
+    """Class, polygon and pixels (P) of what lies in a window: polygons, where labels come from these, else classes."""
+    if pixels.polygon_HW is None:
+        code_P, count_P = np.unique(pixels.code_HW, return_counts=True)
+        polygon_P = np.full_like(code_P, NONE)
+        there_P = code_P != NONE
+    else:
+        polygon_P, first_P, count_P = np.unique(pixels.polygon_HW, return_index=True, return_counts=True)
+        code_P = pixels.code_HW.ravel()[first_P]
+        there_P = polygon_P != NONE
+    return code_P[there_P].astype(np.int64), polygon_P[there_P].astype(np.int64), count_P[there_P].astype(np.int64)
+
+
+def _most_frequent(number_P: Whole, count_P: Whole) -> tuple[int, int]:
+    """The number from 0 with the largest sum of counts, of equal ones the lowest, and the sum; -1 and 0 for none."""
+    there_P = number_P >= 0
+    values, place_P = np.unique(number_P[there_P], return_inverse=True)
     if not len(values):
         return NONE, 0
-    best = int(counts.argmax())
-    return int(values[best]), int(counts[best])
+    sums = np.bincount(place_P, count_P[there_P])
+    best = int(sums.argmax())
+    return int(values[best]), int(sums[best])
 
 
 class RasterLabels:

@@ -295,13 +295,21 @@ def test_check_counts_dates_and_labels_by_split_and_warns_of_few_groups(tmp_path
     title, header, *rows = done.stdout[done.stdout.index("labels and dates of land") :].splitlines()
     assert title.rstrip() == "labels and dates of land: tiles in blocks, 2021-06-07 to 2021-08-16"
     assert header.split() == ["scenes", "all", "train", "test"]
-    table = {row.split()[0]: row.split()[1:] for row in rows[: rows.index("")]}
+    end = next(place for place, row in enumerate(rows) if row.startswith("labelled pixels"))
+    table = {row.split()[0]: row.split()[1:] for row in rows[:end]}
     assert {"crop", "(none)", "2021-06", "2021-08", "tiles"} < set(table)
     assert all(len(row) <= 100 for row in rows[: rows.index("")])
     census = json.loads((tmp_path / "found/audit.json").read_text())["land"]["census"]
     assert census["times"] == {"first": "2021-06-07", "last": "2021-08-16"}
     crop = census["labels_by_split"]["crop"]["all"]
     assert table["crop"][:4] == [str(crop["scenes"]), str(crop["tiles"]), "in", str(crop["groups"])]
+    pixels = census["labelled_pixels"]
+    whole, crop = pixels["pixels_by_split"]["test"], pixels["classes_by_split"]["crop"]["test"]
+    share = pixels["pixels_by_split"]["all"]["pixels"] / pixels["all_pixels"]
+    assert rows[end].rstrip() == f"labelled pixels of land: {share:.1%} of all, classes in blocks"
+    by_class = {row.split()[0]: row.split()[-3:] for row in rows[end + 2 : rows.index("")]}
+    assert by_class["crop"] == [f"{crop['pixels'] / whole['pixels']:.1%}", "in", str(crop["groups"])]
+    assert by_class["pixels"] == [str(whole["pixels"]), "in", str(whole["groups"])]
     assert (
         f"an interval needs 10 blocks, and is left empty for fewer (test {census['tiles_by_split']['test']['groups']})"
         in done.stderr

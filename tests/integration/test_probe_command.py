@@ -60,6 +60,9 @@ datasets:
   pixels:
     <<: *fields
     label: {raster: 'labels/{stem}.tif', classes: {1: crop, 2: tree, 3: water}}
+  twelve:
+    <<: *fields
+    windows: {table: windows.csv, key: scene, row: row, col: col, size: 12}
   infrared:
     <<: *fields
     bands: [red, green, null, nir]
@@ -339,6 +342,11 @@ WRONG = [
     ({"task": "segmentation"}, CatalogError, ["takes labels per pixel", "label: {raster, classes}"]),
     ({"train": "seasons[season=green]", "tests": ("seasons[season=brown]",), "cross_fit": 20}, ConfigError, ["12 gro"]),
     ({"train": "thermal@train"}, BandMismatchError, ["no band in common"]),
+    (
+        {"train": "twelve@train", "tests": ("twelve@test",), "baselines": True},
+        ConfigError,
+        ["baseline:random?seed=0: a patch of 8 pixels", "12 x 12", "cut tiles to a multiple", "`--no-baselines`"],
+    ),
     ({"own_bands": True}, ConfigError, ["--own-bands", "baseline:statistics", "leave one of them out"]),
 ]  # fmt: skip
 

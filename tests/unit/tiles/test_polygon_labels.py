@@ -13,7 +13,9 @@ from geomae.errors import CatalogError
 from geomae.evaluation.pixel_labels import read_pixel_rows
 from geomae.evaluation.probe_task import ProbeSettings, label_selection, read_probe_task
 from geomae.rasters import Window, write_cog
+from geomae.tiles.census import take_census, warnings
 from geomae.tiles.index import build_index
+from geomae.tiles.pixel_census import PixelCount, count_pixels
 from geomae.tiles.reader import TileReader
 from geomae.tiles.selection import select_tiles
 from tests.helpers import write_catalog
@@ -134,6 +136,31 @@ def test_groups_of_polygons_are_dealt_whole(tmp_path):
     assert rows.size.startswith(f"{len(rows)} labelled parts of ")
 
 
+def test_labelled_pixels_are_counted_as_a_probe_takes_them(tmp_path):
+    write_image(tmp_path)
+    shapes = [square(0, 0, 5, 5), square(0, 8, 3, 3), square(0, 14, 4, 4), square(32, 0, 2, 2), square(60, 60, 2, 2)]
+    write_polygons(
+        tmp_path, shapes, kind=["crop", "tree", "crop", "tree", "other"], field=["a", "b", "c", "d", "e"],
+        part=["train", "test", "test", "test", "train"],
+    )  # fmt: skip
+    keys = (label()[:-1] + ", classes: {crop: c, tree: t}}", "group: {column: field}", "split: {column: part}")
+    index = build_index(catalog_of(tmp_path, *keys), "d")
+    found = count_pixels(index)
+    # The first tile is of `train`: what is of `test` in it is in neither split. The second holds 2 x 4 pixels of c.
+    assert found.classes == {
+        "c": {"all": PixelCount(25 + 8 + 8, 2), "train": PixelCount(25, 1), "test": PixelCount(8, 1)},
+        "t": {"all": PixelCount(9 + 4, 2), "test": PixelCount(4, 1)},
+    }
+    assert found.total == {"all": PixelCount(54, 4), "train": PixelCount(25, 1), "test": PixelCount(12, 2)}
+    assert found.all_pixels == 64**2
+    train = count_pixels(index.select(parse_selector("d@train")))
+    assert (train.total["all"].pixels, train.all_pixels) == (25 + 9 + 8, 2 * 16**2)
+    assert len(warnings(take_census(index), 2)) == 1  # no tile has a label: pixels are judged
+    split, few = warnings(take_census(index), 3)
+    assert split.startswith("t (test): the class stands in one split only")
+    assert few.startswith("an interval needs 3 groups, and is left empty for fewer (test 2)")
+
+
 def test_overlaps_repairs_and_what_labels_nothing_are_counted(tmp_path):
     write_image(tmp_path)
     bow = shapely.Polygon([(500_300, 4_999_703), (500_400, 4_999_803), (500_400, 4_999_703), (500_300, 4_999_803)])
@@ -230,8 +257,8 @@ def test_classes_that_the_column_lacks_and_tiles_too_large_are_said(tmp_path):
     index = build_index(catalog_of(tmp_path, label()[:-1] + ", classes: {crop: c, tree: t, maize: m}}"), "d")
     assert list(index.remarks) == [
         "`label.classes` lists 'maize', which the column 'kind' does not hold (crop, tree)",
-        "no tile has a label: the class with the largest share of any tile has 6% of its pixels, and `min_purity` is "
-        "0.5; lower it, make tiles smaller, or learn per pixel (`--task segmentation`)",
+        "no tile has a label, though pixels have (`--task segmentation`): the class with the largest share of any tile "
+        "has 6% of its pixels, and `min_purity` is 0.5; for labels of tiles lower it, or make tiles smaller",
     ]
 
 
