@@ -176,7 +176,7 @@ def read_labels(path: str, grid: Grid, window: Window, remote: bool = False) -> 
 
 
 def read_map(path: str, window: Window | None = None, shape: tuple[int, int] | None = None) -> Array:
-    """Stored bands (C, H, W) of a raster that we wrote, whole or of a window, brought to `shape` where it is given.
+    """Stored bands (C, H, W) of a raster, whole or of a window, as they are, brought to `shape` where it is given.
 
     Smaller shapes come from the overviews. Raises RasterError when the file cannot be read.
     """
