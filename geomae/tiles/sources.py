@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from geomae.catalog import Catalog, DatasetEntry, Source, resolve_files, source_from_paths
+from geomae.catalog import Catalog, DatasetEntry, Source, resolve_files, resolve_stac, source_from_paths
 from geomae.catalog.paths import common_folder
 from geomae.catalog.patterns import escape_pattern
 from geomae.errors import CatalogError, nearest
@@ -60,6 +60,8 @@ def prepare(catalog: Catalog, dataset: str) -> tuple[Catalog, Source]:
     describe = partial(describe_bands, remote=entry.remote)
     if entry.sample is not None:
         catalog = _with_landscape(catalog, dataset)
+    if entry.stac is not None:
+        return catalog, resolve_stac(catalog, dataset, describe)
     if entry.torchgeo_source is None:
         return catalog, resolve_files(catalog, dataset, describe)
     listing = list_torchgeo(catalog, dataset)

@@ -96,10 +96,10 @@ REQUESTS = {
         ["data_catalog.yaml:11: datasets.tiny.where", "season"],
     ),
     "key that is not built yet": (
-        CATALOG + "    stac: {}\n",
+        CATALOG + "    cube: {}\n",
         {},
         CatalogError,
-        ["data_catalog.yaml:11: datasets.tiny", "'stac' is not built yet", "`path`"],
+        ["data_catalog.yaml:11: datasets.tiny", "'cube' is not built yet", "`path`"],
     ),
     "batch that cannot be shared": (
         CATALOG,
