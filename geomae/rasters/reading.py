@@ -19,6 +19,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from geomae.catalog import Scene, Source
 from geomae.errors import RasterError
+from geomae.rasters.environment import environment
 from geomae.rasters.grids import (
     HALF,
     SNAP,
@@ -38,7 +39,7 @@ from geomae.rasters.grids import (
     scene_layout,
     taps,
 )
-from geomae.rasters.opening import LARGEST_BYTES, GdalError, Header, borrowed, environment, header, opened
+from geomae.rasters.opening import LARGEST_BYTES, GdalError, Header, borrowed, header, opened
 
 Array = npt.NDArray[Any]
 Codes = npt.NDArray[np.int32]
