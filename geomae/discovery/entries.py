@@ -337,7 +337,7 @@ def _band_names(item: Item, asset: Mapping[str, Any]) -> list[str]:
 
 def _has(finder: AssetFinder, item: Item, band: Band) -> bool:
     try:
-        finder.find(item, band)
+        finder.find(item, [band])
     except CatalogError:
         return False
     return True
