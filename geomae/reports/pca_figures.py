@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.lines import Line2D
@@ -33,13 +35,16 @@ from geomae.reports.canvas import (
     stretch_limits,
     to_rgb,
 )
-from geomae.reports.figures import BLUE, GAMMA, INVALID_COLOUR, ORANGE
+from geomae.reports.figures import BLUE, DIFFERENCE_MAP, GAMMA, INVALID_COLOUR, ORANGE
 from geomae.reports.page import Html, data_uri, render
+from geomae.tiles.census import label_range
 from geomae.tiles.reader import TileReader
 
 SHAPES = ("circle", "triangle", "square", "diamond", "wedge", "plus")
 MOST = 12  # values that get a colour and shape of their own
 OTHER, NONE = "other", "none"
+LABEL = "label"  # the column that may hold measurements; numbers elsewhere are names, as of groups
+RANGES = 8  # of measurements
 LEAST_SHOWN = 16
 MARKERS = {"circle": "o", "triangle": "^", "square": "s", "diamond": "D", "wedge": "v", "plus": "P"}
 MOST_POINTS = 20_000  # more make a picture no clearer
@@ -64,7 +69,7 @@ class Style:
 
 @dataclass(frozen=True)
 class Coloured:
-    """A column: the styles of its values in alphabetical order, and which of them each tile has."""
+    """A column: the styles of its values, in alphabetical order or from low to high, and which each tile has."""
 
     title: str
     styles: tuple[Style, ...]
@@ -76,7 +81,12 @@ class Coloured:
 
 
 def colour(title: str, values_T: NDArray[np.str_]) -> Coloured:
-    """Give each value a colour and a shape; of more than 12 the rarer ones are one, `other`; empty ones are `none`."""
+    """Give each value a colour and a shape; of more than 12 the rarer ones are one, `other`; empty ones are `none`.
+
+    Labels that are measurements are put in ranges with about as many tiles each, from dark (low) to light (high).
+    """
+    if title == LABEL and label_range(values_T[values_T != ""]) is not None:
+        return _colour_numbers(title, values_T)
     values, value_T, count = np.unique(values_T, return_inverse=True, return_counts=True)
     named = np.flatnonzero(values != "")
     common = named[np.argsort(-count[named], kind="stable")]
@@ -94,6 +104,23 @@ def colour(title: str, values_T: NDArray[np.str_]) -> Coloured:
         style_of[values == ""] = len(styles)
         styles.append(Style(NONE, REST_COLOUR, "square", int(count[values == ""].sum())))
     return Coloured(title, tuple(styles), style_of[value_T])
+
+
+def _colour_numbers(title: str, values_T: NDArray[np.str_]) -> Coloured:
+    known_T = values_T != ""
+    numbers = values_T[known_T].astype(np.float64)
+    edges = np.unique(np.quantile(numbers, np.linspace(0, 1, RANGES + 1)))
+    count = len(edges) - 1
+    style_T = np.full(len(values_T), count, dtype=np.int64)
+    style_T[known_T] = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, count - 1)
+    shades = [to_hex(colormaps[DIFFERENCE_MAP](place / max(count - 1, 1))) for place in range(count)]
+    styles = [
+        Style(f"{edges[place]:.3g} to {edges[place + 1]:.3g}", shade, "circle", int((style_T == place).sum()))
+        for place, shade in enumerate(shades)
+    ]
+    if not known_T.all():
+        styles.append(Style(NONE, REST_COLOUR, "square", int((~known_T).sum())))
+    return Coloured(title, tuple(styles), style_T)
 
 
 def colour_columns(columns: Mapping[str, NDArray[np.str_]]) -> tuple[Coloured, ...]:

@@ -35,6 +35,17 @@ def test_values_of_a_column_look_different_and_the_rare_are_one():
     assert few.style_T.tolist() == [1, 0, 1]
 
 
+def test_labels_that_are_measurements_are_ranges_from_dark_to_light():
+    values = np.array([*(f"{number / 10}" for number in range(80)), ""])
+    column = colour("label", values)
+    assert [style.name for style in column.styles][:2] == ["0 to 0.988", "0.988 to 1.98"]
+    assert [style.count for style in column.styles] == [10] * 8 + [1]
+    assert column.style_T.tolist() == [number // 10 for number in range(80)] + [8]
+    light = [sum(int(style.colour[at : at + 2], 16) for at in (1, 3, 5)) for style in column.styles[:8]]
+    assert light == sorted(light)
+    assert len(colour("group", values).styles) == MOST + 1, "numbers that are names"
+
+
 def test_columns_of_one_value_are_left_out_unless_all_are():
     columns = {"label": np.array(["a", "a"]), "split": np.array(["a", "b"])}
     assert [column.title for column in colour_columns(columns)] == ["split"]
