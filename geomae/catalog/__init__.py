@@ -21,7 +21,14 @@ from geomae.catalog.schema import (
 from geomae.catalog.schema_forms import Column
 from geomae.catalog.schema_times import Months, Time
 from geomae.catalog.selectors import Condition, Selector, condition_mask, parse_selector, resolve_selectors
-from geomae.catalog.sources import band_units, resolve_files, scenes_from_paths, source_from_paths
+from geomae.catalog.sources import (
+    Stated,
+    band_units,
+    resolve_files,
+    scenes_from_paths,
+    source_from_paths,
+    source_from_scenes,
+)
 from geomae.catalog.splits import LEFT_OUT, block_splits, group_splits, hold_out, random_splits
 from geomae.catalog.stored_bands import DescribeBands, in_own_order
 
@@ -45,6 +52,7 @@ __all__ = [
     "Selector",
     "Source",
     "Split",
+    "Stated",
     "StoredOrder",
     "Table",
     "Tile",
@@ -68,5 +76,6 @@ __all__ = [
     "resolve_selectors",
     "scenes_from_paths",
     "source_from_paths",
+    "source_from_scenes",
     "where_mask",
 ]

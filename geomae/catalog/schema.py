@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from geomae.catalog.filters import parse_filter
+from geomae.catalog.schema_cubes import Cube
 from geomae.catalog.schema_forms import (
     Column,
     Number,
@@ -231,11 +232,10 @@ TorchgeoEntry = Annotated[
 ]
 
 
-SOURCES = ("path", "torchgeo", "sample")
+SOURCES = ("path", "torchgeo", "cube", "sample")
 BAND = "{band}"
 RESERVED = {
     "stac": "download the items and name their files with `path`",
-    "cube": "write its slices as GeoTIFF and name them with `path`",
 }
 
 
@@ -254,6 +254,7 @@ class DatasetEntry(Strict):
     path: Paths | None = Field(None, description="file, glob or list; with {band} one file per band")
     torchgeo: TorchgeoEntry | None = Field(None, description="class of torchgeo.datasets: a name, or class and args")
     args: dict[str, Any] | None = Field(None, description="arguments of the torchgeo class, if that is a name")
+    cube: Cube | None = Field(None, description="Zarr, NetCDF4 or HDF5 with dates, bands, rows and columns")
     sample: Sample | None = Field(None, description="the generated landscape")
     sensor: SensorEntry | None = Field(None, description="name of a known sensor, or inline bands")
     bands: Bands | None = Field(None, description="stored order, null skips one; or name: token for {band}")
@@ -282,13 +283,13 @@ class DatasetEntry(Strict):
     def _fits_together(self) -> "DatasetEntry":
         given = [key for key in SOURCES if getattr(self, key) is not None]
         if not given:
-            refuse("has no source; add `path`, `torchgeo` or `sample`")
+            refuse("has no source; add `path`, `cube`, `torchgeo` or `sample`")
         if len(given) > 1:
             refuse(f"has two sources, `{given[0]}` and `{given[1]}`; keep one", given[1])
         if self.args is not None and not isinstance(self.torchgeo, str):
             refuse("`args` belongs to `torchgeo: NAME`; move it or remove it", "args")
-        if self.path is not None and self.sensor is None:
-            refuse("does not say which sensor; add `sensor`, a name or inline bands", "path")
+        if (self.path is not None or self.cube is not None) and self.sensor is None:
+            refuse("does not say which sensor; add `sensor`, a name or inline bands", "cube" if self.cube else "path")
         if self.tile is not None and self.windows is not None:
             refuse("has both `tile` and `windows`; keep one", "windows")
         if self.split is not None and self.split.group is not None and self.group is None:
@@ -302,7 +303,9 @@ class DatasetEntry(Strict):
         per_band = [BAND in path for path in self.paths]
         if any(per_band) and not all(per_band):
             refuse(f"some paths have {BAND} and some have not; put them into two data sets", "path")
-        if isinstance(self.bands, dict) and not any(per_band):
+        if isinstance(self.bands, dict) and self.cube is not None and self.cube.band is not None:
+            refuse("a mapping from band to array is for a cube without `band`; write a list in stored order", "bands")
+        if isinstance(self.bands, dict) and not any(per_band) and self.cube is None:
             refuse(f"a mapping from band to token is for a `path` with {BAND}; write a list in stored order", "bands")
         if isinstance(self.bands, tuple):
             if any(per_band) and None in self.bands:

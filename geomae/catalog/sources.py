@@ -121,8 +121,8 @@ def source_from_scenes(
     scenes = with_scene_times(catalog, dataset, attach_table(catalog, dataset, _with_labels(catalog, dataset, scenes)))
     scenes = _with_masks(catalog, dataset, scenes, stored, describe_bands)
     order, layer = stored.order, entry.mask.band if entry.mask else None
-    if order is not None and isinstance(layer, str) and scenes[0].mask is not None:
-        order = order.with_layer(layer, scenes[0].mask.index)
+    if order is not None and isinstance(layer, str) and (own := scenes[0].mask) and own.path in scenes[0].files:
+        order = order.with_layer(layer, own.index)
     return Source(
         name=dataset,
         sensor=sensor.name,
@@ -281,7 +281,7 @@ def _with_masks(
     catalog: Catalog, dataset: str, scenes: tuple[Scene, ...], stored: StoredBands, describe_bands: DescribeBands
 ) -> tuple[Scene, ...]:
     mask = catalog.entry(dataset).mask
-    if mask is None or (mask.band is not None and stored.count is None):
+    if mask is None or scenes[0].mask is not None or (mask.band is not None and stored.count is None):
         return scenes
     if mask.path is not None:
         paths = _by_stem(catalog, dataset, mask.path, scenes, "mask", "path")
