@@ -4,6 +4,7 @@ from geomae.catalog.attributes import read_windows, require_columns, where_mask
 from geomae.catalog.band_order import Placement, StoredOrder
 from geomae.catalog.catalog import BandFile, Catalog, Scene, Source, open_catalog
 from geomae.catalog.filters import Filter, parse_filter
+from geomae.catalog.scene_sources import band_units
 from geomae.catalog.schema import (
     DatasetEntry,
     Group,
@@ -21,15 +22,9 @@ from geomae.catalog.schema import (
 from geomae.catalog.schema_forms import Column
 from geomae.catalog.schema_times import Months, Time
 from geomae.catalog.selectors import Condition, Selector, condition_mask, parse_selector, resolve_selectors
-from geomae.catalog.sources import (
-    Stated,
-    band_units,
-    resolve_files,
-    scenes_from_paths,
-    source_from_paths,
-    source_from_scenes,
-)
+from geomae.catalog.sources import resolve_files, scenes_from_paths, source_from_paths
 from geomae.catalog.splits import LEFT_OUT, block_splits, group_splits, hold_out, random_splits
+from geomae.catalog.stac import resolve_stac
 from geomae.catalog.stored_bands import DescribeBands, in_own_order
 
 __all__ = [
@@ -52,7 +47,6 @@ __all__ = [
     "Selector",
     "Source",
     "Split",
-    "Stated",
     "StoredOrder",
     "Table",
     "Tile",
@@ -74,8 +68,8 @@ __all__ = [
     "require_columns",
     "resolve_files",
     "resolve_selectors",
+    "resolve_stac",
     "scenes_from_paths",
     "source_from_paths",
-    "source_from_scenes",
     "where_mask",
 ]

@@ -64,7 +64,13 @@ class Catalog:
         """Digest (32 characters) of the entries of these data sets; their order and notation do not matter."""
         entries = {name: self.entry(name).model_dump(mode="json") for name in names}
         for entry in entries.values():
-            for keys, name in ((entry, "places"), (entry, "cube"), (entry, "time"), (entry["label"], "vector")):
+            for keys, name in (
+                (entry, "places"),
+                (entry, "time"),
+                (entry, "stac"),
+                (entry, "cube"),
+                (entry["label"], "vector"),
+            ):
                 if keys is not None and keys[name] is None:  # younger than runs and stores that are to be found again
                     del keys[name]
         return digest(entries)
@@ -109,11 +115,24 @@ class BandFile:
 
 
 @dataclass(frozen=True)
+class StatedGrid:
+    """What metadata say of the grid of a file: CRS (authority string or WKT) and (height, width); None where nothing.
+
+    The file itself counts, and is compared with this when its scene is indexed.
+    """
+
+    path: str
+    crs: str | None
+    shape: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
 class Scene:
     """One place at one date: the stored bands that are read together, on one grid.
 
     `bands` follows the order of `Source.bands`. `files` are the distinct files of the bands. `stem` fills `{stem}` in
     the patterns of masks and labels. `time` is when it was acquired (see `times`), None where that is not known.
+    `stated_grids` is what metadata say of the files' grids, where they say it.
     """
 
     id: str
@@ -123,6 +142,7 @@ class Scene:
     label_path: str | None = None
     attributes: Mapping[str, str | float | None] = field(default_factory=dict)
     time: str | None = None
+    stated_grids: tuple[StatedGrid, ...] = ()
 
     @property
     def files(self) -> tuple[str, ...]:

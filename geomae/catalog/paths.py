@@ -36,6 +36,11 @@ def is_url(path: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
 
 
+def is_loopback(url: str) -> bool:
+    """Whether a URL is of a server on this machine, which alone may be asked without encryption."""
+    return re.match(r"http://127\.0\.0\.1(:\d+)?/", url) is not None
+
+
 def static_folder(catalog: Catalog, pattern: str) -> str:
     """The part of a pattern before its first wildcard, as a folder: the same whichever files there are."""
     if is_url(pattern):
@@ -94,7 +99,7 @@ def checked_url(catalog: Catalog, dataset: str, url: str, *keys: str | int) -> s
     """`url`, if the entry allows it and it names one file."""
     place = catalog.place(dataset, *keys)
     scheme = url.partition("://")[0]
-    if scheme not in SCHEMES:
+    if scheme not in SCHEMES and not is_loopback(url):
         raise CatalogError(f"{place}: {url!r} is none of {', '.join(SCHEMES)}; use one of these or a local path")
     if not catalog.entry(dataset).remote:
         raise CatalogError(f"{place}: {url!r} is not on this machine; add `remote: true` to allow it")

@@ -1,7 +1,6 @@
 """The catalogue format as frozen models: what `data_catalog.yaml` may hold."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
@@ -181,6 +180,21 @@ class Group(Strict):
     folds: Text | None = Field(None, description="column by which folds within train are made; default: the groups")
 
 
+class Stac(Strict):
+    """STAC items: each is a scene, and its assets are the files of the bands."""
+
+    items: Text = Field(
+        description="file or glob: ItemCollection or Item (.json), one item a line (.ndjson), a static catalogue "
+        "(catalog.json), or stac-geoparquet (.parquet)"
+    )
+    assets: Annotated[dict[Text, Text], Field(min_length=1)] | None = Field(
+        None, description="band: key of the asset that holds it; default: by the names that the items give their bands"
+    )
+    sign: Literal["planetary-computer"] | None = Field(
+        None, description="who signs the links of the assets, each time they are opened"
+    )
+
+
 class Torchgeo(Strict):
     """A data set of torchgeo."""
 
@@ -232,11 +246,8 @@ TorchgeoEntry = Annotated[
 ]
 
 
-SOURCES = ("path", "torchgeo", "cube", "sample")
+SOURCES = ("path", "stac", "cube", "torchgeo", "sample")
 BAND = "{band}"
-RESERVED = {
-    "stac": "download the items and name their files with `path`",
-}
 
 
 def _checked_unit(unit: str) -> str:
@@ -248,10 +259,9 @@ def _checked_unit(unit: str) -> str:
 class DatasetEntry(Strict):
     """One data set, as it is written; `tile` and `windows` both absent make each scene one tile."""
 
-    reserved: ClassVar[Mapping[str, str]] = RESERVED
-
     description: str | None = Field(None, description="free text")
     path: Paths | None = Field(None, description="file, glob or list; with {band} one file per band")
+    stac: Stac | None = Field(None, description="STAC items, whose assets hold the bands")
     torchgeo: TorchgeoEntry | None = Field(None, description="class of torchgeo.datasets: a name, or class and args")
     args: dict[str, Any] | None = Field(None, description="arguments of the torchgeo class, if that is a name")
     cube: Cube | None = Field(None, description="Zarr, NetCDF4 or HDF5 with dates, bands, rows and columns")
@@ -283,13 +293,13 @@ class DatasetEntry(Strict):
     def _fits_together(self) -> "DatasetEntry":
         given = [key for key in SOURCES if getattr(self, key) is not None]
         if not given:
-            refuse("has no source; add `path`, `cube`, `torchgeo` or `sample`")
+            refuse("has no source; add `path`, `stac`, `cube`, `torchgeo` or `sample`")
         if len(given) > 1:
             refuse(f"has two sources, `{given[0]}` and `{given[1]}`; keep one", given[1])
         if self.args is not None and not isinstance(self.torchgeo, str):
             refuse("`args` belongs to `torchgeo: NAME`; move it or remove it", "args")
-        if (self.path is not None or self.cube is not None) and self.sensor is None:
-            refuse("does not say which sensor; add `sensor`, a name or inline bands", "cube" if self.cube else "path")
+        if given[0] in ("path", "stac", "cube") and self.sensor is None:
+            refuse("does not say which sensor; add `sensor`, a name or inline bands", given[0])
         if self.tile is not None and self.windows is not None:
             refuse("has both `tile` and `windows`; keep one", "windows")
         if self.split is not None and self.split.group is not None and self.group is None:
@@ -303,6 +313,8 @@ class DatasetEntry(Strict):
         per_band = [BAND in path for path in self.paths]
         if any(per_band) and not all(per_band):
             refuse(f"some paths have {BAND} and some have not; put them into two data sets", "path")
+        if self.stac is not None and (isinstance(self.bands, dict) or None in (self.bands or ())):
+            refuse("items name their bands; list those to read, and say where they lie with `stac.assets`", "bands")
         if isinstance(self.bands, dict) and self.cube is not None and self.cube.band is not None:
             refuse("a mapping from band to array is for a cube without `band`; write a list in stored order", "bands")
         if isinstance(self.bands, dict) and not any(per_band) and self.cube is None:

@@ -39,7 +39,7 @@ def bands_by_token(catalog: Catalog, dataset: str, sensor: Sensor) -> StoredBand
         names = entry.bands or [band.name for band in sensor.bands]
         bands = [find_band(catalog, dataset, sensor, str(name), "bands", index) for index, name in enumerate(names)]
         tokens = tuple(band.name for band in bands)
-    _check_distinct(catalog, dataset, bands)
+    check_distinct(catalog, dataset, bands)
     if len(set(tokens)) < len(tokens):
         raise CatalogError(f"{catalog.place(dataset, 'bands')}: two bands have one token; give each its own")
     return StoredBands(tuple(bands), (1,) * len(bands), tokens, None)
@@ -61,10 +61,20 @@ def bands_by_number(
         stored = _described(catalog, dataset, sensor, *first_described(paths, describe_bands))
     kept = [(band, number) for number, band in enumerate(stored, start=1) if band is not None]
     bands = tuple(band for band, _ in kept)
-    _check_distinct(catalog, dataset, bands)
+    check_distinct(catalog, dataset, bands)
     names = tuple(band.name if band else None for band in stored)
     order = StoredOrder(sensor, names, stated=listed is not None)
     return StoredBands(bands, tuple(number for _, number in kept), (), order)
+
+
+def check_distinct(catalog: Catalog, dataset: str, bands: Iterable[Band]) -> None:
+    """Raise CatalogError where two bands are one."""
+    names: set[str] = set()
+    for band in bands:
+        if band.name in names:
+            place = catalog.place(dataset, "bands")
+            raise CatalogError(f"{place}: band {band.name} is there twice; keep one, and write null for the other")
+        names.add(band.name)
 
 
 def find_band(catalog: Catalog, dataset: str, sensor: Sensor, token: str, *keys: str | int) -> Band:
@@ -133,12 +143,3 @@ def _described(
                 "add `bands` in stored order, null for what is to be skipped"
             )
     return [known.get(at) for at in range(len(descriptions))]
-
-
-def _check_distinct(catalog: Catalog, dataset: str, bands: Iterable[Band]) -> None:
-    names: set[str] = set()
-    for band in bands:
-        if band.name in names:
-            place = catalog.place(dataset, "bands")
-            raise CatalogError(f"{place}: band {band.name} is there twice; keep one, and write null for the other")
-        names.add(band.name)

@@ -96,7 +96,7 @@ def _show_census(screen: Screen, name: str, census: Census) -> None:
             tiles = [sum(one[split].tiles for one in rest if split in one) for split in columns]
             rows.append([f"{len(rest)} more {what}", "", *map(str, tiles)])
     if census.numbers:
-        rows.append(row("{:g} to {:g}".format(*census.numbers), census.total))
+        rows.append(row("{:g} to {:g}".format(*census.numbers), census.labelled))
     rows.append(row("tiles", census.total))
     dates = f", {census.first} to {census.last}" if census.first else ""
     unit = "" if census.unit == "tiles" else f" in {census.unit}"

@@ -9,7 +9,7 @@ from geomae.commands.options import CommonOptions, Quiet, exit_with
 from geomae.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from geomae.discovery.draft_catalog import InferredCatalog
     from geomae.runtime.console import Screen
@@ -22,12 +22,37 @@ def init(
     sample: Annotated[
         bool, typer.Option("--sample", help="Write the catalogue of a drawn landscape, to try things on.")
     ] = False,
+    stac: Annotated[
+        str | None, typer.Option("--stac", metavar="URL", help="Root of a STAC API that is searched.")
+    ] = None,
+    collection: Annotated[str | None, typer.Option("--collection", help="Collection to search.")] = None,
+    bbox: Annotated[
+        tuple[float, float, float, float] | None,
+        typer.Option("--bbox", help="West, south, east and north in degrees.", metavar="W S E N"),
+    ] = None,
+    datetime: Annotated[
+        str | None, typer.Option("--datetime", help="Time, or period as 2021-06-01/2021-08-31.")
+    ] = None,
+    query: Annotated[
+        list[str] | None, typer.Option("--query", help="Condition on a property, as eo:cloud_cover<20; repeatable.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="File to write; default data_catalog.yaml.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write a first catalogue from what lies in a folder; guesses and open questions are marked in it."""
+    """Write a first catalogue of what lies in a folder, or a STAC API finds; guesses and questions are marked in it."""
     common = CommonOptions(out=out, quiet=quiet)
-    exit_with(lambda: run_sample(common) if sample and folder is None else run(_one_folder(folder, sample), common))
+    conditions = {"--collection": collection, "--bbox": bbox, "--datetime": datetime, "--query": query}
+
+    def start() -> int:
+        if stac is not None:
+            _refuse("--stac", {"FOLDER": folder, "--sample": sample or None}, "only one of them makes a catalogue")
+            if collection is None:
+                raise ConfigError("--collection: is missing; name the collection that --stac is searched for")
+            return run_search(stac, collection, common, bbox=bbox, datetime=datetime, query=tuple(query or ()))
+        _refuse("--stac URL", conditions, "there is nothing to search without it")
+        return run_sample(common) if sample and folder is None else run(_one_folder(folder, sample), common)
+
+    exit_with(start)
 
 
 def run_sample(common: CommonOptions) -> int:
@@ -63,6 +88,51 @@ def run(folder: Path, common: CommonOptions) -> int:
     return 0
 
 
+def run_search(
+    url: str,
+    collection: str,
+    common: CommonOptions,
+    *,
+    bbox: tuple[float, float, float, float] | None = None,
+    datetime: str | None = None,
+    query: tuple[str, ...] = (),
+) -> int:
+    """Ask a STAC API, write the items beside `out` and a catalogue of them to `out`; neither may exist.
+
+    Returns the exit code.
+    """
+    out = _new_file(common)
+
+    from geomae.discovery import Search, collection_text, search_items
+    from geomae.discovery.draft_catalog import catalog_of_items, data_set_name, unresolved
+    from geomae.files import publish_file, write_text
+    from geomae.runtime.console import Screen
+
+    name = data_set_name(collection)
+    items_file = _absent(out.with_name(f"{name}.json"))
+    screen = Screen(not common.quiet)
+    try:
+        search = Search(url, collection, bbox, datetime, query)
+        found = search_items(search, lambda done, total: screen.step(f"items of {collection}", done, total))
+    finally:
+        screen.close()
+    catalog = catalog_of_items(name, found, items_file)
+    write_text(items_file, collection_text(found))
+    with publish_file(out) as temporary:
+        temporary.write_text(catalog.text(), encoding="utf-8")
+        unclear = [text.replace(str(temporary), str(out)) for text in unresolved(temporary)]
+    screen.result(f"{items_file}: {len(found)} items")
+    _show(screen, out, catalog, [*catalog.questions, *unclear])
+    return 0
+
+
+def _refuse(option: str, others: "Mapping[str, object]", why: str) -> None:
+    """Raise ConfigError where any of `others` is given, which do not go with, or not without, an option."""
+    given = [name for name, value in others.items() if value is not None]
+    if given:
+        raise ConfigError(f"{given[0]}, {option}: {why}; correct the command")
+
+
 def _one_folder(folder: Path | None, sample: bool) -> Path:
     if folder is None or sample:
         what = "only one of them makes a catalogue" if sample else "neither is given"
@@ -71,11 +141,14 @@ def _one_folder(folder: Path | None, sample: bool) -> Path:
 
 
 def _new_file(common: CommonOptions) -> Path:
-    out = (common.out or Path("data_catalog.yaml")).absolute()
-    if out.exists() or out.is_symlink():
-        what = "is a folder" if out.is_dir() else "is there already and is not overwritten"
-        raise StorageError(f"{out}: {what}; write to another file with --out FILE")
-    return out
+    return _absent((common.out or Path("data_catalog.yaml")).absolute())
+
+
+def _absent(path: Path) -> Path:
+    if path.exists() or path.is_symlink():
+        what = "is a folder" if path.is_dir() else "is there already and is not overwritten"
+        raise StorageError(f"{path}: {what}; write to another file with --out FILE")
+    return path
 
 
 def _show(screen: "Screen", out: Path, catalog: "InferredCatalog", questions: "Sequence[str]") -> None:

@@ -2,20 +2,23 @@
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from geomae.catalog import open_catalog, resolve_files
+from geomae.catalog import open_catalog, resolve_files, resolve_stac
 from geomae.catalog.foreign_formats import foreign_by_name
 from geomae.catalog.patterns import escape_pattern, literal
+from geomae.catalog.stac_items import item_record
 from geomae.discovery.attribute_lines import with_labels, with_time
-from geomae.discovery.entries import Entry, band_entry, comment, evidence_of, flow, stack_entry
+from geomae.discovery.entries import Entry, band_entry, comment, evidence_of, flow, stac_entry, stack_entry
 from geomae.discovery.grouping import BandGroup, StackGroup, band_groups, stack_groups
 from geomae.discovery.sensor_guess import guess_sensor, hinted_sensors
 from geomae.discovery.vectors import find_vectors
 from geomae.errors import CatalogError, GeomaeError, RasterError
 from geomae.rasters import describe_bands
+from geomae.tiles.cube_sources import resolve_cube
 
 SUFFIXES = frozenset((".tif", ".tiff", ".gtif", ".jp2", ".png", ".jpg", ".jpeg"))
 LONGEST_NAME = 60  # characters of a data set's name
@@ -89,6 +92,15 @@ def infer_catalog(
     return InferredCatalog(entries, (*left_out, *of_no_use, *elsewhere), tuple(problems))
 
 
+def catalog_of_items(name: str, documents: Sequence[Mapping[str, Any]], file: Path) -> InferredCatalog:
+    """A catalogue of one data set, of STAC items that are to stand in `file`, in the catalogue's folder.
+
+    Raises CatalogError for what is no item, and where the items share no band.
+    """
+    items = [item_record(one, file.name, file.parent) for one in documents]
+    return InferredCatalog({name: stac_entry(items, file.name)}, (), ())
+
+
 def find_rasters(root: Path) -> list[str]:
     """Paths below `root`, relative and sorted, of files that by their suffix are rasters; hidden ones are left out.
 
@@ -122,10 +134,25 @@ def unresolved(path: Path) -> list[str]:
     messages = []
     for name in catalog.entries:
         try:
-            resolve_files(catalog, name, describe_bands)
+            if catalog.entry(name).cube is not None:
+                resolve_cube(catalog, name)
+            else:
+                resolve = resolve_files if catalog.entry(name).stac is None else resolve_stac
+                resolve(catalog, name, describe_bands)
         except GeomaeError as error:
             messages.append(str(error))
     return messages
+
+
+def data_set_name(wish: str, used: Collection[str] = ()) -> str:
+    """A name that a selector can hold and no other data set has."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", wish).strip("-._")[:LONGEST_NAME] or "data"
+    number = 1
+    unique = name
+    while unique in used:
+        number += 1
+        unique = f"{name}-{number}"
+    return unique
 
 
 @dataclass(frozen=True)
@@ -165,7 +192,7 @@ def _entries(
         except RasterError as error:
             problems.append(str(error))
             continue
-        name = _name(group.name, place.root, entries)
+        name = data_set_name(group.name or place.root.name, entries)
         entries[name] = entry
         files[name] = tuple(next(iter(scene.values())) for scene in group.by_scene)
     beside = [_goes_with_others(place.root, one) for one in stacks]
@@ -176,7 +203,7 @@ def _entries(
             left_out.append(f"{', '.join(place.below + pattern for pattern in one.patterns[:SHOWN])}: {what}")
         else:
             entry = stack_entry(place.root, place.below, one, outside=place.outside)
-            name = _name(one.name, place.root, entries)
+            name = data_set_name(one.name or place.root.name, entries)
             entries[name], files[name] = entry, one.files
     return entries, files, left_out
 
@@ -184,14 +211,3 @@ def _entries(
 def _goes_with_others(root: Path, group: StackGroup) -> bool:
     """Whether it is labels or a mask rather than imagery: one band of whole numbers from a sensor that nobody knows."""
     return group.one_band and not isinstance(guess_sensor(evidence_of(root, group)).sensor, str)
-
-
-def _name(wish: str, root: Path, used: dict[str, Entry]) -> str:
-    """A name that a selector can hold and no other data set has."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", wish or root.name).strip("-._")[:LONGEST_NAME] or "data"
-    number = 1
-    unique = name
-    while unique in used:
-        number += 1
-        unique = f"{name}-{number}"
-    return unique

@@ -5,17 +5,22 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from statistics import median_high
 from typing import Any
+from urllib.parse import urlsplit
 
+from geomae.catalog.links import SIGNED_HOSTS
+from geomae.catalog.paths import is_url
 from geomae.catalog.patterns import literal
+from geomae.catalog.stac_assets import NO_DATA_ROLES, AssetFinder, listed_bands
+from geomae.catalog.stac_items import Item
 from geomae.discovery.grouping import LOOKED_AT, MASKS, BandGroup, StackGroup
 from geomae.discovery.sensor_guess import FILL_IN, Evidence, SensorGuess, guess_sensor, kept_band, scaling_guess
-from geomae.errors import RasterError
+from geomae.errors import CatalogError, RasterError
 from geomae.rasters.headers import Header
 from geomae.rasters.opening import header
-from geomae.sensors import Sensor, inline_sensor, sensor
+from geomae.sensors import Band, Sensor, inline_sensor, sensor
 
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 RESERVED_WORDS = frozenset(("true", "false", "null", "yes", "no", "on", "off", "y", "n"))  # YAML 1.1 readers know more
@@ -23,6 +28,7 @@ LARGEST_TILE = 128  # pixels; a larger raster is cut into tiles
 USUAL_TILE = 64
 MULTIPLE = 8  # of the tile's side, so that usual patches divide it
 NO_TAGS = (1.0, 0.0)  # scale and offset of a file that says nothing of them
+RASTERS = (".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg")
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 
@@ -106,6 +112,50 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
     lines.append(_split_line(first))
     names = tuple(name for name in guess.bands if name)
     return Entry(tuple(lines), len(group.files), known.name, names, tile_size(usual_side(sides)), guess.question)
+
+
+def stac_entry(items: Sequence[Item], file: str) -> Entry:
+    """The entry that reads `items`, which lie in `file`, relative to the catalogue.
+
+    Raises CatalogError where the items share no band of any kind.
+    """
+    first = items[0]
+    names = [name for asset in first.assets.values() if _is_raster(asset) for name in _band_names(first, asset)]
+    addresses = [str(asset["href"]) for asset in first.assets.values() if _is_raster(asset)]
+    path = "/".join([str(first.properties.get("platform", "")), *addresses[:1], first.collection or "", first.id])
+    guess = guess_sensor(Evidence(path, len(names), "uint16", tuple(names), None))
+    known = _sensor(guess)
+    finder = AssetFinder(known, {})
+    bands = [
+        band.name for band in known.bands if kept_band(known, band) and all(_has(finder, one, band) for one in items)
+    ]
+    if not bands:
+        raise CatalogError(f"{first.where}: its assets {', '.join(first.assets) or '(none)'} hold no bands by name")
+    links = [str(asset["href"]) for one in items for asset in one.assets.values()]
+    signers = [
+        signer
+        for signer, hosts in SIGNED_HOSTS.items()
+        if any(hosts.fullmatch(urlsplit(link).netloc) for link in links if is_url(link))
+    ]
+    source: dict[str, Any] = {"items": file} | ({"sign": signers[0]} if signers else {})
+    lines = [entry_line("stac", source)]
+    if any(is_url(link) for link in links):
+        lines.append(entry_line("remote", True, "the assets are read from where they lie"))
+    lines += _sensor_lines(guess)
+    lines.append(entry_line("bands", bands, "those that every item has"))
+    lines.append(
+        comment("scale, offset and nodata are those of the items, where they state them; to say others: scale, offset")
+    )
+    lines.append(entry_line("tile", {"size": USUAL_TILE}, "pixels of the finest band"))
+    for layer, mask in MASKS.items():
+        key = next((key for key in first.assets if key.lower() == layer.lower()), None)
+        if key is not None:
+            lines.append(comment(f"to leave out clouds and their shadows: mask: {mask.replace(layer, flow(key))}"))
+    if "eo:cloud_cover" in first.properties:
+        lines.append(comment('properties of the items are attributes: where: "`eo:cloud_cover` < 20"'))
+    how = {"block_km": 2, "fractions": FRACTIONS}
+    lines.append(comment(f"all tiles are for training; to hold some out: split: {flow(how)}"))
+    return Entry(tuple(lines), len(items), known.name, tuple(bands), USUAL_TILE, guess.question)
 
 
 def evidence_of(root: Path, group: StackGroup) -> Evidence:
@@ -272,3 +322,23 @@ def entry_line(key: str, value: Any, remark: str | None = "") -> str:
 
 def _joined(*texts: str | None) -> str:
     return "; ".join(text if number == 0 else f"check: {text}" for number, text in enumerate(texts) if text)
+
+
+def _is_raster(asset: Mapping[str, Any]) -> bool:
+    """Whether an asset holds measurements, by its role and its kind."""
+    suffix = PurePosixPath(urlsplit(str(asset["href"])).path).suffix.lower()
+    return NO_DATA_ROLES.isdisjoint(asset.get("roles") or ()) and suffix in RASTERS
+
+
+def _band_names(item: Item, asset: Mapping[str, Any]) -> list[str]:
+    """What the bands of an asset are called; the key of the asset where it does not say."""
+    key = next(key for key, one in item.assets.items() if one is asset)
+    return [str(band["name"] or band["common_name"] or key) for band in listed_bands(asset)] or [key]
+
+
+def _has(finder: AssetFinder, item: Item, band: Band) -> bool:
+    try:
+        finder.find(item, band)
+    except CatalogError:
+        return False
+    return True

@@ -27,6 +27,7 @@ from geomae.evaluation.reconstruction import MASKED, Candidate, fit_candidates, 
 from geomae.evaluation.reconstruction_masks import MaskKind
 from geomae.runtime.devices import Compute
 from geomae.sensors import Band
+from geomae.tiles.census import label_range
 from geomae.tiles.reader import TileReader
 from geomae.tiles.selection import Selection, check_no_pixel_overlap, share_bands
 
@@ -85,11 +86,15 @@ class GapDomain:
 
 @dataclass(frozen=True)
 class GapDomains:
-    """Both domains. `same_bands` says whether their bands are the same measurements, in the same unit and order."""
+    """Both domains. `same_bands` says whether their bands are the same measurements, in the same unit and order.
+
+    `measured` is the range of labels that are measurements and no classes: tiles count as unlabelled then.
+    """
 
     source: GapDomain
     target: GapDomain
     same_bands: bool
+    measured: tuple[float, float] | None = None
 
     def __iter__(self) -> Iterator[GapDomain]:
         return iter((self.source, self.target))
@@ -179,7 +184,10 @@ def read_gap_domains(selections: Sequence[Selection], seed: int) -> GapDomains:
     except BandMismatchError:  # an encoder may take either as it is
         same = False
     here, there = (_domain(one, role, seed) for one, role in zip(selections, (SOURCE, TARGET), strict=True))
-    return GapDomains(here, there, same and len({one.imagery.unit for one in selections}) == 1)
+    measured = label_range({*here.label_T.tolist(), *there.label_T.tolist()} - {""})
+    if measured is not None:
+        here, there = (replace(one, label_T=np.full(len(one), "")) for one in (here, there))
+    return GapDomains(here, there, same and len({one.imagery.unit for one in selections}) == 1, measured)
 
 
 def comparable_specs(specs: Sequence[EncoderSpec], domains: GapDomains) -> list[EncoderSpec]:
@@ -221,6 +229,9 @@ def measure_gap(
     left_out = [] if domains.same_bands else [
         f"{_no_common_band(domains)}: pixels, and baselines made of them, are not compared"
     ]  # fmt: skip
+    if domains.measured is not None:
+        ends = "{:g} to {:g}".format(*domains.measured)
+        left_out.append(f"Labels: numbers of {ends}, which are measurements and no classes, are not compared")
     for number, (spec, embeddings) in enumerate(zip(specs, embedded, strict=True)):
         progress("measuring encoders", number, len(specs))
         figures[spec.label] = _embedding_figures(domains, embeddings, seed)

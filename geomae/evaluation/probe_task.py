@@ -156,7 +156,7 @@ def check_classes(train: LabelledSelection, tests: Sequence[LabelledSelection], 
     if len(names) < 2:
         raise CatalogError(
             f"--train {train.name}: all {len(train)} labelled tiles have the label {names[0]!r}; a probe takes two or "
-            "more"
+            "more: choose another column, or tiles of other labels"
         )
     if task == REGRESSION:
         return ()
@@ -319,9 +319,9 @@ def describe_scoring(task: ProbeTask) -> Iterator[str]:
             if left
             else "."
         )
-    for part in task.labelled:
-        if part.unlabelled:
-            yield f"{part.name}: {part.unlabelled} tiles without a label were left out."
+    unlabelled = {part.name: part.unlabelled for part in task.labelled if part.unlabelled}  # train may be a test, too
+    for name, count in unlabelled.items():
+        yield f"{name}: {count} tiles without a label were left out."
     for name, truth in task.truths.items():
         many = truth.groups >= FEWEST_GROUPS
         sizes = {test.name: test.size.replace("labelled ", "") for test in task.tests}

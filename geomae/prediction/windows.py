@@ -23,7 +23,7 @@ from geomae.tiles.reader import ahead
 
 TINY = np.float32(1e-30)  # below any weight: a cell that no window reached is 0
 STRIP_PX = 256  # rows of a strip, which is what a run goes on from
-CHUNK_BYTES = 96 * 1024**2  # of pixels that are read at a time; a whole row of blocks where that is not more
+CHUNK_BYTES = 24 * 1024**2  # of pixels that are read at a time; the rest of a row of blocks stays in GDAL's cache
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -195,10 +195,12 @@ class SceneWindows:
 
     def _read(self, span: tuple[int, int]) -> Chunk:
         pixels_CHW, valid_CHW = read(self.source, self.scene, Window(span[0], 0, span[1] - span[0], self.lattice.width))
+        if self._order == list(range(len(pixels_CHW))):
+            return pixels_CHW, valid_CHW  # no copy of what is as large as a chunk
         return pixels_CHW[self._order], valid_CHW[self._order]
 
     def _chunk_rows(self) -> int:
-        """Rows that are read at a time: a row of blocks where memory allows, else a part that divides it."""
+        """Rows that are read at a time: some rows of blocks where memory allows, else a part that divides one."""
         layout = scene_layout(self.source, self.scene)
         block = max(max(1, round(part.header.block_height / part.rows.scale)) for part in layout.parts)
         row_bytes = self.lattice.width * len(self.source.bands) * 5  # float32 and validity

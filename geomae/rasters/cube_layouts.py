@@ -85,7 +85,8 @@ def layout_of(cube: "xr.Dataset", store: str, wanted: Cube) -> CubeLayout:
     known = {y, x, time}
     if wanted.variables is None:
         arrays = [name for name in arrays if {y, x} <= set(cube[name].dims)]
-    band = wanted.band or _band(cube, store, arrays, known)
+    everywhere = wanted.variables is not None  # else a quality array may lie beside the one that has bands
+    band = wanted.band or _band(cube, store, arrays, known, everywhere=everywhere)
     if band is not None:
         arrays = [name for name in arrays if band in cube[name].dims] if wanted.variables is None else arrays
         _check_one(store, arrays, band)
@@ -149,9 +150,13 @@ def _is(cube: "xr.Dataset", dim: str, key: str) -> bool:
     return dim.lower() in NAMES[key]
 
 
-def _band(cube: "xr.Dataset", store: str, arrays: Sequence[str], known: set[str | None]) -> str | None:
-    """The dimension that is left over, where there is one."""
+def _band(
+    cube: "xr.Dataset", store: str, arrays: Sequence[str], known: set[str | None], *, everywhere: bool
+) -> str | None:
+    """The dimension that is left over, where there is one; `everywhere`: of those that all arrays have."""
     left = list(dict.fromkeys(str(dim) for name in arrays for dim in cube[name].dims if dim not in known))
+    if everywhere:
+        left = [dim for dim in left if all(dim in cube[name].dims for name in arrays)]
     if len(left) > 1:
         raise RasterError(
             f"{store}: band can be {' or '.join(left)}; name one with `band:`, and `variables` that have it"

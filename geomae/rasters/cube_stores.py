@@ -146,6 +146,8 @@ def _look_through_zarr(root: Path) -> None:
         else:
             parts[folder] += 1
     arrays = {path.rpartition("/")[0]: one for path, one in described.items() if "shape" in one}
+    for name, one in (*arrays.items(), *(_consolidated(root) or {}).items()):
+        _check_array(str(root), name, one)
     _check_written(root, arrays, parts)
     _LOOKED_AT[str(root)] = state.hexdigest()
 
@@ -216,12 +218,16 @@ def _check_codecs(store: str, *, consolidated: bool) -> None:
 
     group = zarr.open_group(store, mode="r", use_consolidated=consolidated)
     for name, array in group.arrays():
-        for codec in _codec_names(array.metadata.to_dict()):
-            if codec.removeprefix("numcodecs.") not in CODECS:
-                raise RasterError(
-                    f"{store}: array {name!r} is stored by the codec {codec!r}, which is not read (it could run code); "
-                    "write it with another"
-                )
+        _check_array(store, name, array.metadata.to_dict())
+
+
+def _check_array(store: str, name: str, described: Any) -> None:
+    for codec in _codec_names(described):
+        if codec.removeprefix("numcodecs.") not in CODECS:
+            raise RasterError(
+                f"{store}: array {name!r} is stored by the codec {codec!r}, which is not read (it could run code); "
+                "write it with another"
+            )
 
 
 def _codec_names(described: Any) -> Iterator[str]:

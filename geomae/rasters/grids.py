@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from rasterio import Affine
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
 
 from geomae.catalog import BandFile, Scene, Source
 from geomae.errors import RasterError
@@ -197,6 +199,17 @@ def scene_layout(source: Source, scene: Scene) -> Layout:
     return _layout(scene.bands, headers, scene.mask, mask, source.gsd_m, finest_gsd_m)
 
 
+def check_stated_grids(source: Source, scene: Scene) -> None:
+    """Raise RasterError, with the scene, the file and both sides, where a file lies elsewhere than was stated."""
+    for stated in scene.stated_grids:
+        info = header(stated.path, remote=source.remote)
+        if stated.crs is not None and not _same_crs(stated.crs, info.crs):
+            _contradict(scene, stated.path, "CRS", crs_label(info.crs), crs_label(stated.crs))
+        if stated.shape is not None and stated.shape != info.shape:
+            has, said = (f"{height} x {width} pixels" for height, width in (info.shape, stated.shape))
+            _contradict(scene, stated.path, "shape", has, said)
+
+
 def crs_label(crs: str | None) -> str:
     """A CRS as messages name it: as it is written in the file, cut short."""
     return "no CRS" if crs is None else crs if len(crs) <= 40 else f"{crs[:37]}..."
@@ -344,3 +357,18 @@ def _axis(scale: float, offset: float, length: int, size: int) -> Axis:
     if abs(scale - 1) * length < SNAP and abs(offset) < SNAP:
         return Axis(1.0, 0.0, size)
     return Axis(scale, 0.0 if abs(offset) < SNAP * scale else offset, size)
+
+
+def _contradict(scene: Scene, path: str, what: str, has: str, said: str) -> None:
+    raise RasterError(
+        f"scene {scene.id}: {path} has {has}, and its item says {said}; correct the {what} in the item, or the link"
+    )
+
+
+@functools.cache
+def _same_crs(stated: str, own: str | None) -> bool:
+    """Whether both mean one CRS. What cannot be read as a CRS is none."""
+    try:
+        return own is not None and bool(CRS.from_user_input(stated) == CRS.from_user_input(own))
+    except CRSError:
+        return False

@@ -23,6 +23,8 @@ from rasterio.io import DatasetReader
 from rasterio.session import DummySession
 
 from geomae.catalog.foreign_formats import foreign_format
+from geomae.catalog.links import SIGNED_HOSTS
+from geomae.catalog.paths import is_loopback
 from geomae.catalog.schema_cubes import cube_address, is_cube
 from geomae.catalog.times import time_of_tags
 from geomae.errors import RasterError
@@ -30,15 +32,24 @@ from geomae.rasters.cube_reading import CubeStep
 from geomae.rasters.cube_stores import store_stamp
 from geomae.rasters.headers import Header, Stamp, about_m, check_header, side_m
 from geomae.rasters.side_files import side_files
+from geomae.rasters.signing import signed, without_signatures
 
 DRIVERS = ("GTiff", "JP2OpenJPEG", "PNG", "JPEG", "WEBP")  # COGs are GTiff; none of these can name other files
 WRITES = ("GTiff", "COG")
 GDAL_VERSION: str = rasterio.__gdal_version__
 LARGEST_CACHE = 64  # handles per thread; a process may have 1024 files open on most systems
-REMOTE_PREFIXES = ("https://", "s3://", "gs://", "/vsicurl/https://", "/vsis3/", "/vsigs/")
+REMOTE_PREFIXES = (
+    *("https://", "s3://", "gs://", "/vsicurl/https://", "/vsis3/", "/vsigs/"),
+    *(f"{signer}+https://" for signer in SIGNED_HOSTS),
+)
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 IDENTITY_GDAL = [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
-LOCAL_OPTIONS = {"GDAL_NUM_THREADS": "1"}  # readers are threads already
+LOCAL_OPTIONS = {
+    "GDAL_NUM_THREADS": "1",  # readers are threads already
+    # Bytes of decoded blocks, of the process: a few rows of blocks of a whole scene. GDAL's own limit is a twentieth of
+    # the memory of the machine, which each rank of a large node would take.
+    "GDAL_CACHEMAX": 256 * 1024**2,
+}
 REMOTE_OPTIONS = LOCAL_OPTIONS | {
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "GDAL_HTTP_MULTIPLEX": "YES",
@@ -128,19 +139,20 @@ class _Handles:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.entries: OrderedDict[str, tuple[Stamp, DatasetReader]] = OrderedDict()
+        self.entries: OrderedDict[str, tuple[tuple[Stamp, str], DatasetReader]] = OrderedDict()
 
     def get(self, path: str, current: Stamp, *, remote: bool) -> DatasetReader:
-        """Give the open data set of a file in its current state."""
+        """Give the open data set of a file in its current state, under an address that is signed as of now."""
+        state = current, signed(path)
         entry = self.entries.get(path)
-        if entry is not None and entry[0] == current:
+        if entry is not None and entry[0] == state:
             self.entries.move_to_end(path)
             return entry[1]
         self.drop(path)
         while len(self.entries) >= LARGEST_CACHE:
             self.entries.popitem(last=False)[1][1].close()
         dataset = _open(path, remote=remote)
-        self.entries[path] = (current, dataset)
+        self.entries[path] = (state, dataset)
         return dataset
 
     def drop(self, path: str) -> None:
@@ -258,7 +270,7 @@ def _open(path: str, *, remote: bool) -> DatasetReader:
     if is_remote(path):
         _allow(path, remote=remote)
         with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):  # each side file would cost a request
-            return _Reader(path, driver=list(DRIVERS))
+            return _Reader(signed(path), driver=list(DRIVERS))
     _check_sidecar_mask(path)
     # Side files (.aux.xml, .msk, world files) count, but a folder of a million files is not listed at each opening.
     with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE"):
@@ -275,7 +287,7 @@ def missing_drivers() -> tuple[str, ...]:
 def _allow(path: str, *, remote: bool) -> None:
     if not remote:
         raise RasterError(f"{path}: is not a file of this machine; add `remote: true` to the data set to allow it")
-    if not path.startswith(REMOTE_PREFIXES):
+    if not path.startswith(REMOTE_PREFIXES) and not is_loopback(path):
         raise RasterError(f"{path}: this kind of address is not read; use one of https://, s3://, gs://")
 
 
@@ -312,7 +324,7 @@ def _reason(error: BaseException, path: str) -> str:
     while cause.__cause__ is not None or cause.__context__ is not None:
         cause = cause.__cause__ or cause.__context__ or cause
     lines = str(cause).splitlines() or [type(cause).__name__]
-    text = lines[0].replace(f"'{path}' ", "").replace(f"{path}: ", "").rstrip(". ;")
+    text = without_signatures(lines[0]).replace(f"'{path}' ", "").replace(f"{path}: ", "").rstrip(". ;")
     return f"{text}; read are {', '.join(DRIVERS)}" if "not recognized" in text else text
 
 

@@ -13,7 +13,8 @@ from geomae.rasters import Grid, Window, read
 from geomae.reports.canvas import composites, describe_composite, stretch_limits, to_rgb
 from geomae.reports.figures import GAMMA, INVALID_COLOUR
 
-PICTURE_PX, BLOCK = 1000, 256
+PICTURE_PX = 1000  # of the longer side, at most
+READ_PX = 512  # a side, at a time, about: memory does not grow with the scene
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,13 @@ def scene_picture(source: Source, scene: Scene, grid: Grid) -> ScenePicture:
 def _overview(source: Source, scene: Scene, grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Every so manieth pixel of a scene, so that at most about 1000 a side remain; read block by block."""
     step = -(-max(grid.height, grid.width) // PICTURE_PX)
-    block = step * BLOCK
+    block = max(READ_PX // step, 1) * step
     pixels, valid = [], []
     for top in range(0, grid.height, block):
-        across = [
-            read(
-                source,
-                scene,
-                Window(top, left, min(block, grid.height - top), min(block, grid.width - left)),
-            )
-            for left in range(0, grid.width, block)
-        ]
-        pixels.append(np.concatenate([one[:, ::step, ::step] for one, _ in across], axis=2))
-        valid.append(np.concatenate([one[:, ::step, ::step] for _, one in across], axis=2))
+        across = []
+        for left in range(0, grid.width, block):
+            window = Window(top, left, min(block, grid.height - top), min(block, grid.width - left))
+            across.append([whole[:, ::step, ::step].copy() for whole in read(source, scene, window)])
+        pixels.append(np.concatenate([one for one, _ in across], axis=2))
+        valid.append(np.concatenate([one for _, one in across], axis=2))
     return np.concatenate(pixels, axis=1), np.concatenate(valid, axis=1)

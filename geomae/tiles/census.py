@@ -5,7 +5,7 @@ T tiles
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -37,10 +37,11 @@ BySplit = Mapping[str, Count]  # the split, or `all`; absent where there is no t
 class Census:
     """Counts of one data set.
 
-    `unit` says what is independent of the rest and counted as a group: `groups`, `blocks`, else `tiles`. `labels` are
-    sorted by their number of tiles, `(none)` last, and empty where no tile has one; of measurements there is only
-    `numbers`, the least and the largest. `months` (`2021-06`) are in order; `first` and `last` are times, None where
-    no scene has one. `pixels` are counts of labelled pixels, None where there are none, or they are measurements.
+    `unit` says what is independent of the rest and counted as a group: `groups`, `blocks`, else `tiles`. `labelled` are
+    the tiles with a label. `labels` are sorted by their number of tiles, `(none)` last, and empty where no tile has
+    one; of measurements there is only `numbers`, the least and the largest. `months` (`2021-06`) are in order; `first`
+    and `last` are times, None where no scene has one. `pixels` are counts of labelled pixels, None where there are
+    none, or they are measurements.
     """
 
     unit: str
@@ -52,6 +53,7 @@ class Census:
     first: str | None = None
     last: str | None = None
     pixels: PixelCensus | None = None
+    labelled: BySplit = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The same as JSON."""
@@ -100,6 +102,7 @@ def take_census(index: TileIndex) -> Census:
         first=known[0] if known else None,
         last=known[-1] if known else None,
         pixels=None if measured else count_pixels(index),
+        labelled=_counts(tiles[tiles["label"] != NO_LABEL], "total").get(ALL, {}),
     )
 
 
@@ -110,12 +113,17 @@ def warnings(census: Census, fewest: int) -> list[str]:
     have labels and no tile has one, pixels are judged.
     """
     what = "tiles"
-    total: Mapping[str, Count | PixelCount] = census.total
+    total: Mapping[str, Count | PixelCount] = census.labelled or census.total
     classes: Mapping[str, Mapping[str, Count | PixelCount]]
     classes = {name: row for name, row in census.labels.items() if name != NO_LABEL}
     if census.pixels is not None and not (classes or census.numbers):
         what, total, classes = "pixels", census.pixels.total, census.pixels.classes
     found = []
+    if len(classes) == 1:
+        found.append(
+            f"{what} have no other label than {next(iter(classes))!r}, and there is nothing to tell apart; choose "
+            "another column or file"
+        )
     if census.unit != "tiles":
         alone = [name for name, row in classes.items() if row[ALL].groups == 1]
         if alone and total[ALL].groups > 1:

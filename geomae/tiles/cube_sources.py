@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
 
-from geomae.catalog import BandFile, Catalog, Scene, Source, Stated, source_from_scenes
+from geomae.catalog import BandFile, Catalog, Scene, Source
 from geomae.catalog.band_order import described_band
 from geomae.catalog.paths import common_folder, find_files, is_url, no_file_error, static_folder
+from geomae.catalog.scene_sources import Stated, source_from_scenes
 from geomae.catalog.stored_bands import StoredBands, bands_by_number, find_band
 from geomae.catalog.times import TIME
 from geomae.errors import CatalogError, RasterError, nearest

@@ -26,9 +26,9 @@ from geomae.catalog import (
 from geomae.catalog.attributes import text_of, tile_columns
 from geomae.catalog.scene_times import UNSPECIFIED, domains_by_month, with_time_attributes
 from geomae.catalog.times import DERIVED, TIME, column_remedy, times_span
-from geomae.errors import CatalogError, GeomaeError, nearest
+from geomae.errors import CatalogError, GeomaeError, RasterError, nearest
 from geomae.rasters import AuditReport, Grid, audit
-from geomae.rasters.grids import scene_layout
+from geomae.rasters.grids import check_stated_grids, scene_layout
 from geomae.tiles.earth import to_crs
 from geomae.tiles.labels import LabelSource, label_tiles, purity_remarks
 from geomae.tiles.points import INVALID, PIXEL_COL, PIXEL_ROW, POINT, REPEAT, contradictions
@@ -225,7 +225,7 @@ def build_index(
     source = in_own_order(source, report.numbers)
     left_out: dict[str, int] = {}
     quarantined = report.quarantined
-    source, sound = _scene_grids(source, quarantined)
+    source, sound = _scene_grids(source, quarantined, catalog.place(name))
     grids, report = without_small_scenes(catalog, name, source, sound, report)
     tiles, attributes, warnings = list_windows(catalog, name, source, grids, left_out)
     time_S = np.array([scene.time for scene in source.scenes], dtype=object)
@@ -322,11 +322,19 @@ def _there_is(condition: Condition, values_T: NDArray[Any]) -> str:
     return nearest(condition.values[0], {str(one) for one in known})
 
 
-def _scene_grids(source: Source, quarantined: Collection[str]) -> tuple[Source, list[Grid | None]]:
-    """The grid of each scene that is not quarantined; and the source, with times that names did not tell from tags."""
+def _scene_grids(source: Source, quarantined: Collection[str], place: str) -> tuple[Source, list[Grid | None]]:
+    """The grid of each scene that is not quarantined; and the source, with times that names did not tell from tags.
+
+    Raises CatalogError, after `place`, for files that do not lie where metadata say.
+    """
     scenes, grids = list(source.scenes), []
     for position, scene in enumerate(source.scenes):
         layout = None if scene.id in quarantined else scene_layout(source, scene)
+        if layout and scene.stated_grids:
+            try:
+                check_stated_grids(source, scene)
+            except RasterError as error:
+                raise CatalogError(f"{place}: {error}") from error
         grids.append(layout.grid if layout else None)
         if layout and scene.time is None and (acquired := layout.parts[0].header.acquired):
             scenes[position] = replace(scene, time=acquired)

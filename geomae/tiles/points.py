@@ -227,7 +227,8 @@ def _in_time(
     if not near_T.any():
         taken, seen = (f"{np.nanmin(days)} to {np.nanmax(days)}" for days in (day_T, day_S[tiles["scene"]]))
         raise CatalogError(
-            f"{place}: no point has a scene within {most:g} days: the points are of {taken}, the scenes of {seen}"
+            f"{place}: no point has a scene within {most:g} days: the points are of {taken}, the scenes of {seen}; "
+            "add scenes of that time, or allow more `days`"
         )
     points = tiles[POINT].to_numpy()
     _count(left_out, TIMELESS, len(np.unique(points[~known_T])))

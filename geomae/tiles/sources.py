@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from geomae.catalog import Catalog, DatasetEntry, Source, resolve_files, source_from_paths
+from geomae.catalog import Catalog, DatasetEntry, Source, resolve_files, resolve_stac, source_from_paths
 from geomae.catalog.paths import common_folder
 from geomae.catalog.patterns import escape_pattern
 from geomae.errors import CatalogError, nearest
@@ -63,6 +63,8 @@ def prepare(catalog: Catalog, dataset: str) -> tuple[Catalog, Source]:
         catalog = _with_landscape(catalog, dataset)
     if entry.cube is not None:
         return catalog, resolve_cube(catalog, dataset)
+    if entry.stac is not None:
+        return catalog, resolve_stac(catalog, dataset, describe)
     if entry.torchgeo_source is None:
         return catalog, resolve_files(catalog, dataset, describe)
     listing = list_torchgeo(catalog, dataset)

@@ -1,10 +1,18 @@
 """Points and polygons of the sample landscape through the commands that take labels from the field."""
 
+import json
 import re
 
 import pandas as pd
 import pytest
 from helpers import called, write_catalog
+
+from geomae.catalog import open_catalog
+from geomae.commands.options import CommonOptions
+from geomae.commands.probe import ProbeOptions, run
+from geomae.evaluation.gap import read_gap_domains
+from geomae.tiles.sample_landscape import landscape
+from geomae.tiles.selection import select_tiles
 
 ENTRIES = """\
 version: 1
@@ -18,6 +26,13 @@ datasets:
   cover:
     <<: *points
     label: {column: tree_cover}
+  heights:
+    sample: {size: 128, scenes: 1}
+    outside: true
+    tile: {size: 8}
+    label: {vector: {path: HEIGHTS, column: height}, min_purity: 0.3}
+    group: {column: field}
+    split: {group: {train: 0.5, test: 0.5}}
   fields:
     sample: {size: 128, scenes: 1}
     tile: {size: 16}
@@ -28,13 +43,19 @@ datasets:
     group: {column: field}
     split: {group: {train: 0.5, test: 0.5}}
 """
+HEIGHTS_M = {"forest": 18, "built": 6, "shrub": 3, "crop": 1}  # other classes are low
 STATISTICS = ("--encoder", "baseline:statistics")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a catalogue of points with a class, the same with a number, and fields."""
-    return write_catalog(tmp_path_factory.mktemp("field"), ENTRIES).parent
+    """A folder with a catalogue of points with a class, the same with a number, fields with a number, and fields."""
+    folder = tmp_path_factory.mktemp("field")
+    fields = json.loads((landscape(size=128, scenes=1) / "fields.geojson").read_text(encoding="utf-8"))
+    for number, one in enumerate(fields["features"]):
+        one["properties"]["height"] = HEIGHTS_M.get(one["properties"]["class"], 0) + number % 50 / 100
+    (folder / "heights.geojson").write_text(json.dumps(fields), encoding="utf-8")
+    return write_catalog(folder, ENTRIES.replace("HEIGHTS", str(folder / "heights.geojson"))).parent
 
 
 PROBE = ("probe", "--train", "{}@train", "--test", "{}@test", *STATISTICS, "--no-baselines", "--strength", "1")
@@ -62,11 +83,27 @@ def test_a_probe_learns_from_the_field(folder, tracking_uri, dataset, task, metr
     assert row[list(counts)].to_dict() == counts
 
 
+def test_numbers_of_polygons_are_learned_and_are_no_classes_of_a_gap(folder, tracking_uri, tmp_path):
+    catalog = folder / "data_catalog.yaml"
+    common = CommonOptions(catalog, tmp_path / "out", device="cpu", tracking_uri=tracking_uri, quiet=True)
+    options = ProbeOptions(
+        common, "heights@train", ("heights@test",), ("baseline:statistics",), "regression", 1.0, baselines=False
+    )
+    assert run(options) == 0
+    table = pd.read_csv(tmp_path / "out/probe.csv").set_index(["method", "metric"])
+    assert table.loc[("linear", "r2"), ["n_train", "n_test"]].tolist() == [58, 79]
+    assert 0 < table.loc[("linear", "mae"), "value"] < 9  # half of the range
+    both = select_tiles(open_catalog(catalog), ["heights[domain=lowland]", "heights[domain=dryland]"])
+    domains = read_gap_domains(both, 0)
+    assert domains.measured is not None and domains.measured[1] > 18
+    assert all((one.label_T == "").all() for one in domains)
+
+
 @pytest.mark.parametrize(
     ("words", "counts"),
     [
         ((*PROBE, "--task", "classification"), {"fields": (10, 7)}),
-        ((*PROBE, "--task", "regression"), {"cover": (10, 13)}),
+        ((*PROBE, "--task", "regression"), {"cover": (10, 13), "heights": (58, 79)}),
         (("embed-pca", "--dataset", "{}", *STATISTICS), {"points": (23,), "fields": (109,)}),
         (
             ("gap", "--source", "{}[domain=lowland]", "--target", "{}[time>=2021-07]", *STATISTICS),

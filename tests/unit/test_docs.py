@@ -17,6 +17,7 @@ from tiny_models import RECORD, tiny_model
 from geomae.catalog import DatasetEntry, json_schema, open_catalog, resolve_files, resolve_selectors
 from geomae.config import PretrainConfig, flatten
 from geomae.errors import GeomaeError
+from geomae.files import write_json
 from geomae.rasters import write_cog
 from geomae.sensors import UNITS
 from geomae.tiles.index import check_dataset
@@ -148,6 +149,28 @@ def test_the_example_of_dates_in_names_runs(tmp_path: Path) -> None:
     assert chosen == [["2021-11-30"], ["2021-06-07"]]
 
 
+def test_the_example_of_stac_items_runs(tmp_path: Path) -> None:
+    """On items that are called as it says: one is cloudy, and a corner of the other is masked."""
+    (text,) = (one for one in blocks(CATALOGUE, "yaml") if "stac: {items: items.json, assets:" in one)
+    (tmp_path / "data_catalog.yaml").write_text(text, encoding="utf-8")
+    rng = np.random.default_rng(0)
+    items = []
+    for name, cloud in (("a", 5.0), ("b", 70.0)):
+        values = {"red": rng.integers(1, 4000, (1, 64, 64), dtype=np.uint16), "scl": np.full((1, 64, 64), 4, np.uint8)}
+        values |= {"nir": values["red"] + 1000}
+        values["scl"][0, :16, :16] = 9
+        for key, pixels_CHW in values.items():
+            write_cog(tmp_path / f"{name}_{key}.tif", pixels_CHW, crs="EPSG:32632", transform=(10, 0, 0, 0, -10, 0))
+        properties = {"datetime": "2021-06-07T10:30:00Z", "platform": "sentinel-2a", "eo:cloud_cover": cloud}
+        assets = {key: {"href": f"{name}_{key}.tif"} for key in values}
+        items.append({"type": "Feature", "id": name, "properties": properties, "assets": assets})
+    write_json(tmp_path / "items.json", {"type": "FeatureCollection", "features": items})
+    found = check_dataset(open_catalog(tmp_path / "data_catalog.yaml"), "valley")
+    assert found.error is None and found.tiles is not None
+    assert [found.tiles.source.scenes[scene].id for scene in found.tiles.tiles["scene"]] == ["a"] * 15
+    assert set(found.tiles.column("time")) == {"2021-06-07T10:30:00Z"}
+
+
 def test_every_key_is_documented_and_no_other() -> None:
     known = json_schema()["$defs"]
     assert sorted(documented()) == sorted(set(schema_keys(known["DatasetEntry"], known)))
@@ -155,7 +178,7 @@ def test_every_key_is_documented_and_no_other() -> None:
 
 @pytest.mark.parametrize(("key", "example"), list(documented().items()), ids=list(documented()))
 def test_the_example_of_a_key_is_valid_and_holds_it(key: str, example: Any) -> None:
-    source = {} if {"path", "torchgeo", "sample"} & set(example) else {"path": "x.tif"}
+    source = {} if {"path", "stac", "torchgeo", "sample"} & set(example) else {"path": "x.tif"}
     rest = {"sensor": "naip"} | source | example
     assert DatasetEntry.model_validate(rest)
     for name in key.split("."):

@@ -36,11 +36,9 @@ def message(folder: Path, text: str) -> str:
         ("    tile:\n      size: 64\n      stride: 0", "8: datasets.hls.tile.stride: must be greater than 0, not 0"),
         ("    tile: {}", "6: datasets.hls.tile: key 'size' is missing; add it"),
         ("    sample: {}", "6: datasets.hls: has two sources, `path` and `sample`; keep one"),
-        (
-            "    stac: x",
-            "6: datasets.hls: 'stac' is not built yet; download the items and name their files with `path`",
-        ),
-        ("    cube: x", "6: datasets.hls: 'cube' is not built yet"),
+        ("    stac: {items: x}", "6: datasets.hls: has two sources, `path` and `stac`; keep one"),
+        ("    stac: x", "6: datasets.hls.stac: must be a mapping"),
+        ("    cube: x", "6: datasets.hls.cube: must be a mapping"),
         ("    label: {vector: {path: x}}", "6: datasets.hls.label.vector: key 'column' is missing; add it"),
         ("    label: {raster: x}", "6: datasets.hls.label: labels from a raster need `classes`"),
         ("    label: {column: a, folder: true}", "keep one"),
@@ -78,7 +76,10 @@ def test_bad_entries_name_line_key_and_remedy(tmp_path: Path, lines: str, expect
     ("text", "expected"),
     [
         ("version: 2\ndatasets: {a: {sample: {}}}\n", "1: version: must be 1, not 2"),
-        ("version: 1\ndatasets:\n  a:\n    remote: false\n", "3: datasets.a: has no source; add `path`, `torchgeo` or"),
+        (
+            "version: 1\ndatasets:\n  a:\n    remote: false\n",
+            "a: has no source; add `path`, `stac`, `torchgeo` or",
+        ),
         ("version: 1\ndatasets: {a: {path: x}}\n", "2: datasets.a: does not say which sensor; add `sensor`"),
         (HEAD.replace("hls-l30", "hls-l3"), "5: datasets.hls.sensor: unknown sensor 'hls-l3'; did you mean 'hls-l30'?"),
         (HEAD.replace("hls-l30", "{bands: [{name: a, wavelength: 1}]}"), "did you mean 'wavelength_um'?"),

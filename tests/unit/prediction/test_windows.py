@@ -4,6 +4,7 @@ import os
 import signal
 import warnings
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -252,6 +253,32 @@ def test_a_map_that_was_killed_goes_on_with_the_same_bytes(scene, tmp_path, monk
     assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == sorted(
         path.name for path in (tmp_path / "whole").iterdir()
     )
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_that_share_a_scene_give_the_same_bytes(scene, tmp_path, monkeypatch, ranks):
+    """Each rank sees what is missing as it was in the beginning, before any has begun."""
+    monkeypatch.setattr("geomae.prediction.windows.STRIP_PX", 32)
+    selected, _ = scene()
+    job = job_of(selected, Threshold(drift=0.5))
+    folders = {name: tmp_path / name for name in ("one", "shared", *map(str, range(ranks)))}
+
+    def go(name, rank, world):
+        fabric = SimpleNamespace(world_size=world, global_rank=rank, device=torch.device("cpu"))
+        assert predict_strips(
+            SimpleNamespace(fabric=fabric, precision="32"), [job], MapOptions(), folders[name], Stop(), lambda *_: None
+        )
+        return list((folders[name] / "strips/s").glob("0*.npy"))
+
+    go("one", 0, 1)
+    parts = [go(str(rank), rank, ranks) for rank in range(ranks)]
+    assert all(parts) and sum(map(len, parts)) == len(job.lattice.strips())
+    (folders["shared"] / "strips/s").mkdir(parents=True)
+    for path in [one for part in parts for one in part]:
+        path.rename(folders["shared"] / "strips/s" / path.name)
+    made = [write_maps([job], MapOptions(), folders[name]) for name in ("one", "shared")]
+    for one, other in zip(*made, strict=True):
+        assert one.read_bytes() == other.read_bytes()
 
 
 def test_a_job_without_a_valid_pixel_is_nodata(scene):

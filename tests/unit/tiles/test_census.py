@@ -53,6 +53,13 @@ def test_many_numbers_are_measurements_and_few_are_classes():
     assert (list(few.labels), few.numbers) == (["1", "2"], None)
 
 
+def test_tiles_without_a_label_carry_no_interval_of_labels():
+    labels = [str(number / 10) if number < 25 else None for number in range(50)]
+    found = take_census(index(labels, ["test"] * 50, group=[str(number) for number in range(50)]))
+    assert (found.total["test"].groups, found.labelled["test"]) == (50, Count(25, 25, 13))
+    assert warnings(found, 25) == [] and "(test 25)" in warnings(found, 26)[0]
+
+
 def test_what_the_counts_cannot_carry_is_said():
     found = take_census(
         index(
@@ -69,6 +76,10 @@ def test_what_the_counts_cannot_carry_is_said():
 
 
 def test_without_splits_all_tiles_that_have_labels_are_scored():
+    (alone,) = warnings(take_census(index(["a"] * 24, ["train"] * 24)), 24)
+    assert alone == (
+        "tiles have no other label than 'a', and there is nothing to tell apart; choose another column or file"
+    )
     groups = [str(number % 12) for number in range(24)]
     assert warnings(take_census(index(["a", "b"] * 12, ["train"] * 24, group=groups)), 13) != []
     assert warnings(take_census(index(["a", "a", "b"] * 8, ["train"] * 24, group=groups)), 12) == []

@@ -1,0 +1,204 @@
+"""From scenes that were found to a Source: scaling, nodata, masks, labels, attributes and times of its entry."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+from geomae.catalog.attributes import attach_table
+from geomae.catalog.catalog import BandFile, Catalog, Scene, Source
+from geomae.catalog.paths import STEM, require_file
+from geomae.catalog.scene_times import with_scene_times
+from geomae.catalog.schema import DatasetEntry
+from geomae.catalog.stored_bands import DescribeBands, StoredBands, find_band, first_described
+from geomae.errors import CatalogError, nearest
+from geomae.sensors import OFFSET_SUFFIX, Band, Sensor, carries_offset, sensor, sensor_names
+
+DIGITAL_NUMBER = "digital_number"
+SENTINEL_2 = tuple(f"sentinel-2-{level}{suffix}" for level in ("l1c", "l2a") for suffix in ("", OFFSET_SUFFIX))
+LARGEST_FIGURE = 1e30  # of scales and offsets: times 65535 it still is a float32
+MIXED = "mixed"  # unit of a data set whose bands have different ones
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What metadata beside the pixels (STAC items, attributes of a cube) say of the stored values of the bands read.
+
+    It counts where the catalogue says nothing, and before the sensor's table; None where nothing is stated. `nodata`
+    counts as that of files does.
+    """
+
+    scale_C: tuple[float | None, ...]
+    offset_C: tuple[float | None, ...]
+    nodata: tuple[float, ...] = ()
+
+
+def source_from_scenes(
+    catalog: Catalog,
+    dataset: str,
+    sensor: Sensor,
+    stored: StoredBands,
+    scenes: tuple[Scene, ...],
+    describe_bands: DescribeBands,
+    stated: Stated | None = None,
+) -> Source:
+    """The Source of scenes that were found: with scaling, nodata, labels, table, times and masks of the entry.
+
+    `stored` says which bands are read; `stated` is what metadata beside the pixels say of their values.
+    """
+    entry = catalog.entry(dataset)
+    if stated is None or set(stated.offset_C) == {None}:
+        _check_baselines(catalog, dataset, sensor, scenes)
+    unit, scale_C, offset_C = scaling(catalog, dataset, sensor, stored.bands, stated)
+    scenes = with_scene_times(catalog, dataset, attach_table(catalog, dataset, _with_labels(catalog, dataset, scenes)))
+    scenes = _with_masks(catalog, dataset, scenes, stored, describe_bands)
+    order, layer = stored.order, entry.mask.band if entry.mask else None
+    if order is not None and isinstance(layer, str) and (own := scenes[0].mask) and own.path in scenes[0].files:
+        order = order.with_layer(layer, own.index)
+    return Source(
+        name=dataset,
+        sensor=sensor.name,
+        bands=stored.bands,
+        unit=unit,
+        scale_C=scale_C,
+        offset_C=offset_C,
+        nodata=nodata_values(entry, sensor, stated),
+        gsd_m=entry.gsd_m,
+        scenes=scenes,
+        stored_bands=stored.count,
+        invalid_bits=entry.mask.invalid_bits if entry.mask else (),
+        invalid_values=entry.mask.invalid_values if entry.mask else (),
+        remote=entry.remote,
+        order=order,
+    )
+
+
+def scaling(
+    catalog: Catalog, dataset: str, sensor: Sensor, bands: Sequence[Band], stated: Stated | None = None
+) -> tuple[str, tuple[float, ...], tuple[float, ...]]:
+    """Unit, scale and offset of each band: the entry's, else what is `stated`, else the sensor's.
+
+    Digital numbers are taken as they are stored. Raises CatalogError when the entry names another unit than the
+    sensor's and does not say the scale, and for figures with which values leave float32.
+    """
+    entry = catalog.entry(dataset)
+    usual = [sensor.scaling(band) for band in bands]
+    units = {one.unit for one in usual}
+    unit = entry.unit or (units.pop() if len(units) == 1 else MIXED)
+    as_stored = entry.unit == DIGITAL_NUMBER
+    scaled = entry.scale is not None or (stated is not None and None not in stated.scale_C)
+    if entry.unit and not as_stored and not scaled and any(one.unit != entry.unit for one in usual):
+        place = catalog.place(dataset, "unit")
+        raise CatalogError(f"{place}: {entry.unit} is not the unit of sensor {sensor.name}; add `scale` and `offset`")
+    scale_C = [1.0 if as_stored else one.scale for one in usual]
+    offset_C = [0.0 if as_stored else one.offset for one in usual]
+    if stated is not None and not as_stored:
+        scale_C = [one if own is None else own for own, one in zip(stated.scale_C, scale_C, strict=True)]
+        offset_C = [one if own is None else own for own, one in zip(stated.offset_C, offset_C, strict=True)]
+    given_C = (entry_figures(catalog, dataset, sensor, bands, key) for key in ("scale", "offset"))
+    scales, offsets = (
+        tuple(one if own is None else own for own, one in zip(own_C, other_C, strict=True))
+        for own_C, other_C in zip(given_C, (scale_C, offset_C), strict=True)
+    )
+    for key, figures in (("scale", scales), ("offset", offsets)):
+        if any(abs(figure) > LARGEST_FIGURE for figure in figures):
+            raise CatalogError(
+                f"{catalog.place(dataset, key)}: {max(figures, key=abs):g} makes values that are not finite; correct it"
+            )
+    return unit, scales, offsets
+
+
+def entry_figures(
+    catalog: Catalog, dataset: str, sensor: Sensor, bands: Sequence[Band], key: str
+) -> tuple[float | None, ...]:
+    """What the entry says at `key`, `scale` or `offset`, of each band; None where it says nothing."""
+    given: Any = getattr(catalog.entry(dataset), key)
+    if not isinstance(given, dict):
+        return (None if given is None else float(given),) * len(bands)
+    named = {find_band(catalog, dataset, sensor, token, key, token).name: float(one) for token, one in given.items()}
+    return tuple(named.get(band.name) for band in bands)
+
+
+def band_units(catalog: Catalog, source: Source) -> tuple[str, ...]:
+    """The unit of each band of a data set, also where they have different ones."""
+    if source.unit != MIXED:
+        return (source.unit,) * len(source.bands)
+    known = catalog.sensor(source.name) or (sensor(source.sensor) if source.sensor in sensor_names() else None)
+    return tuple(known.scaling(band).unit if known else source.unit for band in source.bands)
+
+
+def nodata_values(entry: DatasetEntry, sensor: Sensor, stated: Stated | None = None) -> tuple[float, ...]:
+    """The stored values that are no measurement: the entry's, the sensor's and those stated; an empty list in the entry
+    is none.
+    """
+    if entry.nodata == ():
+        return ()
+    return tuple(dict.fromkeys((*entry.nodata_values, *sensor.nodata, *(stated.nodata if stated else ()))))
+
+
+def _check_baselines(catalog: Catalog, dataset: str, sensor: Sensor, scenes: Sequence[Scene]) -> None:
+    """Raise CatalogError where names of files say that Sentinel-2 values carry an offset and the sensor does not, or
+    the reverse; unless the entry states the offset, or takes values as they are stored.
+    """
+    entry = catalog.entry(dataset)
+    if isinstance(entry.sensor, (dict, tuple)) or sensor.name not in SENTINEL_2:
+        return
+    if entry.offset is not None or entry.unit == DIGITAL_NUMBER:
+        return
+    late = sensor.name.endswith(OFFSET_SUFFIX)
+    carried = [(scene.files[0], carries_offset(scene.files[0])) for scene in scenes]
+    wrong = [path for path, own in carried if own is not None and own != late]
+    if not wrong:
+        return
+    other = sensor.name.removesuffix(OFFSET_SUFFIX) if late else f"{sensor.name}{OFFSET_SUFFIX}"
+    mixed = any(own == late for _, own in carried)
+    remedy = f"make those a data set with `sensor: {other}`" if mixed else f"write `sensor: {other}`"
+    raise CatalogError(
+        f"{catalog.place(dataset, 'sensor')}: {len(wrong)} of {len(scenes)} scenes are by their names of a processing "
+        f"baseline {'before 04.00' if late else 'from 04.00 on'}, whose values carry {'no' if late else 'an'} offset, "
+        f"as {PurePosixPath(wrong[0]).name}, and {sensor.name} assumes {sensor.offset:g}; {remedy}, or state `offset`"
+    )
+
+
+def _with_labels(catalog: Catalog, dataset: str, scenes: tuple[Scene, ...]) -> tuple[Scene, ...]:
+    """Scenes with the label raster of each; with `folder: true` the folder's name is the attribute `label`."""
+    label = catalog.entry(dataset).label
+    if label is not None and label.folder:
+        folders = [PurePosixPath(scene.files[0]).parent.name for scene in scenes]
+        return tuple(
+            replace(scene, attributes={**scene.attributes, "label": folder})
+            for scene, folder in zip(scenes, folders, strict=True)
+        )
+    if label is None or label.raster is None:
+        return scenes
+    paths = _by_stem(catalog, dataset, label.raster, scenes, "label", "raster")
+    return tuple(replace(scene, label_path=path) for scene, path in zip(scenes, paths, strict=True))
+
+
+def _with_masks(
+    catalog: Catalog, dataset: str, scenes: tuple[Scene, ...], stored: StoredBands, describe_bands: DescribeBands
+) -> tuple[Scene, ...]:
+    mask = catalog.entry(dataset).mask
+    if mask is None or scenes[0].mask is not None or (mask.band is not None and stored.count is None):
+        return scenes
+    if mask.path is not None:
+        paths = _by_stem(catalog, dataset, mask.path, scenes, "mask", "path")
+        return tuple(replace(scene, mask=BandFile(path)) for scene, path in zip(scenes, paths, strict=True))
+    place = catalog.place(dataset, "mask", "band")
+    number = mask.band
+    if isinstance(number, str):
+        known = [name or "" for name in first_described((scene.files[0] for scene in scenes), describe_bands)[1]]
+        if number not in known:
+            remedy = nearest(number, [name for name in known if name])
+            raise CatalogError(f"{place}: the files describe no band as {number!r}; {remedy} (or write its number)")
+        number = known.index(number) + 1
+    if number is None or (stored.count is not None and number > stored.count):
+        raise CatalogError(f"{place}: there is no band {number} in files of {stored.count} bands; correct the number")
+    return tuple(replace(scene, mask=BandFile(scene.files[0], number)) for scene in scenes)
+
+
+def _by_stem(catalog: Catalog, dataset: str, pattern: str, scenes: Sequence[Scene], *keys: str) -> list[str]:
+    """The file of each scene that a pattern with {stem} names, or the one file that it names for all."""
+    if STEM not in pattern:
+        return [require_file(catalog, dataset, pattern, *keys)] * len(scenes)
+    return [require_file(catalog, dataset, pattern.replace(STEM, scene.stem), *keys) for scene in scenes]

@@ -1,0 +1,198 @@
+"""Which asset of an item holds a band, as which of its bands, and what the item says of the values stored there.
+
+An asset may say which bands its file stores, in stored order. STAC 1.0 has two lists for that, `eo:bands` with the
+names and `raster:bands` with scale, offset and nodata. STAC 1.1 has one, `bands`, whose entries hold `name`,
+`eo:common_name`, `raster:scale`, `raster:offset` and `nodata`; what is the same for all bands may stand in the asset.
+Where the file lies on the ground is said by `proj:code` (or `proj:epsg`, `proj:wkt2`) and `proj:shape`, in the asset or
+in the item's properties.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from geomae.catalog.catalog import StatedGrid
+from geomae.catalog.stac_items import Item
+from geomae.errors import CatalogError, nearest
+from geomae.sensors import Band, Sensor
+
+NO_DATA_ROLES = frozenset(("thumbnail", "overview", "visual", "metadata"))  # pictures and texts, no measurements
+FIELDS = {  # of one stored band, by what STAC 1.1, 1.0's eo:bands and 1.0's raster:bands call them
+    "name": ("name",),
+    "common_name": ("eo:common_name", "common_name"),
+    "scale": ("raster:scale", "scale"),
+    "offset": ("raster:offset", "offset"),
+    "nodata": ("nodata",),
+}
+NUMBERS = ("nan", "inf", "-inf")  # how JSON, which has no such numbers, names them
+
+
+@dataclass(frozen=True)
+class StoredBand:
+    """A band in the file of an asset: `number` counts from 1. What the item does not say is None."""
+
+    key: str
+    href: str
+    number: int
+    scale: float | None
+    offset: float | None
+    nodata: float | None
+    crs: str | None
+    shape: tuple[int, int] | None
+
+
+class AssetFinder:
+    """Finds bands in the assets of items; `chosen` is the catalogue's `stac.assets`, band to key of the asset."""
+
+    def __init__(self, sensor: Sensor, chosen: Mapping[str, str]) -> None:
+        """Remember for each name which band of the sensor it means: items repeat the same few."""
+        self.sensor = sensor
+        self.chosen = chosen
+        self.known: dict[str, str | None] = {}
+
+    def find(self, item: Item, band: Band) -> StoredBand:
+        """Where an item has a band. Raises CatalogError, which names item, file and band, where it has not."""
+        key = self.chosen.get(band.name)
+        if key is not None:
+            return self._within(item, key, band)
+        held = {}
+        for one, asset in item.assets.items():
+            if NO_DATA_ROLES.isdisjoint(asset.get("roles") or ()):
+                listed = listed_bands(asset)
+                position = self._position(listed, band)
+                if position is not None:
+                    held[one] = position, len(listed)
+        if not held:  # items without lists of bands, or with lists that name none of this sensor's
+            keys = [one for one in item.assets if self._means(one) == band.name]
+            held = {one: (0, 1) for one in keys if len(listed_bands(item.assets[one])) <= 1}
+        key = self._only(item, band, held)
+        return _stored(item, key, held[key][0])
+
+    def layer(self, item: Item, name: str) -> StoredBand:
+        """The band that a mask is read from: an asset by its key, or a band by the name that the item gives it."""
+        if name in item.assets:
+            return _stored(item, name, 0)
+        for key, asset in item.assets.items():
+            names = [band.get("name") for band in listed_bands(asset)]
+            if name in names:
+                return _stored(item, key, names.index(name))
+        raise CatalogError(f"{item.where}: has no asset and no band {name!r}; {nearest(name, item.assets)}")
+
+    def _within(self, item: Item, key: str, band: Band) -> StoredBand:
+        """The band in the asset that the catalogue names for it."""
+        if key not in item.assets:
+            raise CatalogError(f"{item.where}: has no asset {key!r} for band {band.name}; {nearest(key, item.assets)}")
+        listed = listed_bands(item.assets[key])
+        position = self._position(listed, band)
+        alone = len(listed) <= 1 and list(self.chosen.values()).count(key) == 1
+        if position is None and not alone:
+            names = ", ".join(str(one.get("name") or one.get("common_name")) for one in listed) or "no bands by name"
+            raise CatalogError(
+                f"{item.where}: its asset {key!r} lists {names}, and {band.name} is none of them; correct "
+                "`stac.assets`, or list the bands of the asset in the item"
+            )
+        return _stored(item, key, position or 0)
+
+    def _position(self, listed: Sequence[Mapping[str, Any]], band: Band) -> int | None:
+        """The position of a band in an asset's list: by its name, else by its common name."""
+        for field in ("name", "common_name"):
+            names = [self._means(one.get(field)) for one in listed]
+            if band.name in names:
+                return names.index(band.name)
+        return None
+
+    def _only(self, item: Item, band: Band, held: Mapping[str, tuple[int, int]]) -> str:
+        """The asset of a band, of those that hold it: that whose key means the band, else that which holds it alone."""
+        if not held:
+            there = ", ".join(item.assets) or "none"
+            raise CatalogError(
+                f"{item.where}: no asset holds band {band.name}; its assets are {there}; say which with `stac.assets`, "
+                "or list the bands to read under `bands`"
+            )
+        by_key = [key for key in held if self._means(key) == band.name]
+        alone = [key for key, (_, count) in held.items() if count == 1]
+        keys = next(keys for keys in (by_key, alone, list(held)) if keys)
+        if len(keys) > 1:
+            raise CatalogError(
+                f"{item.where}: assets {' and '.join(keys)} hold band {band.name}; say which under `stac.assets`, "
+                f"as in {{{band.name}: {keys[0]}}}"
+            )
+        return keys[0]
+
+    def _means(self, name: Any) -> str | None:
+        """The sensor's name of the band that a name means, if any."""
+        if not isinstance(name, str):
+            return None
+        if name not in self.known:
+            try:
+                self.known[name] = self.sensor.band(name).name
+            except CatalogError:
+                self.known[name] = None
+        return self.known[name]
+
+
+def listed_bands(asset: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What an asset says of each band of its file, in stored order, under the keys of `FIELDS`; empty if nothing."""
+    listed = asset.get("bands")
+    if isinstance(listed, list):
+        rows: list[dict[str, Any]] = [one if isinstance(one, dict) else {} for one in listed]
+    else:
+        lists = (
+            [one if isinstance(one, dict) else {} for one in asset.get(key) or ()]
+            for key in ("eo:bands", "raster:bands")
+        )
+        # The names are those of the eo extension, whatever `raster:bands` has beside its figures.
+        rows = [
+            {**figures, "name": names.get("name"), "common_name": names.get("common_name")}
+            for names, figures in itertools.zip_longest(*lists, fillvalue={})
+        ]
+    shared = {key: asset[key] for names in FIELDS.values() for key in names if ":" in key and key in asset}
+    if "nodata" in asset:
+        shared["nodata"] = asset["nodata"]
+    merged = [{**shared, **row} for row in rows or ([shared] if shared else [])]
+    return [
+        {field: next((row[key] for key in keys if row.get(key) is not None), None) for field, keys in FIELDS.items()}
+        for row in merged
+    ]
+
+
+def stated_grids(bands: Sequence[tuple[str, StoredBand]]) -> tuple[StatedGrid, ...]:
+    """What an item says of the grids of its files, by (path, band), where it says anything; each file once."""
+    grids = {path: StatedGrid(path, one.crs, one.shape) for path, one in bands if one.crs or one.shape}
+    return tuple(grids.values())
+
+
+def _stored(item: Item, key: str, position: int) -> StoredBand:
+    asset = item.assets[key]
+    listed = listed_bands(asset)
+    said = listed[position] if listed else {}
+    scale, offset, nodata = (_number(item, key, field, said.get(field)) for field in ("scale", "offset", "nodata"))
+    grid = {**item.properties, **asset}
+    code, number = grid.get("proj:code"), grid.get("proj:epsg")
+    crs = code or (f"EPSG:{number}" if number else None) or grid.get("proj:wkt2")
+    match grid.get("proj:shape"):
+        case [int(height), int(width)]:
+            shape: tuple[int, int] | None = (height, width)
+        case _:
+            shape = None
+    return StoredBand(
+        key,
+        asset["href"],
+        position + 1,
+        scale,
+        offset,
+        nodata,
+        crs if isinstance(crs, str) else None,
+        shape,
+    )
+
+
+def _number(item: Item, key: str, field: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not (isinstance(value, (int, float)) or value in NUMBERS):
+        raise CatalogError(
+            f"{item.where}: {field} of asset {key!r} is {value!r}; correct the item: it must be a number"
+        )
+    return float(value)

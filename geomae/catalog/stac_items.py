@@ -1,0 +1,215 @@
+"""STAC items as they lie in files: one record for each, whatever kind of file it comes from.
+
+STAC (https://stacspec.org) describes imagery in JSON. An item is one scene: `id`, `properties` (when, which platform,
+how cloudy, ...) and `assets`, each a file under a key, with its address in `href`. Four kinds of files hold items:
+
+- `.json`: one item (GeoJSON `Feature`), or an ItemCollection (`FeatureCollection`), which is what a search gives;
+- `.json` again: a static catalogue (`Catalog`, `Collection`), whose links `child` and `item` lead to files with items;
+- `.ndjson`: one item a line;
+- `.parquet`: stac-geoparquet, one item a row; properties are columns, assets a nested one, the geometry WKB.
+
+Files are read here and not by pystac, whose reader follows links to any folder and any host: those of a catalogue stay
+in its folder, and what is not on this machine is refused.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from geomae.catalog.catalog import Catalog
+from geomae.catalog.paths import find_files, is_url, no_file_error
+from geomae.errors import CatalogError
+from geomae.files import confine
+
+LINE_SUFFIXES = (".ndjson", ".jsonl", ".ndgeojson", ".geojsonl")
+TABLE_SUFFIXES = (".parquet", ".geoparquet")
+ROWS = 1024  # items of a table that are held at once
+# What stands beside the properties in a row of stac-geoparquet; all other columns are properties.
+BESIDE = frozenset(
+    ("type", "stac_version", "stac_extensions", "id", "geometry", "bbox", "links", "assets", "collection")
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One scene: its `assets` by key, each with `href`; relative ones are relative to `folder`.
+
+    `where` names the item in messages: its id and its file.
+    """
+
+    id: str
+    collection: str | None
+    properties: Mapping[str, Any]
+    assets: Mapping[str, Mapping[str, Any]]
+    folder: Path
+    where: str
+
+
+def read_items(catalog: Catalog, dataset: str) -> Iterator[Item]:
+    """The items that the entry's `stac.items` names, in the order of the files and of the items in them.
+
+    Raises CatalogError, with the place of the key, the file and the remedy, for patterns without files, for files that
+    hold no items, that are broken, or that link to what leaves the catalogue's folder.
+    """
+    stac = catalog.entry(dataset).stac
+    assert stac is not None
+    place = catalog.place(dataset, "stac", "items")
+    if is_url(stac.items):
+        raise CatalogError(
+            f"{place}: {stac.items!r} is not a file of this machine, and what a search answers changes; keep the items "
+            "in a file: geomae catalog init --stac URL --collection NAME"
+        )
+    files = find_files(catalog, dataset, stac.items, "stac", "items")
+    if not files:
+        raise no_file_error(catalog, dataset, stac.items, "stac", "items")
+
+    def confined(path: Path, linked_from: str) -> Path:
+        return confine(path, catalog.folder, outside=catalog.entry(dataset).outside, where=f"{place}: {linked_from}")
+
+    for file in files:
+        path = Path(file)
+        name = os.path.relpath(path, catalog.folder)
+        with catalog.at(dataset, "stac", "items"):
+            count = 0
+            for document, source, folder in _documents(path, name, confined):
+                yield item_record(document, source, folder)
+                count += 1
+            if count == 0:
+                raise CatalogError(f"{name}: holds no items; search again, or name another file")
+
+
+Document = tuple[Any, str, Path]  # an item as it is written, where it stands, and what its hrefs are relative to
+
+
+def _documents(path: Path, name: str, confined: Callable[[Path, str], Path]) -> Iterator[Document]:
+    suffix = path.suffix.lower()
+    if suffix in TABLE_SUFFIXES:
+        yield from _rows(path, name)
+    elif suffix in LINE_SUFFIXES:
+        yield from _lines(path, name)
+    else:
+        document = _json(path, name)
+        kind = document.get("type") if isinstance(document, dict) else None
+        if kind in ("Catalog", "Collection"):
+            yield from _linked(path, name, document, confined)
+        elif kind == "FeatureCollection":
+            features = document.get("features")
+            for number, feature in enumerate(features if isinstance(features, list) else (), start=1):
+                yield feature, f"{name}, feature {number}", path.parent
+        elif kind == "Feature":
+            yield document, name, path.parent
+        else:
+            kinds = "an Item, an ItemCollection, a Catalog or a Collection"
+            raise CatalogError(f"{name}: is none of STAC's kinds, by its `type` {kind!r}; name {kinds}")
+
+
+def _lines(path: Path, name: str) -> Iterator[Document]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                source = f"{name}, line {number}"
+                yield _parsed(line, source), source, path.parent
+
+
+def _linked(
+    path: Path, name: str, document: dict[str, Any], confined: Callable[[Path, str], Path]
+) -> Iterator[Document]:
+    """The items of a static catalogue, in the order of its links; a file that is linked twice counts once."""
+    waiting, seen = [(path, name, document)], {path.resolve()}
+    while waiting:
+        path, name, document = waiting.pop()
+        if document.get("type") == "Feature":
+            yield document, name, path.parent
+            continue
+        found = []
+        for link in document.get("links") or ():
+            if not isinstance(link, dict) or link.get("rel") not in ("child", "item"):
+                continue
+            href = str(link.get("href"))
+            if is_url(href):
+                raise CatalogError(f"{name}: links to {href}, which is not on this machine; download it and its links")
+            target = confined(path.parent / href, name)
+            if target not in seen:
+                seen.add(target)
+                below = os.path.normpath(Path(name).parent / href)
+                if not target.is_file():
+                    raise CatalogError(
+                        f"{name}: links to {href}, which is not there; fetch the file, or remove the link"
+                    )
+                one = _json(target, below)
+                if not isinstance(one, dict):
+                    raise CatalogError(f"{below}: is no STAC catalogue and no item; correct the link in {name}")
+                found.append((target, below, one))
+        waiting += reversed(found)
+
+
+def _rows(path: Path, name: str) -> Iterator[Document]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(path)
+        columns = [column for column in table.schema_arrow.names if column not in ("geometry", "bbox", "links")]
+        if not {"id", "assets"} <= set(columns):
+            raise CatalogError(f"{name}: has no columns `id` and `assets`; write it with stac-geoparquet or rustac")
+        number = 0
+        for batch in table.iter_batches(ROWS, columns=columns):
+            for row in batch.to_pylist():
+                number += 1
+                document = {key: row[key] for key in ("id", "collection", "assets") if key in row}
+                properties = {key: value for key, value in row.items() if key not in BESIDE}
+                whole = {"type": "Feature", **document, "properties": properties}
+                yield _without_nulls(whole), f"{name}, row {number}", path.parent
+    except (pa.ArrowException, OSError) as error:
+        raise CatalogError(f"{name}: cannot be read as Parquet ({_line(error)}); write it again") from error
+
+
+def _without_nulls(value: Any) -> Any:
+    """A value of a table as JSON has it: what a row lacks is null in it, and times are no text."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(one) for key, one in value.items() if one is not None}
+    if isinstance(value, list):
+        return [_without_nulls(one) for one in value]
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z") if value.tzinfo else f"{value.isoformat()}Z"
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def _json(path: Path, name: str) -> Any:
+    try:
+        return _parsed(path.read_bytes(), name)
+    except OSError as error:
+        raise CatalogError(f"{name}: cannot be read ({error.strerror}); check the path and the permissions") from error
+
+
+def _parsed(text: bytes, name: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CatalogError(f"{name}: is no JSON ({_line(error)}); fetch it again") from error
+
+
+def item_record(document: Any, source: str, folder: Path) -> Item:
+    """The record of an item. Raises CatalogError for what is none."""
+    if not isinstance(document, dict) or document.get("type") != "Feature":
+        raise CatalogError(f"{source}: is no STAC item (GeoJSON Feature); remove it")
+    item_id, assets, properties = (document.get(key) for key in ("id", "assets", "properties"))
+    if not isinstance(item_id, str) or not item_id:
+        raise CatalogError(f"{source}: the item has no `id`; give it one")
+    where = f"item {item_id!r} ({source})"
+    if not isinstance(assets, dict) or not isinstance(properties, dict):
+        raise CatalogError(f"{where}: has no `assets` and `properties`; it is GeoJSON, but no STAC item")
+    for key, asset in assets.items():
+        if not isinstance(asset, dict) or not isinstance(asset.get("href"), str):
+            raise CatalogError(f"{where}: its asset {key!r} has no `href`; remove the asset")
+    collection = document.get("collection")
+    return Item(item_id, collection if isinstance(collection, str) else None, properties, assets, folder, where)
+
+
+def _line(error: Exception) -> str:
+    """An error in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
