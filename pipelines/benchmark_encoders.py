@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from geomae.commands.options import CommonOptions, default_out, exit_with
-from geomae.commands.run import Session, open_session
+from geomae.commands.session import Session, open_session
 from geomae.config import load_config
 from geomae.encoders.selections import EmbeddingSpec
 from geomae.errors import ConfigError

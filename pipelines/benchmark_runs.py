@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from geomae.commands.run import Session
+from geomae.commands.session import Session
 from geomae.encoders.selections import Embeddings, EmbeddingSpec, EncoderLoader, embed_selections, embedding_params
 from geomae.encoders.specification import (
     BASELINE,

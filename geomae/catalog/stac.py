@@ -43,7 +43,7 @@ def resolve_stac(catalog: Catalog, dataset: str, describe_bands: DescribeBands) 
     named: list[_Named] = []
     for item in read_items(catalog, dataset):
         with catalog.at(dataset, "stac"):
-            stored_C = [finder.find(item, band) for band in bands]
+            stored_C = finder.find(item, bands)
             mask = finder.layer(item, layer) if layer is not None else None
         said.add(item, stored_C)
         paths_C = [path_of(item, one.href) for one in stored_C]

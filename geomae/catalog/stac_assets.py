@@ -25,6 +25,7 @@ FIELDS = {  # of one stored band, by what STAC 1.1, 1.0's eo:bands and 1.0's ras
     "offset": ("raster:offset", "offset"),
     "nodata": ("nodata",),
 }
+BandFields = dict[str, Any]  # one band under the keys of `FIELDS`, None for what is not said
 NUMBERS = ("nan", "inf", "-inf")  # how JSON, which has no such numbers, names them
 
 
@@ -51,58 +52,60 @@ class AssetFinder:
         self.chosen = chosen
         self.known: dict[str, str | None] = {}
 
-    def find(self, item: Item, band: Band) -> StoredBand:
-        """Where an item has a band. Raises CatalogError, which names item, file and band, where it has not."""
-        key = self.chosen.get(band.name)
-        if key is not None:
-            return self._within(item, key, band)
-        held = {}
-        for one, asset in item.assets.items():
-            if NO_DATA_ROLES.isdisjoint(asset.get("roles") or ()):
-                listed = listed_bands(asset)
-                position = self._position(listed, band)
-                if position is not None:
-                    held[one] = position, len(listed)
-        if not held:  # items without lists of bands, or with lists that name none of this sensor's
-            keys = [one for one in item.assets if self._means(one) == band.name]
-            held = {one: (0, 1) for one in keys if len(listed_bands(item.assets[one])) <= 1}
-        key = self._only(item, band, held)
-        return _stored(item, key, held[key][0])
+    def find(self, item: Item, bands: Sequence[Band]) -> list[StoredBand]:
+        """Where an item has each band. Raises CatalogError, which names item, file and band, where it has one not."""
+        listed = {key: listed_bands(asset) for key, asset in item.assets.items()}
+        return [self._find(item, listed, band) for band in bands]
 
     def layer(self, item: Item, name: str) -> StoredBand:
         """The band that a mask is read from: an asset by its key, or a band by the name that the item gives it."""
         if name in item.assets:
-            return _stored(item, name, 0)
+            return _stored(item, name, listed_bands(item.assets[name]), 0)
         for key, asset in item.assets.items():
-            names = [band.get("name") for band in listed_bands(asset)]
+            listed = listed_bands(asset)
+            names = [band["name"] for band in listed]
             if name in names:
-                return _stored(item, key, names.index(name))
+                return _stored(item, key, listed, names.index(name))
         raise CatalogError(f"{item.where}: has no asset and no band {name!r}; {nearest(name, item.assets)}")
 
-    def _within(self, item: Item, key: str, band: Band) -> StoredBand:
+    def _find(self, item: Item, listed: Mapping[str, list[BandFields]], band: Band) -> StoredBand:
+        key = self.chosen.get(band.name)
+        if key is not None:
+            return self._within(item, key, listed, band)
+        held: dict[str, int] = {}  # position of the band in the assets that hold it
+        for one, asset in item.assets.items():
+            position = self._position(listed[one], band)
+            if position is not None and NO_DATA_ROLES.isdisjoint(asset.get("roles") or ()):
+                held[one] = position
+        if not held:  # items without lists of bands, or with lists that name none of this sensor's
+            keys = [one for one in item.assets if self._means(one) == band.name]
+            held = dict.fromkeys((one for one in keys if len(listed[one]) <= 1), 0)
+        key = self._only(item, band, held, [one for one in held if len(listed[one]) <= 1])
+        return _stored(item, key, listed[key], held[key])
+
+    def _within(self, item: Item, key: str, listed: Mapping[str, list[BandFields]], band: Band) -> StoredBand:
         """The band in the asset that the catalogue names for it."""
         if key not in item.assets:
             raise CatalogError(f"{item.where}: has no asset {key!r} for band {band.name}; {nearest(key, item.assets)}")
-        listed = listed_bands(item.assets[key])
-        position = self._position(listed, band)
-        alone = len(listed) <= 1 and list(self.chosen.values()).count(key) == 1
+        position = self._position(listed[key], band)
+        alone = len(listed[key]) <= 1 and list(self.chosen.values()).count(key) == 1
         if position is None and not alone:
-            names = ", ".join(str(one.get("name") or one.get("common_name")) for one in listed) or "no bands by name"
+            names = ", ".join(str(one["name"] or one["common_name"]) for one in listed[key]) or "no bands by name"
             raise CatalogError(
                 f"{item.where}: its asset {key!r} lists {names}, and {band.name} is none of them; correct "
                 "`stac.assets`, or list the bands of the asset in the item"
             )
-        return _stored(item, key, position or 0)
+        return _stored(item, key, listed[key], position or 0)
 
-    def _position(self, listed: Sequence[Mapping[str, Any]], band: Band) -> int | None:
+    def _position(self, listed: Sequence[BandFields], band: Band) -> int | None:
         """The position of a band in an asset's list: by its name, else by its common name."""
         for field in ("name", "common_name"):
-            names = [self._means(one.get(field)) for one in listed]
+            names = [self._means(one[field]) for one in listed]
             if band.name in names:
                 return names.index(band.name)
         return None
 
-    def _only(self, item: Item, band: Band, held: Mapping[str, tuple[int, int]]) -> str:
+    def _only(self, item: Item, band: Band, held: Mapping[str, int], alone: Sequence[str]) -> str:
         """The asset of a band, of those that hold it: that whose key means the band, else that which holds it alone."""
         if not held:
             there = ", ".join(item.assets) or "none"
@@ -111,8 +114,7 @@ class AssetFinder:
                 "or list the bands to read under `bands`"
             )
         by_key = [key for key in held if self._means(key) == band.name]
-        alone = [key for key, (_, count) in held.items() if count == 1]
-        keys = next(keys for keys in (by_key, alone, list(held)) if keys)
+        keys = next(keys for keys in (by_key, list(alone), list(held)) if keys)
         if len(keys) > 1:
             raise CatalogError(
                 f"{item.where}: assets {' and '.join(keys)} hold band {band.name}; say which under `stac.assets`, "
@@ -132,7 +134,7 @@ class AssetFinder:
         return self.known[name]
 
 
-def listed_bands(asset: Mapping[str, Any]) -> list[dict[str, Any]]:
+def listed_bands(asset: Mapping[str, Any]) -> list[BandFields]:
     """What an asset says of each band of its file, in stored order, under the keys of `FIELDS`; empty if nothing."""
     listed = asset.get("bands")
     if isinstance(listed, list):
@@ -163,9 +165,8 @@ def stated_grids(bands: Sequence[tuple[str, StoredBand]]) -> tuple[StatedGrid, .
     return tuple(grids.values())
 
 
-def _stored(item: Item, key: str, position: int) -> StoredBand:
+def _stored(item: Item, key: str, listed: Sequence[BandFields], position: int) -> StoredBand:
     asset = item.assets[key]
-    listed = listed_bands(asset)
     said = listed[position] if listed else {}
     scale, offset, nodata = (_number(item, key, field, said.get(field)) for field in ("scale", "offset", "nodata"))
     grid = {**item.properties, **asset}

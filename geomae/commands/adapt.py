@@ -26,6 +26,7 @@ from geomae.errors import ConfigError
 
 if TYPE_CHECKING:
     from geomae.config import AdaptConfig
+    from geomae.encoders import Reference
     from geomae.training.starts import Start
 
 Blocks = Annotated[int | None, typer.Option(help="Last blocks that learn in full, of --method lora and last-blocks.")]
@@ -117,18 +118,20 @@ def adapt(
 def run(options: AdaptOptions) -> int:
     """Adapt and evaluate. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
     config = read_config(options)
-    # What is slow to import (torch takes seconds) comes after what can be checked without it.
+    from geomae.commands.session import open_session
+
+    session, seed = open_session(options.common, one_process="geomae adapt"), options.common.seed
+    selections = session.select([options.target, *([options.source] if options.source else [])])
+    # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
     from geomae.commands import adapt_report as report
-    from geomae.commands.run import AnalysisRun, open_session, selection_record
+    from geomae.commands.run import AnalysisRun, selection_record
     from geomae.evaluation import adaptation_effect as before_after
     from geomae.runtime.signals import watch
     from geomae.training import adaptation
     from geomae.training.checkpoints import last_step
 
-    session, seed = open_session(options.common, one_process="geomae adapt"), options.common.seed
     named, model = open_start(options)
     digest = model.digest
-    selections = session.select([options.target, *([options.source] if options.source else [])])
     if not options.again:
         adaptation.check_not_adapted(model, selections[0].digest(), options.model)
     training = adaptation.training_config(config, model)
@@ -170,8 +173,7 @@ def run(options: AdaptOptions) -> int:
         loss = before_after.held_out_loss(run_.folder.history(), domains, adapted)
         result = before_after.AdaptationResult(config, domains, plan, adapted, changes, measured, digest, loss)
         report.write_results(run_, result, options.register)
-        names = {"out": out, "target": options.target, "model": options.model}
-        session.screen.say(next_command("adapt", options.common, **names))
+        session.screen.say(next_command("adapt", options.common, out=out, target=options.target, model=options.model))
     return 0
 
 
@@ -179,6 +181,7 @@ def read_config(options: AdaptOptions) -> "AdaptConfig":
     """The configuration. Raises ConfigError or CatalogError for options and selectors that do not fit together."""
     from geomae.config import AdaptConfig, load_config
 
+    check_model(options)
     named = {key: getattr(options, key) for key in ("method", "rank", "blocks", "replay", "steps")}
     said = {key: value for key, value in named.items() if value is not None}
     config = load_config(AdaptConfig, "adapt", options.config, options.changes, said)
@@ -210,22 +213,30 @@ def check_pair(common: CommonOptions, target: str | None, source: str | None) ->
         raise ConfigError(f"{chosen[0][0]}: is named as source and as target; name tiles of two domains")
 
 
-def open_start(options: AdaptOptions) -> "tuple[str, Start]":
-    """What `--model` names: the text of the encoder, a folder for one in MLflow, which is downloaded; and the model."""
-    from geomae.encoders.galileo_training import galileo_start
+def check_model(options: AdaptOptions) -> "Reference":
+    """What `--model` names, told without torch. Raises ConfigError for what cannot be adapted."""
     from geomae.encoders.specification import FOLDER, GALILEO, MLFLOW, parse_encoder
-    from geomae.models.folder import load_model
-    from geomae.tracking import download, resolve_uri
-    from geomae.training.starts import OwnStart
 
     reference = parse_encoder(options.model)
-    if reference.kind == GALILEO:
-        return options.model, galileo_start(reference)
-    if reference.kind not in (FOLDER, MLFLOW):
+    if reference.kind not in (FOLDER, GALILEO, MLFLOW):
         raise ConfigError(
             f"--model {options.model}: give a model folder, an MLflow reference or galileo:FOLDER; weights of others "
             "become a model folder by `geomae convert`"
         )
+    return reference
+
+
+def open_start(options: AdaptOptions) -> "tuple[str, Start]":
+    """What `--model` names: the text of the encoder, a folder for one in MLflow, which is downloaded; and the model."""
+    from geomae.encoders.galileo_training import galileo_start
+    from geomae.encoders.specification import GALILEO, MLFLOW
+    from geomae.models.folder import load_model
+    from geomae.tracking import download, resolve_uri
+    from geomae.training.starts import OwnStart
+
+    reference = check_model(options)
+    if reference.kind == GALILEO:
+        return options.model, galileo_start(reference)
     folder = reference.name
     if reference.kind == MLFLOW:
         folder = str(download(reference.name, resolve_uri(options.common.tracking_uri)))

@@ -9,14 +9,15 @@ from typing import Any
 
 from geomae import __version__
 from geomae.catalog import Catalog
-from geomae.commands.run import OPENING_S, AnalysisRun, Session
+from geomae.commands.run import OPENING_S, AnalysisRun
+from geomae.commands.session import Session
 from geomae.config import AdaptConfig
 from geomae.evaluation.adaptation_effect import AFTER, BEFORE, AdaptationResult, ErrorChange, Estimate
 from geomae.evaluation.probe_task import describe_scoring
 from geomae.files import write_json
 from geomae.metrics.predictions import ALL, FEWEST_GROUPS, metric_name
 from geomae.models.trainable_weights import Share
-from geomae.reports.page import Figure, Page, Section, Table, write_page
+from geomae.reports.page import Figure, Page, Section, Table, link_run, write_page
 from geomae.tracking import commit
 from geomae.training.adaptation import AdaptationDomains, AdaptedModel, adapted_provenance
 from geomae.training.loop import Event
@@ -307,7 +308,7 @@ def write_report(run_: AnalysisRun, result: AdaptationResult, summary: str) -> l
         *([Section("Notes", result.domains.notes)] if result.domains.notes else []),
     ]
     about = {
-        "model": run_.params["model"],
+        "model": link_run(run_.params["model"]),
         "weights of the model before": result.digest,
         "run that made it": str(result.domains.model.provenance.get("mlflow_run") or "unknown"),
         "target": _tiles(result, 0),

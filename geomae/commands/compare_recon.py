@@ -93,17 +93,19 @@ def compare_recon(
 def run(options: CompareReconOptions) -> int:
     """Compare, and write tables, pictures, maps and a report. Returns the exit code."""
     (selectors,) = read_selectors(options.common, options.datasets)
-    # What is slow to import (torch takes seconds) comes after what can be checked without it.
-    from geomae.commands.run import AnalysisRun, open_session, selection_record
+    from geomae.commands.session import open_session
+
+    check_no_tile_twice(selectors)
+    session = open_session(options.common, "geomae compare-recon")
+    selections = session.select(selectors)
+    # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
+    from geomae.commands.run import AnalysisRun, selection_record
     from geomae.evaluation.reconstruction import fit_candidates, load_candidates
     from geomae.evaluation.reconstruction_comparison import TilesToShow, compare_reconstructions
     from geomae.evaluation.reconstruction_maps import MapOptions, write_scene_maps
 
     masks, show = parse_masks(options.kinds, options.ratios), TilesToShow.parse(options.show)
-    session = open_session(options.common, "geomae compare-recon")
     candidates = load_candidates(options.models, session.fabric.device, options.common.tracking_uri)
-    check_no_tile_twice(selectors)
-    selections = session.select(selectors)
     show.check([tile_id for one in selections for tile_id in one.index.tiles["tile_id"].tolist()])
     fitted = [fit_candidates(candidates, one, session.compute) for one in selections]
     if options.common.dry_run:

@@ -11,7 +11,8 @@ import numpy as np
 
 from geomae import __version__
 from geomae.catalog.splits import TRAIN
-from geomae.commands.run import AnalysisRun, Session
+from geomae.commands.run import AnalysisRun
+from geomae.commands.session import Session
 from geomae.evaluation.reconstruction import (
     MASKED,
     VISIBLE,
@@ -40,7 +41,7 @@ from geomae.metrics.predictions import FEWEST_GROUPS
 from geomae.metrics.reconstruction import ALL, HIGHEST_PSNR, figures
 from geomae.reports.canvas import composites
 from geomae.reports.figures import plain_unit
-from geomae.reports.page import Cell, Figure, Page, Section, Table, write_page
+from geomae.reports.page import About, Cell, Figure, Page, Section, Table, link_run, write_page
 from geomae.reports.reconstruction_figures import (
     Slide,
     comparison_panel,
@@ -125,10 +126,11 @@ def write_results(
     """Publish report and summary; the RMSE of masked pixels for people."""
     datasets = sorted({one.index.name for one in result.scores})
     catalog_digest = session.catalog.digest(datasets)
-    provenance = {
-        f"model {one.label}": one.reference.text + (f" (MLflow run {run_id})" if (run_id := one.made_by()) else "")
-        for one in candidates
-    } | {"catalogue": str(session.catalog.path), "catalogue digest": catalog_digest}
+    provenance: About = (
+        {f"model {one.label}": link_run(one.reference.text) for one in candidates}
+        | {f"run that made {one.label}": run_id for one in candidates if (run_id := one.made_by())}
+        | {"catalogue": str(session.catalog.path), "catalogue digest": catalog_digest}
+    )
     report = write_report(run_.out, result, provenance, panels, maps)
     notes = [note for one in result.scores for note in one.fitted.notes]
     files = [*tables, *(panel.path for panel in panels), *report, *maps]
@@ -151,7 +153,7 @@ def print_results(result: ComparisonResult, screen: Screen) -> None:
 def write_report(
     out: Path,
     result: ComparisonResult,
-    provenance: Mapping[str, str],
+    provenance: About,
     panels: Sequence[Panel],
     maps: Sequence[Path],
 ) -> list[Path]:

@@ -76,13 +76,15 @@ def run(options: EmbedOptions) -> int:
     """Embed the tiles, or go on with it. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
     (selectors,) = read_selectors(options.common, options.datasets)
     reference = one_encoder(options.encoders)
-    # What is slow to import (torch takes seconds) comes after what can be checked without it.
-    from geomae.commands.run import embedding_run, open_session, publish_embeddings
-    from geomae.encoders.selections import EmbeddingSpec, describe_embedding, embed_selections, embedding_params
-    from geomae.runtime.signals import watch
+    from geomae.commands.session import open_session
 
     session = open_session(options.common)
     selections = session.select(selectors)
+    # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
+    from geomae.commands.run import embedding_run, publish_embeddings
+    from geomae.encoders.selections import EmbeddingSpec, describe_embedding, embed_selections, embedding_params
+    from geomae.runtime.signals import watch
+
     spec = EmbeddingSpec(options.layer, options.pooling, options.patches)
     encoders = session.loader(spec, selections).load(reference)
     if options.common.dry_run:

@@ -105,15 +105,17 @@ def run(options: EmbedPcaOptions) -> int:
     """Embed the tiles and show them along their principal components. Returns the exit code."""
     (selectors,) = read_selectors(options.common, options.datasets)
     reference = one_encoder(options.encoders)
-    # What is slow to import (torch takes seconds) comes after what can be checked without it.
-    from geomae.commands.run import embedding_run, open_session, publish_embeddings
+    from geomae.commands.session import open_session
+
+    session = open_session(options.common)
+    selections = session.select(selectors)
+    # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
+    from geomae.commands.run import embedding_run, publish_embeddings
     from geomae.encoders.selections import EmbeddingSpec, describe_embedding, embed_selections, embedding_params
     from geomae.evaluation.pca import fit_store, open_earlier, project_store
     from geomae.runtime.signals import watch
 
     earlier = open_earlier(options.project) if options.project else None
-    session = open_session(options.common)
-    selections = session.select(selectors)
     spec = EmbeddingSpec(options.layer, options.pooling)
     encoders = session.loader(spec, selections).load(reference)
     lines = describe_pca(encoders, selections, options.encoders[0], earlier, options.components, options.maps)

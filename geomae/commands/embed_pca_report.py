@@ -22,7 +22,7 @@ from geomae.evaluation.pca import (
     identity_of,
 )
 from geomae.evaluation.pca_maps import fit_colours, load_colours, map_scene, scenes_to_map
-from geomae.reports.page import Figure, Page, Section, Table, write_page
+from geomae.reports.page import About, Figure, Page, Section, Table, link_run, write_page
 from geomae.reports.pca_figures import ExplorerData, colour_columns, explorer, explorer_data, pca_scatter, pca_scree
 from geomae.reports.pca_map_figures import SceneMap, write_map
 from geomae.runtime.devices import Compute
@@ -171,11 +171,11 @@ def _maps(maps: Sequence[SceneMap]) -> Section:
     return Section("Maps", tuple(text), figures)
 
 
-def _about(analysis: AnalysisRun, compute: Compute, made_by: Mapping[Any, Any]) -> dict[str, str]:
+def _about(analysis: AnalysisRun, compute: Compute, made_by: Mapping[Any, Any]) -> About:
     """What was run."""
     params = analysis.params
     return {
-        "encoder": str(made_by["encoder"]),
+        "encoder": link_run(str(params["encoder"])),
         "model digest": str(made_by["model_digest"]),
         "layer, pooling": f"{made_by['layer']}, {made_by['pooling']}",
         "how it takes the tiles": "; ".join(made_by["notes"]),

@@ -31,7 +31,8 @@ from geomae.errors import ConfigError
 
 if TYPE_CHECKING:
     from geomae.commands.finetune_report import Progress
-    from geomae.commands.run import AnalysisRun, Session
+    from geomae.commands.run import AnalysisRun
+    from geomae.commands.session import Session
     from geomae.encoders import Reference
     from geomae.evaluation.finetune_task import FinetuneTask
     from geomae.evaluation.finetuning import FinetuneResult
@@ -113,18 +114,20 @@ def run(options: FinetuneOptions) -> int:
     """Fine-tune and measure. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
     config, shots = read_config(options)
     selectors = read_selectors(options.common, [options.train], *([options.tests] if options.tests else []))
-    # What is slow to import (torch takes seconds) comes after what can be checked without it.
+    from geomae.commands.session import open_session
+
+    reference = read_encoder(options)
+    session = open_session(options.common)
+    selections = session.select([one for group in selectors for one in group])
+    # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
     from geomae.commands import finetune_report as report
-    from geomae.commands.run import first_rank_run, open_session
+    from geomae.commands.run import first_rank_run
     from geomae.evaluation.finetune_task import read_finetune_task
     from geomae.runtime.devices import check_shares
     from geomae.runtime.signals import watch
     from geomae.training.finetuning import network_of
 
-    session = open_session(options.common)
     check_shares(config.batch, config.accumulate, session.fabric.world_size)
-    reference = read_encoder(options)
-    selections = session.select([one for group in selectors for one in group])
     config, start = open_encoder(options, config, reference, selections[0])
     task = read_finetune_task(session.catalog, selections, start, options.task, config, options.common.seed)
     if shots and task.task != "classification":

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from geomae import __version__
 from geomae.catalog import Catalog
-from geomae.commands.run import OPENING_S, AnalysisRun, Session
+from geomae.commands.run import OPENING_S, AnalysisRun
+from geomae.commands.session import Session
 from geomae.encoders import Reference
 from geomae.evaluation.finetune_task import FinetuneTask
 from geomae.evaluation.finetuning import DRAWS, LINEAR, METHOD, SCRATCH, FinetuneResult
@@ -21,7 +22,7 @@ from geomae.models.class_colours import colours_of
 from geomae.models.folder import Model, save_model
 from geomae.models.head_record import REGRESSION, SEGMENTATION
 from geomae.models.trainable_weights import Share
-from geomae.reports.page import Cell, Figure, Page, Section, Table, write_page
+from geomae.reports.page import About, Cell, Figure, Page, Section, Table, link_run, write_page
 from geomae.tiles.reader import TileReader
 from geomae.training.checkpoints import last_step
 from geomae.training.finetuning import OnEvent
@@ -128,7 +129,7 @@ def write_results(
     write_table(out / "finetune.csv", result, reference.label)
     pictures = write_pictures(run_, result)
     about = {
-        "catalogue": str(session.catalog.path), "model": reference.text, "digest of the model": start.digest,
+        "catalogue": str(session.catalog.path), "model": link_run(reference.text), "digest of the model": start.digest,
         "precision": session.precision, "seed": str(task.seed),
     }  # fmt: skip
     write_report(result, pictures, about, out / "report.html")
@@ -172,9 +173,9 @@ def write_pictures(run_: AnalysisRun, result: FinetuneResult) -> dict[str, Path]
     """Publish the pictures; their paths by name."""
     out, task = run_.out, result.task
     paths = {name: out / f"finetune_{name}.png" for name in ("scores", "loss")}
-    from geomae.reports.figures import loss_curve  # matplotlib, which a training need not wait for
     from geomae.reports.finetune_figures import examples_picture
     from geomae.reports.probe_figures import confusion_picture, reliability_picture, scores_picture
+    from geomae.reports.training_report import loss_curve  # matplotlib, which a training need not wait for
 
     axis = metric_name(result.main)
     scores_picture(
@@ -307,7 +308,7 @@ def _few_table(result: FinetuneResult, test: str) -> Table:
     return Table(test, header, cells)
 
 
-def write_report(result: FinetuneResult, pictures: Mapping[str, Path], about: Mapping[str, str], path: Path) -> None:
+def write_report(result: FinetuneResult, pictures: Mapping[str, Path], about: About, path: Path) -> None:
     """Publish `report.html`."""
     task, learned = result.task, result.learned
     tests = ", ".join(test.name for test in task.tests)

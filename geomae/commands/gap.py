@@ -88,16 +88,19 @@ def gap(
 def run(options: GapOptions) -> int:
     """Measure the gap. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
     (source,), (target,) = read_selectors(options.common, [options.source], [options.target])
-    # What is slow to import (torch takes seconds) comes after what can be checked without it.
-    from geomae.commands.run import AnalysisRun, open_session, selection_record
+    from geomae.commands.session import open_session
+
+    specs = encoder_specs(options)
+    session = open_session(options.common, one_process="geomae gap")
+    selected = session.select([source, target])
+    # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
+    from geomae.commands.run import AnalysisRun, selection_record
     from geomae.encoders.selections import EmbeddingSpec, embed_specs, encoder_digest
     from geomae.encoders.specification import FOLDER, MLFLOW
     from geomae.evaluation.gap import comparable_specs, measure_gap, read_gap_domains
     from geomae.runtime.signals import watch
 
-    specs = encoder_specs(options)
-    session = open_session(options.common, one_process="geomae gap")
-    domains = read_gap_domains(session.select([source, target]), options.common.seed)
+    domains = read_gap_domains(selected, options.common.seed)
     selections = [domain.selected for domain in domains]
     loader = session.loader(EmbeddingSpec(options.layer, options.pooling), selections)
     trained = loader.load_trained(specs)

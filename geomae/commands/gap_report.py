@@ -3,12 +3,13 @@
 T tiles, K components
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from geomae.commands.run import AnalysisRun, Session
+from geomae.commands.run import AnalysisRun
+from geomae.commands.session import Session
 from geomae.encoders import EncoderSpec
 from geomae.encoders.selections import Embeddings
 from geomae.evaluation.gap import LABELS, MASK, PIXELS, GapDomains, GapResult
@@ -28,7 +29,7 @@ from geomae.evaluation.pca import fit_pca
 from geomae.evaluation.permutation_tests import FEWEST_PERMUTATIONS, HALVINGS, PERMUTATIONS, GapFigure
 from geomae.files import write_json
 from geomae.reports.domain_figures import Distance, DomainSpectrum, gap_distances, gap_spectra
-from geomae.reports.page import Cell, Figure, Page, Section, Table, write_page
+from geomae.reports.page import About, Cell, Figure, Page, Section, Table, link_run, write_page
 from geomae.reports.pca_figures import colour_columns, pca_scatter
 from geomae.runtime.console import Screen
 
@@ -49,6 +50,7 @@ def write_results(run_: AnalysisRun, session: Session, result: GapResult, embedd
     write_json(out / "gap.json", {"rows": result.rows()})
     pictures = write_pictures(result, embedded, out)
     about = {
+        **{f"encoder {number}": link_run(text) for number, text in enumerate(run_.params["encoders"], 1)},
         "catalogue": str(session.catalog.path),
         "precision": session.precision,
         "seed": str(run_.common.seed),
@@ -255,7 +257,7 @@ def write_pictures(result: GapResult, embedded: Sequence[Embeddings], out: Path)
     return paths
 
 
-def write_report(result: GapResult, pictures: Sequence[Path], about: Mapping[str, str], path: Path) -> None:
+def write_report(result: GapResult, pictures: Sequence[Path], about: About, path: Path) -> None:
     """Publish `report.html`."""
     by_name = {picture.stem: picture for picture in pictures}
     spectra = (

@@ -31,7 +31,8 @@ from geomae.commands.options import (
 from geomae.errors import ConfigError
 
 if TYPE_CHECKING:
-    from geomae.commands.run import AnalysisRun, Session
+    from geomae.commands.run import AnalysisRun
+    from geomae.commands.session import Session
     from geomae.encoders.extraction import Progress
     from geomae.metrics.predictions import Floats
     from geomae.prediction.folders import PredictorFolder
@@ -96,19 +97,23 @@ def predict(
 def run(options: PredictOptions) -> int:
     """Map the scenes, predict the tiles, and say how right both are. Returns the exit code."""
     (selectors,) = read_selectors(options.common, options.datasets)
-    # What is slow to import (torch takes seconds) comes after what can be checked without it.
+    from geomae.commands.session import open_session
+    from geomae.prediction.record import check_folder
+
+    check_folder(options.model)
+    session = open_session(options.common)
+    selections = session.select(selectors)
+    # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
     from geomae.commands.predict_report import describe_plan, publish
-    from geomae.commands.run import open_session
     from geomae.prediction.assessment import read_reference
     from geomae.prediction.folders import open_predictor
     from geomae.prediction.scene_maps import MapOptions, plan_maps, predict_strips, stride_of, write_maps
     from geomae.runtime.signals import watch
 
-    session = open_session(options.common)
     folder = open_predictor(options.model, session.fabric.device)
     given = _given_shares(options, folder)
     reference = None if options.sample is None else read_reference(options.sample, folder.record)
-    fitted = _fit(session, folder, session.select(selectors))
+    fitted = _fit(session, folder, selections)
     jobs = plan_maps(fitted, lambda selected: stride_of(session.catalog, selected, folder.record))
     remarks = describe_plan(session, fitted, jobs)
     if options.common.dry_run:

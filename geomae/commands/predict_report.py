@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from geomae.commands.run import AnalysisRun, Session
+from geomae.commands.run import AnalysisRun
+from geomae.commands.session import Session
 from geomae.evaluation.accuracy import COLUMNS, AccuracyRow
 from geomae.files import file_name, write_csv
 from geomae.metrics.area import SampleEstimate
@@ -31,7 +32,7 @@ from geomae.prediction.scene_maps import NODATA, MapJob
 from geomae.prediction.shares import TargetShares, share_sentences
 from geomae.prediction.tiles import TilePredictions, as_number, of_classes, of_map, of_numbers, write_predictions
 from geomae.rasters import read_map
-from geomae.reports.page import Figure, Page, Section, Table, write_page
+from geomae.reports.page import About, Figure, Page, Section, Table, link_run, write_page
 from geomae.tiles.selection import Selection
 
 MOST_MAPS = 24  # in the page; the folder has all
@@ -293,9 +294,9 @@ def _origin(record: PredictorRecord, targets: Sequence[str]) -> Section:
     return Section("What the predictions rest on", (*steps, f"{len(steps) + 1}. Predicted here: {', '.join(targets)}."))
 
 
-def _about(analysis: AnalysisRun, session: Session, record: PredictorRecord, fitted: Fitted) -> dict[str, str]:
+def _about(analysis: AnalysisRun, session: Session, record: PredictorRecord, fitted: Fitted) -> About:
     return {
-        "model": str(analysis.params["model"]),
+        "model": link_run(str(analysis.params["model"])),
         "digest of the model": str(analysis.params["model_digest"]),
         **{str(key): str(value) for key, value in record.about.items()},
         **{f"how it takes {selected.name}": "; ".join(model.notes) for selected, model in fitted},

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from geomae.models.folder import Model
     from geomae.models.mae import MaskedAutoencoder
     from geomae.runtime.devices import Fabric
+    from geomae.tiles.index import TileIndex
     from geomae.training.data import TrainingData
     from geomae.training.pretraining import PretrainJob
 
@@ -118,7 +119,8 @@ def run(options: PretrainOptions) -> int:
     common = options.common
     check_one_folder(options)
     new = read_config_and_selectors(options, common) if options.resume is None else None
-    # What is slow to import (torch takes seconds) comes after what can be checked without it.
+    indexes = None if new is None else index_first(options, new[0], new[2])
+    # What is slow to import (torch takes seconds) comes after what is checked and indexed without it.
     from geomae.catalog import open_catalog
     from geomae.catalog.catalog import with_absolute_path
     from geomae.commands.pretrain_report import Reporter, describe_dry_run
@@ -126,13 +128,9 @@ def run(options: PretrainOptions) -> int:
     from geomae.models.folder import Model
     from geomae.runtime import devices
     from geomae.runtime.console import Screen
-    from geomae.runtime.precision import keep_freed_memory
-    from geomae.runtime.signals import die_with_parent
     from geomae.training.data import assemble
     from geomae.training.trainer import initial_model
 
-    if devices.started_by_us():
-        die_with_parent()
     screen = Screen(shown=not options.quiet and devices.early_rank() == 0)
     folder = RunFolder(options.resume.absolute()) if options.resume else None
     job = resolve_job(options, new, folder)
@@ -142,8 +140,6 @@ def run(options: PretrainOptions) -> int:
     if options.out is not None and folder is None and devices.early_rank() == 0:
         _check_out(options.out, job)
     fabric = devices.build_fabric(options.device, options.devices, options.nodes, options.strategy)
-    if fabric.device.type == "cpu":
-        keep_freed_memory()
     devices.check_shares(job.config.batch, job.config.accumulate, fabric.world_size)
     catalog = open_catalog(job.catalog) if new is None else with_absolute_path(common.open_catalog())
     # Where we start the other ranks, that comes after everything that can be wrong with the request, so that it is said
@@ -152,7 +148,7 @@ def run(options: PretrainOptions) -> int:
     if external:
         fabric.launch()
     with fabric.rank_zero_first() if external else contextlib.nullcontext():
-        data = assemble(catalog, *job.selectors(), job.config, job.seed, screen.step)
+        data = assemble(catalog, *job.selectors(), job.config, job.seed, screen.step, indexes)
     screen.close()
     for note in data.notes:
         screen.say(note)
@@ -229,6 +225,34 @@ def read_config_and_selectors(
         catalog.entry(parse_selector(text).dataset)
     path = options.catalog or Path("data_catalog.yaml")
     return config, path, write_selectors(datasets)
+
+
+def index_first(
+    options: PretrainOptions, config: "PretrainConfig", datasets: tuple[str, ...]
+) -> "dict[str, TileIndex] | None":
+    """The tile indexes of a new run, before torch is imported; None where other ranks, the devices that were asked for
+    or a run in `--out` have to be looked at before anything long begins.
+    """
+    from geomae.runtime.ranks import alone
+
+    chosen = (options.device, options.precision, options.devices, options.nodes, options.strategy)
+    begun = options.out is not None and (options.out / "run.json").is_file()
+    if begun or not alone() or chosen != ("auto", "auto", 1, 1, "auto"):
+        return None
+    from geomae.catalog import parse_selector
+    from geomae.catalog.catalog import with_absolute_path
+    from geomae.runtime.console import Screen
+    from geomae.tiles.selection import index_training
+
+    if options.out is not None:
+        check_new(options.out)
+    screen = Screen(shown=not options.quiet)
+    selectors = [parse_selector(text) for text in (*datasets, *options.evaluations)]
+    indexes = index_training(with_absolute_path(options.common.open_catalog()), selectors, config.data, screen.step)
+    screen.close()
+    for name, index in indexes.items():
+        screen.say(f"{name}: {len(index)} tiles")
+    return indexes
 
 
 def resolve_job(

@@ -24,7 +24,7 @@ from geomae.runtime.console import Screen
 from geomae.runtime.devices import Fabric
 from geomae.runtime.signals import Stop
 from geomae.tiles.batches import fixed_batches
-from geomae.tracking import DatasetRecord
+from geomae.tracking import DatasetRecord, commit
 from geomae.training import checkpoints
 from geomae.training.data import Dataset, TrainingData
 from geomae.training.engine import wrapped
@@ -106,21 +106,6 @@ def describe_dry_run(
         screen.result(f"  {name}: {value}")
 
 
-def summarize_validation(name: str, scores: ValidationScores, unit: str) -> str:
-    """How well hidden pixels are told, beside the best of the baselines, in a sentence."""
-    if not scores.rmse:
-        return f"The loss on {name} is {scores.loss:.3g} after the last step, over {scores.tiles} tiles."
-    from geomae.reports.figures import plain_unit
-
-    best = min(BASELINES, key=scores.mean)
-    own, other = scores.mean("model"), scores.mean(best)
-    side = "lower than" if own < other else "higher than" if own > other else "equal to"
-    return (
-        f"RMSE on hidden pixels of {name} is {own:.3g} {plain_unit(unit)}, mean over bands, {side} that of {best} "
-        f"({other:.3g}), the best of the baselines."
-    )
-
-
 def draw_pictures(
     folder: Path, step: int, model: Model, validation: Sequence[Dataset], job: PretrainJob
 ) -> Iterator[Path]:
@@ -185,6 +170,7 @@ class Reporter(TrackedRun):
     ) -> None:
         super().__init__("pretrain", common, screen, folder, leads=fabric.is_global_zero)
         self.job, self.catalog, self.data, self.probed, self.register = job, catalog, data, probed, register
+        self.device = fabric.device.type
         self._started = time.monotonic()
         self._waited_s = self._trained_s = 0.0
         self._tiles = 0
@@ -250,7 +236,7 @@ class Reporter(TrackedRun):
 
     def finish(self, trainer: Trainer) -> None:
         """The last validation with baselines, the model folder, pictures and the summary."""
-        from geomae.reports.figures import loss_curve
+        from geomae.reports.training_report import loss_curve, summarize_validation
 
         scores = validate(trainer, baselines=True)
         self.tracker.wait_run_id(OPENING_S)  # a short training is done before its run has been opened
@@ -279,17 +265,49 @@ class Reporter(TrackedRun):
         }
         self.tracker.log_metrics(new, trainer.config.steps)  # the others were logged with the last validation
         self.tracker.log_artifacts(self.folder.model, "model")
-        self.tracker.log_artifact(self.folder.pictures / "loss.png", "pictures")
         if self.register:
             self.tracker.register_model(self.register)
         self.remember_tracking()
         inputs = {**self.job.params(), "data_digest": self.data.digest, "notes": self.data.notes}
-        self.tracker.log_artifact(self.write_summary(self.tracker.run_id, metrics, inputs))
+        named = {"dataset": self.job.datasets[0], "out": self.folder.path}
+        following = next_command("pretrain", self.common, **named)
+        report = self._write_report(scores, curve, following)
+        for path in (report, self.write_summary(self.tracker.run_id, metrics, inputs)):
+            self.tracker.log_artifact(path)
         for name, one in scores.items():
             self.screen.result(summarize_validation(name, one, self._unit(name)))
         self.screen.result(f"model: {self.folder.model}")
-        named = {"dataset": self.job.datasets[0], "out": self.folder.path}
-        self.screen.say(next_command("pretrain", self.common, **named))
+        self.screen.result(f"report: {report}")
+        self.screen.say(following)
+
+    def _write_report(self, scores: Mapping[str, ValidationScores], curve: Mapping[str, str], following: str) -> Path:
+        from geomae.reports.training_report import Learned, write_training_page
+
+        job, pictures = self.job, self.folder.pictures
+        names = file_names(one.name for one in self.data.validation)
+        panels = [pictures / f"{name}-step-{job.config.steps:08d}.png" for name in names]
+        learned = Learned(
+            name=" + ".join(job.datasets), history=self.folder.history(), scores=scores,
+            units={one.name: one.record.unit for one in self.data.validation}, hidden=job.config.masking.ratio,
+            loss=pictures / "loss.png", panels=[one for one in panels if one.is_file()], notes=self.data.notes, **curve,
+        )  # fmt: skip
+        about = {
+            "model": f"{job.config.preset}, patches of {job.config.patch} pixels",
+            "steps, tiles of a step": f"{job.config.steps}, {job.config.batch}",
+            "objective": ", ".join(f"{name} {weight:g}" for name, weight in self.data.objective.weights().items()),
+            "trained on": ", ".join(f"{one.name}: {len(one.reader):,} tiles" for one in self.data.training),
+            "catalogue": str(job.catalog),
+            "digest of the data": self.data.digest,
+            "seed": str(job.seed),
+            "device, precision": f"{self.device}, {job.precision}",
+            "run in MLflow": self.tracker.run_id or "unknown",
+            "geomae": f"{__version__} ({commit()})",
+            "folder": str(self.out),
+        }
+        report = write_training_page(self.out, learned, about, following.removeprefix("next: "))
+        for name in ("loss.png", "effective_rank.png"):
+            self.tracker.log_artifact(pictures / name, "pictures")
+        return report
 
     def _figures(self, trainer: Trainer, step: int, figures: dict[str, float]) -> None:
         seconds = trainer.config.log_every * trainer.config.batch / max(figures["tiles_per_s"], 1e-9)

@@ -122,8 +122,17 @@ def probe(
 def run(options: ProbeOptions) -> int:
     """Probe the encoders. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
     (train,), tests = read_selectors(options.common, [options.train], options.tests)
-    # What is slow to import (torch takes seconds) comes after what can be checked without it.
-    from geomae.commands.run import AnalysisRun, open_session, selection_record
+    from geomae.commands.session import open_session
+
+    check_options(options)
+    specs = encoder_specs(options)
+    session = open_session(options.common, one_process="geomae probe")
+    # With cross-fitting a test may be what is trained on.
+    selectors = (train, *tests)
+    distinct = selectors if options.cross_fit is None else tuple(dict.fromkeys(selectors))
+    selections = dict(zip(distinct, session.select(distinct), strict=True))
+    # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
+    from geomae.commands.run import AnalysisRun, selection_record
     from geomae.encoders.selections import EmbeddingSpec, embed_specs, encoder_digest
     from geomae.evaluation.probe import probe_encoders, save_alignments
     from geomae.evaluation.probe_task import SEGMENTATION, read_probe_task
@@ -131,12 +140,7 @@ def run(options: ProbeOptions) -> int:
     from geomae.runtime.signals import watch
     from geomae.tiles.selection import share_bands
 
-    settings, specs = probe_settings(options), encoder_specs(options)
-    session = open_session(options.common, one_process="geomae probe")
-    # With cross-fitting a test may be what is trained on.
-    selectors = (train, *tests)
-    distinct = selectors if options.cross_fit is None else tuple(dict.fromkeys(selectors))
-    selections = dict(zip(distinct, session.select(distinct), strict=True))
+    settings = probe_settings(options)
     chosen = [selections[selector] for selector in selectors]
     task = read_probe_task(settings, chosen if options.own_bands else share_bands(chosen))
     embedding = EmbeddingSpec(options.layer, options.pooling, patches=options.task == SEGMENTATION)
@@ -176,14 +180,8 @@ def run(options: ProbeOptions) -> int:
     return 0
 
 
-def probe_settings(options: ProbeOptions) -> "ProbeSettings":
-    """How the encoders are probed. Raises ConfigError for an option that cannot be."""
-    from geomae.evaluation.alignment import ALIGNMENTS, NONE
-    from geomae.evaluation.probe_task import CLASSIFICATION, TASKS, ProbeSettings
-    from geomae.metrics.predictions import ALL
-
-    if options.task not in TASKS:
-        raise ConfigError(f"--task {options.task}: {nearest(options.task, TASKS)}")
+def check_options(options: ProbeOptions) -> None:
+    """Raise ConfigError for options that cannot be, as far as that is told without torch."""
     C = options.strength
     if C is not None and not (math.isfinite(C) and C > 0):
         raise ConfigError(f"--strength {C:g}: give a number above 0, or leave it out to have it chosen")
@@ -193,6 +191,16 @@ def probe_settings(options: ProbeOptions) -> "ProbeSettings":
         raise ConfigError(f"--min-class-rows {options.min_class_rows}: takes at least 1")
     if options.forest and options.own_bands:
         raise ConfigError("--forest: takes the same bands on both sides; leave --own-bands out")
+
+
+def probe_settings(options: ProbeOptions) -> "ProbeSettings":
+    """How the encoders are probed. Raises ConfigError for an option that cannot be."""
+    from geomae.evaluation.alignment import ALIGNMENTS, NONE
+    from geomae.evaluation.probe_task import CLASSIFICATION, TASKS, ProbeSettings
+    from geomae.metrics.predictions import ALL
+
+    if options.task not in TASKS:
+        raise ConfigError(f"--task {options.task}: {nearest(options.task, TASKS)}")
     for name in options.align:
         if name not in (ALL, *ALIGNMENTS):
             raise ConfigError(f"--align {name}: {nearest(name, (ALL, *ALIGNMENTS))}")
@@ -201,7 +209,7 @@ def probe_settings(options: ProbeOptions) -> "ProbeSettings":
     wanted = ALIGNMENTS if ALL in options.align else options.align
     alignments = (NONE, *(name for name in wanted if name != NONE)) if options.align else ()
     return ProbeSettings(
-        options.task, C, options.cross_fit, options.min_class_rows, alignments, options.common.seed,
+        options.task, options.strength, options.cross_fit, options.min_class_rows, alignments, options.common.seed,
         forest=options.forest,
     )  # fmt: skip
 

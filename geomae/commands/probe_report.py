@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from geomae.commands.run import AnalysisRun, Session
+from geomae.commands.run import AnalysisRun
+from geomae.commands.session import Session
 from geomae.encoders import EncoderSpec
 from geomae.encoders.selections import Embeddings
 from geomae.evaluation.alignment import NONE
@@ -16,7 +17,7 @@ from geomae.evaluation.probe_scores import COLUMNS, SPREAD, TO_BASELINE, TO_FIRS
 from geomae.evaluation.probe_task import REGRESSION, SEGMENTATION, ProbeTask, describe_scoring
 from geomae.files import write_csv
 from geomae.metrics.predictions import ALL, FEWEST_GROUPS, metric_name
-from geomae.reports.page import Cell, Figure, Page, Section, Table, shown, write_page
+from geomae.reports.page import About, Cell, Figure, Page, Section, Table, link_run, shown, write_page
 from geomae.reports.probe_figures import (
     Aligned,
     Bar,
@@ -57,6 +58,7 @@ def write_results(
     _write_table(out / "probe.csv", result)
     pictures = write_pictures(result, out)
     about = {
+        **{f"encoder {number}": link_run(text) for number, text in enumerate(run.params["encoders"], 1)},
         "catalogue": str(session.catalog.path),
         "precision": session.precision,
         "seed": str(run.common.seed),
@@ -222,7 +224,7 @@ def write_pictures(result: ProbeResult, out: Path) -> list[Path]:
     return paths
 
 
-def write_report(result: ProbeResult, pictures: Sequence[Path], about: Mapping[str, str], path: Path) -> None:
+def write_report(result: ProbeResult, pictures: Sequence[Path], about: About, path: Path) -> None:
     """Publish `report.html`."""
     said = list(summarize_probe(result))
     tests = ", ".join(test.name for test in result.task.tests)

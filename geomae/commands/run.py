@@ -11,21 +11,18 @@ from types import TracebackType
 from typing import IO, Any, Literal
 
 from geomae import __version__
-from geomae.catalog import Catalog, Selector
+from geomae.catalog import Catalog
 from geomae.commands.options import CommonOptions, check_new, output_folder
+from geomae.commands.session import Session
 from geomae.embeddings.store import store_digest
 from geomae.encoders import Encoder, Reference
-from geomae.encoders.extraction import Progress
-from geomae.encoders.selections import Embedded, EmbeddingSpec, EncoderLoader, model_run
-from geomae.errors import CheckpointError, ConfigError, StorageError
+from geomae.encoders.selections import Embedded, model_run
+from geomae.errors import CheckpointError, StorageError
 from geomae.files import digest, read_json, remove_unfinished, write_json, write_text
-from geomae.runtime import devices
 from geomae.runtime.console import Screen
-from geomae.runtime.devices import Compute, Fabric
-from geomae.runtime.signals import Stop
 from geomae.sensors.record import SensorRecord
 from geomae.tiles.index import TileIndex
-from geomae.tiles.selection import Selection, select_tiles
+from geomae.tiles.selection import Selection
 from geomae.tracking import DatasetRecord, Tracker, as_params, commit, resolve_uri, start_run, without_password
 
 OPENING_S = 100.0  # MLflow's import alone takes long on a busy machine; a store that fails is not waited for
@@ -281,72 +278,6 @@ class AnalysisRun(TrackedRun):
                 f"--out {self.out}: holds the results of another request, which differs in {'; '.join(different[:5])}; "
                 "choose another folder"
             )
-
-
-@dataclass(frozen=True)
-class Session:
-    """What a command of analysis works with; on several devices every rank has one."""
-
-    common: CommonOptions
-    screen: Screen
-    compute: Compute
-    catalog: Catalog
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process writes the results; also known before the others are started."""
-        return devices.early_rank() == 0
-
-    @property
-    def fabric(self) -> Fabric:
-        """Devices and ranks."""
-        return self.compute.fabric
-
-    @property
-    def precision(self) -> str:
-        """`32` or `bf16`."""
-        return self.compute.precision
-
-    def select(self, chosen: Sequence[str | Selector]) -> list[Selection]:
-        """The tiles that the selectors mean; where a scheduler started the ranks, the first measures for the others."""
-        with self.fabric.rank_zero_first() if devices.external() else contextlib.nullcontext():
-            selections = select_tiles(self.catalog, chosen, self.screen.step, self.screen.warn)
-        self.screen.close()
-        return selections
-
-    def loader(self, spec: EmbeddingSpec, selections: Sequence[Selection]) -> EncoderLoader:
-        """Loads encoders for the data sets of the selections."""
-        return EncoderLoader(spec, selections, self.fabric.device, self.common.tracking_uri)
-
-    def launch(self) -> None:
-        """Start the other ranks: after all that can be wrong with the request, so that it is said once."""
-        if not devices.external():
-            self.fabric.launch()
-
-    def launch_into(self, analysis: "AnalysisRun | None") -> tuple[Path, Progress]:
-        """Start the other ranks; the folder that the first rank writes to, and how progress is shown."""
-        self.launch()
-        out = Path(self.fabric.broadcast(str(analysis.out) if analysis else ""))
-        return out, analysis.step if analysis else self.screen.step
-
-    def stopped(self, analysis: "AnalysisRun | None", stop: Stop) -> int:
-        """The exit code of a rank whose work was stopped; the first says how to go on."""
-        if analysis is not None:
-            analysis.stopped()
-        return stop.exit_code or 143 if self.fabric.is_global_zero or devices.external() else 0
-
-
-def open_session(common: CommonOptions, one_process: str | None = None) -> Session:
-    """Devices and catalogue as asked for. Raises ConfigError and CatalogError for what cannot be.
-
-    `one_process` names a command that does not run on several ranks.
-    """
-    catalog = common.open_catalog()
-    compute = devices.open_compute(common.device, common.precision, common.devices, common.nodes)
-    if one_process is not None and compute.fabric.world_size > 1:
-        raise ConfigError(f"{one_process} runs in one process; start it without several tasks or devices")
-    screen = Screen(shown=not common.quiet and devices.early_rank() == 0)
-    return Session(common, screen, compute, catalog)
 
 
 @contextlib.contextmanager

@@ -1,19 +1,35 @@
-"""What tiles of a new catalogue carry, as lines of it: labels from vector files, and times from names of files.
+"""What tiles of a new catalogue carry, as lines of it: labels from rasters, tables and vector files, splits from
+tables, and times from names of files.
 
 The likeliest labels become keys, the others comments.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from geomae.catalog.patterns import literal
 from geomae.catalog.times import NamePattern, time_of_path, times_span
-from geomae.discovery.entries import Entry, comment, entry_line, flow
-from geomae.discovery.vectors import POINTS, LabelLayer, meeting
+from geomae.discovery.entries import ALL_TRAIN, Entry, comment, entry_line, flow
+from geomae.discovery.vectors import LARGEST_CODE, MOST_CLASSES, POINTS, LabelLayer, SceneTable, meeting
+from geomae.errors import RasterError
+from geomae.rasters.grids import Window
+from geomae.rasters.opening import header
+from geomae.rasters.reading import read_map
 
 PATTERNS = ("%Y%m%d", "%Y-%m-%d", "%Y_%m_%d")  # of dates in names that are no product's
 USUAL_WINDOW = 32  # pixels around a point
 SHOWN = 6  # values of a column that a comment names
+LOOKED_AT, LOOKED_PX = 200, 512  # label rasters whose values are looked at, and at most how many rows and columns
+# Codes of land cover that are told apart from other numbers by themselves: ESA WorldCover (Zanaga et al. 2022).
+WORLDCOVER = {
+    10: "tree", 20: "shrub", 30: "grass", 40: "crop", 50: "built", 60: "bare", 70: "snow", 80: "water", 90: "wetland",
+    95: "mangrove", 100: "moss",
+}  # fmt: skip
+FEWEST_KNOWN = 3  # codes of a palette that are no accident
 
 
 def with_labels(
@@ -28,8 +44,7 @@ def with_labels(
     counts = {one.path: meeting(one, root, files, (size + 1) / 2) for one in vectors} if files else {}
     meets = [one for one in vectors if counts.get(one.path)]
     usable = [one for one in meets if one.classes]
-    has_labels = any(line.startswith("    label:") for line in entry.lines)
-    best = None if has_labels else max(usable, key=lambda one: counts[one.path], default=None)
+    best = None if entry.has("label") else max(usable, key=lambda one: counts[one.path], default=None)
     lines = list(entry.lines)
     if best is not None:
         keys = _keys(best, below, size)
@@ -57,6 +72,93 @@ def with_labels(
     return replace(entry, lines=tuple(lines)), {one.path for one in meets}
 
 
+def with_label_rasters(entry: Entry, root: Path, below: str) -> Entry:
+    """The entry with the rasters of one band for each scene: labels where their codes are known, else comments.
+
+    `below` is the pattern that leads from the catalogue to `root`.
+    """
+    for pattern in entry.companions:
+        folder, slash, name = (below + pattern).rpartition("/")
+        path = f"{literal(folder) or ''}{slash}{{stem}}.{name.rpartition('.')[2]}"
+        if "fmask" in pattern.lower():
+            mask = f"mask: {{path: {flow(path)}, invalid_bits: [1, 2, 3]}}"
+            lines = [comment(f"to leave out clouds, their edges and shadows: {mask}")]
+        else:
+            lines = _label_raster(entry, path, below + pattern, *_codes(root, pattern))
+        entry = replace(entry, lines=(*entry.lines, *lines))
+    return entry
+
+
+def _label_raster(entry: Entry, path: str, pattern: str, codes: Sequence[int], looked: int) -> list[str]:
+    """The lines of one pattern, whose rasters hold `codes` in the `looked` files that were looked at."""
+    known = len(codes) >= FEWEST_KNOWN and set(codes) <= set(WORLDCOVER)
+    label = {"raster": path, "classes": {code: WORLDCOVER[code] if known else str(code) for code in codes}}
+    if known and not entry.has("label"):
+        return [entry_line("label", label, f"check: the codes found in {looked} files are those of ESA WorldCover")]
+    what = f"{pattern} has a raster of one band for each scene"
+    mask = comment(f"and if it is a mask: mask: {{path: {flow(path)}, invalid_values: [VALUE]}}")
+    if not 1 <= len(codes) <= MOST_CLASSES:
+        return [comment(f"{what}, with {len(codes) or 'unknown'} values in {looked} files, too many for classes"), mask]
+    return [
+        comment(f"{what}; {looked} files hold the values {_listed(codes)}; if these are labels, name the classes:"),
+        comment(f"  {flow_key('label', label)}"),
+        mask,
+    ]
+
+
+def _codes(root: Path, pattern: str) -> tuple[list[int], int]:
+    """The values of some of the rasters of a pattern, sorted, and how many rasters were looked at."""
+    files = sorted(root.glob(pattern))
+    spread, codes, looked = min(len(files), LOOKED_AT), set[int](), 0
+    for place in range(spread):
+        with contextlib.suppress(RasterError):
+            path = str(files[len(files) * place // spread])
+            height, width = header(path).shape
+            values = read_map(path, Window(0, 0, min(height, LOOKED_PX), min(width, LOOKED_PX)))
+            codes |= {int(value) for value in np.unique(values) if 0 <= value <= LARGEST_CODE}
+            looked += 1
+    return sorted(codes), looked
+
+
+def with_tables(entry: Entry, below: str, files: Sequence[str], tables: Sequence[SceneTable]) -> Entry:
+    """The entry with the tables whose rows are of its scenes: attributes, and the columns for labels, splits, groups.
+
+    The first of several becomes a key, with its label and split; windows that a table lists become a comment.
+    """
+    lines = list(entry.lines)
+    for one in tables:
+        if (key := one.key(files)) is None:
+            continue
+        count = one.scenes(key, files)
+        path = f"{below}{one.path}"
+        if (place := one.windows(key)) is not None:
+            row, col, size = place
+            keys = {"windows": {"table": path, "key": key, "row": row, "col": col, "size": size}} | one.roles(key)
+            listed = ", ".join(flow_key(name, value) for name, value in keys.items())
+            lines.append(comment(f"{path} lists {len(one.columns):,} windows in {count} scenes; for these: {listed}"))
+            continue
+        given = {name for name in ("table", "label", "split") if replace(entry, lines=tuple(lines)).has(name)}
+        roles = {name: value for name, value in one.roles(key).items() if name not in given}
+        if "table" in given:
+            lines.append(
+                comment(f"{path} has rows of {count} scenes, too: {flow_key('table', {'path': path, 'key': key})}")
+            )
+            continue
+        lines.append(
+            entry_line("table", {"path": path, "key": key}, f"check: {count} of {len(files)} scenes are in it")
+        )
+        if "split" in roles:
+            lines = [line for line in lines if ALL_TRAIN not in line]
+        group = roles.pop("group", None)
+        lines += [
+            entry_line(name, value, f"check: taken for the {name}s: {_listed(one.values(value['column']))}")
+            for name, value in roles.items()
+        ]
+        if group is not None:
+            lines.append(comment(f"so that what belongs together is on one side: {flow_key('group', group)}"))
+    return replace(entry, lines=tuple(lines))
+
+
 def flow_key(key: str, value: object) -> str:
     """A key and its value on one line."""
     return f"{key}: {flow(value)}"
@@ -71,9 +173,12 @@ def _keys(one: LabelLayer, below: str, size: int) -> dict[str, object]:
 
 
 def _reason(one: LabelLayer, count: int) -> str:
-    values = one.values(one.classes[0])
-    shown = ", ".join(values[:SHOWN]) + (", ..." if len(values) > SHOWN else "")
-    return f"check: taken for the classes of {count:,} {one.kind}: {shown}"
+    return f"check: taken for the classes of {count:,} {one.kind}: {_listed(one.values(one.classes[0]))}"
+
+
+def _listed(values: Sequence[object]) -> str:
+    """Some values, in their order."""
+    return ", ".join(map(str, values[:SHOWN])) + (", ..." if len(values) > SHOWN else "")
 
 
 def with_time(entry: Entry, files: Sequence[str]) -> Entry:

@@ -11,11 +11,11 @@ from geomae.catalog import open_catalog, resolve_files, resolve_stac
 from geomae.catalog.foreign_formats import foreign_by_name
 from geomae.catalog.patterns import escape_pattern, literal
 from geomae.catalog.stac_items import item_record
-from geomae.discovery.attribute_lines import with_labels, with_time
+from geomae.discovery.attribute_lines import with_label_rasters, with_labels, with_tables, with_time
 from geomae.discovery.entries import Entry, band_entry, comment, evidence_of, flow, stac_entry, stack_entry
 from geomae.discovery.grouping import BandGroup, StackGroup, band_groups, stack_groups
 from geomae.discovery.sensor_guess import guess_sensor, hinted_sensors
-from geomae.discovery.vectors import find_vectors
+from geomae.discovery.vectors import find_tables, find_vectors
 from geomae.errors import CatalogError, GeomaeError, RasterError
 from geomae.rasters import describe_bands
 from geomae.tiles.cube_sources import resolve_cube
@@ -81,11 +81,13 @@ def infer_catalog(
         raise CatalogError(f"{folder}: none of its {len(paths)} rasters can be read; first: {problems[0]}")
     progress("looking at vector files", 0, 1)
     vectors, of_no_use = find_vectors(root)
+    tables = find_tables(root)
     used: set[str] = set()
     for name, entry in entries.items():
-        entries[name], met = with_labels(
-            with_time(entry, files[name]), root, literal(place.below) or "", files[name], vectors
-        )
+        below = literal(place.below) or ""
+        known = with_label_rasters(with_time(entry, files[name]), root, place.below)
+        known = with_tables(known, below, files[name], tables)
+        entries[name], met = with_labels(known, root, below, files[name], vectors)
         used |= met
     progress("looking at vector files", 1, 1)
     elsewhere = [f"{one.path}: its {one.kind} meet no raster here" for one in vectors if one.path not in used]

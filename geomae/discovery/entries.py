@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 from geomae.catalog.links import SIGNED_HOSTS
 from geomae.catalog.paths import is_url
-from geomae.catalog.patterns import literal
 from geomae.catalog.stac_assets import NO_DATA_ROLES, AssetFinder, listed_bands
 from geomae.catalog.stac_items import Item
 from geomae.discovery.grouping import LOOKED_AT, MASKS, BandGroup, StackGroup
@@ -29,12 +28,16 @@ USUAL_TILE = 64
 MULTIPLE = 8  # of the tile's side, so that usual patches divide it
 NO_TAGS = (1.0, 0.0)  # scale and offset of a file that says nothing of them
 RASTERS = (".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg")
+ALL_TRAIN = "all tiles are for training; to hold some out:"
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A data set as YAML `lines` (without its name), its figures for people, and what to decide (`question`)."""
+    """A data set as YAML `lines` (without its name), its figures for people, and what to decide (`question`).
+
+    `companions` are patterns of one-band rasters of the scenes' names below the folder that was searched.
+    """
 
     lines: tuple[str, ...]
     scenes: int
@@ -42,6 +45,11 @@ class Entry:
     bands: tuple[str, ...]
     tile: int
     question: str | None
+    companions: tuple[str, ...] = ()
+
+    def has(self, key: str) -> bool:
+        """Whether a line gives the key; comments do not."""
+        return any(line.startswith(f"    {key}:") for line in self.lines)
 
 
 def band_entry(root: Path, below: str, group: BandGroup, *, outside: bool) -> Entry:
@@ -104,14 +112,13 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
     if group.classes:
         shown = ", ".join(group.classes[:4]) + (", ..." if len(group.classes) > 4 else "")
         lines.append(entry_line("label", {"folder": True}, f"check: the folders are taken for classes: {shown}"))
-    for pattern in group.companions:
-        lines += _companion_lines(below, pattern)
     if first.crs is None:
         own = "that of the sensor counts" if any(band.gsd_m for band in known.bands) else "none is known"
         lines.append(comment(f"the files have no ground sample distance, {own}; to say another: gsd_m: METRES"))
     lines.append(_split_line(first))
     names = tuple(name for name in guess.bands if name)
-    return Entry(tuple(lines), len(group.files), known.name, names, tile_size(usual_side(sides)), guess.question)
+    size = tile_size(usual_side(sides))
+    return Entry(tuple(lines), len(group.files), known.name, names, size, guess.question, group.companions)
 
 
 def stac_entry(items: Sequence[Item], file: str) -> Entry:
@@ -201,21 +208,6 @@ def flow(value: Any) -> str:
     return text if plain else json.dumps(text, ensure_ascii=False)
 
 
-def _companion_lines(below: str, pattern: str) -> list[str]:
-    """What a raster of one band for each scene could be, as comments: a known mask, or labels or a mask."""
-    folder, slash, name = (below + pattern).rpartition("/")
-    path = flow(f"{literal(folder) or ''}{slash}{{stem}}.{name.rpartition('.')[2]}")
-    if "fmask" in pattern.lower():
-        return [
-            comment(f"to leave out clouds, their edges and shadows: mask: {{path: {path}, invalid_bits: [1, 2, 3]}}")
-        ]
-    return [
-        comment(f"{below}{pattern} has a raster of one band for each scene; if it holds labels:"),
-        comment(f"  label: {{raster: {path}, classes: {{1: NAME, 2: NAME}}}}"),
-        comment(f"and if it is a mask: mask: {{path: {path}, invalid_values: [VALUE]}}"),
-    ]
-
-
 def _tokens_of(root: Path, group: BandGroup, finest: Header) -> tuple[SensorGuess, dict[str, str]]:
     """The sensor of a product, and the token of each of its bands that can be used, in the sensor's order."""
     if group.sensor is None:
@@ -301,7 +293,7 @@ def _split_line(first: Header) -> str:
         how = {"block_km": 2, "fractions": FRACTIONS}
     else:
         how = {"random": FRACTIONS}
-    return comment(f"all tiles are for training; to hold some out: split: {flow(how)}")
+    return comment(f"{ALL_TRAIN} split: {flow(how)}")
 
 
 def _sides(root: Path, paths: Sequence[str]) -> list[int]:
@@ -338,7 +330,7 @@ def _band_names(item: Item, asset: Mapping[str, Any]) -> list[str]:
 
 def _has(finder: AssetFinder, item: Item, band: Band) -> bool:
     try:
-        finder.find(item, band)
+        finder.find(item, [band])
     except CatalogError:
         return False
     return True

@@ -18,6 +18,8 @@ from geomae.errors import CatalogError
 TIMEOUT_S = 60.0  # without a byte from the server
 PAGE = 100  # items of an answer
 LONGEST_REASON = 200  # characters of what a server says
+SIGNS = {"<=": "lte", ">=": "gte", "!=": "neq", "<": "lt", ">": "gt", "=": "eq"}  # of the query extension
+CONDITION = re.compile(rf"\s*([^<>=!\s]+)\s*({'|'.join(SIGNS)})\s*(.+?)\s*")
 KEPT_LINKS = ("self", "collection", "license")  # links that say where an item comes from
 logger = logging.getLogger(__name__)
 
@@ -88,10 +90,26 @@ def _pages(search: Search) -> Iterator[dict[str, Any]]:
             collections=[search.collection],
             bbox=search.bbox,
             datetime=search.datetime,
-            query=list(search.query) or None,
+            query=_conditions(search.query) or None,
             limit=PAGE,
         )
         yield from found.pages_as_dicts()
+
+
+def _conditions(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Conditions as the query extension of the API specification has them; numbers are numbers and not text."""
+    conditions: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        match = CONDITION.fullmatch(text)
+        if match is None:
+            raise ValueError(f"--query {text!r} is no condition; write one as in eo:cloud_cover<20")
+        name, sign, value = match.groups()
+        try:
+            known: Any = float(value) if "." in value else int(value)
+        except ValueError:
+            known = value.strip("\"'")
+        conditions.setdefault(name, {})[SIGNS[sign]] = known
+    return conditions
 
 
 def _kept(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,19 +1,21 @@
-"""Vector files beside rasters: which columns look like classes and groups, and which rasters their features meet.
+"""Vector files and tables beside rasters: which columns look like classes and groups, and which rasters are meant.
 
 N features
 """
 
+import contextlib
 import csv
 import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 import shapely
 
+from geomae.catalog.splits import TRAIN
 from geomae.errors import CatalogError, RasterError
 from geomae.rasters.headers import Header
 from geomae.rasters.opening import header
@@ -40,6 +42,8 @@ PREFERRED = (
 IDS = ("id", "fid", "objectid")
 GROUPS = ("field", "polygon", "parcel", "plot", "cluster", "site", "group", *IDS)
 NO_CLASSES = frozenset((*GROUPS, "year", "month", "day", "date", "time", "x", "y", "lon", "lat", "row", "col"))
+SPLITS = frozenset(("split", "subset", "set", "partition", "fold"))
+LARGEST_TABLE = 64 * 1024**2  # bytes
 MOST_LOOKED_AT = 64  # rasters of a data set, spread over all
 
 
@@ -84,6 +88,78 @@ def find_vectors(root: Path) -> tuple[list[LabelLayer], list[str]]:
         group = group_column(layer.columns, classes) or (NUMBER if kind == POLYGONS else None)
         found.append(LabelLayer(path, kind, layer, classes, group))
     return found, messages
+
+
+@dataclass(frozen=True)
+class SceneTable:
+    """A table (CSV) by its path below the folder that was searched."""
+
+    path: str
+    columns: pd.DataFrame
+
+    def values(self, column: str) -> list[str]:
+        """The values of a column as text, sorted."""
+        return sorted(map(str, self.columns[column].dropna().unique().tolist()))
+
+    def key(self, files: Sequence[str]) -> str | None:
+        """The column that names most of the `files`, if it names half of them: by stem, or as paths from the table."""
+        counts = {name: self.scenes(name, files) for name in map(str, self.columns.columns)}
+        best = max(counts, key=counts.__getitem__, default=None)
+        return best if best is not None and counts[best] and 2 * counts[best] >= len(files) else None
+
+    def scenes(self, key: str, files: Sequence[str]) -> int:
+        """How many of the files a column names."""
+        values = set(self.columns[key].dropna().astype(str))
+        folder = PurePosixPath(self.path).parent
+        return sum(
+            PurePosixPath(one).stem in values
+            or (PurePosixPath(one).is_relative_to(folder) and str(PurePosixPath(one).relative_to(folder)) in values)
+            for one in files
+        )
+
+    def windows(self, key: str) -> tuple[str, str, int] | None:
+        """Columns of rows and columns of windows, and the side that fits: the smallest step between neighbours."""
+        named = {name.lower(): name for name in map(str, self.columns.columns)}
+        row, col = named.get("row"), named.get("col", named.get("column"))
+        if row is None or col is None or self.columns[key].is_unique:
+            return None
+        steps = [np.diff(np.unique(self.columns[name].dropna().to_numpy(float))) for name in (row, col)]
+        least = min((one.min() for one in steps if len(one)), default=0.0)
+        return (row, col, int(least)) if least >= 1 and least == int(least) else None
+
+    def roles(self, key: str) -> dict[str, dict[str, str]]:
+        """The keys of a catalogue that columns seem to be for: `label`, `split` and `group`."""
+        others = self.columns.drop(columns=key)
+        words = {name: _words(name) for name in map(str, others.columns)}
+        roles = {}
+        split = next((name for name in words if SPLITS & set(words[name]) and (others[name] == TRAIN).any()), None)
+        called = [
+            name
+            for name in class_columns(others)
+            if name != split and {*words[name], "".join(words[name])} & set(PREFERRED)
+        ]
+        things = [word for word in GROUPS if word not in IDS]
+        several = [name for name in words if name not in (split, *called) and 2 <= others[name].nunique() < len(others)]
+        group = next((name for word in things for name in several if word in words[name]), None)
+        for role, name in (("label", called[0] if called else None), ("split", split), ("group", group)):
+            if name is not None:
+                roles[role] = {"column": name}
+        return roles
+
+
+def find_tables(root: Path) -> list[SceneTable]:
+    """The tables (CSV) below `root` that are no vector files and that can be read; hidden ones are left out."""
+    tables = []
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in sorted(files):
+            path = Path(folder, name)
+            if path.suffix.lower() != ".csv" or name.startswith(".") or _is_vector(path):
+                continue
+            with contextlib.suppress(OSError, ValueError, pd.errors.ParserError):
+                if path.stat().st_size <= LARGEST_TABLE:
+                    tables.append(SceneTable(path.relative_to(root).as_posix(), pd.read_csv(path)))
+    return tables
 
 
 def class_columns(columns: pd.DataFrame) -> tuple[str, ...]:

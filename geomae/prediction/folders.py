@@ -27,11 +27,11 @@ from geomae.models.finetuned import Finetuned, load_finetuned
 from geomae.models.head_record import TASKS
 from geomae.models.lineage import Step, lineage
 from geomae.prediction.models import FinetunedModel, ProbeModel, WindowModel
-from geomae.prediction.record import PredictorRecord, fit_imagery
+from geomae.prediction.record import PROBE, PredictorRecord, check_folder, fit_imagery
 from geomae.sensors.record import SensorRecord
 
 FORMAT = 1
-RECORD, WEIGHTS = "probe.json", "probe.safetensors"
+WEIGHTS = "probe.safetensors"
 
 
 class PredictorFolder(Protocol):
@@ -144,30 +144,22 @@ def save_probe(probe: SavedProbe, folder: Path) -> None:
             "own_bands": probe.own_bands, "maps": [{"target": target} | _described(one) for target, one in maps],
             "weights": file_digest(temporary / WEIGHTS),
         }  # fmt: skip
-        write_json(temporary / RECORD, values)
+        write_json(temporary / PROBE, values)
 
 
 def open_predictor(folder: str | Path, device: torch.device) -> PredictorFolder:
     """The predictor in a folder. Raises ModelError for a model without a head and for what is no predictor at all."""
     folder = Path(folder)
-    if (folder / RECORD).is_file():
-        return load_probe(folder)
-    if (folder / "config.json").is_file():
-        return _finetuned(folder, device)
-    inside = [one.relative_to(folder) for one in (folder / "model", *sorted(folder.glob("probes/*"))) if one.is_dir()]
-    remedy = (
-        f"did you mean {folder / inside[0]}?" if inside else "name a fine-tuned model or `probes/ENCODER` of a probe"
-    )
-    problem = "holds no model and no probe" if folder.is_dir() else "is no folder"
-    raise ModelError(f"--model {folder}: {problem}; {remedy}")
+    check_folder(folder)
+    return load_probe(folder) if (folder / PROBE).is_file() else _finetuned(folder, device)
 
 
 def load_probe(folder: Path) -> SavedProbe:
     """What `save_probe` left. Raises ModelError for a folder that is not whole, or was altered."""
     try:
-        stored = read_json(folder / RECORD)
+        stored = read_json(folder / PROBE)
         if stored["weights"] != file_digest(folder / WEIGHTS):
-            raise ModelError(f"{folder}: {WEIGHTS} is not the one that {RECORD} tells of; copy the folder again")
+            raise ModelError(f"{folder}: {WEIGHTS} is not the one that {PROBE} tells of; copy the folder again")
         arrays = load_file(folder / WEIGHTS)
         if stored["task"] not in TASKS:
             raise ValueError(f"task {stored['task']!r}")
@@ -183,7 +175,7 @@ def load_probe(folder: Path) -> SavedProbe:
         return SavedProbe(
             record, str(stored["encoder"]), str(stored["encoder_digest"]), stored["layer"], str(stored["pooling"]),
             stored["like"], bool(stored["own_bands"]), maps[0], aligned,
-            digest([file_digest(folder / RECORD), stored["weights"]]),
+            digest([file_digest(folder / PROBE), stored["weights"]]),
         )  # fmt: skip
     except ModelError:
         raise

@@ -5,11 +5,12 @@ K classes
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from geomae.errors import BandMismatchError, ConfigError
+from geomae.errors import BandMismatchError, ConfigError, ModelError
 from geomae.metrics.predictions import Floats
 from geomae.models.head_record import REGRESSION, SEGMENTATION
 from geomae.models.lineage import Step
@@ -17,8 +18,21 @@ from geomae.sensors import match_bands
 from geomae.sensors.record import SensorRecord
 from geomae.tiles.index import TileIndex
 
+PROBE = "probe.json"  # the record of a saved probe, in its folder
 GSD_FACTOR = 1.5  # pixels that differ in size by more show other things
 LARGEST_CODE = 254  # of a map; 255 is nodata
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ModelError where a folder holds neither a saved probe nor a model; works without torch."""
+    if (folder / PROBE).is_file() or (folder / "config.json").is_file():
+        return
+    inside = [one.relative_to(folder) for one in (folder / "model", *sorted(folder.glob("probes/*"))) if one.is_dir()]
+    remedy = (
+        f"did you mean {folder / inside[0]}?" if inside else "name a fine-tuned model or `probes/ENCODER` of a probe"
+    )
+    problem = "holds no model and no probe" if folder.is_dir() else "is no folder"
+    raise ModelError(f"--model {folder}: {problem}; {remedy}")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import functools
 import math
 import os
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +19,6 @@ from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
-from rasterio.session import DummySession
 
 from geomae.catalog.foreign_formats import foreign_format
 from geomae.catalog.links import SIGNED_HOSTS
@@ -30,6 +28,7 @@ from geomae.catalog.times import time_of_tags
 from geomae.errors import RasterError
 from geomae.rasters.cube_reading import CubeStep
 from geomae.rasters.cube_stores import store_stamp
+from geomae.rasters.environment import environment
 from geomae.rasters.headers import Header, Stamp, about_m, check_header, side_m
 from geomae.rasters.side_files import side_files
 from geomae.rasters.signing import signed, without_signatures
@@ -44,36 +43,9 @@ REMOTE_PREFIXES = (
 )
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 IDENTITY_GDAL = [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
-LOCAL_OPTIONS = {
-    "GDAL_NUM_THREADS": "1",  # readers are threads already
-    # Bytes of decoded blocks, of the process: a few rows of blocks of a whole scene. GDAL's own limit is a twentieth of
-    # the memory of the machine, which each rank of a large node would take.
-    "GDAL_CACHEMAX": 256 * 1024**2,
-}
-REMOTE_OPTIONS = LOCAL_OPTIONS | {
-    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
-    "GDAL_HTTP_MULTIPLEX": "YES",
-    "GDAL_HTTP_MAX_RETRY": "3",
-    "GDAL_HTTP_RETRY_DELAY": "1",
-    "GDAL_HTTP_CONNECTTIMEOUT": "20",
-    "GDAL_HTTP_TIMEOUT": "120",
-    "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
-    "VSI_CACHE": "TRUE",
-}
 
 GdalError = CPLE_BaseError  # some calls let it through, and rasterio has no public name for it
 _LOCAL = threading.local()
-
-
-def ignore_missing_geotransform() -> None:
-    """Let rasterio not warn, in calls of this package, of files without a CRS, which are ordinary here.
-
-    A filter for the whole process, since `warnings.catch_warnings` is not safe with threads.
-    """
-    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning, module=r"geomae\.rasters\.")
-
-
-_ignore_once = functools.cache(ignore_missing_geotransform)
 
 
 def is_remote(path: str) -> bool:
@@ -97,14 +69,6 @@ def stamp(path: str, *, remote: bool) -> Stamp:
         raise RasterError(f"{path}: cannot be opened ({error.strerror}); check the path and the permissions") from error
     beside = [value for one in side_files(path) for value in (one.path, one.size, one.mtime_ns)]
     return status.st_size, status.st_mtime_ns, *beside
-
-
-def environment(*, remote: bool, **options: str) -> rasterio.Env:
-    """Give the GDAL settings under which rasters are opened and read; they hold for the thread that enters them."""
-    _ignore_once()
-    defaults = REMOTE_OPTIONS if remote else LOCAL_OPTIONS
-    # GDAL finds credentials by itself; a session of rasterio would look for boto3 each time.
-    return rasterio.Env(session=DummySession(), **(defaults | options))
 
 
 @contextlib.contextmanager

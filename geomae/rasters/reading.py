@@ -19,6 +19,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from geomae.catalog import Scene, Source
 from geomae.errors import RasterError
+from geomae.rasters.environment import environment
 from geomae.rasters.grids import (
     HALF,
     SNAP,
@@ -39,7 +40,7 @@ from geomae.rasters.grids import (
     taps,
 )
 from geomae.rasters.headers import LARGEST_BYTES, Header
-from geomae.rasters.opening import GdalError, borrowed, environment, header, opened
+from geomae.rasters.opening import GdalError, borrowed, header, opened
 
 Array = npt.NDArray[Any]
 Codes = npt.NDArray[np.int32]
@@ -181,7 +182,7 @@ def read_labels(path: str, grid: Grid, window: Window, remote: bool = False) -> 
 
 
 def read_map(path: str, window: Window | None = None, shape: tuple[int, int] | None = None) -> Array:
-    """Stored bands (C, H, W) of a raster that we wrote, whole or of a window, brought to `shape` where it is given.
+    """Stored bands (C, H, W) of a raster, whole or of a window, as they are, brought to `shape` where it is given.
 
     Smaller shapes come from the overviews. Raises RasterError when the file cannot be read.
     """

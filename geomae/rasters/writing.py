@@ -19,8 +19,9 @@ from rasterio.windows import Window as Part
 
 from geomae.errors import RasterError, StorageError
 from geomae.files import UNFINISHED, publish_file, write_text
+from geomae.rasters.environment import environment, ignore_missing_geotransform
 from geomae.rasters.grids import Grid
-from geomae.rasters.opening import IDENTITY_GDAL, GdalError, environment, ignore_missing_geotransform
+from geomae.rasters.opening import IDENTITY_GDAL, GdalError
 
 LAYOUT = {
     "compress": "deflate",

@@ -3,10 +3,9 @@
 C bands, H W pixels; lengths on paper are in inches
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -113,39 +112,6 @@ def reconstruction_panel(
         scale.tick_params(labelsize=8)
     bottom = head + len(tiles) * (side + gap) + 0.1
     add_text(figure, 0.15, bottom, _caption(), size=8)
-    save(figure, path)
-
-
-def loss_curve(
-    path: Path,
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    training: str = "train_loss",
-    validation: str = "val_loss",
-    what: str = "mean squared error of the target",
-) -> None:
-    """Publish a picture (PNG) of two losses against the step; each row has `step` and either loss or both, by name.
-
-    `what` both are measured in stands at the axis.
-    """
-    figure = Figure(figsize=(7, 4.2))
-    axes = add_axes(figure, 0.8, 0.3, 5.9, 3.3)
-    step, loss = _series(rows, training)
-    crowded = loss.size > 50
-    axes.plot(step, loss, color=BLUE, linewidth=0.8 if crowded else 1.5, alpha=0.35 if crowded else 1, label="training")
-    if crowded:
-        width = max(5, loss.size // 40)
-        smooth = np.convolve(loss, np.ones(width) / width, mode="valid")
-        middle = step[width // 2 : width // 2 + smooth.size]
-        axes.plot(middle, smooth, color=BLUE, linewidth=1.8, label=f"training, mean of {width}")
-    step, loss = _series(rows, validation)
-    axes.plot(step, loss, color=ORANGE, linewidth=1.8, marker="o", markersize=4, label="validation")
-    axes.set_xlabel("step")
-    axes.set_ylabel(f"loss ({what})")
-    axes.grid(alpha=0.3)
-    axes.margins(x=0.02)
-    axes.legend(frameon=False, fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
     save(figure, path)
 
 
@@ -278,13 +244,6 @@ def _name_points(axes: Axes, place: FloatArray, names: Sequence[str]) -> None:
             fontsize=7, rotation=90, ha="center", va="bottom", parse_math=False,
             arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "0.5", "shrinkA": 0, "shrinkB": 0},
         )  # fmt: skip
-
-
-def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[FloatArray, FloatArray]:
-    """Steps and finite values of what is called `name`."""
-    pairs = [(row["step"], row[name]) for row in rows if row.get(name) is not None and np.isfinite(row[name])]
-    steps, values = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
-    return steps, values
 
 
 def _difference_map() -> Colormap:

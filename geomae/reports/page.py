@@ -2,16 +2,19 @@
 
 import base64
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader
 
 from geomae.files import write_text
 
 Cell = str | int | float | None
+REPORT = "report.html"
 
 
 @dataclass(frozen=True)
@@ -48,24 +51,55 @@ class Section:
 
 
 @dataclass(frozen=True)
+class RunLink:
+    """What a run rests on, as it was named, with the report of the run that made it."""
+
+    text: str
+    report: Path
+
+
+About = Mapping[str, str | RunLink]
+
+
+@dataclass(frozen=True)
 class Page:
-    """A report. `lead` gives the results in a sentence or two; `about` what was run: models, digests, versions."""
+    """A report. `lead` gives the results in a sentence or two; `about` what was run: models, digests, versions.
+
+    `following` is the command that people usually take next.
+    """
 
     title: str
     lead: str
     sections: tuple[Section, ...]
-    about: Mapping[str, str] = field(default_factory=dict)
+    about: About = field(default_factory=dict)
+    following: str = ""
+
+
+def link_run(text: str) -> str | RunLink:
+    """The text, linked to a report where it names a folder in the folder of a run (`runs/mine/model`) that has one.
+
+    The text may begin with a label and an equals sign.
+    """
+    for named in (text, text.partition("=")[2]):
+        folder = Path(named)
+        if named and folder.is_dir():
+            # A model lies in its run's folder; a saved probe two levels down.
+            for place in (folder, *folder.absolute().parents[:2]):
+                if (place / REPORT).is_file():
+                    return RunLink(text, (place / REPORT).absolute())
+    return text
 
 
 def write_page(path: Path, page: Page) -> None:
     """Publish a report as one self-contained HTML file. Every text is escaped; `Html` alone is put in as it is."""
-    write_text(path, render("page.html", page=page))
+    write_text(path, render("page.html", page=page, folder=path.parent))
 
 
 def render(template: str, **values: Any) -> str:
     """A template of this package filled in; every text is escaped unless the template says otherwise."""
     environment = Environment(loader=PackageLoader("geomae.reports"), autoescape=True, trim_blocks=True)
     environment.filters |= {"shown": shown, "key": _key, "data_uri": data_uri}
+    environment.filters["address"] = _address
     environment.filters["kind"] = lambda part: type(part).__name__
     return environment.get_template(template).render(**values)
 
@@ -83,6 +117,11 @@ def shown(cell: Cell) -> str:
     if isinstance(cell, float):
         return f"{cell:.3g}" if abs(cell) < 999.5 else f"{cell:,.0f}"
     return f"{cell:,}" if isinstance(cell, int) else cell
+
+
+def _address(report: Path, folder: Path) -> str:
+    """The way from a page in `folder` to a report, which holds also where both are moved together."""
+    return quote(Path(os.path.relpath(report, folder.absolute())).as_posix())
 
 
 def _key(cell: Cell) -> str:

@@ -28,7 +28,12 @@ def device_for(device: str) -> str:
 
 
 def build_fabric(device: str, devices: int, nodes: int, strategy: str) -> Fabric:
-    """A Fabric that is not launched yet. Raises ConfigError for a combination that cannot run."""
+    """A Fabric that is not launched yet. Raises ConfigError for a combination that cannot run.
+
+    Sees to it that this process dies with the one that started it, and keeps freed memory on CPUs.
+    """
+    if started_by_us():
+        die_with_parent()
     device = device_for(device)
     if strategy not in ("auto", "ddp", "fsdp"):
         raise ConfigError(f"--strategy {strategy}: choose auto, ddp or fsdp")
@@ -43,6 +48,8 @@ def build_fabric(device: str, devices: int, nodes: int, strategy: str) -> Fabric
         from timm.models.vision_transformer import Block
 
         chosen = FSDPStrategy(auto_wrap_policy={Block}, use_orig_params=True)
+    if device == "cpu":
+        keep_freed_memory()
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what it announces stands in our own lines
     return Fabric(
         accelerator=device,
@@ -83,12 +90,8 @@ def open_compute(
     device: str = "auto", precision: str = "auto", devices: int = 1, nodes: int = 1, strategy: str = "auto"
 ) -> Compute:
     """Devices as asked for, launched where a scheduler started the ranks. Raises ConfigError for what cannot be."""
-    if started_by_us():
-        die_with_parent()
     fabric = build_fabric(device, devices, nodes, strategy)
     chosen = precision_for(fabric.device.type, precision)
-    if fabric.device.type == "cpu":
-        keep_freed_memory()
     if external():
         fabric.launch()
     return Compute(fabric, chosen)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from geomae.catalog import Catalog, Selector, resolve_selectors
 from geomae.catalog.splits import TRAIN
+from geomae.config import Data
 from geomae.errors import BandMismatchError, CatalogError, ConfigError
 from geomae.files import digest
 from geomae.sensors import match_bands, sensor, sensor_names
@@ -123,6 +124,21 @@ def build_indexes(
         for note in index.notes():
             warn(note)
     return indexes
+
+
+def index_training(
+    catalog: Catalog,
+    selectors: Sequence[Selector],
+    data: Data,
+    progress: Progress = lambda what, done, total: None,
+) -> dict[str, TileIndex]:
+    """The tile index of every data set of a training, with its readers and its limit of unusable files."""
+    return {
+        name: build_index(
+            catalog, name, threads=max(data.readers, 1), max_quarantined=data.max_quarantined, progress=progress
+        )
+        for name in dict.fromkeys(one.dataset for one in selectors)
+    }
 
 
 def evenly_spread(count: int, most: int) -> list[int]:

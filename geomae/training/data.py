@@ -4,7 +4,7 @@ C bands
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,10 +18,10 @@ from geomae.models.masking import usable_patches, visible_count
 from geomae.sensors import Band, band_groups
 from geomae.sensors.band import Groups
 from geomae.sensors.record import SensorRecord
-from geomae.tiles.index import TileIndex, build_index
+from geomae.tiles.index import TileIndex
 from geomae.tiles.places import Partners, find_partners
 from geomae.tiles.reader import TileReader
-from geomae.tiles.selection import index_gsd_m, own_statistics, pool, sensor_key
+from geomae.tiles.selection import Progress, index_gsd_m, index_training, own_statistics, pool, sensor_key
 from geomae.tiles.splits import validation_tiles
 from geomae.tiles.statistics import Statistics
 
@@ -174,22 +174,17 @@ def assemble(
     evaluations: Sequence[Selector],
     config: PretrainConfig,
     seed: int,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = lambda what, done, total: None,
+    indexes: Mapping[str, TileIndex] | None = None,
 ) -> TrainingData:
-    """Index, split and describe the tiles of a training.
+    """Index, split and describe the tiles of a training. `indexes` are those of `index_training`, where they are there.
 
     Raises CatalogError, RasterError or BandMismatchError where the selection, the files and the configuration do not
     fit together.
     """
-    notes: list[str] = []
-    indexes = {
-        name: build_index(
-            catalog, name, threads=max(config.data.readers, 1), max_quarantined=config.data.max_quarantined,
-            progress=progress,
-        )
-        for name in dict.fromkeys(one.dataset for one in (*selectors, *evaluations))
-    }  # fmt: skip
-    notes += [note for index in indexes.values() for note in index.notes()]
+    if indexes is None:
+        indexes = index_training(catalog, (*selectors, *evaluations), config.data, progress)
+    notes = [note for index in indexes.values() for note in index.notes()]
     chosen, evals = ([(one, indexes[one.dataset].select(one)) for one in part] for part in (selectors, evaluations))
     agree_on_bands([index for _, index in (*chosen, *evals)], config)
     fixed, groups = fixed_bands(chosen[0][1].source.bands, config, notes)
@@ -218,7 +213,7 @@ def assemble(
         tuple(ready(*one) for one in (*held, *named)),
         sensors,
         statistics,
-        indexes,
+        dict(indexes),
         entries,
         digest([entries, content]),
         groups,

@@ -1,5 +1,6 @@
 """`geomae pretrain` from a catalogue to a model, and what it leaves in the folder and in MLflow."""
 
+import html
 import json
 import shutil
 from pathlib import Path
@@ -88,7 +89,9 @@ def test_files(trained):
     assert len(list((folder / "checkpoints").iterdir())) <= 2  # the newest and the best
     pictures = {path.name for path in (folder / "pictures").glob("*.png")}
     held = {name.replace("@", "_") for name in EVALUATED}
-    assert pictures == {"loss.png"} | {f"{one}-step-{step:08d}.png" for one in held for step in (8, 12)}
+    assert pictures == {"loss.png", "effective_rank.png"} | {
+        f"{one}-step-{step:08d}.png" for one in held for step in (8, 12)
+    }
     assert {path.name for path in (folder / "statistics").iterdir()} == {"tiny_train.json", "other_train.json"}
     assert set(json.loads((folder / "audit.json").read_text())) == {"tiny", "other"}
     assert not list(folder.rglob(".unfinished-*"))
@@ -104,6 +107,21 @@ def test_what_is_said(trained, summary):
         assert f"{name}: " in done.stdout
     figure = summary["metrics"]["rmse/model/tiny@test/red"]
     assert f"{figure:.4g}" in done.stdout, "people and the summary are told different figures"
+
+
+def test_report(trained, summary):
+    """It begins with what is said on the terminal, and tells the command that follows."""
+    folder, done, _ = trained
+    text = html.unescape((folder / "report.html").read_text(encoding="utf-8"))
+    lead = text[text.index('<p class="lead">') :].partition("</p>")[0]
+    said = [line for line in done.stdout.splitlines() if line.startswith("RMSE on hidden pixels of ")]
+    assert len(said) == 3
+    assert all(line in lead for line in said)
+    ranks = [row["train/effective_rank"] for row in history(folder) if "train/effective_rank" in row]
+    assert f"an effective rank of {ranks[-1]:.3g} in the end ({ranks[0]:.3g} at the first figure)" in lead
+    assert f'data-key="{summary["metrics"]["rmse/model/tiny@test/mean"]!r}"' in text
+    assert f"geomae embed-pca --dataset tiny@train --encoder {folder}/model" in text
+    assert text.count("<img ") == 2 + 3  # losses, rank, and a panel of each data set
 
 
 def test_summary(trained, summary):

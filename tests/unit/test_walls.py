@@ -114,11 +114,11 @@ def test_imports_go_down():
 
 
 def test_commands_do_not_import_each_other():
-    """A command is one module, with its report or checks; what two commands share is `options`, `run`, or a package."""
+    """A command is a module, its report and checks; what two share is `options`, `session`, `run` or in a package."""
     wrong = []
     for name in (one for one in modules() if part(one) == "commands" and one.count(".") == 2):
         command = name.rsplit(".", 1)[-1]
-        shared = {"options", "run", command, f"{command}_report", f"{command}_checks"}
+        shared = {"options", "run", "session", command, f"{command}_report", f"{command}_checks"}
         names = {target.rsplit(".", 1)[-1] for target in imports(name) if target.startswith("geomae.commands")}
         wrong += [f"{command} imports {other}" for other in sorted(names - shared)]
     assert not wrong

@@ -172,7 +172,7 @@ def test_a_search_is_frozen_whole_in_one_order_without_signatures(tmp_path, api,
             CommonOptions(out=out),
             bbox=(11, 46, 12, 47),
             datetime="2021-06-01/2021-08-31",
-            query=("eo:cloud_cover<20",),
+            query=("eo:cloud_cover<20", "eo:cloud_cover >= 0.5", "platform = 'Sentinel-2A'"),
         )
     assert code == 0
     assert written(tmp_path) == ["data_catalog.yaml", "sentinel-2-l2a.json"]
@@ -186,7 +186,7 @@ def test_a_search_is_frozen_whole_in_one_order_without_signatures(tmp_path, api,
     assert asked["collections"] == (["sentinel-2-l2a"] if api is Api else "sentinel-2-l2a")
     assert asked["datetime"] == "2021-06-01T00:00:00Z/2021-08-31T23:59:59Z"
     query = asked["query"] if api is Api else json.loads(asked["query"])
-    assert query == {"eo:cloud_cover": {"lt": 20}} or query == {"eo:cloud_cover": {"lt": "20"}}
+    assert query == {"eo:cloud_cover": {"lt": 20, "gte": 0.5}, "platform": {"eq": "Sentinel-2A"}}
     assert (asked["bbox"] if api is Api else [float(one) for one in asked["bbox"].split(",")]) == [11, 46, 12, 47]
     assert "data_catalog.yaml" in capfd.readouterr().out
 
@@ -232,6 +232,8 @@ def test_what_cannot_be_asked_is_said(tmp_path, monkeypatch):
             search_items(Search(f"{url}/search", "s2"))
         with pytest.raises(CatalogError, match=r"fails at once .*yesterday"):
             search_items(Search(url, "s2", datetime="yesterday"))
+        with pytest.raises(CatalogError, match=r"fails at once .*--query 'cloudy' is no condition; write one as"):
+            search_items(Search(url, "s2", query=("cloudy",)))
         monkeypatch.setattr("test_stac_search.PAGES", [[]])
         with pytest.raises(CatalogError, match="finds no item of 's2'; loosen the conditions"):
             search_items(Search(url, "s2"))

@@ -14,7 +14,8 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from geomae.errors import RasterError
 from geomae.rasters import describe_bands, write_cog
-from geomae.rasters.opening import _ALL_HANDLES, LARGEST_CACHE, borrowed, environment, header, stamp
+from geomae.rasters.environment import environment
+from geomae.rasters.opening import _ALL_HANDLES, LARGEST_CACHE, borrowed, header, stamp
 
 VRT = """<VRTDataset rasterXSize="4" rasterYSize="4"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>
 <SourceFilename>{path}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"""
@@ -135,7 +136,8 @@ def test_a_thread_keeps_few_files_open_and_closes_them_when_it_ends(tmp_path):
 FORK = """
 import os, sys, threading
 import numpy as np
-from geomae.rasters.opening import borrowed, environment, header, stamp
+from geomae.rasters.environment import environment
+from geomae.rasters.opening import borrowed, header, stamp
 
 path = sys.argv[1]
 

@@ -13,7 +13,8 @@ from stac_documents import RangeHandler, serving
 
 from geomae.errors import RasterError
 from geomae.rasters import opening, signing, write_cog
-from geomae.rasters.opening import borrowed, environment, header
+from geomae.rasters.environment import environment
+from geomae.rasters.opening import borrowed, header
 
 ADDRESS = "planetary-computer+https://acc.blob.core.windows.net/box/a/b.tif"
 

@@ -14,9 +14,9 @@ from geomae.reports.figures import (
     INVALID_COLOUR,
     TilePicture,
     contact_sheet,
-    loss_curve,
     reconstruction_panel,
 )
+from geomae.reports.training_report import loss_curve
 from geomae.sensors import Band, sensor
 
 

@@ -1,6 +1,6 @@
 import re
 
-from geomae.reports.page import Figure, Html, Page, Section, Table, shown, write_page
+from geomae.reports.page import Figure, Html, Page, RunLink, Section, Table, link_run, shown, write_page
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -43,6 +43,27 @@ def test_numbers_are_shown_short_and_sorted_in_full(tmp_path):
 
 def test_large_figures_keep_their_digits_before_the_point():
     assert [shown(one) for one in (999.4, 999.6, 1234.5, 0.00012345)] == ["999", "1,000", "1,234", "0.000123"]
+
+
+def test_a_model_is_linked_to_the_report_of_its_run_by_a_way_that_moves_along(tmp_path):
+    model, probe, bare = (tmp_path / name for name in ("a run/model", "probed/probes/mine", "bare/model"))
+    for folder in (model, probe, bare):
+        folder.mkdir(parents=True)
+    for run in (model.parent, probe.parents[1]):
+        (run / "report.html").write_text("")
+    assert link_run(f"mine={model}") == RunLink(f"mine={model}", model.parent / "report.html")
+    assert link_run(str(probe)) == RunLink(str(probe), tmp_path / "probed" / "report.html")
+    assert [link_run(one) for one in (str(bare), "timm:vit", "baseline:pixels", "")] == [
+        str(bare), "timm:vit", "baseline:pixels", "",
+    ]  # fmt: skip
+    (tmp_path / "other").mkdir()
+    write_page(tmp_path / "other" / "report.html", page(about={"model": link_run(str(model))}))
+    assert '<a href="../a%20run/report.html">' in (tmp_path / "other" / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_command_that_follows_is_escaped(tmp_path):
+    write_page(tmp_path / "report.html", page(following="geomae embed --dataset 'a<b'"))
+    assert "<code>geomae embed --dataset &#39;a&lt;b&#39;</code>" in (tmp_path / "report.html").read_text()
 
 
 def contrast(one, other):

@@ -1,0 +1,123 @@
+"""What a command of analysis works with, beginning with its tiles, for which nothing slow has to be imported."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from geomae.catalog import Catalog, Selector
+from geomae.commands.options import CommonOptions
+from geomae.errors import ConfigError
+from geomae.runtime.console import Screen
+from geomae.runtime.ranks import alone
+from geomae.tiles.selection import Selection, select_tiles
+
+if TYPE_CHECKING:  # each takes seconds to import
+    from geomae.commands.run import AnalysisRun
+    from geomae.encoders.extraction import Progress
+    from geomae.encoders.selections import EmbeddingSpec, EncoderLoader
+    from geomae.runtime.devices import Compute, Fabric
+    from geomae.runtime.signals import Stop
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a command of analysis works with; on several devices every rank has one.
+
+    `one_process` names a command that does not run on several ranks.
+    """
+
+    common: CommonOptions
+    catalog: Catalog
+    one_process: str | None = None
+
+    @cached_property
+    def screen(self) -> Screen:
+        """What people see; that of the first rank alone says anything."""
+        return Screen(shown=not self.common.quiet and self.leads)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the results; also known before the others are started."""
+        if alone():
+            return True
+        from geomae.runtime.devices import early_rank
+
+        return early_rank() == 0
+
+    @cached_property
+    def compute(self) -> "Compute":
+        """Devices and precision. Raises ConfigError for what cannot be."""
+        from geomae.runtime.devices import open_compute
+
+        common = self.common
+        compute = open_compute(common.device, common.precision, common.devices, common.nodes)
+        if self.one_process is not None and compute.fabric.world_size > 1:
+            raise ConfigError(f"{self.one_process} runs in one process; start it without several tasks or devices")
+        return compute
+
+    @property
+    def fabric(self) -> "Fabric":
+        """Devices and ranks."""
+        return self.compute.fabric
+
+    @property
+    def precision(self) -> str:
+        """`32` or `bf16`."""
+        return self.compute.precision
+
+    def select(self, chosen: Sequence[str | Selector]) -> list[Selection]:
+        """The tiles that the selectors mean; where a scheduler started the ranks, the first measures for the others."""
+        with self.fabric.rank_zero_first() if self._started_by_scheduler() else contextlib.nullcontext():
+            selections = select_tiles(self.catalog, chosen, self.screen.step, self.screen.warn)
+        self.screen.close()
+        for one in selections:
+            self.screen.say(f"{one.name}: {len(one.index)} tiles")
+        return selections
+
+    def loader(self, spec: "EmbeddingSpec", selections: Sequence[Selection]) -> "EncoderLoader":
+        """Loads encoders for the data sets of the selections."""
+        from geomae.encoders.selections import EncoderLoader
+
+        return EncoderLoader(spec, selections, self.fabric.device, self.common.tracking_uri)
+
+    def launch(self) -> None:
+        """Start the other ranks: after all that can be wrong with the request, so that it is said once."""
+        if not self._started_by_scheduler():
+            self.fabric.launch()
+
+    def launch_into(self, analysis: "AnalysisRun | None") -> "tuple[Path, Progress]":
+        """Start the other ranks; the folder that the first rank writes to, and how progress is shown."""
+        self.launch()
+        out = Path(self.fabric.broadcast(str(analysis.out) if analysis else ""))
+        return out, analysis.step if analysis else self.screen.step
+
+    def stopped(self, analysis: "AnalysisRun | None", stop: "Stop") -> int:
+        """The exit code of a rank whose work was stopped; the first says how to go on."""
+        if analysis is not None:
+            analysis.stopped()
+        return stop.exit_code or 143 if self.fabric.is_global_zero or self._started_by_scheduler() else 0
+
+    @staticmethod
+    def _started_by_scheduler() -> bool:
+        if alone():
+            return False
+        from geomae.runtime.devices import external
+
+        return external()
+
+
+def open_session(common: CommonOptions, one_process: str | None = None) -> Session:
+    """Catalogue and devices as asked for. Raises ConfigError and CatalogError for what cannot be.
+
+    Where nothing was asked of the devices, they are opened when first needed, after the tiles: with torch and Fabric
+    that takes seconds, and nothing can be wrong with it.
+    """
+    session = Session(common, common.open_catalog(), one_process)
+    chosen = (common.device, common.precision, common.devices, common.nodes)
+    usual = CommonOptions()
+    if not alone() or chosen != (usual.device, usual.precision, usual.devices, usual.nodes):
+        _ = session.compute
+    return session

@@ -1,0 +1,193 @@
+"""Curves of a training by step, and the report of a pretraining: losses, effective rank and hidden pixels."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure as Canvas
+
+from geomae.reports.canvas import FloatArray, add_axes, save
+from geomae.reports.figures import BLUE, ORANGE, plain_unit
+from geomae.reports.page import About, Cell, Figure, Page, Section, Table, write_page
+from geomae.training.validation import BASELINES, MODEL, ValidationScores
+
+RANK, PROBE = "train/effective_rank", "probe/"  # names in the history
+Rows = Sequence[Mapping[str, Any]]
+
+
+def loss_curve(
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    training: str = "train_loss",
+    validation: str = "val_loss",
+    what: str = "mean squared error of the target",
+) -> None:
+    """Publish a picture (PNG) of two losses against the step; each row has `step` and either loss or both, by name.
+
+    `what` both are measured in stands at the axis.
+    """
+    figure = Canvas(figsize=(7, 4.2))
+    axes = add_axes(figure, 0.8, 0.3, 5.9, 3.3)
+    step, loss = _series(rows, training)
+    crowded = loss.size > 50
+    axes.plot(step, loss, color=BLUE, linewidth=0.8 if crowded else 1.5, alpha=0.35 if crowded else 1, label="training")
+    if crowded:
+        width = max(5, loss.size // 40)
+        smooth = np.convolve(loss, np.ones(width) / width, mode="valid")
+        middle = step[width // 2 : width // 2 + smooth.size]
+        axes.plot(middle, smooth, color=BLUE, linewidth=1.8, label=f"training, mean of {width}")
+    step, loss = _series(rows, validation)
+    axes.plot(step, loss, color=ORANGE, linewidth=1.8, marker="o", markersize=4, label="validation")
+    axes.set_xlabel("step")
+    axes.set_ylabel(f"loss ({what})")
+    axes.grid(alpha=0.3)
+    axes.margins(x=0.02)
+    axes.legend(frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    save(figure, path)
+
+
+def step_curve(path: Path, rows: Sequence[Mapping[str, Any]], name: str, label: str) -> None:
+    """Publish a picture (PNG) of one figure against the step; `label` stands at its axis, which begins at 0."""
+    figure = Canvas(figsize=(7, 3.4))
+    axes = add_axes(figure, 0.8, 0.3, 5.9, 2.5)
+    axes.plot(*_series(rows, name), color=BLUE, linewidth=1.5, marker="o", markersize=3)
+    axes.set_xlabel("step")
+    axes.set_ylabel(label)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.margins(x=0.02)
+    axes.spines[["top", "right"]].set_visible(False)
+    save(figure, path)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a training left behind: figures by step, the last validation by data set, and pictures of the same tiles.
+
+    `training` and `validation` name the two losses in `history` that are of one kind, `what` says which; `hidden` is
+    the share of a tile that is hidden.
+    """
+
+    name: str
+    history: Rows
+    scores: Mapping[str, ValidationScores]
+    units: Mapping[str, str]
+    training: str
+    validation: str
+    what: str
+    hidden: float
+    loss: Path
+    panels: Sequence[Path]
+    notes: Sequence[str]
+
+
+def write_training_page(folder: Path, learned: Learned, about: About, following: str) -> Path:
+    """Publish `report.html`, and the picture of the effective rank beside that of the losses. Returns its name.
+
+    `following` is the command that people usually take next.
+    """
+    answer = [summarize_validation(name, one, learned.units[name]) for name, one in learned.scores.items()]
+    sections = [_losses(learned)]
+    if ranks := _values(learned.history, RANK):
+        answer.append(summarize_rank(ranks))
+        sections.append(_rank(learned, ranks))
+    sections += [*_hidden_pixels(learned), *_probe(learned), _method(learned)]
+    path = folder / "report.html"
+    write_page(path, Page(f"Pretraining on {learned.name}", " ".join(answer), tuple(sections), about, following))
+    return path
+
+
+def summarize_validation(name: str, scores: ValidationScores, unit: str) -> str:
+    """How well hidden pixels are told, beside the best of the baselines, in a sentence."""
+    if not scores.rmse:
+        return f"The loss on {name} is {scores.loss:.3g} after the last step, over {scores.tiles} tiles."
+    best = min(BASELINES, key=scores.mean)
+    own, other = scores.mean(MODEL), scores.mean(best)
+    side = "lower than" if own < other else "higher than" if own > other else "equal to"
+    return (
+        f"RMSE on hidden pixels of {name} is {own:.3g} {plain_unit(unit)}, mean over bands, {side} that of {best} "
+        f"({other:.3g}), the best of the baselines."
+    )
+
+
+def summarize_rank(ranks: Sequence[float]) -> str:
+    """How many directions the encoder makes use of in the end, in a sentence."""
+    begun = f" ({ranks[0]:.3g} at the first figure)" if len(ranks) > 1 else ""
+    return f"What the encoder says of the tiles of a step has an effective rank of {ranks[-1]:.3g} in the end{begun}."
+
+
+def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[FloatArray, FloatArray]:
+    """Steps and finite values of what is called `name`."""
+    pairs = [(row["step"], row[name]) for row in rows if row.get(name) is not None and np.isfinite(row[name])]
+    steps, values = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+    return steps, values
+
+
+def _values(history: Rows, name: str) -> list[float]:
+    return [float(row[name]) for row in history if row.get(name) is not None]
+
+
+def _losses(learned: Learned) -> Section:
+    parts = []
+    for what, name in (("training", learned.training), ("validation", learned.validation)):
+        if values := _values(learned.history, name):
+            begun = f"; its first figure was {values[0]:.3g}" if len(values) > 1 else ""
+            parts.append(f"The {what} loss ends at {values[-1]:.3g}{begun}.")
+    caption = f"Losses by step, {learned.what}. Validation has the same tiles and masks at every step."
+    return Section("Losses", (" ".join(parts),), (Figure(learned.loss, caption),))
+
+
+def _rank(learned: Learned, ranks: Sequence[float]) -> Section:
+    picture = learned.loss.with_name("effective_rank.png")
+    step_curve(picture, learned.history, RANK, "effective rank")
+    text = (
+        f"{summarize_rank(ranks)} It is as large as there are directions when all carry the same variance, and 1 when "
+        "one carries all: near 1 the encoder says the same of all tiles, and nothing can be told from it."
+    )
+    return Section("Effective rank", (text,), (Figure(picture, "Effective rank of the vectors of a step, by step."),))
+
+
+def _hidden_pixels(learned: Learned) -> list[Section]:
+    tables = []
+    for name, one in learned.scores.items():
+        if one.rmse:
+            rows: list[list[Cell]] = [
+                [band, *(values[c] for values in one.rmse.values())] for c, band in enumerate(one.bands)
+            ]
+            rows.append(["mean over bands", *(one.mean(of) for of in one.rmse)])
+            caption = f"RMSE on hidden valid pixels of {name} ({plain_unit(learned.units[name])}), {one.tiles:,} tiles"
+            tables.append(Table(caption, ["band", *one.rmse], rows))
+    if not tables:
+        return []
+    text = (
+        "The baselines fill what is hidden from what is visible of the same tile, without learning: with its mean, "
+        "with the nearest visible patch, and with all of them weighed by distance. A model that is no better than the "
+        "best of them has not learned from other tiles yet."
+    )
+    caption = "Held-out tiles: the tile, what the model saw, and the reconstruction where it saw nothing."
+    return [Section("Hidden pixels", (text,), (*tables, *(Figure(one, caption) for one in learned.panels)))]
+
+
+def _probe(learned: Learned) -> list[Section]:
+    rows = [row for row in learned.history if any(name.startswith(PROBE) for name in row)]
+    if not rows:
+        return []
+    names = [name for name in rows[0] if name.startswith(PROBE)]
+    table = Table(
+        "Scores by step", ["step", *(name.removeprefix(PROBE) for name in names)],
+        [[row["step"], *(row.get(name) for name in names)] for row in rows],
+    )  # fmt: skip
+    return [Section("What labels say", ("A kNN probe of the encoder; step 0 is the untrained one.",), (table,))]
+
+
+def _method(learned: Learned) -> Section:
+    held = ", ".join(f"{one.tiles:,} tiles of {name}" for name, one in learned.scores.items())
+    text = (
+        f"Validation takes {held}, each under the same mask at every step; {learned.hidden:.0%} of a tile is hidden, "
+        "and only pixels that are hidden and valid count. What is called held-out was kept from training."
+    )
+    return Section("How it was measured", (text, *learned.notes))

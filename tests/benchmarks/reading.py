@@ -1,0 +1,247 @@
+"""How fast random windows are read: ours beside rasterio, torchgeo, and the limit of a memory map.
+
+    uv run python tests/benchmarks/reading.py [--side 4096] [--windows 200] [--threads 2] [--only NAME] [--json FILE]
+
+A scene of SIDE x SIDE x 12 (uint16) is written in each of the ways that archives have. Every reading runs in a process
+of its own, gives float32 reflectance (stored x 0.0001) and validity (stored value is not 0) of windows at places that
+are the same for all, and is asked for two rounds of other places: `cold`, after the system was told to forget the
+file, and `warm`. GDAL's cache of decoded blocks stays as each program leaves it. torchgeo gives no validity, and its
+RandomGeoSampler chooses places by itself. The limit is a memory map of the same pixels, undecoded.
+"""
+
+import argparse
+import json
+import multiprocessing
+import operator
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial, reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from rasterio.windows import Window as RasterioWindow
+
+from geomae.catalog import open_catalog
+from geomae.randomness import generator
+from geomae.rasters import Window, read
+from geomae.tiles.reader import ahead
+from geomae.tiles.sources import open_source
+
+BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
+SCALE, FIELD_PX, CHIP_PX, WARM_UP = 0.0001, 64, 64, 4
+DEFLATE = {"driver": "GTiff", "compress": "deflate", "predictor": 2}
+
+
+def tiled(block: int, **how: str) -> dict[str, Any]:
+    """A GeoTIFF in square blocks."""
+    return DEFLATE | {"tiled": True, "blockxsize": block, "blockysize": block} | how
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "12 bands, interleaved by pixel, blocks of 256": tiled(256, interleave="pixel"),
+    "12 bands, interleaved by pixel, blocks of 512": tiled(512, interleave="pixel"),
+    "12 bands, interleaved by band, blocks of 256": tiled(256, interleave="band"),
+    "12 bands, interleaved by band, blocks of 512": tiled(512, interleave="band"),
+    "12 files, TIFF, blocks of 512": tiled(512),
+    "12 files, JPEG 2000": {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"},
+    f"chips of {CHIP_PX}, TIFF": DEFLATE | {"interleave": "pixel"},
+}
+CATALOG = """\
+version: 1
+datasets:
+  scene:
+    path: '{path}'
+    sensor: sentinel-2-l2a
+    bands: [{bands}]
+    scale: 0.0001
+    offset: 0
+    nodata: 0
+"""
+Reading = Callable[[Sequence[Window]], Iterator[None]]  # a step for each window
+
+
+def main() -> None:
+    """Measure every layout and window size, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--side", type=int, default=4096)
+    parser.add_argument("--windows", type=int, default=200, help="of a round")
+    parser.add_argument("--threads", type=int, default=2, help="of ours with several")
+    parser.add_argument("--only", default="", help="layouts whose name holds this")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    rows: dict[str, dict[str, float]] = {}
+    readers = ("memory map", "ours", f"ours, {arguments.threads} threads", "rasterio", "torchgeo")
+    print("| windows/s, cold / warm | " + " | ".join(readers) + " | ours to torchgeo, warm |")
+    print("|---|" + "---|" * (len(readers) + 1))
+    for layout in LAYOUTS:
+        if arguments.only not in layout:
+            continue
+        with tempfile.TemporaryDirectory() as temporary:
+            in_own_process(make, Path(temporary), layout, arguments.side)
+            for size in (64, 128):
+                if layout.startswith("chips") and size > CHIP_PX:
+                    continue
+                row = {}
+                for reader in readers:
+                    if reader == "torchgeo" and not layout.startswith("12 bands"):
+                        continue  # chips and single files are other data sets there, with other places
+                    speeds = in_own_process(measure, Path(temporary), layout, reader, size, arguments)
+                    row |= {f"{reader} cold": speeds[0], f"{reader} warm": speeds[1]}
+                rows[f"{layout}, {size} px"] = row
+                print_row(f"{layout}, {size} px", row, readers)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def print_row(name: str, row: dict[str, float], readers: Iterable[str]) -> None:
+    """A line of the table."""
+    cells = [
+        f"{row[f'{reader} cold']:.0f} / {row[f'{reader} warm']:.0f}" if f"{reader} cold" in row else ""
+        for reader in readers
+    ]
+    ratio = f"{row['ours warm'] / row['torchgeo warm']:.1f}" if "torchgeo warm" in row else ""
+    print(f"| {name} | " + " | ".join(cells) + f" | {ratio} |", flush=True)
+
+
+def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function gives, in a new process: caches and memory of the others play no part."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def make(folder: Path, layout: str, side: int) -> None:
+    """The scene: fields with noise, which deflate halves, as it does with real reflectance; no pixel is 0."""
+    rng = generator(0, "benchmark reading", 0)
+    count = -(-side // FIELD_PX)
+    fields_Chw = rng.integers(500, 4000, (len(BANDS), count, count), dtype=np.uint16)
+    pixels_CHW = fields_Chw.repeat(FIELD_PX, 1).repeat(FIELD_PX, 2)[:, :side, :side]
+    pixels_CHW += rng.integers(0, 200, pixels_CHW.shape, dtype=np.uint16)
+    np.save(folder / "pixels.npy", pixels_CHW)
+    how = LAYOUTS[layout] | {"dtype": "uint16", "crs": "EPSG:32632"}
+    files = {"scene.tif": ((0, 0), pixels_CHW)}
+    if layout.startswith("12 files"):
+        suffix = "jp2" if how["driver"] == "JP2OpenJPEG" else "tif"
+        files = {f"scene_{band}.{suffix}": ((0, 0), pixels_CHW[[at]]) for at, band in enumerate(BANDS)}
+    if layout.startswith("chips"):
+        places = [(top, left) for top in range(0, side, CHIP_PX) for left in range(0, side, CHIP_PX)]
+        files = {
+            f"{top:05d}_{left:05d}.tif": ((top, left), pixels_CHW[:, top : top + CHIP_PX, left : left + CHIP_PX])
+            for top, left in places
+        }
+    for name, ((top, left), part_CHW) in files.items():
+        there = rasterio.Affine(10, 0, 4e5 + 10 * left, 0, -10, 5e6 - 10 * top)
+        bands, height, width = part_CHW.shape
+        with rasterio.open(
+            folder / name, "w", width=width, height=height, count=bands, transform=there, **how
+        ) as target:
+            target.write(part_CHW)
+    path = f"scene_{{band}}.{suffix}" if len(files) == len(BANDS) else "*.tif"
+    (folder / "data_catalog.yaml").write_text(CATALOG.format(path=path, bands=", ".join(BANDS)), encoding="utf-8")
+
+
+def measure(folder: Path, layout: str, reader: str, size: int, arguments: argparse.Namespace) -> tuple[float, float]:
+    """Windows a second, cold and warm."""
+    os.environ["GEOMAE_CACHE"] = str(folder / "cache")
+    rounds = [
+        list(places(arguments.side, size, count, layout, number))
+        for number, count in enumerate((WARM_UP, arguments.windows, arguments.windows))
+    ]
+    at = [time.perf_counter()]
+    steps = opened(folder, layout, reader, arguments)(reduce(operator.iadd, rounds, []))
+    for number, windows in enumerate(rounds):
+        for _ in windows:
+            next(steps)
+        if number == 0:  # handles are open, and code is imported
+            forget(folder)
+        at.append(time.perf_counter())
+    return len(rounds[1]) / (at[2] - at[1]), len(rounds[2]) / (at[3] - at[2])
+
+
+def places(side: int, size: int, count: int, layout: str, round_number: int) -> Iterable[Window]:
+    """Random windows; those of chips are chips."""
+    for number in range(count):
+        top, left = generator(0, "benchmark places", round_number, number).integers(0, side - size + 1, 2)
+        if layout.startswith("chips"):
+            top, left = top // CHIP_PX * CHIP_PX, left // CHIP_PX * CHIP_PX
+        yield Window(int(top), int(left), size, size)
+
+
+def forget(folder: Path) -> None:
+    """Ask the system to drop its pages of the files (Linux)."""
+    for path in folder.iterdir():
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def opened(folder: Path, layout: str, reader: str, arguments: argparse.Namespace) -> Reading:
+    """What reads windows, each to pixels and validity."""
+    if reader == "memory map":
+        return partial(by_memory_map, np.load(folder / "pixels.npy", mmap_mode="r"))
+    if reader == "rasterio":
+        return partial(by_rasterio, folder, layout)
+    if reader == "torchgeo":
+        return torchgeo_reading(folder)
+    source = open_source(open_catalog(folder / "data_catalog.yaml"), "scene")
+    scenes = {scene.id: scene for scene in source.scenes}
+
+    def one(window: Window) -> None:
+        if layout.startswith("chips"):
+            read(source, scenes[f"{window.row:05d}_{window.col:05d}"], Window(0, 0, window.height, window.width))
+        else:
+            read(source, source.scenes[0], window)
+
+    return lambda windows: ahead(one, windows, arguments.threads if "threads" in reader else 0)
+
+
+def by_memory_map(pixels_CHW: Any, windows: Sequence[Window]) -> Iterator[None]:
+    """The limit: nothing is decoded."""
+    for at in windows:
+        yield physical(np.array(pixels_CHW[:, at.row : at.row + at.height, at.col : at.col + at.width]))
+
+
+def by_rasterio(folder: Path, layout: str, windows: Sequence[Window]) -> Iterator[None]:
+    """Open handles (of chips none: each is asked for once), one call for all bands of a file."""
+    if layout.startswith("chips"):
+        for at in windows:
+            with rasterio.open(folder / f"{at.row:05d}_{at.col:05d}.tif") as chip:
+                yield physical(chip.read())
+        return
+    files = sorted([*folder.glob("scene*.tif"), *folder.glob("scene*.jp2")])
+    handles = [rasterio.open(path) for path in files]
+    for at in windows:
+        window = RasterioWindow(at.col, at.row, at.width, at.height)
+        yield physical(np.concatenate([handle.read(window=window) for handle in handles]))
+
+
+def torchgeo_reading(folder: Path) -> Reading:
+    """RasterDataset by RandomGeoSampler, without workers; it counts windows, and chooses their places."""
+    from torchgeo.datasets import RasterDataset
+    from torchgeo.samplers import RandomGeoSampler, Units
+
+    dataset = RasterDataset(str(folder))
+
+    def reading(windows: Sequence[Window]) -> Iterator[None]:
+        for query in RandomGeoSampler(dataset, size=windows[0].height, length=len(windows), units=Units.PIXELS):
+            dataset[query]["image"] * SCALE
+            yield
+
+    return reading
+
+
+def physical(raw_CHW: Any) -> None:
+    """Reflectance and validity, as ours gives them."""
+    valid_CHW = raw_CHW != 0
+    pixels_CHW = raw_CHW.astype(np.float32)
+    pixels_CHW *= np.float32(SCALE)
+    if not valid_CHW.all():
+        pixels_CHW[~valid_CHW] = 0
+
+
+if __name__ == "__main__":
+    main()
