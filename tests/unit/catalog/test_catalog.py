@@ -78,7 +78,7 @@ def test_bad_entries_name_line_key_and_remedy(tmp_path: Path, lines: str, expect
         ("version: 2\ndatasets: {a: {sample: {}}}\n", "1: version: must be 1, not 2"),
         (
             "version: 1\ndatasets:\n  a:\n    remote: false\n",
-            "a: has no source; add `path`, `stac`, `torchgeo` or",
+            "a: has no source; add `path`, `stac`, `cube`, `torchgeo` or",
         ),
         ("version: 1\ndatasets: {a: {path: x}}\n", "2: datasets.a: does not say which sensor; add `sensor`"),
         (HEAD.replace("hls-l30", "hls-l3"), "5: datasets.hls.sensor: unknown sensor 'hls-l3'; did you mean 'hls-l30'?"),
