@@ -219,6 +219,8 @@ def read_config_and_selectors(
     from geomae.training.pretraining import write_selectors
 
     config = load_config(PretrainConfig, "pretrain", options.config or "tiny", options.changes)
+    if options.probe is not None and not config.probe_every:
+        raise ConfigError(f"--probe {options.probe}: say how often with --set probe_every=STEPS")
     catalog = common.open_catalog()
     datasets = resolve_selectors(catalog, options.datasets, "train")
     for text in (*options.evaluations, *([options.probe] if options.probe is not None else [])):
@@ -333,8 +335,6 @@ def _tiles_to_probe(
     from geomae.evaluation.pretraining_probe import labelled_tiles
 
     if not job.config.probe_every:
-        if job.probe is not None:
-            raise ConfigError(f"--probe {job.probe}: say how often with --set probe_every=STEPS")
         return None
     selectors = (job.probe,) if job.probe is not None else (*job.datasets, *job.evaluations)
     memory_bytes = job.config.data.memory_mb * 1024**2 // 4

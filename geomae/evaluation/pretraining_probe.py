@@ -5,10 +5,12 @@ T tiles, D features of an embedding
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from geomae.catalog import Catalog, parse_selector
 from geomae.encoders.interface import DEFAULT_POOLING
@@ -16,11 +18,12 @@ from geomae.encoders.own_models import OwnEncoder, fit_model
 from geomae.errors import CatalogError
 from geomae.evaluation.folds import TrainingFolds, assign_training
 from geomae.evaluation.pca import fit_pca
-from geomae.evaluation.probe_predictions import NEIGHBOURS, knn_classes
-from geomae.metrics.predictions import Codes, balanced_accuracy, confusion
+from geomae.evaluation.probe_predictions import NEIGHBOURS, knn_classes, knn_values
+from geomae.metrics.predictions import ALL, NumberMeasure, balanced_accuracy, confusion
 from geomae.models.architecture import middle_layer
 from geomae.models.folder import Model
 from geomae.randomness import generator
+from geomae.tiles.census import label_range
 from geomae.tiles.index import TileIndex, build_index
 from geomae.tiles.reader import TileReader, runs_of_one_size
 from geomae.tiles.selection import own_record
@@ -32,12 +35,15 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class LabelledTiles:
-    """The tiles that are probed, their classes as numbers (T), and the folds in which each is held out once."""
+    """The tiles that are probed, their labels (T), and the folds in which each is held out once.
+
+    Labels are codes of `classes`; where these are measurements, there are no classes and labels are numbers.
+    """
 
     name: str
     reader: TileReader
     index: TileIndex
-    label_T: Codes
+    label_T: NDArray[Any]
     classes: tuple[str, ...]
     folds: TrainingFolds
 
@@ -57,28 +63,27 @@ def labelled_tiles(
     Raises CatalogError or BandMismatchError where it cannot be probed on them.
     """
     name, index = _first_labelled(catalog, selectors, indexes or {})
-    counts = index.tiles["label"].value_counts()
-    classes = tuple(sorted(str(label) for label in counts.index[counts >= FEWEST_ROWS]))
-    if len(classes) < 2:
-        raise CatalogError(
-            f"{name}: fewer than two classes have {FEWEST_ROWS} labelled tiles, too few to probe; choose others with "
-            "--probe"
-        )
-    usable = np.flatnonzero(index.tiles["label"].isin(classes).to_numpy())
+    classes = _classes(name, index.tiles["label"])
+    wanted_T = index.tiles["label"].isin(classes) if classes else index.tiles["label"].notna()
+    usable = np.flatnonzero(wanted_T.to_numpy())
     if len(usable) > MOST_TILES:
         usable = np.sort(generator(seed, "probe tiles").choice(usable, MOST_TILES, replace=False))
     index = index.take(usable)
     encoder = _encoder(model, index)
     for size in sorted(set(index.tiles["size"].tolist())):
         encoder.patch_grid(size, size)
-    label_T = pd.Categorical(index.tiles["label"].astype(str), categories=list(classes)).codes.astype(np.int64)
+    names = index.tiles["label"].astype(str)
+    label_T = np.searchsorted(classes, names) if classes else names.to_numpy(dtype=np.float64)
     folds = assign_training(label_T, classes, index.tiles["fold"].tolist(), index.tiles["group"].tolist(), seed)
     reader = TileReader(index, memory_bytes, [band.name for band in encoder.bands])
     return LabelledTiles(name, reader, index, label_T, classes, folds)
 
 
 def probe(model: Model, tiles: LabelledTiles) -> dict[str, float]:
-    """Balanced accuracy of the nearest neighbours, each fold predicted while it is held out, and the effective rank."""
+    """What the nearest neighbours tell of each fold while it is held out, and the effective rank.
+
+    Of classes that is the balanced accuracy (`knn5`, `knn20`), of numbers R2 (`knn5_r2`, `knn20_r2`).
+    """
     encoder = _encoder(model, tiles.index)
     parts = []
     for run in runs_of_one_size(tiles.reader.side_T, range(len(tiles.reader)), lambda size: BATCH):
@@ -87,14 +92,36 @@ def probe(model: Model, tiles: LabelledTiles) -> dict[str, float]:
     embedding_TD = np.concatenate(parts)
     predicted = {count: np.zeros_like(tiles.label_T) for count in NEIGHBOURS}
     for train, held in tiles.folds.parts():
-        classes = knn_classes(embedding_TD[train], tiles.label_T[train], embedding_TD[held], len(tiles.classes))
-        for count, codes in classes.items():
-            predicted[count][held] = codes
-    figures = {
-        f"probe/knn{count}/{tiles.name}": float(balanced_accuracy(confusion(tiles.label_T, codes, len(tiles.classes))))
-        for count, codes in predicted.items()
-    }
+        rows = (embedding_TD[train], tiles.label_T[train], embedding_TD[held])
+        labels = knn_classes(*rows, len(tiles.classes)) if tiles.classes else knn_values(*rows)
+        for count, label_T in labels.items():
+            predicted[count][held] = label_T
+    kind = "" if tiles.classes else "_r2"
+    figures = {f"probe/knn{count}{kind}/{tiles.name}": _score(tiles, label_T) for count, label_T in predicted.items()}
     return figures | {f"probe/effective_rank/{tiles.name}": fit_pca([embedding_TD], 1).effective_rank}
+
+
+def _classes(name: str, labels: pd.Series) -> tuple[str, ...]:
+    """The classes of enough tiles to probe; none where labels are measurements. Raises CatalogError for too few."""
+    if label_range(labels.dropna()) is not None:
+        return ()
+    counts = labels.value_counts()
+    classes = tuple(sorted(str(label) for label in counts.index[counts >= FEWEST_ROWS]))
+    if len(classes) < 2:
+        raise CatalogError(
+            f"{name}: fewer than two classes have {FEWEST_ROWS} labelled tiles, too few to probe; choose others with "
+            "--probe"
+        )
+    return classes
+
+
+def _score(tiles: LabelledTiles, predicted_T: NDArray[Any]) -> float:
+    """Balanced accuracy of classes, R2 of numbers."""
+    if tiles.classes:
+        return float(balanced_accuracy(confusion(tiles.label_T, predicted_T, len(tiles.classes))))
+    measure = NumberMeasure(float(tiles.label_T.mean()))
+    sums = measure.sums(tiles.label_T, predicted_T, np.zeros(len(tiles.label_T), dtype=np.int64), 1)
+    return float(measure.values(sums)[measure.main, ALL][0])
 
 
 def _first_labelled(

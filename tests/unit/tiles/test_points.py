@@ -8,9 +8,10 @@ import pandas as pd
 import pyproj
 import pytest
 import shapely
-from helpers import CATALOG, write_catalog
+from helpers import CATALOG, SMALL, write_catalog
 
-from geomae.catalog import open_catalog
+from geomae.catalog import open_catalog, parse_selector
+from geomae.config import PretrainConfig, load_config
 from geomae.errors import CatalogError
 from geomae.evaluation.probe_task import ProbeSettings, read_probe_task
 from geomae.rasters import read, write_cog
@@ -19,6 +20,7 @@ from geomae.tiles.points import EDGE, FILTERED, INVALID, NOWHERE, OUTSIDE, TIMEL
 from geomae.tiles.reader import TileReader
 from geomae.tiles.selection import select_tiles
 from geomae.tiles.statistics import survey
+from geomae.training.data import assemble
 
 UTM = (5.0, 0.0, 400_000.0, 0.0, -5.0, 5_000_000.0)
 TILES = "    tile: {size: 16}\n"
@@ -257,6 +259,24 @@ def test_no_column_of_points_reaches_a_probe_but_the_label_of_its_training(tmp_p
     learned = predicted("learned", np.roll(labels, 1), np.zeros(60))
     assert learned[0] == true[0]
     assert learned[1] != true[1]
+
+
+def test_no_column_of_points_reaches_a_pretraining(tmp_path):
+    """What a training holds (pixels, their order, the records of sensors) is the same, with noise for labels."""
+    rng = np.random.default_rng(2)
+    xy = at(rng.uniform(8, 56, 60), rng.uniform(8, 56, 60))
+    config = load_config(PretrainConfig, "pretrain", None, (*SMALL, "batch=2", "steps=2", "patch=4"))
+
+    def held(name, label):
+        scene(tmp_path / name)
+        survey_points(tmp_path / name, xy, label=label)
+        catalog = catalog_of(tmp_path / name, more="    label: {column: label}\n")
+        data = assemble(catalog, [parse_selector("tiny@train")], [], config, 0)
+        parts = [*data.training, *data.validation]
+        read = [array.tolist() for one in parts for array in one.reader.many(range(len(one.reader)))]
+        return [read, [one.reader.tile_ids for one in parts], data.sensors]
+
+    assert held("classes", ["crop", "tree"] * 30) == held("noise", rng.choice(["crop", "tree"], 60).astype(object))
 
 
 def test_days_of_points_are_days_in_utc_and_nothing_is_guessed():
