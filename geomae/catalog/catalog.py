@@ -64,7 +64,13 @@ class Catalog:
         """Digest (32 characters) of the entries of these data sets; their order and notation do not matter."""
         entries = {name: self.entry(name).model_dump(mode="json") for name in names}
         for entry in entries.values():
-            for keys, name in ((entry, "places"), (entry, "time"), (entry, "stac"), (entry["label"], "vector")):
+            for keys, name in (
+                (entry, "places"),
+                (entry, "time"),
+                (entry, "stac"),
+                (entry, "cube"),
+                (entry["label"], "vector"),
+            ):
                 if keys is not None and keys[name] is None:  # younger than runs and stores that are to be found again
                     del keys[name]
         return digest(entries)

@@ -55,8 +55,8 @@ def common_folder(folders: Sequence[str]) -> str:
     return "/".join(level[0] for level in _while_equal(shared))
 
 
-def find_files(catalog: Catalog, dataset: str, pattern: str, *keys: str | int) -> list[str]:
-    """Paths of the files that a pattern matches, sorted; none is not an error here.
+def find_files(catalog: Catalog, dataset: str, pattern: str, *keys: str | int, folders: bool = False) -> list[str]:
+    """Paths of the files, and of folders if they are wanted, that a pattern matches, sorted; none is not an error here.
 
     A URL is taken as it is and must not hold wildcards. Raises CatalogError, at the line of `keys`, for a path that
     leaves the folder, for a URL without `remote: true`, and for a link to a file that is not there.
@@ -67,7 +67,7 @@ def find_files(catalog: Catalog, dataset: str, pattern: str, *keys: str | int) -
     pattern = _own_part(catalog, pattern)
     start = static_folder(catalog, pattern).removeprefix(f"{catalog.folder}/")
     confine(Path(start), catalog.folder, outside=outside, where=place)
-    exact = _is_file(catalog.folder / pattern)
+    exact = _is_file(catalog.folder / pattern) or (folders and _is_folder(catalog.folder / pattern))
     # Path.glob neither takes absolute patterns nor follows links to folders
     names = [pattern] if exact else glob.glob(pattern, root_dir=catalog.folder, recursive=True)  # noqa: PTH207
     paths = []
@@ -78,7 +78,7 @@ def find_files(catalog: Catalog, dataset: str, pattern: str, *keys: str | int) -
             raise CatalogError(
                 f"{place}: {name} is a link to a file that is not there; fetch it or correct the pattern"
             )
-        if path.is_file():
+        if path.is_file() or (folders and path.is_dir()):
             paths.append(str(path))
     return sorted(set(paths))
 

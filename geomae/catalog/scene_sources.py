@@ -53,8 +53,8 @@ def source_from_scenes(
     scenes = with_scene_times(catalog, dataset, attach_table(catalog, dataset, _with_labels(catalog, dataset, scenes)))
     scenes = _with_masks(catalog, dataset, scenes, stored, describe_bands)
     order, layer = stored.order, entry.mask.band if entry.mask else None
-    if order is not None and isinstance(layer, str) and scenes[0].mask is not None:
-        order = order.with_layer(layer, scenes[0].mask.index)
+    if order is not None and isinstance(layer, str) and (own := scenes[0].mask) and own.path in scenes[0].files:
+        order = order.with_layer(layer, own.index)
     return Source(
         name=dataset,
         sensor=sensor.name,
@@ -86,7 +86,8 @@ def scaling(
     units = {one.unit for one in usual}
     unit = entry.unit or (units.pop() if len(units) == 1 else MIXED)
     as_stored = entry.unit == DIGITAL_NUMBER
-    if entry.unit and not as_stored and entry.scale is None and any(one.unit != entry.unit for one in usual):
+    scaled = entry.scale is not None or (stated is not None and None not in stated.scale_C)
+    if entry.unit and not as_stored and not scaled and any(one.unit != entry.unit for one in usual):
         place = catalog.place(dataset, "unit")
         raise CatalogError(f"{place}: {entry.unit} is not the unit of sensor {sensor.name}; add `scale` and `offset`")
     scale_C = [1.0 if as_stored else one.scale for one in usual]
@@ -178,7 +179,7 @@ def _with_masks(
     catalog: Catalog, dataset: str, scenes: tuple[Scene, ...], stored: StoredBands, describe_bands: DescribeBands
 ) -> tuple[Scene, ...]:
     mask = catalog.entry(dataset).mask
-    if mask is None or (mask.band is not None and stored.count is None):
+    if mask is None or scenes[0].mask is not None or (mask.band is not None and stored.count is None):
         return scenes
     if mask.path is not None:
         paths = _by_stem(catalog, dataset, mask.path, scenes, "mask", "path")

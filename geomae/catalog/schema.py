@@ -1,11 +1,11 @@
 """The catalogue format as frozen models: what `data_catalog.yaml` may hold."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from geomae.catalog.filters import parse_filter
+from geomae.catalog.schema_cubes import Cube
 from geomae.catalog.schema_forms import (
     Column,
     Number,
@@ -246,11 +246,8 @@ TorchgeoEntry = Annotated[
 ]
 
 
-SOURCES = ("path", "stac", "torchgeo", "sample")
+SOURCES = ("path", "stac", "cube", "torchgeo", "sample")
 BAND = "{band}"
-RESERVED = {
-    "cube": "write its slices as GeoTIFF and name them with `path`",
-}
 
 
 def _checked_unit(unit: str) -> str:
@@ -262,13 +259,12 @@ def _checked_unit(unit: str) -> str:
 class DatasetEntry(Strict):
     """One data set, as it is written; `tile` and `windows` both absent make each scene one tile."""
 
-    reserved: ClassVar[Mapping[str, str]] = RESERVED
-
     description: str | None = Field(None, description="free text")
     path: Paths | None = Field(None, description="file, glob or list; with {band} one file per band")
     stac: Stac | None = Field(None, description="STAC items, whose assets hold the bands")
     torchgeo: TorchgeoEntry | None = Field(None, description="class of torchgeo.datasets: a name, or class and args")
     args: dict[str, Any] | None = Field(None, description="arguments of the torchgeo class, if that is a name")
+    cube: Cube | None = Field(None, description="Zarr, NetCDF4 or HDF5 with dates, bands, rows and columns")
     sample: Sample | None = Field(None, description="the generated landscape")
     sensor: SensorEntry | None = Field(None, description="name of a known sensor, or inline bands")
     bands: Bands | None = Field(None, description="stored order, null skips one; or name: token for {band}")
@@ -297,12 +293,12 @@ class DatasetEntry(Strict):
     def _fits_together(self) -> "DatasetEntry":
         given = [key for key in SOURCES if getattr(self, key) is not None]
         if not given:
-            refuse("has no source; add `path`, `stac`, `torchgeo` or `sample`")
+            refuse("has no source; add `path`, `stac`, `cube`, `torchgeo` or `sample`")
         if len(given) > 1:
             refuse(f"has two sources, `{given[0]}` and `{given[1]}`; keep one", given[1])
         if self.args is not None and not isinstance(self.torchgeo, str):
             refuse("`args` belongs to `torchgeo: NAME`; move it or remove it", "args")
-        if given[0] in ("path", "stac") and self.sensor is None:
+        if given[0] in ("path", "stac", "cube") and self.sensor is None:
             refuse("does not say which sensor; add `sensor`, a name or inline bands", given[0])
         if self.tile is not None and self.windows is not None:
             refuse("has both `tile` and `windows`; keep one", "windows")
@@ -319,7 +315,9 @@ class DatasetEntry(Strict):
             refuse(f"some paths have {BAND} and some have not; put them into two data sets", "path")
         if self.stac is not None and (isinstance(self.bands, dict) or None in (self.bands or ())):
             refuse("items name their bands; list those to read, and say where they lie with `stac.assets`", "bands")
-        if isinstance(self.bands, dict) and not any(per_band):
+        if isinstance(self.bands, dict) and self.cube is not None and self.cube.band is not None:
+            refuse("a mapping from band to array is for a cube without `band`; write a list in stored order", "bands")
+        if isinstance(self.bands, dict) and not any(per_band) and self.cube is None:
             refuse(f"a mapping from band to token is for a `path` with {BAND}; write a list in stored order", "bands")
         if isinstance(self.bands, tuple):
             if any(per_band) and None in self.bands:

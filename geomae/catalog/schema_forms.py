@@ -1,7 +1,6 @@
 """What the mappings of a catalogue have in common: kinds of values, refused keys, and unions by the form of a key."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -15,9 +14,7 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Strict(Frozen):
-    """A mapping of the catalogue; keys that are not known, or not built yet, are refused before anything else."""
-
-    reserved: ClassVar[Mapping[str, str]] = {}  # keys of the format that are not built, with what to use instead
+    """A mapping of the catalogue; keys that are not known are refused before anything else."""
 
     @model_validator(mode="before")
     @classmethod
@@ -26,8 +23,6 @@ class Strict(Frozen):
             return values
         known = [field.alias or name for name, field in cls.model_fields.items()]
         for key in values:
-            if key in cls.reserved:
-                refuse(f"{key!r} is not built yet; {cls.reserved[key]}", key)
             if key not in known:
                 refuse(f"unknown key {key!r}; {nearest(str(key), known)}", key)
         return values

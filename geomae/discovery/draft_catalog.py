@@ -18,6 +18,7 @@ from geomae.discovery.sensor_guess import guess_sensor, hinted_sensors
 from geomae.discovery.vectors import find_tables, find_vectors
 from geomae.errors import CatalogError, GeomaeError, RasterError
 from geomae.rasters import describe_bands
+from geomae.tiles.cube_sources import resolve_cube
 
 SUFFIXES = frozenset((".tif", ".tiff", ".gtif", ".jp2", ".png", ".jpg", ".jpeg"))
 LONGEST_NAME = 60  # characters of a data set's name
@@ -135,8 +136,11 @@ def unresolved(path: Path) -> list[str]:
     messages = []
     for name in catalog.entries:
         try:
-            resolve = resolve_files if catalog.entry(name).stac is None else resolve_stac
-            resolve(catalog, name, describe_bands)
+            if catalog.entry(name).cube is not None:
+                resolve_cube(catalog, name)
+            else:
+                resolve = resolve_files if catalog.entry(name).stac is None else resolve_stac
+                resolve(catalog, name, describe_bands)
         except GeomaeError as error:
             messages.append(str(error))
     return messages

@@ -17,7 +17,8 @@ from geomae.catalog.stac_items import Item
 from geomae.discovery.grouping import LOOKED_AT, MASKS, BandGroup, StackGroup
 from geomae.discovery.sensor_guess import FILL_IN, Evidence, SensorGuess, guess_sensor, kept_band, scaling_guess
 from geomae.errors import CatalogError, RasterError
-from geomae.rasters.opening import Header, header
+from geomae.rasters.headers import Header
+from geomae.rasters.opening import header
 from geomae.sensors import Band, Sensor, inline_sensor, sensor
 
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")

@@ -9,7 +9,8 @@ from statistics import median
 from geomae.catalog.patterns import escape_pattern
 from geomae.discovery.running_numbers import without_running_numbers
 from geomae.errors import RasterError
-from geomae.rasters.opening import Header, header
+from geomae.rasters.headers import Header
+from geomae.rasters.opening import header
 from geomae.sensors import FIRST_OFFSET_BASELINE
 
 SUFFIX = r"\.(?:tiff?|gtif|jp2|png|jpe?g)"

@@ -17,7 +17,8 @@ import shapely
 
 from geomae.catalog.splits import TRAIN
 from geomae.errors import CatalogError, RasterError
-from geomae.rasters.opening import Header, header
+from geomae.rasters.headers import Header
+from geomae.rasters.opening import header
 from geomae.vectors.polygons import NUMBER
 from geomae.vectors.projection import Floats, transform
 from geomae.vectors.reading import CRS, FORMATS, VectorLayer, X, Y, read_vector

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from geomae.catalog import Scene, Source
+from geomae.catalog.schema_cubes import is_cube
 from geomae.errors import RasterError
 from geomae.rasters.grid_remarks import grid_remarks
 from geomae.rasters.grids import scene_layout
@@ -101,7 +102,7 @@ def audit(source: Source, *, workers: int) -> AuditReport:
     """
     wanted = _wanted(source)
     labels = {scene.label_path for scene in source.scenes if scene.label_path}
-    look_beside(path for path in {one.path for one in wanted} | labels if not is_remote(path))
+    look_beside(path for path in {one.path for one in wanted} | labels if not is_remote(path) and not is_cube(path))
     place = functools.cache(source.order.place) if source.order is not None else None
     records = inspect_files(source, wanted, place, workers=workers)
     dtypes = _usual_dtypes(source, records)

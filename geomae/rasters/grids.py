@@ -20,7 +20,8 @@ from rasterio.errors import CRSError
 
 from geomae.catalog import BandFile, Scene, Source
 from geomae.errors import RasterError
-from geomae.rasters.opening import Header, header
+from geomae.rasters.headers import Header
+from geomae.rasters.opening import header
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]

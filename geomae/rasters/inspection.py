@@ -20,9 +20,12 @@ import numpy.typing as npt
 from rasterio.io import DatasetReader
 
 from geomae.catalog import Placement, Source
+from geomae.catalog.schema_cubes import is_cube
 from geomae.errors import GeomaeError, RasterError
 from geomae.files import cache_folder, digest, file_digest, read_json, write_json
-from geomae.rasters.opening import Header, describe_dataset, is_remote, opened, stamp
+from geomae.rasters.cube_reading import CubeStep
+from geomae.rasters.headers import Header
+from geomae.rasters.opening import describe_dataset, is_remote, opened, stamp
 from geomae.rasters.reading import Span, physical, read_stored
 from geomae.rasters.side_files import side_digest
 from geomae.rasters.tiff_directory import missing_blocks
@@ -183,7 +186,7 @@ def inspect_file(wanted: Wanted, place: Place | None = None) -> FileRecord:
     """
     digest = beside = None
     try:
-        if not is_remote(wanted.path):
+        if not is_remote(wanted.path) and not is_cube(wanted.path):
             digest, beside = file_digest(Path(wanted.path)), side_digest(wanted.path)
         # Damaged JPEG data are decoded to grey with a mere warning otherwise.
         with opened(wanted.path, remote=wanted.remote, GDAL_ERROR_ON_LIBJPEG_WARNING="TRUE") as dataset:
@@ -203,7 +206,12 @@ def inspect_file(wanted: Wanted, place: Place | None = None) -> FileRecord:
                     text = placement.text
                     return FileRecord(digest, count, dtype, "band-order", text, beside=beside, facts=facts)
                 stored = tuple((placement.numbers[number - 1], scale, offset) for number, scale, offset in known)
-            measured = _measure(dataset, info, stored, wanted.nodata) if known else []
+            values = hashlib.sha256(repr((info.shape, info.dtypes, info.nodata, info.missing, info.limits)).encode())
+            of_values = isinstance(dataset, CubeStep) and not is_remote(wanted.path)
+            seen = values.update if of_values else None
+            measured = _measure(dataset, info, stored, wanted.nodata, seen) if known else []
+            if of_values:
+                digest = values.hexdigest()  # one step of a store, whose other bytes do not matter
             bands = tuple((band[0], record) for band, record in zip(known, measured, strict=True))
             return FileRecord(digest, count, dtype, bands=bands, beside=beside, facts=facts)
     except RasterError as error:
@@ -264,16 +272,20 @@ def _is_whole(stream: bytes, smallest: int, largest: int) -> bool:
 
 
 def _damage(path: str, dataset: DatasetReader, info: Header) -> str | None:
-    if is_remote(path):
+    if is_remote(path) or isinstance(dataset, CubeStep):
         return None
     with Path(path).open("rb") as file:
         return check_blocks(path, dataset, info, file)
 
 
 def _measure(
-    dataset: DatasetReader, info: Header, bands: tuple[tuple[int, float, float], ...], nodata: tuple[float, ...]
+    dataset: DatasetReader,
+    info: Header,
+    bands: tuple[tuple[int, float, float], ...],
+    nodata: tuple[float, ...],
+    seen: Callable[[bytes], None] | None = None,
 ) -> list[BandRecord]:
-    """What the pixels of the stored `bands` (number, scale, offset) are."""
+    """What the pixels of the stored `bands` (number, scale, offset) are; `seen` hears the bytes of all of them."""
     indexes, scale_C, offset_C = (tuple(column) for column in zip(*bands, strict=True))
     step = max(1, math.isqrt(info.height * info.width // SAMPLE_PIXELS))
     valid_C, not_finite_C = np.zeros(len(bands), np.int64), np.zeros(len(bands), np.int64)
@@ -282,6 +294,8 @@ def _measure(
     pixels = 0
     for span in _spans(info, len(bands)):
         raw_Chw, valid_Chw = read_stored(dataset, info, indexes, span, nodata)
+        if seen is not None:
+            seen(raw_Chw.tobytes())
         declared_C = valid_Chw.sum(axis=(1, 2))
         values_Chw = physical(raw_Chw, valid_Chw, scale_C, offset_C)
         pixels += span.height * span.width

@@ -12,25 +12,24 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import rasterio
-from rasterio import Affine
 from rasterio._err import CPLE_BaseError
-from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
-from geomae.catalog.band_order import ALPHA
 from geomae.catalog.foreign_formats import foreign_format
 from geomae.catalog.links import SIGNED_HOSTS
 from geomae.catalog.paths import is_loopback
+from geomae.catalog.schema_cubes import cube_address, is_cube
 from geomae.catalog.times import time_of_tags
 from geomae.errors import RasterError
+from geomae.rasters.cube_reading import CubeStep
+from geomae.rasters.cube_stores import store_stamp
 from geomae.rasters.environment import environment
+from geomae.rasters.headers import Header, Stamp, about_m, check_header, side_m
 from geomae.rasters.side_files import side_files
 from geomae.rasters.signing import signed, without_signatures
 
@@ -46,9 +45,6 @@ TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 IDENTITY_GDAL = [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
 
 GdalError = CPLE_BaseError  # some calls let it through, and rasterio has no public name for it
-LARGEST_BYTES = 2 * 1024**3  # of one window, and of one block, which GDAL decodes as a whole
-METRES_PER_DEGREE = 111_320.0  # along a meridian
-Stamp = tuple[int | str, ...] | None  # what tells this state of a local file from others, None for a remote one
 _LOCAL = threading.local()
 
 
@@ -65,6 +61,8 @@ def stamp(path: str, *, remote: bool) -> Stamp:
     if is_remote(path):
         _allow(path, remote=remote)
         return None
+    if is_cube(path):
+        return store_stamp(cube_address(path).store)
     try:
         status = Path(path).stat()
     except OSError as error:
@@ -136,80 +134,6 @@ class _Handles:
 _ALL_HANDLES: set[_Handles] = set()
 
 
-@dataclass(frozen=True)
-class Header:
-    """The header of one file.
-
-    `stamp` tells this state of the file from others. `transform` has the coefficients (a, b, c, d, e, f) of
-    `Affine`, from pixel to world. `crs` is an authority string
-    or WKT, None where there is none. `pixel_m` is the pixel size in metres, known for projected CRS only; `roughly_m`
-    is also estimated from degrees. `alpha` is the number of the alpha band. `masked` says whether the file has a
-    mask for all its bands. `scales` and `offsets` are the tags of the bands, 1 and 0 where there is none. `palette`
-    says whether a band holds places in a table of colours, `lossy` whether the compression changes values.
-    `placed_by` says what would place a file without a CRS: "ground control points" or "RPCs". `pages` counts those of a
-    TIFF; the first is read. `acquired` is the time that its tags tell, if they tell one.
-    """
-
-    path: str
-    stamp: Stamp
-    height: int
-    width: int
-    dtypes: tuple[str, ...]
-    nodata: tuple[float | None, ...]
-    descriptions: tuple[str | None, ...]
-    crs: str | None
-    transform: tuple[float, float, float, float, float, float]
-    pixel_m: float | None
-    roughly_m: float | None
-    block_height: int
-    block_width: int
-    interleaved: bool
-    compression: str | None
-    alpha: int | None
-    masked: bool
-    scales: tuple[float, ...]
-    offsets: tuple[float, ...]
-    palette: bool
-    lossy: bool
-    placed_by: str | None
-    pages: int
-    acquired: str | None = field(default=None, repr=False)  # the digest of a remote file is of what was there before
-
-    @property
-    def sides_m(self) -> tuple[float, float] | None:
-        """Width and height of a pixel in metres, known for projected CRS only."""
-        if self.pixel_m is None:
-            return None
-        metres = self.pixel_m / math.sqrt(abs(self.affine.determinant))  # per unit of the CRS
-        a, b, _, d, e, _ = self.transform
-        return math.hypot(a, d) * metres, math.hypot(b, e) * metres
-
-    @property
-    def names(self) -> tuple[str | None, ...]:
-        """The descriptions, and "alpha" for an alpha band that has none.
-
-        Not of four bands of 8 bits: GDAL marks the last as alpha whatever it holds, as the near infrared of NAIP.
-        """
-        if self.alpha is None or self.descriptions[self.alpha - 1] or (self.count, self.dtypes[0]) == (4, "uint8"):
-            return self.descriptions
-        return (*self.descriptions[: self.alpha - 1], ALPHA, *self.descriptions[self.alpha :])
-
-    @property
-    def count(self) -> int:
-        """Number of bands."""
-        return len(self.dtypes)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
-        return self.height, self.width
-
-    @property
-    def affine(self) -> Affine:
-        """From pixel (column, row) to world (x, y)."""
-        return Affine(*self.transform)
-
-
 def header(path: str, *, remote: bool = False) -> Header:
     """Read the header of `path`; a second call costs one `stat`.
 
@@ -225,11 +149,15 @@ def describe_bands(path: str, *, remote: bool = False) -> tuple[str | None, ...]
 
 def describe_dataset(path: str, current: Stamp, dataset: DatasetReader) -> Header:
     """Give the header of an open data set. Raises as `header` does."""
+    if isinstance(dataset, CubeStep):
+        info = dataset.header()
+        check_header(info)
+        return info
     if dataset.count == 0:
         raise RasterError(f"{path}: holds no bands; name one of its sub-files, or leave it out")
     crs = dataset.crs or None
     affine = dataset.transform
-    pixel_m = _pixel_m(crs, affine)
+    pixel_m = side_m(crs, affine)
     flags = dataset.mask_flag_enums[0]
     interpretation = dataset.colorinterp
     alpha = interpretation.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in interpretation else None
@@ -246,7 +174,7 @@ def describe_dataset(path: str, current: Stamp, dataset: DatasetReader) -> Heade
         crs=None if crs is None else crs.to_string(),
         transform=tuple(affine)[:6],
         pixel_m=pixel_m,
-        roughly_m=pixel_m if pixel_m is not None else _roughly_m(crs, affine, dataset.height, dataset.width),
+        roughly_m=pixel_m if pixel_m is not None else about_m(crs, affine, dataset.height, dataset.width),
         block_height=block_height,
         block_width=block_width,
         interleaved=structure.get("INTERLEAVE") == "PIXEL",
@@ -261,7 +189,7 @@ def describe_dataset(path: str, current: Stamp, dataset: DatasetReader) -> Heade
         pages=max(1, len(dataset.subdatasets)) if dataset.driver == "GTiff" else 1,
         acquired=time_of_tags(dataset.tags()) if dataset.driver == "GTiff" else None,
     )
-    _check(info)
+    check_header(info)
     return info
 
 
@@ -301,6 +229,8 @@ def _mine() -> _Handles:
 
 
 def _open(path: str, *, remote: bool) -> DatasetReader:
+    if is_cube(path):
+        return CubeStep(path, stamp(path, remote=remote))
     if is_remote(path):
         _allow(path, remote=remote)
         with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):  # each side file would cost a request
@@ -375,42 +305,7 @@ def _placed_by(dataset: DatasetReader) -> str | None:
     return "RPCs" if dataset.tags(ns="RPC") else None
 
 
-def _pixel_m(crs: CRS | None, affine: Affine) -> float | None:
-    if crs is None or not crs.is_projected:
-        return None
-    try:
-        metres = float(crs.linear_units_factor[1])
-    except CRSError:
-        return None
-    return math.sqrt(abs(affine.determinant)) * metres
-
-
-def _roughly_m(crs: CRS | None, affine: Affine, height: int, width: int) -> float | None:
-    if crs is None or not crs.is_geographic:
-        return None
-    _, latitude = affine @ (width / 2, height / 2)
-    narrowing = max(math.cos(math.radians(latitude)), 1e-3)
-    return math.sqrt(abs(affine.determinant) * narrowing) * METRES_PER_DEGREE
-
-
 def _is_lossy(structure: dict[str, str]) -> bool:
     """Whether values come back changed: JPEG, and WebP, JPEG 2000 and LERC where they were told so."""
     jpeg = structure.get("COMPRESSION", "").endswith("JPEG")
     return jpeg or structure.get("COMPRESSION_REVERSIBILITY") == "LOSSY" or "MAX_Z_ERROR" in structure
-
-
-def _check(info: Header) -> None:
-    if not all(map(math.isfinite, info.transform)):
-        remedy = "correct it, or the .aux.xml or world file that says so"
-        raise RasterError(f"{info.path}: its georeference holds figures that are not finite; {remedy}")
-    for dtype in set(info.dtypes):
-        if dtype.startswith("complex"):
-            raise RasterError(f"{info.path}: holds complex values ({dtype}); convert them to intensity first")
-    bands = info.count if info.interleaved else 1
-    size = info.block_height * info.block_width * bands * max(np.dtype(one).itemsize for one in info.dtypes)
-    if size > LARGEST_BYTES:
-        raise RasterError(
-            f"{info.path}: one block of {info.block_height} x {info.block_width} pixels needs "
-            f"{size / 1024**3:.1f} GiB, more than {LARGEST_BYTES / 1024**3:.0f}; "
-            "rewrite the file in tiles (gdal_translate -of COG)"
-        )

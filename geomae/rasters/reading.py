@@ -39,7 +39,8 @@ from geomae.rasters.grids import (
     scene_layout,
     taps,
 )
-from geomae.rasters.opening import LARGEST_BYTES, GdalError, Header, borrowed, header, opened
+from geomae.rasters.headers import LARGEST_BYTES, Header
+from geomae.rasters.opening import GdalError, borrowed, header, opened
 
 Array = npt.NDArray[Any]
 Codes = npt.NDArray[np.int32]
@@ -68,11 +69,15 @@ def read_stored(
     raw_Chw = _read_raw(dataset, indexes, window)
     valid_Chw = np.ones(raw_Chw.shape, dtype=np.bool_)
     own = [info.nodata[index - 1] for index in indexes]
+    declared = (*nodata, *info.missing)
     if len(set(own)) == 1:
-        _strike(raw_Chw, valid_Chw, (*nodata, own[0]))
+        _strike(raw_Chw, valid_Chw, (*declared, own[0]))
     else:
         for position, value in enumerate(own):
-            _strike(raw_Chw[position], valid_Chw[position], (*nodata, value))
+            _strike(raw_Chw[position], valid_Chw[position], (*declared, value))
+    if info.limits is not None:
+        low, high = info.limits
+        valid_Chw &= (raw_Chw >= low) & (raw_Chw <= high)
     if info.alpha is not None and info.alpha not in indexes:
         valid_Chw &= dataset.read(info.alpha, window=window) > 0
     if info.masked:

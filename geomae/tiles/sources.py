@@ -22,6 +22,7 @@ from geomae.errors import CatalogError, nearest
 from geomae.files import confine
 from geomae.rasters import describe_bands
 from geomae.tiles import sample_landscape as landscape
+from geomae.tiles.cube_sources import resolve_cube
 from geomae.tiles.torchgeo_datasets import band_tokens, label_text, rows_as_files, stored_bands
 
 SAMPLE_DEFAULTS: dict[str, Any] = {
@@ -60,6 +61,8 @@ def prepare(catalog: Catalog, dataset: str) -> tuple[Catalog, Source]:
     describe = partial(describe_bands, remote=entry.remote)
     if entry.sample is not None:
         catalog = _with_landscape(catalog, dataset)
+    if entry.cube is not None:
+        return catalog, resolve_cube(catalog, dataset)
     if entry.stac is not None:
         return catalog, resolve_stac(catalog, dataset, describe)
     if entry.torchgeo_source is None:

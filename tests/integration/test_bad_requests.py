@@ -95,12 +95,6 @@ REQUESTS = {
         CatalogError,
         ["data_catalog.yaml:11: datasets.tiny.where", "season"],
     ),
-    "key that is not built yet": (
-        CATALOG + "    cube: {}\n",
-        {},
-        CatalogError,
-        ["data_catalog.yaml:11: datasets.tiny", "'cube' is not built yet", "`path`"],
-    ),
     "batch that cannot be shared": (
         CATALOG,
         {"config": "pixels", "changes": ("batch=9", "accumulate=2")},

@@ -38,7 +38,7 @@ def message(folder: Path, text: str) -> str:
         ("    sample: {}", "6: datasets.hls: has two sources, `path` and `sample`; keep one"),
         ("    stac: {items: x}", "6: datasets.hls: has two sources, `path` and `stac`; keep one"),
         ("    stac: x", "6: datasets.hls.stac: must be a mapping"),
-        ("    cube: x", "6: datasets.hls: 'cube' is not built yet"),
+        ("    cube: x", "6: datasets.hls.cube: must be a mapping"),
         ("    label: {vector: {path: x}}", "6: datasets.hls.label.vector: key 'column' is missing; add it"),
         ("    label: {raster: x}", "6: datasets.hls.label: labels from a raster need `classes`"),
         ("    label: {column: a, folder: true}", "keep one"),
@@ -78,7 +78,7 @@ def test_bad_entries_name_line_key_and_remedy(tmp_path: Path, lines: str, expect
         ("version: 2\ndatasets: {a: {sample: {}}}\n", "1: version: must be 1, not 2"),
         (
             "version: 1\ndatasets:\n  a:\n    remote: false\n",
-            "a: has no source; add `path`, `stac`, `torchgeo` or",
+            "a: has no source; add `path`, `stac`, `cube`, `torchgeo` or",
         ),
         ("version: 1\ndatasets: {a: {path: x}}\n", "2: datasets.a: does not say which sensor; add `sensor`"),
         (HEAD.replace("hls-l30", "hls-l3"), "5: datasets.hls.sensor: unknown sensor 'hls-l3'; did you mean 'hls-l30'?"),

@@ -13,7 +13,7 @@ from rasterio.transform import Affine
 from geomae.catalog import BandFile, Scene, Source
 from geomae.errors import RasterError
 from geomae.rasters import Window, read, read_labels, scene_grid, write_cog
-from geomae.rasters import opening as headers_module
+from geomae.rasters import headers as headers_module
 from geomae.rasters.opening import describe_dataset, opened
 from geomae.rasters.reading import Span, read_stored
 from geomae.sensors import Band

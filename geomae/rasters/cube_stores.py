@@ -1,0 +1,274 @@
+"""Stores of cubes: looked through before they are trusted, opened once per process, and told apart when they change.
+
+Nothing outside of a store is read through it: links in a Zarr store, and external links, virtual data sets and raw
+files of HDF5, are refused, and so are codecs that run code. A store that is being written is refused as well.
+Values stay as they are stored (`mask_and_scale=False`); `reading` scales and masks them as it does those of rasters.
+"""
+
+import hashlib
+import json
+import math
+import os
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geomae.errors import RasterError
+from geomae.rasters.headers import Stamp
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+LARGEST_CACHE = 8  # stores that are open at once in a process
+HDF5_BEGINNING = b"\x89HDF\r\n\x1a\n"
+CLASSIC_BEGINNING = b"CDF"
+ROOTS = ("zarr.json", ".zgroup")
+DESCRIPTIONS = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
+# Of numcodecs and Zarr 3. Pickle runs code, json2 and msgpack2 make objects; whatever is not known is refused.
+CODECS = frozenset(
+    (
+        *("bytes", "blosc", "zstd", "gzip", "zlib", "lz4", "lzma", "bz2", "crc32", "crc32c", "adler32", "fletcher32"),
+        *("jenkins_lookup3", "transpose", "sharding_indexed", "shuffle", "delta", "bitround", "quantize", "packbits"),
+        *("fixedscaleoffset", "astype", "pcodec", "zfpy", "vlen-utf8", "vlen-bytes"),
+    )
+)
+_LOOKED_AT: dict[str, str] = {}  # digest of what lies in a store, as `look_through` found it last
+
+
+def look_through(store: str) -> None:
+    """Look for what must not be read in a local store, and remember its state for `store_stamp`.
+
+    Raises RasterError for links, codecs that run code, classic NetCDF, and a store that is being written.
+    """
+    if Path(store).is_dir():
+        _look_through_zarr(Path(store))
+    else:
+        _look_through_hdf5(store)
+
+
+def store_stamp(store: str) -> Stamp:
+    """What tells this state of a local store from others: its root's, and that of each part when it was looked at.
+
+    Raises RasterError when there is no store.
+    """
+    places = [Path(store) / name for name in ROOTS] if Path(store).is_dir() else [Path(store)]
+    for place in places:
+        try:
+            status = place.stat()
+        except OSError:
+            continue
+        return status.st_size, status.st_mtime_ns, _LOOKED_AT.get(store, "")
+    raise RasterError(f"{store}: is no Zarr store, NetCDF4 or HDF5 file that can be opened; check the path")
+
+
+def open_store(store: str, current: Stamp) -> "xr.Dataset":
+    """The arrays of a store as they are stored, read when they are asked for; kept open for the next time.
+
+    Safe to call from several threads. Raises RasterError when it cannot be opened.
+    """
+    with _OPEN.lock:
+        known = _OPEN.entries.get((store, current))
+        if known is None:
+            for stale in [key for key in _OPEN.entries if key[0] == store]:
+                _OPEN.entries.pop(stale).close()
+            while len(_OPEN.entries) >= LARGEST_CACHE:
+                _OPEN.entries.popitem(last=False)[1].close()
+            known = _OPEN.entries[store, current] = _open(store)
+        _OPEN.entries.move_to_end((store, current))
+        return known
+
+
+class _Open:
+    """The open stores of this process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.entries: OrderedDict[tuple[str, Stamp], xr.Dataset] = OrderedDict()
+
+
+_OPEN = _Open()
+_OF_PARENTS: list[_Open] = []  # never closed here: the parent reads on
+
+
+def _after_fork() -> None:
+    global _OPEN
+    _OF_PARENTS.append(_OPEN)
+    _OPEN = _Open()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _open(store: str) -> "xr.Dataset":
+    import xarray as xr
+
+    raw: dict[str, Any] = {"mask_and_scale": False, "decode_times": False, "decode_coords": False}
+    engine: dict[str, Any]
+    remote = "://" in store
+    try:
+        if remote or Path(store).is_dir():
+            engine = {"engine": "zarr", "consolidated": True if remote else _consolidated(Path(store)) is not None}
+            _check_codecs(store, consolidated=engine["consolidated"])
+        else:
+            # A lock of its own: one that all files share could be held by another thread at a fork.
+            engine = {"engine": "h5netcdf", "phony_dims": "access", "lock": threading.Lock()}
+        made: xr.Dataset = xr.open_dataset(store, **engine, **raw, cache=False, create_default_indexes=False)
+        return made
+    except RasterError:
+        raise
+    except Exception as error:  # each backend raises what its libraries do
+        raise RasterError(
+            f"{store}: cannot be opened as a cube ({reason(error)}); restore it or leave it out"
+        ) from error
+
+
+def reason(error: Exception) -> str:
+    """The first line of what an error says."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")[:200] or type(error).__name__
+
+
+def _look_through_zarr(root: Path) -> None:
+    if not any((root / name).is_file() for name in ROOTS):
+        if (root / ".zarray").is_file():
+            raise RasterError(f"{root}: is a single array without dimensions; name the group that holds it")
+        raise RasterError(f"{root}: is no Zarr store, or one that is being written: it has no zarr.json or .zgroup")
+    state = hashlib.sha256()
+    parts: Counter[str] = Counter()  # files of chunks below each folder
+    described: dict[str, dict[str, Any]] = {}
+    for path, status in _files(root):
+        state.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        folder, _, name = path.rpartition("/")
+        if name in DESCRIPTIONS:
+            if name in ("zarr.json", ".zarray"):
+                described[path] = _json(root / path)
+        else:
+            parts[folder] += 1
+    arrays = {path.rpartition("/")[0]: one for path, one in described.items() if "shape" in one}
+    for name, one in (*arrays.items(), *(_consolidated(root) or {}).items()):
+        _check_array(str(root), name, one)
+    _check_written(root, arrays, parts)
+    _LOOKED_AT[str(root)] = state.hexdigest()
+
+
+def _files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Paths below a store, in order, with their state. Raises RasterError for links and for unfinished files."""
+    waiting = [""]
+    while waiting:
+        folder = waiting.pop()
+        for entry in sorted(os.scandir(root / folder), key=lambda one: one.name):
+            path = f"{folder}/{entry.name}".lstrip("/")
+            if entry.is_symlink():
+                raise RasterError(f"{root}: {path} in it is a link, which is not followed; copy what it leads to")
+            if entry.name.endswith(".partial"):
+                raise RasterError(f"{root}: is being written, or was left so ({path}); wait until it is whole")
+            if entry.is_dir():
+                waiting.append(path)
+            else:
+                yield path, entry.stat()
+
+
+def _check_written(root: Path, arrays: Mapping[str, Mapping[str, Any]], parts: Counter[str]) -> None:
+    """Raise RasterError for a store that is being written: consolidating it is what writers do last."""
+    remedy = "it is being written, or was left so: wait, or run zarr.consolidate_metadata on it when it is whole"
+    consolidated = _consolidated(root)
+    if consolidated is not None:
+        known = {name: one["shape"] for name, one in consolidated.items() if "shape" in one}
+        actual = {name: one["shape"] for name, one in arrays.items()}
+        if known != actual:
+            name = next(name for name in sorted({*known, *actual}) if known.get(name) != actual.get(name))
+            raise RasterError(f"{root}: its consolidated metadata do not fit its array {name!r}; {remedy}")
+        return
+    for name, one in arrays.items():
+        stored = one.get("chunks") or one.get("chunk_grid", {}).get("configuration", {}).get("chunk_shape")
+        if not stored or len(one["shape"]) < 2:
+            continue
+        expected = math.prod(-(-side // part) for side, part in zip(one["shape"], stored, strict=True))
+        there = sum(count for folder, count in parts.items() if folder == name or folder.startswith(f"{name}/"))
+        if there < expected:
+            raise RasterError(f"{root}: {expected - there} of {expected} chunks of {name!r} are not there; {remedy}")
+
+
+def _consolidated(root: Path) -> dict[str, dict[str, Any]] | None:
+    """The descriptions of the arrays and groups of a store by name, where they are in one place."""
+    if (root / "zarr.json").is_file():
+        inline = _json(root / "zarr.json").get("consolidated_metadata") or {}
+        found = inline.get("metadata")
+        return found if isinstance(found, dict) else None
+    if not (root / ".zmetadata").is_file():
+        return None
+    known = _json(root / ".zmetadata").get("metadata", {})
+    return {path.removesuffix("/.zarray"): one for path, one in known.items() if path.endswith("/.zarray")}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RasterError(f"{path}: cannot be read ({reason(error)}); the store is damaged or being written") from error
+    if not isinstance(value, dict):
+        raise RasterError(f"{path}: is no description of an array or group; restore the store")
+    return value
+
+
+def _check_codecs(store: str, *, consolidated: bool) -> None:
+    """Raise RasterError for arrays whose chunks are made by a codec that is not known to be harmless."""
+    import zarr
+
+    group = zarr.open_group(store, mode="r", use_consolidated=consolidated)
+    for name, array in group.arrays():
+        _check_array(store, name, array.metadata.to_dict())
+
+
+def _check_array(store: str, name: str, described: Any) -> None:
+    for codec in _codec_names(described):
+        if codec.removeprefix("numcodecs.") not in CODECS:
+            raise RasterError(
+                f"{store}: array {name!r} is stored by the codec {codec!r}, which is not read (it could run code); "
+                "write it with another"
+            )
+
+
+def _codec_names(described: Any) -> Iterator[str]:
+    """Names of the codecs, also of those within codecs, in the description of an array."""
+    for key in ("filters", "compressor", "codecs", "index_codecs"):
+        found = described.get(key) or ()
+        for codec in [found] if isinstance(found, dict) else found:
+            values = codec if isinstance(codec, dict) else codec.get_config()
+            yield str(values.get("name") or values.get("id"))
+            yield from _codec_names(values.get("configuration") or {})
+
+
+def _look_through_hdf5(store: str) -> None:
+    try:
+        with Path(store).open("rb") as file:
+            beginning = file.read(len(HDF5_BEGINNING))
+    except OSError as error:
+        raise RasterError(f"{store}: cannot be opened ({error.strerror}); check the path and permissions") from error
+    if beginning.startswith(CLASSIC_BEGINNING):
+        name = Path(store).name
+        raise RasterError(f"{store}: is classic NetCDF; rewrite it as NetCDF 4: nccopy -k nc4 {name} new.nc")
+    if beginning != HDF5_BEGINNING:
+        raise RasterError(f"{store}: is neither a Zarr store nor NetCDF4 or HDF5; name such a cube, or use `path`")
+    import h5py  # type: ignore[import-untyped]
+
+    leads: list[str] = []
+    opened: Any = None
+
+    def look(name: str, link: Any) -> None:
+        if isinstance(link, h5py.ExternalLink):
+            leads.append(f"{name} is an external link")
+        elif isinstance(link, h5py.HardLink):
+            found = opened[name]
+            if isinstance(found, h5py.Dataset) and (found.is_virtual or found.external):
+                leads.append(f"{name} is kept in other files")
+
+    try:
+        with h5py.File(store, "r") as opened:
+            opened.visititems_links(look)
+    except OSError as error:
+        remedy = "it is damaged, or being written: wait or restore it"
+        raise RasterError(f"{store}: cannot be opened as HDF5 ({reason(error)}); {remedy}") from error
+    if leads:
+        raise RasterError(f"{store}: {leads[0]}, which is not followed; write the data into the file itself")
