@@ -1,13 +1,15 @@
-"""Formats that geomae does not read, known by a file's first bytes, else by its name, and what to do with each."""
+"""Formats that are no rasters to geomae, known by a file's first bytes, else by its name, and what to do with each."""
 
 from pathlib import Path, PurePosixPath
 
 UNPACK = "unpack it, and name the rasters that were in it"
 CONVERT = "write it as GeoTIFF: gdal_translate -of COG {name} {stem}.tif"
-CONVERT_VARIABLE = "write its variables as GeoTIFF: gdal_translate -of COG {driver}:{name}:VARIABLE {stem}.tif"
-NETCDF = ("NetCDF", CONVERT_VARIABLE.replace("{driver}", "NETCDF"))
+CUBE = "it is a cube: name it by `cube: {path: ...}` in place of `path`"
+NETCDF = ("NetCDF", CUBE)
+CLASSIC = ("classic NetCDF", "rewrite it as NetCDF 4, nccopy -k nc4 {name} {stem}-4.nc, and name that by `cube`")
+HDF5 = ("HDF5", CUBE)
 HDF = ("HDF", "write its sub-datasets, which `gdalinfo {name}` lists, as GeoTIFF with gdal_translate -of COG")
-ZARR = ("a Zarr store", "write its arrays as GeoTIFF: gdal_translate -of COG 'ZARR:\"{name}\":/ARRAY' {stem}.tif")
+ZARR = ("a Zarr store", CUBE)
 ERDAS = ("Erdas Imagine", CONVERT)
 ENVI = ("ENVI", CONVERT)
 GRIB = ("GRIB", CONVERT)
@@ -16,7 +18,7 @@ ARCHIVE = ("an archive", UNPACK)
 PAGE = ("a web page, as a failed download leaves it", "fetch the file again")
 POINTER = ("a pointer of Git LFS", "fetch its content with `git lfs pull`")
 BEGINNINGS = (
-    (b"CDF", NETCDF),
+    (b"CDF", CLASSIC),
     (b"\x0e\x03\x13\x01", HDF),
     (b"EHFA_HEADER_TAG", ERDAS),
     (b"GRIB", GRIB),
@@ -30,8 +32,8 @@ BEGINNINGS = (
 )
 HDF5_BEGINNING = b"\x89HDF\r\n\x1a\n"  # also of NetCDF 4, which is told by its name
 SUFFIXES = (
-    {".nc": NETCDF, ".nc4": NETCDF, ".cdf": NETCDF, ".zarr": ZARR, ".img": ERDAS, ".vrt": VRT}
-    | dict.fromkeys((".h5", ".hdf5", ".he5", ".hdf"), HDF)
+    {".nc": NETCDF, ".nc4": NETCDF, ".cdf": NETCDF, ".zarr": ZARR, ".hdf": HDF, ".img": ERDAS, ".vrt": VRT}
+    | dict.fromkeys((".h5", ".hdf5", ".he5"), HDF5)
     | dict.fromkeys((".bil", ".bip", ".bsq", ".dat"), ENVI)
     | dict.fromkeys((".grib", ".grb", ".grib2", ".grb2"), GRIB)
     | dict.fromkeys((".zip", ".tar", ".tgz", ".gz", ".7z"), ARCHIVE)
@@ -48,7 +50,7 @@ def foreign_format(path: str) -> str | None:
     if not beginning.startswith(HDF5_BEGINNING):
         known = next((form for begin, form in BEGINNINGS if beginning.lstrip().startswith(begin)), known)
     elif known is not NETCDF:
-        known = HDF
+        known = HDF5
     return None if known is None else _message(*known, PurePosixPath(path))
 
 
@@ -60,7 +62,7 @@ def foreign_by_name(name: str) -> str | None:
 
 def _message(what: str, remedy: str, path: PurePosixPath) -> str:
     stem = f"{path.stem}-converted" if path.suffix == ".tif" else path.stem  # not over the file itself
-    return f"is {what}, and is not read; {remedy.replace('{name}', path.name).replace('{stem}', stem)}"
+    return f"is {what}, and is not read as a raster; {remedy.replace('{name}', path.name).replace('{stem}', stem)}"
 
 
 def _beginning(path: str) -> bytes:

@@ -1,7 +1,7 @@
 """Which dimension of a cube is which, which of its arrays can be read, and the dates of its steps."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class CubeLayout:
     `variables` are the arrays that can be read, in the order that the catalogue or the store has them; with `band` the
     one that holds all bands. `times` has one entry per step, None where it has no date; without a dimension of dates
     there is one step. `readable` are all arrays on the grid that have no bands, and `timeless` those without dates.
+    `absent` says which chunks have no file, where they may not be written yet.
     """
 
     store: str
@@ -46,6 +47,7 @@ class CubeLayout:
     times: tuple[str | None, ...]
     readable: tuple[str, ...]
     timeless: frozenset[str]
+    absent: str | None = None
 
     def address(self, variable: str, step: int) -> CubeAddress:
         """The address of an array at one step."""
@@ -57,9 +59,9 @@ class CubeLayout:
 
 def describe_cube(store: str, wanted: Cube, *, remote: bool) -> CubeLayout:
     """What a cube holds, after it was looked through. Raises RasterError as `layout_of` and `look_through` do."""
-    if not remote:
-        look_through(store)
-    return layout_of(open_store(store, None if remote else store_stamp(store)), store, wanted)
+    absent = None if remote else look_through(store)
+    layout = layout_of(open_store(store, None if remote else store_stamp(store)), store, wanted)
+    return replace(layout, absent=absent)
 
 
 def layout_of(cube: "xr.Dataset", store: str, wanted: Cube) -> CubeLayout:

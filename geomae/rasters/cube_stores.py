@@ -1,7 +1,9 @@
 """Stores of cubes: looked through before they are trusted, opened once per process, and told apart when they change.
 
 Nothing outside of a store is read through it: links in a Zarr store, and external links, virtual data sets and raw
-files of HDF5, are refused, and so are codecs that run code. A store that is being written is refused as well.
+files of HDF5, are refused, and so are codecs that run code. So is a store that shows signs of being written: files
+that bear the name of unfinished ones, and descriptions that are cut off or do not fit each other. Chunks that are not
+there are no such sign: by the specification of Zarr they hold the fill value, and writers leave out what is all of it.
 Values stay as they are stored (`mask_and_scale=False`); `reading` scales and masks them as it does those of rasters.
 """
 
@@ -37,15 +39,16 @@ CODECS = frozenset(
 _LOOKED_AT: dict[str, str] = {}  # digest of what lies in a store, as `look_through` found it last
 
 
-def look_through(store: str) -> None:
+def look_through(store: str) -> str | None:
     """Look for what must not be read in a local store, and remember its state for `store_stamp`.
 
-    Raises RasterError for links, codecs that run code, classic NetCDF, and a store that is being written.
+    Returns what may be unfinished in it, for a warning. Raises RasterError for links, codecs that run code, classic
+    NetCDF, and a store that is being written.
     """
     if Path(store).is_dir():
-        _look_through_zarr(Path(store))
-    else:
-        _look_through_hdf5(store)
+        return _look_through_zarr(Path(store))
+    _look_through_hdf5(store)
+    return None
 
 
 def store_stamp(store: str) -> Stamp:
@@ -129,7 +132,7 @@ def reason(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")[:200] or type(error).__name__
 
 
-def _look_through_zarr(root: Path) -> None:
+def _look_through_zarr(root: Path) -> str | None:
     if not any((root / name).is_file() for name in ROOTS):
         if (root / ".zarray").is_file():
             raise RasterError(f"{root}: is a single array without dimensions; name the group that holds it")
@@ -146,10 +149,14 @@ def _look_through_zarr(root: Path) -> None:
         else:
             parts[folder] += 1
     arrays = {path.rpartition("/")[0]: one for path, one in described.items() if "shape" in one}
-    for name, one in (*arrays.items(), *(_consolidated(root) or {}).items()):
+    consolidated = _consolidated(root)
+    for name, one in (*arrays.items(), *(consolidated or {}).items()):
         _check_array(str(root), name, one)
-    _check_written(root, arrays, parts)
     _LOOKED_AT[str(root)] = state.hexdigest()
+    if consolidated is None:
+        return _absent_chunks(root, arrays, parts)
+    _check_consolidated(root, arrays, consolidated)
+    return None
 
 
 def _files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
@@ -169,25 +176,38 @@ def _files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
                 yield path, entry.stat()
 
 
-def _check_written(root: Path, arrays: Mapping[str, Mapping[str, Any]], parts: Counter[str]) -> None:
-    """Raise RasterError for a store that is being written: consolidating it is what writers do last."""
-    remedy = "it is being written, or was left so: wait, or run zarr.consolidate_metadata on it when it is whole"
-    consolidated = _consolidated(root)
-    if consolidated is not None:
-        known = {name: one["shape"] for name, one in consolidated.items() if "shape" in one}
-        actual = {name: one["shape"] for name, one in arrays.items()}
-        if known != actual:
-            name = next(name for name in sorted({*known, *actual}) if known.get(name) != actual.get(name))
-            raise RasterError(f"{root}: its consolidated metadata do not fit its array {name!r}; {remedy}")
-        return
-    for name, one in arrays.items():
+def _check_consolidated(
+    root: Path, arrays: Mapping[str, Mapping[str, Any]], consolidated: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Raise RasterError where metadata were consolidated, which writers do last, before the arrays were as they are."""
+    known = {name: one["shape"] for name, one in consolidated.items() if "shape" in one}
+    actual = {name: one["shape"] for name, one in arrays.items()}
+    if known != actual:
+        name = next(name for name in sorted({*known, *actual}) if known.get(name) != actual.get(name))
+        raise RasterError(
+            f"{root}: its consolidated metadata do not fit its array {name!r}; it is being written, or was left so: "
+            "wait, or run zarr.consolidate_metadata on it when it is whole"
+        )
+
+
+def _absent_chunks(root: Path, arrays: Mapping[str, Mapping[str, Any]], parts: Mapping[str, int]) -> str | None:
+    """Which chunks, or shards of them, have no file in a store of which nothing says that it is whole."""
+    sparse = []
+    for name, one in sorted(arrays.items()):
         stored = one.get("chunks") or one.get("chunk_grid", {}).get("configuration", {}).get("chunk_shape")
         if not stored or len(one["shape"]) < 2:
             continue
         expected = math.prod(-(-side // part) for side, part in zip(one["shape"], stored, strict=True))
         there = sum(count for folder, count in parts.items() if folder == name or folder.startswith(f"{name}/"))
         if there < expected:
-            raise RasterError(f"{root}: {expected - there} of {expected} chunks of {name!r} are not there; {remedy}")
+            value = one.get("fill_value")
+            sparse.append(
+                f"{expected - there} of {expected} chunks of {name!r} (read as {0 if value is None else value})"
+            )
+    if not sparse:
+        return None
+    more = f", and some of {len(sparse) - 1} more arrays" if sparse[1:] else ""
+    return f"{root}: {sparse[0]}{more}"
 
 
 def _consolidated(root: Path) -> dict[str, dict[str, Any]] | None:

@@ -1,5 +1,6 @@
 """From a catalogue entry with `cube` to its Source: each time step of each store is a scene."""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from geomae.rasters.cube_layouts import CubeLayout, describe_cube
 from geomae.rasters.opening import header
 from geomae.sensors import Band, Sensor
 
+logger = logging.getLogger(__name__)
 NO_STATEMENT = (1.0, 0.0)
 
 
@@ -52,9 +54,23 @@ def resolve_cube(catalog: Catalog, dataset: str) -> Source:
         stated = _stated(catalog, dataset, scenes)
     except RasterError as error:
         raise CatalogError(f"{catalog.place(dataset, 'cube')}: {error}") from error
+    _warn_of_absent(catalog, dataset, layouts)
     describe = partial(describe_bands, remote=entry.remote)
     ordered = tuple(sorted(scenes, key=lambda scene: scene.id))
     return source_from_scenes(catalog, dataset, sensor, chosen.stored, ordered, describe, stated)
+
+
+def _warn_of_absent(catalog: Catalog, dataset: str, layouts: Sequence[CubeLayout]) -> None:
+    sparse = [layout.absent for layout in layouts if layout.absent is not None]
+    if sparse:
+        logger.warning(
+            "%s: %d of %d cubes lack chunks, which by the rules of Zarr are all fill value; wait if they are still "
+            "being written: %s",
+            catalog.place(dataset, "cube"),
+            len(sparse),
+            len(layouts),
+            sparse[0],
+        )
 
 
 def _choose(catalog: Catalog, dataset: str, sensor: Sensor, layout: CubeLayout) -> _Chosen:

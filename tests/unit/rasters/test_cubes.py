@@ -80,9 +80,9 @@ def refused(folder, *said, key="path: c.zarr", entry=ENTRY):
         assert one in text
 
 
-def plain(folder, crs=True):
+def plain(folder, crs=True, pixels=None):
     where = {"crs": "EPSG:32632", "transform": TRANSFORM} if crs else {}
-    for at, pixels_CHW in enumerate(pixels_TCHW()):
+    for at, pixels_CHW in enumerate(pixels_TCHW() if pixels is None else pixels):
         write_cog(folder / f"p/{at}.tif", pixels_CHW, descriptions=BANDS, nodata=0, **where)
     text = f"version: 1\ndatasets:\n  p:\n    path: p/*.tif\n    scale: 0.0001\n    offset: 0\n{ENTRY}"
     (folder / "p.yaml").write_text(text)
@@ -186,10 +186,28 @@ def test_a_store_that_is_being_written(tmp_path):
     described = json.loads((store / "red" / ".zarray").read_text())
     (store / "red" / ".zarray").write_text(json.dumps({**described, "shape": [3, SIDE, SIDE]}))
     refused(tmp_path, "consolidated metadata do not fit its array 'red'", "zarr.consolidate_metadata")
-    shutil.rmtree(store)
-    store = save(cube(), tmp_path / "c.zarr", "3")
-    (store / "nir" / "c" / "1" / "1" / "1").unlink()
-    refused(tmp_path, "1 of 8 chunks of 'nir' are not there")
+    (store / "red" / ".zarray").write_text(json.dumps(described)[:40])
+    refused(tmp_path, ".zarray: cannot be read", "damaged or being written")
+
+
+@pytest.mark.parametrize("kind", ["2", "3"])
+def test_chunks_that_are_not_there_are_fill_value(tmp_path, kind, caplog):
+    pixels = pixels_TCHW()
+    pixels[1, :3, 16:, :16] = 0  # as `_FillValue`
+    made = cube()
+    for at, name in enumerate(BANDS):
+        made[name][:] = pixels[:, at]
+    store = save(made, tmp_path / "c.zarr", kind)
+    assert not (store / "red" / ("1.1.0" if kind == "2" else "c/1/1/0")).exists()  # left out by the writer
+    index = build_index(catalog_of(tmp_path), "c")
+    assert_same(index, plain(tmp_path, pixels=pixels))
+    said = [one.message for one in caplog.records if "lack chunks" in one.message]
+    if kind == "2":  # consolidated, so it was written to the end
+        assert not said
+    else:
+        (said,) = set(said)
+        assert "c.yaml:4: datasets.c.cube: 1 of 1 cubes lack chunks" in said
+        assert "1 of 8 chunks of 'blue' (read as 0), and some of 2 more arrays" in said
 
 
 def test_nothing_leaves_a_store_and_no_codec_runs_code(tmp_path):

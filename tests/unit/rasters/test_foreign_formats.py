@@ -12,6 +12,7 @@ from geomae.errors import RasterError
 from geomae.rasters.opening import header
 
 CONVERT = "write it as GeoTIFF: gdal_translate -of COG"
+CUBE = "and is not read as a raster; it is a cube: name it by `cube: {path: ...}` in place of `path`"
 HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -33,19 +34,25 @@ def beginning(content):
 @pytest.mark.parametrize(
     ("name", "make", "said"),
     [
-        ("a.zip", zipped, "is an archive, and is not read; unpack it"),
-        ("a.tif", zipped, "is an archive, and is not read; unpack it"),
-        ("a.img", erdas, f"is Erdas Imagine, and is not read; {CONVERT} a.img a.tif"),
-        ("a.nc", beginning(b"CDF\x01more"), "is NetCDF, and is not read; write its variables as GeoTIFF"),
-        ("a.nc", beginning(HDF5), "gdal_translate -of COG NETCDF:a.nc:VARIABLE a.tif"),
-        ("a.h5", beginning(HDF5), "is HDF, and is not read; write its sub-datasets, which `gdalinfo a.h5` lists"),
-        ("a", beginning(HDF5), "is HDF, and is not read"),
-        ("a.grib2", beginning(b"GRIB"), f"is GRIB, and is not read; {CONVERT} a.grib2 a.tif"),
-        ("a.bil", beginning(b"1234"), f"is ENVI, and is not read; {CONVERT} a.bil a.tif"),
+        ("a.zip", zipped, "is an archive, and is not read as a raster; unpack it"),
+        ("a.tif", zipped, "is an archive, and is not read as a raster; unpack it"),
+        ("a.img", erdas, f"is Erdas Imagine, and is not read as a raster; {CONVERT} a.img a.tif"),
+        (
+            "a.nc",
+            beginning(b"CDF\x01more"),
+            "is classic NetCDF, and is not read as a raster; rewrite it as NetCDF 4, nc",
+        ),
+        ("a.nc", beginning(b"CDF\x01more"), "nccopy -k nc4 a.nc a-4.nc, and name that by `cube`"),
+        ("a.nc", beginning(HDF5), f"is NetCDF, {CUBE}"),
+        ("a.h5", beginning(HDF5), f"is HDF5, {CUBE}"),
+        ("a", beginning(HDF5), f"is HDF5, {CUBE}"),
+        ("a.hdf", beginning(b"\x0e\x03\x13\x01"), "is HDF, and is not read as a raster; write its sub-datasets"),
+        ("a.grib2", beginning(b"GRIB"), f"is GRIB, and is not read as a raster; {CONVERT} a.grib2 a.tif"),
+        ("a.bil", beginning(b"1234"), f"is ENVI, and is not read as a raster; {CONVERT} a.bil a.tif"),
         (
             "a.tif",
             beginning(b"<!DOCTYPE html>"),
-            "is a web page, as a failed download leaves it, and is not read; fetch",
+            "is a web page, as a failed download leaves it, and is not read as a raster; fetch",
         ),
         ("a.tif", beginning(b"version https://git-lfs.github.com/spec/v1"), "git lfs pull"),
         ("a.tif", beginning(b"<VRTDataset>"), "gdal_translate -of COG a.tif a-converted.tif"),
@@ -65,7 +72,7 @@ def test_what_a_file_is_and_what_to_do(tmp_path, name, make, said):
 def test_zarr_is_a_folder(tmp_path):
     xarray.Dataset({"b": (("y", "x"), np.ones((4, 4)))}).to_zarr(tmp_path / "zarr" / "a.zarr", consolidated=False)
     write_catalog(tmp_path, changed_catalog("scenes/*.tif", "zarr/*.zarr"))
-    said = ["a.zarr is a Zarr store, and is not read", "gdal_translate -of COG 'ZARR:\"a.zarr\":/ARRAY' a.tif"]
+    said = [f"a.zarr is a Zarr store, {CUBE}"]
     refused(called("catalog", "check", cwd=tmp_path), "data_catalog.yaml:4: datasets.tiny.path: zarr/", *said)
     refused(called("catalog", "init", "zarr", "--out", "new.yaml", cwd=tmp_path), "no raster lies in it", *said)
     write_catalog(tmp_path, changed_catalog("scenes/*.tif", "zarr/a.zarr"))
