@@ -22,7 +22,7 @@ from geomae.metrics.priors import correct_probabilities
 from geomae.prediction.models import WindowModel
 from geomae.prediction.record import PredictorRecord
 from geomae.prediction.windows import Lattice, SceneWindows, Strip, lattice_of
-from geomae.rasters import Grid, MapClasses, cog_in_strips
+from geomae.rasters import Grid, MapClasses, cog_in_strips, sweeping
 from geomae.runtime.devices import Compute
 from geomae.runtime.precision import working_precision
 from geomae.runtime.signals import Stop
@@ -152,7 +152,7 @@ def predict_strips(
     total = sum(job.windows for job in jobs)
     rate = _Rate(progress, total, total - sum(_windows(job, number) for job, number in missing), ranks)
     device = compute.fabric.device
-    with torch.inference_mode(), working_precision(device, compute.precision):
+    with torch.inference_mode(), working_precision(device, compute.precision), sweeping():
         for job, numbers in _runs(mine):
             store = _store(job, out)
             source = job.selected.index.source

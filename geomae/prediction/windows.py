@@ -168,7 +168,7 @@ class SceneWindows:
     def _rows(self, first: int, stop: int) -> Iterator[Chunk]:
         """Pixels and validity (C, size, W) of rows of windows; every part of the scene is read once.
 
-        W is padded to where the last window ends.
+        W is padded to where the last window ends. What is given is written over by the next row.
         """
         lattice = self.lattice
         tops = [top * lattice.cell for top in lattice.tops[first:stop]]
@@ -177,6 +177,8 @@ class SceneWindows:
         begin = tops[0] // chunk * chunk  # on the borders of blocks
         chunks = ahead(self._read, [(at, min(at + chunk, bottom)) for at in range(begin, bottom, chunk)], 1)
         held: list[tuple[int, Chunk]] = []
+        pixels_CHW = np.zeros((len(self._order), lattice.size, wide), dtype=np.float32)
+        valid_CHW = np.zeros(pixels_CHW.shape, dtype=np.bool_)
         for top in tops:
             held = [one for one in held if one[0] + one[1][0].shape[1] > top]
             end = min(top + lattice.size, lattice.height)
@@ -184,8 +186,7 @@ class SceneWindows:
                 at = held[-1][0] + held[-1][1][0].shape[1] if held else begin
                 held.append((at, next(chunks)))
                 begin = at + held[-1][1][0].shape[1]
-            pixels_CHW = np.zeros((len(self._order), lattice.size, wide), dtype=np.float32)
-            valid_CHW = np.zeros(pixels_CHW.shape, dtype=np.bool_)
+            pixels_CHW[:], valid_CHW[:] = 0, False
             for at, (pixels, valid) in held:
                 here = slice(max(at, top), min(at + pixels.shape[1], end))
                 there = np.s_[:, here.start - top : here.stop - top, : lattice.width]

@@ -1,6 +1,7 @@
 """The only place that opens rasters: pixels with their validity, labels, audit, georeferenced writing."""
 
 from geomae.rasters.audit import AuditReport, Problem, audit
+from geomae.rasters.environment import sweeping
 from geomae.rasters.grids import Grid, Window, scene_grid
 from geomae.rasters.opening import describe_bands
 from geomae.rasters.reading import read, read_labels, read_map
@@ -19,5 +20,6 @@ __all__ = [
     "read_labels",
     "read_map",
     "scene_grid",
+    "sweeping",
     "write_cog",
 ]

@@ -7,12 +7,7 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.session import DummySession
 
-LOCAL_OPTIONS = {
-    "GDAL_NUM_THREADS": "1",  # readers are threads already
-    # Bytes of decoded blocks, of the process: a few rows of blocks of a whole scene. GDAL's own limit is a twentieth of
-    # the memory of the machine, which each rank of a large node would take.
-    "GDAL_CACHEMAX": 256 * 1024**2,
-}
+LOCAL_OPTIONS = {"GDAL_NUM_THREADS": "1"}  # readers are threads already
 REMOTE_OPTIONS = LOCAL_OPTIONS | {
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "GDAL_HTTP_MULTIPLEX": "YES",
@@ -23,6 +18,7 @@ REMOTE_OPTIONS = LOCAL_OPTIONS | {
     "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
     "VSI_CACHE": "TRUE",
 }
+SWEEP_CACHE_BYTES = 192 * 1024**2  # of decoded blocks: a few rows of blocks of a whole satellite scene
 
 
 def ignore_missing_geotransform() -> None:
@@ -42,3 +38,12 @@ def environment(*, remote: bool, **options: str) -> rasterio.Env:
     defaults = REMOTE_OPTIONS if remote else LOCAL_OPTIONS
     # GDAL finds credentials by itself; a session of rasterio would look for boto3 each time.
     return rasterio.Env(session=DummySession(), **(defaults | options))
+
+
+def sweeping() -> rasterio.Env:
+    """Bound GDAL's cache of decoded blocks while scenes are read once, from one end to the other.
+
+    The cache is one for the process and may take a twentieth of the machine's memory: that pays where tiles are read at
+    random, and holds what nobody asks for again in a sweep.
+    """
+    return rasterio.Env(session=DummySession(), GDAL_CACHEMAX=SWEEP_CACHE_BYTES)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomae.catalog import Scene, Source
-from geomae.rasters import Grid, Window, read
+from geomae.rasters import Grid, Window, read, sweeping
 from geomae.reports.canvas import composites, describe_composite, stretch_limits, to_rgb
 from geomae.reports.figures import GAMMA, INVALID_COLOUR
 
@@ -33,7 +33,8 @@ class ScenePicture:
 def scene_picture(source: Source, scene: Scene, grid: Grid) -> ScenePicture:
     """The picture of a scene."""
     composite, indices = next(iter(composites(source.bands).items()))
-    pixels_CHW, valid_CHW = _overview(source, scene, grid)
+    with sweeping():
+        pixels_CHW, valid_CHW = _overview(source, scene, grid)
     truth_HW3 = to_rgb(pixels_CHW, valid_CHW, indices, *stretch_limits(pixels_CHW, valid_CHW), INVALID_COLOUR, GAMMA)
     unit, scale = ("km", grid.gsd_m / 1000) if grid.gsd_m else ("pixels", 1.0)
     return ScenePicture(truth_HW3, describe_composite(composite, indices, source.bands), unit, scale)

@@ -27,7 +27,7 @@ from geomae.catalog.attributes import text_of, tile_columns
 from geomae.catalog.scene_times import UNSPECIFIED, domains_by_month, with_time_attributes
 from geomae.catalog.times import DERIVED, TIME, column_remedy, times_span
 from geomae.errors import CatalogError, GeomaeError, RasterError, nearest
-from geomae.rasters import AuditReport, Grid, audit
+from geomae.rasters import AuditReport, Grid, audit, sweeping
 from geomae.rasters.grids import check_stated_grids, scene_layout
 from geomae.tiles.earth import to_crs
 from geomae.tiles.labels import LabelSource, label_tiles, purity_remarks
@@ -391,7 +391,8 @@ def _measured(
     def done(count: int) -> None:
         progress("reading tiles", count, len(place_T4))
 
-    return survey(source, place_T4, _content(source, report), threads, done, pixel_T2)
+    with sweeping():
+        return survey(source, place_T4, _content(source, report), threads, done, pixel_T2)
 
 
 def _content(source: Source, report: AuditReport) -> str:
