@@ -181,10 +181,10 @@ def read_config(options: AdaptOptions) -> "AdaptConfig":
     """The configuration. Raises ConfigError or CatalogError for options and selectors that do not fit together."""
     from geomae.config import AdaptConfig, load_config
 
-    check_model(options)
     named = {key: getattr(options, key) for key in ("method", "rank", "blocks", "replay", "steps")}
     said = {key: value for key, value in named.items() if value is not None}
     config = load_config(AdaptConfig, "adapt", options.config, options.changes, said)
+    check_model(options)
     for option, methods in (("rank", ("lora",)), ("blocks", ("lora", "last-blocks"))):
         if named[option] is not None and config.method not in methods:
             raise ConfigError(f"--{option}: belongs to --method {' or '.join(methods)}; leave it out")

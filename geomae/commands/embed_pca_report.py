@@ -81,7 +81,8 @@ def write_report(
     shown = explorer_data(embedded.parts, known, coloured, scores_TK, result.share_K, seed)
     sections = [_variance(out, result), _explore(out, result, shown)]
     if maps:
-        sections.append(_maps(maps))
+        scenes = sum(len(np.unique(part.index.tiles["scene"])) for part in embedded.parts)
+        sections.append(_maps(maps, scenes))
     lead = " ".join([summarize_pca(result), *_warning(result)])
     about = _about(analysis, compute, dataset.attrs)
     write_page(out / "report.html", Page(title, lead, tuple(sections), about))
@@ -158,13 +159,15 @@ def _explore(folder: Path, result: PcaResult, explored: ExplorerData) -> Section
     return Section("Tiles along the components", text, (explorer(explored), figure))
 
 
-def _maps(maps: Sequence[SceneMap]) -> Section:
+def _maps(maps: Sequence[SceneMap], scenes: int) -> Section:
     text = [
         "Every patch of a scene along the first three components of patch embeddings, as red, green and blue. One set "
         "of colours holds for all maps: black and full colour are the 2nd and 98th percentile of the patches that the "
         "components were fitted to, those of train tiles. What has one colour, the encoder takes for alike. The "
         "GeoTIFFs lie beside this page."
     ]
+    if len(maps) < scenes:
+        text.append(f"{len(maps)} of {scenes} scenes are mapped; `--maps` maps more.")
     if len(maps) > MOST_MAPS:
         text.append(f"The first {MOST_MAPS} of {len(maps)} maps; the folder has all.")
     figures = tuple(Figure(one.picture, f"{one.title}, in {one.raster.name}") for one in maps[:MOST_MAPS])

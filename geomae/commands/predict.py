@@ -125,14 +125,14 @@ def run(options: PredictOptions) -> int:
         maps = MapOptions(options.probabilities, None if shares is None else shares.share_K)
         with watch() as stop:
             done = predict_strips(session.compute, jobs, maps, out, stop, progress)
-        if not all(_gathered(session, done)):
-            return session.stopped(analysis, stop)
-        session.fabric.barrier()
-        if analysis is not None:  # the first rank writes the results
-            analysis.screen.say("writing the maps")
-            paths = write_maps(jobs, maps, out)
-            publish(analysis, session, reference, folder.record, fitted, jobs, values, shares, paths, remarks)
-            session.screen.say(next_command("predict", options.common, out=out))
+            if not all(_gathered(session, done)):
+                return session.stopped(analysis, stop)
+            session.fabric.barrier()
+            if analysis is not None:  # the first rank writes the results, and is not stopped at it, since that is short
+                analysis.screen.say("writing the maps")
+                paths = write_maps(jobs, maps, out)
+                publish(analysis, session, reference, folder.record, fitted, jobs, values, shares, paths, remarks)
+                session.screen.say(next_command("predict", options.common, out=out))
     return 0
 
 

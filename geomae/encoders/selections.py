@@ -23,7 +23,17 @@ from geomae.encoders.foreign_models import ForeignEncoder
 from geomae.encoders.galileo import GalileoEncoder, galileo_encoder
 from geomae.encoders.interface import DEFAULT_POOLING, MIDDLE, Encoder, Layer, check_pooling, weights_digest
 from geomae.encoders.own_models import OwnEncoder, own_encoder
-from geomae.encoders.specification import BASELINE, FOLDER, GALILEO, MLFLOW, TIMM, EncoderSpec, Reference, parse_encoder
+from geomae.encoders.specification import (
+    BASELINE,
+    FOLDER,
+    GALILEO,
+    MLFLOW,
+    TIMM,
+    EncoderSpec,
+    Reference,
+    absolute,
+    parse_encoder,
+)
 from geomae.encoders.timm_models import timm_encoder
 from geomae.encoders.torchgeo_models import torchgeo_encoder
 from geomae.errors import CatalogError, ConfigError
@@ -267,7 +277,7 @@ def embedding_params(
         "catalog": str(catalog.path.absolute()),
         "catalogue_digest": catalog.digest(sorted(encoders)),
         "dataset": [one.name for one in selections],
-        "encoder": reference.text,
+        "encoder": absolute(reference.text),
         "encoder_digest": encoder_digest(encoders),
         "layer": spec.layer,
         "pooling": spec.pooling,

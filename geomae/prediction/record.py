@@ -27,7 +27,8 @@ def check_folder(folder: Path) -> None:
     """Raise ModelError where a folder holds neither a saved probe nor a model; works without torch."""
     if (folder / PROBE).is_file() or (folder / "config.json").is_file():
         return
-    inside = [one.relative_to(folder) for one in (folder / "model", *sorted(folder.glob("probes/*"))) if one.is_dir()]
+    probes = sorted(folder.glob("probes/*"), key=lambda one: (one.name.startswith("baseline-"), one.name))
+    inside = [one.relative_to(folder) for one in (folder / "model", *probes) if one.is_dir()]
     remedy = (
         f"did you mean {folder / inside[0]}?" if inside else "name a fine-tuned model or `probes/ENCODER` of a probe"
     )

@@ -178,7 +178,7 @@ def test_every_key_is_documented_and_no_other() -> None:
 
 @pytest.mark.parametrize(("key", "example"), list(documented().items()), ids=list(documented()))
 def test_the_example_of_a_key_is_valid_and_holds_it(key: str, example: Any) -> None:
-    source = {} if {"path", "stac", "torchgeo", "sample"} & set(example) else {"path": "x.tif"}
+    source = {} if {"path", "stac", "cube", "torchgeo", "sample"} & set(example) else {"path": "x.tif"}
     rest = {"sensor": "naip"} | source | example
     assert DatasetEntry.model_validate(rest)
     for name in key.split("."):
