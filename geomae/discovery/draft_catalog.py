@@ -12,7 +12,7 @@ from geomae.catalog.foreign_formats import foreign_by_name
 from geomae.catalog.patterns import escape_pattern, literal
 from geomae.catalog.stac_items import item_record
 from geomae.discovery.attribute_lines import with_label_rasters, with_labels, with_tables, with_time
-from geomae.discovery.entries import Entry, band_entry, comment, evidence_of, flow, stac_entry, stack_entry
+from geomae.discovery.entries import Entry, band_entry, comment, cube_entry, evidence_of, flow, stac_entry, stack_entry
 from geomae.discovery.grouping import BandGroup, StackGroup, band_groups, stack_groups
 from geomae.discovery.sensor_guess import guess_sensor, hinted_sensors
 from geomae.discovery.vectors import find_tables, find_vectors
@@ -21,6 +21,7 @@ from geomae.rasters import describe_bands
 from geomae.tiles.cube_sources import resolve_cube
 
 SUFFIXES = frozenset((".tif", ".tiff", ".gtif", ".jp2", ".png", ".jpg", ".jpeg"))
+CUBE_SUFFIXES = frozenset((".nc", ".nc4", ".h5", ".hdf5", ".he5"))
 LONGEST_NAME = 60  # characters of a data set's name
 SHOWN = 5  # patterns of one group
 HEAD = (
@@ -65,20 +66,21 @@ def infer_catalog(
         problem = "is a file" if folder.exists() else "there is no such folder"
         raise CatalogError(f"{folder}: {problem}; name the folder that holds your rasters")
     root = folder.resolve()
-    paths = find_rasters(root)
-    if not paths:
+    paths, cubes = find_rasters(root), find_cubes(root)
+    if not paths and not cubes:
         suffixes = ", ".join(sorted(SUFFIXES))
         others = find_foreign(root)
         what = f"; {others[0]} {foreign_by_name(others[0])}" if others else "; name another folder"
         raise CatalogError(f"{folder}: no raster lies in it or below ({suffixes}){what}")
-    place = locate(root, paths, catalog_file.absolute())
+    place = locate(root, [*paths, *cubes], catalog_file.absolute())
     with_bands, rest = band_groups(paths)
     stacks, problems = stack_groups(
         root, rest, hinted_sensors, lambda done: progress("looking at files", done, len(rest))
     )
     entries, files, left_out = _entries(place, with_bands, stacks, problems)
-    if not entries:
-        raise CatalogError(f"{folder}: none of its {len(paths)} rasters can be read; first: {problems[0]}")
+    of_cubes = _cube_entries(place, cubes, entries, problems)
+    if not entries and not of_cubes:
+        raise CatalogError(f"{folder}: none of its {len(paths) + len(cubes)} rasters can be read; first: {problems[0]}")
     progress("looking at vector files", 0, 1)
     vectors, of_no_use = find_vectors(root)
     tables = find_tables(root)
@@ -91,7 +93,7 @@ def infer_catalog(
         used |= met
     progress("looking at vector files", 1, 1)
     elsewhere = [f"{one.path}: its {one.kind} meet no raster here" for one in vectors if one.path not in used]
-    return InferredCatalog(entries, (*left_out, *of_no_use, *elsewhere), tuple(problems))
+    return InferredCatalog(entries | of_cubes, (*left_out, *of_no_use, *elsewhere), tuple(problems))
 
 
 def catalog_of_items(name: str, documents: Sequence[Mapping[str, Any]], file: Path) -> InferredCatalog:
@@ -122,6 +124,18 @@ def find_rasters(root: Path) -> list[str]:
             for name in files
             if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".") and (here / name).is_file()
         ]
+    return sorted(paths)
+
+
+def find_cubes(root: Path) -> list[str]:
+    """Paths below `root`, relative and sorted, of Zarr stores and of NetCDF4 and HDF5 files by their suffix."""
+    paths = []
+    for folder, subfolders, files in os.walk(root):
+        here = Path(folder)
+        stores = [name for name in subfolders if name.lower().endswith(".zarr")]
+        subfolders[:] = [name for name in subfolders if name not in stores and not name.startswith(".")]
+        found = [*stores, *(name for name in files if Path(name).suffix.lower() in CUBE_SUFFIXES)]
+        paths += [(here / name).relative_to(root).as_posix() for name in found if not name.startswith(".")]
     return sorted(paths)
 
 
@@ -208,6 +222,23 @@ def _entries(
             name = data_set_name(one.name or place.root.name, entries)
             entries[name], files[name] = entry, one.files
     return entries, files, left_out
+
+
+def _cube_entries(place: Place, paths: Sequence[str], used: Collection[str], problems: list[str]) -> dict[str, Entry]:
+    """Entries by name, one for the cubes of one suffix in one folder; what cannot be read is added to `problems`."""
+    together: dict[tuple[str, str], list[str]] = {}
+    for path in paths:
+        together.setdefault((str(Path(path).parent), Path(path).suffix), []).append(path)
+    entries: dict[str, Entry] = {}
+    for (folder, _), group in together.items():
+        try:
+            entry = cube_entry(place.root, place.below, group, outside=place.outside)
+        except RasterError as error:
+            problems.append(str(error))
+            continue
+        wish = Path(group[0]).stem if len(group) == 1 else Path(folder).name or place.root.name
+        entries[data_set_name(wish, [*used, *entries])] = entry
+    return entries
 
 
 def _goes_with_others(root: Path, group: StackGroup) -> bool:

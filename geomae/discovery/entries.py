@@ -12,11 +12,14 @@ from urllib.parse import urlsplit
 
 from geomae.catalog.links import SIGNED_HOSTS
 from geomae.catalog.paths import is_url
+from geomae.catalog.patterns import escape_pattern
+from geomae.catalog.schema_cubes import Cube
 from geomae.catalog.stac_assets import NO_DATA_ROLES, AssetFinder, listed_bands
 from geomae.catalog.stac_items import Item
 from geomae.discovery.grouping import LOOKED_AT, MASKS, BandGroup, StackGroup
 from geomae.discovery.sensor_guess import FILL_IN, Evidence, SensorGuess, guess_sensor, kept_band, scaling_guess
 from geomae.errors import CatalogError, RasterError
+from geomae.rasters.cube_layouts import describe_cube
 from geomae.rasters.headers import Header
 from geomae.rasters.opening import header
 from geomae.sensors import Band, Sensor, inline_sensor, sensor
@@ -163,6 +166,53 @@ def stac_entry(items: Sequence[Item], file: str) -> Entry:
     how = {"block_km": 2, "fractions": FRACTIONS}
     lines.append(comment(f"all tiles are for training; to hold some out: split: {flow(how)}"))
     return Entry(tuple(lines), len(items), known.name, tuple(bands), USUAL_TILE, guess.question)
+
+
+def cube_entry(root: Path, below: str, paths: Sequence[str], *, outside: bool) -> Entry:
+    """The entry of cubes of one kind in one folder; `below` leads from the catalogue to `root`.
+
+    Raises RasterError where the first of them cannot be read.
+    """
+    layout = describe_cube(str(root / paths[0]), Cube(path=paths[0]), remote=False)
+    arrays = [name for name in layout.variables if name not in MASKS]
+    headers = [header(str(layout.address(name, 0))) for name in arrays]
+    first = headers[0]
+    names = first.names if layout.band else tuple(arrays)
+    guess = guess_sensor(
+        Evidence(f"{root.name}/{paths[0]}", len(names), first.dtypes[0], tuple(names), first.roughly_m)
+    )
+    known = _sensor(guess)
+    if layout.band:
+        bands: Any = list(guess.bands)
+        tags = {name: _tags(first, number) for number, name in enumerate(guess.bands, start=1) if name}
+    else:
+        at_name = {name: at for at, name in enumerate(guess.bands) if name}  # in any order, as stores list arrays
+        chosen = {band.name: at_name[band.name] for band in known.bands if band.name in at_name}
+        bands = {name: arrays[at] for name, at in chosen.items()}
+        tags = {name: _tags(headers[at], 1) for name, at in chosen.items()}
+    suffix = PurePosixPath(paths[0]).suffix
+    some = paths[0].rpartition("/")[0] + "/" if "/" in paths[0] else ""
+    shown = below + (escape_pattern(paths[0]) if len(paths) == 1 else f"{escape_pattern(some)}*{suffix}")
+    steps = f"each of {len(layout.times)} dates is a scene" if len(layout.times) > 1 else ""
+    lines = [entry_line("cube", {"path": shown}, steps)]
+    if outside:
+        lines.append(entry_line("outside", True, "the files lie outside of the catalogue's folder"))
+    lines += _sensor_lines(guess)
+    lines.append(
+        entry_line(
+            "bands", bands, _joined("" if layout.band else "name of the band: the array", guess.checks.get("bands"))
+        )
+    )
+    lines += _scaling_lines(guess, known, first.dtypes[0], tags)
+    lines += _tile_lines([min(first.shape)])
+    lines += [
+        comment(f"to leave out clouds and their shadows: mask: {mask}")
+        for layer, mask in MASKS.items()
+        if layer in layout.readable
+    ]
+    lines.append(_split_line(first))
+    scenes = len(paths) * len(layout.times)
+    return Entry(tuple(lines), scenes, known.name, tuple(tags), tile_size(min(first.shape)), guess.question)
 
 
 def evidence_of(root: Path, group: StackGroup) -> Evidence:
