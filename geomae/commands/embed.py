@@ -81,7 +81,7 @@ def run(options: EmbedOptions) -> int:
     session = open_session(options.common)
     selections = session.select(selectors)
     # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
-    from geomae.commands.run import embedding_run, publish_embeddings
+    from geomae.commands.run import embedding_run, launch_into, publish_embeddings, stop_early
     from geomae.encoders.selections import EmbeddingSpec, describe_embedding, embed_selections, embedding_params
     from geomae.runtime.signals import watch
 
@@ -93,13 +93,13 @@ def run(options: EmbedOptions) -> int:
         return 0
     params = embedding_params(session.compute, session.catalog, reference, encoders, selections, spec)
     with embedding_run(session, "embed", params, reference, encoders, selections) as analysis:
-        out, progress = session.launch_into(analysis)
+        out, progress = launch_into(session, analysis)
         with watch() as stop:
             embedded = embed_selections(
                 session.compute, session.catalog, encoders, selections, out, stop, progress, spec.patches
             )
         if embedded is None:
-            return session.stopped(analysis, stop)
+            return stop_early(session, analysis, stop)
         if analysis is not None:  # the first rank writes the results
             metrics, inputs = publish_embeddings(analysis, embedded)
             analysis.finish(metrics, inputs)

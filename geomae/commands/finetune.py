@@ -121,7 +121,7 @@ def run(options: FinetuneOptions) -> int:
     selections = session.select([one for group in selectors for one in group])
     # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
     from geomae.commands import finetune_report as report
-    from geomae.commands.run import first_rank_run
+    from geomae.commands.run import first_rank_run, launch_into, stop_early
     from geomae.evaluation.finetune_task import read_finetune_task
     from geomae.runtime.devices import check_shares
     from geomae.runtime.signals import watch
@@ -143,16 +143,16 @@ def run(options: FinetuneOptions) -> int:
     with first_rank_run(session, "finetune", params, selections, report.model_tags(start)) as analysis:
         for note in (task.how, *task.notes):
             session.screen.say(note)
-        out, _ = session.launch_into(analysis)
+        out, _ = launch_into(session, analysis)
         progress = report.Progress(analysis, config)
         with watch() as stop:
             learned = train(session.compute, task, config, shots, options.baselines, out, stop, progress)
             if learned is None:
-                return session.stopped(analysis, stop)
+                return stop_early(session, analysis, stop)
             if analysis is not None:  # the first rank measures and writes
                 result = measure(session, analysis, task, learned, shots, options.baselines, reference, stop)
                 if result is None:
-                    return session.stopped(analysis, stop)
+                    return stop_early(session, analysis, stop)
                 report.save_finetuned(analysis, session.catalog, config, task, result.model, start)
                 report.write_results(analysis, session, result, reference, start, options.register)
                 named = {"out": out, "dataset": selectors[-1][0]}

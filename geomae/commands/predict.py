@@ -1,7 +1,5 @@
 """`geomae predict`: maps of whole scenes by a fine-tuned model or a saved probe, their accuracy, and areas."""
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,12 +23,13 @@ from geomae.commands.options import (
     TrackingUri,
     exit_with,
     next_command,
-    output_folder,
     read_selectors,
 )
 from geomae.errors import ConfigError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from geomae.commands.run import AnalysisRun
     from geomae.commands.session import Session
     from geomae.encoders.extraction import Progress
@@ -105,6 +104,7 @@ def run(options: PredictOptions) -> int:
     selections = session.select(selectors)
     # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
     from geomae.commands.predict_report import describe_plan, publish
+    from geomae.commands.run import launch_into, stop_early
     from geomae.prediction.assessment import read_reference
     from geomae.prediction.folders import open_predictor
     from geomae.prediction.scene_maps import MapOptions, plan_maps, predict_strips, stride_of, write_maps
@@ -119,14 +119,14 @@ def run(options: PredictOptions) -> int:
     if options.common.dry_run:
         return 0
     with _tracked(options, session, folder, fitted) as analysis:
-        out, _ = session.launch_into(analysis)
+        out, _ = launch_into(session, analysis)
         progress = analysis.step if analysis is not None else session.screen.step
         values, shares = _predicted(options, session, fitted, given, analysis, progress)
         maps = MapOptions(options.probabilities, None if shares is None else shares.share_K)
         with watch() as stop:
             done = predict_strips(session.compute, jobs, maps, out, stop, progress)
             if not all(_gathered(session, done)):
-                return session.stopped(analysis, stop)
+                return stop_early(session, analysis, stop)
             session.fabric.barrier()
             if analysis is not None:  # the first rank writes the results, and is not stopped at it, since that is short
                 analysis.screen.say("writing the maps")
@@ -181,19 +181,15 @@ def _predicted(
     return values, shares
 
 
-@contextlib.contextmanager
 def _tracked(
     options: PredictOptions,
     session: "Session",
     folder: "PredictorFolder",
     fitted: "list[tuple[Selection, WindowModel]]",
-) -> "Iterator[AnalysisRun | None]":
+) -> "AbstractContextManager[AnalysisRun | None]":
     """The run on the first rank; None on the others."""
-    from geomae.commands.run import AnalysisRun, selection_record
+    from geomae.commands.run import first_rank_run
 
-    if not session.leads:
-        yield None
-        return
     record = folder.record
     params: dict[str, Any] = {
         "catalog": str(session.catalog.path.absolute()),
@@ -209,10 +205,7 @@ def _tracked(
     }
     tags = {f"geomae.{step.command}_run": step.run for step in record.steps if step.run and step.command}
     tags |= {"geomae.model_run": record.run} if record.run else {}
-    out = output_folder("predict", options.common.out)
-    with AnalysisRun("predict", options.common, params, session.screen, out) as analysis:
-        analysis.track([selection_record(session.catalog, selected) for selected, _ in fitted], tags)
-        yield analysis
+    return first_rank_run(session, "predict", params, [selected for selected, _ in fitted], tags)
 
 
 def _gathered(session: "Session", done: bool) -> list[bool]:

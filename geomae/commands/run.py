@@ -16,10 +16,12 @@ from geomae.commands.options import CommonOptions, check_new, output_folder
 from geomae.commands.session import Session
 from geomae.embeddings.store import store_digest
 from geomae.encoders import Encoder, Reference
+from geomae.encoders.extraction import Progress
 from geomae.encoders.selections import Embedded, model_run
 from geomae.errors import CheckpointError, StorageError
 from geomae.files import digest, read_json, remove_unfinished, write_json, write_text
 from geomae.runtime.console import Screen
+from geomae.runtime.signals import Stop
 from geomae.sensors.record import SensorRecord
 from geomae.tiles.index import TileIndex
 from geomae.tiles.selection import Selection
@@ -296,6 +298,20 @@ def first_rank_run(
     with AnalysisRun(command, session.common, params, session.screen, out) as analysis:
         analysis.track([selection_record(session.catalog, one) for one in selections], tags)
         yield analysis
+
+
+def launch_into(session: Session, analysis: AnalysisRun | None) -> tuple[Path, Progress]:
+    """Start the other ranks; the folder that the first rank writes to, and how progress is shown."""
+    session.launch()
+    out = Path(session.fabric.broadcast(str(analysis.out) if analysis else ""))
+    return out, analysis.step if analysis else session.screen.step
+
+
+def stop_early(session: Session, analysis: AnalysisRun | None, stop: Stop) -> int:
+    """The exit code of a rank whose work was stopped; the first says how to go on."""
+    if analysis is not None:
+        analysis.stopped()
+    return session.stopped(stop)
 
 
 @contextlib.contextmanager

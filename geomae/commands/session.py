@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geomae.catalog import Catalog, Selector
@@ -15,8 +14,6 @@ from geomae.runtime.ranks import alone
 from geomae.tiles.selection import Selection, select_tiles
 
 if TYPE_CHECKING:  # each takes seconds to import
-    from geomae.commands.run import AnalysisRun
-    from geomae.encoders.extraction import Progress
     from geomae.encoders.selections import EmbeddingSpec, EncoderLoader
     from geomae.runtime.devices import Compute, Fabric
     from geomae.runtime.signals import Stop
@@ -88,16 +85,8 @@ class Session:
         if not self._started_by_scheduler():
             self.fabric.launch()
 
-    def launch_into(self, analysis: "AnalysisRun | None") -> "tuple[Path, Progress]":
-        """Start the other ranks; the folder that the first rank writes to, and how progress is shown."""
-        self.launch()
-        out = Path(self.fabric.broadcast(str(analysis.out) if analysis else ""))
-        return out, analysis.step if analysis else self.screen.step
-
-    def stopped(self, analysis: "AnalysisRun | None", stop: "Stop") -> int:
-        """The exit code of a rank whose work was stopped; the first says how to go on."""
-        if analysis is not None:
-            analysis.stopped()
+    def stopped(self, stop: "Stop") -> int:
+        """The exit code of a rank whose work was stopped."""
         return stop.exit_code or 143 if self.fabric.is_global_zero or self._started_by_scheduler() else 0
 
     @staticmethod

@@ -164,7 +164,7 @@ def stac_entry(items: Sequence[Item], file: str) -> Entry:
     if "eo:cloud_cover" in first.properties:
         lines.append(comment('properties of the items are attributes: where: "`eo:cloud_cover` < 20"'))
     how = {"block_km": 2, "fractions": FRACTIONS}
-    lines.append(comment(f"all tiles are for training; to hold some out: split: {flow(how)}"))
+    lines.append(comment(f"{ALL_TRAIN} split: {flow(how)}"))
     return Entry(tuple(lines), len(items), known.name, tuple(bands), USUAL_TILE, guess.question)
 
 
