@@ -330,7 +330,9 @@ class Reporter(TrackedRun):
             term, what = "pixels", "mean squared error of the target"
         else:
             term, what = "contrast" if "contrast" in terms else "places", "cross entropy in nats"
-        return {"training": f"train/{term}" if len(terms) > 1 else "train/loss", "what": what}
+        if len(terms) == 1:
+            return {"training": "train/loss", "what": what}
+        return {"training": f"train/{term}", "what": f"{what}, the term {term} alone"}
 
     def _warn_of_collapse(self, step: int, rank: float) -> None:
         """Say once that the encoder says nearly the same of all tiles, as an untrained one may for some steps."""
