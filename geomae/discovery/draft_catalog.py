@@ -62,9 +62,7 @@ def infer_catalog(
     Paths in it are relative to the folder of `catalog_file`, which need not exist. `progress` hears (what, done,
     total). Raises CatalogError where there is no raster, or none that can be read.
     """
-    if not folder.is_dir():
-        problem = "is a file" if folder.exists() else "there is no such folder"
-        raise CatalogError(f"{folder}: {problem}; name the folder that holds your rasters")
+    check_folder(folder)
     root = folder.resolve()
     paths, cubes = find_rasters(root), find_cubes(root)
     if not paths and not cubes:
@@ -94,6 +92,13 @@ def infer_catalog(
     progress("looking at vector files", 1, 1)
     elsewhere = [f"{one.path}: its {one.kind} meet no raster here" for one in vectors if one.path not in used]
     return InferredCatalog(entries | of_cubes, (*left_out, *of_no_use, *elsewhere), tuple(problems))
+
+
+def check_folder(folder: Path) -> None:
+    """Raise CatalogError where there is no such folder."""
+    if not folder.is_dir():
+        problem = "is a file" if folder.exists() else "there is no such folder"
+        raise CatalogError(f"{folder}: {problem}; name the folder that holds your rasters")
 
 
 def catalog_of_items(name: str, documents: Sequence[Mapping[str, Any]], file: Path) -> InferredCatalog:

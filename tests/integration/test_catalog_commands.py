@@ -12,6 +12,7 @@ from helpers import called, contents, refused, write_catalog
 from geomae.catalog import open_catalog, resolve_files
 from geomae.commands import catalog_init
 from geomae.commands.options import CommonOptions
+from geomae.commands.runs import read_run
 from geomae.errors import CatalogError
 from geomae.files import read_yaml
 from geomae.rasters import describe_bands, write_cog
@@ -180,6 +181,8 @@ def test_check_goes_on_after_a_data_set_that_cannot_be_used(tmp_path):
     assert "a tile of 64 pixels is larger than" in done.stderr and "1 of 2 data sets" in done.stderr
     audit = json.loads((tmp_path / "found/audit.json").read_text())
     assert audit["good"]["tiles"] == 1 and "larger" in audit["small"]["error"]
+    assert (one := read_run(tmp_path / "found")) is not None
+    assert one.state == "failed" and "a tile of 64 pixels is larger than" in one.remedy
 
 
 def test_init_beside_read_only_data_and_not_twice(tmp_path):
@@ -255,6 +258,12 @@ def test_init_refuses_what_holds_no_rasters(tmp_path, make):
     with pytest.raises(CatalogError, match=r"name (another|the) folder"):
         catalog_init.run(tmp_path / "data", CommonOptions(out=tmp_path / "out.yaml", quiet=True))
     assert not (tmp_path / "out.yaml").exists()
+
+
+def test_init_names_a_wrong_folder_before_a_catalogue_that_is_there(tmp_path):
+    (tmp_path / "out.yaml").touch()
+    with pytest.raises(CatalogError, match=r"rastrs: there is no such folder"):
+        catalog_init.run(tmp_path / "rastrs", CommonOptions(out=tmp_path / "out.yaml", quiet=True))
 
 
 def test_real_patches_in_class_folders(shared_data, tmp_path):
