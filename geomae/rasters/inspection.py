@@ -27,8 +27,9 @@ from geomae.rasters.file_records import BandRecord, FileRecord, RecordCache
 from geomae.rasters.headers import Header, Stamp
 from geomae.rasters.moments import moments
 from geomae.rasters.opening import describe_dataset, is_remote, opened
-from geomae.rasters.reading import Span, physical, read_stored
+from geomae.rasters.reading import physical
 from geomae.rasters.side_files import side_digest
+from geomae.rasters.stored import Span, read_stored
 from geomae.rasters.tiff_directory import missing_blocks
 
 PASS_VALUES = 8_000_000  # values held at once
