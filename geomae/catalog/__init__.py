@@ -11,7 +11,6 @@ from geomae.catalog.schema import (
     Label,
     Mask,
     Points,
-    Sample,
     Split,
     Table,
     Tile,
@@ -20,6 +19,7 @@ from geomae.catalog.schema import (
     json_schema,
 )
 from geomae.catalog.schema_forms import Column
+from geomae.catalog.schema_sample import Sample
 from geomae.catalog.schema_times import Months, Time
 from geomae.catalog.selectors import Condition, Selector, condition_mask, parse_selector, resolve_selectors
 from geomae.catalog.sources import resolve_files, scenes_from_paths, source_from_paths

@@ -18,6 +18,7 @@ from geomae.catalog.schema_forms import (
     mapping_or_list,
     mapping_or_value,
 )
+from geomae.catalog.schema_sample import Sample
 from geomae.catalog.schema_times import Domain, Time
 from geomae.config import refuse
 from geomae.errors import CatalogError, nearest
@@ -200,14 +201,6 @@ class Torchgeo(Strict):
 
     class_name: Text = Field(alias="class", description="name of a class in torchgeo.datasets")
     args: dict[str, Any] = Field({}, description="arguments of the class")
-
-
-class Sample(Strict):
-    """The generated landscape."""
-
-    seed: Annotated[Whole, Field(ge=0)] = Field(0, description="chooses the landscape")
-    size: Annotated[Whole, Field(ge=64, le=2048)] = Field(512, description="side of a scene in pixels")
-    scenes: Annotated[Whole, Field(ge=1, le=64)] = Field(2, description="number of scenes of each domain")
 
 
 def points_or_table(value: object) -> str:

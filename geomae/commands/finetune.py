@@ -67,7 +67,9 @@ class FinetuneOptions:
 
 
 def finetune(
-    model: Annotated[str, typer.Option("--model", help="ENCODER: a model folder, mlflow:RUN_ID or models:/NAME/V.")],
+    model: Annotated[
+        str, typer.Option("--model", help="ENCODER: a model folder, mlflow:RUN_ID, timm:NAME or torchgeo:NAME.")
+    ],
     train: Annotated[str, typer.Option("--train", help="SELECTOR of the labelled tiles to learn from.")],
     test: Annotated[
         list[str] | None, typer.Option("--eval", help="SELECTOR of labelled tiles to be tested on; repeatable.")
@@ -84,7 +86,10 @@ def finetune(
     ] = False,
     register: Annotated[str | None, typer.Option(help="Put the model into MLflow's registry under this name.")] = None,
     catalog: CatalogFile = None,
-    config: Annotated[str | None, typer.Option("--config", help="FILE or shipped NAME; default tiny.")] = None,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", help="FILE or shipped NAME; default tiny, or published for timm: and torchgeo:."),
+    ] = None,
     change: Changes = None,
     out: Out = None,
     seed: Seed = 0,
@@ -112,11 +117,11 @@ def finetune(
 
 def run(options: FinetuneOptions) -> int:
     """Fine-tune and measure. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
-    config, shots = read_config(options)
+    reference = read_encoder(options)
+    config, shots = read_config(options, reference)
     selectors = read_selectors(options.common, [options.train], *([options.tests] if options.tests else []))
     from geomae.commands.session import open_session
 
-    reference = read_encoder(options)
     session = open_session(options.common)
     selections = session.select([one for group in selectors for one in group])
     # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
@@ -229,13 +234,15 @@ def measure(
     return result
 
 
-def read_config(options: FinetuneOptions) -> "tuple[FinetuneConfig, tuple[int, ...]]":
+def read_config(options: FinetuneOptions, reference: "Reference") -> "tuple[FinetuneConfig, tuple[int, ...]]":
     """The configuration and the numbers of labels. Raises ConfigError for options that do not fit together."""
     from geomae.config import load_config
+    from geomae.encoders.specification import TIMM, TORCHGEO
     from geomae.training.finetuning_config import FinetuneConfig
 
     said = {} if options.method is None else {"method": options.method}
-    config = load_config(FinetuneConfig, "finetune", options.config or "tiny", options.changes, said)
+    shipped = "published" if reference.kind in (TIMM, TORCHGEO) else "tiny"
+    config = load_config(FinetuneConfig, "finetune", options.config or shipped, options.changes, said)
     return config, _read_shots(options.shots)
 
 
@@ -250,7 +257,7 @@ def _read_shots(text: str | None) -> tuple[int, ...]:
 
 def read_encoder(options: FinetuneOptions) -> "Reference":
     """What `--model` names. Raises ConfigError for encoders that cannot be trained, and says why."""
-    from geomae.encoders.specification import BASELINE, FOLDER, MLFLOW, TIMM, parse_encoder
+    from geomae.encoders.specification import BASELINE, GALILEO, parse_encoder
 
     reference = parse_encoder(options.model)
     if reference.kind == BASELINE:
@@ -258,10 +265,10 @@ def read_encoder(options: FinetuneOptions) -> "Reference":
             f"--model {options.model}: a baseline has no weights that could learn; give a model folder (the table has "
             "`scratch`, an untrained encoder, beside it)"
         )
-    if reference.kind not in (FOLDER, MLFLOW, TIMM):
+    if reference.kind == GALILEO:
         raise ConfigError(
-            f"--model {options.model}: is another library's model, and what is fine-tuned is kept as a model folder; "
-            "`geomae convert` makes one of published ViT weights"
+            f"--model {options.model}: what is fine-tuned is kept as a model folder, which cannot hold Galileo's "
+            "groups of bands; let a probe learn from it (geomae probe), or train it without labels (geomae adapt)"
         )
     return reference
 
@@ -273,13 +280,16 @@ def open_encoder(
     taught to reconstruct it is the last, unless the user said otherwise.
     """
     from geomae.encoders.selections import model_folder
-    from geomae.encoders.specification import TIMM
-    from geomae.encoders.timm_models import timm_model
+    from geomae.encoders.specification import FOLDER, MLFLOW, TIMM
     from geomae.models.folder import load_model
     from geomae.training.starts import OwnStart
 
-    if reference.kind != TIMM:
+    if reference.kind in (FOLDER, MLFLOW):
         return config, OwnStart(load_model(model_folder(reference, options.common.tracking_uri)))
-    model = timm_model(reference, learned.imagery, int(learned.index.tiles["size"].mode()[0]))
+    if reference.kind == TIMM:
+        from geomae.encoders.timm_models import timm_model as published_model
+    else:
+        from geomae.encoders.torchgeo_models import torchgeo_model as published_model
+    model = published_model(reference, learned.imagery, int(learned.index.tiles["size"].mode()[0]))
     layer = config.layer or model.mae.architecture.depth
     return config.model_copy(update={"layer": layer}), OwnStart(model)

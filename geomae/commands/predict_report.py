@@ -27,7 +27,7 @@ from geomae.prediction.assessment import (
     rows_of_sample,
 )
 from geomae.prediction.models import WindowModel
-from geomae.prediction.record import PredictorRecord, scale_remark
+from geomae.prediction.record import PredictorRecord, namesake_remark, scale_remark
 from geomae.prediction.scene_maps import NODATA, MapJob
 from geomae.prediction.shares import TargetShares, share_sentences
 from geomae.prediction.tiles import TilePredictions, as_number, of_classes, of_map, of_numbers, write_predictions
@@ -67,8 +67,11 @@ def describe_plan(session: Session, fitted: Fitted, jobs: Sequence[MapJob]) -> l
     record = fitted[0][1].record
     remarks: list[str] = [] if record.renumbered is None else [record.renumbered]
     for selected, model in fitted:
-        remark = scale_remark(record, selected.imagery, selected.name)
-        remarks += [] if remark is None else [remark]
+        notes = (
+            scale_remark(record, selected.imagery, selected.name),
+            namesake_remark(record, selected.index, selected.name),
+        )
+        remarks += [note for note in notes if note is not None]
         labels = [one for one in selected.index.tiles["label"].tolist() if one is not None] if record.of_numbers else []
         strange = sum(as_number(one) is None for one in labels)
         if strange:

@@ -191,7 +191,7 @@ def _train(
         sizes = tuple(len(one.reader) for one in data.training)
         order = schedule_batches(
             job.seed, sizes, config.batch, config.steps, partners=data.partners, places=config.objective.places > 0,
-            sides=[one.reader.side_T for one in data.training],
+            sides=[one.reader.side_T for one in data.training], groups=[one.reader.groups for one in data.training],
         )  # fmt: skip
         for event in train(trainer, order, stop):
             reporter.report(trainer, event)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from geomae.encoders.foreign_models import (
     Backbone,
     ForeignEncoder,
+    Values,
     load_state,
     picture_range,
     stretched_range,
@@ -79,23 +80,29 @@ def timm_model(reference: Reference, imagery: SensorRecord, side: int) -> Model:
     if not plain:
         raise ModelError(f"{text}: is no plain vision transformer, and has no blocks that a head could read")
     module, notes = _model(reference, settings, len(record.bands), img_size=side)
-    block: Any = module.blocks[0]  # type: ignore[index]
+    shown = values(picture_range(record), [(settings["mean"], settings["std"])], record)
+    return learning_model(module, record, shown, text, notes)
+
+
+def learning_model(module: Any, record: SensorRecord, shown: Values, text: str, notes: Sequence[str]) -> Model:
+    """A model of ours with the weights of a plain vision transformer, which took the bands of `record` as `shown`.
+
+    What these values cut off at their ends stays whole here. Raises ModelError where the transformer has parts that
+    ours has not.
+    """
+    block = module.blocks[0]
     facts = {"heads": block.attn.num_heads, "norm_eps": block.norm1.eps, "target": "none"}
     try:
         model, _ = convert_mae(dict(module.state_dict()), **facts, bands=record.bands)
     except ModelError as error:
         raise ModelError(f"{text}: {error}") from error
-    shown = picture_range(record)
-    mean_C, std_C = (settings[key] for key in ("mean", "std"))
-    places = list(zip(mean_C, shown.shift_C, shown.factor_C, strict=True))
+    places = list(zip(shown.mean_C, shown.range.shift_C, shown.range.factor_C, strict=True))
     own = replace(
         record,
         mean_C=tuple((mean - shift) / factor for mean, shift, factor in places),
-        std_C=tuple(std / factor for std, factor in zip(std_C, shown.factor_C, strict=True)),
+        std_C=tuple(std / factor for std, factor in zip(shown.std_C, shown.range.factor_C, strict=True)),
     )
-    return replace(
-        model, sensors=(own,), provenance=model.provenance | {"source": reference.text, "weights": list(notes)}
-    )
+    return replace(model, sensors=(own,), provenance=model.provenance | {"source": text, "weights": list(notes)})
 
 
 def finish(

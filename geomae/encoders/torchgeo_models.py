@@ -30,9 +30,10 @@ from geomae.encoders.foreign_models import (
 )
 from geomae.encoders.interface import Layer
 from geomae.encoders.specification import Reference
-from geomae.encoders.timm_models import finish, picture_bands, timm_backbone
+from geomae.encoders.timm_models import finish, learning_model, picture_bands, timm_backbone
 from geomae.errors import BandMismatchError, ConfigError, ModelError, nearest
 from geomae.models.convert.state_dicts import first_line, read_weights
+from geomae.models.folder import Model
 from geomae.sensors import Band, match_bands, sensor
 from geomae.sensors.record import SensorRecord
 
@@ -61,7 +62,8 @@ NO_EMBEDDING = {  # how names of models begin -> why they are no encoders here
     "swin_s": "its weights were trained on streets",
     "swin_b": "its weights were trained on streets",
 }
-FAMILIES = ("vit_", "resnet", "swin_v2", "scalemae", "dofa", "croma", "panopticon", "copernicusfm")
+PLAIN = "vit_"  # how names of plain vision transformers begin
+FAMILIES = (PLAIN, "resnet", "swin_v2", "scalemae", "dofa", "croma", "panopticon", "copernicusfm")
 MAY_LACK = ("head.", "fc.", "fc_norm.", "norm.")  # torchgeo's own loaders let them be as they are made
 SIZES = {"croma": 120, "swin_v2": 256}  # pixels a side, of those that are not made for 224
 
@@ -81,11 +83,27 @@ def torchgeo_encoder(
         raise ConfigError(f"{text}: scales its positions by the ground sample distance; add gsd_m to the catalogue")
     size = input_size(member, next((size for begin, size in SIZES.items() if name.startswith(begin)), 224))
     module = _module(name, len(record.bands), size)
-    file = reference.options.get("checkpoint")
-    path = Path(file) if file is not None else fetch(member, text)
-    adapted = (f"weights of {path.name}", *_load(name, module, read_weights(path), text))
+    adapted = _read(reference, name, member, module)
     backbone = _backbone(name, module.eval().to(device), size, record)
     return finish(text, backbone, record, values, layer, pooling, adapted)
+
+
+def torchgeo_model(reference: Reference, imagery: SensorRecord, side: int) -> Model:
+    """A model of ours with the weights of a vision transformer of torchgeo, that can go on learning.
+
+    It takes the bands and values that the transformer was trained on, of tiles with `side` pixels, which are not
+    resized as `torchgeo_encoder` does: positions are interpolated (by timm). Raises what that raises, and ModelError
+    for networks of another kind.
+    """
+    text = reference.text
+    name, member = _named(reference)
+    if not name.startswith(PLAIN):
+        raise ModelError(f"{text}: {name} is no plain vision transformer, and has no blocks that a head could read")
+    record, shown = fitted(member, name, imagery, text)
+    module: Any = _module(name, len(record.bands), input_size(member, 224))
+    notes = _read(reference, name, member, module)
+    module.set_input_size(img_size=side)
+    return learning_model(module, record, shown, text, notes)
 
 
 def fitted(member: Any | None, model: str, imagery: SensorRecord, text: str) -> tuple[SensorRecord, Values]:
@@ -258,6 +276,13 @@ def _module(name: str, bands: int, size: int) -> nn.Module:
         module.head = nn.Identity()
     made: nn.Module = module
     return made
+
+
+def _read(reference: Reference, name: str, member: Any | None, module: nn.Module) -> tuple[str, ...]:
+    """Load the published weights, or those of the user's file, into the model; what is to be said of them."""
+    file = reference.options.get("checkpoint")
+    path = Path(file) if file is not None else fetch(member, reference.text)
+    return f"weights of {path.name}", *_load(name, module, read_weights(path), reference.text)
 
 
 def _load(name: str, module: Any, weights: dict[str, Tensor], text: str) -> tuple[str, ...]:

@@ -1,1 +1,1 @@
-"""Scores of predictions and reconstructions on arrays: what training, evaluation and prediction share."""
+"""Scores of predictions and reconstructions, computed on arrays; used by training, evaluation and prediction."""

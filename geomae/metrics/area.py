@@ -1,8 +1,8 @@
-"""Accuracy and areas from a random sample of reference points: what a design-based estimate says of a map.
+"""Design-based estimates of a map's accuracy and class areas from a stratified random sample of reference points.
 
-N points, S strata, K classes. Points are drawn at random within strata, which are the map's classes (Olofsson et al.
-2014) or any other parts of the map (Stehman 2014): the estimators of the second contain those of the first. Points are
-few beside all places of a stratum, so that no correction for a finite population is made.
+N points, S strata, K classes. The strata are the map's classes (Olofsson et al. 2014) or any other parts of the map
+(Stehman 2014); the estimators of the first are a special case of the second. There is no finite population correction,
+since the points are few compared with the pixels of a stratum.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ NORMAL_95 = 1.96
 
 @dataclass(frozen=True)
 class Estimates:
-    """Figures (X) and their standard errors, NaN where they are unknown."""
+    """Estimates (X) and their standard errors (X); NaN where unknown."""
 
     value_X: Floats
     error_X: Floats
 
     def interval(self, place: int, most: float = np.inf) -> tuple[float, float] | None:
-        """The interval (95 %) of one figure, within 0 and `most`.
+        """Return the 95 % confidence interval of the estimate at index `place`, clipped to 0 and `most`.
 
-        None where it is unknown, and where the error is 0: a few points that are all right do not make it certain.
+        None where it is unknown, and where the standard error is 0: a few points that are all correct prove nothing.
         """
         value, error = float(self.value_X[place]), float(self.error_X[place])
         if not (np.isfinite(value) and np.isfinite(error) and error > 0):
@@ -35,10 +35,10 @@ class Estimates:
 
 @dataclass(frozen=True)
 class SampleEstimate:
-    """What a stratified sample says of a map: accuracies as shares of area, areas in the unit of the strata.
+    """Accuracies of a map as fractions of its area, and class areas in the unit of the strata's areas.
 
-    `overall` has one figure, the others one for each class. `points_K` are the points by reference class. `notes` say
-    which strata have too few points; areas are those of the strata that have any.
+    `overall` holds one estimate; user's and producer's accuracies and areas hold one per class. `points_K` counts the
+    points of each reference class. `notes` name the strata with too few points; strata without points are left out.
     """
 
     overall: Estimates
@@ -57,10 +57,11 @@ def estimate_from_sample(
     classes: int,
     strata: Sequence[str],
 ) -> SampleEstimate:
-    """Accuracy and areas from points drawn at random within strata of known area, named by `strata`.
+    """Estimate accuracies and class areas from points drawn at random within strata of known area (`area_S`).
 
-    `stratum_N`, `map_N` and `reference_N` are codes of the stratum and of both classes of each point. Where the strata
-    are the map's classes, `stratum_N` equals `map_N`, and this is the estimator of Olofsson et al. (2014).
+    `stratum_N`, `map_N` and `reference_N` are the codes of each point's stratum, mapped class and reference class;
+    `strata` names the strata. Where these are the map's classes, `stratum_N` equals `map_N`, and this is the estimator
+    of Olofsson et al. (2014).
     """
     count_S = np.bincount(stratum_N, minlength=len(area_S))
     sampled_S = count_S > 0
@@ -82,9 +83,9 @@ def estimate_from_sample(
 
 
 def _ratio(part_XN: Floats, whole_XN: Floats, stratum_N: Codes, count_S: Codes, weight_S: Floats) -> Estimates:
-    """Ratios (X) of two totals and their standard errors (Stehman 2014, equations 27 and 28).
+    """Ratio estimates (X) of two totals and their standard errors (Stehman 2014, equations 27 and 28).
 
-    The variance within a stratum is that of `part - ratio * whole`.
+    Within a stratum, the variance is that of the residual `part - ratio * whole`.
     """
     weight_N = weight_S[stratum_N] / count_S[stratum_N]
     whole_X = whole_XN @ weight_N
@@ -105,7 +106,7 @@ def _notes(count_S: Codes, area_S: Floats, strata: Sequence[str]) -> list[str]:
     for name, count, area in zip(strata, count_S.tolist(), area_S.tolist(), strict=True):
         if count == 0 and area > 0:
             share = area / area_S.sum()
-            notes.append(f"stratum {name}: no reference point, so that nothing is said of it ({share:.1%} of the area)")
+            notes.append(f"stratum {name}: no reference point, so estimates leave it out ({share:.1%} of the area)")
         if count == 1:
-            notes.append(f"stratum {name}: one reference point, which leaves every interval unknown; two are the least")
+            notes.append(f"stratum {name}: one reference point, so intervals are unknown; add at least one more")
     return notes

@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: bias-corrected temperature scaling, and how far off probabilities are.
+"""Calibration of probabilities by bias-corrected temperature scaling, and the calibration error.
 
 N rows (tiles or pixels), K classes, G groups, B bins of confidence; X any leading dimensions
 """
@@ -15,13 +15,13 @@ from geomae.errors import TrainingError
 from geomae.metrics.predictions import UNKNOWN, Codes, Floats
 
 EXTREME = 20.0  # temperatures lie between 1 / EXTREME and EXTREME
-FEW = 10  # a class with fewer rows hardly tells its bias
+FEW = 10  # with fewer rows of a class, its bias is uncertain
 BINS = 15  # of equal width (Guo et al. 2017)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Probabilities are softmax(logits / temperature + bias); `notes` say what the rows could not tell."""
+    """Probabilities are softmax(logits / temperature + bias); `notes` say what the rows left uncertain."""
 
     temperature: float
     bias_K: Floats
@@ -29,26 +29,26 @@ class Calibration:
 
     @classmethod
     def none(cls, classes: int, *notes: str) -> "Calibration":
-        """That which leaves the softmax of logits as it is."""
+        """The identity: probabilities are the softmax of the logits."""
         return cls(1.0, np.zeros(classes), notes)
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> "Calibration":
-        """That of `record()`."""
+        """Read what `record` gives."""
         bias_K = np.asarray(record["bias"], dtype=np.float64)
         return cls(float(record["temperature"]), bias_K, tuple(record.get("notes", ())))
 
     def record(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return a dictionary for JSON."""
         return {"temperature": self.temperature, "bias": self.bias_K.tolist(), "notes": list(self.notes)}
 
     def apply(self, logits_XK: NDArray[np.floating]) -> Floats:
-        """Probabilities (..., K) of logits (..., K); a class whose logit is -inf has none."""
+        """Turn logits (..., K) into probabilities (..., K); a logit of -inf gives 0."""
         return softmax(logits_XK.astype(np.float64) / self.temperature + self.bias_K)
 
 
 def softmax(scores_XK: Floats) -> Floats:
-    """Shares (..., K) that sum to 1."""
+    """Softmax over the last axis: values (..., K) that sum to 1."""
     share_XK = np.exp(scores_XK - scores_XK.max(-1, keepdims=True))
     return np.asarray(share_XK / share_XK.sum(-1, keepdims=True))
 
@@ -59,13 +59,13 @@ def fit_calibration(
     weight_N: Floats | None = None,
     names: Sequence[str] | None = None,
 ) -> Calibration:
-    """Bias-corrected temperature scaling (Alexandari et al. 2020) of rows that the model did not learn from.
+    """Fit bias-corrected temperature scaling (Alexandari et al. 2020) to held-out rows.
 
-    The likelihood is that of the rows times a standard normal prior on the biases and on the logarithm of the
-    temperature, which weighs as one row does: rows that are all told apart, or few, then leave both finite and near
-    0. A class without rows has no say in it: its bias stays 0, which is the mean of the others. Rows whose label is
-    UNKNOWN are left out. `weight_N` says how much each row counts; pixels of a tile are alike and should count less
-    than a tile each. Raises TrainingError for logits that are not numbers.
+    The fit maximises the likelihood of the rows times a standard normal prior on the biases and on the logarithm of
+    the temperature, which weighs as much as one row. It keeps both finite where all rows are classified correctly, and
+    near 0 where rows are few. The biases have mean 0; a class without rows keeps bias 0. Rows labelled UNKNOWN are left
+    out. `weight_N` is the weight of each row: pixels of one tile are correlated and should weigh less than one each.
+    Raises TrainingError where a logit is NaN or +inf.
     """
     classes = logits_NK.shape[1]
     names = [f"class {code}" for code in range(classes)] if names is None else names
@@ -81,7 +81,7 @@ def fit_calibration(
     ]
     if len(known) < 2:
         return Calibration.none(
-            classes, *notes, "fewer than two classes to calibrate on: probabilities stay as they are"
+            classes, *notes, "fewer than two classes to calibrate on: probabilities are not calibrated"
         )
     few = [names[code] for code in known.tolist() if count_K[code] < FEW]
     notes += [f"fewer than {FEW} rows to calibrate on: {', '.join(few)}; the bias is uncertain"] if few else []
@@ -100,9 +100,9 @@ def balanced_weights(label_N: Codes, classes: int) -> Floats:
 
 
 def _most_likely(scores_NK: Floats, label_N: Codes, weight_N: Floats) -> tuple[float, Floats, list[str]]:
-    """Temperature, biases (K) of mean 0, and what there is to say of them."""
+    """Return the temperature, biases (K) of mean 0, and notes on the fit."""
     rows, total = np.arange(len(label_N)), float(weight_N.sum())
-    scores_NK = scores_NK - scores_NK.mean(1, keepdims=True)  # what is the same for all classes tells nothing
+    scores_NK = scores_NK - scores_NK.mean(1, keepdims=True)  # softmax ignores a shift of all classes
     target_K = np.bincount(label_N, weight_N, minlength=scores_NK.shape[1])
     limit = float(np.log(EXTREME))
 
@@ -121,21 +121,21 @@ def _most_likely(scores_NK: Floats, label_N: Codes, weight_N: Floats) -> tuple[f
     bounds = [(-limit, limit), *[(None, None)] * scores_NK.shape[1]]
     end = minimize(loss, np.zeros(len(bounds)), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500})
     temperature, bias_K = float(np.exp(-end.x[0])), end.x[1:] - end.x[1:].mean()
-    notes = [] if end.success else [f"the calibration did not settle: {end.message}"]
+    notes = [] if end.success else [f"the calibration did not converge: {end.message}"]
     if abs(end.x[0]) >= limit * (1 - 1e-6):
-        notes.append(f"the temperature ran into its bound of {temperature:g}: confidence says little here")
+        notes.append(f"the temperature reached its bound of {temperature:g}: do not rely on the confidence")
     right_N = (scores_NK / temperature + bias_K).argmax(1) == label_N
     if right_N.all():
-        notes.append(f"all {len(rows)} rows are told apart, so that they only say that probabilities may be high")
+        notes.append(f"all {len(rows)} rows are classified correctly: without errors to fit, calibration is uncertain")
     return temperature, bias_K, notes
 
 
 def reliability_sums(
     predicted_N: Codes, right_N: NDArray[np.bool_], confidence_N: Floats, group_N: Codes, classes: int, groups: int
 ) -> Floats:
-    """By group, predicted class and bin of confidence: rows, rows that are right, and confidence: (G, K, B, 3).
+    """Count rows and correct rows and sum confidence, by group, predicted class and bin of confidence: (G, K, B, 3).
 
-    Bins are of equal width; each takes its upper end, the first also 0.
+    Bins have equal width; each includes its upper end, and the first also 0.
     """
     bin_N = np.clip(np.ceil(confidence_N * BINS).astype(np.int64) - 1, 0, BINS - 1)
     cell_N = (group_N * classes + predicted_N) * BINS + bin_N
@@ -145,7 +145,7 @@ def reliability_sums(
 
 
 def calibration_error(sums_XB3: Floats) -> Floats:
-    """Expected calibration error (X): the mean over rows of |share right - mean confidence| of their bin."""
+    """Expected calibration error (X): the mean over rows of |accuracy - mean confidence| of the row's bin."""
     rows_X = sums_XB3[..., 0].sum(-1)
     off_X = np.abs(sums_XB3[..., 1] - sums_XB3[..., 2]).sum(-1)
     return np.asarray(np.divide(off_X, rows_X, out=np.full(np.shape(rows_X), np.nan), where=rows_X > 0))
@@ -153,7 +153,7 @@ def calibration_error(sums_XB3: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Rows whose confidence lies above `above` and at most at `up_to`: how many, how sure, and how often right."""
+    """Number, mean confidence and accuracy of the rows whose confidence is above `above` and at most `up_to`."""
 
     above: float
     up_to: float
@@ -163,7 +163,7 @@ class ReliabilityBin:
 
 
 def reliability_table(sums_B3: Floats) -> list[ReliabilityBin]:
-    """The bins that hold rows, of increasing confidence."""
+    """The bins that hold rows, in order of increasing confidence."""
     return [
         ReliabilityBin(number / BINS, (number + 1) / BINS, int(rows), confidence / rows, right / rows)
         for number, (rows, right, confidence) in enumerate(sums_B3.tolist())

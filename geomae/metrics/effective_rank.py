@@ -1,4 +1,4 @@
-"""How many directions vectors make use of (Roy and Vetterli 2007): 1 where all lie on a line."""
+"""Effective rank of a set of vectors (Roy and Vetterli 2007): 1 where all lie on a line."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 def effective_rank(variance_D: NDArray[np.floating[Any]]) -> float:
-    """The exponential of the entropy of the shares of variance; 0 without variance, NaN where one is not finite."""
+    """Exponential of the entropy of the fractions of variance; 0 without variance, NaN where one is not finite."""
     total = variance_D.sum()
     if not np.isfinite(total):
         return float("nan")
@@ -16,7 +16,7 @@ def effective_rank(variance_D: NDArray[np.floating[Any]]) -> float:
 
 
 def rank_of_rows(rows_ND: NDArray[np.floating[Any]]) -> float:
-    """The effective rank of some vectors about their mean."""
+    """Effective rank of vectors (N, D) after their mean is subtracted; NaN where a value is not finite."""
     centred_ND = rows_ND - rows_ND.mean(0)
     if not np.isfinite(centred_ND).all():
         return float("nan")

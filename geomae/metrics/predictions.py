@@ -1,7 +1,7 @@
-"""Scores of predicted classes, pixels and numbers, from sums over groups; and intervals by resampling these groups.
+"""Scores of predicted classes, pixels and numbers from sums over groups, with bootstrap intervals over the groups.
 
-T tiles, G groups, K classes, R resamples; X any leading dimensions, such as resamples; a confusion counts (truth,
-predicted)
+T tiles, G groups, K classes, R resamples; X any leading dimensions, such as resamples. A confusion matrix has truth in
+rows and predictions in columns.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from geomae.randomness import generator
 
-FEWEST_GROUPS = 10  # below, an interval would claim more than the groups can carry
+FEWEST_GROUPS = 10  # a bootstrap interval over fewer groups would be too narrow
 RESAMPLES = 1000
 LEVEL = 0.95
 
@@ -29,14 +29,14 @@ SPELLED = {
 
 
 def metric_name(metric: str) -> str:
-    """As people write it."""
+    """Return the name of a metric for tables and figures."""
     return SPELLED.get(metric, metric.replace("_", " "))
 
 
 def resample_groups(groups: int, seed: int) -> NDArray[np.float64] | None:
-    """How often each group counts in each resample: (R, G); None with fewer than ten groups.
+    """Draw bootstrap weights (R, G): how often each group is drawn in each resample; None with fewer than ten groups.
 
-    The same seed and number of groups give the same resamples, so that the interval of a difference is paired.
+    The same seed and number of groups give the same resamples, so that intervals of differences are paired.
     """
     if groups < FEWEST_GROUPS:
         return None
@@ -45,7 +45,7 @@ def resample_groups(groups: int, seed: int) -> NDArray[np.float64] | None:
 
 
 def percentile_interval(values_R: NDArray[np.float64]) -> tuple[float, float]:
-    """The interval (95 %) of a statistic by its values in the resamples; those in which it is unknown do not count."""
+    """The 95 % percentile interval of a statistic from its values in the resamples; NaN values are left out."""
     low, high = np.nanquantile(values_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
@@ -53,9 +53,9 @@ def percentile_interval(values_R: NDArray[np.float64]) -> tuple[float, float]:
 def group_interval(
     statistic: Callable[[NDArray[np.float64]], float], group_T: NDArray[np.int64], seed: int
 ) -> tuple[float, float] | None:
-    """The percentile interval (95 %) of `statistic(weight_T)` over resampled groups; None with fewer than ten.
+    """The 95 % percentile interval of `statistic(weight_T)` over resampled groups; None with fewer than ten groups.
 
-    `weight_T` says how often each tile counts. See `resample_groups` for differences.
+    `weight_T` says how often each tile counts. `resample_groups` tells why intervals of differences are paired.
     """
     counts_RG = resample_groups(int(group_T.max()) + 1, seed)
     if counts_RG is None:
@@ -64,29 +64,29 @@ def group_interval(
 
 
 def confusion(truth_T: Codes, predicted_T: Codes, classes: int) -> Floats:
-    """How often each class (row) was taken for each (column): (K, K)."""
+    """Confusion matrix (K, K): counts by true class (row) and predicted class (column)."""
     one_group_T = np.zeros(len(truth_T), dtype=np.int64)
     return np.asarray(confusion_by_group(truth_T, predicted_T, one_group_T, classes, 1)[0])
 
 
 def confusion_by_group(truth_T: Codes, predicted_T: Codes, group_T: Codes, classes: int, groups: int) -> Floats:
-    """The confusion of each group: (G, K, K); the groups' sum is that of all."""
+    """Confusion matrix of each group: (G, K, K); their sum is the matrix of all tiles."""
     cell_T = (group_T * classes + truth_T) * classes + predicted_T
     counts = np.bincount(cell_T, minlength=groups * classes * classes)
     return counts.reshape(groups, classes, classes).astype(np.float64)
 
 
 def accuracy(counts_XKK: Floats) -> Floats:
-    """Share of what was predicted right: (X)."""
+    """Fraction of correct predictions: (X)."""
     right_X = np.trace(counts_XKK, axis1=-2, axis2=-1)
     return _share(right_X, counts_XKK.sum((-2, -1)))
 
 
 def class_scores(counts_XKK: Floats) -> dict[str, Floats]:
-    """Recall, precision, F1 and intersection over union of each class: (X, K).
+    """Recall, precision, F1 and intersection over union (IoU) of each class: (X, K).
 
-    Recall is unknown (NaN) for a class without truth; the others are 0 for one that was never predicted, and unknown
-    where it neither was there nor was predicted.
+    Recall is NaN for a class that is absent from the truth. Precision, F1 and IoU are 0 for a class of the truth that
+    was never predicted. All are NaN for a class that is absent from both.
     """
     right_XK = np.diagonal(counts_XKK, axis1=-2, axis2=-1)
     truth_XK, predicted_XK = counts_XKK.sum(-1), counts_XKK.sum(-2)
@@ -100,12 +100,12 @@ def class_scores(counts_XKK: Floats) -> dict[str, Floats]:
 
 
 def balanced_accuracy(counts_XKK: Floats, averaged_K: NDArray[np.bool_] | None = None) -> Floats:
-    """Mean recall of the classes that are there, or of those among them that `averaged_K` says: (X)."""
+    """Mean recall (X) over the classes of the truth, or over those of them that `averaged_K` selects."""
     return average(class_scores(counts_XKK)["recall"], averaged_K)
 
 
 def average(score_XK: Floats, averaged_K: NDArray[np.bool_] | None = None) -> Floats:
-    """Mean over classes whose score is known, or over those among them that `averaged_K` says: (X)."""
+    """Mean score (X) over the classes whose score is not NaN, or over those of them that `averaged_K` selects."""
     chosen_XK = score_XK if averaged_K is None else np.where(averaged_K, score_XK, np.nan)
     known_XK = ~np.isnan(chosen_XK)
     return _share(np.where(known_XK, chosen_XK, 0).sum(-1), known_XK.sum(-1))
@@ -117,32 +117,32 @@ def _share(part_X: Floats, whole_X: Floats) -> Floats:
 
 
 class Measure(Protocol):
-    """Sums over groups of what was predicted, and figures of sums."""
+    """A set of scores: sums per group that can be added and weighted, and the scores of such sums."""
 
     @property
     def main(self) -> str:
-        """The figure that encoders are compared by."""
+        """Name of the score by which encoders are compared."""
 
     def sums(self, truth: NDArray[Any], predicted: NDArray[Any], group_T: Codes, groups: int) -> Floats:
-        """What the figures need of each group: (G, ...)."""
+        """The sums of each group from which the scores are computed: (G, ...)."""
 
     def values(self, sums_X: Floats) -> Values:
-        """The figures of (weighted) sums of groups: each (X,)."""
+        """The scores of (weighted) sums of groups: each (X,)."""
 
     def groups(self, sums: Floats) -> dict[str, int]:
-        """How many groups (G, ...) there are, and how many that hold each class."""
+        """Number of groups in `sums` (G, ...), and of those that hold each class."""
 
 
 @dataclass(frozen=True)
 class ClassMeasure:
-    """Classes of tiles; `averaged_K` says which classes count in the averages."""
+    """Scores of one class per tile; `averaged_K` selects the classes that count in the averages."""
 
     names: Sequence[str]
     averaged_K: NDArray[np.bool_]
     main: str = "balanced_accuracy"
 
     def sums(self, truth: NDArray[Any], predicted: NDArray[Any], group_T: Codes, groups: int) -> Floats:
-        """The confusion of each group: (G, K, K)."""
+        """Confusion matrix of each group: (G, K, K)."""
         return confusion_by_group(truth, predicted, group_T, len(self.names), groups)
 
     def values(self, sums_X: Floats) -> Values:
@@ -156,20 +156,20 @@ class ClassMeasure:
         return values | _of_classes(by_class, ("recall", "precision", "f1"), self.names)
 
     def groups(self, sums: Floats) -> dict[str, int]:
-        """How many groups there are, and how many that hold each class."""
+        """Number of groups, and of those that hold each class."""
         return _groups(sums, self.names)
 
 
 @dataclass(frozen=True)
 class PixelMeasure:
-    """Classes of pixels, of tiles (T, H, W); only known pixels count."""
+    """Scores of one class per pixel, of tiles (T, H, W); pixels whose truth is UNKNOWN do not count."""
 
     names: Sequence[str]
     averaged_K: NDArray[np.bool_]
     main: str = "mean_iou"
 
     def sums(self, truth: NDArray[Any], predicted: NDArray[Any], group_T: Codes, groups: int) -> Floats:
-        """The confusion of each group, in pixels: (G, K, K)."""
+        """Confusion matrix of each group, in pixels: (G, K, K)."""
         group_THW = np.broadcast_to(group_T[:, None, None], truth.shape)
         known_THW = truth != UNKNOWN
         parts = (truth[known_THW].astype(np.int64), predicted[known_THW].astype(np.int64), group_THW[known_THW])
@@ -186,13 +186,13 @@ class PixelMeasure:
         return values | _of_classes(by_class, ("iou", "recall"), self.names)
 
     def groups(self, sums: Floats) -> dict[str, int]:
-        """How many groups there are, and how many that hold each class."""
+        """Number of groups, and of those that hold each class."""
         return _groups(sums, self.names)
 
 
 @dataclass(frozen=True)
 class NumberMeasure:
-    """Numbers; `middle` is near the mean of the truth, so that sums of squares lose no digits."""
+    """Scores of predicted numbers. `middle` should be near the mean of the truth, so that sums stay accurate."""
 
     middle: float
     main: str = "r2"
@@ -204,14 +204,14 @@ class NumberMeasure:
         return np.stack([np.bincount(group_T, one, minlength=groups) for one in columns], axis=1)
 
     def values(self, sums_X: Floats) -> Values:
-        """R2, root mean square error and mean absolute error."""
+        """Coefficient of determination R2, root mean square error and mean absolute error."""
         count, first, second, absolute, square = np.moveaxis(sums_X, -1, 0)
         spread = second - first**2 / count
         r2 = np.where(spread > 0, 1 - square / np.where(spread > 0, spread, 1), np.nan)
         return {("r2", ALL): r2, ("rmse", ALL): np.sqrt(square / count), ("mae", ALL): absolute / count}
 
     def groups(self, sums: Floats) -> dict[str, int]:
-        """How many groups there are."""
+        """Number of groups."""
         return {ALL: len(sums)}
 
 

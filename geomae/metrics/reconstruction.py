@@ -1,4 +1,4 @@
-"""How far a reconstruction is from the truth: sums per tile first, figures from sums, so that tiles can be reweighted.
+"""Errors of reconstructions: first sums per tile, then scores of these sums, so that tiles can be reweighted.
 
 T tiles (or groups, or resamples of them), B tiles of a batch, C bands, H W pixels, I indices, G groups, R resamples,
 M patches, P pixels of a patch in one band, K predictions
@@ -19,19 +19,19 @@ Floats = NDArray[np.float64]
 
 RADIUS = 5  # a window of 11 pixels
 SIGMA = 1.5  # of the Gaussian window, in pixels
-STABLE = (0.01**2, 0.03**2)  # of the squared data range
-ALL = "all"  # in place of a band: the mean over the bands, or a figure that is of all bands at once
-HIGHEST_PSNR = 100.0  # dB; where the error is 0, it would be infinite
+STABLE = (0.01**2, 0.03**2)  # the stabilising constants of SSIM, in units of the squared data range
+ALL = "all"  # in place of a band: the mean over the bands, or a score of all bands together
+HIGHEST_PSNR = 100.0  # dB; an upper limit, since PSNR is infinite where the error is 0
 DATA_RANGE_STD = 6.0  # the data range of PSNR and SSIM: mean -+ 3 standard deviations of the train split
-# Index = (first - second) / (first + second), by common names of the bands, the first of each that is there.
+# Index = (first - second) / (first + second). Each side lists common names; the first band that is there is taken.
 INDICES = {
     "ndvi": (("nir", "nir08"), ("red",)),  # Rouse et al. 1974
-    "ndwi": (("green",), ("nir", "nir08")),  # of open water, McFeeters 1996
+    "ndwi": (("green",), ("nir", "nir08")),  # open water, McFeeters 1996
 }
 
 
 def ssim_map(first_BCHW: Tensor, second_BCHW: Tensor, range_C: Tensor) -> Tensor:
-    """Similarity at every place that has a whole window around it: (B, C, H - 10, W - 10), in float64.
+    """SSIM at every pixel whose whole window lies in the tile: (B, C, H - 10, W - 10) in float64 (Wang et al. 2004).
 
     `range_C` is the data range of each band, in the unit of the pixels.
     """
@@ -54,10 +54,10 @@ def ssim_map(first_BCHW: Tensor, second_BCHW: Tensor, range_C: Tensor) -> Tensor
 def ssim_sums(
     predicted_BCHW: Tensor, truth_BCHW: Tensor, counted_BCHW: Tensor, valid_BCHW: Tensor, range_C: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Sum of the similarity over the counted pixels, and their number: two (B, C).
+    """Sum of SSIM over the counted pixels, and the number of these: two tensors (B, C).
 
-    Elsewhere the prediction is set to the truth, so that it has no influence there. Where the truth is not valid, both
-    are the mean of the tile's valid pixels. Pixels whose window leaves the tile do not count.
+    Elsewhere the prediction is replaced by the truth, so that it has no influence; where the truth is not valid, both
+    are replaced by the mean of the tile's valid pixels. Pixels whose window leaves the tile do not count.
     """
     H, W = truth_BCHW.shape[-2:]
     if min(H, W) <= 2 * RADIUS:
@@ -73,7 +73,7 @@ def ssim_sums(
 
 @lru_cache(maxsize=8)
 def _windows(size: int) -> NDArray[np.float64]:
-    """Gaussian weights of each place along one side: (size - 10, size)."""
+    """The Gaussian filter along one side as a matrix: (size - 10, size)."""
     offset = torch.arange(-RADIUS, RADIUS + 1, dtype=torch.float64)
     weight = torch.exp(-offset.square() / (2 * SIGMA**2))
     weight /= weight.sum()
@@ -86,20 +86,20 @@ def _windows(size: int) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Index:
-    """A normalised difference of two bands, by their places."""
+    """A normalised difference of two bands; `first` and `second` are their places in the data set."""
 
     name: str
     first: int
     second: int
 
     def of(self, pixels_BCHW: Tensor) -> Tensor:
-        """The index (B, H, W), -1 to 1; values below zero count as zero, and NaN is where both are."""
+        """The index (B, H, W), from -1 to 1. Negative pixel values count as 0; NaN where both bands are 0."""
         first, second = (pixels_BCHW[:, place].clamp(min=0) for place in (self.first, self.second))
         return (first - second) / (first + second)
 
 
 def indices(bands: Sequence[Band]) -> tuple[Index, ...]:
-    """The indices whose bands are there."""
+    """The spectral indices of INDICES whose two bands are among `bands`."""
     place: dict[str | None, int] = {}
     for number, band in enumerate(bands):
         place.setdefault(band.common_name, number)
@@ -114,8 +114,8 @@ def indices(bands: Sequence[Band]) -> tuple[Index, ...]:
 def spectral_angle(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
     """Angle between the spectra of every pixel, in degrees: (B, H, W) in float64 (Kruse et al. 1993).
 
-    Computed from sums and differences (Kahan 2006), since the arc cosine loses small angles. A spectrum of zeros is at
-    0 degrees from another one and at 90 from any other spectrum.
+    Computed from sums and differences (Kahan 2006), since the arc cosine is inaccurate for small angles. The angle
+    between two spectra of zeros is 0 degrees, and between one of zeros and any other 90 degrees.
     """
     first, second = first_BCHW.double(), second_BCHW.double()
     length_1, length_2 = _length(first), _length(second)
@@ -127,9 +127,9 @@ def spectral_angle(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
 def index_errors(
     predicted_BCHW: Tensor, truth_BCHW: Tensor, counted_BCHW: Tensor, chosen: Sequence[Index]
 ) -> tuple[Tensor, Tensor]:
-    """Errors (B, I, H, W) of indices, 0 where a pixel does not count, and which count.
+    """Errors (B, I, H, W) of indices, 0 where a pixel does not count; and which pixels count, of the same shape.
 
-    A pixel counts where it does in both bands and the true index is known; a predicted one that is not counts as 0.
+    A pixel counts where it counts in both bands and the true index is not NaN. A predicted index of NaN counts as 0.
     """
     B, _, H, W = truth_BCHW.shape
     errors = torch.zeros(B, len(chosen), H, W, dtype=torch.float64, device=truth_BCHW.device)
@@ -148,20 +148,20 @@ def _length(spectra_BCHW: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TileErrors:
-    """Sums of squared errors (T, C) per name of a prediction, in squared units of the data set, and pixels (T, C)."""
+    """Sums of squared errors (T, C) by name of the prediction, in the data set's unit squared; pixel counts (T, C)."""
 
     squares_TC: dict[str, Floats]
     pixels_TC: Floats
 
     def of_bands(self, places: Sequence[int]) -> "TileErrors":
-        """Those of some bands."""
+        """The errors of the bands at `places`."""
         chosen = list(places)
         return TileErrors(
             {name: values[:, chosen] for name, values in self.squares_TC.items()}, self.pixels_TC[:, chosen]
         )
 
     def rmse(self, name: str, weight_T: Floats | None = None) -> float:
-        """Mean of the RMSE over the bands that have a pixel; NaN where none has.
+        """Mean RMSE over the bands that have a counted pixel; NaN where none has.
 
         `weight_T` says how often each tile counts.
         """
@@ -195,7 +195,7 @@ class ErrorSums:
         return len(self.pixels_TC)
 
     def weighted(self, weight_RT: Floats) -> "ErrorSums":
-        """The sums of R choices of the tiles, each counting as often as `weight_RT` says."""
+        """Weighted sums over tiles, one per row of `weight_RT`, which says how often each tile counts."""
         return ErrorSums(**{one.name: weight_RT @ getattr(self, one.name) for one in fields(self)})
 
     def by_group(self, group_T: NDArray[np.int64]) -> "ErrorSums":
@@ -204,7 +204,7 @@ class ErrorSums:
         return self.weighted(member_GT.astype(np.float64))
 
     def take(self, chosen: NDArray[np.int64] | NDArray[np.bool_]) -> "ErrorSums":
-        """The sums of some tiles."""
+        """The sums of the chosen tiles."""
         return ErrorSums(**{one.name: getattr(self, one.name)[chosen] for one in fields(self)})
 
     @classmethod
@@ -214,9 +214,9 @@ class ErrorSums:
 
 
 def sum_squares(predictions: Sequence[Tensor], truth_BMCP: Tensor, counted_BMCP: Tensor, exact: torch.dtype) -> Tensor:
-    """Per prediction, tile and band the sum of squared errors over the counted pixels of patches: (K + 1, B, C).
+    """Sums of squared errors over the counted pixels of patches, by prediction, tile and band: (K + 1, B, C).
 
-    The last row counts the pixels. Sums are taken in `exact`, float64 where the device has it.
+    The last row counts the pixels. `exact` is the type in which sums are taken, float64 where the device has it.
     """
     sums = [(one - truth_BMCP).where(counted_BMCP, 0).square().to(exact).sum((1, 3)) for one in predictions]
     return torch.stack([*sums, counted_BMCP.sum((1, 3)).to(exact)])
@@ -230,10 +230,10 @@ def error_sums(
     bands: Sequence[Band],
     range_C: Tensor,
 ) -> ErrorSums:
-    """Compare a prediction with the truth on the pixels that are `counted`, a part of the `valid` ones.
+    """Compare a prediction with the truth on the counted pixels, which are a subset of the valid ones.
 
-    Values of other pixels, NaN included, have no influence. `range_C` is the data range of SSIM, in the pixels' unit.
-    Raises nothing; needs a device with float64.
+    Values of other pixels, also NaN, have no influence. `range_C` is the data range of SSIM, in the pixels' unit.
+    Needs a device with float64.
     """
     truth = truth_BCHW.double().where(valid_BCHW, 0)
     predicted = predicted_BCHW.double().where(counted_BCHW, truth)
@@ -253,11 +253,11 @@ def error_sums(
 
 
 def figures(sums: ErrorSums, bands: Sequence[Band], range_C: Floats) -> dict[tuple[str, str], Floats]:
-    """Every figure by (metric, band), each (T,), NaN where no pixel counts: see `units`.
+    """All scores by (metric, band), each (T,), NaN where no pixel counts; `units` gives their units.
 
-    By band and as their mean (`all`): rmse, mae, bias (prediction - truth), psnr, ssim, and the data_range of the last
-    two. Of all bands: spectral_angle (mean over pixels), ergas (resolutions of ratio 1; Wald 2000), and rmse, mae and
-    bias of NDVI and NDWI where their bands are there.
+    By band, and as the mean over bands (`all`): rmse, mae, bias (prediction - truth), psnr, ssim, and the data_range of
+    the last two. Of all bands together: spectral_angle (mean over pixels), ergas (for a ratio of resolutions of 1; Wald
+    2000), and rmse, mae and bias of NDVI and NDWI where their bands are there.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         square_TC = sums.square_TC / sums.pixels_TC
@@ -287,14 +287,14 @@ def figures(sums: ErrorSums, bands: Sequence[Band], range_C: Floats) -> dict[tup
 
 
 def units(metric: str, unit: str) -> str:
-    """The unit of a figure, where pixels are in `unit`; 1 for those without."""
+    """The unit of a metric, where pixels are in `unit`; "1" for a metric without unit."""
     if metric in ("rmse", "mae", "bias", "data_range"):
         return unit
     return {"psnr": "dB", "spectral_angle": "degree"}.get(metric, "1")
 
 
 def _mean_of_known(values_TC: Floats) -> Floats:
-    """The mean over the bands that have a counted pixel; NaN where none has."""
+    """Mean over the bands that have a counted pixel; NaN where none has."""
     known_TC = ~np.isnan(values_TC)
     mean_T: Floats = np.where(known_TC, values_TC, 0).sum(1) / known_TC.sum(1)
     return mean_T

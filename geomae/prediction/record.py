@@ -134,10 +134,28 @@ def scale_remark(record: PredictorRecord, imagery: SensorRecord, where: str) -> 
 
 
 def learned_tiles(record: PredictorRecord, index: TileIndex) -> "LearnedTiles":
-    """The tiles of the data set of `index` that the model learned from, or that a choice was made on."""
-    of_dataset = record.learned.get(index.name, {})
+    """The tiles of the scenes of `index` that the model learned from, or that a choice was made on.
+
+    A scene of another data set that bears the same name counts as the same scene: two entries of a catalogue often
+    describe one file, and a tile that is left out of an accuracy flatters nobody.
+    """
     scenes = {scene.id for scene in index.source.scenes}
-    return LearnedTiles.of([one for tiles in of_dataset.values() for one in tiles], record.tile, scenes)
+    tile_ids = [one for of_dataset in record.learned.values() for tiles in of_dataset.values() for one in tiles]
+    return LearnedTiles.of(tile_ids, record.tile, scenes)
+
+
+def namesake_remark(record: PredictorRecord, index: TileIndex, where: str) -> str | None:
+    """Says which scenes are taken for scenes of another data set, which the model learned from."""
+    scenes = {scene.id for scene in index.source.scenes}
+    others = {name: ids for name, ids in record.learned.items() if name != index.name}
+    shared = {
+        name: len(LearnedTiles.of([one for tiles in of.values() for one in tiles], record.tile, scenes).corners)
+        for name, of in others.items()
+    }
+    said = ", ".join(f"{count} of {name}" for name, count in shared.items() if count)
+    if not said:
+        return None
+    return f"{where}: scenes with the names of scenes that the model learned from ({said}) are taken to be the same"
 
 
 @dataclass(frozen=True)

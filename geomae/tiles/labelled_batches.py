@@ -97,7 +97,7 @@ def labelled_batch(
     pixels, valid, labels, zooms, gains, offsets = zip(*drawn, strict=True)
     altered = (torch.from_numpy(np.stack(gains)), torch.from_numpy(np.stack(offsets)))
     return LabelledBatch(
-        mine[0][0],
+        int(order.first_S[step]) + rank * share,
         tuple(tiles.reader.tile_ids[position] for _, position in mine),
         torch.from_numpy(np.stack(pixels)),
         torch.from_numpy(np.stack(valid)),

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomae.rasters import Window, read
+from geomae.tiles.draw_groups import DrawGroups, draw_groups
 from geomae.tiles.ground import TrainingGround
 from geomae.tiles.index import TileIndex
 from geomae.tiles.views import Frame, frame_of
@@ -100,6 +101,11 @@ class TileReader:
     def ground(self) -> TrainingGround:
         """What lies in some tile of the index."""
         return TrainingGround(self.index)
+
+    @cached_property
+    def groups(self) -> DrawGroups | None:
+        """The tiles that are drawn near each other, where that saves decoding."""
+        return draw_groups(self.index)
 
     def frame(self, position: int) -> Frame:
         """Where a tile lies."""

@@ -5,7 +5,6 @@ Axes: L class codes, K spectra, C bands, H W pixels, N points.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,15 +17,12 @@ from geomae.errors import CatalogError, StorageError
 from geomae.files import cache_folder, digest, publish_dir, write_json, write_text
 from geomae.randomness import generator
 from geomae.rasters import write_cog
-from geomae.sensors import sensor
+from geomae.tiles.sample_domains import BANDS, BARE, BUILT, CLASSES, DOMAINS, FOREST, SENSOR, WATER, LandscapeDomain
+from geomae.tiles.sample_shifts import SIDES, SOURCE, TARGET, Shift, observed_bands, response
 from geomae.tiles.sample_vectors import SurveyedScene, geojson, survey_fields, survey_points
 
 FORMAT = 2  # part of the cache key: raise it whenever the same arguments give other files
-SENSOR = "sentinel-2-l2a"
-BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
-CLASSES = {1: "water", 2: "forest", 3: "shrub", 4: "grass", 5: "crop", 6: "bare", 7: "built"}
 GSD_M = 10.0
-WATER, FOREST, SHRUB, GRASS, CROP, BARE, BUILT = CLASSES
 Floats: TypeAlias = NDArray[np.floating[Any]]
 Codes: TypeAlias = NDArray[np.intp]
 Ground: TypeAlias = tuple[Codes, Codes, Floats, Floats, Floats]  # see `_ground`
@@ -50,90 +46,69 @@ _MOISTURE_C = np.array([-.02, -.03, -.03, -.03, -.03, -.03, -.02, -.02, -.03, -.
 _SPREAD_L4 = np.array([  # how far log shares stray by parcel, by place and by pixel; log brightness by pixel
     (0, 0, 0, 0), (0, .8, .05, .01), (0, 1.1, .25, .17), (0, .5, .6, .06), (.5, .5, .15, .04), (1.5, .3, .08, .02),
     (.7, .8, .1, .03), (0, .5, 1.1, .12)])
-
-
-@dataclass(frozen=True)
-class LandscapeDomain:
-    """What sets a domain apart; shares are of area, lengths `_px` in pixels, angles in degrees."""
-
-    name: str
-    season: str
-    first_day: date
-    epsg: int
-    mixtures: tuple[Mapping[str, float], ...]  # spectrum -> share, per class code from 1
-    wild: Mapping[int, float]  # class code -> share, from valley to hill
-    fields: Mapping[int, float]
-    farmed: float
-    pivots: float  # share of parcels that are watered by a turning arm, and so are round
-    parcel_px: tuple[float, float, float]  # median width and length, and their log deviation
-    border: str  # the spectrum along parcel borders
-    river_px: tuple[float, float, float]  # half width of the bed, widths of bare and wooded bank
-    relief_m: float
-    sun: tuple[float, float]  # how far it stands to the north and to the east, over how high
-    haze: tuple[float, float]  # reflectance added at 0.55 um, exponent of its fall with wavelength
-
-
-DOMAINS = (
-    LandscapeDomain(name="lowland", season="summer", first_day=date(2021, 6, 7), epsg=32632, farmed=.66,
-        wild={GRASS: .12, SHRUB: .14, FOREST: .74},
-        mixtures=({"clear": .5, "turbid": .5}, {"broadleaf": .65, "needle": .35},
-                  {"needle": .4, "sward": .3, "straw": .3}, {"sward": .85, "straw": .1, "loam": .05},
-                  {"leaf": .58, "straw": .24, "loam": .18}, {"loam": .88, "straw": .12},
-                  {"concrete": .36, "ochre": .2, "asphalt": .22, "sward": .22}),
-        fields={GRASS: .24, CROP: .6, BARE: .16}, pivots=0, parcel_px=(13, 24, .4), border="broadleaf",
-        river_px=(6, 0, 2), relief_m=60, sun=(-.58, .34), haze=(.006, 3.2)),
-    LandscapeDomain(name="dryland", season="dry", first_day=date(2021, 8, 16), epsg=32630, farmed=.42,
-        wild={SHRUB: .34, FOREST: .08, GRASS: .26, BARE: .32},
-        mixtures=({"clear": .25, "turbid": .75}, {"broadleaf": .5, "needle": .46, "ochre": .04},
-                  {"ochre": .48, "needle": .34, "straw": .18}, {"straw": .58, "ochre": .32, "sward": .1},
-                  {"leaf": .5, "straw": .3, "ochre": .2}, {"ochre": .62, "sand": .38},
-                  {"concrete": .52, "sand": .24, "asphalt": .18, "needle": .06}),
-        fields={CROP: .56, GRASS: .1, BARE: .34}, pivots=.65, parcel_px=(44, 48, .1), border="sand",
-        river_px=(12, 4, 6), relief_m=45, sun=(-1.16, .54), haze=(.016, 1.1)))
 # fmt: on
 
 
-def landscape(*, seed: int = 0, size: int = 512, scenes: int = 2) -> Path:
+def landscape(*, seed: int = 0, size: int = 512, scenes: int = 2, shift: Shift | None = None) -> Path:
     """Folder with `scenes` scenes of `size` x `size` pixels per domain; drawn on first use, then found in the cache.
 
-    It holds `<domain>_<i>.tif` (uint16, reflectance x 10000, nodata 0), `labels/<domain>_<i>.tif` (uint8, CLASSES),
+    The domains are the lowland and the dryland; of a `shift` they are its source and its target. The folder holds
+    `<domain>_<i>.tif` (uint16, reflectance x 10000, nodata 0), `labels/<domain>_<i>.tif` (uint8, CLASSES),
     `scenes.csv`, `classes.json`, and `points.geojson` and `fields.geojson` as of a survey. Raises CatalogError for
     arguments out of range.
     """
     if seed < 0 or not 64 <= size <= 2048 or not 1 <= scenes <= 64:
         raise CatalogError(f"sample: seed {seed}, size {size}, scenes {scenes}; give >= 0, 64 to 2048, and 1 to 64")
-    folder = cache_folder() / "landscape" / digest({"format": FORMAT, "seed": seed, "size": size, "scenes": scenes})
+    drawn: dict[str, Any] = {"format": FORMAT, "seed": seed, "size": size, "scenes": scenes}
+    if shift is not None:
+        drawn["shift"] = vars(shift)
+    folder = cache_folder() / "landscape" / digest(drawn)
     if not folder.is_dir():
         try:
             with publish_dir(folder) as unfinished:
-                _write(unfinished, seed, size, scenes)
+                _write(unfinished, seed, size, scenes, shift)
         except StorageError:
             if not folder.is_dir():  # else another process was first, with the same bytes
                 raise
     return folder
 
 
-def describe() -> dict[str, Any]:
-    """The catalogue entry that reads a landscape; its paths are relative to the folder that `landscape` returns."""
-    entry = {"path": "*.tif", "sensor": SENSOR, "bands": list(BANDS), "scale": 0.0001, "offset": 0, "nodata": 0}
+def describe(shift: Shift | None = None, side: str | None = None) -> dict[str, Any]:
+    """The catalogue entry that reads a landscape, or one side of it: `source` or `target`.
+
+    Its paths are relative to the folder that `landscape` returns. Only one side at a time is of one sensor, where that
+    is what differs.
+    """
+    domain = DOMAINS[0] if shift is None else shift.domains()[SIDES.index(side or SOURCE)]
+    known: Any = SENSOR
+    if domain.widening != 1:
+        bands = [
+            {key: value for key, value in vars(one).items() if value is not None} for one in observed_bands(domain)
+        ]
+        known = {"unit": "reflectance", "bands": bands}
+    entry = {"path": f"{side or ''}*.tif", "sensor": known, "bands": list(domain.bands), "scale": 0.0001, "offset": 0}
     table, label = {"path": "scenes.csv", "key": "scene"}, {"raster": "labels/{stem}.tif", "classes": dict(CLASSES)}
-    return {**entry, "gsd_m": GSD_M, "table": table, "domain": {"column": "domain"}, "label": label}
+    return {**entry, "nodata": 0, "gsd_m": GSD_M, "table": table, "domain": {"column": "domain"}, "label": label}
 
 
-def _write(folder: Path, seed: int, size: int, scenes: int) -> None:
+def _write(folder: Path, seed: int, size: int, scenes: int, shift: Shift | None) -> None:
     table = "scene,domain,season,time\n"
     points, fields = [], []
-    for domain, index in ((domain, index) for domain in DOMAINS for index in range(scenes)):
+    domains = shift.domains() if shift else DOMAINS
+    for domain, index in ((domain, index) for domain in domains for index in range(scenes)):
         stem, day = f"{domain.name}_{index}", _day(domain, index)
         table += f"{stem},{domain.name},{domain.season},{day}\n"
         rng = generator(seed, "landscape", stem)
         ground = _ground(domain, size, rng)
         pixels_CHW = _observe(domain, rng, _surface(domain, rng, ground)).astype(np.uint16)
-        labels_HW = np.where(pixels_CHW[0] > 0, ground[0], 0).astype(np.uint8)
+        code_HW = ground[0]
+        if shift and domain.name == TARGET:
+            code_HW = shift.rename(code_HW, ground[1], generator(seed, "landscape names", stem))
+        labels_HW = np.where(pixels_CHW[0] > 0, code_HW, 0).astype(np.uint8)
         transform = (GSD_M, 0.0, 300_000 + index * (size + 100) * GSD_M, 0.0, -GSD_M, 4_900_000.0)
         crs = f"EPSG:{domain.epsg}"
         grid: dict[str, Any] = {"crs": crs, "transform": transform, "nodata": 0}
-        write_cog(folder / f"{stem}.tif", pixels_CHW, descriptions=BANDS, **grid)
+        write_cog(folder / f"{stem}.tif", pixels_CHW, descriptions=domain.bands, **grid)
         write_cog(
             folder / "labels" / f"{stem}.tif", labels_HW[None], descriptions=["class"], overviews="nearest", **grid
         )
@@ -246,16 +221,20 @@ def _surface(domain: LandscapeDomain, rng: np.random.Generator, ground: Ground) 
     green_HW = share_KHW[spectra_KC[:, 7] > 4 * spectra_KC[:, 3]].sum(axis=0)
     bright_HW, wet_HW, pigment_HW = (_noise(rng, size, 40) + rng.standard_normal(parcels)[parcel_HW] for _ in range(3))
     texture_HW = spread_4HW[3] * (_noise(rng, size, 2.5, 1.5) + 0.6 * rng.standard_normal((size, size)))
-    log_CHW = _MOISTURE_C[:, None, None] * (wet_HW * (labels_HW != WATER)) + 0.04 * bright_HW + texture_HW
+    log_CHW = (
+        _MOISTURE_C[:, None, None] * ((wet_HW + domain.wet) * (labels_HW != WATER)) + 0.04 * bright_HW + texture_HW
+    )
     log_CHW += _PIGMENT_C[:, None, None] * (pigment_HW * green_HW)
     return np.asarray(light_HW * np.exp(log_CHW) * np.einsum("kc,khw->chw", spectra_KC, share_KHW))
 
 
 def _observe(domain: LandscapeDomain, rng: np.random.Generator, surface_CHW: Floats) -> Floats:
     """What is stored: haze, blur, each band's own pixel, noise; reflectance x 10000, and 0 where nothing was seen."""
+    if domain.bands != BANDS or domain.widening != 1:
+        surface_CHW = np.einsum("bc,chw->bhw", response(domain), surface_CHW)
     size, pixels_CHW = surface_CHW.shape[1], np.empty_like(surface_CHW)
     haze_HW = domain.haze[0] * rng.uniform(0.7, 1.3) * np.exp(0.45 * _noise(rng, size, 120, 2.5))
-    for c, band in enumerate(sensor(SENSOR).bands):
+    for c, band in enumerate(observed_bands(domain)):
         veil_HW, ratio = haze_HW * (band.wavelength_um / 0.55) ** -domain.haze[1], round((band.gsd_m or GSD_M) / GSD_M)
         band_HW = ndimage.gaussian_filter(surface_CHW[c] * (1 - veil_HW) + veil_HW, 0.3 * ratio, mode="nearest")
         band_HW = np.pad(band_HW, (0, -size % ratio), mode="edge")

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomae.randomness import generator
+from geomae.tiles.draw_groups import DrawGroups
 from geomae.tiles.places import Partners
 
 
@@ -18,6 +19,7 @@ class Stream:
     dataset: int
     partner: int
     tiles: NDArray[np.int64] | None = None  # their places in the data set; None: all
+    groups: DrawGroups | None = None  # of tiles that are drawn near each other; None: each for itself
 
     def position(self, place: int) -> int:
         """Where a tile of the stream stands in its data set."""
@@ -43,14 +45,27 @@ class BatchSchedule:
     partners: Partners | None = None
 
     def tiles(self, step: int) -> tuple[int, list[tuple[int, int]]]:
-        """The stream of `step` and its tiles as pairs (k, position in the data set), over all ranks."""
+        """The stream of `step` and its tiles as pairs (k, position in the data set), over all ranks.
+
+        Tiles of a group follow each other, and groups stay where they are from step to step: as each rank takes its
+        part of the list, most groups are read by one rank alone.
+        """
         stream, first = int(self.stream_S[step]), int(self.first_S[step])
-        return stream, [(k, self.position(stream, k)) for k in range(first, first + self.batch)]
+        drawn = [(self._drawn(stream, k), k) for k in range(first, first + self.batch)]
+        if self.streams[stream].groups is not None:
+            drawn.sort(key=lambda one: one[0][1])
+        return stream, [(k, position) for (position, _), k in drawn]
 
     def position(self, stream: int, k: int) -> int:
         """Where tile k of a stream stands in its data set: each epoch is a permutation of its own."""
+        return self._drawn(stream, k)[0]
+
+    def _drawn(self, stream: int, k: int) -> tuple[int, int]:
+        """The position of a tile, and the place of its group among those in turn."""
         epoch, place = divmod(k, self.sizes[stream])
-        return self.streams[stream].position(int(_permutation(self.seed, stream, epoch, self.sizes[stream])[place]))
+        one = self.streams[stream]
+        order, turn = _permutation(self.seed, stream, epoch, self.sizes[stream], one.groups)
+        return one.position(int(order[place])), 0 if turn is None else int(turn[place])
 
 
 def schedule_batches(
@@ -62,16 +77,20 @@ def schedule_batches(
     partners: Partners | None = None,
     places: bool = False,
     sides: Sequence[NDArray[np.int64]] | None = None,
+    groups: Sequence[DrawGroups | None] | None = None,
 ) -> BatchSchedule:
     """Draw the stream of each step; a function of the seed and the step. `places` pairs tiles across data sets.
 
-    `sides` are the sides in pixels of each data set's tiles; without them all are alike.
+    `sides` are the sides in pixels of each data set's tiles; without them all are alike. `groups` are those tiles of
+    each data set that are drawn near each other.
 
     A data set has its share of the steps, by default its share of the tiles, so that every tile is seen equally often.
     """
     drawn = _streams(sizes, shares or sizes, partners if places else None)
     if sides is not None:
         drawn = [part for weight, stream in drawn for part in _by_side(weight, stream, sides[stream.dataset])]
+    if groups is not None:
+        drawn = [(weight, _in_groups(stream, groups[stream.dataset])) for weight, stream in drawn]
     weights, streams = [weight for weight, _ in drawn], tuple(stream for _, stream in drawn)
     sizes = tuple(sizes[one.dataset] if one.tiles is None else len(one.tiles) for one in streams)
     share = np.cumsum(weights) / np.sum(weights)
@@ -118,6 +137,17 @@ def _by_side(weight: float, stream: Stream, side_T: NDArray[np.int64]) -> list[t
     ]
 
 
+def _in_groups(stream: Stream, groups: DrawGroups | None) -> Stream:
+    """A stream whose tiles are drawn by the groups of its data set."""
+    if groups is not None and stream.tiles is not None:
+        groups = groups.of(stream.tiles)
+    return replace(stream, groups=groups)
+
+
 @lru_cache(maxsize=64)
-def _permutation(seed: int, dataset: int, epoch: int, size: int) -> NDArray[np.int64]:
-    return generator(seed, "order", dataset, epoch).permutation(size)
+def _permutation(
+    seed: int, stream: int, epoch: int, size: int, groups: DrawGroups | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+    """The tiles of an epoch in their order; and where they are drawn by groups, see `DrawGroups.draw`."""
+    rng = generator(seed, "order", stream, epoch)
+    return (rng.permutation(size), None) if groups is None else groups.draw(rng)

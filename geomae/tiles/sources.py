@@ -23,6 +23,7 @@ from geomae.files import confine
 from geomae.rasters import describe_bands
 from geomae.tiles import sample_landscape as landscape
 from geomae.tiles.cube_sources import resolve_cube
+from geomae.tiles.sample_shifts import Shift
 from geomae.tiles.torchgeo_datasets import band_tokens, label_text, rows_as_files, stored_bands
 
 SAMPLE_DEFAULTS: dict[str, Any] = {
@@ -138,9 +139,11 @@ def _with_landscape(catalog: Catalog, dataset: str) -> Catalog:
     """The catalogue as if the user had written the entry of the landscape's files, in the landscape's folder."""
     entry = catalog.entry(dataset)
     assert entry.sample is not None
+    drawn = entry.sample
+    shift = Shift(drawn.shift, drawn.strength) if drawn.shift else None
     with catalog.at(dataset, "sample"):
-        folder = landscape.landscape(seed=entry.sample.seed, size=entry.sample.size, scenes=entry.sample.scenes)
-    defaults = SAMPLE_DEFAULTS | landscape.describe()
+        folder = landscape.landscape(seed=drawn.seed, size=drawn.size, scenes=drawn.scenes, shift=shift)
+    defaults = SAMPLE_DEFAULTS | landscape.describe(shift, drawn.side)
     if entry.windows is not None:
         del defaults["tile"]
     if entry.unit is not None:  # the usual scale is that of the usual unit

@@ -162,7 +162,7 @@ def adapt_model(
     shares = (1 - config.replay, config.replay)[: len(training)]
     order = schedule_batches(
         seed, tuple(len(one.reader) for one in training), config.batch, config.steps, shares, domains.partners,
-        job.objective.places > 0, [one.reader.side_T for one in training],
+        job.objective.places > 0, [one.reader.side_T for one in training], [one.reader.groups for one in training],
     )  # fmt: skip
     if not stale(trainer.progress, config):
         for event in train(trainer, order, stop):

@@ -160,7 +160,9 @@ def _run(
             on_event(folder.name, Event(0, scores=validate(training)))
         save(training)
     reader = job.learned.tiles.reader
-    order = schedule_batches(job.seed, (len(reader),), config.batch, config.steps, sides=[reader.side_T])
+    order = schedule_batches(
+        job.seed, (len(reader),), config.batch, config.steps, sides=[reader.side_T], groups=[reader.groups]
+    )
 
     def over() -> bool:
         return judged and stale(training.progress, config)

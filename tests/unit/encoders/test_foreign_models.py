@@ -16,7 +16,7 @@ from torch import nn
 from torchgeo.models import DOFA
 from torchgeo.models.scale_mae import ScaleMAE
 
-from geomae.encoders import POOLINGS, load_encoder
+from geomae.encoders import POOLINGS, load_encoder, torchgeo_models
 from geomae.encoders.foreign_models import resized, standardised
 from geomae.encoders.own_models import OwnEncoder
 from geomae.encoders.specification import parse_encoder
@@ -108,6 +108,22 @@ def test_a_timm_model_becomes_one_of_ours(vit):
     assert [str(step) for step in lineage(model.provenance)] == [f"weights of timm:{VIT}?checkpoint={path}"]
     small = timm_model(parse_encoder(f"timm:{VIT}?checkpoint={path}"), LANDSAT, 64)
     assert small.mae.architecture.grid == (4, 4)  # positions are interpolated
+
+
+def test_a_torchgeo_transformer_becomes_one_of_ours(tmp_path, monkeypatch):
+    """With the bands and values that it was trained on, found by name, and the tokens that the library gives."""
+    monkeypatch.setattr(torchgeo_models, "input_size", lambda member, default: 32)
+    module = saved(library.vit_small_patch16_224(in_chans=13, num_classes=0, img_size=32), tmp_path / "s2.pth")
+    text = f"torchgeo:ViTSmall16_Weights.SENTINEL2_ALL_DINO?checkpoint={tmp_path / 's2.pth'}"
+    model = torchgeo_models.torchgeo_model(parse_encoder(text), SENTINEL, 32)
+    pixels = pixels_of(model, 32, 1)
+    tokens = module.forward_features(pixels)  # reflectance x 10000, divided by 10000
+    found = OwnEncoder(model).tokens(pixels)
+    torch.testing.assert_close(found.cls_BD, tokens[:, 0], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found.patches_BND, tokens[:, 1:], rtol=1e-3, atol=1e-4)
+    assert [band.name for band in model.record.bands] == [band.name for band in SENTINEL.bands]
+    assert [str(step) for step in lineage(model.provenance)] == [f"weights of {text}"]
+    assert torchgeo_models.torchgeo_model(parse_encoder(text), SENTINEL, 64).mae.architecture.grid == (4, 4)
 
 
 def test_digital_numbers_and_all_bands(vit):

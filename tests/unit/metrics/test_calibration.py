@@ -66,12 +66,12 @@ def test_rows_without_a_label_have_no_part():
 
 
 @pytest.mark.parametrize("rows", [6, 300])
-def test_classes_that_are_told_apart_leave_it_bounded_and_are_named_so(rows):
+def test_classes_that_are_separated_leave_it_bounded_and_are_named_so(rows):
     label = np.arange(rows) % 3
     calibration = fit_calibration(0.01 * np.eye(3)[label], label)
     assert 1 / EXTREME <= calibration.temperature < 1
     assert np.isfinite(calibration.bias_K).all()
-    assert any(f"all {rows} rows are told apart" in note for note in calibration.notes)
+    assert any(f"all {rows} rows are classified correctly" in note for note in calibration.notes)
     assert any("fewer than 10 rows" in note for note in calibration.notes) == (rows == 6)
 
 

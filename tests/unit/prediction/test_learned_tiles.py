@@ -1,8 +1,10 @@
 """Which ground a model learned from, by the ids of its tiles."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from geomae.prediction.record import LearnedTiles
+from geomae.prediction.record import LearnedTiles, learned_tiles, namesake_remark
 
 
 @pytest.mark.parametrize("scene", ["s0", "2021:a", "deep/s:1:2"])
@@ -10,3 +12,15 @@ def test_tiles_that_points_share_are_the_tiles_that_they_are(scene):
     learned = LearnedTiles.of([f"{scene}:16:32", f"{scene}:64:64:2", "elsewhere:0:0"], 16, {scene})
     assert learned.meeting(scene, 20, 40, 16) and learned.meeting(scene, 70, 70, 0)
     assert not learned.meeting(scene, 32, 32, 16) and not learned.meeting("elsewhere", 0, 0, 16)
+
+
+def test_a_scene_of_another_data_set_with_the_same_name_is_the_same_scene():
+    fields = {"learned": ["a:0:0"], "held_out": ["b:0:16"]}
+    record = SimpleNamespace(tile=16, learned={"fields": fields, "elsewhere": {"learned": ["z:0:0"]}})
+    scenes = [SimpleNamespace(id=name) for name in "abc"]
+    index = SimpleNamespace(name="pixels", source=SimpleNamespace(scenes=scenes))
+    learned = learned_tiles(record, index)
+    assert learned.meeting("a", 8, 8, 16) and learned.meeting("b", 0, 16, 16)
+    assert not learned.meeting("a", 16, 16, 16) and not learned.meeting("c", 0, 0, 16)
+    assert "(2 of fields)" in namesake_remark(record, index, "pixels@test")
+    assert namesake_remark(record, SimpleNamespace(name="fields", source=index.source), "fields@test") is None
