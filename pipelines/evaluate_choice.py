@@ -99,8 +99,7 @@ def read_cases(folder: Path) -> Iterator[Case]:
             interval[row["encoder"], row["test"]][row["align"]] = ends
     for (encoder, test), values in value.items():
         record = known[encoder][test]
-        half = np.array([record["shift"], 0.0])
-        evidence = Evidence(record["scores"], [LabelShift(half * 0, half * 2, record["explained"])], record["paired"])
+        evidence = Evidence.from_record(record)
         yield Case(f"{inputs['train']} -> {test}", test, encoder, values, interval[encoder, test], evidence)
 
 

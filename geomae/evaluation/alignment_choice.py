@@ -103,6 +103,12 @@ class Evidence:
         """As JSON."""
         return {"scores": self.scores, "shift": self.shift, "explained": self.explained, "paired": self.paired}
 
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Evidence":
+        """What `record` gave, of class shares no more than how far they differ."""
+        distance_K = np.array([record["shift"], -record["shift"]])
+        return cls(record["scores"], [LabelShift(distance_K * 0, distance_K, record["explained"])], record["paired"])
+
     @property
     def shift(self) -> float:
         """Total variation between the class shares of the source and the estimated ones of the target."""
