@@ -25,6 +25,7 @@ from geomae.tiles.reader import TileReader
 from geomae.tiles.schedule import schedule_batches
 from geomae.tiles.selection import Selection, check_no_pixel_overlap, index_gsd_m, overlapping
 from geomae.tiles.splits import validation_tiles
+from geomae.tiles.tile_cache import cache_note, tile_cache
 from geomae.training import checkpoints
 from geomae.training.data import Dataset, pair_tiles, usable_tiles
 from geomae.training.engine import stale
@@ -223,8 +224,11 @@ def _domain(
             "held-out tiles are needed to measure whether an adaptation helps; choose more tiles"
         )
 
+    kept = tile_cache(config.data)
+    notes += cache_note(config.data, index)
+
     def part(name: str, tiles: TileIndex) -> Dataset:
-        return Dataset(name, TileReader(tiles, memory, names), replace(record, gsd_m=index_gsd_m(tiles)))
+        return Dataset(name, TileReader(tiles, memory, names, kept), replace(record, gsd_m=index_gsd_m(tiles)))
 
     learned, held = (index.take(np.flatnonzero(chosen_T)) for chosen_T in (~held_T, held_T))
     learned = _without_overlap(selected.name, learned, held, notes)
