@@ -120,7 +120,8 @@ def run(options: AdaptOptions) -> int:
     config = read_config(options)
     from geomae.commands.session import open_session
 
-    session, seed = open_session(options.common, one_process="geomae adapt"), options.common.seed
+    asked, seed = {"command": "adapt", **options.params(config)}, options.common.seed
+    session = open_session(options.common, asked, one_process="geomae adapt")
     selections = session.select([options.target, *([options.source] if options.source else [])])
     # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
     from geomae.commands import adapt_report as report

@@ -1,10 +1,10 @@
 """What a command of analysis works with, beginning with its tiles, for which nothing slow has to be imported."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from geomae.catalog import Catalog, Selector
 from geomae.commands.options import CommonOptions
@@ -98,13 +98,22 @@ class Session:
         return external()
 
 
-def open_session(common: CommonOptions, one_process: str | None = None) -> Session:
+def open_session(
+    common: CommonOptions, asked: Mapping[str, Any] | None = None, one_process: str | None = None
+) -> Session:
     """Catalogue and devices as asked for. Raises ConfigError and CatalogError for what cannot be.
 
-    Where nothing was asked of the devices, they are opened when first needed, after the tiles: with torch and Fabric
-    that takes seconds, and nothing can be wrong with it.
+    `asked` are the command and what decides its result, as far as the options tell: a folder of other results is
+    refused here (StorageError), before tiles are read. Where nothing was asked of the devices, they are opened when
+    first needed, after the tiles: with torch and Fabric that takes seconds, and nothing can be wrong with it.
     """
     session = Session(common, common.open_catalog(), one_process)
+    if asked is not None and common.out is not None and session.leads:
+        from geomae import __version__
+        from geomae.commands.requests import check_out
+
+        always = {"version": __version__, "catalog": str(session.catalog.path.absolute()), "seed": common.seed}
+        check_out(common.out, {**asked, **always})
     chosen = (common.device, common.precision, common.devices, common.nodes)
     usual = CommonOptions()
     if not alone() or chosen != (usual.device, usual.precision, usual.devices, usual.nodes):
