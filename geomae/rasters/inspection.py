@@ -26,8 +26,9 @@ from geomae.files import cache_folder, digest, file_digest, read_json, write_jso
 from geomae.rasters.cube_reading import CubeStep
 from geomae.rasters.headers import Header
 from geomae.rasters.opening import describe_dataset, is_remote, opened, stamp
-from geomae.rasters.reading import Span, physical, read_stored
+from geomae.rasters.reading import physical
 from geomae.rasters.side_files import side_digest
+from geomae.rasters.stored import Span, read_stored
 from geomae.rasters.tiff_directory import missing_blocks
 
 PASS_VALUES = 8_000_000  # values held at once
