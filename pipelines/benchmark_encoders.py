@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.task:
         wishes = parse_tasks(arguments.task)
     out = (arguments.out or default_out("benchmark")).absolute()
-    session = open_session(CommonOptions(arguments.catalog, out, arguments.seed), one_process="benchmark_encoders")
+    session = open_session(CommonOptions(arguments.catalog, out, arguments.seed), "benchmark_encoders")
     tasks, left = _tasks(session, wishes, arguments.seed)
     if arguments.score:
         check_training_only(tasks)

@@ -144,7 +144,7 @@ def one_encoder(texts: Sequence[str]) -> "Reference":
     return parse_encoders(texts)[0]
 
 
-def asked_to_embed(
+def embedding_request(
     encoder: "Reference", selectors: "Sequence[Selector]", layer: int | None, pooling: str | None
 ) -> dict[str, object]:
     """What decides embeddings, as far as the options tell, in the words of a run's record."""

@@ -64,7 +64,7 @@ class PredictOptions:
     sample: Path | None = None
     probabilities: bool = False
 
-    def asked(self) -> dict[str, Any]:
+    def request(self) -> dict[str, Any]:
         """What decides the result beside the tiles, as JSON."""
         return {
             "model": str(self.model.absolute()),
@@ -109,8 +109,8 @@ def run(options: PredictOptions) -> int:
     from geomae.prediction.record import check_folder
 
     check_folder(options.model)
-    asked = {"command": "predict", "dataset": [str(one) for one in selectors], **options.asked()}
-    session = open_session(options.common, asked)
+    request = {"command": "predict", "dataset": [str(one) for one in selectors], **options.request()}
+    session = open_session(options.common, request=request)
     selections = session.select(selectors)
     # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
     from geomae.commands.predict_report import describe_plan, publish
@@ -204,7 +204,7 @@ def _tracked(
     params: dict[str, Any] = {
         "catalog": str(session.catalog.path.absolute()),
         "dataset": [selected.name for selected, _ in fitted],
-        **options.asked(),
+        **options.request(),
         "model_digest": folder.digest,
         "task": record.task,
         "precision": session.precision,

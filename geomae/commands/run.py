@@ -13,8 +13,7 @@ from typing import IO, Any, Literal
 from geomae import __version__
 from geomae.catalog import Catalog
 from geomae.commands.options import CommonOptions, check_new, output_folder
-from geomae.commands.requests import RECORD, check_same
-from geomae.commands.session import Session
+from geomae.commands.session import RECORD, Session, check_same
 from geomae.embeddings.store import store_digest
 from geomae.encoders import Encoder, Reference
 from geomae.encoders.extraction import Progress

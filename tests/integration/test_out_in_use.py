@@ -16,7 +16,6 @@ from geomae.commands import (
     gap,
     predict,
     probe,
-    requests,
     session,
 )
 from geomae.commands.options import CommonOptions
@@ -70,7 +69,7 @@ def asked_of(command, common, monkeypatch):
     """What the options of a command tell of its request, as a run's record has it."""
     seen = {}
     with monkeypatch.context() as patch:
-        patch.setattr(requests, "check_out", lambda out, asked: seen.update(asked))
+        patch.setattr(session, "check_out", lambda out, asked: seen.update(asked))
         with pytest.raises(WasRead):
             COMMANDS[command](common)
     return json.loads(json.dumps(seen))
