@@ -22,7 +22,7 @@ import numpy as np
 from geomae.commands.options import exit_with
 from geomae.errors import ConfigError
 from geomae.evaluation.alignment import NONE
-from geomae.evaluation.alignment_choice import RULE, SCORERS, Evidence, LabelShift, Rule, choose
+from geomae.evaluation.alignment_choice import RULE, SCORERS, Evidence, Rule, choose
 from geomae.evaluation.probe_scores import TO_NONE
 from geomae.files import read_json
 
@@ -98,8 +98,7 @@ def read_cases(folder: Path) -> Iterator[Case]:
             interval[row["encoder"], row["test"]][row["align"]] = ends
     for (encoder, test), values in value.items():
         record = known[encoder][test]
-        half = np.array([record["shift"], 0.0])
-        evidence = Evidence(record["scores"], [LabelShift(half * 0, half * 2, record["explained"])], record["paired"])
+        evidence = Evidence.from_record(record)
         yield Case(f"{inputs['train']} -> {test}", test, encoder, values, interval[encoder, test], evidence)
 
 

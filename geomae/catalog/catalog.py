@@ -73,6 +73,8 @@ class Catalog:
             ):
                 if keys is not None and keys[name] is None:  # younger than runs and stores that are to be found again
                     del keys[name]
+            if entry["sample"] is not None and entry["sample"]["shift"] is None:
+                entry["sample"] = {key: entry["sample"][key] for key in ("seed", "size", "scenes")}  # likewise
         return digest(entries)
 
 

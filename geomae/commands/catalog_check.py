@@ -52,12 +52,15 @@ def run(common: CommonOptions, datasets: Sequence[str]) -> int:
 
     write_json(folder / "audit.json", {name: audit_record(catalog, one) for name, one in checked.items()})
     metrics = {f"{name}/{key}": value for name, one in checked.items() for key, value in summary_metrics(one).items()}
-    write_catalog_summary(folder, "catalog check", catalog, selectors, metrics)
+    error = None
+    if failed:
+        share = f"{len(failed)} of {len(checked)} data sets cannot be used: {', '.join(failed)}"
+        error = f"{next(iter(failed.values()))} ({share}; see {folder / 'audit.json'})"
+    write_catalog_summary(folder, "catalog check", catalog, selectors, metrics, error)
     for name, one in checked.items():
         show_check(screen, catalog, name, one)
     screen.result(f"written to {folder}")
-    if failed:
-        share = f"{len(failed)} of {len(checked)} data sets cannot be used: {', '.join(failed)}"
-        raise CatalogError(f"{next(iter(failed.values()))} ({share}; see {folder / 'audit.json'})")
+    if error is not None:
+        raise CatalogError(error)
     screen.say(next_command("catalog check", common, dataset=selectors[0]))
     return 0

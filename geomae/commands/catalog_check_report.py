@@ -161,6 +161,7 @@ def _notes(catalog: Catalog, check: DatasetCheck) -> list[str]:
 
 def _figures(check: DatasetCheck) -> Iterable[tuple[str, int]]:
     """Lines of the table of counts."""
+    sensor = check.source.sensor if check.source is not None else "the sensor"
     if check.report is not None:
         yield "scenes", check.report.scenes
         yield "scenes quarantined", len(check.report.quarantined)
@@ -168,7 +169,7 @@ def _figures(check: DatasetCheck) -> Iterable[tuple[str, int]]:
         if check.report.numbers:
             yield "files read by the names of their bands", len(check.report.numbers)
         if check.report.unnamed:
-            yield "files without names of bands, in stored order", check.report.unnamed
+            yield f"files that name no band of {sensor}, in stored order", check.report.unnamed
     if check.tiles is None:
         return
     yield "tiles", len(check.tiles)

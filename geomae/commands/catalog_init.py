@@ -70,12 +70,12 @@ def run_sample(common: CommonOptions) -> int:
 
 def run(folder: Path, common: CommonOptions) -> int:
     """Write a catalogue for the rasters below `folder` to `out`, which must not exist. Returns the exit code."""
-    out = _new_file(common)
-
-    from geomae.discovery.draft_catalog import infer_catalog, unresolved
+    from geomae.discovery.draft_catalog import check_folder, infer_catalog, unresolved
     from geomae.files import publish_file
     from geomae.runtime.console import Screen
 
+    check_folder(folder)
+    out = _new_file(common)
     screen = Screen(not common.quiet)
     try:
         catalog = infer_catalog(folder, out, screen.step)

@@ -144,6 +144,16 @@ def one_encoder(texts: Sequence[str]) -> "Reference":
     return parse_encoders(texts)[0]
 
 
+def embedding_request(
+    encoder: "Reference", selectors: "Sequence[Selector]", layer: int | None, pooling: str | None
+) -> dict[str, object]:
+    """What decides embeddings, as far as the options tell, in the words of a run's record."""
+    from geomae.encoders.specification import absolute
+
+    datasets = [str(one) for one in selectors]
+    return {"dataset": datasets, "encoder": absolute(encoder.text), "layer": layer, "pooling": pooling}
+
+
 def exit_with(command: Callable[[], int]) -> NoReturn:
     """Run a command and leave with its exit code; what is wrong with a request is one line without a traceback."""
     try:
@@ -206,11 +216,19 @@ def new_output_folder(command: str, out: Path | None) -> Path:
 
 
 def write_catalog_summary(
-    folder: Path, command: str, catalog: "Catalog", selectors: "Sequence[Selector]", metrics: Mapping[str, float]
+    folder: Path,
+    command: str,
+    catalog: "Catalog",
+    selectors: "Sequence[Selector]",
+    metrics: Mapping[str, float],
+    error: str | None = None,
 ) -> None:
-    """Publish `summary.json` of a command that describes a catalogue, which MLflow does not track."""
+    """Publish `summary.json` of a command that describes a catalogue, which MLflow does not track.
+
+    `error` is what the command ended with, and is written where there is one.
+    """
     names = [str(one) for one in selectors]
     content = catalog.digest(sorted({one.dataset for one in selectors}))
     inputs = {"catalog": catalog.path.absolute(), "dataset": names, "digest": content}
     summary = {"command": command, "run_id": None, "out": folder, "metrics": metrics, "inputs": inputs}
-    write_json(folder / "summary.json", summary)
+    write_json(folder / "summary.json", summary if error is None else summary | {"error": error})

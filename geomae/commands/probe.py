@@ -56,8 +56,8 @@ class ProbeOptions:
     own_bands: bool = False
     forest: bool = False
 
-    def params(self) -> dict[str, Any]:
-        """What decides the result, as JSON."""
+    def request(self) -> dict[str, Any]:
+        """What decides the result, as far as the options tell, as JSON."""
         names = ("train", "tests", "encoders", "task", "strength", "cross_fit", "baselines", "layer", "pooling")
         return {name: getattr(self, name) for name in names} | {
             "tests": list(self.tests),
@@ -66,7 +66,6 @@ class ProbeOptions:
             "align": list(self.align),
             "own_bands": self.own_bands,
             "forest": self.forest,
-            "precision": self.common.precision,
             "device": self.common.device,
         }
 
@@ -126,7 +125,7 @@ def run(options: ProbeOptions) -> int:
 
     check_options(options)
     specs = encoder_specs(options)
-    session = open_session(options.common, one_process="geomae probe")
+    session = open_session(options.common, "geomae probe", {"command": "probe", **options.request()})
     # With cross-fitting a test may be what is trained on.
     selectors = (train, *tests)
     distinct = selectors if options.cross_fit is None else tuple(dict.fromkeys(selectors))
@@ -151,7 +150,7 @@ def run(options: ProbeOptions) -> int:
 
         describe_dry_run(task, specs, session.screen)
         return 0
-    params = options.params() | {
+    params = options.request() | {
         "catalog": str(session.catalog.path.absolute()),
         "precision": session.precision,
         "data_digest": [one.digest() for one in task.selections],
@@ -195,18 +194,19 @@ def check_options(options: ProbeOptions) -> None:
 
 def probe_settings(options: ProbeOptions) -> "ProbeSettings":
     """How the encoders are probed. Raises ConfigError for an option that cannot be."""
-    from geomae.evaluation.alignment import ALIGNMENTS, NONE
+    from geomae.evaluation.alignment import NONE
+    from geomae.evaluation.methods import METHODS
     from geomae.evaluation.probe_task import CLASSIFICATION, TASKS, ProbeSettings
     from geomae.metrics.predictions import ALL
 
     if options.task not in TASKS:
         raise ConfigError(f"--task {options.task}: {nearest(options.task, TASKS)}")
     for name in options.align:
-        if name not in (ALL, *ALIGNMENTS):
-            raise ConfigError(f"--align {name}: {nearest(name, (ALL, *ALIGNMENTS))}")
+        if name not in (ALL, *METHODS):
+            raise ConfigError(f"--align {name}: {nearest(name, (ALL, *METHODS))}")
     if options.align and options.task != CLASSIFICATION:
         raise ConfigError(f"--align: takes --task {CLASSIFICATION}; the choice among alignments needs classes of tiles")
-    wanted = ALIGNMENTS if ALL in options.align else options.align
+    wanted = METHODS if ALL in options.align else options.align
     alignments = (NONE, *(name for name in wanted if name != NONE)) if options.align else ()
     return ProbeSettings(
         options.task, options.strength, options.cross_fit, options.min_class_rows, alignments, options.common.seed,

@@ -127,15 +127,16 @@ def read_run(path: Path) -> Run | None:
     except (OSError, ValueError) as error:
         text = " ".join(str(error).split())
         return Run(path, "unknown", changed, "", "broken", f"{records[-1].name} cannot be read ({text})")
-    state, remedy = _state(path, command, finished="summary.json" in stored)
-    metrics = stored.get("summary.json", {}).get("metrics", {})
+    summary = stored.get("summary.json")
+    state, remedy = _state(path, command, summary)
+    metrics = {} if summary is None else summary.get("metrics", {})
     return Run(path, command, changed, _data(request), state, remedy, metrics)
 
 
-def _state(path: Path, command: str, *, finished: bool) -> tuple[str, str]:
-    """The state of a run, and how to go on where it has not come to its end."""
-    if finished:
-        return "finished", ""
+def _state(path: Path, command: str, summary: Mapping[str, Any] | None) -> tuple[str, str]:
+    """The state of a run, and how to go on where it has not come to its end, or what it failed with."""
+    if summary is not None:
+        return ("failed", str(summary["error"])) if summary.get("error") else ("finished", "")
     if _at_work(path):
         return "running", ""
     if command not in TRAININGS:

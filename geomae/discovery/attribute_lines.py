@@ -14,6 +14,7 @@ import numpy as np
 from geomae.catalog.patterns import literal
 from geomae.catalog.times import NamePattern, time_of_path, times_span
 from geomae.discovery.entries import ALL_TRAIN, Entry, comment, entry_line, flow
+from geomae.discovery.quality_layers import quality_layer
 from geomae.discovery.vectors import LARGEST_CODE, MOST_CLASSES, POINTS, LabelLayer, SceneTable, meeting
 from geomae.errors import RasterError
 from geomae.rasters.grids import Window
@@ -73,18 +74,22 @@ def with_labels(
 
 
 def with_label_rasters(entry: Entry, root: Path, below: str) -> Entry:
-    """The entry with the rasters of one band for each scene: labels where their codes are known, else comments.
+    """The entry with the rasters of one band for each scene: masks that are known by name, labels by their codes, else
+    comments.
 
     `below` is the pattern that leads from the catalogue to `root`.
     """
     for pattern in entry.companions:
         folder, slash, name = (below + pattern).rpartition("/")
-        path = f"{literal(folder) or ''}{slash}{{stem}}.{name.rpartition('.')[2]}"
-        if "fmask" in pattern.lower():
-            mask = f"mask: {{path: {flow(path)}, invalid_bits: [1, 2, 3]}}"
-            lines = [comment(f"to leave out clouds, their edges and shadows: {mask}")]
+        path = f"{literal(folder) or ''}{slash}{{stem}}{literal(name.removeprefix('*'))}"
+        codes, looked = _codes(root, pattern)
+        layer = quality_layer(pattern, codes)
+        if layer is None:
+            lines = _label_raster(entry, path, below + pattern, codes, looked)
+        elif entry.has("mask"):
+            lines = [comment(f"another quality layer: {flow_key('mask', layer.mask(path=path))}")]
         else:
-            lines = _label_raster(entry, path, below + pattern, *_codes(root, pattern))
+            lines = [entry_line("mask", layer.mask(path=path), layer.remark)]
         entry = replace(entry, lines=(*entry.lines, *lines))
     return entry
 

@@ -13,7 +13,7 @@ from geomae.catalog.patterns import escape_pattern, literal
 from geomae.catalog.stac_items import item_record
 from geomae.discovery.attribute_lines import with_label_rasters, with_labels, with_tables, with_time
 from geomae.discovery.entries import Entry, band_entry, comment, cube_entry, evidence_of, flow, stac_entry, stack_entry
-from geomae.discovery.grouping import BandGroup, StackGroup, band_groups, stack_groups
+from geomae.discovery.grouping import BandGroup, StackGroup, band_groups, stack_groups, telling_name
 from geomae.discovery.sensor_guess import guess_sensor, hinted_sensors
 from geomae.discovery.vectors import find_tables, find_vectors
 from geomae.errors import CatalogError, GeomaeError, RasterError
@@ -62,9 +62,7 @@ def infer_catalog(
     Paths in it are relative to the folder of `catalog_file`, which need not exist. `progress` hears (what, done,
     total). Raises CatalogError where there is no raster, or none that can be read.
     """
-    if not folder.is_dir():
-        problem = "is a file" if folder.exists() else "there is no such folder"
-        raise CatalogError(f"{folder}: {problem}; name the folder that holds your rasters")
+    check_folder(folder)
     root = folder.resolve()
     paths, cubes = find_rasters(root), find_cubes(root)
     if not paths and not cubes:
@@ -94,6 +92,13 @@ def infer_catalog(
     progress("looking at vector files", 1, 1)
     elsewhere = [f"{one.path}: its {one.kind} meet no raster here" for one in vectors if one.path not in used]
     return InferredCatalog(entries | of_cubes, (*left_out, *of_no_use, *elsewhere), tuple(problems))
+
+
+def check_folder(folder: Path) -> None:
+    """Raise CatalogError where there is no such folder."""
+    if not folder.is_dir():
+        problem = "is a file" if folder.exists() else "there is no such folder"
+        raise CatalogError(f"{folder}: {problem}; name the folder that holds your rasters")
 
 
 def catalog_of_items(name: str, documents: Sequence[Mapping[str, Any]], file: Path) -> InferredCatalog:
@@ -181,6 +186,11 @@ class Place:
     below: str
     outside: bool
 
+    @property
+    def name(self) -> str:
+        """What the folder is called: `chips` also where `chips/images` was searched."""
+        return telling_name(str(self.root)) or self.root.name
+
 
 def locate(root: Path, paths: Sequence[str], catalog_file: Path) -> Place:
     """Say how the files below `root` are called from the folder of the catalogue."""
@@ -208,7 +218,7 @@ def _entries(
         except RasterError as error:
             problems.append(str(error))
             continue
-        name = data_set_name(group.name or place.root.name, entries)
+        name = data_set_name(group.name or place.name, entries)
         entries[name] = entry
         files[name] = tuple(next(iter(scene.values())) for scene in group.by_scene)
     beside = [_goes_with_others(place.root, one) for one in stacks]
@@ -219,7 +229,7 @@ def _entries(
             left_out.append(f"{', '.join(place.below + pattern for pattern in one.patterns[:SHOWN])}: {what}")
         else:
             entry = stack_entry(place.root, place.below, one, outside=place.outside)
-            name = data_set_name(one.name or place.root.name, entries)
+            name = data_set_name(one.name or place.name, entries)
             entries[name], files[name] = entry, one.files
     return entries, files, left_out
 
@@ -236,7 +246,7 @@ def _cube_entries(place: Place, paths: Sequence[str], used: Collection[str], pro
         except RasterError as error:
             problems.append(str(error))
             continue
-        wish = Path(group[0]).stem if len(group) == 1 else Path(folder).name or place.root.name
+        wish = Path(group[0]).stem if len(group) == 1 else telling_name(folder) or place.name
         entries[data_set_name(wish, [*used, *entries])] = entry
     return entries
 

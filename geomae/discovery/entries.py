@@ -3,7 +3,7 @@
 import contextlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from statistics import median_high
@@ -16,7 +16,8 @@ from geomae.catalog.patterns import escape_pattern
 from geomae.catalog.schema_cubes import Cube
 from geomae.catalog.stac_assets import NO_DATA_ROLES, AssetFinder, listed_bands
 from geomae.catalog.stac_items import Item
-from geomae.discovery.grouping import LOOKED_AT, MASKS, BandGroup, StackGroup
+from geomae.discovery.grouping import COMMON_FOLDERS, LOOKED_AT, BandGroup, StackGroup
+from geomae.discovery.quality_layers import quality_layer
 from geomae.discovery.sensor_guess import FILL_IN, Evidence, SensorGuess, guess_sensor, kept_band, scaling_guess
 from geomae.errors import CatalogError, RasterError
 from geomae.rasters.cube_layouts import describe_cube
@@ -85,8 +86,7 @@ def band_entry(root: Path, below: str, group: BandGroup, *, outside: bool) -> En
     token = next(token for token, one in headers.items() if one is finest)
     sides = _sides(root, [scene[token] for scene in group.by_scene]) or [min(finest.shape)]
     lines += _tile_lines(sides)
-    if group.mask:
-        lines.append(comment(f"to leave out clouds and their shadows: mask: {MASKS[group.mask]}"))
+    lines += _mask_lines([group.mask] if group.mask else [])
     lines.append(_split_line(finest))
     return Entry(tuple(lines), group.scenes, known.name, tuple(tokens), tile_size(usual_side(sides)), guess.question)
 
@@ -112,6 +112,7 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
         lines.append(comment(f"check: {unlike} of the files looked at have other tags of scale and offset"))
     sides = [min(one.shape) for one in group.headers]
     lines += _tile_lines(sides)
+    lines += _mask_lines([text for text, band in zip(first.names, guess.bands, strict=True) if text and not band])
     if group.classes:
         shown = ", ".join(group.classes[:4]) + (", ..." if len(group.classes) > 4 else "")
         lines.append(entry_line("label", {"folder": True}, f"check: the folders are taken for classes: {shown}"))
@@ -157,10 +158,7 @@ def stac_entry(items: Sequence[Item], file: str) -> Entry:
         comment("scale, offset and nodata are those of the items, where they state them; to say others: scale, offset")
     )
     lines.append(entry_line("tile", {"size": USUAL_TILE}, "pixels of the finest band"))
-    for layer, mask in MASKS.items():
-        key = next((key for key in first.assets if key.lower() == layer.lower()), None)
-        if key is not None:
-            lines.append(comment(f"to leave out clouds and their shadows: mask: {mask.replace(layer, flow(key))}"))
+    lines += _mask_lines([key for key in first.assets if all(key in one.assets for one in items)])
     if "eo:cloud_cover" in first.properties:
         lines.append(comment('properties of the items are attributes: where: "`eo:cloud_cover` < 20"'))
     how = {"block_km": 2, "fractions": FRACTIONS}
@@ -174,12 +172,12 @@ def cube_entry(root: Path, below: str, paths: Sequence[str], *, outside: bool) -
     Raises RasterError where the first of them cannot be read.
     """
     layout = describe_cube(str(root / paths[0]), Cube(path=paths[0]), remote=False)
-    arrays = [name for name in layout.variables if name not in MASKS]
+    arrays = [name for name in layout.variables if not quality_layer(name)]
     headers = [header(str(layout.address(name, 0))) for name in arrays]
     first = headers[0]
     names = first.names if layout.band else tuple(arrays)
     guess = guess_sensor(
-        Evidence(f"{root.name}/{paths[0]}", len(names), first.dtypes[0], tuple(names), first.roughly_m)
+        Evidence(called_from(root, paths[0]), len(names), first.dtypes[0], tuple(names), first.roughly_m)
     )
     known = _sensor(guess)
     if layout.band:
@@ -205,11 +203,7 @@ def cube_entry(root: Path, below: str, paths: Sequence[str], *, outside: bool) -
     )
     lines += _scaling_lines(guess, known, first.dtypes[0], tags)
     lines += _tile_lines([min(first.shape)])
-    lines += [
-        comment(f"to leave out clouds and their shadows: mask: {mask}")
-        for layer, mask in MASKS.items()
-        if layer in layout.readable
-    ]
+    lines += _mask_lines(layout.readable)
     lines.append(_split_line(first))
     scenes = len(paths) * len(layout.times)
     return Entry(tuple(lines), scenes, known.name, tuple(tags), tile_size(min(first.shape)), guess.question)
@@ -220,8 +214,17 @@ def evidence_of(root: Path, group: StackGroup) -> Evidence:
     first = group.headers[0]
     shared = [set(texts) for texts in zip(*(one.names for one in group.headers), strict=True)]
     descriptions = tuple(texts.pop() if len(texts) == 1 else None for texts in shared)
-    path = f"{root.name}/{group.telling}"
+    path = called_from(root, group.telling)
     return Evidence(path, first.count, first.dtypes[0], descriptions, first.roughly_m, first.alpha)
+
+
+def called_from(root: Path, path: str) -> str:
+    """A path below `root` with the name of that folder, and of the one above where its own says as little as `images`.
+
+    What names tell must not depend on which of the folders was searched.
+    """
+    names = root.parts[-2:] if root.name.lower() in COMMON_FOLDERS else root.parts[-1:]
+    return "/".join((*names, path))
 
 
 def usual_side(sides: Sequence[int]) -> int:
@@ -261,7 +264,7 @@ def flow(value: Any) -> str:
 def _tokens_of(root: Path, group: BandGroup, finest: Header) -> tuple[SensorGuess, dict[str, str]]:
     """The sensor of a product, and the token of each of its bands that can be used, in the sensor's order."""
     if group.sensor is None:
-        path = f"{root.name}/{group.files[0]}"
+        path = called_from(root, group.files[0])
         dtype, gsd_m = finest.dtypes[0], finest.roughly_m
         guess = guess_sensor(Evidence(path, len(group.tokens), dtype, group.tokens, gsd_m))
         pairs = {name: token for name, token in zip(guess.bands, group.tokens, strict=True) if name}
@@ -335,6 +338,12 @@ def _tile_lines(sides: Sequence[int]) -> list[str]:
     small = sum(one < size for one in sides)
     left = f"; check: {small} of {len(sides)} rasters looked at are smaller and left out" if small else ""
     return [entry_line("tile", {"size": size}, f"pixels; the smallest raster has {min(sides)}{left}")]
+
+
+def _mask_lines(names: Iterable[str]) -> list[str]:
+    """The `mask` of the first quality layer among what a scene brings by these names, if there is one."""
+    layers = ((name, layer) for name in names if (layer := quality_layer(name)))
+    return [entry_line("mask", layer.mask(band=name), layer.remark) for name, layer in layers][:1]
 
 
 def _split_line(first: Header) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from statistics import median
 
 from geomae.catalog.patterns import escape_pattern
+from geomae.discovery.quality_layers import quality_layer
 from geomae.discovery.running_numbers import without_running_numbers
 from geomae.errors import RasterError
 from geomae.rasters.headers import Header
@@ -34,7 +35,8 @@ BESIDE = re.compile(
 )
 NAMED = re.compile(
     r"(?P<folder>(?:.*/)?)(?P<base>[^/]*?)(?P<separator>(?<![^/])|[_. -])"
-    r"(?P<token>B\d{1,2}A?|coastal|blue|green|red|rededge\d*|nir\d*|swir\d+|lwir\d*|pan|V[VH]|H[VH])"
+    r"(?P<token>B\d{1,2}A?|coastal|blue|green|red|rededge\d*|nir\d*|swir\d+|lwir\d*|pan|V[VH]|H[VH]"
+    r"|SCL|QA_PIXEL|Fmask)"
     rf"(?P<resolution>_\d+m)?(?P<suffix>{SUFFIX})",
     re.IGNORECASE,
 )
@@ -45,13 +47,6 @@ LANDSAT_SENSORS = {
     "8": "landsat-8-oli",
     "9": "landsat-9-oli",
 }
-MASKS = {  # token of the quality layer: how to leave clouds and their shadows out
-    "SCL": "{band: SCL, invalid_values: [0, 1, 3, 8, 9, 10]}",
-    "QA_PIXEL": "{band: QA_PIXEL, invalid_bits: [0, 1, 3, 4]}",
-    "Fmask": "{band: Fmask, invalid_bits: [1, 2, 3]}",
-}
-
-
 LOOKED_AT = 40  # files of a folder whose headers are read; where they differ, those of all
 LARGEST_PATCH = 600  # side in pixels of what may lie in folders named by class
 SPLIT_NAMES = frozenset(("train", "training", "val", "valid", "validation", "test", "testing", "dev"))
@@ -204,16 +199,17 @@ def _group(files: Sequence[_BandFile]) -> BandGroup:
     for one in files:
         tails.setdefault(one.tail, []).append(one.folder)
     sensor = files[0].sensor
+    layers = {token for token in somewhere if quality_layer(token)}
     shared = _common(sorted({one.folder for one in files}))
     return BandGroup(
         name=sensor or (shared[-1] if shared else ""),
         patterns=tuple(folder_pattern(folders) + tail for tail, folders in sorted(tails.items())),
         files=tuple(one.path for one in files),
         by_scene=tuple(scenes.values()),
-        tokens=tuple(sorted(everywhere - set(MASKS))),
-        lacking=tuple(sorted(somewhere - everywhere - set(MASKS))),
+        tokens=tuple(sorted(everywhere - layers)),
+        lacking=tuple(sorted(somewhere - everywhere - layers)),
         sensor=sensor,
-        mask=next((token for token in MASKS if token in everywhere), None),
+        mask=min(everywhere & layers, default=None),
     )
 
 
@@ -341,13 +337,20 @@ def _headers(root: Path, paths: Sequence[str], problems: list[str]) -> dict[str,
 
 
 def _patterns(own: Sequence[str], others: Sequence[str], suffix: str) -> tuple[str, ...]:
-    """The beginning that files share and no other file has; else their names."""
+    """The beginning that files share and no other file has, or none of that length; else their names."""
     first, last = (name.removesuffix(suffix) for name in (min(own), max(own)))  # sorted, these share the least
     length = next((at for at, (one, two) in enumerate(zip(first, last, strict=False)) if one != two), len(first))
     start = first[:length]
     folder = own[0].rpartition("/")[0]
     if len(own) > 1 and len(start) > len(folder) and not any(path.startswith(start) for path in others):
         return (f"{escape_pattern(start)}*{suffix}",)
+    lengths = {len(path) for path in own}
+    if (
+        len(own) > 1
+        and len(lengths) == 1
+        and not any(len(path) in lengths and path.startswith(start) for path in others)
+    ):
+        return (f"{escape_pattern(start)}{'?' * (len(first) - length)}{suffix}",)
     return tuple(escape_pattern(path) for path in own)
 
 
@@ -366,7 +369,7 @@ def _merged(parts: Sequence[_Folder]) -> list[StackGroup]:
     disjoint = sum(map(len, stems)) == len(set().union(*stems))
     first = parts[0]
     if len(parts) == 1 or (first.kind[0] == 1 and not disjoint):
-        return [StackGroup(_telling_name(one.path), one.patterns, one.files, one.headers, one.telling) for one in parts]
+        return [StackGroup(telling_name(one.path), one.patterns, one.files, one.headers, one.telling) for one in parts]
     headers = tuple(one for part in parts for one in part.headers)
     pattern = folder_pattern([part.path for part in parts]) + f"*{first.suffix}"
     names = [PurePosixPath(part.path).name for part in parts]
@@ -375,11 +378,11 @@ def _merged(parts: Sequence[_Folder]) -> list[StackGroup]:
     several = median(len(part.files) for part in parts) >= SEVERAL
     classes = tuple(sorted(names)) if small and named and several and disjoint else ()
     files = tuple(path for part in parts for path in part.files)
-    name = _telling_name(str(PurePosixPath(first.path).parent))
+    name = telling_name(str(PurePosixPath(first.path).parent))
     return [StackGroup(name, (pattern,), files, headers, first.telling, classes)]
 
 
-def _telling_name(folder: str) -> str:
+def telling_name(folder: str) -> str:
     """The name of the innermost folder that is more than `images`; empty where there is none."""
     names = [name for name in PurePosixPath(folder).parts if name.lower() not in COMMON_FOLDERS]
     return names[-1] if names else ""
@@ -387,17 +390,12 @@ def _telling_name(folder: str) -> str:
 
 def _with_companions(groups: Sequence[StackGroup]) -> list[StackGroup]:
     """Groups without the one-band rasters that stand beside another group, which get these as `companions`."""
-    stems: Mapping[int, frozenset[str]] = {
-        number: frozenset(PurePosixPath(path).stem for path in group.files) for number, group in enumerate(groups)
-    }
     companions: dict[int, list[str]] = {}
     taken = set()
     for number, group in enumerate(groups):
-        if not group.one_band:
-            continue
         for other, candidate in enumerate(groups):
-            if not candidate.one_band and stems[other] <= stems[number] and _one_folder(group):
-                companions.setdefault(other, []).append(group.patterns[0])
+            if group.one_band and not candidate.one_band and (patterns := _beside_each(candidate.files, group.files)):
+                companions.setdefault(other, []).extend(patterns)
                 taken.add(number)
                 break
     return [
@@ -407,5 +405,17 @@ def _with_companions(groups: Sequence[StackGroup]) -> list[StackGroup]:
     ]
 
 
-def _one_folder(group: StackGroup) -> bool:
-    return len(group.patterns) == 1 and "*" not in group.patterns[0].rpartition("/")[0]
+def _beside_each(images: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Patterns of files in one folder that are called like all images, or so with one ending more (`*_fmask.tif`)."""
+    folders = {path.rpartition("/")[0] for path in others}
+    if len(folders) > 1:
+        return []
+    stems = {PurePosixPath(path).stem for path in images}
+    having: dict[str, set[str]] = {}
+    for name in (PurePosixPath(path).stem for path in others):
+        longest = next((name[:end] for end in range(len(name), 0, -1) if name[:end] in stems), None)
+        if longest is not None:
+            having.setdefault(name.removeprefix(longest), set()).add(longest)
+    folder, suffix = folders.pop(), PurePosixPath(others[0]).suffix
+    start = f"{escape_pattern(folder)}/*" if folder else "*"
+    return [f"{start}{escape_pattern(ending)}{suffix}" for ending, of in sorted(having.items()) if of == stems]

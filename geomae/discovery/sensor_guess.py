@@ -149,7 +149,7 @@ def _guess(evidence: Evidence) -> SensorGuess:
     if fits:
         order = list(hinted or PREFERRED)
         fits.sort(key=lambda fit: _rank(fit, order, hinted=bool(hinted)))
-        return _described(fits, hinted, certain)
+        return _described(fits, hinted, certain, evidence.dtype)
     return _counted(evidence, hinted, certain) or _colour(evidence) or _unknown(evidence)
 
 
@@ -179,6 +179,7 @@ class _Fit:
     bands: tuple[Band | None, ...]
     distance_um: float
     gsd_differs: bool
+    type_differs: bool
 
 
 def _fits(evidence: Evidence, hinted: tuple[str, ...]) -> list[_Fit]:
@@ -200,7 +201,9 @@ def _fit(one: Sensor, evidence: Evidence, *, partly: bool) -> _Fit | None:
         return None
     finest = min((band.gsd_m for band in bands if band and band.gsd_m), default=None)
     differs = bool(evidence.gsd_m and finest and not 0.8 < evidence.gsd_m / finest < 1.25)
-    return _Fit(one, tuple(bands), round(distance_um, 3), differs)
+    signed = any(value < 0 for value in one.nodata)  # fill below 0 takes a signed type, other products have none
+    types = {"int16": True, "uint16": False}
+    return _Fit(one, tuple(bands), round(distance_um, 3), differs, types.get(evidence.dtype, signed) != signed)
 
 
 def _band(one: Sensor, description: str | None) -> tuple[Band | None, float]:
@@ -224,19 +227,23 @@ def _band(one: Sensor, description: str | None) -> tuple[Band | None, float]:
 def _rank(fit: _Fit, order: Sequence[str], *, hinted: bool) -> tuple[float, ...]:
     place = order.index(fit.sensor.name) if fit.sensor.name in order else len(order)
     named = -sum(band is not None for band in fit.bands)
-    return (named, fit.distance_um, place) if hinted else (fit.gsd_differs, fit.distance_um, place)
+    if hinted:
+        return named, fit.distance_um, place
+    return fit.gsd_differs, fit.distance_um, fit.type_differs, place
 
 
-def _described(fits: Sequence[_Fit], hinted: tuple[str, ...], certain: bool) -> SensorGuess:
+def _described(fits: Sequence[_Fit], hinted: tuple[str, ...], certain: bool, dtype: str) -> SensorGuess:
     best = fits[0]
     bands = tuple(kept_band(best.sensor, band) for band in best.bands)
     if hinted:
-        others = [name for name in hinted if name != best.sensor.name]
+        rank = _rank(best, hinted, hinted=True)[:-1]
+        others = [fit.sensor.name for fit in fits[1:] if _rank(fit, hinted, hinted=True)[:-1] == rank]
         checks = {} if certain else {"sensor": _alternatives("the names of the files and of the bands", others)}
         return SensorGuess(best.sensor.name, bands, certain, checks)
     equal = [fit for fit in fits[1:] if (fit.gsd_differs, fit.distance_um) == (best.gsd_differs, best.distance_um)]
     others = [fit.sensor.name for fit in equal]
-    reason = _alternatives("the names of the bands", others)
+    by_type = not best.type_differs and any(fit.type_differs for fit in equal)
+    reason = _alternatives(f"the names of the bands{f' and the type {dtype}' if by_type else ''}", others)
     question = None
     if best.gsd_differs or any(_family(name) != _family(best.sensor.name) for name in others):
         question = f"which sensor is it? {best.sensor.name} is written, because of {reason}"
@@ -281,8 +288,11 @@ def _unknown(evidence: Evidence) -> SensorGuess:
     names = [name if names.count(name) == 1 else f"band{number}" for number, name in enumerate(names, start=1)]
     bands = [{"name": name, "wavelength_um": 1, "fwhm_um": 1} for name in names]
     bands_of = f"{evidence.count} band{'s' * (evidence.count > 1)} of {evidence.dtype}"
+    stacks = [start for start, stack in USUAL_STACKS if len(stack) == evidence.count]
+    known = [name for name in PREFERRED if evidence.dtype != "uint8" and name.startswith(tuple(stacks))]
+    like = f" (as many as {' or '.join(known)} often has in a file)" if known else ""
     question = (
-        f"which sensor is it? {bands_of} without known names; "
+        f"which sensor is it? {bands_of} without known names{like}; "
         "write a sensor's name, or the wavelength and width of each band in um (the figures there are placeholders)"
     )
     return SensorGuess({"name": FILL_IN, "bands": bands}, tuple(names), False, {}, question)

@@ -5,10 +5,8 @@ C bands, h w pixels of a window
 
 import itertools
 import math
-import os
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from geomae.catalog.schema_cubes import CubeAddress, cube_address
 from geomae.errors import RasterError
+from geomae.rasters.blocks import LARGEST_BLOCK, shared_blocks
 from geomae.rasters.cube_grids import ground_of
 from geomae.rasters.cube_layouts import labels_of
 from geomae.rasters.cube_stores import open_store, reason
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 DRIVER = "cube"
-CACHE_BYTES = 256 * 1024**2  # decoded chunks that a process keeps
-LARGEST_CHUNK = CACHE_BYTES // 8  # a larger one is not kept
 UNCHUNKED = 256  # rows that are read at once of an array without chunks
 
 
@@ -127,17 +124,15 @@ class CubeStep:
     def _gather(self, spans: list[tuple[int, int]]) -> Array:
         """The stored values of a box, from the chunks that meet it."""
         chunks = self._chunks
-        if chunks is None or math.prod(chunks) * self.dtype.itemsize > LARGEST_CHUNK:
+        if chunks is None or math.prod(chunks) * self.dtype.itemsize > LARGEST_BLOCK:
             return self._fetch(tuple(slice(*span) for span in spans))
         box = np.empty([stop - start for start, stop in spans], dtype=self.dtype)
         met = [range(start // size, -(-stop // size)) for (start, stop), size in zip(spans, chunks, strict=True)]
         for place in itertools.product(*met):
             key = (self.address.store, self._current, self.address.variable, place)
-            chunk = _KEPT.get(key)
-            if chunk is None:
-                bounds = zip(place, chunks, self._array.shape, strict=True)
-                chunk = self._fetch(tuple(slice(at * size, min((at + 1) * size, end)) for at, size, end in bounds))
-                _KEPT.put(key, chunk)
+            bounds = zip(place, chunks, self._array.shape, strict=True)
+            whole = tuple(slice(at * size, min((at + 1) * size, end)) for at, size, end in bounds)
+            chunk = shared_blocks().get(key, partial(self._fetch, whole))
             source, target = [], []
             for at, size, (start, stop) in zip(place, chunks, spans, strict=True):
                 first, last = max(start, at * size), min(stop, (at + 1) * size)
@@ -170,44 +165,6 @@ class CubeStep:
             return both[0], both[1]
         low, high = self._values("valid_min"), self._values("valid_max")
         return (low[0] if low else -math.inf, high[0] if high else math.inf) if low or high else None
-
-
-class _Kept:
-    """Decoded chunks, the least recently used first; any number of threads may share it."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.entries: OrderedDict[Any, Array] = OrderedDict()
-        self.size = 0
-
-    def get(self, key: Any) -> Array | None:
-        """The chunk, if it is kept."""
-        with self.lock:
-            found = self.entries.get(key)
-            if found is not None:
-                self.entries.move_to_end(key)
-            return found
-
-    def put(self, key: Any, chunk: Array) -> None:
-        """Keep a chunk, and drop what was not used for longest."""
-        with self.lock:
-            if key in self.entries:
-                return
-            self.entries[key] = chunk
-            self.size += chunk.nbytes
-            while self.size > CACHE_BYTES:
-                self.size -= self.entries.popitem(last=False)[1].nbytes
-
-
-_KEPT = _Kept()
-
-
-def _after_fork() -> None:
-    global _KEPT
-    _KEPT = _Kept()  # another thread of the parent may have held the lock
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 def _read_as(array: "xr.DataArray") -> np.dtype[Any]:

@@ -3,9 +3,9 @@
 C bands, H W pixels of the window, h w pixels of a file
 """
 
+import contextlib
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ import numpy.typing as npt
 from rasterio import Affine
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
-from rasterio.io import DatasetReader
 from rasterio.warp import transform as transform_points
 from rasterio.windows import Window as RasterioWindow
 
@@ -40,62 +39,11 @@ from geomae.rasters.grids import (
     taps,
 )
 from geomae.rasters.headers import LARGEST_BYTES, Header
-from geomae.rasters.opening import GdalError, borrowed, header, opened
+from geomae.rasters.opening import GdalError, header, opened
+from geomae.rasters.stored import Span, is_shared, read_shared
 
 Array = npt.NDArray[Any]
 Codes = npt.NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class Span:
-    """A rectangle of a file's own pixels."""
-
-    row: int
-    col: int
-    height: int
-    width: int
-
-
-def read_stored(
-    dataset: DatasetReader, info: Header, indexes: Sequence[int], span: Span, nodata: Sequence[float]
-) -> tuple[Array, Bools]:
-    """Read stored bands: (raw_Chw in the file's own type, valid_Chw).
-
-    Invalid is what equals one of `nodata` or the file's own value, and what the file's alpha band or mask hides. Values
-    that are not finite are left to `physical`. An alpha band that is itself among `indexes` holds data: NAIP's near
-    infrared is often marked so.
-    """
-    window = RasterioWindow(span.col, span.row, span.width, span.height)
-    raw_Chw = _read_raw(dataset, indexes, window)
-    valid_Chw = np.ones(raw_Chw.shape, dtype=np.bool_)
-    own = [info.nodata[index - 1] for index in indexes]
-    declared = (*nodata, *info.missing)
-    if len(set(own)) == 1:
-        _strike(raw_Chw, valid_Chw, (*declared, own[0]))
-    else:
-        for position, value in enumerate(own):
-            _strike(raw_Chw[position], valid_Chw[position], (*declared, value))
-    if info.limits is not None:
-        low, high = info.limits
-        valid_Chw &= (raw_Chw >= low) & (raw_Chw <= high)
-    if info.alpha is not None and info.alpha not in indexes:
-        valid_Chw &= dataset.read(info.alpha, window=window) > 0
-    if info.masked:
-        valid_Chw &= dataset.read_masks(indexes[0], window=window) > 0
-    return raw_Chw, valid_Chw
-
-
-def _read_raw(dataset: DatasetReader, indexes: Sequence[int], window: RasterioWindow) -> Array:
-    """The values as they are stored. A PNG that is damaged is read without an error where all of it is asked for at
-    once, by a shortcut of GDAL that parts of an image do not take; so it is asked for in two halves.
-    """
-    if dataset.driver != "PNG" or (window.height, window.width) != dataset.shape or window.height < 2:
-        whole: Array = dataset.read(list(indexes), window=window)
-        return whole
-    half = window.height // 2
-    above = RasterioWindow(0, 0, window.width, half)
-    below = RasterioWindow(0, half, window.width, window.height - half)
-    return np.concatenate([dataset.read(list(indexes), window=one) for one in (above, below)], axis=1)
 
 
 def physical(raw_Chw: Array, valid_Chw: Bools, scale_C: Sequence[float], offset_C: Sequence[float]) -> Floats:
@@ -129,13 +77,13 @@ def read(source: Source, scene: Scene, window: Window) -> tuple[Floats, Bools]:
     layout = scene_layout(source, scene)
     check_window(window, layout.grid, f"{source.name}: scene {scene.id}")
     _check_size(layout, window, scene.id)
-    shape_CHW = (len(scene.bands), window.height, window.width)
-    pixels_CHW = np.empty(shape_CHW, dtype=np.float32)
-    valid_CHW = np.empty(shape_CHW, dtype=np.bool_)
-    with environment(remote=source.remote):
-        for part in layout.parts:
-            positions = list(part.positions)
-            pixels_CHW[positions], valid_CHW[positions] = _read_part(source, part, window)
+    spans = [_span_of(part, window) for part in layout.parts]
+    remote = source.remote
+    files = zip(layout.parts, spans, strict=True)
+    shared = layout.mask is None and all(is_shared(part.header, part.indexes, span) for part, span in files)
+    with contextlib.nullcontext() if shared else environment(remote=remote):  # GDAL's settings take time
+        read_parts = [_read_part(source, part, window, span) for part, span in zip(layout.parts, spans, strict=True)]
+        pixels_CHW, valid_CHW = _in_order(layout, read_parts)
         if layout.mask is not None:
             valid_CHW &= _read_mask(source, layout.mask, window)
             pixels_CHW[~valid_CHW] = 0
@@ -170,8 +118,8 @@ def read_labels(path: str, grid: Grid, window: Window, remote: bool = False) -> 
     first_row, first_col = int(rows.min()), int(cols.min())
     span = Span(first_row, first_col, int(rows.max()) + 1 - first_row, int(cols.max()) + 1 - first_col)
     check_bytes(span.height * span.width * 16, window, path)
-    with environment(remote=remote), borrowed(path, info.stamp, remote=remote) as dataset:
-        raw_Chw, valid_Chw = read_stored(dataset, info, (1,), span, ())
+    with environment(remote=remote):
+        raw_Chw, valid_Chw = read_shared(info, (1,), span, (), remote=remote)
     known_HW = inside_HW.copy()
     known_HW[inside_HW] = valid_Chw[0, rows - first_row, cols - first_col]
     raw = raw_Chw[0, rows - first_row, cols - first_col][known_HW[inside_HW]]
@@ -193,39 +141,33 @@ def read_map(path: str, window: Window | None = None, shape: tuple[int, int] | N
         return values_CHW
 
 
-def _strike(raw: Array, valid: Bools, nodata: Sequence[float | None]) -> None:
-    """Mark as invalid what equals one of the values, where the type of the file can hold it at all."""
-    for value in dict.fromkeys(nodata):
-        if value is None:
-            continue
-        if raw.dtype.kind == "f":
-            if np.isnan(value):
-                valid &= ~np.isnan(raw)
-            else:
-                # -3.4e38 is written with the digits of either precision, and some writers mean by -1.8e308, the limit
-                # of float64, the limit of whatever type the file has; GDAL gives that as an infinity.
-                limits = np.finfo(raw.dtype)
-                valid &= raw != raw.dtype.type(min(max(value, float(limits.min)), float(limits.max)))
-        elif float(value).is_integer() and np.iinfo(raw.dtype).min <= value <= np.iinfo(raw.dtype).max:
-            valid &= raw != int(value)
+def _span_of(part: SceneFile, window: Window) -> Span:
+    """The pixels of a file that make a window of the grid."""
+    if part.rows.aligned and part.cols.aligned:
+        return Span(window.row, window.col, window.height, window.width)
+    rows, cols = taps(part.rows, window.row, window.height), taps(part.cols, window.col, window.width)
+    return Span(rows.first, cols.first, rows.size, cols.size)
 
 
-def _read_part(source: Source, part: SceneFile, window: Window) -> tuple[Floats, Bools]:
+def _read_part(source: Source, part: SceneFile, window: Window, span: Span) -> tuple[Floats, Bools]:
     scale_C = [source.scale_C[position] for position in part.positions]
     offset_C = [source.offset_C[position] for position in part.positions]
+    raw_Chw, valid_Chw = read_shared(part.header, part.indexes, span, source.nodata, remote=source.remote)
+    pixels_Chw = physical(raw_Chw, valid_Chw, scale_C, offset_C)
     if part.rows.aligned and part.cols.aligned:
-        span = Span(window.row, window.col, window.height, window.width)
-        raw_CHW, valid_CHW = _stored(source, part, span)
-        return physical(raw_CHW, valid_CHW, scale_C, offset_C), valid_CHW
-    rows = taps(part.rows, window.row, window.height)
-    cols = taps(part.cols, window.col, window.width)
-    raw_Chw, valid_Chw = _stored(source, part, Span(rows.first, cols.first, rows.size, cols.size))
-    return bilinear(physical(raw_Chw, valid_Chw, scale_C, offset_C), valid_Chw, rows, cols)
+        return pixels_Chw, valid_Chw
+    rows, cols = taps(part.rows, window.row, window.height), taps(part.cols, window.col, window.width)
+    return bilinear(pixels_Chw, valid_Chw, rows, cols)
 
 
-def _stored(source: Source, part: SceneFile, span: Span) -> tuple[Array, Bools]:
-    with borrowed(part.header.path, part.header.stamp, remote=source.remote) as dataset:
-        return read_stored(dataset, part.header, part.indexes, span, source.nodata)
+def _in_order(layout: Layout, parts: Sequence[tuple[Floats, Bools]]) -> tuple[Floats, Bools]:
+    """The bands of all files in the order of the source."""
+    places = [position for part in layout.parts for position in part.positions]
+    if len(parts) == 1 and places == sorted(places):
+        return parts[0]
+    pixels_CHW, valid_CHW = (np.concatenate(each) for each in zip(*parts, strict=True))
+    order_C = np.argsort(places)
+    return pixels_CHW[order_C], valid_CHW[order_C]
 
 
 def _read_mask(source: Source, mask: SceneFile, window: Window) -> Bools:
@@ -251,8 +193,7 @@ def _read_nearest(part: SceneFile, window: Window, *, remote: bool) -> tuple[Arr
     first_row, first_col = int(row_H.min()), int(col_W.min())
     span = Span(first_row, first_col, int(row_H.max()) + 1 - first_row, int(col_W.max()) + 1 - first_col)
     inside_HW = inside_H[:, None] & inside_W
-    with borrowed(part.header.path, part.header.stamp, remote=remote) as dataset:
-        raw_hw = read_stored(dataset, part.header, part.indexes, span, ())[0][0]
+    raw_hw = read_shared(part.header, part.indexes, span, (), remote=remote)[0][0]
     return np.where(inside_HW, raw_hw[row_H - first_row][:, col_W - first_col], 0), inside_HW
 
 

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 from geomae.catalog import Scene, Source
 from geomae.catalog.band_order import is_alpha
-from geomae.rasters.inspection import FileFacts, FileRecord
+from geomae.rasters.file_records import FileFacts, FileRecord
 from geomae.sensors import sensor, sensor_names
 
 SHOWN = 5  # files that a remark names
@@ -37,8 +37,8 @@ def band_order_remarks(
         )
     if 0 < unnamed < len(scenes):
         messages.append(
-            f"{unnamed} of {len(scenes)} files do not name their bands and are taken in the order {source.order}; "
-            "if that is not theirs, name the bands in them or make them their own data set"
+            f"{unnamed} of {len(scenes)} files name no band of {source.sensor} and are taken in the order "
+            f"{source.order}; if that is not theirs, name the bands in them or make them their own data set"
         )
     return messages
 

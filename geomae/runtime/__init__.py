@@ -1,1 +1,1 @@
-"""What a process runs on: devices, precision, ranks, memory, signals, and the terminal."""
+"""The environment of a process: devices, precision, ranks, memory, signals and the terminal."""

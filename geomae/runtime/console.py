@@ -1,4 +1,4 @@
-"""What a person sees of a command: a progress bar on a terminal, plain lines elsewhere, nothing with --quiet."""
+"""Output of a command: a progress bar on a terminal, plain lines elsewhere, only warnings with --quiet."""
 
 import io
 import sys
@@ -10,16 +10,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-BETWEEN_LINES_S = 5.0  # a log file needs no more
+BETWEEN_LINES_S = 5.0  # between two lines of progress where there is no terminal
 
 
 class Screen:
-    """Says what happens on standard error, and results on standard output; silent where `shown` is false."""
+    """Prints progress to standard error and results to standard output; only warnings where `shown` is false."""
 
     def __init__(self, shown: bool = True) -> None:
         self.shown = shown
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # a file's name may hold what the terminal's encoding has not
+            if isinstance(stream, io.TextIOWrapper):  # file names may hold characters that the encoding lacks
                 stream.reconfigure(errors="backslashreplace")
         self._out = Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self._err = Console(file=sys.stderr, highlight=False, soft_wrap=True)
@@ -28,16 +28,16 @@ class Screen:
         self._last_line_s = 0.0
 
     def say(self, text: str) -> None:
-        """One line about what is going on."""
+        """Print one line of progress to standard error."""
         if self.shown:
             self._err.print(text, markup=False)
 
     def warn(self, text: str) -> None:
-        """One line that is shown also with --quiet."""
+        """Print one warning to standard error, even with --quiet."""
         self._err.print(f"warning: {text}", markup=False)
 
     def step(self, what: str, done: int, total: int, figures: str = "") -> None:
-        """Move the bar of `what`; where there is no terminal, a line now and then and at the end."""
+        """Show the progress of `what`: a bar on a terminal, elsewhere a line every BETWEEN_LINES_S and at the end."""
         if not self.shown:
             return
         if self._err.is_terminal:
@@ -47,7 +47,7 @@ class Screen:
             self.say(f"{what} {done}/{total} {figures}".rstrip())
 
     def table(self, title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """A table of results; the first column is left-aligned, the others are figures."""
+        """Print a table of results; the first column is left-aligned, the others, which hold numbers, right-aligned."""
         if not self.shown:
             return
         table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
@@ -58,12 +58,12 @@ class Screen:
         self._out.print(table)
 
     def result(self, text: str) -> None:
-        """One line of results."""
+        """Print one line of results to standard output."""
         if self.shown:
             self._out.print(text, markup=False)
 
     def close(self) -> None:
-        """Leave the terminal in order."""
+        """Stop the progress bar and restore the terminal."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

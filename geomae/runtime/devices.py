@@ -16,7 +16,7 @@ __all__ = ["Fabric", "SLURMEnvironment", "TorchElasticEnvironment"]
 
 
 def device_for(device: str) -> str:
-    """`cpu`, `cuda` or `mps`: for `auto`, the best there is. Raises ConfigError for one that is absent."""
+    """Return `cpu`, `cuda` or `mps`; `auto` takes the fastest available. Raises ConfigError for one that is absent."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if device == "auto":
         return "cuda" if cuda else "mps" if mps else "cpu"
@@ -28,9 +28,9 @@ def device_for(device: str) -> str:
 
 
 def build_fabric(device: str, devices: int, nodes: int, strategy: str) -> Fabric:
-    """A Fabric that is not launched yet. Raises ConfigError for a combination that cannot run.
+    """Return a Fabric that is not launched yet. Raises ConfigError for a combination that cannot run.
 
-    Sees to it that this process dies with the one that started it, and keeps freed memory on CPUs.
+    A rank that Fabric started is set to end with its parent process; on CPU, malloc is set to keep freed memory.
     """
     if started_by_us():
         die_with_parent()
@@ -50,13 +50,13 @@ def build_fabric(device: str, devices: int, nodes: int, strategy: str) -> Fabric
         chosen = FSDPStrategy(auto_wrap_policy={Block}, use_orig_params=True)
     if device == "cpu":
         keep_freed_memory()
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what it announces stands in our own lines
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # our own lines say what Fabric would announce
     return Fabric(
         accelerator=device,
         devices=devices,
         num_nodes=nodes,
         strategy=chosen,
-        precision="32-true",  # of the weights; see `working_precision`
+        precision="32-true",  # of the weights; `working_precision` sets that of the computation
     )
 
 
@@ -66,21 +66,21 @@ def external() -> bool:
 
 
 def early_rank() -> int:
-    """The rank of this process before Fabric is launched: 0 for the process that the user started."""
-    for environment in (TorchElasticEnvironment, SLURMEnvironment):  # torchrun within SLURM counts its own ranks
+    """Return the rank of this process before Fabric is launched: 0 for the process that the user started."""
+    for environment in (TorchElasticEnvironment, SLURMEnvironment):  # under torchrun in SLURM, torchrun sets the ranks
         if environment.detect():
             return int(environment().global_rank())
     return int(os.environ.get("NODE_RANK", "0")) * 1_000_000 + int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def started_by_us() -> bool:
-    """Whether Fabric's launcher made this process: it dies with rank 0 then."""
+    """Whether Fabric's launcher started this process, which then has to end with rank 0."""
     return not external() and int(os.environ.get("LOCAL_RANK", "0")) > 0
 
 
 @dataclass(frozen=True)
 class Compute:
-    """What models run on: devices and ranks through `fabric`, and the `precision`, `32` or `bf16`."""
+    """Where models run: devices and ranks (`fabric`) and the `precision`, `32` or `bf16`."""
 
     fabric: Fabric
     precision: str
@@ -89,7 +89,10 @@ class Compute:
 def open_compute(
     device: str = "auto", precision: str = "auto", devices: int = 1, nodes: int = 1, strategy: str = "auto"
 ) -> Compute:
-    """Devices as asked for, launched where a scheduler started the ranks. Raises ConfigError for what cannot be."""
+    """Return the requested devices and precision; Fabric is launched where SLURM or torchrun started the ranks.
+
+    Raises ConfigError for a combination that cannot run.
+    """
     fabric = build_fabric(device, devices, nodes, strategy)
     chosen = precision_for(fabric.device.type, precision)
     if external():
@@ -98,7 +101,7 @@ def open_compute(
 
 
 def check_shares(batch: int, accumulate: int, ranks: int) -> None:
-    """Every rank and every pass must get the same number of tiles of a step. Raises ConfigError where they cannot."""
+    """Raise ConfigError unless every rank gets the same number of a step's tiles in every accumulation pass."""
     if batch % (ranks * accumulate):
         raise ConfigError(
             f"batch: {batch} tiles cannot be shared by {ranks} devices in {accumulate} passes; "
@@ -107,7 +110,10 @@ def check_shares(batch: int, accumulate: int, ranks: int) -> None:
 
 
 def _started_ranks(devices: int, nodes: int) -> tuple[int, int]:
-    """Processes on this node, and nodes: where SLURM or torchrun started them, it has decided, and 1 says nothing."""
+    """Return the number of processes on this node, and of nodes, as SLURM or torchrun started them.
+
+    Without either, `devices` and `nodes`. Raises ConfigError where an option other than the default 1 contradicts.
+    """
     if TorchElasticEnvironment.detect():
         starter, here, names = "torchrun", int(os.environ["LOCAL_WORLD_SIZE"]), "--nproc-per-node and --nnodes"
         everywhere = int(os.environ["WORLD_SIZE"])

@@ -1,7 +1,7 @@
 """Lightning Fabric, imported without torchmetrics.
 
-Fabric imports torchmetrics to compare its version, for a detector of spikes that nothing here uses, and with it pyplot
-and most of scipy, which every command would wait for. While torchmetrics stands as absent, Fabric does without.
+Fabric imports torchmetrics to check its version, for a detector of loss spikes that is not used here. torchmetrics
+imports pyplot and most of scipy, which would delay every command. So it is marked as absent during the import.
 """
 
 import sys

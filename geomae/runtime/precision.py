@@ -1,8 +1,7 @@
-"""Which precision a device computes in, and memory of tensors that the process keeps between steps.
+"""The precision a device computes in, and how the process reuses freed memory. A training step imports no Fabric.
 
-A training step needs these without Fabric. glibc gives large blocks back to the system as soon as they are freed. A
-step frees and takes the same sizes again and again, which costs page faults (tests/benchmarks/training_step.py counts
-them; --allocator system).
+glibc returns large blocks to the system as soon as they are freed. Each training step frees and allocates the same
+sizes again, which costs page faults (`tests/benchmarks/training_step.py --allocator system` counts them).
 """
 
 import ctypes
@@ -12,13 +11,13 @@ import torch
 
 from geomae.errors import ConfigError
 
-# Parameters of mallopt(3): when the top of the heap is given back, and how many blocks may be mapped on their own.
+# Parameters of mallopt(3): when the top of the heap is returned, and how many blocks may get their own mapping.
 TRIM_THRESHOLD, MMAP_MAX = -1, -4
 NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Let malloc keep what is freed, for the rest of the process; False where the C library is not glibc."""
+    """Let malloc keep freed memory until the process ends. Returns False where the C library is not glibc."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, TypeError, AttributeError):  # musl, macOS, Windows
@@ -27,7 +26,10 @@ def keep_freed_memory() -> bool:
 
 
 def precision_for(device: str, precision: str) -> str:
-    """`32` or `bf16`: for `auto`, bf16 where the processor multiplies matrices in it."""
+    """Return `32` or `bf16`; `auto` takes bf16 where `device` multiplies bf16 matrices in hardware.
+
+    Raises ConfigError for any other value.
+    """
     if precision in ("32", "bf16"):
         return precision
     if precision != "auto":
@@ -38,7 +40,7 @@ def precision_for(device: str, precision: str) -> str:
 
 
 def cpu_multiplies_bf16() -> bool:
-    """Whether this processor has instructions for bf16 products (AVX512-BF16, AMX, or Arm's)."""
+    """Whether this processor has instructions for bf16 matrix products (AVX512-BF16, AMX or Arm's); Linux only."""
     try:
         info = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -48,8 +50,8 @@ def cpu_multiplies_bf16() -> bool:
 
 
 def working_precision(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which a model runs: with `bf16`, matrix products in bf16 and sums, norms and losses in fp32.
+    """Return the context in which a model runs: with `bf16`, matrix products in bf16; sums, norms and losses in fp32.
 
-    Not Fabric's own mixed precision, which rounds the pixels themselves, and with them the targets, to bf16.
+    Fabric's mixed precision is not used because it would round the pixels, and so the targets, to bf16.
     """
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

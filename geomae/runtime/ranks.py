@@ -1,13 +1,13 @@
-"""Whether other processes may take part, told without Fabric, which knows them and takes seconds to import."""
+"""Whether this process may be one of several ranks, decided without Fabric, which takes seconds to import."""
 
 import os
 
-STARTERS = ("LOCAL_RANK", "NODE_RANK", "SLURM_", "TORCHELASTIC_")  # beginnings of the variables that a starter sets
+STARTERS = ("LOCAL_RANK", "NODE_RANK", "SLURM_", "TORCHELASTIC_")  # prefixes of the variables that launchers set
 
 
 def alone() -> bool:
-    """Whether nothing tells of a process that started this one as a rank: then it is the first, and leads.
+    """Whether no launcher has set its environment variables: this process is then the only rank, 0.
 
-    Where something does, `geomae.runtime.devices` says which rank this is.
+    Otherwise `geomae.runtime.devices.early_rank` returns the rank.
     """
     return not any(name.startswith(STARTERS) for name in os.environ)

@@ -1,4 +1,4 @@
-"""Signals that end a run after saving: SIGINT, SIGTERM and SIGUSR1 (sent by schedulers before the time is up)."""
+"""Signals that end a run after it has saved: SIGINT, SIGTERM and SIGUSR1 (schedulers send it before the time limit)."""
 
 import contextlib
 import ctypes
@@ -19,13 +19,16 @@ class Stop:
 
     @property
     def exit_code(self) -> int:
-        """130, 143 or 138; 0 where nothing arrived."""
+        """130, 143 or 138; 0 where no signal arrived."""
         return 128 + self.signal if self.signal else 0
 
 
 @contextlib.contextmanager
 def watch() -> Iterator[Stop]:
-    """Note signals instead of dying of them; the loop looks after every step. A second SIGINT interrupts at once."""
+    """Record signals instead of ending the process; the training loop checks the yielded `Stop` after each step.
+
+    A second SIGINT raises KeyboardInterrupt at once.
+    """
     stop = Stop()
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -42,7 +45,7 @@ def watch() -> Iterator[Stop]:
 
 
 def die_with_parent() -> None:
-    """Let the kernel end this process when its parent dies, so that a killed run leaves no rank behind (Linux)."""
+    """Let the kernel kill this process when its parent ends, so that a killed run leaves no rank behind (Linux)."""
     with contextlib.suppress(OSError, AttributeError):
         PR_SET_PDEATHSIG = 1
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Runs in MLflow: begun, followed and read back. MLflow itself is imported by the first run, on a thread of its own."""
+"""Tracking of runs in MLflow: start them, log to them, fetch their models. The first run imports MLflow on a thread."""
 
 from geomae.tracking.runs import commit, download, start_run
 from geomae.tracking.store import resolve_uri, ui, without_password

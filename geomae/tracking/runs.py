@@ -1,7 +1,8 @@
-"""Runs in MLflow: their parameters, figures, data sets and artifacts, and the model registry.
+"""Runs in MLflow: their parameters, metrics, data sets and artifacts, and the model registry.
 
-A tracking server that is down, slow or full never stops, slows or changes what is tracked: everything happens on the
-background thread of a `Tracker`, MLflow's import (some seconds) included, and the first failure is said in one line.
+A tracking server that is down, slow or full never stops, slows or changes the command that logs to it. All calls run
+on the background thread of a `Tracker`, and so does the import of MLflow (some seconds). Only the first failure is
+reported, in one line.
 """
 
 import atexit
@@ -43,12 +44,12 @@ from geomae.tracking.tracker import (
 )
 
 PARAMS_PER_CALL = 100  # MLflow's limit
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # older interfaces then open on the runs
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # makes older interfaces show the runs first
 
 
 @functools.cache
 def commit() -> str:
-    """The commit of a checkout, `unknown` for an installed package."""
+    """Return the Git commit of this checkout, or `unknown` for an installed package."""
     try:
         completed = subprocess.run(
             ["git", "rev-parse", "HEAD"],
@@ -74,10 +75,10 @@ def start_run(
     datasets: Sequence[DatasetRecord] = (),
     warn: Callable[[str], None] | None = None,
 ) -> Tracker:
-    """Begin a run in the store at `uri` (see `resolve_uri`), or go on with the run `run_id`; returns at once.
+    """Start a run in the store at `uri` (see `resolve_uri`), or resume the run `run_id`; returns without waiting.
 
-    `params` are flat (see `as_params`); a resumed run keeps those that it has. `warn` gets at most one line, mostly
-    from another thread; without it the line goes to the logger `geomae`.
+    `params` are flat (see `as_params`); a resumed run keeps the values it already has. `warn` is called at most once,
+    usually from the background thread; the default is the logger `geomae`.
     """
     set_defaults()
     cut = {key: value[:LONGEST_TAG] for key, value in {**usual_tags(), **(tags or {})}.items()}
@@ -91,9 +92,10 @@ def start_run(
 
 
 def download(reference: str, uri: str) -> Path:
-    """Give a local folder with the model that `mlflow:RUN_ID` or `models:/NAME/VERSION` names in the store at `uri`.
+    """Return a local folder with the model that `mlflow:RUN_ID` or `models:/NAME/VERSION` names in the store at `uri`.
 
-    A store on this machine gives its own folder, another a copy that goes when the process ends. Raises ModelError.
+    A store on this machine returns its own folder. Any other store returns a temporary copy, which is deleted when
+    the process ends. Raises ModelError when the model cannot be fetched.
     """
     database = database_path(uri)
     if database is not None and not database.is_file():
@@ -103,7 +105,7 @@ def download(reference: str, uri: str) -> Path:
         return _fetch(reference, uri)
     except GeomaeError:
         raise
-    except Exception as error:  # MLflow, its HTTP client and its storage plugins share no class of errors
+    except Exception as error:  # MLflow, its HTTP client and its storage plugins have no common base class of errors
         where, reason = without_password(uri), without_password(one_line(error))
         remedy = "check the name, and the store with --tracking-uri"
         raise ModelError(f"{reference}: cannot be fetched from {where} ({reason}); {remedy}") from error
@@ -120,7 +122,7 @@ def _fetch(reference: str, uri: str) -> Path:
     elif run_id != reference:
         location = f"{client.get_run(run_id).info.artifact_uri}/model"
     else:
-        raise ModelError(f"{reference}: is no model of MLflow's; write mlflow:RUN_ID or models:/NAME/VERSION")
+        raise ModelError(f"{reference}: is no reference to a model; write mlflow:RUN_ID or models:/NAME/VERSION")
     parts = urlsplit(location)
     if parts.scheme in ("", "file"):
         folder = Path(unquote(parts.path) if parts.scheme else location)
@@ -129,12 +131,12 @@ def _fetch(reference: str, uri: str) -> Path:
         atexit.register(shutil.rmtree, copy, ignore_errors=True)
         folder = Path(download_artifacts(artifact_uri=location, dst_path=copy, tracking_uri=uri))
     if not folder.is_dir():
-        raise ModelError(f"{reference}: holds no model ({folder} is absent); check that its training ended")
+        raise ModelError(f"{reference}: the run has no model ({folder} is absent); check that its training finished")
     return folder
 
 
 class _MlflowRun:
-    """One run in MLflow; the `RunStore` of a `Tracker`, whose thread calls everything here."""
+    """One run in MLflow, as the `RunStore` of a `Tracker`. Only the tracker's background thread calls its methods."""
 
     def __init__(
         self, uri: str, experiment: str, run_name: str | None, run_id: str | None, tags: Mapping[str, str]
@@ -164,14 +166,14 @@ class _MlflowRun:
     def watch_system(self) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        monitor: Any = SystemMetricsMonitor  # MLflow does not say its types
+        monitor: Any = SystemMetricsMonitor  # MLflow has no type annotations here
         self._monitor = monitor(self._run_id, resume_logging=True, tracking_uri=self._uri)
         self._monitor.start()
 
     def log_params(self, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param
 
-        known = self._client.get_run(self._run_id).data.params  # MLflow refuses a second value
+        known = self._client.get_run(self._run_id).data.params  # MLflow refuses to change a parameter
         new = [Param(key, text) for name, text in params.items() if (key := clean_key(name)) not in known]
         for begin in range(0, len(new), PARAMS_PER_CALL):
             self._client.log_batch(self._run_id, params=new[begin : begin + PARAMS_PER_CALL])
@@ -222,7 +224,7 @@ class _MlflowRun:
         return isinstance(error, FileNotFoundError) or not isinstance(error, OSError)
 
     def _goes_on(self, run_id: str) -> bool:
-        """Whether the store still has the run; it is running again then."""
+        """Set the run's status to RUNNING again; False where the store no longer has the run."""
         from mlflow.entities import RunTag
         from mlflow.exceptions import MlflowException
 
@@ -245,21 +247,21 @@ class _MlflowRun:
                 root = artifact_root(self._uri)
                 return str(self._client.create_experiment(self._experiment, root, tags=EXPERIMENT_TAGS))
             except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was quicker
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process created it in the meantime
                     raise
             known = self._client.get_experiment_by_name(self._experiment)
         return str(known.experiment_id)
 
 
 class _Quiet(logging.Filter):
-    """Drops what our threads make MLflow and its HTTP client say; the tracker says it once."""
+    """Drops log records of MLflow and its HTTP client from our threads; the tracker reports the failure itself."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.threadName not in (THREAD, "SystemMetricsMonitor")
 
 
 def _import() -> None:
-    # The filter names MLflow's own modules: the list of filters belongs to the whole process.
+    # Restricted to MLflow's modules, because the list of warning filters is shared by the whole process.
     warnings.filterwarnings("ignore", module=r"mlflow(\.|$)")
     import mlflow.tracking  # noqa: F401
 

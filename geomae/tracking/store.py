@@ -1,6 +1,6 @@
-"""Where runs are tracked, as an address: which store counts, whether it can be written, and its user interface.
+"""The address of the tracking store: which one is used, whether it can be written, and its user interface.
 
-Everything here works without importing MLflow, which takes seconds; `tracking` does the rest.
+Nothing here imports MLflow, which takes seconds; `runs` does.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from typing import NoReturn
 from geomae.errors import ConfigError
 
 SQLITE = "sqlite:///"
-LOCKED_S = 5.0  # how long to wait for a database that another process is writing
+LOCKED_S = 5.0  # how long to wait for a database that another process has locked
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 QUICK_S, PATIENT_S = "10", "60"
@@ -30,15 +30,15 @@ DEFAULTS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     TIMEOUT: QUICK_S,
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",  # no open database is carried into forked data workers
+    "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",  # forked data workers must not inherit an open connection
 }
 
 
 def resolve_uri(given: str | None) -> str:
-    """Say which store counts: `given`, else MLFLOW_TRACKING_URI, else `mlflow.db` here; sqlite paths absolute.
+    """Return the address of the store: `given`, else MLFLOW_TRACKING_URI, else `mlflow.db` in the current folder.
 
-    Where both are one address, and the variable's has a user's name and password, these count. Raises ConfigError for
-    a sqlite store whose path no address can hold.
+    The path of a sqlite store is made absolute. Where `given` equals the variable apart from the user name and
+    password, the variable is returned, with them. Raises ConfigError for a sqlite path that contains a question mark.
     """
     own = os.environ.get("MLFLOW_TRACKING_URI")
     uri = given or own or f"{SQLITE}mlflow.db"
@@ -49,45 +49,45 @@ def resolve_uri(given: str | None) -> str:
         return uri
     if "?" in str(database):
         raise ConfigError(
-            f"{database}: an address of MLflow ends its path at a question mark; start the command in a folder without "
+            f"{database}: in an MLflow address the path ends at a question mark; start the command in a folder without "
             "one, or name another store with --tracking-uri"
         )
     return f"{SQLITE}{database}" + (f"?{uri.partition('?')[2]}" if "?" in uri else "")
 
 
 def database_path(uri: str) -> Path | None:
-    """Give the absolute path of a sqlite store's file; None for every other store."""
+    """Return the absolute path of a sqlite store's file, and None for any other store."""
     name = uri.removeprefix(SQLITE).partition("?")[0]
     if not uri.startswith(SQLITE) or name in ("", ":memory:"):
         return None
-    return Path.cwd() / name  # not resolved: a link stays the name that people know
+    return Path.cwd() / name  # symbolic links are not resolved: messages then show the path that the user wrote
 
 
 def artifact_root(uri: str) -> str | None:
-    """Give the folder, as a URI, that holds the artifacts of a sqlite store; None where the server decides."""
+    """Return the folder of a sqlite store's artifacts as a URI, and None where the tracking server chooses it."""
     database = database_path(uri)
     return None if database is None else (database.parent / "mlruns").as_uri()
 
 
 def without_password(text: str) -> str:
-    """Give the text without user names and passwords of the addresses in it."""
+    """Remove user names and passwords from the addresses in `text`."""
     return re.sub(r"://[^/\s]+@", "://", text)
 
 
 def set_defaults() -> None:
-    """Make MLflow quiet and quick to give up, where its user has not said otherwise in the environment."""
+    """Set MLflow's environment variables to few messages and short timeouts, unless the user has set them."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
 
 
 def trust_server() -> None:
-    """Wait longer for a server that has answered: it stores a large file before it says so."""
+    """Raise the default timeout after a server has answered once: it replies to an upload only after storing it."""
     if os.environ.get(TIMEOUT) == QUICK_S:
         os.environ[TIMEOUT] = PATIENT_S
 
 
 def check_database(uri: str) -> None:
-    """Raise OSError when a sqlite store cannot be written now; MLflow itself tries for minutes before it says so."""
+    """Raise OSError when a sqlite store cannot be written now; MLflow itself would retry for minutes."""
     path = database_path(uri)
     if path is None:
         return
@@ -101,7 +101,7 @@ def check_database(uri: str) -> None:
 
 
 def ready_database(uri: str, make_tables: Callable[[str], object]) -> None:
-    """Make a sqlite store where there is none; raise OSError when it cannot be written now."""
+    """Create a sqlite store that does not exist yet. Raises OSError when the store cannot be written now."""
     path = database_path(uri)
     if path is not None and not path.exists():
         make_database(path, make_tables)
@@ -109,9 +109,9 @@ def ready_database(uri: str, make_tables: Callable[[str], object]) -> None:
 
 
 def make_database(path: Path, make_tables: Callable[[str], object]) -> None:
-    """Make the tables of a sqlite store beside `path`, which gets its name when all are there.
+    """Create the sqlite store `path`: its tables are made in a temporary file, which is renamed when complete.
 
-    MLflow makes them in many steps. A process that ends in between would leave a file that no other can open.
+    MLflow creates the tables in many steps. A process that ends in between would leave a file that cannot be opened.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.") as folder:
@@ -120,17 +120,17 @@ def make_database(path: Path, make_tables: Callable[[str], object]) -> None:
         make_tables(f"{SQLITE}{made}")
         try:
             os.link(made, path)
-        except FileExistsError:  # another process was quicker
+        except FileExistsError:  # another process created it in the meantime
             pass
-        except OSError:  # no hard links here: a rename, whose only fault is that two can make it at the same moment
+        except OSError:  # no hard links on this file system; a rename can race with that of another process
             if not path.exists():
                 made.replace(path)
 
 
 def ui(uri: str, host: str, port: int) -> int:
-    """Run MLflow's user interface on a store until it ends or is stopped; its exit code, or 128 + the signal's number.
+    """Run MLflow's user interface until it ends or is stopped. Returns its exit code, or 128 + the signal number.
 
-    Raises ConfigError when the port is taken, or when the store is a server, which has an interface of its own.
+    Raises ConfigError when the port is taken, or when the store is a tracking server, which has its own interface.
     """
     if uri.startswith(("http://", "https://")):
         raise ConfigError(f"{without_password(uri)} is a tracking server; open this address in a browser")
@@ -147,7 +147,7 @@ def ui(uri: str, host: str, port: int) -> int:
     root = artifact_root(uri)
     command += ["--workers", "1", *(["--default-artifact-root", root] if root else [])]
     with _signals_raise():
-        # A session of its own: the interface consists of several processes, and all of them have to end.
+        # In a new session, so that `_end` reaches all the processes that the interface consists of.
         child = subprocess.Popen(command, start_new_session=True)
         try:
             return child.wait()
@@ -165,7 +165,7 @@ class _StoppedError(Exception):
 @contextlib.contextmanager
 def _signals_raise() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> NoReturn:
-        for one in STOPPING:  # Ctrl-C reaches a process twice where `uv run` passes it on: once is enough
+        for one in STOPPING:  # under `uv run`, Ctrl-C arrives twice: from the terminal and passed on by uv
             signal.signal(one, signal.SIG_IGN)
         raise _StoppedError(number)
 

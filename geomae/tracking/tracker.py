@@ -1,6 +1,6 @@
-"""A run as whoever is tracked sees it: what is logged goes to a background thread, which may fail, hang or fall behind.
+"""The `Tracker`: what a command logs goes to a background thread, which may fail, hang or fall behind.
 
-`tracking.start_run` makes one; this module does not know who keeps the run.
+`tracking.start_run` makes one. This module does not depend on MLflow: a `RunStore` keeps the run.
 """
 
 import contextlib
@@ -24,13 +24,13 @@ from geomae.tracking.store import without_password
 LONGEST_PARAM, LONGEST_TAG, LONGEST_KEY = 6000, 8000, 250  # MLflow's limits, in characters
 LONGEST_DATASET_NAME, LONGEST_DIGEST, LONGEST_SOURCE = 500, 36, 65_535
 PAUSES_S = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)  # between attempts at one job; the last one repeats
-QUICK_S = 10.0  # how long a job that moves little may take before whoever waits for the end gives up
+QUICK_S = 10.0  # how long a job that transfers little data may take before `finish` stops waiting
 THREAD = "geomae-tracking"
 METRICS_PER_CALL = 1000
-METRICS_KEPT = 200_000  # how many wait for a store that does not answer
-GATHER_S = 1.0  # metrics are sent together, about once per second
+METRICS_KEPT = 200_000  # largest number of metrics kept for a store that does not answer
+GATHER_S = 1.0  # metrics are sent in batches, about once per second
 SLOWEST_UPLOAD = 1e6  # bytes per second, below which an upload counts as hanging
-IMPORT_S = 100.0  # importing takes long from a cold or a network disk, and on a busy machine
+IMPORT_S = 100.0  # the import is slow from a cold or network disk, and on a busy machine
 LONGEST_FINISH_S = 120.0
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Metric = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
@@ -38,7 +38,7 @@ Metric = tuple[str, float, int, int]  # name, value, milliseconds since 1970, st
 
 @dataclass(frozen=True)
 class DatasetRecord:
-    """A data set as the input of a run: its digest, the file and entry that describe it, its bands and its figures."""
+    """A data set as input of a run: its digest, its catalogue file (`source`) and entry, its bands and statistics."""
 
     name: str
     digest: str
@@ -51,9 +51,9 @@ class DatasetRecord:
 
 @dataclass(frozen=True)
 class BackgroundJob:
-    """One piece of work. `patience_s`: how long it may take before `Background.finish` counts it as hanging.
+    """One piece of work. After `patience_s` seconds `Background.finish` treats it as hanging.
 
-    Nothing after an `essential` job makes sense without it.
+    When an `essential` job fails for good, all later jobs are dropped.
     """
 
     run: Callable[[], None]
@@ -62,10 +62,10 @@ class BackgroundJob:
 
 
 class Background:
-    """Runs jobs in order on one daemon thread, which never keeps the process alive.
+    """Runs jobs in order on one daemon thread, which does not keep the process alive.
 
-    A job that raises is tried again after a pause, unless `is_permanent(error)`: then it is dropped, and with an
-    essential job all others. `trouble(error)` hears of every failure, on that thread.
+    A job that raises is retried after a pause, unless `is_permanent(error)`: then it is dropped, and if it is
+    essential so are all later ones. `trouble(error)` is called on that thread for every failure.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Background:
         self._thread.start()
 
     def put(self, job: BackgroundJob) -> bool:
-        """Queue a job without ever waiting; False where there is no room or nobody left to do it."""
+        """Queue a job without waiting. Returns False where the queue is full, finishing, or its thread has ended."""
         if self.finishing.is_set() or not self._thread.is_alive():
             return False
         try:
@@ -97,9 +97,9 @@ class Background:
         return True
 
     def finish(self, last: BackgroundJob, at_most_s: float) -> bool:
-        """Wait until all jobs and then `last` are done; True when they are.
+        """Wait until all queued jobs and then `last` are done. Returns True when `last` has been done.
 
-        Gives up after `at_most_s`, and earlier when one job takes longer than its patience or fails again.
+        Gives up after `at_most_s` seconds, and earlier when a job takes longer than its `patience_s` or fails again.
         """
         begin = time.monotonic()
         self._last = last
@@ -124,11 +124,11 @@ class Background:
         self._complete = self._last is not None and self._attempt(self._last)
 
     def _attempt(self, job: BackgroundJob) -> bool:
-        """Try a job until it is done or dropped; False when the thread should end."""
+        """Try a job until it is done or dropped. Returns False when the thread should end."""
         tries = 0
         while True:
             self._patience_s, self._since = job.patience_s, time.monotonic()
-            # Asked before the attempt: whoever begins to finish meanwhile gets one more.
+            # Read before the attempt, so that a concurrent finish() permits one retry.
             at_the_end = self.finishing.is_set()
             try:
                 job.run()
@@ -145,49 +145,49 @@ class Background:
 
 
 class RunStore(Protocol):
-    """Keeps one run; all methods but `is_permanent` may wait and may raise."""
+    """Where one run is kept. All methods but `is_permanent` may block and may raise."""
 
     name: str
-    """What people call it: a program and an address."""
+    """For messages: a program and an address."""
     open_s: float
-    """How long `open` may take before it counts as hanging."""
+    """How many seconds `open` may take before it is treated as hanging."""
 
     def prepare(self) -> None:
-        """Import what it takes."""
+        """Import the libraries that the store needs."""
 
     def open(self) -> str:
-        """Begin the run, or go on with it; give its id."""
+        """Start or resume the run, and return its id."""
 
     def watch_system(self) -> None:
-        """Begin to log the load of the machine."""
+        """Start logging the load of the machine."""
 
     def log_params(self, params: Mapping[str, str]) -> None:
-        """Log parameters that the run does not have yet."""
+        """Log the parameters that the run does not have yet."""
 
     def log_metrics(self, metrics: Sequence[Metric]) -> None:
-        """Log at most METRICS_PER_CALL figures."""
+        """Log at most METRICS_PER_CALL metrics."""
 
     def log_datasets(self, records: Sequence[DatasetRecord]) -> None:
-        """Log inputs."""
+        """Log data sets as inputs of the run."""
 
     def upload(self, path: Path, folder: str | None) -> None:
-        """Copy a file, or what a folder holds."""
+        """Copy a file, or the content of a folder, to the artifact folder `folder`."""
 
     def register(self, name: str, folder: str) -> None:
-        """Make an artifact folder the next version of a registered model."""
+        """Register an artifact folder as the next version of the model `name`."""
 
     def close(self, status: Status) -> None:
-        """End the run."""
+        """End the run with `status`."""
 
     def is_permanent(self, error: Exception) -> bool:
-        """Whether trying again cannot help."""
+        """Whether a retry would fail too."""
 
 
 class Tracker:
-    """A run that is being tracked. Only `finish` and `wait_run_id` wait; nothing here raises.
+    """A run that is being tracked. Only `finish` and `wait_run_id` block; no method raises.
 
-    `Tracker(None)`, for all ranks but the first, does nothing. `warn` gets at most one line, mostly from another
-    thread. Files that are logged must stay until `finish`.
+    `Tracker(None)`, for all ranks but the first, does nothing. `warn` is called at most once, usually from the
+    background thread. Logged files must not be removed before `finish`.
     """
 
     def __init__(self, store: RunStore | None = None, warn: Callable[[str], None] | None = None) -> None:
@@ -197,7 +197,7 @@ class Tracker:
         self._run_id: str | None = None
         self._opened = threading.Event()
         self._metrics: deque[Metric] = deque()
-        self._sending = False  # whether a job that sends metrics waits or runs
+        self._sending = False  # whether a job that sends metrics is queued or running
         self._work: Background | None = None
         if store is not None:
             self._work = Background(THREAD, self._trouble, store.is_permanent)
@@ -215,23 +215,23 @@ class Tracker:
 
     @property
     def run_id(self) -> str | None:
-        """The run's id as soon as the store has given one."""
+        """The run's id; None until the store has opened the run."""
         return self._run_id
 
     def wait_run_id(self, timeout: float) -> str | None:
-        """Give the run's id, waiting up to `timeout` seconds for the store, and no longer for one that fails."""
+        """Return the run's id, waiting at most `timeout` seconds; None where the store failed or is too slow."""
         if self._work is not None:
             self._opened.wait(timeout)
         return self._run_id
 
     def log_params(self, params: Mapping[str, str]) -> None:
-        """Log flat settings (see `as_params`); a resumed run keeps those that it has."""
+        """Log flat parameters (see `as_params`); a resumed run keeps the values it already has."""
         if (store := self._store) is not None and params:
             copied = dict(params)
             self._put(BackgroundJob(lambda: store.log_params(copied)))
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Log figures of a step; NaN and infinities are passed on."""
+        """Log the metrics of a step; NaN and infinities are passed on unchanged."""
         if (store := self._store) is None:
             return
         now_ms = int(time.time() * 1000)
@@ -242,7 +242,7 @@ class Tracker:
             self._put(BackgroundJob(lambda: self._send(store), QUICK_S + GATHER_S))
 
     def log_datasets(self, records: Sequence[DatasetRecord]) -> None:
-        """Log data sets as inputs of the run; one that it has already is not logged twice."""
+        """Log data sets as inputs of the run; one that the run already has is not logged twice."""
         if (store := self._store) is not None and records:
             self._put(BackgroundJob(lambda: store.log_datasets(records)))
 
@@ -252,7 +252,7 @@ class Tracker:
             self._put(BackgroundJob(lambda: store.upload(path, folder), QUICK_S + _bytes(path) / SLOWEST_UPLOAD))
 
     def log_artifacts(self, path: Path, folder: str | None = None) -> None:
-        """Copy what a folder holds to the run, into its artifact folder `folder`."""
+        """Copy the content of a folder to the run, into its artifact folder `folder`."""
         self.log_artifact(path, folder)
 
     def log_system(self) -> None:
@@ -261,12 +261,12 @@ class Tracker:
             self._put(BackgroundJob(store.watch_system))
 
     def register_model(self, name: str, folder: str = "model") -> None:
-        """Make the run's artifact folder `folder` the next version of the registered model `name`, without pickle."""
+        """Register the run's artifact folder `folder` as the next version of the model `name`, without pickle."""
         if (store := self._store) is not None:
             self._put(BackgroundJob(lambda: store.register(name, folder)))
 
     def finish(self, status: Status = "FINISHED") -> None:
-        """Send what waits and close the run; gives up after some 10 s without an answer, or 120 s of slow ones."""
+        """Send what is queued and close the run; gives up after about 10 s without an answer, or 120 s in all."""
         store, work = self._store, self._work
         if store is None or work is None:
             return
@@ -284,7 +284,7 @@ class Tracker:
         self._opened.set()
 
     def _send(self, store: RunStore) -> None:
-        """Send the metrics that wait, first gathering some more. Only the background thread removes any."""
+        """Wait GATHER_S for more metrics, then send all. Only the background thread removes metrics from the queue."""
         if self._work is not None:
             self._work.finishing.wait(GATHER_S)
         while self._metrics:
@@ -305,7 +305,7 @@ class Tracker:
 
     def _trouble(self, error: Exception) -> None:
         self._warn_once(f"failed ({one_line(error)})")
-        self._opened.set()  # it may still open later; nobody waits for that
+        self._opened.set()  # the run may still open on a retry, but `wait_run_id` stops waiting for it
 
     def _warn_once(self, problem: str) -> None:
         warn, self._warn = self._warn, None
@@ -314,7 +314,7 @@ class Tracker:
 
 
 def as_params(config: Mapping[str, Any]) -> dict[str, str]:
-    """Give nested settings as `a.b: text`, cut to the length that MLflow takes; a list stays one text of JSON."""
+    """Flatten nested settings to `a.b: text`, cut to MLflow's longest value; a list becomes one JSON text."""
     return {
         key: (str(value) if isinstance(value, (str, Path)) else _json(value))[:LONGEST_PARAM]
         for key, value in flatten(config).items()
@@ -322,12 +322,12 @@ def as_params(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def clean_key(name: str) -> str:
-    """Give a name that MLflow takes for a parameter or a metric; it would refuse a whole batch for one other."""
+    """Return `name` as a parameter or metric name that MLflow accepts; one invalid name would fail the whole batch."""
     return re.sub(r"[^\w\-./ ]", "_", name)[:LONGEST_KEY]
 
 
 def dataset_fields(record: DatasetRecord) -> dict[str, str]:
-    """Give the fields of MLflow's own record of a data set; the bands are the columns of its schema."""
+    """Return the fields of MLflow's `Dataset` entity; the bands are the columns of its schema."""
     source = _json({"uri": record.source, "entry": record.entry})
     if len(source) > LONGEST_SOURCE:
         source = _json({"uri": record.source})
@@ -343,21 +343,21 @@ def dataset_fields(record: DatasetRecord) -> dict[str, str]:
 
 
 def usual_tags() -> dict[str, str]:
-    """Give the tags that MLflow's pages show in columns of their own."""
+    """Return the tags that MLflow's pages show in their own columns: the user and the source."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container may run under a number without a name
+    except (KeyError, OSError):  # in a container, the user id may have no name
         user = str(os.getuid())
     return {"mlflow.user": user, "mlflow.source.name": "geomae", "mlflow.source.type": "LOCAL"}
 
 
 def one_line(error: BaseException) -> str:
-    """Give what an error says in one line of at most 300 characters."""
+    """Return the message of an error as one line of at most 300 characters."""
     return " ".join(f"{error}".split())[:300] or type(error).__name__
 
 
 def _bytes(path: Path) -> int:
-    with contextlib.suppress(OSError):  # whoever uploads it finds out
+    with contextlib.suppress(OSError):  # a file that is missing raises again when it is uploaded
         return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
     return 0
 

@@ -22,7 +22,7 @@ from rasterio.errors import RasterioError
 from geomae.errors import GeomaeError
 from geomae.randomness import generator
 from geomae.rasters.opening import describe_dataset, opened
-from geomae.rasters.reading import Span, read_stored
+from geomae.rasters.stored import Span, read_stored
 
 SEED = 0
 SIDE, BANDS = 64, 3

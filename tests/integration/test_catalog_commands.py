@@ -12,6 +12,7 @@ from helpers import called, contents, refused, write_catalog
 from geomae.catalog import open_catalog, resolve_files
 from geomae.commands import catalog_init
 from geomae.commands.options import CommonOptions
+from geomae.commands.runs import read_run
 from geomae.errors import CatalogError
 from geomae.files import read_yaml
 from geomae.rasters import describe_bands, write_cog
@@ -33,6 +34,12 @@ def scene(path, bands=1, side=64, dtype="uint16", gsd_m=10.0, seed=0, descriptio
     write_cog(path, pixels_CHW.astype(dtype), crs=crs, transform=transform, descriptions=descriptions)
 
 
+def clear(path, value, dtype, gsd_m=30.0):
+    """A quality layer of 64 x 64 pixels that finds no cloud."""
+    transform = (gsd_m, 0, 500000, 0, -gsd_m, 5000000)
+    write_cog(path, np.full((1, 64, 64), value, dtype), crs="EPSG:32632", transform=transform)
+
+
 def sentinel_2_product(folder, level, baseline):
     """A SAFE product; its JPEG 2000 files hold GeoTIFFs, which the readers tell by their bytes."""
     images = folder / f"{SENTINEL_2.format(level=level, baseline=baseline)}.SAFE/GRANULE/X_T32TMT/IMG_DATA"
@@ -47,10 +54,12 @@ def products(tmp_path_factory):
     """One folder with every layout that `init` knows."""
     folder = tmp_path_factory.mktemp("products")
     sentinel_2_product(folder / "s2", "L2A", "0510")
-    for number, band in enumerate(("SR_B2", "SR_B3", "SR_B4", "SR_B5", "ST_B10", "QA_PIXEL", "QA_RADSAT")):
+    for number, band in enumerate(("SR_B2", "SR_B3", "SR_B4", "SR_B5", "ST_B10", "QA_RADSAT")):
         scene(folder / f"landsat/{LANDSAT}/{LANDSAT}_{band}.TIF", gsd_m=30, seed=10 + number)
-    for number, band in enumerate(("B02", "B03", "B04", "B8A", "Fmask", "SAA")):
+    clear(folder / f"landsat/{LANDSAT}/{LANDSAT}_QA_PIXEL.TIF", 21824, "uint16")
+    for number, band in enumerate(("B02", "B03", "B04", "B8A", "SAA")):
         scene(folder / f"hls/{HLS}.{band}.tif", gsd_m=30, seed=20 + number, dtype="int16")
+    clear(folder / f"hls/{HLS}.Fmask.tif", 64, "uint8")
     for patch in ("S2A_MSIL2A_20170613T101031_87_48", "S2A_MSIL2A_20170617T113321_4_55"):
         for number, (band, side) in enumerate({"B02": 120, "B03": 120, "B05": 60, "B01": 20}.items()):
             seed = 30 + number + len(patch)
@@ -98,9 +107,9 @@ def test_init_knows_the_layouts_and_marks_what_it_does_not_know(catalogue):
 
 def test_what_init_suggests_in_comments_is_valid(catalogue):
     text = catalogue[0].read_text()
-    for remark in ("# to leave out clouds and their shadows: ", "# all tiles are for training; to hold some out: "):
-        assert remark in text
-        text = text.replace(remark, "")
+    remark = "# all tiles are for training; to hold some out: "
+    assert remark in text
+    text = text.replace(remark, "")
     changed = catalogue[0].with_name("changed.yaml")
     changed.write_text(text)
     opened = open_catalog(changed)
@@ -180,6 +189,8 @@ def test_check_goes_on_after_a_data_set_that_cannot_be_used(tmp_path):
     assert "a tile of 64 pixels is larger than" in done.stderr and "1 of 2 data sets" in done.stderr
     audit = json.loads((tmp_path / "found/audit.json").read_text())
     assert audit["good"]["tiles"] == 1 and "larger" in audit["small"]["error"]
+    assert (one := read_run(tmp_path / "found")) is not None
+    assert one.state == "failed" and "a tile of 64 pixels is larger than" in one.remedy
 
 
 def test_init_beside_read_only_data_and_not_twice(tmp_path):
@@ -255,6 +266,12 @@ def test_init_refuses_what_holds_no_rasters(tmp_path, make):
     with pytest.raises(CatalogError, match=r"name (another|the) folder"):
         catalog_init.run(tmp_path / "data", CommonOptions(out=tmp_path / "out.yaml", quiet=True))
     assert not (tmp_path / "out.yaml").exists()
+
+
+def test_init_names_a_wrong_folder_before_a_catalogue_that_is_there(tmp_path):
+    (tmp_path / "out.yaml").touch()
+    with pytest.raises(CatalogError, match=r"rastrs: there is no such folder"):
+        catalog_init.run(tmp_path / "rastrs", CommonOptions(out=tmp_path / "out.yaml", quiet=True))
 
 
 def test_real_patches_in_class_folders(shared_data, tmp_path):

@@ -35,6 +35,8 @@ def folder(tmp_path):
     (root / "check").mkdir()  # commands without parameters leave a summary alone
     summary = {"command": "catalog check", "metrics": {"a/tiles": 4}, "inputs": {"dataset": ["a"]}}
     (root / "check" / "summary.json").write_text(json.dumps(summary))
+    (root / "wrong").mkdir()
+    (root / "wrong" / "summary.json").write_text(json.dumps(summary | {"error": "a tile is larger"}))
     (root / "notes").mkdir()
     (root / "notes" / "run.json").write_text("[1]")
     return root
@@ -48,12 +50,13 @@ def test_every_run_has_its_state(folder):
     found = states(folder)
     assert {name: one.state for name, one in found.items()} == {
         "done": "finished", "study/stopped": "stopped", "begun": "stopped", "asked": "stopped", "broken": "broken",
-        "check": "finished", "notes": "broken",
+        "check": "finished", "wrong": "failed", "notes": "broken",
     }  # fmt: skip
     assert found["study/stopped"].remedy.endswith("study/stopped` goes on (2 checkpoints)")
     assert "--resume" in found["study/stopped"].remedy and "begins anew" in found["begun"].remedy
     assert "--out" in found["asked"].remedy and found["asked"].data == "source a; target b"
     assert "run.json cannot be read" in found["broken"].remedy
+    assert found["wrong"].remedy == "a tile is larger"
 
 
 def test_a_run_that_a_process_works_on_is_running(folder):
@@ -67,9 +70,9 @@ def test_the_list_is_by_date_with_key_figures(folder, capsys):
     assert runs.run(folder) == 0
     lines = capsys.readouterr().out.splitlines()
     names = [line.split()[-1] for line in lines if line[:4].isdigit()]
-    assert names[:4] == ["done", "study/stopped", "begun", "asked"] and len(names) == 7
+    assert names[:4] == ["done", "study/stopped", "begun", "asked"] and len(names) == 8
     assert "train a@train; tests a@test; balanced_accuracy/a/linear 0.612; balanced_accuracy/a/knn5 0.5" in lines[1]
-    assert lines[-1].startswith("7 runs")
+    assert lines[-1].startswith("8 runs")
 
 
 def test_none_is_no_error(tmp_path, capsys):

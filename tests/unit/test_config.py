@@ -11,9 +11,16 @@ from geomae.files import read_yaml
 from geomae.training.finetuning_config import FinetuneConfig
 from pipelines.ablate_masking import Study
 from pipelines.benchmark_tasks import Score
+from pipelines.shift_config import Family
 
 ROOT = Path(__file__).parents[2]
-KINDS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "ablate_masking": Study, "benchmark_encoders": Score}
+KINDS = {
+    "pretrain": PretrainConfig,
+    "finetune": FinetuneConfig,
+    "ablate_masking": Study,
+    "benchmark_encoders": Score,
+    "shifts": Family,
+}
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
 
 

@@ -125,6 +125,14 @@ def test_digest_is_of_the_content(tmp_path: Path) -> None:
     assert first != open_catalog(write(tmp_path, HEAD + "    gsd_m: 30\n")).digest(["hls"])
 
 
+def test_the_digest_of_a_landscape_is_the_one_before_there_were_shifts(tmp_path: Path) -> None:
+    drawn = "version: 1\ndatasets:\n  drawn:\n    sample: {seed: 0}\n"
+    known = open_catalog(write(tmp_path, drawn)).digest(["drawn"])
+    assert known == "e34274a53cdb82b5909131ecd4867944"  # of the release before
+    shifted = open_catalog(write(tmp_path, drawn.replace("0}", "0, shift: none}"))).digest(["drawn"])
+    assert shifted != known
+
+
 def test_schema_knows_every_key_and_is_json() -> None:
     schema = json.loads(json.dumps(json_schema()))
     entry = schema["$defs"]["DatasetEntry"]

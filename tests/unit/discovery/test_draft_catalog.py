@@ -30,12 +30,64 @@ def test_init_of_a_file_says_so(tmp_path: Path) -> None:
         infer_catalog(tmp_path / "a.tif", tmp_path / "c.yaml")
 
 
-def test_init_knows_a_cloud_mask_beside_the_scenes(tmp_path: Path) -> None:
+FMASK_BITS = ({64, 66, 72}, "invalid_bits: [1, 2, 3]}  # check: by the bits of HLS")
+FMASK_CODES = ({0, 1, 4}, "invalid_values: [2, 4, 255]}  # check: by the codes of Fmask")
+
+
+@pytest.mark.parametrize(("values", "rule"), [FMASK_BITS, FMASK_CODES])
+@pytest.mark.parametrize("mask", ["fmask/{stem}.tif", "images/{stem}_Fmask.tif"])
+def test_init_masks_by_a_quality_layer_beside_the_scenes(
+    tmp_path: Path, values: set[int], rule: str, mask: str
+) -> None:
+    codes_HW = np.resize(sorted(values), (64, 64)).astype(np.uint8)
     for number in (1, 2):
         scene(tmp_path / f"images/s{number}.tif", 4, np.int16, number)
-        scene(tmp_path / f"fmask/s{number}.tif", 1, np.uint8, 10 + number)
+        write_cog(tmp_path / mask.format(stem=f"s{number}"), codes_HW[None])
     catalog = infer_catalog(tmp_path, tmp_path / "c.yaml")
-    assert 'shadows: mask: {path: "fmask/{stem}.tif", invalid_bits: [1, 2, 3]}' in catalog.text()
+    (entry,) = catalog.entries.values()
+    (line,) = [line for line in entry.lines if "mask:" in line]
+    assert line.startswith(f'    mask: {{path: "{mask}", {rule}') and line.endswith("remove this line to keep them")
+    (tmp_path / "c.yaml").write_text(catalog.text())
+    opened = open_catalog(tmp_path / "c.yaml")
+    (name,) = opened.entries
+    source = resolve_files(opened, name, describe_bands)
+    assert [(one.id, one.mask is not None) for one in source.scenes] == [("s1", True), ("s2", True)]
+
+
+def test_init_masks_by_a_quality_layer_in_the_files(tmp_path: Path) -> None:
+    bands = ["B2", "B3", "B4", "B5", "QA_PIXEL"]
+    pixels_CHW = np.random.default_rng(0).integers(1, 200, (5, 64, 64)).astype(np.uint16)
+    place = {"crs": "EPSG:32632", "transform": (30.0, 0.0, 5e5, 0.0, -30.0, 5e6)}
+    write_cog(tmp_path / "LC08_x.tif", pixels_CHW, descriptions=bands, **place)
+    text = infer_catalog(tmp_path, tmp_path / "c.yaml").text()
+    assert "mask: {band: QA_PIXEL, invalid_bits: [0, 1, 3, 4]}  # check: by the bits of Landsat's Collection 2" in text
+
+
+def test_init_masks_by_a_quality_layer_that_is_a_file_of_its_own(tmp_path: Path) -> None:
+    for number, band in enumerate(("B02", "B03", "SCL")):
+        scene(tmp_path / f"{band}.tif", 1, np.uint16, number)
+    ((_, entry),) = infer_catalog(tmp_path, tmp_path / "c.yaml").entries.items()
+    assert len(entry.bands) == 2 and entry.has("mask")
+    assert "mask: {band: SCL, invalid_values: [0, 1, 3, 8, 9, 10]}" in "".join(entry.lines)
+
+
+@pytest.mark.parametrize(("parent", "sensor", "asked"), [("hls", "hls-l30", False), ("chips", "hls-l30", True)])
+def test_init_guesses_the_same_whichever_folder_is_named(tmp_path: Path, parent: str, sensor: str, asked: bool) -> None:
+    """Landsat's own products have the same bands, in a type without sign: what nothing tells apart is asked."""
+    names = ["coastal_443", "blue_482", "green_561", "red_655", "nir_865", "swir1_1609", "swir2_2201"]
+    pixels_CHW = np.random.default_rng(0).integers(-5, 200, (7, 64, 64)).astype(np.int16)
+    write_cog(tmp_path / parent / "images" / "a.tif", pixels_CHW, descriptions=names)
+    for folder in (parent, f"{parent}/images"):
+        ((name, entry),) = infer_catalog(tmp_path / folder, tmp_path / "c.yaml").entries.items()
+        assert (name, entry.sensor, entry.question is not None) == (parent, sensor, asked)
+        question = entry.question or ""
+        assert not asked or ("the type int16" in question and "landsat-8-oli-c2l2, landsat-8-oli" in question)
+
+
+def test_init_names_candidates_where_only_the_number_of_bands_is_known(tmp_path: Path) -> None:
+    scene(tmp_path / "a.tif", 7, np.int16, 1)
+    ((_, entry),) = infer_catalog(tmp_path, tmp_path / "c.yaml").entries.items()
+    assert "(as many as landsat-8-oli-c2l2 or landsat-9-oli-c2l2 or hls-l30 often has in a file)" in str(entry.question)
 
 
 @pytest.mark.parametrize("name", ["S[1]", "a?b", "c*d", "x{band}y"])

@@ -15,7 +15,7 @@ from geomae.errors import RasterError
 from geomae.rasters import Window, read, read_labels, scene_grid, write_cog
 from geomae.rasters import headers as headers_module
 from geomae.rasters.opening import describe_dataset, opened
-from geomae.rasters.reading import Span, read_stored
+from geomae.rasters.stored import Span, read_stored
 from geomae.sensors import Band
 
 UTM = Affine(10, 0, 500_000, 0, -10, 5_300_000)

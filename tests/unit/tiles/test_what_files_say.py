@@ -104,7 +104,7 @@ def test_nameless_files_are_taken_in_the_stated_order_and_counted(tmp_path):
     index = index_of(tmp_path)
     assert levels(index, 1) == {"B04": 1300, "B03": 900, "B02": 500}
     (remark,) = index.report.remarks
-    assert "1 of 2 files do not name their bands and are taken in the order B04, B03, B02" in remark
+    assert "1 of 2 files name no band of sentinel-2-l2a and are taken in the order B04, B03, B02" in remark
     assert index_of(tmp_path, "bands: [B04, B03, B02]").report.unnamed == 1
 
 

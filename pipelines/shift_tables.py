@@ -1,0 +1,110 @@
+"""What a suite of shifts leaves: a row for each encoder, shift and method, and a table for each family.
+
+Nothing is averaged over shifts, but for the draws of one, which are the same shift seen several times.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from geomae.evaluation.alignment import NONE
+from geomae.evaluation.alignment_choice import choose
+from geomae.evaluation.probe_scores import TO_NONE, ProbeRow, score
+from geomae.evaluation.target_labels import LABELS, ORACLE
+from pipelines.shift_runs import ShiftResult
+
+COLUMNS = (
+    *("encoder", "family", "shift", "method", "value", "low", "high", "gain", "gain_low", "gain_high", "chosen"),
+    *("seeds", "n_source", "n_target", "n_groups", "classes", "paired", "share_distance", "explained", "scores"),
+)
+WITH_LABELS = (ORACLE, *LABELS.values())
+DRAW = re.compile(r" \d\d$")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one shift: balanced accuracy, and what it adds to that of `none`."""
+
+    encoder: str
+    family: str
+    shift: str
+    method: str
+    value: ProbeRow
+    gain: ProbeRow | None
+    chosen: bool
+    about: dict[str, object]
+
+    def csv_row(self) -> dict[str, object]:
+        """By column."""
+        low, high = self.value.interval or ("", "")
+        gain_low, gain_high = (self.gain.interval if self.gain else None) or ("", "")
+        return {
+            **{name: getattr(self, name) for name in ("encoder", "family", "shift", "method", "chosen")},
+            "value": self.value.value,
+            "low": low,
+            "high": high,
+            "gain": self.gain.value if self.gain else 0.0,
+            "gain_low": gain_low,
+            "gain_high": gain_high,
+            **self.about,
+        }
+
+
+def result_rows(result: ShiftResult, seed: int) -> list[Row]:
+    """The rows of one encoder on one shift, in the order of the methods."""
+    task, encoder = result.task, result.encoder
+    (test,) = task.probe.tests
+    truth = task.probe.truths[test.name]
+    scored = [one for one in score([encoder], task.probe.truths, seed).rows if one.of == "all" and one.seed is None]
+    values = {one.align: one for one in scored if one.metric == truth.measure.main}
+    gains = {one.align: one for one in scored if one.metric == TO_NONE}
+    chosen = choose(result.evidence).align
+    rows = []
+    for method, value in values.items():
+        known = result.evidence.scores.get(method, {})
+        about = {
+            "seeds": len(encoder.predictions), "n_source": len(task.probe.train), "n_target": len(test),
+            "n_groups": truth.groups, "classes": " ".join(task.probe.averaged[test.name]),
+            "paired": result.evidence.paired, "share_distance": result.evidence.shift,
+            "explained": result.evidence.explained,
+            "scores": " ".join(f"{name}={number:.6g}" for name, number in known.items()),
+        }  # fmt: skip
+        rows.append(
+            Row(encoder.label, task.family, task.shift, method, value, gains.get(method), method == chosen, about)
+        )
+    return rows
+
+
+def family_table(rows: Sequence[Row]) -> Iterator[str]:
+    """Markdown: what each method adds on each shift of a family; of `none` the balanced accuracy itself.
+
+    The method that the program's rule chose is bold. Draws of one shift are one line, their means.
+    """
+    methods = [one for one in dict.fromkeys(row.method for row in rows) if one not in WITH_LABELS]
+    shown = [*methods, *(one for one in WITH_LABELS if any(row.method == one for row in rows))]
+    yield f"| shift | encoder | {' | '.join(shown)} |"
+    yield "|" + "---|" * (len(shown) + 2)
+    by_place: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        by_place.setdefault((DRAW.sub("", row.shift), row.encoder), []).append(row)
+    for (shift, encoder), here in by_place.items():
+        cells = [_cell([row for row in here if row.method == method]) for method in shown]
+        yield f"| {shift} | {encoder} | {' | '.join(cells)} |"
+
+
+def _cell(rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
+    if rows[0].method == NONE:
+        text = f"{np.mean([row.value.value for row in rows]):.3f}"
+        return f"**{text}**" if all(row.chosen for row in rows) else text
+    gains = [row.gain.value for row in rows if row.gain]
+    text = f"{np.mean(gains):+.3f}"
+    if len(rows) > 1:
+        text += f" ({min(gains):+.3f} to {max(gains):+.3f})"
+    elif rows[0].gain and rows[0].gain.interval:
+        text += " [{:+.3f}, {:+.3f}]".format(*rows[0].gain.interval)
+    share = np.mean([row.chosen for row in rows])
+    return f"**{text}**" if share == 1 else text
