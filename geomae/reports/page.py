@@ -13,7 +13,6 @@ from jinja2 import Environment, PackageLoader
 
 from geomae.files import write_text
 
-Cell = str | int | float | None
 REPORT = "report.html"
 
 
@@ -23,6 +22,17 @@ class Figure:
 
     png: Path | bytes
     caption: str
+
+
+@dataclass(frozen=True)
+class Link:
+    """A text that leads to a file: the report of the run that a run rests on, or a file of its own."""
+
+    text: str
+    file: Path
+
+
+Cell = str | int | float | Link | None
 
 
 @dataclass(frozen=True)
@@ -50,15 +60,7 @@ class Section:
     parts: tuple[Figure | Table | Html, ...] = ()
 
 
-@dataclass(frozen=True)
-class RunLink:
-    """What a run rests on, as it was named, with the report of the run that made it."""
-
-    text: str
-    report: Path
-
-
-About = Mapping[str, str | RunLink]
+About = Mapping[str, str | Link]
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Page:
     following: str = ""
 
 
-def link_run(text: str) -> str | RunLink:
+def link_run(text: str) -> str | Link:
     """The text, linked to a report where it names a folder in the folder of a run (`runs/mine/model`) that has one.
 
     The text may begin with a label and an equals sign.
@@ -86,7 +88,7 @@ def link_run(text: str) -> str | RunLink:
             # A model lies in its run's folder; a saved probe two levels down.
             for place in (folder, *folder.absolute().parents[:2]):
                 if (place / REPORT).is_file():
-                    return RunLink(text, (place / REPORT).absolute())
+                    return Link(text, (place / REPORT).absolute())
     return text
 
 
@@ -114,14 +116,16 @@ def shown(cell: Cell) -> str:
     """A cell as people read it; what is unknown is empty."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return ""
+    if isinstance(cell, Link):
+        return cell.text
     if isinstance(cell, float):
         return f"{cell:.3g}" if abs(cell) < 999.5 else f"{cell:,.0f}"
     return f"{cell:,}" if isinstance(cell, int) else cell
 
 
-def _address(report: Path, folder: Path) -> str:
-    """The way from a page in `folder` to a report, which holds also where both are moved together."""
-    return quote(Path(os.path.relpath(report, folder.absolute())).as_posix())
+def _address(file: Path, folder: Path) -> str:
+    """The way from a page in `folder` to a file, which holds also where both are moved together."""
+    return quote(Path(os.path.relpath(file.absolute(), folder.absolute())).as_posix())
 
 
 def _key(cell: Cell) -> str:
