@@ -250,7 +250,7 @@ def test_invalid_pixels_count_as_the_mean_and_empty_patches_do_not_count(vit, fi
         ("timm:resnet18?pretrained=false", data("hls-l30", "B05"), BandMismatchError, "needs red, green, blue"),
         ("timm:resnet18", NAIP, ModelError, "cannot be fetched"),
         ("torchgeo:ResNet18_Weights.SENTINEL2_ALL_MOKO", SENTINEL, ConfigError, "SENTINEL2_ALL_MOCO'?"),
-        ("torchgeo:ResNet18_Weights.SENTINEL2_ALL_MOCO", SENTINEL, ModelError, "HF_HUB_OFFLINE forbids to fetch"),
+        ("torchgeo:ResNet18_Weights.SENTINEL2_ALL_MOCO", SENTINEL, ModelError, "HF_HUB_OFFLINE forbids fetching"),
         ("torchgeo:unet", SENTINEL, ConfigError, "it segments and gives no embedding of its own"),
         ("torchgeo:dofa_small_patch16_224", SENTINEL, ConfigError, "has no weights of itself; write ?checkpoint=FILE"),
     ],
