@@ -195,18 +195,19 @@ def check_options(options: ProbeOptions) -> None:
 
 def probe_settings(options: ProbeOptions) -> "ProbeSettings":
     """How the encoders are probed. Raises ConfigError for an option that cannot be."""
-    from geomae.evaluation.alignment import ALIGNMENTS, NONE
+    from geomae.evaluation.alignment import NONE
+    from geomae.evaluation.methods import METHODS
     from geomae.evaluation.probe_task import CLASSIFICATION, TASKS, ProbeSettings
     from geomae.metrics.predictions import ALL
 
     if options.task not in TASKS:
         raise ConfigError(f"--task {options.task}: {nearest(options.task, TASKS)}")
     for name in options.align:
-        if name not in (ALL, *ALIGNMENTS):
-            raise ConfigError(f"--align {name}: {nearest(name, (ALL, *ALIGNMENTS))}")
+        if name not in (ALL, *METHODS):
+            raise ConfigError(f"--align {name}: {nearest(name, (ALL, *METHODS))}")
     if options.align and options.task != CLASSIFICATION:
         raise ConfigError(f"--align: takes --task {CLASSIFICATION}; the choice among alignments needs classes of tiles")
-    wanted = ALIGNMENTS if ALL in options.align else options.align
+    wanted = METHODS if ALL in options.align else options.align
     alignments = (NONE, *(name for name in wanted if name != NONE)) if options.align else ()
     return ProbeSettings(
         options.task, options.strength, options.cross_fit, options.min_class_rows, alignments, options.common.seed,

@@ -9,15 +9,25 @@ from geomae.commands.session import Session
 from geomae.encoders import EncoderSpec
 from geomae.encoders.selections import Embeddings
 from geomae.evaluation.alignment import NONE
-from geomae.evaluation.alignment_choice import CIRCULAR, DENSITY, ENTROPY, RULE, Evidence
 from geomae.evaluation.forest import FOREST
 from geomae.evaluation.probe import ProbeResult
-from geomae.evaluation.probe_predictions import DRAWS, EQUAL, FEW_LABELS_C, PredictionKey
-from geomae.evaluation.probe_scores import COLUMNS, SPREAD, TO_BASELINE, TO_FIRST, TO_NONE, EncoderResult, ProbeRow
+from geomae.evaluation.probe_predictions import DRAWS, FEW_LABELS_C, PredictionKey
+from geomae.evaluation.probe_scores import COLUMNS, SPREAD, TO_BASELINE, TO_FIRST, EncoderResult, ProbeRow
 from geomae.evaluation.probe_task import REGRESSION, SEGMENTATION, ProbeTask, describe_scoring
 from geomae.files import write_csv
 from geomae.metrics.predictions import ALL, FEWEST_GROUPS, metric_name
-from geomae.reports.page import About, Cell, Figure, Page, Section, Table, link_run, shown, write_page
+from geomae.reports.alignment_tables import (
+    ALIGNED,
+    HOW,
+    METHODS,
+    SHARES,
+    alignment_tables,
+    interval_text,
+    share_tables,
+    summarize_alignments,
+    summarize_shares,
+)
+from geomae.reports.page import About, Figure, Page, Section, Table, link_run, shown, write_page
 from geomae.reports.probe_figures import (
     Aligned,
     Bar,
@@ -29,23 +39,9 @@ from geomae.reports.probe_figures import (
 )
 from geomae.runtime.console import Screen
 
-HOW = (
-    "Each alignment was fitted on the embeddings of the training tiles and on those of all tiles of the test set, "
-    "whose labels nothing below has seen but the scores. Behind an alignment, the probe's strength is the strongest "
-    f"regularisation whose circular validation is the best but for {EQUAL:g}. The rule takes the alignment with the "
-    f"best circular validation, where it exceeds that of none by more than {RULE.margin:g} ({RULE.margin_paired:g} "
-    f"where both domains show the same places); it takes none where class shares seem to differ by {RULE.shift:g} or "
-    "more (total variation, black-box shift estimation) and that explains at least "
-    f"{RULE.explained:.0%} of the distance between the means."
-)
-
 KNN = (
     "kNN: cosine similarity of embeddings as they are, not standardised, one vote per neighbour. Intervals are 95 % "
     "over resampled groups; differences are paired, on the same resamples."
-)
-
-ALIGNED = (
-    "Each line is an encoder: its score without alignment, behind each alignment, and behind the one that was taken."
 )
 
 
@@ -93,13 +89,6 @@ def describe_dry_run(task: ProbeTask, specs: Sequence[EncoderSpec], screen: Scre
         screen.result(f"encoder {one.label}: {', '.join(reference.text for reference in one.references)}")
 
 
-def interval_text(row: ProbeRow | None) -> str:
-    """The interval of a figure, which does not break over lines; empty without one."""
-    return (
-        f"[{row.interval[0]:.3f},\N{NO-BREAK SPACE}{row.interval[1]:.3f}]" if row is not None and row.interval else ""
-    )
-
-
 def summarize_probe(result: ProbeResult) -> Iterator[str]:
     """A sentence for each test set and each encoder that is compared: what the linear probe says, or cannot say."""
     for test in result.task.tests:
@@ -130,55 +119,6 @@ def _against(other: str, row: ProbeRow, groups: int) -> str:
     if low > 0 or high < 0:
         return f"It is {'better' if low > 0 else 'worse'} than {other}, by {row.value:+.3f} {span}"
     return f"The data cannot tell it from {other}: {row.value:+.3f} {span}"
-
-
-def alignment_tables(result: ProbeResult) -> Iterator[Table]:
-    """A table for every test set: each encoder behind each alignment."""
-    if not result.choices:
-        return
-    for test in result.task.tests:
-        main = result.task.truths[test.name].measure.main
-        header = ["encoder", "alignment", "chosen", metric_name(main), "95 %", "to none", "95 %", "circular validation",
-                  "negative entropy", "neighbourhood density", "strength"]  # fmt: skip
-        rows: list[list[Cell]] = []
-        for one in result.encoders:
-            evidence = result.evidence(one.label, test.name)
-            for name in result.task.settings.alignments:
-                key = PredictionKey(test.name, "linear", None, name)
-                own, gain = (result.scores.find(one.label, key, metric) for metric in (main, TO_NONE))
-                assert own is not None
-                known = evidence.scores[name]
-                rows.append([
-                    one.label, name, "yes" if result.choices[one.label, test.name].align == name else "", own.value,
-                    interval_text(own), gain.value if gain else None, interval_text(gain), known[CIRCULAR],
-                    known[ENTROPY], known[DENSITY], known["strength"],
-                ])  # fmt: skip
-        yield Table(f"{test.name}: linear probe behind alignments", header, rows)
-
-
-def summarize_alignments(result: ProbeResult) -> Iterator[str]:
-    """A sentence for every choice: what was taken and why, and what it did where labels can tell."""
-    for (label, test), choice in result.choices.items():
-        evidence = result.evidence(label, test)
-        gain = result.scores.find(label, PredictionKey(test, "linear", None, choice.align), TO_NONE)
-        yield f"{test}: for {label} the rule takes {choice.align}: {choice.why}. " + _did(gain) + _shift(evidence)
-
-
-def _did(gain: ProbeRow | None) -> str:
-    if gain is None:
-        return ""
-    if gain.interval is None:
-        return f"It changed the score by {gain.value:+.3f}; the groups are too few for an interval. "
-    low, high = gain.interval
-    effect = "helped" if low > 0 else "harmed" if high < 0 else "may have done nothing"
-    return f"By the labels it {effect}: {gain.value:+.3f} [{low:+.3f}, {high:+.3f}]. "
-
-
-def _shift(evidence: Evidence) -> str:
-    return (
-        f"(Estimated label shift {evidence.shift:.2f}, which explains {max(evidence.explained, 0):.0%} of the distance "
-        "between the domains.)"
-    )
 
 
 def write_pictures(result: ProbeResult, out: Path) -> list[Path]:
@@ -240,9 +180,10 @@ def write_report(result: ProbeResult, pictures: Sequence[Path], about: About, pa
         )),
     ]  # fmt: skip
     if result.choices:
-        sentences = (HOW, *summarize_alignments(result))
+        sentences = (HOW, METHODS, *summarize_alignments(result))
         tables = tuple(alignment_tables(result))
         sections.append(Section("Alignments", sentences, (Figure(by_name["probe_alignments"], ALIGNED), *tables)))
+        sections.append(Section("Class shares", (SHARES, *summarize_shares(result)), tuple(share_tables(result))))
     if "probe_few_labels" in by_name:
         text = (
             f"Linear probes from some labels per class, in {DRAWS} draws that spread over groups, at the fixed "
@@ -413,7 +354,7 @@ def _print(result: ProbeResult, screen: Screen) -> None:
             rows.append([FOREST, f"{forest.value:.3f}", interval_text(forest), *[""] * (len(methods) - 1)])
         title = f"{metric_name(result.main)} on {test.name}"
         screen.table(title, ["encoder", methods[0], "95 %", *methods[1:]], rows)
-    for table in alignment_tables(result):
+    for table in (*alignment_tables(result), *share_tables(result)):
         screen.table(table.caption, table.header, [[shown(cell) for cell in row] for row in table.rows])
-    for sentence in (*summarize_alignments(result), *summarize_probe(result)):
+    for sentence in (*summarize_alignments(result), *summarize_shares(result), *summarize_probe(result)):
         screen.result(sentence)

@@ -96,6 +96,16 @@ class AffineMap:
     weight_DE: Floats
     bias_E: Floats
 
+    @classmethod
+    def identity(cls, features: int) -> "AffineMap":
+        """That which leaves rows as they are."""
+        return cls(np.eye(features), np.zeros(features))
+
+    @classmethod
+    def standardising(cls, scale: Scale) -> "AffineMap":
+        """That which brings features to mean 0 and standard deviation 1."""
+        return cls(np.diag(1 / scale.std_D), -scale.mean_D / scale.std_D)
+
     def apply(self, embedding_ND: NDArray[np.floating]) -> Floats:
         """The mapped rows (N, E), in float64."""
         return embedding_ND.astype(np.float64) @ self.weight_DE + self.bias_E
@@ -162,14 +172,13 @@ class Alignment:
 
 
 def _none(source_ND: Floats, _: Floats) -> tuple[AffineMap, AffineMap]:
-    same = AffineMap(np.eye(source_ND.shape[1]), np.zeros(source_ND.shape[1]))
+    same = AffineMap.identity(source_ND.shape[1])
     return same, same
 
 
 def _standardise(source_ND: Floats, target_MD: Floats) -> tuple[AffineMap, AffineMap]:
     """Each domain by its own mean and standard deviation."""
-    source, target = (Scale.of(rows_ND) for rows_ND in (source_ND, target_MD))
-    return tuple(AffineMap(np.diag(1 / one.std_D), -one.mean_D / one.std_D) for one in (source, target))  # type: ignore[return-value]
+    return AffineMap.standardising(Scale.of(source_ND)), AffineMap.standardising(Scale.of(target_MD))
 
 
 def _through(maps: Callable[[Floats, Floats], tuple[tuple[Floats, Floats], ...]]) -> Fit:

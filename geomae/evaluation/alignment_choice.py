@@ -10,29 +10,33 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import nnls  # type: ignore[import-untyped]
 from sklearn.base import BaseEstimator
 
 from geomae.evaluation.alignment import AFTER, NONE, skada_settings
-from geomae.evaluation.folds import FoldPlan, Labelled
-from geomae.evaluation.linear_probe import LOOSE, LinearProbe, Scale, fit_path, one_hot
+from geomae.evaluation.linear_probe import LOOSE, LinearProbe, fit_path, one_hot
+from geomae.evaluation.share_estimation import LabelShift
 from geomae.metrics.predictions import Codes, Floats, balanced_accuracy, confusion
 
 CIRCULAR, ENTROPY, DENSITY = SCORERS = ("circular_validation", "prediction_entropy", "soft_neighborhood_density")
 
 
 def circular_validation(
-    source_NE: Floats, label_N: Codes, target_ME: Floats, classes: int, C_values: Sequence[float]
+    source_NE: Floats,
+    label_N: Codes,
+    target_ME: Floats,
+    classes: int,
+    C_values: Sequence[float],
+    probes: Sequence[LinearProbe] = (),
 ) -> dict[float, float]:
     """Circular validation (Bruzzone & Marconcini 2010) of a linear probe of each strength, in aligned features.
 
     The probe of the source labels the target; a second probe learns from these labels; its balanced accuracy on the
     source is the score. Where the classes of the source land on the wrong tiles of the target, it does not come back.
+    `probes` are the first ones, where a method learns from more than the source.
     """
-    share_NK = one_hot(label_N, classes)
+    probes = probes or fit_path(source_NE, one_hot(label_N, classes), C_values, tolerance=LOOSE)
     scores = {}
-    for C, there in zip(C_values, fit_path(source_NE, share_NK, C_values, tolerance=LOOSE), strict=True):
+    for C, there in zip(C_values, probes, strict=True):
         guessed_M = there.predict(target_ME)
         if len(np.unique(guessed_M)) > 1:
             back = fit_path(target_ME, one_hot(guessed_M, classes), [C], tolerance=LOOSE)[0]
@@ -71,61 +75,6 @@ def prediction_scores(probe: LinearProbe, target_ME: Floats) -> dict[str, float]
 
         scorers = {ENTROPY: PredictionEntropyScorer(), DENSITY: SoftNeighborhoodDensity()}
         return {name: float(scorer(estimator, target_ME, hidden_M, domain_M)) for name, scorer in scorers.items()}
-
-
-@dataclass(frozen=True)
-class LabelShift:
-    """Class shares of the source, those estimated for the target, and how much of the domains' distance they explain.
-
-    `explained` is 1 where the source, weighted to the estimated shares, has the target's mean, and 0 or less where the
-    weights do not bring it nearer: then the features differ within classes, and the estimate is not to be trusted.
-    """
-
-    source_K: Floats
-    target_K: Floats
-    explained: float
-
-    @property
-    def distance(self) -> float:
-        """Total variation between both shares, 0 to 1."""
-        return 0.5 * float(np.abs(self.target_K - self.source_K).sum())
-
-
-def estimate_label_shift(
-    train_PD: NDArray[np.floating], labelled: Labelled, plan: FoldPlan, target_MD: NDArray[np.floating], C: float
-) -> LabelShift:
-    """Black-box shift estimation (Lipton et al. 2018): the shares that explain what the source's probe predicts.
-
-    The confusion matrix is that of the held-out tiles of the plan's folds; shares are not negative and sum to 1.
-    """
-    label_P, classes = labelled.label_P, len(labelled.names)
-    counts_KK = np.zeros((classes, classes))
-    for learn, held in plan.folds:
-        probe = fit_path(train_PD[learn], one_hot(label_P[learn], classes), [C], tolerance=LOOSE)[0]
-        counts_KK += confusion(label_P[held], probe.predict(train_PD[held]), classes)
-    source_ND, label_N = train_PD[plan.train], label_P[plan.train]
-    source_K = np.bincount(label_N, minlength=classes) / len(label_N)
-    known_K = counts_KK.sum(1) > 0
-    given_KK = counts_KK[known_K] / counts_KK[known_K].sum(1, keepdims=True)  # of a true class: what is predicted
-    probe = fit_path(source_ND, one_hot(label_N, classes), [C], tolerance=LOOSE)[0]
-    predicted_K = np.bincount(probe.predict(target_MD), minlength=classes) / len(target_MD)
-    # A heavy last row makes the shares sum to 1.
-    shares, _ = nnls(np.vstack([given_KK.T, np.full(len(given_KK), 100.0)]), np.append(predicted_K, 100.0))
-    target_K = np.zeros(classes)
-    target_K[known_K] = shares / shares.sum()
-    return LabelShift(source_K, target_K, _explained(source_ND, label_N, target_MD, source_K, target_K))
-
-
-def _explained(
-    source_ND: NDArray[np.floating], label_N: Codes, target_MD: NDArray[np.floating], source_K: Floats, target_K: Floats
-) -> float:
-    """The share of the squared distance of the means, in standard deviations of the source, that the weights take."""
-    scale = Scale.of(source_ND)
-    target_D = scale.apply(target_MD).mean(0)
-    weight_N = (target_K / np.where(source_K > 0, source_K, 1))[label_N]
-    weighted_D = np.average(scale.apply(source_ND), axis=0, weights=weight_N)
-    before, after = float((target_D**2).sum()), float(((target_D - weighted_D) ** 2).sum())
-    return 1 - after / before if before > 0 else 0.0
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomae.encoders.selections import Embeddings
-from geomae.evaluation.alignment import NONE, SOURCE, TARGET, Alignment
+from geomae.evaluation.alignment import NONE
 from geomae.evaluation.alignment_choice import Choice
+from geomae.evaluation.domains import Domains, Moved
+from geomae.evaluation.folds import FoldPlan, Labelled, codes_of
 from geomae.evaluation.linear_probe import (
     Folds,
     LinearProbe,
@@ -23,10 +25,12 @@ from geomae.evaluation.linear_probe import (
     fit_ridge_path,
     training_patches,
 )
+from geomae.evaluation.methods import move
 from geomae.evaluation.probe_predictions import Predictions
-from geomae.evaluation.probe_task import REGRESSION, SEGMENTATION, ProbeTask, class_codes
-from geomae.metrics.calibration import Calibration, fit_calibration
-from geomae.metrics.predictions import Codes, Floats, confusion
+from geomae.evaluation.probe_task import REGRESSION, SEGMENTATION, LabelledSelection, ProbeTask, class_codes
+from geomae.evaluation.share_estimation import fit_source_probe
+from geomae.metrics.calibration import Calibration, balanced_weights, fit_calibration
+from geomae.metrics.predictions import UNKNOWN, Codes, Floats, confusion
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class LinearMap:
 
     `calibration` is None for numbers. `confusion_KK` counts (truth, predicted) of rows that the fit had not seen, and
     is empty where no folds told that. `align` names the alignment that is part of the map, and `why` it was taken.
+    `share_K` are the class shares that its probabilities go with, None for those that it was trained on.
     """
 
     weight_DK: Floats
@@ -43,6 +48,7 @@ class LinearMap:
     confusion_KK: Floats | None = None
     align: str = NONE
     why: str = ""
+    share_K: Floats | None = None
 
     def apply(self, embedding_XD: NDArray[np.floating]) -> Floats:
         """Calibrated probabilities (..., K) of embeddings (..., D), or numbers (..., 1)."""
@@ -85,12 +91,9 @@ def fit_final_probe(
     strength = float(np.median(predictions.C_values))
     embedding = np.concatenate([embeddings.of(part.selected) for part in task.pool])
     label = np.concatenate([class_codes(part, task.names) for part in task.pool])
-    plans, classes = task.plans, len(task.names)
-    train = plans[0].train if len(plans) == 1 else np.arange(len(label))
-    folds = plans[0].folds
-    if len(plans) > 1:
-        folds = [(plan.train, np.setdiff1d(train, plan.train)) for plan in plans]
-    rows = _Rows(embedding, label, train, folds)
+    plan, classes = final_plan(task, len(label)), len(task.names)
+    train = plan.train
+    rows = _Rows(embedding, label, train, plan.folds)
     if task.settings.task == REGRESSION:
         ridge = fit_ridge_path(embedding[train], label[train], [strength])[0]
         return FinalProbe(_of_ridge(ridge), {}, strength, np.empty(0))
@@ -102,19 +105,56 @@ def fit_final_probe(
         choice = chosen.get(test.name)
         if choice is None or choice.align == NONE:
             continue
-        alignment = Alignment.fit(choice.align, embedding[train], embeddings.of(test.selected))
-        source = replace(rows, embedding=alignment.transform(embedding, SOURCE))
         taken = float(predictions.evidence[test.name].scores[choice.align]["strength"])
-        behind, before = _of_tiles(source, classes, task.names, taken), alignment.maps[TARGET]
-        aligned[test.name] = replace(
-            behind,
-            weight_DK=before.weight_DE @ behind.weight_DK,
-            bias_K=before.bias_E @ behind.weight_DK + behind.bias_K,
-            align=choice.align,
-            why=choice.why,
-        )
+        moved = move(choice.align, final_domains(task, embeddings, test, strength))
+        behind = _behind(moved, _of_tiles(_rows_behind(moved, rows), classes, task.names, taken))
+        aligned[test.name] = replace(behind, align=choice.align, why=choice.why)
     trained_K = np.bincount(label[train], minlength=classes) > 0
     return FinalProbe(plain, aligned, strength, trained_K / trained_K.sum())
+
+
+def final_plan(task: ProbeTask, tiles: int) -> FoldPlan:
+    """The fit of the probe that is kept: on all training tiles, of which the folds of the scores hold some out."""
+    if len(task.plans) == 1:
+        return task.plans[0]
+    every = np.arange(tiles)
+    return FoldPlan(every, [(plan.train, np.setdiff1d(every, plan.train)) for plan in task.plans], {})
+
+
+def final_domains(task: ProbeTask, embeddings: Embeddings, test: LabelledSelection, C: float) -> Domains:
+    """The training tiles and those of a test set, as a method sees them that is fitted on all."""
+    pool = np.concatenate([embeddings.of(part.selected) for part in task.pool])
+    label = np.concatenate([class_codes(part, task.names) for part in task.pool])
+    group, _ = codes_of([unit for part in task.pool for unit in part.unit_T])
+    labelled, plan = Labelled(label, group, task.names), final_plan(task, len(label))
+    source = fit_source_probe(pool, labelled, plan, C)
+    return Domains(pool, labelled, plan, embeddings.of(test.selected), C, source, task.settings.seed)
+
+
+def _rows_behind(moved: Moved, rows: _Rows) -> _Rows:
+    """The labelled tiles, moved, and behind them those of the target that every fit learns from."""
+    if moved.pseudo_M is None:
+        return replace(rows, embedding=moved.pool_PE)
+    there = np.flatnonzero(moved.pseudo_M != UNKNOWN)
+    more = len(rows.label) + np.arange(len(there))
+    return _Rows(
+        np.concatenate([moved.pool_PE, moved.target_ME[there]]),
+        np.concatenate([rows.label, moved.pseudo_M[there]]),
+        np.concatenate([rows.train, more]),
+        [(np.concatenate([learn, more]), held) for learn, held in rows.folds],
+    )
+
+
+def _behind(moved: Moved, probe: LinearMap) -> LinearMap:
+    """The probe of moved tiles as a map of embeddings as they are."""
+    weight_DK = moved.target.weight_DE @ probe.weight_DK
+    whole = replace(probe, weight_DK=weight_DK, bias_K=moved.target.bias_E @ probe.weight_DK + probe.bias_K)
+    if moved.offset_K is None:
+        return whole
+    # The offset holds the biases of the calibration already.
+    temperature = moved.domains.source.calibration.temperature
+    calibration = Calibration(temperature, np.zeros(len(moved.offset_K)), moved.domains.source.calibration.notes)
+    return replace(whole, bias_K=whole.bias_K + moved.offset_K, calibration=calibration, share_K=moved.share_K)
 
 
 def _of_tiles(rows: _Rows, classes: int, names: Sequence[str], C: float) -> LinearMap:
@@ -127,9 +167,7 @@ def _of_tiles(rows: _Rows, classes: int, names: Sequence[str], C: float) -> Line
     if not logits:
         return _uncalibrated(whole, classes)
     logits_NK, truth_N = np.concatenate(logits), np.concatenate(truth)
-    count_K = np.bincount(truth_N, minlength=classes)
-    weight_N = len(truth_N) / ((count_K > 0).sum() * count_K[truth_N])
-    return _calibrated(whole, logits_NK, truth_N, weight_N, names)
+    return _calibrated(whole, logits_NK, truth_N, balanced_weights(truth_N, classes), names)
 
 
 def _of_patches(rows: _Rows, classes: int, names: Sequence[str], C: float, seed: int) -> FinalProbe:

@@ -5,7 +5,7 @@ R x C patches of a tile, H x W pixels of a tile, N patches of all tiles
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -95,12 +95,16 @@ class Scale:
     std_D: Floats
 
     @classmethod
-    def of(cls, embedding_TD: NDArray[np.floating]) -> "Scale":
-        """Those of some tiles; a feature that is the same everywhere keeps its unit."""
+    def of(cls, embedding_TD: NDArray[np.floating], weight_T: Floats | None = None) -> "Scale":
+        """Those of some tiles, each counting as much as `weight_T` says; a constant feature keeps its unit."""
         wide_TD = embedding_TD.astype(np.float64)
-        std_D = wide_TD.std(0)
+        if weight_T is None:
+            mean_D, std_D = wide_TD.mean(0), wide_TD.std(0)
+        else:
+            mean_D = np.average(wide_TD, axis=0, weights=weight_T)
+            std_D = np.sqrt(np.average((wide_TD - mean_D) ** 2, axis=0, weights=weight_T))
         constant_D = std_D <= 1e-9 * np.abs(wide_TD).max(0)
-        return cls(wide_TD.mean(0), np.where(constant_D, 1.0, std_D))
+        return cls(mean_D, np.where(constant_D, 1.0, std_D))
 
     def apply(self, embedding_TD: NDArray[np.floating]) -> Floats:
         """Standardised embeddings."""
@@ -122,6 +126,10 @@ class LinearProbe:
     def predict(self, embedding_TD: NDArray[np.floating]) -> Codes:
         """The class (T,) with the highest score."""
         return np.asarray(self.scores(embedding_TD).argmax(1))
+
+    def shifted(self, offset_K: Floats) -> "LinearProbe":
+        """With something added to every score."""
+        return replace(self, bias_K=self.bias_K + offset_K)
 
 
 def one_hot(label_T: Codes, classes: int) -> Floats:

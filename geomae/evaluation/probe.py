@@ -10,15 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from geomae.encoders import EncoderSpec
 from geomae.encoders.selections import Embeddings
-from geomae.evaluation.alignment import NONE, Alignment, import_skada
+from geomae.evaluation.alignment import NONE, import_skada
 from geomae.evaluation.alignment_choice import Choice, Evidence, choose
+from geomae.evaluation.final_probe import final_domains
 from geomae.evaluation.forest import FOREST, predict_forest
+from geomae.evaluation.methods import move
 from geomae.evaluation.probe_scores import EncoderResult, ProbeRow, ProbeScores, add_without_encoder, score
 from geomae.evaluation.probe_task import ProbeTask
+from geomae.evaluation.share_estimation import TargetShares
 from geomae.files import digest
 
 WORKERS = 2  # fits at a time, each on one thread: they are too small to share out
@@ -50,6 +54,10 @@ class ProbeResult:
         """What is known of alignments of an encoder without labels of the test, the mean over its seeds."""
         return Evidence.mean([one.evidence[test] for one in self.encoder(label).predictions])
 
+    def shares(self, label: str, test: str) -> TargetShares:
+        """The class shares that a test set seems to have to an encoder, the mean over its seeds."""
+        return TargetShares.mean([one.shares[test] for one in self.encoder(label).predictions])
+
     def chosen(self, label: str, test: str) -> str:
         """The alignment that the rule took."""
         choice = self.choices.get((label, test))
@@ -68,7 +76,8 @@ class ProbeResult:
         record: dict[str, dict[str, Any]] = {}
         for (label, test), choice in self.choices.items():
             evidence = self.evidence(label, test).record()
-            record.setdefault(label, {})[test] = {"chosen": choice.align, "why": choice.why, **evidence}
+            chosen = {"chosen": choice.align, "why": choice.why, "class_shares": self.shares(label, test).record()}
+            record.setdefault(label, {})[test] = chosen | evidence
         return record
 
 
@@ -111,16 +120,22 @@ def probe_encoders(
 def save_alignments(
     result: ProbeResult, specs: Sequence[EncoderSpec], embeddings: Mapping[str, Embeddings], out: Path
 ) -> None:
-    """Publish the chosen alignments, fitted on all training tiles: `out/testN/LABEL`, for every seed."""
+    """Publish the chosen alignments, fitted on all training tiles: `out/testN/LABEL`, for every seed.
+
+    A method that is no map of embeddings leaves nothing here; the probe that is kept holds what it came to.
+    """
     task = result.task
     for spec in specs:
         for number, test in enumerate(task.tests):
             choice = result.choices.get((spec.label, test.name))
             if choice is None or choice.align == NONE:
                 continue
-            for reference in spec.references:
+            for reference, predicted in zip(spec.references, result.encoder(spec.label).predictions, strict=True):
                 embedded = embeddings[reference.label]
-                rows = [embedded.of(side.selected) for side in (task.train, test)]
+                strength = float(np.median(predicted.C_values))
+                alignment = move(choice.align, final_domains(task, embedded, test, strength)).alignment
+                if alignment is None:
+                    continue
                 about = {
                     "source": task.train.name,
                     "target": test.name,
@@ -129,7 +144,7 @@ def save_alignments(
                     "rows_digest": [digest(side.selected.digest()) for side in (task.train, test)],
                     "why": choice.why,
                 }
-                Alignment.fit(choice.align, *rows).save(out / f"test{number}" / reference.label, about)
+                alignment.save(out / f"test{number}" / reference.label, about)
 
 
 def _notes(spec: EncoderSpec, embeddings: Mapping[str, Embeddings]) -> list[str]:

@@ -11,19 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from geomae.evaluation.alignment import NONE, SOURCE, TARGET, Alignment
-from geomae.evaluation.alignment_choice import (
-    CIRCULAR,
-    Evidence,
-    LabelShift,
-    circular_validation,
-    estimate_label_shift,
-    prediction_scores,
-)
+from geomae.evaluation.alignment import NONE
+from geomae.evaluation.alignment_choice import CIRCULAR, Evidence, circular_validation, prediction_scores
+from geomae.evaluation.domains import Domains, Moved
 from geomae.evaluation.folds import FoldPlan, Labelled
 from geomae.evaluation.linear_probe import (
     C_VALUES,
     LOOSE,
+    LinearProbe,
     Scale,
     choose_C,
     choose_patch_C,
@@ -35,6 +30,14 @@ from geomae.evaluation.linear_probe import (
     one_hot,
     predict_pixels,
     training_patches,
+)
+from geomae.evaluation.methods import KEEP_STRENGTH, move
+from geomae.evaluation.share_estimation import (
+    LabelShift,
+    TargetShares,
+    estimate_label_shift,
+    fit_source_probe,
+    target_shares,
 )
 from geomae.metrics.predictions import Codes, Floats
 from geomae.randomness import generator
@@ -172,6 +175,7 @@ class Predictions:
     C_values: list[float] = field(default_factory=list)
     tried: list[dict[float, float]] = field(default_factory=list)
     evidence: dict[str, Evidence] = field(default_factory=dict)  # by test set, where alignments were asked for
+    shares: dict[str, TargetShares] = field(default_factory=dict)  # likewise
 
     def put(self, key: PredictionKey, draw: int, total: int, places: Codes, values: NDArray[Any]) -> None:
         """Enter predictions for some tiles of a test set with `total` tiles."""
@@ -271,50 +275,82 @@ def segment(
     return predictions
 
 
+@dataclass(frozen=True)
+class Target:
+    """A test set as methods see it: its tiles (T, D), what is independent of the rest, and whether places are paired.
+
+    `paired` says that both domains show mostly the same places.
+    """
+
+    embedding_TD: NDArray[np.floating]
+    group_T: Codes
+    paired: bool
+
+
 def classify_aligned(
     predictions: Predictions,
     plans: Sequence[FoldPlan],
     train_PD: NDArray[np.floating],
     labelled: Labelled,
-    tests: Mapping[str, NDArray[np.floating]],
-    alignments: Sequence[str],
+    targets: Mapping[str, Target],
+    methods: Sequence[str],
     C: float | None,
-    paired: Mapping[str, bool],
+    seed: int = 0,
 ) -> None:
-    """Add to the predictions of one encoder, which has those without alignment, those behind each; and the evidence.
+    """Add to the predictions of one encoder, which has those without alignment, those behind each method.
 
-    The target of an alignment are all tiles of a test set, whose labels are not here; its source are the training tiles
-    of a plan. Behind an alignment the strength of a probe is chosen by circular validation, since folds of the source
-    cannot see the shift; without one it is what it is in a probe that knows no target.
+    Also the evidence, and what class shares the targets seem to have. The target of a method are all tiles of a test
+    set, whose labels are not here; its source are the training tiles of a plan. The strength of a probe is chosen by
+    circular validation, since folds of the source cannot see the shift; where features stay as they are it is what it
+    is in a probe that knows no target.
     """
-    for test, embedding_TD in tests.items():
+    sources = [
+        fit_source_probe(train_PD, labelled, plan, plain)
+        for plan, plain in zip(plans, predictions.C_values, strict=True)
+    ]
+    for test, target in targets.items():
         scores: dict[str, list[Mapping[str, float]]] = {}
         shifts: list[LabelShift] = []
-        for plan, plain in zip(plans, predictions.C_values, strict=True):
-            label_N = labelled.label_P[plan.train]
-            shifts.append(estimate_label_shift(train_PD, labelled, plan, embedding_TD, plain))
-            for name in alignments:
-                alignment = Alignment.fit(name, train_PD[plan.train], embedding_TD)
-                source_NE = alignment.transform(train_PD[plan.train], SOURCE)
-                target_TE = alignment.transform(embedding_TD, TARGET)
-                known = (source_NE, label_N, target_TE, len(labelled.names))
-                circular = circular_validation(*known, C_VALUES if C is None else [C])
-                best = max(circular.values())
-                strongest = min(one for one, score in circular.items() if score >= best - EQUAL)
-                taken = plain if name == NONE else strongest
-                probe = fit_linear(source_NE, label_N, len(labelled.names), taken)
-                score_of = {CIRCULAR: best, **prediction_scores(probe, target_TE), "strength": taken}
-                scores.setdefault(name, []).append(score_of)
-                if name == NONE:
-                    continue  # its predictions are there
-                here_E = target_TE[plan.tests[test]]
-                predicted = {"linear": probe.predict(here_E)}
-                near = knn_classes(source_NE, label_N, here_E, len(labelled.names))
-                predicted |= {f"knn{count}": codes_T for count, codes_T in near.items()}
-                for method, codes_T in predicted.items():
-                    key = PredictionKey(test, method, None, name)
-                    predictions.put(key, 0, len(embedding_TD), plan.tests[test], codes_T)
+        shares: list[TargetShares] = []
+        for plan, plain, source in zip(plans, predictions.C_values, sources, strict=True):
+            domains = Domains(train_PD, labelled, plan, target.embedding_TD, plain, source, seed)
+            shifts.append(estimate_label_shift(source, train_PD, labelled, plan, target.embedding_TD))
+            shares.append(target_shares(source, labelled, plan, target.embedding_TD, target.group_T, seed))
+            for name in methods:
+                moved = move(name, domains)
+                scored, probe = _score_method(name, moved, C_VALUES if C is None else [C])
+                scores.setdefault(name, []).append(scored)
+                if name != NONE:  # whose predictions are there
+                    _put_predictions(predictions, test, name, moved, probe)
         mean = {
             name: {key: float(np.mean([one[key] for one in each])) for key in each[0]} for name, each in scores.items()
         }
-        predictions.evidence[test] = Evidence(mean, shifts, paired[test])
+        predictions.evidence[test] = Evidence(mean, shifts, target.paired)
+        predictions.shares[test] = TargetShares.mean(shares)
+
+
+def _score_method(name: str, moved: Moved, C_values: Sequence[float]) -> tuple[dict[str, float], LinearProbe]:
+    """What is known of a method without labels of the target; and the probe behind it."""
+    domains = moved.domains
+    circular = circular_validation(
+        moved.source_NE, domains.label_N, moved.target_ME, domains.classes, C_values, moved.probes(C_values, LOOSE)
+    )
+    best = max(circular.values())
+    strongest = min(one for one, score in circular.items() if score >= best - EQUAL)
+    taken = domains.C if name in KEEP_STRENGTH else strongest
+    probe = moved.probes([taken])[0]
+    return {CIRCULAR: best, **prediction_scores(probe, moved.target_ME), "strength": taken}, probe
+
+
+def _put_predictions(predictions: Predictions, test: str, name: str, moved: Moved, probe: LinearProbe) -> None:
+    """Those of the probe, and those of nearest neighbours where a method moves tiles or learns from more of them."""
+    domains = moved.domains
+    places = domains.plan.tests[test]
+    here_E = moved.target_ME[places]
+    predicted = {"linear": probe.predict(here_E)}
+    if moved.offset_K is None:
+        rows, label = moved.learned()
+        near = knn_classes(rows, label, here_E, domains.classes)
+        predicted |= {f"knn{count}": codes_T for count, codes_T in near.items()}
+    for method, codes_T in predicted.items():
+        predictions.put(PredictionKey(test, method, None, name), 0, len(domains.target_MD), places, codes_T)

@@ -14,7 +14,15 @@ from geomae.encoders.selections import Embeddings
 from geomae.errors import CatalogError, ConfigError
 from geomae.evaluation.folds import FoldPlan, Labelled, TrainingSet, codes_of, cross_fit_plans, single_plan
 from geomae.evaluation.pixel_labels import check_class_count, read_pixel_rows
-from geomae.evaluation.probe_predictions import SHOTS, Predictions, classify, classify_aligned, regress, segment
+from geomae.evaluation.probe_predictions import (
+    SHOTS,
+    Predictions,
+    Target,
+    classify,
+    classify_aligned,
+    regress,
+    segment,
+)
 from geomae.evaluation.probe_scores import GroundTruth
 from geomae.metrics.predictions import FEWEST_GROUPS, UNKNOWN, ClassMeasure, Measure, NumberMeasure, PixelMeasure
 from geomae.tiles.index import TileIndex
@@ -267,8 +275,12 @@ class ProbeTask:
             return regress(self.plans, train, labelled, tests, settings.C)
         predictions = classify(self.plans, train, labelled, tests, settings.C, settings.seed, settings.shots)
         if settings.alignments:
-            paired = {test.name: _paired(self.train, test) for test in self.tests}
-            classify_aligned(predictions, self.plans, train, labelled, tests, settings.alignments, settings.C, paired)
+            targets = {
+                test.name: Target(tests[test.name], codes_of(test.unit_T)[0], _paired(self.train, test))
+                for test in self.tests
+            }
+            how = settings.alignments, settings.C, settings.seed
+            classify_aligned(predictions, self.plans, train, labelled, targets, *how)
         return predictions
 
 

@@ -93,6 +93,12 @@ def fit_calibration(
     return Calibration(temperature, bias_K, (*notes, *said))
 
 
+def balanced_weights(label_N: Codes, classes: int) -> Floats:
+    """How much each row counts where every class that there is counts the same: together as one per row."""
+    count_K = np.bincount(label_N, minlength=classes)
+    return np.asarray(len(label_N) / ((count_K > 0).sum() * count_K[label_N]))
+
+
 def _most_likely(scores_NK: Floats, label_N: Codes, weight_N: Floats) -> tuple[float, Floats, list[str]]:
     """Return the temperature, biases (K) of mean 0, and notes on the fit."""
     rows, total = np.arange(len(label_N)), float(weight_N.sum())

@@ -89,7 +89,9 @@ class SavedProbe:
         if imagery is not None:
             bands = fit_imagery(self.record, imagery, str(selector), all_bands=self.own_bands)
             encoder = load(bands)
-        return ProbeModel(self.record, encoder, self._map(selector), device)
+        head = self._map(selector)
+        record = self.record if head.share_K is None else replace(self.record, trained_K=head.share_K)
+        return ProbeModel(record, encoder, head, device)
 
     def _map(self, selector: Selector | None) -> LinearMap:
         """That of the alignment whose target has the data set and the conditions of `selector`, of whatever split."""
@@ -185,7 +187,8 @@ def load_probe(folder: Path) -> SavedProbe:
 
 def _described(one: LinearMap) -> dict[str, Any]:
     calibration = None if one.calibration is None else one.calibration.record()
-    return {"calibration": calibration, "confusion": one.confusion_KK, "align": one.align, "why": one.why}
+    return {"calibration": calibration, "confusion": one.confusion_KK, "align": one.align, "why": one.why,
+            "class_shares": one.share_K}  # fmt: skip
 
 
 def _linear_map(stored: Mapping[str, Any], arrays: Mapping[str, Any], number: int) -> LinearMap:
@@ -194,7 +197,9 @@ def _linear_map(stored: Mapping[str, Any], arrays: Mapping[str, Any], number: in
     weight_DK, bias_K = arrays[f"{number}.weight"], arrays[f"{number}.bias"]
     if weight_DK.ndim != 2 or bias_K.shape != weight_DK.shape[1:]:
         raise ValueError(f"weights of {weight_DK.shape} and biases of {bias_K.shape} do not fit together")
-    return LinearMap(weight_DK, bias_K, calibration, confusion, str(stored["align"]), str(stored["why"]))
+    known = stored.get("class_shares")
+    share_K = None if known is None else np.array(known, dtype=np.float64)
+    return LinearMap(weight_DK, bias_K, calibration, confusion, str(stored["align"]), str(stored["why"]), share_K)
 
 
 def _finetuned(folder: Path, device: torch.device) -> FinetunedFolder:

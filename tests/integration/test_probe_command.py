@@ -248,7 +248,8 @@ def test_alignments_are_chosen_without_labels_of_the_test(request_for, fields, t
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    found, kept = [], ("none", "standardise", "coral")
+    of_shares = ("prior-correction", "weighted-standardise", "class-ot", "target-shift-ot", "self-training")
+    found, kept = [], ("none", "standardise", "coral", *of_shares)
     wishes = {"train": "seasons[season=green]", "tests": ("seasons[season=brown]",), "cross_fit": 3, "align": kept[1:]}
     for name, catalog in (("true", fields), ("noise", noisy / fields.name)):
         request = request_for(catalog, **wishes)
@@ -259,7 +260,8 @@ def test_alignments_are_chosen_without_labels_of_the_test(request_for, fields, t
         record = summary["inputs"]["alignments"]["baseline-statistics"]["seasons[season=brown]"]
         assert {row["align"] for row in rows if row["chosen"] == "true"} == {record["chosen"]}
         assert record["paired"]
-        weights = [path.read_bytes() for path in sorted((tmp_path / name / "alignments").rglob("*.safetensors"))]
+        folders = [tmp_path / name / folder for folder in ("alignments", "probes")]
+        weights = [path.read_bytes() for folder in folders for path in sorted(folder.rglob("*.safetensors"))]
         found.append((record, weights, figure(rows, align="coral"), figure(rows, align="none")))
         assert "Alignments" in (tmp_path / name / "report.html").read_text(encoding="utf-8")
     assert found[0][:2] == found[1][:2]

@@ -7,10 +7,11 @@ from scipy.linalg import expm
 
 from geomae.errors import ConfigError, ModelError
 from geomae.evaluation.alignment import ALIGNMENTS, NONE, SOURCE, STANDARDISE, TARGET, Alignment
-from geomae.evaluation.alignment_choice import CIRCULAR, Evidence, LabelShift, Rule, choose, circular_validation
+from geomae.evaluation.alignment_choice import CIRCULAR, Evidence, Rule, choose, circular_validation
 from geomae.evaluation.folds import FoldPlan, Labelled
 from geomae.evaluation.linear_probe import fit_linear
-from geomae.evaluation.probe_predictions import PredictionKey, classify, classify_aligned
+from geomae.evaluation.probe_predictions import PredictionKey, Target, classify, classify_aligned
+from geomae.evaluation.share_estimation import LabelShift
 
 CLASSES, FEATURES = 3, 12
 STACKED = "standardise+coral"
@@ -46,9 +47,9 @@ def evidence(target_MD, names=tuple(ALIGNMENTS)):
     folds = [(np.flatnonzero(fold != one), np.flatnonzero(fold == one)) for one in range(3)]
     plan = FoldPlan(np.arange(len(LABEL_N)), folds, {"test": np.arange(len(target_MD))})
     labelled = Labelled(LABEL_N, np.arange(len(LABEL_N)), ("a", "b", "c"))
-    tests = {"test": target_MD}
-    answers = classify([plan], SOURCE_ND, labelled, tests, None, 0)
-    classify_aligned(answers, [plan], SOURCE_ND, labelled, tests, names, None, {"test": False})
+    targets = {"test": Target(target_MD, np.arange(len(target_MD)), False)}
+    answers = classify([plan], SOURCE_ND, labelled, {"test": target_MD}, None, 0)
+    classify_aligned(answers, [plan], SOURCE_ND, labelled, targets, names, None)
     return answers
 
 

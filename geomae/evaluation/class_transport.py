@@ -1,0 +1,104 @@
+"""Optimal transport that knows classes: tiles of the source move onto those of the target, classes by their shares.
+
+POT finds the couplings; a tile moves to the mean of the tiles that it is coupled with.
+
+P labelled tiles, S tiles of the source and R of the target that a coupling is found for, D features, K classes
+"""
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist  # type: ignore[import-untyped]
+
+from geomae.evaluation.alignment import AffineMap
+from geomae.evaluation.domains import Domains, Moved
+from geomae.evaluation.linear_probe import Scale
+from geomae.evaluation.weighted_alignment import settle_shares, weighted_standardise
+from geomae.metrics.predictions import Codes, Floats
+from geomae.randomness import generator
+
+MOST_TILES = 500  # of each domain; the time of a coupling goes with the product of both
+SMOOTH = 0.01  # of the entropy, where the highest cost is 1; less would run out of floating-point numbers
+CLASS_TERM = 0.02  # weight of the term that keeps classes from meeting in one tile
+
+Couple = Callable[[Floats, Codes, Floats, Floats], Floats]  # tiles, codes, target's tiles, shares (K) -> coupling
+
+
+def transport_by_class(domains: Domains) -> Moved:
+    """Class-regularised optimal transport (Courty et al. 2017), each class with the mass that it seems to have.
+
+    A tile of the target should be coupled with tiles of one class. Shares and features are those of weighted
+    standardisation, since behind a transport the target has the very shares that it was given.
+    """
+    maps, share_K = settle_shares(domains, weighted_standardise)
+    return _transport(domains, couple_by_class, maps, share_K)
+
+
+def transport_target_shift(domains: Domains) -> Moved:
+    """Transport under target shift (Redko et al. 2019): it finds coupling and shares of the target together.
+
+    Features are standardised by the source.
+    """
+    scale = AffineMap.standardising(Scale.of(domains.source_ND))
+    return _transport(domains, couple_target_shift, (scale, scale), domains.source.equal_K)
+
+
+def couple_by_class(source_SD: Floats, label_S: Codes, target_RD: Floats, share_K: Floats) -> Floats:
+    """The coupling (S, R) of POT's `sinkhorn_lpl1_mm`; the tiles of a class share its mass."""
+    from ot.da import sinkhorn_lpl1_mm  # type: ignore[import-untyped]
+
+    # Its inner iterations are cut short by design, and it does not hand on the switch of their warning.
+    warnings.filterwarnings("ignore", message="Sinkhorn did not converge")
+    mass_S = (share_K / np.maximum(np.bincount(label_S, minlength=len(share_K)), 1))[label_S]
+    there_R = np.full(len(target_RD), 1 / len(target_RD))
+    cost_SR = cdist(source_SD, target_RD, "sqeuclidean")
+    kept_S = mass_S > 0  # a class of no mass has nothing to be coupled with
+    coupling_SR = np.zeros(cost_SR.shape)
+    coupling_SR[kept_S] = sinkhorn_lpl1_mm(
+        mass_S[kept_S] / mass_S.sum(), label_S[kept_S], there_R, cost_SR[kept_S], SMOOTH, CLASS_TERM
+    )
+    return coupling_SR
+
+
+def couple_target_shift(source_SD: Floats, label_S: Codes, target_RD: Floats, _: Floats) -> Floats:
+    """The coupling (S, R) of POT's `jcpot_barycenter`, which takes two sources or more: twice the same is one."""
+    from ot.bregman import jcpot_barycenter  # type: ignore[import-untyped]
+
+    codes_S = np.unique(label_S, return_inverse=True)[1]
+    _, log = jcpot_barycenter([source_SD] * 2, [codes_S] * 2, target_RD, SMOOTH, log=True, warn=False)
+    return np.asarray(log["gamma"][0])
+
+
+def _transport(domains: Domains, couple: Couple, maps: tuple[AffineMap, AffineMap], share_K: Floats) -> Moved:
+    """All labelled tiles, moved as the nearest of those that a coupling was found for (Ferradans et al. 2014).
+
+    Behind the maps, features are divided so that the highest squared distance of the domains is 1.
+    """
+    source_S = domains.plan.train[_draw_by_class(domains)]
+    pool_PD, target_MD = maps[0].apply(domains.pool_PD), maps[1].apply(domains.target_MD)
+    rng = generator(domains.seed, "transport", "target")
+    target_R = np.sort(rng.choice(len(target_MD), min(MOST_TILES, len(target_MD)), replace=False))
+    unit = float(cdist(pool_PD[source_S], target_MD[target_R]).max())
+    pool_PD, target_RD = pool_PD / unit, target_MD[target_R] / unit
+    source_SD = pool_PD[source_S]
+    coupling_SR = couple(source_SD, domains.labelled.label_P[source_S], target_RD, share_K)
+    mass_S1 = coupling_SR.sum(1, keepdims=True)
+    coupled_SD = np.divide(coupling_SR @ target_RD, mass_S1, out=source_SD.copy(), where=mass_S1 > 0)
+    nearest_P = cdist(pool_PD, source_SD, "sqeuclidean").argmin(1)
+    target = AffineMap(maps[1].weight_DE / unit, maps[1].bias_E / unit)
+    return Moved(domains, pool_PD + (coupled_SD - source_SD)[nearest_P], target)
+
+
+def _draw_by_class(domains: Domains) -> NDArray[np.int64]:
+    """Positions among the training tiles: all, or about MOST_TILES, of each class its share and at least one."""
+    label_N = domains.label_N
+    if len(label_N) <= MOST_TILES:
+        return np.arange(len(label_N))
+    rng = generator(domains.seed, "transport", "source")
+    drawn = []
+    for code in np.unique(label_N):
+        places = np.flatnonzero(label_N == code)
+        drawn.append(rng.choice(places, int(np.ceil(MOST_TILES * len(places) / len(label_N))), replace=False))
+    return np.sort(np.concatenate(drawn))
