@@ -155,6 +155,10 @@ class Data(Frozen, strict=True):
     flips: bool = Field(True, description="draw one of the eight flips and quarter turns for each tile")
     readers: int = Field(2, ge=0, description="threads that read tiles ahead of the training step; 0 reads in the step")
     memory_mb: int = Field(1024, ge=0, description="decoded tiles are kept in memory up to this size")
+    cache: str | None = Field(
+        None, min_length=1, description="folder where decoded pixels are kept for all epochs and trainings"
+    )
+    cache_gb: float = Field(50, gt=0, description="bytes (10^9) that this folder may take")
 
     @model_validator(mode="after")
     def _consistent(self) -> "Data":

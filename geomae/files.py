@@ -28,10 +28,11 @@ LONGEST_NAME = 180  # bytes of a name without what commands put before and behin
 
 
 @contextlib.contextmanager
-def publish_file(path: Path) -> Iterator[Path]:
+def publish_file(path: Path, *, lasting: bool = True) -> Iterator[Path]:
     """Give a name beside `path` to write to; on success it takes the place of `path` in one step.
 
-    A reader sees the old file whole or the new one whole, also after a power cut.
+    A reader sees the old file whole or the new one whole, also after a power cut. What can be made again, and is
+    checked before it is used, need not be `lasting`: it is not waited for until it is on the disk.
     """
     with _storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,10 +45,12 @@ def publish_file(path: Path) -> Iterator[Path]:
     try:
         with _storage_errors(path):
             yield temporary
-            flush(temporary)
+            if lasting:
+                flush(temporary)
             temporary.chmod(0o666 & ~_umask())  # mkstemp hides its files from other users
             temporary.replace(path)
-            flush(path.parent)
+            if lasting:
+                flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -70,16 +70,29 @@ def find_files(catalog: Catalog, dataset: str, pattern: str, *keys: str | int, f
     exact = _is_file(catalog.folder / pattern) or (folders and _is_folder(catalog.folder / pattern))
     # Path.glob neither takes absolute patterns nor follows links to folders
     names = [pattern] if exact else glob.glob(pattern, root_dir=catalog.folder, recursive=True)  # noqa: PTH207
-    paths = []
+    below: dict[str, list[str]] = {}
     for name in names:
-        path = catalog.folder / name
-        confine(Path(name), catalog.folder, outside=outside, where=place)
-        if path.is_symlink() and not path.exists():
-            raise CatalogError(
-                f"{place}: {name} is a link to a file that is not there; fetch it or correct the pattern"
-            )
-        if path.is_file() or (folders and path.is_dir()):
-            paths.append(str(path))
+        folder, slash, own = name.rpartition("/")
+        below.setdefault(folder + slash, []).append(own)
+    paths: list[str] = []
+    for folder, owns in below.items():
+        plain = _plain_files(catalog.folder / folder)
+        found = [own for own in owns if own in plain]
+        if found:  # where one of them lies, all do
+            confine(Path(folder + found[0]), catalog.folder, outside=outside, where=place)
+            start = str(catalog.folder / folder).rstrip("/")
+            paths += [f"{start}/{own}" for own in found]
+        for own in owns if len(found) < len(owns) else ():
+            path = catalog.folder / folder / own
+            if own in plain:
+                continue
+            confine(Path(folder + own), catalog.folder, outside=outside, where=place)
+            if path.is_symlink() and not path.exists():
+                raise CatalogError(
+                    f"{place}: {folder}{own} is a link to a file that is not there; fetch it or correct the pattern"
+                )
+            if path.is_file() or (folders and path.is_dir()):
+                paths.append(str(path))
     return sorted(set(paths))
 
 
@@ -183,6 +196,15 @@ def find_band_scenes(catalog: Catalog, dataset: str, tokens: Sequence[str]) -> l
             )
     _check_complete(scenes, tokens, place)
     return [BandScene(path, {token: files[token].path for token in tokens}) for path, files in scenes.items()]
+
+
+def _plain_files(folder: Path) -> set[str]:
+    """Names of the files of a folder that are no links, by one listing; none of a folder that cannot be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
+    except OSError:
+        return set()
 
 
 def _is_file(path: Path) -> bool:

@@ -117,10 +117,10 @@ def adapt(
 
 def run(options: AdaptOptions) -> int:
     """Adapt and evaluate. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
-    config = read_config(options)
+    config, seed = read_config(options), options.common.seed
     from geomae.commands.session import open_session
 
-    session, seed = open_session(options.common, one_process="geomae adapt"), options.common.seed
+    session = open_session(options.common, "geomae adapt", {"command": "adapt", **options.params(config)})
     selections = session.select([options.target, *([options.source] if options.source else [])])
     # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
     from geomae.commands import adapt_report as report

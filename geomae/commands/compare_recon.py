@@ -96,7 +96,8 @@ def run(options: CompareReconOptions) -> int:
     from geomae.commands.session import open_session
 
     check_no_tile_twice(selectors)
-    session = open_session(options.common, "geomae compare-recon")
+    request = {"command": "compare-recon", "dataset": [str(one) for one in selectors], **options.params()}
+    session = open_session(options.common, "geomae compare-recon", request)
     selections = session.select(selectors)
     # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
     from geomae.commands.run import AnalysisRun, selection_record

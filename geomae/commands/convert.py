@@ -73,14 +73,16 @@ def run(options: ConvertOptions) -> int:
     check_options(options)
     wanted = parse_bands(options.bands) if options.bands else None
 
+    if out.exists():
+        raise StorageError(f"{out}: exists; choose another {'file' if form else 'folder'}")
+
     from geomae.encoders import OwnEncoder
     from geomae.models.convert import adapt_model, export_model, import_weights, sidecar
     from geomae.models.folder import load_model, save_model
     from geomae.runtime.console import Screen
 
-    for path in (out, *([sidecar(out)] if form else [])):
-        if path.exists():
-            raise StorageError(f"{path}: exists; choose another {'file' if form else 'folder'}")
+    if form and sidecar(out).exists():
+        raise StorageError(f"{sidecar(out)}: exists; choose another file")
 
     if form is not None:
         model = _for_bands(load_model(source), wanted, form)

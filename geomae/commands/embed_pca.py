@@ -25,6 +25,7 @@ from geomae.commands.options import (
     RunName,
     Seed,
     TrackingUri,
+    embedding_request,
     exit_with,
     next_command,
     one_encoder,
@@ -107,7 +108,8 @@ def run(options: EmbedPcaOptions) -> int:
     reference = one_encoder(options.encoders)
     from geomae.commands.session import open_session
 
-    session = open_session(options.common)
+    request = embedding_request(reference, selectors, options.layer, options.pooling)
+    session = open_session(options.common, request={"command": "embed-pca", **request, **options.params()})
     selections = session.select(selectors)
     # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
     from geomae.commands.run import embedding_run, launch_into, publish_embeddings, stop_early

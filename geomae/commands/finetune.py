@@ -122,7 +122,7 @@ def run(options: FinetuneOptions) -> int:
     selectors = read_selectors(options.common, [options.train], *([options.tests] if options.tests else []))
     from geomae.commands.session import open_session
 
-    session = open_session(options.common)
+    session = open_session(options.common, request={"command": "finetune", **options.params(config)})
     selections = session.select([one for group in selectors for one in group])
     # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
     from geomae.commands import finetune_report as report

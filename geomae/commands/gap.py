@@ -45,12 +45,11 @@ class GapOptions:
     layer: int | None = None
     pooling: str | None = None
 
-    def params(self) -> dict[str, Any]:
-        """What decides the result, as JSON."""
+    def request(self) -> dict[str, Any]:
+        """What decides the result, as far as the options tell, as JSON."""
         names = ("source", "target", "baselines", "layer", "pooling")
         return {name: getattr(self, name) for name in names} | {
             "encoders": list(self.encoders),
-            "precision": self.common.precision,
             "device": self.common.device,
         }
 
@@ -91,7 +90,7 @@ def run(options: GapOptions) -> int:
     from geomae.commands.session import open_session
 
     specs = encoder_specs(options)
-    session = open_session(options.common, one_process="geomae gap")
+    session = open_session(options.common, "geomae gap", {"command": "gap", **options.request()})
     selected = session.select([source, target])
     # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
     from geomae.commands.run import AnalysisRun, selection_record
@@ -110,7 +109,7 @@ def run(options: GapOptions) -> int:
 
         describe_dry_run(domains, compared, session.screen)
         return 0
-    params = options.params() | {
+    params = options.request() | {
         "catalog": str(session.catalog.path.absolute()),
         "precision": session.precision,
         "data_digest": [one.digest() for one in selections],

@@ -144,6 +144,16 @@ def one_encoder(texts: Sequence[str]) -> "Reference":
     return parse_encoders(texts)[0]
 
 
+def embedding_request(
+    encoder: "Reference", selectors: "Sequence[Selector]", layer: int | None, pooling: str | None
+) -> dict[str, object]:
+    """What decides embeddings, as far as the options tell, in the words of a run's record."""
+    from geomae.encoders.specification import absolute
+
+    datasets = [str(one) for one in selectors]
+    return {"dataset": datasets, "encoder": absolute(encoder.text), "layer": layer, "pooling": pooling}
+
+
 def exit_with(command: Callable[[], int]) -> NoReturn:
     """Run a command and leave with its exit code; what is wrong with a request is one line without a traceback."""
     try:

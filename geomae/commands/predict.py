@@ -64,6 +64,15 @@ class PredictOptions:
     sample: Path | None = None
     probabilities: bool = False
 
+    def request(self) -> dict[str, Any]:
+        """What decides the result beside the tiles, as JSON."""
+        return {
+            "model": str(self.model.absolute()),
+            "priors": self.priors,
+            "sample": None if self.sample is None else str(self.sample.absolute()),
+            "probabilities": self.probabilities,
+        }
+
 
 def predict(
     model: PredictingModel,
@@ -100,7 +109,8 @@ def run(options: PredictOptions) -> int:
     from geomae.prediction.record import check_folder
 
     check_folder(options.model)
-    session = open_session(options.common)
+    request = {"command": "predict", "dataset": [str(one) for one in selectors], **options.request()}
+    session = open_session(options.common, request=request)
     selections = session.select(selectors)
     # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
     from geomae.commands.predict_report import describe_plan, publish
@@ -194,12 +204,9 @@ def _tracked(
     params: dict[str, Any] = {
         "catalog": str(session.catalog.path.absolute()),
         "dataset": [selected.name for selected, _ in fitted],
-        "model": str(options.model.absolute()),
+        **options.request(),
         "model_digest": folder.digest,
         "task": record.task,
-        "priors": options.priors,
-        "sample": None if options.sample is None else str(options.sample.absolute()),
-        "probabilities": options.probabilities,
         "precision": session.precision,
         "data_digest": [selected.digest() for selected, _ in fitted],
     }

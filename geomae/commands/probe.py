@@ -56,8 +56,8 @@ class ProbeOptions:
     own_bands: bool = False
     forest: bool = False
 
-    def params(self) -> dict[str, Any]:
-        """What decides the result, as JSON."""
+    def request(self) -> dict[str, Any]:
+        """What decides the result, as far as the options tell, as JSON."""
         names = ("train", "tests", "encoders", "task", "strength", "cross_fit", "baselines", "layer", "pooling")
         return {name: getattr(self, name) for name in names} | {
             "tests": list(self.tests),
@@ -66,7 +66,6 @@ class ProbeOptions:
             "align": list(self.align),
             "own_bands": self.own_bands,
             "forest": self.forest,
-            "precision": self.common.precision,
             "device": self.common.device,
         }
 
@@ -126,7 +125,7 @@ def run(options: ProbeOptions) -> int:
 
     check_options(options)
     specs = encoder_specs(options)
-    session = open_session(options.common, one_process="geomae probe")
+    session = open_session(options.common, "geomae probe", {"command": "probe", **options.request()})
     # With cross-fitting a test may be what is trained on.
     selectors = (train, *tests)
     distinct = selectors if options.cross_fit is None else tuple(dict.fromkeys(selectors))
@@ -151,7 +150,7 @@ def run(options: ProbeOptions) -> int:
 
         describe_dry_run(task, specs, session.screen)
         return 0
-    params = options.params() | {
+    params = options.request() | {
         "catalog": str(session.catalog.path.absolute()),
         "precision": session.precision,
         "data_digest": [one.digest() for one in task.selections],

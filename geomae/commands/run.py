@@ -13,7 +13,7 @@ from typing import IO, Any, Literal
 from geomae import __version__
 from geomae.catalog import Catalog
 from geomae.commands.options import CommonOptions, check_new, output_folder
-from geomae.commands.session import Session
+from geomae.commands.session import RECORD, Session, check_same
 from geomae.embeddings.store import store_digest
 from geomae.encoders import Encoder, Reference
 from geomae.encoders.extraction import Progress
@@ -59,13 +59,13 @@ class RunFolder:
     @property
     def begun(self) -> bool:
         """Whether the folder holds a run, of whatever command."""
-        return (self.path / "run.json").is_file()
+        return (self.path / RECORD).is_file()
 
     def recorded(self, command: str, option: str = "--resume") -> dict[str, Any]:
         """What the run was asked to compute. Raises CheckpointError where the folder holds no run of `command`."""
         if not self.begun:
             raise CheckpointError(f"{option} {self.path}: holds no run (no run.json); give the folder of a training")
-        stored = dict(read_json(self.path / "run.json"))
+        stored = dict(read_json(self.path / RECORD))
         if stored.get("command") != command:
             raise CheckpointError(
                 f"{option} {self.path}: holds a run of `geomae {stored.get('command')}` and not of `geomae {command}`; "
@@ -124,7 +124,7 @@ def make(path: Path, computed: dict[str, Any]) -> RunFolder:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"--out {path}: cannot be made ({error.strerror}); choose another folder") from error
-    write_json(path / "run.json", computed)
+    write_json(path / RECORD, computed)
     return RunFolder(path)
 
 
@@ -232,7 +232,7 @@ class AnalysisRun(TrackedRun):
     def track(self, datasets: Sequence[DatasetRecord] = (), tags: Mapping[str, str] | None = None) -> None:
         """Begin the run in MLflow; returns at once."""
         self.begin_tracking(self.params, datasets, tags or {})
-        self.tracker.log_artifact(self.out / "run.json")
+        self.tracker.log_artifact(self.out / RECORD)
 
     def step(self, what: str, done: int, total: int, figures: str = "") -> None:
         """Show how far the work is."""
@@ -256,9 +256,9 @@ class AnalysisRun(TrackedRun):
                 self.tracker.log_artifact(path)
 
     def __enter__(self) -> "AnalysisRun":
-        record = self.out / "run.json"
+        record = self.out / RECORD
         if record.is_file():
-            self._check_same(read_json(record))
+            check_same(self.out, read_json(record), self.params)
         else:
             check_new(self.out)
             make(self.out, self.params)
@@ -270,16 +270,6 @@ class AnalysisRun(TrackedRun):
     ) -> None:
         self.end_tracking(kind)
         self._stack.close()
-
-    def _check_same(self, stored: Mapping[str, Any]) -> None:
-        old, new = as_params(stored), as_params(self.params)
-        keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-        different = [f"{key} ({old.get(key)} there, {new.get(key)} here)" for key in keys]
-        if different:
-            raise StorageError(
-                f"--out {self.out}: holds the results of another request, which differs in {'; '.join(different[:5])}; "
-                "choose another folder"
-            )
 
 
 @contextlib.contextmanager

@@ -1,17 +1,24 @@
 """What a command of analysis works with, beginning with its tiles, for which nothing slow has to be imported."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from geomae.catalog import Catalog, Selector
-from geomae.commands.options import CommonOptions
-from geomae.errors import ConfigError
+from geomae.commands.options import CommonOptions, check_new
+from geomae.config import flatten
+from geomae.errors import ConfigError, StorageError
+from geomae.files import read_json
 from geomae.runtime.console import Screen
 from geomae.runtime.ranks import alone
 from geomae.tiles.selection import Selection, select_tiles
+from geomae.tracking import as_params
+
+RECORD = "run.json"  # of a run's folder: what it was to compute
+SHOWN = 5  # differences
 
 if TYPE_CHECKING:  # each takes seconds to import
     from geomae.encoders.selections import EmbeddingSpec, EncoderLoader
@@ -98,13 +105,46 @@ class Session:
         return external()
 
 
-def open_session(common: CommonOptions, one_process: str | None = None) -> Session:
+def check_out(out: Path, request: Mapping[str, Any]) -> None:
+    """Raise StorageError where `out` holds something else than a run of what is asked.
+
+    `request` is what is known before any tile is read; what is None there is settled later, and not compared.
+    """
+    if not (out / RECORD).is_file():
+        check_new(out)
+        return
+    known = {key: value for key, value in flatten(request).items() if value is not None}
+    stored = flatten(read_json(out / RECORD))
+    check_same(out, {key: value for key, value in stored.items() if key in known}, known)
+
+
+def check_same(out: Path, stored: Mapping[str, Any], request: Mapping[str, Any]) -> None:
+    """Raise StorageError where what a run was asked for differs from what is asked, naming the difference."""
+    old, new = as_params(stored), as_params(request)
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    different = [f"{key} ({old.get(key)} there, {new.get(key)} here)" for key in keys]
+    if different:
+        raise StorageError(
+            f"--out {out}: holds the results of another request, which differs in {'; '.join(different[:SHOWN])}; "
+            "choose another folder"
+        )
+
+
+def open_session(
+    common: CommonOptions, one_process: str | None = None, request: Mapping[str, Any] | None = None
+) -> Session:
     """Catalogue and devices as asked for. Raises ConfigError and CatalogError for what cannot be.
 
-    Where nothing was asked of the devices, they are opened when first needed, after the tiles: with torch and Fabric
-    that takes seconds, and nothing can be wrong with it.
+    `request` are the command and what decides its result, as far as the options tell: a folder of other results is
+    refused here (StorageError), before tiles are read. Where nothing was asked of the devices, they are opened when
+    first needed, after the tiles: with torch and Fabric that takes seconds, and nothing can be wrong with it.
     """
     session = Session(common, common.open_catalog(), one_process)
+    if request is not None and common.out is not None and session.leads:
+        from geomae import __version__
+
+        always = {"version": __version__, "catalog": str(session.catalog.path.absolute()), "seed": common.seed}
+        check_out(common.out, {**request, **always})
     chosen = (common.device, common.precision, common.devices, common.nodes)
     usual = CommonOptions()
     if not alone() or chosen != (usual.device, usual.precision, usual.devices, usual.nodes):

@@ -1,4 +1,4 @@
-"""Encoders behind one interface: tiles in physical units go in, one vector per tile and per patch comes out."""
+"""Encoders with one interface: they turn tiles in physical units into one embedding per tile and one per patch."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: what users write to name an encoder is checked before torch, whose import takes seconds."""
+    """Import on first use: the text that names an encoder can then be checked without torch, which imports slowly."""
     for home, names in _HOMES.items():
         if name in names:
             return getattr(import_module(f"{__name__}.{home}"), name)

@@ -1,4 +1,4 @@
-"""Baselines that take no training: statistics of the bands, the pixels, random convolutions, and untrained encoders.
+"""Baselines without training: band statistics, pixels, random convolutional features, and untrained encoders.
 
 B tiles, C bands, H W pixels, K kernels, h w rows and columns of cells or patches, N patches, D width
 """
@@ -24,11 +24,11 @@ from geomae.randomness import key
 from geomae.sensors import Band
 from geomae.sensors.record import SensorRecord
 
-CELLS = 8  # `pixels` are averaged to as many cells a side, so that the width does not depend on the size of the tile
-FEATURES = 512  # two of each kernel: what it gives above and below zero
-KERNEL = 3  # pixels a side; torchgeo's default
-SEED = 1  # torchgeo takes 0 for no seed
-LARGEST = 2**22  # values of all features that are held at a time: more would leave the cache
+CELLS = 8  # cells per side to which `pixels` are averaged, so that the width does not depend on the tile size
+FEATURES = 512  # two per kernel: the positive and the negative part of its response
+KERNEL = 3  # pixels per side; torchgeo's default
+SEED = 1  # torchgeo treats 0 as no seed
+LARGEST = 2**22  # feature values computed at a time: more would not fit into the cache
 TINY_PATCH = 8  # of configs/pretrain/tiny.yaml
 
 
@@ -40,9 +40,10 @@ def baseline_encoder(
     device: str | torch.device,
     like: Model | None = None,
 ) -> Encoder:
-    """The baseline for the data set that `imagery` describes; shape and patches are those of the model `like`.
+    """Return a baseline encoder for the data set that `imagery` describes.
 
-    Without such a model they are those of the configuration `tiny`.
+    Its patch size, and the architecture of `baseline:random`, are those of the model `like`, or of the configuration
+    `tiny` without one.
     """
     patch = TINY_PATCH if like is None else like.mae.architecture.patch
     if reference.name == "random":
@@ -58,9 +59,9 @@ def baseline_encoder(
 
 @dataclass(frozen=True)
 class Baseline:
-    """What baselines share: the bands of the data set in their stored order, and patches of `patch` pixels.
+    """Common part of the baselines: all bands of the data set in stored order, and patches of `patch` pixels a side.
 
-    Where patches do not divide a tile, as many as fit are stretched over it.
+    Where the patch size does not divide the tile, as many patches as fit are stretched to cover the tile.
     """
 
     text: str
@@ -74,12 +75,12 @@ class Baseline:
 
     @property
     def gsd_m(self) -> float | None:
-        """The ground sample distance of the data set, which has no influence."""
+        """The ground sample distance of the data set, in metres; it does not affect the embeddings."""
         return self.record.gsd_m
 
     @property
     def digest(self) -> str:
-        """Names the kind, the size of its patches, bands and statistics."""
+        """Hex digest of the kind of baseline, its patch size, and the bands and statistics of the data set."""
         return digest([self.text, self.patch, self.record.to_dict()])
 
     def patch_grid(self, height: int, width: int) -> tuple[int, int]:
@@ -91,19 +92,19 @@ class Baseline:
         return height // self.patch, width // self.patch
 
     def tokens(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> Tokens:
-        """Raises ModelError: there are no weights that gradients could flow to."""
+        """Raise ModelError: a baseline has no weights to train."""
         raise ModelError(
-            f"{self.text}: takes no training and has no weights for gradients to flow to; use embed, or train a model "
-            "folder, a timm: or torchgeo: model, or baseline:random"
+            f"{self.text}: has no weights to train; use embed, or train a model folder, a timm: or torchgeo: model, or "
+            "baseline:random"
         )
 
 
 class StatisticsEncoder(Baseline):
-    """Mean and standard deviation of each band over valid pixels, in physical units: all means, then all deviations."""
+    """Means of all bands, then their standard deviations, over valid pixels in physical units."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What it takes."""
+        """The features, bands and unit, in words."""
         return (
             f"mean, then standard deviation, of {', '.join(band.name for band in self.bands)} in {self.record.unit}; "
             "layer and pooling have no influence",
@@ -111,9 +112,12 @@ class StatisticsEncoder(Baseline):
 
     @torch.no_grad()
     def embed(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Embeddings (B, 2 C) and (B, N, 2 C). A band without a valid pixel has the usual mean and deviation 0."""
+        """Return embeddings of tiles (B, 2 C) and of patches (B, N, 2 C).
+
+        A band without a valid pixel gets the mean of the data set and deviation 0.
+        """
         valid_BCHW = torch.isfinite(pixels_BCHW) if valid_BCHW is None else valid_BCHW
-        # In float64 and as distance from the usual mean: a sum of squares would otherwise lose what the deviation is.
+        # Float64 differences from the data set's mean: the difference of two large sums of squares would cancel.
         usual_C11 = torch.tensor(self.record.mean_C, dtype=torch.float64, device=pixels_BCHW.device)[:, None, None]
         distance_BCHW = (pixels_BCHW.double() - usual_C11).where(valid_BCHW, 0)
         sums = (valid_BCHW.double(), distance_BCHW, distance_BCHW.square())
@@ -128,11 +132,11 @@ class StatisticsEncoder(Baseline):
 
 
 class PixelsEncoder(Baseline):
-    """The standardised pixels themselves, averaged to CELLS x CELLS cells per band in a tile and in a patch."""
+    """Standardised pixels, averaged to CELLS x CELLS cells per band in each tile and in each patch."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What it takes."""
+        """The bands and their normalisation, in words."""
         return (
             f"bands {', '.join(band.name for band in self.bands)}, standardised by the train split of the data set and "
             f"averaged to {CELLS} x {CELLS} cells; layer and pooling have no influence",
@@ -140,7 +144,10 @@ class PixelsEncoder(Baseline):
 
     @torch.no_grad()
     def embed(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Embeddings (B, C * 64) and (B, N, C * 64), band after band; a cell without a valid pixel is 0, the mean."""
+        """Return embeddings of tiles (B, C * 64) and patches (B, N, C * 64), band by band.
+
+        A cell without a valid pixel is 0, the mean of its band.
+        """
         valid_BCHW = torch.isfinite(pixels_BCHW) if valid_BCHW is None else valid_BCHW
         standard_BCHW = standardise(pixels_BCHW, valid_BCHW, self.record)
         rows, cols = self.patch_grid(*pixels_BCHW.shape[-2:])
@@ -154,13 +161,13 @@ class PixelsEncoder(Baseline):
 
 @dataclass(frozen=True)
 class RandomFeaturesEncoder(Baseline):
-    """torchgeo's RCF with Gaussian kernels on standardised pixels."""
+    """Random convolutional features (Rolf et al. 2021): torchgeo's RCF with Gaussian kernels on standardised pixels."""
 
     device: torch.device
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What it takes."""
+        """The features, bands and their normalisation, in words."""
         return (
             f"{FEATURES} random convolutional features (Rolf et al. 2021; torchgeo's RCF, Gaussian kernels "
             f"of {KERNEL} x {KERNEL}, seed {SEED}) of {', '.join(band.name for band in self.bands)}, standardised by "
@@ -175,7 +182,10 @@ class RandomFeaturesEncoder(Baseline):
 
     @torch.no_grad()
     def embed(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Embeddings (B, D) and (B, N, D): means over the places whose middle pixel is valid in any band."""
+        """Return embeddings of tiles (B, D) and patches (B, N, D).
+
+        Features are averaged over kernel positions whose centre pixel is valid in at least one band.
+        """
         pixels_BCHW = pixels_BCHW.to(self.device)
         valid_BCHW = torch.isfinite(pixels_BCHW) if valid_BCHW is None else valid_BCHW.to(self.device)
         standard_BCHW = standardise(pixels_BCHW, valid_BCHW, self.record)
@@ -189,7 +199,7 @@ class RandomFeaturesEncoder(Baseline):
         return torch.cat(tiles), torch.cat(patches)
 
     def _features(self, standard_BCHW: Tensor, counts_B1HW: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        with torch.autocast(self.device.type, enabled=False):  # one convolution: precision costs little here
+        with torch.autocast(self.device.type, enabled=False):  # float32 costs little for a single convolution
             map_BKHW = conv2d(standard_BCHW, self._rcf.weights, self._rcf.biases)  # type: ignore[arg-type]
         above_BKHW = map_BKHW.relu()
         if not bool(counts_B1HW.all()):
@@ -198,7 +208,7 @@ class RandomFeaturesEncoder(Baseline):
         def means(rows: int, cols: int) -> Tensor:
             share = adaptive_avg_pool2d(counts_B1HW, (rows, cols)).clamp(min=1e-9)
             above, both = (adaptive_avg_pool2d(one, (rows, cols)) / share for one in (above_BKHW, map_BKHW))
-            return torch.cat([above, above - both], dim=1).flatten(2).transpose(1, 2)  # below zero: above - value
+            return torch.cat([above, above - both], dim=1).flatten(2).transpose(1, 2)  # relu(-x) = relu(x) - x
 
         return means(1, 1)[:, 0], means(*grid)
 
@@ -212,9 +222,9 @@ class RandomFeaturesEncoder(Baseline):
 
 
 def untrained(seed: int, like: Model | None, imagery: SensorRecord) -> Model:
-    """A model without decoder whose weights are a function of `seed`, of the shape of `like`, else of `tiny`'s.
+    """Return a model without decoder whose weights are drawn from `seed`.
 
-    It knows the sensors that `like` knows, so that nothing but the weights differs.
+    Its architecture is that of `like`, else of `tiny`. It has the sensors of `like`, so that only the weights differ.
     """
     shape = tiny_shape(imagery)
     sensors: tuple[SensorRecord, ...] = (imagery,)
@@ -227,5 +237,5 @@ def untrained(seed: int, like: Model | None, imagery: SensorRecord) -> Model:
 
 
 def tiny_shape(imagery: SensorRecord) -> Architecture:
-    """The encoder of the configuration `tiny`."""
+    """Return the architecture of the encoder of the configuration `tiny`, for the bands of `imagery`."""
     return architecture("tiny", bands=len(imagery.bands), patch=TINY_PATCH, decoder=None)

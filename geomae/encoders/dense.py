@@ -1,4 +1,4 @@
-"""Patch embeddings of whole scenes, without seams: from windows that overlap by half and fade towards their borders.
+"""Patch embeddings of whole scenes, without seams: windows overlap by half and are blended with tapering weights.
 
 B windows, C bands, H W pixels, N = R x R patches of a window, Y X patches of a scene, D width, K components
 """
@@ -18,7 +18,7 @@ from geomae.encoders.interface import Encoder
 from geomae.rasters import Grid, Window, read
 
 BATCH_PIXELS = {"cpu": 2**18, "cuda": 2**22, "mps": 2**20}
-EXACT = 1e-9  # patches; more than rounding adds
+EXACT = 1e-9  # patches; larger than any rounding error
 
 Floats = NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -26,40 +26,40 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Lattice:
-    """The patches of a scene, and how windows of `size` pixels with `patches` patches a side lie on them."""
+    """The patch grid of a scene, and the windows on it, of `size` pixels and `patches` patches a side."""
 
     size: int
     patches: int
 
     @property
     def patch_px(self) -> float:
-        """Side of a patch in pixels; whole unless the encoder resamples its tiles."""
+        """Side of a patch in pixels; an integer unless the encoder resamples its tiles."""
         return self.size / self.patches
 
     @property
     def unit(self) -> int:
-        """The fewest patches that are whole pixels: windows begin at multiples of them."""
+        """The smallest number of patches that spans whole pixels: windows start at multiples of it."""
         return self.patches // math.gcd(self.patches, self.size)
 
     @property
     def step(self) -> int:
-        """Patches from one window to the next: half a window, or as near below as whole pixels allow."""
+        """Stride of the windows in patches: half a window, rounded down to a multiple of `unit`; at least `unit`."""
         return max(self.patches // self.unit // 2, 1) * self.unit
 
     def count(self, length: int) -> int:
-        """Patches that cover `length` pixels; the last may reach beyond."""
+        """Return the number of patches that cover `length` pixels; the last may extend beyond."""
         return math.ceil(length / self.patch_px - EXACT)
 
     def starts(self, length: int) -> list[int]:
-        """First patch of each window along a side of `length` pixels; together they cover it."""
+        """Return the first patch of each window along a side of `length` pixels; together the windows cover it."""
         last = math.ceil(max(self.count(length) - self.patches, 0) / self.unit) * self.unit
         return [*range(0, last, self.step), last]
 
     def weights(self) -> Floats:
-        """What the patches (R, R) of a window count for: most in the middle, evenly less towards its border.
+        """Return the blending weights (R, R) of a window's patches: a triangular window in each direction.
 
-        Along a side, those of windows that follow each other by half add up to one, and what each counts for changes by
-        the same amount from patch to patch, so that no border stands out.
+        Where windows overlap by half, the weights along a side sum to one. They decrease linearly towards the border,
+        so that no seam is visible.
         """
         across = 1 - np.abs(2 * np.arange(self.patches) + 1 - self.patches) / self.patches
         return np.outer(across, across).astype(np.float32)
@@ -76,11 +76,11 @@ def dense_scores(
     device: torch.device,
     progress: Progress = lambda done, total: None,
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """Give the patch embeddings of a scene as `project` maps them, (Y, X, K), and which of them are valid, (Y, X).
+    """Return the projected patch embeddings of a scene (Y, X, K), and which patches are valid (Y, X).
 
-    `project` takes embeddings (n, D) to a few components (n, K) and must be linear, up to a constant: it is its results
-    that are averaged where windows overlap, so that no more than they are kept. A patch without a valid pixel is 0 and
-    invalid. What a window lacks beyond the scene's border is invalid in it.
+    `project` maps embeddings (n, D) to a few components (n, K). It must be affine, because its results, and not the
+    much wider embeddings, are averaged where windows overlap. A patch without a valid pixel is 0 and invalid. Pixels
+    of a window beyond the border of the scene are invalid.
     """
     rows, cols = lattice.count(grid.height), lattice.count(grid.width)
     places = [(row, col) for row in lattice.starts(grid.height) for col in lattice.starts(grid.width)]
@@ -117,7 +117,7 @@ def _batches(
     places: list[tuple[int, int]],
     device: str,
 ) -> Iterator[tuple[int, list[tuple[int, int]], torch.Tensor, torch.Tensor]]:
-    """Windows with a valid pixel, some at a time: how many are done then, their places, pixels and validity."""
+    """Yield batches of windows that have a valid pixel: the count done so far, positions, pixels and validity."""
     stored = [band.name for band in source.bands]
     order = [stored.index(band.name) for band in encoder.bands]
     most = max(BATCH_PIXELS[device] // lattice.size**2, 1)

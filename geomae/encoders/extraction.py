@@ -1,7 +1,7 @@
-"""Extraction: every tile through an encoder, into a store that is whole or absent.
+"""Extraction: embed every tile with an encoder, into a store that is published only when complete.
 
-Batches are fixed: they depend on the list of tiles and on the kind of device, never on what was done before, so that
-a store that was interrupted is equal to one that was not.
+Batches depend only on the list of tiles and on the kind of device. So a store whose extraction was interrupted and
+resumed equals one that was not.
 
 B tiles of a batch, T tiles of a chunk, C bands, H W pixels, N = R x C patches, D width
 """
@@ -29,17 +29,17 @@ from geomae.runtime.signals import Stop
 from geomae.tiles.index import TileIndex
 from geomae.tiles.reader import TileReader, ahead, runs_of_one_size
 
-# Pixels of a batch: enough to keep the device busy, and few enough for its caches and its memory.
+# Pixels per batch: enough to keep the device busy, and few enough for its caches and memory.
 BATCH_PIXELS = {"cpu": 2**18, "cuda": 2**22, "mps": 2**20}
-# Threads that read: on a CPU one keeps up by far, and more would take turns with the computation for nothing.
+# Reading threads: on a CPU, one reads faster than the encoder computes, and more would compete with it.
 READERS = {"cpu": 1, "cuda": 8, "mps": 2}
-NAMED = 3  # tiles that an error names
+NAMED = 3  # number of tiles that an error message names
 Progress = Callable[[str, int, int, str], None]
 
 
 @dataclass(frozen=True)
 class EncoderTiles:
-    """The tiles of one data set, and the encoder that is ready for it."""
+    """The tiles of one data set, and the encoder that was loaded for it."""
 
     encoder: Encoder
     index: TileIndex
@@ -47,7 +47,7 @@ class EncoderTiles:
 
 @dataclass(frozen=True)
 class Extracted:
-    """A published store, how many of its tiles were computed for it just now, and in how many seconds."""
+    """A published store, the number of its tiles that this call computed, and the seconds it took."""
 
     path: Path
     computed: int
@@ -66,14 +66,14 @@ def extract(
     stop: Stop | None = None,
     progress: Progress = lambda what, done, total, figures: None,
 ) -> Extracted | None:
-    """Embed the tiles of all parts, one after the other, and publish the store in `out`; go on where a run ended.
+    """Embed the tiles of all parts, one after the other, and publish the store in `out`; resumes an earlier run.
 
-    `attributes` names what the caller knows: encoder, model, catalogue, data, layer, pooling. `patches` keeps the patch
-    embeddings too, in float16. `threads` read ahead (default READERS). Every rank of `fabric` takes chunks in turn.
-    Gives None where `stop` ended the work: what was done is kept.
+    `attributes` are stored with it: encoder, model, catalogue, data, layer, pooling. With `patches`, the patch
+    embeddings are stored too, in float16. `threads` is the number of reading threads (default READERS). The ranks of
+    `fabric` take chunks in turn. Returns None where `stop` ended the work; the finished chunks are kept.
 
-    Raises StorageError where the store of another extraction is in the way, GeomaeError where an embedding is not
-    finite, ConfigError where the tiles cannot share a store.
+    Raises StorageError where `out` holds the store of another extraction, GeomaeError where an embedding is not
+    finite, and ConfigError where the tiles cannot share one store.
     """
     begun = time.perf_counter()
     columns = join_columns([tile_columns(part.index) for part in parts])
@@ -85,7 +85,7 @@ def extract(
             return Extracted(out / FINISHED, 0, 0.0)
         work = _Work(parts, store or StoreWriter(out), fabric, columns, stop or Stop(), progress, threads, shape)
         trouble, stopped = _agree(fabric, work.run(), work.stop)
-    if trouble is not None and fabric.is_global_zero:  # said once
+    if trouble is not None and fabric.is_global_zero:  # one rank reports it
         raise GeomaeError(trouble)
     if trouble is not None or stopped:
         return None
@@ -97,7 +97,7 @@ def extract(
 
 @dataclass(frozen=True)
 class TileBatch:
-    """Tiles `rows` of the store, which are `positions` of a part; all of one size."""
+    """Tiles of one size: their `rows` in the store and their `positions` in a part."""
 
     part: int
     rows: range
@@ -105,7 +105,10 @@ class TileBatch:
 
 
 def encoder_attributes(parts: Sequence[EncoderTiles]) -> dict[str, Any]:
-    """What decides the embeddings, and how the encoders say they work; both of each data set where they differ."""
+    """Return the digest that identifies the embeddings, and the notes of the encoders.
+
+    Where the encoders of the data sets differ, the digest covers all of them, and each note names its data set.
+    """
     digests = {part.encoder.digest for part in parts}
     names = [part.index.name for part in parts]
     whole = [[name, part.encoder.digest] for name, part in zip(names, parts, strict=True)]
@@ -118,7 +121,10 @@ def encoder_attributes(parts: Sequence[EncoderTiles]) -> dict[str, Any]:
 
 
 def shapes(parts: Sequence[EncoderTiles], patches: bool) -> tuple[int, tuple[int, int, int] | None]:
-    """Features of a tile, and rows, columns and features of its patches where they are kept; by a tile of zeros."""
+    """Return the width of a tile embedding, and with `patches` the shape (rows, columns, width) of patch embeddings.
+
+    Both are found by embedding a tile of zeros. Raises ConfigError where they differ between the tiles.
+    """
     first_with: dict[tuple[int, tuple[int, int, int] | None], str] = {}
     for part in parts:
         for size in sorted(set(part.index.tiles["size"].tolist())):
@@ -138,7 +144,7 @@ def shapes(parts: Sequence[EncoderTiles], patches: bool) -> tuple[int, tuple[int
 
 
 def jobs_of(parts: Sequence[EncoderTiles], rows: range, largest: int) -> Iterator[TileBatch]:
-    """The batches of a chunk: tiles that follow each other, of one part and one size."""
+    """Yield the batches of a chunk: consecutive tiles of one part and one size, of at most `largest` pixels."""
     first = 0
     for number, part in enumerate(parts):
         sizes = part.index.tiles["size"].to_numpy()
@@ -169,9 +175,9 @@ class _Work:
         self.readers = [TileReader(one.index, 0, [band.name for band in one.encoder.bands]) for one in parts]
 
     def run(self) -> str | None:
-        """Compute the missing chunks that fall to this rank; gives what went wrong instead of raising it.
+        """Compute this rank's share of the missing chunks. Returns the message of an error instead of raising it.
 
-        A rank that cannot go on, or that was stopped, lets the others end too.
+        A rank that fails or is stopped marks the store, so that the other ranks end too.
         """
         missing = self.store.missing()
         self.computed = sum(len(self.store.rows(chunk)) for chunk in missing)
@@ -190,7 +196,7 @@ class _Work:
         return None
 
     def _embed(self, read: Iterator[Any], rate: "_Rate", writer: ThreadPoolExecutor) -> None:
-        """Chunk by chunk; one is written while the next is computed."""
+        """Embed chunk by chunk; a thread writes one chunk while the next is computed."""
         written: Future[None] | None = None
         for chunk, batches in itertools.groupby(read, key=lambda one: one[0]):
             tiles, patches = [], []
@@ -209,7 +215,7 @@ class _Work:
             written.result()
 
     def _write(self, chunk: int, tiles: list[Tensor], patches: list[Tensor]) -> None:
-        """Runs in a thread: on a GPU it is here that the computation is waited for."""
+        """Write a chunk. Runs in a thread, because on a GPU the copy to the host waits for the computation."""
         embedding_TD = torch.cat(tiles).float().cpu().numpy()
         finite_T = np.isfinite(embedding_TD).all(1)
         patches_TRCD = None
@@ -243,14 +249,14 @@ class _Work:
 
 
 class _Rate:
-    """Says how far the work is, how fast it goes and how long it will still take."""
+    """Reports progress, tiles per second and the remaining time."""
 
     def __init__(self, progress: Progress, total: int, done: int, ranks: int) -> None:
         self.progress, self.total, self.begun, self.ranks = progress, total, done, ranks
         self.tiles, self.start = 0, time.perf_counter()
 
     def count(self, tiles: int) -> None:
-        """Note that this rank has gone through `tiles` more tiles; the others are taken to be as fast."""
+        """Count `tiles` more tiles of this rank; the other ranks are assumed to be as fast."""
         self.tiles += tiles * self.ranks
         done = min(self.begun + self.tiles, self.total)
         tiles_per_s = self.tiles / max(time.perf_counter() - self.start, 1e-9)
@@ -260,7 +266,7 @@ class _Rate:
 
 
 def _agree(fabric: Fabric, trouble: str | None, stop: Stop) -> tuple[str | None, bool]:
-    """The first trouble of any rank, and whether any was stopped: all ranks learn the same."""
+    """Return, equal on all ranks, the first error message of any rank and whether any rank was stopped."""
     every: list[Any] = [(trouble, bool(stop.signal))]
     if fabric.world_size > 1:
         every *= fabric.world_size

@@ -1,4 +1,4 @@
-"""Models of other libraries as encoders: the values they were trained on, their input size, their tokens.
+"""Models of other libraries as encoders: their value range and normalisation, input size and tokens.
 
 B tiles, C bands, H W pixels, N patches, h w rows and columns of patches, T tokens, D width
 """
@@ -19,15 +19,15 @@ from geomae.models.convert.state_dicts import prefix_notes, without_prefix
 from geomae.sensors import Band
 from geomae.sensors.record import SensorRecord
 
-BRIGHT = 0.3  # reflectance of red, green and blue that is shown as white
-SPREAD = 2.0  # standard deviations about the mean that become the range of a picture, where no reflectance is known
+BRIGHT = 0.3  # reflectance of red, green and blue that a picture shows as white
+SPREAD = 2.0  # standard deviations on each side of the mean that are stretched to a picture's range
 BYTE = 255.0
-STORED = 10_000.0  # Sentinel-2's reflectance is stored as whole numbers of a ten-thousandth
+STORED = 10_000.0  # Sentinel-2 products store reflectance as integers of 1/10000
 
 
 @dataclass(frozen=True)
 class Range:
-    """pixels * factor + shift, cut off at low and high; and the same in words."""
+    """An affine map with clipping, per band: pixels * factor + shift, clipped to [low, high]; `note` describes it."""
 
     factor_C: tuple[float, ...]
     shift_C: tuple[float, ...]
@@ -38,7 +38,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Values:
-    """A range, and what is subtracted and divided by after it. What is not valid counts as the mean of its band."""
+    """A range, then a normalisation (x - mean) / std. Invalid pixels are first set to `usual_C`, in physical units."""
 
     range: Range
     mean_C: tuple[float, ...]
@@ -46,7 +46,7 @@ class Values:
     usual_C: tuple[float, ...]
 
     def apply(self, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> Tensor:
-        """Values (B, C, H, W) in float32 of pixels in physical units."""
+        """Return the model's input values (B, C, H, W) in float32, from pixels in physical units."""
         factor, shift, low, high, mean, std, usual = _columns(self).to(pixels_BCHW.device)
         raw_BCHW = pixels_BCHW.float().where(valid_BCHW, usual) * factor + shift
         values_BCHW: Tensor = (raw_BCHW.clamp(low, high) - mean) / std
@@ -54,7 +54,7 @@ class Values:
 
     @property
     def note(self) -> str:
-        """In words."""
+        """The range and the normalisation, in words."""
         if set(self.mean_C) == {0.0} and set(self.std_C) == {1.0}:
             return self.range.note
         mean, std = (", ".join(f"{one:g}" for one in dict.fromkeys(values)) for values in (self.mean_C, self.std_C))
@@ -62,7 +62,10 @@ class Values:
 
 
 def values(chosen: Range, steps: Sequence[tuple[Sequence[float], Sequence[float]]], record: SensorRecord) -> Values:
-    """A range and the steps (mean, std) after it as one; a step of one figure holds for all bands."""
+    """Combine a range with the normalisation steps (mean, std) that follow it; a step of one number is for all bands.
+
+    Invalid pixels are set to the mean of their band in `record`.
+    """
     count = len(record.bands)
     total_mean, total_std = [0.0] * count, [1.0] * count
     for mean, std in steps:
@@ -74,7 +77,7 @@ def values(chosen: Range, steps: Sequence[tuple[Sequence[float], Sequence[float]
 
 
 def standardised(record: SensorRecord) -> Values:
-    """Mean 0 and standard deviation 1 by the statistics of the data set."""
+    """Return the values with mean 0 and standard deviation 1, by the statistics of the data set."""
     factor = tuple(1 / std for std in record.std_C)
     shift = tuple(-mean / std for mean, std in zip(record.mean_C, record.std_C, strict=True))
     chosen = Range(factor, shift, -torch.inf, torch.inf, f"standardised by the train split of {record.name}")
@@ -82,10 +85,10 @@ def standardised(record: SensorRecord) -> Values:
 
 
 def picture_range(record: SensorRecord, top: float = 1.0) -> Range:
-    """Pixels as a picture shows them, from 0 to `top`: what models of ordinary pictures expect.
+    """Return the range that maps pixels to picture values 0 to `top`, as models of ordinary photographs expect.
 
-    Reflectance of red, green and blue is divided by 0.3, digital numbers of 8 bits by 255; of anything else the mean
-    plus and minus two standard deviations of the train split become 0 and `top`.
+    Reflectance 0 to 0.3 of red, green and blue, and digital numbers 0 to 255, become 0 to `top`. Anything else is
+    stretched by `stretched_range`.
     """
     names = {band.common_name for band in record.bands}
     if record.unit == "reflectance" and names <= {"red", "green", "blue"}:
@@ -96,7 +99,7 @@ def picture_range(record: SensorRecord, top: float = 1.0) -> Range:
 
 
 def stretched_range(record: SensorRecord, top: float = 1.0) -> Range:
-    """The mean plus and minus two standard deviations of the train split become 0 and `top`."""
+    """Return the range that maps mean - 2 std and mean + 2 std of the train split to 0 and `top`."""
     factor = tuple(top / (2 * SPREAD * std) for std in record.std_C)
     shift = tuple(top / 2 - mean * scale for mean, scale in zip(record.mean_C, factor, strict=True))
     note = f"mean -+ {SPREAD:g} standard deviations of the train split of {record.name} become 0 to {top:g}"
@@ -104,7 +107,10 @@ def stretched_range(record: SensorRecord, top: float = 1.0) -> Range:
 
 
 def stored_range(record: SensorRecord, text: str) -> Range:
-    """Reflectance as Sentinel-2's products store it. Raises ConfigError for another unit."""
+    """Return the range that maps reflectance to the integers of Sentinel-2 products.
+
+    Digital numbers stay as they are. Raises ConfigError for any other unit.
+    """
     if record.unit == "reflectance":
         return _affine(record, STORED, 0.0, f"reflectance x {STORED:g}, the digital numbers that it was trained on")
     if record.unit == "digital_number":
@@ -115,7 +121,7 @@ def stored_range(record: SensorRecord, text: str) -> Range:
 
 
 def decibel_range(record: SensorRecord, text: str) -> Range:
-    """Backscatter in decibels as it is. Raises ConfigError for what cannot be decibels."""
+    """Return the range that leaves decibels unchanged. Raises ConfigError where a band has a mean of 0 or more."""
     if max(record.mean_C) >= 0:
         raise ConfigError(
             f"{text}: was trained on backscatter in decibels, whose mean is below 0; convert the data set"
@@ -126,18 +132,18 @@ def decibel_range(record: SensorRecord, text: str) -> Range:
 def linear_range(
     record: SensorRecord, factors: Sequence[float], shift: float, low: float, highs: Sequence[float], note: str
 ) -> Range:
-    """A range with a factor and an upper end for each band."""
+    """Return a range with one factor and one upper limit per band."""
     return Range(tuple(factors), (shift,) * len(record.bands), low, tuple(highs), note)
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A foreign model and how its tokens are got at.
+    """A model of another library, and how to read its tokens.
 
-    `run(values_BCHW, gsd_m)` is the library's own forward pass to features: tokens (B, T, D), of which the first
-    `prefix` are none of a patch, or a map (B, D, h, w), (B, h, w, D) with `channels_last`. A model with `blocks` lets
-    a layer be chosen, and its tokens are those after a block; `norm` then belongs to the last. With `pooled_norm` the
-    library norms the mean of the patches.
+    `run(values_BCHW, gsd_m)` is the library's own forward pass to features: tokens (B, T, D), or a feature map
+    (B, D, h, w), with `channels_last` (B, h, w, D). The first `prefix` tokens belong to no patch. For a model with
+    `blocks` a layer can be chosen: the tokens are read after that block, and `norm` follows the last one. With
+    `pooled_norm` the library applies the norm to the mean of the patches.
     """
 
     module: nn.Module
@@ -150,7 +156,10 @@ class Backbone:
     channels_last: bool = False
 
     def tokens(self, values_BCHW: Tensor, gsd_m: float | None, layer: int | None) -> tuple[Tensor, tuple[int, int]]:
-        """Tokens (B, T, D), normed where the library norms them before pooling, and rows and columns of patches."""
+        """Return tokens (B, T, D), and the rows and columns of patches.
+
+        After the last block (`layer` None) the norm is applied, unless the library applies it after pooling.
+        """
         if self.blocks:
             x = self._after(self.blocks[-1 if layer is None else layer - 1], values_BCHW, gsd_m)
             x = self.norm(x) if layer is None and self.norm is not None and not self.pooled_norm else x
@@ -163,7 +172,7 @@ class Backbone:
         return x.float(), (side, side)
 
     def _after(self, block: nn.Module, values_BCHW: Tensor, gsd_m: float | None) -> Tensor:
-        """What `block` gives while the library runs its own forward pass."""
+        """Run the library's forward pass and return the output of `block`."""
         seen: list[Tensor] = []
         handle = block.register_forward_hook(lambda module, given, result: seen.append(result))
         try:
@@ -175,7 +184,7 @@ class Backbone:
 
 @dataclass(frozen=True)
 class ForeignEncoder:
-    """A foreign model for one data set: tiles are brought to its values and bilinearly to its size."""
+    """A model of another library, for one data set: tiles are normalised as it expects and resized to its size."""
 
     text: str
     backbone: Backbone
@@ -192,26 +201,28 @@ class ForeignEncoder:
 
     @property
     def gsd_m(self) -> float | None:
-        """The ground sample distance of the data set."""
+        """The ground sample distance of the data set, in metres."""
         return self.record.gsd_m
 
     @property
     def depth(self) -> int:
-        """The number of blocks to choose a layer from; 0 where there is no choice."""
+        """The number of blocks to choose a layer from; 0 where the model offers no choice."""
         return len(self.backbone.blocks)
 
     @cached_property
     def digest(self) -> str:
-        """Names weights, layer, pooling, bands, values and input size."""
+        """Hex digest of weights, layer, pooling, bands, normalisation and input size."""
         weights = weights_digest(self.backbone.module.state_dict())
         chosen = [self.layer, self.pooling, self.backbone.size, asdict(self.values)]
         return digest([type(self.backbone.module).__name__, weights, *chosen, self.record.to_dict()])
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """How it takes pixels, which layer is taken, how it is pooled, and what was adapted."""
+        """Normalisation, input size, layer and pooling, and what was adapted, in words."""
         last = (
-            f"the last of {self.depth} layers, normed" if self.depth else "its only output (no layers to choose from)"
+            f"last layer of {self.depth}, after its norm"
+            if self.depth
+            else "its only output (no layers to choose from)"
         )
         which = f"layer {self.layer} of {self.depth}" if self.layer else last
         size = self.backbone.size
@@ -230,15 +241,15 @@ class ForeignEncoder:
 
     @torch.no_grad()
     def embed(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Embeddings (tile_BD, patches_BND) in float32 of tiles in physical units.
+        """Return embeddings (tile_BD, patches_BND) in float32 of tiles in physical units.
 
-        Patches without a valid pixel do not enter the pooled vector.
+        Patches without a valid pixel are left out of the tile embedding.
         """
         tokens = self.tokens(pixels_BCHW, valid_BCHW)
         return tokens.pooled(self.pooling), tokens.patches_BND
 
     def tokens(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> Tokens:
-        """Class token (B, D), None of a model without one, and patches (B, N, D), with gradients to its weights."""
+        """Return the class token (B, D), None where the model has none, and patches (B, N, D), with gradients."""
         self.patch_grid(*pixels_BCHW.shape[-2:])
         pixels_BCHW = pixels_BCHW.to(self._device)
         valid_BCHW = torch.isfinite(pixels_BCHW) if valid_BCHW is None else valid_BCHW.to(self._device)
@@ -255,7 +266,7 @@ class ForeignEncoder:
 
     @cached_property
     def _grid(self) -> tuple[int, int]:
-        """Rows and columns of patches, found by a tile of zeros."""
+        """Rows and columns of patches, found by running a tile of zeros."""
         size = self.backbone.size
         zeros_1CHW = torch.zeros(1, len(self.bands), size, size, device=self._device)
         with torch.no_grad():
@@ -267,7 +278,7 @@ class ForeignEncoder:
 
 
 def resized(values_BCHW: Tensor, size: int) -> Tensor:
-    """Tiles of `size` x `size` pixels, bilinearly; smoothed first where they become smaller."""
+    """Resize tiles to `size` x `size` pixels, bilinearly, with antialiasing where they become smaller."""
     if values_BCHW.shape[-2:] == (size, size):
         return values_BCHW
     return interpolate(values_BCHW, (size, size), mode="bilinear", antialias=values_BCHW.shape[-1] > size)
@@ -276,9 +287,10 @@ def resized(values_BCHW: Tensor, size: int) -> Tensor:
 def load_state(
     module: nn.Module, weights: dict[str, Tensor], text: str, may_lack: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """Load weights whose keys may all begin with one prefix (`module.`, `backbone.`, ...); notes on what was left.
+    """Load weights whose keys may share a prefix (`module.`, `backbone.`, ...). Returns notes on unused weights.
 
-    Raises ModelError where a key of the encoder is missing, or has another shape. `may_lack` are beginnings of keys.
+    Raises ModelError where a key of the encoder is missing or has another shape. Keys that begin with one of
+    `may_lack` may be missing.
     """
     own = module.state_dict()
     given = weights
@@ -299,14 +311,14 @@ def load_state(
     left = [key for key in weights if key not in own]
     notes = [*prefix_notes(given, prefix)]
     if left:
-        notes.append(f"weights that are no part of the encoder were left: {', '.join(left[:3])} ({len(left)} in all)")
+        notes.append(f"weights outside the encoder were not used: {', '.join(left[:3])} ({len(left)} in all)")
     return tuple(notes)
 
 
 def _normed(norm: nn.Module, raw: Tokens) -> Tokens:
-    """As libraries do that pool before the norm: it is the mean of the patches that is normed.
+    """Apply the norm as libraries do that pool first: to the mean of the patches.
 
-    The class token and each patch are normed for themselves.
+    It is also applied to the class token and to each patch on its own.
     """
     cls_BD = None if raw.cls_BD is None else norm(raw.cls_BD).float()
     return Tokens(cls_BD, norm(raw.patches_BND).float(), raw.usable_BN, norm(raw.pooled("mean")).float())
@@ -320,7 +332,7 @@ def _affine(
 
 
 def _columns(chosen: Values) -> Tensor:
-    """The seven figures of each band (7, C, 1, 1), in one tensor: it goes to the device in one transfer."""
+    """Return the seven numbers of each band as one tensor (7, C, 1, 1), so that one transfer takes it to the device."""
     given, count = chosen.range, len(chosen.usual_C)
     low, high = (one if isinstance(one, tuple) else (one,) * count for one in (given.low, given.high))
     rows = (given.factor_C, given.shift_C, low, high, chosen.mean_C, chosen.std_C, chosen.usual_C)

@@ -1,4 +1,4 @@
-"""Galileo's published encoders: one token per group of Sentinel-2 bands and patch; groups that are absent are hidden.
+"""Galileo's published encoders: one token per patch and group of Sentinel-2 bands; absent groups are masked out.
 
 Sources: Tseng et al. 2025, Galileo, arXiv 2502.09356; patch kernels of any size after Beyer et al. 2023, FlexiViT.
 
@@ -27,29 +27,29 @@ from geomae.models.blocks import choose_kernels
 from geomae.sensors import Band, match_bands, sensor
 from geomae.sensors.record import SensorRecord
 
-GROUPS = {  # of optical bands, as the weights name them: what people call them, and their bands in stored order
+GROUPS = {  # groups of optical bands, as the weights name them: a title, and the bands in stored order
     "S2_RGB": ("RGB", ("B2", "B3", "B4")),
     "S2_Red_Edge": ("red edge", ("B5", "B6", "B7")),
     "S2_NIR_10m": ("NIR 10 m", ("B8",)),
     "S2_NIR_20m": ("NIR 20 m", ("B8A",)),
     "S2_SWIR": ("SWIR", ("B11", "B12")),
 }
-NDVI, RED, INFRARED = "NDVI", "B4", ("B8", "B8A")  # the index is a group too, of red and the first of these at hand
-CODED = ("S1", *GROUPS, NDVI)  # rows of the learned codes of groups
-STATISTICS = "13"  # key of the figures of two bands of Sentinel-1, ten of Sentinel-2, and NDVI
+NDVI, RED, INFRARED = "NDVI", "B4", ("B8", "B8A")  # NDVI is a group too, of red and the first available of these
+CODED = ("S1", *GROUPS, NDVI)  # order of the learned group embeddings
+STATISTICS = "13"  # key of the statistics of two bands of Sentinel-1, ten of Sentinel-2, and NDVI
 RADAR_BANDS = 2
 BANDS = tuple(band for _, bands in GROUPS.values() for band in bands)
 SHAPE = ("embedding_size", "depth", "num_heads", "mlp_ratio", "max_patch_size")  # keys of the configuration
 POOLINGS = ("mean", "mean-std")
-PATCH, MONTH = 4, 6  # pixels a side, and June: what is taken where the user says nothing
-REFERENCE_GSD_M = 10.0  # positions count in pixels of Sentinel-2
-HIGHEST, LOWEST = 2.0, -0.2  # means of bands beyond these are no reflectance: a scale was forgotten
-DARKEST = 1e-6  # sum of red and infrared that NDVI is divided by at least
+PATCH, MONTH = 4, 6  # defaults: pixels per side, and June
+REFERENCE_GSD_M = 10.0  # positions are in pixels of Sentinel-2
+HIGHEST, LOWEST = 2.0, -0.2  # a band whose mean lies outside cannot be reflectance: `scale` is missing
+DARKEST = 1e-6  # smallest denominator (red + infrared) of NDVI
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What Galileo takes of a data set: which of its bands stand for which of Sentinel-2, and the groups these fill."""
+    """The part of a data set that Galileo takes: bands, their Sentinel-2 names (`known_as`), and complete groups."""
 
     record: SensorRecord
     known_as: tuple[str, ...]
@@ -57,12 +57,12 @@ class Fitted:
 
     @property
     def infrared(self) -> str:
-        """The band that NDVI is made of, beside red."""
+        """The near-infrared band of NDVI."""
         return next(name for name in INFRARED if name in self.known_as)
 
     @property
     def note(self) -> str:
-        """The groups in words, those that are hidden too."""
+        """The complete groups, and those that are masked out, in words."""
         stored = dict(zip(self.known_as, (band.name for band in self.record.bands), strict=True))
         shown = [
             f"{_title(group)} ({', '.join(stored[name] for name in self.members(group))})" for group in self.groups
@@ -71,21 +71,21 @@ class Fitted:
         return f"groups {', '.join(shown)}" + (f"; hidden: {', '.join(hidden)}" if hidden else "")
 
     def members(self, group: str) -> tuple[str, ...]:
-        """The bands of Sentinel-2 that a group is made of here."""
+        """Return the Sentinel-2 names of the bands of a group."""
         return (RED, self.infrared) if group == NDVI else GROUPS[group][1]
 
     def places(self, group: str) -> list[int]:
-        """Where these stand among the bands of the record."""
+        """Return the indices of a group's bands in the record."""
         return [self.known_as.index(name) for name in self.members(group)]
 
 
 def galileo_encoder(
     reference: Reference, layer: Layer, pooling: str, imagery: SensorRecord, device: str | torch.device
 ) -> "GalileoEncoder":
-    """The encoder in a folder with Galileo's files, for the data set that `imagery` describes.
+    """Return the encoder in a folder with Galileo's files, for the data set that `imagery` describes.
 
-    Raises BandMismatchError where no group of bands is whole, ConfigError for values that are no reflectance and an
-    unknown ground sample distance, and ModelError for files that are absent or do not fit.
+    Raises BandMismatchError where no group of bands is complete, ConfigError for values that cannot be reflectance or
+    an unknown ground sample distance, and ModelError for files that are absent or do not fit.
     """
     text, folder = reference.text, Path(reference.name)
     fitted = fit(imagery, text)
@@ -110,9 +110,10 @@ def galileo_encoder(
 
 
 def fit(imagery: SensorRecord, text: str) -> Fitted:
-    """The bands of a data set in Galileo's groups, of which one at least has to be whole.
+    """Assign the bands of a data set to Galileo's groups. Raises BandMismatchError where no group is complete.
 
-    Bands match by name within Sentinel-2, else by wavelength, and where that finds none by common name.
+    Bands match by name for Sentinel-2, else by wavelength, and where that finds none by common name. Raises
+    ConfigError for values that cannot be reflectance.
     """
     names = _matches(imagery)
     groups = [group for group, (_, bands) in GROUPS.items() if all(band in names for band in bands)]
@@ -138,7 +139,7 @@ def fit(imagery: SensorRecord, text: str) -> Fitted:
 
 @dataclass(frozen=True)
 class GalileoEncoder:
-    """Galileo for one data set. A patch is the mean over its groups; tiles are pooled over all tokens that are seen."""
+    """Galileo for one data set. A patch is the mean over its groups; tiles are pooled over all valid tokens."""
 
     text: str
     network: "GalileoNetwork"
@@ -152,12 +153,12 @@ class GalileoEncoder:
 
     @property
     def bands(self) -> tuple[Band, ...]:
-        """The bands that `embed` expects: those of the groups that are whole."""
+        """The bands that `embed` expects: those of the complete groups."""
         return self.fitted.record.bands
 
     @property
     def gsd_m(self) -> float | None:
-        """The ground sample distance of the data set, which scales the positions."""
+        """The ground sample distance of the data set, in metres; it scales the positions."""
         return self.fitted.record.gsd_m
 
     @property
@@ -167,7 +168,7 @@ class GalileoEncoder:
 
     @cached_property
     def digest(self) -> str:
-        """Names weights, layer, pooling, patch, month, groups and values."""
+        """Hex digest of weights, layer, pooling, patch, month, groups and normalisation."""
         chosen = [self.layer, self.pooling, self.patch, self.month, self.fitted.groups, self.fitted.known_as]
         scaled = [self.values.mean_C, self.values.std_C]
         weights = weights_digest(self.network.state_dict())
@@ -175,14 +176,14 @@ class GalileoEncoder:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Which groups it sees, how it takes pixels, the month it takes them for, layer and pooling."""
-        which = f"layer {self.layer} of {self.depth}" if self.layer else f"the last of {self.depth} layers, normed"
+        """Groups, normalisation, patches, month, layer and pooling, in words."""
+        which = f"layer {self.layer} of {self.depth}" if self.layer else f"last layer of {self.depth}, after its norm"
         return (
             self.fitted.note,
             "reflectance x 10000, mean -+ 2 standard deviations of its training to 0 .. 1; NDVI as it is",
             f"patches of {self.patch} x {self.patch} pixels, positions scaled by a gsd of {self.gsd_m:g} m; tokens "
-            "without a valid pixel are no attention keys",
-            f"every tile is taken to be of month {self.month}",
+            "without a valid pixel are left out of the attention",
+            f"every tile is treated as from month {self.month}",
             f"{which}, pooled by {self.pooling}",
             *self.adapted,
         )
@@ -200,16 +201,19 @@ class GalileoEncoder:
 
     @torch.no_grad()
     def embed(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Embeddings (tile_BD, patches_BND) in float32 of tiles in reflectance; what is not valid has no influence."""
+        """Return embeddings (tile_BD, patches_BND) in float32 of tiles in reflectance.
+
+        Tokens without a valid pixel are left out of attention and pooling.
+        """
         tokens = self.tokens(pixels_BCHW, valid_BCHW)
         return tokens.pooled(self.pooling), tokens.patches_BND
 
     def tokens(
         self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None, gsd_m: float | Tensor | None = None
     ) -> Tokens:
-        """Patches (B, N, D), each the mean over the groups that have a valid pixel in it, with gradients.
+        """Return patches (B, N, D), each the mean over its groups that have a valid pixel, with gradients.
 
-        `gsd_m` may differ by tile (B,); None is that of the data set.
+        `gsd_m` is one value or one per tile (B,); None is that of the data set.
         """
         rows_cols = self.patch_grid(*pixels_BCHW.shape[-2:])
         device = self.network.norm.weight.device
@@ -226,7 +230,7 @@ class GalileoEncoder:
         return Tokens(None, patches_BND, visible_BGN.any(1), parts_BTD=x.flatten(1, 2), seen_BT=visible_BGN.flatten(1))
 
     def _inputs(self, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """The values (B, C of the group, H, W) of each group, and which tokens (B, G, N) have a valid pixel."""
+        """Return the values of each group (B, C of the group, H, W), and which tokens have a valid pixel (B, G, N)."""
         values_BCHW = self.values.apply(pixels_BCHW, valid_BCHW)
         by_group: dict[str, Tensor] = {}
         seen = []
@@ -244,8 +248,8 @@ class GalileoEncoder:
 
     @cached_property
     def _resize_PQ(self) -> Tensor:
-        """What makes a kernel of this patch size of a stored one; a pseudo-inverse, so that it is found once."""
-        with torch.inference_mode(False):  # kept beyond this call, and autograd takes no inference tensors
+        """The matrix (P, Q) that resizes a stored kernel to this patch size (FlexiViT); cached, a pseudo-inverse."""
+        with torch.inference_mode(False):  # the tensor is cached, and autograd does not accept inference tensors
             side = self.network.largest
             basis = torch.eye(side * side, device=self.network.norm.weight.device).reshape(-1, 1, side, side)
             resized: Tensor = resample_patch_embed(basis, [self.patch, self.patch])
@@ -253,7 +257,7 @@ class GalileoEncoder:
 
 
 class GalileoNetwork(nn.Module):
-    """The part of Galileo's encoder that sees Sentinel-2 and NDVI on one date. Blocks and their names are timm's."""
+    """The part of Galileo's encoder for Sentinel-2 and NDVI on one date. Its blocks, and their names, are timm's."""
 
     pos_embed: Tensor
     month_embed: Tensor
@@ -266,7 +270,7 @@ class GalileoNetwork(nn.Module):
             {group: nn.Conv2d(count, embedding_size, max_patch_size) for group, count in counts.items()}
         )
         self.s_t_channel_embed = nn.Parameter(torch.zeros(len(CODED), self.quarter))
-        self.register_buffer("pos_embed", torch.zeros(1, self.quarter))  # of the first date: there is no other
+        self.register_buffer("pos_embed", torch.zeros(1, self.quarter))  # of the first date, the only one used here
         self.register_buffer("month_embed", torch.zeros(12, self.quarter))
         self.blocks = nn.ModuleList(
             Block(embedding_size, num_heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=nn.LayerNorm)
@@ -284,10 +288,10 @@ class GalileoNetwork(nn.Module):
         month: int,
         layer: int | None = None,
     ) -> Tensor:
-        """Tokens (B, G, N, D) after block `layer`, from 1; after the last (None) and its norm.
+        """Return tokens (B, G, N, D) after block `layer`, counted from 1; None is the last block, followed by its norm.
 
-        `by_group` has the values (B, C, H, W) of each group; `month` counts from 0. Tokens that are not visible are
-        no attention keys; a tile without any visible one sees all of them, and whoever pools leaves it out.
+        `by_group` holds the values (B, C, H, W) of each group; `month` counts from 0. Invisible tokens are excluded
+        from the attention keys. A tile without a visible token attends to all; pooling leaves its tokens out.
         """
         places = positions(*shape, self.quarter, scale).to(visible_BGN.device)
         starts = [self._start(group, values, resize_PQ, places, month) for group, values in by_group.items()]
@@ -304,7 +308,10 @@ class GalileoNetwork(nn.Module):
         return x.reshape(*visible_BGN.shape, -1)
 
     def _start(self, group: str, values_BCHW: Tensor, resize_PQ: Tensor, places: Tensor, month: int) -> Tensor:
-        """Tokens (B, N, D) of a group before the first block; quarters of the width code group, date, month, place."""
+        """Return tokens (B, N, D) of a group before the first block.
+
+        Each quarter of the width gets one embedding: of the group, the date, the month and the position.
+        """
         stored: Any = self.embed[group]
         side = round(resize_PQ.shape[1] ** 0.5)
         kernel = (stored.weight.flatten(2) @ resize_PQ).reshape(*stored.weight.shape[:2], side, side)
@@ -315,10 +322,10 @@ class GalileoNetwork(nn.Module):
 
 
 def positions(rows: int, cols: int, width: int, scale: float | Tensor) -> Tensor:
-    """Sines and cosines (N, width) of the column, then the row, of each patch, times `scale`; row by row.
+    """Return sine-cosine positions (N, width) of the column, then the row, of each patch times `scale`; in row order.
 
-    Scales (B,) that differ by tile give (B, N, width). The published weights were trained with exponents that end at a
-    quarter, not at 1: all waves are rather short.
+    Scales (B,) that differ by tile give (B, N, width). As in the published code, exponents end at 1/4 and not at 1,
+    so all wavelengths are short.
     """
     exponent = torch.arange(width // 4, dtype=torch.float64) / width
     row, col = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
@@ -330,13 +337,13 @@ def positions(rows: int, cols: int, width: int, scale: float | Tensor) -> Tensor
 
 
 def ndvi(red_infrared_B2HW: Tensor) -> Tensor:
-    """The vegetation index (B, 1, H, W), -1 to 1, also where a correction left reflectances below 0."""
+    """Return NDVI (B, 1, H, W), limited to -1 to 1, also where a correction left negative reflectances."""
     red, infrared = red_infrared_B2HW[:, :1], red_infrared_B2HW[:, 1:]
     return ((infrared - red) / (infrared + red).clamp(min=DARKEST)).clamp(-1, 1)
 
 
 def _matches(imagery: SensorRecord) -> dict[str, str]:
-    """Which band of the data set stands for each band of Sentinel-2 that has one."""
+    """Return the name of the matching band of the data set, for each Sentinel-2 band that has one."""
     wanted = [sensor("sentinel-2-l2a").band(name) for name in BANDS]
     places = list(match_bands(wanted, imagery.bands, same_sensor=imagery.name.startswith("sentinel-2")))
     for number, band in enumerate(wanted):
@@ -347,7 +354,7 @@ def _matches(imagery: SensorRecord) -> dict[str, str]:
 
 
 def _check_values(record: SensorRecord, text: str) -> None:
-    """Raise ConfigError for values that are no reflectance, and where the positions would have no scale."""
+    """Raise ConfigError for values that cannot be reflectance, and for an unknown ground sample distance."""
     if record.unit != "reflectance":
         raise ConfigError(
             f"{text}: was trained on reflectance, and {record.name} is in {record.unit}; give the data set as "
@@ -364,7 +371,10 @@ def _check_values(record: SensorRecord, text: str) -> None:
 
 
 def _values(figures: Mapping[str, Any], fitted: Fitted, text: str) -> Values:
-    """Mean minus and plus two standard deviations of the training to 0 and 1."""
+    """Return the values of which mean - 2 std and mean + 2 std, by the training statistics, become 0 and 1.
+
+    Raises ModelError where the statistics are incomplete.
+    """
     try:
         mean, std = ([float(one) for one in figures[STATISTICS][key]] for key in ("mean", "std"))
         rows = [RADAR_BANDS + BANDS.index(name) for name in fitted.known_as]
@@ -381,15 +391,15 @@ def _values(figures: Mapping[str, Any], fitted: Fitted, text: str) -> Values:
 
 
 def _shape(folder: Path, text: str) -> dict[str, int]:
-    """Width, depth and so on. Raises ModelError where the configuration does not say them, or they cannot be."""
+    """Return width, depth and the other keys of SHAPE. Raises ModelError where they are missing or impossible."""
     try:
         said = _read(folder, "config.json", text)["model"]["encoder"]
         shape = {key: int(said[key]) for key in SHAPE}
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{text}: config.json lacks {', '.join(SHAPE)} of model.encoder; fetch it again") from error
     width, heads = shape["embedding_size"], shape["num_heads"]
-    if min(shape.values()) < 1 or width % 16 or width % heads:  # quarters for sine and cosine of two axes
-        raise ModelError(f"{text}: config.json: a width of {width} with {heads} heads cannot be; fetch it again")
+    if min(shape.values()) < 1 or width % 16 or width % heads:  # a quarter holds sines and cosines of two axes
+        raise ModelError(f"{text}: config.json: a width of {width} with {heads} heads is impossible; fetch it again")
     return shape
 
 

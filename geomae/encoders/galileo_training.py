@@ -1,4 +1,4 @@
-"""Galileo as what an adaptation begins from, and as a network that the terms without a decoder teach.
+"""Galileo as the start of an adaptation, and as a network trained by the objective's terms without a decoder.
 
 B tiles, C bands, H W pixels, D width
 """
@@ -21,12 +21,12 @@ from geomae.models.folder import to_physical
 from geomae.models.trainable import Loss, Trainable, View
 from geomae.sensors.record import SensorRecord
 
-NETWORK = "network."  # before the names of its weights in a `GalileoTrainable`
+NETWORK = "network."  # prefix of its weights' names in a `GalileoTrainable`
 WHOLE = "views are whole tiles: Galileo takes no masks here, and masking.band_dropout does not apply"
 
 
 class GalileoTrainable(Trainable):
-    """One network, and how it takes each data set. A view is the mean of the seen tokens of the last layer, normed."""
+    """One network, with one encoder per data set. A view's embedding is the mean of the valid tokens after the norm."""
 
     decoder = None
 
@@ -47,16 +47,16 @@ class GalileoTrainable(Trainable):
         return None
 
     def reached(self, pixels: bool) -> Sequence[nn.Module]:
-        """All blocks."""
+        """All blocks; see `Trainable`."""
         return list(self.network.blocks)
 
     def unreached(self, pixels: bool) -> Sequence[nn.Module]:
-        """The kernels of groups that no data set has whole."""
+        """The patch kernels of groups that are complete in no data set; see `Trainable`."""
         seen = {group for one in self.encoders for group in one.fitted.groups}
         return [kernel for group, kernel in self.network.embed.items() if group not in seen]
 
     def read(self, view: View, pixels: bool, *, shielded: bool = False) -> tuple[Tensor, Loss | None]:
-        """See `Trainable`; the mask has no part in it."""
+        """See `Trainable`; the view's mask is ignored."""
         encoder, record = self.encoders[view.dataset], self.records[view.dataset]
         tokens = encoder.tokens(to_physical(view.pixels_BCHW, record), view.valid_BCHW, view.gsd_m)
         return tokens.pooled("mean").float(), None
@@ -64,25 +64,25 @@ class GalileoTrainable(Trainable):
 
 @dataclass(frozen=True)
 class GalileoStart:
-    """A folder with Galileo's files, and weights (under our names) that may be others than those in it."""
+    """A folder with Galileo's files, and weights under our names, which may differ from those in the folder."""
 
     named: Reference
     weights: Mapping[str, Tensor]
 
     @property
     def folder(self) -> Path:
-        """Where its files are."""
+        """The folder of its files."""
         return Path(self.named.name)
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        """Of a folder that an adaptation left; empty for published files."""
+        """The provenance that an adaptation wrote; empty for published files."""
         path = self.folder / PROVENANCE
         return dict(read_json(path)) if path.is_file() else {}
 
     @property
     def digest(self) -> str:
-        """Names the weights."""
+        """Hex digest (32 characters) of the weights."""
         return weights_digest(self.weights)[:32]
 
     @property
@@ -97,25 +97,25 @@ class GalileoStart:
 
     @property
     def objective(self) -> Objective:
-        """Two views of one tile are told apart from other tiles."""
+        """The default objective: the contrastive loss between two views of each tile."""
         return Objective(pixels=0, contrast=1)
 
     @property
     def training(self) -> dict[str, Any]:
-        """The side of its patches, by which valid pixels are counted."""
+        """Settings of its training: the side of a patch in pixels."""
         return {"patch": int(self.named.options.get("patch", PATCH))}
 
     @property
     def untouched(self) -> tuple[str, ...]:
-        """Nothing but weights."""
+        """Nothing but the weights that do not learn; see `Start`."""
         return ()
 
     def with_sensor(self, imagery: SensorRecord, notes: list[str]) -> "GalileoStart":
-        """The same: it knows no statistics of sensors."""
+        """Return itself: it stores no statistics of sensors."""
         return self
 
     def fit(self, imagery: SensorRecord, sizes: Sequence[int]) -> tuple[SensorRecord, tuple[str, ...]]:
-        """The bands of the groups that are whole, and how it takes them.
+        """Return the record of the bands in complete groups, and notes.
 
         Raises BandMismatchError, ConfigError or ModelError where it cannot take the data set or tiles of these sizes.
         """
@@ -125,27 +125,27 @@ class GalileoStart:
         return encoder.fitted.record, (*encoder.notes[:-1], WHOLE)
 
     def network(self, records: Sequence[SensorRecord]) -> GalileoTrainable:
-        """A copy of the weights that may learn the data sets with these records, by their numbers."""
+        """Return a trainable copy of the network for the data sets with these records, in this order."""
         learner = GalileoTrainable([self._encoder(one) for one in records], records)
         learner.network.load_state_dict({name: self.weights[name] for name in learner.network.state_dict()})
         return learner
 
     def with_weights(self, weights: Mapping[str, Tensor]) -> "GalileoStart":
-        """The same with the weights of such a copy."""
+        """Return this start with the weights of such a trainable copy."""
         return replace(
             self, weights={**self.weights, **{name.removeprefix(NETWORK): value for name, value in weights.items()}}
         )
 
     def same_embeddings(self, other: "GalileoStart") -> bool:
-        """Always: nothing but weights, and what is in both folders, decides them."""
+        """Always True: apart from weights, both folders have the same files, which decide the embeddings."""
         return True
 
     def save(self, folder: Path, provenance: dict[str, Any]) -> None:
-        """Publish it at `folder`, which must not exist, as a folder that `galileo:` reads."""
+        """Publish the weights at `folder`, which must not exist, in the form that `galileo:FOLDER` reads."""
         publish(folder, self.folder, self.weights, provenance)
 
     def reference(self, folder: Path) -> str:
-        """The ENCODER text of such a folder, with the patch and the month of this one."""
+        """Return the ENCODER text of a saved folder, with the patch and month options of this start."""
         options = "&".join(f"{key}={value}" for key, value in self.named.options.items())
         return f"{GALILEO}:{folder}" + (f"?{options}" if options else "")
 
@@ -154,5 +154,5 @@ class GalileoStart:
 
 
 def galileo_start(reference: Reference) -> GalileoStart:
-    """What `galileo:FOLDER` names. Raises ModelError for weights that are absent or damaged."""
+    """Return the start that `galileo:FOLDER` names. Raises ModelError for weights that are absent or damaged."""
     return GalileoStart(reference, read_renamed(Path(reference.name)))

@@ -1,7 +1,7 @@
-"""Files of Galileo's encoders: weights under the published names and under ours, read and published again.
+"""Files of Galileo's encoders: reads weights, renames them to ours, and publishes them under the published names.
 
 encoder.safetensors or encoder.pt   state dict under the published names
-config.json, normalization.json     width, depth and so on; what reflectances are scaled by
+config.json, normalization.json     width, depth and so on; means and standard deviations of the bands
 """
 
 import shutil
@@ -15,20 +15,20 @@ from geomae.files import publish_dir, write_json
 from geomae.models.convert.state_dicts import read_weights
 from geomae.models.folder import save_tensors
 
-SAFE, TORCH = "encoder.safetensors", "encoder.pt"  # the first is taken where both are there
+SAFE, TORCH = "encoder.safetensors", "encoder.pt"  # the first is read where both exist
 FILES = (TORCH, "config.json", "normalization.json")
-CARRIED = ("config.json", "normalization.json", "LICENSE", "LICENSE.txt", "LICENSE.md")  # to an adapted folder
+CARRIED = ("config.json", "normalization.json", "LICENSE", "LICENSE.txt", "LICENSE.md")  # copied to an adapted folder
 PROVENANCE = "provenance.json"  # of an adapted folder
-PARTS = "qkv"  # maps of attention that timm has as one
+PARTS = "qkv"  # projections of attention that timm stores as one
 
 
 def weights_file(folder: Path) -> Path:
-    """Where the weights of a folder are."""
+    """Return the path of the weights in a folder."""
     return folder / SAFE if (folder / SAFE).is_file() else folder / TORCH
 
 
 def read_renamed(folder: Path) -> dict[str, Tensor]:
-    """The weights of a folder under our names: query, key and value in one map, as timm has them."""
+    """Read the weights of a folder under our names, with query, key and value in one tensor, as in timm."""
     found: dict[str, dict[str, Tensor]] = {}
     for key, value in read_weights(weights_file(folder)).items():
         name, part = our_name(key)
@@ -40,7 +40,7 @@ def read_renamed(folder: Path) -> dict[str, Tensor]:
 
 
 def our_name(key: str) -> tuple[str, str]:
-    """What we call a published weight, and which part of ours it is: q, k, v, or all of it ('')."""
+    """Return our name of a published weight, and its part of our tensor: q, k or v, or '' for the whole tensor."""
     name = key.replace(".backbone", "")
     for part in PARTS:
         if f".attn.{part}." in name:
@@ -51,9 +51,9 @@ def our_name(key: str) -> tuple[str, str]:
 
 
 def publish(folder: Path, origin: Path, weights: Mapping[str, Tensor], provenance: Mapping[str, object]) -> None:
-    """Publish `weights` (under our names) at `folder` as those in `origin` are: what they lack stays as it is there.
+    """Publish `weights`, given under our names, at `folder`, in the layout of `origin`.
 
-    Licence, configuration and normalisation are carried along.
+    Weights of `origin` that are not given are copied unchanged, and so are licence, configuration and normalisation.
     """
     changed: dict[str, Tensor] = {}
     for key, value in read_weights(weights_file(origin)).items():

@@ -1,4 +1,4 @@
-"""What every encoder is: tiles go in, in physical units, and vectors come out; and how patches become one vector.
+"""The interface of all encoders: tiles in physical units go in, embeddings come out; and the pooling of patches.
 
 B tiles, C bands, H W pixels, N patches, D width
 """
@@ -16,7 +16,7 @@ from geomae.models.architecture import middle_layer
 from geomae.sensors import Band
 
 POOLINGS = ("mean", "cls", "mean-std")
-DEFAULT_POOLING = "mean-std"  # of the commands: what varies within a tile says as much as its mean (docs/choices.md)
+DEFAULT_POOLING = "mean-std"  # of the commands: variation within a tile is as informative as its mean (docs/choices.md)
 MIDDLE: Literal["middle"] = "middle"  # the commands' default layer of our own models
 
 Layer = int | Literal["middle"] | None
@@ -24,12 +24,12 @@ Layer = int | Literal["middle"] | None
 
 @dataclass(frozen=True)
 class Tokens:
-    """What an encoder makes of some tiles, in float32, with gradients to its weights where these are on.
+    """The output of an encoder for B tiles, in float32, with gradients to its weights where gradients are enabled.
 
-    `cls_BD` is the class token, None where there is none; `patches_BND` the patches row by row; `usable_BN` says which
-    of them have a valid pixel. `mean_BD` is the mean of the patches where the model norms that and not the patches.
-    Where a patch is the mean of several tokens, `parts_BTD` are these and `seen_BT` says which count: tiles are pooled
-    over them.
+    `cls_BD` is the class token, or None; `patches_BND` the patches, row by row; `usable_BN` tells which of them have
+    a valid pixel. `mean_BD` is the mean of the patches, for models that apply their last norm to this mean. Where a
+    patch is the mean of several tokens, `parts_BTD` are these tokens and `seen_BT` tells which are valid: tiles are
+    then pooled over them.
     """
 
     cls_BD: Tensor | None
@@ -40,7 +40,7 @@ class Tokens:
     seen_BT: Tensor | None = None
 
     def pooled(self, pooling: str) -> Tensor:
-        """One vector per tile (B, D), of twice the width for `mean-std`; patches that are not usable do not count."""
+        """Return one vector per tile (B, D), for `mean-std` (B, 2 D); patches that are not usable are left out."""
         if pooling == "cls" and self.cls_BD is not None:
             return self.cls_BD
         tokens_BTD = self.patches_BND if self.parts_BTD is None else self.parts_BTD
@@ -55,46 +55,49 @@ class Tokens:
 
 
 class Encoder(Protocol):
-    """An encoder that is ready for the bands and the unit of one data set."""
+    """An encoder that was loaded for the bands and the unit of one data set."""
 
     @property
     def text(self) -> str:
-        """How the user named it, without its label."""
+        """The text by which the user named it, without its label."""
 
     @property
     def bands(self) -> tuple[Band, ...]:
-        """The bands that `embed` expects, in this order; those of the data set by name."""
+        """The bands that `embed` expects, in this order, with their names in the data set."""
 
     @property
     def gsd_m(self) -> float | None:
-        """The ground sample distance that it takes the pixels for."""
+        """The ground sample distance of the pixels, in metres, as the encoder assumes it."""
 
     @property
     def digest(self) -> str:
-        """Names what decides an embedding (weights, layer, pooling, normalisation): equal digests, equal embeddings."""
+        """Hex digest of all that decides an embedding (weights, layer, pooling, normalisation)."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """In words: how it normalises, which bands it takes and what was adapted."""
+        """Its normalisation, its bands and what was adapted, in words."""
 
     def patch_grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the patch embeddings of a tile of this size; ConfigError where it cannot take it."""
+        """Return rows and columns of patches of a tile of this size. Raises ConfigError for a size it cannot take."""
 
     def tokens(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> Tokens:
-        """The tokens (cls_BD, patches_BND) behind `embed`, through which gradients flow: for what trains an encoder.
+        """Return the tokens (cls_BD, patches_BND) from which `embed` pools, with gradients, to train the encoder.
 
-        Raises ModelError where there is nothing to be trained.
+        Raises ModelError where the encoder has no weights to train.
         """
 
     def embed(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Embeddings (tile_BD, patches_BND) in float32, without gradients; N counts the patches row by row.
+        """Return embeddings (tile_BD, patches_BND) in float32, without gradients; patches are in row order.
 
-        Without `valid_BCHW`, pixels that are finite are valid. A patch without a valid pixel does not enter `tile_BD`.
+        Without `valid_BCHW`, finite pixels are valid. A patch without a valid pixel is left out of `tile_BD`.
         """
 
 
 def choose_layer(layer: Layer, depth: int) -> int | None:
-    """The number of the block to stop after; None for the last, after its norm. Raises ConfigError for another."""
+    """Return the number of the block to stop after, from 1; None is the last, after its norm.
+
+    Raises ConfigError for a number outside 1 to `depth`.
+    """
     if layer == MIDDLE:
         return middle_layer(depth)
     if layer is not None and not (isinstance(layer, int) and 1 <= layer <= depth):
@@ -103,7 +106,7 @@ def choose_layer(layer: Layer, depth: int) -> int | None:
 
 
 def check_pooling(pooling: str | None, available: Sequence[str] = POOLINGS) -> str:
-    """The pooling, `mean` where none is named. Raises ConfigError for one that the encoder has not."""
+    """Return the pooling, `mean` by default. Raises ConfigError for one that is unknown or not `available`."""
     pooling = pooling or "mean"
     if pooling not in POOLINGS:
         raise ConfigError(f"pooling {pooling!r}: {nearest(pooling, POOLINGS)}")
@@ -113,7 +116,7 @@ def check_pooling(pooling: str | None, available: Sequence[str] = POOLINGS) -> s
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """Hex digest (64 characters, SHA-256) of the names, shapes and bytes of a state dict, in any order."""
+    """Hex digest (64 characters, SHA-256) of the names, types, shapes and bytes of a state dict, whatever its order."""
     total = hashlib.sha256()
     for name in sorted(weights):
         value = weights[name].detach().cpu().contiguous()

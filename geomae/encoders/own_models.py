@@ -1,4 +1,4 @@
-"""Our own models as encoders, for the bands, the unit and the statistics of one data set.
+"""geomae's own models as encoders, for the bands, unit and statistics of one data set.
 
 B tiles, C bands, H W pixels, N patches, F features of a band's code, D width
 """
@@ -28,10 +28,10 @@ ANY_BANDS = "an encoder with the spectral embedding takes any bands"
 def own_encoder(
     reference: Reference, layer: Layer, pooling: str, imagery: SensorRecord | None, model: Model
 ) -> "OwnEncoder":
-    """A model of ours for the data set that `imagery` describes, else for the first sensor that it knows.
+    """Return an own model as encoder for the data set that `imagery` describes, else for the model's first sensor.
 
-    Raises BandMismatchError where bands are missing, ConfigError for a layer that there is not, and ModelError where
-    the ground sample distance is needed and unknown.
+    Raises BandMismatchError where bands are missing, ConfigError for a layer that does not exist, and ModelError
+    where the model needs the ground sample distance and it is unknown.
     """
     adapted: tuple[str, ...] = ()
     if imagery is not None:
@@ -42,10 +42,10 @@ def own_encoder(
 
 
 def fit_model(model: Model, imagery: SensorRecord, text: str) -> tuple[Model, tuple[str, ...]]:
-    """The model for the data set that `imagery` describes, and what was adapted, in words.
+    """Return the model set to the data set that `imagery` describes, and notes on what was adapted.
 
-    A sensor that the model knows is standardised by the model's own statistics, as in training; any other by those of
-    the imagery. Raises BandMismatchError where a stacked or grouped embedding misses a band, or no band is known.
+    A sensor that the model was trained on is standardised by the model's own statistics, any other by those of the
+    imagery. Raises BandMismatchError where a stacked or grouped embedding lacks a band, or no band is known.
     """
     known = next((one for one in model.sensors if (one.name, one.unit) == (imagery.name, imagery.unit)), None)
     if model.mae.architecture.embedding != "spectral":
@@ -65,7 +65,7 @@ def fit_model(model: Model, imagery: SensorRecord, text: str) -> tuple[Model, tu
 
 
 def _fixed(model: Model, known: SensorRecord | None, imagery: SensorRecord, text: str) -> tuple[Model, tuple[str, ...]]:
-    """For an embedding that needs its bands in their order."""
+    """`fit_model` for a stacked or grouped embedding, which needs all its bands in a fixed order."""
     if known is not None:
         names = {band.name for band in imagery.bands}
         missing = [band.name for band in known.bands if band.name not in names]
@@ -84,7 +84,10 @@ def _fixed(model: Model, known: SensorRecord | None, imagery: SensorRecord, text
 
 
 def _places(record: SensorRecord, imagery: SensorRecord) -> tuple[int | None, ...]:
-    """For each band of the model, the band of the imagery that measures the same: pictures by name, else wavelength."""
+    """Return, for each band of the model, the index of the matching band of the imagery, or None.
+
+    Bands of a model of pictures match by common name, others by `match_bands`.
+    """
     if record.name != PICTURES:
         return match_bands(record.bands, imagery.bands, same_sensor=record.name == imagery.name)
     names = [band.common_name for band in imagery.bands]
@@ -92,7 +95,7 @@ def _places(record: SensorRecord, imagery: SensorRecord) -> tuple[int | None, ..
 
 
 def _missing(record: SensorRecord, imagery: SensorRecord) -> tuple[str, ...]:
-    """A note of the bands of the model that the imagery lacks, where there are such."""
+    """Return a note on the bands of the model that the imagery lacks, if any."""
     places = _places(record, imagery)
     missing = [band.name for band, place in zip(record.bands, places, strict=True) if place is None]
     return (f"bands of the model that the data set lacks: {', '.join(missing)}",) if missing else ()
@@ -114,7 +117,7 @@ def _aligned(imagery: SensorRecord) -> str:
 
 @dataclass(frozen=True)
 class OwnEncoder:
-    """A model and the choice of its layer (1 is after the first block; None the last, after its norm) and pooling."""
+    """An own model with a layer (1 is after the first block; None is the last, after its norm) and a pooling."""
 
     model: Model
     layer: int | None = None
@@ -129,7 +132,7 @@ class OwnEncoder:
 
     @property
     def gsd_m(self) -> float | None:
-        """The ground sample distance that the encoder takes the pixels for."""
+        """The ground sample distance of the pixels, in metres, as the encoder assumes it."""
         return self.model.record.gsd_m
 
     @property
@@ -139,16 +142,16 @@ class OwnEncoder:
 
     @cached_property
     def digest(self) -> str:
-        """Names weights, architecture, layer, pooling, bands and statistics."""
+        """Hex digest of weights, architecture, layer, pooling, bands and statistics."""
         shape = self.model.mae.architecture.model_dump(mode="json", exclude={"decoder", "target"})
         weights = weights_digest(self.model.mae.encoder.state_dict())
         return digest(["own", weights, shape, self.layer, self.pooling, self.model.record.to_dict()])
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """How it standardises, which layer is taken, how it is pooled, and what was adapted."""
+        """Standardisation, layer, pooling and what was adapted, in words."""
         record = self.model.record
-        which = f"layer {self.layer} of {self.depth}" if self.layer else f"the last of {self.depth} layers, normed"
+        which = f"layer {self.layer} of {self.depth}" if self.layer else f"last layer of {self.depth}, after its norm"
         return (
             f"bands {', '.join(band.name for band in record.bands)}, standardised by the statistics of {record.name}",
             f"{which}, pooled by {self.pooling}",
@@ -156,11 +159,14 @@ class OwnEncoder:
         )
 
     def for_sensor(self, name: str, bands: tuple[str, ...] | None = None) -> "OwnEncoder":
-        """The same encoder for another sensor that the model knows, or for a subset of its bands."""
+        """Return this encoder for another sensor that the model knows, or for a subset of its bands."""
         return replace(self, model=self.model.for_sensor(name, bands))
 
     def patch_grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of patches. Raises ConfigError for a tile that patches or stored positions do not fit."""
+        """Return rows and columns of patches.
+
+        Raises ConfigError where the patch size does not divide the tile, or stored positions are of another size.
+        """
         shape = self.model.mae.architecture
         try:
             rows_cols = grid(torch.empty(1, 1, height, width, device="meta"), shape.patch)
@@ -175,17 +181,17 @@ class OwnEncoder:
 
     @torch.no_grad()
     def embed(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Embeddings (tile_BD, patches_BND) in float32 of tiles in physical units.
+        """Return embeddings (tile_BD, patches_BND) in float32 of tiles in physical units.
 
-        Patches without a valid pixel are no attention keys and do not enter the pooled vector.
+        Patches without a valid pixel are excluded from the attention keys and from the tile embedding.
         """
         tokens = self.tokens(pixels_BCHW, valid_BCHW)
         return tokens.pooled(self.pooling), tokens.patches_BND
 
     def tokens(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> Tokens:
-        """Class token (B, D) and patches (B, N, D) of tiles in physical units, with gradients to the model's weights.
+        """Return the class token (B, D) and patches (B, N, D) of tiles in physical units, with gradients.
 
-        Of a convolutional model the mean patch stands where a class token would.
+        A convolutional model returns the mean of its patches in place of the class token.
         """
         mae = self.model.mae
         codes_CF = self._codes_CF
@@ -202,6 +208,6 @@ class OwnEncoder:
 
     @cached_property
     def _codes_CF(self) -> Tensor:
-        """Codes of the bands, on the device of the model."""
-        with torch.inference_mode(False):  # kept beyond this call, and autograd takes no inference tensors
+        """Spectral codes of the bands, on the device of the model."""
+        with torch.inference_mode(False):  # the tensor is cached, and autograd does not accept inference tensors
             return band_codes(self.bands).to(next(self.model.mae.parameters()).device)

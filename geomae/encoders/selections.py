@@ -1,4 +1,4 @@
-"""From what a user writes to embeddings: encoders loaded for every data set, and every tile embedded once, in a store.
+"""From the user's ENCODER texts to embeddings: load an encoder per data set, and embed each tile once, into a store.
 
 T tiles, D features, R C rows and columns of patches
 """
@@ -46,7 +46,7 @@ from geomae.sensors.record import SensorRecord
 from geomae.tiles.index import TileIndex
 from geomae.tiles.selection import Selection
 
-ByDataset = Mapping[str, Encoder]  # an encoder, ready for each data set by its name
+ByDataset = Mapping[str, Encoder]  # name of a data set -> one encoder, loaded for that data set
 
 
 def load_encoder(
@@ -60,13 +60,13 @@ def load_encoder(
     tile: int | None = None,
     like: Model | None = None,
 ) -> Encoder:
-    """The encoder that an ENCODER text names, ready for the data set that `imagery` describes.
+    """Load the encoder that an ENCODER text names, for the data set that `imagery` describes.
 
     `layer` counts the blocks from 1; None is the last after its norm, and "middle" the commands' default. `pooling` is
-    `mean` (default), `cls` or `mean-std` (twice as long). Where an encoder has no layers or does not pool, they have no
-    influence, and its notes say so. Without `imagery`, a model takes the first sensor that it knows. `tile` is the size
-    of the tiles, checked here. `like` is the model whose shape `baseline:random` and whose patches the other baselines
-    take. Raises ConfigError, ModelError or BandMismatchError for what cannot be.
+    `mean` (default), `cls` or `mean-std` (twice the width). An encoder without layers or pooling ignores them, and its
+    notes say so. Without `imagery`, a model folder uses its first sensor. `tile` is a tile size in pixels, checked
+    here. Baselines take the patch size of the model `like`, and `baseline:random` its architecture. Raises
+    ConfigError, ModelError or BandMismatchError where the encoder cannot be loaded or does not fit.
     """
     reference = encoder if isinstance(encoder, Reference) else parse_encoder(str(encoder))
     pooling = check_pooling(pooling)
@@ -74,7 +74,7 @@ def load_encoder(
         model = load_model(model_folder(reference, tracking_uri), device)
         loaded: Encoder = own_encoder(reference, layer, pooling, imagery, model)
     elif imagery is None:
-        raise ConfigError(f"{reference.text}: has to know the bands; say imagery=, the record of the data set")
+        raise ConfigError(f"{reference.text}: has to know the bands; give imagery=, the record of the data set")
     elif reference.kind == BASELINE:
         loaded = baseline_encoder(reference, layer, pooling, imagery, device, like)
     elif reference.kind == TIMM:
@@ -90,7 +90,7 @@ def load_encoder(
 
 @dataclass(frozen=True)
 class EmbeddingSpec:
-    """How tiles are embedded: None is the commands' default; `patches` keeps the patch embeddings too."""
+    """How tiles are embedded: None is the commands' default; `patches` stores the patch embeddings too."""
 
     layer: int | None = None
     pooling: str | None = None
@@ -99,17 +99,17 @@ class EmbeddingSpec:
 
 @dataclass(frozen=True)
 class Embedded:
-    """The tiles of some selections in a store, each once, and how they came there."""
+    """The store with the embedded tiles of some selections, each tile once, and the encoders that embedded them."""
 
     parts: tuple[EncoderTiles, ...]
     extracted: Extracted
 
     def open(self) -> Dataset:
-        """The store (see `open_embeddings`)."""
+        """Open the store (see `open_embeddings`)."""
         return open_embeddings(self.extracted.path)
 
     def write_table(self, path: Path) -> list[str]:
-        """Publish the embeddings with the footprints of their tiles as GeoParquet; says which have no footprint."""
+        """Publish embeddings and tile footprints as GeoParquet. Returns lines on the tiles without a footprint."""
         outlines = [footprints(part.index) for part in self.parts]
         write_geoparquet(self.open(), np.concatenate(outlines), path)
         said = (without_footprint(part.index, own_T) for part, own_T in zip(self.parts, outlines, strict=True))
@@ -118,7 +118,7 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """The embeddings of one encoder, what it says of itself, and the run that made its model where that is known."""
+    """The embeddings of one encoder; `made_by` is the MLflow run that trained its model, where it is known."""
 
     label: str
     store: Dataset
@@ -128,21 +128,21 @@ class Embeddings:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """How it normalises, which bands it takes and what was adapted."""
+        """The encoder's normalisation, its bands and what was adapted, in words."""
         return tuple(self.store.attrs["notes"])
 
     def of(self, selected: Selection) -> NDArray[np.float32]:
-        """Those of a selection: (T, D), of patches (T, R, C, D)."""
+        """Return the embeddings of a selection: of tiles (T, D), with `patches` of patches (T, R, C, D)."""
         variable = self.store["patch_embedding" if self.patches else "embedding"]
         rows = rows_of(self.store, selected)
-        order = np.argsort(rows, kind="stable")  # a store is read in its own order
+        order = np.argsort(rows, kind="stable")  # reading in stored order is fastest
         values: NDArray[np.float32] = np.empty((len(rows), *variable.shape[1:]), dtype=np.float32)
         values[order] = variable.isel(tile=rows[order]).to_numpy()
         return values
 
 
 class EncoderLoader:
-    """Loads encoders for the data sets of some selections; baselines take after the first model, which is kept."""
+    """Loads encoders for the data sets of some selections; baselines take the patch size of the first own model."""
 
     def __init__(
         self,
@@ -163,7 +163,7 @@ class EncoderLoader:
         self._like: Model | None = None
 
     def load(self, reference: Reference) -> dict[str, Encoder]:
-        """The encoder, ready for each data set. Raises what `load_encoder` raises, also for tiles it cannot take."""
+        """Load an encoder for each data set. Raises the errors of `load_encoder`, also for the sizes of the tiles."""
         ready = {name: self._ready(reference, name) for name in self._imagery}
         first = next(iter(ready.values()))
         if self._like is None and isinstance(first, OwnEncoder):
@@ -171,10 +171,10 @@ class EncoderLoader:
         return ready
 
     def load_trained(self, specs: Sequence[EncoderSpec]) -> dict[str, ByDataset]:
-        """The encoders that are no baselines by label: what is wrong with any encoder is known before any work begins.
+        """Load the encoders that are not baselines, by label, so that errors are found before any work begins.
 
-        Baselines have the patches of the first model, and fit the tiles that it fits. Without one they are as small as
-        `tiny`, and are loaded to be tried.
+        Baselines take the patch size of the first own model, and so fit the tiles that it fits. Without such a model
+        their patches are those of `tiny`; they are then loaded here once, as a check.
         """
         references = [one for spec in specs if not spec.baseline for one in spec.references]
         trained: dict[str, ByDataset] = {one.label: self.load(one) for one in references}
@@ -185,7 +185,7 @@ class EncoderLoader:
         return trained
 
     def _try(self, baseline: Reference) -> None:
-        """Load a baseline for each data set and drop it. Raises ConfigError for tiles that it cannot take."""
+        """Load a baseline for each data set, as a check. Raises ConfigError for tile sizes that it cannot take."""
         try:
             for name in self._imagery:
                 self._ready(baseline, name)
@@ -217,9 +217,9 @@ def embed_specs(
     stop: Stop | None = None,
     progress: Progress = lambda what, done, total, figures: None,
 ) -> Iterator[Embeddings]:
-    """The embeddings of each encoder in turn, extracted where they are not there yet; ends where `stop` says so.
+    """Yield the embeddings of each encoder, extracted unless its store is complete; ends early where `stop` is set.
 
-    `trained` are encoders that are loaded already (`loader.load_trained`); the others are loaded in their turn.
+    `trained` are the encoders that are loaded already (`loader.load_trained`); the others are loaded when needed.
     """
     for reference in (one for encoder in specs for one in encoder.references):
         encoders = trained.get(reference.label) or loader.load(reference)
@@ -246,9 +246,9 @@ def embed_selections(
     progress: Progress = lambda what, done, total, figures: None,
     patches: bool = False,
 ) -> Embedded | None:
-    """Embed the tiles of the selections, each once, into the store in `out`; every rank calls this once launched.
+    """Embed the tiles of the selections, each once, into the store in `out`. After launch, every rank calls this.
 
-    A store that was begun is gone on with, a finished one is taken. None where `stop` ended the work.
+    An unfinished store is resumed, and a finished one is reused. Returns None where `stop` ended the work.
     """
     parts = _parts(encoders, selections)
     extracted = extract(
@@ -272,7 +272,7 @@ def embedding_params(
     selections: Sequence[Selection],
     spec: EmbeddingSpec,
 ) -> dict[str, Any]:
-    """What decides the embeddings of some selections by one encoder, as JSON."""
+    """Return, as JSON values, everything that decides the embeddings of some selections by one encoder."""
     return {
         "catalog": str(catalog.path.absolute()),
         "catalogue_digest": catalog.digest(sorted(encoders)),
@@ -290,7 +290,7 @@ def embedding_params(
 def describe_embedding(
     compute: Compute, catalog: Catalog, encoders: ByDataset, selections: Sequence[Selection], spec: EmbeddingSpec
 ) -> list[str]:
-    """What would be embedded, how and where, in lines."""
+    """Return lines for the user: what would be embedded, by which encoder and on which devices."""
     lines = [f"catalogue {catalog.path}"]
     for one in selections:
         sizes = sorted(set(one.index.tiles["size"].tolist()))
@@ -302,7 +302,7 @@ def describe_embedding(
 
 
 def rows_of(dataset: Dataset, selected: Selection) -> NDArray[np.int64]:
-    """Where the tiles of a selection stand in a store. Raises CatalogError for a tile that is not in it."""
+    """Return the row of each tile of a selection in a store. Raises CatalogError for a tile that is not in it."""
     here = np.flatnonzero(dataset["dataset"].to_numpy() == selected.index.name)
     place = dict(zip(dataset["tile_id"].to_numpy()[here].tolist(), here.tolist(), strict=True))
     try:
@@ -314,25 +314,28 @@ def rows_of(dataset: Dataset, selected: Selection) -> NDArray[np.int64]:
 
 
 def model_run(encoders: ByDataset) -> str | None:
-    """The run in MLflow that made the model of an encoder, where it is known."""
+    """Return the id of the MLflow run that trained the model of an encoder; None where it is unknown."""
     own = _own(encoders)
     run_id = own.model.provenance.get("mlflow_run") if own else None
     return str(run_id) if run_id else None
 
 
 def origin(encoders: ByDataset) -> tuple[Step, ...]:
-    """How the model of an encoder came about; nothing of encoders that are not ours."""
+    """Return the lineage of an own model; empty for any other encoder."""
     own = _own(encoders)
     return lineage(own.model.provenance) if own else ()
 
 
 def encoder_digest(encoders: ByDataset) -> str:
-    """Names what decides the embeddings of these data sets."""
+    """Return a hex digest of everything that decides the embeddings of these data sets."""
     return digest({name: one.digest for name, one in encoders.items()})
 
 
 def identity(encoders: ByDataset) -> dict[str, Any]:
-    """What an encoder is on any data set: weights, layer and pooling. For others than our models, also its bands."""
+    """Return the identity of an encoder for any data set: digest of its weights, layer and pooling.
+
+    For encoders that are not own models, the digest also covers the bands.
+    """
     own, first = _own(encoders), next(iter(encoders.values()))
     layered = first if isinstance(first, (OwnEncoder, ForeignEncoder, GalileoEncoder)) else None
     return {
@@ -343,7 +346,7 @@ def identity(encoders: ByDataset) -> dict[str, Any]:
 
 
 def model_folder(reference: Reference, tracking_uri: str | None) -> Path:
-    """The model folder that a text names; of MLflow it is fetched."""
+    """Return the model folder that a text names; a model in MLflow is fetched first."""
     if reference.kind == FOLDER:
         return Path(reference.name)
     from geomae.tracking import download, resolve_uri
@@ -352,12 +355,12 @@ def model_folder(reference: Reference, tracking_uri: str | None) -> Path:
 
 
 def _parts(encoders: ByDataset, selected: Sequence[Selection]) -> tuple[EncoderTiles, ...]:
-    """The selections without the tiles that stand in an earlier one."""
+    """Return each selection with its encoder, without the tiles that an earlier selection has."""
     seen: set[tuple[str, str]] = set()
     parts = []
     for one in selected:
         names = [(one.index.name, tile_id) for tile_id in one.index.tiles["tile_id"].tolist()]
-        first = {name: position for position, name in reversed(list(enumerate(names)))}  # a tile may be there twice
+        first = {name: position for position, name in reversed(list(enumerate(names)))}  # a tile may occur twice
         new = np.array(sorted(place for name, place in first.items() if name not in seen), dtype=np.int64)
         if len(new):
             index: TileIndex = one.index if len(new) == len(names) else one.index.take(new)

@@ -1,4 +1,4 @@
-"""What users write to name an encoder: `[LABEL=]ENCODER`."""
+"""Parsing of the text by which users name an encoder: `[LABEL=]ENCODER`."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,10 +8,10 @@ from types import MappingProxyType
 
 from geomae.errors import ConfigError, nearest
 
-LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # names files and metrics, of which MLflow refuses other characters
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # used in names of files and metrics; MLflow refuses other characters
 FOLDER, MLFLOW, TIMM, TORCHGEO, BASELINE = "folder", "mlflow", "timm", "torchgeo", "baseline"
 GALILEO = "galileo"
-RANDOM_SEEDS = 5  # untrained encoders that `baseline:random` stands for
+RANDOM_SEEDS = 5  # number of untrained encoders that `baseline:random` stands for
 BASELINES = ("statistics", "rcf", "random", "pixels")
 OPTIONS = {
     TIMM: ("pretrained", "checkpoint", "bands"),
@@ -21,13 +21,13 @@ OPTIONS = {
     "baseline:idw": ("power",),
 }
 VALUES = {"pretrained": ("true", "false"), "bands": ("all",)}
-COUNTS = {"month": 12, "patch": 64}  # options that are a whole number from 1 to this
+COUNTS = {"month": 12, "patch": 64}  # integer options, from 1 to this value
 KINDS = ("mlflow:RUN_ID", "models:/NAME/VERSION", "timm:NAME", "torchgeo:NAME", "galileo:FOLDER", "baseline:NAME")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """An encoder as the user named it: `text` without the label, and its parts."""
+    """A parsed ENCODER: `text` is what the user wrote, without the label; the other fields are its parts."""
 
     label: str
     text: str
@@ -38,7 +38,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """An encoder to be compared, or several that differ in nothing but their seed; each is loaded for a data set."""
+    """One encoder of a comparison, or several that differ only in their seed."""
 
     label: str
     references: tuple[Reference, ...]
@@ -46,21 +46,21 @@ class EncoderSpec:
 
     @property
     def baseline(self) -> bool:
-        """Whether it takes no training."""
+        """Whether it is a baseline, without training."""
         return self.references[0].kind == BASELINE
 
 
 def encoder_specs(references: Sequence[Reference]) -> tuple[EncoderSpec, ...]:
-    """A specification of each; `baseline:random` without a seed stands for `RANDOM_SEEDS` untrained encoders."""
+    """Return one specification per reference; `baseline:random` without a seed becomes RANDOM_SEEDS encoders."""
     return tuple(_with_seeds(one) for one in references)
 
 
 def parse_encoders(texts: Sequence[str], baselines: Sequence[str] = BASELINES) -> tuple[Reference, ...]:
-    """What `[LABEL=]ENCODER` texts name. Labels are unique: default ones get `-2`, `-3`, ... where they are not.
+    """Parse `[LABEL=]ENCODER` texts. Labels are made unique: repeated default labels get `-2`, `-3`, ...
 
-    The default label is the name of a run's folder (`first` of `runs/first/model`) or of Galileo's, else the text
-    itself made of letters, digits and `._-`. Raises ConfigError for an unknown kind, name or option, with the nearest
-    known, for a folder that is absent, and for a label that is given twice.
+    The default label is the name of the run's folder (`first` of `runs/first/model`) or of Galileo's folder, else the
+    text reduced to letters, digits and `._-`. Raises ConfigError for an unknown kind, name or option, with the nearest
+    known one, for a folder that is absent, and for a label that is given twice.
     """
     pairs = [split_label(text) for text in texts]
     given = [label for label, _ in pairs if label is not None]
@@ -77,7 +77,7 @@ def parse_encoders(texts: Sequence[str], baselines: Sequence[str] = BASELINES) -
 
 
 def parse_encoder(text: str, baselines: Sequence[str] = BASELINES) -> Reference:
-    """What one ENCODER without a label names. Raises ConfigError; see `parse_encoders`."""
+    """Parse one ENCODER without a label. Raises ConfigError as `parse_encoders` does."""
     head, colon, rest = text.partition(":")
     if text.startswith(("mlflow:", "models:")):
         return Reference(_plain(text), text, MLFLOW, text, MappingProxyType({}))
@@ -103,7 +103,7 @@ def parse_encoder(text: str, baselines: Sequence[str] = BASELINES) -> Reference:
 
 
 def absolute(text: str) -> str:
-    """What names the same encoder from any folder: paths in it are absolute."""
+    """Return the ENCODER text with absolute paths, so that it is valid from any folder."""
     one = parse_encoder(text)
     if one.kind == FOLDER:
         return str(Path(text).absolute())
@@ -132,7 +132,7 @@ def _with_seeds(reference: Reference) -> EncoderSpec:
 
 
 def split_label(text: str) -> tuple[str | None, str]:
-    """The label (None without one) and the encoder. A folder of that very name is no label: `a=b` may be a path."""
+    """Split off the label (None without one). `a=b` is not split where a file or folder of that name exists."""
     label, mark, rest = text.partition("=")
     if mark and LABEL.fullmatch(label) and not Path(text).exists():
         return label, rest
@@ -141,7 +141,7 @@ def split_label(text: str) -> tuple[str | None, str]:
 
 def _options(text: str, options: str, known: Sequence[str]) -> dict[str, str]:
     chosen: dict[str, str] = {}
-    for part in re.split(r"&(?=\w+=)", options) if options else []:  # a file's name may hold an ampersand
+    for part in re.split(r"&(?=\w+=)", options) if options else []:  # a file name may contain an ampersand
         key, mark, value = part.partition("=")
         if key not in known:
             raise ConfigError(f"{text}: unknown option {key!r}; {nearest(key, known)}")
@@ -158,13 +158,13 @@ def _options(text: str, options: str, known: Sequence[str]) -> dict[str, str]:
 
 
 def _folder_label(folder: Path) -> str:
-    """The name of the run: training leaves its model in `RUN/model`."""
+    """Return the name of the run's folder: training writes its model to `RUN/model`."""
     folder = folder.absolute()
     return _plain(folder.parent.name if folder.name == "model" else folder.name)
 
 
 def _plain(text: str) -> str:
-    """The text made of letters, digits and `._-`, beginning with a letter or digit."""
+    """Return the text reduced to letters, digits and `._-`, starting with a letter or digit."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._") or "encoder"
 
 

@@ -38,9 +38,9 @@ POOLINGS_WITHOUT_CLASS = ("mean", "mean-std")
 def timm_encoder(
     reference: Reference, layer: Layer, pooling: str, imagery: SensorRecord, device: str | torch.device
 ) -> ForeignEncoder:
-    """A model of timm for the data set that `imagery` describes.
+    """Return a timm model as encoder for the data set that `imagery` describes.
 
-    Raises ConfigError for an unknown name, ModelError for weights that cannot be had or do not fit, and
+    Raises ConfigError for an unknown name, ModelError for weights that cannot be loaded or do not fit, and
     BandMismatchError where the data set has no red, green and blue.
     """
     text = reference.text
@@ -63,17 +63,17 @@ def timm_encoder(
 
 
 def timm_model(reference: Reference, imagery: SensorRecord, side: int) -> Model:
-    """A model of ours with the weights of a plain vision transformer of timm, that can go on learning.
+    """Return an own model with the weights of a plain vision transformer of timm, for further training.
 
-    It takes red, green and blue of `imagery` as the transformer took pictures, of tiles with `side` pixels, which are
-    not resized as `timm_encoder` does: positions are interpolated (by timm). Raises what `timm_encoder` raises, and
-    ModelError for other networks.
+    It takes red, green and blue of `imagery`, normalised as the transformer's pictures were. Tiles keep their `side`
+    pixels, where `timm_encoder` resizes them: timm interpolates the positions instead. Raises the errors of
+    `timm_encoder`, and ModelError for other architectures.
     """
     import timm
 
     text = reference.text
     if "bands" in reference.options:
-        raise ConfigError(f"{text}: what learns takes red, green and blue; leave &bands=all out")
+        raise ConfigError(f"{text}: fine-tuning takes red, green and blue only; leave &bands=all out")
     settings, record = _settings(reference), picture_bands(imagery, text, "choose imagery that has them")
     with torch.device("meta"):
         plain = isinstance(timm.create_model(reference.name), timm.models.VisionTransformer)
@@ -85,10 +85,10 @@ def timm_model(reference: Reference, imagery: SensorRecord, side: int) -> Model:
 
 
 def learning_model(module: Any, record: SensorRecord, shown: Values, text: str, notes: Sequence[str]) -> Model:
-    """A model of ours with the weights of a plain vision transformer, which took the bands of `record` as `shown`.
+    """Return an own model with the weights of a plain vision transformer.
 
-    What these values cut off at their ends stays whole here. Raises ModelError where the transformer has parts that
-    ours has not.
+    `shown` is the normalisation by which the transformer took the bands of `record`; the model applies it without
+    the clipping. Raises ModelError where the transformer has parts that the own architecture lacks.
     """
     block = module.blocks[0]
     facts = {"heads": block.attn.num_heads, "norm_eps": block.norm1.eps, "target": "none"}
@@ -108,14 +108,20 @@ def learning_model(module: Any, record: SensorRecord, shown: Values, text: str, 
 def finish(
     text: str, backbone: Backbone, record: SensorRecord, chosen: Any, layer: Layer, pooling: str, adapted: Sequence[str]
 ) -> ForeignEncoder:
-    """The encoder with its layer and pooling. "middle", the commands' default, is for our own models: here the last."""
+    """Return the encoder with its layer and pooling. Raises ConfigError for one that the model lacks.
+
+    The layer "middle", the default of the commands, applies to own models only: here it means the last layer.
+    """
     available = ("mean", "cls", "mean-std") if backbone.prefix else POOLINGS_WITHOUT_CLASS
     number = choose_layer(layer, len(backbone.blocks)) if backbone.blocks and isinstance(layer, int) else None
     return ForeignEncoder(text, backbone, record, chosen, number, check_pooling(pooling, available), tuple(adapted))
 
 
 def picture_bands(imagery: SensorRecord, text: str, remedy: str) -> SensorRecord:
-    """Red, green and blue of the data set, by common name or name. Raises BandMismatchError where one is missing."""
+    """Return the record of the bands red, green and blue, by common name or name.
+
+    Raises BandMismatchError, with `remedy`, where one is missing.
+    """
     chosen: list[str] = []
     missing: list[str] = []
     for name in PICTURE_BANDS:
@@ -131,7 +137,10 @@ def picture_bands(imagery: SensorRecord, text: str, remedy: str) -> SensorRecord
 
 
 def timm_backbone(module: nn.Module, size: int, bands: int) -> Backbone:
-    """How to get at the tokens of any timm model. Raises ConfigError for one that gives neither tokens nor a map."""
+    """Describe how to read the tokens of a timm model, which is run once on zeros.
+
+    Raises ConfigError for a model that returns neither tokens nor a feature map.
+    """
 
     def run(values_BCHW: Tensor, gsd_m: float | None) -> Any:
         return module.forward_features(values_BCHW)  # type: ignore[operator]
@@ -151,7 +160,7 @@ def timm_backbone(module: nn.Module, size: int, bands: int) -> Backbone:
 
 
 def _settings(reference: Reference) -> dict[str, Any]:
-    """The model's own input size, mean and standard deviation. Raises ConfigError for an unknown name."""
+    """Return timm's settings of a model (input size, mean, std, ...). Raises ConfigError for an unknown name."""
     import timm
 
     name = reference.name
@@ -169,7 +178,7 @@ def _settings(reference: Reference) -> dict[str, Any]:
 def _model(
     reference: Reference, settings: dict[str, Any], bands: int, **more: Any
 ) -> tuple[nn.Module, tuple[str, ...]]:
-    """The model with its weights, without its head, and what is to be said of them."""
+    """Return the model with its weights and without its head, and notes on the weights."""
     import timm
 
     options = reference.options
@@ -192,9 +201,9 @@ def _model(
             f"weights: {nearest(reference.name, timm.list_pretrained())}"
         )
     try:
-        with _quiet("timm.models._builder", "huggingface_hub"):  # of a head that is left, and of every attempt
+        with _quiet("timm.models._builder", "huggingface_hub"):  # warnings of the unused head and of each attempt
             return timm.create_model(reference.name, pretrained=True, **make), (f"weights of {where}",)
-    except Exception as error:  # the hub, its HTTP client and the reader of files share no class of errors
+    except Exception as error:  # the hub, its HTTP client and the file reader have no common base class of errors
         raise ModelError(
             f"{reference.text}: its weights ({where}) cannot be fetched ({first_line(error)}); fetch them elsewhere "
             f"and write timm:{reference.name}?checkpoint=FILE"
@@ -203,7 +212,7 @@ def _model(
 
 @contextlib.contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Keep loggers from warning; what matters of it is in our own message or of no matter."""
+    """Silence warnings of these loggers: our own message says what the user needs."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [one.level for one in loggers]
     try:
@@ -218,7 +227,7 @@ def _quiet(*names: str) -> Iterator[None]:
 def _load(
     module: nn.Module, weights: dict[str, Tensor], settings: dict[str, Any], bands: int, text: str
 ) -> tuple[str, ...]:
-    """Weights of a file, in timm's own layout or in that of the authors where timm knows it."""
+    """Load weights from a file, in timm's layout or in one that timm can convert, and return notes on them."""
     from timm.models import adapt_input_conv
 
     given = weights
@@ -227,7 +236,7 @@ def _load(
     if rename is not None:
         try:
             weights = rename(weights, module)
-        except Exception as error:  # it trips over whatever another model's weights lack
+        except Exception as error:  # timm's filter raises various errors for the weights of another model
             raise ModelError(f"{text}: the weights are another model's ({first_line(error)})") from error
     first = f"{settings['first_conv']}.weight"
     if first in weights and weights[first].shape[1] != bands == module.state_dict()[first].shape[1]:

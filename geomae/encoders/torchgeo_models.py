@@ -1,4 +1,4 @@
-"""torchgeo's models as encoders: published weights by name, with their bands and values, or files of one's own.
+"""torchgeo's models as encoders: published weights by name, with their bands and normalisation, or the user's files.
 
 B tiles, C bands, H W pixels, N patches, T tokens, D width
 """
@@ -37,7 +37,7 @@ from geomae.models.folder import Model
 from geomae.sensors import Band, match_bands, sensor
 from geomae.sensors.record import SensorRecord
 
-TRAINED_ON = {  # how names of weights begin -> our table of the sensor, and how the names of its products begin
+TRAINED_ON = {  # prefix of names of weights -> our table of the sensor, and the prefix of its products' names
     "SENTINEL2": ("sentinel-2-l1c", "sentinel-2"),
     "SENTINEL1": ("sentinel-1-grd", "sentinel-1"),
     "LANDSAT_TM": ("landsat-5-tm", "landsat-5"),
@@ -51,10 +51,10 @@ ANY_BANDS = "torchgeo:DOFABase16_Weights.DOFA_MAE or an encoder with the spectra
 TCI_WHITE = (
     0.3558  # reflectance that the true colour picture of Sentinel-2 L1C shows as 255 (ESA, product specification)
 )
-SATLAS_TOP = 8160.0  # Satlas divides the other bands by it (allenai/satlas, Normalization.md)
-LANDSAT_STEP, LANDSAT_ZERO = 2e-5, -0.1  # reflectance of Landsat 8 Level 1: numbers x 2e-5 - 0.1 (USGS)
-SATLAS_LANDSAT = (4000.0, 20320.0)  # numbers that become 0 and 1 there
-NO_EMBEDDING = {  # how names of models begin -> why they are no encoders here
+SATLAS_TOP = 8160.0  # Satlas divides the other bands by this (allenai/satlas, Normalization.md)
+LANDSAT_STEP, LANDSAT_ZERO = 2e-5, -0.1  # reflectance of Landsat 8 Level 1: digital number x 2e-5 - 0.1 (USGS)
+SATLAS_LANDSAT = (4000.0, 20320.0)  # digital numbers that Satlas maps to 0 and 1
+NO_EMBEDDING = {  # prefix of names of models -> why they cannot be encoders here
     "aurora": "it forecasts the weather and embeds no tiles",
     "unet": "it segments and gives no embedding of its own",
     "earthloc": "it recognises places and gives one descriptor, no patches",
@@ -62,19 +62,19 @@ NO_EMBEDDING = {  # how names of models begin -> why they are no encoders here
     "swin_s": "its weights were trained on streets",
     "swin_b": "its weights were trained on streets",
 }
-PLAIN = "vit_"  # how names of plain vision transformers begin
+PLAIN = "vit_"  # prefix of names of plain vision transformers
 FAMILIES = (PLAIN, "resnet", "swin_v2", "scalemae", "dofa", "croma", "panopticon", "copernicusfm")
-MAY_LACK = ("head.", "fc.", "fc_norm.", "norm.")  # torchgeo's own loaders let them be as they are made
-SIZES = {"croma": 120, "swin_v2": 256}  # pixels a side, of those that are not made for 224
+MAY_LACK = ("head.", "fc.", "fc_norm.", "norm.")  # torchgeo's own loaders leave these as initialised
+SIZES = {"croma": 120, "swin_v2": 256}  # input size in pixels, where it is not 224
 
 
 def torchgeo_encoder(
     reference: Reference, layer: Layer, pooling: str, imagery: SensorRecord, device: str | torch.device
 ) -> ForeignEncoder:
-    """A model of torchgeo for the data set that `imagery` describes.
+    """Return a torchgeo model as encoder for the data set that `imagery` describes.
 
-    Raises ConfigError for an unknown name or a model without an embedding, ModelError for weights that cannot be had
-    or do not fit, and BandMismatchError where bands are missing.
+    Raises ConfigError for an unknown name or a model without an embedding, ModelError for weights that cannot be
+    loaded or do not fit, and BandMismatchError where bands are missing.
     """
     text = reference.text
     name, member = _named(reference)
@@ -89,11 +89,11 @@ def torchgeo_encoder(
 
 
 def torchgeo_model(reference: Reference, imagery: SensorRecord, side: int) -> Model:
-    """A model of ours with the weights of a vision transformer of torchgeo, that can go on learning.
+    """Return an own model with the weights of a vision transformer of torchgeo, for further training.
 
-    It takes the bands and values that the transformer was trained on, of tiles with `side` pixels, which are not
-    resized as `torchgeo_encoder` does: positions are interpolated (by timm). Raises what that raises, and ModelError
-    for networks of another kind.
+    It takes the bands that the transformer was trained on, normalised in the same way. Tiles keep their `side` pixels,
+    where `torchgeo_encoder` resizes them: timm interpolates the positions instead. Raises the errors of
+    `torchgeo_encoder`, and ModelError for other architectures.
     """
     text = reference.text
     name, member = _named(reference)
@@ -107,10 +107,11 @@ def torchgeo_model(reference: Reference, imagery: SensorRecord, side: int) -> Mo
 
 
 def fitted(member: Any | None, model: str, imagery: SensorRecord, text: str) -> tuple[SensorRecord, Values]:
-    """The bands of the data set that a model takes, in its order, and how their values are brought to its own.
+    """Return the record of the bands that a model takes, in its order, and their normalisation.
 
-    `member` is an entry of an enum of weights, or None for a model that a file of the user's belongs to: that is given
-    all bands, or those it has by its making, standardised. Raises BandMismatchError and ConfigError.
+    `member` is the entry of torchgeo's enum of weights. It is None for weights in a user's file: such a model takes
+    all bands, standardised, unless its architecture fixes the bands. Raises BandMismatchError where bands are missing
+    and ConfigError for a unit that the weights cannot take.
     """
     if model.startswith(("dofa", "panopticon", "copernicusfm")):
         record = _optical(imagery, text)
@@ -130,7 +131,7 @@ def fitted(member: Any | None, model: str, imagery: SensorRecord, text: str) -> 
 
 
 def fetch(member: Any, text: str) -> Path:
-    """The file of published weights, fetched once into torch's folder. Raises ModelError where it is out of reach."""
+    """Return the file of published weights, downloaded once into torch's cache. Raises ModelError on failure."""
     name = Path(urlsplit(member.url).path).name
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     remedy = f"fetch {member.url} elsewhere and write {text}?checkpoint=FILE"
@@ -138,7 +139,7 @@ def fetch(member: Any, text: str) -> Path:
         return path
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise ModelError(
-            f"{text}: its weights are not on this machine, and HF_HUB_OFFLINE forbids to fetch them; {remedy}"
+            f"{text}: its weights are not on this machine, and HF_HUB_OFFLINE forbids fetching them; {remedy}"
         )
     digest = re.search(r"-([0-9a-f]{8,})\.", name)
     try:
@@ -150,14 +151,14 @@ def fetch(member: Any, text: str) -> Path:
 
 
 def input_size(member: Any | None, default: int) -> int:
-    """Pixels a side that the transforms of the weights end with."""
+    """Return the input size in pixels, from the last resize or crop of the weights' transforms, else `default`."""
     sizes = [getattr(step, "size", None) for step in _transforms(member)]
     sides = [size[0] if isinstance(size, Sequence) else size for size in sizes if size is not None]
     return int(sides[-1]) if sides else default
 
 
 def _range(name: str, record: SensorRecord, steps: Sequence[Any], text: str) -> Range:
-    """The numbers that the transforms expect, from physical units."""
+    """Return the range from physical units to the values that the weights' transforms expect."""
     if name.startswith("SENTINEL1") and "SATLAS" not in name:
         return decibel_range(record, text)
     if "SATLAS" in name and record.unit == "reflectance" and name.startswith(("SENTINEL2", "LANDSAT")):
@@ -187,7 +188,7 @@ def _satlas_range(name: str, record: SensorRecord) -> Range:
 
 
 def _steps(member: Any | None) -> list[tuple[Sequence[float], Sequence[float]]]:
-    """Means and standard deviations of the transforms that normalise values."""
+    """Return mean and standard deviation of each normalisation among the weights' transforms."""
     normalising = [step for step in _transforms(member) if hasattr(step, "mean") and hasattr(step, "std")]
     return [([float(x) for x in step.mean], [float(x) for x in step.std]) for step in normalising]
 
@@ -198,7 +199,7 @@ def _transforms(member: Any | None) -> list[Any]:
 
 
 def _matched(name: str, wanted: Sequence[str], imagery: SensorRecord, text: str) -> SensorRecord:
-    """The bands of the data set that the weights were trained on: by name within the sensor, else by wavelength."""
+    """Return the record of the bands that the weights were trained on: by name for that sensor, else by wavelength."""
     table, family = next(entry for begin, entry in TRAINED_ON.items() if name.startswith(begin))
     published = [_band(INITIALS.get(one, one), table) for one in wanted]
     known = [band for band in published if band is not None]
@@ -229,7 +230,7 @@ def _optical(imagery: SensorRecord, text: str) -> SensorRecord:
 
 
 def _named(reference: Reference) -> tuple[str, Any | None]:
-    """The name of the model, and the entry of its enum of weights. Raises ConfigError for what there is not."""
+    """Return the name of the model, and the entry of its enum of weights or None. Raises ConfigError if unknown."""
     import torchgeo.models as library
 
     models = library.list_models()
@@ -256,7 +257,7 @@ def _members(library: Any, name: str) -> list[Any]:
 
 
 def _module(name: str, bands: int, size: int) -> nn.Module:
-    """The model without weights, for as many bands and tiles of `size`."""
+    """Return the model without pretrained weights, for this number of bands and tiles of `size` pixels."""
     import torchgeo.models as library
 
     options: dict[str, Any] = {}
@@ -279,14 +280,14 @@ def _module(name: str, bands: int, size: int) -> nn.Module:
 
 
 def _read(reference: Reference, name: str, member: Any | None, module: nn.Module) -> tuple[str, ...]:
-    """Load the published weights, or those of the user's file, into the model; what is to be said of them."""
+    """Load the published weights, or those of the user's file, into the model. Returns notes on the weights."""
     file = reference.options.get("checkpoint")
     path = Path(file) if file is not None else fetch(member, reference.text)
     return f"weights of {path.name}", *_load(name, module, read_weights(path), reference.text)
 
 
 def _load(name: str, module: Any, weights: dict[str, Tensor], text: str) -> tuple[str, ...]:
-    if name.startswith("croma"):  # the parts are loaded as they are stored; the bias of attention is computed
+    if name.startswith("croma"):  # the attention bias is computed, not stored
         return load_state(module, weights, text, ("attn_bias", "s2_GAP_FFN."))
     if name.startswith("panopticon"):
         from timm.layers.pos_embed import resample_abs_pos_embed
@@ -299,7 +300,7 @@ def _load(name: str, module: Any, weights: dict[str, Tensor], text: str) -> tupl
 
 
 def _backbone(name: str, module: Any, size: int, record: SensorRecord) -> Backbone:
-    """How the library's own forward pass is run, and where the tokens are."""
+    """Describe how to run the library's forward pass, and where its tokens are."""
     if name.startswith(("vit_", "resnet")):
         return timm_backbone(module, size, len(record.bands))
     if name.startswith("scalemae"):
@@ -334,7 +335,7 @@ def _with_gsd(module: Any) -> Any:
 
 def _panopticon(module: Any, centres_um: list[float]) -> Any:
     def run(values_BCHW: Tensor, gsd_m: float | None) -> Tensor:
-        # A fresh tensor each time: the model writes into it.
+        # A new tensor for each call, because the model writes into it.
         centres_nm_C = torch.tensor(centres_um, device=values_BCHW.device) * 1000
         centres_nm_BC = centres_nm_C.expand(len(values_BCHW), -1).clone()
         tokens_BTD: Tensor = module.model.forward_features({"imgs": values_BCHW, "chn_ids": centres_nm_BC})

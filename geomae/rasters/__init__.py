@@ -1,6 +1,7 @@
 """The only place that opens rasters: pixels with their validity, labels, audit, georeferenced writing."""
 
-from geomae.rasters.audit import AuditReport, Problem, audit
+from geomae.rasters.audit import audit
+from geomae.rasters.audit_report import AuditReport, Problem
 from geomae.rasters.environment import sweeping
 from geomae.rasters.grids import Grid, Window, scene_grid
 from geomae.rasters.opening import describe_bands

@@ -1,21 +1,25 @@
 """The audit of a data set before anything is trained on it: what cannot be read, and what looks wrong."""
 
+import contextlib
 import functools
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from geomae.catalog import Scene, Source
 from geomae.catalog.schema_cubes import is_cube
 from geomae.errors import RasterError
+from geomae.rasters.audit_report import AuditReport, Problem, load_report, report_key, store_report
+from geomae.rasters.file_records import BandRecord, FileFacts, FileRecord
 from geomae.rasters.grid_remarks import grid_remarks
-from geomae.rasters.grids import scene_layout
-from geomae.rasters.inspection import BandRecord, FileFacts, FileRecord, Place, Wanted, inspect_files
-from geomae.rasters.opening import is_remote
+from geomae.rasters.grids import Grid, layout_of, scene_layout
+from geomae.rasters.headers import Stamp
+from geomae.rasters.inspection import Place, Wanted, inspect_files
+from geomae.rasters.opening import beside_stamp, is_remote, stamp
 from geomae.rasters.remarks import band_order_remarks, file_remarks, offset_remarks
 from geomae.rasters.side_files import look_beside
 
@@ -29,90 +33,53 @@ PLAUSIBLE_VALUES = {  # per unit, of every pixel: sensors saturate within
 PLAUSIBLE_MEDIANS = {"reflectance": (-0.2, 1.6), "brightness_temperature": (150.0, 400.0)}  # per unit
 
 
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with a scene: `kind` is one of unreadable, damaged, band-count, band-order, dtype, invalid,
-    constant, duplicate, size (the scene is quarantined), or suspicious (a warning only).
-    """
-
-    scene: str
-    files: tuple[str, ...]
-    kind: str
-    message: str
-
-    @property
-    def quarantines(self) -> bool:
-        """Whether the scene must not be used."""
-        return self.kind != "suspicious"
-
-
-@dataclass(frozen=True)
-class AuditReport:
-    """What the audit found in a data set.
-
-    `content` has a digest (64 characters, SHA-256) per scene of the bytes of its files, mask included, and of what lies
-    beside them; for a scene of one file alone it is that of the file. Scenes with a file that cannot be read at all
-    have none. `numbers` has the scenes whose files name their bands in another order, by which they are read (see
-    `in_own_order`); `unnamed` is how many files name no band and are taken in the stored order. `remarks` are warnings
-    about the files of the data set together, each a sentence with their number and the remedy.
-    """
-
-    source: str
-    scenes: int
-    files: int
-    problems: tuple[Problem, ...]
-    content: Mapping[str, str]
-    numbers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    unnamed: int = 0
-    remarks: tuple[str, ...] = ()
-
-    @property
-    def quarantined(self) -> frozenset[str]:
-        """Ids of the scenes that must not be used."""
-        return frozenset(problem.scene for problem in self.problems if problem.quarantines)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Number of problems of each kind."""
-        return dict(Counter(problem.kind for problem in self.problems))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give the report as what JSON has."""
-        return {
-            "source": self.source,
-            "scenes": self.scenes,
-            "files": self.files,
-            "counts": self.counts,
-            "quarantined": sorted(self.quarantined),
-            "problems": [
-                {"scene": one.scene, "files": list(one.files), "kind": one.kind, "message": one.message}
-                for one in self.problems
-            ],
-            "content": dict(self.content),
-            "band_order": {"by_name": sorted(self.numbers), "unnamed": self.unnamed},
-        }
-
-
-def audit(source: Source, *, workers: int) -> AuditReport:
+def audit(
+    source: Source, *, workers: int, progress: Callable[[str, int, int], None] = lambda what, done, total: None
+) -> AuditReport:
     """Read every file of a data set and say which scenes cannot be used, and which look wrong.
 
     Files are read by `workers` threads, in pieces. What was found is kept in the cache folder, so that a file is
     read again only after it, what lies beside it, or the way it is read has changed. A scene is named with its first
-    quarantining problem.
+    quarantining problem. `progress` hears (what, done, total).
     """
     wanted = _wanted(source)
-    labels = {scene.label_path for scene in source.scenes if scene.label_path}
-    look_beside(path for path in {one.path for one in wanted} | labels if not is_remote(path) and not is_cube(path))
+    stamps = _stamps(source, wanted)
+    key = report_key(source, [stamps.get(one.path) for one in wanted])
+    if key is not None and (kept := load_report(source, key)) is not None:
+        return kept
     place = functools.cache(source.order.place) if source.order is not None else None
-    records = inspect_files(source, wanted, place, workers=workers)
+
+    def known(done: int) -> None:
+        progress(f"auditing {source.name}", done, len(wanted))
+
+    records = inspect_files(source, wanted, place, stamps, workers=workers, progress=known)
+    report = _judge(source, records, place)
+    if key is not None and not any(record.kind == "unreadable" for record in records.values()):
+        store_report(source, key, report)
+    return report
+
+
+def _stamps(source: Source, wanted: Sequence[Wanted]) -> dict[str, Stamp]:
+    """The states of the local files of a data set that are there; each folder is asked once."""
+    labels = {scene.label_path for scene in source.scenes if scene.label_path}
+    paths = {one.path for one in wanted}
+    states = look_beside(path for path in paths | labels if not is_remote(path) and not is_cube(path))
+    stamps: dict[str, Stamp] = {path: (*state, *beside_stamp(path)) for path, state in states.items()}
+    for path in paths - stamps.keys():
+        with contextlib.suppress(RasterError):  # reading it says what is wrong
+            stamps[path] = stamp(path, remote=source.remote)
+    return stamps
+
+
+def _judge(source: Source, records: Mapping[str, FileRecord], place: Place | None) -> AuditReport:
+    """The report on the scenes, of what was found in their files."""
     dtypes = _usual_dtypes(source, records)
     problems: list[Problem] = []
     sound: list[Scene] = []
     content: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
     for scene in source.scenes:
-        paths = _paths(scene)
-        digests = [records[path].content for path in paths]
+        digests = [records[path].content for path in _paths(scene)]
         if None not in digests:
             content[scene.id] = _join([str(digest) for digest in digests])
         problem = _unusable(source, scene, records, dtypes) or _duplicate(scene, records, seen)
@@ -121,20 +88,65 @@ def audit(source: Source, *, workers: int) -> AuditReport:
         else:
             sound.append(scene)
             problems.extend(_suspicious(source, scene, records))
-    facts = {path: record.facts for path, record in records.items() if record.facts is not None}
+    facts = {path: facts for path, record in records.items() if (facts := record.facts) is not None}
     numbers, unnamed = _orders(sound, facts, place)
     notes = [*band_order_remarks(source, sound, facts, numbers, unnamed), *file_remarks(source, sound, facts, numbers)]
     notes += [*offset_remarks(source, sound, records), *grid_remarks(source, sound, facts)]
+    grids, acquired = _grids(source, sound, records)
     return AuditReport(
         source.name,
         len(source.scenes),
-        len(wanted),
+        len(records),
         tuple(problems),
         content,
         numbers,
         unnamed,
         tuple(notes),
+        grids,
+        acquired,
+        _whole(sound, records, grids),
     )
+
+
+def _grids(
+    source: Source, sound: Sequence[Scene], records: Mapping[str, FileRecord]
+) -> tuple[dict[str, Grid], dict[str, str]]:
+    """Grid and time of each scene, of its headers; a scene without a grid is left to whoever asks for it."""
+    headers = {path: record.header for path, record in records.items() if record.header is not None}
+    grids, acquired = {}, {}
+    for scene in sound:
+        with contextlib.suppress(RasterError):
+            layout = layout_of(source, scene, headers.__getitem__)
+            grids[scene.id] = layout.grid
+            if time := layout.parts[0].header.acquired:
+                acquired[scene.id] = time
+    return grids, acquired
+
+
+def _whole(
+    sound: Sequence[Scene], records: Mapping[str, FileRecord], grids: Mapping[str, Grid]
+) -> dict[str, NDArray[np.float64]]:
+    """The moments (5, C) of scenes of one file, without a mask and on the file's own grid, that was held whole."""
+    found = {}
+    for scene in sound:
+        record = records[scene.files[0]]
+        bands = dict(record.bands)
+        chosen = [bands[band.index] for band in scene.bands if band.path == scene.files[0]]
+        grid = grids.get(scene.id)
+        if (
+            scene.mask is None and grid is not None and record.header is not None
+            and grid.transform == record.header.transform and record.header.shape == (grid.height, grid.width)
+            and len({band.index for band in scene.bands}) == len(bands) == len(chosen) == len(scene.bands)
+            and all(one.mean is not None for one in chosen)
+        ):  # fmt: skip
+            figures = [(one.valid, one.mean, one.squares, *_range(one)) for one in chosen]
+            found[scene.id] = np.array(figures, dtype=np.float64).T
+    return found
+
+
+def _range(band: BandRecord) -> tuple[float, float]:
+    """Least and largest valid value; infinities where there is none."""
+    return (np.inf, -np.inf) if band.low is None or band.high is None else (band.low, band.high)
 
 
 def _orders(

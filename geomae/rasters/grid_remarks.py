@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from geomae.catalog import Scene, Source
+from geomae.rasters.file_records import FileFacts
 from geomae.rasters.grids import GSD_TOLERANCE
-from geomae.rasters.inspection import FileFacts
 from geomae.rasters.remarks import SHOWN, listed
 
 Facts = Mapping[str, FileFacts]

@@ -8,7 +8,7 @@ C bands, h w pixels of the file, H W pixels of the grid, L pixels along one axis
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -193,8 +193,13 @@ def scene_grid(source: Source, scene: Scene) -> Grid:
 
 def scene_layout(source: Source, scene: Scene) -> Layout:
     """Give the grid of a scene and the place of its files on it. Raises RasterError when they do not fit together."""
-    headers = tuple(header(path, remote=source.remote) for path in scene.files)
-    mask = None if scene.mask is None else header(scene.mask.path, remote=source.remote)
+    return layout_of(source, scene, functools.partial(header, remote=source.remote))
+
+
+def layout_of(source: Source, scene: Scene, header_of: Callable[[str], Header]) -> Layout:
+    """The same from headers that are known. Raises RasterError when the files do not fit together."""
+    headers = tuple(map(header_of, scene.files))
+    mask = None if scene.mask is None else header_of(scene.mask.path)
     finest_gsd_m = min((band.gsd_m for band in source.bands if band.gsd_m is not None), default=None)
     return _layout(scene.bands, headers, scene.mask, mask, source.gsd_m, finest_gsd_m)
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from rasterio import Affine
@@ -92,6 +93,12 @@ class Header:
     def affine(self) -> Affine:
         """From pixel (column, row) to world (x, y)."""
         return Affine(*self.transform)
+
+
+def header_from_dict(values: dict[str, Any]) -> Header:
+    """Read what JSON has of a header. Raises TypeError for anything else."""
+    fixed: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
+    return Header(**fixed)
 
 
 def side_m(crs: CRS | None, affine: Affine) -> float | None:

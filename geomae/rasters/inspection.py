@@ -3,15 +3,14 @@
 C bands, h w pixels of a block
 """
 
-import contextlib
 import hashlib
 import math
 import os
-import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,11 +20,13 @@ from rasterio.io import DatasetReader
 
 from geomae.catalog import Placement, Source
 from geomae.catalog.schema_cubes import is_cube
-from geomae.errors import GeomaeError, RasterError
-from geomae.files import cache_folder, digest, file_digest, read_json, write_json
+from geomae.errors import RasterError
+from geomae.files import cache_folder, digest, file_digest
 from geomae.rasters.cube_reading import CubeStep
-from geomae.rasters.headers import Header
-from geomae.rasters.opening import describe_dataset, is_remote, opened, stamp
+from geomae.rasters.file_records import BandRecord, FileRecord, RecordCache
+from geomae.rasters.headers import Header, Stamp
+from geomae.rasters.moments import moments
+from geomae.rasters.opening import describe_dataset, is_remote, opened
 from geomae.rasters.reading import physical
 from geomae.rasters.side_files import side_digest
 from geomae.rasters.stored import Span, read_stored
@@ -33,10 +34,10 @@ from geomae.rasters.tiff_directory import missing_blocks
 
 PASS_VALUES = 8_000_000  # values held at once
 SAMPLE_PIXELS = 65_536  # of each band, for median, quantile and what is repeated
+WHOLE_PIXELS = 2**18  # of a file whose moments are taken while it is held whole
 DARK = 0.01  # share of the valid pixels of a band that are its darkest
 FILL_SHARE = 0.005  # of the valid pixels, from which one value at the end of all may be nodata
-VERSION = 5  # of what is found in a file; raise it when `inspect_file` finds something else
-SAVE_SECONDS = 30.0
+VERSION = 6  # of what is found in a file; raise it when `inspect_file` finds something else
 
 
 def check_blocks(path: str, dataset: DatasetReader, info: Header, file: BinaryIO) -> str | None:
@@ -94,92 +95,6 @@ class Wanted:
     imagery: bool = True
 
 
-@dataclass(frozen=True)
-class BandRecord:
-    """Counts of pixels, and of the valid ones range, median and darkest hundredth (its upper end) in physical units.
-
-    None when there are none. `fill` is the lowest or highest value where many pixels have it and it lies
-    further from the rest than that is wide: it may be nodata that nobody declared. `fill_share` of the valid pixels
-    have it.
-    """
-
-    pixels: int
-    valid: int
-    not_finite: int
-    low: float | None
-    high: float | None
-    median: float | None
-    dark: float | None = None
-    fill: float | None = None
-    fill_share: float = 0.0
-
-
-@dataclass(frozen=True)
-class FileFacts:
-    """What the header of a file says that pixels do not: see `Header`. `nodata` is whether the file declares any."""
-
-    names: tuple[str | None, ...]
-    scales: tuple[float, ...]
-    offsets: tuple[float, ...]
-    alpha: int | None
-    palette: bool
-    lossy: bool
-    masked: bool
-    nodata: bool
-    placed_by: str | None
-    pages: int
-    sides_m: tuple[float, float] | None
-
-    @classmethod
-    def of(cls, info: Header) -> "FileFacts":
-        """Those of a header."""
-        nodata = any(value is not None for value in info.nodata)
-        look = (info.names, info.scales, info.offsets, info.alpha, info.palette, info.lossy, info.masked)
-        return cls(*look, nodata, info.placed_by, info.pages, info.sides_m)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "FileFacts":
-        """Read what JSON has of them. Raises TypeError for anything else."""
-        fixed: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
-        return cls(**fixed)
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """What was found in one file. `kind` and `message` say what is wrong, None for a file that reads.
-
-    `digest` is of the file's bytes, `beside` of the files beside it that GDAL reads with it (None without any). `bands`
-    are by number in the stored order of the data set, also where the file has another (see `StoredOrder`).
-    """
-
-    digest: str | None = None
-    count: int = 0
-    dtype: str = ""
-    kind: str | None = None
-    message: str | None = None
-    bands: tuple[tuple[int, BandRecord], ...] = ()
-    beside: str | None = None
-    facts: FileFacts | None = None
-
-    @property
-    def content(self) -> str | None:
-        """Digest of all that decides what is read: the file's bytes, and the files beside it where there are any."""
-        if self.digest is None or self.beside is None:
-            return self.digest
-        return hashlib.sha256(f"{self.digest}\n{self.beside}".encode()).hexdigest()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give the record as what JSON has."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "FileRecord":
-        """Read what `to_dict` gave. Raises TypeError, KeyError or ValueError for anything else."""
-        bands = tuple((int(index), BandRecord(**band)) for index, band in values["bands"])
-        facts = values["facts"]
-        return cls(**{**values, "bands": bands, "facts": None if facts is None else FileFacts.from_dict(facts)})
-
-
 def inspect_file(wanted: Wanted, place: Place | None = None) -> FileRecord:
     """Read a file whole, in pieces, and describe it; what is wrong with it is in the record and never raised.
 
@@ -198,14 +113,13 @@ def inspect_file(wanted: Wanted, place: Place | None = None) -> FileRecord:
             damage = _damage(wanted.path, dataset, info)
             if damage is not None:
                 return FileRecord(digest, count, dtype, "damaged", f"{wanted.path}: {damage}; restore or remove it")
-            facts = FileFacts.of(info)
             known = tuple(band for band in wanted.bands if band[0] <= count)
             stored = known
             if place is not None and wanted.imagery:
-                placement = place(facts.names)
+                placement = place(info.names)
                 if placement.numbers is None:
                     text = placement.text
-                    return FileRecord(digest, count, dtype, "band-order", text, beside=beside, facts=facts)
+                    return FileRecord(digest, count, dtype, "band-order", text, beside=beside, header=info)
                 stored = tuple((placement.numbers[number - 1], scale, offset) for number, scale, offset in known)
             values = hashlib.sha256(repr((info.shape, info.dtypes, info.nodata, info.missing, info.limits)).encode())
             of_values = isinstance(dataset, CubeStep) and not is_remote(wanted.path)
@@ -214,7 +128,7 @@ def inspect_file(wanted: Wanted, place: Place | None = None) -> FileRecord:
             if of_values:
                 digest = values.hexdigest()  # one step of a store, whose other bytes do not matter
             bands = tuple((band[0], record) for band, record in zip(known, measured, strict=True))
-            return FileRecord(digest, count, dtype, bands=bands, beside=beside, facts=facts)
+            return FileRecord(digest, count, dtype, bands=bands, beside=beside, header=info)
     except RasterError as error:
         return FileRecord(digest, kind="unreadable", message=str(error))
     except OSError as error:
@@ -223,42 +137,38 @@ def inspect_file(wanted: Wanted, place: Place | None = None) -> FileRecord:
 
 
 def inspect_files(
-    source: Source, wanted: Sequence[Wanted], place: Place | None, *, workers: int
+    source: Source,
+    wanted: Sequence[Wanted],
+    place: Place | None,
+    stamps: Mapping[str, Stamp],
+    *,
+    workers: int,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, FileRecord]:
     """Inspect files with `workers` threads; those that have not changed since the last time are not read again.
 
-    `place` says where a file has each band of the data set, by its descriptions.
+    `place` says where a file has each band of the data set, by its descriptions. `stamps` are the states of local files
+    that are there. `progress` hears how many files are known.
 
     The cache is a convenience: when it cannot be read or written, the files are.
     """
-    cache = _cache_file(source, wanted)
-    order = _order_key(source)
-    keys = {one.path: _key(one, order) for one in wanted}
-    kept = _load(cache)
-    records: dict[str, FileRecord] = {}
-    for one in wanted:
-        entry = kept.get(one.path)
-        if entry is not None and keys[one.path] is not None and entry[0] == keys[one.path]:
-            records[one.path] = entry[1]
+    keys = _keys(wanted, stamps, _order_key(source))
+    cache = RecordCache(_cache_file(source, wanted), keys)
+    records = dict(cache.known)
     missing = [one for one in wanted if one.path not in records]
+    progress(len(records))
     if not missing:
         return records
-    saved = time.monotonic()
     executor = ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="audit")
     try:
-        futures = {executor.submit(inspect_file, one, place): one for one in missing}
-        for future in as_completed(futures):
-            one, record = futures[future], future.result()
+        for one, record in zip(missing, executor.map(inspect_file, missing, repeat(place)), strict=True):
             records[one.path] = record
-            key = keys[one.path]
-            if key is not None and record.kind != "unreadable":  # that may be of the moment
-                kept[one.path] = (key, record)
-            if time.monotonic() - saved > SAVE_SECONDS:
-                _save(cache, kept)
-                saved = time.monotonic()
+            if record.kind != "unreadable":  # that may be of the moment
+                cache.add(one.path, record)
+            progress(len(records))
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
-        _save(cache, kept)
+        cache.save()
     return records
 
 
@@ -292,7 +202,7 @@ def _measure(
     valid_C, not_finite_C = np.zeros(len(bands), np.int64), np.zeros(len(bands), np.int64)
     low_C, high_C = np.full(len(bands), np.inf), np.full(len(bands), -np.inf)
     samples_C: list[list[npt.NDArray[np.float32]]] = [[] for _ in bands]
-    pixels = 0
+    pixels, whole = 0, []
     for span in _spans(info, len(bands)):
         raw_Chw, valid_Chw = read_stored(dataset, info, indexes, span, nodata)
         if seen is not None:
@@ -300,6 +210,9 @@ def _measure(
         declared_C = valid_Chw.sum(axis=(1, 2))
         values_Chw = physical(raw_Chw, valid_Chw, scale_C, offset_C)
         pixels += span.height * span.width
+        if span.height * span.width == info.height * info.width <= WHOLE_PIXELS:
+            _, _, mean_TC, squares_TC, _, _ = moments(values_Chw[:, None], valid_Chw[:, None])
+            whole = list(zip(mean_TC[0].tolist(), squares_TC[0].tolist(), strict=True))
         here_C = valid_Chw.sum(axis=(1, 2))
         valid_C += here_C
         not_finite_C += declared_C - here_C
@@ -324,6 +237,8 @@ def _measure(
                 dark=float(np.quantile(merged, DARK)) if merged.size else None,
                 fill=fill,
                 fill_share=fill_share,
+                mean=whole[position][0] if whole else None,
+                squares=whole[position][1] if whole else None,
             )
         )
     return records
@@ -370,7 +285,7 @@ def _cache_file(source: Source, wanted: Sequence[Wanted]) -> Path:
         folder = os.path.commonpath(folders)
     except ValueError:  # none, or addresses beside files
         folder = "|".join(folders)
-    return cache_folder() / "audit" / f"{digest({'name': source.name, 'folder': folder})}.json"
+    return cache_folder() / "audit" / f"{digest({'name': source.name, 'folder': folder})}.ndjson"
 
 
 def _order_key(source: Source) -> str:
@@ -381,27 +296,16 @@ def _order_key(source: Source) -> str:
     return digest([order.names, order.stated, order.layer, [band.to_dict() for band in order.sensor.bands]])
 
 
-def _key(wanted: Wanted, order: str) -> str | None:
-    """Changes with the file and with the way it is read; None for a file that is absent or not of this machine."""
-    try:
-        current = stamp(wanted.path, remote=wanted.remote)
-    except GeomaeError:
-        return None
-    if current is None:
-        return None
-    return digest({"version": VERSION, "stamp": current, "wanted": asdict(wanted), "order": order})
-
-
-def _load(place: Path) -> dict[str, tuple[str, FileRecord]]:
-    if not place.exists():
-        return {}
-    try:
-        stored: dict[str, dict[str, Any]] = read_json(place)
-        return {path: (one["key"], FileRecord.from_dict(one["record"])) for path, one in stored.items()}
-    except (GeomaeError, AttributeError, KeyError, TypeError, ValueError):
-        return {}
-
-
-def _save(place: Path, kept: dict[str, tuple[str, FileRecord]]) -> None:
-    with contextlib.suppress(GeomaeError, OSError):
-        write_json(place, {path: {"key": key, "record": record.to_dict()} for path, (key, record) in kept.items()})
+def _keys(wanted: Sequence[Wanted], stamps: Mapping[str, Stamp], order: str) -> dict[str, str]:
+    """Change with a file and with the way it is read; none for a file that is absent or not of this machine."""
+    ways: dict[tuple[Any, ...], str] = {}
+    keys = {}
+    for one in wanted:
+        stamp = stamps.get(one.path)
+        if stamp is None:
+            continue
+        way = one.bands, one.nodata, one.imagery
+        if way not in ways:
+            ways[way] = digest([VERSION, way, order])
+        keys[one.path] = f"{ways[way]} {stamp}"
+    return keys

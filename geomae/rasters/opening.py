@@ -67,8 +67,12 @@ def stamp(path: str, *, remote: bool) -> Stamp:
         status = Path(path).stat()
     except OSError as error:
         raise RasterError(f"{path}: cannot be opened ({error.strerror}); check the path and the permissions") from error
-    beside = [value for one in side_files(path) for value in (one.path, one.size, one.mtime_ns)]
-    return status.st_size, status.st_mtime_ns, *beside
+    return status.st_size, status.st_mtime_ns, *beside_stamp(path)
+
+
+def beside_stamp(path: str) -> tuple[int | str, ...]:
+    """Give the names and states of the known files beside a raster."""
+    return tuple(value for one in side_files(path) for value in (one.path, one.size, one.mtime_ns))
 
 
 @contextlib.contextmanager

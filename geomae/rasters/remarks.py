@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 from geomae.catalog import Scene, Source
 from geomae.catalog.band_order import is_alpha
-from geomae.rasters.inspection import FileFacts, FileRecord
+from geomae.rasters.file_records import FileFacts, FileRecord
 from geomae.sensors import sensor, sensor_names
 
 SHOWN = 5  # files that a remark names

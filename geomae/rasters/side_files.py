@@ -4,6 +4,7 @@ They are found with one listing per folder, never by a test per raster and suffi
 `look_beside` lists, `side_files` tells, and `opening.stamp` makes them part of what tells a raster's states apart.
 """
 
+import contextlib
 import hashlib
 import os
 import re
@@ -42,20 +43,25 @@ class SideFile:
 _KNOWN: dict[str, tuple[SideFile, ...]] = {}
 
 
-def look_beside(paths: Iterable[str]) -> None:
-    """List the folders of local rasters anew and remember what lies beside each of these."""
+def look_beside(paths: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """List the folders of local rasters anew and remember what lies beside each of these.
+
+    Gives the state of the rasters themselves, bytes and time of change, by path, of those that are there.
+    """
     folders: dict[str, set[str]] = defaultdict(set)
     for path in paths:
-        folder, name = os.path.split(path)
-        folders[folder].add(name)
+        folder, slash, name = path.rpartition("/")
+        folders[folder + slash].add(name)
+    states: dict[str, tuple[int, int]] = {}
     for folder, names in folders.items():
-        found = _beside(folder, names)
+        found, own = _listed(folder, names)
+        states |= {folder + name: state for name, state in own.items()}
         for name in names:
-            path = os.path.join(folder, name)  # noqa: PTH118  # a Path for each of 100,000 files takes seconds
             if name in found:
-                _KNOWN[path] = tuple(sorted(found[name], key=lambda one: one.path))
+                _KNOWN[folder + name] = tuple(sorted(found[name], key=lambda one: one.path))
             else:
-                _KNOWN.pop(path, None)
+                _KNOWN.pop(folder + name, None)
+    return states
 
 
 def side_files(path: str) -> tuple[SideFile, ...]:
@@ -74,23 +80,31 @@ def side_digest(path: str) -> str | None:
     return hashlib.sha256(repr(parts).encode()).hexdigest() if parts else None
 
 
-def _beside(folder: str, names: set[str]) -> dict[str, list[SideFile]]:
-    """Side files by the name of their raster. A folder that cannot be listed has none: opening the raster says why."""
+def _listed(folder: str, names: set[str]) -> tuple[dict[str, list[SideFile]], dict[str, tuple[int, int]]]:
+    """Side files by the name of their raster, and the states of the rasters, by one listing.
+
+    A folder that cannot be listed has none: opening the raster says why.
+    """
     by_stem: dict[str, list[str]] = defaultdict(list)
     for name in names:
         by_stem[name.rpartition(".")[0]].append(name)
     found: dict[str, list[SideFile]] = defaultdict(list)
-    try:
-        with os.scandir(folder or ".") as entries:
-            for entry in entries:
-                owners = () if entry.name in names else _owners(entry.name, names, by_stem)
-                if owners and entry.is_file():
-                    status = entry.stat()
-                    for owner in owners:
-                        found[owner].append(SideFile(entry.path, status.st_size, status.st_mtime_ns))
-    except OSError:
-        return found
-    return found
+    own: dict[str, tuple[int, int]] = {}
+    with contextlib.suppress(OSError), os.scandir(folder.rstrip("/") or folder or ".") as entries:
+        for entry in entries:
+            is_raster = entry.name in names
+            owners = () if is_raster else _owners(entry.name, names, by_stem)
+            if not is_raster and not (owners and entry.is_file()):
+                continue
+            try:
+                status = entry.stat()
+            except OSError:  # a link to nothing
+                continue
+            if is_raster:
+                own[entry.name] = status.st_size, status.st_mtime_ns
+            for owner in owners:
+                found[owner].append(SideFile(entry.path, status.st_size, status.st_mtime_ns))
+    return found, own
 
 
 def _owners(name: str, names: set[str], by_stem: dict[str, list[str]]) -> list[str]:

@@ -4,7 +4,7 @@ T tiles
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,18 +27,19 @@ from geomae.catalog.attributes import text_of, tile_columns
 from geomae.catalog.scene_times import UNSPECIFIED, domains_by_month, with_time_attributes
 from geomae.catalog.times import DERIVED, TIME, column_remedy, times_span
 from geomae.errors import CatalogError, GeomaeError, RasterError, nearest
-from geomae.rasters import AuditReport, Grid, audit, sweeping
-from geomae.rasters.grids import check_stated_grids, scene_layout
+from geomae.rasters import AuditReport, Grid, audit, scene_grid, sweeping
+from geomae.rasters.grids import check_stated_grids
 from geomae.tiles.earth import to_crs
 from geomae.tiles.labels import LabelSource, label_tiles, purity_remarks
 from geomae.tiles.points import INVALID, PIXEL_COL, PIXEL_ROW, POINT, REPEAT, contradictions
 from geomae.tiles.polygon_labels import ByPolygon, columns_of_polygons, open_labels, values_of_tiles
-from geomae.tiles.sources import open_source, prepare
+from geomae.tiles.sources import prepare
 from geomae.tiles.splits import assign_splits
 from geomae.tiles.statistics import Statistics, Survey, survey
 from geomae.tiles.unusable import TOO_LARGE, computable_tiles, without_small_scenes
 from geomae.tiles.windows import list_windows
 
+Progress = Callable[[str, int, int], None]  # what, done, total
 COLUMNS = ("split", "group", "fold", "place", "block", "domain", "label")
 
 
@@ -211,7 +212,7 @@ def build_index(
     *,
     threads: int = 2,
     max_quarantined: float = 1.0,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = lambda what, done, total: None,
 ) -> TileIndex:
     """Audit a data set and list its tiles. `progress` hears (what, done, total).
 
@@ -219,13 +220,25 @@ def build_index(
     than the share `max_quarantined` of the scenes.
     """
     catalog, source = prepare(catalog, name)
+    report = audit(source, workers=threads, progress=progress)
+    return _build(catalog, name, source, report, threads, max_quarantined, progress)
+
+
+def _build(
+    catalog: Catalog,
+    name: str,
+    source: Source,
+    report: AuditReport,
+    threads: int,
+    max_quarantined: float,
+    progress: Progress,
+) -> TileIndex:
+    """The index of a data set that was audited, in the catalogue in which its entry is complete (see `prepare`)."""
     entry = catalog.entry(name)
-    report = audit(source, workers=threads)
     _check_quarantine(report, max_quarantined, catalog.place(name))
     source = in_own_order(source, report.numbers)
     left_out: dict[str, int] = {}
-    quarantined = report.quarantined
-    source, sound = _scene_grids(source, quarantined, catalog.place(name))
+    source, sound = _scene_grids(source, report, catalog.place(name))
     grids, report = without_small_scenes(catalog, name, source, sound, report)
     tiles, attributes, warnings = list_windows(catalog, name, source, grids, left_out)
     time_S = np.array([scene.time for scene in source.scenes], dtype=object)
@@ -290,22 +303,16 @@ def check_dataset(
     name: str,
     *,
     threads: int = 2,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = lambda what, done, total: None,
 ) -> DatasetCheck:
     """Resolve, audit and index a data set, as far as that goes; `progress` hears (what, done, total)."""
     result = DatasetCheck()
     try:
-        result = DatasetCheck(source := open_source(catalog, name))
-        scenes = len(source.scenes)
-        progress(f"auditing {name}", 0, scenes)
-        result = replace(result, report=audit(source, workers=threads))
-        progress(f"auditing {name}", scenes, scenes)
-        tiles = build_index(
-            catalog,
-            name,
-            threads=threads,
-            progress=lambda what, done, total: progress(f"{what} of {name}", done, total),
-        )
+        catalog, source = prepare(catalog, name)
+        result = DatasetCheck(source)
+        report = audit(source, workers=threads, progress=progress)
+        result = replace(result, report=report)
+        tiles = _build(catalog, name, source, report, threads, 1.0, progress)
     except GeomaeError as error:
         return replace(result, error=error)
     return replace(result, report=tiles.report, tiles=tiles)
@@ -322,21 +329,24 @@ def _there_is(condition: Condition, values_T: NDArray[Any]) -> str:
     return nearest(condition.values[0], {str(one) for one in known})
 
 
-def _scene_grids(source: Source, quarantined: Collection[str], place: str) -> tuple[Source, list[Grid | None]]:
+def _scene_grids(source: Source, report: AuditReport, place: str) -> tuple[Source, list[Grid | None]]:
     """The grid of each scene that is not quarantined; and the source, with times that names did not tell from tags.
 
     Raises CatalogError, after `place`, for files that do not lie where metadata say.
     """
-    scenes, grids = list(source.scenes), []
+    scenes, quarantined = list(source.scenes), report.quarantined
+    grids: list[Grid | None] = []
     for position, scene in enumerate(source.scenes):
-        layout = None if scene.id in quarantined else scene_layout(source, scene)
-        if layout and scene.stated_grids:
+        if scene.id in quarantined:
+            grids.append(None)
+            continue
+        if scene.stated_grids:
             try:
                 check_stated_grids(source, scene)
             except RasterError as error:
                 raise CatalogError(f"{place}: {error}") from error
-        grids.append(layout.grid if layout else None)
-        if layout and scene.time is None and (acquired := layout.parts[0].header.acquired):
+        grids.append(report.grids.get(scene.id) or scene_grid(source, scene))
+        if scene.time is None and (acquired := report.acquired.get(scene.id)):
             scenes[position] = replace(scene, time=acquired)
     return replace(source, scenes=tuple(scenes)), grids
 
@@ -381,18 +391,26 @@ def _keep(
     return tiles[chosen].reset_index(drop=True), attributes[chosen].reset_index(drop=True)
 
 
-def _measured(
-    source: Source, report: AuditReport, tiles: pd.DataFrame, threads: int, progress: Callable[[str, int, int], None]
-) -> Survey:
+def _measured(source: Source, report: AuditReport, tiles: pd.DataFrame, threads: int, progress: Progress) -> Survey:
     """What was measured on each tile, and where they lie around points whether the points are on valid pixels."""
     place_T4 = tiles[["scene", "row", "col", "size"]].to_numpy(dtype=np.int64)
     pixel_T2 = tiles[[PIXEL_ROW, PIXEL_COL]].to_numpy(dtype=np.int64) if PIXEL_ROW in tiles else None
 
     def done(count: int) -> None:
-        progress("reading tiles", count, len(place_T4))
+        progress(f"reading tiles of {source.name}", count, len(place_T4))
 
+    whole = {} if pixel_T2 is not None else _whole_scenes(source, report)
     with sweeping():
-        return survey(source, place_T4, _content(source, report), threads, done, pixel_T2)
+        return survey(source, place_T4, _content(source, report), threads, done, pixel_T2, whole)
+
+
+def _whole_scenes(source: Source, report: AuditReport) -> dict[tuple[int, ...], NDArray[np.float64]]:
+    """Moments that the audit took, by the tile (scene, row, col, size) that is the whole scene."""
+    return {
+        (position, 0, 0, grid.height): report.whole[scene.id]
+        for position, scene in enumerate(source.scenes)
+        if scene.id in report.whole and (grid := report.grids[scene.id]).height == grid.width
+    }
 
 
 def _content(source: Source, report: AuditReport) -> str:

@@ -18,6 +18,7 @@ from geomae.rasters import Window, read
 from geomae.tiles.draw_groups import DrawGroups, draw_groups
 from geomae.tiles.ground import TrainingGround
 from geomae.tiles.index import TileIndex
+from geomae.tiles.tile_cache import CachedScenes, TileCache
 from geomae.tiles.views import Frame, frame_of
 
 SPARSE = 4  # times the pixels of its tiles: a scene whose tiles lie further apart is not kept whole
@@ -59,16 +60,24 @@ def runs_of_one_size(side_T: NDArray[np.int64], rows: range, most: Callable[[int
 class TileReader:
     """Reads the tiles of an index; any number of threads may share it.
 
-    `bands` chooses bands of the source by name and fixes their order; by default all in stored order.
+    `bands` chooses bands of the source by name and fixes their order; by default all in stored order. With a `cache`
+    files are decoded where it does not hold their pixels.
     """
 
-    def __init__(self, index: TileIndex, memory_bytes: int = 0, bands: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        index: TileIndex,
+        memory_bytes: int = 0,
+        bands: Sequence[str] | None = None,
+        cache: TileCache | None = None,
+    ) -> None:
         stored = [band.name for band in index.source.bands]
         order = [stored.index(name) for name in bands or stored]
         self.index = index
         self.bands = tuple(stored[place] for place in order)
         self._channels = None if order == list(range(len(stored))) else order
         self.tile_ids: list[str] = index.tiles["tile_id"].tolist()
+        self._cached = None if cache is None else CachedScenes(cache, index)
         self._place = index.tiles[["scene", "row", "col", "size"]].to_numpy(dtype=np.int64)
         self._kept: dict[int, tuple[NDArray[np.float32], NDArray[np.bool_]]] = {}
         self._room = memory_bytes
@@ -166,5 +175,8 @@ class TileReader:
 
     def _read(self, scene: int, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         source = self.index.source
-        pixels, valid = read(source, source.scenes[scene], window)
+        if self._cached is not None:
+            pixels, valid = self._cached.read(scene, window)
+        else:
+            pixels, valid = read(source, source.scenes[scene], window)
         return (pixels, valid) if self._channels is None else (pixels[self._channels], valid[self._channels])

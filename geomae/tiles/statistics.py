@@ -3,11 +3,12 @@
 T tiles, C bands
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from geomae.catalog import Source
 from geomae.errors import StorageError
 from geomae.files import cache_folder, digest, publish_file
 from geomae.rasters import Window, read
+from geomae.rasters.moments import moments
 
 FORMAT = 2
 _ARRAYS = ("valid_share_T", "count_TC", "mean_TC", "squares_TC", "min_TC", "max_TC")
@@ -124,10 +126,12 @@ def survey(
     threads: int,
     progress: Callable[[int], None] = lambda done: None,
     pixel_T2: Whole | None = None,
+    whole: Mapping[tuple[int, ...], NDArray[np.float64]] = MappingProxyType({}),
 ) -> Survey:
     """Measure the tiles (scene, row, col, size) of `place_T4`; kept under `content`, the digest of what is read.
 
-    With `pixel_T2` (row, column) it is also told whether these pixels, one in each tile, are valid in any band.
+    With `pixel_T2` (row, column) it is also told whether these pixels, one in each tile, are valid in any band. `whole`
+    has the moments (5, C) of tiles that need not be read.
     """
     places = [place_T4] if pixel_T2 is None else [place_T4, pixel_T2]
     name = digest([FORMAT, content, *(sha256(one.tobytes()).hexdigest() for one in places)])
@@ -139,29 +143,37 @@ def survey(
 
     def measure(group_G: Whole) -> int:
         for here, pixels_CTHW, valid_CTHW in read_together(source, place_T4, group_G):
-            for figures, values in zip(measured.arrays, _moments(pixels_CTHW, valid_CTHW), strict=True):
+            for figures, values in zip(measured.arrays, moments(pixels_CTHW, valid_CTHW), strict=True):
                 figures[here] = values
             if pixel_T2 is not None and measured.pixel_valid_T is not None:
                 row_T, col_T = (pixel_T2[here] - place_T4[here, 1:3]).T
                 measured.pixel_valid_T[here] = valid_CTHW[:, np.arange(len(here)), row_T, col_T].any(axis=0)
         return len(group_G)
 
-    done = 0
+    todo_T = np.ones(len(place_T4), dtype=bool)
+    for position, place in enumerate(map(tuple, place_T4.tolist()) if whole else ()):
+        if place in whole:
+            figures = whole[place]
+            measured.valid_share_T[position] = figures[0].sum() / (figures.shape[1] * place[3] ** 2)
+            for array, values in zip(measured.arrays[1:], figures, strict=True):
+                array[position] = values
+            todo_T[position] = False
+    done = len(place_T4) - int(todo_T.sum())
     with ThreadPoolExecutor(max(threads, 1)) as pool:
-        for count in pool.map(measure, neighbours(place_T4)):
+        for count in pool.map(measure, neighbours(place_T4, np.flatnonzero(todo_T))):
             done += count
             progress(done)
     _store(kept, measured)
     return measured
 
 
-def neighbours(place_T4: Whole) -> list[Whole]:
-    """The tiles (positions) of one scene and one size whose corners lie in one block of it, group by group."""
-    scene_T, row_T, col_T, size_T = place_T4.T
-    key_T4 = np.stack([scene_T, size_T, row_T // BLOCK, col_T // BLOCK], axis=1)
-    order_T = np.lexsort(key_T4.T[::-1])
-    changes = np.flatnonzero((np.diff(key_T4[order_T], axis=0) != 0).any(axis=1)) + 1
-    return [group for group in np.split(order_T, changes) if len(group)]
+def neighbours(place_T4: Whole, chosen_U: Whole) -> list[Whole]:
+    """Tiles of those chosen (positions), of one scene and one size, whose corners lie in one block of it, by group."""
+    scene_U, row_U, col_U, size_U = place_T4[chosen_U].T
+    key_U4 = np.stack([scene_U, size_U, row_U // BLOCK, col_U // BLOCK], axis=1)
+    order_U = np.lexsort(key_U4.T[::-1])
+    changes = np.flatnonzero((np.diff(key_U4[order_U], axis=0) != 0).any(axis=1)) + 1
+    return [chosen_U[group] for group in np.split(order_U, changes) if len(group)]
 
 
 def read_together(
@@ -188,20 +200,6 @@ def read_together(
     for start in range(0, len(group_G), step):
         row_T, col_T = (corner_G2[start : start + step] - (top, left)).T
         yield group_G[start : start + step], pixels_CYXHW[:, row_T, col_T], valid_CYXHW[:, row_T, col_T]
-
-
-def _moments(pixels_CTHW: NDArray[np.float32], valid_CTHW: NDArray[np.bool_]) -> tuple[NDArray[np.float64], ...]:
-    """Of each tile the valid share (T), and per band (T, C) count, mean, sum of squares about it, minimum and maximum
-    (infinite where empty).
-    """
-    shape_CTP = (*pixels_CTHW.shape[:2], -1)
-    flat = pixels_CTHW.reshape(shape_CTP).astype(np.float64, order="C")  # so that each sum is in the order of pixels
-    ok = np.ascontiguousarray(valid_CTHW.reshape(shape_CTP))
-    count = ok.sum(2).astype(np.float64)
-    mean = np.where(ok, flat, 0).sum(2) / np.maximum(count, 1)
-    squares = np.where(ok, (flat - mean[:, :, None]) ** 2, 0).sum(2)
-    low, high = np.where(ok, flat, np.inf).min(2), np.where(ok, flat, -np.inf).max(2)
-    return ok.mean(axis=(0, 2)), count.T, mean.T, squares.T, low.T, high.T
 
 
 def _load(path: Path, name: str) -> Survey | None:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from geomae.catalog import Catalog, Scene, Source
 from geomae.errors import CatalogError
-from geomae.rasters import AuditReport, Grid, Problem
+from geomae.rasters import Grid
 from geomae.rasters.audit import LARGEST_VALUE, stored_value
+from geomae.rasters.audit_report import AuditReport, Problem
 from geomae.tiles.statistics import Survey
 
 TOO_LARGE = f"values beyond {LARGEST_VALUE:g}"  # the reason that is counted

@@ -1,1 +1,1 @@
-"""Training on Lightning Fabric: one visible loop, and around it what each step needs."""
+"""Training on Lightning Fabric: one visible loop, and the parts that each step uses."""

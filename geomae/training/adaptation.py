@@ -1,4 +1,4 @@
-"""Adaptation: masked pretraining that goes on with the tiles of a target while held-out ones are predicted better.
+"""Adaptation: pretraining continued on target tiles, until the validation score of held-out tiles stops improving.
 
 T tiles
 """
@@ -25,6 +25,7 @@ from geomae.tiles.reader import TileReader
 from geomae.tiles.schedule import schedule_batches
 from geomae.tiles.selection import Selection, check_no_pixel_overlap, index_gsd_m, overlapping
 from geomae.tiles.splits import validation_tiles
+from geomae.tiles.tile_cache import cache_note, tile_cache
 from geomae.training import checkpoints
 from geomae.training.data import Dataset, pair_tiles, usable_tiles
 from geomae.training.engine import stale
@@ -33,13 +34,13 @@ from geomae.training.starts import Start
 from geomae.training.trainer import prepare
 from geomae.training.validation import MODEL
 
-ADAPTED = "adapted"  # in the provenance of a model: what it was adapted to
+ADAPTED = "adapted"  # key of a model's provenance: the target that it was adapted to
 RATES = {"full": 0.004, "last-blocks": 0.008, "lora": 0.008, "norm": 0.03, "heads": 0.008}  # for 256 tiles a step
 
 
 @dataclass(frozen=True)
 class AdaptationDomain:
-    """The tiles of a selection: those to learn from, and those held out: groups or blocks where there are any."""
+    """The training tiles and the held-out tiles of a selection; whole groups or blocks are held out where possible."""
 
     selected: Selection
     training: Dataset
@@ -47,30 +48,30 @@ class AdaptationDomain:
 
     @property
     def name(self) -> str:
-        """The selector."""
+        """The text of the selector."""
         return self.selected.name
 
 
 @dataclass(frozen=True)
 class AdaptationDomains:
-    """Target and source, and the model as it begins, which knows the sensors of both. `notes` say what was decided."""
+    """Target, source, and the start model with the sensors of both. `notes` report automatic decisions."""
 
     model: Start
     target: AdaptationDomain
     source: AdaptationDomain | None
     notes: tuple[str, ...]
     objective: Objective = field(default_factory=Objective)  # without `places` where no tile has a partner
-    partners: Partners | None = None  # of the tiles to learn from, the target's first; None: views are not compared
+    partners: Partners | None = None  # of the training tiles, the target's first; None: no term compares views
 
     @property
     def all(self) -> tuple[AdaptationDomain, ...]:
-        """The target first."""
+        """The target, then the source if there is one."""
         return (self.target,) if self.source is None else (self.target, self.source)
 
 
 @dataclass(frozen=True)
 class AdaptedModel:
-    """The adapted model, merged into plain weights; what learned; the step whose weights are kept, and the last one."""
+    """The adapted model, with LoRA merged into its weights; the trained share; the step that is kept, and the last."""
 
     model: Start
     share: Share
@@ -81,7 +82,7 @@ class AdaptedModel:
 def read_adaptation_domains(
     model: Start, selections: Sequence[Selection], config: PretrainConfig, seed: int
 ) -> AdaptationDomains:
-    """The domains of the selections, the target's first, for a model that will learn them.
+    """Return the domains of the selections (target, then source) for a model that will be trained on them.
 
     Raises CatalogError, ConfigError, BandMismatchError or ModelError where tiles, bands and model do not fit together.
     """
@@ -103,12 +104,12 @@ def read_adaptation_domains(
 
 
 def training_config(config: AdaptConfig, start: Start) -> PretrainConfig:
-    """The training of a model, by the terms that are asked for, else by those that it was trained with.
+    """Return the training configuration of an adaptation; its objective is by default that of the model's training.
 
-    Raises ConfigError where they do not go with the method or the batch.
+    Raises ConfigError where the objective does not fit the method or the batch.
     """
     rate = RATES[config.method] if config.rate is None else config.rate
-    objective = config.objective or start.objective  # a model of ours says by which terms it was trained
+    objective = config.objective or start.objective
     if config.method == "heads" and objective.pixels:
         raise ConfigError(
             "--method heads: keeps the model as it is, and pixels have no head of their own; --set objective.pixels=0 "
@@ -123,7 +124,7 @@ def training_config(config: AdaptConfig, start: Start) -> PretrainConfig:
 
 
 def trainable(domains: AdaptationDomains, config: AdaptConfig, seed: int) -> tuple[Trainable, Share]:
-    """A copy of the model in which the weights of the method may learn the tiles of these domains."""
+    """Return a trainable copy of the model, and which weights the method trains. Low-rank weights depend on `seed`."""
     network = domains.model.network([one.training.record for one in domains.all])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key(seed, "low rank") % 2**63)
@@ -141,10 +142,10 @@ def adapt_model(
     stop: Stop,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> AdaptedModel | None:
-    """Train, or go on from the checkpoints in `folder`; None where `stop` ended it.
+    """Train, or resume from the checkpoints in `folder`. Returns None where `stop` ended the training.
 
-    The weights of the best validation are kept; where no step was better than the start, those of the start. `on_event`
-    hears what the training loop reports.
+    The weights with the best validation score are kept; where no step improves on the start, those of the start.
+    `on_event` is called with each event of the training loop.
     """
     network, share = trainable(domains, config, seed)
     training = [one.training for one in domains.all]
@@ -154,10 +155,10 @@ def adapt_model(
         folder,
     )  # fmt: skip
     if job.objective.pixels:
-        # What is reported in the end; the loss follows it only roughly, since it does not weigh bands alike.
+        # The score that is reported. The loss is only roughly proportional to it, since it weights bands differently.
         trainer.judged_by = lambda scores: scores.mean(MODEL)
     if trainer.progress.step == 0:
-        on_event(Event(0, scores=validate(trainer)))  # the start is the first that has to be beaten
+        on_event(Event(0, scores=validate(trainer)))  # the score that training has to improve on
         save(trainer)
     shares = (1 - config.replay, config.replay)[: len(training)]
     order = schedule_batches(
@@ -177,7 +178,7 @@ def adapt_model(
 
 
 def check_not_adapted(model: Start, target_digest: str, name: str) -> None:
-    """Raise ConfigError where the model `name`, or one that it was made from, was adapted to the same tiles already."""
+    """Raise ConfigError where the model `name`, or one of its predecessors, was adapted to the same tiles already."""
     provenance: Mapping[str, Any] | None = model.provenance
     while provenance is not None:
         adapted = provenance.get(ADAPTED, {})
@@ -191,7 +192,7 @@ def check_not_adapted(model: Start, target_digest: str, name: str) -> None:
 def adapted_provenance(
     config: AdaptConfig, domains: AdaptationDomains, adapted: AdaptedModel, digest: str
 ) -> dict[str, Any]:
-    """What an adapted model says of its adaptation; `digest` names the weights of the model before."""
+    """Return the provenance of an adapted model; `digest` is that of the start model's weights."""
     target = domains.target
     return {
         "dataset": [one.name for one in domains.all],
@@ -219,12 +220,15 @@ def _domain(
     held_T = validation_tiles(index.tiles, config.data.validation, seed)
     if not held_T.any():
         raise CatalogError(
-            f"{selected.name}: has {len(index)} usable tile{'s' * (len(index) != 1)}, too few to hold some out, and "
-            "without them nobody could say whether an adaptation helped; choose more tiles"
+            f"{selected.name}: has {len(index)} usable tile{'s' * (len(index) != 1)}, too few to hold some out; "
+            "held-out tiles are needed to measure whether an adaptation helps; choose more tiles"
         )
 
+    kept = tile_cache(config.data)
+    notes += cache_note(config.data, index)
+
     def part(name: str, tiles: TileIndex) -> Dataset:
-        return Dataset(name, TileReader(tiles, memory, names), replace(record, gsd_m=index_gsd_m(tiles)))
+        return Dataset(name, TileReader(tiles, memory, names, kept), replace(record, gsd_m=index_gsd_m(tiles)))
 
     learned, held = (index.take(np.flatnonzero(chosen_T)) for chosen_T in (~held_T, held_T))
     learned = _without_overlap(selected.name, learned, held, notes)
@@ -232,21 +236,21 @@ def _domain(
 
 
 def _without_overlap(name: str, learned: TileIndex, held: TileIndex, notes: list[str]) -> TileIndex:
-    """The tiles to learn from without those that show held-out pixels, where enough are left; notes say what is not."""
+    """Drop training tiles that overlap held-out tiles, if at least half are left. Notes report what remains shared."""
     shared_T = overlapping(learned, held)
     many = 2 * shared_T.sum() > len(learned)
     if many:
         notes.append(
-            f"{name}: {shared_T.sum()} of the {len(learned)} tiles that are learned from overlap held-out ones, which "
-            "flatters every error on these; cut tiles without overlap, or give the data set blocks or groups"
+            f"{name}: {shared_T.sum()} of the {len(learned)} training tiles overlap held-out tiles, so that errors on "
+            "these are too low; cut tiles without overlap, or give the data set blocks or groups"
         )
     elif shared_T.any():
-        notes.append(f"{name}: {shared_T.sum()} tiles that overlap held-out ones are not learned from")
+        notes.append(f"{name}: {shared_T.sum()} tiles that overlap held-out tiles are left out of training")
         learned = learned.take(np.flatnonzero(~shared_T))
     known = set(learned.independent_units()) & set(held.independent_units())
     if known:
         notes.append(
-            f"{name}: of {len(known)} of the {len(set(held.independent_units()))} groups of held-out tiles others are "
-            "learned from; the groups are too large to hold whole ones out"
+            f"{name}: {len(known)} of the {len(set(held.independent_units()))} groups of held-out tiles also have "
+            "training tiles; the groups are too large to hold whole ones out"
         )
     return learned

@@ -1,4 +1,4 @@
-"""Checkpoints: folders that are whole or absent, of safetensors and JSON, each file with its digest.
+"""Checkpoints: folders published in one step, of safetensors and JSON, with the digest of each file.
 
 checkpoints/step-00000200/   the state after 200 steps
     model.safetensors  optimizer.safetensors  state.json
@@ -24,14 +24,14 @@ from geomae.errors import CheckpointError, GeomaeError
 from geomae.files import digest, file_digest, publish_dir, read_json, write_json
 from geomae.models.folder import save_tensors
 
-# Whole tensors under the same names, whatever the strategy.
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)  # for the first rank alone
-READ = StateDictOptions(full_state_dict=True)  # by every rank
+# Unsharded tensors under the same names, whatever the strategy.
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)  # saving: only the first rank gets them
+READ = StateDictOptions(full_state_dict=True)  # restoring: every rank reads them
 
 
 @dataclass
 class Progress:
-    """What a run must remember beside weights: where it is, and its best validation so far."""
+    """The state of a run beside its weights: the steps done, and the best validation score with its step."""
 
     step: int = 0
     best_loss: float | None = None
@@ -39,13 +39,13 @@ class Progress:
 
 
 def collect_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Weights by parameter name, on the host; every rank must call it, and of several ranks the first gets them."""
+    """Return the weights by parameter name, on the host. Every rank must call this; only the first gets the weights."""
     state: Any = get_model_state_dict(model, options=WHOLE)
     return {name: value.contiguous() for name, value in state.items()}
 
 
 def collect_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Optimizer state by parameter name and kind, likewise."""
+    """Return the optimizer state by `parameter/kind`, on the host. Every rank must call this; the first gets it."""
     state: Any = get_optimizer_state_dict(model, optimizer, options=WHOLE).get("state", {})
     return {
         f"{name}/{kind}": value.contiguous().clone() for name, kinds in state.items() for kind, value in kinds.items()
@@ -53,9 +53,9 @@ def collect_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
 
 
 def publish(folder: Path, weights: dict[str, Tensor], moments: dict[str, Tensor], progress: Progress) -> Path:
-    """Write the checkpoint of `progress.step` below `folder`, in one step."""
+    """Write the checkpoint of `progress.step` below `folder`, atomically, and return its path."""
     target = folder / f"step-{progress.step:08d}"
-    if target.exists():  # a resumed run meets its own checkpoint again: the same bytes
+    if target.exists():  # a resumed run reaches its own checkpoint again, with the same content
         return target
     with publish_dir(target) as temporary:
         save_tensors(weights, temporary / "model.safetensors")
@@ -76,15 +76,15 @@ def prune(folder: Path, keep: int, best_step: int | None) -> None:
     steps = sorted(folder.glob("step-*"))
     for path in steps[:-keep]:
         if best_step is None or path.name != f"step-{best_step:08d}":
-            # Renamed first: a checkpoint that is half removed must not look like one.
+            # Renamed first, so that a half-removed checkpoint is not mistaken for a complete one.
             doomed = path.rename(path.with_name(f".unfinished-{path.name}"))
             shutil.rmtree(doomed, ignore_errors=True)
 
 
 def newest(folder: Path) -> tuple[Path, Progress] | None:
-    """The newest checkpoint, checked; None where there is none.
+    """Return the newest checkpoint after checking its digests; None where there is none.
 
-    Raises CheckpointError for one that is incomplete or was altered: going on from an older one silently would hide it.
+    Raises CheckpointError where it is incomplete or was altered: resuming from an older one would hide the damage.
     """
     folders = sorted(folder.glob("step-*"))
     if not folders:
@@ -107,19 +107,19 @@ def newest(folder: Path) -> tuple[Path, Progress] | None:
 
 
 def last_step(folder: Path) -> int:
-    """The step of the newest checkpoint, by its name alone; 0 where there is none."""
+    """Return the step of the newest checkpoint, from folder names only; 0 where there is none."""
     return max((int(path.name.removeprefix("step-")) for path in folder.glob("step-*")), default=0)
 
 
 def weights_of(folder: Path, step: int) -> dict[str, Tensor]:
-    """The weights after `step`, by parameter name, of a checkpoint that was kept."""
+    """Read the weights of the checkpoint of `step`, by parameter name."""
     return load_file(folder / f"step-{step:08d}" / "model.safetensors")
 
 
 def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Bring a checkpoint back into `model` and `optimizer`; every rank must call it, and reads the files.
+    """Load a checkpoint into `model` and `optimizer`. Every rank must call this, and reads the files.
 
-    Raises CheckpointError for weights of another model, as another version of geomae names them.
+    Raises CheckpointError where the weights belong to another model, for example one of another version of geomae.
     """
     weights: dict[str, Any] = dict(load_file(path / "model.safetensors"))
     try:

@@ -24,6 +24,7 @@ from geomae.tiles.reader import TileReader
 from geomae.tiles.selection import Progress, index_gsd_m, index_training, own_statistics, pool, sensor_key
 from geomae.tiles.splits import validation_tiles
 from geomae.tiles.statistics import Statistics
+from geomae.tiles.tile_cache import cache_note, tile_cache
 
 SHOWN = 3  # files that an error names
 
@@ -48,7 +49,7 @@ def usable_tiles(
     if config.masking.kind == "bands":
         _check_band_mask(len(groups or index.source.bands), index, config)
     keep = np.ones(len(index), dtype=bool)
-    reader = TileReader(index, bands=names)
+    reader = TileReader(index, bands=names, cache=tile_cache(config.data))
     for position in np.flatnonzero(index.survey.valid_share_T < 1).tolist():
         usable = usable_patches(reader.read(position)[1], config.patch, config.data.min_valid_patch)
         # Also with masks of bands: pictures and studies hide patches of the same tiles.
@@ -184,7 +185,7 @@ def assemble(
     """
     if indexes is None:
         indexes = index_training(catalog, (*selectors, *evaluations), config.data, progress)
-    notes = [note for index in indexes.values() for note in index.notes()]
+    notes = [note for index in indexes.values() for note in (*index.notes(), *cache_note(config.data, index))]
     chosen, evals = ([(one, indexes[one.dataset].select(one)) for one in part] for part in (selectors, evaluations))
     agree_on_bands([index for _, index in (*chosen, *evals)], config)
     fixed, groups = fixed_bands(chosen[0][1].source.bands, config, notes)
@@ -204,7 +205,9 @@ def assemble(
     def ready(name: str, index: TileIndex) -> Dataset:
         order = fixed or tuple(band.name for band in index.source.bands)
         record = next(one for one in sensors if one.name == sensor_key(index)).select(order)
-        return Dataset(name, TileReader(index, memory, order), replace(record, gsd_m=index_gsd_m(index)))
+        return Dataset(
+            name, TileReader(index, memory, order, tile_cache(config.data)), replace(record, gsd_m=index_gsd_m(index))
+        )
 
     content = [[name, index.content(), index.tiles["tile_id"].tolist()] for name, index in (*training, *held, *named)]
     entries = catalog.digest(sorted(indexes))

@@ -1,5 +1,6 @@
-"""What every training is: a network as its strategy wraps it, its optimizer, and where it stands. What is learned from
-which tiles, and how that is judged, is said by the kinds of training: pretraining (trainer.py), fine-tuning
+"""The common base of all trainings: a network wrapped by its strategy, its optimizer and its progress.
+
+The kinds of training define batches, losses and validation scores: pretraining (trainer.py), fine-tuning
 (supervised.py).
 
 B tiles of this rank's share of a step, T terms of the loss
@@ -22,7 +23,7 @@ from geomae.training.checkpoints import Progress
 
 
 class LoopConfig(Protocol):
-    """What the loop reads of a configuration; it may have `picture_every` and `probe_every`, too."""
+    """The settings that the loop reads from a configuration; `picture_every` and `probe_every` are optional."""
 
     @property
     def steps(self) -> int:
@@ -34,15 +35,15 @@ class LoopConfig(Protocol):
 
     @property
     def accumulate(self) -> int:
-        """Passes over which a step's tiles are split."""
+        """Gradient accumulation: passes over which a step's tiles are split."""
 
     @property
     def optimizer(self) -> Optimizer:
-        """Rate, warm-up, decay and clipping."""
+        """Learning rate, warm-up, weight decay and gradient clipping."""
 
     @property
     def log_every(self) -> int:
-        """Steps between logged figures."""
+        """Steps between logged metrics."""
 
     @property
     def eval_every(self) -> int:
@@ -54,37 +55,37 @@ class LoopConfig(Protocol):
 
     @property
     def keep(self) -> int:
-        """Newest checkpoints kept, beside the best."""
+        """Number of newest checkpoints that are kept, in addition to the best."""
 
 
 class StepBatch(Protocol):
-    """The tiles of a step, or of a pass of it."""
+    """The tiles of a step, or of one accumulation pass of it."""
 
     @property
     def tile_ids(self) -> tuple[str, ...]:
         """Names of the tiles."""
 
     def to(self, device: torch.device) -> Self:
-        """The batch on `device`."""
+        """Return the batch on `device`."""
 
     def split(self, parts: int) -> Sequence[Self]:
-        """The batch in equal passes."""
+        """Return the batch split into equal parts, one per accumulation pass."""
 
 
 class Scores(Protocol):
-    """What a validation found."""
+    """The result of a validation on one data set."""
 
     @property
     def loss(self) -> float:
-        """The least is the best."""
+        """The validation loss; lower is better."""
 
     def metrics(self, dataset: str) -> dict[str, float]:
-        """Flat figures by name."""
+        """Return flat metrics by name."""
 
 
 @dataclass
 class Training(ABC):
-    """Everything that the loop works on. `model` is `trained` as the strategy wraps it."""
+    """The state that the loop works on. `model` is the network `trained`, wrapped by the strategy."""
 
     fabric: Fabric
     trained: torch.nn.Module
@@ -103,29 +104,30 @@ class Training(ABC):
 
     @abstractmethod
     def batches(self, order: BatchSchedule, steps: range) -> Iterator[Any]:
-        """This rank's share of the tiles of `steps` (each a `StepBatch`), made ahead of their use."""
+        """Yield this rank's tiles of each step (a `StepBatch`); they are read ahead."""
 
     @abstractmethod
     def counts(self, batch: Any) -> list[float]:
-        """What the loss of each term is divided by, of this rank's tiles; known on the host before the step begins."""
+        """Return the denominator of each term of the loss, over this rank's tiles, without reading from the device."""
 
     @abstractmethod
     def losses(self, part: Any) -> tuple[Tensor, Tensor | None]:
-        """Of a pass on the device: the loss of each term as sums over each tile (T, B), nothing divided; and what the
-        encoder says of the tiles (B, D), where its rank is to be watched.
+        """Return the losses of a batch on the device (T, B): for each term, the sum over each tile, not divided.
+
+        Also returns the embeddings of the tiles (B, D), whose effective rank is logged, or None.
         """
 
     @abstractmethod
     def scores(self, *, baselines: bool) -> Mapping[str, Scores]:
-        """Scores of every validation data set, the same on all ranks; the mode of the network is set by the caller."""
+        """Return the scores of every validation data set, equal on all ranks. The caller sets the network's mode."""
 
     def judge(self, scores: Any) -> float:
-        """Of the scores of a validation data set: the least is the best."""
+        """Return the number by which the best checkpoint is chosen, for one validation data set; lower is better."""
         return float(scores.loss)
 
 
 def restored(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> Progress:
-    """Go on from the newest checkpoint in `folder`, if there is one."""
+    """Load the newest checkpoint in `folder` if there is one, and return its progress."""
     newest = checkpoints.newest(folder)
     if newest is None:
         return Progress()
@@ -135,11 +137,11 @@ def restored(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> Prog
 
 
 class Patience(Protocol):
-    """When a training is stopped early."""
+    """Settings of early stopping."""
 
     @property
     def patience(self) -> int:
-        """Validations without a new best."""
+        """Validations without a new best after which training stops."""
 
     @property
     def eval_every(self) -> int:
@@ -152,20 +154,20 @@ def stale(progress: Progress, config: Patience) -> bool:
 
 
 def wrapped(model: Any) -> torch.nn.Module:
-    """The module inside Fabric's wrapper: plain, DDP or FSDP."""
+    """Return the module inside Fabric's wrapper: the plain module, DDP or FSDP."""
     inner: torch.nn.Module = model._forward_module
     return inner
 
 
 def added(fabric: Fabric, values: Tensor) -> Tensor:
-    """The sum of `values` over all ranks."""
+    """Return the sum of `values` over all ranks."""
     total = fabric.all_reduce(values, reduce_op="sum")
     assert isinstance(total, Tensor)
     return total
 
 
 def gathered(fabric: Fabric, rows: Tensor) -> Tensor:
-    """The rows (B, ...) of every rank, one rank after the other: (G, ...); gradients flow back to each rank's own."""
+    """Concatenate the rows (B, ...) of all ranks to (G, ...), in rank order; gradients reach each rank's own rows."""
     if fabric.world_size == 1:
         return rows
     every = fabric.all_gather(rows, sync_grads=True)

@@ -1,4 +1,4 @@
-"""Fine-tuning from a model to a model with a head: the rate is chosen on held-out tiles, then the training runs.
+"""Fine-tuning: train a model with a head at each learning rate, and keep the best on held-out tiles.
 
 T tiles, K classes
 """
@@ -32,12 +32,12 @@ from geomae.training.loop import Event, save, train, validate
 from geomae.training.supervised import LabelledPart, prepare
 
 ENCODER, HEAD = "encoder.", "head."
-OnEvent = Callable[[str, Event], None]  # hears of which training the event is
+OnEvent = Callable[[str, Event], None]  # called with the name of the training, such as rate-0.004, and the event
 
 
 @dataclass(frozen=True)
 class HeadStart:
-    """Weights that a linear head begins from, and the strength of the probe that they are."""
+    """Initial weights of a linear head, taken from a linear probe, and the probe's regularisation strength."""
 
     weights: Mapping[str, Tensor]
     strength: float
@@ -45,8 +45,9 @@ class HeadStart:
 
 @dataclass(frozen=True)
 class FinetuneJob:
-    """What is learned from which tiles. `held` judges rates and steps; None: the last weights are kept. Without a
-    `start` the head begins at random.
+    """Model, head and tiles of a fine-tuning. `held` are the tiles that choose the learning rate and the step.
+
+    Without `held`, the last weights are kept. Without `start`, the head is initialised at random.
     """
 
     model: Model  # with the record of the bands in use
@@ -60,7 +61,7 @@ class FinetuneJob:
 
 @dataclass(frozen=True)
 class Learned:
-    """A model with its head, the rate that was taken, what each rate scored, and the steps it took."""
+    """The model with its head, the chosen rate, the held-out loss of each rate, the step kept, and the last step."""
 
     model: Model
     share: Share
@@ -71,7 +72,7 @@ class Learned:
 
 
 def network_of(job: FinetuneJob, config: FinetuneConfig) -> tuple[FinetunedNetwork, Share]:
-    """A copy of the model's weights with the head as it begins, in which the weights of the method may learn."""
+    """Return a trainable copy of the model with its initial head, and which weights the method trains."""
     mae = MaskedAutoencoder(job.model.mae.architecture)
     mae.load_state_dict(job.model.mae.state_dict())
     with torch.random.fork_rng(devices=[]):
@@ -85,7 +86,7 @@ def network_of(job: FinetuneJob, config: FinetuneConfig) -> tuple[FinetunedNetwo
 
 
 def untrained(model: Model, seed: int) -> Model:
-    """The same architecture with random weights."""
+    """Return a model of the same architecture with random weights, drawn from `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key(seed, "scratch") % 2**63)
         return replace(model, mae=MaskedAutoencoder(model.mae.architecture).eval())
@@ -99,10 +100,11 @@ def finetune_model(
     stop: Stop,
     on_event: OnEvent = lambda name, event: None,
 ) -> Learned | None:
-    """Train at each rate and keep what is best on the held-out tiles (the first rate, where nothing is held out), or
-    go on from the checkpoints in `folder`; None where `stop` ended it.
+    """Train at each learning rate and keep the model with the lowest loss on the held-out tiles.
 
-    Rates run to their end: a short trial speaks for low rates, which spoil less of what the head begins with.
+    Without held-out tiles only the first rate is trained. Resumes from the checkpoints in `folder`. Returns None where
+    `stop` ended the training. Each rate is trained to its end, because a short trial would favour low rates, which
+    change the initial head less.
     """
     ended: dict[float, _Trained] = {}
     for rate in config.grid if job.held is not None else config.grid[:1]:
@@ -117,7 +119,7 @@ def finetune_model(
 
 
 def with_weights(job: FinetuneJob, weights: Mapping[str, Tensor]) -> Model:
-    """The model with the weights of a `FinetunedNetwork`; a decoder stays as it was."""
+    """Return the model with the weights of a `FinetunedNetwork`; a decoder keeps its weights."""
     mae = MaskedAutoencoder(job.model.mae.architecture)
     mae.load_state_dict(dict(job.model.mae.state_dict()) | {k: v for k, v in weights.items() if k.startswith(ENCODER)})
     head = build_head(mae.architecture, job.record)
@@ -126,14 +128,14 @@ def with_weights(job: FinetuneJob, weights: Mapping[str, Tensor]) -> Model:
 
 
 def class_weights(label_T: NDArray[Any], classes: int) -> list[float]:
-    """What makes every class count as much as any other: N / (K n_k), over labelled tiles or pixels."""
+    """Return balanced class weights N / (K n_k), over labelled tiles or pixels; negative labels are unlabelled."""
     count_K = np.bincount(label_T[label_T >= 0].ravel(), minlength=classes)
     return [float(count_K.sum() / (classes * max(count, 1))) for count in count_K.tolist()]
 
 
 @dataclass(frozen=True)
 class _Trained:
-    """A training that ended; `loss` is 0 where nothing judged it."""
+    """A finished training at one rate; `loss` is 0 without held-out tiles."""
 
     folder: Path
     share: Share
@@ -145,8 +147,9 @@ class _Trained:
 def _run(
     compute: Compute, config: FinetuneConfig, job: FinetuneJob, folder: Path, stop: Stop, on_event: OnEvent
 ) -> _Trained | None:
-    """One training to its end. It keeps the best weights on held-out tiles, those that it begins with among them; else
-    the last.
+    """Run one training to its end. Returns None where `stop` ended it.
+
+    The best weights on held-out tiles are kept, which may be the initial ones; without held-out tiles, the last.
     """
     fabric = compute.fabric
     network, share = network_of(job, config)

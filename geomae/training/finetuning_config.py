@@ -1,4 +1,4 @@
-"""The configuration of `geomae finetune`; read without torch, whose import takes seconds."""
+"""The configuration of `geomae finetune`. It does not import torch, which takes seconds."""
 
 from typing import Literal
 
@@ -8,12 +8,12 @@ from geomae.config import Frozen, Optimizer
 from geomae.models.head_record import CLASSIFICATION
 
 METHODS = ("full", "lora", "last-blocks", "head")
-# Learning rates for 256 tiles a step, of which the one that is best on held-out tiles is taken.
+# Learning rates for 256 tiles a step; held-out tiles choose one of them.
 RATES = {"full": [0.004, 0.008], "last-blocks": [0.004, 0.008], "lora": [0.008, 0.03], "head": [0.004, 0.03]}
 
 
 class Augment(Frozen, strict=True):
-    """What a training tile is changed by each time that it is seen. Values are standardised: deviation 1 per band."""
+    """Augmentation, drawn anew each time a training tile is read. Values are standardised: deviation 1 per band."""
 
     crops: float = Field(0.8, ge=0.1, le=1, description="smallest side of a window of the tile, as a share; 1: none")
     flips: bool = Field(True, description="mirror tiles, upside down and left to right")
@@ -67,11 +67,11 @@ class FinetuneConfig(Frozen, strict=True):
 
     @property
     def keep(self) -> int:
-        """Newest checkpoints kept, beside the best."""
+        """Number of newest checkpoints that are kept, in addition to the best."""
         return 1
 
     def balances(self, task: str) -> bool:
-        """Whether every class counts as much as any other."""
+        """Whether the loss weights classes equally, whatever their frequency."""
         return task == CLASSIFICATION if self.class_weights is None else self.class_weights == "balanced"
 
     @property
@@ -85,22 +85,22 @@ class FinetuneConfig(Frozen, strict=True):
         return [f"rate-{rate:g}" for rate in self.grid]
 
     def begins(self, run: str) -> int:
-        """The step from which the history counts the steps of a training."""
+        """The offset of a training's steps in the history, in which the rates follow each other."""
         return self.runs.index(run) * (self.steps + 1)
 
     @property
     def optimizer(self) -> Optimizer:
-        """With the first rate of the grid."""
+        """The settings of the optimizer, with the first rate of the grid."""
         return Optimizer(
             base_rate=self.grid[0], weight_decay=self.weight_decay, warmup=self.warmup, floor=0.0, clip=self.clip
         )
 
     def at(self, rate: float) -> "FinetuneConfig":
-        """The same at one rate."""
+        """Return this configuration with `rate` as the only rate."""
         return self.model_copy(update={"rates": [rate]})
 
     def untrained(self) -> "FinetuneConfig":
-        """For weights that begin at random: all learn alike."""
+        """Return the configuration for randomly initialised weights: all weights learn, at the same rate."""
         grid = RATES["full"] if self.rates is None else self.rates
         return self.model_copy(update={"method": "full", "layer_decay": 1.0, "rates": grid})
 

@@ -1,4 +1,4 @@
-"""The training loop: one visible `for` over steps, each of which never waits for the device.
+"""The training loop: one visible `for` over steps. A step never waits for the device.
 
 B tiles of this rank's share of a step
 """
@@ -23,17 +23,17 @@ from geomae.training.optimizer import guarded_step, learning_rate
 
 
 class Clock:
-    """Tiles per second, and the share of the time that was spent waiting for data."""
+    """Measures tiles per second, and the fraction of the time spent waiting for data."""
 
     def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
-        """Forget what was counted: validation and saving are not training time."""
+        """Reset all counts, so that validation and saving do not count as training time."""
         self._start, self._waited, self._tiles, self._entered = time.perf_counter(), 0.0, 0, 0.0
 
     def waiting(self) -> "Clock":
-        """Count the time of the `with` block as waiting."""
+        """Return a context whose duration counts as waiting."""
         return self
 
     def __enter__(self) -> None:
@@ -43,11 +43,11 @@ class Clock:
         self._waited += time.perf_counter() - self._entered
 
     def count(self, tiles: int) -> None:
-        """Note that a step has gone through `tiles` tiles."""
+        """Add the tiles of a step."""
         self._tiles += tiles
 
     def lap(self) -> dict[str, float]:
-        """Figures since the last lap."""
+        """Return the metrics since the last lap or restart, and restart."""
         seconds = max(time.perf_counter() - self._start, 1e-9)
         figures = {"tiles_per_s": self._tiles / seconds, "data_wait_share": self._waited / seconds}
         self.restart()
@@ -56,14 +56,14 @@ class Clock:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step leaves on the device.
+    """The result of a step; its tensors stay on the device.
 
-    `values`: whether any rank has to stop, gradient norm, and for each of `terms` the summed loss and its count.
-    `pooled_BD` is what the encoder says of this rank's tiles, where its rank is watched.
+    `values` holds: whether any rank has to stop, the gradient norm, and for each of `terms` the summed loss and its
+    count. `pooled_BD` are the embeddings of this rank's tiles, where the effective rank is logged.
     """
 
     values: Tensor
-    terms: dict[str, float]  # with their weights
+    terms: dict[str, float]  # term of the loss -> weight
     tile_ids: tuple[str, ...]
     step_loss_B: Tensor
     pooled_BD: Tensor | None
@@ -74,7 +74,10 @@ class StepResult:
         return float(self.values[0]) > 0
 
     def figures(self) -> dict[str, float]:
-        """The loss, that of each term where there are several, the gradient norm, and how many directions are used."""
+        """Return the loss, each term's loss where there are several, the gradient norm and the effective rank.
+
+        Waits for the device.
+        """
         _, norm, *sums = self.values.tolist()
         losses = {
             term: total / max(count, 1) for term, total, count in zip(self.terms, sums[::2], sums[1::2], strict=True)
@@ -86,11 +89,11 @@ class StepResult:
 
 
 def one_step(trainer: Training, batch: StepBatch, rate: float, stop: Stop) -> StepResult:
-    """Forward, backward and update for one batch, in `accumulate` passes, without waiting for the device."""
+    """Run forward, backward and update for one batch, in `accumulate` passes, without waiting for the device."""
     fabric, config = trainer.fabric, trainer.config
     terms = dict(trainer.terms)
-    # Sums and counts are added over passes and ranks and divided once: means of means would favour tiles with gaps.
-    # Numbers are filled in on the device: to copy a tensor there would wait for all that is queued.
+    # Sums and counts are added over passes and ranks and divided once: means of means would overweight tiles with
+    # gaps. `full` creates the counts on the device, because copying a tensor there would wait for all queued work.
     filled = [torch.full((), count, device=fabric.device) for count in trainer.counts(batch)]
     count_T = added(fabric, torch.stack(filled))
     losses, pooled = [], []
@@ -99,7 +102,7 @@ def one_step(trainer: Training, batch: StepBatch, rate: float, stop: Stop) -> St
         part = part.to(fabric.device)
         with fabric.no_backward_sync(trainer.model, enabled=number + 1 < len(passes)):
             loss_TB, pooled_BD = trainer.losses(part)
-            # The strategy averages gradients over ranks; the sum is wanted.
+            # The strategy averages gradients over ranks, but the sum is needed: hence the factor world_size.
             total = sum(
                 weight * loss_B.sum() * (fabric.world_size / count.clamp(min=1))
                 for weight, loss_B, count in zip(terms.values(), loss_TB, count_T, strict=True)
@@ -121,7 +124,7 @@ def one_step(trainer: Training, batch: StepBatch, rate: float, stop: Stop) -> St
 
 
 def check_finite(result: StepResult | None) -> None:
-    """Raise TrainingError, naming this rank's tiles, where the step was not finite; all ranks see the same values."""
+    """Raise TrainingError, naming this rank's tiles, where loss or gradient is not finite; all ranks raise together."""
     if result is None or bool(torch.isfinite(result.values).all()):
         return
     bad = [
@@ -140,7 +143,7 @@ def check_finite(result: StepResult | None) -> None:
 
 @dataclass(frozen=True)
 class Event:
-    """What the loop reports after `step` steps: figures, scores, a checkpoint, or that pictures or a probe are due."""
+    """A report of the loop after `step` steps: metrics, scores, a checkpoint, or that a picture or a probe is due."""
 
     step: int
     figures: dict[str, float] | None = None
@@ -151,14 +154,15 @@ class Event:
 
 
 def train(trainer: Training, order: BatchSchedule, stop: Stop) -> Iterator[Event]:
-    """Train until `config.steps`, or until a signal has been seen by any rank; the state is saved before it returns.
+    """Train until `config.steps`, or until any rank has received a signal. The state is saved before it returns.
 
-    Raises TrainingError after a step whose loss or gradient was not finite; such a step changes no weights.
+    Yields an event for each report. Raises TrainingError after a step whose loss or gradient was not finite; such a
+    step changes no weights.
     """
     config, start = trainer.config, trainer.progress.step
     batches = trainer.batches(order, range(start, config.steps))
     clock = Clock()
-    result: StepResult | None = None  # of the step before: read late, so that the device is never waited for
+    result: StepResult | None = None  # read one step later, so that the loop never waits for the device
     trainer.model.train()
     for step in range(start, config.steps):
         with clock.waiting():
@@ -174,7 +178,7 @@ def train(trainer: Training, order: BatchSchedule, stop: Stop) -> Iterator[Event
             yield Event(done, figures=result.figures() | {"rate": rate} | clock.lap())
         due = {name: _due(done, getattr(config, f"{name}_every", 0)) for name in ("save", "eval", "picture", "probe")}
         if last or any(due.values()):
-            check_finite(result)  # nothing broken is ever saved
+            check_finite(result)  # before saving: a checkpoint never holds a failed step
             trainer.progress.step = done
             scores = validate(trainer) if due["eval"] or done == config.steps else None
             if scores is not None:
@@ -193,7 +197,7 @@ def _due(done: int, every: int) -> bool:
 
 
 def validate(trainer: Training, *, baselines: bool = False) -> Mapping[str, Any]:
-    """Scores of every validation data set under its fixed masks, the same on all ranks."""
+    """Return the scores of every validation data set, equal on all ranks, and record the best step in the progress."""
     trainer.model.eval()
     scores = trainer.scores(baselines=baselines)
     trainer.model.train()
@@ -206,7 +210,7 @@ def validate(trainer: Training, *, baselines: bool = False) -> Mapping[str, Any]
 
 
 def save(trainer: Training) -> Path:
-    """Publish the state; rank 0 writes, the others wait, so that none runs ahead of a checkpoint that failed."""
+    """Publish a checkpoint and return its path. Rank 0 writes; the others wait, so that none outruns a failed write."""
     inner = wrapped(trainer.model)
     weights = checkpoints.collect_weights(inner)
     moments = checkpoints.collect_moments(inner, trainer.optimizer)

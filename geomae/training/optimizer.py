@@ -1,4 +1,4 @@
-"""AdamW with betas (0.9, 0.95): its groups of parameters, its learning rate, and a guard against infinite steps."""
+"""AdamW: its parameter groups, the learning rate schedule, and a guard against non-finite steps."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,10 @@ WRAPPERS = ("_forward_module.", "_fsdp_wrapped_module.", "_orig_mod.", "module."
 
 
 def learning_rate(step: int, config: "LoopConfig") -> float:
-    """Linear warm-up, then cosine decay to the floor (He et al. 2022, appendix A); the base rate is for 256 tiles."""
+    """Return the learning rate of a step: linear warm-up, then cosine decay to the floor (He et al. 2022, appendix A).
+
+    The peak is the base rate scaled by batch / 256.
+    """
     peak = config.optimizer.base_rate * config.batch / 256
     warmup = round(config.optimizer.warmup * config.steps)
     if step < warmup:
@@ -26,16 +29,16 @@ def learning_rate(step: int, config: "LoopConfig") -> float:
 
 
 def plain_name(name: str) -> str:
-    """The name of a parameter without what DDP, FSDP, Fabric and the compiler put before it."""
+    """Return the name of a parameter without the prefixes of DDP, FSDP, Fabric and torch.compile."""
     for wrapper in WRAPPERS:
         name = name.replace(wrapper, "")
     return name
 
 
 def decayed(model: nn.Module) -> frozenset[str]:
-    """Names of the parameters that weight decay acts on: neither biases, nor norms, nor single tokens.
+    """Return the names of parameters with weight decay: all but biases, norms and single tokens.
 
-    Taken before a strategy wraps the model, because FSDP flattens shapes.
+    Must be called before a strategy wraps the model, because FSDP flattens shapes.
     """
     return frozenset(
         name for name, value in model.named_parameters() if value.ndim > 1 and not name.endswith(SINGLE_TOKENS)
@@ -50,9 +53,9 @@ def build_optimizer(
     scale_of: Callable[[str], float] = lambda name: 1.0,
     betas: tuple[float, float] = (0.9, 0.95),
 ) -> torch.optim.AdamW:
-    """AdamW over what learns of a wrapped or plain `model`; the rate is set at each step.
+    """Return AdamW over the trainable parameters of a wrapped or plain `model`; `guarded_step` sets the rate.
 
-    `scale_of` says by its name what the rate of a parameter is multiplied by.
+    `scale_of` maps the name of a parameter to the factor of its learning rate. `decay` are the names from `decayed`.
     """
     scales: dict[float, dict[bool, list[Tensor]]] = {}
     for name, value in model.named_parameters():
@@ -67,14 +70,14 @@ def build_optimizer(
         ],
         lr=0.0,
         betas=betas,
-        fused=True,  # one pass over the weights, and it knows `found_inf`
+        fused=True,  # one pass over the weights, and it supports `found_inf`
     )
 
 
 def guarded_step(optimizer: torch.optim.Optimizer, rate: float, broken: Tensor) -> None:
-    """One step that changes no weight where `broken` (a tensor on the device) is true; the host need not look.
+    """Take one optimizer step, which changes no weight where `broken` (a tensor on the device) is true.
 
-    The fused kernel reads `found_inf` on the device, as gradient scaling uses it.
+    The fused kernel reads `found_inf` on the device, as in gradient scaling, so the host does not wait.
     """
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]

@@ -1,4 +1,4 @@
-"""What decides the result of a pretraining: stored in its folder, and compared when it goes on."""
+"""The settings that decide the result of a pretraining: stored in its folder, and compared when it is resumed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from geomae.config import PretrainConfig, flatten, parse
 
 @dataclass(frozen=True)
 class PretrainJob:
-    """What decides the result, resolved."""
+    """All settings that decide the result of a pretraining, with defaults resolved."""
 
     catalog: Path
     datasets: tuple[str, ...]
@@ -24,7 +24,7 @@ class PretrainJob:
     probe: str | None = None
 
     def params(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the settings as JSON values, for the run's folder."""
         return {
             "command": "pretrain",
             "version": __version__,
@@ -38,11 +38,11 @@ class PretrainJob:
         }
 
     def selectors(self) -> tuple[list[Selector], list[Selector]]:
-        """Of the tiles to train on, and of those to validate on too."""
+        """Return the selectors of the training tiles, and of the additional validation tiles."""
         return parse_selectors(self.datasets), parse_selectors(self.evaluations)
 
     def decisive(self) -> dict[str, Any]:
-        """What equal jobs have in common, by name: selectors in one spelling, the configuration without nesting."""
+        """Return the settings by which jobs are compared: selectors in one spelling, the configuration flattened."""
         named = {"dataset": self.datasets, "eval": self.evaluations, "probe": (self.probe,) if self.probe else ()}
         spelled = {name: write_selectors(parse_selectors(texts)) for name, texts in named.items()}
         values = {"seed": self.seed, "precision": self.precision, **spelled}
@@ -50,7 +50,7 @@ class PretrainJob:
 
 
 def stored_job(stored: Mapping[str, Any], catalog: Path | None = None) -> PretrainJob:
-    """The job that `params` stored; its catalogue may have moved to `catalog`."""
+    """Return the job that `PretrainJob.params` stored; `catalog` replaces the path of a catalogue that has moved."""
     config = parse(PretrainConfig, stored["config"])
     datasets, evaluations = tuple(stored["dataset"]), tuple(stored["eval"])
     path = catalog.absolute() if catalog else Path(stored["catalog"])
@@ -58,19 +58,19 @@ def stored_job(stored: Mapping[str, Any], catalog: Path | None = None) -> Pretra
 
 
 def job_differences(there: PretrainJob, here: PretrainJob) -> list[str]:
-    """How one job differs from another, a text for each value; their catalogues may lie in different places."""
+    """Return one text for each setting that differs between two jobs; the path of the catalogue is not compared."""
     old, new = there.decisive(), here.decisive()
     return [f"{name} ({_shown(old[name])} there, {_shown(new[name])} here)" for name in old if old[name] != new[name]]
 
 
 def parse_selectors(texts: Sequence[str], split: str | None = None) -> list[Selector]:
-    """Selectors of a job; one without a split gets `split`, and None stands for all tiles (`@all`)."""
+    """Parse the selectors of a job. One without a split gets `split`; the split `all` becomes None, for all tiles."""
     parsed = [parse_selector(text) for text in texts]
     return [replace(one, split=None if (one.split or split) == ALL else one.split or split) for one in parsed]
 
 
 def write_selectors(selectors: Sequence[Selector]) -> tuple[str, ...]:
-    """Selectors as a job keeps them: `@all` says that all tiles are meant, whatever a command would take otherwise."""
+    """Write selectors as a job stores them: all tiles are written as `@all`, so that no command's default applies."""
     return tuple(str(one) if one.split else f"{one}@{ALL}" for one in selectors)
 
 

@@ -1,4 +1,4 @@
-"""What an adaptation can begin from: a model of ours, or a published encoder that goes on learning."""
+"""The start of an adaptation: an own model, or a published encoder that is trained further."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,19 +18,19 @@ from geomae.sensors.record import SensorRecord
 
 
 class Start(Protocol):
-    """What `adapt` needs of the model that it begins from, and of the one that it leaves."""
+    """What `adapt` needs of the model that it starts from, and of the adapted model."""
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Where the model comes from, `from` what it was made from."""
+        """The origin of the model; the key `from` holds the provenance of its predecessor."""
 
     @property
     def digest(self) -> str:
-        """Names the weights."""
+        """Hex digest of the weights."""
 
     @property
     def decoding(self) -> Model | None:
-        """The model that predicts pixels, and can learn from them; None without a decoder."""
+        """The model with a decoder, which can be trained to predict pixels; None without a decoder."""
 
     @property
     def groups(self) -> Groups | None:
@@ -38,44 +38,44 @@ class Start(Protocol):
 
     @property
     def objective(self) -> Objective:
-        """The terms to go on with where the user names none."""
+        """The default objective of the adaptation."""
 
     @property
     def training(self) -> dict[str, Any]:
-        """The fields of the training's configuration that the model decides: patch, embedding and so on."""
+        """The fields of the training configuration that the model determines, such as patch and embedding."""
 
     @property
     def untouched(self) -> tuple[str, ...]:
-        """In words: what an adaptation leaves as it is, beside the weights that do not learn."""
+        """Notes on parts that an adaptation does not change, besides the weights that do not learn."""
 
     def with_sensor(self, imagery: SensorRecord, notes: list[str]) -> Self:
-        """The same for one that will learn the tiles of `imagery`; notes say what was decided."""
+        """Return this start with the sensor of `imagery`, on whose tiles it will be trained; adds to `notes`."""
 
     def fit(self, imagery: SensorRecord, sizes: Sequence[int]) -> tuple[SensorRecord, tuple[str, ...]]:
-        """Bands and statistics by which tiles of these `sizes` are read, and what was adapted, in words.
+        """Return the bands and statistics by which tiles of these `sizes` are read, and notes on what was adapted.
 
         Raises BandMismatchError, ConfigError or ModelError where the model cannot take them.
         """
 
     def network(self, records: Sequence[SensorRecord]) -> Trainable:
-        """A copy of the weights that may learn the data sets with these records, by their numbers."""
+        """Return a trainable copy of the network for the data sets with these records, in this order."""
 
     def with_weights(self, weights: Mapping[str, Tensor]) -> Self:
-        """The same with the weights of such a copy."""
+        """Return this start with the weights of such a trainable copy."""
 
     def same_embeddings(self, other: Self) -> bool:
-        """Whether one with equal weights embeds tiles alike."""
+        """Whether `other`, given equal weights, would return equal embeddings."""
 
     def save(self, folder: Path, provenance: dict[str, Any]) -> None:
-        """Publish it at `folder`, which must not exist."""
+        """Publish the model at `folder`, which must not exist."""
 
     def reference(self, folder: Path) -> str:
-        """How users name the encoder that `save` left in `folder`."""
+        """Return the ENCODER text of the model that `save` wrote to `folder`."""
 
 
 @dataclass(frozen=True)
 class OwnStart:
-    """A model folder of ours."""
+    """A geomae model as the start of an adaptation."""
 
     model: Model
 
@@ -101,7 +101,7 @@ class OwnStart:
 
     @property
     def objective(self) -> Objective:
-        """The terms that it was trained with; pixels where it does not say, and contrast where it has no decoder."""
+        """The objective of its training; where that is unknown, pixels, or contrast for a model without a decoder."""
         provenance: Mapping[str, Any] | None = self.provenance
         while provenance is not None:
             if "objective" in provenance:
@@ -121,20 +121,20 @@ class OwnStart:
 
     @property
     def untouched(self) -> tuple[str, ...]:
-        """The head of a fine-tuned model, which learned to read the encoder as it was."""
+        """A note on the head of a fine-tuned model, which was trained on the encoder before adaptation."""
         head = self.model.head
         if head is None:
             return ()
         what = f"{len(head.record.classes)} classes, their calibration" if head.record.classes else "numbers"
         return (
-            f"the head ({head.record.task}: {what}) stays as it was fine-tuned; labels alone tell what it is worth",
+            f"the head ({head.record.task}: {what}) is not adapted; only labels can tell how well it still predicts",
         )
 
     def with_sensor(self, imagery: SensorRecord, notes: list[str]) -> "OwnStart":
-        """With a record of the sensor of `imagery`. Raises BandMismatchError where its bands do not fit.
+        """Return this start with a record of the sensor of `imagery`. Raises BandMismatchError where bands do not fit.
 
-        What the model was trained with stays; a sensor that it does not know becomes its first, with the statistics of
-        the imagery, and so do the bands of a known sensor that a spectral embedding has not met.
+        Statistics of the model's training are kept. An unknown sensor is added as the first, with the statistics of
+        the imagery. With a spectral embedding, unknown bands of a known sensor are added in the same way.
         """
         model = self.model
         known = next((one for one in model.sensors if (one.name, one.unit) == (imagery.name, imagery.unit)), None)
@@ -145,7 +145,7 @@ class OwnStart:
         new = [band.name for band in imagery.bands if band.name not in {one.name for one in known.bands}]
         if not new or model.mae.architecture.embedding != "spectral":
             return self
-        notes.append(f"bands of {known.name} that the model learns anew: {', '.join(new)}")
+        notes.append(f"bands of {known.name} that are new to the model: {', '.join(new)}")
         more = imagery.select(new)
         whole = replace(
             known, bands=known.bands + more.bands, mean_C=known.mean_C + more.mean_C, std_C=known.std_C + more.std_C
@@ -153,12 +153,12 @@ class OwnStart:
         return OwnStart(replace(model, sensors=tuple(whole if one is known else one for one in model.sensors)))
 
     def fit(self, imagery: SensorRecord, sizes: Sequence[int]) -> tuple[SensorRecord, tuple[str, ...]]:
-        """See `Start`; that the patch divides the tiles is the training's own rule."""
+        """See `Start`; `sizes` are not checked here but by `usable_tiles`."""
         fitted, said = fit_model(self.model, imagery, "--model")
         return fitted.record, said
 
     def network(self, records: Sequence[SensorRecord]) -> MaskedAutoencoder:
-        """See `Start`; one network takes all data sets."""
+        """See `Start`; the network is the same for all data sets."""
         mae = MaskedAutoencoder(self.model.mae.architecture)
         mae.load_state_dict(self.model.mae.state_dict())
         return mae
@@ -170,7 +170,7 @@ class OwnStart:
         return OwnStart(replace(self.model, mae=mae.eval()))
 
     def same_embeddings(self, other: "OwnStart") -> bool:
-        """Whether both know the same statistics."""
+        """Whether both have the same sensors and statistics."""
         return self.model.sensors == other.model.sensors
 
     def save(self, folder: Path, provenance: dict[str, Any]) -> None:

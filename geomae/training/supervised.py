@@ -1,4 +1,4 @@
-"""Fine-tuning as a training: labelled tiles, an encoder with a head, and how held-out tiles judge it.
+"""Fine-tuning as a `Training`: labelled tiles, an encoder with a head, and its scores on held-out tiles.
 
 B tiles, C bands, H W pixels, K classes
 """
@@ -31,13 +31,13 @@ from geomae.training.finetuning_config import FinetuneConfig
 from geomae.training.optimizer import build_optimizer, decayed
 
 BETAS = (0.9, 0.999)  # of He et al. 2022 for fine-tuning
-HELD_OUT = "held-out"  # the name of the tiles that judge, in figures
-TEMPERATURES = tuple(2 ** (step / 4) for step in range(-6, 7))  # of logits, of which held-out tiles take one
+HELD_OUT = "held-out"  # name of the held-out tiles in metrics
+TEMPERATURES = tuple(2 ** (step / 4) for step in range(-6, 7))  # of logits; held-out tiles choose one of them
 
 
 @dataclass(frozen=True)
 class LabelledPart:
-    """Labelled tiles, with the bands and statistics they are standardised by."""
+    """Labelled tiles, with the bands and statistics by which they are standardised."""
 
     name: str
     tiles: LabelledTiles
@@ -49,10 +49,10 @@ class LabelledPart:
 
 @dataclass(frozen=True)
 class SupervisedScores:
-    """The loss on held-out tiles, and the figure that people compare by.
+    """The loss on held-out tiles, and the main metric, `main`, with its `value`.
 
-    Of classes the loss is that of the temperature that suits best: probabilities are calibrated in the end, and a
-    network that learned from smoothed labels is not to lose to the probe it began as for being less sure.
+    For classes, the loss is that at the best temperature, because probabilities are calibrated after training.
+    Otherwise label smoothing, which makes a network less confident, would make it look worse than its initial probe.
     """
 
     loss: float
@@ -60,13 +60,13 @@ class SupervisedScores:
     value: float
 
     def metrics(self, dataset: str) -> dict[str, float]:
-        """Flat figures: loss/DATASET and MAIN/DATASET."""
+        """Return flat metrics: loss/DATASET and MAIN/DATASET."""
         return {f"loss/{dataset}": self.loss, f"{self.main}/{dataset}": self.value}
 
 
 @dataclass
 class Supervised(Training):
-    """A fine-tuning. Without `held` nothing is judged, and the last weights are kept."""
+    """A fine-tuning. Without `held` there is no validation, and the last weights are kept."""
 
     trained: FinetunedNetwork
     config: FinetuneConfig
@@ -82,7 +82,7 @@ class Supervised(Training):
 
     @cached_property
     def sensor(self) -> SensorTensors:
-        """Statistics and codes of the bands, on the device."""
+        """Statistics and spectral codes of the bands, on the device."""
         return sensor_tensors(self.learned.record, self.fabric.device)
 
     def batches(self, order: BatchSchedule, steps: range) -> Iterator[LabelledBatch]:
@@ -98,7 +98,7 @@ class Supervised(Training):
         return [self.criterion.count(batch.labels, batch.valid_BCHW)]
 
     def losses(self, part: LabelledBatch) -> tuple[Tensor, None]:
-        """See `Training`. Which blocks are skipped depends on the seed and the tiles alone, so that a run can go on."""
+        """See `Training`. Skipped blocks (drop path) depend only on seed and tiles, so that a run can be resumed."""
         cuda = [self.fabric.device] if self.fabric.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
             torch.manual_seed(key(self.seed, "skipped blocks", part.first) % 2**63)
@@ -106,7 +106,7 @@ class Supervised(Training):
         return self.criterion.losses(outputs, part.labels, part.valid_BCHW)[None], None
 
     def outputs(self, batch: LabelledBatch, sensor: SensorTensors) -> Tensor:
-        """What the network says of the tiles of a batch on the device."""
+        """Return the network's outputs for a batch on the device, in float32."""
         inputs = sensor.standardise(batch.pixels_BCHW, batch.valid_BCHW)
         if batch.altered is not None:
             gain_BC, offset_BC = batch.altered
@@ -118,7 +118,7 @@ class Supervised(Training):
 
     @torch.no_grad()
     def scores(self, *, baselines: bool) -> dict[str, SupervisedScores]:
-        """How well the held-out tiles are predicted, unchanged; `baselines` are scored elsewhere."""
+        """Return the scores on held-out tiles, without augmentation; empty without them. `baselines` is ignored."""
         if self.held is None:
             return {}
         plain = replace(self.criterion, smoothing=0.0)
@@ -152,7 +152,7 @@ class Supervised(Training):
 
 
 def _scored(task: str, outputs: Tensor, batch: LabelledBatch) -> tuple[NDArray[Any], NDArray[Any], Codes]:
-    """Truth, prediction and groups (all one) as measures take them; invalid pixels are unknown."""
+    """Return truth, prediction and group codes (all 0) for a measure; invalid pixels count as unlabelled."""
     group_B = np.zeros(len(batch.tile_ids), dtype=np.int64)
     if task == REGRESSION:
         return batch.labels.double().numpy(), outputs[:, 0].double().numpy(), group_B
@@ -174,7 +174,7 @@ def prepare(
     classes: Sequence[str],
     folder: Path,
 ) -> Supervised:
-    """Wrap the network for its strategy and go on from the newest checkpoint in `folder`, if there is one."""
+    """Wrap the network for its strategy, and resume from the newest checkpoint in `folder` if there is one."""
     decay = decayed(network)
     model = fabric.setup_module(network)
     scales = rate_scales(network.head.layers[-1], config.layer_decay)

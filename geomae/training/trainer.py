@@ -1,4 +1,4 @@
-"""Pretraining as a training: masked tiles, the terms of an objective, and how held-out tiles judge them."""
+"""Pretraining as a `Training`: masked tiles, the terms of an objective, and their scores on held-out tiles."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ from geomae.training.engine import Training, added, gathered, restored
 from geomae.training.optimizer import build_optimizer, decayed
 from geomae.training.validation import ValidationScores, evaluate, evaluate_contrast
 
-MOST_SAMPLED, FEWEST_SAMPLED, SAMPLED_VALUES = 1024, 8, 2**25  # tiles that texture targets are measured on
+MOST_SAMPLED, FEWEST_SAMPLED, SAMPLED_VALUES = 1024, 8, 2**25  # tiles, and pixel values, that texture targets sample
 
 
 @dataclass
@@ -43,16 +43,16 @@ class Trainer(Training):
     config: PretrainConfig
     training: Sequence[Dataset] = ()
     validation: Sequence[Dataset] = ()
-    judged_by: Callable[[ValidationScores], float] = attrgetter("loss")  # the least is the best
+    judged_by: Callable[[ValidationScores], float] = attrgetter("loss")  # lower is better
 
     @property
     def spec(self) -> BatchSpec:
-        """How tiles are masked and turned."""
+        """Masking and augmentation of the tiles."""
         return batch_spec(self.config, self.seed, self.kept.groups)
 
     @property
     def kept(self) -> Trainable:
-        """The model that is kept."""
+        """The model itself, without the heads that only training needs."""
         return self.trained.kept
 
     @property
@@ -62,7 +62,7 @@ class Trainer(Training):
 
     @cached_property
     def sensors(self) -> dict[int, SensorTensors]:
-        """Statistics and codes of the data sets to train on, on the device, by their numbers."""
+        """Statistics and spectral codes of the training data sets, on the device, by number of the data set."""
         return {number: sensor_tensors(one.record, self.fabric.device) for number, one in enumerate(self.training)}
 
     def batches(self, order: BatchSchedule, steps: range) -> Iterator[Batch]:
@@ -85,7 +85,7 @@ class Trainer(Training):
         return torch.stack([one.sum_B for one in found[:-1] if one is not None]), found.pooled_BD
 
     def scores(self, *, baselines: bool) -> dict[str, ValidationScores]:
-        """Scores under fixed masks."""
+        """Return the scores of every validation data set under fixed masks."""
         return {
             one.name: _reconstruction(self, number, one, baselines)
             if self.config.objective.pixels
@@ -99,7 +99,7 @@ class Trainer(Training):
 
 
 def views_of(batch: Batch, sensors: Mapping[int, SensorTensors]) -> tuple[View, View | None]:
-    """The tiles of a batch as the model takes them, and their second views; `sensors` by the number of the data set."""
+    """Return the first and the second view of a batch, standardised. `sensors` is keyed by number of the data set."""
     sensor = sensors[batch.dataset]
     inputs = sensor.standardise(batch.pixels_BCHW, batch.valid_BCHW)
     if batch.altered is not None:
@@ -111,7 +111,7 @@ def views_of(batch: Batch, sensors: Mapping[int, SensorTensors]) -> tuple[View, 
 
 
 def count_scored(batch: Batch, objective: Objective) -> list[float]:
-    """What the loss of each term is divided by, of this rank's tiles; known on the host before the step begins."""
+    """Return the denominator of each term of the loss, over this rank's tiles, without reading from the device."""
     counts = {"pixels": float(batch.hidden_B.sum()), "textures": float(len(batch.tile_ids))}
     if batch.negatives is not None:
         counted_B, partner_B = batch.negatives.counted_B, batch.negatives.partner_B
@@ -120,7 +120,7 @@ def count_scored(batch: Batch, objective: Objective) -> list[float]:
 
 
 def batch_spec(config: PretrainConfig, seed: int, groups: Groups | None) -> BatchSpec:
-    """How a configuration masks and turns tiles for a model of these groups."""
+    """Return the masking and augmentation of a configuration, for a model with these groups of bands."""
     masking, predict = config.masking, config.decoder.predict
     rules = MaskRules(masking.ratio, masking.kind, masking.groups, masking.band_dropout, predict < 1, groups)
     objective, views = config.objective, config.views
@@ -132,7 +132,7 @@ def batch_spec(config: PretrainConfig, seed: int, groups: Groups | None) -> Batc
 
 
 def initial_model(config: PretrainConfig, data: TrainingData, seed: int) -> MaskedAutoencoder:
-    """A model for the bands and groups of `data`, whose initial weights are a function of the seed."""
+    """Return a model for the bands and groups of `data`, with initial weights drawn from the seed."""
     shape = architecture(
         config.preset,
         kind=config.model,
@@ -160,7 +160,7 @@ def prepare(
     validation: Sequence[Dataset],
     folder: Path,
 ) -> Trainer:
-    """Wrap the model for its strategy and go on from the newest checkpoint in `folder`, if there is one."""
+    """Wrap the model for its strategy, and resume from the newest checkpoint in `folder` if there is one."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key(seed, "heads") % 2**63)
         measured = training if config.objective.textures else ()
@@ -178,7 +178,7 @@ def prepare(
 
 
 def texture_targets(one: Dataset, number: int, seed: int) -> TextureTargets:
-    """The filters of data set `number` and the usual size of what they say, from tiles that are drawn by the seed."""
+    """Return the texture filters of data set `number` and their components, from tiles drawn by the seed."""
     rng = generator(seed, "textures", number)
     sizes = one.index.tiles["size"].to_numpy()
     alike = np.flatnonzero(sizes == sizes[0])
@@ -189,7 +189,7 @@ def texture_targets(one: Dataset, number: int, seed: int) -> TextureTargets:
 
 
 def _reconstruction(trainer: Trainer, number: int, one: Dataset, baselines: bool) -> ValidationScores:
-    """How well a model with a decoder fills tiles in."""
+    """Return the reconstruction scores of a model with a decoder."""
     fabric = trainer.fabric
 
     def predict(*inputs: Any) -> Tensor:
@@ -201,12 +201,12 @@ def _reconstruction(trainer: Trainer, number: int, one: Dataset, baselines: bool
         one.reader, number, range(len(one.reader)), trainer.spec, trainer.config.batch,
         fabric.global_rank, fabric.world_size,
     )  # fmt: skip
-    assert isinstance(trainer.kept, MaskedAutoencoder)  # nobody else has a decoder
+    assert isinstance(trainer.kept, MaskedAutoencoder)  # the only kind with a decoder
     return evaluate(predict, trainer.kept, one.record, batches, partial(added, fabric), baselines=baselines)
 
 
 def _comparison(trainer: Trainer, number: int, one: Dataset) -> ValidationScores:
-    """How well the terms that need no decoder are met."""
+    """Return the scores of the contrastive terms, which need no decoder."""
     fabric, sensor = trainer.fabric, sensor_tensors(one.record, trainer.fabric.device)
 
     def compare(batch: Batch) -> Loss:

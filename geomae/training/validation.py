@@ -1,4 +1,4 @@
-"""Validation under fixed masks: the loss, and the error per band in physical units beside that of the baselines.
+"""Validation under fixed masks: the loss, and the error per band in physical units, of the model and of baselines.
 
 T tiles of a data set, B of a batch, C bands, N patches, M hidden patches, P pixels of a patch in one band
 """
@@ -20,13 +20,13 @@ from geomae.sensors.record import SensorRecord
 from geomae.tiles.batches import Batch, BatchSpec, fixed_batches
 from geomae.training.data import Dataset
 
-MODEL = "model"  # the name of what the model itself predicts
+MODEL = "model"  # name of the model's own prediction, beside those of BASELINES
 BASELINES = ("baseline:mean", "baseline:nearest", "baseline:idw-patch")
 
 
 @dataclass(frozen=True)
 class ValidationScores:
-    """Errors over hidden valid pixels: `rmse` per name of a prediction and band, in the unit of the data set."""
+    """Errors over hidden valid pixels. `rmse`: name of a prediction -> RMSE of each band, in the data set's unit."""
 
     loss: float
     tiles: int
@@ -34,11 +34,11 @@ class ValidationScores:
     rmse: dict[str, tuple[float, ...]]
 
     def mean(self, name: str) -> float:
-        """Mean of the RMSE over the bands."""
+        """Return the mean of the RMSE over the bands."""
         return sum(self.rmse[name]) / len(self.bands)
 
     def metrics(self, dataset: str) -> dict[str, float]:
-        """Flat figures: loss/DATASET, rmse/NAME/DATASET/BAND and its mean over bands, ratio/BASELINE/DATASET."""
+        """Return flat metrics: loss/DATASET, rmse/NAME/DATASET/BAND, its mean over bands, ratio/BASELINE/DATASET."""
         figures = {f"loss/{dataset}": self.loss}
         for name, values in self.rmse.items():
             figures |= {f"rmse/{name}/{dataset}/{band}": v for band, v in zip(self.bands, values, strict=True)}
@@ -58,14 +58,14 @@ def evaluate(
     *,
     baselines: bool,
 ) -> ValidationScores:
-    """Score a model on this rank's batches, of which those marked false are not counted; `reduce` adds over ranks.
+    """Score a model on this rank's batches; batches marked False are not counted. `reduce` sums over ranks.
 
-    `predict` is `mae.predict` as the strategy and the precision in force wrap it.
+    `predict` is `mae.predict`, wrapped by the strategy and the precision in use.
     """
     device = next(mae.parameters()).device
     names = (MODEL, *(BASELINES if baselines else ()))
     C = len(record.bands)
-    # Sums in float64, where the device has it: squared errors of many pixels lose digits in float32.
+    # Sums in float64 where the device supports it: in float32, sums over many pixels would lose precision.
     exact = torch.float32 if device.type == "mps" else torch.float64
     totals = torch.zeros(len(names) + 1, C, dtype=exact, device=device)
     loss = torch.zeros(3, dtype=exact, device=device)
@@ -95,9 +95,9 @@ def evaluate_contrast(
     batches: Iterable[tuple[Batch, bool]],
     reduce: Callable[[Tensor], Tensor],
 ) -> ValidationScores:
-    """Score a model without a decoder by how well views of held-out tiles find each other; `compare` is its loss.
+    """Score a model without a decoder by the contrastive loss on held-out tiles, which `compare` returns for a batch.
 
-    Arguments are those of `evaluate`. There are no errors per band.
+    The other arguments are those of `evaluate`. There are no errors per band.
     """
     sums = []
     for batch, counted in batches:
@@ -109,7 +109,10 @@ def evaluate_contrast(
 
 @torch.no_grad()
 def errors_by_tile(model: Model, dataset: Dataset, spec: BatchSpec, batch: int, device: torch.device) -> TileErrors:
-    """The errors of a model on every tile under masks that depend on the seed and the tile alone, in fp32."""
+    """Return the errors of a model and of the baselines on every tile, in fp32.
+
+    The masks depend only on the seed and the tile.
+    """
     mae, record = model.mae, dataset.record
     sensor = sensor_tensors(record, device)
     sums_by_batch = [
@@ -130,7 +133,7 @@ def _errors(
     baselines: bool,
     exact: torch.dtype,
 ) -> tuple[Loss, Tensor]:
-    """The loss, and per prediction, tile and band the sum of squared errors; the last row counts the pixels."""
+    """Return the loss, and the sum of squared errors per prediction, tile and band; the last row counts the pixels."""
     mask, target = batch.mask, mae.architecture.target
     inputs = sensor.standardise(batch.pixels_BCHW, batch.valid_BCHW)
     tiles = cut_tiles(inputs, batch.valid_BCHW, mask, mae.architecture.patch)

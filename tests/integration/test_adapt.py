@@ -269,7 +269,7 @@ def test_with_source_and_target_unknown_the_target_s_sensor_is_the_first(land, b
 def test_tiles_that_overlap_held_out_ones_are_told_of(land, begun):
     (one,) = select_tiles(open_catalog(land), ["halved"])
     domains = read_adaptation_domains(OwnStart(load_model(begun)), [one], PretrainConfig(), 0)
-    assert any("overlap held-out ones, which flatters" in note for note in domains.notes)
+    assert any("overlap held-out tiles, so that errors on these are too low" in note for note in domains.notes)
     (one,) = select_tiles(open_catalog(land), [BROWN])
     domains = read_adaptation_domains(OwnStart(load_model(begun)), [one], PretrainConfig(), 0)
     assert not any("held-out" in note for note in domains.notes)

@@ -233,11 +233,13 @@ def short(tiny_catalog, tracking_uri, tmp_path):
     return train
 
 
-def test_the_seed_decides_and_the_number_of_readers_does_not(short):
+def test_the_seed_decides_and_how_tiles_are_read_does_not(short, tmp_path):
     first = state(short("first"))
     assert state(short("again")) == first
     assert state(short("in-the-step", "data.readers=0")) == first
-    assert state(short("many-readers", "data.readers=3", "data.memory_mb=0")) == first
+    by_cache = ("data.readers=3", "data.memory_mb=0", f"data.cache={tmp_path / 'cache'}")
+    assert state(short("many-readers", *by_cache)) == first
+    assert len(list((tmp_path / "cache").glob("*/*.npy"))) == 4  # a square each scene
     assert state(short("other-seed", seed=1)) != first
 
 

@@ -114,7 +114,7 @@ def test_what_every_baseline_says(text):
     assert (encoder.bands, encoder.gsd_m) == (RECORD.bands, 10.0)
     assert encoder.patch_grid(16, 12) == (4, 3)
     assert "B02, B04, B8A, B11" in encoder.notes[0]
-    with pytest.raises(ConfigError, match="has to know the bands; say imagery="):
+    with pytest.raises(ConfigError, match="has to know the bands; give imagery="):
         load_encoder(text)
     with pytest.raises(ConfigError, match="tile of 2 x 2"):
         baseline(text, tile=2)
@@ -134,5 +134,5 @@ def test_several_encoders_share_the_shape_of_the_first_model(tmp_path):
 
 @pytest.mark.parametrize("text", BASELINES[:3])
 def test_what_takes_no_training_gives_no_tokens(text):
-    with pytest.raises(ModelError, match="has no weights for gradients to flow to; use embed, or train"):
+    with pytest.raises(ModelError, match="has no weights to train; use embed, or train"):
         baseline(text).tokens(*tiles(1, 16, 16))

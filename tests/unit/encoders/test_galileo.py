@@ -168,7 +168,7 @@ def test_month_patch_layer_and_gsd_decide_the_embedding_and_its_digest(folder):
         assert other.digest != first.digest
         assert not torch.allclose(other.embed(pixels)[0], first.embed(pixels)[0], atol=1e-3)
     assert made(folder, options="?month=6&patch=4", layer="middle").digest == first.digest
-    assert "every tile is taken to be of month 6" in first.notes
+    assert "every tile is treated as from month 6" in first.notes
     assert [one.patch_grid(16, 24) for one in (first, *others[1:3])] == [(4, 6), (2, 3), (8, 12)]
     assert others[3].notes[4] == "layer 1 of 2, pooled by mean"
 
@@ -261,7 +261,7 @@ def test_weights_of_another_model(tmp_path):
     state = published_layout()
     with pytest.raises(ModelError, match="another model's"):
         made(write_galileo(tmp_path / "wide", state, embedding_size=64))
-    with pytest.raises(ModelError, match="a width of 24 with 4 heads cannot be"):
+    with pytest.raises(ModelError, match="a width of 24 with 4 heads is impossible"):
         made(write_galileo(tmp_path / "odd", state, embedding_size=24))
     del state["blocks.1.attn.v.weight"]
     with pytest.raises(ModelError, match="another model's"):

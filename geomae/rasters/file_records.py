@@ -1,0 +1,161 @@
+"""What the audit knows of a file, and the cache in which it is kept while the file is unchanged.
+
+The cache is a file of lines, one per file that was read: a line is added when a file is read again, and the last one
+counts. A process that is killed leaves at most the beginning of a line, which is skipped.
+"""
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from geomae.errors import StorageError
+from geomae.files import publish_file
+from geomae.rasters.headers import Header, header_from_dict
+
+SAVE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class BandRecord:
+    """Counts of pixels, and of the valid ones range, median and darkest hundredth (its upper end) in physical units.
+
+    None when there are none. `fill` is the lowest or highest value where many pixels have it and it lies
+    further from the rest than that is wide: it may be nodata that nobody declared. `fill_share` of the valid pixels
+    have it. `mean` and `squares` (see `moments`) are known of files that were held whole.
+    """
+
+    pixels: int
+    valid: int
+    not_finite: int
+    low: float | None
+    high: float | None
+    median: float | None
+    dark: float | None = None
+    fill: float | None = None
+    fill_share: float = 0.0
+    mean: float | None = field(default=None, compare=False)
+    squares: float | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What the header of a file says that pixels do not: see `Header`. `nodata` is whether the file declares any."""
+
+    names: tuple[str | None, ...]
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
+    alpha: int | None
+    palette: bool
+    lossy: bool
+    masked: bool
+    nodata: bool
+    placed_by: str | None
+    pages: int
+    sides_m: tuple[float, float] | None
+
+    @classmethod
+    def of(cls, info: Header) -> "FileFacts":
+        """Those of a header."""
+        nodata = any(value is not None for value in info.nodata)
+        look = (info.names, info.scales, info.offsets, info.alpha, info.palette, info.lossy, info.masked)
+        return cls(*look, nodata, info.placed_by, info.pages, info.sides_m)
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What was found in one file. `kind` and `message` say what is wrong, None for a file that reads.
+
+    `digest` is of the file's bytes, `beside` of the files beside it that GDAL reads with it (None without any). `bands`
+    are by number in the stored order of the data set, also where the file has another (see `StoredOrder`).
+    """
+
+    digest: str | None = None
+    count: int = 0
+    dtype: str = ""
+    kind: str | None = None
+    message: str | None = None
+    bands: tuple[tuple[int, BandRecord], ...] = ()
+    beside: str | None = None
+    header: Header | None = None
+
+    @property
+    def facts(self) -> FileFacts | None:
+        """What its header says, where it was read."""
+        return None if self.header is None else FileFacts.of(self.header)
+
+    @property
+    def content(self) -> str | None:
+        """Digest of all that decides what is read: the file's bytes, and the files beside it where there are any."""
+        if self.digest is None or self.beside is None:
+            return self.digest
+        return hashlib.sha256(f"{self.digest}\n{self.beside}".encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the record as what JSON has."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "FileRecord":
+        """Read what `to_dict` gave. Raises TypeError, KeyError or ValueError for anything else."""
+        bands = tuple((int(index), BandRecord(**band)) for index, band in values["bands"])
+        header = values["header"]
+        return cls(**{**values, "bands": bands, "header": None if header is None else header_from_dict(header)})
+
+
+class RecordCache:
+    """The records of one data set that are kept in the file `place`: `known` are those whose key is that of `keys`.
+
+    A key, by path, changes with a file and with the way it is read. A cache that cannot be read or written costs time
+    and nothing else.
+    """
+
+    def __init__(self, place: Path, keys: Mapping[str, str]) -> None:
+        self.known: dict[str, FileRecord] = {}
+        self._place, self._keys, self._lines = place, keys, 0
+        self._unsaved: list[str] = []
+        self._saved_s = time.monotonic()
+        with contextlib.suppress(OSError), place.open("rb") as lines:
+            for line in lines:
+                self._lines += 1
+                self._read(line)
+
+    def add(self, path: str, record: FileRecord) -> None:
+        """Keep what was found in a file, if it has a key; it is written now and then."""
+        if path not in self._keys:
+            return
+        self.known[path] = record
+        self._unsaved.append(_line(path, self._keys[path], record))
+        if time.monotonic() - self._saved_s > SAVE_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Write what was added; the whole anew where most lines of the file are out of date."""
+        self._lines += len(self._unsaved)
+        with contextlib.suppress(OSError, StorageError):
+            if self._lines > 2 * len(self.known):
+                with publish_file(self._place) as temporary, temporary.open("w", encoding="utf-8") as file:
+                    file.writelines(_line(path, self._keys[path], record) for path, record in self.known.items())
+                self._lines = len(self.known)
+            else:
+                self._place.parent.mkdir(parents=True, exist_ok=True)
+                with self._place.open("a", encoding="utf-8") as file:
+                    file.write("".join(self._unsaved))
+        self._unsaved.clear()
+        self._saved_s = time.monotonic()
+
+    def _read(self, line: bytes) -> None:
+        try:
+            path, key, record = json.loads(line)
+            if self._keys.get(path) == key:
+                self.known[path] = FileRecord.from_dict(record)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return
+
+
+def _line(path: str, key: str, record: FileRecord) -> str:
+    return json.dumps([path, key, record.to_dict()], separators=(",", ":")) + "\n"
