@@ -123,7 +123,7 @@ def read_cases(tables: Sequence[Path]) -> list[Case]:
     for path in tables:
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                if "told_apart" not in row:
+                if "domain_accuracy" not in row:
                     raise ConfigError(f"{path}: is no table of the suite of shifts; name its shifts.csv")
                 place = row["family"], DRAW.sub("", row["shift"]), row["encoder"]
                 rows.setdefault(place, {}).setdefault(row["shift"], []).append(row)
@@ -137,7 +137,7 @@ def _draw(rows: Sequence[dict[str, str]]) -> Draw:
         if row["scores"]:
             pairs = (pair.split("=") for pair in row["scores"].split())
             scores[row["method"]] = {name: float(value) for name, value in pairs}
-    known = {name: float(first[name]) for name in ("explained", "told_apart")}
+    known = {name: float(first[name]) for name in ("explained", "domain_accuracy")}
     record = {"scores": scores, "shift": float(first["share_distance"]), "paired": first["paired"] == "True", **known}
     return Draw({row["method"]: float(row["gain"]) for row in rows}, Evidence.from_record(record))
 
@@ -149,8 +149,8 @@ class Grid:
         known = set(cases[0].draws[0].gains)
         candidates = [names for names in CANDIDATES if set(names) <= known]
         self.rules = [
-            Rule(names, scorer, margin, told_apart=told_apart)
-            for names, scorer, margin, told_apart in itertools.product(candidates, SCORERS, MARGINS, TOLD_APART)
+            Rule(names, scorer, margin, domain_accuracy=domain_accuracy)
+            for names, scorer, margin, domain_accuracy in itertools.product(candidates, SCORERS, MARGINS, TOLD_APART)
         ]
         self.gains = np.array([[case.gain(rule) for case in cases] for rule in self.rules])
 
@@ -211,7 +211,7 @@ def describe(rule: Rule) -> str:
     """The parameters that the grid varies."""
     return (
         f"{rule.scorer}, margin {rule.margin:g} (of pairs {rule.margin_paired:g}), domains told apart "
-        f"{rule.told_apart:g}, of {', '.join(rule.candidates)}"
+        f"{rule.domain_accuracy:g}, of {', '.join(rule.candidates)}"
     )
 
 

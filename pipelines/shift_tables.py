@@ -26,7 +26,7 @@ COLUMNS = (
         "paired",
         "share_distance",
         "explained",
-        "told_apart",
+        "domain_accuracy",
         "scores",
     ),
 )
@@ -79,7 +79,7 @@ def result_rows(result: ShiftResult, seed: int) -> list[Row]:
             "seeds": len(encoder.predictions), "n_source": len(task.probe.train), "n_target": len(test),
             "n_groups": truth.groups, "classes": " ".join(task.probe.averaged[test.name]),
             "paired": result.evidence.paired, "share_distance": result.evidence.shift,
-            "explained": result.evidence.explained, "told_apart": result.evidence.told_apart,
+            "explained": result.evidence.explained, "domain_accuracy": result.evidence.domain_accuracy,
             "scores": " ".join(f"{name}={number:.6g}" for name, number in known.items()),
         }  # fmt: skip
         rows.append(

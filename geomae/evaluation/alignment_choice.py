@@ -21,13 +21,13 @@ class Evidence:
     """What is known of the alignments to a test set without its labels, the mean over fits.
 
     `scores` are those of SCORERS by alignment. `paired` says that the domains show the same places, so that classes
-    are as frequent in both. `told_apart` is how often a probe tells the domains apart, 0.5 where it cannot.
+    are as frequent in both. `domain_accuracy` is how often a probe tells the domains apart, 0.5 where it cannot.
     """
 
     scores: Mapping[str, Mapping[str, float]]
     shifts: Sequence[LabelShift]
     paired: bool
-    told_apart: float = 1.0
+    domain_accuracy: float = 1.0
 
     @classmethod
     def mean(cls, of_seeds: Sequence["Evidence"]) -> "Evidence":
@@ -37,12 +37,12 @@ class Evidence:
             name: {key: float(np.mean([one.scores[name][key] for one in of_seeds])) for key in keys}
             for name, keys in first.scores.items()
         }
-        told_apart = float(np.mean([one.told_apart for one in of_seeds]))
-        return cls(scores, [shift for one in of_seeds for shift in one.shifts], first.paired, told_apart)
+        domain_accuracy = float(np.mean([one.domain_accuracy for one in of_seeds]))
+        return cls(scores, [shift for one in of_seeds for shift in one.shifts], first.paired, domain_accuracy)
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
-        domains = {"shift": self.shift, "explained": self.explained, "told_apart": self.told_apart}
+        domains = {"shift": self.shift, "explained": self.explained, "domain_accuracy": self.domain_accuracy}
         return {"scores": self.scores, **domains, "paired": self.paired}
 
     @classmethod
@@ -50,7 +50,7 @@ class Evidence:
         """What `record` gave, of class shares no more than how far they differ."""
         distance_K = np.array([record["shift"], -record["shift"]])
         shift = LabelShift(distance_K * 0, distance_K, record["explained"])
-        return cls(record["scores"], [shift], record["paired"], record["told_apart"])
+        return cls(record["scores"], [shift], record["paired"], record["domain_accuracy"])
 
     @property
     def shift(self) -> float:
@@ -68,7 +68,7 @@ class Rule:
     """`margin` is by how much an alignment's score has to exceed that of none; less evidence is needed of pairs.
 
     `shift` and `explained` say from where on label shift forbids an alignment, which would bring together what differs
-    for good reason. `told_apart` is how well a probe has to tell the domains apart: where it cannot, there is nothing
+    for good reason. `domain_accuracy` is how well a probe has to tell the domains apart: where it cannot, there is nothing
     to align. `candidates` are the alignments that it may choose.
     """
 
@@ -78,7 +78,7 @@ class Rule:
     margin_paired: float = 0.0
     shift: float = 0.15
     explained: float = 0.5
-    told_apart: float = 0.0
+    domain_accuracy: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,10 @@ def choose(evidence: Evidence, rule: Rule = RULE) -> Choice:
     known = [name for name in rule.candidates if name in scores]
     if not known:
         return Choice(NONE, "there is no alignment among those that the rule may choose")
-    if evidence.told_apart < rule.told_apart:
+    if evidence.domain_accuracy < rule.domain_accuracy:
         return Choice(
             NONE,
-            f"a probe tells the domains apart in {evidence.told_apart:.0%} of the tiles, where guessing gives 50%: "
+            f"a probe tells the domains apart in {evidence.domain_accuracy:.0%} of the tiles, where guessing gives 50%: "
             "there is hardly anything to align",
         )
     if not evidence.paired and evidence.shift >= rule.shift and evidence.explained >= rule.explained:

@@ -323,12 +323,12 @@ def classify_aligned(
         scores: dict[str, list[Mapping[str, float]]] = {}
         shifts: list[LabelShift] = []
         shares: list[TargetShares] = []
-        told_apart: list[float] = []
+        accuracies: list[float] = []
         for plan, plain, source in zip(plans, predictions.C_values, sources, strict=True):
             domains = Domains(train_PD, labelled, plan, target.embedding_TD, plain, source, seed)
             shifts.append(estimate_label_shift(source, train_PD, labelled, plan, target.embedding_TD))
             shares.append(target_shares(source, labelled, plan, target.embedding_TD, target.group_T, seed))
-            told_apart.append(domain_accuracy(domains, target.group_T))
+            accuracies.append(domain_accuracy(domains, target.group_T))
             for name in methods:
                 moved = move(name, domains)
                 scored, probe = _score_method(name, moved, C_VALUES if C is None else [C])
@@ -338,7 +338,7 @@ def classify_aligned(
         mean = {
             name: {key: float(np.mean([one[key] for one in each])) for key in each[0]} for name, each in scores.items()
         }
-        predictions.evidence[test] = Evidence(mean, shifts, target.paired, float(np.mean(told_apart)))
+        predictions.evidence[test] = Evidence(mean, shifts, target.paired, float(np.mean(accuracies)))
         predictions.shares[test] = TargetShares.mean(shares)
 
 

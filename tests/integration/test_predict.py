@@ -190,7 +190,7 @@ def test_the_report_and_the_summary_tell_the_same(mapped):
     assert "overall accuracy 1.000 over 32 tiles" in page and "fewer than the 10 that an interval takes" in page
 
 
-def test_tiles_that_were_learned_from_are_told_apart(folder, tmp_path):
+def test_tiles_that_were_learned_from_are_domain_accuracy(folder, tmp_path):
     assert run(wish(folder, tmp_path / "out", datasets=("fields[site=site0]", "fields[site=site10]"))) == 0
     tiles = {row["dataset"]: row["n_tiles"] for row in table(tmp_path / "out/accuracy.csv") if row["metric"] == "ece"}
     assert tiles == {"fields[site=site10]": "16", "fields[site=site0] (learned from)": "16"}

@@ -22,7 +22,9 @@ def probe(folder, train, test, gains, circular, *, paired=False):
             rows.append(usual | {"metric": "balanced_accuracy", "value": 0.6 + gain})
             rows.append(usual | {"metric": "difference_to_none", "value": gain, "low": gain - 0.1, "high": gain + 0.1})
         scores = {name: dict.fromkeys(SCORERS, 0.5) | {CIRCULAR: value} for name, value in circular.items()}
-        known[encoder] = {test: {"scores": scores, "shift": 0.0, "explained": 0.0, "told_apart": 0.9, "paired": paired}}
+        known[encoder] = {
+            test: {"scores": scores, "shift": 0.0, "explained": 0.0, "domain_accuracy": 0.9, "paired": paired}
+        }
     with (folder / "probe.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()

@@ -64,7 +64,7 @@ def test_mixtures_keep_the_class_of_the_larger_part_where_classes_lie_far_from_e
     assert mixed_validation(probe, far_MD[:40], 0) == 0  # where all are of one class nothing can be told
 
 
-def test_domains_are_told_apart_where_they_differ():
+def test_domains_are_domain_accuracy_where_they_differ():
     same = domain_accuracy(domains(TARGET_MD), GROUP_M)
     assert 0.35 < same < 0.65
     assert domain_accuracy(domains(TARGET_MD + 2), GROUP_M) > 0.9
