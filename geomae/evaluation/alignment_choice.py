@@ -68,8 +68,8 @@ class Rule:
     """`margin` is by how much an alignment's score has to exceed that of none; less evidence is needed of pairs.
 
     `shift` and `explained` say from where on label shift forbids an alignment, which would bring together what differs
-    for good reason. `domain_accuracy` is how well a probe has to tell the domains apart: where it cannot, there is nothing
-    to align. `candidates` are the alignments that it may choose.
+    for good reason. `domain_accuracy` is how well a probe has to tell the domains from each other: where it cannot,
+    there is nothing to align. `candidates` are the alignments that it may choose.
     """
 
     candidates: tuple[str, ...] = (AFTER + "coral",)
@@ -101,7 +101,7 @@ def choose(evidence: Evidence, rule: Rule = RULE) -> Choice:
     if evidence.domain_accuracy < rule.domain_accuracy:
         return Choice(
             NONE,
-            f"a probe tells the domains apart in {evidence.domain_accuracy:.0%} of the tiles, where guessing gives 50%: "
+            f"a probe knows the domain of {evidence.domain_accuracy:.0%} of the tiles, where guessing gives 50%: "
             "there is hardly anything to align",
         )
     if not evidence.paired and evidence.shift >= rule.shift and evidence.explained >= rule.explained:

@@ -93,7 +93,7 @@ def test_few_groups_have_no_interval_and_this_is_a_reason(calibration):
     assert [reason.split(",")[0] for reason in estimate.reasons] == ["60 tiles", "9 groups"]
 
 
-def test_classes_that_are_not_domain_accuracy_are_named():
+def test_classes_that_are_not_told_apart_are_named():
     confusion = 20 * np.eye(5)
     confusion[1, [1, 3]] = confusion[3, [1, 3]] = 10
     (reason,) = reasons_not_to_trust(confusion, TRAINED, NAMES, 1000, 50)
