@@ -1,4 +1,4 @@
-"""What is told of the methods that `geomae probe --align` compares: tables, sentences, and how they work.
+"""What is told of probes: their intervals, and the methods that `geomae probe --align` compares.
 
 K classes
 """
@@ -30,7 +30,9 @@ METHODS = (
     "class-ot gives its class that mass. prior-correction leaves features as they are and brings the probe's "
     "probabilities to these shares: it aims at the most tiles right (accuracy), and not at the most of each class. "
     f"Transport couples at most {MOST_TILES} tiles of each side. self-training goes on learning from up to "
-    f"{PORTIONS[-1]:.0%} of the tiles of each class, where two probes of half of the training groups agree."
+    f"{PORTIONS[-1]:.0%} of the tiles of each class, where two probes of half of the training groups agree. quantiles, "
+    "invariant-pixels and band-adjustment bring the pixels of the test set to what the training tiles measure, before "
+    "they are embedded: by the quantiles of each band, by pixels that did not change between both, or by wavelengths."
 )
 
 SHARES = (
@@ -63,7 +65,7 @@ def alignment_tables(result: ProbeResult) -> Iterator[Table]:
         rows: list[list[Cell]] = []
         for one in result.encoders:
             evidence = result.evidence(one.label, test.name)
-            for name in result.task.settings.alignments:
+            for name in evidence.scores:
                 key = PredictionKey(test.name, "linear", None, name)
                 own, gain, right = (result.scores.find(one.label, key, what) for what in (main, TO_NONE, ACCURACY))
                 assert own is not None
