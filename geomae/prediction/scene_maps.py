@@ -1,7 +1,7 @@
-"""Maps of whole scenes: strips are committed one by one, and a map is made of them at the end.
+"""Maps of whole scenes: strips are published one by one, and assembled into a map at the end.
 
-K classes, r q rows and columns of cells, L layers of a strip: class code, confidence, then probabilities where they are
-wanted; or the numbers of a regression
+K classes, r q rows and columns of cells, L layers of a strip: class code, confidence, then probabilities if requested;
+or the numbers of a regression
 """
 
 import shutil
@@ -30,13 +30,13 @@ from geomae.tiles.selection import Selection
 
 NODATA = 255  # of codes, confidence and probabilities
 PERCENT = 100
-ROWS_AT_ONCE = 64  # whose probabilities are in float64 at a time
+ROWS_AT_ONCE = 64  # rows whose probabilities are converted to float64 at a time
 Progress = Callable[[str, int, int, str], None]
 
 
 @dataclass(frozen=True)
 class MapOptions:
-    """`probabilities` adds a band for each class; `share_K` corrects them for other shares."""
+    """With `probabilities`, a band per class is written. `share_K` are class shares to correct probabilities to."""
 
     probabilities: bool = False
     share_K: Floats | None = None
@@ -44,7 +44,7 @@ class MapOptions:
 
 @dataclass(frozen=True)
 class MapJob:
-    """A scene to be mapped: through a model, in windows of `lattice`, as `<kind>_<name>.tif`."""
+    """A scene to be mapped by `model` in windows of `lattice`. Its files are named `<kind>_<name>.tif`."""
 
     model: WindowModel
     selected: Selection
@@ -59,25 +59,25 @@ class MapJob:
 
     @property
     def grid(self) -> Grid:
-        """The pixels of the map."""
+        """The grid of the map."""
         grid = self.selected.index.grids[self.number]
         assert grid is not None, "a scene with tiles has a grid"
         return self.lattice.grid(grid)
 
     @property
     def windows(self) -> int:
-        """How many windows cover the scene."""
+        """The number of windows that cover the scene."""
         return len(self.lattice.tops) * len(self.lattice.lefts)
 
     def path(self, out: Path, kind: str = "map") -> Path:
-        """Where a map of this scene lies."""
+        """Return the path of a map of this scene."""
         return out / f"{kind}_{self.name}.tif"
 
 
 def plan_maps(fitted: Sequence[tuple[Selection, WindowModel]], cell_of: Callable[[Selection], int]) -> list[MapJob]:
-    """A job for every scene that a selection touches, each once. A map has at least two cells.
+    """Return one job for every scene with selected tiles, unless its map would have fewer than two cells.
 
-    `cell_of` gives the side of a cell in pixels. Raises ConfigError where the model cannot take its windows.
+    `cell_of` returns the side of a cell in pixels. Raises ConfigError where the model cannot take its windows.
     """
     jobs: list[tuple[WindowModel, Selection, int, Lattice]] = []
     known: set[tuple[str, str]] = set()
@@ -97,9 +97,9 @@ def plan_maps(fitted: Sequence[tuple[Selection, WindowModel]], cell_of: Callable
 
 
 def stride_of(catalog: Catalog, selected: Selection, record: PredictorRecord) -> int:
-    """The side of a cell of a map in pixels: 1 where pixels are predicted, else the distance of tiles.
+    """Return the side of a map's cell in pixels: 1 where pixels are predicted, else the stride of the tiles.
 
-    That is at most the side of a window, which it also is where tiles are listed and not laid out.
+    It is at most the side of a window, which is also its value where the catalogue defines no tile grid.
     """
     if record.of_pixels:
         return 1
@@ -108,17 +108,17 @@ def stride_of(catalog: Catalog, selected: Selection, record: PredictorRecord) ->
 
 
 class StripStore:
-    """The strips of one scene, a file each: whole or absent."""
+    """The strips of one scene, one file each, written atomically."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def path(self, number: int) -> Path:
-        """The file of a strip."""
+        """Return the path of a strip."""
         return self.folder / f"{number:05d}.npy"
 
     def missing(self, strips: int) -> list[int]:
-        """Strips that are not there."""
+        """Return the numbers of the strips that have no file yet."""
         return [number for number in range(strips) if not self.path(number).is_file()]
 
     def write(self, number: int, layers_Lrq: NDArray[np.generic]) -> None:
@@ -127,7 +127,7 @@ class StripStore:
             np.save(file, layers_Lrq, allow_pickle=False)
 
     def read(self, number: int) -> NDArray[np.generic]:
-        """A strip. Raises StorageError where it is damaged."""
+        """Read a strip (L, r, q). Raises StorageError where it is damaged."""
         try:
             layers: NDArray[np.generic] = np.load(self.path(number), allow_pickle=False)
         except (OSError, ValueError) as error:
@@ -142,9 +142,9 @@ class StripStore:
 def predict_strips(
     compute: Compute, jobs: Sequence[MapJob], options: MapOptions, out: Path, stop: Stop, progress: Progress
 ) -> bool:
-    """Predict the strips that are missing, of all jobs; whether all that fall to this rank are there now.
+    """Predict this rank's share of the missing strips of all jobs. Returns False where `stop` ended the work.
 
-    Ranks share them: each takes strips that follow each other, so that hardly a window is predicted twice.
+    Each rank takes consecutive strips, so that few windows are predicted twice.
     """
     missing = [(job, number) for job in jobs for number in _missing(job, out)]
     ranks, rank = compute.fabric.world_size, compute.fabric.global_rank
@@ -168,7 +168,7 @@ def predict_strips(
 
 
 def write_maps(jobs: Sequence[MapJob], options: MapOptions, out: Path) -> list[Path]:
-    """Publish the maps of all scenes from their strips, which are removed then; gives all paths."""
+    """Publish the maps of all scenes from their strips, remove the strips, and return the paths of all maps."""
     paths = []
     for job in jobs:
         products = _products(job.model.record, options)
@@ -183,7 +183,7 @@ def write_maps(jobs: Sequence[MapJob], options: MapOptions, out: Path) -> list[P
 
 
 def layers_of(strip: Strip, record: PredictorRecord, options: MapOptions) -> NDArray[np.generic]:
-    """What is kept of a strip: (L, r, q)."""
+    """Return the layers of a strip as stored (L, r, q): uint8 with NODATA for classes, float32 with NaN for numbers."""
     if record.of_numbers:
         if not len(strip.value_Krq):
             return np.full((1, *strip.valid_rq.shape), np.nan, dtype=np.float32)
@@ -206,7 +206,7 @@ def layers_of(strip: Strip, record: PredictorRecord, options: MapOptions) -> NDA
 
 
 def _products(record: PredictorRecord, options: MapOptions) -> dict[str, tuple[slice, list[str], MapClasses | None]]:
-    """What is published of a scene: layers of the strips, descriptions of the bands, and the classes of codes."""
+    """Return the files of a scene by kind: layers of the strips, descriptions of the bands, and classes of codes."""
     if record.of_numbers:
         return {"map": (slice(0, 1), [f"predicted {record.unit}".rstrip()], None)}
     classes = MapClasses(record.map_codes, record.classes, record.colours)
@@ -246,7 +246,7 @@ def _windows(job: MapJob, number: int) -> int:
 
 
 def _runs(strips: Sequence[tuple[MapJob, int]]) -> Iterator[tuple[MapJob, range]]:
-    """Strips that follow each other, scene by scene."""
+    """Yield ranges of consecutive strips, scene by scene."""
     place = 0
     while place < len(strips):
         job, first = strips[place]
@@ -257,14 +257,14 @@ def _runs(strips: Sequence[tuple[MapJob, int]]) -> Iterator[tuple[MapJob, range]
 
 
 class _Rate:
-    """Says how far the maps are, how fast it goes and how long it will still take."""
+    """Reports progress, windows per second and the remaining time."""
 
     def __init__(self, progress: Progress, total: int, done: int, ranks: int) -> None:
         self._progress, self._total, self._begun, self._ranks = progress, total, done, ranks
         self._windows, self._start = 0, time.perf_counter()
 
     def count(self, windows: int) -> None:
-        """Note that this rank has gone through more windows; the others are taken to be as fast."""
+        """Count more windows of this rank; the other ranks are assumed to be as fast."""
         self._windows += windows * self._ranks
         done = min(self._begun + self._windows, self._total)
         per_s = self._windows / max(time.perf_counter() - self._start, 1e-9)
