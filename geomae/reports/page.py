@@ -13,7 +13,6 @@ from jinja2 import Environment, PackageLoader
 
 from geomae.files import write_text
 
-Cell = str | int | float | None
 REPORT = "report.html"
 
 
@@ -23,6 +22,17 @@ class Figure:
 
     png: Path | bytes
     caption: str
+
+
+@dataclass(frozen=True)
+class Link:
+    """A text that links to a file: the report of the run that a run rests on, or a file beside the page."""
+
+    text: str
+    file: Path
+
+
+Cell = str | int | float | Link | None
 
 
 @dataclass(frozen=True)
@@ -50,15 +60,7 @@ class Section:
     parts: tuple[Figure | Table | Html, ...] = ()
 
 
-@dataclass(frozen=True)
-class RunLink:
-    """An input of a run (`text`, as the user named it), with the report of the run that produced it."""
-
-    text: str
-    report: Path
-
-
-About = Mapping[str, str | RunLink]
+About = Mapping[str, str | Link]
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Page:
     following: str = ""
 
 
-def link_run(text: str) -> str | RunLink:
+def link_run(text: str) -> str | Link:
     """Link a text to a report, where it names a folder inside the folder of a run with a report (`runs/mine/model`).
 
     The text may begin with a label and an equals sign. Without a report it is returned as it is.
@@ -86,7 +88,7 @@ def link_run(text: str) -> str | RunLink:
             # A model lies directly in its run's folder, a saved probe two levels below it.
             for place in (folder, *folder.absolute().parents[:2]):
                 if (place / REPORT).is_file():
-                    return RunLink(text, (place / REPORT).absolute())
+                    return Link(text, (place / REPORT).absolute())
     return text
 
 
@@ -114,14 +116,16 @@ def shown(cell: Cell) -> str:
     """Return a table cell as text: numbers rounded and grouped, None and NaN empty."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return ""
+    if isinstance(cell, Link):
+        return cell.text
     if isinstance(cell, float):
         return f"{cell:.3g}" if abs(cell) < 999.5 else f"{cell:,.0f}"
     return f"{cell:,}" if isinstance(cell, int) else cell
 
 
-def _address(report: Path, folder: Path) -> str:
-    """Return the relative address of a report from a page in `folder`; it stays valid where both are moved together."""
-    return quote(Path(os.path.relpath(report, folder.absolute())).as_posix())
+def _address(file: Path, folder: Path) -> str:
+    """Return the relative address of a file from a page in `folder`; it stays valid where both are moved together."""
+    return quote(Path(os.path.relpath(file.absolute(), folder.absolute())).as_posix())
 
 
 def _key(cell: Cell) -> str:
