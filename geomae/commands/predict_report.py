@@ -28,14 +28,17 @@ from geomae.prediction.assessment import (
 )
 from geomae.prediction.models import WindowModel
 from geomae.prediction.record import PredictorRecord, namesake_remark, scale_remark
-from geomae.prediction.scene_maps import NODATA, MapJob
+from geomae.prediction.scene_maps import NODATA, MapJob, MapSummary, most_telling, summarise_map
 from geomae.prediction.shares import TargetShares, share_sentences
 from geomae.prediction.tiles import TilePredictions, as_number, of_classes, of_map, of_numbers, write_predictions
 from geomae.rasters import read_map
-from geomae.reports.page import About, Figure, Page, Section, Table, link_run, write_page
+from geomae.reports.page import About, Figure, Link, Page, Section, Table, link_run, write_page
 from geomae.tiles.selection import Selection
 
-MOST_MAPS = 24  # in the page; the folder has all
+MOST_MAPS = 6  # in the page; the folder has all
+MOST_ROWS = 200  # of the table of maps; maps.csv has all
+FEW_CELLS = 8  # a side, of a map that is hardly one
+MAP_COLUMNS = ("dataset", "scene", "map", "valid", "most_frequent", "share", "level")
 METRICS = {"accuracy": "overall accuracy", "f1": "mean F1", "mean_iou": "mean IoU", "ece": "calibration error",
            "r2": "R\N{SUPERSCRIPT TWO}", "rmse": "RMSE", "mae": "MAE"}  # fmt: skip
 Fitted = Sequence[tuple[Selection, WindowModel]]
@@ -86,6 +89,14 @@ def describe_plan(session: Session, fitted: Fitted, jobs: Sequence[MapJob]) -> l
         without = selected.index.tiles["scene"].nunique() - len(own)
         if own and without:
             remarks.append(f"{selected.name}: {without} scenes are one cell of a map or less, and get none")
+        most = max((max(job.lattice.rows, job.lattice.cols) for job in own), default=FEW_CELLS)
+        if most < FEW_CELLS and not record.of_pixels:
+            remarks.append(
+                f"{selected.name}: a map has at most {most} x {most} cells, one for each step of "
+                f"{own[0].lattice.cell} pixels, since the model tells one value for a tile; a smaller `tile.stride` "
+                "gives more cells, and labels of pixels (rasters or polygons with --task segmentation) a value for "
+                "every pixel"
+            )
         sizes = sorted(set(selected.index.tiles["size"].tolist()) - {record.tile})
         if sizes and not record.of_pixels:
             remarks.append(
@@ -129,6 +140,7 @@ def publish(
     if areas is not None:
         write_csv(out / "area.csv", AREA_COLUMNS, area_rows(record, areas, estimate))
         tables.append(out / "area.csv")
+    tables += [out / "maps.csv"] if len(jobs) > MOST_MAPS else []
     sections = [
         *_map_sections(results, jobs, out), *_accuracy_sections(results, out), *_area_sections(results),
         _origin(record, [selected.name for selected, _ in fitted]),
@@ -189,8 +201,10 @@ def _map_sections(results: Results, jobs: Sequence[MapJob], out: Path) -> Iterat
         yield Section("Maps", (nothing, *results.remarks))
         return
     record = results.record
+    many = len(jobs) > MOST_MAPS
+    summaries = [summarise_map(job, record, out) for job in jobs] if many else []
     figures = []
-    for job in jobs[:MOST_MAPS]:
+    for job in [one.job for one in most_telling(summaries, MOST_MAPS)] if many else jobs:
         path = out / f"map_{job.name}.png"
         _draw(path, job, results, out)
         figures.append(Figure(path, f"{job.selected.index.name}: {job.scene.id}, in {job.path(out).name}"))
@@ -200,8 +214,39 @@ def _map_sections(results: Results, jobs: Sequence[MapJob], out: Path) -> Iterat
         "their borders. Beige: no valid pixel. The GeoTIFFs lie beside this page, with colours and names of classes, "
         "and a style for QGIS."
     ]
-    text += [f"The first {MOST_MAPS} of {len(jobs)} maps; the folder has all."] if len(jobs) > MOST_MAPS else []
-    yield Section("Maps", (*text, *results.remarks), tuple(figures))
+    if many:
+        low, high = MOST_MAPS - MOST_MAPS // 2, MOST_MAPS // 2
+        by = "the predicted numbers are lowest" if record.of_numbers else "the model is least sure"
+        other = "highest" if record.of_numbers else "where it is surest"
+        text.append(
+            f"{MOST_MAPS} of {len(jobs)} maps are shown: {low} where {by}, and {high} {other}, on average over the "
+            "map. The table names all of them, and maps.csv has it too."
+        )
+    yield Section("Maps", (*text, *results.remarks), (*figures, *_map_table(summaries, record, out)))
+
+
+def _map_table(summaries: Sequence[MapSummary], record: PredictorRecord, out: Path) -> Iterator[Table]:
+    """All maps in figures, where not all are shown; the page has a bounded number, maps.csv every one."""
+    if not summaries:
+        return
+    rows = [
+        (
+            one.job.selected.index.name,
+            one.job.scene.id,
+            one.job.path(out).name,
+            one.valid,
+            one.most,
+            one.share,
+            one.level,
+        )
+        for one in most_telling(summaries, len(summaries))
+    ]
+    write_csv(out / "maps.csv", MAP_COLUMNS, [dict(zip(MAP_COLUMNS, row, strict=True)) for row in rows])
+    level = f"mean, {record.unit}".rstrip(", ") if record.of_numbers else "mean confidence, %"
+    shown = [(row[0], row[1], Link(row[2], out / row[2]), *row[3:]) for row in rows[:MOST_ROWS]]
+    rest = f", the first {MOST_ROWS} of {len(rows)} by it" if len(rows) > MOST_ROWS else ""
+    header = ("data set", "scene", "map", "valid share", "most frequent class", "its share", level)
+    yield Table(f"maps.csv: figures of every map{rest}", header, shown)
 
 
 def _draw(path: Path, job: MapJob, results: Results, out: Path) -> None:
@@ -279,16 +324,21 @@ def _accuracy_sections(results: Results, out: Path) -> Iterator[Section]:
 def _area_sections(results: Results) -> Iterator[Section]:
     if results.areas is None:
         return
-    rows = [
+    every = [
         tuple(None if row[name] == "" else row[name] for name in AREA_COLUMNS)
         for row in area_rows(results.record, results.areas, results.estimate)
     ]
+    rows = every if len(every) <= MOST_ROWS else [row for row in every if row[0] == ALL]
     text = ["Hectares are measured on an equal-area grid. What the map counts carries the map's errors."]
     if results.sample is None:
         text.append("Without reference points (--sample) nothing says by how much an area may be off.")
     else:
         text.append("Estimates and intervals (95 %) are by design, from the reference points (Olofsson et al. 2014).")
-    yield Section("Areas", tuple(text), (Table("area.csv", AREA_COLUMNS, rows),))
+    yield Section(
+        "Areas",
+        tuple(text),
+        (Table(f"area.csv{' has every scene; all together' if len(rows) < len(every) else ''}", AREA_COLUMNS, rows),),
+    )
 
 
 def _origin(record: PredictorRecord, targets: Sequence[str]) -> Section:

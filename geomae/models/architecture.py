@@ -1,4 +1,4 @@
-"""What fixes the shape of a model, and the presets."""
+"""The settings that define a model's architecture, and the presets."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -10,7 +10,7 @@ from geomae.errors import ModelError
 
 
 class Size(NamedTuple):
-    """Width, depth and heads of an encoder."""
+    """Width, depth and number of attention heads of an encoder."""
 
     width: int
     depth: int
@@ -29,29 +29,30 @@ PRESETS = {
 class Architecture(Frozen):
     """Everything needed to build a model; stored in the model folder.
 
-    A convolutional autoencoder has stages of a half, a quarter and an eighth of `width` above its `depth` blocks.
+    The four stages of a convolutional autoencoder have an eighth, a quarter, a half and all of `width`; `depth` blocks
+    follow.
     """
 
-    kind: Literal["mae", "cae"] = Field("mae", description="of transformers, or convolutional")
+    kind: Literal["mae", "cae"] = Field("mae", description="mae: transformers, cae: convolutional")
     embedding: Literal["stacked", "grouped", "spectral"] = "spectral"
-    bands: int = Field(gt=0, description="bands that go in and out; of a spectral embedding, those it was trained with")
+    bands: int = Field(gt=0, description="number of bands; of a spectral embedding, those it was trained with")
     groups: tuple[tuple[int, ...], ...] | None = Field(
-        None, description="bands of each token of a grouped embedding, by their place among the model's bands"
+        None, description="bands of each token of a grouped embedding, as indices into the model's bands"
     )
     patch: int = Field(gt=0, description="side of a patch in pixels")
     width: int = Field(gt=0)
     depth: int = Field(gt=0)
-    heads: int = Field(gt=0, description="attention heads; of a convolutional autoencoder, groups of its norms")
+    heads: int = Field(gt=0, description="attention heads; in a convolutional autoencoder, groups of its group norms")
     decoder: Decoder | None = Field(
-        Decoder(), description="None for an encoder alone; of a convolutional autoencoder, which has its own, no more"
+        Decoder(), description="None without a decoder; a convolutional autoencoder has its own, without settings"
     )
     target: Literal["none", "patch", "patch-band"] = "none"
     norm_eps: float = Field(1e-6, gt=0, description="epsilon of the layer norms")
     positions: Literal["sincos", "gsd", "table"] = Field(
         "sincos",
-        description="computed for any grid, computed and scaled by the gsd, or stored for one grid",
+        description="sincos: computed for any grid; gsd: computed and scaled by the gsd; table: stored for one grid",
     )
-    reference_gsd_m: float = Field(10.0, gt=0, description="gsd that leaves positions unscaled")
+    reference_gsd_m: float = Field(10.0, gt=0, description="gsd in metres at which positions are not scaled")
     grid: tuple[int, int] | None = Field(None, description="rows and columns of stored positions")
 
     @model_validator(mode="after")
@@ -63,11 +64,11 @@ class Architecture(Frozen):
         if self.kind == "cae" and self.width // 8 % self.heads:
             raise ValueError(f"heads: {self.heads} does not divide an eighth of the width {self.width}")
         if self.positions == "table" and self.grid is None:
-            raise ValueError("grid: stored positions need the rows and columns they are for")
+            raise ValueError("grid: stored positions need the rows and columns of their grid")
         if (self.groups is not None) != (self.embedding == "grouped"):
-            raise ValueError("groups: belong to embedding grouped, and to no other")
+            raise ValueError("groups: are required by embedding grouped, and allowed with no other")
         if self.groups and sorted(i for group in self.groups for i in group) != list(range(self.bands)):
-            raise ValueError("groups: every band belongs to exactly one")
+            raise ValueError("groups: every band must be in exactly one group")
         return self
 
     @property
@@ -81,9 +82,9 @@ class Architecture(Frozen):
         return middle_layer(self.depth)
 
     def position_scale(self, gsd_m: float | Tensor | None) -> float | Tensor:
-        """What positions are multiplied by, (B,) where the gsd differs by tile.
+        """The factor by which positions are multiplied; (B,) where the gsd differs by tile.
 
-        Raises ModelError where a model that scales them is not told the gsd.
+        Raises ModelError where the model scales positions by the gsd and `gsd_m` is None.
         """
         if self.positions != "gsd":
             return 1.0
@@ -93,13 +94,13 @@ class Architecture(Frozen):
 
 
 def middle_layer(depth: int) -> int:
-    """The block, counted from 1, after which training compares views and commands read an encoder of `depth` blocks.
+    """The block of an encoder, counted from 1, after which training compares views and commands take the features.
 
-    The last blocks of an encoder whose decoder is small prepare the reconstruction (docs/choices.md).
+    Where the decoder is small, the last blocks of the encoder specialise in the reconstruction (docs/choices.md).
     """
     return max(1, depth // 2)
 
 
 def architecture(preset: str, **options: Any) -> Architecture:
-    """The architecture of a preset; the other fields of `Architecture` by name."""
+    """Build the architecture of a preset; `options` are further fields of `Architecture`."""
     return Architecture.model_validate({**PRESETS[preset]._asdict(), **options})

@@ -1,6 +1,7 @@
-"""One token per patch and group of bands, with a kernel and a head of its own for each group (Cong et al. 2022).
+"""Embeddings of patches and heads back to pixels: stacked, grouped (Cong et al. 2022) and spectral (any bands).
 
-B batch, N patches, C bands, G groups, X = G * N tokens in the order of the groups, P pixels of a patch, D width
+B batch, N patches, C bands, F features of a band's code, R kernels of a basis, G groups, X = G * N tokens in the order
+of the groups, P pixels of a patch in one band, D width
 """
 
 import math
@@ -13,24 +14,24 @@ from geomae.sensors import Band
 from geomae.sensors.band import Groups
 
 POLARISATIONS = ("VV", "VH", "HH", "HV")
-PERIOD_DECADES = 8.0  # of wavelength, after which codes repeat: from 0.3 um to radar are less than six
-RESOLUTION_DECADES = 0.03  # 7 %: closer wavelengths count as alike, as neighbouring bands of one colour are
-FREQUENCIES = 128  # as many as that resolution asks for
+PERIOD_DECADES = 8.0  # of wavelength, after which codes repeat; 0.3 um to radar spans less than six decades
+RESOLUTION_DECADES = 0.03  # 7 %: closer wavelengths get similar codes, as bands of the same colour should
+FREQUENCIES = 128  # enough for that resolution
 WIDTH_FREQUENCIES = 8
-WIDTH_WEIGHT = 0.15  # bands of one centre but unlike widths are still much alike
+WIDTH_WEIGHT = 0.15  # small, so that bands of the same centre and different widths have similar codes
 CODE_FEATURES = 2 * (FREQUENCIES + WIDTH_FREQUENCIES) + len(POLARISATIONS)
-HEAD_GAIN = 0.1  # predictions begin near the mean: noise of unit size would first have to be unlearned
-SMALLEST_SUM = 0.5  # where kernels cancel or no band is present, tokens must not be blown up
-KERNELS = 48  # size R of the basis from which the kernel of a band is mixed
+HEAD_GAIN = 0.1  # small, so that predictions begin near the mean and not as noise of unit variance
+SMALLEST_SUM = 0.5  # smallest divisor of tokens, for kernels that cancel and patches without a band
+KERNELS = 48  # number R of kernels in the basis from which the kernel of a band is mixed
 
 
 def band_codes(bands: Sequence[Band]) -> Tensor:
-    """Codes (C, F) in float32 whose products say how alike bands are.
+    """Codes (C, F) in float32; the inner product of two codes is the similarity of the bands.
 
-    Sines and cosines of the logarithm of the wavelength, weighted so that their product is a Gaussian of
-    RESOLUTION_DECADES (Rahimi and Recht 2007, on a grid of frequencies): blue and green are told apart from the first
-    step, and red of one sensor meets red of another. The logarithm puts light, thermal infrared and radar on one scale.
-    Width and polarisation add to it.
+    A code holds sines and cosines of the logarithm of the wavelength, weighted so that their inner product is a
+    Gaussian of width RESOLUTION_DECADES (Rahimi and Recht 2007, on a grid of frequencies). So blue and green differ
+    from the first step on, and red bands of two sensors are similar. The logarithm puts light, thermal infrared and
+    radar on one scale. Further features encode bandwidth and polarisation.
     """
     rows = []
     for band in bands:
@@ -42,7 +43,7 @@ def band_codes(bands: Sequence[Band]) -> Tensor:
 
 
 def _waves(decades: float, frequencies: int, resolution: float) -> Tensor:
-    """Features of unit norm (2 * frequencies,) whose product is a Gaussian of the distance, in float64."""
+    """Features (2 * frequencies,) of unit norm in float64; their inner product is a Gaussian of the distance."""
     frequency = 2 * math.pi / PERIOD_DECADES * torch.arange(1, frequencies + 1, dtype=torch.float64)
     weight = torch.exp(-((frequency * resolution) ** 2) / 2)
     angle = frequency * decades
@@ -50,7 +51,7 @@ def _waves(decades: float, frequencies: int, resolution: float) -> Tensor:
 
 
 class StackedEmbedding(nn.Module):
-    """One linear map of all bands of a patch; with three bands that of He et al. 2022, whose weights fit."""
+    """One linear layer of all bands of a patch; with three bands, the weights of He et al. 2022 can be loaded."""
 
     def __init__(self, bands: int, pixels: int, width: int) -> None:
         super().__init__()
@@ -59,13 +60,13 @@ class StackedEmbedding(nn.Module):
         nn.init.zeros_(self.proj.bias)
 
     def embed(self, patches_BNCP: Tensor, valid_BNCP: Tensor, codes_CF: Tensor) -> Tensor:
-        """Tokens (B, N, D). Invalid pixels count as the mean of their band, which is zero here."""
+        """Tokens (B, N, D). Invalid pixels are set to 0, the mean of their band."""
         tokens: Tensor = self.proj(patches_BNCP.where(valid_BNCP, 0).flatten(2))
         return tokens
 
 
 class StackedHead(nn.Module):
-    """One linear map from a decoder token to all bands of a patch."""
+    """One linear layer from a decoder token to all bands of a patch."""
 
     def __init__(self, bands: int, pixels: int, width: int) -> None:
         super().__init__()
@@ -81,35 +82,35 @@ class StackedHead(nn.Module):
 
 
 class KernelBasis(nn.Module):
-    """Mixes the kernel of each band from R learned kernels; the mixture is a function of the band's code.
+    """Generates the kernel of each band as a mixture of R learned kernels, linear in the band's code.
 
-    The idea of generated patch kernels is that of DOFA (Xiong et al. 2024); a shared basis is its smallest form: any
-    band of any sensor goes through the same weights.
+    DOFA (Xiong et al. 2024) introduced generated patch kernels; a shared basis is the simplest form. Any band of any
+    sensor uses the same weights.
     """
 
     def __init__(self, rows: int, cols: int, gain: float = 1.0) -> None:
         super().__init__()
         self.mixture = nn.Linear(
             CODE_FEATURES, KERNELS, bias=False
-        )  # keeps unlike bands unlike, as a deep map would not
+        )  # linear, so that different bands keep different mixtures, which a deep network would not ensure
         self.kernels = nn.Parameter(torch.empty(KERNELS, rows, cols))
-        limit = gain * math.sqrt(6 / (rows + cols))  # Xavier of one kernel ...
+        limit = gain * math.sqrt(6 / (rows + cols))  # Xavier initialisation of one kernel ...
         nn.init.uniform_(self.kernels, -limit, limit)
 
     def forward(self, codes_CF: Tensor) -> tuple[Tensor, Tensor]:
-        """Kernels (C, rows, cols) and the mixtures (C, R) of unit norm that made them, in float32."""
-        with torch.autocast(codes_CF.device.type, enabled=False):  # a few rows: precision is free here
+        """Kernels (C, rows, cols) and their mixtures (C, R) of unit norm, in float32."""
+        with torch.autocast(codes_CF.device.type, enabled=False):  # float32 costs nothing for so few rows
             mixture_CR = nn.functional.normalize(self.mixture(codes_CF.float()), dim=-1)
-            # ... kept by a mixture of unit norm.
+            # ... whose variance a mixture of unit norm keeps.
             return torch.einsum("cr,rij->cij", mixture_CR, self.kernels.float()), mixture_CR
 
 
 class SpectralEmbedding(nn.Module):
-    """Tokens from any set of bands: the sum over the bands that a patch has, each through its generated kernel.
+    """Tokens from any set of bands: each band passes through its generated kernel, and the results are summed.
 
-    Bands are much alike, so the sum of n of them is between sqrt(n) and n times as large as one, depending on how
-    alike their kernels are. It is divided by what the mixtures say it is for equal bands: a subset of the bands gives
-    tokens of the same magnitude. A band without a valid pixel in a patch takes no part in that patch.
+    Bands are correlated, so the sum of n bands is between sqrt(n) and n times as large as that of one, depending on the
+    similarity of their kernels. It is divided by the norm of the summed mixtures, its size for equal bands, so that a
+    subset of bands gives tokens of the same magnitude. A band without a valid pixel in a patch is left out there.
     """
 
     def __init__(self, pixels: int, width: int) -> None:
@@ -117,11 +118,11 @@ class SpectralEmbedding(nn.Module):
         self.basis = KernelBasis(pixels + 1, width)  # the last row is the bias of the band
 
     def embed(self, patches_BNCP: Tensor, valid_BNCP: Tensor, codes_CF: Tensor) -> Tensor:
-        """Tokens (B, N, D), the same for every order of the bands."""
+        """Tokens (B, N, D), independent of the order of the bands."""
         kernels_CPD, mixture_CR = self.basis(codes_CF)
         pixels_BNCP = patches_BNCP.where(valid_BNCP, 0)
         present_BNC = valid_BNCP.any(-1).to(pixels_BNCP.dtype)
-        # One product over bands and pixels; the presence of a band multiplies its bias.
+        # One product over bands and pixels; the presence of a band is the input of its bias.
         tokens_BND = torch.cat([pixels_BNCP, present_BNC[..., None]], dim=-1).flatten(2) @ kernels_CPD.flatten(0, 1)
         with torch.autocast(codes_CF.device.type, enabled=False):
             size_BN = (present_BNC.float() @ mixture_CR).norm(dim=-1)
@@ -130,7 +131,7 @@ class SpectralEmbedding(nn.Module):
 
 
 class SpectralHead(nn.Module):
-    """Predicts any band, also one that was never an input, through a generated kernel."""
+    """Predicts any band by its generated kernel, including bands that are not among the inputs."""
 
     def __init__(self, pixels: int, width: int) -> None:
         super().__init__()
@@ -145,7 +146,7 @@ class SpectralHead(nn.Module):
 
 
 class GroupedEmbedding(nn.Module):
-    """A linear map of the bands of each group, as `StackedEmbedding` has one of all."""
+    """One linear layer per group of bands; a patch gets one token per group."""
 
     stored_C: Tensor
 
@@ -153,19 +154,19 @@ class GroupedEmbedding(nn.Module):
         super().__init__()
         self.sizes = [len(group) for group in groups]
         stored = [band for group in groups for band in group]
-        # On the device: a list of Python's would be copied there in every step, and waited for.
+        # A buffer lies on the device; a Python list would be copied there, synchronously, in every step.
         self.register_buffer("stored_C", torch.tensor(stored), persistent=False)
         self.proj = _maps([(len(group) * pixels, width) for group in groups], 1.0)
 
     def embed(self, patches_BNCP: Tensor, valid_BNCP: Tensor, codes_CF: Tensor) -> Tensor:
-        """Tokens (B, X, D). Invalid pixels count as the mean of their band, which is zero here."""
+        """Tokens (B, X, D). Invalid pixels are set to 0, the mean of their band."""
         clean_BNCP = patches_BNCP.where(valid_BNCP, 0).index_select(2, self.stored_C)
         parts = zip(self.proj, torch.split(clean_BNCP, self.sizes, dim=2), strict=True)
         return torch.cat([proj(bands.flatten(2)) for proj, bands in parts], dim=1)
 
 
 class GroupedHead(nn.Module):
-    """A linear map from the token of each group to the bands of that group."""
+    """One linear layer per group, from the group's token to its bands."""
 
     natural_C: Tensor
 
@@ -174,11 +175,11 @@ class GroupedHead(nn.Module):
         self.groups = groups
         self.proj = _maps([(width, len(group) * pixels) for group in groups], HEAD_GAIN)
         stored = [band for group in groups for band in group]
-        natural = sorted(range(len(stored)), key=stored.__getitem__)  # place of each band among the groups' bands
+        natural = sorted(range(len(stored)), key=stored.__getitem__)  # index of each band in group order
         self.register_buffer("natural_C", torch.tensor(natural), persistent=False)
 
     def predict(self, tokens_BXD: Tensor, codes_CF: Tensor) -> Tensor:
-        """Predictions (B, N, C, P), bands in the model's own order: a group's head is scored against its bands only."""
+        """Predictions (B, N, C, P) with bands in the model's order, each from the token of its group."""
         parts = tokens_BXD.chunk(len(self.groups), dim=1)
         predicted = [
             proj(part).unflatten(-1, (len(group), -1))

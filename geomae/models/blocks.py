@@ -1,8 +1,8 @@
-"""What encoders and decoders are made of: timm's blocks, attention kernels, shifted windows, positions.
+"""Building blocks of encoders and decoders: timm's blocks, attention kernels, shifted windows, positions.
 
-A choice made by timing at start would differ from run to run, and with it the last bits of the weights.
-
-Source: the fixed 2-D positions of He et al. 2022; each half of the width encodes one axis as in Vaswani et al. 2017.
+Attention kernels are chosen by a fixed rule: a choice by timing would differ between runs, and with it the last bits of
+the weights. Positions are the fixed 2-D ones of He et al. 2022: each half of the width encodes one axis as in Vaswani
+et al. 2017.
 
 B batch, K tokens, G tokens per patch, X = G * rows * cols tokens, D width, W windows,
 L = G * w * w tokens of a window
@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from geomae.errors import ModelError
 from geomae.models.architecture import Architecture
 
-LONGEST_PLAIN = 256  # tokens up to which the plain product won on CPUs in bf16 (tests/benchmarks/training_step.py)
+LONGEST_PLAIN = 256  # tokens up to which plain attention is faster on CPUs in bf16 (tests/benchmarks/training_step.py)
 
 
 def prefers_fused(device: torch.device, dtype: torch.dtype, tokens: int) -> bool:
-    """Whether PyTorch's fused attention is faster than the plain product for `tokens` tokens.
+    """Whether PyTorch's fused attention is faster than plain matrix products for `tokens` tokens.
 
-    On CUDA the fused kernels win at every length that occurs here. On CPUs the fused kernel is written for long
-    sequences; in bf16 its backward pass on short ones costs more than the whole plain product.
+    On CUDA, fused kernels are faster at every length that occurs here. On CPUs, the fused kernel is optimised for long
+    sequences; in bf16 its backward pass on short ones costs more than plain attention as a whole.
     """
     if device.type != "cpu":
         return True
@@ -33,7 +33,7 @@ def prefers_fused(device: torch.device, dtype: torch.dtype, tokens: int) -> bool
 
 
 def choose_kernels(blocks: nn.Module, device: torch.device, tokens: int) -> None:
-    """Set the kernel of every timm attention in `blocks` for the precision in force."""
+    """Choose fused or plain attention in every timm block of `blocks`, for the current autocast precision."""
     autocast = torch.is_autocast_enabled(device.type)
     dtype = torch.get_autocast_dtype(device.type) if autocast else torch.float32
     fused = prefers_fused(device, dtype, tokens)
@@ -43,7 +43,7 @@ def choose_kernels(blocks: nn.Module, device: torch.device, tokens: int) -> None
 
 
 def attend(q_BHYE: Tensor, k_BHVE: Tensor, v_BHVE: Tensor) -> Tensor:
-    """Attention (B, H, Y, E) of queries to keys of H heads, by the kernel that the rule prefers."""
+    """Attention (B, H, Y, E) of Y queries to V keys in H heads, fused or plain by `prefers_fused`."""
     if prefers_fused(q_BHYE.device, q_BHYE.dtype, k_BHVE.shape[2]):
         fused: Tensor = nn.functional.scaled_dot_product_attention(q_BHYE, k_BHVE, v_BHVE)
         return fused
@@ -55,20 +55,20 @@ def attend(q_BHYE: Tensor, k_BHVE: Tensor, v_BHVE: Tensor) -> Tensor:
 def sincos_positions(
     rows: int, cols: int, width: int, device: torch.device | str = "cpu", scale: float = 1.0
 ) -> Tensor:
-    """Positions (N, D) in float32 of a grid of rows x cols patches, N = rows * cols in row-major order.
+    """Sine-cosine positions (N, D) in float32 of a grid of rows x cols patches, in row-major order.
 
-    The first half of the D features encodes the column, the second the row: the order of the published weights.
-    Row and column are multiplied by `scale`: gsd_m / reference_gsd_m, so that a distance on the ground looks the same
-    to a model at every resolution (Reed et al. 2023, Scale-MAE, section 3).
+    The first half of the D features encodes the column, the second the row, as in the published weights. Row and column
+    are multiplied by `scale`, which is gsd_m / reference_gsd_m where positions follow the gsd: a distance on the ground
+    is then encoded in the same way at every resolution (Reed et al. 2023, Scale-MAE, section 3).
     """
     row, col = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
-    # In float64: frequencies over a wide grid lose digits in float32.
+    # In float64, since angles over a wide grid lose digits in float32.
     places = encode_places(scale * row.reshape(-1).double(), scale * col.reshape(-1).double(), width)
     return places.to(device)
 
 
 def encode_places(row: Tensor, col: Tensor, width: int) -> Tensor:
-    """Sines and cosines (..., D) in float32 of rows and columns (...)."""
+    """Sine-cosine encoding (..., D) in float32 of rows and columns (...). `width` D must be a multiple of 4."""
     if width % 4:
         raise ValueError(f"positions need a width that is a multiple of 4, not {width}")
     dtype = torch.float32 if row.device.type == "mps" else torch.float64
@@ -83,10 +83,10 @@ def encode_places(row: Tensor, col: Tensor, width: int) -> Tensor:
 def attend_in_windows(
     block: nn.Module, x_BXD: Tensor, shape: tuple[int, int], tokens: int, window: int, shift: int
 ) -> Tensor:
-    """Tokens (B, X, D), group after group and each row by row, after `block` within windows of w x w patches.
+    """Apply `block` to tokens (B, X, D) within windows of w x w patches; tokens are ordered by group, row and column.
 
-    Shifted windows wrap around the edges; a mask keeps apart what does not lie together. Raises ModelError where
-    windows do not divide the grid.
+    Shifted windows wrap around the edges; an attention mask separates patches that are not neighbours. Raises
+    ModelError where windows do not divide the grid.
     """
     rows, cols = shape
     check_window(window, shape)
@@ -108,7 +108,7 @@ def attend_in_windows(
 
 
 def check_window(window: int, shape: tuple[int, int]) -> None:
-    """Raise ModelError where windows do not divide the grid."""
+    """Raise ModelError where the window does not divide the grid."""
     if shape[0] % window or shape[1] % window:
         raise ModelError(
             f"decoder.window: {window} does not divide a grid of {shape[0]} x {shape[1]} patches; choose one that does"
@@ -116,7 +116,7 @@ def check_window(window: int, shape: tuple[int, int]) -> None:
 
 
 def _window_mask(shape: tuple[int, int], tokens: int, window: int, shift: int, device: torch.device) -> Tensor:
-    """What is added to the attention of each shifted window (W, L, L): minus infinity between wrapped parts."""
+    """Attention mask (W, L, L) of shifted windows: minus infinity between parts that only wrapping brings together."""
     region = torch.zeros(shape, dtype=torch.long, device=device)
     for axis, size in enumerate(shape):
         place = torch.arange(size, device=device)
@@ -128,7 +128,7 @@ def _window_mask(shape: tuple[int, int], tokens: int, window: int, shift: int, d
 
 
 def blocks(architecture: Architecture, width: int, depth: int, heads: int) -> nn.ModuleList:
-    """Self-attention blocks of timm, pre-norm, with its parameter names."""
+    """Pre-norm self-attention blocks of timm, with its parameter names."""
     made = nn.ModuleList(
         Block(width, heads, mlp_ratio=4, qkv_bias=True, norm_layer=layer_norm(architecture)) for _ in range(depth)
     )
@@ -137,12 +137,12 @@ def blocks(architecture: Architecture, width: int, depth: int, heads: int) -> nn
 
 
 def layer_norm(architecture: Architecture) -> Any:
-    """The layer norm of a model, as a function of the width."""
+    """A function from the width to a layer norm with the epsilon of this architecture."""
     return partial(nn.LayerNorm, eps=architecture.norm_eps)
 
 
 def start_linear(module: nn.Module) -> None:
-    """Xavier weights and zero biases in every linear map of `module` (He et al. 2022, appendix A.1)."""
+    """Initialise every linear layer of `module`: Xavier weights, zero biases (He et al. 2022, appendix A.1)."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_uniform_(part.weight)
@@ -150,12 +150,12 @@ def start_linear(module: nn.Module) -> None:
 
 
 def token(width: int, count: int = 1) -> nn.Parameter:
-    """Learned tokens (1, count, D)."""
+    """Create learned tokens (1, count, D)."""
     return nn.Parameter(torch.empty(1, count, width).normal_(std=0.02))
 
 
 class Positions(nn.Module):
-    """What is added to tokens for the place they stand at: computed for any grid, or stored for one."""
+    """Position encodings that are added to tokens: computed for any grid, or stored for one."""
 
     table: Tensor | None
 
@@ -164,7 +164,7 @@ class Positions(nn.Module):
         self.width = width
         self.shape = architecture.grid if architecture.positions == "table" else None
         table = None if self.shape is None else torch.zeros(1 + self.shape[0] * self.shape[1], width)
-        self.register_buffer("table", table)  # came with foreign weights; not trained
+        self.register_buffer("table", table)  # comes with converted weights; not trained
         self.computed: dict[tuple[torch.device, tuple[int, int], float], Tensor] = {}  # one transfer, not one per batch
 
     def forward(self, place_BK: Tensor, shape: tuple[int, int], scale: float | Tensor) -> Tensor:
@@ -179,10 +179,10 @@ class Positions(nn.Module):
             return self.computed[key][place_BK]
         if self.shape != shape:
             raise ModelError(
-                f"this model has positions for {self.shape} patches only, not for {shape}; cut tiles to them"
+                f"this model has positions for {self.shape} patches only, not for {shape}; cut tiles to that size"
             )
         return self.table[1:][place_BK]
 
     def of_class(self) -> Tensor | float:
-        """What is added to the class token: nothing, unless foreign weights say otherwise."""
+        """The position that is added to the class token: 0 unless positions are stored."""
         return 0.0 if self.table is None else self.table[0]

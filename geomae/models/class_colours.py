@@ -1,10 +1,10 @@
-"""The colours of classes in maps: what a head or a saved probe keeps for them."""
+"""The colours of classes in maps, as stored with a head or a saved probe."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-# Colours of what classes are often called, as in the maps of ESA WorldCover; others take those below in turn.
+# Colours for words in common class names, as in the maps of ESA WorldCover; other classes take those below in turn.
 COLOUR_OF = {
     "tree": "#006400", "forest": "#006400", "shrub": "#ffbb22", "grass": "#ffff4c", "herbaceous": "#ffff4c",
     "crop": "#f096ff", "built": "#fa0000", "urban": "#fa0000", "bare": "#b4b4b4", "barren": "#b4b4b4",
@@ -17,11 +17,11 @@ OTHER_COLOURS = (
 
 
 def colours_of(classes: Sequence[str]) -> tuple[str, ...]:
-    """A colour (#rrggbb) for each class: the usual one by its name, else the next of a list; none is given twice."""
+    """A colour (#rrggbb) for each class: by a word in its name, else the next of a list; no colour is used twice."""
     usual = [next((colour for word, colour in COLOUR_OF.items() if word in name.lower()), None) for name in classes]
     once = [colour if colour not in usual[:place] else None for place, colour in enumerate(usual)]
     free = iter([colour for colour in OTHER_COLOURS if colour not in once])
-    mixed = np.random.default_rng(0)  # for more classes than there are colours to tell apart
+    mixed = np.random.default_rng(0)  # for more classes than the list has colours
     return tuple(
         colour or next(free, None) or "#{:02x}{:02x}{:02x}".format(*mixed.integers(40, 220, 3)) for colour in once
     )

@@ -1,11 +1,12 @@
-"""The terms `contrast` and `places`: two views of one place are told apart from the other tiles of the step.
+"""The loss terms `contrast` and `places`: a contrastive loss between two views of the same place.
 
-InfoNCE (van den Oord et al. 2018, arXiv 1807.03748) between two views and in both directions, on a projection of two
-layers that is thrown away after training (Chen et al. 2020, arXiv 2002.05709). `contrast` takes both views from one
-tile. `places` takes the second one from another date or sensor, as Manas et al. (2021, arXiv 2103.16607) and Ayush et
-al. (2021, arXiv 2011.09980) do: what stays the same at a place is what an encoder should say of it.
+InfoNCE (van den Oord et al. 2018, arXiv 1807.03748) in both directions, on a projection head of two layers that is
+discarded after training (Chen et al. 2020, arXiv 2002.05709). Negative pairs come from the other tiles of the step.
+`contrast` takes both views from one tile. `places` takes the second view from another date or sensor, as Manas et al.
+(2021, arXiv 2103.16607) and Ayush et al. (2021, arXiv 2011.09980) do, so that embeddings keep what is permanent at a
+place.
 
-B tiles of this rank, G of all ranks, H = 2 G views of them, V visible tokens, D width, E of the projection
+B tiles of this rank, G of all ranks, H = 2 G views of them, V visible tokens, D width, E width of the projection
 """
 
 from collections.abc import Callable
@@ -16,15 +17,15 @@ from torch import Tensor, nn
 
 from geomae.models.blocks import start_linear
 
-PROJECTED = 128  # width E in which views are compared
-Gather = Callable[[Tensor], Tensor]  # rows (B, E) of this rank to those of all ranks (G, E), with their gradients
+PROJECTED = 128  # width E of the projections that are compared
+Gather = Callable[[Tensor], Tensor]  # gathers rows (B, E) of this rank into those of all ranks (G, E), with gradients
 
 
 class Negatives(NamedTuple):
-    """Which tiles of the step each tile of this rank is told apart from: `negative_BG`, never of the same ground.
+    """Negative pairs of a step: `negative_BG` selects the negatives of each tile, which never show the same ground.
 
-    Tiles that are not `counted` have no second view and take no part; that of a tile in `partner` is of another scene.
-    Row b of this rank is row `start` + b of all.
+    `counted_B` selects the tiles that have a second view; the others take no part. `partner_B` selects those whose
+    second view is of another scene. Row b of this rank is row `start` + b of all ranks.
     """
 
     negative_BG: Tensor
@@ -33,12 +34,12 @@ class Negatives(NamedTuple):
     start: int = 0
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Negatives":
-        """The same with `change` made to its tensors, as to move them."""
+        """Apply `change` to every tensor, for example to move it to a device."""
         return Negatives(change(self.negative_BG), change(self.counted_B), change(self.partner_B), self.start)
 
 
 class Projection(nn.Module):
-    """Two layers between the mean of the visible tokens and what is compared."""
+    """Projection head: two layers from the mean of the visible tokens to the vectors that are compared."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -46,21 +47,21 @@ class Projection(nn.Module):
         start_linear(self)
 
     def forward(self, pooled_BD: Tensor) -> Tensor:
-        """Vectors (B, E) of length 1, in float32."""
+        """Projections (B, E) of length 1, in float32."""
         projected_BE = self.out(nn.functional.gelu(self.hidden(pooled_BD)))
         return nn.functional.normalize(projected_BE.float(), dim=1)
 
 
 def pool_visible(latent_BVD: Tensor) -> Tensor:
-    """The mean (B, D) of the visible tokens of an encoder's output (B, 1 + V, D); the class token does not count."""
+    """Mean (B, D) of the visible tokens of an encoder's output (B, 1 + V, D), without the class token."""
     return latent_BVD[:, 1:].float().mean(1)
 
 
 def contrast(first_BE: Tensor, second_BE: Tensor, negatives: Negatives, temperature: float, gather: Gather) -> Tensor:
-    """How badly each tile's views find each other (B,): cross entropy in nats, the mean over both directions.
+    """InfoNCE loss of each tile (B,): the cross entropy in nats, averaged over both directions.
 
-    The views are of length 1. A view is told from both views of all tiles that are `negative`. A tile without any, or
-    that is not counted, costs nothing.
+    Projections have length 1. Both views of each negative tile serve as negatives. The loss is 0 for a tile that has no
+    negatives or is not counted.
     """
     own_B = negatives.start + torch.arange(len(first_BE), device=first_BE.device)
     counted_G = gather(negatives.counted_B[:, None].to(first_BE.dtype))[:, 0] > 0

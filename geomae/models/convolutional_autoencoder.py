@@ -1,12 +1,12 @@
-"""A U-shaped convolutional encoder and decoder, to stand where a masked autoencoder has its transformers.
+"""A convolutional encoder and decoder in the form of a U-Net, in place of a masked autoencoder's transformers.
 
-What is hidden is 0, the mean of its band, and a second plane of each band tells which of its pixels are seen. To fill
-hidden regions in from their surroundings with convolutions is the idea of context encoders (Pathak et al. 2016); stages
-of half the side each, and connections between those of one size, are those of the U-Net (Ronneberger et al. 2015).
-Half of the work is done by residual blocks (He et al. 2016) at the smallest size, where weights cost least.
+Hidden pixels are set to 0, the mean of their band; a second input channel per band marks the visible pixels. Context
+encoders (Pathak et al. 2016) introduced filling hidden regions from their surroundings by convolutions. Stages that
+each halve the resolution, with skip connections, are those of the U-Net (Ronneberger et al. 2015). About half of the
+computation is in residual blocks (He et al. 2016) at the lowest resolution, where a layer of given width costs least.
 
 B batch, C bands, H W pixels, N patches, P pixels of a patch in one band, V visible patches, M wanted patches, Y X cells
-of a map, D width
+of a feature map, D width
 """
 
 from itertools import pairwise
@@ -19,11 +19,11 @@ from geomae.models.band_embedding import HEAD_GAIN
 from geomae.models.patches import patchify, take, unpatchify
 
 STAGES = 4  # each halves the side
-STRIDE = 2**STAGES  # pixels along a side of a cell at the bottom; other tiles are padded by what is not seen
+STRIDE = 2**STAGES  # side in pixels of a cell of the last map; tiles of other sizes are padded with hidden pixels
 
 
 class ConvolutionalEncoder(nn.Module):
-    """Four stages down to a sixteenth of the side, then `depth` blocks. Called as the transformer encoder is."""
+    """Four stages down to a sixteenth of the side, then `depth` residual blocks. Has the interface of `Encoder`."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class ConvolutionalEncoder(nn.Module):
         shape: tuple[int, int],
         scale: float | Tensor = 1.0,
     ) -> list[Tensor]:
-        """Maps from the planes of the tile down to the bottom, after the last norm, of the patches `seen_BV` alone."""
+        """Encode the patches `seen_BV`: input channels and the map of each stage, the last after blocks and norm."""
         seen_BN = torch.zeros_like(valid_BNCP[:, :, 0, 0]).scatter(1, seen_BV, True)
         maps = self._down(patches_BNCP, valid_BNCP & seen_BN[:, :, None, None], shape)
         for block in self.blocks:
@@ -60,9 +60,10 @@ class ConvolutionalEncoder(nn.Module):
         scale: float | Tensor = 1.0,
         layer: int | None = None,
     ) -> Tensor:
-        """Embeddings (B, 1 + N, D) of whole tiles after block `layer`, from 1; after the last (None) and its norm.
+        """Embeddings (B, 1 + N, D) of whole tiles after block `layer`, from 1; with None after the last and its norm.
 
-        A patch is the mean of the cells it lies in, by area. The mean patch stands where a class token would.
+        A patch is the mean of the cells that it overlaps, weighted by area. The first token, where a transformer has
+        its class token, is the mean over the patches.
         """
         cells_BDYX = self._down(patches_BNCP, valid_BNCP, shape)[-1]
         count = len(self.blocks) if layer is None else layer
@@ -78,12 +79,12 @@ class ConvolutionalEncoder(nn.Module):
         return torch.cat([tokens_BND.mean(1, keepdim=True), tokens_BND], dim=1)
 
     def usable(self, valid_BNCP: Tensor) -> Tensor:
-        """Which patches (B, N) of whole tiles have a valid pixel."""
+        """Select the patches (B, N) of whole tiles that have a valid pixel."""
         return valid_BNCP.flatten(2).any(-1)
 
     def _down(self, patches_BNCP: Tensor, seen_BNCP: Tensor, shape: tuple[int, int]) -> list[Tensor]:
-        """The planes of the tiles (B, 2C, H, W), padded to whole cells, and the map of each stage."""
-        # Replaced, not multiplied by zero: what is not seen may be NaN.
+        """The input channels (B, 2C, H, W), padded to whole cells, and the map of each stage."""
+        # Replaced, not multiplied by zero, since hidden pixels may be NaN.
         planes_BNKP = torch.cat([patches_BNCP.where(seen_BNCP, 0), seen_BNCP.to(patches_BNCP.dtype)], dim=2)
         planes_BKHW = unpatchify(planes_BNKP, *shape)
         height, width = planes_BKHW.shape[2:]
@@ -95,7 +96,7 @@ class ConvolutionalEncoder(nn.Module):
 
 
 class ConvolutionalDecoder(nn.Module):
-    """Back up to the pixels, each stage together with the encoder's map of its size."""
+    """Upsample back to pixels; each stage joins the encoder's map of the same size (skip connection)."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -117,7 +118,7 @@ class ConvolutionalDecoder(nn.Module):
         shape: tuple[int, int],
         scale: float | Tensor = 1.0,
     ) -> Tensor:
-        """Predictions (B, M, C, P) of the wanted patches from what the encoder gives."""
+        """Predict the wanted patches (B, M, C, P) from the maps of the encoder."""
         planes_BKHW, *sides, x = maps
         for block, side in zip(self.blocks, reversed(sides), strict=True):
             x = block(x, side)
@@ -128,7 +129,7 @@ class ConvolutionalDecoder(nn.Module):
 
 
 class Residual(nn.Module):
-    """A map plus a convolution of it, normed and bent before (He et al. 2016, identity mappings)."""
+    """A pre-activation residual block: x + conv(gelu(norm(x))) (He et al. 2016, identity mappings)."""
 
     def __init__(self, architecture: Architecture, width: int) -> None:
         super().__init__()
@@ -136,13 +137,13 @@ class Residual(nn.Module):
         self.conv = _conv(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """A map (B, D, Y, X) of the same shape."""
+        """Map (B, D, Y, X) to the same shape."""
         out: Tensor = x + self.conv(nn.functional.gelu(self.norm(x)))
         return out
 
 
 class Joined(nn.Module):
-    """A map at twice its side, joined with the encoder's map of that side."""
+    """Upsample a map by 2 and join it with the encoder's map of that size."""
 
     def __init__(self, architecture: Architecture, below: int, here: int) -> None:
         super().__init__()
@@ -151,13 +152,13 @@ class Joined(nn.Module):
         self.norm = _norm(architecture, here)
 
     def forward(self, x: Tensor, side: Tensor) -> Tensor:
-        """A map (B, D, 2Y, 2X) from one of (B, 2D, Y, X) and the encoder's."""
+        """Map (B, 2D, Y, X) and the encoder's map `side` (B, D, 2Y, 2X) to (B, D, 2Y, 2X)."""
         out: Tensor = nn.functional.gelu(self.norm(self.conv(torch.cat([self.grow(x), side], dim=1))))
         return out
 
 
 def _widths(architecture: Architecture) -> tuple[int, ...]:
-    """The width of each stage: twice that of the one before, and at the bottom the model's."""
+    """The width of each stage: twice that of the stage before; the last has the model's."""
     return tuple(architecture.width >> stage for stage in reversed(range(STAGES)))
 
 
@@ -166,11 +167,11 @@ def _conv(before: int, after: int, stride: int = 1) -> nn.Conv2d:
 
 
 def _norm(architecture: Architecture, width: int) -> nn.GroupNorm:
-    """Over the cells of one tile, so that no tile depends on the others of its batch (Wu and He 2018)."""
+    """Group norm (Wu and He 2018): statistics of one tile, so that it does not depend on the rest of the batch."""
     return nn.GroupNorm(architecture.heads, width, eps=architecture.norm_eps)
 
 
 def _overlap(patches: int, side: int, cells: int) -> Tensor:
-    """Which share of each patch lies in each cell, along one axis: (patches, cells)."""
+    """Fraction of each patch that lies in each cell, along one axis: (patches, cells)."""
     start, cell = torch.arange(patches)[:, None] * side, torch.arange(cells) * STRIDE
     return (torch.minimum(start + side, cell + STRIDE) - torch.maximum(start, cell)).clamp(min=0) / side

@@ -1,4 +1,4 @@
-"""What a fine-tuned model is scored by while it learns: cross entropy of classes, squared error of numbers.
+"""The training loss of fine-tuning: cross entropy for classes, squared error for numbers.
 
 B tiles, C bands, H W pixels, K classes; labels are codes, -1 where unknown, or standardised numbers
 """
@@ -17,16 +17,16 @@ UNKNOWN = -1
 
 @dataclass(frozen=True)
 class Criterion:
-    """The loss of a task. `weight_K` says how much each class counts, None: as much as its labels are."""
+    """The loss of a task. `weight_K` is the weight of each class; with None, all labels count the same."""
 
     task: str
     weight_K: Sequence[float] | None = None
     smoothing: float = 0.0
 
     def losses(self, outputs_BK: Tensor, labels_B: Tensor, valid_BCHW: Tensor) -> Tensor:
-        """The sum of the loss of each tile (B,), over labelled valid pixels where pixels are labelled.
+        """The loss of each tile (B,), summed over labelled valid pixels where pixels are labelled.
 
-        What is not counted is replaced before any arithmetic, so that nothing there reaches a gradient.
+        Logits that do not count are replaced before any arithmetic, so that a NaN there cannot reach a gradient.
         """
         if self.task == REGRESSION:
             return (outputs_BK[:, 0] - labels_B).square()
@@ -40,7 +40,7 @@ class Criterion:
         return loss_B.flatten(1).sum(1) if loss_B.ndim > 1 else loss_B
 
     def count(self, labels_B: Tensor, valid_BCHW: Tensor) -> float:
-        """What the sum over these tiles is divided by: labelled tiles or pixels, as their classes weigh."""
+        """The divisor of the summed loss: the number of labelled tiles or pixels, weighted by class."""
         if self.task == REGRESSION:
             return float(len(labels_B))
         known = labels_B[self._known(labels_B, valid_BCHW)]

@@ -1,6 +1,7 @@
-"""Decoders: from visible tokens to predictions of patches. `full`, `window`, `cross` differ in who attends to whom.
+"""Decoders predict patches from visible tokens. `full`, `window`, `cross` differ in which tokens attend to which.
 
-B batch, N patches, C bands, G groups, X = G * N tokens, M wanted patches, Y = G * M wanted tokens, D width
+B batch, N patches, C bands, G groups, X = G * N tokens, V visible tokens, M wanted patches, Y = G * M wanted tokens,
+P pixels of a patch in one band, D width
 """
 
 import torch
@@ -23,7 +24,7 @@ from geomae.models.patches import take
 
 
 class Decoder(nn.Module):
-    """`full`: self-attention over all tokens, hidden ones standing as one learned token (He et al. 2022)."""
+    """`full`: self-attention over all tokens; a learned mask token replaces each hidden one (He et al. 2022)."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -50,19 +51,19 @@ class Decoder(nn.Module):
         shape: tuple[int, int],
         scale: float | Tensor = 1.0,
     ) -> Tensor:
-        """Predictions (B, M, C, P) of the wanted patches from the class token and the visible ones."""
+        """Predict the wanted patches (B, M, C, P) from the class token and the visible tokens."""
         N = shape[0] * shape[1]
         wanted_BY = torch.cat([wanted_BM + g * N for g in range(len(self.groups or (0,)))], dim=1)
-        # Blocks add to tokens in fp32, also where neither positions nor groups are added to what bf16 gave.
+        # The residual stream is fp32, also where no positions or group tokens (in fp32) are added to a bf16 output.
         x = self.decode(self.embed(latent_BVD).float(), order_BX, wanted_BY, shape, scale)
-        prediction: Tensor = self.head.predict(self.norm(x), codes_CF)  # nothing else goes through norm and head
+        prediction: Tensor = self.head.predict(self.norm(x), codes_CF)  # norm and head see only the wanted tokens
         return prediction
 
     def decode(
         self, latent_BVD: Tensor, order_BX: Tensor, wanted_BY: Tensor, shape: tuple[int, int], scale: float | Tensor
     ) -> Tensor:
-        """Tokens (B, Y, D) of what is wanted, before norm and head."""
-        # Tokens in the order (visible, hidden), each at its place: attention does not ask for row-major order.
+        """The wanted tokens (B, Y, D), before norm and head."""
+        # Tokens stay in the order (visible, hidden), since attention does not depend on their order.
         x = torch.cat(
             [
                 latent_BVD[:, :1] + (self.positions.of_class() if self.options.positions else 0.0),
@@ -79,13 +80,13 @@ class Decoder(nn.Module):
         return blocks(architecture, self.options.width, self.options.depth, self.options.heads)
 
     def _placed(self, latent_BVD: Tensor, order_BX: Tensor, shape: tuple[int, int], scale: float | Tensor) -> Tensor:
-        """All tokens of a tile (B, X, D) in `order_BX`, with positions; hidden ones are the mask token."""
+        """All tokens of a tile (B, X, D) in the order `order_BX`, with positions; hidden ones are mask tokens."""
         hidden = order_BX.shape[1] - (latent_BVD.shape[1] - 1)
         masks = self.mask_token.to(latent_BVD.dtype).expand(len(order_BX), hidden, -1)
         return torch.cat([latent_BVD[:, 1:], masks], dim=1) + self._place(order_BX, shape, scale)
 
     def _place(self, token_BK: Tensor, shape: tuple[int, int], scale: float | Tensor) -> Tensor | float:
-        """What is added to tokens for their place and group."""
+        """The position encodings and group tokens that are added to tokens."""
         N = shape[0] * shape[1]
         place = self.positions(token_BK % N, shape, scale) if self.options.positions else 0.0
         return place + self.group_token[0][token_BK // N] if self.groups else place
@@ -94,15 +95,15 @@ class Decoder(nn.Module):
 class WindowDecoder(Decoder):
     """`window`: self-attention within windows of the grid, shifted by half in every second block (Liu et al. 2021).
 
-    All groups of a place are in its window. The class token has no place and is not decoded.
+    A window holds the tokens of all groups at its places. The class token has no place and is not decoded.
     """
 
     def decode(
         self, latent_BVD: Tensor, order_BX: Tensor, wanted_BY: Tensor, shape: tuple[int, int], scale: float | Tensor
     ) -> Tensor:
-        """Tokens (B, Y, D) of what is wanted, before norm and head."""
+        """The wanted tokens (B, Y, D), before norm and head."""
         x = self._placed(latent_BVD, order_BX, shape, scale)
-        x = take(x, order_BX.argsort(1))  # windows do ask for row-major order
+        x = take(x, order_BX.argsort(1))  # windows need row-major order
         window, tokens = self.options.window, len(self.groups or (0,))
         choose_kernels(self.blocks, x.device, window**2 * tokens)
         for number, block in enumerate(self.blocks):
@@ -113,14 +114,14 @@ class WindowDecoder(Decoder):
 class CrossDecoder(Decoder):
     """`cross`: hidden tokens attend to visible ones only, never to each other (CrossMAE, Fu et al. 2024).
 
-    A prediction does not depend on which others are asked for, so a share of them is enough for training. Unlike the
-    paper, every block reads the encoder's last layer, and the visible tokens carry their positions.
+    Predictions are independent of each other, so training may predict only a fraction of the hidden patches. Unlike in
+    the paper, every block attends to the encoder's last layer, and positions are added to the visible tokens.
     """
 
     def decode(
         self, latent_BVD: Tensor, order_BX: Tensor, wanted_BY: Tensor, shape: tuple[int, int], scale: float | Tensor
     ) -> Tensor:
-        """Tokens (B, Y, D) of what is wanted, before norm and head."""
+        """The wanted tokens (B, Y, D), before norm and head."""
         seen_BV = order_BX[:, : latent_BVD.shape[1] - 1]
         placed = latent_BVD[:, 1:] + self._place(seen_BV, shape, scale)
         memory = torch.cat([latent_BVD[:, :1].to(placed.dtype), placed], dim=1)
@@ -136,7 +137,7 @@ class CrossDecoder(Decoder):
 
 
 class CrossBlock(nn.Module):
-    """Attention from queries to a memory, then a perceptron; both pre-norm and residual."""
+    """Cross-attention from queries to a memory, then an MLP; both pre-norm and residual."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -150,7 +151,7 @@ class CrossBlock(nn.Module):
         self.mlp = Mlp(options.width, 4 * options.width)
 
     def forward(self, x_BYD: Tensor, memory_BVD: Tensor) -> Tensor:
-        """Queries (B, Y, D) after one block."""
+        """Update the queries (B, Y, D) by one block."""
         q = self.q(self.norm1(x_BYD)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         kv = self.kv(self.norm_memory(memory_BVD)).unflatten(-1, (2, self.heads, -1))
         k, v = kv.permute(2, 0, 3, 1, 4)
@@ -163,7 +164,7 @@ KINDS = {"full": Decoder, "window": WindowDecoder, "cross": CrossDecoder}
 
 
 def build_decoder(architecture: Architecture) -> Decoder | None:
-    """The decoder of an architecture; None for an encoder alone."""
+    """Build the decoder of an architecture; None where it has none."""
     return KINDS[architecture.decoder.kind](architecture) if architecture.decoder else None
 
 

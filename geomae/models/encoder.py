@@ -1,7 +1,7 @@
-"""The encoder: a vision transformer over the tokens that are visible, and over nothing else.
+"""The encoder: a vision transformer that processes only the visible tokens.
 
 B batch, N patches, C bands, P pixels of a patch in one band, X tokens of a tile (one per patch and group), V visible
-ones, D width
+tokens, D width
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from geomae.models.patches import take
 
 
 class Encoder(nn.Module):
-    """Blocks and parameter names are timm's. With several groups, each adds a learned token to those of its bands."""
+    """Blocks and parameter names are timm's. With several groups, a learned token per group is added."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -39,19 +39,19 @@ class Encoder(nn.Module):
         shape: tuple[int, int],
         scale: float | Tensor = 1.0,
     ) -> Tensor:
-        """Tokens (B, 1 + V, D) after the last norm, class token first, of the tokens `seen_BV` of whole tiles."""
+        """Encode the tokens `seen_BV` of tiles: (B, 1 + V, D) after the last norm, class token first."""
         x = self.start(patches_BNCP, valid_BNCP, codes_CF, seen_BV, shape, scale)
         return self.finish(self.run(x, 0, len(self.blocks)))
 
     def run(self, x: Tensor, first: int, stop: int) -> Tensor:
-        """Tokens (B, 1 + V, D) after the blocks from `first` up to `stop`."""
+        """Run tokens (B, 1 + V, D) through the blocks `first` (counted from 0) to `stop` (not included)."""
         choose_kernels(self.blocks, x.device, x.shape[1])
         for block in self.blocks[first:stop]:
             x = block(x)
         return x
 
     def finish(self, x: Tensor) -> Tensor:
-        """Tokens after the last norm."""
+        """Apply the last norm to tokens (B, 1 + V, D)."""
         normed: Tensor = self.norm(x)
         return normed
 
@@ -64,11 +64,11 @@ class Encoder(nn.Module):
         shape: tuple[int, int],
         scale: float | Tensor = 1.0,
     ) -> Tensor:
-        """Tokens (B, 1 + V, D) before the first block."""
+        """The input (B, 1 + V, D) of the first block: embedded patches with positions, class token first."""
         N = shape[0] * shape[1]
-        if self.groups is None:  # only what is seen is embedded
+        if self.groups is None:  # only the visible patches are embedded
             tokens_BVD = self.embedding.embed(take(patches_BNCP, seen_BV), take(valid_BNCP, seen_BV), codes_CF)
-        else:  # each group may see other places: embedding all of them is a hundredth of what the blocks do
+        else:  # visible places may differ by group; embedding all patches costs a hundredth of the blocks
             tokens_BVD = take(self.embedding.embed(patches_BNCP, valid_BNCP, codes_CF), seen_BV)
             tokens_BVD = tokens_BVD + self.group_token[0][seen_BV // N]
         tokens_BVD = tokens_BVD + self.positions(seen_BV % N, shape, scale)
@@ -84,10 +84,10 @@ class Encoder(nn.Module):
         scale: float | Tensor = 1.0,
         layer: int | None = None,
     ) -> Tensor:
-        """Tokens (B, 1 + X, D) of whole tiles after block `layer`, from 1; after the last (None) and its norm.
+        """Tokens (B, 1 + X, D) of whole tiles after block `layer`, from 1; with None after the last and its norm.
 
-        Blocks behind it do not run. Tokens without a valid pixel are no attention keys, so that nothing is learned from
-        what was not measured.
+        Later blocks do not run. Tokens without a valid pixel are masked as attention keys, so that pixels that were not
+        measured have no influence on other tokens.
         """
         count = len(self.blocks) if layer is None else layer
         (x,) = self.at_depths(patches_BNCP, valid_BNCP, codes_CF, shape, scale, (count,))
@@ -102,7 +102,7 @@ class Encoder(nn.Module):
         scale: float | Tensor,
         layers: Sequence[int],
     ) -> list[Tensor]:
-        """Tokens (B, 1 + X, D) of whole tiles after each of the blocks `layers`, from 1 and ascending, not normed."""
+        """Tokens (B, 1 + X, D) of whole tiles after each of the blocks `layers` (from 1, ascending), without norm."""
         usable_BX = self.usable(valid_BNCP)
         every_BX = torch.arange(usable_BX.shape[1], device=usable_BX.device).expand(usable_BX.shape)
         x = self.start(patches_BNCP, valid_BNCP, codes_CF, every_BX, shape, scale)
@@ -119,13 +119,13 @@ class Encoder(nn.Module):
         return found
 
     def usable(self, valid_BNCP: Tensor) -> Tensor:
-        """Which tokens (B, X) of whole tiles have a valid pixel."""
+        """Select the tokens (B, X) of whole tiles that have a valid pixel."""
         groups = self.groups or (tuple(range(valid_BNCP.shape[2])),)
         return torch.cat([valid_BNCP[:, :, list(group)].flatten(2).any(-1) for group in groups], dim=1)
 
 
 def mean_over_groups(tokens_BXD: Tensor, usable_BX: Tensor, groups: int) -> Tensor:
-    """Patches (B, N, D): of several groups, the mean over those that have a valid pixel in the patch."""
+    """Average the tokens of a patch over the groups with a valid pixel there: (B, X, D) to (B, N, D)."""
     if groups == 1:
         return tokens_BXD
     B, _, D = tokens_BXD.shape

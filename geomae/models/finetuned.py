@@ -1,4 +1,4 @@
-"""A fine-tuned model: an encoder of ours with a head, from tiles to classes or numbers.
+"""A fine-tuned model: an encoder of geomae with a head that predicts classes or numbers.
 
 B tiles, C bands, H W pixels, N patches, P pixels of a patch in one band, F features of a band's code, K classes
 """
@@ -20,7 +20,7 @@ from geomae.models.patches import grid, patchify
 
 
 class FinetunedNetwork(nn.Module):
-    """Encoder and head. Weights have the names that they have in a model folder: `encoder.*` and `head.*`."""
+    """Encoder and head. Weights are named `encoder.*` and `head.*`, as in a model folder."""
 
     def __init__(self, mae: MaskedAutoencoder, head: Head) -> None:
         super().__init__()
@@ -36,9 +36,9 @@ class FinetunedNetwork(nn.Module):
         codes_CF: Tensor,
         gsd_m: float | Tensor | None = None,
     ) -> Tensor:
-        """What the head says of standardised tiles: (B, K), or (B, K, H, W) of their pixels; K is 1 for numbers.
+        """Outputs of the head for standardised tiles: (B, K), or (B, K, H, W) per pixel; K is 1 for numbers.
 
-        Values of pixels that are not valid have no influence, whatever they are.
+        Values of invalid pixels, also NaN, have no influence.
         """
         pixels_BCHW = pixels_BCHW.where(valid_BCHW, 0)
         outputs: Tensor = self.head(self.tokens(pixels_BCHW, valid_BCHW, codes_CF, gsd_m), pixels_BCHW, valid_BCHW)
@@ -51,7 +51,7 @@ class FinetunedNetwork(nn.Module):
         codes_CF: Tensor,
         gsd_m: float | Tensor | None = None,
     ) -> PatchTokens:
-        """What the head reads of standardised tiles, which are 0 where they are not valid."""
+        """The tokens that the head reads, for standardised tiles whose invalid pixels are 0."""
         shape = self.architecture
         cells = grid(pixels_BCHW, shape.patch)
         valid_BNCP = patchify(valid_BCHW, shape.patch)
@@ -66,10 +66,10 @@ class FinetunedNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class Finetuned:
-    """A model folder with a head, ready for the bands of `model.record`. Pixels go in in physical units.
+    """A fine-tuned model for the bands of `model.record`. Input pixels are in physical units.
 
-    For imagery of another sensor or subset, put in a model that `encoders.own_models.fit_model` made for it; weights
-    are shared.
+    For another sensor or subset of bands, pass the model that `encoders.own_models.fit_model` makes for it; weights are
+    shared.
     """
 
     model: Model
@@ -77,7 +77,7 @@ class Finetuned:
 
     @property
     def bands(self) -> tuple[str, ...]:
-        """Names of the bands that tiles have to have, in this order."""
+        """Names of the bands that tiles must have, in order."""
         return tuple(band.name for band in self.model.record.bands)
 
     @cached_property
@@ -88,14 +88,14 @@ class Finetuned:
 
     @cached_property
     def _sensor(self) -> SensorTensors:
-        with torch.inference_mode(False):  # kept beyond this call
+        with torch.inference_mode(False):  # cached, and autograd refuses inference tensors
             return sensor_tensors(self.model.record, next(self.model.mae.parameters()).device)
 
     @torch.no_grad()
     def logits(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> Tensor:
-        """Uncalibrated logits in float32, (B, K) or (B, K, H, W); of a regression the numbers in their unit (B, 1).
+        """Uncalibrated logits in float32: (B, K) or (B, K, H, W). For a regression, numbers in their unit: (B, 1).
 
-        Without `valid_BCHW`, pixels that are finite are valid. What is said of pixels that are not is arbitrary.
+        Without `valid_BCHW`, finite pixels are valid. Outputs at invalid pixels have no meaning.
         """
         device = next(self.model.mae.parameters()).device
         pixels_BCHW = pixels_BCHW.to(device)
@@ -110,7 +110,7 @@ class Finetuned:
 
 
 def calibrated(logits_BK: Tensor, record: HeadRecord) -> Tensor:
-    """Logits (B, K, ...) whose softmax are the calibrated probabilities."""
+    """Calibrate logits (B, K, ...): the softmax of the result gives the calibrated probabilities."""
     if record.calibration is None:
         return logits_BK
     bias_K = logits_BK.new_tensor(record.calibration.bias)
@@ -118,11 +118,11 @@ def calibrated(logits_BK: Tensor, record: HeadRecord) -> Tensor:
 
 
 def load_finetuned(folder: str | Path, device: str | torch.device = "cpu") -> Finetuned:
-    """Read a fine-tuned model. Raises ModelError where the folder is not whole, or where it has no head."""
+    """Read a fine-tuned model. Raises ModelError where the folder is incomplete or has no head."""
     model = load_model(folder, device)
     if model.head is None:
         raise ModelError(
-            f"{folder}: has no head, it was pretrained and not fine-tuned; `geomae finetune --model {folder} --train "
+            f"{folder}: has no head: it was pretrained but not fine-tuned; `geomae finetune --model {folder} --train "
             "SELECTOR` gives it one"
         )
     record = model.head.record

@@ -1,8 +1,10 @@
-"""The model folder: weights, architecture, bands and statistics; all that is needed to use a model.
+"""The model folder holds all that is needed to use a model.
 
-model.safetensors   weights, in float32; those of a head are called `head.*`
+model.safetensors   weights in float32; those of a head are named `head.*`
 config.json         architecture, sensors with bands and statistics, provenance, and the record of a head, if any
-learned_tiles.json  the tiles that a fine-tuned model learned from
+learned_tiles.json  the tiles that a fine-tuned model was trained on, and those held out
+
+B tiles, C bands, H W pixels, N patches, F features of a band's code
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,11 +31,11 @@ from geomae.models.patches import grid, patchify, restore_from_context, take, un
 from geomae.sensors.record import SensorRecord
 
 FORMAT = 1
-HEAD = "head."  # before the names of a head's weights
+HEAD = "head."  # prefix of the names of a head's weights
 
 
 class SensorTensors(NamedTuple):
-    """What a model needs of a sensor, on one device: held by whoever goes through many batches, which copy nothing."""
+    """Statistics and codes of a sensor's bands on one device, kept there so that batches need not copy them."""
 
     mean_C11: Tensor
     std_C11: Tensor
@@ -41,23 +43,23 @@ class SensorTensors(NamedTuple):
     gsd_m: float | None
 
     def standardise(self, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> Tensor:
-        """Physical units to standardised ones, in float32; what is not valid becomes 0, whatever it was."""
+        """Standardise pixels in physical units: (B, C, H, W) in float32; invalid ones become 0."""
         return (pixels_BCHW.float().where(valid_BCHW, self.mean_C11) - self.mean_C11) / self.std_C11
 
 
 def sensor_tensors(record: SensorRecord, device: torch.device) -> SensorTensors:
-    """Statistics and codes of the bands of `record` on `device`."""
+    """Put statistics and codes of the bands of `record` on `device`."""
     return SensorTensors(*_columns(record, device), band_codes(record.bands).to(device), record.gsd_m)
 
 
 def standardise(pixels_BCHW: Tensor, valid_BCHW: Tensor, record: SensorRecord) -> Tensor:
-    """Physical units to standardised ones, in float32; what is not valid becomes 0, whatever it was."""
+    """Standardise pixels in physical units by `record`: (B, C, H, W) in float32; invalid ones become 0."""
     mean_C11, std_C11 = _columns(record, pixels_BCHW.device)
     return (pixels_BCHW.float().where(valid_BCHW, mean_C11) - mean_C11) / std_C11
 
 
 def to_physical(pixels_BCHW: Tensor, record: SensorRecord) -> Tensor:
-    """The inverse of `standardise`."""
+    """The inverse of `standardise` for valid pixels."""
     mean_C11, std_C11 = _columns(record, pixels_BCHW.device)
     return pixels_BCHW.float() * std_C11 + mean_C11
 
@@ -69,7 +71,7 @@ def _columns(record: SensorRecord, device: torch.device) -> tuple[Tensor, Tensor
 
 @dataclass(frozen=True)
 class TrainedHead:
-    """What a fine-tuned model ends in. `learned` names the tiles behind it: by data set, `learned` and `held_out`."""
+    """The head of a fine-tuned model. `learned` lists the ids of `learned` and `held_out` tiles by data set."""
 
     record: HeadRecord
     module: Head
@@ -78,9 +80,9 @@ class TrainedHead:
 
 @dataclass
 class Model:
-    """A masked autoencoder together with the sensors it knows. Pixels go in and come out in physical units.
+    """A masked autoencoder with the records of the sensors it was trained on. Pixels are in physical units.
 
-    `record` is the sensor in use; `for_sensor` gives the same model for another one or for a subset of the bands.
+    `record` is the sensor in use; `for_sensor` returns the same model for another one, or for a subset of the bands.
     """
 
     mae: MaskedAutoencoder
@@ -95,7 +97,10 @@ class Model:
         return self.chosen or self.sensors[0]
 
     def for_sensor(self, name: str, bands: tuple[str, ...] | None = None) -> "Model":
-        """This model for the sensor `name`, and for these of its bands in this order. Weights are shared."""
+        """This model for the sensor `name` and the given bands of it, in order (None: all). Weights are shared.
+
+        Raises ModelError for an unknown sensor, and where the embedding does not accept these bands.
+        """
         known = next((one for one in self.sensors if one.name == name), None)
         if known is None:
             remedy = nearest(name, [one.name for one in self.sensors])
@@ -104,12 +109,12 @@ class Model:
         if self.mae.architecture.embedding != "spectral" and record.bands != known.bands:
             raise ModelError(
                 f"a {self.mae.architecture.embedding} embedding needs its {len(known.bands)} bands in the order it was "
-                "trained with; `spectral` takes any"
+                "trained with; only `spectral` takes any"
             )
         return self.using(record)
 
     def using(self, record: SensorRecord) -> "Model":
-        """This model with other bands and statistics. Weights are shared."""
+        """This model with the bands and statistics of `record`. Weights are shared."""
         return replace(self, chosen=record)
 
     @torch.no_grad()
@@ -123,10 +128,10 @@ class Model:
     ) -> tuple[Tensor, Tensor]:
         """Reconstruct tiles from the patches in `visible_BN` (boolean, row-major; default: a regular quarter).
 
-        Every tile of a batch shows as many patches as the others. Returns predicted pixels (B, C, H, W) in physical
-        units, of the visible patches too, and the loss on hidden valid pixels in the units of the target. Where the
+        All tiles of a batch must show the same number of patches. Returns predicted pixels (B, C, H, W) in physical
+        units, also for visible patches, and the loss on hidden valid pixels in the units of the target. Where the
         target is normalised per patch, `restore_with="context"` estimates the statistics of hidden patches from the
-        visible ones, and `"none"` leaves the prediction in the units of the target.
+        visible ones; `"none"` leaves the prediction in the units of the target.
         """
         mae, device = self.mae, next(self.mae.parameters()).device
         rows, cols = shape = grid(pixels_BCHW, mae.architecture.patch)
@@ -152,20 +157,20 @@ class Model:
 
 
 def regular_quarter(tiles: int, rows: int, cols: int) -> Tensor:
-    """Every second patch of every second row is visible: (B, N) boolean."""
+    """Boolean (B, N) that shows every second patch of every second row."""
     visible = torch.zeros(rows, cols, dtype=torch.bool)
     visible[::2, ::2] = True
     return visible.flatten().expand(tiles, -1)
 
 
 def save_model(model: Model, folder: Path) -> None:
-    """Publish a model folder at `folder`, which must not exist."""
+    """Publish a model folder as `folder`, which must not exist yet."""
     with publish_dir(folder) as temporary:
         write_model(model, temporary)
 
 
 def write_model(model: Model, folder: Path) -> None:
-    """Write the two files of a model folder into an existing `folder`."""
+    """Write the files of a model folder into an existing `folder`."""
     weights = dict(model.mae.state_dict())
     config = {
         "format": FORMAT,
@@ -186,15 +191,15 @@ def write_model(model: Model, folder: Path) -> None:
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors, the same bytes each time. Raises OSError where there is no room."""
+    """Write tensors as safetensors with reproducible bytes. Raises OSError where the disk is full."""
     try:
-        save_file(tensors, path, metadata={"format": "pt"})  # one key: with more, the order varies
-    except SafetensorError as error:  # its only report of what the disk says
+        save_file(tensors, path, metadata={"format": "pt"})  # one key only: the order of several varies
+    except SafetensorError as error:  # it reports disk errors only in its text
         raise OSError(str(error).rpartition("I/O error: ")[2]) from error
 
 
 def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Model:
-    """Read a model folder. Raises ModelError with the file and the remedy where it is not whole."""
+    """Read a model folder. Raises ModelError with the file and the remedy where it is incomplete or damaged."""
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: is not a model folder (no config.json); give the `model` folder of a training")
@@ -230,11 +235,10 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Model:
 
 
 def _learned_tiles(folder: Path, head: HeadRecord) -> dict[str, dict[str, list[str]]]:
-    """The tiles behind a head. Raises ModelError where their file is missing or was altered."""
+    """Read the tiles that a head was trained on. Raises ModelError where the file is missing or was altered."""
     path = folder / LEARNED_TILES
     if not path.is_file() or file_digest(path) != head.learned_tiles:
         raise ModelError(
-            f"{path}: is missing or was altered, and without it nobody knows which tiles the model learned from; copy "
-            "the folder again"
+            f"{path}: is missing or was altered, so the tiles of its training are unknown; copy the folder again"
         )
     return dict(read_json(path))

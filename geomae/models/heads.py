@@ -1,4 +1,4 @@
-"""Heads: what a fine-tuned encoder ends in, so that its tokens become classes or numbers of tiles or of pixels.
+"""Heads of fine-tuned encoders: from tokens to classes or numbers of tiles, or of pixels.
 
 B tiles, C bands, H W pixels, N patches in rows x cols, D width of the encoder, K outputs, E channels of a conv head
 """
@@ -13,13 +13,13 @@ from torch.nn.functional import interpolate
 from geomae.models.architecture import Architecture
 from geomae.models.head_record import SEGMENTATION, HeadRecord
 
-DEPTHS = 4  # of the encoder, that a conv head reads
-LEAST_VARIANCE = 1e-8  # of a feature over the patches of a tile
-START_STD = 0.01  # of the last map's weights: the first predictions are almost alike for all classes
+DEPTHS = 4  # number of blocks of the encoder that a conv head reads
+LEAST_VARIANCE = 1e-8  # smallest variance of a feature over the patches of a tile
+START_STD = 0.01  # initial weights of the last layer: small, so that the first predictions are nearly uniform
 
 
 class PatchTokens(NamedTuple):
-    """Tokens of whole tiles after each of the blocks that the head reads, and which patches have a valid pixel."""
+    """Tokens of whole tiles after each block that the head reads; which patches have a valid pixel; rows, columns."""
 
     depths_BND: list[Tensor]
     usable_BN: Tensor
@@ -27,10 +27,10 @@ class PatchTokens(NamedTuple):
 
 
 class LinearHead(nn.Module):
-    """A linear map of standardised features. Of tiles: the mean and the standard deviation of their tokens, which are
-    what `geomae probe` reads. Of pixels: the token of their patch, for all pixels of the patch.
+    """A linear layer on standardised features. Those of a tile are the mean and standard deviation of its tokens, as in
+    `geomae probe`. Those of a pixel are the token of its patch.
 
-    What features are standardised by is measured once, before training (`Start`), and is no weight.
+    Mean and scale of the features are measured once before training (`Start`) and not trained.
     """
 
     centre_D: Tensor
@@ -47,31 +47,31 @@ class LinearHead(nn.Module):
         _start_last(self.linear)
 
     def features(self, tokens: PatchTokens) -> Tensor:
-        """Features (B, D) of tiles, or (B, N, D) of patches; patches without a valid pixel do not count in a tile's."""
+        """Features (B, 2 D) of tiles, without patches that have no valid pixel; or tokens (B, N, D) of patches."""
         tokens_BND = tokens.depths_BND[-1].float()
         if self.of_pixels:
             return tokens_BND
         weight_BN1 = (tokens.usable_BN / tokens.usable_BN.sum(1, keepdim=True).clamp(min=1))[..., None]
         mean_BD = (tokens_BND * weight_BN1).sum(1)
         variance_BD = ((tokens_BND - mean_BD[:, None]).square() * weight_BN1).sum(1)
-        # A root has no slope at 0, which is the deviation of a tile with one patch.
+        # The square root has no finite gradient at 0, the variance of a tile with one patch.
         return torch.cat([mean_BD, variance_BD.clamp(min=LEAST_VARIANCE).sqrt()], dim=1)
 
     def forward(self, tokens: PatchTokens, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> Tensor:
-        """Outputs (B, K) of tiles, or (B, K, H, W) of their pixels."""
+        """Outputs (B, K) of tiles, or (B, K, H, W) of pixels."""
         outputs: Tensor = self.linear((self.features(tokens) - self.centre_D) / self.scale_D).float()
         if not self.of_pixels:
             return outputs
         grid_BKRC = outputs.transpose(1, 2).reshape(len(outputs), -1, *tokens.shape)
-        # Each patch is one colour: to interpolate would blur classes that end with a patch.
+        # All pixels of a patch get its output: interpolation would blur class borders between patches.
         return interpolate(grid_BKRC, pixels_BCHW.shape[-2:], mode="nearest-exact")
 
 
 class ConvHead(nn.Module):
-    """Pixels from four depths of the encoder, brought to the tile's size by doubling, the deepest first; at full size
-    joined by a shallow stem on the pixels themselves, so that borders are as sharp as the imagery.
+    """Convolutional head for pixels. It upsamples tokens of four blocks of the encoder by doubling, the deepest first.
+    At full size it joins them with a shallow stem on the pixels, so that borders are as sharp as the imagery.
 
-    Nothing is normed over places: what is said of a pixel depends on what lies around it, not on how large the tile is.
+    No norm averages over places, so that the output of a pixel depends on its surroundings but not on the tile's size.
     """
 
     def __init__(self, architecture: Architecture, record: HeadRecord) -> None:
@@ -90,7 +90,7 @@ class ConvHead(nn.Module):
         _start_last(self.last)
 
     def forward(self, tokens: PatchTokens, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> Tensor:
-        """Outputs (B, K, H, W) of pixels, which are standardised and 0 where they are not valid."""
+        """Outputs (B, K, H, W) of standardised pixels; values of invalid ones have no influence."""
         maps = [
             narrow(norm(one)).transpose(1, 2).unflatten(2, tokens.shape)
             for norm, narrow, one in zip(self.norms, self.narrow, tokens.depths_BND, strict=True)
@@ -101,7 +101,7 @@ class ConvHead(nn.Module):
             scale = 2 ** (self.doublings - 1 - number)
             size = (-(-height // scale), -(-width // scale))
             x = _to(x, size)
-            if number + 1 < len(maps):  # the depth before, which is nearer to the pixels
+            if number + 1 < len(maps):  # the next shallower block
                 x = x + _to(maps[-2 - number], size)
             x = step(x)
         measured_B1HW = valid_BCHW.any(1, keepdim=True).to(pixels_BCHW.dtype)
@@ -111,14 +111,14 @@ class ConvHead(nn.Module):
 
 
 class _Fuse(nn.Module):
-    """A convolution, normed over the channels of each pixel."""
+    """A convolution, a norm over the channels of each pixel, and an activation."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.conv, self.norm, self.act = nn.Conv2d(inputs, outputs, 3, padding=1), LayerNorm2d(outputs), nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, E, h, w) of (B, I, h, w)."""
+        """Map (B, I, h, w) to (B, E, h, w)."""
         fused: Tensor = self.act(self.norm(self.conv(x)))
         return fused
 
@@ -127,7 +127,7 @@ Head = LinearHead | ConvHead
 
 
 def build_head(architecture: Architecture, record: HeadRecord) -> Head:
-    """The head that a record describes, for encoders of this architecture; begun from torch's generator."""
+    """Build the head of a record for encoders of this architecture; initialised from torch's generator."""
     return (ConvHead if record.kind == "conv" else LinearHead)(architecture, record)
 
 

@@ -1,7 +1,7 @@
-"""Hidden pixels from the visible ones around them, without training: what a model has to beat.
+"""Inpainting baselines: predict hidden pixels from visible ones without training. A useful model must beat them.
 
-B batch, N patches, P pixels of a patch in one band, C bands, H W pixels; `seen` are the pixels that are visible and
-valid, and nothing else is used
+B batch, N patches, P pixels of a patch in one band, C bands, H W pixels; `seen` marks the pixels that are visible and
+valid, and only those are used
 """
 
 import os
@@ -22,14 +22,15 @@ from geomae.models.patches import context_statistics, grid, patchify, unpatchify
 PREFIX = "baseline:"
 INPAINTINGS = ("mean", "nearest", "idw", "biharmonic")
 POWER = 2.0  # of Shepard 1968, and the default of GDAL and QGIS
-HIGHEST_POWER = 4.0  # beyond, the weights of far pixels drown in the rounding of the transform
+HIGHEST_POWER = 4.0  # above it, the weights of far pixels are smaller than the rounding errors of the transform
 Inpaint = Callable[[Tensor, Tensor], Tensor]
 
 
 def inpainting(text: str, cell: int) -> Inpaint:
-    """The baseline that a text such as `baseline:idw?power=3` names: (pixels_BCHW, seen_BCHW) to predicted_BCHW.
+    """Return the baseline of a specification such as `baseline:idw?power=3`.
 
-    `cell` is the side in pixels of the patches that are hidden as a whole. Raises ConfigError for an unknown name.
+    The baseline is a function of (pixels_BCHW, seen_BCHW) that returns predicted_BCHW. `cell` is the side in pixels of
+    the patches that are hidden as a whole. Raises ConfigError for an unknown name or option.
     """
     name, mark, option = text.removeprefix(PREFIX).partition("?")
     by_name: dict[str, Inpaint] = {
@@ -45,42 +46,42 @@ def inpainting(text: str, cell: int) -> Inpaint:
     written = re.fullmatch(r"power=(\d+(?:\.\d+)?)", option)
     if name != "idw" or written is None or not 0 < float(written[1]) <= HIGHEST_POWER:
         raise ConfigError(
-            f"{text}: write baseline:idw?power=P, P above 0 and at most {HIGHEST_POWER:g}; no other takes an option"
+            f"{text}: write baseline:idw?power=P with P above 0 and at most {HIGHEST_POWER:g}; no other has options"
         )
     power = float(written[1])
     return lambda pixels_BCHW, seen_BCHW: inverse_distance(pixels_BCHW, seen_BCHW, power)
 
 
 def tile_mean(pixels_BCHW: Tensor, seen_BCHW: Tensor) -> Tensor:
-    """Every pixel is the mean of the tile's seen pixels in its band; 0 where there are none."""
+    """Predict every pixel as the mean of the tile's seen pixels in its band; 0 where there are none."""
     return _mean(pixels_BCHW.double(), seen_BCHW, (2, 3)).to(pixels_BCHW.dtype).expand_as(pixels_BCHW)
 
 
 def nearest_patch(pixels_BCHW: Tensor, seen_BCHW: Tensor, cell: int) -> Tensor:
-    """Every pixel is the mean of the nearest patch of `cell` pixels a side that is seen; see `mean_of_nearest`."""
+    """Predict every pixel as the mean of the nearest seen patch of side `cell`; see `mean_of_nearest`."""
     rows, cols = grid(pixels_BCHW, cell)
     predicted_BNCP = mean_of_nearest(patchify(pixels_BCHW, cell), patchify(seen_BCHW, cell), cols)
     return unpatchify(predicted_BNCP, rows, cols)
 
 
 def inverse_distance(pixels_BCHW: Tensor, seen_BCHW: Tensor, power: float = POWER) -> Tensor:
-    """Every pixel is the mean of all seen ones, weighted by 1 / distance ** power (Shepard 1968); seen ones stay.
+    """Predict hidden pixels as the mean of all seen ones, weighted by 1 / distance ** power (Shepard 1968).
 
-    Distances are between centres of pixels. The weighted sums are convolutions, done as products of transforms, so
-    that every seen pixel counts at no more cost than a few.
+    Distances are between centres of pixels. The weighted sums are convolutions, computed by Fourier transforms, so that
+    using all seen pixels costs no more than using a few. Seen pixels keep their values.
     """
     H, W = pixels_BCHW.shape[-2:]
-    centre = tile_mean(pixels_BCHW, seen_BCHW).double()  # so that rounding is relative to the contrast
+    centre = tile_mean(pixels_BCHW, seen_BCHW).double()  # so that rounding errors are relative to the contrast
     contrast = torch.where(seen_BCHW, pixels_BCHW.double() - centre, 0)
     weight = torch.from_numpy(_distance_weights(H, W, power)).to(pixels_BCHW.device)
-    size = (2 * H, 2 * W)  # what wraps around does not reach the part that is kept
+    size = (2 * H, 2 * W)  # padded, so that the circular convolution does not wrap into the result
 
     def spread(values: Tensor) -> Tensor:
         spread_BCHW: Tensor = torch.fft.irfft2(torch.fft.rfft2(values, s=size) * weight, s=size)[..., :H, :W]
         return spread_BCHW
 
     seen = seen_BCHW.double()
-    same_in_all_bands = bool((seen_BCHW == seen_BCHW[:, :1]).all())  # usual: what is valid in one band is so in all
+    same_in_all_bands = bool((seen_BCHW == seen_BCHW[:, :1]).all())  # usual: pixels are valid in all bands or none
     total = spread(seen[:, :1]).expand_as(contrast) if same_in_all_bands else spread(seen)
     known = seen_BCHW.flatten(2).any(-1)[..., None, None]
     predicted = centre + torch.where(known, spread(contrast) / total.where(known, 1), 0)
@@ -88,9 +89,10 @@ def inverse_distance(pixels_BCHW: Tensor, seen_BCHW: Tensor, power: float = POWE
 
 
 def biharmonic(pixels_BCHW: Tensor, seen_BCHW: Tensor) -> Tensor:
-    """The smoothest surface through the seen pixels (biharmonic equation), by scikit-image; seen ones stay.
+    """Predict hidden pixels by the biharmonic equation, the smoothest surface through the seen ones (scikit-image).
 
-    Bands that are seen in the same places are solved together, and tiles side by side. 0 where a band is not seen.
+    Bands with the same seen pixels are solved together, and tiles in parallel threads. Seen pixels keep their values; a
+    band without seen pixels is 0.
     """
     pixels, seen = pixels_BCHW.cpu().numpy().astype(np.float64), seen_BCHW.cpu().numpy()
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -100,19 +102,19 @@ def biharmonic(pixels_BCHW: Tensor, seen_BCHW: Tensor) -> Tensor:
 
 
 def mean_of_visible(patches_BNCP: Tensor, seen_BNCP: Tensor) -> Tensor:
-    """Every pixel is the mean of the tile's visible valid pixels in its band: (B, N, C, P); 0 where there are none."""
+    """Predict every pixel (B, N, C, P) as the mean of the tile's seen pixels in its band; 0 where there are none."""
     return _mean(patches_BNCP, seen_BNCP, (1, 3)).expand_as(patches_BNCP)
 
 
 def mean_of_nearest(patches_BNCP: Tensor, seen_BNCP: Tensor, cols: int) -> Tensor:
-    """Every pixel is the mean of the nearest visible patch in its band; of several nearest, the first in reading order.
+    """Predict every pixel (B, N, C, P) as the mean of the nearest patch with seen pixels in its band.
 
-    For a band, patches without a visible valid pixel of it do not take part; where none has any, 0.
+    Of several nearest patches, the first in reading order is taken. A band without seen pixels is 0.
     """
     place = torch.arange(patches_BNCP.shape[1], device=patches_BNCP.device)
     row, col = place // cols, place % cols
     distance_NN = ((row[:, None] - row).square() + (col[:, None] - col).square()).float()
-    # A share of less than one step of the squared distance breaks ties the same way on every device.
+    # Adding less than one step of the squared distance breaks ties in the same way on every device.
     distance_NN = distance_NN + place / (2 * len(place))
     mean_BCN = _mean(patches_BNCP, seen_BNCP, (3,))[..., 0].transpose(1, 2)
     known_BCN = seen_BNCP.any(-1).transpose(1, 2)
@@ -122,9 +124,9 @@ def mean_of_nearest(patches_BNCP: Tensor, seen_BNCP: Tensor, cols: int) -> Tenso
 
 
 def mean_by_distance(patches_BNCP: Tensor, seen_BNCP: Tensor, cols: int) -> Tensor:
-    """Every pixel is the mean of the visible patches in its band, weighted by inverse squared distance.
+    """Predict every pixel (B, N, C, P) as the mean of visible patches in its band, by inverse squared distance.
 
-    It is what a model with the target `patch-band` gives that predicts nothing: a hard one to beat.
+    A model with the target `patch-band` whose predictions are all zero gives this: a strong baseline.
     """
     known = context_statistics(patches_BNCP, seen_BNCP, "patch-band", cols)
     assert known is not None
@@ -132,13 +134,13 @@ def mean_by_distance(patches_BNCP: Tensor, seen_BNCP: Tensor, cols: int) -> Tens
 
 
 def _mean(values: Tensor, seen: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """The mean of the seen values over `dims`, which stay with one place each; 0 where there are none."""
+    """Mean of the seen values over `dims`, which are kept with length 1; 0 where there are none."""
     return values.where(seen, 0).sum(dims, keepdim=True) / seen.sum(dims, keepdim=True).clamp(min=1)
 
 
 @lru_cache(maxsize=8)
 def _distance_weights(height: int, width: int, power: float) -> NDArray[np.complex128]:
-    """The transform of 1 / distance ** power around the origin of a torus of twice the tile's size; 0 at distance 0."""
+    """Fourier transform of 1 / distance ** power on a torus of twice the tile's size; the weight at distance 0 is 0."""
     down, across = ((torch.arange(2 * n, dtype=torch.float64) + n) % (2 * n) - n for n in (height, width))
     squared = down[:, None].square() + across.square()
     squared[0, 0] = torch.inf

@@ -1,11 +1,11 @@
-"""Which weights of an encoder with a head learn, how fast, and which blocks are skipped at random.
+"""Fine-tuning: which weights are trained, their learning rates, and stochastic depth.
 
-full         all that the head reads
-lora         corrections of low rank to the maps of attention (Hu et al. 2022), and the head
+full         the head and all of the encoder that it reads
+lora         low-rank updates of the attention layers (Hu et al. 2022), and the head
 last-blocks  the last blocks that the head reads, and the head
 head         the head alone
 
-Blocks behind those that the head reads do not run, and stay as they are.
+Blocks after the last one that the head reads do not run and stay unchanged.
 """
 
 import re
@@ -22,13 +22,13 @@ BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.")
 
 
 def let_learn(network: FinetunedNetwork, method: str, *, blocks: int, rank: int) -> Share:
-    """Let only the weights of `method` learn. Corrections of low rank are put into `network`, begun from torch's
-    generator. Raises ConfigError where the head reads fewer than `blocks` blocks.
+    """Freeze all weights but those of `method`. Low-rank updates are added to `network` in place, initialised from
+    torch's generator. Raises ConfigError where the head reads fewer than `blocks` blocks.
     """
     encoder, total = network.encoder, sum(value.numel() for value in network.parameters())
     read = network.head.layers[-1]
     if method == "last-blocks" and blocks > read:
-        raise ConfigError(f"blocks: {blocks} are to learn, and the head reads {read}; choose fewer")
+        raise ConfigError(f"blocks: {blocks} are to be trained, but the head reads only {read}; choose fewer")
     encoder.requires_grad_(method == "full")
     if method == "last-blocks":
         encoder.blocks[read - blocks : read].requires_grad_(True)
@@ -36,14 +36,15 @@ def let_learn(network: FinetunedNetwork, method: str, *, blocks: int, rank: int)
         for block in encoder.blocks[:read]:
             add_low_rank(block.get_submodule("attn"), rank)
     encoder.blocks[read:].requires_grad_(False)
-    encoder.norm.requires_grad_(False)  # heads have norms of their own
+    encoder.norm.requires_grad_(False)  # unused: the head reads tokens before the last norm
     return Share(sum(value.numel() for value in network.parameters() if value.requires_grad), total)
 
 
 def rate_scales(depth: int, decay: float) -> Callable[[str], float]:
-    """What the learning rate of a parameter is multiplied by: decay^(depth + 1 - l), where l is 0 for the embedding
-    and the tokens, i for block i from 1, and depth + 1 for the head, which reads `depth` blocks (He et al. 2022,
-    appendix A.1; Clark et al. 2020).
+    """Layer-wise decay: a function from a parameter's name to the factor decay^(depth + 1 - l) of its learning rate.
+
+    l is 0 for the embedding and the learned tokens, i for block i counted from 1, and depth + 1 for the head, which
+    reads `depth` blocks (He et al. 2022, appendix A.1; Clark et al. 2020).
     """
 
     def scale(name: str) -> float:
@@ -55,8 +56,9 @@ def rate_scales(depth: int, decay: float) -> Callable[[str], float]:
 
 
 def skip_at_random(network: FinetunedNetwork, most: float) -> None:
-    """Skip the branches of blocks that learn while training, the last that the head reads with the chance `most`, the
-    first never (Huang et al. 2016). It adds no weights.
+    """Add stochastic depth to the trained blocks (Huang et al. 2016): their residual branches are dropped at random.
+
+    The probability rises linearly from 0 in the first block to `most` in the last block that the head reads.
     """
     blocks = network.encoder.blocks[: network.head.layers[-1]]
     for number, block in enumerate(blocks):

@@ -1,11 +1,11 @@
-"""How a model came about, step by step, as its provenance tells."""
+"""The history of a model, step by step, read from its provenance."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
 class Step(NamedTuple):
-    """One step on the way to a model: the command, in words what it did, and its run in MLflow where that is known."""
+    """One step of a model's history: the command, a sentence on what it did, and its MLflow run where known."""
 
     command: str
     text: str
@@ -16,7 +16,7 @@ class Step(NamedTuple):
 
 
 def lineage(provenance: Mapping[str, Any]) -> tuple[Step, ...]:
-    """The steps behind a model, the first one first; none where it does not say."""
+    """The steps that made a model, in order; empty where the provenance is empty."""
     before = provenance.get("from")
     earlier = lineage(before) if isinstance(before, Mapping) else ()
     if not provenance:
@@ -37,4 +37,4 @@ def _in_words(provenance: Mapping[str, Any]) -> str:
         return f"fine-tuned ({how['task']}, {how['method']}) with labels of {', '.join(datasets)}"
     if datasets:
         return f"pretrained without labels on {', '.join(datasets)}"
-    return f"weights of {provenance['source']}" if "source" in provenance else "weights that do not say whence"
+    return f"weights of {provenance['source']}" if "source" in provenance else "weights of unknown origin"

@@ -1,7 +1,8 @@
-"""The masked autoencoder (He et al. 2022) on bands of any sensor: encode what is visible, decode what is hidden.
+"""The masked autoencoder (He et al. 2022) for bands of any sensor: encode visible patches, predict hidden ones.
 
 B batch, C bands, H W pixels, N patches, X tokens of a tile (one per patch and group), M predicted patches, P pixels of
-a patch in one band, F features of a band's code. Pixels are standardised; `valid` tells which of them count.
+a patch in one band, F features of a band's code, V visible tokens, D width. Pixels are standardised; only valid ones
+count.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ Latent = Tensor | list[Tensor]  # tokens, or the maps of a convolutional encoder
 
 
 class TilePatches(NamedTuple):
-    """Tiles cut into patches, with the pixels that a mask shows, wants predicted and scores."""
+    """Tiles cut into patches, with the pixels that the encoder gets, those to predict and those that are scored."""
 
     patches_BNCP: Tensor
     valid_BNCP: Tensor
@@ -36,7 +37,7 @@ class TilePatches(NamedTuple):
 
     @property
     def truth_BMCP(self) -> Tensor:
-        """What the wanted patches hold."""
+        """The true pixels (B, M, C, P) of the patches to predict."""
         return take(self.patches_BNCP, self.wanted_BM)
 
 
@@ -50,7 +51,7 @@ def cut_tiles(pixels_BCHW: Tensor, valid_BCHW: Tensor, mask: Mask, side: int) ->
 
 
 class MaskedAutoencoder(Trainable):
-    """Encoder, decoder and loss, of transformers or convolutional. `forward` is three verbs: encode, decode, score."""
+    """Encoder, decoder and loss, as transformers or convolutional. `forward` is encode, decode, score."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -74,18 +75,18 @@ class MaskedAutoencoder(Trainable):
         return self.architecture.groups
 
     def reached(self, pixels: bool) -> Sequence[nn.Module]:
-        """All blocks with `pixels`; else those before the middle, where commands read an encoder too."""
+        """All blocks with `pixels`; else those up to the middle block, whose output commands use as features."""
         return list(self.encoder.blocks[: None if pixels else self.architecture.middle])
 
     def unreached(self, pixels: bool) -> Sequence[nn.Module]:
-        """Without `pixels`, what lies behind the middle block."""
+        """Nothing with `pixels`; else all parts after the middle block."""
         if pixels:
             return []
         behind = [*self.encoder.blocks[self.architecture.middle :], self.encoder.norm]
         return behind if self.decoder is None else [*behind, self.decoder]
 
     def read(self, view: View, pixels: bool, *, shielded: bool = False) -> tuple[Tensor, Loss | None]:
-        """The mean of the visible tokens after the middle block (of a convolutional model, of the last map)."""
+        """The mean (B, D) of the visible tokens after the middle block; of a convolutional model, of its last map."""
         tiles = cut_tiles(view.pixels_BCHW, view.valid_BCHW, view.mask, self.architecture.patch)
         latent: Latent
         if isinstance(self.encoder, Encoder):
@@ -112,9 +113,9 @@ class MaskedAutoencoder(Trainable):
     def forward(
         self, pixels_BCHW: Tensor, valid_BCHW: Tensor, codes_CF: Tensor, mask: Mask, gsd_m: float | None = None
     ) -> Loss:
-        """The loss of standardised tiles under `mask`.
+        """The reconstruction loss of standardised tiles under `mask`.
 
-        Values of pixels that are not valid influence neither the loss nor a gradient, whatever they are.
+        Values of invalid pixels, also NaN, influence neither the loss nor a gradient.
         """
         tiles = cut_tiles(pixels_BCHW, valid_BCHW, mask, self.architecture.patch)
         prediction_BMCP = self.predict(
@@ -132,9 +133,9 @@ class MaskedAutoencoder(Trainable):
         shape: tuple[int, int],
         gsd_m: float | Tensor | None = None,
     ) -> Tensor:
-        """Predictions (B, M, C, P) of the patches `wanted_BM`, in the units of the target.
+        """Predict the patches `wanted_BM`: (B, M, C, P), in the units of the target.
 
-        The encoder sees the pixels that are `shown` in the visible tokens of `mask`.
+        The encoder sees the pixels `shown_BNCP` in the visible tokens of `mask`.
         """
         self._check_decoder()
         latent = self.encode(patches_BNCP, shown_BNCP, codes_CF, mask, shape, gsd_m)
@@ -149,7 +150,7 @@ class MaskedAutoencoder(Trainable):
         shape: tuple[int, int],
         gsd_m: float | Tensor | None = None,
     ) -> Latent:
-        """What the encoder makes of the visible tokens: (B, 1 + V, D), or the maps of a convolutional one."""
+        """Encode the visible tokens: (B, 1 + V, D), or the feature maps of a convolutional encoder."""
         self.check_groups(mask)
         scale = self.architecture.position_scale(gsd_m)
         latent: Latent = self.encoder(patches_BNCP, shown_BNCP, codes_CF, mask.seen_BV, shape, scale)
@@ -164,13 +165,13 @@ class MaskedAutoencoder(Trainable):
         shape: tuple[int, int],
         gsd_m: float | Tensor | None = None,
     ) -> Tensor:
-        """Predictions (B, M, C, P) of the patches `wanted_BM` from what the encoder made of the visible ones."""
+        """Predict the patches `wanted_BM` from the output of the encoder: (B, M, C, P)."""
         scale = self.architecture.position_scale(gsd_m)
         prediction: Tensor = self._check_decoder()(latent, codes_CF, mask.order_BX, wanted_BM, shape, scale)
         return prediction
 
     def check_groups(self, mask: Mask) -> None:
-        """Raise ModelError for a mask of other groups of bands than the model has."""
+        """Raise ModelError where the mask has other groups of bands than the model."""
         if mask.groups != self.architecture.groups:
             raise ModelError(
                 f"the mask is for the groups {mask.groups} of bands, the model has {self.architecture.groups}"
@@ -184,9 +185,9 @@ class MaskedAutoencoder(Trainable):
     def score(
         self, prediction_BMCP: Tensor, patches_BMCP: Tensor, valid_BMCP: Tensor, scored_BMCP: Tensor | None = None
     ) -> Loss:
-        """Squared error of each tile against the bands' own targets, on valid pixels, or on those `scored` of them.
+        """Squared error of each tile against the target, over its valid pixels, or over those in `scored_BMCP`.
 
-        Invalid values are replaced before any arithmetic: a NaN under the mask would otherwise reach the gradient.
+        Invalid values are replaced before any arithmetic, since a NaN there would otherwise reach the gradient.
         """
         patches_BMCP = patches_BMCP.where(valid_BMCP, 0)
         target_BMCP = normalise(patches_BMCP, patch_statistics(patches_BMCP, valid_BMCP, self.architecture.target))
@@ -196,6 +197,6 @@ class MaskedAutoencoder(Trainable):
 
 
 def compile_in_place(model: Trainable) -> None:
-    """Have the blocks compiled when they are first called; names of weights and what is computed stay the same."""
+    """Compile the blocks at their first call; names of weights and the computation stay the same."""
     for block in [*model.reached(True), *(model.decoder.get_submodule("blocks").children() if model.decoder else [])]:
         block.compile()

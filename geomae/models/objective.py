@@ -1,10 +1,10 @@
-"""What is trained: a model with the heads of the terms that its objective is made of.
+"""The training objective: a model with the heads of its loss terms.
 
-pixels            what is hidden of a view is predicted: squared error against the target (mae.py)
-contrast, places  the views of a tile are told apart from those of other tiles (contrast.py)
-textures          what fixed filters say of a tile, or of its partner, is predicted from its visible part (textures.py)
+pixels            squared error of the reconstruction of hidden pixels (mae.py)
+contrast, places  contrastive loss between two views of a place (contrast.py)
+textures          squared error of predicted features of the tile, or of its partner (textures.py)
 
-B tiles, D width
+B tiles, E width of the projection, P texture components, D width
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,11 @@ from geomae.models.mae import MaskedAutoencoder
 from geomae.models.textures import TextureHead, TextureTargets
 from geomae.models.trainable import Loss, Trainable, View
 
-KEPT = "kept."  # before the names of weights that are no head's
+KEPT = "kept."  # prefix of the names of weights that do not belong to a head
 
 
 class TermLosses(NamedTuple):
-    """The loss of each term, None where it has no weight, and what the encoder says of the first views (B, D)."""
+    """The loss of each term, None for terms of weight 0, and the pooled embeddings (B, D) of the first views."""
 
     pixels: Loss | None
     places: Loss | None
@@ -33,9 +33,9 @@ class TermLosses(NamedTuple):
 
 
 class TrainedModel(nn.Module):
-    """A model, which is `kept`, and the heads of its terms, which are thrown away after training.
+    """A model (`kept`) with the heads of its loss terms, which are discarded after training.
 
-    `targets` of textures are those of each data set.
+    `targets` holds the texture targets of each data set.
     """
 
     def __init__(self, kept: Trainable, objective: Objective, targets: Sequence[TextureTargets] = ()) -> None:
@@ -44,8 +44,8 @@ class TrainedModel(nn.Module):
         self.projection = Projection(kept.width) if objective.paired else None
         self.targets = nn.ModuleList(targets)
         self.textures = TextureHead(kept.width, len(targets)) if objective.textures else None
-        # What commands read, the first half of the encoder, is left to the terms that ask for it: beside them pixels
-        # teach the second half and the decoder alone.
+        # With several terms, a stop-gradient keeps the pixel loss from the first half of the encoder, whose output
+        # commands use as features: it trains the second half and the decoder only.
         self.shielded = len(objective.weights()) > 1
         for part in kept.unreached(objective.pixels > 0):
             part.requires_grad_(False)
@@ -57,7 +57,7 @@ class TrainedModel(nn.Module):
         negatives: Negatives | None = None,
         gather: Gather = lambda rows: rows,
     ) -> TermLosses:
-        """The losses of this rank's tiles, as sums: nothing is divided before all ranks are added."""
+        """The losses of this rank's tiles, as sums and counts, so that ranks are added before dividing."""
         places = alone = None
         pooled_BD, pixels = self.kept.read(first, self.objective.pixels > 0, shielded=self.shielded)
         if self.projection is not None and second is not None and negatives is not None:
@@ -69,8 +69,8 @@ class TrainedModel(nn.Module):
         return TermLosses(pixels, places, alone, textures, pooled_BD.detach())
 
     def predict(self, *inputs: Any) -> Tensor:
-        """As `MaskedAutoencoder.predict`, by the name that strategies wrap."""
-        assert isinstance(self.kept, MaskedAutoencoder)  # nobody else has a decoder
+        """`MaskedAutoencoder.predict` of the kept model; the trainer marks this name as a forward method."""
+        assert isinstance(self.kept, MaskedAutoencoder)  # the only model with a decoder
         return self.kept.predict(*inputs)
 
     @staticmethod
@@ -80,14 +80,14 @@ class TrainedModel(nn.Module):
     def _textures(self, pooled_BD: Tensor, first: View, second: View | None, negatives: Negatives | None) -> Loss:
         """Mean squared error over the components of each tile, or of its partner where it has one.
 
-        In training alone: targets are of its data sets.
+        Only used in training, since targets exist for the training data sets alone.
         """
         assert self.textures is not None
         if second is None or negatives is None:
             partner_B, second = pooled_BD.new_zeros(len(pooled_BD), dtype=torch.bool), first
         else:
             partner_B = negatives.partner_B
-        if second.dataset == first.dataset:  # one pass: filters cost as much as blocks
+        if second.dataset == first.dataset:  # one pass suffices: filters cost as much as blocks
             partner_B111 = partner_B[:, None, None, None]
             pixels_BCHW = torch.where(partner_B111, second.pixels_BCHW, first.pixels_BCHW)
             valid_BCHW = torch.where(partner_B111, second.valid_BCHW, first.valid_BCHW)
@@ -103,5 +103,5 @@ class TrainedModel(nn.Module):
 
 
 def kept_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of the weights of a `TrainedModel`, those of the model that is kept, by their names there."""
+    """Select the weights of the kept model from those of a `TrainedModel`, under the names of that model."""
     return {name.removeprefix(KEPT): value for name, value in weights.items() if name.startswith(KEPT)}

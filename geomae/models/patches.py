@@ -1,7 +1,7 @@
-"""Tiles as patches, and what is predicted of them: the pixels themselves, or normalised by patch, with the way back.
+"""Tiles cut into patches, and the target of a reconstruction: the pixels, or the pixels normalised per patch.
 
-B batch, C bands, H W pixels of a tile, N patches, M of them that are predicted, P = p*p pixels of a patch in one band.
-What is predicted is in standardised units, with `valid` beside the pixels.
+B batch, C bands, H W pixels of a tile, N patches, M predicted patches, P = p*p pixels of a patch in one band.
+Pixels are in standardised units; a mask of valid pixels stands beside them.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from geomae.errors import ModelError
 
-VARIANCE_FLOOR = 1e-6  # as in the published norm-pix target, so that its losses can be compared
+VARIANCE_FLOOR = 1e-6  # as in the published norm-pix target, so that losses are comparable
 
 
 def patchify(pixels_BCHW: Tensor, side: int) -> Tensor:
@@ -41,14 +41,14 @@ def grid(pixels_BCHW: Tensor, side: int) -> tuple[int, int]:
 
 
 def take(values_BN: Tensor, index_BM: Tensor) -> Tensor:
-    """Rows `index_BM` of each tile: (B, N, ...) to (B, M, ...)."""
+    """Select the entries `index_BM` of each tile: (B, N, ...) to (B, M, ...)."""
     shape = (*index_BM.shape, *values_BN.shape[2:])
     index = index_BM.reshape(*index_BM.shape, *(1 for _ in values_BN.shape[2:])).expand(shape)
     return values_BN.gather(1, index)
 
 
 class PatchStatistics(NamedTuple):
-    """Mean and variance that a target was normalised by; both broadcast against (B, N, C, P)."""
+    """Mean and variance by which a target is normalised; both broadcast against (B, N, C, P)."""
 
     mean: Tensor
     variance: Tensor
@@ -69,14 +69,14 @@ def patch_statistics(patches_BNCP: Tensor, valid_BNCP: Tensor, target: str) -> P
 
 
 def normalise(patches_BNCP: Tensor, statistics: PatchStatistics | None) -> Tensor:
-    """The target of the patches: themselves, or standardised by `statistics`."""
+    """The target of patches (B, N, C, P): normalised by `statistics`, or unchanged where these are None."""
     if statistics is None:
         return patches_BNCP
     return (patches_BNCP - statistics.mean) / (statistics.variance + VARIANCE_FLOOR).sqrt()
 
 
 def restore(prediction_BNCP: Tensor, statistics: PatchStatistics | None) -> Tensor:
-    """The inverse of `normalise`: exact when given the true statistics."""
+    """The inverse of `normalise`; exact with the true statistics."""
     if statistics is None:
         return prediction_BNCP
     return prediction_BNCP * (statistics.variance + VARIANCE_FLOOR).sqrt() + statistics.mean
@@ -85,7 +85,7 @@ def restore(prediction_BNCP: Tensor, statistics: PatchStatistics | None) -> Tens
 def restore_from_context(
     prediction_BMCP: Tensor, wanted_BM: Tensor, patches_BNCP: Tensor, seen_BNCP: Tensor, target: str, cols: int
 ) -> Tensor:
-    """The prediction of the patches `wanted_BM` in standardised units, by statistics of what is seen alone."""
+    """Bring predictions of the patches `wanted_BM` to standardised units, using statistics of the seen pixels alone."""
     known = context_statistics(patches_BNCP, seen_BNCP, target, cols)
     if known is not None:
         known = PatchStatistics(*(take(values, wanted_BM) for values in known))
@@ -93,17 +93,17 @@ def restore_from_context(
 
 
 def context_statistics(patches_BNCP: Tensor, seen_BNCP: Tensor, target: str, cols: int) -> PatchStatistics | None:
-    """Statistics of every patch from the pixels that are seen; see `estimate_hidden`."""
+    """Estimate the statistics of every patch from the seen pixels; see `estimate_hidden`."""
     statistics = patch_statistics(patches_BNCP, seen_BNCP, target)
     known_BNG = seen_BNCP.any(-1) if target == "patch-band" else seen_BNCP.flatten(2).any(-1, keepdim=True)
     return estimate_hidden(statistics, known_BNG, cols)
 
 
 def estimate_hidden(statistics: PatchStatistics | None, known_BNG: Tensor, cols: int) -> PatchStatistics | None:
-    """Statistics (B, N, G, 1) of every patch from those that are known, weighted by inverse squared distance.
+    """Interpolate the statistics (B, N, G, 1) of unknown patches from known ones by inverse squared distance.
 
-    A model with a normalised target does not predict the mean and the variance of a hidden patch; whoever looks at its
-    pixels has to take them from somewhere that is not the truth.
+    A model with a normalised target does not predict the mean and variance of a hidden patch. To show its pixels, they
+    must be estimated without looking at the truth.
     """
     if statistics is None:
         return None
@@ -116,7 +116,7 @@ def estimate_hidden(statistics: PatchStatistics | None, known_BNG: Tensor, cols:
 
     def spread(values: Tensor) -> Tensor:
         known = known_BNG[..., None]
-        # Replaced, not only weighted by zero: an infinite variance times zero would be NaN.
+        # Replaced, not only weighted by zero, since an infinite variance times zero is NaN.
         estimated = torch.einsum("bgnm,bmgp->bngp", weight_BGNN, values.float().where(known, 0))
         return values.where(known, estimated)
 

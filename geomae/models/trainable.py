@@ -1,4 +1,4 @@
-"""What training needs of a model, whoever built it.
+"""The interface between training and a model: losses, views, and the methods that a trainable model must have.
 
 B tiles, C bands, H W pixels, F features of a band's code, D width
 """
@@ -14,18 +14,18 @@ from geomae.sensors.band import Groups
 
 
 class Loss(NamedTuple):
-    """A loss of each tile and what it is divided by, as sums, so that ranks and passes can be added before dividing."""
+    """The summed loss and the count of each tile (B,), so that ranks and passes are added before dividing."""
 
     sum_B: Tensor
     count_B: Tensor
 
     def mean(self) -> Tensor:
-        """The mean over what was counted; 0 where nothing was."""
+        """Sum of losses divided by sum of counts; 0 where the count is 0."""
         return self.sum_B.sum() / self.count_B.sum().clamp(min=1)
 
 
 class View(NamedTuple):
-    """Standardised tiles under a mask, with what is known of their sensor; `gsd_m` may differ by tile (B,)."""
+    """Standardised tiles with a mask, codes of their bands, gsd (which may differ by tile: (B,)) and data set."""
 
     pixels_BCHW: Tensor
     valid_BCHW: Tensor
@@ -36,31 +36,31 @@ class View(NamedTuple):
 
 
 class Trainable(nn.Module, ABC):
-    """A network that the terms of an objective teach."""
+    """A network that can be trained by the loss terms of an objective."""
 
-    decoder: nn.Module | None  # with `blocks`; None: it cannot learn from pixels
+    decoder: nn.Module | None  # has `blocks`; None: the term `pixels` cannot be used
 
     @property
     @abstractmethod
     def width(self) -> int:
-        """D of what the heads of the terms take."""
+        """Width D of the embeddings that the heads of the loss terms take."""
 
     @property
     @abstractmethod
     def groups(self) -> Groups | None:
-        """Bands of each token, which masks have to know; None: all bands are in one, or it takes no masks."""
+        """Bands of each token, needed to draw masks; None where all bands share a token or the model takes no masks."""
 
     @abstractmethod
     def reached(self, pixels: bool) -> Sequence[nn.Module]:
-        """The blocks of the encoder, in their order, that gradients of the terms reach, with or without `pixels`."""
+        """The blocks of the encoder, in order, that receive gradients, with or without the term `pixels`."""
 
     @abstractmethod
     def unreached(self, pixels: bool) -> Sequence[nn.Module]:
-        """The parts that no gradient reaches."""
+        """The parts that receive no gradient."""
 
     @abstractmethod
     def read(self, view: View, pixels: bool, *, shielded: bool = False) -> tuple[Tensor, Loss | None]:
-        """The mean (B, D), in float32, of what it says of a view; with `pixels` also the loss on hidden ones.
+        """The pooled embedding (B, D) of a view in float32; with `pixels` also the loss on hidden pixels.
 
-        With `shielded` that loss teaches nothing of what the mean is made from.
+        With `shielded`, a stop-gradient keeps that loss from the parts that compute the embedding.
         """

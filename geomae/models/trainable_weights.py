@@ -1,13 +1,13 @@
-"""Which weights of a model go on learning when it is adapted, in full or as corrections of low rank.
+"""Which weights of a model are trained during adaptation, in full or as low-rank updates (LoRA, Hu et al. 2022).
 
 I inputs, O outputs, R rank
 
-full         all of them
-last-blocks  the last blocks of the encoder, all norms, and the decoder, which has to follow what the encoder says
-lora         corrections of low rank to the blocks of encoder and decoder, all norms, what is known of single bands, and
-             on demand the last blocks of the encoder in full (in the manner of ExPLoRA, Khanna et al. 2024)
+full         all weights
+last-blocks  the last blocks of the encoder, all norms, and the decoder, which must follow changes of the encoder
+lora         low-rank updates of the blocks of encoder and decoder, all norms, the weights of single bands, and on
+             demand the last blocks of the encoder in full (as in ExPLoRA, Khanna et al. 2024)
 norm         all norms
-heads        nothing of the model: only the heads of the terms, which are thrown away; to compare others with
+heads        no weight of the model, only the heads of the loss terms, which are discarded: a control
 """
 
 import math
@@ -20,13 +20,13 @@ from geomae.errors import ConfigError
 from geomae.models.band_embedding import GroupedEmbedding, GroupedHead, KernelBasis, StackedEmbedding, StackedHead
 from geomae.models.trainable import Trainable
 
-SCALE = 2.0  # of the correction; usually written alpha / r, with alpha = 2 r, so that one rate suits every rank
+SCALE = 2.0  # alpha / r of LoRA with alpha = 2 r, so that one learning rate suits every rank
 DOWN, UP = "down_RI", "up_OR"
 NORMS = (nn.LayerNorm, nn.GroupNorm)
 
 
 class LowRankLinear(nn.Linear):
-    """W + SCALE * up @ down. `up` begins at zero, so that the map begins as the one it is made from."""
+    """A linear layer with weights W + SCALE * up @ down. `up` is initialised to zero, so outputs start unchanged."""
 
     def __init__(self, linear: nn.Linear, rank: int) -> None:
         super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
@@ -36,15 +36,15 @@ class LowRankLinear(nn.Linear):
         nn.init.kaiming_uniform_(self.down_RI, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Outputs (..., O) of inputs (..., I)."""
+        """Map inputs (..., I) to outputs (..., O)."""
         low = nn.functional.linear(nn.functional.linear(x, self.down_RI), self.up_OR)
         return super().forward(x) + SCALE * low
 
 
 def add_low_rank(module: nn.Module, rank: int) -> None:
-    """Put a correction beside every linear map within `module`; names and values of what is there stay.
+    """Add a low-rank update to every linear layer within `module`; names and values of its weights stay.
 
-    The rank is at most half of what the map is wide: beyond that a correction would not be smaller than the map.
+    The rank is at most half of the layer's smaller side: beyond that, an update would not be smaller than the layer.
     """
     for parent in list(module.modules()):
         for name, part in list(parent.named_children()):
@@ -53,13 +53,13 @@ def add_low_rank(module: nn.Module, rank: int) -> None:
 
 
 def merged(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict in which every correction is added to its weights: that of a model without any."""
+    """Add every low-rank update to its weights; returns the state dict of a model without updates."""
     merged_weights = {name: value for name, value in weights.items() if not name.endswith((f".{DOWN}", f".{UP}"))}
     for name, down_RI in weights.items():
         if name.endswith(f".{DOWN}"):
             place = name.removesuffix(DOWN)
             weight_OI = weights[place + "weight"]
-            # In float64: the sum is rounded once.
+            # In float64, so that the sum is rounded only once.
             change_OI = SCALE * weights[place + UP].double() @ down_RI.double()
             merged_weights[place + "weight"] = (weight_OI.double() + change_OI).to(weight_OI.dtype)
     return merged_weights
@@ -67,23 +67,23 @@ def merged(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Share:
-    """How many parameters of a model learn, and how many it has without corrections of low rank."""
+    """Number of trained parameters, and of all parameters of the model without low-rank updates."""
 
     trained: int
     total: int
 
     @property
     def share(self) -> float:
-        """Of the model's parameters."""
+        """Trained parameters as a fraction of all parameters; low-rank updates count as trained."""
         return self.trained / self.total
 
 
 def unfreeze(model: Trainable, method: str, *, blocks: int, rank: int, pixels: bool = True) -> Share:
-    """Let only the weights of `method` learn; the last `blocks` of the encoder do so in full.
+    """Freeze all weights but those of `method`; the last `blocks` blocks of the encoder are trained in full.
 
-    Without the term `pixels`, what its gradients alone would reach does not count. Corrections of low rank are put into
-    `model`, begun from torch's generator. Raises ConfigError where the encoder has not so many blocks, or none that
-    corrections are for.
+    Without the loss term `pixels`, parts that no other term reaches stay frozen, and blocks are counted among the
+    others. Low-rank updates are added to `model` in place, initialised from torch's generator. Raises ConfigError where
+    the encoder has fewer blocks, or where `method` is lora and its blocks have no linear layer.
     """
     reached, unreached = model.reached(pixels), model.unreached(pixels)
     depth, total = len(reached), sum(value.numel() for value in model.parameters())
@@ -118,7 +118,7 @@ def unfreeze(model: Trainable, method: str, *, blocks: int, rank: int, pixels: b
 
 
 def _of_bands(module: nn.Module) -> nn.Module | None:
-    """What a module knows of single bands, which no map of the blocks can learn for it; None for most modules."""
+    """The weights of single bands in a module, which updates of the blocks cannot replace; None for most modules."""
     if isinstance(module, KernelBasis):
         return module.mixture
     return module if isinstance(module, (StackedEmbedding, StackedHead, GroupedEmbedding, GroupedHead)) else None

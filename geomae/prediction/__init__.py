@@ -1,1 +1,1 @@
-"""Prediction: a fine-tuned model or a saved probe over tiles and whole scenes, maps and what they are worth."""
+"""Prediction: apply a fine-tuned model or a saved probe to tiles and whole scenes; maps, their accuracy and areas."""

@@ -1,4 +1,4 @@
-"""What predictions are worth: accuracy where there are labels, and areas, from the map and from a sample.
+"""Assessment of predictions: accuracy where there are labels, and areas by counting pixels and from a sample.
 
 T tiles, K classes, N points, H W pixels of a tile, h rows of a map
 """
@@ -25,20 +25,20 @@ from geomae.tiles.pixel_areas import pixel_hectares
 from geomae.vectors.projection import transform
 from geomae.vectors.reading import read_vector
 
-LEARNED = " (learned from)"  # after the name of a selection, of its tiles that the model learned from
+LEARNED = " (learned from)"  # suffix of a selection's name, for its tiles that the model learned from
 REFERENCE, STRATUM = "reference", "stratum"
-Scored = tuple[Codes, Codes, Codes, Floats]  # tile, truth, prediction and its probability, of rows
-SHOWN = 3  # points that an error names
-ROWS = 512  # of a map that are in memory at a time
+Scored = tuple[Codes, Codes, Codes, Floats]  # tile, truth, prediction and its probability, each of N rows
+SHOWN = 3  # number of points that an error message names
+ROWS = 512  # rows of a map that are in memory at a time
 AREA_COLUMNS = ("scene", "class", "hectares", "low", "high", "map_hectares", "n")
 
 
 @dataclass(frozen=True)
 class Assessed:
-    """The accuracy of a selection, of the tiles that the model did not learn from or of those that it did.
+    """The accuracy of a selection, either of the tiles that the model did not learn from or of those that it did.
 
-    `confusion_KK` counts (truth, predicted) of tiles or pixels; it and the reliability curve are None for numbers.
-    `remark` says what could not be scored.
+    `confusion_KK` counts (truth, predicted) of tiles or pixels. For numbers it is None and `reliability` is empty.
+    `remark` tells what could not be scored.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Assessed:
 def assess(
     predicted: TilePredictions, record: PredictorRecord, jobs: Sequence[MapJob], out: Path, seed: int
 ) -> list[Assessed]:
-    """The accuracy where there are labels: of the map's pixels, or of tiles; tiles that were learned from apart."""
+    """Return the accuracy of labelled tiles, or of their pixels; separately for tiles that the model learned from."""
     results = []
     for learned in (False, True):
         part_T = predicted.learned_T == learned
@@ -92,7 +92,7 @@ def _of_classes(
     remark = None
     if never:
         what = "pixels" if record.of_pixels else "tiles"
-        remark = f"{name}: {what} of {', '.join(sorted(never))} are not scored; the model never learned that class"
+        remark = f"{name}: {what} of {', '.join(sorted(never))} are not scored; the model was not trained on that class"
     return Assessed(name, accuracy.rows(name, seed), counts_KK, accuracy.reliability, remark)
 
 
@@ -106,7 +106,7 @@ def _tiles(predicted: TilePredictions, record: PredictorRecord, never: set[str])
 def _pixels(
     predicted: TilePredictions, record: PredictorRecord, jobs: Sequence[MapJob], out: Path, never: set[str]
 ) -> Iterator[Scored]:
-    """Pixels of the map, tile by tile."""
+    """Yield the pixels of the map, tile by tile; `never` collects labels of classes that the model lacks."""
     labels, tiles = predicted.selected.index.labels, predicted.selected.index.tiles
     if labels is None:
         return
@@ -127,19 +127,19 @@ def _place(name: str, names: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class MapArea:
-    """Hectares of each class (K) in the map of each scene, by its name; None where nothing tells the size of pixels."""
+    """Hectares of each class (K) in the map of each scene, by its name; None where the size of pixels is unknown."""
 
     of_scene: Mapping[str, Floats | None]
 
     @property
     def total_K(self) -> Floats | None:
-        """Of all scenes together; None where one of them is not known."""
+        """The hectares of all scenes together; None where those of one scene are unknown."""
         known = [one for one in self.of_scene.values() if one is not None]
         return np.sum(known, axis=0) if known and len(known) == len(self.of_scene) else None
 
 
 def measure_areas(record: PredictorRecord, jobs: Sequence[MapJob], out: Path) -> MapArea:
-    """The area of each class in each map, pixel by pixel on an equal-area grid."""
+    """Return the area of each class in each map, as the sum of its pixels' areas (see `pixel_hectares`)."""
     areas: dict[str, Floats | None] = {}
     for job in jobs:
         grid, area_K = job.grid, np.zeros(len(record.classes))
@@ -157,9 +157,9 @@ def measure_areas(record: PredictorRecord, jobs: Sequence[MapJob], out: Path) ->
 
 @dataclass(frozen=True)
 class Sample:
-    """Reference points on the maps: class of the map and of the reference (N), stratum (N), and the strata's names.
+    """Reference points on the maps: class of the map and of the reference (N), stratum (N), and names of the strata.
 
-    `strata` are classes, or scenes by the names of their maps.
+    The strata are classes, or scenes named as their maps.
     """
 
     name: str
@@ -170,7 +170,7 @@ class Sample:
     remarks: tuple[str, ...] = ()
 
     def estimate(self, record: PredictorRecord, areas: MapArea) -> SampleEstimate:
-        """Accuracy and areas. Raises ConfigError where the areas of the strata are not known."""
+        """Return the estimated accuracy and areas. Raises ConfigError where the areas of the strata are unknown."""
         total_K = areas.total_K
         if total_K is None:
             raise ConfigError(f"{self.name}: a scene has no CRS and no `gsd_m`, so that areas of strata are unknown")
@@ -184,7 +184,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class ReferencePoints:
-    """Reference points as their file has them: places (N, 2) in `crs`, class (N), and the stratum of each, if any."""
+    """Reference points as read from their file: coordinates (N, 2) in `crs`, class (N), and strata (N) or none."""
 
     name: str
     points_N2: Floats
@@ -194,10 +194,10 @@ class ReferencePoints:
 
 
 def read_reference(path: Path, record: PredictorRecord) -> ReferencePoints:
-    """Read reference points: a column `reference` (class or code), and `stratum` (class or scene) where there is one.
+    """Read reference points: a column `reference` (class or code), and optionally `stratum` (class or scene).
 
-    Raises ConfigError or CatalogError for what can be wrong before there is a map: a file that is no table of points,
-    lacks the column, or names classes that the model has not.
+    Raises ConfigError or CatalogError for a file that is no table of points, lacks the column, or names classes that
+    the model lacks. These checks need no map.
     """
     where = f"--sample {path}"
     if not path.is_file():
@@ -218,9 +218,9 @@ def read_reference(path: Path, record: PredictorRecord) -> ReferencePoints:
 
 
 def place_sample(given: ReferencePoints, record: PredictorRecord, jobs: Sequence[MapJob], out: Path) -> Sample:
-    """Bring reference points onto the maps. Without strata the map's classes are taken for them.
+    """Look up reference points in the maps. Without given strata, the classes of the map are the strata.
 
-    Raises ConfigError for points beyond the maps, in tiles that were learned from, or of strata that the map lacks.
+    Raises ConfigError for points outside the maps, in tiles that the model learned from, or of unknown strata.
     """
     where, reference_N = given.name, given.reference_N
     map_N = _on_maps(given.points_N2, given.crs, record, jobs, out, where)
@@ -233,19 +233,19 @@ def place_sample(given: ReferencePoints, record: PredictorRecord, jobs: Sequence
         strata = tuple(sorted(names))
         return Sample(where, map_N, reference_N, np.array([strata.index(one) for one in texts]), strata)
     if set(texts) & names:
-        problem = f"{lacking[0]!r} is no scene that was mapped, as others are"
+        problem = f"{lacking[0]!r} is no scene that was mapped, while others are"
         raise ConfigError(f"{where}: {STRATUM} {problem}; {nearest(lacking[0], names)}")
     stratum_N = _classes(given.strata_N, record, f"{where}: {STRATUM}")
     other = int((stratum_N != map_N).sum())
     remark = (
         f"{other} of {len(map_N)} reference points lie on another class of the map than their stratum; the areas of "
-        "the strata are taken to be those of the map's classes"
+        "the map's classes are used as areas of the strata"
     )
     return Sample(where, map_N, reference_N, stratum_N, record.classes, (remark,) if other else ())
 
 
 def _classes(values: Sequence[Any], record: PredictorRecord, where: str) -> Codes:
-    """Places of classes, which are named or given by their code."""
+    """Return the index of each class, given by name or by code. Raises ConfigError for unknown classes."""
     place = {str(code): number for number, code in enumerate(record.map_codes)}
     place |= {name: number for number, name in enumerate(record.classes)}
     texts = [str(int(one)) if isinstance(one, float) and one.is_integer() else str(one) for one in values]
@@ -262,7 +262,7 @@ def _classes(values: Sequence[Any], record: PredictorRecord, where: str) -> Code
 def _on_maps(
     points_N2: Floats, crs: str, record: PredictorRecord, jobs: Sequence[MapJob], out: Path, where: str
 ) -> Codes:
-    """Class of the map (N) under each point; of several maps the first that has a class there."""
+    """Return the class of the map (N) at each point, from the first map that has a class there."""
     class_N, job_N = np.full(len(points_N2), -1), np.full(len(points_N2), -1)
     inside: list[str] = []
     for number, job in enumerate(jobs):
@@ -287,13 +287,13 @@ def _on_maps(
     if inside:
         raise ConfigError(
             f"{where}: {len(inside)} of {len(points_N2)} points lie in tiles that the model learned from "
-            f"({', '.join(inside[:SHOWN])}); leave them out: they would tell how well it remembers"
+            f"({', '.join(inside[:SHOWN])}); leave them out, since accuracy there is too optimistic"
         )
     return class_N
 
 
 def _codes_at(job: MapJob, out: Path, row_N: Floats, col_N: Floats, here_N: NDArray[np.bool_]) -> Codes:
-    """The map's code (N) at points inside it, nodata at others; rows of the map are read once, where points lie."""
+    """Return the map's code (N) at points inside it and NODATA at others; only rows with points are read, once."""
     code_N, points = np.full(len(here_N), NODATA), np.flatnonzero(here_N)
     rows, cols = row_N[points].astype(np.int64), col_N[points].astype(np.int64)
     for first in np.unique(rows // ROWS * ROWS).tolist():
@@ -305,7 +305,7 @@ def _codes_at(job: MapJob, out: Path, row_N: Floats, col_N: Floats, here_N: NDAr
 
 
 def _pixels_of(affine: Sequence[float], points_N2: Floats) -> tuple[Floats, Floats]:
-    """Rows and columns of places, as fractions of pixels; NaN, which is inside nothing, where there is none."""
+    """Return fractional rows and columns of points in pixels; NaN, which lies in no map, for NaN coordinates."""
     a, b, c, d, e, f = affine
     x_N, y_N = points_N2[:, 0] - c, points_N2[:, 1] - f
     scale = a * e - b * d
@@ -317,7 +317,7 @@ def _named(points_N2: Floats, point: int) -> str:
 
 
 def area_rows(record: PredictorRecord, areas: MapArea, estimate: SampleEstimate | None) -> Iterable[dict[str, Any]]:
-    """Rows of area.csv: each scene's map, and all of them with what the sample says."""
+    """Yield the rows of area.csv: each scene's map, and all maps together with the sample's estimate."""
     total_K = areas.total_K
     parts: list[tuple[str, Floats | None]] = list(areas.of_scene.items())
     parts += [("all", total_K)] if len(parts) != 1 or estimate is not None else []
@@ -333,5 +333,5 @@ def area_rows(record: PredictorRecord, areas: MapArea, estimate: SampleEstimate 
 
 
 def rows_of_sample(sample: Sample, estimate: SampleEstimate, record: PredictorRecord) -> list[AccuracyRow]:
-    """Rows of accuracy.csv that the sample gives."""
+    """Return the rows of accuracy.csv from the sample's estimate."""
     return sample_rows(sample.name, estimate, record.classes)

@@ -1,7 +1,7 @@
-"""Folders that predict: saved probes, written and read, and model folders with a head.
+"""Folders of predictors: saved probes, written and read, and model folders with a head.
 
-probe.safetensors   the linear maps, in float64: `weight` (D, K) and `bias` (K), and those behind an alignment
-probe.json          the task, the encoder and how it is to be read, the imagery and the tiles that it learned from
+probe.safetensors   the linear maps, in float64: `weight` (D, K) and `bias` (K), also for each alignment
+probe.json          task, encoder, layer and pooling, the imagery, and the tiles that the probe learned from
 """
 
 from collections.abc import Mapping
@@ -35,26 +35,29 @@ WEIGHTS = "probe.safetensors"
 
 
 class PredictorFolder(Protocol):
-    """What a folder holds, before it is made ready for the imagery of a data set."""
+    """The content of a predictor's folder, before it is fitted to the imagery of a data set."""
 
     @property
     def record(self) -> PredictorRecord:
-        """What it predicts, and what it rests on."""
+        """The description of the predictor: task, classes, imagery and training tiles."""
 
     @property
     def digest(self) -> str:
-        """Names the files that decide what is predicted."""
+        """Hex digest of the files that decide the predictions."""
 
     def fit(self, imagery: SensorRecord | None, selector: Selector | None, device: torch.device) -> WindowModel:
-        """The model for a data set; without one for what it learned from. Raises what is wrong with the bands."""
+        """Return the model for a data set, or for its training imagery where `imagery` is None.
+
+        Raises BandMismatchError or ConfigError where bands or unit do not fit.
+        """
 
 
 @dataclass(frozen=True)
 class SavedProbe:
-    """A probe as it is kept. `layer` is a number, "middle" or None; `like` names the model that baselines take after.
+    """A probe as stored. `layer` is a number, "middle" or None; `like` is the model whose patch size a baseline has.
 
-    `aligned` are the maps for the targets of alignments, by selector. With `own_bands`, the encoder takes all bands
-    that a data set has.
+    `aligned` are the linear maps fitted after an alignment, by the selector of its target. With `own_bands`, the
+    encoder takes all bands of a data set.
     """
 
     record: PredictorRecord
@@ -69,9 +72,9 @@ class SavedProbe:
     digest: str = ""
 
     def fit(self, imagery: SensorRecord | None, selector: Selector | None, device: torch.device) -> ProbeModel:
-        """The probe for a data set, behind the alignment that was fitted to it, if one was.
+        """Return the probe for a data set, with the alignment that was fitted to it, if any.
 
-        Raises ModelError where the encoder is not the one that it was fitted with.
+        Raises ModelError where the encoder is not the one that the probe was fitted with.
         """
         like = load_encoder(self.like) if self.like else None
         model = like.model if isinstance(like, OwnEncoder) else None
@@ -94,7 +97,7 @@ class SavedProbe:
         return ProbeModel(record, encoder, head, device)
 
     def _map(self, selector: Selector | None) -> LinearMap:
-        """That of the alignment whose target has the data set and the conditions of `selector`, of whatever split."""
+        """Return the map of the alignment to the data set and conditions of `selector`, whatever the split."""
         for text, aligned in self.aligned.items():
             target = parse_selector(text)
             if selector is not None and (target.dataset, target.conditions) == (selector.dataset, selector.conditions):
@@ -112,11 +115,11 @@ class FinetunedFolder:
 
     @property
     def digest(self) -> str:
-        """Names the files of the folder."""
+        """Hex digest of the model's weights and configuration files."""
         return digest([file_digest(self.folder / name) for name in ("model.safetensors", "config.json")])
 
     def fit(self, imagery: SensorRecord | None, selector: Selector | None, device: torch.device) -> FinetunedModel:
-        """The model for a data set."""
+        """See `PredictorFolder`."""
         if imagery is None:
             return FinetunedModel(self.record, self.model)
         all_bands = self.model.model.mae.architecture.embedding == "spectral"
@@ -125,7 +128,7 @@ class FinetunedFolder:
 
 
 def save_probe(probe: SavedProbe, folder: Path) -> None:
-    """Publish a probe as `folder`; one that is there already is the same, since a run is a function of its request."""
+    """Publish a probe as `folder`; an existing folder is kept, since the same request gives the same probe."""
     if folder.exists():
         return
     maps = [("", probe.plain), *probe.aligned.items()]
@@ -150,18 +153,18 @@ def save_probe(probe: SavedProbe, folder: Path) -> None:
 
 
 def open_predictor(folder: str | Path, device: torch.device) -> PredictorFolder:
-    """The predictor in a folder. Raises ModelError for a model without a head and for what is no predictor at all."""
+    """Open the predictor in a folder. Raises ModelError for a model without a head, or a folder without a predictor."""
     folder = Path(folder)
     check_folder(folder)
     return load_probe(folder) if (folder / PROBE).is_file() else _finetuned(folder, device)
 
 
 def load_probe(folder: Path) -> SavedProbe:
-    """What `save_probe` left. Raises ModelError for a folder that is not whole, or was altered."""
+    """Read a probe that `save_probe` wrote. Raises ModelError for a folder that is incomplete or was altered."""
     try:
         stored = read_json(folder / PROBE)
         if stored["weights"] != file_digest(folder / WEIGHTS):
-            raise ModelError(f"{folder}: {WEIGHTS} is not the one that {PROBE} tells of; copy the folder again")
+            raise ModelError(f"{folder}: {WEIGHTS} does not match the digest in {PROBE}; copy the folder again")
         arrays = load_file(folder / WEIGHTS)
         if stored["task"] not in TASKS:
             raise ValueError(f"task {stored['task']!r}")
@@ -182,7 +185,7 @@ def load_probe(folder: Path) -> SavedProbe:
     except ModelError:
         raise
     except (GeomaeError, OSError, KeyError, TypeError, ValueError, IndexError, SafetensorError) as error:
-        raise ModelError(f"{folder}: holds no whole probe ({error}); run `geomae probe` again") from error
+        raise ModelError(f"{folder}: the probe is incomplete or damaged ({error}); run `geomae probe` again") from error
 
 
 def _described(one: LinearMap) -> dict[str, Any]:

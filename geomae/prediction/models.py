@@ -1,4 +1,4 @@
-"""What predicts: one small interface, which a saved probe and a fine-tuned model have in common.
+"""Predicting models: one small interface, with saved probes and fine-tuned models behind it.
 
 B windows, C bands, H W pixels, N = R x S patches of a window, D width, K classes (1 for numbers)
 """
@@ -19,30 +19,33 @@ from geomae.sensors.record import SensorRecord
 
 
 class WindowModel(Protocol):
-    """A model that is ready for the bands and the unit of one data set."""
+    """A model that was fitted to the bands and the unit of one data set."""
 
     @property
     def record(self) -> PredictorRecord:
-        """What it predicts, and what it rests on."""
+        """The description of the predictor: task, classes, imagery and training tiles."""
 
     @property
     def bands(self) -> tuple[str, ...]:
-        """Names of the bands of the data set that it takes, in this order."""
+        """Names of the data set's bands that it takes, in this order."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """In words: how it takes the imagery."""
+        """Bands, normalisation and alignment, in words."""
 
     def check_size(self, size: int) -> None:
-        """Raise ConfigError for windows of a size that it cannot take."""
+        """Raise ConfigError for windows of a size (in pixels) that the model cannot take."""
 
     def predict(self, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> Tensor:
-        """Probabilities of the classes (B, K), of pixels (B, K, H, W), or numbers (B, 1), in float32 on the CPU."""
+        """Return class probabilities of windows (B, K) or of pixels (B, K, H, W), or numbers (B, 1).
+
+        Pixels are in physical units; the result is in float32 on the CPU.
+        """
 
 
 @dataclass(frozen=True)
 class ProbeModel:
-    """A frozen encoder with a linear map behind it."""
+    """A frozen encoder followed by a linear map."""
 
     record: PredictorRecord
     encoder: Encoder
@@ -56,16 +59,16 @@ class ProbeModel:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the encoder says of itself, and which alignment stands before the probe."""
+        """The encoder's notes, and the alignment between encoder and linear map, if any."""
         aligned = (f"embeddings aligned by {self.head.align}: {self.head.why}",) if self.head.why else ()
         return (*self.encoder.notes, *aligned)
 
     def check_size(self, size: int) -> None:
-        """Raise ConfigError for windows that the encoder cannot take."""
+        """Raise ConfigError for windows of a size that the encoder cannot take."""
         self.encoder.patch_grid(size, size)
 
     def predict(self, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> Tensor:
-        """Probabilities or numbers; those of pixels are interpolated bilinearly between the patches' centres."""
+        """See `WindowModel`. Probabilities of pixels are interpolated bilinearly between the patches' centres."""
         tile_BD, patches_BND = self.encoder.embed(pixels_BCHW.to(self.device), valid_BCHW.to(self.device))
         if not self.record.of_pixels:
             return torch.from_numpy(self.head.apply(tile_BD.float().cpu().numpy())).float()
@@ -78,7 +81,7 @@ class ProbeModel:
 
 @dataclass(frozen=True)
 class FinetunedModel:
-    """An encoder with its head, trained together."""
+    """A fine-tuned encoder with its head."""
 
     record: PredictorRecord
     model: Finetuned
@@ -86,7 +89,7 @@ class FinetunedModel:
 
     @classmethod
     def fit(cls, record: PredictorRecord, model: Finetuned, imagery: SensorRecord, text: str) -> "FinetunedModel":
-        """The model for a data set. Raises BandMismatchError where bands are missing."""
+        """Return the model for a data set. Raises BandMismatchError where bands are missing."""
         fitted, adapted = fit_model(model.model, imagery, text)
         return cls(record, replace(model, model=fitted), adapted)
 
@@ -97,17 +100,17 @@ class FinetunedModel:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Which bands it takes, how it standardises them, and what was adapted."""
+        """Bands, standardisation and what was adapted, in words."""
         return (
             f"bands {', '.join(self.bands)}, standardised by the statistics of {self.model.model.record.name}",
             *self.adapted,
         )
 
     def check_size(self, size: int) -> None:
-        """Raise ConfigError for windows that patches do not fit."""
+        """Raise ConfigError for windows that cannot be divided into patches."""
         OwnEncoder(self.model.model).patch_grid(size, size)
 
     def predict(self, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> Tensor:
-        """Calibrated probabilities, or numbers in their unit."""
+        """See `WindowModel`. Probabilities are calibrated; numbers are in their unit."""
         given = self.model.logits if self.record.of_numbers else self.model.probabilities
         return given(pixels_BCHW, valid_BCHW).float().cpu()

@@ -1,4 +1,4 @@
-"""Predictions in a notebook: a folder is loaded, and predicts windows and whole scenes.
+"""Prediction from Python: load a folder, then predict windows and whole scenes.
 
 predictor = geomae.load_predictor("runs/probe/probes/first")
 land_cover = predictor.predict_scene("data_catalog.yaml", "mine", "scene-1")
@@ -29,19 +29,19 @@ from geomae.tiles.selection import select_tiles
 
 @dataclass(frozen=True)
 class Predictor:
-    """A fine-tuned model or a saved probe, ready to predict."""
+    """A loaded fine-tuned model or saved probe."""
 
     folder: PredictorFolder
     device: torch.device
 
     @property
     def record(self) -> PredictorRecord:
-        """What it predicts, and what it rests on."""
+        """The description of the predictor: task, classes, imagery and training tiles."""
         return self.folder.record
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of probabilities; none of numbers."""
+        """The names of the classes, in the order of the probabilities; empty where numbers are predicted."""
         return self.record.classes
 
     @cached_property
@@ -51,19 +51,19 @@ class Predictor:
 
     @torch.inference_mode()
     def predict(self, pixels_BCHW: Tensor, valid_BCHW: Tensor | None = None) -> Tensor:
-        """Probabilities of windows (B, K), of their pixels (B, K, H, W), or numbers (B, 1).
+        """Return class probabilities of windows (B, K) or of their pixels (B, K, H, W), or numbers (B, 1).
 
-        Pixels are in physical units; without `valid_BCHW` those that are finite are valid.
+        Pixels are in physical units, in the order of `bands`; without `valid_BCHW`, finite pixels are valid.
         """
         valid_BCHW = torch.isfinite(pixels_BCHW) if valid_BCHW is None else valid_BCHW
         return self._model.predict(pixels_BCHW, valid_BCHW)
 
     def predict_scene(self, catalog: str | Path | Catalog, dataset: str, scene: str | None = None) -> xarray.DataArray:
-        """The map (y, x) of a scene of a data set, by its id; without one of the only scene that there is.
+        """Return the map (y, x) of the scene with id `scene`; it may be omitted where the data set has one scene.
 
-        Codes of classes (255 where there is no valid pixel) or numbers (NaN). `attrs` hold `classes` (name by code),
-        `crs` and `transform` (the coefficients a to f); a scene that is not rotated has coordinates of pixel centres.
-        Raises CatalogError for a scene that there is not, and what is wrong with the imagery.
+        Values are class codes (255: no valid pixel) or numbers (NaN: no valid pixel). `attrs` hold `classes` (code to
+        name), `crs` and `transform` (coefficients a to f); coordinates are pixel centres, unless the grid is rotated.
+        Raises CatalogError for an unknown scene, and a GeomaeError where the imagery does not fit the model.
         """
         opened = catalog if isinstance(catalog, Catalog) else open_catalog(Path(catalog))
         selected = select_tiles(opened, resolve_selectors(opened, [dataset], None))[0]
@@ -87,7 +87,7 @@ class Predictor:
 
 
 def load_predictor(folder: str | Path, device: str | torch.device = "cpu") -> Predictor:
-    """Load a fine-tuned model, or a probe that `geomae probe` saved. Raises ModelError for what is neither."""
+    """Load a fine-tuned model, or a probe that `geomae probe` saved. Raises ModelError for any other folder."""
     chosen = torch.device(device)
     return Predictor(open_predictor(folder, chosen), chosen)
 
@@ -106,6 +106,6 @@ def _as_array(values_yx: np.ndarray[Any, Any], grid: Grid, record: PredictorReco
     array = xarray.DataArray(values_yx, coords=coordinates, dims=("y", "x"), name="prediction", attrs=attributes)
     if grid.crs is None:
         return array
-    # As CF and rioxarray have it; GDAL's order of the coefficients.
+    # By the conventions of CF and rioxarray, with the coefficients in GDAL's order.
     placed = {"crs_wkt": grid.crs, "GeoTransform": " ".join(repr(float(one)) for one in (c, a, b, f, d, e))}
     return array.assign_coords(spatial_ref=xarray.Variable((), 0, attrs=placed))

@@ -1,4 +1,4 @@
-"""What a predictor knows of itself: its task and classes, the imagery and the tiles that it learned from.
+"""The description of a predictor: its task and classes, and the imagery and tiles that it learned from.
 
 K classes
 """
@@ -19,12 +19,12 @@ from geomae.sensors.record import SensorRecord
 from geomae.tiles.index import TileIndex
 
 PROBE = "probe.json"  # the record of a saved probe, in its folder
-GSD_FACTOR = 1.5  # pixels that differ in size by more show other things
+GSD_FACTOR = 1.5  # largest ratio of pixel sizes without a remark
 LARGEST_CODE = 254  # of a map; 255 is nodata
 
 
 def check_folder(folder: Path) -> None:
-    """Raise ModelError where a folder holds neither a saved probe nor a model; works without torch."""
+    """Raise ModelError where a folder holds neither a saved probe nor a model; does not import torch."""
     if (folder / PROBE).is_file() or (folder / "config.json").is_file():
         return
     probes = sorted(folder.glob("probes/*"), key=lambda one: (one.name.startswith("baseline-"), one.name))
@@ -38,13 +38,13 @@ def check_folder(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class PredictorRecord:
-    """What a predictor says, and what it rests on.
+    """The description of a predictor.
 
-    `codes` are those of the label raster, None where classes have none. `imagery` are the bands, unit, ground sample
-    distance and statistics that it learned from, `tile` the side of those tiles in pixels. `trained_K` are the class
-    shares that its probabilities go with, `confusion_KK` counts (truth, predicted) of held-out tiles. `learned` names
-    by data set the tiles that it learned from (`learned`) and those that a choice was made on (`held_out`).
-    `about` is what a report says of it beside, `steps` how it came about.
+    `codes` are the classes' codes in the label raster, or None. `imagery` holds the bands, unit, ground sample
+    distance and statistics of the training imagery; `tile` is the side of its tiles in pixels. `trained_K` are the
+    class shares (priors) of the calibrated probabilities. `confusion_KK` counts (truth, predicted) on held-out tiles.
+    `learned` maps each data set to the tiles used for training (`learned`) and for model selection (`held_out`).
+    `about` holds further rows for a report, and `steps` is the lineage of the model.
     """
 
     task: str
@@ -62,27 +62,27 @@ class PredictorRecord:
 
     @property
     def run(self) -> str | None:
-        """The last run in MLflow behind it, where one is known."""
+        """The id of the last MLflow run in the lineage, where one is known."""
         return next((step.run for step in reversed(self.steps) if step.run is not None), None)
 
     @property
     def adapted(self) -> bool:
-        """Whether the encoder changed after the last labels had a part in the model."""
+        """Whether the encoder was adapted after the last training with labels."""
         return bool(self.steps) and self.steps[-1].command == "adapt"
 
     @property
     def of_pixels(self) -> bool:
-        """Whether pixels are predicted and not tiles."""
+        """Whether it predicts pixels; otherwise it predicts tiles."""
         return self.task == SEGMENTATION
 
     @property
     def of_numbers(self) -> bool:
-        """Whether numbers are predicted and not classes."""
+        """Whether it predicts numbers; otherwise it predicts classes."""
         return self.task == REGRESSION
 
     @property
     def map_codes(self) -> tuple[int, ...]:
-        """The code of each class in a map: that of the label raster where all fit, else 1 to K."""
+        """The code of each class in a map: that of the label raster where all codes fit, else 1 to K."""
         own = [code for code in self.codes if code is not None and 0 <= code <= LARGEST_CODE]
         if len(set(own)) == len(self.classes):
             return tuple(own)
@@ -90,19 +90,19 @@ class PredictorRecord:
 
     @property
     def renumbered(self) -> str | None:
-        """Says where the codes of the label raster do not stand in the map; None where they do, or there are none."""
+        """A remark where the map's codes differ from those of the label raster; otherwise None."""
         if None in self.codes or not self.classes or self.map_codes == self.codes:
             return None
         pairs = zip(self.classes, self.codes, self.map_codes, strict=True)
         listed = ", ".join(f"{name} {code} as {own}" for name, code, own in pairs)
-        return f"codes of the label raster that do not fit 0 to {LARGEST_CODE} are numbered anew: {listed}"
+        return f"codes of the label raster that do not fit 0 to {LARGEST_CODE} are renumbered: {listed}"
 
 
 def fit_imagery(record: PredictorRecord, imagery: SensorRecord, where: str, *, all_bands: bool = False) -> SensorRecord:
-    """The bands of a data set that the predictor takes, in its order, with the statistics of the data set.
+    """Return the record of the data set's bands that the predictor takes, in its order.
 
-    With `all_bands` those that there are, for an encoder that takes any. Raises BandMismatchError where one is missing
-    and ConfigError for another unit.
+    With `all_bands` all bands are returned, for an encoder that takes any. Raises BandMismatchError where a band is
+    missing and ConfigError where the unit differs.
     """
     learned = record.imagery
     if imagery.unit != learned.unit:
@@ -123,7 +123,7 @@ def fit_imagery(record: PredictorRecord, imagery: SensorRecord, where: str, *, a
 
 
 def scale_remark(record: PredictorRecord, imagery: SensorRecord, where: str) -> str | None:
-    """Says where pixels are of quite another size than those that were learned from."""
+    """Return a remark where the pixel size differs from that of training by more than GSD_FACTOR, else None."""
     here, there = imagery.gsd_m, record.imagery.gsd_m
     if here is None or there is None or max(here / there, there / here) <= GSD_FACTOR:
         return None
@@ -134,10 +134,10 @@ def scale_remark(record: PredictorRecord, imagery: SensorRecord, where: str) -> 
 
 
 def learned_tiles(record: PredictorRecord, index: TileIndex) -> "LearnedTiles":
-    """The tiles of the scenes of `index` that the model learned from, or that a choice was made on.
+    """Return the tiles in scenes of `index` that were used for training or model selection.
 
-    A scene of another data set that bears the same name counts as the same scene: two entries of a catalogue often
-    describe one file, and a tile that is left out of an accuracy flatters nobody.
+    A scene of another data set with the same name counts as the same scene: two entries of a catalogue often describe
+    one file, and leaving out a tile too many does not make the accuracy optimistic.
     """
     scenes = {scene.id for scene in index.source.scenes}
     tile_ids = [one for of_dataset in record.learned.values() for tiles in of_dataset.values() for one in tiles]
@@ -145,7 +145,7 @@ def learned_tiles(record: PredictorRecord, index: TileIndex) -> "LearnedTiles":
 
 
 def namesake_remark(record: PredictorRecord, index: TileIndex, where: str) -> str | None:
-    """Says which scenes are taken for scenes of another data set, which the model learned from."""
+    """Return a remark on scenes that `learned_tiles` matches with scenes of other data sets by name, else None."""
     scenes = {scene.id for scene in index.source.scenes}
     others = {name: ids for name, ids in record.learned.items() if name != index.name}
     shared = {
@@ -160,14 +160,14 @@ def namesake_remark(record: PredictorRecord, index: TileIndex, where: str) -> st
 
 @dataclass(frozen=True)
 class LearnedTiles:
-    """Squares (row, column) of `size` pixels by scene."""
+    """Upper left corners (row, column) of squares of `size` pixels, by scene."""
 
     corners: Mapping[str, Any]
     size: int
 
     @classmethod
     def of(cls, tile_ids: Sequence[str], size: int, scenes: Collection[str]) -> "LearnedTiles":
-        """Those of `scenes` that tile ids name: `SCENE:ROW:COLUMN`, and a number more where points share a tile."""
+        """Parse the tile ids of `scenes`: `SCENE:ROW:COLUMN`, followed by `:NUMBER` where points share a tile."""
         corners: dict[str, list[tuple[int, int]]] = {}
         for one in tile_ids:
             scene, row, col = one.rsplit(":", 2)
@@ -179,7 +179,7 @@ class LearnedTiles:
         return cls({scene: np.array(places) for scene, places in corners.items()}, size)
 
     def meeting(self, scene: str, row: float, col: float, size: float) -> bool:
-        """Whether a square of a scene shares ground with one of them; of `size` 0, whether a point lies in one."""
+        """Whether a square of a scene overlaps one of these tiles; with `size` 0, whether a point lies in one."""
         if scene not in self.corners:
             return False
         corner_N2 = self.corners[scene]

@@ -1,4 +1,4 @@
-"""The probes that `geomae probe` keeps: each encoder's, fitted on all training tiles, so that it can make maps."""
+"""The probes that `geomae probe` saves for maps: one per encoder, fitted on all training tiles."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from geomae.prediction.record import PredictorRecord
 
 
 def label_codes(catalog: Catalog, dataset: str, classes: Sequence[str]) -> tuple[int | None, ...]:
-    """The code that each class has in the label raster of a data set (the lowest of several), or None."""
+    """Return the code of each class in the label raster of a data set (the lowest of several), or None."""
     label = catalog.entry(dataset).label
     classes_of = (label.classes or {}) if label is not None and label.raster else {}
     code_of: dict[str, int] = {}
@@ -35,7 +35,7 @@ def save_probes(
     out: Path,
     own_bands: bool,
 ) -> list[Path]:
-    """Publish the probe of every encoder as `out/LABEL`; gives their folders. An untrained encoder has one per seed."""
+    """Publish the probe of every encoder as `out/LABEL` and return the folders. Random encoders have one per seed."""
     references = [reference for spec in specs for reference in spec.references]
     like = next((one.text for one in references if one.kind in (FOLDER, MLFLOW)), None)
     folders = []
@@ -60,7 +60,7 @@ def save_probes(
 def _record(
     result: ProbeResult, catalog: Catalog, reference: Reference, steps: tuple[Step, ...], final: FinalProbe
 ) -> PredictorRecord:
-    """What a probe knows of itself."""
+    """Return the description of a probe."""
     task, train = result.task, result.task.train
     index = train.index
     tiles = {"learned": index.tiles["tile_id"].tolist()}

@@ -1,9 +1,10 @@
-"""Maps of whole scenes: strips are committed one by one, and a map is made of them at the end.
+"""Maps of whole scenes: strips are published one by one, and assembled into a map at the end.
 
-K classes, r q rows and columns of cells, L layers of a strip: class code, confidence, then probabilities where they are
-wanted; or the numbers of a regression
+K classes, r q rows and columns of cells, L layers of a strip: class code, confidence, then probabilities if requested;
+or the numbers of a regression
 """
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ from geomae.metrics.priors import correct_probabilities
 from geomae.prediction.models import WindowModel
 from geomae.prediction.record import PredictorRecord
 from geomae.prediction.windows import Lattice, SceneWindows, Strip, lattice_of
-from geomae.rasters import Grid, MapClasses, cog_in_strips, sweeping
+from geomae.rasters import Grid, MapClasses, cog_in_strips, read_map, sweeping
 from geomae.runtime.devices import Compute
 from geomae.runtime.precision import working_precision
 from geomae.runtime.signals import Stop
@@ -30,13 +31,14 @@ from geomae.tiles.selection import Selection
 
 NODATA = 255  # of codes, confidence and probabilities
 PERCENT = 100
-ROWS_AT_ONCE = 64  # whose probabilities are in float64 at a time
+ROWS_AT_ONCE = 64  # rows whose probabilities are converted to float64 at a time
+SUMMARY_PX = 256  # of the longer side of a map, for its figures
 Progress = Callable[[str, int, int, str], None]
 
 
 @dataclass(frozen=True)
 class MapOptions:
-    """`probabilities` adds a band for each class; `share_K` corrects them for other shares."""
+    """With `probabilities`, a band per class is written. `share_K` are class shares to correct probabilities to."""
 
     probabilities: bool = False
     share_K: Floats | None = None
@@ -44,7 +46,7 @@ class MapOptions:
 
 @dataclass(frozen=True)
 class MapJob:
-    """A scene to be mapped: through a model, in windows of `lattice`, as `<kind>_<name>.tif`."""
+    """A scene to be mapped by `model` in windows of `lattice`. Its files are named `<kind>_<name>.tif`."""
 
     model: WindowModel
     selected: Selection
@@ -59,25 +61,25 @@ class MapJob:
 
     @property
     def grid(self) -> Grid:
-        """The pixels of the map."""
+        """The grid of the map."""
         grid = self.selected.index.grids[self.number]
         assert grid is not None, "a scene with tiles has a grid"
         return self.lattice.grid(grid)
 
     @property
     def windows(self) -> int:
-        """How many windows cover the scene."""
+        """The number of windows that cover the scene."""
         return len(self.lattice.tops) * len(self.lattice.lefts)
 
     def path(self, out: Path, kind: str = "map") -> Path:
-        """Where a map of this scene lies."""
+        """Return the path of a map of this scene."""
         return out / f"{kind}_{self.name}.tif"
 
 
 def plan_maps(fitted: Sequence[tuple[Selection, WindowModel]], cell_of: Callable[[Selection], int]) -> list[MapJob]:
-    """A job for every scene that a selection touches, each once. A map has at least two cells.
+    """Return one job for every scene with selected tiles, unless its map would have fewer than two cells.
 
-    `cell_of` gives the side of a cell in pixels. Raises ConfigError where the model cannot take its windows.
+    `cell_of` returns the side of a cell in pixels. Raises ConfigError where the model cannot take its windows.
     """
     jobs: list[tuple[WindowModel, Selection, int, Lattice]] = []
     known: set[tuple[str, str]] = set()
@@ -97,9 +99,9 @@ def plan_maps(fitted: Sequence[tuple[Selection, WindowModel]], cell_of: Callable
 
 
 def stride_of(catalog: Catalog, selected: Selection, record: PredictorRecord) -> int:
-    """The side of a cell of a map in pixels: 1 where pixels are predicted, else the distance of tiles.
+    """Return the side of a map's cell in pixels: 1 where pixels are predicted, else the stride of the tiles.
 
-    That is at most the side of a window, which it also is where tiles are listed and not laid out.
+    It is at most the side of a window, which is also its value where the catalogue defines no tile grid.
     """
     if record.of_pixels:
         return 1
@@ -108,17 +110,17 @@ def stride_of(catalog: Catalog, selected: Selection, record: PredictorRecord) ->
 
 
 class StripStore:
-    """The strips of one scene, a file each: whole or absent."""
+    """The strips of one scene, one file each, written atomically."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def path(self, number: int) -> Path:
-        """The file of a strip."""
+        """Return the path of a strip."""
         return self.folder / f"{number:05d}.npy"
 
     def missing(self, strips: int) -> list[int]:
-        """Strips that are not there."""
+        """Return the numbers of the strips that have no file yet."""
         return [number for number in range(strips) if not self.path(number).is_file()]
 
     def write(self, number: int, layers_Lrq: NDArray[np.generic]) -> None:
@@ -127,7 +129,7 @@ class StripStore:
             np.save(file, layers_Lrq, allow_pickle=False)
 
     def read(self, number: int) -> NDArray[np.generic]:
-        """A strip. Raises StorageError where it is damaged."""
+        """Read a strip (L, r, q). Raises StorageError where it is damaged."""
         try:
             layers: NDArray[np.generic] = np.load(self.path(number), allow_pickle=False)
         except (OSError, ValueError) as error:
@@ -142,9 +144,9 @@ class StripStore:
 def predict_strips(
     compute: Compute, jobs: Sequence[MapJob], options: MapOptions, out: Path, stop: Stop, progress: Progress
 ) -> bool:
-    """Predict the strips that are missing, of all jobs; whether all that fall to this rank are there now.
+    """Predict this rank's share of the missing strips of all jobs. Returns False where `stop` ended the work.
 
-    Ranks share them: each takes strips that follow each other, so that hardly a window is predicted twice.
+    Each rank takes consecutive strips, so that few windows are predicted twice.
     """
     missing = [(job, number) for job in jobs for number in _missing(job, out)]
     ranks, rank = compute.fabric.world_size, compute.fabric.global_rank
@@ -168,7 +170,7 @@ def predict_strips(
 
 
 def write_maps(jobs: Sequence[MapJob], options: MapOptions, out: Path) -> list[Path]:
-    """Publish the maps of all scenes from their strips, which are removed then; gives all paths."""
+    """Publish the maps of all scenes from their strips, remove the strips, and return the paths of all maps."""
     paths = []
     for job in jobs:
         products = _products(job.model.record, options)
@@ -183,7 +185,7 @@ def write_maps(jobs: Sequence[MapJob], options: MapOptions, out: Path) -> list[P
 
 
 def layers_of(strip: Strip, record: PredictorRecord, options: MapOptions) -> NDArray[np.generic]:
-    """What is kept of a strip: (L, r, q)."""
+    """Return the layers of a strip as stored (L, r, q): uint8 with NODATA for classes, float32 with NaN for numbers."""
     if record.of_numbers:
         if not len(strip.value_Krq):
             return np.full((1, *strip.valid_rq.shape), np.nan, dtype=np.float32)
@@ -206,7 +208,7 @@ def layers_of(strip: Strip, record: PredictorRecord, options: MapOptions) -> NDA
 
 
 def _products(record: PredictorRecord, options: MapOptions) -> dict[str, tuple[slice, list[str], MapClasses | None]]:
-    """What is published of a scene: layers of the strips, descriptions of the bands, and the classes of codes."""
+    """Return the files of a scene by kind: layers of the strips, descriptions of the bands, and classes of codes."""
     if record.of_numbers:
         return {"map": (slice(0, 1), [f"predicted {record.unit}".rstrip()], None)}
     classes = MapClasses(record.map_codes, record.classes, record.colours)
@@ -246,7 +248,7 @@ def _windows(job: MapJob, number: int) -> int:
 
 
 def _runs(strips: Sequence[tuple[MapJob, int]]) -> Iterator[tuple[MapJob, range]]:
-    """Strips that follow each other, scene by scene."""
+    """Yield ranges of consecutive strips, scene by scene."""
     place = 0
     while place < len(strips):
         job, first = strips[place]
@@ -257,17 +259,63 @@ def _runs(strips: Sequence[tuple[MapJob, int]]) -> Iterator[tuple[MapJob, range]
 
 
 class _Rate:
-    """Says how far the maps are, how fast it goes and how long it will still take."""
+    """Reports progress, windows per second and the remaining time."""
 
     def __init__(self, progress: Progress, total: int, done: int, ranks: int) -> None:
         self._progress, self._total, self._begun, self._ranks = progress, total, done, ranks
         self._windows, self._start = 0, time.perf_counter()
 
     def count(self, windows: int) -> None:
-        """Note that this rank has gone through more windows; the others are taken to be as fast."""
+        """Count more windows of this rank; the other ranks are assumed to be as fast."""
         self._windows += windows * self._ranks
         done = min(self._begun + self._windows, self._total)
         per_s = self._windows / max(time.perf_counter() - self._start, 1e-9)
         left_s = round((self._total - done) / per_s)
         figures = f"{per_s:.0f} windows/s" + (f", {left_s // 60}:{left_s % 60:02d} left" if left_s else "")
         self._progress("mapping, windows", done, self._total, figures)
+
+
+@dataclass(frozen=True)
+class MapSummary:
+    """One map: the share of its pixels that are valid, its most frequent class with the share of these that it has, and
+    how sure the model is on average (%); of numbers their mean. None where there is nothing to tell.
+    """
+
+    job: MapJob
+    valid: float
+    most: str | None
+    share: float | None
+    level: float | None
+
+
+def summarise_map(job: MapJob, record: PredictorRecord, out: Path) -> MapSummary:
+    """The figures of a map, from at most `SUMMARY_PX` pixels a side of it."""
+    shrink = max(1, math.ceil(max(job.lattice.rows, job.lattice.cols) / SUMMARY_PX))
+    shape = (math.ceil(job.lattice.rows / shrink), math.ceil(job.lattice.cols / shrink))
+    values_yx = read_map(str(job.path(out)), shape=shape)[0]
+    if record.of_numbers:
+        known = values_yx[np.isfinite(values_yx)]
+        return MapSummary(job, known.size / values_yx.size, None, None, float(known.mean()) if known.size else None)
+    known = values_yx[values_yx != NODATA]
+    if not known.size:
+        return MapSummary(job, 0.0, None, None, None)
+    count_K = np.bincount(known, minlength=NODATA + 1)[list(record.map_codes)]
+    confidence_yx = read_map(str(job.path(out, "confidence")), shape=shape)[0]
+    most = int(count_K.argmax())
+    return MapSummary(
+        job, known.size / values_yx.size, record.classes[most], float(count_K[most] / known.size),
+        float(confidence_yx[confidence_yx != NODATA].mean()),
+    )  # fmt: skip
+
+
+def most_telling(summaries: Sequence[MapSummary], most: int) -> list[MapSummary]:
+    """Half of `most` where the level is lowest, half where it is highest, from the lowest on; all where there are few.
+
+    Maps without a level come last.
+    """
+    ranked = sorted(summaries, key=lambda one: (one.level is None, one.level or 0.0))
+    if len(ranked) <= most:
+        return ranked
+    known = sum(one.level is not None for one in ranked)
+    low, high = most - most // 2, most // 2
+    return ranked[:most] if known <= most else [*ranked[:low], *ranked[known - high : known]]

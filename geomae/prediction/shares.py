@@ -1,4 +1,4 @@
-"""Class shares of the target: estimated from the predictions, or from a file, to correct probabilities by.
+"""Class shares (priors) of the target, estimated from the predictions or read from a file, to correct probabilities.
 
 K classes, N rows (tiles or pixels)
 """
@@ -23,19 +23,19 @@ from geomae.runtime.devices import Compute
 from geomae.tiles.selection import Selection
 
 NONE, ESTIMATE = "none", "estimate"
-ROUNDING = 0.01  # that shares of a file may be off 1 in sum
+ROUNDING = 0.01  # largest deviation of the sum of a file's shares from 1
 
 
 @dataclass(frozen=True)
 class TargetShares:
-    """The class shares (K) that probabilities are corrected to; the estimate behind them, None where a file says."""
+    """The class shares (K) to which probabilities are corrected, and their estimate, None for shares from a file."""
 
     share_K: Floats
     estimate: ShareEstimate | None
     origin: str
 
     def record(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the shares as JSON values."""
         known = {} if self.estimate is None else self.estimate.record()
         return {"origin": self.origin, "shares": self.share_K.tolist(), **known}
 
@@ -43,19 +43,19 @@ class TargetShares:
 def estimated_shares(
     record: PredictorRecord, share_NK: Floats, tile_N: Codes, unit_T: Sequence[str], seed: int
 ) -> TargetShares:
-    """Shares by expectation maximisation from the probabilities of tiles, or of pixels of tiles.
+    """Estimate class shares by expectation maximisation from probabilities (N, K) of tiles or of pixels in tiles.
 
-    `tile_N` is the tile of each row, `unit_T` what each tile is a part of that is independent of the rest.
+    `tile_N` is the tile of each row, and `unit_T` the independent unit (group or block) of each tile.
     """
     group_N = codes_of([unit_T[tile] for tile in tile_N.tolist()])[0]
     classes = len(record.classes)
     known_KK = np.zeros((classes, classes)) if record.confusion_KK is None else record.confusion_KK
     estimate = estimate_shares(share_NK, record.trained_K, group_N, record.classes, known_KK, seed)
     if record.adapted:
-        moved = "the model was adapted after its probabilities were calibrated and its confusion was counted"
+        moved = "the model was adapted after its probabilities were calibrated and its confusion matrix was counted"
         estimate = replace(estimate, reasons=(*estimate.reasons, moved))
     tiles = len(np.unique(tile_N))
-    if tiles < FEWEST_TILES <= len(share_NK):  # pixels of a tile are alike, and it is tiles that count
+    if tiles < FEWEST_TILES <= len(share_NK):  # pixels of a tile are alike, so that the number of tiles matters
         estimate = replace(estimate, reasons=(f"{tiles} tiles, fewer than {FEWEST_TILES}", *estimate.reasons))
     return TargetShares(estimate.share_K, estimate, "estimated")
 
@@ -67,10 +67,10 @@ def estimate_over(
     seed: int,
     progress: Progress,
 ) -> TargetShares:
-    """Shares over the tiles of all selections, each once, without those that the model learned from.
+    """Estimate class shares over the tiles of all selections, each once, without tiles that the model learned from.
 
-    `share_TK` are the probabilities of the tiles of each selection; where pixels are predicted there are none, and
-    some pixels of each tile are drawn. Raises ConfigError where every tile was learned from.
+    `share_TK` are the tiles' probabilities (T, K) for each selection. Where the model predicts pixels they are not
+    used, and some pixels of each tile are drawn. Raises ConfigError where the model learned from every tile.
     """
     rows: list[Floats] = []
     tile: list[Codes] = []
@@ -96,9 +96,9 @@ def estimate_over(
 
 
 def read_shares(path: Path, record: PredictorRecord) -> TargetShares:
-    """Shares from a table with the columns `class` and `share`; a class that it does not list has none.
+    """Read class shares from a CSV file with the columns `class` and `share`; a class that is not listed has share 0.
 
-    Raises ConfigError where it is no such table, or where shares do not fit the classes or do not sum to 1.
+    Raises ConfigError for any other file, for unknown classes, and for shares that do not sum to 1.
     """
     where = f"--priors {path}"
     if not path.is_file():
@@ -125,7 +125,7 @@ def read_shares(path: Path, record: PredictorRecord) -> TargetShares:
 
 
 def share_sentences(shares: TargetShares, record: PredictorRecord) -> list[str]:
-    """What is to be said of the shares, and whether to trust them."""
+    """Return sentences for the report: the shares, their intervals, and reasons not to trust them."""
     listed = []
     for code, name in enumerate(record.classes):
         text = f"{name} {shares.share_K[code]:.1%}"
@@ -139,7 +139,7 @@ def share_sentences(shares: TargetShares, record: PredictorRecord) -> list[str]:
     if shares.estimate.reasons:
         said.append(f"Do not trust these shares: {'; '.join(shares.estimate.reasons)}.")
     said.append(
-        "The estimate holds where a class looks the same in the target as where the model learned it, and only its "
-        f"share differs; no tile can tell that. Intervals (95 %) take {FEWEST_GROUPS} groups or more."
+        "The estimate assumes that each class looks the same in the target as in the training data, so that only its "
+        f"share differs; this cannot be tested without labels. Intervals (95 %) need {FEWEST_GROUPS} groups or more."
     )
     return said

@@ -1,4 +1,4 @@
-"""Predictions of the tiles of a selection, beside their labels and whether the model learned from them.
+"""Predictions of the tiles of a selection, with their labels and whether the model learned from them.
 
 T tiles, B tiles of a batch, N pixels, H W pixels of a tile, K classes (1 for numbers)
 """
@@ -25,8 +25,8 @@ from geomae.runtime.precision import working_precision
 from geomae.tiles.reader import TileReader, ahead, runs_of_one_size
 from geomae.tiles.selection import Selection
 
-PIXELS_OF_TILE = 16  # that speak for a tile where class shares are estimated: neighbours tell the same
-MOST_TILES = 2000  # whose pixels are drawn
+PIXELS_OF_TILE = 16  # pixels drawn per tile to estimate class shares; more add little, since neighbours are alike
+MOST_TILES = 2000  # largest number of tiles from which pixels are drawn
 ABOUT = ("tile_id", "row", "col", "size", "split", "group", "domain")
 
 Progress = Callable[[str, int, int, str], None]
@@ -34,10 +34,10 @@ Progress = Callable[[str, int, int, str], None]
 
 @dataclass(frozen=True)
 class TilePredictions:
-    """What is predicted of each tile of a selection, and its label, None without one.
+    """The prediction for each tile of a selection, and its label or None.
 
-    `class_T` and `probability_T` are empty for numbers, `number_T` for classes. Of a map of pixels they are the most
-    frequent class and the mean confidence in the tile; a tile without a valid pixel has the class -1.
+    `class_T` and `probability_T` are empty for numbers, `number_T` is empty for classes. Where pixels are predicted,
+    they are the most frequent class and the mean confidence in the tile; a tile without a valid pixel has class -1.
     """
 
     selected: Selection
@@ -52,14 +52,14 @@ class TilePredictions:
 
 
 def known_tiles(selected: Selection, record: PredictorRecord) -> NDArray[np.bool_]:
-    """Which tiles (T) share ground with those that the model learned from, or was chosen on."""
+    """Return which tiles (T) overlap tiles that were used for training or model selection."""
     index, learned = selected.index, learned_tiles(record, selected.index)
     place = index.tiles[["scene", "row", "col", "size"]].itertuples(index=False)
     return np.array([learned.meeting(index.source.scenes[scene].id, *square) for scene, *square in place], dtype=bool)
 
 
 def predict_tiles(compute: Compute, model: WindowModel, selected: Selection, progress: Progress) -> Floats:
-    """Probabilities or numbers (T, K) of the tiles, each seen alone."""
+    """Return probabilities or numbers (T, K) of the tiles, each predicted on its own."""
     values = [
         model_values for _, model_values in _batches(compute, model, selected, range(len(selected.index)), progress)
     ]
@@ -69,7 +69,7 @@ def predict_tiles(compute: Compute, model: WindowModel, selected: Selection, pro
 def drawn_pixels(
     compute: Compute, model: WindowModel, selected: Selection, tiles: Codes, seed: int, progress: Progress
 ) -> tuple[Floats, Codes]:
-    """Probabilities (N, K) of some valid pixels of the `tiles` (positions), and the tile (N) of each."""
+    """Return probabilities (N, K) of valid pixels drawn from `tiles` (positions), and the tile (N) of each pixel."""
     rng = generator(seed, "pixels of shares", selected.index.name)
     if len(tiles) > MOST_TILES:
         tiles = np.sort(rng.choice(tiles, MOST_TILES, replace=False))
@@ -86,7 +86,7 @@ def drawn_pixels(
 def _batches(
     compute: Compute, model: WindowModel, selected: Selection, positions: Sequence[int], progress: Progress
 ) -> Any:
-    """Go through tiles: ((positions, validity in any band (B, H, W)), values (B, K, ...))."""
+    """Yield batches of tiles: ((positions, validity in any band (B, H, W)), predictions (B, K, ...))."""
     device = compute.fabric.device
     index = selected.index.take(np.asarray(positions, dtype=np.int64))
     reader = TileReader(index, 0, model.bands)
@@ -104,7 +104,7 @@ def _batches(
 
 
 def of_classes(selected: Selection, record: PredictorRecord, share_TK: Floats) -> TilePredictions:
-    """Tiles by their probabilities."""
+    """Return tile predictions from probabilities (T, K)."""
     class_T, probability_T = share_TK.argmax(1), share_TK.max(1)
     return TilePredictions(
         selected, selected.index.tiles["label"].to_numpy(object), known_tiles(selected, record), class_T, probability_T,
@@ -113,14 +113,14 @@ def of_classes(selected: Selection, record: PredictorRecord, share_TK: Floats) -
 
 
 def of_numbers(selected: Selection, record: PredictorRecord, number_T: Floats) -> TilePredictions:
-    """Tiles by their numbers."""
+    """Return tile predictions from numbers (T)."""
     truth_T = selected.index.tiles["label"].to_numpy(object)
     none = np.empty(0)
     return TilePredictions(selected, truth_T, known_tiles(selected, record), none.astype(np.int64), none, number_T)
 
 
 def of_map(selected: Selection, record: PredictorRecord, jobs: Sequence[MapJob], out: Path) -> TilePredictions:
-    """Tiles by the map of the scene that they lie in."""
+    """Return tile predictions from the maps of the scenes that the tiles lie in."""
     codes = np.array(record.map_codes)
     class_T, probability_T = np.full(len(selected.index), -1), np.full(len(selected.index), np.nan)
     for position, (code_HW, confidence_HW) in map_of_tiles(selected, jobs, out):
@@ -133,7 +133,7 @@ def of_map(selected: Selection, record: PredictorRecord, jobs: Sequence[MapJob],
 
 
 def map_of_tiles(selected: Selection, jobs: Sequence[MapJob], out: Path) -> Any:
-    """Go through the tiles: position, and code and confidence (H, W) of their pixels in the map."""
+    """Yield the position of each mapped tile, and code and confidence (H, W) of its pixels in the map."""
     job_of = {job.number: job for job in jobs if job.selected.index.name == selected.index.name}
     for position, (scene, row, col, size) in enumerate(
         selected.index.tiles[["scene", "row", "col", "size"]].itertuples(index=False)
@@ -145,7 +145,7 @@ def map_of_tiles(selected: Selection, jobs: Sequence[MapJob], out: Path) -> Any:
 
 
 def as_number(label: Any) -> float | None:
-    """The number that a label is; None for one that is none, or is not finite."""
+    """Return the label as a number; None where it is no number or not finite."""
     try:
         number = float(label)
     except (TypeError, ValueError):

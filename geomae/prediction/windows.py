@@ -1,8 +1,8 @@
-"""Windows over a whole scene that overlap and fade towards their borders, read and predicted in strips.
+"""Overlapping windows over a whole scene, predicted strip by strip and blended with tapering weights.
 
-C bands, B windows, K classes (1 for numbers), W columns of pixels; r q rows and columns of cells, n cells of a window a
-side. A cell is a pixel of the map: a pixel of the scene where pixels are predicted, else a square as large as the
-distance of tiles.
+C bands, B windows, K classes (1 for numbers), W columns of pixels; r q rows and columns of cells, n cells of a window
+per side. A cell is a pixel of the map: a pixel of the scene where pixels are predicted, else a square with the stride
+of the tiles as its side.
 """
 
 import math
@@ -21,8 +21,8 @@ from geomae.rasters import Grid, Window, read, scene_grid
 from geomae.rasters.grids import scene_layout
 from geomae.tiles.reader import ahead
 
-TINY = np.float32(1e-30)  # below any weight: a cell that no window reached is 0
-STRIP_PX = 256  # rows of a strip, which is what a run goes on from
+TINY = np.float32(1e-30)  # below any weight: avoids 0 / 0 for a cell that no window covers
+STRIP_PX = 256  # rows of a strip, the unit from which a run is resumed
 CHUNK_BYTES = 24 * 1024**2  # of pixels that are read at a time; the rest of a row of blocks stays in GDAL's cache
 
 Floats = NDArray[np.float32]
@@ -32,9 +32,9 @@ Chunk = tuple[Floats, Bools]
 
 @dataclass(frozen=True)
 class Lattice:
-    """How windows of `size` pixels lie on a scene of `height` x `width`, whose cells are `cell` pixels a side.
+    """The positions of windows of `size` pixels on a scene of `height` x `width` pixels, with cells of `cell` pixels.
 
-    Windows begin at multiples of `step` cells. What a window lacks beyond the scene's border is invalid in it.
+    Windows start at multiples of `step` cells. Pixels of a window beyond the border of the scene are invalid.
     """
 
     height: int
@@ -44,17 +44,17 @@ class Lattice:
 
     @property
     def across(self) -> int:
-        """Cells of a window a side: those whose centres lie in it."""
+        """Cells per side of a window: those whose centres lie in it."""
         return max(1, math.floor(self.size / self.cell + 0.5))
 
     @property
     def step(self) -> int:
-        """Cells from one window to the next: half a window of pixels; of tiles their distance, which is one cell."""
+        """Stride of the windows in cells: half a window where cells are pixels, else one cell, the tiles' stride."""
         return max(1, self.size // 2) if self.cell == 1 else 1
 
     @property
     def rows(self) -> int:
-        """Rows of cells; the last may reach beyond the scene."""
+        """Rows of cells; the last may extend beyond the scene."""
         return -(-self.height // self.cell)
 
     @property
@@ -79,27 +79,27 @@ class Lattice:
 
     @cached_property
     def weight_nn(self) -> Floats:
-        """What the cells of a window count for: sin2, whose values at a distance of half a window add up to one.
+        """Blending weights of a window's cells: sin^2 in each direction.
 
-        It vanishes at the border with its slope, so that no border shows.
+        Weights of windows that overlap by half sum to one. Value and slope are 0 at the border, so no seam is visible.
         """
         across_n = np.sin(np.pi * (np.arange(self.across) + 0.5) * self.cell / self.size) ** 2
         return np.outer(across_n, across_n).astype(np.float32)
 
     def grid(self, grid: Grid) -> Grid:
-        """The grid of the map of a scene with this `grid`: the transform is scaled, the corner stays."""
+        """Return the map's grid for a scene's `grid`: same upper left corner, with `cell` times larger pixels."""
         a, b, c, d, e, f = grid.transform
         k = self.cell
         gsd_m = None if grid.gsd_m is None else grid.gsd_m * k
         return Grid(self.rows, self.cols, gsd_m, grid.crs, (a * k, b * k, c, d * k, e * k, f))
 
     def strips(self) -> list[range]:
-        """Rows of windows of each strip."""
+        """Return the rows of windows of each strip."""
         each, count = max(1, STRIP_PX // (self.step * self.cell)), len(self.tops)
         return [range(first, min(first + each, count)) for first in range(0, count, each)]
 
     def strip_cells(self, strip: range) -> slice:
-        """Rows of cells that no window after those of a strip touches, and none before it finished."""
+        """Return the rows of cells that are complete after the windows of a strip, and were not before."""
         tops = self.tops
         stop = self.rows if strip.stop == len(tops) else tops[strip.stop]
         return slice(tops[strip.start], stop)
@@ -111,7 +111,7 @@ class Lattice:
 
 @dataclass(frozen=True)
 class Strip:
-    """Blended predictions (K, r, q) of the rows of cells from `first` on, and which have a valid pixel (r, q)."""
+    """Blended predictions (K, r, q) for rows of cells from `first` on, and which cells have a valid pixel (r, q)."""
 
     number: int
     first: int
@@ -129,10 +129,10 @@ class SceneWindows:
         self._most = max(BATCH_PIXELS[device] // lattice.size**2, 1)
 
     def strips(self, wanted: range) -> Iterator[Strip | int]:
-        """Predict strips that follow each other; between them, how many windows were gone through since the last.
+        """Predict consecutive strips. Yields each strip, and after each row of windows the number of its windows.
 
-        A strip has the same bytes whichever was the first: the rows of windows before it that reach into it are
-        predicted first where they were not.
+        The bytes of a strip do not depend on where the run started: earlier rows of windows that overlap the first
+        strip are predicted too.
         """
         lattice, tops = self.lattice, self.lattice.tops
         strips = lattice.strips()
@@ -149,7 +149,7 @@ class SceneWindows:
             yield canvas.finish(number, lattice.strip_cells(strips[number]))
 
     def _predict(self, canvas: "_Canvas", row: int, pixels_CHW: Floats, valid_CHW: Bools) -> int:
-        """Enter a row of windows; gives how many there are."""
+        """Predict a row of windows and add it to the canvas. Returns the number of windows, skipped ones included."""
         lattice, size = self.lattice, self.lattice.size
         canvas.see(row, np.asarray(valid_CHW.any(0)))
         starts = [left * lattice.cell for left in lattice.lefts]
@@ -166,15 +166,15 @@ class SceneWindows:
         return len(starts)
 
     def _rows(self, first: int, stop: int) -> Iterator[Chunk]:
-        """Pixels and validity (C, size, W) of rows of windows; every part of the scene is read once.
+        """Yield pixels and validity (C, size, W) of each row of windows; each part of the scene is read once.
 
-        W is padded to where the last window ends. What is given is written over by the next row.
+        W is padded to the end of the last window. The arrays are reused: the next row overwrites them.
         """
         lattice = self.lattice
         tops = [top * lattice.cell for top in lattice.tops[first:stop]]
         wide = max(lattice.lefts[-1] * lattice.cell + lattice.size, lattice.width)
         chunk, bottom = self._chunk_rows(), min(tops[-1] + lattice.size, lattice.height)
-        begin = tops[0] // chunk * chunk  # on the borders of blocks
+        begin = tops[0] // chunk * chunk  # align with the file's blocks
         chunks = ahead(self._read, [(at, min(at + chunk, bottom)) for at in range(begin, bottom, chunk)], 1)
         held: list[tuple[int, Chunk]] = []
         pixels_CHW = np.zeros((len(self._order), lattice.size, wide), dtype=np.float32)
@@ -197,15 +197,15 @@ class SceneWindows:
     def _read(self, span: tuple[int, int]) -> Chunk:
         pixels_CHW, valid_CHW = read(self.source, self.scene, Window(span[0], 0, span[1] - span[0], self.lattice.width))
         if self._order == list(range(len(pixels_CHW))):
-            return pixels_CHW, valid_CHW  # no copy of what is as large as a chunk
+            return pixels_CHW, valid_CHW  # avoids a copy of a whole chunk
         return pixels_CHW[self._order], valid_CHW[self._order]
 
     def _chunk_rows(self) -> int:
-        """Rows that are read at a time: some rows of blocks where memory allows, else a part that divides one."""
+        """Return the rows read at a time: whole rows of blocks where CHUNK_BYTES allows, else a fraction of one."""
         layout = scene_layout(self.source, self.scene)
         block = max(max(1, round(part.header.block_height / part.rows.scale)) for part in layout.parts)
         row_bytes = self.lattice.width * len(self.source.bands) * 5  # float32 and validity
-        rows = 1 << (block - 1).bit_length()  # blocks are powers of two high, or single rows
+        rows = 1 << (block - 1).bit_length()  # block heights are powers of two, or 1
         while rows * row_bytes > CHUNK_BYTES and rows > 16:
             rows //= 2
         while rows < STRIP_PX and 2 * rows * row_bytes <= CHUNK_BYTES:
@@ -214,7 +214,7 @@ class SceneWindows:
 
 
 class _Canvas:
-    """Weighted sums of predictions over the rows of cells that are not finished."""
+    """Weighted sums of predictions for the rows of cells that are not complete yet."""
 
     def __init__(self, lattice: Lattice, first: int) -> None:
         self._lattice, self._first = lattice, first
@@ -224,7 +224,7 @@ class _Canvas:
         self._sums: Floats | None = None
 
     def see(self, row: int, valid_HW: Bools) -> None:
-        """Note which cells have a valid pixel, by a row of windows."""
+        """Record which cells have a valid pixel, from the validity of a row of windows."""
         cell, across = self._lattice.cell, self._lattice.across
         valid_rq = np.zeros((across, self._wide), dtype=np.bool_)
         part_HW = valid_HW[: across * cell, : self._wide * cell]
@@ -237,7 +237,7 @@ class _Canvas:
         self._valid[top + skip - self._first : top + across - self._first] |= valid_rq[skip:]
 
     def add(self, row: int, left: int, value_Knn: Floats) -> None:
-        """Blend in a window; what it predicts of a whole window holds for each of its cells."""
+        """Add a window's prediction; one for the whole window applies to each of its cells."""
         if self._sums is None:
             self._sums = np.zeros((len(value_Knn), *self._weight.shape), dtype=np.float32)
         top, across = self._lattice.tops[row], self._lattice.across
@@ -249,7 +249,7 @@ class _Canvas:
         self._sums[:, *here] += weight_nn * value_Knn
 
     def finish(self, number: int, cells: slice) -> Strip:
-        """Take out the finished rows."""
+        """Remove the complete rows and return them as a strip."""
         rows, cols = cells.stop - cells.start, self._lattice.cols
         self._grow(cells.stop)
         weight_rq, valid_rq = self._weight[:rows, :cols], self._valid[:rows, :cols]
@@ -261,7 +261,7 @@ class _Canvas:
         return Strip(number, cells.start, value_Krq, valid_rq & (weight_rq > 0))
 
     def _grow(self, stop: int) -> None:
-        """Make room down to a row of cells."""
+        """Extend the canvas down to row `stop` of cells."""
         more = stop - self._first - len(self._weight)
         if more <= 0:
             return
@@ -272,6 +272,6 @@ class _Canvas:
 
 
 def lattice_of(source: Source, scene: Scene, size: int, cell: int) -> Lattice:
-    """The windows over a scene."""
+    """Return the windows of a scene."""
     grid = scene_grid(source, scene)
     return Lattice(grid.height, grid.width, size, cell)

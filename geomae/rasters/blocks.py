@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-BLOCKS_BYTES = 384 * 1024**2  # that a process keeps
+BLOCKS_BYTES = 512 * 1024**2  # that a process keeps: those that training draws from at a time, and their neighbours
 LARGEST_BLOCK = BLOCKS_BYTES // 8  # a larger one is not kept
 
 

@@ -1,1 +1,1 @@
-"""What people look at: figures, maps and reports."""
+"""Figures, pictures of maps, and HTML reports."""

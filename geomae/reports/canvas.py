@@ -1,4 +1,4 @@
-"""What every figure is drawn with: a sheet of paper, and physical values as colours.
+"""Common parts of all figures: placing axes and text on a sheet, and turning physical values into colours.
 
 Lengths are in inches from the upper left corner of the sheet; there is no pyplot and no global state.
 
@@ -34,7 +34,7 @@ CHOICES = {
     + [("swir16", near_infrared, "red") for near_infrared in ("nir", "nir08")],
 }
 
-# After Okabe and Ito (2008), without their yellow, which is faint on white.
+# The palette of Okabe and Ito (2008), without its yellow, which is faint on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1b1f24")
 REST_COLOUR = "#8c959f"
 
@@ -42,13 +42,13 @@ DPI = 110
 
 
 def add_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Add axes at a place in inches."""
+    """Add axes with upper left corner (left, top) and size, all in inches."""
     across, down = figure.get_size_inches()
     return figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
 
 
 def add_picture_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Add axes without ticks, with a thin frame."""
+    """Add axes without ticks and with a thin frame, placed as by `add_axes`."""
     axes = add_axes(figure, left, top, width, height)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -58,7 +58,7 @@ def add_picture_axes(figure: Figure, left: float, top: float, width: float, heig
 
 
 def add_text(figure: Figure, left: float, top: float, text: str, *, size: float = 9, weight: str = "normal") -> Text:
-    """Add text whose upper left corner is at a place in inches; a `$` in it is a `$`."""
+    """Add text with upper left corner (left, top), in inches. `$` is printed as it is, not read as mathematics."""
     across, down = figure.get_size_inches()
     return figure.text(
         *(left / across, 1 - top / down, text), fontsize=size, fontweight=weight, ha="left", va="top", parse_math=False
@@ -71,14 +71,14 @@ def add_title(figure: Figure, title: str) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Publish the figure as a PNG whose bytes depend on nothing but what is drawn."""
+    """Publish the figure as a PNG; equal figures give equal bytes."""
     with publish_file(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Glyph \d+ .*missing")  # names of any script; a box stands for it
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .*missing")  # such letters of a name are drawn as boxes
         figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
 
 
 def shorten(text: str, longest: int) -> str:
-    """Give the text with its middle left out where it is longer than `longest`; both ends of a tile's name matter."""
+    """Shorten a text to `longest` characters by leaving out its middle, since both ends of a tile's name matter."""
     if len(text) <= longest:
         return text
     end = (longest - 1) * 2 // 3
@@ -86,7 +86,7 @@ def shorten(text: str, longest: int) -> str:
 
 
 def space_out(places: Sequence[float], distance: float) -> list[float]:
-    """Move increasing places as little as it takes to be `distance` apart, each cluster about its own middle."""
+    """Move increasing positions as little as needed to be `distance` apart; each cluster keeps its mean position."""
     clusters: list[list[float]] = []
     for place in places:
         clusters.append([place])
@@ -99,9 +99,9 @@ def space_out(places: Sequence[float], distance: float) -> list[float]:
 
 
 def composites(bands: Sequence[Band]) -> dict[str, tuple[int, int, int]]:
-    """Give the positions of the bands that stand for red, green and blue, in true colour and in one false colour.
+    """Return, by title, the indices of the bands shown as red, green and blue: true colour and one false colour.
 
-    Where the bands make neither, the first band alone is shown in grey.
+    Where the bands allow neither, the first band alone is shown in grey.
     """
     place: dict[str | None, int] = {}
     for index, band in enumerate(bands):
@@ -116,7 +116,7 @@ def composites(bands: Sequence[Band]) -> dict[str, tuple[int, int, int]]:
 
 
 def describe_composite(composite: str, indices: tuple[int, int, int], bands: Sequence[Band]) -> str:
-    """Give a composite's title with its bands by name, red first: `true colour (B04, B03, B02)`."""
+    """Return the title of a composite with the names of its bands: `true colour (B04, B03, B02)`."""
     return f"{composite} ({', '.join(bands[index].name for index in dict.fromkeys(indices))})"
 
 
@@ -125,10 +125,10 @@ def stretch_limits(
     valid: Mask | Sequence[Mask],
     percentiles: tuple[float, float] = (2, 98),
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Give the values that become black and full colour, per band: `(low_C, high_C)`, from the valid pixels alone.
+    """Return the values shown as black and as full colour, per band, `(low_C, high_C)`: percentiles of valid pixels.
 
-    `pixels` is one tile, CHW, or several, whose pixels count together; `valid` likewise. A band without valid pixels
-    gets 0 and 1; in a band of one value, that value is the middle.
+    `pixels` is one tile (C, H, W), or several whose pixels are pooled; `valid` likewise. A band without valid pixels
+    gets 0 and 1. In a band with a single value, that value lies in the middle.
     """
     tiles = [pixels] if isinstance(pixels, np.ndarray) else list(pixels)
     masks = [valid] if isinstance(valid, np.ndarray) else list(valid)
@@ -154,12 +154,12 @@ def to_rgb(
     invalid_colour: Colour,
     gamma: float = 1.0,
 ) -> npt.NDArray[np.float64]:
-    """Give the picture (height, width, 3), 0 to 1; a pixel that is invalid in any band shown gets `invalid_colour`.
+    """Return a picture (height, width, 3), 0 to 1. A pixel that is invalid in a shown band gets `invalid_colour`.
 
-    A `gamma` above 1 brightens what is dark and leaves black and full colour where they are.
+    A `gamma` above 1 brightens dark values and keeps black and full colour.
     """
     chosen = list(indices)
-    with np.errstate(invalid="ignore", over="ignore"):  # what is invalid may hold anything
+    with np.errstate(invalid="ignore", over="ignore"):  # invalid pixels may hold any value
         scaled = (pixels_CHW[chosen] - low_C[chosen, None, None]) / (high_C - low_C)[chosen, None, None]
     known_HW = (valid_CHW[chosen] & np.isfinite(scaled)).all(axis=0)
     picture = np.clip(np.moveaxis(np.nan_to_num(scaled), 0, -1), 0, 1).astype(np.float64) ** (1 / gamma)

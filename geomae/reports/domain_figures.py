@@ -1,4 +1,4 @@
-"""Pictures of two domains: their spectra and distances, and what an adaptation did to the errors.
+"""Pictures of two domains: their spectra and distances, and the change of errors by an adaptation.
 
 C bands; lengths on paper are in inches
 """
@@ -19,7 +19,7 @@ from geomae.reports.figures import BLUE, ORANGE, band_places, plain_axes, plain_
 from geomae.sensors import Band
 
 MARKERS = ("o", "^")
-WIDE = 100  # times; of values so far apart a linear axis shows the largest only
+WIDE = 100  # ratio of largest to smallest value above which an axis is logarithmic
 
 Floats = NDArray[np.float64]
 
@@ -36,7 +36,7 @@ class DomainSpectrum:
 
 @dataclass(frozen=True)
 class Distance:
-    """A distance of an encoder, the same between halves of the source, and whether it is more than chance."""
+    """A distance between domains for one encoder, that between random halves of the source, and its significance."""
 
     value: float
     null_value: float | None
@@ -45,7 +45,7 @@ class Distance:
 
 @dataclass(frozen=True)
 class Line:
-    """The change of one error in percent, with its interval where there is one; those of a domain stand together."""
+    """The relative change of one error in a domain, in percent, with its 95 % interval where it is known."""
 
     domain: str
     label: str
@@ -54,7 +54,7 @@ class Line:
 
 
 def adaptation_curve(path: Path, rows: Sequence[Mapping[str, Any]], name: str, kept: int, *, title: str) -> None:
-    """Publish a picture (PNG) of what is called `name` against the step, with the step whose weights are kept."""
+    """Publish a picture (PNG) of the metric `name` against the step, with a line at the step `kept`."""
     figure = Figure(figsize=(7, 4.4))
     add_title(figure, "Error on held-out tiles while adapting")
     axes = add_axes(figure, 0.95, 0.65, 5.8, 3.1)
@@ -71,7 +71,7 @@ def adaptation_curve(path: Path, rows: Sequence[Mapping[str, Any]], name: str, k
 
 
 def changes_picture(path: Path, lines: Sequence[Line], *, names: Mapping[str, str]) -> None:
-    """Publish a picture (PNG) of changes of the error against zero, a panel per domain; `names` are its selectors."""
+    """Publish a picture (PNG) of changes of the error, one panel per domain. `names`: domain -> its selector."""
     domains = list(dict.fromkeys(one.domain for one in lines))
     rows = max(sum(one.domain == domain for one in lines) for domain in domains)
     left, wide, high, head = 1.5, 3.4, 0.28 * rows + 0.2, 0.8
@@ -103,7 +103,7 @@ def changes_picture(path: Path, lines: Sequence[Line], *, names: Mapping[str, st
 
 
 def gap_spectra(path: Path, domains: Sequence[DomainSpectrum], unit: str, title: str) -> None:
-    """Publish a picture (PNG): the mean of each band of both domains, and one standard deviation to either side."""
+    """Publish a picture (PNG): the mean of each band in both domains, with one standard deviation on each side."""
     figure = Figure(figsize=(10.4, 4.7))
     add_title(figure, title)
     axes = add_axes(figure, 0.95, 0.75, 6.0, 3.2)
@@ -128,7 +128,7 @@ def gap_spectra(path: Path, domains: Sequence[DomainSpectrum], unit: str, title:
 
 
 def gap_distances(path: Path, panels: Mapping[str, Mapping[str, Distance]], title: str) -> None:
-    """Publish a picture (PNG): a panel per measure, a line per encoder, its distance and that of random halves."""
+    """Publish a picture (PNG): one panel per measure, with each encoder's distance and that of random halves."""
     encoders = list(dict.fromkeys(label for panel in panels.values() for label in panel))
     wide, gap, left, head, row = 2.1, 0.3, 1.9, 1.15, 0.42
     height = row * len(encoders) + 0.15
@@ -160,9 +160,9 @@ def gap_distances(path: Path, panels: Mapping[str, Mapping[str, Distance]], titl
         axes.set_title(measure, fontsize=9)
         plain_axes(axes)
     handles = [
-        Line2D([], [], linestyle="none", marker="o", color=COLOURS[0], label="source to target, more than chance"),
+        Line2D([], [], linestyle="none", marker="o", color=COLOURS[0], label="source to target, significant"),
         Line2D([], [], linestyle="none", marker="o", color=COLOURS[0], markerfacecolor="white",
-               label="source to target, not shown to be"),
+               label="source to target, not significant"),
         Line2D([], [], linestyle="none", marker="D", color=REST_COLOUR, markersize=5, label="halves of the source"),
     ]  # fmt: skip
     width, down = figure.get_size_inches()

@@ -1,4 +1,4 @@
-"""Pictures of tiles, of reconstructions and of a training's progress, published whole or not at all.
+"""Pictures of tiles and of reconstructions, published atomically.
 
 C bands, H W pixels; lengths on paper are in inches
 """
@@ -37,19 +37,19 @@ from geomae.tiles.marks import Mark as LabelMark
 MOST_ROWS, MOST_TILES = 8, 36
 HIDDEN_COLOUR: Colour = (0.5, 0.5, 0.5)
 INVALID_COLOUR: Colour = (0.93, 0.88, 0.78)
-GAMMA = 1.8  # snow and forest share one stretch in a contact sheet
-DIFFERENCE_MAP = "cividis"  # looks the same to people who are colour-blind
+GAMMA = 1.8  # keeps forest visible where snow shares the stretch of a contact sheet
+DIFFERENCE_MAP = "cividis"  # readable with colour blindness
 BLUE, ORANGE = "#0072b2", "#d55e00"  # of the palette of Okabe and Ito (2008), for the same reason
 COLUMNS = ("input", "visible", "reconstruction", "absolute difference")
 WAVELENGTH_TICKS_UM = (0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 1.0, 1.2, 1.6, 2.2, 3, 4, 6, 8, 12)
-LONGEST_OPTICAL_UM = 100.0  # radar begins far beyond; its bands are no points of a spectrum
+LONGEST_OPTICAL_UM = 100.0  # radar wavelengths are far longer, and its bands form no spectrum
 
 
 @dataclass(frozen=True)
 class TilePicture:
-    """A tile, what a model saw of it, and what the model made of that; values in physical units.
+    """A tile, its visible pixels and its reconstruction, in physical units.
 
-    `visible_HW` is true where the model saw the pixel, `valid_CHW` where the truth is known.
+    `visible_HW` is true where the model saw the pixel, `valid_CHW` where the true value is known.
     """
 
     tile_id: str
@@ -66,7 +66,7 @@ class TilePicture:
         return float(np.sqrt(np.mean(error**2))) if error.size else float("nan")
 
     def difference_HW(self, indices: tuple[int, ...]) -> npt.NDArray[np.float64]:
-        """Mean absolute difference over some bands; NaN where one of them is invalid."""
+        """Return the mean absolute difference over these bands (H, W); NaN where one of them is invalid."""
         chosen = list(indices)
         valid_CHW = self.valid_CHW[chosen]
         truth_CHW = np.where(valid_CHW, self.truth_CHW[chosen], np.nan).astype(np.float64)
@@ -77,9 +77,9 @@ class TilePicture:
 def reconstruction_panel(
     path: Path, *, tiles: Sequence[TilePicture], bands: Sequence[Band], unit: str, title: str
 ) -> None:
-    """Publish a picture (PNG) of reconstructions: a row per tile, at most 8, and four columns per composite.
+    """Publish a picture (PNG) of reconstructions: one row per tile, at most 8, and four columns per composite.
 
-    The pictures of a tile share the stretch of its own valid pixels; all differences share one scale.
+    All pictures of a tile share the stretch of its valid pixels; all differences share one scale.
     """
     tiles = tiles[:MOST_ROWS]
     triples = composites(bands)
@@ -123,9 +123,9 @@ def contact_sheet(
     title: str,
     marks: Sequence[Sequence[LabelMark]] = (),
 ) -> None:
-    """Publish a picture (PNG) of at most 36 tiles `(title, pixels_CHW, valid_CHW)`, and below it their spectrum.
+    """Publish a picture (PNG) of at most 36 tiles `(title, pixels_CHW, valid_CHW)`, with their spectrum below.
 
-    All tiles share one stretch, so that they can be compared. `marks` are drawn over the tiles, with a legend.
+    All tiles share one stretch, so that they can be compared. `marks` (labels) are drawn over the tiles.
     """
     tiles = tiles[:MOST_TILES]
     colours_of = class_colours(marks)
@@ -158,18 +158,21 @@ def contact_sheet(
 
 
 def band_places(bands: Sequence[Band]) -> FloatArray:
-    """Wavelengths in micrometres; numbers where a band is no optical one."""
+    """Return the positions of bands on an axis: wavelengths in micrometres, or 0, 1, ... where one is not optical."""
     optical = is_optical(bands)
     return np.array([one.wavelength_um if optical else number for number, one in enumerate(bands)], dtype=np.float64)
 
 
 def is_optical(bands: Sequence[Band]) -> bool:
-    """Whether bands, in the order of their wavelengths, are points of a spectrum."""
+    """Whether all bands, given in the order of their wavelengths, are optical."""
     return bands[-1].wavelength_um < LONGEST_OPTICAL_UM
 
 
 def wavelength_axis(axes: Axes, place_C: FloatArray, bands: Sequence[Band], *, named: bool) -> None:
-    """Make the horizontal axis one of wavelengths, or of bands where these are no optical ones; `named` lists them."""
+    """Set up the horizontal axis: wavelengths, or band names where bands are not optical.
+
+    With `named`, a line of text below lists the optical bands with their wavelengths.
+    """
     plain_axes(axes)
     if not is_optical(bands):
         axes.set_xticks(place_C, [band.name for band in bands])
@@ -182,28 +185,28 @@ def wavelength_axis(axes: Axes, place_C: FloatArray, bands: Sequence[Band], *, n
 
 
 def plain_axes(axes: Axes) -> None:
-    """Small ticks, a light grid, no frame above and to the right."""
+    """Give axes small tick labels and a light grid, and remove the frame above and to the right."""
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def plain_unit(unit: str) -> str:
-    """A unit as people write it."""
+    """Return a unit with spaces in place of underscores."""
     return unit.replace("_", " ")
 
 
 def _pictures(tile: TilePicture, indices: tuple[int, int, int]) -> list[npt.NDArray[np.float64]]:
-    """The tile, what was visible of it, and the reconstruction, in one stretch."""
+    """Return the tile, its visible part and its reconstruction as pictures (H, W, 3), with one stretch."""
     limits = stretch_limits(tile.truth_CHW, tile.valid_CHW)
     truth = to_rgb(tile.truth_CHW, tile.valid_CHW, indices, *limits, INVALID_COLOUR)
     visible = np.where(tile.visible_HW[..., None], truth, HIDDEN_COLOUR)
-    everywhere_CHW = np.ones_like(tile.valid_CHW)  # a model predicts where the truth is unknown, too
+    everywhere_CHW = np.ones_like(tile.valid_CHW)  # a model also predicts pixels whose true value is unknown
     return [truth, visible, to_rgb(tile.reconstruction_CHW, everywhere_CHW, indices, *limits, INVALID_COLOUR)]
 
 
 def _spectrum(axes: Axes, pixels: Sequence[FloatArray], valid: Sequence[Mask], bands: Sequence[Band]) -> None:
-    """Mean and standard deviation of each band over all valid pixels, against the wavelength where there is one."""
+    """Draw mean and standard deviation of each band over all valid pixels, against wavelength if bands are optical."""
     order = sorted(range(len(bands)), key=lambda band: bands[band].wavelength_um)
     known = [
         np.concatenate([tile[band][mask[band]] for tile, mask in zip(pixels, valid, strict=True)]) for band in order
@@ -225,7 +228,7 @@ def _spectrum(axes: Axes, pixels: Sequence[FloatArray], valid: Sequence[Mask], b
 
 
 def _wavelength_ticks(axes: Axes, place_C: FloatArray) -> None:
-    """A logarithmic axis around wavelengths: visible bands are narrow and close, infrared ones wide and far apart."""
+    """Make a logarithmic axis of wavelengths: visible bands are close together, infrared ones far apart."""
     low, high = place_C[0] * 0.94, place_C[-1] * 1.06
     axes.set_xscale("log")
     axes.set_xlim(low, high)
@@ -235,7 +238,7 @@ def _wavelength_ticks(axes: Axes, place_C: FloatArray) -> None:
 
 
 def _name_points(axes: Axes, place: FloatArray, names: Sequence[str]) -> None:
-    """Names above the axes, spaced out where bands lie close together, each with a line to its place."""
+    """Write band names above the axes, spaced out where bands are close, each with a line to its wavelength."""
     low, high = np.log(axes.get_xlim())
     spots = space_out(((np.log(place) - low) / (high - low)).tolist(), 0.024)
     for x, spot, name in zip(place, spots, names, strict=True):
@@ -254,8 +257,8 @@ def _caption() -> str:
     return (
         "Each tile is stretched between the 2nd and 98th percentile of its valid pixels, the same in its first three"
         " columns.\n"
-        "Grey: hidden from the model. Beige: invalid, not scored. Visible patches are left as they are.\n"
-        "The difference is the mean over the bands shown, the RMSE that of the hidden pixels over all bands."
+        "Grey: hidden from the model. Beige: invalid, not scored. Visible patches are copied from the input.\n"
+        "The difference is averaged over the bands shown; the RMSE is that of hidden pixels over all bands."
     )
 
 

@@ -1,4 +1,4 @@
-"""The picture of a fine-tuning: tiles with truth, prediction and error.
+"""The picture of a fine-tuning: example tiles with truth, prediction and error.
 
 C bands, H W pixels
 """
@@ -32,7 +32,7 @@ GREY = (0.8, 0.8, 0.8)
 
 @dataclass(frozen=True)
 class Example:
-    """A tile with truth and prediction: a class or number, or classes of pixels (H, W); and how wrong it is."""
+    """A tile with its truth and prediction: a class, a number, or classes of pixels (H, W); and its error, `wrong`."""
 
     tile_id: str
     pixels_CHW: NDArray[np.float32]
@@ -46,8 +46,9 @@ def examples_picture(
     path: Path, examples: Sequence[Example], bands: Sequence[Band], classes: Sequence[str], *, title: str,
     colours: Sequence[str] = (),
 ) -> None:  # fmt: skip
-    """Publish a picture (PNG): a row per tile. Classes of pixels are pictures, beside them what is wrong; those of
-    tiles, and numbers, are text.
+    """Publish a picture (PNG) with one row per tile.
+
+    Classes of pixels are shown as pictures, with a picture of wrong pixels; classes of tiles, and numbers, as text.
     """
     (composite, indices), *_ = composites(bands).items()
     low_C, high_C = stretch_limits([one.pixels_CHW for one in examples], [one.valid_CHW for one in examples])
@@ -79,7 +80,7 @@ def examples_picture(
 
 
 def _coloured(codes_HW: NDArray[Any], colours: Sequence[str]) -> NDArray[np.float64]:
-    """Classes in their colours, what is unknown in grey."""
+    """Return a picture (H, W, 3) of classes in their colours; unlabelled pixels are grey."""
     table = np.array([GREY, *([int(one[i : i + 2], 16) / 255 for i in (1, 3, 5)] for one in colours)])
     return np.asarray(table[codes_HW.astype(np.int64) + 1])
 

@@ -1,4 +1,4 @@
-"""Labels drawn over imagery: outlines of polygons and points, a colour per class that colour-blind people can tell."""
+"""Labels drawn over imagery: points and outlines of polygons, in class colours that suit colour-blind readers."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from geomae.reports.canvas import COLOURS, REST_COLOUR, shorten
 from geomae.tiles.marks import Mark
 
 REST = "other"
-HALO = [withStroke(linewidth=2.6, foreground="white")]  # so that a dark line shows on dark ground
+HALO = [withStroke(linewidth=2.6, foreground="white")]  # keeps a dark line visible on dark ground
 
 
 def class_colours(marks: Sequence[Sequence[Mark]]) -> dict[str | None, str]:
-    """The colour of each class, the most frequent first; those beyond the palette, and no class, share one."""
+    """Return the colour of each class, the most frequent first; classes beyond the palette share one colour."""
     counts = Counter(mark.name for tile in marks for mark in tile if mark.name is not None)
     names = [name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
     return {name: COLOURS[place] if place < len(COLOURS) else REST_COLOUR for place, name in enumerate(names)}
 
 
 def draw_marks(axes: Axes, marks: Sequence[Mark], colours: dict[str | None, str], size: int) -> None:
-    """Draw marks over the picture of a tile of `size` pixels, whose pixel 0 is drawn from -0.5 to 0.5."""
+    """Draw marks over the picture of a tile of `size` pixels, in which pixel 0 extends from -0.5 to 0.5."""
     for mark in marks:
         x, y = (mark.xy_V2 - 0.5).T
         colour = colours.get(mark.name, REST_COLOUR)
@@ -36,7 +36,7 @@ def draw_marks(axes: Axes, marks: Sequence[Mark], colours: dict[str | None, str]
 
 
 def marks_legend(figure: Figure, top: float, colours: dict[str | None, str]) -> None:
-    """A row of classes with their colours, `top` inches below the upper edge."""
+    """Add a legend of classes and their colours, in one row, `top` inches below the upper edge."""
     known = [(str(name), colour) for name, colour in colours.items() if colour != REST_COLOUR]
     rest = [(REST, REST_COLOUR)] if len(known) < len(colours) else []
     handles = [Line2D([], [], color=colour, linewidth=3, label=shorten(name, 14)) for name, colour in [*known, *rest]]

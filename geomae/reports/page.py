@@ -1,4 +1,4 @@
-"""A report as one HTML file: pictures and scripts are inside it, so that it opens anywhere and asks no network."""
+"""A report as one HTML file with all pictures and scripts inside, so that it opens anywhere without a network."""
 
 import base64
 import math
@@ -13,7 +13,6 @@ from jinja2 import Environment, PackageLoader
 
 from geomae.files import write_text
 
-Cell = str | int | float | None
 REPORT = "report.html"
 
 
@@ -23,6 +22,17 @@ class Figure:
 
     png: Path | bytes
     caption: str
+
+
+@dataclass(frozen=True)
+class Link:
+    """A text that links to a file: the report of the run that a run rests on, or a file beside the page."""
+
+    text: str
+    file: Path
+
+
+Cell = str | int | float | Link | None
 
 
 @dataclass(frozen=True)
@@ -36,36 +46,28 @@ class Table:
 
 @dataclass(frozen=True)
 class Html:
-    """An interactive part, put into the page as it is: nothing that came from a file may stand in it unescaped."""
+    """An interactive part, inserted without escaping: text from files must be escaped before it gets here."""
 
     markup: str
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, what is to be said below it, and the figures and tables that show it."""
+    """A heading with its paragraphs (`text`), followed by figures and tables (`parts`)."""
 
     title: str
     text: tuple[str, ...] = ()
     parts: tuple[Figure | Table | Html, ...] = ()
 
 
-@dataclass(frozen=True)
-class RunLink:
-    """What a run rests on, as it was named, with the report of the run that made it."""
-
-    text: str
-    report: Path
-
-
-About = Mapping[str, str | RunLink]
+About = Mapping[str, str | Link]
 
 
 @dataclass(frozen=True)
 class Page:
-    """A report. `lead` gives the results in a sentence or two; `about` what was run: models, digests, versions.
+    """A report. `lead` gives the results in a sentence or two; `about` lists what was run: models, digests, versions.
 
-    `following` is the command that people usually take next.
+    `following` is a suggested next command.
     """
 
     title: str
@@ -75,28 +77,28 @@ class Page:
     following: str = ""
 
 
-def link_run(text: str) -> str | RunLink:
-    """The text, linked to a report where it names a folder in the folder of a run (`runs/mine/model`) that has one.
+def link_run(text: str) -> str | Link:
+    """Link a text to a report, where it names a folder inside the folder of a run with a report (`runs/mine/model`).
 
-    The text may begin with a label and an equals sign.
+    The text may begin with a label and an equals sign. Without a report it is returned as it is.
     """
     for named in (text, text.partition("=")[2]):
         folder = Path(named)
         if named and folder.is_dir():
-            # A model lies in its run's folder; a saved probe two levels down.
+            # A model lies directly in its run's folder, a saved probe two levels below it.
             for place in (folder, *folder.absolute().parents[:2]):
                 if (place / REPORT).is_file():
-                    return RunLink(text, (place / REPORT).absolute())
+                    return Link(text, (place / REPORT).absolute())
     return text
 
 
 def write_page(path: Path, page: Page) -> None:
-    """Publish a report as one self-contained HTML file. Every text is escaped; `Html` alone is put in as it is."""
+    """Publish a report as one self-contained HTML file. All text is escaped; only `Html` is inserted as it is."""
     write_text(path, render("page.html", page=page, folder=path.parent))
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of this package filled in; every text is escaped unless the template says otherwise."""
+    """Render a template of this package; all text is escaped unless the template marks it as safe."""
     environment = Environment(loader=PackageLoader("geomae.reports"), autoescape=True, trim_blocks=True)
     environment.filters |= {"shown": shown, "key": _key, "data_uri": data_uri}
     environment.filters["address"] = _address
@@ -105,25 +107,27 @@ def render(template: str, **values: Any) -> str:
 
 
 def data_uri(png: Path | bytes) -> str:
-    """A picture as text that an `<img>` takes."""
+    """Return a PNG as the `data:` address of an `<img>`."""
     content = png if isinstance(png, bytes) else png.read_bytes()
     return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
 def shown(cell: Cell) -> str:
-    """A cell as people read it; what is unknown is empty."""
+    """Return a table cell as text: numbers rounded and grouped, None and NaN empty."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return ""
+    if isinstance(cell, Link):
+        return cell.text
     if isinstance(cell, float):
         return f"{cell:.3g}" if abs(cell) < 999.5 else f"{cell:,.0f}"
     return f"{cell:,}" if isinstance(cell, int) else cell
 
 
-def _address(report: Path, folder: Path) -> str:
-    """The way from a page in `folder` to a report, which holds also where both are moved together."""
-    return quote(Path(os.path.relpath(report, folder.absolute())).as_posix())
+def _address(file: Path, folder: Path) -> str:
+    """Return the relative address of a file from a page in `folder`; it stays valid where both are moved together."""
+    return quote(Path(os.path.relpath(file.absolute(), folder.absolute())).as_posix())
 
 
 def _key(cell: Cell) -> str:
-    """What a numeric cell is sorted by; empty for text and for what is unknown."""
+    """Return the sort key of a numeric cell; empty for text and for unknown values."""
     return repr(cell) if isinstance(cell, int | float) and math.isfinite(cell) else ""

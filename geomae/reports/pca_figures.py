@@ -1,4 +1,4 @@
-"""Pictures of principal components: the variance they carry, where tiles lie along them, and a plot to explore.
+"""Pictures of principal components: a scree plot, scatter plots of tiles, and an interactive plot.
 
 T tiles, C bands, H W pixels, K components
 """
@@ -41,25 +41,25 @@ from geomae.tiles.census import label_range
 from geomae.tiles.reader import TileReader
 
 SHAPES = ("circle", "triangle", "square", "diamond", "wedge", "plus")
-MOST = 12  # values that get a colour and shape of their own
+MOST = 12  # largest number of values with their own colour and shape
 OTHER, NONE = "other", "none"
-LABEL = "label"  # the column that may hold measurements; numbers elsewhere are names, as of groups
-RANGES = 8  # of measurements
+LABEL = "label"  # the only column whose numbers are measurements; in other columns numbers are names, as of groups
+RANGES = 8  # number of ranges into which measurements are divided
 LEAST_SHOWN = 16
 MARKERS = {"circle": "o", "triangle": "^", "square": "s", "diamond": "D", "wedge": "v", "plus": "P"}
-MOST_POINTS = 20_000  # more make a picture no clearer
-EDGES = (0.05, 99.95)  # percentiles that the axes reach at least, and a margin
+MOST_POINTS = 20_000  # more do not make the picture clearer
+EDGES = (0.05, 99.95)  # percentiles that limit the axes, to which MARGIN is added
 MARGIN = 0.08
 
 
-DIGITS = 4  # of a score; a screen shows no more
+DIGITS = 4  # significant digits of a score, enough for a screen
 MOST_TILES = 2000
 PICTURE_PX = 40  # side of a picture, at most
 
 
 @dataclass(frozen=True)
 class Style:
-    """A value of a column as a plot shows it."""
+    """The name, colour and shape of a value in a plot, and its number of tiles."""
 
     name: str
     colour: str
@@ -69,21 +69,21 @@ class Style:
 
 @dataclass(frozen=True)
 class Coloured:
-    """A column: the styles of its values, in alphabetical order or from low to high, and which each tile has."""
+    """A column of tiles: the styles of its values, in alphabetical or numerical order, and each tile's style (T)."""
 
     title: str
     styles: tuple[Style, ...]
     style_T: NDArray[np.int64]
 
     def take(self, rows: NDArray[np.int64]) -> "Coloured":
-        """The column of a choice of tiles, in the same styles."""
+        """Return the column of some tiles, with the same styles."""
         return replace(self, style_T=self.style_T[rows])
 
 
 def colour(title: str, values_T: NDArray[np.str_]) -> Coloured:
-    """Give each value a colour and a shape; of more than 12 the rarer ones are one, `other`; empty ones are `none`.
+    """Assign a colour and a shape to each value. Rare values beyond 12 become `other`, empty ones `none`.
 
-    Labels that are measurements are put in ranges with about as many tiles each, from dark (low) to light (high).
+    Labels that are measurements are divided into ranges with about equally many tiles, from dark (low) to light (high).
     """
     if title == LABEL and label_range(values_T[values_T != ""]) is not None:
         return _colour_numbers(title, values_T)
@@ -124,16 +124,16 @@ def _colour_numbers(title: str, values_T: NDArray[np.str_]) -> Coloured:
 
 
 def colour_columns(columns: Mapping[str, NDArray[np.str_]]) -> tuple[Coloured, ...]:
-    """The columns in which tiles differ, coloured; where there is none, the first, so that something is shown."""
+    """Return the columns in which tiles differ, with styles; where there is none, the first column."""
     varying = {title: values_T for title, values_T in columns.items() if len(np.unique(values_T)) > 1}
     first = dict(list(columns.items())[:1])
     return tuple(colour(title, values_T) for title, values_T in (varying or first).items())
 
 
 def pca_scree(path: Path, share_D: NDArray[np.float64], kept: int, effective_rank: float, *, title: str) -> None:
-    """Publish a picture (PNG): the share of the variance of the first components, and of the first so many together.
+    """Publish a scree plot (PNG): the fraction of variance of the first components, single and cumulative.
 
-    `share_D` has all components, of which `kept` were kept.
+    `share_D` holds the fractions of all components, of which the first `kept` were kept.
     """
     shown = min(len(share_D), max(2 * kept, LEAST_SHOWN))
     number = np.arange(1, shown + 1)
@@ -173,13 +173,13 @@ def pca_scatter(
     caption: str,
     behind_T: NDArray[np.bool_] | None = None,
 ) -> None:
-    """Publish a picture (PNG): a row per column, with components 1 and 2 and, where there are, 3 and 4.
+    """Publish scatter plots (PNG): one row per column, with components 1 and 2 and, if kept, 3 and 4.
 
-    `share_K` is each component's share of the variance. Tiles of `behind_T` are drawn lightly behind the others. Of
-    more than 20,000 tiles as many are drawn, the same each time.
+    `share_K` is each component's fraction of the variance. Tiles in `behind_T` are drawn lightly behind the others.
+    At most 20,000 tiles are drawn, always the same.
     """
     pairs = [(first, first + 1) for first in (0, 2) if first + 1 < scores_TK.shape[1]] or [(0, 0)]
-    order = generator(0, "scatter").permutation(len(scores_TK))[:MOST_POINTS]  # no value lies on top of all others
+    order = generator(0, "scatter").permutation(len(scores_TK))[:MOST_POINTS]  # so that no value covers all others
     behind_T = np.zeros(len(scores_TK), dtype=np.bool_) if behind_T is None else behind_T
     side, gap, left, head, foot, legend = 3.55, 0.75, 0.75, 0.75, 0.75, 2.1
     figure = Figure(figsize=(left + len(pairs) * (side + gap) + legend, head + len(columns) * (side + gap) + foot))
@@ -207,7 +207,7 @@ def pca_scatter(
 def _points(
     axes: Axes, place_T2: NDArray[np.float32], column: Coloured, order: NDArray[np.int64], *, light: bool
 ) -> None:
-    """Draw in a fixed random order, in a few rounds, so that every shape lies now above and now below the others."""
+    """Draw points in a fixed random order and in eight rounds, so that no shape always covers the others."""
     crowd = max(len(order), 1)
     size = float(np.clip(12_000 / crowd, 5, 26))
     drawn: dict[str, Any] = (
@@ -249,9 +249,9 @@ def _legend(figure: Figure, left: float, top: float, column: Coloured) -> None:
 
 @dataclass(frozen=True)
 class ExplorerData:
-    """Tiles to explore: their scores, their columns, what is said of each, and their pictures (T, H, W, 3), 0 to 1.
+    """Data of the interactive plot: scores, columns, texts (lines per tile) and pictures (T, H, W, 3), 0 to 1.
 
-    The tiles from `len(texts)` on have no text and no picture: they are drawn lightly behind the others.
+    Tiles beyond `len(texts)` have no text and no picture: they are drawn lightly behind the others.
     """
 
     scores_TK: NDArray[np.float32]
@@ -269,7 +269,7 @@ def explorer_data(
     share_K: NDArray[np.float64],
     seed: int,
 ) -> ExplorerData:
-    """What the plot shows of tiles: those of `parts`, of which it shows at most 2000, and behind them of the rest."""
+    """Return the data of the interactive plot: at most 2000 tiles of `parts`, and behind them as many of the others."""
     mine = sum(len(part.index) for part in parts)
     rows = sample(mine, seed)
     behind = mine + sample(len(scores_TK) - mine, seed)
@@ -285,7 +285,7 @@ def explorer_data(
 
 
 def explorer(shown: ExplorerData) -> Html:
-    """The interactive part of a page; one of a kind, in vanilla JavaScript, with all data inside."""
+    """Return the interactive plot as a part of a page, in plain JavaScript with all data inside; one per page."""
     across = max(math.ceil(math.sqrt(len(shown.pictures))), 1)
     data: dict[str, Any] = {
         "axes": [f"component {k + 1} ({share:.1%} of variance)" for k, share in enumerate(shown.share_K)],
@@ -306,7 +306,7 @@ def explorer(shown: ExplorerData) -> Html:
 
 
 def contact_png(pictures_THW3: NDArray[np.float64], across: int) -> bytes:
-    """Pictures of one size as one PNG, `across` in a row, without gaps."""
+    """Return pictures of equal size as one PNG, `across` per row, without gaps."""
     count, height, width, _ = pictures_THW3.shape
     sheet = np.zeros((max(-(-count // across), 1), across, height, width, 3), dtype=np.uint8)
     rows, cols = np.divmod(np.arange(count), across)
@@ -318,12 +318,12 @@ def contact_png(pictures_THW3: NDArray[np.float64], across: int) -> bytes:
 
 
 def sample(count: int, seed: int) -> NDArray[np.int64]:
-    """At most 2000 of the numbers from 0; in an order drawn by the seed, so that no label lies on top of all others."""
+    """Draw at most 2000 of the numbers 0 to count - 1, in random order, so that no label covers all others."""
     return generator(seed, "explored tiles").permutation(count)[:MOST_TILES]
 
 
 def _pictures(parts: Sequence[EncoderTiles], rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Pictures (T, side, side, 3) of tiles, numbered through all parts; one stretch per data set: they compare."""
+    """Return pictures (T, side, side, 3) of tiles, numbered across all parts, with one stretch per data set."""
     side = min(max(int(part.index.tiles["size"].max()) for part in parts), PICTURE_PX)
     pictures = np.zeros((len(rows), side, side, 3))
     first_P = np.cumsum([0, *(len(part.index) for part in parts)])
@@ -345,7 +345,7 @@ def _pictures(parts: Sequence[EncoderTiles], rows: NDArray[np.int64]) -> NDArray
 
 
 def _read(part: EncoderTiles, positions: NDArray[np.int64], side: int) -> Iterator[tuple[Floats, NDArray[np.bool_]]]:
-    """Red, green and blue of tiles: every so manieth pixel, or every pixel several times, to `side` of them."""
+    """Yield red, green and blue of tiles with their validity, resampled (nearest) to `side` x `side` pixels."""
     bands = part.index.source.bands
     indices = next(iter(composites(bands).values()))
     reader = TileReader(part.index, 0, [bands[index].name for index in indices])

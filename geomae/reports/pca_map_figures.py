@@ -1,4 +1,4 @@
-"""Maps of principal components as files: a georeferenced raster and a picture of each scene.
+"""Maps of principal components as files: one georeferenced raster and one picture per scene.
 
 C bands, H W pixels of a scene's picture, Y X patches of a scene, K components
 """
@@ -18,13 +18,13 @@ from geomae.reports.canvas import add_axes, add_text, add_title, save, shorten
 from geomae.reports.figures import DIFFERENCE_MAP, INVALID_COLOUR
 from geomae.reports.scene_pictures import scene_picture
 
-PICTURE_IN, LEAST_IN = 3.6, 1.6  # longer and least shorter side of a panel
-NODATA = 0  # of a map; colours begin at 1
+PICTURE_IN, LEAST_IN = 3.6, 1.6  # longer side of a panel, and least length of the shorter one, in inches
+NODATA = 0  # of a map; values start at 1
 
 
 @dataclass(frozen=True)
 class SceneMap:
-    """A scene that was mapped."""
+    """The files of a mapped scene."""
 
     title: str
     picture: Path
@@ -33,10 +33,10 @@ class SceneMap:
 
 @dataclass(frozen=True)
 class MapPicture:
-    """A scene as a picture (H, W, 3) and its components (Y, X, 3), both 0 to 1, over the same ground.
+    """A scene as a picture (H, W, 3) and its components (Y, X, 3), both 0 to 1, from the same upper left corner.
 
-    `height` and `width` of that ground are in `unit`; `map_height` and `map_width` those of the components, whose last
-    patches may reach beyond. `valid_YX` says where there are components.
+    `height` and `width` are the extent of the scene in `unit`; `map_height` and `map_width` that of the components,
+    whose last patches may extend beyond. `valid_YX` tells which patches have components.
     """
 
     truth_HW3: NDArray[np.float64]
@@ -51,9 +51,9 @@ class MapPicture:
 
 
 def write_map(out: Path, job: MapJob, scaled_YXK: NDArray[np.float64], valid_YX: NDArray[np.bool_]) -> SceneMap:
-    """Write `pca_map_<name>.tif`, bytes 1 to 255 where there is a valid pixel, and `pca_map_<name>.png`.
+    """Write `pca_map_<name>.tif`, with bytes 1 to 255 (0 is nodata), and `pca_map_<name>.png`.
 
-    `scaled_YXK` and `valid_YX` are those of `map_scene`.
+    `scaled_YXK` (0 to 1) and `valid_YX` are the results of `map_scene`.
     """
     index, grid, lattice = job.part.index, job.grid, job.lattice
     scene = index.source.scenes[job.scene]
@@ -69,8 +69,8 @@ def write_map(out: Path, job: MapJob, scaled_YXK: NDArray[np.float64], valid_YX:
     )
     overlap = "that overlap by half" if lattice.step < lattice.patches else "side by side"
     caption = (
-        f"A pixel of the map is a patch of {lattice.patch_px:g} x {lattice.patch_px:g} pixels, seen in windows of "
-        f"{lattice.size} {overlap}. All maps share one set of colours. Beige: no valid pixel."
+        f"A pixel of the map is a patch of {lattice.patch_px:g} x {lattice.patch_px:g} pixels, embedded in windows of "
+        f"{lattice.size} pixels {overlap}. All maps share one colour scale. Beige: no valid pixel."
     )
     title = f"{index.name}: {scene.id}"
     pca_map_picture(picture, _picture(job, scaled_YXK, valid_YX), title=title, caption=caption)
@@ -78,8 +78,10 @@ def write_map(out: Path, job: MapJob, scaled_YXK: NDArray[np.float64], valid_YX:
 
 
 def pca_map_picture(path: Path, picture: MapPicture, *, title: str, caption: str) -> None:
-    """Publish a picture (PNG) of three panels of one extent: true colour, components 1 to 3 as red, green and blue, and
-    the first alone in colours that everybody can distinguish."""
+    """Publish a picture (PNG) of three panels with one extent.
+
+    They show the true colour, components 1 to 3 as red, green and blue, and component 1 in a colour-blind safe scale.
+    """
     longer = max(picture.height, picture.width)
     wide = max(PICTURE_IN * picture.width / longer, LEAST_IN)
     high = max(PICTURE_IN * picture.height / longer, LEAST_IN)
@@ -122,6 +124,6 @@ def _picture(job: MapJob, scaled_YXK: NDArray[np.float64], valid_YX: NDArray[np.
 
 
 def _coarser(grid: Grid, factor: float) -> tuple[float, float, float, float, float, float]:
-    """The transform of pixels that are `factor` as large, from the same corner."""
+    """Return the transform of a grid with the same corner and `factor` times larger pixels."""
     a, b, c, d, e, f = grid.transform
     return a * factor, b * factor, c, d * factor, e * factor, f

@@ -1,4 +1,4 @@
-"""A predicted map as a picture: beside the true colour of the scene, with its legend and how sure it is.
+"""The picture of a predicted map: true colour, map with legend, and confidence, side by side.
 
 C bands, H W pixels of the picture, K classes
 """
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from geomae.reports.canvas import add_axes, add_text, add_title, save, shorten
 from geomae.reports.figures import DIFFERENCE_MAP, INVALID_COLOUR
 
-PANEL_IN, LEAST_IN = 3.6, 1.6  # longer and least shorter side of a panel
-ROW_IN = 0.2  # of the legend
+PANEL_IN, LEAST_IN = 3.6, 1.6  # longer side of a panel, and least length of the shorter one, in inches
+ROW_IN = 0.2  # height of a row of the legend
 MOST_ENTRIES = 24
 
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """A class: its code, name, colour, and its area in words."""
+    """A class with its code in the map, its name, its colour, and its area as text."""
 
     code: int
     name: str
@@ -35,9 +35,10 @@ class LegendEntry:
 
 @dataclass(frozen=True)
 class PredictedScene:
-    """A scene (H, W, 3) and what is predicted of the same ground; `height` and `width` are in `unit`.
+    """A scene as a picture (H, W, 3), and its predicted map (y, x). Heights and widths are in `unit`.
 
-    `code_yx` are codes with `nodata`, or numbers with NaN; `confidence_yx`, 0 to 100 with `nodata`, is None of numbers.
+    `code_yx` are class codes with `nodata`, or numbers with NaN. `confidence_yx` is 0 to 100 with `nodata`; it is None
+    for numbers.
     """
 
     truth_HW3: NDArray[np.float64]
@@ -55,7 +56,7 @@ class PredictedScene:
 def predicted_picture(
     path: Path, scene: PredictedScene, legend: Sequence[LegendEntry], *, title: str, caption: str, quantity: str = ""
 ) -> None:
-    """Publish a picture (PNG): true colour, the map with its legend, and the confidence; of numbers the first two."""
+    """Publish a picture (PNG) of true colour, map with legend, and confidence; for numbers, of the first two."""
     longer = max(scene.height, scene.width)
     wide, high = (max(PANEL_IN * side / longer, LEAST_IN) for side in (scene.width, scene.height))
     gap, left, head, panels = 0.75, 0.7, 1.0, 2 + (scene.confidence_yx is not None)

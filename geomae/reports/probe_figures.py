@@ -1,4 +1,4 @@
-"""Pictures of what is learned from labels: scores, few labels, confusions, how sure it is, and what alignments do.
+"""Pictures of probes and fine-tuned models: scores, few labels, confusion, reliability, and alignments.
 
 K classes
 """
@@ -18,7 +18,7 @@ from geomae.reports.canvas import add_axes, add_text, add_title, save, shorten
 from geomae.reports.figures import BLUE, ORANGE
 
 CONFUSION_COLOURS = "Blues"
-MOST_NUMBERS = 12  # classes up to which every cell shows its share
+MOST_NUMBERS = 12  # largest number of classes for which each cell shows its number
 GREY = "0.45"
 CURVE_COLOURS = [colormaps["tab10"](number) for number in range(10)]
 MARKERS = "osD^vP*X<>"
@@ -27,9 +27,9 @@ MARKERS = "osD^vP*X<>"
 def confusion_picture(
     path: Path, matrices: Sequence[tuple[str, NDArray[np.float64]]], names: Sequence[str], *, title: str, unit: str
 ) -> None:
-    """Publish a picture (PNG) of confusions `(title, counts_KK)`, rows of truth, columns of what was predicted.
+    """Publish a picture (PNG) of confusion matrices `(title, counts_KK)`, with truth in rows, prediction in columns.
 
-    Cells show the share of the row, the names how many `unit` (tiles, pixels) a class has.
+    Cells show the fraction of the row; row names show the number of `unit` (tiles, pixels) of each class.
     """
     classes = len(names)
     side = float(np.clip(0.55 * classes, 1.8, 7.0))
@@ -50,7 +50,7 @@ def confusion_picture(
 
 
 def reliability_picture(path: Path, curves: Sequence[tuple[str, Sequence[ReliabilityBin]]], unit: str) -> None:
-    """Publish a picture (PNG) of how often predictions are right (y) by how sure they are (x)."""
+    """Publish a reliability diagram (PNG): accuracy (y) against mean confidence (x), per bin of confidence."""
     figure = Figure(figsize=(7.4, 4.6))
     add_title(figure, "Reliability")
     axes = add_axes(figure, 0.8, 0.75, 3.3, 3.3)
@@ -65,9 +65,9 @@ def reliability_picture(path: Path, curves: Sequence[tuple[str, Sequence[Reliabi
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("mean confidence", fontsize=9)
-    axes.set_ylabel(f"share of {unit} that are right", fontsize=9)
+    axes.set_ylabel(f"fraction of {unit} predicted correctly", fontsize=9)
     axes.tick_params(labelsize=8)
-    add_text(figure, 4.4, 3.8, f"A dot is as large as its share of the {unit}.", size=8)
+    add_text(figure, 4.4, 3.8, f"The area of a dot grows with its number of {unit}.", size=8)
     save(figure, path)
 
 
@@ -94,7 +94,7 @@ def _matrix(axes: Axes, counts_KK: NDArray[np.float64], names: Sequence[str], un
 
 @dataclass(frozen=True)
 class Aligned:
-    """An encoder's score without alignment (`none`) and behind each, and the alignment that was chosen."""
+    """An encoder's score without alignment (`none`) and after each alignment, and the alignment that was chosen."""
 
     label: str
     value: Mapping[str, float]
@@ -102,7 +102,7 @@ class Aligned:
 
 
 def alignments_picture(path: Path, shown: Mapping[str, Sequence[Aligned]], *, title: str, axis: str) -> None:
-    """Publish a picture (PNG): a panel for each test set, a row for each encoder, a mark for each alignment."""
+    """Publish a picture (PNG): one panel per test set, one row per encoder, one mark per alignment."""
     rows = max(map(len, shown.values()))
     longest = max(len(one.label) for each in shown.values() for one in each)
     left, wide, high, head, foot = 0.35 + 0.075 * min(longest, 36), 3.6, 0.34 * rows + 0.2, 1.0, 1.1
@@ -121,7 +121,7 @@ def alignments_picture(path: Path, shown: Mapping[str, Sequence[Aligned]], *, ti
         axes.set_xlim(min(every) - margin, max(every) + margin)
         _label_rows(axes, names or [""] * len(each), axis)
     caption = (
-        "Blue: without alignment. Grey: behind each alignment.\nOrange: the one taken by the rule, without labels."
+        "Blue: without alignment. Grey: after each alignment.\nOrange: the one chosen by the rule, without labels."
     )
     add_text(figure, 0.15, head + high + 0.55, caption, size=8)
     save(figure, path)
@@ -129,7 +129,7 @@ def alignments_picture(path: Path, shown: Mapping[str, Sequence[Aligned]], *, ti
 
 @dataclass(frozen=True)
 class Bar:
-    """The score of an encoder on a test set; `singles` are those of its seeds."""
+    """The score of an encoder on a test set; `singles` are the scores of its seeds."""
 
     label: str
     baseline: bool
@@ -165,7 +165,7 @@ def scores_picture(path: Path, bars: Mapping[str, Sequence[Bar]], *, title: str,
 
 
 def _label_rows(axes: Axes, names: Sequence[str], axis: str) -> None:
-    """A row for each name, the first on top, above one axis of scores."""
+    """Label the rows with names, the first on top, and the horizontal axis with `axis`."""
     axes.set_yticks(range(len(names)), names, fontsize=9, parse_math=False)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel(axis, fontsize=9)
@@ -176,7 +176,10 @@ def _label_rows(axes: Axes, names: Sequence[str], axis: str) -> None:
 
 @dataclass(frozen=True)
 class Curve:
-    """The mean score of an encoder by number of labels per class, its standard deviation over draws, that of all."""
+    """An encoder's score with few labels: mean and standard deviation over draws, by labels per class.
+
+    `everything` is the score with all labels.
+    """
 
     label: str
     value: Mapping[int, float]
@@ -187,7 +190,7 @@ class Curve:
 def few_labels_picture(
     path: Path, curves: Mapping[str, Sequence[Curve]], *, title: str, axis: str, caption: str
 ) -> None:
-    """Publish a picture (PNG) of the scores of few labels, a panel per test set."""
+    """Publish a picture (PNG) of the scores with few labels, one panel per test set."""
     wide, high, head, foot = 4.0, 3.0, 1.0, 0.9
     names = [curve.label for curve in next(iter(curves.values()))]
     legend = 0.6 + 0.075 * min(max(map(len, names)), 36)
@@ -198,7 +201,7 @@ def few_labels_picture(
         axes.set_title(shorten(test, 46), fontsize=9, parse_math=False)
         shots = sorted({count for curve in shown for count in curve.value})
         for index, curve in enumerate(shown):
-            # Side by side, so that one bar does not hide another.
+            # Shifted a little, so that error bars do not cover each other.
             shift = 1 + 0.05 * (index - (len(shown) - 1) / 2)
             colour, marker = CURVE_COLOURS[index % len(CURVE_COLOURS)], MARKERS[index % len(MARKERS)]
             axes.errorbar(

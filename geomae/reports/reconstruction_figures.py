@@ -1,4 +1,4 @@
-"""Pictures of compared reconstructions: panels of tiles, spectra, errors by band and by mask ratio, and a slider.
+"""Pictures that compare reconstructions: panels of tiles, spectra, errors by band and by mask ratio, and a slider.
 
 C bands, H W pixels; lengths on paper are in inches
 """
@@ -46,12 +46,12 @@ from geomae.sensors import Band
 Picture = npt.NDArray[np.float64]
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
 INK = "#1b1f24"
-TRUTH = "#c3c9d0"  # a broad line below the others, since one of their colours is black
+TRUTH = "#c3c9d0"  # a broad grey line behind the others, since one of their colours is nearly black
 
 
 @dataclass(frozen=True)
 class Slide:
-    """A tile as pictures (height, width, 3), 0 to 1: the truth, and reconstructions by label."""
+    """A tile of the slider as pictures (height, width, 3), 0 to 1: the truth, and the reconstruction of each model."""
 
     title: str
     truth: Picture
@@ -59,9 +59,9 @@ class Slide:
 
 
 def comparison_panel(path: Path, tile: ReconstructedTile, bands: Sequence[Band], unit: str, title: str) -> None:
-    """Publish a picture (PNG): truth and reconstructions above, what was visible and absolute errors below.
+    """Publish a picture (PNG): truth and reconstructions above, the visible input and absolute errors below.
 
-    Once per composite (true and false colour). One stretch for all pictures of a composite, one scale for all errors.
+    There is one block per composite (true and false colour), with one stretch; all errors share one scale.
     """
     triples = composites(bands)
     labels = list(tile.reconstructions)
@@ -98,7 +98,7 @@ def comparison_panel(path: Path, tile: ReconstructedTile, bands: Sequence[Band],
 
 
 def tile_pictures(tile: ReconstructedTile, indices: tuple[int, int, int]) -> dict[str, Picture]:
-    """Truth (``), what was visible (`visible`) and each reconstruction by label, in the stretch of the truth."""
+    """Return the truth (key ""), the visible part ("visible") and each reconstruction by label, with one stretch."""
     limits = stretch_limits(tile.truth_CHW, tile.valid_CHW)
     truth = to_rgb(tile.truth_CHW, tile.valid_CHW, indices, *limits, INVALID_COLOUR)
     everywhere_CHW = np.ones_like(tile.valid_CHW)
@@ -112,7 +112,7 @@ def tile_pictures(tile: ReconstructedTile, indices: tuple[int, int, int]) -> dic
 def mean_spectra(
     path: Path, bands: Sequence[Band], truth_C: Floats, means: Mapping[str, Floats], unit: str, title: str
 ) -> None:
-    """Publish a picture (PNG): the mean spectrum of masked pixels, true and by each model, and what they are off by."""
+    """Publish a picture (PNG): the mean spectrum of masked pixels, true and of each model, and the differences."""
     order = sorted(range(len(bands)), key=lambda place: bands[place].wavelength_um)
     place_C = band_places([bands[place] for place in order])
     figure = Figure(figsize=(9.6, 6.2))
@@ -133,7 +133,7 @@ def mean_spectra(
 
 
 def error_by_band(path: Path, bands: Sequence[str], errors: Mapping[str, Floats], unit: str, title: str) -> None:
-    """Publish a picture (PNG): RMSE of masked pixels against the band, a mark per model."""
+    """Publish a picture (PNG): RMSE of masked pixels for each band, one line per model."""
     figure = Figure(figsize=(9.6, 4.4))
     add_title(figure, title)
     axes = add_axes(figure, 0.95, 0.75, 6.2, 2.95)
@@ -147,7 +147,7 @@ def error_by_band(path: Path, bands: Sequence[str], errors: Mapping[str, Floats]
 
 
 def error_by_ratio(path: Path, curves: Mapping[str, tuple[Floats, Floats]], unit: str, title: str) -> None:
-    """Publish a picture (PNG): RMSE of masked pixels, mean over bands, against the share of a tile that is hidden."""
+    """Publish a picture (PNG): RMSE of masked pixels, mean over bands, against the hidden fraction of a tile."""
     figure = Figure(figsize=(9.6, 4.4))
     add_title(figure, title)
     axes = add_axes(figure, 0.95, 0.75, 6.2, 2.95)
@@ -159,7 +159,7 @@ def error_by_ratio(path: Path, curves: Mapping[str, tuple[Floats, Floats]], unit
 
 
 def slider(slides: Sequence[Slide]) -> Html:
-    """The interactive part: choose a tile and a model, and move the border between truth and reconstruction."""
+    """Return the interactive part: choose a tile and a model, and move the border between truth and reconstruction."""
     data = [
         {
             "title": slide.title,
@@ -172,7 +172,7 @@ def slider(slides: Sequence[Slide]) -> Html:
 
 
 def _error_HW(tile: ReconstructedTile, label: str, indices: Sequence[int]) -> Picture:
-    """Mean absolute error over some bands; NaN where one of them is invalid."""
+    """Return the mean absolute error over these bands (H, W); NaN where one of them is invalid."""
     chosen = list(indices)
     truth_CHW = np.where(tile.valid_CHW[chosen], tile.truth_CHW[chosen], np.nan).astype(np.float64)
     error_HW: Picture = np.abs(tile.reconstructions[label][chosen] - truth_CHW).mean(axis=0)

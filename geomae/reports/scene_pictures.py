@@ -14,14 +14,14 @@ from geomae.reports.canvas import composites, describe_composite, stretch_limits
 from geomae.reports.figures import GAMMA, INVALID_COLOUR
 
 PICTURE_PX = 1000  # of the longer side, at most
-READ_PX = 512  # a side, at a time, about: memory does not grow with the scene
+READ_PX = 512  # side of the blocks that are read, about, so that memory does not grow with the scene
 
 
 @dataclass(frozen=True)
 class ScenePicture:
-    """A scene in true colour, or what stands for it (H, W, 3), 0 to 1.
+    """A scene as a picture (H, W, 3), 0 to 1, in true colour or the composite that `composite` names.
 
-    `scale` is the length of a pixel of the scene in `unit`: kilometres, or pixels where nothing tells.
+    `scale` is the side of a pixel of the scene in `unit`: kilometres, or pixels where the size is unknown.
     """
 
     truth_HW3: NDArray[np.float64]
@@ -31,7 +31,7 @@ class ScenePicture:
 
 
 def scene_picture(source: Source, scene: Scene, grid: Grid) -> ScenePicture:
-    """The picture of a scene."""
+    """Read a scene and return its picture."""
     composite, indices = next(iter(composites(source.bands).items()))
     with sweeping():
         pixels_CHW, valid_CHW = _overview(source, scene, grid)
@@ -41,7 +41,7 @@ def scene_picture(source: Source, scene: Scene, grid: Grid) -> ScenePicture:
 
 
 def _overview(source: Source, scene: Scene, grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Every so manieth pixel of a scene, so that at most about 1000 a side remain; read block by block."""
+    """Read every n-th pixel of a scene, block by block, so that at most PICTURE_PX per side remain."""
     step = -(-max(grid.height, grid.width) // PICTURE_PX)
     block = max(READ_PX // step, 1) * step
     pixels, valid = [], []

@@ -1,4 +1,4 @@
-"""Curves of a training by step, and the report of a pretraining: losses, effective rank and hidden pixels."""
+"""The report of a pretraining, with curves by step: losses, effective rank, and errors on hidden pixels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ def loss_curve(
     validation: str = "val_loss",
     what: str = "mean squared error of the target",
 ) -> None:
-    """Publish a picture (PNG) of two losses against the step; each row has `step` and either loss or both, by name.
+    """Publish a picture (PNG) of training and validation loss; each row has `step` and at least one of them.
 
-    `what` both are measured in stands at the axis.
+    `what` describes the loss on the axis.
     """
     figure = Canvas(figsize=(7, 4.2))
     axes = add_axes(figure, 0.8, 0.3, 5.9, 3.3)
@@ -51,7 +51,7 @@ def loss_curve(
 
 
 def step_curve(path: Path, rows: Sequence[Mapping[str, Any]], name: str, label: str) -> None:
-    """Publish a picture (PNG) of one figure against the step; `label` stands at its axis, which begins at 0."""
+    """Publish a picture (PNG) of the metric `name` against the step; its axis has the title `label` and starts at 0."""
     figure = Canvas(figsize=(7, 3.4))
     axes = add_axes(figure, 0.8, 0.3, 5.9, 2.5)
     axes.plot(*_series(rows, name), color=BLUE, linewidth=1.5, marker="o", markersize=3)
@@ -66,10 +66,10 @@ def step_curve(path: Path, rows: Sequence[Mapping[str, Any]], name: str, label: 
 
 @dataclass(frozen=True)
 class Learned:
-    """What a training left behind: figures by step, the last validation by data set, and pictures of the same tiles.
+    """The results of a training: metrics by step, the last scores of each validation data set, and pictures of tiles.
 
-    `training` and `validation` name the two losses in `history` that are of one kind, `what` says which; `hidden` is
-    the share of a tile that is hidden.
+    `training` and `validation` name two comparable losses in `history`, and `what` describes them. `hidden` is the
+    fraction of a tile that is masked.
     """
 
     name: str
@@ -86,9 +86,9 @@ class Learned:
 
 
 def write_training_page(folder: Path, learned: Learned, about: About, following: str) -> Path:
-    """Publish `report.html`, and the picture of the effective rank beside that of the losses. Returns its name.
+    """Publish `report.html`, with the picture of the effective rank beside that of the losses. Returns its path.
 
-    `following` is the command that people usually take next.
+    `following` is a suggested next command.
     """
     answer = [summarize_validation(name, one, learned.units[name]) for name, one in learned.scores.items()]
     sections = [_losses(learned)]
@@ -102,7 +102,7 @@ def write_training_page(folder: Path, learned: Learned, about: About, following:
 
 
 def summarize_validation(name: str, scores: ValidationScores, unit: str) -> str:
-    """How well hidden pixels are told, beside the best of the baselines, in a sentence."""
+    """Return a sentence: the error on hidden pixels, compared with the best baseline; without errors, the loss."""
     if not scores.rmse:
         return f"The loss on {name} is {scores.loss:.3g} after the last step, over {scores.tiles} tiles."
     best = min(BASELINES, key=scores.mean)
@@ -115,13 +115,13 @@ def summarize_validation(name: str, scores: ValidationScores, unit: str) -> str:
 
 
 def summarize_rank(ranks: Sequence[float]) -> str:
-    """How many directions the encoder makes use of in the end, in a sentence."""
-    begun = f" ({ranks[0]:.3g} at the first figure)" if len(ranks) > 1 else ""
-    return f"What the encoder says of the tiles of a step has an effective rank of {ranks[-1]:.3g} in the end{begun}."
+    """Return a sentence: the effective rank of the embeddings at the last and at the first logged step."""
+    begun = f" ({ranks[0]:.3g} at the first logged step)" if len(ranks) > 1 else ""
+    return f"The embeddings of the tiles of a step have an effective rank of {ranks[-1]:.3g} at the end{begun}."
 
 
 def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[FloatArray, FloatArray]:
-    """Steps and finite values of what is called `name`."""
+    """Return steps and values of the metric `name`, where it is finite."""
     pairs = [(row["step"], row[name]) for row in rows if row.get(name) is not None and np.isfinite(row[name])]
     steps, values = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
     return steps, values
@@ -135,9 +135,9 @@ def _losses(learned: Learned) -> Section:
     parts = []
     for what, name in (("training", learned.training), ("validation", learned.validation)):
         if values := _values(learned.history, name):
-            begun = f"; its first figure was {values[0]:.3g}" if len(values) > 1 else ""
+            begun = f"; its first logged value was {values[0]:.3g}" if len(values) > 1 else ""
             parts.append(f"The {what} loss ends at {values[-1]:.3g}{begun}.")
-    caption = f"Losses by step, {learned.what}. Validation has the same tiles and masks at every step."
+    caption = f"Losses by step, {learned.what}. Validation uses the same tiles and masks at every step."
     return Section("Losses", (" ".join(parts),), (Figure(learned.loss, caption),))
 
 
@@ -145,10 +145,10 @@ def _rank(learned: Learned, ranks: Sequence[float]) -> Section:
     picture = learned.loss.with_name("effective_rank.png")
     step_curve(picture, learned.history, RANK, "effective rank")
     text = (
-        f"{summarize_rank(ranks)} It is as large as there are directions when all carry the same variance, and 1 when "
-        "one carries all: near 1 the encoder says the same of all tiles, and nothing can be told from it."
+        f"{summarize_rank(ranks)} It equals the number of dimensions when all have the same variance, and 1 when one "
+        "has all the variance. Near 1, the embeddings of all tiles are nearly equal (collapse) and tell nothing."
     )
-    return Section("Effective rank", (text,), (Figure(picture, "Effective rank of the vectors of a step, by step."),))
+    return Section("Effective rank", (text,), (Figure(picture, "Effective rank of a step's embeddings, by step."),))
 
 
 def _hidden_pixels(learned: Learned) -> list[Section]:
@@ -164,11 +164,11 @@ def _hidden_pixels(learned: Learned) -> list[Section]:
     if not tables:
         return []
     text = (
-        "The baselines fill what is hidden from what is visible of the same tile, without learning: with its mean, "
-        "with the nearest visible patch, and with all of them weighed by distance. A model that is no better than the "
-        "best of them has not learned from other tiles yet."
+        "The baselines fill hidden pixels from visible ones of the same tile, without learning: with their mean, with "
+        "the nearest visible patch, and with all visible patches weighted by distance. A model that is no better than "
+        "the best baseline has learned nothing from other tiles yet."
     )
-    caption = "Held-out tiles: the tile, what the model saw, and the reconstruction where it saw nothing."
+    caption = "Held-out tiles: the tile, its visible part, and the reconstruction of its hidden part."
     return [Section("Hidden pixels", (text,), (*tables, *(Figure(one, caption) for one in learned.panels)))]
 
 
@@ -181,13 +181,13 @@ def _probe(learned: Learned) -> list[Section]:
         "Scores by step", ["step", *(name.removeprefix(PROBE) for name in names)],
         [[row["step"], *(row.get(name) for name in names)] for row in rows],
     )  # fmt: skip
-    return [Section("What labels say", ("A kNN probe of the encoder; step 0 is the untrained one.",), (table,))]
+    return [Section("Probe", ("A kNN probe of the embeddings; step 0 is the untrained encoder.",), (table,))]
 
 
 def _method(learned: Learned) -> Section:
     held = ", ".join(f"{one.tiles:,} tiles of {name}" for name, one in learned.scores.items())
     text = (
-        f"Validation takes {held}, each under the same mask at every step; {learned.hidden:.0%} of a tile is hidden, "
-        "and only pixels that are hidden and valid count. What is called held-out was kept from training."
+        f"Validation uses {held}, each under the same mask at every step. {learned.hidden:.0%} of a tile is hidden, "
+        "and only hidden valid pixels are scored. Held-out tiles were not used for training."
     )
     return Section("How it was measured", (text, *learned.notes))

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from geomae.rasters.grids import Axis, scene_layout
 from geomae.tiles.index import TileIndex
 
-IN_TURN_BYTES = 256 * 1024**2  # decoded blocks of the groups that are drawn from at a time
-MOST_IN_TURN = 64  # groups: about one for each tile of a usual batch
+IN_TURN_BYTES = 384 * 1024**2  # decoded blocks of the groups that are drawn from at a time
+MOST_IN_TURN = 256  # groups: more than tiles of a usual batch, so that most of these come from groups of their own
 FEWEST_IN_TURN = 4  # with fewer a batch would show too few places
 FEWEST_TILES = 4  # of a group on average; with fewer there is little to gain
 WHOLE = 512  # pixels: a scene whose tiles lie in such a square is a group

@@ -1,15 +1,23 @@
-"""How fast random windows are read: ours beside rasterio, torchgeo, and the limit of a memory map.
+"""How fast tiles are read: ours beside rasterio, torchgeo, and the limit of a memory map.
 
-    uv run python tests/benchmarks/reading.py [--side 4096] [--windows 200] [--threads 2] [--only NAME] [--json FILE]
+    uv run python tests/benchmarks/reading.py [--side 4096] [--windows 200] [--threads 2] [--only NAME]
+        [--memory-mb 64] [--json FILE]
 
 A scene of SIDE x SIDE x 12 (uint16) is written in each of the ways that archives have. Every reading runs in a process
-of its own, gives float32 reflectance (stored x 0.0001) and validity (stored value is not 0) of windows at places that
-are the same for all, and is asked for two rounds of other places: `cold`, after the system was told to forget the
-file, and `warm`. GDAL's cache of decoded blocks stays as each program leaves it. torchgeo gives no validity, and its
-RandomGeoSampler chooses places by itself. The limit is a memory map of the same pixels, undecoded.
+of its own and gives float32 reflectance (stored x 0.0001) and validity (stored value is not 0) in two rounds: `cold`,
+after the system was told to forget the files, and `warm`, of other places. `anywhere` are random places, the same for
+all who read those; torchgeo's RandomGeoSampler chooses places by itself, and torchgeo gives no validity. `drawn` are
+the tiles of the scene in the order of a training, four times as many; `data.cache` the same from the cache of decoded
+tiles, which was filled before, `warm` in the second epoch. The limit is a memory map of the same pixels, undecoded.
+
+Time is that of the processor, over all threads, which other programs on the machine change little: what threads do
+twice shows, waiting for the disk does not. With `--memory-mb` GDAL's cache of decoded blocks and ours are bounded by so
+much each, which makes of the scene a part of a large archive: left to themselves all readers hold most of a single
+scene decoded.
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import operator
@@ -28,11 +36,17 @@ from rasterio.windows import Window as RasterioWindow
 from geomae.catalog import open_catalog
 from geomae.randomness import generator
 from geomae.rasters import Window, read
-from geomae.tiles.reader import ahead
+from geomae.rasters.blocks import shared_blocks
+from geomae.tiles import draw_groups
+from geomae.tiles.index import build_index
+from geomae.tiles.reader import TileReader, ahead
 from geomae.tiles.sources import open_source
+from geomae.tiles.tile_cache import TileCache
 
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
 SCALE, FIELD_PX, CHIP_PX, WARM_UP = 0.0001, 64, 64, 4
+DRAWN = 4  # times as many tiles as random windows
+MIB = 1024**2
 DEFLATE = {"driver": "GTiff", "compress": "deflate", "predictor": 2}
 
 
@@ -50,16 +64,15 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "12 files, JPEG 2000": {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"},
     f"chips of {CHIP_PX}, TIFF": DEFLATE | {"interleave": "pixel"},
 }
-CATALOG = """\
-version: 1
-datasets:
-  scene:
+DATASET = """\
+  {name}:
     path: '{path}'
     sensor: sentinel-2-l2a
     bands: [{bands}]
     scale: 0.0001
     offset: 0
     nodata: 0
+    {tile}
 """
 Reading = Callable[[Sequence[Window]], Iterator[None]]  # a step for each window
 
@@ -71,12 +84,15 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=200, help="of a round")
     parser.add_argument("--threads", type=int, default=2, help="of ours with several")
     parser.add_argument("--only", default="", help="layouts whose name holds this")
+    parser.add_argument("--memory-mb", type=int, help="for decoded blocks")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     rows: dict[str, dict[str, float]] = {}
-    readers = ("memory map", "ours", f"ours, {arguments.threads} threads", "rasterio", "torchgeo")
-    print("| windows/s, cold / warm | " + " | ".join(readers) + " | ours to torchgeo, warm |")
-    print("|---|" + "---|" * (len(readers) + 1))
+    several = f"{arguments.threads} threads"
+    readers = ("memory map", "rasterio", "torchgeo", "anywhere", f"anywhere, {several}", "drawn", f"drawn, {several}",
+               "data.cache")  # fmt: skip
+    print("| tiles/s, cold / warm | " + " | ".join(readers) + " | drawn to torchgeo | data.cache to memory map |")
+    print("|---|" + "---|" * (len(readers) + 2))
     for layout in LAYOUTS:
         if arguments.only not in layout:
             continue
@@ -89,6 +105,8 @@ def main() -> None:
                 for reader in readers:
                     if reader == "torchgeo" and not layout.startswith("12 bands"):
                         continue  # chips and single files are other data sets there, with other places
+                    if reader == "data.cache":
+                        in_own_process(fill, Path(temporary), size)
                     speeds = in_own_process(measure, Path(temporary), layout, reader, size, arguments)
                     row |= {f"{reader} cold": speeds[0], f"{reader} warm": speeds[1]}
                 rows[f"{layout}, {size} px"] = row
@@ -103,8 +121,13 @@ def print_row(name: str, row: dict[str, float], readers: Iterable[str]) -> None:
         f"{row[f'{reader} cold']:.0f} / {row[f'{reader} warm']:.0f}" if f"{reader} cold" in row else ""
         for reader in readers
     ]
-    ratio = f"{row['ours warm'] / row['torchgeo warm']:.1f}" if "torchgeo warm" in row else ""
-    print(f"| {name} | " + " | ".join(cells) + f" | {ratio} |", flush=True)
+    ratios = [
+        " / ".join(f"{row[f'{one} {how}'] / row[f'{other} {how}']:.2g}" for how in ("cold", "warm"))
+        if f"{other} warm" in row
+        else ""
+        for one, other in (("drawn", "torchgeo"), ("data.cache", "memory map"))
+    ]
+    print(f"| {name} | " + " | ".join((*cells, *ratios)) + " |", flush=True)
 
 
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -140,25 +163,34 @@ def make(folder: Path, layout: str, side: int) -> None:
         ) as target:
             target.write(part_CHW)
     path = f"scene_{{band}}.{suffix}" if len(files) == len(BANDS) else "*.tif"
-    (folder / "data_catalog.yaml").write_text(CATALOG.format(path=path, bands=", ".join(BANDS)), encoding="utf-8")
+    cuts = {"scene": "", "tiles64": "tile: {size: 64}", "tiles128": "tile: {size: 128}"}
+    entries = [DATASET.format(name=name, path=path, bands=", ".join(BANDS), tile=cut) for name, cut in cuts.items()]
+    (folder / "data_catalog.yaml").write_text("version: 1\ndatasets:\n" + "".join(entries), encoding="utf-8")
 
 
 def measure(folder: Path, layout: str, reader: str, size: int, arguments: argparse.Namespace) -> tuple[float, float]:
-    """Windows a second, cold and warm."""
+    """Tiles a second, cold and warm."""
     os.environ["GEOMAE_CACHE"] = str(folder / "cache")
+    if arguments.memory_mb:
+        os.environ["GDAL_CACHEMAX"] = str(arguments.memory_mb)
+        shared_blocks().room = arguments.memory_mb * MIB
+        draw_groups.IN_TURN_BYTES = arguments.memory_mb * MIB * 2 // 3
+    count = arguments.windows * (1 if reader.startswith(("memory", "rasterio", "torchgeo", "anywhere")) else DRAWN)
     rounds = [
         list(places(arguments.side, size, count, layout, number))
-        for number, count in enumerate((WARM_UP, arguments.windows, arguments.windows))
+        for number, count in enumerate((WARM_UP, count, count))
     ]
-    at = [time.perf_counter()]
-    steps = opened(folder, layout, reader, arguments)(reduce(operator.iadd, rounds, []))
+    if reader == "data.cache":  # the rest of the first epoch is not counted
+        rounds.insert(2, [rounds[1][0]] * max((arguments.side // size) ** 2 - len(rounds[0]) - len(rounds[1]), 0))
+    at = [time.process_time()]
+    steps = opened(folder, layout, reader, size, arguments)(reduce(operator.iadd, rounds, []))
     for number, windows in enumerate(rounds):
         for _ in windows:
             next(steps)
         if number == 0:  # handles are open, and code is imported
             forget(folder)
-        at.append(time.perf_counter())
-    return len(rounds[1]) / (at[2] - at[1]), len(rounds[2]) / (at[3] - at[2])
+        at.append(time.process_time())
+    return len(rounds[1]) / (at[2] - at[1]), len(rounds[-1]) / (at[-1] - at[-2])
 
 
 def places(side: int, size: int, count: int, layout: str, round_number: int) -> Iterable[Window]:
@@ -172,14 +204,39 @@ def places(side: int, size: int, count: int, layout: str, round_number: int) -> 
 
 def forget(folder: Path) -> None:
     """Ask the system to drop its pages of the files (Linux)."""
-    for path in folder.iterdir():
+    for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def opened(folder: Path, layout: str, reader: str, arguments: argparse.Namespace) -> Reading:
+def fill(folder: Path, size: int) -> None:
+    """Read all tiles through the cache of decoded tiles."""
+    reader = tiles_of(folder, size, cached=True)
+    for position in range(len(reader)):
+        reader.read(position)
+
+
+def tiles_of(folder: Path, size: int, *, cached: bool) -> TileReader:
+    """The tiles of the scene."""
+    os.environ["GEOMAE_CACHE"] = str(folder / "cache")
+    index = build_index(open_catalog(folder / "data_catalog.yaml"), f"tiles{size}")
+    return TileReader(index, cache=TileCache(folder / "tiles", 10**12) if cached else None)
+
+
+def drawn(reader: TileReader, threads: int) -> Reading:
+    """The tiles in the order in which a training draws them."""
+    rng = generator(0, "benchmark order", 0)
+    order_T = rng.permutation(len(reader)) if reader.groups is None else reader.groups.draw(rng)[0]
+
+    def one(position: int) -> None:
+        reader.read(position)
+
+    return lambda windows: ahead(one, itertools.islice(itertools.cycle(order_T.tolist()), len(windows)), threads)
+
+
+def opened(folder: Path, layout: str, reader: str, size: int, arguments: argparse.Namespace) -> Reading:
     """What reads windows, each to pixels and validity."""
     if reader == "memory map":
         return partial(by_memory_map, np.load(folder / "pixels.npy", mmap_mode="r"))
@@ -187,6 +244,9 @@ def opened(folder: Path, layout: str, reader: str, arguments: argparse.Namespace
         return partial(by_rasterio, folder, layout)
     if reader == "torchgeo":
         return torchgeo_reading(folder)
+    threads = arguments.threads if "threads" in reader else 0
+    if not reader.startswith("anywhere"):
+        return drawn(tiles_of(folder, size, cached=reader == "data.cache"), threads)
     source = open_source(open_catalog(folder / "data_catalog.yaml"), "scene")
     scenes = {scene.id: scene for scene in source.scenes}
 
@@ -196,7 +256,7 @@ def opened(folder: Path, layout: str, reader: str, arguments: argparse.Namespace
         else:
             read(source, source.scenes[0], window)
 
-    return lambda windows: ahead(one, windows, arguments.threads if "threads" in reader else 0)
+    return lambda windows: ahead(one, windows, threads)
 
 
 def by_memory_map(pixels_CHW: Any, windows: Sequence[Window]) -> Iterator[None]:

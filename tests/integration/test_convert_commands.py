@@ -60,7 +60,7 @@ def test_other_bands_and_plain_weights(model, tmp_path):
 
 def test_what_goes_wrong_is_one_line(model, shared_parity, tmp_path):
     refused(
-        called("convert", shared_parity / "mae_tiny.pth", "out", cwd=tmp_path), "mae_tiny.pth", "say it with --heads"
+        called("convert", shared_parity / "mae_tiny.pth", "out", cwd=tmp_path), "mae_tiny.pth", "give them with --heads"
     )
     refused(called("convert", model, "out.onnx", "--to", "onx", cwd=tmp_path), "--to onx", "timm, onnx or safetensors")
     assert not any(tmp_path.iterdir())

@@ -13,7 +13,7 @@ import torch
 from helpers import mlflow_client, write_catalog
 from rasterio.transform import xy
 
-from geomae.commands import probe
+from geomae.commands import predict_report, probe
 from geomae.commands.options import CommonOptions
 from geomae.commands.predict import PredictOptions, run
 from geomae.errors import GeomaeError
@@ -190,10 +190,23 @@ def test_the_report_and_the_summary_tell_the_same(mapped):
     assert "overall accuracy 1.000 over 32 tiles" in page and "fewer than the 10 that an interval takes" in page
 
 
-def test_tiles_that_were_learned_from_are_told_apart(folder, tmp_path):
+def test_tiles_that_were_learned_from_are_told_apart_and_few_of_many_maps_are_drawn(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict_report, "MOST_MAPS", 1)
     assert run(wish(folder, tmp_path / "out", datasets=("fields[site=site0]", "fields[site=site10]"))) == 0
     tiles = {row["dataset"]: row["n_tiles"] for row in table(tmp_path / "out/accuracy.csv") if row["metric"] == "ece"}
     assert tiles == {"fields[site=site10]": "16", "fields[site=site0] (learned from)": "16"}
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert "1 of 2 maps are shown: 1 where the model is least sure" in page and page.count("<figcaption>fields: s") == 1
+    rows = table(tmp_path / "out/maps.csv")
+    assert [float(row["level"]) for row in rows] == sorted(float(row["level"]) for row in rows)
+    assert len(list((tmp_path / "out").glob("map_*.png"))) == 1
+    assert all(f'<a href="{row["map"]}">{row["map"]}</a>' in page for row in rows)
+    for row in rows:
+        with rasterio.open(tmp_path / "out" / row["map"]) as made:
+            assert math.isclose(
+                float(row["share"]), (made.read(1) == {"water": 7, "crop": 40}[row["most_frequent"]]).mean()
+            )
+    assert "a map has at most 4 x 4 cells, one for each step of 16 pixels" in page
 
 
 @pytest.mark.parametrize(

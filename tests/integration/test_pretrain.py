@@ -118,7 +118,7 @@ def test_report(trained, summary):
     assert len(said) == 3
     assert all(line in lead for line in said)
     ranks = [row["train/effective_rank"] for row in history(folder) if "train/effective_rank" in row]
-    assert f"an effective rank of {ranks[-1]:.3g} in the end ({ranks[0]:.3g} at the first figure)" in lead
+    assert f"an effective rank of {ranks[-1]:.3g} at the end ({ranks[0]:.3g} at the first logged step)" in lead
     assert f'data-key="{summary["metrics"]["rmse/model/tiny@test/mean"]!r}"' in text
     assert f"geomae embed-pca --dataset tiny@train --encoder {folder}/model" in text
     assert text.count("<img ") == 2 + 3  # losses, rank, and a panel of each data set

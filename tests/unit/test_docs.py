@@ -20,7 +20,7 @@ from geomae.errors import GeomaeError
 from geomae.files import write_json
 from geomae.rasters import write_cog
 from geomae.sensors import UNITS
-from geomae.tiles.index import check_dataset
+from geomae.tiles.dataset_check import check_dataset
 
 ROOT = Path(__file__).parents[2]
 CATALOGUE, README, RESULTS = ROOT / "docs/catalogue.md", ROOT / "README.md", ROOT / "docs/results.md"

@@ -1,4 +1,4 @@
-"""Weights in and out: foreign state dicts, other band sets, timm and ONNX; each with an account of every key."""
+"""Import and export of weights: foreign state dicts, other band sets, timm and ONNX, with a report on every key."""
 
 from geomae.models.convert.mae import convert_mae
 from geomae.models.convert.onnx import check_onnx, write_onnx

@@ -1,4 +1,4 @@
-"""Weights in the layout of the published masked autoencoder, or of a timm vision transformer, to a model."""
+"""Convert weights in the layout of the published masked autoencoder, or of a timm vision transformer, to a model."""
 
 import math
 import re
@@ -17,12 +17,12 @@ from geomae.models.mae import MaskedAutoencoder
 from geomae.sensors import Band, sensor
 from geomae.sensors.record import SensorRecord
 
-# Width and depth of the published encoders -> heads; decoder 512 x 8 with 16 heads and epsilon 1e-6 belong to them.
+# (width, depth) of the published encoders -> heads; all have a decoder 512 x 8 with 16 heads, and epsilon 1e-6.
 PUBLISHED_HEADS = {(768, 12): 12, (1024, 24): 16, (1280, 32): 16}
 PUBLISHED_DECODER_HEADS = {(512, 8): 16}
 PUBLISHED_EPS = 1e-6
-PUBLISHED_TARGET = "patch"  # He et al. 2022, section 4: the default of the paper
-MLP_RATIO = 4  # of all our blocks
+PUBLISHED_TARGET = "patch"  # the default of the paper (He et al. 2022, section 4)
+MLP_RATIO = 4  # of all blocks of geomae
 
 BLOCK_KEYS = {
     f"{layer}.{kind}"
@@ -30,7 +30,7 @@ BLOCK_KEYS = {
     for kind in ("weight", "bias")
 }
 
-# What timm's vision transformers may have and our blocks have not: weights without it would give other features.
+# Parts of timm's vision transformers that geomae's encoder lacks; without them, features would differ.
 NOT_OURS = (
     (r"dist_token", "a distillation token"),
     (r"reg_token|register_tokens", "register tokens"),
@@ -43,8 +43,8 @@ NOT_OURS = (
     (r"blocks\.\d+\.mlp\.(w\d+|fc1_[gx])\..*", "gated layers (SwiGLU)"),
 )
 
-PICTURES = "rgb"  # the sensor of weights that were trained on ordinary pictures
-UNMEASURED = "unmeasured"  # the sensor of a record whose statistics nobody knows: mean 0, standard deviation 1
+PICTURES = "rgb"  # the sensor of weights that were trained on ordinary RGB pictures
+UNMEASURED = "unmeasured"  # the sensor of a record with unknown statistics: mean 0, standard deviation 1
 
 RENAMED = {
     "cls_token": "encoder.cls_token",
@@ -73,9 +73,10 @@ def architecture_of(
     target: str | None,
     grid: tuple[int, int] | None = None,
 ) -> Architecture:
-    """The architecture of weights whose positions are (1, 1 + N, D), of N = rows x cols patches (None: a square).
+    """Infer the architecture of weights that have passed `check_layout`.
 
-    The weights have passed `check_layout`. Raises ModelError where they leave open what was not said.
+    Positions are (1, 1 + N, D) for a `grid` of N = rows x cols patches (None: a square). Raises ModelError where a
+    setting cannot be inferred and was not given.
     """
     (width, bands, patch, _), depth = weights["patch_embed.proj.weight"].shape, _depth(weights, "blocks")
     rows, cols = grid or _square(weights["pos_embed"])
@@ -83,15 +84,17 @@ def architecture_of(
     heads = heads or PUBLISHED_HEADS.get((width, depth))
     if heads is None:
         usual = next((f" ({size.heads} in {name} models)" for name, size in PRESETS.items() if size.width == width), "")
-        raise ModelError(f"the number of heads cannot be read off weights of width {width}; say it with --heads{usual}")
+        raise ModelError(f"heads cannot be inferred from weights of width {width}; give them with --heads{usual}")
     if norm_eps is None and not published:
         raise ModelError(
-            "the epsilon of the layer norms cannot be read off weights; say it with --norm-eps (timm's is 1e-6, "
-            "PyTorch's 1e-5)"
+            "the epsilon of the layer norms cannot be inferred from weights; give it with --norm-eps (1e-6 in timm, "
+            "1e-5 in PyTorch)"
         )
     decoder = _decoder(weights, decoder_heads)
     if decoder is not None and target is None and not published:
-        raise ModelError("whether the target was normalised cannot be read off weights; say --target none or patch")
+        raise ModelError(
+            "whether the target was normalised cannot be inferred from weights; give --target none or --target patch"
+        )
     if width % heads:
         raise ModelError(f"--heads: {heads} does not divide the width {width}")
     computed = all(_is_sincos(weights[key], rows, cols) for key in ("pos_embed", "decoder_pos_embed") if key in weights)
@@ -111,25 +114,25 @@ def architecture_of(
 
 
 def check_layout(weights: dict[str, Tensor]) -> None:
-    """Raise ModelError for weights of another layout, and for the first part that our blocks have not, or miss."""
+    """Raise ModelError for weights of another layout, and where they have other parts than geomae's encoder."""
     kernel, table = weights.get("patch_embed.proj.weight"), weights.get("pos_embed")
     if kernel is None or table is None or (kernel.ndim, table.ndim) != (4, 3):
         raise ModelError(
-            "patch_embed.proj.weight (4 axes) and pos_embed (3 axes) are not both there: these are not weights of the "
+            "patch_embed.proj.weight (4 axes) or pos_embed (3 axes) is missing: these are not weights of the "
             "published masked autoencoder or of a timm vision transformer; check the source"
         )
     remedy = "take the weights of a plain vision transformer"
     for key in weights:
         reason = next((what for pattern, what in NOT_OURS if re.fullmatch(pattern, key)), None)
         if reason:
-            raise ModelError(f"{key}: the weights have {reason}, which geomae's encoder has not; {remedy}")
+            raise ModelError(f"{key}: the weights have {reason}, which geomae's encoder does not have; {remedy}")
         block = re.fullmatch(r"(?:decoder_)?blocks\.\d+\.(.+)", key)
         if block and block[1] not in BLOCK_KEYS:
             raise ModelError(f"{key}: geomae's blocks have no {block[1]}; {remedy}")
     if "cls_token" not in weights:
-        raise ModelError(f"cls_token is missing: the weights have no class token, which geomae's encoder has; {remedy}")
+        raise ModelError(f"cls_token is missing: the weights lack a class token, which geomae needs; {remedy}")
     if "blocks.0.attn.qkv.weight" in weights and "blocks.0.attn.qkv.bias" not in weights:
-        raise ModelError(f"blocks.0.attn.qkv.bias is missing: geomae's attention has one; {remedy}")
+        raise ModelError(f"blocks.0.attn.qkv.bias is missing, which geomae's attention needs; {remedy}")
     inner = weights.get("blocks.0.mlp.fc1.weight")
     if kernel.shape[2] != kernel.shape[3]:
         raise ModelError(
@@ -152,12 +155,12 @@ def convert_mae(
     bands: tuple[Band, ...] | None = None,
     grid: tuple[int, int] | None = None,
 ) -> tuple[Model, ConversionReport]:
-    """A model from weights in the layout of the published masked autoencoder, with or without its decoder.
+    """Convert weights in the layout of the published masked autoencoder, with or without its decoder, to a model.
 
-    A state dict of timm's vision transformers has the layout of the encoder alone. What a state dict cannot tell
-    (heads, epsilon, target) must be given unless the size is a published one. Bands are red, green and blue with mean
-    0 and standard deviation 1, and patches stand in a square (or in `grid`: rows, columns) unless said otherwise.
-    Raises ModelError with the option that is missing, or with what does not fit.
+    A state dict of timm's vision transformers has the layout of the encoder alone. Settings that a state dict does not
+    hold (heads, epsilon, target) must be given unless the size is a published one. By default, bands are red, green
+    and blue, and the grid of patches is square (else `grid`: rows, columns). Statistics are mean 0 and standard
+    deviation 1. Raises ModelError that names the missing option, or the weights that do not fit.
     """
     if any(key.startswith("encoder.embedding.") for key in weights):
         raise ModelError(
@@ -182,7 +185,7 @@ def convert_mae(
     bands = bands or tuple(sensor("naip").band(name) for name in ("red", "green", "blue"))
     if len(bands) != shape.bands:
         raise ModelError(
-            f"the weights have {shape.bands} input bands, and {len(bands)} were named; say --bands SENSOR:BAND,BAND,..."
+            f"the weights have {shape.bands} input bands, but {len(bands)} were named; give --bands SENSOR:BAND,BAND"
         )
     record = SensorRecord(name, "digital_number", None, bands, (0.0,) * len(bands), (1.0,) * len(bands))
     square = math.isqrt(whole["pos_embed"].shape[1] - 1)
@@ -194,7 +197,7 @@ def _square(table: Tensor) -> tuple[int, int]:
     places = int(table.shape[1]) - 1
     side = math.isqrt(places)
     if side * side != places:
-        raise ModelError(f"pos_embed: {places} patches are not a square grid, which the published layout has")
+        raise ModelError(f"pos_embed: {places} patches do not form a square grid, which the published layout has")
     return side, side
 
 
@@ -204,7 +207,7 @@ def _decoder(weights: dict[str, Tensor], heads: int | None) -> Decoder | None:
     width, depth = weights["decoder_embed.weight"].shape[0], _depth(weights, "decoder_blocks")
     heads = heads or PUBLISHED_DECODER_HEADS.get((width, depth))
     if heads is None:
-        raise ModelError(f"the heads of a decoder of width {width} cannot be read off weights; say --decoder-heads")
+        raise ModelError(f"heads of a decoder of width {width} cannot be inferred from weights; give --decoder-heads")
     if width % heads:
         raise ModelError(f"--decoder-heads: {heads} does not divide the decoder's width {width}")
     return Decoder(width=width, depth=depth, heads=heads)
@@ -216,14 +219,14 @@ def _depth(weights: dict[str, Tensor], prefix: str) -> int:
 
 
 def _is_sincos(table: Tensor, rows: int, cols: int) -> bool:
-    """Whether stored positions are the computed ones, with none for the class token."""
+    """Whether stored positions equal the computed sine-cosine ones, with zeros for the class token."""
     if table.shape[-1] % 4 or bool(table[0, 0].any()):
         return False
     return torch.allclose(table[0, 1:].float(), sincos_positions(rows, cols, table.shape[-1]), atol=1e-6)
 
 
 def _with_class_position(weights: dict[str, Tensor], grid: tuple[int, int] | None) -> dict[str, Tensor]:
-    """Weights whose positions have one for the class token too: where it has none, zeros stand for it."""
+    """Add a position of zeros for the class token where the positions have none for it."""
     table = weights["pos_embed"]
     places = grid[0] * grid[1] if grid else math.isqrt(table.shape[1]) ** 2
     if table.shape[1] != places:
@@ -234,7 +237,7 @@ def _with_class_position(weights: dict[str, Tensor], grid: tuple[int, int] | Non
 def _translate(
     weights: dict[str, Tensor], shape: Architecture, bare: bool
 ) -> tuple[dict[str, Tensor], ConversionReport]:
-    """The weights by our names, in our layout; `bare`: their positions had none for the class token."""
+    """Rename and reshape weights to geomae's layout; `bare`: the source has no position for the class token."""
     state: dict[str, Tensor] = {}
     report = ConversionReport()
     renamed = RENAMED if "norm.weight" in weights else POOLED_NORM | RENAMED
@@ -262,7 +265,7 @@ def _rename(key: str, renamed: dict[str, str]) -> str | None:
 
 
 def _adapt(name: str, value: Tensor, shape: Architecture) -> tuple[Tensor | None, str]:
-    """The value as our module stores it, and what was done to it ('' for nothing)."""
+    """The value in geomae's layout (None: not needed), and a remark on the change ('' where unchanged)."""
     P = shape.patch**2
     if name.endswith("positions.table"):
         return (

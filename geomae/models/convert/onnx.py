@@ -1,4 +1,4 @@
-"""The encoder of whole valid tiles as an ONNX graph.
+"""Export the encoder, for tiles without invalid pixels, as an ONNX graph.
 
 B batch, C bands, H W pixels of a tile, N patches, G tokens of a patch, X = C * P pixels of a patch in all bands,
 D width
@@ -23,17 +23,17 @@ from geomae.models.folder import Model
 from geomae.models.patches import patchify
 
 INPUT, OUTPUTS = "pixels_BCHW", ("tile_BD", "patches_BND")
-OPSET = 20  # has GELU and LayerNormalization as single nodes; onnxruntime reads it since 1.17
+OPSET = 20  # the first with GELU as a single node; onnxruntime reads it since 1.17
 LARGEST_DIFFERENCE = 1e-4
 EXPORT = "export to ONNX"
-LARGEST_BYTES = 1_900_000_000  # an ONNX file is a protobuf message, of which 2 GiB is the largest
+LARGEST_BYTES = 1_900_000_000  # an ONNX file is one protobuf message, which is limited to 2 GiB
 MISSING = "ONNX needs the packages onnx, onnxscript and onnxruntime; install them with `uv sync --extra onnx`"
 
 
 class WholeTiles(nn.Module):
-    """Tiles in physical units to (tile_BD, patches_BND), as `Encoder.embed` gives them for tiles without gaps.
+    """Maps tiles in physical units to (tile_BD, patches_BND), as `Encoder.embed` does for tiles without invalid pixels.
 
-    The bands are fixed, so that any embedding is one linear map of the pixels of a patch.
+    The bands are fixed, so that every kind of patch embedding is one linear layer.
     """
 
     mean_C11: Tensor
@@ -58,7 +58,7 @@ class WholeTiles(nn.Module):
         self.norm = copy.deepcopy(encoder.norm)
 
     def forward(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings (tile_BD, patches_BND) of tiles (B, C, H, W) in physical units; the mean of several groups."""
+        """Embeddings (tile_BD, patches_BND) of tiles (B, C, H, W) in physical units, averaged over groups of bands."""
         patches_BNX = patchify((pixels_BCHW - self.mean_C11) / self.std_C11, self.patch).flatten(2)
         tokens_BGND = patches_BNX[:, None] @ self.kernel_GXD + self.places_GND
         x = torch.cat([self.start_D.expand(len(tokens_BGND), 1, -1), tokens_BGND.flatten(1, 2)], dim=1)
@@ -69,10 +69,10 @@ class WholeTiles(nn.Module):
 
 
 def write_onnx(model: Model, path: Path, tile: int | None = None) -> tuple[tuple[int, int], ConversionReport]:
-    """Write the encoder for tiles of `tile` pixels a side to `path`; gives their height and width, and the report.
+    """Write the encoder for tiles of side `tile` pixels to `path`; returns their height and width, and the report.
 
-    The file says its bands, statistics and unit under the metadata key `geomae`. Raises ModelError where a package is
-    missing, or for a model that one ONNX file cannot hold.
+    The metadata key `geomae` of the file holds bands, statistics and unit. Raises ModelError where a package is
+    missing, and for a model that is too large for one ONNX file.
     """
     shape = model.mae.architecture
     size = 4 * sum(value.numel() for value in transformer(model, EXPORT).parameters())
@@ -82,10 +82,10 @@ def write_onnx(model: Model, path: Path, tile: int | None = None) -> tuple[tuple
     _package("onnxscript")
     rows, cols = export_grid(model, tile)
     height, width = rows * shape.patch, cols * shape.patch
-    # Two tiles: the exporter takes an axis of length 1 for a constant.
+    # Two tiles, since the exporter treats an axis of length 1 as constant.
     example = torch.zeros(2, len(model.record.bands), height, width)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what the exporter says about its own parts
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
         program = torch.onnx.export(
             WholeTiles(model, rows, cols).eval(),
             (example,),
@@ -97,11 +97,11 @@ def write_onnx(model: Model, path: Path, tile: int | None = None) -> tuple[tuple
             verbose=False,
         )
     if program is None:
-        raise ModelError("torch.onnx.export gave no program; update torch and onnxscript")
+        raise ModelError("torch.onnx.export returned no program; update torch and onnxscript")
     program.save(str(path))
     message = onnx.load(str(path))
     for node in [*message.graph.node, *(node for one in message.functions for node in one.node)]:
-        node.ClearField("metadata_props")  # the lines of source that made it, with the paths of this machine
+        node.ClearField("metadata_props")  # stack traces with paths of this machine
     message.metadata_props.add(key="geomae", value=json.dumps(model.record.to_dict()))
     onnx.checker.check_model(message)
     path.write_bytes(message.SerializeToString(deterministic=True))
@@ -111,9 +111,9 @@ def write_onnx(model: Model, path: Path, tile: int | None = None) -> tuple[tuple
 def check_onnx(
     path: Path, model: Model, size: tuple[int, int], embed: Callable[[Tensor], tuple[Tensor, Tensor]]
 ) -> float | None:
-    """The largest difference between onnxruntime's outputs and `embed`'s on random tiles; None without onnxruntime.
+    """Largest difference between the outputs of onnxruntime and of `embed` on random tiles; None without onnxruntime.
 
-    Raises ModelError where it is more than LARGEST_DIFFERENCE.
+    Raises ModelError where it exceeds LARGEST_DIFFERENCE.
     """
     try:
         runtime = _package("onnxruntime")
@@ -121,19 +121,19 @@ def check_onnx(
         return None
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     difference = 0.0
-    for tiles in (1, 3):  # neither is the number that the graph was made with
+    for tiles in (1, 3):  # other batch sizes than that of the export
         pixels_BCHW = random_tiles(model, tiles, size)
         outputs = session.run(None, {INPUT: pixels_BCHW.numpy()})
         for theirs, ours in zip(outputs, embed(pixels_BCHW), strict=True):
             difference = max(difference, float((torch.from_numpy(theirs) - ours.cpu()).abs().max()))
     if not difference <= LARGEST_DIFFERENCE:
-        raise ModelError(f"onnxruntime's answers differ from the model's by {difference:.2g}; update onnxruntime")
+        raise ModelError(f"onnxruntime's outputs differ from the model's by {difference:.2g}; update onnxruntime")
     return difference
 
 
 @torch.no_grad()
 def _linear_maps(model: Model) -> tuple[Tensor, Tensor]:
-    """Kernels (G, X, D) and biases (G, D) of the embedding of patches without gaps: read off its outputs."""
+    """Kernels (G, X, D) and biases (G, D) of the patch embedding for valid pixels, computed from its outputs."""
     C, P = len(model.record.bands), model.mae.architecture.patch**2
     probes_BNCP = torch.cat([torch.zeros(1, C * P), torch.eye(C * P)]).reshape(1, -1, C, P)
     valid_BNCP = torch.ones_like(probes_BNCP, dtype=torch.bool)
@@ -147,8 +147,8 @@ def _report(model: Model, rows: int, cols: int) -> ConversionReport:
     names = ", ".join(band.name for band in record.bands)
     report = ConversionReport(
         notes=[
-            f"input {INPUT}: {names} of {record.name} in {record.unit}, without gaps; standardised in the graph",
-            f"outputs {', '.join(OUTPUTS)}: the mean of the patch embeddings, and those",
+            f"input {INPUT}: {names} of {record.name} in {record.unit}, without invalid pixels; the graph standardises",
+            f"outputs {', '.join(OUTPUTS)}: the mean of the patch embeddings, and the patch embeddings",
         ]
     )
     for key in model.mae.state_dict():
@@ -166,7 +166,7 @@ def _report(model: Model, rows: int, cols: int) -> ConversionReport:
 
 
 def _package(name: str) -> Any:
-    """A package of the extra `onnx`. Raises ModelError with the remedy where it is missing."""
+    """Import a package of the extra `onnx`. Raises ModelError with the remedy where it is missing."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

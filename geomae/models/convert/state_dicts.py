@@ -1,4 +1,4 @@
-"""State dicts from files, without running any code of the file, and what became of every key of a conversion."""
+"""Read state dicts from files without running code from them, and report on every key of a conversion."""
 
 import argparse
 import pickle
@@ -16,16 +16,16 @@ from torch.serialization import safe_globals
 from geomae.errors import ModelError
 
 BLOCK = re.compile(r"(.*?blocks\.)(\d+)(\..+)")
-GLOBAL = re.compile(r"GLOBAL (\S+)")  # how torch names what it does not read
-INERT: list[Any] = [argparse.Namespace]  # trainings save their options so: a record of values, which runs nothing
+GLOBAL = re.compile(r"GLOBAL (\S+)")  # how torch's message names the type that it refuses to read
+INERT: list[Any] = [argparse.Namespace]  # often holds the options of a training; reading it runs no code
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from `.safetensors` or, without running any code of the file, from a torch checkpoint.
+    """Read a state dict from `.safetensors` or, without running any code of the file, from a torch checkpoint.
 
-    One that stands beside other things under another name than `model` or `state_dict` gives keys that begin with that
-    name (see `without_prefix`). Raises ModelError for a file that is absent, truncated, needs code to be unpickled, or
-    holds values that are not finite.
+    The state dict may be stored under `model` or `state_dict`. Stored under another name, its keys begin with that name
+    (see `without_prefix`). Raises ModelError for a file that is missing or truncated, that needs code to be unpickled,
+    or that holds values that are not finite.
     """
     try:
         if path.suffix == ".safetensors":
@@ -39,7 +39,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"{path}: {_refused(error)} when it is read; save its plain state dict as .safetensors"
         ) from error
-    except Exception as error:  # a damaged file raises whatever its reader trips over
+    except Exception as error:  # a damaged file may raise any exception
         raise ModelError(f"{path}: is damaged or not a weight file ({first_line(error)}); fetch it again") from error
     weights = _state_dict(loaded)
     if weights is None:
@@ -54,9 +54,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def without_prefix(weights: dict[str, Tensor], anchor: str) -> tuple[dict[str, Tensor], str]:
-    """Weights under the names of the model, of which `anchor` is one, and the prefix (`module.`, ...) that they had.
+    """Remove the common prefix of keys (such as `module.`), found by the known key `anchor`; also returns the prefix.
 
-    Of several prefixes the shortest counts (a layer may have a weight of the same name); what has none is left out.
+    Of several prefixes, the shortest is taken, since a layer may have a weight of the same name. Keys without the
+    prefix are left out.
     """
     prefixes = (key.removesuffix(anchor) for key in weights if key.endswith(f".{anchor}"))
     prefix = "" if anchor in weights else min(prefixes, key=len, default="")
@@ -64,24 +65,24 @@ def without_prefix(weights: dict[str, Tensor], anchor: str) -> tuple[dict[str, T
 
 
 def prefix_notes(weights: Mapping[str, Tensor], prefix: str) -> tuple[str, ...]:
-    """What is to be said of a prefix that was taken off: a line, or none where there was none."""
+    """One line for the report on a prefix that was removed; empty without a prefix."""
     others = sum(not key.startswith(prefix) for key in weights)
-    left = f"; others, left out: {others}" if others else ""
-    return (f"keys of the weights begin with {prefix}{left}",) if prefix else ()
+    left = f"; {others} other keys were left out" if others else ""
+    return (f"removed the prefix {prefix} of keys{left}",) if prefix else ()
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message, for a message of one line."""
+    """The first line of an error's message, at most 200 characters; the type's name where there is none."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 @dataclass
 class ConversionReport:
-    """Every key of the source and of the result, once.
+    """What a conversion did with every key of the source and of the result; each is listed once.
 
-    An entry is a key, where something is to be said followed by that in brackets: `pos_embed (computed)`. `taken` and
-    `adapted` name keys of the source that went over as they were, or changed; `left` those that did not go over; `new`
-    is what the result has and the source had not. `notes` are lines on what is no weight: bands, statistics, tiles.
+    An entry is a key, with a remark in brackets where there is one: `pos_embed (computed)`. `taken` lists keys of the
+    source that were copied unchanged, `adapted` those that were changed, `left` those that were not used. `new` lists
+    keys of the result that the source did not have. `notes` are lines on bands, statistics and tiles.
     """
 
     taken: list[str] = field(default_factory=list)
@@ -91,13 +92,13 @@ class ConversionReport:
     notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """The account for people: all keys; those of a row of blocks are one entry (`blocks.0-11.norm1.bias`)."""
+        """The report as lines of text; keys that differ only in the block are folded (`blocks.0-11.norm1.bias`)."""
         kinds = {"taken": self.taken, "adapted": self.adapted, "left": self.left, "new": self.new}
         said = [f"{kind} {len(keys)}{': ' if keys else ''}{', '.join(fold(keys))}" for kind, keys in kinds.items()]
         return said + self.notes
 
     def followed_by(self, later: "ConversionReport", names: Mapping[str, str]) -> "ConversionReport":
-        """This conversion and then `later`, whose keys are those of `names` (key of our source -> its key)."""
+        """The report of this conversion followed by `later`; `names` maps keys of this source to keys of `later`."""
         changed = {_key(entry): _remark(entry) for entry in later.adapted}
         result = ConversionReport(left=list(self.left), new=[*self.new, *later.new], notes=[*self.notes, *later.notes])
         for entry in [*self.taken, *self.adapted]:
@@ -109,7 +110,7 @@ class ConversionReport:
 
 
 def fold(entries: Iterable[str]) -> list[str]:
-    """Entries in their order, where those that differ in the number of a block alone are one."""
+    """Join entries that differ only in the number of a block; the order stays."""
     numbers: dict[tuple[str, str], list[int]] = {}
     for entry in entries:
         block = BLOCK.fullmatch(entry)
@@ -119,8 +120,8 @@ def fold(entries: Iterable[str]) -> list[str]:
 
 
 def _state_dict(loaded: object) -> dict[str, Tensor] | None:
-    """The state dict of what a checkpoint holds; None where there is none."""
-    for _ in range(4):  # wrapped once or twice; a mapping that holds itself must come to an end
+    """Find the state dict in the contents of a checkpoint; None where there is none."""
+    for _ in range(4):  # usually wrapped once or twice; the limit stops at a mapping that contains itself
         inner = [loaded.get(key) for key in ("model", "state_dict")] if isinstance(loaded, Mapping) else []
         loaded = next((one for one in inner if isinstance(one, Mapping)), loaded)
     if not isinstance(loaded, Mapping):
@@ -138,15 +139,15 @@ def _all_tensors(mapping: Mapping[Any, Any]) -> bool:
 
 
 def _refused(error: pickle.UnpicklingError) -> str:
-    """Why torch's reader of inert data stopped."""
+    """Why torch refused to read a checkpoint with `weights_only`."""
     named = GLOBAL.search(str(error))
     if named is None:
-        return "is damaged, no weight file, or would run code"
+        return "is damaged, not a weight file, or would run code"
     return f"would run code (it holds {named[1]})"
 
 
 def _ranges(numbers: list[int]) -> str:
-    """`0-2,5` of 0, 1, 2, 5."""
+    """Write numbers as ranges: 0, 1, 2, 5 as `0-2,5`."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][-1] + 1:

@@ -1,4 +1,4 @@
-"""A stacked encoder as a vision transformer that timm builds, with the same features.
+"""Export a stacked encoder as a vision transformer of timm with the same features.
 
 B batch, C bands, H W pixels of a tile, N patches, D width
 """
@@ -20,7 +20,7 @@ from geomae.models.encoder import Encoder
 from geomae.models.folder import Model, standardise
 
 TIMM_EPS = 1e-6  # of timm's vit_* models
-LARGEST_DIFFERENCE = 1e-5  # of features, which are about 1 after the last norm
+LARGEST_DIFFERENCE = 1e-5  # of features, whose magnitude is about 1 after the last norm
 NAMES = {
     "tiny": "vit_tiny_patch16_224",
     "small": "vit_small_patch16_224",
@@ -31,20 +31,20 @@ NAMES = {
 
 
 def transformer(model: Model, what: str) -> Encoder:
-    """The encoder of a masked autoencoder. Raises ModelError for a convolutional one, for which there is no `what`."""
+    """The transformer encoder of a model. Raises ModelError for a convolutional one, which does not support `what`."""
     encoder = model.mae.encoder
     if not isinstance(encoder, Encoder):
         raise ModelError(
-            f"this model is a convolutional autoencoder, for which there is no {what}; take a masked autoencoder "
+            f"this model is a convolutional autoencoder, which does not support {what}; take a masked autoencoder "
             "(--config tiny)"
         )
     return encoder
 
 
 def export_grid(model: Model, tile: int | None) -> tuple[int, int]:
-    """Rows and columns of patches: of stored positions, else of `tile` (pixels a side), else of the model's own tiles.
+    """Rows and columns of patches: those of stored positions, else of `tile` (side in pixels), else of training tiles.
 
-    Raises ModelError where nobody says the size, or patches do not fit it.
+    Raises ModelError where the size of tiles is unknown, or patches do not divide it.
     """
     shape = model.mae.architecture
     if shape.positions == "table" and shape.grid is not None:
@@ -58,32 +58,32 @@ def export_grid(model: Model, tile: int | None) -> tuple[int, int]:
     sides = [tile, tile] if tile is not None else [recorded, recorded] if isinstance(recorded, int) else recorded
     if not isinstance(sides, list) or len(sides) != 2 or not all(isinstance(side, int) for side in sides):
         raise ModelError(
-            "the model takes tiles of any size and does not say which it was trained on, and an export is for one; say "
+            "an export is for one size of tiles, and the model does not record the size that it was trained on; give "
             "--tile-size PIXELS"
         )
     height, width = sides
     if height < 1 or width < 1 or height % shape.patch or width % shape.patch:
         raise ModelError(
-            f"a patch of {shape.patch} pixels does not divide a tile of {height} x {width}; say --tile-size with a "
+            f"a patch of {shape.patch} pixels does not divide a tile of {height} x {width}; give --tile-size as a "
             f"multiple of {shape.patch}"
         )
     return height // shape.patch, width // shape.patch
 
 
 def random_tiles(model: Model, tiles: int, size: tuple[int, int]) -> Tensor:
-    """Tiles (B, C, H, W) without gaps in physical units, the same each time; for checks of an export."""
+    """Random tiles (B, C, H, W) in physical units, the same in each call; for checks of an export."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (model.record.mean_C, model.record.std_C))
     rng = torch.Generator().manual_seed(0)
     return (mean + std * torch.randn(tiles, len(mean), *size, generator=rng)).float()
 
 
 def scaled(model: Model) -> str:
-    """What is to be said of positions that depend on the ground sample distance."""
+    """A remark on positions that are scaled by the ground sample distance; empty for others."""
     return f" of {model.record.gsd_m:g} m" if model.mae.architecture.positions == "gsd" else ""
 
 
 def position_table(model: Model, rows: int, cols: int) -> Tensor:
-    """Positions (1 + N, D) of the class token and of each patch, as the encoder adds them."""
+    """Positions (1 + N, D) that the encoder adds to the class token and to each patch."""
     shape = model.mae.architecture
     if shape.positions == "table":
         table: Tensor = model.mae.state_dict()["encoder.positions.table"]
@@ -95,7 +95,7 @@ def position_table(model: Model, rows: int, cols: int) -> Tensor:
 
 @dataclass
 class TimmWeights:
-    """A state dict of timm's layout, and what `timm.create_model` needs to build the model it fits."""
+    """A state dict in timm's layout, and the arguments of `timm.create_model` for a model that it fits."""
 
     state: dict[str, Tensor]
     name: str
@@ -103,7 +103,7 @@ class TimmWeights:
     norm_eps: float
 
     def build(self) -> nn.Module:
-        """The model with these weights, loaded strictly, for evaluation."""
+        """Build timm's model with these weights, loaded strictly, in evaluation mode."""
         norm: dict[str, Any] = (
             {} if self.norm_eps == TIMM_EPS else {"norm_layer": partial(nn.LayerNorm, eps=self.norm_eps)}
         )
@@ -112,7 +112,7 @@ class TimmWeights:
         return built.eval()
 
     def call(self) -> str:
-        """The line of Python that builds the model."""
+        """The Python expression that builds the model."""
         arguments = [f"{key}={value!r}" for key, value in self.arguments.items()]
         if self.norm_eps != TIMM_EPS:
             arguments.append(f"norm_layer=functools.partial(torch.nn.LayerNorm, eps={self.norm_eps!r})")
@@ -120,9 +120,9 @@ class TimmWeights:
 
 
 def timm_weights(model: Model, tile: int | None = None) -> tuple[TimmWeights, ConversionReport]:
-    """The encoder in timm's layout, for tiles of `tile` pixels a side (None: those that the model knows).
+    """Convert the encoder to timm's layout for tiles of side `tile` pixels (None: see `export_grid`).
 
-    Raises ModelError for an embedding that timm has not, and where the size of the tiles is open.
+    Raises ModelError for an embedding that timm does not have, and where the size of the tiles is unknown.
     """
     transformer(model, "export to timm")
     mae, shape = model.mae, model.mae.architecture
@@ -170,8 +170,10 @@ def timm_weights(model: Model, tile: int | None = None) -> tuple[TimmWeights, Co
 
 @torch.no_grad()
 def check_timm(exported: TimmWeights, model: Model, embed: Callable[[Tensor], tuple[Tensor, Tensor]]) -> float:
-    """The largest difference between patch features of timm's model and of `embed` (tiles in physical units to
-    (tile_BD, patches_BND)) on random tiles. Raises ModelError where it is more than LARGEST_DIFFERENCE.
+    """Largest difference between patch features of timm's model and of `embed` on random tiles.
+
+    `embed` maps tiles in physical units to (tile_BD, patches_BND). Raises ModelError where the difference exceeds
+    LARGEST_DIFFERENCE times the largest feature (at least 1).
     """
     pixels_BCHW = random_tiles(model, 2, exported.arguments["img_size"])
     valid_BCHW = torch.ones_like(pixels_BCHW, dtype=torch.bool)

@@ -1,8 +1,8 @@
-"""Weights in: a model from a file of weights, and the model of one band set as a model of another.
+"""Import weights: a model from a weight file, and the conversion of a model to another set of bands.
 
-For other bands kernels are copied, averaged or begun at zero, band by band.
+For other bands, kernels are copied, averaged or initialised to zero, band by band.
 
-C bands that the model has, K bands that are wanted, P pixels of a patch in one band, D width
+C bands of the model, K wanted bands, P pixels of a patch in one band, D width
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,18 +26,19 @@ from geomae.sensors.band import plain_name
 from geomae.sensors.record import SensorRecord
 
 SensorBands = tuple[Sensor, tuple[Band, ...]]
-KERNEL = "patch_embed.proj.weight"  # by its name in foreign weights
+KERNEL = "patch_embed.proj.weight"  # its name in foreign weights
 EMBEDDING, HEAD, HEAD_BIAS = "encoder.embedding.proj.weight", "decoder.head.proj.weight", "decoder.head.proj.bias"
 
 
 def import_weights(
     source: Path, bands: SensorBands | None = None, statistics: Path | None = None, **facts: Any
 ) -> tuple[Model, ConversionReport]:
-    """A model from a weight file, and what became of every key.
+    """Make a model from a weight file; returns it with a report on every key.
 
-    `facts` are those that weights leave open: heads, decoder_heads, norm_eps, target (see `convert_mae`); what an
-    export to timm wrote beside the file counts where they are None. The bands are named by `bands`, or adapted to it
-    where there are not as many; `statistics` is a stats.json of `geomae catalog stats`.
+    `facts` are settings that weights do not hold: heads, decoder_heads, norm_eps, target (see `convert_mae`). Those
+    that are None are read from the JSON file that an export to timm left beside the weights, if any. `bands` names the
+    input bands. Weights of three bands are converted to `bands` where it lists another number; so are exported ones,
+    whose bands are known. `statistics` is a stats.json of `geomae catalog stats`.
     """
     stored = read_weights(source)
     weights, prefix = without_prefix(stored, KERNEL)
@@ -55,7 +56,7 @@ def import_weights(
     report.notes += prefix_notes(stored, prefix)
     if record is not None:
         model = replace(model, sensors=(record,))
-        report.notes.append(f"heads, epsilon, bands and statistics: from {sidecar(source).name} unless said otherwise")
+        report.notes.append(f"heads, epsilon, bands and statistics: from {sidecar(source).name} unless given")
     if bands is None:
         report.notes.append(_describe_bands(model.record))
     elif named:
@@ -71,16 +72,16 @@ def import_weights(
 
 
 def adapt_model(folder: Path, bands: SensorBands, statistics: Path | None = None) -> tuple[Model, ConversionReport]:
-    """The model of a folder for other bands, and what became of every key."""
+    """Convert the model of a folder to other bands; returns it with a report on every key."""
     model, report = _with_bands(load_model(folder), bands, statistics)
     model.provenance["bands_from"] = file_digest(folder / "model.safetensors")
     return model, report
 
 
 def measured_record(path: Path, sensor: Sensor, names: tuple[str, ...], gsd_m: float | None) -> SensorRecord:
-    """The record of the bands `names` of `sensor`, as measured in `path`; of several splits `train` counts.
+    """Read the statistics of the bands `names` of `sensor` from a stats.json; where it has splits, those of `train`.
 
-    Raises ConfigError where the file has no such record, or more than one, or lacks a band.
+    Raises ConfigError where the file has no record of the sensor, or more than one, or lacks a band.
     """
     records = _records(path, sensor.name)
     if len(records) != 1:
@@ -113,26 +114,27 @@ def measured_record(path: Path, sensor: Sensor, names: tuple[str, ...], gsd_m: f
 def adapt_bands(
     model: Model, bands: Sequence[Band], sensor: str, unit: str, measured: SensorRecord | None = None
 ) -> tuple[Model, ConversionReport]:
-    """A stacked model that takes `bands` of `sensor` (pixels in `unit`) in this order, and what was done for it.
+    """Convert a stacked model to `bands` of `sensor` in this order, with pixels in `unit`; also returns a report.
 
-    A band that meets one of the model's (by name within a sensor, else by wavelength; the bands of ordinary pictures,
-    which have no published wavelengths, by common name) gets a copy of its kernel; any
-    other the mean kernel of the model's bands of its kind (optical or radar), or zeros where there is none. All K
-    kernels are then multiplied by C / K: a token is the sum over its bands, and keeps its magnitude. Rows of the
-    decoder's head go the same way without the factor, for each predicts its own band. Statistics are `measured`; else
-    they are those of the bands that were met, and means over the model's bands for others.
+    A band that matches one of the model's gets a copy of its kernel. Bands match by name within a sensor, else by
+    wavelength; those of ordinary pictures, which have no published wavelengths, by common name. Any other band gets the
+    mean kernel of the model's bands of its kind (optical or radar), or zeros where there is none. All K kernels are
+    then multiplied by C / K, so that a token, which is a sum over bands, keeps its magnitude. The rows of the decoder's
+    head are treated alike but without the factor, since each predicts its own band. Statistics are `measured`, or else
+    those of the matching bands, with means over the model's bands for the others.
 
-    Raises ModelError for an embedding that needs no conversion or has none, and where statistics are in another unit.
+    Raises ModelError for a spectral embedding, which needs no conversion, for a grouped one, which cannot be converted,
+    and where statistics are in another unit.
     """
     transformer(model, "conversion to other bands")
     shape = model.mae.architecture
     if shape.embedding == "spectral":
         raise ModelError(
-            "a spectral embedding takes any bands as they are: nothing is to be converted; use the model itself"
+            "a spectral embedding takes any bands as they are and needs no conversion; use the model itself"
         )
     if shape.embedding != "stacked":
         raise ModelError(
-            f"the bands of a {shape.embedding} embedding are fixed by its groups; train a model on the others"
+            f"the bands of a {shape.embedding} embedding are fixed by its groups; train a model on the new bands"
         )
     offered = next((one for one in model.sensors if one.name == sensor), model.record)
     matches = _matches(bands, offered, sensor)
@@ -144,7 +146,7 @@ def adapt_bands(
     report = ConversionReport(notes=[*_band_lines(bands, offered.bands, matches, sources), said])
     dropped = [one.name for one in model.sensors if one.name != record.name]
     if dropped:
-        report.notes.append(f"sensors left: {', '.join(dropped)}; the new model has the bands of {record.name} alone")
+        report.notes.append(f"sensors left out: {', '.join(dropped)}; the model has the bands of {record.name} only")
     factor = len(offered.bands) / len(bands)
     for name, share in ((EMBEDDING, factor), (HEAD, 1.0), (HEAD_BIAS, 1.0)):
         if name in state:
@@ -164,7 +166,7 @@ def adapt_bands(
 
 
 def _records(path: Path, sensor: str) -> list[Mapping[str, Any]]:
-    """The records of a sensor, one for each data set: of its split `train` where there is one, else of every split."""
+    """The records of a sensor, by data set: that of the split `train` where there is one, else those of all splits."""
     stored, records = read_json(path), []
     try:
         for splits in stored.values():
@@ -185,7 +187,7 @@ def _with_bands(model: Model, wanted: SensorBands, statistics: Path | None) -> t
 
 
 def _exported_facts(source: Path) -> tuple[SensorRecord | None, dict[str, Any]]:
-    """What an export to timm wrote beside its weights: the sensor, and heads, epsilon and grid."""
+    """Read the JSON file of an export to timm: the sensor, and heads, epsilon and grid; None and {} without one."""
     path = sidecar(source)
     if source.suffix != ".safetensors" or not path.is_file():
         return None, {}
@@ -196,7 +198,7 @@ def _exported_facts(source: Path) -> tuple[SensorRecord | None, dict[str, Any]]:
         facts = {"heads": int(built["num_heads"]), "norm_eps": float(stored["norm_eps"]), "grid": (rows, cols)}
         record = SensorRecord.from_dict(stored["sensor"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return None, {}  # a JSON file of something else
+        return None, {}  # another JSON file
     return record, facts
 
 
@@ -214,14 +216,14 @@ def _matches(bands: Sequence[Band], offered: SensorRecord, sensor: str) -> tuple
 
 
 def _sources(band: Band, match: int | None, offered: Sequence[Band]) -> list[int]:
-    """The bands whose mean kernel `band` gets: the one it meets, else all of its kind; none where there are none."""
+    """Indices of the bands whose mean kernel `band` gets: the matching one, else all of its kind, which may be none."""
     if match is not None:
         return [match]
     return [index for index, one in enumerate(offered) if (one.polarisation is None) == (band.polarisation is None)]
 
 
 def _remix(values: Tensor, bands: int, sources: Sequence[Sequence[int]], axis: int) -> Tensor:
-    """Values whose `axis` runs over (band, pixel), for bands that are each the mean of some, or zeros."""
+    """Compute values for new bands, each the mean over its `sources`, or zeros; `axis` runs over (band, pixel)."""
     by_band = values.movedim(axis, 0).reshape(bands, -1, *values.shape[:axis], *values.shape[axis + 1 :])
     mixed = [by_band[list(one)].mean(0) if one else torch.zeros_like(by_band[0]) for one in sources]
     return torch.stack(mixed).flatten(0, 1).movedim(0, axis).contiguous()
@@ -230,16 +232,15 @@ def _remix(values: Tensor, bands: int, sources: Sequence[Sequence[int]], axis: i
 def _statistics(
     offered: SensorRecord, bands: Sequence[Band], matches: Sequence[int | None], sensor: str, unit: str
 ) -> tuple[SensorRecord, str]:
-    """Statistics of bands that nobody measured for this model, and a line that says where each comes from."""
+    """Assume statistics of bands from those of the model; also returns a line on their origin."""
     remedy = "measure them with `geomae catalog stats` and give --statistics stats.json"
     if set(offered.mean_C) == {0.0} and set(offered.std_C) == {1.0}:
         zeros, ones = (0.0,) * len(bands), (1.0,) * len(bands)
         record = SensorRecord(UNMEASURED, offered.unit, offered.gsd_m, tuple(bands), zeros, ones)
-        return record, f"statistics: unknown (mean 0, standard deviation 1), as the source's are; {remedy}"
+        return record, f"statistics: unknown (mean 0, standard deviation 1), as in the source; {remedy}"
     if offered.unit != unit:
         raise ModelError(
-            f"the model's statistics are in {offered.unit}, and {sensor} is in {unit}: they cannot be carried over; "
-            f"{remedy}"
+            f"the model's statistics are in {offered.unit}, but {sensor} is in {unit}, so they cannot be used; {remedy}"
         )
     every = range(len(offered.bands))
     index = [every if match is None else [match] for match in matches]
@@ -250,7 +251,7 @@ def _statistics(
     assumed = [band.name for band, match in zip(bands, matches, strict=True) if match is None]
     if offered.name == sensor and not assumed:
         return record, f"statistics of {sensor}: the model's own"
-    line = f"statistics of {sensor}: assumed from {offered.name}, band by band as its kernels"
+    line = f"statistics of {sensor}: assumed from {offered.name}, band by band like the kernels"
     if assumed:
         line += f"; for {', '.join(assumed)} the mean over all bands"
     return record, f"{line}; {remedy}"
@@ -259,18 +260,18 @@ def _statistics(
 def _band_lines(
     bands: Sequence[Band], offered: Sequence[Band], matches: Sequence[int | None], sources: Sequence[Sequence[int]]
 ) -> list[str]:
-    """One line on every band that is wanted, and one on those that were left."""
+    """One line per wanted band, and one on the bands of the model that were not copied."""
     lines = []
     for band, match, origin in zip(bands, matches, sources, strict=True):
         how = _origin(origin, offered) if match is None else f"copied from {_called(offered[match])}"
         lines.append(f"band {_called(band)}: {how}")
     left = [_called(band) for index, band in enumerate(offered) if index not in matches]
-    return [*lines, f"bands that none was copied from: {', '.join(left) or 'none'}"]
+    return [*lines, f"bands of the model that were not copied: {', '.join(left) or 'none'}"]
 
 
 def _origin(sources: Sequence[int], offered: Sequence[Band]) -> str:
     if not sources:
-        return "new, begun at zero"
+        return "new, initialised to zero"
     return f"averaged over {', '.join(offered[index].name for index in sources)}"
 
 

@@ -1,4 +1,4 @@
-"""A model as one file for other programs, with a JSON file beside it that says what it takes and gives.
+"""Export a model as one file for other programs, with a JSON file beside it that describes inputs and outputs.
 
 B batch, C bands, H W pixels, N patches, D width
 """
@@ -20,11 +20,11 @@ from geomae.models.folder import Model, save_tensors, write_model
 
 SUFFIXES = {"timm": ".safetensors", "onnx": ".onnx", "safetensors": ".safetensors"}
 Embed = Callable[[Tensor], tuple[Tensor, Tensor]]  # pixels_BCHW in physical units -> (tile_BD, patches_BND)
-Export = tuple[dict[str, Any], ConversionReport, list[str]]  # for the JSON file; of every key; lines for people
+Export = tuple[dict[str, Any], ConversionReport, list[str]]  # for the JSON file; report on keys; lines to print
 
 
 def sidecar(path: Path) -> Path:
-    """The JSON file that belongs to an exported file."""
+    """The path of the JSON file beside an exported file."""
     return path.with_name(f"{path.name}.json")
 
 
@@ -33,13 +33,14 @@ def export_model(
 ) -> tuple[ConversionReport, list[str]]:
     """Write `model` in the format `form` (`timm`, `onnx` or `safetensors`) as `out`, and the JSON file beside it.
 
-    `embed` is what the exported file is checked against (that of `load_encoder(folder)`); neither file is written if
-    a check fails. `tile` is the side in pixels of the tiles that the file takes, by default the model's own. Gives
-    what became of every key, and lines on how the file is used. Raises ConfigError for another suffix.
+    `embed` (that of `load_encoder(folder)`) is the reference for a check of the export; where the check fails, neither
+    file is written. `tile` is the side in pixels of the tiles that the file takes, by default the model's own. Returns
+    a report on every key, and lines on how to use the file. Raises ConfigError for a wrong suffix of `out`, ModelError
+    where the format cannot hold the model or the check fails.
     """
     if out.suffix != SUFFIXES[form]:
         raise ConfigError(f"{out}: --to {form} writes a {SUFFIXES[form]} file; call it {out.name}{SUFFIXES[form]}")
-    # The JSON first: whoever sees the file of weights finds what belongs to it.
+    # The JSON file is published first, so that the file of weights never stands without it.
     with publish_file(out) as file, publish_file(sidecar(out)) as facts_file:
         if form == "timm":
             facts, report, lines = _write_timm(model, file, embed, tile)
@@ -66,7 +67,7 @@ def _write_timm(model: Model, file: Path, embed: Embed, tile: int | None) -> Exp
     }
     others = ", ".join(record.name for record in model.sensors if record != model.record)
     if others:
-        report.notes.append(f"statistics of {others}: left; a file has those of one sensor")
+        report.notes.append(f"statistics of {others}: left out; the file holds those of one sensor")
     return facts, report, [
         f"pixels: standardise by mean and standard deviation of {model.record.name} first",
         f"build with {exported.call()}",
@@ -84,18 +85,18 @@ def _write_onnx(model: Model, file: Path, embed: Embed, tile: int | None) -> Exp
         "sensor": model.record.to_dict(),
         "provenance": model.provenance,
     }
-    checked = "not checked: onnxruntime is not installed; `uv sync --extra onnx` brings it"
+    checked = "not checked: onnxruntime is not installed; install it with `uv sync --extra onnx`"
     if difference is not None:
         checked = f"checked with onnxruntime: embeddings differ by at most {difference:.1e}"
     return facts, report, [f"tiles of {size[0]} x {size[1]} pixels, any number of them", checked]
 
 
 def _write_safetensors(model: Model, file: Path) -> Export:
-    """The two files of a model folder under other names."""
+    """Write weights and config of a model folder under other names."""
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         write_model(model, Path(folder))
         shutil.copyfile(Path(folder) / "model.safetensors", file)
         facts: dict[str, Any] = read_json(Path(folder) / "config.json")
     report = ConversionReport(taken=list(model.mae.state_dict()))
-    line = "back: a folder with these two as model.safetensors and config.json is the model"
+    line = "to use it as a model: put the two files into a folder as model.safetensors and config.json"
     return facts, report, [line]

@@ -172,7 +172,7 @@ def test_maps_of_convolutional_networks_are_patches(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(tile, module(ready), atol=1e-5, rtol=1e-5)
     assert (patches.shape, encoder.patch_grid(64, 64)) == ((2, 49, 512), (7, 7))
-    assert "keys of the weights begin with module.encoder." in encoder.notes
+    assert "removed the prefix module.encoder. of keys" in encoder.notes
     with pytest.raises(ConfigError, match="has no class token; choose mean or mean-std"):
         load_encoder(encoder.text, imagery=NAIP, pooling="cls")
 
@@ -276,7 +276,7 @@ def test_a_training_checkpoint_of_a_wrapped_model_gives_the_same_features(vit, t
     encoder = load_encoder(f"timm:{VIT}?checkpoint={tmp_path / 'checkpoint.pth'}", imagery=NAIP)
     plain = load_encoder(f"timm:{VIT}?checkpoint={vit[1]}", imagery=NAIP)
     assert encoder.digest == plain.digest
-    assert "keys of the weights begin with module.backbone.; others, left out: 1" in encoder.notes
+    assert "removed the prefix module.backbone. of keys; 1 other keys were left out" in encoder.notes
 
 
 def test_weights_of_another_model_and_tiles_that_are_not_square(vit, tmp_path):

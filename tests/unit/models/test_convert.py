@@ -116,11 +116,11 @@ def test_weights_under_a_prefix_are_found_and_the_account_names_it(tmp_path, pre
     source = saved(tmp_path / "w.pth", wrap(weights))
     model, account = import_weights(source, heads=3, norm_eps=1e-5)
     assert all(torch.equal(value, expected.mae.state_dict()[key]) for key, value in model.mae.state_dict().items())
-    (line,) = [note for note in account.notes if note.startswith("keys of the weights begin with")]
-    assert line.split()[6].rstrip(";") == prefix
+    (line,) = [note for note in account.notes if note.startswith("removed the prefix ")]
+    assert line.split()[3] == prefix
     others = [key for key in read_weights(source) if not key.startswith(prefix)]
     assert [key for key in account.left if key in others] == others
-    assert line.endswith(f"; others, left out: {len(others)}") == bool(others)
+    assert line.endswith(f"; {len(others)} other keys were left out") == bool(others)
 
 
 def named(prefix, weights):
@@ -187,7 +187,7 @@ def test_files_without_a_state_dict(tmp_path):
         ("heads", "--heads"),
         ("decoder_heads", "--decoder-heads"),
         ("norm_eps", "--norm-eps"),
-        ("target", "--target none or patch"),
+        ("target", "--target none or --target patch"),
     ],
 )
 def test_what_weights_cannot_tell_must_be_said(unsaid, remedy):
@@ -239,7 +239,7 @@ def test_settings_that_do_not_fit(wrong, message):
     [
         ({"patch_embed.proj.weight": None}, "not weights of the published masked autoencoder"),
         ({"pos_embed": torch.zeros(17, 24)}, "not weights of the published masked autoencoder"),
-        ({"pos_embed": torch.zeros(1, 15, 24)}, "14 patches are not a square grid"),
+        ({"pos_embed": torch.zeros(1, 15, 24)}, "14 patches do not form a square grid"),
         ({"decoder_pos_embed": torch.zeros(17, 16)}, "do not fit together"),
         ({"decoder_pred.weight": torch.zeros(47, 16)}, "do not fit together"),
         ({"blocks.1.attn.qkv.weight": torch.zeros(24, 24)}, "do not fit together"),
@@ -255,7 +255,7 @@ def test_weights_that_are_not_in_the_layout(change, message):
 
 
 def test_bands_must_be_named_where_there_are_not_three():
-    with pytest.raises(ModelError, match="5 input bands, and 3 were named"):
+    with pytest.raises(ModelError, match="5 input bands, but 3 were named"):
         convert_mae(published_weights(bands=5), **SETTINGS)
 
 
@@ -292,6 +292,6 @@ def test_the_command_line_says_it_in_one_line(tmp_path):
     source = saved(tmp_path / "w.pth", published_weights(depth=1))
     done = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "model"), "--decoder-heads", "2"])
     assert done.exit_code == 2
-    assert "say it with --heads" in done.stderr
+    assert "give them with --heads" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""

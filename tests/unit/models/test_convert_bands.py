@@ -85,7 +85,7 @@ def test_every_key_is_named_once():
     _, account = adapted(old, ["B02", "B03"])
     named = [entry.split(" ")[0] for entry in account.taken + account.adapted + account.left]
     assert sorted(named) == sorted(old.mae.state_dict())
-    assert "bands that none was copied from: B04 (red), B8A (nir08), B11 (swir16)" in account.notes
+    assert "bands of the model that were not copied: B04 (red), B8A (nir08), B11 (swir16)" in account.notes
 
 
 def test_across_sensors_bands_meet_by_wavelength():
@@ -111,13 +111,13 @@ def test_a_radar_band_begins_at_zero():
     assert not after[1].any()
     assert not head[1].any()
     assert not bias[1].any()
-    assert f"{KERNEL}[VV] (new, begun at zero)" in account.new
+    assert f"{KERNEL}[VV] (new, initialised to zero)" in account.new
     assert after[0].any()
 
 
 def test_statistics_in_another_unit_are_not_carried_over():
     with pytest.raises(
-        ModelError, match=r"are in reflectance, and naip is in digital_number.*--statistics stats\.json"
+        ModelError, match=r"are in reflectance, but naip is in digital_number.*--statistics stats\.json"
     ):
         adapted(known(), ["red", "green"], sensor("naip"))
 
@@ -161,7 +161,7 @@ def test_as_many_bands_as_the_weights_have_are_their_names(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "bands: blue, green, red, nir, swir16 in this order, mean 0" in printed
     assert "new 0" in printed
-    with pytest.raises(ModelError, match="5 input bands, and 2 were named"):
+    with pytest.raises(ModelError, match="5 input bands, but 2 were named"):
         run(ConvertOptions(source, tmp_path / "other", **SAID, bands="sentinel-2-l2a:B02,B03", quiet=True))
 
 
@@ -297,14 +297,14 @@ def test_a_timm_file_with_its_own_bands_takes_others(tmp_path, capsys):
     state = new.mae.state_dict()[KERNEL].reshape(-1, 2, SIDE**2).transpose(0, 1)
     torch.testing.assert_close(state, kernels(old)[0][[3, 0]] * 4 / 2)
     assert new.record.mean_C == (RECORD.mean_C[3], RECORD.mean_C[0])
-    assert "from vit.safetensors.json unless said otherwise" in capsys.readouterr().out
+    assert "from vit.safetensors.json unless given" in capsys.readouterr().out
 
 
 def test_sensors_that_the_new_bands_are_not_of_are_named():
     model = known()
     model = Model(model.mae, (*model.sensors, RECORD))
     _, account = adapted(model, ["B02"])
-    assert "sensors left: s2; the new model has the bands of sentinel-2-l2a alone" in account.notes
+    assert "sensors left out: s2; the model has the bands of sentinel-2-l2a only" in account.notes
 
 
 def test_within_a_sensor_bands_meet_by_name():

@@ -127,7 +127,7 @@ def test_the_account_names_every_key_once(tmp_path):
     named = [entry.split(" ")[0] for entry in account.taken + account.adapted + account.left]
     assert sorted(named) == sorted(model.mae.state_dict())
     assert account.new == ["positions (sines and cosines of 4 x 3 patches)"]
-    with pytest.raises(ModelError, match="onnxruntime's answers differ from the model's by"):
+    with pytest.raises(ModelError, match="onnxruntime's outputs differ from the model's by"):
         off = lambda pixels: tuple(one + 2e-4 for one in OwnEncoder(model).embed(pixels))  # noqa: E731
         check_onnx(tmp_path / "out.onnx", model, (16, 12), off)
 
@@ -166,14 +166,14 @@ def test_a_file_that_differs_is_not_left(folder, tmp_path, monkeypatch):
     packages()
     source = folder(drawn("stacked"))
     monkeypatch.setattr("geomae.models.convert.onnx.LARGEST_DIFFERENCE", -1.0)
-    with pytest.raises(ModelError, match="onnxruntime's answers differ"):
+    with pytest.raises(ModelError, match="onnxruntime's outputs differ"):
         run(ConvertOptions(source, tmp_path / "out.onnx", to="onnx", quiet=True))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_what_one_file_cannot_hold_and_what_is_not_said(folder, tmp_path, monkeypatch):
     source = folder(Model(tiny_model().mae, (RECORD,)))
-    with pytest.raises(ModelError, match="say --tile-size PIXELS"):
+    with pytest.raises(ModelError, match="give --tile-size PIXELS"):
         run(ConvertOptions(source, tmp_path / "out.onnx", to="onnx", quiet=True))
     with pytest.raises(ConfigError, match=r"--to onnx writes a \.onnx file; call it out\.onnx"):
         run(ConvertOptions(source, tmp_path / "out", to="onnx", quiet=True))

@@ -116,11 +116,11 @@ def test_with_both_norms_the_one_of_pooled_features_is_left():
         ({"pre_norm": True}, r"norm_pre\.weight: the weights have a norm before the blocks"),
         ({"mlp_layer": SwiGLU}, r"blocks\.0\.mlp\.fc1_g\.weight: the weights have gated layers \(SwiGLU\)"),
         ({"scale_attn_norm": True}, r"geomae's blocks have no attn\.norm\.weight"),
-        ({"class_token": False, "global_pool": "avg"}, "have no class token, which geomae's encoder has"),
-        ({"qkv_bias": False}, r"attn\.qkv\.bias is missing: geomae's attention has one"),
+        ({"class_token": False, "global_pool": "avg"}, "lack a class token, which geomae needs"),
+        ({"qkv_bias": False}, r"attn\.qkv\.bias is missing, which geomae's attention needs"),
         ({"mlp_ratio": 2}, r"48 inner features are not 4 times the width 24"),
         ({"patch_size": (4, 8)}, "patches of 4 x 8 are not square"),
-        ({"img_size": (16, 32)}, "32 patches are not a square grid"),
+        ({"img_size": (16, 32)}, "32 patches do not form a square grid"),
     ],
 )
 def test_what_our_blocks_have_not_is_refused_by_name(options, message):
@@ -138,9 +138,9 @@ def test_a_distilled_transformer_is_refused():
 
 
 def test_what_a_state_dict_of_timm_cannot_tell():
-    with pytest.raises(ModelError, match=r"--norm-eps \(timm's is 1e-6"):
+    with pytest.raises(ModelError, match=r"--norm-eps \(1e-6 in timm"):
         converted(vision_transformer(), norm_eps=None)
-    with pytest.raises(ModelError, match=r"say it with --heads \(3 in tiny models\)"):
+    with pytest.raises(ModelError, match=r"give them with --heads \(3 in tiny models\)"):
         convert_mae(vision_transformer(embed_dim=192, depth=1).state_dict(), norm_eps=EPS)
 
 
@@ -258,7 +258,7 @@ def test_tiles_that_are_not_square_come_back_too(name, tmp_path):
 def test_a_json_file_of_something_else_beside_weights_is_no_matter(text, tmp_path):
     save_file(vision_transformer().state_dict(), tmp_path / "vit.safetensors")
     (tmp_path / "vit.safetensors.json").write_text(text, encoding="utf-8")
-    with pytest.raises(ModelError, match=r"vit\.safetensors: the number of heads cannot be read off"):
+    with pytest.raises(ModelError, match=r"vit\.safetensors: heads cannot be inferred"):
         run(ConvertOptions(tmp_path / "vit.safetensors", tmp_path / "out", quiet=True))
 
 
@@ -287,7 +287,7 @@ def test_a_spectral_model_is_refused_with_the_reason(tmp_path):
 @pytest.mark.parametrize(
     ("tile", "recorded", "positions", "message"),
     [
-        (None, None, {}, r"does not say which it was trained on.*--tile-size PIXELS"),
+        (None, None, {}, r"does not record the size that it was trained on.*--tile-size PIXELS"),
         (None, "wide", {}, r"--tile-size PIXELS"),
         (18, [16, 12], {}, "a patch of 4 pixels does not divide a tile of 18 x 18"),
         (16, None, {"positions": "table", "grid": (2, 2)}, "positions for tiles of 8 x 8 only; leave it out"),

@@ -111,7 +111,7 @@ def test_a_pixel_of_a_conv_head_does_not_depend_on_how_large_the_tile_is():
 
 def test_what_a_folder_lacks_is_said(tmp_path):
     save_model(tiny_model(), tmp_path / "plain")
-    with pytest.raises(ModelError, match=r"plain: has no head, .* `geomae finetune --model .*plain"):
+    with pytest.raises(ModelError, match=r"plain: has no head: .* `geomae finetune --model .*plain"):
         load_finetuned(tmp_path / "plain")
     save_model(finetuned(record_of()).model, tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
@@ -128,9 +128,9 @@ def test_what_a_folder_lacks_is_said(tmp_path):
     ("fields", "message"),
     [
         ({"kind": "conv"}, "conv predicts pixels"),
-        ({"classes": ("one",)}, "two or more"),
-        ({"codes": (1, 2)}, "one of each per class"),
-        ({"calibration": Calibration(bias=(0.0,))}, "one of each per class"),
+        ({"classes": ("one",)}, "at least two classes"),
+        ({"codes": (1, 2)}, "need one value per class"),
+        ({"calibration": Calibration(bias=(0.0,))}, "need one value per class"),
     ],
 )
 def test_a_record_is_consistent(fields, message):

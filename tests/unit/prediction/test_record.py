@@ -15,7 +15,7 @@ IMAGERY = SensorRecord("naip", "reflectance", 5.0, (Band("R", "red", 0.65, 0.06,
     [
         ((7, 40), (7, 40), None),
         ((0, 254), (0, 254), None),
-        ((7, 255), (1, 2), "do not fit 0 to 254 are numbered anew: a 7 as 1, b 255 as 2"),
+        ((7, 255), (1, 2), "do not fit 0 to 254 are renumbered: a 7 as 1, b 255 as 2"),
         ((-1, 3), (1, 2), "a -1 as 1, b 3 as 2"),
         ((None, None), (1, 2), None),
     ],

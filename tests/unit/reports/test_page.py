@@ -1,6 +1,6 @@
 import re
 
-from geomae.reports.page import Figure, Html, Page, RunLink, Section, Table, link_run, shown, write_page
+from geomae.reports.page import Figure, Html, Link, Page, Section, Table, link_run, shown, write_page
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -51,8 +51,8 @@ def test_a_model_is_linked_to_the_report_of_its_run_by_a_way_that_moves_along(tm
         folder.mkdir(parents=True)
     for run in (model.parent, probe.parents[1]):
         (run / "report.html").write_text("")
-    assert link_run(f"mine={model}") == RunLink(f"mine={model}", model.parent / "report.html")
-    assert link_run(str(probe)) == RunLink(str(probe), tmp_path / "probed" / "report.html")
+    assert link_run(f"mine={model}") == Link(f"mine={model}", model.parent / "report.html")
+    assert link_run(str(probe)) == Link(str(probe), tmp_path / "probed" / "report.html")
     assert [link_run(one) for one in (str(bare), "timm:vit", "baseline:pixels", "")] == [
         str(bare), "timm:vit", "baseline:pixels", "",
     ]  # fmt: skip

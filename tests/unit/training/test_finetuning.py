@@ -251,7 +251,7 @@ def test_blocks_behind_the_head_stay_as_they_are(index, compute, tmp_path):
     job = replace(job, record=job.record.model_copy(update={"layer": 1}))
     network, _ = network_of(job, parse(FinetuneConfig, QUICK))
     assert not any(value.requires_grad for value in network.encoder.blocks[1].parameters())
-    with pytest.raises(ConfigError, match="blocks: 2 are to learn, and the head reads 1"):
+    with pytest.raises(ConfigError, match="blocks: 2 are to be trained, but the head reads only 1"):
         network_of(job, parse(FinetuneConfig, QUICK | {"method": "last-blocks"}))
     learned = run(compute, job, tmp_path, 2, 16, 0.1)
     before, after = (one.mae.encoder.blocks for one in (job.model, learned.model))
