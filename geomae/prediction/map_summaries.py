@@ -1,4 +1,4 @@
-"""Many maps in figures: what each shows, and which few of them are looked at first."""
+"""Summaries of many maps in numbers, and the choice of the few maps that a report draws."""
 
 import math
 from collections.abc import Sequence
@@ -11,13 +11,14 @@ from geomae.prediction.record import PredictorRecord
 from geomae.prediction.scene_maps import NODATA, MapJob
 from geomae.rasters import read_map
 
-MOST_PX = 256  # of the longer side of a map, for its figures
+MOST_PX = 256  # pixels of the longer side at which a map is summarised
 
 
 @dataclass(frozen=True)
 class MapSummary:
-    """One map: the share of its pixels that are valid, its most frequent class with the share of these that it has, and
-    how sure the model is on average (%); of numbers their mean. None where there is nothing to tell.
+    """One map: fraction of valid pixels, most frequent class (`most`) and its fraction of these (`share`).
+
+    `level` is the mean confidence in percent, or the mean of predicted numbers. Values that do not apply are None.
     """
 
     job: MapJob
@@ -28,7 +29,7 @@ class MapSummary:
 
 
 def summarise_map(job: MapJob, record: PredictorRecord, out: Path) -> MapSummary:
-    """The figures of a map, from at most `MOST_PX` pixels a side of it."""
+    """Summarise a map, read at a reduced size of at most MOST_PX pixels per side."""
     shrink = max(1, math.ceil(max(job.lattice.rows, job.lattice.cols) / MOST_PX))
     shape = (math.ceil(job.lattice.rows / shrink), math.ceil(job.lattice.cols / shrink))
     values_yx = read_map(str(job.path(out)), shape=shape)[0]
@@ -48,7 +49,7 @@ def summarise_map(job: MapJob, record: PredictorRecord, out: Path) -> MapSummary
 
 
 def most_telling(summaries: Sequence[MapSummary], most: int) -> list[MapSummary]:
-    """Half of `most` where the level is lowest, half where it is highest, from the lowest on; all where there are few.
+    """Return at most `most` maps, by rising level: half with the lowest levels and half with the highest.
 
     Maps without a level come last.
     """
