@@ -120,6 +120,12 @@ class TileReader:
         """The tiles that are drawn near each other, where that saves decoding."""
         return draw_groups(self.index)
 
+    @cached_property
+    def ground_of_groups(self) -> TrainingGround:
+        """What lies in some tile of each group; only where there are groups."""
+        assert self.groups is not None
+        return TrainingGround(self.index, self.groups.group_T)
+
     def frame(self, position: int) -> Frame:
         """Where a tile lies."""
         scene, row, col, size = (int(value) for value in self._place[position])
