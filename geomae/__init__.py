@@ -29,7 +29,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: torch takes seconds, and `geomae --help` does not need it."""
+    """Import on first use: importing torch takes seconds, and `geomae --help` does not need it."""
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'geomae' has no attribute {name!r}")

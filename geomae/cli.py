@@ -1,4 +1,4 @@
-"""The command line: one sub-command per module of `geomae.commands`, and an exit code."""
+"""The command line: one sub-command per module of `geomae.commands`, its help, and the exit code."""
 
 import sys
 from collections.abc import Callable
@@ -52,14 +52,14 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line and exit with its code; a wrong argument is one line, as every other fault of a request."""
+    """Run the command line and exit with its code. A wrong argument is reported in one line, like any other error."""
     try:
         code = app(prog_name="geomae", standalone_mode=False)
-    except typer.Abort:  # interrupted before a command was there to say so
+    except typer.Abort:  # interrupted before the command itself could report it
         typer.echo("interrupted", err=True)
         code = 130
     except Exception as error:
-        if not hasattr(error, "format_message"):  # typer's own errors; their class moves between its releases
+        if not hasattr(error, "format_message"):  # marks typer's own errors, whose class differs between releases
             raise
         context = getattr(error, "ctx", None)
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -90,11 +90,11 @@ EXAMPLES = {
     "stats": "geomae catalog stats --dataset mine@train",
     "preview": "geomae catalog preview --dataset mine --out preview",
     "schema": "geomae catalog schema --out catalog.schema.json",
-}  # of each command, below its options
+}  # shown below the options of each command
 
 
 class Command(TyperCommand):
-    """A command whose help tells of the options that matter first, of the others by group, and ends in an example."""
+    """A command whose help lists the most used options first, the others by group, and then an example."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments and the groups of options."""
@@ -117,13 +117,13 @@ class Command(TyperCommand):
                     formatter.write_dl(listed)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Write the example as it is typed: a line that was broken could not be copied."""
+        """Write the example in one line, without wrapping, so that it can be copied."""
         if ctx.info_name in EXAMPLES:
             formatter.write(f"\nExample:\n  {EXAMPLES[ctx.info_name]}\n")
 
 
 def title(option: Any) -> str:
-    """The long name of an option without its dashes; of an argument its name."""
+    """Return the long name of an option without its dashes, or the name of an argument."""
     return str(max(option.opts, key=len)).lstrip("-")
 
 

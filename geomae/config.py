@@ -1,4 +1,4 @@
-"""Configuration: frozen, checked once at the border, from a YAML file and `--set key=value`."""
+"""Configuration: immutable, validated once when it is read from a YAML file and `--set key=value`."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,9 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from geomae.errors import ConfigError, nearest
 from geomae.files import YamlDocument, read_yaml
 
-LEAST_CONTRASTED = 16  # tiles of a step: among fewer it is too easy to tell one from the others
+LEAST_CONTRASTED = 16  # tiles of a step: with fewer negatives the contrastive task is too easy
 RULE = "rule"  # type of the errors that `refuse` raises
-WORDINGS = {  # pydantic speaks of Python; whoever writes YAML knows these words
+WORDINGS = {  # pydantic's messages use Python's terms; these use those of YAML
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
     "dict_type": "must be a mapping of keys to values",
@@ -33,13 +33,13 @@ WORDINGS = {  # pydantic speaks of Python; whoever writes YAML knows these words
 
 
 class Frozen(BaseModel):
-    """Base of all configuration: immutable, no unknown keys, no NaN. Options are strict too: text is no number."""
+    """Base of all configuration: immutable, no unknown keys, no NaN. Subclasses are strict: text is not a number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
 
 class Decoder(Frozen, strict=True):
-    """The decoder that turns visible tokens into predictions of the hidden ones (He et al. 2022, section 3)."""
+    """The decoder that predicts hidden patches from the visible tokens (He et al. 2022, section 3)."""
 
     kind: Literal["full", "window", "cross"] = Field(
         "full",
@@ -63,7 +63,7 @@ class Decoder(Frozen, strict=True):
 
 
 class Masking(Frozen, strict=True):
-    """What the encoder does not see."""
+    """Masking: which patches or bands are hidden from the encoder."""
 
     kind: Literal["random", "block", "grid", "bands"] = Field(
         "random",
@@ -72,30 +72,26 @@ class Masking(Frozen, strict=True):
     )
     ratio: float = Field(0.75, gt=0, lt=1, description="share of patches (bands: of bands or groups) that is hidden")
     groups: Literal["consistent", "independent"] = Field(
-        "consistent", description="a place is hidden in all groups of a grouped embedding, or each group draws its own"
+        "consistent", description="a patch is hidden in all groups of a grouped embedding, or masks differ by group"
     )
-    band_dropout: float = Field(
-        0.0, ge=0, lt=1, description="chance that training keeps a tile's band from the encoder"
-    )
+    band_dropout: float = Field(0.0, ge=0, lt=1, description="probability of hiding a band of a tile in training")
 
 
 class Objective(Frozen, strict=True):
-    """What training asks of the encoder: terms with weights, of which those above 0 are computed (models/objective)."""
+    """The training objective: a weighted sum of terms. A term of weight 0 is not computed (models/objective)."""
 
     pixels: float = Field(1.0, ge=0, description="predict the pixels of hidden patches; needs the decoder")
     places: float = Field(
-        0.0, ge=0, description="tell a tile and what another date or sensor shows of its ground from the other tiles "
-        "of the step; tiles without such a partner take no part"
+        0.0, ge=0, description="contrastive loss: match a tile with another date or sensor of the same ground, among "
+        "the tiles of the step; tiles without such a partner are left out"
     )  # fmt: skip
     contrast: float = Field(
-        0.0, ge=0, description="the same with two views of one tile, of tiles that have no partner or where places is 0"
+        0.0, ge=0, description="the same with two views of one tile, for tiles without partner or where places is 0"
     )
     textures: float = Field(
-        0.0,
-        ge=0,
-        description="predict what fixed filters say of the whole tile, or of its partner",
+        0.0, ge=0, description="predict the responses of fixed filters to the whole tile, or to its partner"
     )
-    temperature: float = Field(0.1, gt=0, description="of contrast and places: what similarities are divided by")
+    temperature: float = Field(0.1, gt=0, description="divides the similarities in contrast and places")
 
     @property
     def paired(self) -> bool:
@@ -103,7 +99,7 @@ class Objective(Frozen, strict=True):
         return self.contrast > 0 or self.places > 0
 
     def weights(self) -> dict[str, float]:
-        """The terms that are computed, with their weights: pixels first."""
+        """Return the terms with weights above 0, pixels first."""
         given = {"pixels": self.pixels, "places": self.places, "contrast": self.contrast, "textures": self.textures}
         return {term: weight for term, weight in given.items() if weight > 0}
 
@@ -115,50 +111,46 @@ class Objective(Frozen, strict=True):
 
 
 def check_contrast(objective: Objective, batch: int) -> None:
-    """Raise ValueError where a step has too few tiles to be told apart."""
+    """Raise ValueError where a step has too few tiles for the contrastive terms."""
     if objective.paired and batch < LEAST_CONTRASTED:
         raise ValueError(
-            f"batch: {batch} tiles are too few for objective.contrast or objective.places to tell apart; take "
+            f"batch: {batch} tiles are too few for the contrastive terms (objective.contrast, objective.places); take "
             f"{LEAST_CONTRASTED} or more over all devices"
         )
 
 
 class Views(Frozen, strict=True):
-    """How the views that are told apart differ, beside their windows, masks, flips and turns. Values are standardised:
-    each band has mean 0 and deviation 1 before.
-    """
+    """Random change of band values in views, beside windows, masks, flips and turns, after standardisation."""
 
     gain: float = Field(0.1, ge=0, lt=1, description="each band is multiplied by 1 - gain to 1 + gain")
-    offset: float = Field(0.1, ge=0, description="up to so many standard deviations are added to each band")
+    offset: float = Field(0.1, ge=0, description="largest offset of each band, in standard deviations")
 
 
 class Optimizer(Frozen, strict=True):
-    """AdamW with warm-up and cosine decay, as He et al. 2022 (appendix A) train."""
+    """AdamW with warm-up and cosine decay, as in He et al. 2022 (appendix A)."""
 
     base_rate: float = Field(1.5e-4, gt=0, description="learning rate for 256 tiles a step; scaled by batch / 256")
     weight_decay: float = Field(0.05, ge=0, description="not applied to biases, norms and single tokens")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the rate rises from 0")
-    floor: float = Field(0.0, ge=0, lt=1, description="share of the rate that is left at the end")
+    floor: float = Field(0.0, ge=0, lt=1, description="final learning rate, as a share of the peak")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
 
 
 class Data(Frozen, strict=True):
-    """How tiles reach the model."""
+    """Selection, augmentation, reading and caching of tiles."""
 
     min_valid_patch: float = Field(0.5, gt=0, le=1, description="share of valid pixels a patch needs to be drawn")
     max_quarantined: float = Field(0.1, ge=0, le=1, description="share of scenes the audit may quarantine")
     validation: float = Field(0.1, gt=0, lt=1, description="share of the tiles held out of training")
     scales: list[float] = Field(
-        [1.0, 1.0], min_length=2, max_length=2, description="windows of so many times the tile's side, at least and at "
-        "most, are drawn on the ground of the training tiles and brought to the tile's size"
+        [1.0, 1.0], min_length=2, max_length=2, description="least and largest side of random windows, relative to the "
+        "tile; windows lie on the ground of the training tiles and are resampled to the tile's size"
     )  # fmt: skip
     flips: bool = Field(True, description="draw one of the eight flips and quarter turns for each tile")
     readers: int = Field(2, ge=0, description="threads that read tiles ahead of the training step; 0 reads in the step")
     memory_mb: int = Field(1024, ge=0, description="decoded tiles are kept in memory up to this size")
-    cache: str | None = Field(
-        None, min_length=1, description="folder where decoded pixels are kept for all epochs and trainings"
-    )
-    cache_gb: float = Field(50, gt=0, description="bytes (10^9) that this folder may take")
+    cache: str | None = Field(None, min_length=1, description="folder of decoded pixels, for all epochs and trainings")
+    cache_gb: float = Field(50, gt=0, description="largest size of this folder, in 10^9 bytes")
 
     @model_validator(mode="after")
     def _consistent(self) -> "Data":
@@ -169,10 +161,10 @@ class Data(Frozen, strict=True):
 
 
 class PretrainConfig(Frozen, strict=True):
-    """Everything that decides what `geomae pretrain` computes. Equal configuration and data give equal weights."""
+    """All settings of `geomae pretrain`. Equal configuration and data give equal weights."""
 
     model: Literal["mae", "cae"] = Field(
-        "mae", description="masked autoencoder of transformers, or a convolutional autoencoder of about its size"
+        "mae", description="masked autoencoder of transformers, or a convolutional autoencoder of similar size"
     )
     preset: Literal["tiny", "small", "base", "large", "huge"] = Field("tiny", description="size of the encoder")
     patch: int = Field(8, gt=0, description="side of a patch in pixels; must divide the tile")
@@ -180,7 +172,7 @@ class PretrainConfig(Frozen, strict=True):
     groups: list[list[str]] | None = Field(
         None, description="bands of each group of a grouped embedding, by name; default: those of the sensor"
     )
-    left_out: list[str] = Field([], description="bands that belong to no group and are not read")
+    left_out: list[str] = Field([], description="bands in no group, which are not read")
     positions: Literal["sincos", "gsd"] = Field(
         "sincos", description="positions in patches, or scaled by gsd_m / reference_gsd_m (Scale-MAE, Reed et al. 2023)"
     )
@@ -196,13 +188,13 @@ class PretrainConfig(Frozen, strict=True):
     batch: int = Field(64, gt=0, description="tiles per step, over all devices")
     accumulate: int = Field(1, gt=0, description="passes over which a step's tiles are split on each device")
     save_every: int = Field(200, gt=0, description="steps between checkpoints")
-    keep: int = Field(2, gt=0, description="newest checkpoints kept, beside the best")
+    keep: int = Field(2, gt=0, description="number of newest checkpoints kept, in addition to the best")
     eval_every: int = Field(100, gt=0, description="steps between validations")
     picture_every: int = Field(500, gt=0, description="steps between pictures of fixed validation tiles")
     probe_every: int = Field(
         0, ge=0, description="steps between kNN probes of labelled tiles (see --probe); 0 probes never"
     )
-    log_every: int = Field(10, gt=0, description="steps between logged training figures")
+    log_every: int = Field(10, gt=0, description="steps between logged training metrics")
     compile: bool = Field(False, description="torch.compile of the blocks; needs a C++ compiler, and time at start")
 
     @model_validator(mode="after")
@@ -222,9 +214,8 @@ class PretrainConfig(Frozen, strict=True):
         check_contrast(self.objective, self.batch)
         if self.objective.paired and self.accumulate > 1:
             raise ValueError(
-                "accumulate: the tiles of a step are told apart from each other by objective.contrast and "
-                "objective.places, which do not split over passes; leave accumulate out, and take more devices or a "
-                "smaller batch"
+                "accumulate: objective.contrast and objective.places compare all tiles of a step, which cannot be "
+                "split over passes; leave accumulate out, and take more devices or a smaller batch"
             )
         if self.model == "cae":
             self._check_convolutional()
@@ -243,21 +234,21 @@ class PretrainConfig(Frozen, strict=True):
 
 
 class AdaptConfig(Frozen, strict=True):
-    """Everything that decides what `geomae adapt` computes, beside the model and the tiles."""
+    """All settings of `geomae adapt`, beside the model and the tiles."""
 
     method: Literal["full", "last-blocks", "lora", "norm", "heads"] = Field(
-        "lora", description="which weights learn; heads: none of the model, to compare with"
+        "lora", description="which weights learn; heads: none of the model, for comparison"
     )
-    rank: int = Field(8, gt=0, description="of the corrections of method lora")
+    rank: int = Field(8, gt=0, description="rank of the low-rank updates of method lora")
     blocks: int | None = Field(
-        None, ge=0, description="last blocks of the encoder that learn in full; default 1 of last-blocks, 0 of lora"
+        None, ge=0, description="last blocks of the encoder that learn in full; default 1 for last-blocks, 0 for lora"
     )
     replay: float = Field(0.25, ge=0, lt=1, description="share of the steps that take source tiles")
     rate: float | None = Field(None, gt=0, description="learning rate for 256 tiles a step; default that of the method")
     masking: Masking = Masking()
-    objective: Objective | None = Field(None, description="terms to go on with; default those of the model's training")
+    objective: Objective | None = Field(None, description="terms of the loss; default those of the model's training")
     views: Views = Views()
-    data: Data = Data(validation=0.2)  # of a target, which is often small, a tenth says little
+    data: Data = Data(validation=0.2)  # targets are often small, and a tenth would be too few tiles for validation
     steps: int = Field(200, gt=0, description="optimizer steps, unless it is stopped early")
     batch: int = Field(32, gt=0, description="tiles per step")
     eval_every: int = Field(20, gt=0, description="steps between validations on held-out target tiles")
@@ -271,7 +262,7 @@ class AdaptConfig(Frozen, strict=True):
 
     @property
     def whole_blocks(self) -> int:
-        """Last blocks that learn in full: a whole one and corrections of rank 8 are more than a tenth of `tiny`."""
+        """Number of last blocks that learn in full; 0 for lora: one block and rank 8 exceed a tenth of `tiny`."""
         return self.blocks if self.blocks is not None else int(self.method == "last-blocks")
 
 
@@ -282,9 +273,9 @@ def load_config(
     kind: type[Config], command: str, name: str | None, changes: Sequence[str] = (),
     options: Mapping[str, object] | None = None,
 ) -> Config:  # fmt: skip
-    """The configuration of `command`: the file or shipped `name` (None: `kind`'s defaults), changed by `key=value`s.
+    """Return the configuration of `command`: a file or shipped `name` (None: the defaults), with `key=value` changes.
 
-    `options` are those of the command line that are called as the key that they change.
+    `options` are the command line options whose names are keys, with their values. Raises ConfigError.
     """
     document = _document(command, name) if name is not None else None
     return change_config(kind, document.values if document else {}, changes, document, options)
@@ -294,7 +285,7 @@ def change_config(
     kind: type[Config], values: dict[str, Any], changes: Sequence[str], document: YamlDocument | None = None,
     options: Mapping[str, object] | None = None,
 ) -> Config:  # fmt: skip
-    """Check `values` after changes. Raises ConfigError as `parse` does; what is wrong by a change names the option."""
+    """Validate `values` after changes. Raises ConfigError as `parse` does; for a wrong change it names the option."""
     given = {f"--set {change}": change for change in changes}
     given |= {f"--{key} {value}": f"{key}={value}" for key, value in (options or {}).items()}
     try:
@@ -309,7 +300,7 @@ def change_config(
 
 
 def changed(values: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
-    """`values` after `key=value`s, of which later ones win; `values` itself stays as it is."""
+    """Return a copy of `values` with `key=value` changes applied in order."""
     values = copy.deepcopy(values)
     for change in changes:
         _set(values, change)
@@ -317,7 +308,7 @@ def changed(values: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
 
 
 def parse(kind: type[Config], values: dict[str, Any], document: YamlDocument | None = None) -> Config:
-    """Check `values`. Raises ConfigError with the file, line, key and remedy of the first fault."""
+    """Validate `values`. Raises ConfigError with the file, line, key and remedy of the first error."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -325,10 +316,10 @@ def parse(kind: type[Config], values: dict[str, Any], document: YamlDocument | N
 
 
 def explain(error: ValidationError, document: YamlDocument | None = None, kind: type[BaseModel] | None = None) -> str:
-    """One line for the fault of `error` that stands first in `document`: where, which key, what; and how many more.
+    """Return one line for the error that comes first in `document`: line, key, problem, and how many more there are.
 
-    With `kind`, the model that was validated, keys count that are not in the document (they came by `--set`), and
-    the nearest known key is named for one that is unknown.
+    With `kind`, the validated model, the line also names keys that are not in the document (from `--set`), and the
+    most similar known key for an unknown one.
     """
     line_keys, _, message = _first_fault(error, document, kind)
     where = f"{document.where(line_keys)}: " if document else ""
@@ -336,18 +327,18 @@ def explain(error: ValidationError, document: YamlDocument | None = None, kind: 
 
 
 def refuse(message: str, *keys: str | int) -> NoReturn:
-    """Refuse what is being validated; `keys` below it lead to the line that the message is about."""
+    """Raise an error from within a validator; `keys`, relative to the validated value, give the line to report."""
     raise PydanticCustomError(RULE, "{message}", {"message": message, "keys": keys})
 
 
 def shipped(command: str) -> tuple[str, ...]:
-    """Names of the configurations that come with geomae for `command`."""
+    """Return the names of the configurations that come with geomae for `command`."""
     folder = shipped_path("configs") / command
     return tuple(sorted(path.stem for path in folder.glob("*.yaml")))
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one: `{"a": {"b": 1}}` becomes `{"a.b": 1}`; an empty mapping stays a value."""
+    """Flatten nested mappings: `{"a": {"b": 1}}` becomes `{"a.b": 1}`; an empty mapping is kept as a value."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
@@ -358,7 +349,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _first_fault(
     error: ValidationError, document: YamlDocument | None, kind: type[BaseModel] | None
 ) -> tuple[list[str | int], list[str | int], str]:
-    """The keys of the line of the fault that stands first, the keys that pydantic gives it, and the message."""
+    """Return, for the first error by line: the keys of its line, the keys that pydantic reports, and the message."""
     errors = error.errors(include_url=False)
     faults = [_located(fault, document, kind) for fault in errors]
     lines = [document.lines.get(tuple(line_keys), 0) if document else 0 for _, line_keys, _ in faults]
@@ -369,7 +360,7 @@ def _first_fault(
 
 
 def _blamed(given: Mapping[str, str], keys: Sequence[str | int]) -> str:
-    """The options, as they were written, that change what stands at `keys`, above or below; else all of them."""
+    """Return the options, as written, that change the value at `keys` or one above or below it; else all options."""
     at = [str(key) for key in keys]
 
     def touches(change: str) -> bool:
@@ -389,13 +380,13 @@ def _document(command: str, name: str) -> YamlDocument:
 
 
 def shipped_path(name: str) -> Path:
-    """A file or folder that comes with the program: inside an installed package, at the top level of a checkout."""
+    """Return the path of a file that comes with the program: in the installed package, or in the top of a checkout."""
     installed = Path(str(resources.files("geomae"))) / name
     return installed if installed.exists() else installed.parent.parent / name
 
 
 def _set(values: dict[str, Any], change: str) -> None:
-    """Apply one `a.b=value`; the value is read as a YAML scalar."""
+    """Apply one `a.b=value` to `values`, in place; the value is parsed as YAML."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -415,7 +406,7 @@ def _set(values: dict[str, Any], change: str) -> None:
 
 
 def _fields(kind: type[BaseModel], keys: Sequence[str | int]) -> list[str]:
-    """Names of the keys that stand at `keys` below `kind`."""
+    """Return the names of the known keys at the nested `keys` of `kind`."""
     for key in keys:
         field = kind.model_fields.get(str(key))
         if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
@@ -427,7 +418,7 @@ def _fields(kind: type[BaseModel], keys: Sequence[str | int]) -> list[str]:
 def _located(
     fault: ErrorDetails, document: YamlDocument | None, kind: type[BaseModel] | None
 ) -> tuple[list[str | int], list[str | int], str]:
-    """The keys to show, the keys of the line to show, and the message."""
+    """Return the keys to show, the keys of the line to show, and the message of a validation error."""
     keys: list[str | int] = []
     for part in fault["loc"]:  # pydantic adds the names of union branches to the keys of a file
         if kind is not None or document is None or (*keys, part) in document.lines:

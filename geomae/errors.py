@@ -1,17 +1,17 @@
-"""The errors that geomae raises on purpose: each says what is wrong, where, and the remedy."""
+"""The errors that geomae raises on purpose. Each message says what is wrong, where, and what to do."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class GeomaeError(Exception):
-    """A request or an input is at fault. The command line prints it as one line and exits with `exit_code`."""
+    """Base of all errors in a request or an input. The command line prints one line and exits with `exit_code`."""
 
     exit_code = 2
 
 
 class CatalogError(GeomaeError):
-    """The catalogue, or something it names, is wrong."""
+    """The catalogue, or something that it refers to, is wrong."""
 
 
 class ConfigError(GeomaeError):
@@ -19,11 +19,11 @@ class ConfigError(GeomaeError):
 
 
 class RasterError(GeomaeError):
-    """A raster cannot be read as the catalogue says."""
+    """A raster cannot be read as the catalogue describes it."""
 
 
 class BandMismatchError(GeomaeError):
-    """Bands that are needed are missing, or two sets of bands do not fit together."""
+    """Required bands are missing, or two sets of bands do not match."""
 
 
 class ModelError(GeomaeError):
@@ -31,23 +31,23 @@ class ModelError(GeomaeError):
 
 
 class EmbeddingError(GeomaeError):
-    """Embeddings cannot be worked with: they are not finite, or too few."""
+    """Embeddings cannot be used: they are not finite, or too few."""
 
 
 class CheckpointError(GeomaeError):
-    """A run cannot be resumed from what lies in its folder."""
+    """A run cannot be resumed from the checkpoints in its folder."""
 
 
 class TrainingError(GeomaeError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class StorageError(GeomaeError):
-    """Something could not be written: no room, no permission, or something is in the way."""
+    """A file or folder could not be written: no space, no permission, or another file is in the way."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Phrase the remedy for an unknown name: the nearest known one, and otherwise all of them."""
+    """Return the remedy for an unknown name: the most similar known name, otherwise a list of known names."""
     names = list(dict.fromkeys(map(str, known)))
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6) or [
         one for one in names if one.lower() == name.lower()

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, digests, paths that stay in their folder, and strict YAML."""
+"""Atomic writing of files and folders, digests, file names, confined paths, and strict YAML."""
 
 import contextlib
 import csv
@@ -20,23 +20,23 @@ from typing import Any
 
 from geomae.errors import CatalogError, ConfigError, GeomaeError, StorageError
 
-MOST_VALUES = 100_000  # of a YAML document that stands for more than it writes out
-NO_TEXT = re.compile(r"[\0\ud800-\udfff]")  # YAML can write them (`"\0"`), and no name of a file or column holds any
-UNFINISHED = ".unfinished-"  # prefix of what is being written beside its final name
-KEPT_LETTERS = 20  # letters of the final name that follow it: a name as long as file systems take has no room for more
-LONGEST_NAME = 180  # bytes of a name without what commands put before and behind it; file systems take 255
+MOST_VALUES = 100_000  # values of a YAML document after its aliases are expanded, unless its text is longer
+NO_TEXT = re.compile(r"[\0\ud800-\udfff]")  # YAML can write these (`"\0"`), but no name of a file or column has them
+UNFINISHED = ".unfinished-"  # prefix of files and folders that are being written
+KEPT_LETTERS = 20  # letters of the final name that follow it; more could exceed the file system's limit
+LONGEST_NAME = 180  # bytes, without the prefixes and suffixes that commands add; file systems allow 255
 
 
 @contextlib.contextmanager
 def publish_file(path: Path, *, lasting: bool = True) -> Iterator[Path]:
-    """Give a name beside `path` to write to; on success it takes the place of `path` in one step.
+    """Yield a temporary path beside `path` to write to; on success it replaces `path` in one step.
 
-    A reader sees the old file whole or the new one whole, also after a power cut. What can be made again, and is
-    checked before it is used, need not be `lasting`: it is not waited for until it is on the disk.
+    A reader sees either the old file or the new one complete, even after a power cut. With `lasting` False the file
+    is not flushed to the disk: for files that can be made again and are checked before use. Raises StorageError.
     """
     with _storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The suffix stays last: GDAL and others choose the format by it.
+        # The suffix is kept, because GDAL and others choose the format by it.
         handle, name = tempfile.mkstemp(
             prefix=f"{UNFINISHED}{path.stem[:KEPT_LETTERS]}-", suffix=path.suffix, dir=path.parent
         )
@@ -47,7 +47,7 @@ def publish_file(path: Path, *, lasting: bool = True) -> Iterator[Path]:
             yield temporary
             if lasting:
                 flush(temporary)
-            temporary.chmod(0o666 & ~_umask())  # mkstemp hides its files from other users
+            temporary.chmod(0o666 & ~_umask())  # mkstemp makes files unreadable for other users
             temporary.replace(path)
             if lasting:
                 flush(path.parent)
@@ -57,7 +57,10 @@ def publish_file(path: Path, *, lasting: bool = True) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def publish_dir(path: Path) -> Iterator[Path]:
-    """Give a folder beside `path` to fill; on success it becomes `path` in one step. `path` must not exist."""
+    """Yield a temporary folder beside `path`; on success it is renamed to `path`, which must not exist.
+
+    Raises StorageError where it cannot be written.
+    """
     with _storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{path.name[:KEPT_LETTERS]}-", dir=path.parent))
@@ -74,27 +77,27 @@ def publish_dir(path: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed process left half written in `folder`."""
+    """Remove unfinished files and folders that a killed process left in `folder`."""
     for path in folder.glob(f"{UNFINISHED}*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Publish `text` as UTF-8 at `path`; of a file's name that is no UTF-8 the odd bytes are written as `\\udcXX`.
+    """Publish `text` as UTF-8 at `path`. Bytes of file names that are not UTF-8 are written as `\\udcXX`.
 
-    In JSON that stands for the very name.
+    In JSON this escape reads back as the same name.
     """
     with publish_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Publish `value` as indented JSON at `path`; NaN and infinities become null, as JSON has none."""
+    """Publish `value` as indented JSON at `path`; NaN and infinities become null, since JSON has none."""
     write_text(path, json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Publish rows of a table as CSV; what is unknown is empty."""
+    """Publish the rows of a table as CSV; missing values are empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -103,7 +106,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON. Raises GeomaeError with the file's name when it is absent or damaged."""
+    """Read a JSON file. Raises GeomaeError, which names the file, when it is absent or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -125,24 +128,24 @@ def file_digest(path: Path) -> str:
 
 
 def file_name(name: str) -> str:
-    """A text as the name of a file: letters and digits of any script stay, and `._-`; anything else becomes `_`.
+    """Turn a text into a file name: letters and digits of any script and `._-` are kept, all else becomes `_`.
 
-    A name that is too long for a file system loses its middle.
+    The middle of a name that is too long for a file system is left out.
     """
-    text = unicodedata.normalize("NFC", name)  # with an accent as one letter, as people type it
+    text = unicodedata.normalize("NFC", name)  # a letter and its accent become one character, as on a keyboard
     kept = "".join(letter if letter in "._-" or unicodedata.category(letter)[0] in "LMN" else " " for letter in text)
     plain = "_".join(kept.split()).strip("_") or "_"
     encoded = plain.encode()
     if len(encoded) <= LONGEST_NAME:
         return plain
-    start, end = encoded[: LONGEST_NAME // 3], encoded[-LONGEST_NAME // 2 :]  # the end tells more of a path
+    start, end = encoded[: LONGEST_NAME // 3], encoded[-LONGEST_NAME // 2 :]  # the end of a path is the most telling
     return f"{start.decode(errors='ignore')}...{end.decode(errors='ignore')}"
 
 
 def file_names(names: Iterable[str]) -> list[str]:
-    """A file's name for each text, in order and all different, also where capitals do not count.
+    """Return a file name for each text, in order, all different even where upper and lower case are the same.
 
-    Of texts with one name, that which is written like it keeps it, else the first; the others are numbered.
+    Where several texts give one name, the text that equals it keeps it, else the first; the others are numbered.
     """
     texts = list(names)
     wishes = [file_name(text) for text in texts]
@@ -160,8 +163,9 @@ def file_names(names: Iterable[str]) -> list[str]:
 
 
 def scene_names(scenes: Sequence[tuple[str, str]]) -> list[str]:
-    """A file's name for each scene, (data set, id), as `file_names`: that of the id, after that of the data set where
-    two data sets have scenes of one name.
+    """Return a file name for each scene (data set, id), made unique by `file_names`.
+
+    It is made from the id; where two data sets have scenes of one name, the data set's name comes before it.
     """
     owners: dict[str, set[str]] = {}
     for dataset, scene in scenes:
@@ -171,7 +175,7 @@ def scene_names(scenes: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def confine(path: Path, root: Path, *, outside: bool, where: str) -> Path:
-    """Resolve `path` against `root` and refuse one that leaves `root`, links included, unless `outside`."""
+    """Resolve `path`, links included, against `root`. Raises CatalogError where it leaves `root`, unless `outside`."""
     resolved = (root / path).resolve()
     if not outside and not resolved.is_relative_to(root.resolve()):
         raise CatalogError(f"{where}: {path} leaves the catalogue's folder {root}; add `outside: true` to allow it")
@@ -179,7 +183,7 @@ def confine(path: Path, root: Path, *, outside: bool, where: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where generated and derived data are kept: GEOMAE_CACHE, else the XDG cache folder."""
+    """Return the folder of generated and derived data: GEOMAE_CACHE, else `geomae` in the XDG cache folder."""
     chosen = os.environ.get("GEOMAE_CACHE")
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(chosen).expanduser().resolve() if chosen else base / "geomae"
@@ -187,14 +191,14 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class YamlDocument:
-    """A YAML mapping as plain Python values, with the line of every key."""
+    """A YAML mapping as plain Python values, with the line number of every key."""
 
     path: Path
     values: dict[str, Any]
     lines: dict[tuple[str | int, ...], int]
 
     def where(self, keys: Sequence[str | int] = ()) -> str:
-        """`file:line` of the innermost of `keys` that the document has."""
+        """Return `file:line` of the innermost of the nested `keys` that the document has."""
         known = tuple(keys)
         while known and known not in self.lines:
             known = known[:-1]
@@ -204,8 +208,8 @@ class YamlDocument:
 def read_yaml(path: Path) -> YamlDocument:
     """Read a YAML 1.2 mapping.
 
-    Duplicate keys, tags, several documents, broken syntax, values that cannot be and aliases that multiply raise
-    ConfigError.
+    Raises ConfigError for duplicate keys, tags, several documents, wrong syntax, impossible values, and aliases that
+    expand to too many values.
     """
     from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
@@ -224,7 +228,7 @@ def read_yaml(path: Path) -> YamlDocument:
     def plain(node: Any, keys: tuple[str | int, ...]) -> Any:
         if isinstance(node, CommentedMap):
             for key in node:
-                if key in (node.lc.data or ()):  # a key that came by a merge (`<<: *anchor`) has no line of its own
+                if key in (node.lc.data or ()):  # a key merged from an anchor (`<<: *anchor`) has no line of its own
                     lines[(*keys, key)] = node.lc.key(key)[0] + 1
             return {plain(key, keys): plain(value, (*keys, key)) for key, value in node.items()}
         if isinstance(node, CommentedSeq):
@@ -234,7 +238,7 @@ def read_yaml(path: Path) -> YamlDocument:
         if isinstance(node, str) and (wrong := NO_TEXT.search(node)):
             where = YamlDocument(path, {}, lines).where(keys)
             raise ConfigError(f"{where}: {wrong[0]!a} stands for no character; write the character that is meant")
-        for kind in (bool, int, float, str):  # ruamel's scalars remember their notation; nobody here asks for it
+        for kind in (bool, int, float, str):  # ruamel's scalars keep their notation, which is not needed here
             if isinstance(node, kind):
                 return kind(node)
         return node
@@ -243,7 +247,7 @@ def read_yaml(path: Path) -> YamlDocument:
 
 
 def storage_remedy(error: OSError) -> str:
-    """What helps where something cannot be written."""
+    """Return the remedy for an error of writing."""
     if error.errno == errno.ENAMETOOLONG:
         return "shorten the name, or choose another folder with --out"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -254,7 +258,7 @@ def storage_remedy(error: OSError) -> str:
 
 
 def flush(path: Path) -> None:
-    """Bring a file's or folder's content to the disk."""
+    """Flush the content of a file or folder to the disk (fsync)."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -263,7 +267,7 @@ def flush(path: Path) -> None:
 
 
 def _yaml_tree(path: Path, text: str) -> Any:
-    """What ruamel reads, with the places of keys."""
+    """Parse YAML with ruamel, which keeps the positions of keys. Raises ConfigError."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import ReusedAnchorWarning, YAMLError
     from ruamel.yaml.tokens import TagToken
@@ -271,7 +275,7 @@ def _yaml_tree(path: Path, text: str) -> Any:
     try:
         tags = [one for one in YAML().scan(text) if isinstance(one, TagToken)] if "!" in text else []
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ReusedAnchorWarning)  # the later one counts, as YAML says
+            warnings.simplefilter("ignore", ReusedAnchorWarning)  # by YAML's rules the later anchor is used
             if "*" in text and _values_for(YAML(typ="rt", pure=True).compose(text), {}) > max(MOST_VALUES, len(text)):
                 remedy = f"stand for more than {MOST_VALUES:,} values; use fewer of them"
                 raise ConfigError(f"{path}: its aliases (`*`) {remedy}")
@@ -280,7 +284,7 @@ def _yaml_tree(path: Path, text: str) -> Any:
         raise ConfigError(_yaml_message(path, error)) from error
     except RecursionError as error:
         raise ConfigError(f"{path}: is nested too deep; write it flatter") from error
-    except ValueError as error:  # a number of thousands of digits, a day that no month has
+    except ValueError as error:  # a number with thousands of digits, or a date such as 2024-02-31
         problem = str(error).partition(";")[0]
         raise ConfigError(f"{path}: a value cannot be read ({problem}); correct it, or put it in quotes") from error
     if tags:
@@ -289,9 +293,9 @@ def _yaml_tree(path: Path, text: str) -> Any:
 
 
 def _values_for(node: Any, known: dict[int, int]) -> int:
-    """How many values a node of YAML stands for, each alias counted as what it stands for."""
+    """Count the values of a YAML node with all aliases expanded."""
     if id(node) not in known:
-        known[id(node)] = 1  # also while it is counted: an alias may stand within its own anchor
+        known[id(node)] = 1  # set before counting, because an anchor may contain its own alias
         parts = node.value if isinstance(getattr(node, "value", None), list) else ()
         nodes = [one for part in parts for one in (part if isinstance(part, tuple) else (part,))]
         known[id(node)] += sum(_values_for(one, known) for one in nodes)
@@ -307,7 +311,7 @@ def _yaml_message(path: Path, error: Exception) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Numpy scalars, paths, tuples and models as what JSON has; NaN and infinities as None."""
+    """Convert numpy values, paths, tuples and pydantic models to JSON types; NaN and infinities become None."""
     if hasattr(value, "model_dump"):
         return _plain(value.model_dump(mode="json"))
     if isinstance(value, dict):
@@ -318,7 +322,7 @@ def _plain(value: Any) -> Any:
         return str(value)
     if hasattr(value, "tolist"):
         numbers = value.tolist()
-        return numbers if value.dtype.kind in "biu" else _plain(numbers)  # what is whole is plain already
+        return numbers if value.dtype.kind in "biu" else _plain(numbers)  # only floats can be NaN
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     return value

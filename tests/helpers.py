@@ -8,8 +8,11 @@ import io
 import json
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +71,21 @@ def changed_catalog(old: str, new: str) -> str:
 def contents(folder: Path) -> list[tuple[str, int]]:
     """Everything below a folder, with the time of its last change."""
     return sorted((str(path.relative_to(folder)), path.stat().st_mtime_ns) for path in folder.rglob("*"))
+
+
+def as_ranks(ranks: int, work: Callable[[int, Callable[[Any], list[Any]]], Any]) -> list[Any]:
+    """What `work` of each rank gives, in threads in place of processes; it hears its rank and how ranks exchange."""
+    barrier, every = threading.Barrier(ranks, timeout=60), [None] * ranks
+
+    def exchange(rank: int, own: Any) -> list[Any]:
+        every[rank] = own
+        barrier.wait()
+        found = list(every)
+        barrier.wait()
+        return found
+
+    with ThreadPoolExecutor(ranks) as pool:
+        return list(pool.map(lambda rank: work(rank, partial(exchange, rank)), range(ranks)))
 
 
 def options(*settings: str) -> list[str]:

@@ -1,11 +1,16 @@
 """`geomae catalog check`: is the catalogue valid, are its files sound, and which tiles come of it."""
 
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from geomae.commands.options import (
     CatalogFile,
     CommonOptions,
     Datasets,
+    Devices,
+    Nodes,
     Out,
     Quiet,
     exit_with,
@@ -14,13 +19,23 @@ from geomae.commands.options import (
     write_catalog_summary,
 )
 from geomae.errors import CatalogError
+from geomae.runtime.ranks import alone, leads
 
-READERS = 2  # threads
+if TYPE_CHECKING:
+    from geomae.rasters.work_share import WorkShare
 
 
-def check(catalog: CatalogFile = None, dataset: Datasets = None, out: Out = None, quiet: Quiet = False) -> None:
+def check(
+    catalog: CatalogFile = None,
+    dataset: Datasets = None,
+    out: Out = None,
+    devices: Devices = 1,
+    nodes: Nodes = 1,
+    quiet: Quiet = False,
+) -> None:
     """Validate a catalogue, audit its files and count its tiles (all data sets, unless --dataset says which)."""
-    exit_with(lambda: run(CommonOptions(catalog=catalog, out=out, quiet=quiet), dataset or ()))
+    common = CommonOptions(catalog=catalog, out=out, devices=devices, nodes=nodes, quiet=quiet)
+    exit_with(lambda: run(common, dataset or ()))
 
 
 def run(common: CommonOptions, datasets: Sequence[str]) -> int:
@@ -31,31 +46,36 @@ def run(common: CommonOptions, datasets: Sequence[str]) -> int:
     """
     from geomae.catalog import resolve_selectors
 
-    folder = new_output_folder("catalog-check", common.out)
+    folder = new_output_folder("catalog-check", common.out) if leads() else Path()
     catalog = common.open_catalog()
     selectors = resolve_selectors(catalog, datasets or tuple(catalog.entries), None)
+    share = share_work(common)
 
     from geomae.commands.catalog_check_report import audit_record, show_check, summary_metrics
     from geomae.files import write_json
+    from geomae.rasters.work_share import reading_threads
     from geomae.runtime.console import Screen
-    from geomae.tiles.index import check_dataset
+    from geomae.tiles.dataset_check import check_dataset
 
-    screen = Screen(not common.quiet)
+    screen = Screen(not common.quiet and share.leads)
+    threads = reading_threads(common.devices)
     checks = {}
     for name in dict.fromkeys(one.dataset for one in selectors):
-        checks[name] = check_dataset(catalog, name, threads=READERS, progress=screen.step)
+        checks[name] = check_dataset(catalog, name, threads=threads, share=share, progress=screen.step)
         screen.close()
     checked = {str(one): checks[one.dataset].select(one) for one in selectors}
     failed = {name: one.error for name, one in checked.items() if one.error is not None}
     if failed and all(one.report is None for one in checked.values()):
         raise next(iter(failed.values()))
+    if not share.leads:
+        return 0
 
     write_json(folder / "audit.json", {name: audit_record(catalog, one) for name, one in checked.items()})
     metrics = {f"{name}/{key}": value for name, one in checked.items() for key, value in summary_metrics(one).items()}
     error = None
     if failed:
-        share = f"{len(failed)} of {len(checked)} data sets cannot be used: {', '.join(failed)}"
-        error = f"{next(iter(failed.values()))} ({share}; see {folder / 'audit.json'})"
+        those = f"{len(failed)} of {len(checked)} data sets cannot be used: {', '.join(failed)}"
+        error = f"{next(iter(failed.values()))} ({those}; see {folder / 'audit.json'})"
     write_catalog_summary(folder, "catalog check", catalog, selectors, metrics, error)
     for name, one in checked.items():
         show_check(screen, catalog, name, one)
@@ -64,3 +84,16 @@ def run(common: CommonOptions, datasets: Sequence[str]) -> int:
         raise CatalogError(error)
     screen.say(next_command("catalog check", common, dataset=selectors[0]))
     return 0
+
+
+def share_work(common: CommonOptions) -> "WorkShare":
+    """The part of the files that this process reads; several are started, or met, by Fabric. One needs no torch."""
+    from geomae.rasters.work_share import ALONE, WorkShare
+
+    if alone() and common.devices == common.nodes == 1:
+        return ALONE
+    from geomae.runtime.devices import build_fabric, gather_objects, launch
+
+    fabric = build_fabric("cpu", common.devices, common.nodes, "auto")
+    launch(fabric)
+    return WorkShare(fabric.global_rank, fabric.world_size, partial(gather_objects, fabric))

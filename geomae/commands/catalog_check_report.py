@@ -10,7 +10,8 @@ from geomae.discovery.sensor_guess import FILL_IN
 from geomae.metrics.predictions import FEWEST_GROUPS
 from geomae.runtime.console import Screen
 from geomae.tiles.census import BySplit, Census, Count, label_range, take_census, warnings
-from geomae.tiles.index import DatasetCheck, TileIndex
+from geomae.tiles.dataset_check import DatasetCheck
+from geomae.tiles.index import TileIndex
 from geomae.tiles.pixel_census import ALL, PixelCensus, PixelsBySplit
 from geomae.tiles.selection import grids_gsd_m
 

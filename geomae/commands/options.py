@@ -17,6 +17,7 @@ import typer
 
 from geomae.errors import ConfigError, GeomaeError, StorageError
 from geomae.files import write_json
+from geomae.runtime.peers import take_leave
 
 if TYPE_CHECKING:
     from geomae.catalog import Catalog, Selector
@@ -158,7 +159,9 @@ def exit_with(command: Callable[[], int]) -> NoReturn:
     """Run a command and leave with its exit code; what is wrong with a request is one line without a traceback."""
     try:
         code = command()
+        take_leave(well=True)
     except GeomaeError as error:
+        take_leave(well=False)
         rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
         typer.echo(f"{f'rank {rank}: ' if rank else ''}error: {' '.join(str(error).split())}", err=True)
         # A rank that we started leaves the exit code to rank 0, whose launcher kills everything after any other code.

@@ -217,10 +217,6 @@ def _tracked(
 
 def _gathered(session: "Session", done: bool) -> list[bool]:
     """What every rank says, so that all go on or none."""
-    import torch
+    from geomae.runtime.devices import gather_objects
 
-    every = [done]
-    if session.fabric.world_size > 1:
-        every *= session.fabric.world_size
-        torch.distributed.all_gather_object(every, done)
-    return every
+    return gather_objects(session.fabric, done)

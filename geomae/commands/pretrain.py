@@ -146,7 +146,7 @@ def run(options: PretrainOptions) -> int:
     # once; where a scheduler has started them, rank 0 goes first and leaves what it measured to the others.
     external = devices.external()
     if external:
-        fabric.launch()
+        devices.launch(fabric)
     with fabric.rank_zero_first() if external else contextlib.nullcontext():
         data = assemble(catalog, *job.selectors(), job.config, job.seed, screen.step, indexes)
     screen.close()
@@ -160,7 +160,7 @@ def run(options: PretrainOptions) -> int:
     if folder is not None:
         _check_same_data(folder, data)
     if not external:
-        fabric.launch()
+        devices.launch(fabric)
     folder = _agree_on_folder(fabric, options, job, data, folder)
     with contextlib.ExitStack() as stack:
         if fabric.is_global_zero:

@@ -13,7 +13,7 @@ from geomae.config import flatten
 from geomae.errors import ConfigError, StorageError
 from geomae.files import read_json
 from geomae.runtime.console import Screen
-from geomae.runtime.ranks import alone
+from geomae.runtime.ranks import alone, leads
 from geomae.tiles.selection import Selection, select_tiles
 from geomae.tracking import as_params
 
@@ -45,11 +45,7 @@ class Session:
     @property
     def leads(self) -> bool:
         """Whether this process writes the results; also known before the others are started."""
-        if alone():
-            return True
-        from geomae.runtime.devices import early_rank
-
-        return early_rank() == 0
+        return leads()
 
     @cached_property
     def compute(self) -> "Compute":
@@ -89,8 +85,10 @@ class Session:
 
     def launch(self) -> None:
         """Start the other ranks: after all that can be wrong with the request, so that it is said once."""
+        from geomae.runtime.devices import launch
+
         if not self._started_by_scheduler():
-            self.fabric.launch()
+            launch(self.fabric)
 
     def stopped(self, stop: "Stop") -> int:
         """The exit code of a rank whose work was stopped."""

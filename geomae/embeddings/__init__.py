@@ -1,4 +1,4 @@
-"""Embeddings on disk: a Zarr store that is whole or absent, and GeoParquet for everything else."""
+"""Embeddings on disk: a Zarr store that is either complete or absent, and GeoParquet for other programs."""
 
 from geomae.embeddings.geoparquet import write_geoparquet
 from geomae.embeddings.store import batches, open_embeddings, tile_columns

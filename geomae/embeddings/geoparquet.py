@@ -23,16 +23,17 @@ from geomae.rasters.grids import crs_label
 from geomae.tiles.earth import frames_of
 from geomae.tiles.index import TileIndex
 
-ROWS = 16_384  # of a row group
-WIDE = 5.0  # degrees of longitude: an outline that turns so far lies near a pole, or is large
-WIDE_PER_EDGE = 32  # points of such an outline
-SLIVER = 1e-9  # share of a footprint: a part below it is rounding at longitude 180
+ROWS = 16_384  # rows of a row group
+WIDE = 5.0  # degrees of longitude; a wider outline lies near a pole, or is large, and gets more points
+WIDE_PER_EDGE = 32  # points per edge of such an outline
+SLIVER = 1e-9  # fraction of a footprint; smaller parts are rounding errors at longitude 180
 
 
 def footprints(index: TileIndex) -> NDArray[Any]:
-    """The outline (T) of each tile in EPSG:4326, None where it has no place on Earth.
+    """The outline (T) of each tile in EPSG:4326, None where its position on Earth is unknown.
 
-    Longitudes are -180 to 180; an outline that crosses 180 is in parts, and one around a pole reaches up to it.
+    Longitudes are -180 to 180. An outline that crosses longitude 180 is split into parts; one around a pole includes
+    the pole.
     """
     place_T4 = index.tiles[["scene", "row", "col", "size"]].to_numpy(dtype=np.int64)
     outlines_T = np.full(len(place_T4), None, dtype=object)
@@ -52,7 +53,7 @@ def footprints(index: TileIndex) -> NDArray[Any]:
 
 
 def without_footprint(index: TileIndex, footprints_T: NDArray[Any]) -> str | None:
-    """Says in one line how many tiles with a CRS have no footprint all the same, and why; None where all have one."""
+    """A remark on how many tiles with a CRS have no footprint, and why; None where all have one."""
     lost = [
         (scene, grid.crs)
         for scene, footprint in zip(index.tiles["scene"].tolist(), footprints_T, strict=True)
@@ -62,15 +63,15 @@ def without_footprint(index: TileIndex, footprints_T: NDArray[Any]) -> str | Non
         return None
     scene, crs = lost[0]
     return (
-        f"{index.name}: {len(lost)} of {len(index)} tiles have no geometry in the table, as the CRS of "
-        f"{index.source.scenes[scene].files[0]} ({crs_label(crs)}) gives them no place on Earth; x and y are theirs"
+        f"{index.name}: {len(lost)} of {len(index)} tiles have no geometry in the table, because the CRS of "
+        f"{index.source.scenes[scene].files[0]} ({crs_label(crs)}) has no position on Earth; x and y are in that CRS"
     )
 
 
 def write_geoparquet(dataset: xarray.Dataset, footprints_T: NDArray[Any], path: Path) -> None:
-    """Publish the tile columns, `embedding` (a list of D float32) and `geometry` of a store as GeoParquet 1.1.
+    """Publish tile columns, `embedding` (a list of D float32) and `geometry` of a store as GeoParquet 1.1.
 
-    There is always a geometry column, without which geopandas refuses the file.
+    The geometry column is always written, since geopandas refuses a file without one.
     """
     columns = {name: dataset[name].to_numpy() for name in ABOUT}
     fields = [(name, pa.array(values[:0]).type) for name, values in columns.items()]
@@ -85,9 +86,9 @@ def write_geoparquet(dataset: xarray.Dataset, footprints_T: NDArray[Any], path: 
 
 
 def write_tiles(columns: Mapping[str, Sequence[Any]], footprints_T: NDArray[Any], path: Path) -> None:
-    """Publish columns of tiles and `geometry` as GeoParquet 1.1; what is unknown is null."""
+    """Publish columns of tiles and `geometry` as GeoParquet 1.1; unknown values are null."""
     arrays = {name: pa.array(values) for name, values in columns.items()}
-    # A column of nothing but nulls has no type of its own; text is what readers of tables take.
+    # A column of nulls only has no type; it is written as text, which all readers of tables accept.
     arrays = {name: one.cast(pa.string()) if pa.types.is_null(one.type) else one for name, one in arrays.items()}
     arrays["geometry"] = pa.array(shapely.to_wkb(footprints_T), type=pa.binary())
     table = pa.table(arrays).replace_schema_metadata({"geo": json.dumps(_geo(footprints_T))})
@@ -96,10 +97,10 @@ def write_tiles(columns: Mapping[str, Sequence[Any]], footprints_T: NDArray[Any]
 
 
 def _unwrapped(degrees_TE2: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Closed outlines (T, E + 1, 2) without jumps of longitude: around a pole the last is 360 from the first."""
+    """Closed outlines (T, E + 1, 2) with continuous longitudes; around a pole, first and last differ by 360."""
     closed_TE2 = np.concatenate([degrees_TE2, degrees_TE2[:, :1]], axis=1)
     closed_TE2[..., 0] = np.unwrap(closed_TE2[..., 0], period=360, axis=1)
-    # Where the first point lies beyond 180, as in a raster of longitudes 0 to 360, the whole outline is brought back.
+    # Outlines with longitudes above 180, as in a raster of longitudes 0 to 360, are moved back by whole turns.
     closed_TE2[..., 0] -= 360 * np.round(closed_TE2[..., 0].mean(axis=1, keepdims=True) / 360)
     return closed_TE2
 
@@ -111,7 +112,7 @@ def _footprints(turned_TE2: NDArray[np.float64]) -> NDArray[Any]:
 
 
 def _footprint(turned_E2: NDArray[np.float64]) -> Any:
-    """A valid polygon, in parts where it crosses longitude 180; None where GEOS makes none of it."""
+    """A valid polygon, split where it crosses longitude 180; None where GEOS cannot make one."""
     ring_E2 = turned_E2
     if abs(turned_E2[-1, 0] - turned_E2[0, 0]) > 180:  # the pole is inside
         pole = np.copysign(90.0, turned_E2[:, 1].mean())
@@ -125,17 +126,17 @@ def _footprint(turned_E2: NDArray[np.float64]) -> Any:
             parts += [translate(one, -360 * turn) for one in _polygons(part)]
         least = SLIVER * whole.area
         return shapely.union_all([part for part in parts if part.area > least]) if parts else None
-    except (shapely.errors.ShapelyError, ValueError):  # a geometry is a convenience, and the embeddings are computed
+    except (shapely.errors.ShapelyError, ValueError):  # embeddings must not be lost for want of a geometry
         return None
 
 
 def _polygons(geometry: Any) -> list[Any]:
-    """The polygons of a geometry of any kind."""
+    """All polygons in a geometry of any kind."""
     return [one for one in shapely.get_parts(shapely.get_parts(geometry)) if one.geom_type == "Polygon"]
 
 
 def _geo(footprints_T: Sequence[Any] | NDArray[Any]) -> dict[str, Any]:
-    """The metadata of the format."""
+    """The `geo` metadata that GeoParquet requires."""
     known = [one for one in footprints_T if one is not None]
     column: dict[str, Any] = {
         "encoding": "WKB",

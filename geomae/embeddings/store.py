@@ -1,9 +1,9 @@
-"""The embedding store: one Zarr folder, built beside its final name and renamed when every chunk is there.
+"""The embedding store: one Zarr folder, written under a temporary name and renamed when all chunks are complete.
 
 embeddings.zarr            the finished store
-embeddings.zarr.partial/   while it is being made:
-    store/                 the store to be
-    committed/             an empty file for each chunk of tiles that is wholly on the disk
+embeddings.zarr.partial/   while it is being written:
+    store/                 the unfinished store
+    committed/             an empty file for each chunk of tiles that is completely on disk
 
 T tiles, D features of an embedding, R x C patches of a tile
 """
@@ -28,10 +28,10 @@ from geomae.tiles.index import TileIndex
 Columns = Mapping[str, NDArray[Any]]
 
 FINISHED, PARTIAL = "embeddings.zarr", "embeddings.zarr.partial"
-CHUNK = 256  # tiles; the unit that is written, committed and computed anew after a kill
+CHUNK = 256  # tiles; a chunk is written and committed as a whole, and recomputed after a kill
 COLUMN_CHUNK = 65_536
 PATCH_CHUNK_BYTES = 2**24
-# Format 2: a Zarr 3 store with text warns that its format is not settled, and other readers may refuse it.
+# Zarr format 2, since text in format 3 is not yet specified: zarr warns, and other readers may refuse it.
 FORMAT: Final = 2
 DECIDES = (
     "encoder_digest", "catalogue_digest", "data_digest", "layer", "pooling", "precision", "tiles_digest", "features",
@@ -57,7 +57,7 @@ ABOUT = {
 
 
 def tile_columns(index: TileIndex) -> dict[str, NDArray[Any]]:
-    """One array (T) for each name of ABOUT. Text is of fixed length, and empty where there is none."""
+    """One array (T) for each name in ABOUT. Text arrays have fixed length; missing text is empty."""
     tiles, scenes = index.tiles, index.source.scenes
     numbers = tiles["scene"].tolist()
     grids = [index.grids[number] for number in numbers]
@@ -75,13 +75,13 @@ def tile_columns(index: TileIndex) -> dict[str, NDArray[Any]]:
 
 
 def join_columns(parts: Sequence[Columns]) -> dict[str, NDArray[Any]]:
-    """The columns of several indexes, one after the other."""
+    """Concatenate the columns of several indexes."""
     return {name: np.concatenate([part[name] for part in parts]) for name in ABOUT}
 
 
 @dataclass(frozen=True)
 class StoreSpec:
-    """What a store will hold; `patches` are rows, columns and features of the patch embeddings, None without them."""
+    """The contents of a store. `patches` is (rows, columns, features) of the patch embeddings, None without them."""
 
     columns: Columns
     features: int
@@ -94,7 +94,7 @@ class StoreSpec:
         return len(self.columns["tile_id"])
 
     def described(self) -> dict[str, Any]:
-        """The attributes of the store; those in DECIDES differ between stores that must not be mixed up."""
+        """The attributes of the store; two stores are interchangeable only if those in DECIDES are equal."""
         texts = {name: values.tolist() for name, values in self.columns.items()}
         patches = list(self.patches) if self.patches else None
         own = {"tiles_digest": digest(texts), "features": self.features, "patch_grid": patches}
@@ -102,11 +102,11 @@ class StoreSpec:
 
 
 class StoreWriter:
-    """A store that is being made, by one or several processes. Each chunk of tiles is written once, whole."""
+    """Writes a store from one or several processes. Each chunk of tiles is written once, as a whole."""
 
     def __init__(self, out: Path) -> None:
         self._final, self._folder = out / FINISHED, out / PARTIAL
-        with zarr.config.set({"array.write_empty_chunks": True}):  # a chunk of zeros is a file too
+        with zarr.config.set({"array.write_empty_chunks": True}):  # so that a chunk of zeros is a file too
             group = zarr.open_group(self._folder / "store", mode="r+", zarr_format=FORMAT)
             self._embedding = _array(group, "embedding")
             self._patches = _array(group, "patch_embedding") if "patch_embedding" in group else None
@@ -114,22 +114,22 @@ class StoreWriter:
 
     @property
     def chunks(self) -> int:
-        """How many chunks the store will have."""
+        """Number of chunks of the store."""
         return -(-self.tiles // CHUNK)
 
     def rows(self, chunk: int) -> range:
-        """The tiles of a chunk."""
+        """Numbers of the tiles of a chunk."""
         return range(chunk * CHUNK, min((chunk + 1) * CHUNK, self.tiles))
 
     def missing(self) -> list[int]:
-        """The chunks that are still to be computed."""
+        """Numbers of the chunks that are not committed yet."""
         done = {path.name for path in (self._folder / "committed").iterdir()}
         return [chunk for chunk in range(self.chunks) if _name(chunk) not in done]
 
     def write(
         self, chunk: int, embedding_TD: NDArray[np.float32], patches_TRCD: NDArray[np.float16] | None = None
     ) -> None:
-        """Write the tiles of a chunk and commit them. Raises StorageError where there is no room."""
+        """Write and commit the tiles of a chunk. Raises StorageError where the disk is full or not writable."""
         rows = slice(self.rows(chunk).start, self.rows(chunk).stop)
         try:
             self._embedding[rows] = embedding_TD
@@ -146,12 +146,12 @@ class StoreWriter:
             flush(self._folder / "committed")
         except OSError as error:
             raise StorageError(
-                f"{self._folder}: cannot be written ({error.strerror or error}); make room, then run the same command "
-                "again to go on"
+                f"{self._folder}: cannot be written ({error.strerror or error}); free some space, then run the same "
+                "command again to go on"
             ) from error
 
     def give_up(self) -> None:
-        """Tell the other processes that work on the store to end."""
+        """Tell the other processes that write the store to stop."""
         (self._folder / "given_up").touch()
 
     def given_up(self) -> bool:
@@ -159,7 +159,7 @@ class StoreWriter:
         return (self._folder / "given_up").exists()
 
     def publish(self) -> Path:
-        """Give the complete store its final name."""
+        """Rename the complete store to its final name. Raises StorageError where chunks are missing."""
         absent = len(self.missing())
         if absent:
             raise StorageError(f"{self._folder}: {absent} of {self.chunks} chunks are missing; extract them first")
@@ -170,9 +170,10 @@ class StoreWriter:
 
 
 def begin(out: Path, spec: StoreSpec) -> StoreWriter | None:
-    """Make an empty store in `out`, or go on with the one that was begun there; None where it is finished already.
+    """Create a store in `out`, or resume an unfinished one; None where it is already finished.
 
-    Raises StorageError where a store of another encoder, of other tiles or options is in the way, naming what differs.
+    Raises StorageError where `out` holds a store of another encoder, other tiles or options; the message says what
+    differs.
     """
     partial = out / PARTIAL
     described = spec.described()
@@ -191,12 +192,12 @@ def begin(out: Path, spec: StoreSpec) -> StoreWriter | None:
 
 
 def open_embeddings(folder: str | Path) -> xarray.Dataset:
-    """The embeddings that a command left in its folder, or a store itself, read when values are asked for.
+    """Open the embeddings in the folder of a command, or a store itself; values are read lazily.
 
-    `embedding` (tile, feature) float32; `patch_embedding` (tile, y, x, feature) float16 where it was asked for, whose
-    last dimension is `patch_feature` where it is of another length; per tile the coordinates of `ABOUT`; attributes
-    name the encoder, the model and the data.
-    Raises StorageError where there is none, where it is not finished, and where chunks are missing.
+    The data set has `embedding` (tile, feature) in float32 and, where it was requested, `patch_embedding` (tile, y, x,
+    feature) in float16; its last dimension is `patch_feature` where its length differs. Coordinates are those in
+    `ABOUT`, one value per tile; attributes name the encoder, the model and the data. Raises StorageError where there is
+    no store, where it is unfinished, and where chunks are missing.
     """
     folder = Path(folder)
     store = folder if (folder / ".zgroup").is_file() else folder / FINISHED
@@ -204,7 +205,7 @@ def open_embeddings(folder: str | Path) -> xarray.Dataset:
     if inside or not (store / ".zgroup").is_file():
         if inside or (folder / PARTIAL).exists():
             raise StorageError(
-                f"{folder}: its embeddings are not finished; run the command that made it again, with the same --out"
+                f"{folder}: the embeddings are unfinished; run the command that began them again, with the same --out"
             )
         raise StorageError(f"{folder}: holds no embeddings ({FINISHED}); `geomae embed --out {folder}` makes them")
     dataset: xarray.Dataset = xarray.open_zarr(store, chunks=None, consolidated=True, zarr_format=FORMAT)
@@ -220,7 +221,7 @@ def open_embeddings(folder: str | Path) -> xarray.Dataset:
 
 
 def store_digest(store: Path) -> str:
-    """Hex digest (32 characters) of the bytes of a finished store."""
+    """Hex digest (32 characters) of the files of a finished store."""
     files = sorted(path for path in store.rglob("*") if path.is_file())
     return digest([[path.relative_to(store).as_posix(), file_digest(path)] for path in files])
 
@@ -228,7 +229,7 @@ def store_digest(store: Path) -> str:
 def batches(
     dataset: xarray.Dataset, rows: int = CHUNK, variable: str = "embedding"
 ) -> Iterator[tuple[slice, NDArray[Any]]]:
-    """Go through a store about `rows` tiles at a time, in whole chunks: which tiles, and their values in memory."""
+    """Iterate over a store in steps of about `rows` tiles, in whole chunks: the slice of tiles, and their values."""
     step = max(rows // CHUNK, 1) * CHUNK
     for start in range(0, dataset.sizes["tile"], step):
         part = slice(start, min(start + step, dataset.sizes["tile"]))
@@ -236,7 +237,7 @@ def batches(
 
 
 def _create(path: Path, spec: StoreSpec, described: Mapping[str, Any]) -> None:
-    """The store without its embeddings: their files come chunk by chunk."""
+    """Create the store with its columns; the embeddings are written later, chunk by chunk."""
     group = zarr.create_group(path, zarr_format=FORMAT, attributes={**described, "coordinates": " ".join(spec.columns)})
     for name, values in spec.columns.items():
         chunks = (min(len(values), COLUMN_CHUNK),)
@@ -250,20 +251,20 @@ def _create(path: Path, spec: StoreSpec, described: Mapping[str, Any]) -> None:
         step = CHUNK
         while step > 1 and step * 2 * int(np.prod(spec.patches)) > PATCH_CHUNK_BYTES:
             step //= 2
-        # Pooling may make the embedding of a tile longer than that of a patch: `mean-std` doubles it.
+        # Pooling may make tile embeddings longer than patch embeddings: `mean-std` doubles the length.
         feature = "feature" if spec.patches[-1] == spec.features else "patch_feature"
         dimensions = ["tile", "y", "x", feature]
         _create_vectors(group, "patch_embedding", (spec.tiles, *spec.patches), step, "float16", dimensions)
     zarr.consolidate_metadata(path, zarr_format=FORMAT)
     listing = path / ".zmetadata"
-    metadata = json.loads(listing.read_text(encoding="utf-8"))  # Zarr lists the arrays in an order that varies
+    metadata = json.loads(listing.read_text(encoding="utf-8"))  # sorted below, since Zarr's order varies
     listing.write_text(json.dumps(metadata, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _create_vectors(
     group: zarr.Group, name: str, shape: tuple[int, ...], step: int, dtype: str, dimensions: list[str]
 ) -> None:
-    """Without compression: the digits of embeddings are noise to it."""
+    """Create an array without compression, since floating-point embeddings hardly compress."""
     group.create_array(
         name,
         shape=shape,
@@ -279,7 +280,7 @@ def _check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]
     different = [name for name in DECIDES if stored.get(name) != wanted.get(name)]
     if different:
         shown = "; ".join(f"{name} ({stored.get(name)} there, {wanted.get(name)} here)" for name in different)
-        raise StorageError(f"{path}: was made by another extraction: {shown}; choose another --out, or remove it")
+        raise StorageError(f"{path}: is from another extraction: {shown}; choose another --out, or remove it")
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:

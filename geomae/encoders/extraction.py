@@ -23,7 +23,7 @@ from geomae.embeddings.store import FINISHED, Columns, StoreSpec, StoreWriter, b
 from geomae.encoders.interface import Encoder
 from geomae.errors import ConfigError, GeomaeError
 from geomae.files import digest
-from geomae.runtime.devices import Fabric
+from geomae.runtime.devices import Fabric, gather_objects
 from geomae.runtime.precision import working_precision
 from geomae.runtime.signals import Stop
 from geomae.tiles.index import TileIndex
@@ -267,8 +267,5 @@ class _Rate:
 
 def _agree(fabric: Fabric, trouble: str | None, stop: Stop) -> tuple[str | None, bool]:
     """Return, equal on all ranks, the first error message of any rank and whether any rank was stopped."""
-    every: list[Any] = [(trouble, bool(stop.signal))]
-    if fabric.world_size > 1:
-        every *= fabric.world_size
-        torch.distributed.all_gather_object(every, every[0])
+    every = gather_objects(fabric, (trouble, bool(stop.signal)))
     return next((text for text, _ in every if text is not None), None), any(stopped for _, stopped in every)

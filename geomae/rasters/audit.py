@@ -22,6 +22,7 @@ from geomae.rasters.inspection import Place, Wanted, inspect_files
 from geomae.rasters.opening import beside_stamp, is_remote, stamp
 from geomae.rasters.remarks import band_order_remarks, file_remarks, offset_remarks
 from geomae.rasters.side_files import look_beside
+from geomae.rasters.work_share import ALONE, WorkShare
 
 MOST_NOT_FINITE = 0.5  # share of NaN and infinities from which a band is suspicious
 LARGEST_VALUE = 1e12  # of any unit: beyond it, sums of squares and products leave float32 and figures become NaN
@@ -34,27 +35,33 @@ PLAUSIBLE_MEDIANS = {"reflectance": (-0.2, 1.6), "brightness_temperature": (150.
 
 
 def audit(
-    source: Source, *, workers: int, progress: Callable[[str, int, int], None] = lambda what, done, total: None
+    source: Source,
+    *,
+    workers: int,
+    share: WorkShare = ALONE,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> AuditReport:
     """Read every file of a data set and say which scenes cannot be used, and which look wrong.
 
     Files are read by `workers` threads, in pieces. What was found is kept in the cache folder, so that a file is
     read again only after it, what lies beside it, or the way it is read has changed. A scene is named with its first
-    quarantining problem. `progress` hears (what, done, total).
+    quarantining problem. Every process of `share` reads its part of the files. `progress` hears (what, done, total).
     """
     wanted = _wanted(source)
     stamps = _stamps(source, wanted)
     key = report_key(source, [stamps.get(one.path) for one in wanted])
-    if key is not None and (kept := load_report(source, key)) is not None:
+    kept = load_report(source, key) if key is not None else None
+    if all(share.exchange(kept is not None)) and kept is not None:
         return kept
     place = functools.cache(source.order.place) if source.order is not None else None
 
     def known(done: int) -> None:
         progress(f"auditing {source.name}", done, len(wanted))
 
-    records = inspect_files(source, wanted, place, stamps, workers=workers, progress=known)
+    records = inspect_files(source, wanted, place, stamps, workers=workers, share=share, progress=known)
     report = _judge(source, records, place)
-    if key is not None and not any(record.kind == "unreadable" for record in records.values()):
+    sound = not any(record.kind == "unreadable" for record in records.values())
+    if key is not None and sound and share.leads:
         store_report(source, key, report)
     return report
 

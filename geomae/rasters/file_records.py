@@ -126,7 +126,7 @@ class RecordCache:
 
     def add(self, path: str, record: FileRecord) -> None:
         """Keep what was found in a file, if it has a key; it is written now and then."""
-        if path not in self._keys:
+        if path not in self._keys or record.kind == "unreadable":  # that may be of the moment
             return
         self.known[path] = record
         self._unsaved.append(_line(path, self._keys[path], record))

@@ -1,6 +1,6 @@
 """What the audit knows of files: one pass over bytes and one over pixels, remembered while a file is unchanged.
 
-C bands, h w pixels of a block
+C bands, h w pixels of a block, T windows of one size, H W their pixels, P = H x W
 """
 
 import hashlib
@@ -25,12 +25,12 @@ from geomae.files import cache_folder, digest, file_digest
 from geomae.rasters.cube_reading import CubeStep
 from geomae.rasters.file_records import BandRecord, FileRecord, RecordCache
 from geomae.rasters.headers import Header, Stamp
-from geomae.rasters.moments import moments
 from geomae.rasters.opening import describe_dataset, is_remote, opened
 from geomae.rasters.reading import physical
 from geomae.rasters.side_files import side_digest
 from geomae.rasters.stored import Span, read_stored
 from geomae.rasters.tiff_directory import missing_blocks
+from geomae.rasters.work_share import ALONE, WorkShare
 
 PASS_VALUES = 8_000_000  # values held at once
 SAMPLE_PIXELS = 65_536  # of each band, for median, quantile and what is repeated
@@ -143,33 +143,64 @@ def inspect_files(
     stamps: Mapping[str, Stamp],
     *,
     workers: int,
+    share: WorkShare = ALONE,
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, FileRecord]:
     """Inspect files with `workers` threads; those that have not changed since the last time are not read again.
 
     `place` says where a file has each band of the data set, by its descriptions. `stamps` are the states of local files
-    that are there. `progress` hears how many files are known.
+    that are there. Every process of `share` reads its part, and all get the records of all. `progress` hears how many
+    files are known.
 
     The cache is a convenience: when it cannot be read or written, the files are.
     """
     keys = _keys(wanted, stamps, _order_key(source))
     cache = RecordCache(_cache_file(source, wanted), keys)
-    records = dict(cache.known)
+    known = [set(one) for one in share.exchange(list(cache.known))]  # processes of several nodes have caches of theirs
+    records = {path: record for path, record in cache.known.items() if all(path in one for one in known)}
     missing = [one for one in wanted if one.path not in records]
     progress(len(records))
     if not missing:
         return records
+    own = share.own(missing)
     executor = ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="audit")
+    read: dict[str, FileRecord] = {}
     try:
-        for one, record in zip(missing, executor.map(inspect_file, missing, repeat(place)), strict=True):
-            records[one.path] = record
-            if record.kind != "unreadable":  # that may be of the moment
+        for one, record in zip(own, executor.map(inspect_file, own, repeat(place)), strict=True):
+            read[one.path] = record
+            if share.ranks == 1:
                 cache.add(one.path, record)
-            progress(len(records))
+            progress(min(len(records) + share.ranks * len(read), len(wanted)))
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
         cache.save()
-    return records
+    if share.ranks > 1:
+        read = {path: record for part in share.exchange(read) for path, record in part.items()}
+        for path, record in read.items() if share.leads else ():
+            cache.add(path, record)
+        cache.save()
+    return records | read
+
+
+def moments(
+    pixels_CTHW: npt.NDArray[np.float32], valid_CTHW: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.float64], ...]:
+    """Of each window the valid share (T), and per band (T, C) count, mean, sum of squares about it, minimum and maximum
+    (infinite where empty).
+    """
+    shape_CTP = (*pixels_CTHW.shape[:2], -1)
+    flat = pixels_CTHW.reshape(shape_CTP).astype(np.float64, order="C")  # so that each sum is in the order of pixels
+    ok = np.ascontiguousarray(valid_CTHW.reshape(shape_CTP))
+    count = ok.sum(2).astype(np.float64)
+    if ok.all():  # the same figures, without a choice at each pixel
+        mean = flat.sum(2) / np.maximum(count, 1)
+        low, high = flat.min(2), flat.max(2)
+        squares = np.square(np.subtract(flat, mean[:, :, None], out=flat), out=flat).sum(2)
+    else:
+        mean = np.where(ok, flat, 0).sum(2) / np.maximum(count, 1)
+        squares = np.where(ok, (flat - mean[:, :, None]) ** 2, 0).sum(2)
+        low, high = np.where(ok, flat, np.inf).min(2), np.where(ok, flat, -np.inf).max(2)
+    return ok.mean(axis=(0, 2)), count.T, mean.T, squares.T, low.T, high.T
 
 
 def _is_whole(stream: bytes, smallest: int, largest: int) -> bool:

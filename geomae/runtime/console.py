@@ -26,6 +26,7 @@ class Screen:
         self._bar: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._last_line_s = 0.0
+        self._begun: dict[str, tuple[float, int]] = {}  # time and count at the first report of each task
 
     def say(self, text: str) -> None:
         """Print one line of progress to standard error."""
@@ -37,14 +38,18 @@ class Screen:
         self._err.print(f"warning: {text}", markup=False)
 
     def step(self, what: str, done: int, total: int, figures: str = "") -> None:
-        """Show the progress of `what`: a bar on a terminal, elsewhere a line every BETWEEN_LINES_S and at the end."""
+        """Show the progress of `what`: a bar on a terminal, elsewhere a line every BETWEEN_LINES_S and at the end.
+
+        Without `figures`, it shows the rate per second and the remaining time.
+        """
         if not self.shown:
             return
+        rate, left = self._pace(what, done, total)
         if self._err.is_terminal:
-            self._on_bar(what, done, total, figures)
+            self._on_bar(what, done, total, figures or rate)
         elif done == total or time.monotonic() - self._last_line_s > BETWEEN_LINES_S:
             self._last_line_s = time.monotonic()
-            self.say(f"{what} {done}/{total} {figures}".rstrip())
+            self.say(f"{what} {done}/{total} {figures or rate + left}".rstrip())
 
     def table(self, title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Print a table of results; the first column is left-aligned, the others, which hold numbers, right-aligned."""
@@ -68,6 +73,16 @@ class Screen:
             self._bar.stop()
             self._bar = None
             self._tasks = {}
+
+    def _pace(self, what: str, done: int, total: int) -> tuple[str, str]:
+        """Return the rate per second since `what` was first reported, and the time left; empty where unknown."""
+        now_s = time.monotonic()
+        begun_s, before = self._begun.setdefault(what, (now_s, done))
+        if done <= before or now_s <= begun_s:
+            return "", ""
+        per_s = (done - before) / (now_s - begun_s)
+        left_s = round((total - done) / per_s)
+        return f"{per_s:,.0f}/s", f", {left_s // 60}:{left_s % 60:02d} left" if left_s else ""
 
     def _on_bar(self, what: str, done: int, total: int, figures: str) -> None:
         if self._bar is None:

@@ -9,6 +9,7 @@ import torch
 
 from geomae.errors import ConfigError
 from geomae.runtime.fabric import Fabric, SLURMEnvironment, TorchElasticEnvironment
+from geomae.runtime.peers import watch_peers
 from geomae.runtime.precision import keep_freed_memory, precision_for
 from geomae.runtime.signals import die_with_parent
 
@@ -96,8 +97,24 @@ def open_compute(
     fabric = build_fabric(device, devices, nodes, strategy)
     chosen = precision_for(fabric.device.type, precision)
     if external():
-        fabric.launch()
+        launch(fabric)
     return Compute(fabric, chosen)
+
+
+def launch(fabric: Fabric) -> None:
+    """Start the other ranks, or join those that a scheduler started. After that, all ranks end when one dies."""
+    fabric.launch()
+    nodes: int = getattr(fabric.strategy, "num_nodes", 1)
+    if fabric.world_size > 1:
+        watch_peers(fabric.global_rank, fabric.world_size, nodes, fabric.broadcast)
+
+
+def gather_objects(fabric: Fabric, own: Any) -> list[Any]:
+    """Return the objects `own` of all ranks, in rank order; every rank must call this."""
+    every: list[Any] = [own] * fabric.world_size
+    if fabric.world_size > 1:
+        torch.distributed.all_gather_object(every, own)
+    return every
 
 
 def check_shares(batch: int, accumulate: int, ranks: int) -> None:

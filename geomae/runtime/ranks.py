@@ -11,3 +11,12 @@ def alone() -> bool:
     Otherwise `geomae.runtime.devices.early_rank` returns the rank.
     """
     return not any(name.startswith(STARTERS) for name in os.environ)
+
+
+def leads() -> bool:
+    """Whether this process is rank 0, which writes the results; also valid before the other ranks are started."""
+    if alone():
+        return True
+    from geomae.runtime.devices import early_rank
+
+    return early_rank() == 0

@@ -1,4 +1,4 @@
-"""Sensors and their bands: published tables, inline sensors, and which band of one sensor meets which of another."""
+"""Sensors and their bands: published tables, sensors defined in a catalogue, and the matching of bands."""
 
 from geomae.sensors.band import COMMON_NAMES, Band, band_groups, match_bands
 from geomae.sensors.baselines import FIRST_OFFSET_BASELINE, OFFSET_SUFFIX, carries_offset

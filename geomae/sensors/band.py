@@ -1,4 +1,4 @@
-"""Bands: what is known of one, which bands of two sensors meet, and which belong to a spectral group."""
+"""Bands: the record of a band, the matching of bands between sensors, and spectral groups."""
 
 import math
 import re
@@ -14,9 +14,9 @@ COMMON_NAMES = (
 )
 """The common names of the STAC `eo` extension, version 2.0, by increasing centre wavelength after `pan`."""
 
-LONGEST_OPTICAL_UM = 100.0  # thermal infrared ends far below, radar begins far above
-ROUNDING_UM = 1e-9  # differences of published figures are exact only to the rounding of floating point
-COARSE = 3.0  # times the finest gsd of the light bands: those bands of Sentinel-2 measure the atmosphere, not the land
+LONGEST_OPTICAL_UM = 100.0  # well above thermal infrared, well below radar
+ROUNDING_UM = 1e-9  # tolerance for the rounding of floating point in differences of wavelengths
+COARSE = 3.0  # atmospheric bands coarser than this factor times the finest gsd are in no group (Sentinel-2's of 60 m)
 ATMOSPHERE = ("coastal", "nir09", "cirrus")
 RED_EDGE_UM, SWIR_UM, THERMAL_UM = 0.69, 1.0, 3.0  # where these regions begin; Cong et al. 2022 (SatMAE) group likewise
 Groups = tuple[tuple[int, ...], ...]
@@ -24,11 +24,11 @@ Groups = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class Band:
-    """What one layer of a raster measured.
+    """The spectral band that one layer of a raster holds.
 
     `name` is the sensor's own (`B8A`), `common_name` that of the STAC `eo` extension (`nir08`), or None. The band is
     centred on `wavelength_um` and `fwhm_um` wide (full width at half maximum), both in micrometres. `gsd_m` is the
-    ground sample distance in metres where it is known. `polarisation` (`VV`, `VH`, `HH`, `HV`) is for radar.
+    ground sample distance in metres, None where unknown. `polarisation` (`VV`, `VH`, `HH`, `HV`) is for radar.
     """
 
     name: str
@@ -39,15 +39,14 @@ class Band:
     polarisation: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the band as what JSON has; `from_dict` reads it back unchanged."""
+        """Return a dictionary for JSON; `from_dict` reads it back unchanged."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "a stored band") -> "Band":
-        """Read and check a band; only `name`, `wavelength_um` and `fwhm_um` are needed.
+        """Read and check a band; only `name`, `wavelength_um` and `fwhm_um` are required.
 
-        Raises GeomaeError, which begins with `where`, for a key that is unknown or missing and for a value that no
-        band has.
+        Raises GeomaeError, whose message begins with `where`, for an unknown or missing key and an impossible value.
         """
         known = [one.name for one in fields(cls)]
         for key in values:
@@ -63,14 +62,14 @@ class Band:
         polarisation = _polarisation(values, where)
         wavelength_um = positive(values, "wavelength_um", where)
         if wavelength_um >= LONGEST_OPTICAL_UM and polarisation is None:
-            remedy = f"write {wavelength_um / 1000:g} if it is in nanometres, and add `polarisation` if it is a radar's"
+            remedy = f"write {wavelength_um / 1000:g} if it is in nanometres, or add `polarisation` if it is radar"
             raise GeomaeError(f"{where}: wavelength_um {wavelength_um:g} is no optical wavelength; {remedy}")
         gsd_m = None if values.get("gsd_m") is None else positive(values, "gsd_m", where)
         return cls(name, common_name, wavelength_um, positive(values, "fwhm_um", where), gsd_m, polarisation)
 
 
 def plain_name(token: str) -> str:
-    """Give the form in which band names are compared: lower case, no leading zeros, no prefix of the product.
+    """Normalise a band name for comparison: lower case, no leading zeros, no prefix of the product.
 
     `B02`, `b2`, `SR_B2` (Landsat Collection 2) and `sur_refl_b02` (MODIS) are all `b2`.
     """
@@ -79,7 +78,7 @@ def plain_name(token: str) -> str:
 
 
 def number(values: Mapping[str, Any], key: str, where: str) -> float:
-    """Read a finite number; raises GeomaeError, which begins with `where`, when `values` has none at `key`."""
+    """Read a finite number at `key`. Raises GeomaeError, whose message begins with `where`, where there is none."""
     value = values.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         state = f"is missing `{key}`" if value is None else f"`{key}` is {value!r}"
@@ -88,7 +87,7 @@ def number(values: Mapping[str, Any], key: str, where: str) -> float:
 
 
 def positive(values: Mapping[str, Any], key: str, where: str) -> float:
-    """Read a number above zero; raises GeomaeError, which begins with `where`, when `values` has none at `key`."""
+    """Read a number above zero at `key`. Raises GeomaeError, whose message begins with `where`, where there is none."""
     value = number(values, key, where)
     if value <= 0:
         raise GeomaeError(f"{where}: `{key}` is {value:g}; give a number above 0")
@@ -96,13 +95,13 @@ def positive(values: Mapping[str, Any], key: str, where: str) -> float:
 
 
 def match_bands(wanted: Sequence[Band], offered: Sequence[Band], same_sensor: bool) -> tuple[int | None, ...]:
-    """For each wanted band, the index of the offered band that measures the same, or None.
+    """For each wanted band, the index of the matching offered band, or None.
 
-    Within a sensor (`same_sensor`) bands match by name, where `B2` and `B02` are one name. Across sensors they match by
-    wavelength: a candidate is an offered band of equal polarisation (none for optics) whose centre lies no farther
-    from the wanted centre than half the narrower of the two widths; of the candidates the nearest centre is taken, at
-    equal distance the one of nearer width, then the first. So Landsat 8 B5 (0.865 um, 0.028 wide) meets Sentinel-2
-    B8A (0.865 um) and not B08 (0.833 um). Each wanted band is matched alone: two of them may meet one offered band.
+    Within a sensor (`same_sensor`), bands match by name; `B2` and `B02` are the same name. Across sensors, they match
+    by wavelength. A candidate has the same polarisation (None for optical bands), and its centre is at most half the
+    narrower of the two widths away. Of the candidates, the one with the nearest centre is taken; ties are broken by the
+    nearer width, then by order. So Landsat 8 B5 (0.865 um, 0.028 wide) matches Sentinel-2 B8A (0.865 um) and not B08
+    (0.833 um). Wanted bands are matched independently, so two of them may match the same offered band.
     """
     return tuple(_named(band, offered) if same_sensor else _nearest(band, offered) for band in wanted)
 
@@ -110,10 +109,10 @@ def match_bands(wanted: Sequence[Band], offered: Sequence[Band], same_sensor: bo
 def band_groups(
     bands: Sequence[Band], named: Sequence[Sequence[str]] | None, left_out: Sequence[str]
 ) -> tuple[tuple[str, ...], Groups]:
-    """Names of the bands that belong to a group, in the order of `bands`, and the groups as places among them.
+    """Names of the bands that are in a group, in the order of `bands`, and the groups as indices into these names.
 
-    `named` lists each group's bands by sensor name or common name; None takes `default_groups`. Raises ConfigError
-    where a band is unknown, named twice, or in no group and not in `left_out`.
+    `named` lists the bands of each group by sensor name or common name; None uses `default_groups`. Raises ConfigError
+    where a band is unknown or named twice, or is neither in a group nor in `left_out`.
     """
     dropped = {_find(bands, name, "left_out") for name in left_out}
     if named is None:
@@ -127,10 +126,10 @@ def band_groups(
 
 
 def default_groups(bands: Sequence[Band]) -> list[list[int]]:
-    """Visible light and near infrared, red edge, short-wave infrared, thermal, radar: those that have bands.
+    """Group bands into visible and near infrared, red edge, short-wave infrared, thermal and radar; no empty groups.
 
-    Without red edge bands, all near infrared counts to the first. Bands for the atmosphere that are much coarser than
-    the others (Sentinel-2's of 60 m) are in no group.
+    With red edge bands, `nir08` is in their group; all other near infrared is in the first. Atmospheric bands that are
+    much coarser than the others (Sentinel-2's of 60 m) are in no group.
     """
     finest = min((band.gsd_m for band in bands if band.gsd_m and band.polarisation is None), default=None)
     red_edge = [(band.common_name or "").startswith("rededge") for band in bands]
@@ -186,7 +185,7 @@ def _nearest(wanted: Band, offered: Sequence[Band]) -> int | None:
 
 
 def _find(bands: Sequence[Band], name: str, key: str) -> int:
-    """The place of the band of that sensor name, else of that common name."""
+    """Index of the band with this sensor name, else with this common name. Raises ConfigError where there is none."""
     for i, band in enumerate(bands):
         if plain_name(band.name) == plain_name(name):
             return i
@@ -201,7 +200,7 @@ def _check(bands: Sequence[Band], groups: Sequence[Sequence[int]], dropped: set[
     used = [i for group in groups for i in group]
     twice = sorted({bands[i].name for i in used if used.count(i) > 1 or i in dropped})
     if twice:
-        raise ConfigError(f"groups: {', '.join(twice)} named twice; a band belongs to one group or to left_out")
+        raise ConfigError(f"groups: {', '.join(twice)} named twice; put each band into one group or into left_out")
     missing = [bands[i].name for i in range(len(bands)) if i not in used and i not in dropped]
     if missing:
-        raise ConfigError(f"groups: {', '.join(missing)} in no group; add to one, or to left_out")
+        raise ConfigError(f"groups: {', '.join(missing)} in no group; add them to one, or to left_out")

@@ -1,4 +1,4 @@
-"""What is known of a sensor's bands as they were measured: their unit, and mean and standard deviation of each.
+"""The record of a sensor in a model: its bands, their unit, and mean and standard deviation of each band.
 
 C bands
 """
@@ -13,7 +13,7 @@ from geomae.sensors.band import Band
 
 @dataclass(frozen=True)
 class SensorRecord:
-    """What a model knows of one sensor: its bands, their unit, and mean and standard deviation per band in it."""
+    """Bands of a sensor, their unit, and the mean and standard deviation of each band in that unit."""
 
     name: str
     unit: str
@@ -23,7 +23,7 @@ class SensorRecord:
     std_C: tuple[float, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return a dictionary for JSON."""
         return {
             "name": self.name,
             "unit": self.unit,
@@ -35,21 +35,22 @@ class SensorRecord:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "SensorRecord":
-        """From JSON. Raises ModelError where bands or statistics are missing or do not fit together."""
+        """Read what `to_dict` gives. Raises ModelError where bands or statistics are missing or inconsistent."""
         try:
             bands = tuple(Band.from_dict(band) for band in values["bands"])
             mean, std = (tuple(float(one) for one in values[key]) for key in ("mean", "std"))
             record = cls(values["name"], values["unit"], values["gsd_m"], bands, mean, std)
         except (KeyError, TypeError, ValueError) as error:
-            problem = f"the model does not know its bands and statistics ({error!r})"
+            problem = f"the model's record of bands and statistics is invalid ({error!r})"
             raise ModelError(f"{problem}; train or convert it again") from error
         if not bands or len(mean) != len(bands) or len(std) != len(bands) or min(std) <= 0:
-            counts = f"{len(bands)} bands, {len(mean)} means, {len(std)} deviations above 0"
-            raise ModelError(f"sensor {record.name}: {counts} do not fit; train or convert the model again")
+            counts = f"{len(bands)} bands, {len(mean)} means, {len(std)} standard deviations"
+            problem = "must be equally many, and deviations above 0"
+            raise ModelError(f"sensor {record.name}: {counts} {problem}; train or convert the model again")
         return record
 
     def select(self, names: Sequence[str]) -> "SensorRecord":
-        """The record of the bands `names`, in that order. Raises BandMismatchError where one is unknown."""
+        """The record restricted to the bands `names`, in that order. Raises BandMismatchError for an unknown band."""
         known = {band.name: index for index, band in enumerate(self.bands)}
         missing = [name for name in names if name not in known]
         if missing:

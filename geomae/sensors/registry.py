@@ -1,4 +1,4 @@
-"""Sensors, their bands and how values are stored: published ones from `tables/`, others as a catalogue writes them."""
+"""Sensors: their bands and the scaling of stored values, from the published `tables/` or from a catalogue."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -21,7 +21,7 @@ UNITS = {
     "backscatter": "dimensionless, linear power",
     "decibel": "10 log10 of the backscatter",
 }
-"""The units that a sensor or a catalogue entry can name, and what they mean."""
+"""The units that a sensor or a catalogue entry may have, with their meaning."""
 
 TABLES = Path(__file__).parent / "tables"
 
@@ -31,12 +31,12 @@ SHORT_NAMES = {
     "mod09": "modis",
     "ps": "planetscope",
 }
-"""What people call sensors, and the part of our names that stands for it; used for advice, never to choose."""
+"""Common short names of sensors and the part of the full name that they stand for; used in messages only."""
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """How a stored value becomes a physical one: physical = stored x scale + offset, in `unit`."""
+    """The scaling of stored values to physical ones in `unit`: physical = stored x scale + offset."""
 
     unit: str
     scale: float
@@ -45,10 +45,10 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Sensor:
-    """The bands of a sensor's product, in the product's order, and the scaling that they are stored with.
+    """The bands of a sensor's product, in the product's order, and the scaling of their stored values.
 
-    `unit`, `scale` and `offset` are those of all bands that `overrides` does not name (by `Band.name`). `nodata` lists
-    the stored values that mark a pixel as not measured. `source` names the documents that the figures come from.
+    `unit`, `scale` and `offset` apply to all bands that are not in `overrides` (by `Band.name`). `nodata` lists the
+    stored values that mark a pixel as not measured. `source` names the documents from which the figures are taken.
     """
 
     name: str
@@ -62,9 +62,9 @@ class Sensor:
     overrides: Mapping[str, Scaling] = field(default_factory=dict)
 
     def band(self, token: str) -> Band:
-        """Find a band by the sensor's own name or by its common name; case and leading zeros do not matter.
+        """Find a band by the sensor's own name, else by its common name; case and leading zeros do not matter.
 
-        The sensor's own names go first. Raises CatalogError when no band answers to `token`, or more than one does.
+        Raises CatalogError where no band or more than one matches `token`.
         """
         wanted = plain_name(token)
         by_name = [band for band in self.bands if plain_name(band.name) == wanted]
@@ -80,20 +80,20 @@ class Sensor:
         raise CatalogError(f"sensor {self.name} has no band {token!r}; {nearest(token, names)}")
 
     def scaling(self, band: Band) -> Scaling:
-        """Give the scaling that `band` is stored with in this sensor's product."""
+        """The scaling of the stored values of `band` in this sensor's product."""
         return self.overrides.get(band.name, Scaling(self.unit, self.scale, self.offset))
 
 
 def inline_sensor(name: str, values: Mapping[str, Any] | Sequence[Any]) -> Sensor:
-    """Read a sensor that is written out in a catalogue entry.
+    """Read a sensor that is defined in a catalogue entry.
 
     `values` has `bands`, a list of mappings with `name`, `wavelength_um`, `fwhm_um` and optionally `common_name`,
-    `gsd_m`, `polarisation` and a `unit`, `scale`, `offset` of the band's own; beside it optionally `title`, `unit`
-    (default `digital_number`), `scale` (1), `offset` (0), `nodata` (a value or a list) and `source`. A bare list stands
-    for `bands`.
+    `gsd_m`, `polarisation`, and `unit`, `scale`, `offset` of this band. Optional further keys are `title`, `unit`
+    (default `digital_number`), `scale` (1), `offset` (0), `nodata` (a value or a list) and `source`. A bare list is
+    read as `bands`.
 
-    Raises CatalogError, which names the sensor, for a key that is unknown (with the nearest known one) or missing,
-    for a value that cannot be, and for two bands of one name.
+    Raises CatalogError, which names the sensor, for a key that is unknown (with the nearest known one) or missing, for
+    an impossible value, and for two bands with the same name.
     """
     where = f"sensor {name!r}"
     if isinstance(values, Mapping):
@@ -111,10 +111,10 @@ def inline_sensor(name: str, values: Mapping[str, Any] | Sequence[Any]) -> Senso
 
 
 def sensor(name: str) -> Sensor:
-    """Give the published sensor `name`.
+    """Return the published sensor `name`.
 
-    Raises CatalogError for another name. One that stands for several sensors (`sentinel-2`, `landsat-8`) is not
-    resolved, because these differ in bands or scaling: the message names the choices.
+    Raises CatalogError for an unknown name. A name that fits several sensors (`sentinel-2`, `landsat-8`) is refused,
+    because these differ in bands or scaling; the message lists them.
     """
     sensors = _sensors()
     if name in sensors:
@@ -128,7 +128,7 @@ def sensor(name: str) -> Sensor:
 
 
 def sensor_names() -> tuple[str, ...]:
-    """Give the names of all published sensors, in alphabetical order."""
+    """Names of all published sensors, in alphabetical order."""
     return tuple(sorted(_sensors()))
 
 
@@ -144,7 +144,7 @@ def _sensor(name: str, table: Mapping[str, Any], where: str) -> Sensor:
         _check_band_keys(entry, where)
         band = Band.from_dict({key: value for key, value in entry.items() if key not in SCALING_KEYS}, where)
         if plain_name(band.name) in {plain_name(other.name) for other in bands}:
-            raise CatalogError(f"{where}: band {band.name!r} is there twice; rename or remove one of the two")
+            raise CatalogError(f"{where}: band {band.name!r} is listed twice; rename or remove one of the two")
         bands.append(band)
         if own:
             overrides[band.name] = _scaling(own, default, f"{where}: band {band.name!r}")
@@ -172,7 +172,7 @@ def _band_entries(table: Mapping[str, Any], where: str) -> Sequence[Mapping[str,
 
 
 def _check_band_keys(entry: Mapping[str, Any], where: str) -> None:
-    # Before Band.from_dict, so that a misspelt `scael` meets the scaling's keys too.
+    # Checked before Band.from_dict, so that the keys of the scaling are suggested for a misspelt `scael` too.
     known = [one.name for one in fields(Band)] + list(SCALING_KEYS)
     for key in entry:
         if key not in known:
@@ -199,7 +199,7 @@ def _nodata(table: Mapping[str, Any], where: str) -> tuple[float, ...]:
 
 
 def _meant(name: str, sensors: Mapping[str, Sensor]) -> list[str]:
-    """Names that hold all of `name`, however it separates its words."""
+    """Names of sensors that contain `name`, ignoring how words are separated."""
     joined = "".join(part for part in name.lower().replace("_", "-").replace(" ", "-").split("-") if part)
     joined = SHORT_NAMES.get(joined, joined).replace("-", "")
     return [known for known in sorted(sensors) if joined and joined in known.replace("-", "")]
@@ -207,7 +207,7 @@ def _meant(name: str, sensors: Mapping[str, Sensor]) -> list[str]:
 
 @cache
 def _sensors() -> Mapping[str, Sensor]:
-    """All sensors of all tables. Read once in a process; the records are frozen, and the mapping is read-only."""
+    """All sensors of all tables, read once per process; records and mapping are read-only."""
     sensors: dict[str, Sensor] = {}
     for path in sorted(TABLES.glob("*.yaml")):
         table = read_yaml(path).values
@@ -217,10 +217,10 @@ def _sensors() -> Mapping[str, Sensor]:
 
 
 def _resolved(entry: Mapping[str, Any], bands: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """A product's entry with the figures of its bands filled in, and its sources as one text.
+    """Fill the figures of its bands into the entry of a product, and join its sources to one text.
 
-    A table gives each band's figures once, under `bands`; a product lists the names of its bands in its order, and
-    under `stored` the scaling of those that differ from the others.
+    A table gives the figures of each band once, under `bands`. A product lists the names of its bands in order, and
+    under `stored` the scaling of bands that differ from the others.
     """
     stored = entry.get("stored", {})
     return {

@@ -26,13 +26,15 @@ from geomae.catalog import (
 from geomae.catalog.attributes import text_of, tile_columns
 from geomae.catalog.scene_times import UNSPECIFIED, domains_by_month, with_time_attributes
 from geomae.catalog.times import DERIVED, TIME, column_remedy, times_span
-from geomae.errors import CatalogError, GeomaeError, RasterError, nearest
+from geomae.errors import CatalogError, RasterError, nearest
 from geomae.rasters import AuditReport, Grid, audit, scene_grid, sweeping
 from geomae.rasters.grids import check_stated_grids
+from geomae.rasters.work_share import ALONE, WorkShare, reading_threads
 from geomae.tiles.earth import to_crs
 from geomae.tiles.labels import LabelSource, label_tiles, purity_remarks
 from geomae.tiles.points import INVALID, PIXEL_COL, PIXEL_ROW, POINT, REPEAT, contradictions
 from geomae.tiles.polygon_labels import ByPolygon, columns_of_polygons, open_labels, values_of_tiles
+from geomae.tiles.radiometry import Radiometry
 from geomae.tiles.sources import prepare
 from geomae.tiles.splits import assign_splits
 from geomae.tiles.statistics import Statistics, Survey, survey
@@ -115,7 +117,7 @@ class TileIndex:
     the key of the catalogue that names it. `labels` gives the labels of pixels, where these have any; `remarks` say
     what is wrong with them, and `warnings` are those of the remarks that every command repeats. `by_polygon` are the
     columns of `tiles` that come from polygons, by polygon. `pieces` counts the pixels of tiles by class and polygon
-    (see `label_tiles`), whatever tiles were chosen since.
+    (see `label_tiles`), whatever tiles were chosen since. With `radiometry`, a reader of the tiles gives its bands.
     """
 
     name: str
@@ -132,6 +134,7 @@ class TileIndex:
     by_polygon: ByPolygon = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     pieces: pd.DataFrame | None = None
+    radiometry: Radiometry | None = None
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -210,28 +213,32 @@ def build_index(
     catalog: Catalog,
     name: str,
     *,
-    threads: int = 2,
+    threads: int | None = None,
     max_quarantined: float = 1.0,
     progress: Progress = lambda what, done, total: None,
 ) -> TileIndex:
-    """Audit a data set and list its tiles. `progress` hears (what, done, total).
+    """Audit a data set and list its tiles, by `threads` (default one per core). `progress` hears (what, done, total).
 
     Raises CatalogError or RasterError where the entry and the files do not fit, or where the audit quarantines more
     than the share `max_quarantined` of the scenes.
     """
     catalog, source = prepare(catalog, name)
+    threads = threads or reading_threads()
     report = audit(source, workers=threads, progress=progress)
-    return _build(catalog, name, source, report, threads, max_quarantined, progress)
+    return build_from_report(catalog, name, source, report, Reading(threads, progress), max_quarantined)
 
 
-def _build(
-    catalog: Catalog,
-    name: str,
-    source: Source,
-    report: AuditReport,
-    threads: int,
-    max_quarantined: float,
-    progress: Progress,
+@dataclass(frozen=True)
+class Reading:
+    """How tiles are read: by how many threads, who hears of it, and which part of them this process reads."""
+
+    threads: int
+    progress: Progress
+    share: WorkShare = ALONE
+
+
+def build_from_report(
+    catalog: Catalog, name: str, source: Source, report: AuditReport, reading: Reading, max_quarantined: float
 ) -> TileIndex:
     """The index of a data set that was audited, in the catalogue in which its entry is complete (see `prepare`)."""
     entry = catalog.entry(name)
@@ -253,7 +260,7 @@ def _build(
             times = f" ({times_span(attributes[TIME])})" if TIME in entry.where and TIME in attributes else ""
             raise CatalogError(f"{catalog.place(name, 'where')}: no tile meets the condition{times}; loosen it")
         tiles, attributes = _keep(tiles, attributes, chosen, "where", left_out)
-    measured = _measured(source, report, tiles, threads, progress)
+    measured = _measured(source, report, tiles, reading)
     if measured.pixel_valid_T is not None:
         tiles, attributes = _keep(tiles, attributes, measured.pixel_valid_T, INVALID, left_out)
         measured = measured.take(np.flatnonzero(measured.pixel_valid_T))
@@ -277,45 +284,6 @@ def _build(
     index = TileIndex(name, source, tiles, attributes, grids, report, measured, left_out, entry.place_column)
     index = replace(index, labels=labels, by_polygon=by_pixel.by_polygon, pieces=by_pixel.pieces)
     return replace(index, remarks=(*by_pixel.remarks, *warnings), warnings=warnings)
-
-
-@dataclass(frozen=True)
-class DatasetCheck:
-    """How far a data set can be used: what is known of it before the first `error`; `tiles` are those selected."""
-
-    source: Source | None = None
-    report: AuditReport | None = None
-    tiles: TileIndex | None = None
-    error: GeomaeError | None = None
-
-    def select(self, selector: Selector) -> "DatasetCheck":
-        """The same of the tiles that a selector means."""
-        if self.tiles is None:
-            return self
-        try:
-            return replace(self, tiles=self.tiles.select(selector))
-        except GeomaeError as error:
-            return replace(self, tiles=None, error=error)
-
-
-def check_dataset(
-    catalog: Catalog,
-    name: str,
-    *,
-    threads: int = 2,
-    progress: Progress = lambda what, done, total: None,
-) -> DatasetCheck:
-    """Resolve, audit and index a data set, as far as that goes; `progress` hears (what, done, total)."""
-    result = DatasetCheck()
-    try:
-        catalog, source = prepare(catalog, name)
-        result = DatasetCheck(source)
-        report = audit(source, workers=threads, progress=progress)
-        result = replace(result, report=report)
-        tiles = _build(catalog, name, source, report, threads, 1.0, progress)
-    except GeomaeError as error:
-        return replace(result, error=error)
-    return replace(result, report=tiles.report, tiles=tiles)
 
 
 def _there_is(condition: Condition, values_T: NDArray[Any]) -> str:
@@ -391,17 +359,17 @@ def _keep(
     return tiles[chosen].reset_index(drop=True), attributes[chosen].reset_index(drop=True)
 
 
-def _measured(source: Source, report: AuditReport, tiles: pd.DataFrame, threads: int, progress: Progress) -> Survey:
+def _measured(source: Source, report: AuditReport, tiles: pd.DataFrame, reading: Reading) -> Survey:
     """What was measured on each tile, and where they lie around points whether the points are on valid pixels."""
     place_T4 = tiles[["scene", "row", "col", "size"]].to_numpy(dtype=np.int64)
     pixel_T2 = tiles[[PIXEL_ROW, PIXEL_COL]].to_numpy(dtype=np.int64) if PIXEL_ROW in tiles else None
 
     def done(count: int) -> None:
-        progress(f"reading tiles of {source.name}", count, len(place_T4))
+        reading.progress(f"reading tiles of {source.name}", count, len(place_T4))
 
     whole = {} if pixel_T2 is not None else _whole_scenes(source, report)
     with sweeping():
-        return survey(source, place_T4, _content(source, report), threads, done, pixel_T2, whole)
+        return survey(source, place_T4, _content(source, report), reading.threads, done, pixel_T2, whole, reading.share)
 
 
 def _whole_scenes(source: Source, report: AuditReport) -> dict[tuple[int, ...], NDArray[np.float64]]:

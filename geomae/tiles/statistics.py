@@ -19,7 +19,8 @@ from geomae.catalog import Source
 from geomae.errors import StorageError
 from geomae.files import cache_folder, digest, publish_file
 from geomae.rasters import Window, read
-from geomae.rasters.moments import moments
+from geomae.rasters.inspection import moments
+from geomae.rasters.work_share import ALONE, WorkShare
 
 FORMAT = 2
 _ARRAYS = ("valid_share_T", "count_TC", "mean_TC", "squares_TC", "min_TC", "max_TC")
@@ -127,17 +128,18 @@ def survey(
     progress: Callable[[int], None] = lambda done: None,
     pixel_T2: Whole | None = None,
     whole: Mapping[tuple[int, ...], NDArray[np.float64]] = MappingProxyType({}),
+    share: WorkShare = ALONE,
 ) -> Survey:
     """Measure the tiles (scene, row, col, size) of `place_T4`; kept under `content`, the digest of what is read.
 
     With `pixel_T2` (row, column) it is also told whether these pixels, one in each tile, are valid in any band. `whole`
-    has the moments (5, C) of tiles that need not be read.
+    has the moments (5, C) of tiles that need not be read. Every process of `share` reads its part.
     """
     places = [place_T4] if pixel_T2 is None else [place_T4, pixel_T2]
     name = digest([FORMAT, content, *(sha256(one.tobytes()).hexdigest() for one in places)])
     kept = cache_folder() / "survey" / f"{name}.npz"
     stored = _load(kept, name)
-    if stored is not None and len(stored.valid_share_T) == len(place_T4):
+    if all(share.exchange(stored is not None and len(stored.valid_share_T) == len(place_T4))) and stored is not None:
         return stored
     measured = Survey.empty(len(place_T4), len(source.bands), name, with_pixels=pixel_T2 is not None)
 
@@ -159,12 +161,25 @@ def survey(
                 array[position] = values
             todo_T[position] = False
     done = len(place_T4) - int(todo_T.sum())
+    groups = share.own(neighbours(place_T4, np.flatnonzero(todo_T)))
     with ThreadPoolExecutor(max(threads, 1)) as pool:
-        for count in pool.map(measure, neighbours(place_T4, np.flatnonzero(todo_T))):
-            done += count
+        for count in pool.map(measure, groups):
+            done = min(done + count * share.ranks, len(place_T4))
             progress(done)
-    _store(kept, measured)
+    if share.ranks > 1:
+        _join(measured, groups, share)
+    if share.leads:
+        _store(kept, measured)
     return measured
+
+
+def _join(measured: Survey, groups: Sequence[Whole], share: WorkShare) -> None:
+    """Fill in what the other processes measured; `groups` are the tiles of this one."""
+    own_U = np.concatenate(groups) if groups else np.zeros(0, dtype=np.int64)
+    columns = [*measured.arrays, *([] if measured.pixel_valid_T is None else [measured.pixel_valid_T])]
+    for there_U, figures in share.exchange((own_U, [one[own_U] for one in columns])):
+        for column, values in zip(columns, figures, strict=True):
+            column[there_U] = values
 
 
 def neighbours(place_T4: Whole, chosen_U: Whole) -> list[Whole]:

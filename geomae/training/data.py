@@ -1,4 +1,4 @@
-"""From selectors to data sets that are ready to train on: usable and held-out tiles, statistics, bands.
+"""From selectors to data sets for training: usable tiles, held-out tiles, statistics and bands.
 
 C bands
 """
@@ -26,15 +26,16 @@ from geomae.tiles.splits import validation_tiles
 from geomae.tiles.statistics import Statistics
 from geomae.tiles.tile_cache import cache_note, tile_cache
 
-SHOWN = 3  # files that an error names
+SHOWN = 3  # number of files that an error message names
 
 
 def usable_tiles(
     index: TileIndex, config: PretrainConfig, names: Sequence[str], groups: Groups | None, notes: list[str]
 ) -> TileIndex:
-    """The tiles that have enough usable patches for a mask, in the bands `names` (none: all) in their `groups`.
+    """Return the tiles with enough valid patches for a mask, judged in the bands `names` (empty: all bands).
 
-    Raises CatalogError or ConfigError where patches, masks, windows or positions do not fit the tiles.
+    `groups` are those of a grouped embedding. Adds to `notes` how many tiles are left out. Raises CatalogError or
+    ConfigError where patches, masks, windows or positions do not fit the tiles.
     """
     if config.positions == "gsd" and index_gsd_m(index) is None:
         raise ConfigError(
@@ -49,10 +50,10 @@ def usable_tiles(
     if config.masking.kind == "bands":
         _check_band_mask(len(groups or index.source.bands), index, config)
     keep = np.ones(len(index), dtype=bool)
-    reader = TileReader(index, bands=names, cache=tile_cache(config.data))
+    reader = TileReader(index, bands=names)
     for position in np.flatnonzero(index.survey.valid_share_T < 1).tolist():
         usable = usable_patches(reader.read(position)[1], config.patch, config.data.min_valid_patch)
-        # Also with masks of bands: pictures and studies hide patches of the same tiles.
+        # Also for masks of bands, because pictures and studies mask patches of the same tiles.
         keep[position] = usable.sum() > visible_count(len(usable), config.masking.ratio)
     if not keep.any():
         raise CatalogError(f"{index.name}: no tile has enough valid patches; lower data.min_valid_patch")
@@ -62,7 +63,7 @@ def usable_tiles(
 
 
 def _check_mask(side: int, index: TileIndex, config: PretrainConfig) -> None:
-    """Masks and windows must fit a grid of side x side patches."""
+    """Raise ConfigError unless masks and windows fit a grid of side x side patches."""
     ratio, patches = config.masking.ratio, side**2
     if config.masking.kind != "bands" and not 0 < round((1 - ratio) * patches) < patches:
         what = "visible" if ratio > 0.5 else "hidden"
@@ -75,7 +76,7 @@ def _check_mask(side: int, index: TileIndex, config: PretrainConfig) -> None:
 
 
 def _check_band_mask(units: int, index: TileIndex, config: PretrainConfig) -> None:
-    """Masks must leave some of the bands, or groups of them, visible and some hidden."""
+    """Raise ConfigError unless masks leave some bands, or groups of bands, visible and hide some."""
     if not 0 < round((1 - config.masking.ratio) * units) < units:
         raise ConfigError(
             f"masking.ratio: {config.masking.ratio} leaves none of {units} "
@@ -87,7 +88,10 @@ def _check_band_mask(units: int, index: TileIndex, config: PretrainConfig) -> No
 def fixed_bands(
     bands: Sequence[Band], config: PretrainConfig, notes: list[str]
 ) -> tuple[tuple[str, ...], Groups | None]:
-    """Names of the bands that all tiles have, in the model's order, and their groups; empty where any bands do."""
+    """Return the band names that all tiles must have, in the model's order, and their groups.
+
+    For a spectral embedding, which takes any bands, the names are empty and the groups None.
+    """
     names: tuple[str, ...] = tuple(band.name for band in bands)
     groups = None
     if config.embedding == "grouped":
@@ -99,7 +103,7 @@ def fixed_bands(
 
 
 def _unfit_size(index: TileIndex, size: int, sizes: Sequence[int], patch: int) -> str:
-    """Why tiles of `size` pixels cannot be patched, and where they come from if tiles have several `sizes`."""
+    """Return the message for tiles of `size` pixels that patches do not divide; with several `sizes` it names files."""
     what = f"{index.name}: a patch of {patch} pixels does not divide a tile of {size}"
     own = f"--set patch={_divisor(sizes, patch)}"
     if len(sizes) == 1:
@@ -116,13 +120,13 @@ def _unfit_size(index: TileIndex, size: int, sizes: Sequence[int], patch: int) -
 
 
 def _divisor(sizes: Sequence[int], patch: int) -> int:
-    """The divisor of all `sizes` nearest to `patch`, smaller than any of them."""
+    """Return the common divisor of all `sizes` that is nearest to `patch` and smaller than each of them."""
     most, common = min(sizes), math.gcd(*sizes)
     return min((one for one in range(1, most) if common % one == 0), key=lambda one: abs(one - patch), default=1)
 
 
 def agree_on_bands(indexes: Sequence[TileIndex], config: PretrainConfig) -> None:
-    """Raise BandMismatchError where an embedding that needs one set of bands would get several."""
+    """Raise BandMismatchError where bands differ between data sets and the embedding needs one set of bands."""
     if config.embedding == "spectral":
         return
     names = [frozenset((sensor_key(index), band.name) for band in index.source.bands) for index in indexes]
@@ -136,7 +140,7 @@ def agree_on_bands(indexes: Sequence[TileIndex], config: PretrainConfig) -> None
 
 @dataclass(frozen=True)
 class Dataset:
-    """Tiles to train on, or to validate on, with the bands and statistics they are standardised by."""
+    """Tiles for training or validation, with the bands and statistics by which they are standardised."""
 
     name: str
     reader: TileReader
@@ -150,10 +154,10 @@ class Dataset:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Everything a training reads. `notes` says in words what was decided.
+    """All data of a training. `notes` report automatic decisions.
 
-    `groups` are those of a grouped embedding. `catalogue_digest` names the entries, `digest` the entries, the files
-    behind them and the choice of tiles.
+    `groups` are those of a grouped embedding. `catalogue_digest` is that of the catalogue's entries; `digest` also
+    covers their files and the selection of tiles.
     """
 
     training: tuple[Dataset, ...]
@@ -178,10 +182,10 @@ def assemble(
     progress: Progress = lambda what, done, total: None,
     indexes: Mapping[str, TileIndex] | None = None,
 ) -> TrainingData:
-    """Index, split and describe the tiles of a training. `indexes` are those of `index_training`, where they are there.
+    """Index and split the tiles of a training and compute their statistics.
 
-    Raises CatalogError, RasterError or BandMismatchError where the selection, the files and the configuration do not
-    fit together.
+    `indexes` is the result of `index_training`, computed here if absent. Raises CatalogError, RasterError or
+    BandMismatchError where the selection, the files and the configuration do not fit together.
     """
     if indexes is None:
         indexes = index_training(catalog, (*selectors, *evaluations), config.data, progress)
@@ -228,10 +232,11 @@ def assemble(
 def pair_tiles(
     named: Sequence[tuple[str, TileIndex]], objective: Objective, notes: list[str]
 ) -> tuple[Objective, Partners | None]:
-    """Who shows the ground of the training tiles, too, where views are compared; and the objective without `places`
-    where nobody does. Notes say how many there are, and what they were found by.
+    """Return the objective and the partners of the training tiles: tiles of the same ground at another date or sensor.
 
-    Raises CatalogError where nothing is left to learn from then.
+    Partners are None where no term compares views. Where no tile has a partner, `places` is removed from the
+    objective; raises CatalogError where no other term remains. Notes report the number of partners and how they were
+    found.
     """
     if not objective.paired:
         return objective, None
@@ -249,7 +254,8 @@ def pair_tiles(
         )
     left = objective.model_copy(update={"places": 0.0})
     notes.append(
-        f"objective.places takes no part: nothing shows the ground of a tile twice; {' and '.join(left.weights())} do"
+        "objective.places takes no part: no tile has a partner that shows the same ground; "
+        f"{' and '.join(left.weights())} remain"
     )
     return left, partners if left.paired else None
 
@@ -257,7 +263,7 @@ def pair_tiles(
 def _hold_out(
     chosen: Sequence[tuple[Selector, TileIndex]], share: float, seed: int, notes: list[str]
 ) -> tuple[list[tuple[str, TileIndex]], list[tuple[str, TileIndex]]]:
-    """The tiles to train on, and those held out for validation, by name."""
+    """Split the tiles into training and held-out validation tiles; both are lists of (name, index)."""
     training, held = [], []
     for selector, index in chosen:
         out = validation_tiles(index.tiles, share, seed)

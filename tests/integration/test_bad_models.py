@@ -17,7 +17,7 @@ GROUPED = "embedding=grouped"
         (["groups=[[red, green], [red, blue, nir]]"], ["groups: red named twice", "one group or to left_out"]),
         (["groups=[[red, green, blue, nir]]", "left_out=[nir]"], ["groups: nir named twice"]),
         (["groups=[[red, green], [bleu, nir]]"], ["groups: no band 'bleu'; did you mean 'blue'?"]),
-        (["groups=[[red, green], [blue]]"], ["groups: nir in no group; add to one, or to left_out"]),
+        (["groups=[[red, green], [blue]]"], ["groups: nir in no group; add them to one, or to left_out"]),
         (["groups=[[red, green, blue, nir]]", "left_out=[nirr]"], ["left_out: no band 'nirr'; did you mean 'nir'?"]),
         (["masking.kind=bands", "masking.ratio=0.9"], ["masking.ratio: 0.9 leaves none of 1 groups visible"]),
     ],

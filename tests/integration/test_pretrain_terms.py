@@ -169,7 +169,7 @@ def test_nobody_shows_the_ground_twice(one_date, tracking_uri, tmp_path, capsys)
 
 BAD = {
     "few tiles": (("batch=8",), ["batch: 8 tiles are too few", "16 or more"]),
-    "passes": (("accumulate=2",), ["accumulate", "do not split over passes"]),
+    "passes": (("accumulate=2",), ["accumulate", "cannot be split over passes"]),
     "no term": (("objective.pixels=0", "objective.places=0"), ["give one of them a weight"]),
     "convolutional": (("model=cae", "embedding=stacked", "decoder.kind=full"), ["learns by pixels alone"]),
     "scales": (("data.scales=[1.2, 1.5]",), ["scales", "over 1, the tile itself"]),

@@ -10,7 +10,7 @@ from geomae.catalog import open_catalog
 from geomae.discovery.draft_catalog import infer_catalog
 from geomae.discovery.vectors import class_columns, group_column
 from geomae.rasters import write_cog
-from geomae.tiles.index import check_dataset
+from geomae.tiles.dataset_check import check_dataset
 
 LEFT, TOP = 500_000.0, 5_000_000.0
 

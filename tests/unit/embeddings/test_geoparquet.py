@@ -181,5 +181,5 @@ def test_a_crs_without_a_place_on_earth_gives_no_footprint_and_it_is_said(crs):
     assert found.tolist() == [None, None]
     line = without_footprint(index, found)
     assert "\n" not in line
-    assert line.startswith("d: 2 of 2 tiles have no geometry in the table, as the CRS of d/0.tif (")
+    assert line.startswith("d: 2 of 2 tiles have no geometry in the table, because the CRS of d/0.tif (")
     assert without_footprint(index, np.array([shapely.Point(0, 0)] * 2)) is None

@@ -127,7 +127,7 @@ def test_an_unfinished_store_is_not_read(tmp_path):
     store = begin(tmp_path, plan())
     fill(store, [0])
     for folder in (tmp_path, tmp_path / PARTIAL, tmp_path / PARTIAL / "store"):
-        with pytest.raises(StorageError, match=r"not finished; run the command that made it again"):
+        with pytest.raises(StorageError, match=r"unfinished; run the command that began them again"):
             open_embeddings(folder)
     with pytest.raises(StorageError, match="2 of 3 chunks are missing"):
         store.publish()

@@ -5,11 +5,12 @@ B tiles, C bands, H W pixels, N patches, D width
 
 import itertools
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from helpers import CATALOG, write_catalog, write_scenes
+from helpers import CATALOG, as_ranks, write_catalog, write_scenes
 
 from geomae.catalog import open_catalog
 from geomae.embeddings import open_embeddings, store
@@ -96,6 +97,29 @@ def test_parts_with_encoders_of_their_own_stand_one_after_the_other(index, tmp_p
     dataset = open_embeddings(tmp_path)
     np.testing.assert_array_equal(dataset["embedding"], torch.cat([expected(index)[0][:7], expected(index)[0]]))
     assert dataset.attrs["encoder_digest"] not in ("a", "b")
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_share_the_tiles_and_give_the_bytes_of_one(index, tmp_path, monkeypatch, ranks):
+    parts = [EncoderTiles(Means(), index)]
+    run(parts, tmp_path / "one", patches=True)
+    monkeypatch.setattr("geomae.encoders.extraction.gather_objects", lambda fabric, own: fabric.exchange(own))
+    embedded = [0] * ranks
+
+    def work(rank, exchange):
+        def count(*both):
+            embedded[rank] += len(both[0])
+            return both
+
+        fabric = SimpleNamespace(
+            world_size=ranks, global_rank=rank, is_global_zero=rank == 0, device=torch.device("cpu"), exchange=exchange,
+            broadcast=lambda own: exchange(own)[0], barrier=lambda: exchange(None),
+        )  # fmt: skip
+        return run([EncoderTiles(Means(spoil=count), index)], tmp_path / "all", patches=True, fabric=fabric)
+
+    assert {done.path for done in as_ranks(ranks, work)} == {tmp_path / "all/embeddings.zarr"}
+    assert content(tmp_path / "all") == content(tmp_path / "one")
+    assert min(embedded) >= 12 and sum(embedded) < 64 + 3 * ranks  # and of each a tile of zeros for its shape
 
 
 def test_stopped_at_any_batch_and_gone_on_with_it_ends_with_the_same_bytes(index, tmp_path):

@@ -17,3 +17,14 @@ def test_a_name_that_the_terminal_cannot_write_is_shown_by_its_numbers():
     lines = terminal.buffer.getvalue().decode("ascii").splitlines()
     assert lines[0] == r"caf\udce9.tif, \u6771\u4eac.tif"
     assert r"caf\udce9.tif" in lines[-1]
+
+
+def test_progress_says_how_fast_it_goes_and_for_how_long_still(monkeypatch):
+    times = iter((0.0, 0.0, 10.0, 10.0, 10.0, 20.0, 20.0, 20.0))
+    monkeypatch.setattr("geomae.runtime.console.time.monotonic", lambda: next(times))
+    terminal = io.StringIO()
+    with contextlib.redirect_stderr(terminal):
+        screen = Screen()
+        for done in (100, 20_100, 100_100):
+            screen.step("auditing many", done, 200_100)
+    assert "auditing many 20100/200100 2,000/s, 1:30 left" in terminal.getvalue().splitlines()

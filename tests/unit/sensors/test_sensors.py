@@ -281,7 +281,7 @@ def test_inline_sensors_are_read():
         ({"bands": [{**RED, "name": 1}]}, "`name` is 1; write it as text"),
         ({"bands": [{**RED, "polarisation": "VX"}]}, "unknown polarisation 'VX'"),
         ({"bands": [{**RED, "unit": "reflectence"}]}, r"unknown unit 'reflectence'; did you mean 'reflectance'\?"),
-        ({"bands": [RED, {**RED, "name": "R"}]}, "band 'R' is there twice"),
+        ({"bands": [RED, {**RED, "name": "R"}]}, "band 'R' is listed twice"),
         ({"bands": ["red"]}, "band 'red' must be a mapping"),
         ({"bands": []}, "has no list of `bands`"),
         ({"bands": [RED], "scale": 0}, "`scale` is 0"),

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import changed_catalog, write_catalog, write_scenes
+from helpers import as_ranks, changed_catalog, write_catalog, write_scenes
 
 from geomae.catalog import open_catalog
 from geomae.files import cache_folder
-from geomae.rasters import opening
+from geomae.rasters import inspection, opening
+from geomae.rasters.work_share import WorkShare
+from geomae.tiles.dataset_check import check_dataset
 from geomae.tiles.index import build_index
 
 WHOLE = changed_catalog("    tile: {size: 16}\n", "")
@@ -84,3 +86,26 @@ def test_a_line_of_the_cache_that_was_cut_short_costs_that_file_alone(tmp_path, 
     shutil.rmtree(cache_folder() / "audit-report")
     assert asked(tmp_path, monkeypatch)["_open"] == 1
     assert index(tmp_path).report == before.report
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_that_share_a_check_find_what_one_finds_and_read_each_file_once(tmp_path, monkeypatch, ranks):
+    write_scenes(tmp_path / "scenes", scenes=5, side=32)
+    (tmp_path / "scenes/s3.tif").write_bytes((tmp_path / "scenes/s1.tif").read_bytes())
+    (tmp_path / "scenes/s4.tif").write_bytes(b"none")
+    catalog = open_catalog(write_catalog(tmp_path))
+    one = check_dataset(catalog, "tiny")
+    monkeypatch.setenv("GEOMAE_CACHE", str(tmp_path / "other"))
+    read, inspect = [], inspection.inspect_file
+    monkeypatch.setattr(inspection, "inspect_file", lambda *words: read.append(words[0].path) or inspect(*words))
+
+    def check(rank, exchange):
+        return check_dataset(catalog, "tiny", threads=1, share=WorkShare(rank, ranks, exchange))
+
+    for found in as_ranks(ranks, check):
+        assert found.report == one.report
+        assert found.report.counts == {"duplicate": 1, "unreadable": 1}
+        assert found.tiles.tiles.equals(one.tiles.tiles)
+        for own, other in zip(found.tiles.survey.arrays, one.tiles.survey.arrays, strict=True):
+            np.testing.assert_array_equal(own, other)
+    assert sorted(read) == sorted({*read}) and len(read) == 5

@@ -10,7 +10,8 @@ import pytest
 from geomae.catalog import Catalog, open_catalog, parse_selector
 from geomae.errors import CatalogError
 from geomae.rasters import Window, read, write_cog
-from geomae.tiles.index import build_index, check_dataset
+from geomae.tiles.dataset_check import check_dataset
+from geomae.tiles.index import build_index
 from geomae.tiles.selection import evenly_spread
 from geomae.tiles.sources import open_source, prepare
 

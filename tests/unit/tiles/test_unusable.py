@@ -9,7 +9,8 @@ from helpers import changed_catalog, write_catalog
 from geomae.catalog import open_catalog, parse_selector
 from geomae.errors import CatalogError
 from geomae.rasters import write_cog
-from geomae.tiles.index import build_index, check_dataset
+from geomae.tiles.dataset_check import check_dataset
+from geomae.tiles.index import build_index
 from geomae.tiles.selection import build_indexes
 
 FLOATS = changed_catalog("scale: 0.0001", "scale: 1")

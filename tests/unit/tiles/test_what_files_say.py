@@ -12,7 +12,8 @@ from geomae.catalog import open_catalog
 from geomae.errors import CatalogError
 from geomae.evaluation.probe_task import label_selection
 from geomae.rasters import Window, read
-from geomae.tiles.index import build_index, check_dataset
+from geomae.tiles.dataset_check import check_dataset
+from geomae.tiles.index import build_index
 
 # Stored values of each band, by which it is known.
 LEVEL = {"B02": 500, "blue": 500, "B03": 900, "B04": 1300, "B4": 1300, "B08": 3000}

@@ -1,0 +1,54 @@
+"""How far a data set can be used: its source, what the audit found, its tiles, and the first error."""
+
+from dataclasses import dataclass, replace
+
+from geomae.catalog import Catalog, Selector, Source
+from geomae.errors import GeomaeError
+from geomae.rasters import AuditReport, audit
+from geomae.rasters.work_share import ALONE, WorkShare, reading_threads
+from geomae.tiles.index import Progress, Reading, TileIndex, build_from_report
+from geomae.tiles.sources import prepare
+
+
+@dataclass(frozen=True)
+class DatasetCheck:
+    """How far a data set can be used: what is known of it before the first `error`; `tiles` are those selected."""
+
+    source: Source | None = None
+    report: AuditReport | None = None
+    tiles: TileIndex | None = None
+    error: GeomaeError | None = None
+
+    def select(self, selector: Selector) -> "DatasetCheck":
+        """The same of the tiles that a selector means."""
+        if self.tiles is None:
+            return self
+        try:
+            return replace(self, tiles=self.tiles.select(selector))
+        except GeomaeError as error:
+            return replace(self, tiles=None, error=error)
+
+
+def check_dataset(
+    catalog: Catalog,
+    name: str,
+    *,
+    threads: int | None = None,
+    share: WorkShare = ALONE,
+    progress: Progress = lambda what, done, total: None,
+) -> DatasetCheck:
+    """Resolve, audit and index a data set, as far as that goes; `progress` hears (what, done, total).
+
+    Every process of `share` reads its part of the files and tiles.
+    """
+    result = DatasetCheck()
+    threads = threads or reading_threads()
+    try:
+        catalog, source = prepare(catalog, name)
+        result = DatasetCheck(source)
+        report = audit(source, workers=threads, share=share, progress=progress)
+        result = replace(result, report=report)
+        tiles = build_from_report(catalog, name, source, report, Reading(threads, progress, share), 1.0)
+    except GeomaeError as error:
+        return replace(result, error=error)
+    return replace(result, report=tiles.report, tiles=tiles)
