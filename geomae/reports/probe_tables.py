@@ -1,4 +1,4 @@
-"""Tables and sentences about the methods that `geomae probe --align` compares, and how these work.
+"""Tables and sentences about probes: intervals, and the methods that `geomae probe --align` compares.
 
 K classes
 """
@@ -61,7 +61,7 @@ def alignment_tables(result: ProbeResult) -> Iterator[Table]:
         rows: list[list[Cell]] = []
         for one in result.encoders:
             evidence = result.evidence(one.label, test.name)
-            for name in result.task.settings.alignments:
+            for name in evidence.scores:
                 key = PredictionKey(test.name, "linear", None, name)
                 own, gain, right = (result.scores.find(one.label, key, what) for what in (main, TO_NONE, ACCURACY))
                 assert own is not None
