@@ -329,7 +329,7 @@ class DatasetEntry(Strict):
     def _check_band_files(self) -> None:
         per_band = [BAND in path for path in self.paths]
         if any(per_band) and not all(per_band):
-            refuse(f"some paths have {BAND} and some have not; put them into two data sets", "path")
+            refuse(f"some paths have {BAND} and others do not; put them into two data sets", "path")
         if self.stac is not None and (isinstance(self.bands, dict) or None in (self.bands or ())):
             refuse("items name their bands; list those to read, and say where they lie with `stac.assets`", "bands")
         if isinstance(self.bands, dict) and self.cube is not None and self.cube.band is not None:
