@@ -1,4 +1,4 @@
-"""The data catalogue: `data_catalog.yaml` -> Catalog -> Source, selectors, filters and splits."""
+"""The data catalogue: `data_catalog.yaml` becomes a Catalog, its entries Sources; selectors, filters, splits."""
 
 from geomae.catalog.attributes import read_windows, require_columns, where_mask
 from geomae.catalog.band_order import Placement, StoredOrder
@@ -11,6 +11,7 @@ from geomae.catalog.schema import (
     Label,
     Mask,
     Points,
+    Sample,
     Split,
     Table,
     Tile,
@@ -19,7 +20,6 @@ from geomae.catalog.schema import (
     json_schema,
 )
 from geomae.catalog.schema_forms import Column
-from geomae.catalog.schema_sample import Sample
 from geomae.catalog.schema_times import Months, Time
 from geomae.catalog.selectors import Condition, Selector, condition_mask, parse_selector, resolve_selectors
 from geomae.catalog.sources import resolve_files, scenes_from_paths, source_from_paths

@@ -26,10 +26,9 @@ from geomae.prediction.assessment import (
     place_sample,
     rows_of_sample,
 )
-from geomae.prediction.map_summaries import MapSummary, most_telling, summarise_map
 from geomae.prediction.models import WindowModel
 from geomae.prediction.record import PredictorRecord, namesake_remark, scale_remark
-from geomae.prediction.scene_maps import NODATA, MapJob
+from geomae.prediction.scene_maps import NODATA, MapJob, MapSummary, most_telling, summarise_map
 from geomae.prediction.shares import TargetShares, share_sentences
 from geomae.prediction.tiles import TilePredictions, as_number, of_classes, of_map, of_numbers, write_predictions
 from geomae.rasters import read_map

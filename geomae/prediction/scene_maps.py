@@ -4,6 +4,7 @@ K classes, r q rows and columns of cells, L layers of a strip: class code, confi
 or the numbers of a regression
 """
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ from geomae.metrics.priors import correct_probabilities
 from geomae.prediction.models import WindowModel
 from geomae.prediction.record import PredictorRecord
 from geomae.prediction.windows import Lattice, SceneWindows, Strip, lattice_of
-from geomae.rasters import Grid, MapClasses, cog_in_strips, sweeping
+from geomae.rasters import Grid, MapClasses, cog_in_strips, read_map, sweeping
 from geomae.runtime.devices import Compute
 from geomae.runtime.precision import working_precision
 from geomae.runtime.signals import Stop
@@ -31,6 +32,7 @@ from geomae.tiles.selection import Selection
 NODATA = 255  # of codes, confidence and probabilities
 PERCENT = 100
 ROWS_AT_ONCE = 64  # rows whose probabilities are converted to float64 at a time
+SUMMARY_PX = 256  # of the longer side of a map, for its figures
 Progress = Callable[[str, int, int, str], None]
 
 
@@ -271,3 +273,50 @@ class _Rate:
         left_s = round((self._total - done) / per_s)
         figures = f"{per_s:.0f} windows/s" + (f", {left_s // 60}:{left_s % 60:02d} left" if left_s else "")
         self._progress("mapping, windows", done, self._total, figures)
+
+
+@dataclass(frozen=True)
+class MapSummary:
+    """One map: fraction of valid pixels, most frequent class (`most`) and its fraction of these (`share`).
+
+    `level` is the mean confidence in percent, or the mean of predicted numbers. Values that do not apply are None.
+    """
+
+    job: MapJob
+    valid: float
+    most: str | None
+    share: float | None
+    level: float | None
+
+
+def summarise_map(job: MapJob, record: PredictorRecord, out: Path) -> MapSummary:
+    """Summarise a map, read at a reduced size of at most SUMMARY_PX pixels per side."""
+    shrink = max(1, math.ceil(max(job.lattice.rows, job.lattice.cols) / SUMMARY_PX))
+    shape = (math.ceil(job.lattice.rows / shrink), math.ceil(job.lattice.cols / shrink))
+    values_yx = read_map(str(job.path(out)), shape=shape)[0]
+    if record.of_numbers:
+        known = values_yx[np.isfinite(values_yx)]
+        return MapSummary(job, known.size / values_yx.size, None, None, float(known.mean()) if known.size else None)
+    known = values_yx[values_yx != NODATA]
+    if not known.size:
+        return MapSummary(job, 0.0, None, None, None)
+    count_K = np.bincount(known, minlength=NODATA + 1)[list(record.map_codes)]
+    confidence_yx = read_map(str(job.path(out, "confidence")), shape=shape)[0]
+    most = int(count_K.argmax())
+    return MapSummary(
+        job, known.size / values_yx.size, record.classes[most], float(count_K[most] / known.size),
+        float(confidence_yx[confidence_yx != NODATA].mean()),
+    )  # fmt: skip
+
+
+def most_telling(summaries: Sequence[MapSummary], most: int) -> list[MapSummary]:
+    """Return at most `most` maps, by rising level: half with the lowest levels and half with the highest.
+
+    Maps without a level come last.
+    """
+    ranked = sorted(summaries, key=lambda one: (one.level is None, one.level or 0.0))
+    if len(ranked) <= most:
+        return ranked
+    known = sum(one.level is not None for one in ranked)
+    low, high = most - most // 2, most // 2
+    return ranked[:most] if known <= most else [*ranked[:low], *ranked[known - high : known]]

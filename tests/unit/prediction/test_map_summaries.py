@@ -5,8 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from geomae.prediction.map_summaries import MapSummary, most_telling, summarise_map
-from geomae.prediction.scene_maps import NODATA
+from geomae.prediction.scene_maps import NODATA, MapSummary, most_telling, summarise_map
 from geomae.rasters import write_cog
 
 
