@@ -83,9 +83,9 @@ def pictures(work: Path) -> dict[str, Array]:
     }  # fmt: skip
 
 
-def draw_row(path: Path, shown: Mapping[str, Array]) -> None:
-    """Publish the pictures side by side (PNG), each with its title."""
-    side, gap, head = 1.75, 0.08, 0.24
+def draw_row(path: Path, shown: Mapping[str, Array], side: float = 1.75) -> None:
+    """Publish the pictures side by side (PNG), each with its title, `side` inches wide."""
+    gap, head = 0.08, 0.24
     figure = Figure(figsize=(len(shown) * (side + gap) + gap, head + side + gap))
     for number, (name, picture_HW3) in enumerate(shown.items()):
         left = gap + number * (side + gap)

@@ -1,4 +1,4 @@
-"""The data catalogue: `data_catalog.yaml` -> Catalog -> Source, selectors, filters and splits."""
+"""The data catalogue: `data_catalog.yaml` becomes a Catalog, its entries Sources; selectors, filters, splits."""
 
 from geomae.catalog.attributes import read_windows, require_columns, where_mask
 from geomae.catalog.band_order import Placement, StoredOrder

@@ -1,4 +1,4 @@
-"""Attributes from tables: of whole scenes (`table`), and of windows in them (`windows`)."""
+"""Attributes from tables: of scenes (`table`), and of windows within scenes (`windows`)."""
 
 import csv
 import logging
@@ -26,16 +26,16 @@ Value = str | float | None
 RASTER_SUFFIXES = frozenset(
     (".tif", ".tiff", ".gtif", ".jp2", ".png", ".jpg", ".jpeg", ".img", ".vrt", ".nc", ".hdf", ".h5", ".dat", ".bil")
 )
-SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}  # of tables that are called .csv all the same
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}  # wrong separators of files that are called .csv
 logger = logging.getLogger(__name__)
 
 
 def attach_table(catalog: Catalog, dataset: str, scenes: tuple[Scene, ...]) -> tuple[Scene, ...]:
-    """`scenes` with the attributes of their rows in the entry's `table`; without a `table` as they are.
+    """Add the attributes from the entry's `table` to `scenes`; without a `table`, return them unchanged.
 
-    A row is found by the scene's path relative to the table's folder, else by its stem. A scene without a row has None
-    for each column, and a warning counts these. Raises CatalogError when no scene has a row, when two rows have one
-    key, and when a stem that two scenes share meets a row.
+    A row is found by the scene's path relative to the table's folder, else by its stem. A scene without a row gets None
+    in each column, and a warning counts such scenes. Raises CatalogError where no scene has a row, where two rows have
+    the same key, and where the stem of a row is shared by several scenes.
     """
     table = catalog.entry(dataset).table
     if table is None:
@@ -70,12 +70,11 @@ def attach_table(catalog: Catalog, dataset: str, scenes: tuple[Scene, ...]) -> t
 
 
 def read_windows(catalog: Catalog, dataset: str) -> "pd.DataFrame":
-    """The entry's `windows`: columns stem, row, col, size, then the attributes as they stand in the table.
+    """Read the entry's `windows`: columns stem, row, col, size, then the attributes in the table's order.
 
-    `stem` is the scene's, also where the table gives paths. Where the entry has a `table` too, the columns follow that
-    only this one has, with the values of the window's scene. Text and mixed columns are objects with None for what is
-    missing. Raises CatalogError for a window that is there twice, and for a row or column that is not a whole number
-    from 0.
+    `stem` is that of the scene, also where the table gives paths. Where the entry has a `table` too, its other columns
+    are appended with the values of the window's scene. Text and mixed columns are objects with None for missing values.
+    Raises CatalogError for a repeated window, and for a row or column that is not a whole number from 0.
     """
     windows = catalog.entry(dataset).windows
     if not isinstance(windows, Windows):
@@ -110,7 +109,7 @@ def read_windows(catalog: Catalog, dataset: str) -> "pd.DataFrame":
 
 
 def where_mask(catalog: Catalog, dataset: str, columns: Columns, length: int) -> MaskN:
-    """Mask of the `length` rows of `columns` that the entry's `where` lets through; all without one.
+    """Mask of the `length` rows of `columns` for which the entry's `where` is true; all True without a `where`.
 
     Raises CatalogError, with file and line, for an unknown column and for values that cannot be compared.
     """
@@ -122,7 +121,7 @@ def where_mask(catalog: Catalog, dataset: str, columns: Columns, length: int) ->
 
 
 def tile_columns(entry: DatasetEntry) -> dict[str, tuple[tuple[str, ...], str]]:
-    """The columns of the tile index that an entry takes from attributes: the keys that name each, and the attribute."""
+    """The columns of the tile index that come from attributes: for each, catalogue keys and attribute."""
     named: dict[str, tuple[tuple[str, ...], str | None]] = {
         "label": (("label", "column"), entry.label.column if entry.label else None),
         "split": (("split", "column"), entry.split.column if entry.split else None),
@@ -138,9 +137,9 @@ def tile_columns(entry: DatasetEntry) -> dict[str, tuple[tuple[str, ...], str]]:
 
 
 def require_columns(catalog: Catalog, dataset: str, known: Collection[str]) -> None:
-    """Check that every column that label, split, group, places, time and domain name is `known`.
+    """Raise CatalogError where label, split, group, places, time or domain name a column that is not in `known`.
 
-    Raises CatalogError with the line and the nearest known column.
+    The message has the line of the key and the nearest known column.
     """
     entry = catalog.entry(dataset)
     wanted = list(tile_columns(entry).values())
@@ -154,7 +153,7 @@ def require_columns(catalog: Catalog, dataset: str, known: Collection[str]) -> N
 
 
 def _with_scene_attributes(catalog: Catalog, dataset: str, windows: "pd.DataFrame") -> "pd.DataFrame":
-    """`windows` with the columns of the entry's `table` that it has not; stems alone count, as they do for windows."""
+    """Append the columns of the entry's `table` that `windows` lacks; rows are matched by the stem of the scene."""
     table = catalog.entry(dataset).table
     if table is None:
         return windows
@@ -172,15 +171,15 @@ def _with_scene_attributes(catalog: Catalog, dataset: str, windows: "pd.DataFram
 
 
 def read_csv(path: Path, name: str, *, column: str, text: Collection[str] = ()) -> "pd.DataFrame":
-    """A CSV file as plain values, None for what is missing; the columns `text` stay as they are written.
+    """Read a CSV file as plain values, None for missing ones; the columns `text` are kept as text.
 
-    `column` is one that it should have, by which a file with another separator than the comma is known. Raises
-    CatalogError, which begins with `name`, where the file cannot be read.
+    `column` is a column that the file must have; it serves to recognise a file with another separator than the comma.
+    Raises CatalogError, beginning with `name`, where the file cannot be read.
     """
     import pandas as pd
 
     try:
-        # Only these stand for nothing: pandas would also take `NA`, which is a continent and a country.
+        # Only these mean a missing value; pandas would include `NA`, which also is a continent and a country.
         kinds = dict.fromkeys(text, "object")
         frame = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=["", "nan", "NaN"])
     except (OSError, ValueError) as error:
@@ -196,14 +195,14 @@ def read_csv(path: Path, name: str, *, column: str, text: Collection[str] = ()) 
 
 
 def text_of(value: Any) -> str | None:
-    """A value as text, None for a missing one; whole numbers without a decimal point."""
+    """A value as text, whole numbers without a decimal point; None for a missing or empty one."""
     if value is None or value != value or value == "":
         return None
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def plain_values(column: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Whole numbers stay whole beside missing values; text and mixed columns become objects with None."""
+    """Convert a column to plain values: integers stay integers; text and mixed columns hold None."""
     import pandas as pd
 
     narrowed = column.convert_dtypes()
@@ -214,7 +213,7 @@ def plain_values(column: "pd.Series[Any]") -> "pd.Series[Any]":
         return pd.Series(narrowed.to_numpy("float64", na_value=float("nan")), index=column.index, name=column.name)
     values = narrowed.to_numpy(dtype=object, copy=True)
     values[narrowed.isna().to_numpy()] = None
-    if pd.api.types.infer_dtype(values, skipna=True) == "string":  # one text for all rows that have it
+    if pd.api.types.infer_dtype(values, skipna=True) == "string":  # equal texts share one object
         codes, texts = pd.factorize(values, use_na_sentinel=True)
         values = np.array([*texts, None], dtype=object)[codes]
     return pd.Series(values, index=column.index, dtype="object", name=column.name)
@@ -223,7 +222,7 @@ def plain_values(column: "pd.Series[Any]") -> "pd.Series[Any]":
 def _read_table(
     catalog: Catalog, dataset: str, name: str, key: str, *keys: str
 ) -> tuple["pd.DataFrame", PurePosixPath]:
-    """A CSV file with `key` as text and everything else as Python values, None for what is missing; and its folder."""
+    """Read a CSV file with `key` as text and other columns as plain values; also returns its folder."""
     place = catalog.place(dataset, *keys)
     path = Path(require_file(catalog, dataset, name, *keys))
     if path.suffix.lower() != ".csv":
@@ -239,9 +238,9 @@ def _read_table(
 
 
 def _check_separator(path: Path, name: str, key: str) -> None:
-    """Raise CatalogError for a table whose columns, of which `key` is one, are separated by another sign than a comma.
+    """Raise CatalogError for a table that has the column `key` if split by another separator than the comma.
 
-    It is not read all the same: where columns are separated by semicolons, commas are often the decimal points.
+    Such a table is refused, since with semicolons as separators, commas are often decimal points.
     """
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -266,7 +265,7 @@ def _rows_by_key(frame: "pd.DataFrame", key: str, place: str) -> Mapping[str, di
 
 
 def _path_keys(scene: Scene, folder: PurePosixPath) -> list[str]:
-    """Ways in which a table in `folder` may name the scene by its path: with and without suffix."""
+    """Paths by which a table in `folder` may name the scene: with and without suffix."""
     own = PurePosixPath(scene.files[0])
     if len(scene.files) > 1 and scene.stem != own.stem:
         own = own.with_name(scene.stem)

@@ -1,4 +1,4 @@
-"""The order in which files store the bands of a data set, and how a file that names its bands in another is read."""
+"""The order in which files store the bands of a data set, and how files with another order are read."""
 
 import re
 from collections.abc import Sequence
@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 from geomae.errors import CatalogError
 from geomae.sensors import Band, Sensor
 
-ALPHA = "alpha"  # description of a stored band that is no measurement but the validity of the others
-COUNTED = re.compile(r"b0*(\d+)")  # what Earth Engine calls bands that nobody named
+ALPHA = "alpha"  # description of a stored band that holds the validity of the others
+COUNTED = re.compile(r"b0*(\d+)")  # Earth Engine's names of bands without names
 
 
 @dataclass(frozen=True)
 class Placement:
-    """How one file is read: `numbers` has, for each band of the stored order, the number (from 1) of it in the file.
+    """How one file is read: for each band of the stored order, its number (from 1) in this file.
 
-    None where the file says of its bands what cannot be. `named` says whether the file names any band, `text` how.
+    `numbers` is None where the descriptions in the file contradict the stored order. `named` says whether the file
+    names any band; `text` lists its descriptions for messages.
     """
 
     numbers: tuple[int, ...] | None
@@ -24,16 +25,16 @@ class Placement:
 
     @property
     def moved(self) -> bool:
-        """Whether the file has the bands in another order, and is read by their names."""
+        """Whether the file has the bands in another order and is therefore read by their names."""
         return self.numbers is not None and any(number != at for at, number in enumerate(self.numbers, start=1))
 
 
 @dataclass(frozen=True)
 class StoredOrder:
-    """What the files of a data set store, band by band: `names` of the sensor, None for what is skipped.
+    """The bands that the files of a data set store, in order: `names` of the sensor's bands, None for skipped ones.
 
-    `stated` says whether the catalogue's `bands` gave it: a file that names its bands otherwise then contradicts.
-    `layer` is the description of a mask's layer, if that is how the catalogue names it; it may be anywhere.
+    `stated` says whether the catalogue's `bands` defines the order; a file that names its bands differently is then an
+    error. `layer` is the description of the mask's layer, if the catalogue names it so; its position may vary.
     """
 
     sensor: Sensor
@@ -45,14 +46,14 @@ class StoredOrder:
         return ", ".join(name or "null" for name in self.names)
 
     def with_layer(self, description: str, number: int) -> "StoredOrder":
-        """The same with a mask's layer as the stored band `number` (from 1), unless that is a band which is read."""
+        """This order with the mask's layer as stored band `number` (from 1), unless that band is read as data."""
         if self.names[number - 1] is not None:
             return self
         names = (*self.names[: number - 1], description, *self.names[number:])
         return replace(self, names=names, layer=description)
 
     def place(self, descriptions: Sequence[str | None]) -> Placement:
-        """Where a file with these descriptions has each band; one without names of bands is taken in stored order."""
+        """Find each band in a file by its descriptions; a file without names of bands is read in stored order."""
         text = ", ".join(description or "no name" for description in descriptions)
         as_stored = tuple(range(1, len(self.names) + 1))
         nameless = self.stated and _counts(descriptions)
@@ -70,7 +71,7 @@ class StoredOrder:
         return Placement(numbers, True, text)
 
     def _name(self, description: str | None) -> str | None:
-        """The name under which the order has what a description names."""
+        """The name in this order for a description: the mask's layer or a band of the sensor; None for neither."""
         if description is not None and description == self.layer:
             return self.layer
         band = described_band(self.sensor, description)
@@ -78,7 +79,7 @@ class StoredOrder:
 
 
 def described_band(sensor: Sensor, description: str | None) -> Band | None:
-    """The band of a sensor that a description names; None where it names none."""
+    """The band of a sensor that a description names, None where there is none."""
     try:
         return sensor.band(description) if description else None
     except CatalogError:
@@ -86,11 +87,11 @@ def described_band(sensor: Sensor, description: str | None) -> Band | None:
 
 
 def is_alpha(description: str | None) -> bool:
-    """Whether a description is that of an alpha band."""
+    """Whether a description names an alpha band."""
     return description is not None and description.strip().lower() == ALPHA
 
 
 def _counts(descriptions: Sequence[str | None]) -> bool:
-    """Whether the descriptions merely count: b1, b2, b3."""
+    """Whether the descriptions are only numbers: b1, b2, b3."""
     matches = [COUNTED.fullmatch(description or "") for description in descriptions]
     return all(match and int(match[1]) == at for at, match in enumerate(matches, start=1))

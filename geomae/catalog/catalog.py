@@ -1,4 +1,4 @@
-"""The catalogue, which knows the line of every key, and the Source with its scenes that an entry becomes."""
+"""The catalogue, with the line of every key for messages, and the Source with scenes that is made from an entry."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from geomae.sensors import Band, Sensor, inline_sensor, sensor
 
 @dataclass(frozen=True)
 class Catalog:
-    """A catalogue that was read and checked; `folder` is what its paths are relative to."""
+    """A checked catalogue; its paths are relative to `folder`."""
 
     path: Path
     folder: Path
@@ -26,29 +26,29 @@ class Catalog:
     document: YamlDocument = field(repr=False)
 
     def entry(self, dataset: str) -> DatasetEntry:
-        """The entry of a data set. Raises CatalogError with the names there are."""
+        """The entry of a data set. Raises CatalogError, with the nearest known name, for an unknown one."""
         if dataset not in self.entries:
             raise CatalogError(f"{self.path}: there is no data set {dataset!r}; {nearest(dataset, self.entries)}")
         return self.entries[dataset]
 
     def where(self, dataset: str, *keys: str | int) -> str:
-        """`file:line` of a key of a data set, or of the innermost key above it that is written out."""
+        """`file:line` of a key of a data set, or of the innermost key above it that the file has."""
         return self.document.where(("datasets", dataset, *keys))
 
     def place(self, dataset: str, *keys: str | int) -> str:
-        """`file:line: datasets.NAME.key`: how a message about this key begins."""
+        """`file:line: datasets.NAME.key`, the beginning of messages about this key."""
         return f"{self.where(dataset, *keys)}: {'.'.join(map(str, ('datasets', dataset, *keys)))}"
 
     @contextlib.contextmanager
     def at(self, dataset: str, *keys: str | int) -> Iterator[None]:
-        """Put the place of a key before the message of any CatalogError that is raised within."""
+        """Context manager that puts the place of a key before the message of a CatalogError."""
         try:
             yield
         except CatalogError as error:
             raise CatalogError(f"{self.place(dataset, *keys)}: {error}") from error
 
     def sensor(self, dataset: str) -> Sensor | None:
-        """The sensor that the entry names or writes out; None where the source knows its own."""
+        """The sensor that the entry names or defines; None where it has no `sensor`."""
         entry = self.entry(dataset).sensor
         if entry is None:
             return None
@@ -71,7 +71,7 @@ class Catalog:
                 (entry, "cube"),
                 (entry["label"], "vector"),
             ):
-                if keys is not None and keys[name] is None:  # younger than runs and stores that are to be found again
+                if keys is not None and keys[name] is None:  # newer keys: digests of older runs must not change
                     del keys[name]
             if entry["sample"] is not None and entry["sample"]["shift"] is None:
                 entry["sample"] = {key: entry["sample"][key] for key in ("seed", "size", "scenes")}  # likewise
@@ -81,8 +81,8 @@ class Catalog:
 def open_catalog(path: Path | str) -> Catalog:
     """Read and check a catalogue.
 
-    Raises CatalogError or ConfigError with file, line, key and remedy for a file that is missing, for broken YAML, for
-    duplicate and unknown keys, for values that cannot be, and for keys that do not fit together.
+    Raises CatalogError or ConfigError, with file, line, key and remedy, for a missing file, for invalid YAML, for
+    duplicate and unknown keys, for invalid values, and for keys that contradict each other.
     """
     path = Path(path)
     if not path.is_file():
@@ -98,12 +98,12 @@ def open_catalog(path: Path | str) -> Catalog:
         raise CatalogError(explain(error, document)) from error
     catalog = Catalog(path, path.absolute().parent, checked.datasets, checked.default, document)
     for name in catalog.entries:
-        catalog.sensor(name)  # a misspelt sensor is found before any file is looked for
+        catalog.sensor(name)  # so that a misspelt sensor is found before files are searched
     return catalog
 
 
 def with_absolute_path(catalog: Catalog) -> Catalog:
-    """The same catalogue, whose file has its absolute path in messages and records: a run may be resumed elsewhere."""
+    """The catalogue with the absolute path of its file, since a run may be resumed from another folder."""
     path = catalog.path.absolute()
     return replace(catalog, path=path, document=replace(catalog.document, path=path))
 
@@ -118,9 +118,9 @@ class BandFile:
 
 @dataclass(frozen=True)
 class StatedGrid:
-    """What metadata say of the grid of a file: CRS (authority string or WKT) and (height, width); None where nothing.
+    """The grid of a file by metadata: CRS (authority string or WKT) and (height, width); None where not given.
 
-    The file itself counts, and is compared with this when its scene is indexed.
+    The file itself is decisive; it is compared with this when its scene is indexed.
     """
 
     path: str
@@ -132,9 +132,8 @@ class StatedGrid:
 class Scene:
     """One place at one date: the stored bands that are read together, on one grid.
 
-    `bands` follows the order of `Source.bands`. `files` are the distinct files of the bands. `stem` fills `{stem}` in
-    the patterns of masks and labels. `time` is when it was acquired (see `times`), None where that is not known.
-    `stated_grids` is what metadata say of the files' grids, where they say it.
+    `bands` has the order of `Source.bands`. `stem` replaces `{stem}` in the patterns of masks and labels. `time` is the
+    acquisition time (see `times`), None where unknown. `stated_grids` are the grids of files according to metadata.
     """
 
     id: str
@@ -156,10 +155,10 @@ class Scene:
 class Source:
     """A data set that is ready to be read.
 
-    Physical value = stored value x scale + offset, per band, in `unit`. `stored_bands` is how many bands each file
-    must hold, and `order` what they are (None where every band has a file of its own). `invalid_bits` and
-    `invalid_values` say which values of a scene's mask file mark a pixel as invalid. `gsd_m` is the grid to which all
-    bands are brought; None stands for that of the finest file of each scene.
+    Physical value = stored value x scale + offset, per band, in `unit`. `stored_bands` is the number of bands in each
+    file, and `order` lists them (both None where every band has its own file). `invalid_bits` and `invalid_values` are
+    the bits and values of a scene's mask that mark a pixel as invalid. `gsd_m` is the resolution of the grid to which
+    all bands are resampled; None means that of the finest file of each scene.
     """
 
     name: str

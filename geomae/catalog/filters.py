@@ -1,8 +1,7 @@
-"""The filter language of `where`: comparisons over attributes, read by us, so that no text of a catalogue is ever run.
+"""The filter language of `where`: comparisons of attributes, parsed here, so that no text is executed.
 
-A missing value equals nothing and has no order.
-
-The tree of a filter (Comparison, Combination) is computed here; `where` reads it from text.
+A comparison with a missing value is false. `parse_filter` reads a filter into a tree of Comparison and Combination,
+whose `mask` evaluates it.
 
 filter     := conjunction ("or" conjunction)*
 conjunction:= negation ("and" negation)*
@@ -27,7 +26,7 @@ from geomae.errors import CatalogError
 MaskN = NDArray[np.bool_]
 Columns = Mapping[str, NDArray[Any]]  # attributes by name, each of N rows
 Literal = str | float | bool | None
-Operand = tuple[str, NDArray[Any]]  # what messages call it, and its values (N rows, or 1 for a literal)
+Operand = tuple[str, NDArray[Any]]  # its name in messages, and its values (N rows, or 1 for a literal)
 
 OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "==": operator.eq,
@@ -39,8 +38,8 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 }
 KINDS = {"b": "true or false", "i": "numbers", "u": "numbers", "f": "numbers", "U": "text", "T": "text"}
 LONGEST = 10_000  # characters; a filter is written by hand
-DEEPEST = 50  # brackets and `not` within each other
-MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}  # what says the same with the sides exchanged
+DEEPEST = 50  # nested brackets and `not`
+MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}  # the equivalent sign with the sides exchanged
 COMPARISONS = frozenset(("==", "!=", "<", "<=", ">", ">="))
 CONSTANTS: dict[str, Literal] = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
 RESERVED = frozenset(("and", "or", "not", "in"))
@@ -76,14 +75,14 @@ class Name:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`left sign right`; `sign` is one of the comparisons, `in` or `not in`, and then `right` is a tuple."""
+    """`left sign right`; `sign` is one of COMPARISONS, or `in` or `not in` with a tuple as `right`."""
 
     left: Name | Literal
     sign: str
     right: Name | Literal | tuple[Literal, ...]
 
     def mask(self, columns: Columns) -> MaskN:
-        """Rows for which the comparison holds."""
+        """Mask (N) of the rows for which the comparison is true."""
         left = _values(self.left, columns)
         if isinstance(self.right, tuple):
             if self.left == Name(TIME):
@@ -102,13 +101,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Combination:
-    """`and`, `or` of several parts, or `not` of one."""
+    """Several parts joined by `and` or `or`, or `not` with one part."""
 
     word: str
     parts: tuple["Comparison | Combination", ...]
 
     def mask(self, columns: Columns) -> MaskN:
-        """Rows for which the combination holds."""
+        """Mask (N) of the rows for which the combination is true."""
         masks = [part.mask(columns) for part in self.parts]
         if self.word == "not":
             return ~masks[0]
@@ -131,9 +130,9 @@ def missing(values_N: NDArray[Any]) -> MaskN:
 
 
 def compare(left: Operand, sign: str, right: Operand) -> MaskN:
-    """`left sign right`, row by row; false where either is missing.
+    """Evaluate `left sign right` by row; false where either is missing.
 
-    Raises TypeError with a message for people when text meets numbers, or true and false meet an order.
+    Raises TypeError, with a message for users, where types differ, or booleans are compared by order.
     """
     kinds = [kind for kind in (_kind(*left), _kind(*right)) if kind]
     if len(set(kinds)) > 1:
@@ -151,10 +150,10 @@ def compare(left: Operand, sign: str, right: Operand) -> MaskN:
 
 
 def within_time(times: Operand, sign: str, text: str) -> MaskN:
-    """`times sign text` for times (see `times`) and a year, month, day or second, which stands for all of itself.
+    """Compare times (see `times`) with a text that names a year, month, day or second, meaning the whole period.
 
-    So `time <= 2021-04` holds on the last day of April, and `time == 2021-04-03` all that day. Raises TypeError for a
-    text that is none.
+    So `time <= 2021-04` includes the last day of April, and `time == 2021-04-03` all of that day. Raises TypeError
+    where the text is not such a period.
     """
     try:
         first, after = (_text_operand(one) for one in period(text))
@@ -168,7 +167,7 @@ def within_time(times: Operand, sign: str, text: str) -> MaskN:
 
 
 def times_contained(times: Operand, values: Sequence[Literal], *, negated: bool) -> MaskN:
-    """As `contained`, with texts that stand for all of a year, month, day or second."""
+    """As `contained`, where a text means all of a year, month, day or second."""
     others = [value for value in values if not isinstance(value, str)]
     member_N = contained(times, others, negated=False)
     for value in values:
@@ -182,7 +181,7 @@ def _text_operand(text: str) -> Operand:
 
 
 def contained(left: Operand, values: Sequence[Literal], *, negated: bool) -> MaskN:
-    """Rows whose value is one of `values`, or with `negated` none of them; null among them stands for missing."""
+    """Mask of rows whose value is one of `values`, or with `negated` none of them; null means a missing value."""
     absent_N = missing(left[1])
     member_N = absent_N & (None in values)
     for value in values:
@@ -195,7 +194,7 @@ def contained(left: Operand, values: Sequence[Literal], *, negated: bool) -> Mas
 
 @dataclass(frozen=True)
 class Token:
-    """A piece of a filter: its kind (number, word, text, quoted, sign, end), how it is written and where it begins."""
+    """A token of a filter: its kind (number, date, word, text, quoted, sign, end), its text and its position."""
 
     kind: str
     text: str
@@ -204,17 +203,17 @@ class Token:
 
 @dataclass(frozen=True)
 class Filter:
-    """A filter that was read: `names` are the columns it asks for."""
+    """A parsed filter; `names` are the columns that it uses."""
 
     text: str
     tree: Comparison | Combination = field(repr=False)
     names: frozenset[str]
 
     def mask(self, columns: Columns) -> MaskN:
-        """Rows of `columns` (arrays of one length N) for which the filter holds.
+        """Mask (N) of the rows of `columns` (arrays of one length N) for which the filter is true.
 
-        A comparison with a missing value (None, NaN) is false, `!=` and `not in` included; `== null` and `!= null` ask
-        whether a value is missing. Raises CatalogError for an unknown column and for values that cannot be compared.
+        A comparison with a missing value (None, NaN) is false, also `!=` and `not in`; `== null` and `!= null` test for
+        missing values. Raises CatalogError for an unknown column and for values that cannot be compared.
         """
         for name in sorted(self.names - set(columns)):
             raise CatalogError(f"{self.text!r}: there is no column {name!r}; {column_remedy(name, columns)}")
@@ -225,7 +224,7 @@ class Filter:
 
 
 def parse_filter(text: str) -> Filter:
-    """Read a filter. Raises CatalogError with the character and the remedy for anything but comparisons."""
+    """Parse a filter. Raises CatalogError, with position and remedy, for text that is not a valid filter."""
     if len(text) > LONGEST:
         raise CatalogError(f"the filter has {len(text)} characters; shorten it to {LONGEST}, or filter in the table")
     parser = _Parser(text)
@@ -241,7 +240,7 @@ def _values(operand: Name | Literal, columns: Columns) -> Operand:
 
 
 def _kind(label: str, values_N: NDArray[Any]) -> str | None:
-    """What the values are, in words; None when all are missing."""
+    """The type of the values in words; None where all are missing. Raises TypeError for mixed types."""
     if values_N.dtype.kind != "O":
         return KINDS.get(values_N.dtype.kind, str(values_N.dtype))
     kinds = {_kind_of(value) for value in values_N if not is_missing(value)}
@@ -273,7 +272,7 @@ def _tokens(text: str) -> Iterator[Token]:
 
 
 class _Parser:
-    """Recursive descent over the tokens; `names` collects the columns."""
+    """A recursive descent parser; `names` collects the columns."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -291,11 +290,11 @@ class _Parser:
 
     @property
     def next(self) -> Token:
-        """The token that was not taken yet."""
+        """The next token."""
         return self.tokens[self.position]
 
     def take(self, *texts: str) -> Token | None:
-        """The next token if it is one of these words or signs."""
+        """Consume and return the next token if it is one of these words or signs, else None."""
         token = self.next
         if token.kind not in ("word", "sign") or token.text not in texts:
             return None
@@ -303,14 +302,14 @@ class _Parser:
         return token
 
     def chain(self, word: str) -> Comparison | Combination:
-        """Parts joined by `or`, each of parts joined by `and`."""
+        """Parse parts joined by `word`: `or` joins parts that `and` joins."""
         parts = [self.chain("and") if word == "or" else self.negation()]
         while self.take(word):
             parts.append(self.chain("and") if word == "or" else self.negation())
         return parts[0] if len(parts) == 1 else Combination(word, tuple(parts))
 
     def negation(self) -> Comparison | Combination:
-        """`not`, brackets or a comparison."""
+        """Parse `not`, a filter in brackets, or a comparison."""
         self.depth += 1
         if self.depth > DEEPEST:
             self.refuse(f"is nested more than {DEEPEST} deep", "write it flatter")
@@ -326,7 +325,7 @@ class _Parser:
         return tree
 
     def comparison(self) -> Comparison:
-        """One comparison, with the list after `in`."""
+        """Parse one comparison."""
         start = self.next
         left = self.operand()
         if self.take("in"):
@@ -347,13 +346,13 @@ class _Parser:
         return tree
 
     def checked(self, tree: Comparison, start: Token) -> Comparison:
-        """`tree`, if it names a column."""
+        """Return `tree`; refuse it where neither side is a column."""
         if not isinstance(tree.left, Name) and not isinstance(tree.right, Name):
             self.refuse("begins a comparison without a column", "name a column of the table", start)
         return tree
 
     def operand(self) -> Name | Literal:
-        """A column or a literal."""
+        """Parse a column or a literal."""
         token = self.next
         if token.kind == "quoted" or (
             token.kind == "word" and token.text not in CONSTANTS and token.text not in RESERVED
@@ -367,7 +366,7 @@ class _Parser:
         return self.literal("a column or a value")
 
     def literal(self, expected: str = "a value") -> Literal:
-        """A number, text or constant."""
+        """Parse a number, text or constant; `expected` names in messages what is allowed."""
         token = self.next
         if token.kind == "number":
             value: Literal = float(token.text) if re.search(r"[.eE]", token.text) else int(token.text)
@@ -383,7 +382,7 @@ class _Parser:
         return value
 
     def listed(self) -> tuple[Literal, ...]:
-        """The literals of a list in square brackets."""
+        """Parse a list of literals in square brackets."""
         if not self.take("["):
             self.refuse("follows `in`", "write a list in square brackets, as in `['a', 'b']`")
         values: list[Literal] = []
@@ -394,13 +393,13 @@ class _Parser:
         return tuple(values)
 
     def remedy(self, otherwise: str) -> str:
-        """What to do about the next token; `otherwise` when it tells nothing."""
+        """The remedy for an unexpected next token; `otherwise` where it has no specific one."""
         if self.next.kind == "sign" and self.next.text in "+-*/%^@":
             return "nothing is computed; put the computed value in a column of the table"
         return REMEDIES.get(self.next.text, otherwise) if self.next.kind == "sign" else otherwise
 
     def refuse(self, problem: str, remedy: str, token: Token | None = None) -> NoReturn:
-        """Raise CatalogError about `token`, else about the next one."""
+        """Raise CatalogError about `token`, by default the next one."""
         token = token or self.next
         shown = repr(token.text) if token.kind != "end" else "the end"
         raise CatalogError(f"{self.text!r}, character {token.at + 1}: {shown} {problem}; {remedy}")

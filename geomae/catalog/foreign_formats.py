@@ -1,4 +1,4 @@
-"""Formats that are no rasters to geomae, known by a file's first bytes, else by its name, and what to do with each."""
+"""Formats that geomae does not read as rasters, recognised by first bytes or name, with a remedy for each."""
 
 from pathlib import Path, PurePosixPath
 
@@ -16,7 +16,7 @@ GRIB = ("GRIB", CONVERT)
 VRT = ("a VRT, which names other files", "name those files, or " + CONVERT)
 ARCHIVE = ("an archive", UNPACK)
 PAGE = ("a web page, as a failed download leaves it", "fetch the file again")
-POINTER = ("a pointer of Git LFS", "fetch its content with `git lfs pull`")
+POINTER = ("a Git LFS pointer", "fetch its content with `git lfs pull`")
 BEGINNINGS = (
     (b"CDF", CLASSIC),
     (b"\x0e\x03\x13\x01", HDF),
@@ -30,7 +30,7 @@ BEGINNINGS = (
     (b"<html", PAGE),
     (b"version https://git-lfs", POINTER),
 )
-HDF5_BEGINNING = b"\x89HDF\r\n\x1a\n"  # also of NetCDF 4, which is told by its name
+HDF5_BEGINNING = b"\x89HDF\r\n\x1a\n"  # also of NetCDF 4, which is recognised by its suffix
 SUFFIXES = (
     {".nc": NETCDF, ".nc4": NETCDF, ".cdf": NETCDF, ".zarr": ZARR, ".hdf": HDF, ".img": ERDAS, ".vrt": VRT}
     | dict.fromkeys((".h5", ".hdf5", ".he5"), HDF5)
@@ -41,9 +41,9 @@ SUFFIXES = (
 
 
 def foreign_format(path: str) -> str | None:
-    """What a file that cannot be opened is, and the remedy, for a message; None where its format is not known either.
+    """The format of a file that cannot be opened, and the remedy, for a message; None for an unknown format.
 
-    A file of this machine is opened for its first bytes.
+    The first bytes of a local file are read.
     """
     known = SUFFIXES.get(PurePosixPath(path).suffix.lower())
     beginning = _beginning(path)
@@ -55,13 +55,13 @@ def foreign_format(path: str) -> str | None:
 
 
 def foreign_by_name(name: str) -> str | None:
-    """The same of a name alone: that of a file or, for Zarr, of a folder."""
+    """As `foreign_format`, from the name alone of a file or, for Zarr, of a folder."""
     known = SUFFIXES.get(PurePosixPath(name).suffix.lower())
     return None if known is None else _message(*known, PurePosixPath(name))
 
 
 def _message(what: str, remedy: str, path: PurePosixPath) -> str:
-    stem = f"{path.stem}-converted" if path.suffix == ".tif" else path.stem  # not over the file itself
+    stem = f"{path.stem}-converted" if path.suffix == ".tif" else path.stem  # must not overwrite the file itself
     return f"is {what}, and is not read as a raster; {remedy.replace('{name}', path.name).replace('{stem}', stem)}"
 
 

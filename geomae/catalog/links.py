@@ -1,7 +1,7 @@
-"""Addresses of assets: relative to their item, confined as paths of the catalogue are, and never with a signature.
+"""Addresses of STAC assets: relative to their item, confined like other paths of the catalogue, without signatures.
 
-A signed link ends with a query string that lets whoever has it read the file for some minutes or hours. It is a secret
-and it expires, so none is stored. Where a catalogue says who signs (`stac.sign`), the address is kept as
+A signed link has a query string that gives read access to a file for some minutes or hours. It is a secret and expires,
+so it is not stored. Where the catalogue names a signing service (`stac.sign`), the address is kept as
 `NAME+https://...`, and `rasters` asks NAME for a signature when it opens the file.
 """
 
@@ -17,9 +17,9 @@ from geomae.catalog.stac_items import Item
 from geomae.errors import CatalogError
 from geomae.files import confine
 
-# Names in the query strings of signatures: Azure, Amazon S3 (two versions) and CloudFront, Google.
+# Query parameters of signatures: Azure; Amazon S3 (two versions) and CloudFront; Google.
 SIGNATURES = frozenset(("sig", "x-amz-signature", "signature", "x-goog-signature"))
-SIGNED_HOSTS = {"planetary-computer": re.compile(r"[a-z0-9]+\.blob\.core\.windows\.net")}  # by who signs
+SIGNED_HOSTS = {"planetary-computer": re.compile(r"[a-z0-9]+\.blob\.core\.windows\.net")}  # by signing service
 
 
 def is_signed(url: str) -> bool:
@@ -29,20 +29,20 @@ def is_signed(url: str) -> bool:
 
 
 def without_signature(url: str) -> str:
-    """The URL without its query string, if that is a signature."""
+    """The URL without its query string, if that holds a signature; other URLs unchanged."""
     return url.partition("?")[0] if is_url(url) and is_signed(url) else url
 
 
 def asset_paths(catalog: Catalog, dataset: str) -> Callable[[Item, str], str]:
-    """Give the function that says where the file of an asset lies, of an item and the asset's `href`.
+    """Return the function from an item and the `href` of an asset to the path or address of its file.
 
-    It gives an absolute path, which need not exist, or an address that `rasters` opens, and raises CatalogError for
-    what leaves the catalogue's folder, for URLs without `remote: true`, and for signed links where the catalogue does
-    not say who signs them again.
+    That function returns an absolute path, which need not exist, or an address that `rasters` can open. It raises
+    CatalogError for paths outside the catalogue's folder, for URLs without `remote: true`, and for signed links where
+    the catalogue names no signing service.
     """
     entry, place = catalog.entry(dataset), catalog.place(dataset, "stac", "items")
     sign = entry.stac.sign if entry.stac else None
-    inside: set[str] = set()  # folders that were found to lie in the catalogue's; assets share them
+    inside: set[str] = set()  # folders already checked to be inside the catalogue's; many assets share one
 
     def local(item: Item, href: str) -> str:
         path = os.path.normpath(item.folder / href)
@@ -62,8 +62,8 @@ def asset_paths(catalog: Catalog, dataset: str) -> Callable[[Item, str], str]:
             return f"{sign}+{url}"
         if url != href:
             raise CatalogError(
-                f"{catalog.place(dataset, 'stac')}: {item.where} has signed links, which expire, as {url}?...; "
-                f"say who signs them (`sign: {next(iter(SIGNED_HOSTS))}`), or download the files"
+                f"{catalog.place(dataset, 'stac')}: {item.where} has signed links, which expire, such as {url}?...; "
+                f"name the signing service (`sign: {next(iter(SIGNED_HOSTS))}`), or download the files"
             )
         return url
 

@@ -1,10 +1,10 @@
-"""Files that a catalogue's patterns name: found, confined to its folder, and gathered by scene.
+"""Find the files that match a catalogue's patterns, confine them to its folder, and group them by scene.
 
-A scene is known by what is left of a file's path without its band: the band's token goes with the separator before it
-(at the beginning of a name, the one after it), and so do marks of resolution, which differ between the bands of one
-product: a folder `R10m`, and `_10m` after the band. `X.SAFE/GRANULE/L2A/IMG_DATA/R10m/T32_B02_10m.jp2` becomes
-`X.SAFE/GRANULE/L2A/IMG_DATA/T32`. A name of which nothing is left (`scene/B02.tif`) becomes that of its folder. Where
-a band exists at several resolutions, the finest counts.
+The files of a scene have the same path apart from the band. To find it, the band's token is removed with the separator
+before it (at the beginning of a name, the one after it). Marks of resolution, which differ between the bands of a
+product, are removed too: a folder `R10m`, and `_10m` after the band. So
+`X.SAFE/GRANULE/L2A/IMG_DATA/R10m/T32_B02_10m.jp2` becomes `X.SAFE/GRANULE/L2A/IMG_DATA/T32`. If nothing is left of the
+name (`scene/B02.tif`), the scene gets the name of its folder. Of several resolutions of a band, the finest is used.
 """
 
 import difflib
@@ -24,42 +24,42 @@ from geomae.files import confine
 
 SCHEMES = ("s3", "gs", "https")
 STEM = "{stem}"
-SHOWN = 6  # names in a message
+SHOWN = 6  # names that a message lists
 SEPARATORS = "_. -"
 RESOLUTION_FOLDER = re.compile(r"R(\d+)m")
 RESOLUTION_NAME = re.compile(rf"[{SEPARATORS}](\d+)m(?![A-Za-z0-9])")
-UNKNOWN_M = 1 << 30  # resolution of a file that does not say
+UNKNOWN_M = 1 << 30  # resolution of a file whose path does not give it
 
 
 def is_url(path: str) -> bool:
-    """Whether a path names a place on a network."""
+    """Whether a path is a URL."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a URL is of a server on this machine, which alone may be asked without encryption."""
+    """Whether a URL is that of a local server, the only kind that is allowed without encryption."""
     return re.match(r"http://127\.0\.0\.1(:\d+)?/", url) is not None
 
 
 def static_folder(catalog: Catalog, pattern: str) -> str:
-    """The part of a pattern before its first wildcard, as a folder: the same whichever files there are."""
+    """The folder of a pattern before its first wildcard; it does not depend on which files exist."""
     if is_url(pattern):
         return "/".join(static_parts(pattern.split("/")))
     return str(catalog.folder.joinpath(*static_parts(PurePosixPath(_own_part(catalog, pattern)).parts)))
 
 
 def common_folder(folders: Sequence[str]) -> str:
-    """The longest folder that holds all of these."""
+    """The innermost folder that contains all of these."""
     parts = [folder.split("/") for folder in folders]
     shared = zip(*parts, strict=False)
     return "/".join(level[0] for level in _while_equal(shared))
 
 
 def find_files(catalog: Catalog, dataset: str, pattern: str, *keys: str | int, folders: bool = False) -> list[str]:
-    """Paths of the files, and of folders if they are wanted, that a pattern matches, sorted; none is not an error here.
+    """Sorted paths of the files, and with `folders` also of folders, that match a pattern; may be empty.
 
-    A URL is taken as it is and must not hold wildcards. Raises CatalogError, at the line of `keys`, for a path that
-    leaves the folder, for a URL without `remote: true`, and for a link to a file that is not there.
+    A URL is returned as it is and must not have wildcards. Raises CatalogError, at the line of `keys`, for a path
+    outside the catalogue's folder, for a URL without `remote: true`, and for a link to a missing file.
     """
     if is_url(pattern):
         return [checked_url(catalog, dataset, pattern, *keys)]
@@ -78,7 +78,7 @@ def find_files(catalog: Catalog, dataset: str, pattern: str, *keys: str | int, f
     for folder, owns in below.items():
         plain = _plain_files(catalog.folder / folder)
         found = [own for own in owns if own in plain]
-        if found:  # where one of them lies, all do
+        if found:  # all are in the same folder, so one check suffices
             confine(Path(folder + found[0]), catalog.folder, outside=outside, where=place)
             start = str(catalog.folder / folder).rstrip("/")
             paths += [f"{start}/{own}" for own in found]
@@ -97,7 +97,10 @@ def find_files(catalog: Catalog, dataset: str, pattern: str, *keys: str | int, f
 
 
 def require_file(catalog: Catalog, dataset: str, path: str, *keys: str | int) -> str:
-    """The file at `path`, relative to the catalogue. Raises CatalogError where there is none; a URL is not opened."""
+    """Return the path of a file, given relative to the catalogue. Raises CatalogError where it does not exist.
+
+    A URL is checked against the rules of the entry, but not opened.
+    """
     if is_url(path):
         return checked_url(catalog, dataset, path, *keys)
     place = catalog.place(dataset, *keys)
@@ -109,7 +112,7 @@ def require_file(catalog: Catalog, dataset: str, path: str, *keys: str | int) ->
 
 
 def checked_url(catalog: Catalog, dataset: str, url: str, *keys: str | int) -> str:
-    """`url`, if the entry allows it and it names one file."""
+    """Return `url`. Raises CatalogError where the entry does not allow it, or it has wildcards."""
     place = catalog.place(dataset, *keys)
     scheme = url.partition("://")[0]
     if scheme not in SCHEMES and not is_loopback(url):
@@ -122,7 +125,7 @@ def checked_url(catalog: Catalog, dataset: str, url: str, *keys: str | int) -> s
 
 
 def no_file_error(catalog: Catalog, dataset: str, pattern: str, *keys: str | int) -> CatalogError:
-    """The error for a pattern without files: the pattern, the line and what lies there instead."""
+    """The error for a pattern that matches no file: the line, the pattern, and what the folder holds instead."""
     remedy = "correct the pattern"
     folders = [pattern] if _is_folder(catalog.folder / pattern) else _matches(catalog, pattern)
     if folders and (foreign := foreign_by_name(folders[0])):
@@ -131,18 +134,18 @@ def no_file_error(catalog: Catalog, dataset: str, pattern: str, *keys: str | int
     if _is_folder(catalog.folder / pattern):
         remedy = f"name the files in it, as in {escape_pattern(pattern.rstrip('/'))}/*.tif"
     elif "[" in folder and _is_folder(catalog.folder / folder):
-        remedy = f"a bracket is a wildcard, so write {escape_pattern(folder)}/{name} for the folder that is called so"
+        remedy = f"a bracket is a wildcard, so write {escape_pattern(folder)}/{name} for the folder of this name"
     there = holds(static_folder(catalog, pattern) + "/x")
     return CatalogError(f"{catalog.place(dataset, *keys)}: no file matches {pattern!r}; {there}; {remedy}")
 
 
 def _matches(catalog: Catalog, pattern: str) -> list[str]:
-    """Names, also of folders, that a pattern matches."""
+    """Sorted names of the files and folders that a pattern matches."""
     return sorted(glob.glob(pattern, root_dir=catalog.folder, recursive=True))  # noqa: PTH207
 
 
 def holds(path: str) -> str:
-    """What lies in the innermost folder of `path` that exists, for a message."""
+    """Describe the contents of the innermost existing folder of `path`, for a message."""
     folder = Path(path).parent
     while not _is_folder(folder) and folder != folder.parent:
         folder = folder.parent
@@ -157,23 +160,23 @@ def holds(path: str) -> str:
 
 
 def _likely(path: Path) -> str:
-    """What to do about a file that is not there: take the one beside it that is called most alike, if any is."""
+    """The remedy for a missing file: suggest the file in its folder with the most similar name, if any."""
     close = difflib.get_close_matches(path.name, [one.name for one in path.parent.glob("*")], n=1)
     return f"did you mean {close[0]!r}?" if close else "correct the path"
 
 
 @dataclass(frozen=True)
 class BandScene:
-    """The files of one scene by token; `path` is where the scene would be, were it one file without a suffix."""
+    """The files of one scene by token; `path` is the common path without bands and suffix."""
 
     path: str
     files: Mapping[str, str]
 
 
 def find_band_scenes(catalog: Catalog, dataset: str, tokens: Sequence[str]) -> list[BandScene]:
-    """The scenes that the `path` patterns with {band} match, each with a file for each of `tokens`.
+    """Find the scenes of `path` patterns with {band}; each has one file for each of `tokens`.
 
-    Raises CatalogError when nothing matches, when a scene lacks bands (they are named) and when a band has two files.
+    Raises CatalogError where a pattern matches nothing, where a scene lacks bands, and where a band has two files.
     """
     place = catalog.place(dataset, "path")
     scenes: dict[str, dict[str, _Candidate]] = {}
@@ -192,14 +195,14 @@ def find_band_scenes(catalog: Catalog, dataset: str, tokens: Sequence[str]) -> l
             listed = ", ".join(tokens[:3]) + (", ..." if len(tokens) > 3 else "")
             error = no_file_error(catalog, dataset, pattern, "path")
             raise CatalogError(
-                f"{error} (for {BAND} stood {listed}; tokens of other names go into `bands: {{name: token}}`)"
+                f"{error} (with {listed} in place of {BAND}; give other tokens in `bands: {{name: token}}`)"
             )
     _check_complete(scenes, tokens, place)
     return [BandScene(path, {token: files[token].path for token in tokens}) for path, files in scenes.items()]
 
 
 def _plain_files(folder: Path) -> set[str]:
-    """Names of the files of a folder that are no links, by one listing; none of a folder that cannot be listed."""
+    """Names of the regular files (not links) of a folder, by one listing; empty where it cannot be listed."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
@@ -208,12 +211,12 @@ def _plain_files(folder: Path) -> set[str]:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether there is such a file; of a name longer than any disk takes there is none, where `Path.is_file` raises."""
+    """Whether a file exists. Unlike `Path.is_file`, returns False for a name that is too long for any disk."""
     return os.path.isfile(path)  # noqa: PTH113
 
 
 def _is_folder(path: Path) -> bool:
-    """The same of a folder."""
+    """Whether a folder exists; False for a name that is too long."""
     return os.path.isdir(path)  # noqa: PTH112
 
 
@@ -233,7 +236,7 @@ class _Candidate:
 
 
 def _candidates(catalog: Catalog, dataset: str, pattern: str, token: str) -> list[tuple[str, _Candidate]]:
-    """Files of one band, each with the path of its scene."""
+    """The files of one band, each with the path of its scene."""
     prefix, written = "", token
     if not is_url(pattern):
         prefix, written = f"{catalog.folder}/", glob.escape(token)
@@ -245,13 +248,13 @@ def _candidates(catalog: Catalog, dataset: str, pattern: str, token: str) -> lis
         match = expression.fullmatch(name)
         if match:
             scene, resolution_m = _scene_path(name, [match.span(index + 1) for index in range(pattern.count(BAND))])
-            scene = scene or "scene"  # {band}.tif beside the catalogue leaves nothing
+            scene = scene or "scene"  # of `{band}.tif` in the catalogue's folder, nothing is left
             candidates.append((scene if scene.startswith("/") else prefix + scene, _Candidate(path, resolution_m)))
     return candidates
 
 
 def _own_part(catalog: Catalog, pattern: str) -> str:
-    """A pattern without the catalogue's own folder before it, in which no character is a wildcard."""
+    """Remove the catalogue's folder, whose characters are not wildcards, from the beginning of a pattern."""
     for folder in (str(catalog.folder), escape_pattern(str(catalog.folder))):
         if pattern.startswith(f"{folder}/"):
             return pattern[len(folder) + 1 :]
@@ -259,7 +262,7 @@ def _own_part(catalog: Catalog, pattern: str) -> str:
 
 
 def _scene_path(path: str, spans: Sequence[tuple[int, int]]) -> tuple[str, int]:
-    """The path of the scene that a band's file belongs to, and the resolution in metres that its path tells."""
+    """The path of a band file's scene, and the resolution in metres from its path (UNKNOWN_M without one)."""
     resolution_m = UNKNOWN_M
     folder_end = path.rfind("/") + 1
     in_name = [end for start, end in spans if start >= folder_end]
@@ -281,7 +284,7 @@ def _scene_path(path: str, spans: Sequence[tuple[int, int]]) -> tuple[str, int]:
 
 
 def _with_separator(path: str, span: tuple[int, int], stem_end: int) -> tuple[int, int]:
-    """The span of a token with the separator before it, else with the one after it."""
+    """The span of a token including the separator before it, else the one after it."""
     start, end = span
     if start and path[start - 1] in SEPARATORS:
         return start - 1, end

@@ -1,6 +1,6 @@
-"""What a pattern of `path` means: its wildcards, what is literal in it, and the expression that finds a band's token.
+"""Patterns of `path`: their wildcards and literal parts, and the regular expression that finds a band's token.
 
-Wildcards are `*`, `?`, `[ab]`, `**` and {band}. Within a class of its own each stands for itself: `[[]`, `[{]band}`.
+Wildcards are `*`, `?`, `[ab]`, `**` and {band}. Alone in a bracket, each is a literal character: `[[]`, `[{]band}`.
 """
 
 import fnmatch
@@ -16,17 +16,17 @@ WILDCARD = re.compile(rf"\*\*/|\*+|\?|{CLASS}|\{{band\}}")
 
 
 def escape_pattern(text: str) -> str:
-    """The pattern that means `text` itself, whatever characters are in it."""
+    """The pattern that matches exactly `text`, with all wildcards escaped."""
     return glob.escape(text).replace(BAND, f"[{BAND[0]}]{BAND[1:]}")
 
 
 def literal(pattern: str) -> str | None:
-    """The text that a pattern without wildcards means; None for one that has some."""
+    """The only text that a pattern without wildcards matches; None for a pattern with wildcards."""
     return None if WILDCARD.search(ESCAPED.sub("", pattern)) else ESCAPED.sub(r"\1", pattern)
 
 
 def static_parts(parts: Sequence[str]) -> list[str]:
-    """The folders, of a pattern's parts, before the first that has a wildcard; the last part is no folder."""
+    """The leading folders of a pattern's parts, up to the first with a wildcard; the last part is the file's name."""
     folders = []
     for part in parts[:-1]:
         text = literal(part)
@@ -37,9 +37,9 @@ def static_parts(parts: Sequence[str]) -> list[str]:
 
 
 def token_expression(pattern: str, token: str) -> re.Pattern[str]:
-    """`pattern` with `token` in place of {band}, as a regular expression with a group for each place.
+    """A regular expression for `pattern` with `token` in place of each {band}, which becomes a group.
 
-    Beside a wildcard the token must be a word of its own: in `*{band}*`, B1 is not the beginning of B11.
+    Next to a wildcard, the token must be a whole word: in `*{band}*`, B1 does not match the beginning of B11.
     """
     pieces = [piece for piece in re.split(f"({WILDCARD.pattern})", pattern) if piece]
     wild = {"**/": r"(?:.*/)?", "?": "[^/]"}
@@ -59,5 +59,5 @@ def token_expression(pattern: str, token: str) -> re.Pattern[str]:
 
 
 def _is_wild(piece: str) -> bool:
-    """Whether a piece is a wildcard that may stand for letters beside a token."""
+    """Whether a piece is a wildcard that may match letters next to a token."""
     return bool(WILDCARD.fullmatch(piece)) and piece != BAND and not ESCAPED.fullmatch(piece)

@@ -1,4 +1,4 @@
-"""From scenes that were found to a Source: scaling, nodata, masks, labels, attributes and times of its entry."""
+"""Make a Source from scenes: add scaling, nodata, masks, labels, attributes and times of the catalogue entry."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,16 +16,16 @@ from geomae.sensors import OFFSET_SUFFIX, Band, Sensor, carries_offset, sensor, 
 
 DIGITAL_NUMBER = "digital_number"
 SENTINEL_2 = tuple(f"sentinel-2-{level}{suffix}" for level in ("l1c", "l2a") for suffix in ("", OFFSET_SUFFIX))
-LARGEST_FIGURE = 1e30  # of scales and offsets: times 65535 it still is a float32
-MIXED = "mixed"  # unit of a data set whose bands have different ones
+LARGEST_FIGURE = 1e30  # largest scale and offset: times 65535, it still fits into float32
+MIXED = "mixed"  # unit of a data set whose bands have different units
 
 
 @dataclass(frozen=True)
 class Stated:
-    """What metadata beside the pixels (STAC items, attributes of a cube) say of the stored values of the bands read.
+    """Scale, offset and nodata of the bands from metadata (STAC items, attributes of a cube); None where not given.
 
-    It counts where the catalogue says nothing, and before the sensor's table; None where nothing is stated. `nodata`
-    counts as that of files does.
+    They are used where the catalogue gives none, and take precedence over the sensor's table. `nodata` is treated like
+    the nodata of files.
     """
 
     scale_C: tuple[float | None, ...]
@@ -42,9 +42,10 @@ def source_from_scenes(
     describe_bands: DescribeBands,
     stated: Stated | None = None,
 ) -> Source:
-    """The Source of scenes that were found: with scaling, nodata, labels, table, times and masks of the entry.
+    """Make the Source of `scenes`, with scaling, nodata, labels, table, times and masks of the entry.
 
-    `stored` says which bands are read; `stated` is what metadata beside the pixels say of their values.
+    `stored` are the bands to read; `stated` is the scaling that metadata give. Raises CatalogError where keys of the
+    entry do not fit the files.
     """
     entry = catalog.entry(dataset)
     if stated is None or set(stated.offset_C) == {None}:
@@ -76,10 +77,10 @@ def source_from_scenes(
 def scaling(
     catalog: Catalog, dataset: str, sensor: Sensor, bands: Sequence[Band], stated: Stated | None = None
 ) -> tuple[str, tuple[float, ...], tuple[float, ...]]:
-    """Unit, scale and offset of each band: the entry's, else what is `stated`, else the sensor's.
+    """The unit, and scale and offset of each band: the entry's, else those in `stated`, else the sensor's.
 
-    Digital numbers are taken as they are stored. Raises CatalogError when the entry names another unit than the
-    sensor's and does not say the scale, and for figures with which values leave float32.
+    Digital numbers are not scaled. Raises CatalogError where the entry has another unit than the sensor without giving
+    a scale, and for scales and offsets that are too large for float32.
     """
     entry = catalog.entry(dataset)
     usual = [sensor.scaling(band) for band in bands]
@@ -111,7 +112,7 @@ def scaling(
 def entry_figures(
     catalog: Catalog, dataset: str, sensor: Sensor, bands: Sequence[Band], key: str
 ) -> tuple[float | None, ...]:
-    """What the entry says at `key`, `scale` or `offset`, of each band; None where it says nothing."""
+    """The entry's `scale` or `offset` (`key`) of each band; None where it gives none."""
     given: Any = getattr(catalog.entry(dataset), key)
     if not isinstance(given, dict):
         return (None if given is None else float(given),) * len(bands)
@@ -120,7 +121,7 @@ def entry_figures(
 
 
 def band_units(catalog: Catalog, source: Source) -> tuple[str, ...]:
-    """The unit of each band of a data set, also where they have different ones."""
+    """The unit of each band of a data set; bands may have different units."""
     if source.unit != MIXED:
         return (source.unit,) * len(source.bands)
     known = catalog.sensor(source.name) or (sensor(source.sensor) if source.sensor in sensor_names() else None)
@@ -128,8 +129,9 @@ def band_units(catalog: Catalog, source: Source) -> tuple[str, ...]:
 
 
 def nodata_values(entry: DatasetEntry, sensor: Sensor, stated: Stated | None = None) -> tuple[float, ...]:
-    """The stored values that are no measurement: the entry's, the sensor's and those stated; an empty list in the entry
-    is none.
+    """The stored values that mark missing data: those of the entry, of the sensor and in `stated`.
+
+    An empty list in the entry means that there are none.
     """
     if entry.nodata == ():
         return ()
@@ -137,8 +139,9 @@ def nodata_values(entry: DatasetEntry, sensor: Sensor, stated: Stated | None = N
 
 
 def _check_baselines(catalog: Catalog, dataset: str, sensor: Sensor, scenes: Sequence[Scene]) -> None:
-    """Raise CatalogError where names of files say that Sentinel-2 values carry an offset and the sensor does not, or
-    the reverse; unless the entry states the offset, or takes values as they are stored.
+    """Raise CatalogError where Sentinel-2 product names and the sensor disagree on whether values include an offset.
+
+    Not checked where the entry gives the offset, or uses digital numbers.
     """
     entry = catalog.entry(dataset)
     if isinstance(entry.sensor, (dict, tuple)) or sensor.name not in SENTINEL_2:
@@ -155,13 +158,13 @@ def _check_baselines(catalog: Catalog, dataset: str, sensor: Sensor, scenes: Seq
     remedy = f"make those a data set with `sensor: {other}`" if mixed else f"write `sensor: {other}`"
     raise CatalogError(
         f"{catalog.place(dataset, 'sensor')}: {len(wrong)} of {len(scenes)} scenes are by their names of a processing "
-        f"baseline {'before 04.00' if late else 'from 04.00 on'}, whose values carry {'no' if late else 'an'} offset, "
-        f"as {PurePosixPath(wrong[0]).name}, and {sensor.name} assumes {sensor.offset:g}; {remedy}, or state `offset`"
+        f"baseline {'before 04.00' if late else 'from 04.00 on'}, whose values include {'no' if late else 'an'} offset "
+        f"({PurePosixPath(wrong[0]).name}), but {sensor.name} assumes {sensor.offset:g}; {remedy}, or state `offset`"
     )
 
 
 def _with_labels(catalog: Catalog, dataset: str, scenes: tuple[Scene, ...]) -> tuple[Scene, ...]:
-    """Scenes with the label raster of each; with `folder: true` the folder's name is the attribute `label`."""
+    """Add the label raster of each scene; with `folder: true`, the folder's name as the attribute `label`."""
     label = catalog.entry(dataset).label
     if label is not None and label.folder:
         folders = [PurePosixPath(scene.files[0]).parent.name for scene in scenes]
@@ -198,7 +201,7 @@ def _with_masks(
 
 
 def _by_stem(catalog: Catalog, dataset: str, pattern: str, scenes: Sequence[Scene], *keys: str) -> list[str]:
-    """The file of each scene that a pattern with {stem} names, or the one file that it names for all."""
+    """The file of each scene by a pattern with {stem}; without {stem}, the same file for all scenes."""
     if STEM not in pattern:
         return [require_file(catalog, dataset, pattern, *keys)] * len(scenes)
     return [require_file(catalog, dataset, pattern.replace(STEM, scene.stem), *keys) for scene in scenes]

@@ -1,15 +1,15 @@
-"""When scenes and windows were acquired: who says it, and the attributes and domains that follow from it.
+"""Acquisition times of scenes and windows, and the attributes and domains that are derived from them.
 
-The first that says it counts:
+The first of these sources that gives a time is used:
 
 1. `time: {pattern}` of the entry, for every scene.
-2. A column, `time: {column}` or one that is called `time`: of `windows`, for each window, else of `table`.
-3. The name of a product, of the file or of a folder above it (see `times.PRODUCT_NAMES`).
-4. A tag of the file that means acquisition (see `times.ACQUISITION_TAGS`), which `rasters` reads with the header.
+2. A column, `time: {column}` or one that is called `time`: of `windows` for each window, else of `table`.
+3. The product name in the name of the file or of a folder above it (see `times.PRODUCT_NAMES`).
+4. A tag of the file with the acquisition time (see `times.ACQUISITION_TAGS`), which `rasters` reads with the header.
 
-Where a column is empty, the next one is asked. A column that names another day than a product's name is said. Around
-points a tile has the time of its scene, and that of the point only where the scene has none: a point may be visited
-days before or after its pixels were seen.
+Where a column is empty, the next source is used. A warning reports a column that differs from the product name by more
+than a day. A tile around a point has the time of its scene, and that of the point only where the scene has none, since
+a point may be visited days before or after the image was taken.
 
 T tiles
 """
@@ -33,13 +33,13 @@ from geomae.errors import CatalogError
 if TYPE_CHECKING:
     import pandas as pd
 
-UNSPECIFIED = "unspecified"  # the domain of tiles without one
-MOST_DAYS_BETWEEN = 1  # of a column and a name: one may be in local time
+UNSPECIFIED = "unspecified"  # the domain of tiles that have none
+MOST_DAYS_BETWEEN = 1  # allowed between a column and a product name, since one may be in local time
 logger = logging.getLogger(__name__)
 
 
 def with_scene_times(catalog: Catalog, dataset: str, scenes: Sequence[Scene]) -> tuple[Scene, ...]:
-    """`scenes` with their times, as far as pattern, table and names of files tell.
+    """Add to `scenes` the times from the pattern, the table or product names, where there are any.
 
     Raises CatalogError, with the file and the pattern or column, for dates that cannot be read.
     """
@@ -64,7 +64,7 @@ def with_scene_times(catalog: Catalog, dataset: str, scenes: Sequence[Scene]) ->
     if impossible:
         logger.warning("%s: %d of %d scenes get no time: %s", place, len(impossible), len(scenes), impossible[0])
     if differing:
-        said = f"the column {column!r} says another day than the name of the file, and counts"
+        said = f"the column {column!r} has another day than the name of the file, and is used"
         logger.warning("%s: for %d of %d scenes %s, as for %s", place, len(differing), len(scenes), said, differing[0])
     return tuple(timed)
 
@@ -72,10 +72,10 @@ def with_scene_times(catalog: Catalog, dataset: str, scenes: Sequence[Scene]) ->
 def with_time_attributes(
     catalog: Catalog, dataset: str, attributes: "pd.DataFrame", scene_time_T: NDArray[np.object_]
 ) -> "pd.DataFrame":
-    """`attributes` of tiles with `time`, `year`, `month` and `doy`, where any tile has a time.
+    """Add `time`, `year`, `month` and `doy` to the `attributes` of tiles; unchanged where no tile has a time.
 
-    `scene_time_T` are those of the tiles' scenes. Columns of the user that are called `year`, `month` or `doy` stay as
-    they are. Raises CatalogError for dates of windows that cannot be read.
+    `scene_time_T` are the times of the tiles' scenes. Existing columns `year`, `month` and `doy` are kept. Raises
+    CatalogError for dates of windows that cannot be read.
     """
     import pandas as pd
 
@@ -85,14 +85,14 @@ def with_time_attributes(
     if entry.windows is not None and column in attributes and (entry.time is None or entry.time.pattern is None):
         codes, values = pd.factorize(attributes[column].to_numpy(dtype=object))
         read = [_read(catalog, dataset, value, "a window") for value in values]
-        own_T = np.array([*read, None], dtype=object)[codes]  # the code of what is missing is -1, the last
+        own_T = np.array([*read, None], dtype=object)[codes]  # missing values have the code -1, which selects the last
         first_T, then_T = (scene_time_T, own_T) if isinstance(entry.windows, Points) else (own_T, scene_time_T)
         time_T = np.where(missing(first_T), then_T, first_T)
     codes, times = pd.factorize(time_T)
     if not len(times):
         return attributes
     numbers = np.array([derived(str(one)) for one in times])
-    added: dict[str, Any] = {TIME: pd.Series(time_T, attributes.index, dtype=object)}  # else pandas makes NaN of None
+    added: dict[str, Any] = {TIME: pd.Series(time_T, attributes.index, dtype=object)}  # keeps None
     for name, known in zip(DERIVED, numbers.T, strict=True):
         if name not in attributes:
             added[name] = known[codes] if (codes >= 0).all() else np.array([*known.tolist(), None], object)[codes]
@@ -130,7 +130,7 @@ def _column(catalog: Catalog, dataset: str) -> str:
 
 
 def _below(catalog: Catalog, scene: Scene) -> str:
-    """The path of a scene's first file below the catalogue's folder; what lies above says nothing of it."""
+    """The path of a scene's first file relative to the catalogue's folder, since names above it do not concern it."""
     return scene.files[0].removeprefix(f"{catalog.folder}/")
 
 
@@ -142,7 +142,7 @@ def _read(catalog: Catalog, dataset: str, value: Any, owner: str) -> str | None:
     except ValueError as error:
         rule = catalog.entry(dataset).time
         place = catalog.place(dataset, *(("time", "column") if rule else ()))
-        remedy = "" if rule else f", or call the column otherwise if {TIME!r} is no date"
+        remedy = "" if rule else f", or rename the column if {TIME!r} is no date"
         column = _column(catalog, dataset)
         raise CatalogError(f"{place}: {owner} has {value!r} in the column {column!r}, which {error}{remedy}") from error
 

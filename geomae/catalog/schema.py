@@ -1,4 +1,4 @@
-"""The catalogue format as frozen models: what `data_catalog.yaml` may hold."""
+"""The format of `data_catalog.yaml` as frozen pydantic models."""
 
 from typing import Annotated, Any, Literal
 
@@ -24,7 +24,7 @@ from geomae.config import refuse
 from geomae.errors import CatalogError, nearest
 from geomae.sensors import UNITS
 
-NAME_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9._-]*"  # of data sets and splits: what a selector and a folder's name can hold
+NAME_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9._-]*"  # of data sets and splits, which are part of selectors and folder names
 ALL = "all"  # the split of a selector that takes every tile
 SUM_TOLERANCE = 0.02  # thirds are written as 0.33
 
@@ -56,15 +56,15 @@ def _checked_filter(text: str) -> str:
 
 
 class Tile(Strict):
-    """Tiles on a regular grid over each scene."""
+    """Tiles on a regular grid in each scene."""
 
     size: Annotated[Whole, Field(gt=0)] = Field(description="side of a tile in pixels of the grid at `gsd_m`")
     stride: Annotated[Whole, Field(gt=0)] | None = Field(None, description="pixels between tiles; default: the size")
-    min_valid: Share = Field(0.5, description="share of valid pixels that a tile needs")
+    min_valid: Share = Field(0.5, description="smallest fraction of valid pixels in a tile")
 
 
 class Windows(Strict):
-    """Tiles as a table lists them, in pixels from the upper left of each scene."""
+    """Tiles listed in a table, in pixels from the upper left corner of each scene."""
 
     table: Text = Field(description="CSV file, relative to the catalogue; its other columns are attributes of windows")
     key: Text = Field(description="column with the scene: file stem, or path relative to the table's folder")
@@ -87,7 +87,7 @@ class Points(Strict):
     days: Annotated[Number, Field(ge=0)] | None = Field(
         None, description="days between a point's `time` and a scene's; default 30 where both are known"
     )
-    strict: bool = Field(False, description="make it an error that tiles of different labels share pixels")
+    strict: bool = Field(False, description="refuse tiles with different labels that share pixels")
 
 
 class Table(Strict):
@@ -98,9 +98,9 @@ class Table(Strict):
 
 
 class Mask(Strict):
-    """Which pixels a quality layer marks as invalid."""
+    """The pixels that a quality layer marks as invalid."""
 
-    path: Text | None = Field(None, description="file of the layer; {stem} is the scene's")
+    path: Text | None = Field(None, description="file of the layer; {stem} is replaced by the scene's")
     band: Text | Annotated[Whole, Field(ge=1)] | None = Field(
         None, description="name or number (from 1) of the layer in the scene's file; its token with {band}"
     )
@@ -112,7 +112,7 @@ class Mask(Strict):
         if (self.path is None) == (self.band is None):
             refuse("name the layer by either `path` or `band`")
         if not self.invalid_bits and not self.invalid_values:
-            refuse("says of no pixel that it is invalid; add `invalid_bits` or `invalid_values`")
+            refuse("marks no pixel as invalid; add `invalid_bits` or `invalid_values`")
         return self
 
 
@@ -128,14 +128,14 @@ class Vector(Strict):
 
 
 class Label(Strict):
-    """Where labels come from."""
+    """The source of labels."""
 
     column: Text | None = Field(None, description="column of the attributes")
     folder: bool = Field(False, description="the name of the folder that holds the file")
     raster: Text | None = Field(None, description="file, or pattern with {stem}, with a class per pixel")
     vector: Vector | None = Field(None, description="polygons with a class each")
-    classes: Classes | None = Field(None, description="name of each value of the raster or the polygons that counts")
-    min_purity: Share | None = Field(None, description="share of a tile's pixels that its class needs; default 0.5")
+    classes: Classes | None = Field(None, description="name of the class of each value; other values have none")
+    min_purity: Share | None = Field(None, description="smallest fraction of pixels with the tile's class; default 0.5")
 
     @model_validator(mode="after")
     def _one_source(self) -> "Label":
@@ -153,14 +153,14 @@ class Label(Strict):
 
 
 class Split(Strict):
-    """How tiles are dealt to splits."""
+    """How tiles are assigned to splits."""
 
     column: Text | None = Field(None, description="column with the name of the split")
     block_km: Annotated[Number, Field(gt=0)] | None = Field(None, description="side of spatial blocks in kilometres")
-    fractions: Fractions | None = Field(None, description="share of the blocks per split")
-    group: Fractions | None = Field(None, description="share of the groups per split")
-    random: Fractions | None = Field(None, description="share of the tiles per split")
-    seed: Annotated[Whole, Field(ge=0)] = Field(0, description="chooses the dealing")
+    fractions: Fractions | None = Field(None, description="fraction of the blocks per split")
+    group: Fractions | None = Field(None, description="fraction of the groups per split")
+    random: Fractions | None = Field(None, description="fraction of the tiles per split")
+    seed: Annotated[Whole, Field(ge=0)] = Field(0, description="random seed of the assignment")
 
     @model_validator(mode="after")
     def _one_way(self) -> "Split":
@@ -170,29 +170,29 @@ class Split(Strict):
         if (self.block_km is None) != (self.fractions is None):
             refuse("`block_km` and `fractions` belong together; give both", *ways)
         if self.column is not None and "seed" in self.model_fields_set:
-            refuse("a split by `column` is not dealt; remove `seed`", "seed")
+            refuse("a split by `column` is not random; remove `seed`", "seed")
         return self
 
 
 class Group(Strict):
-    """What belongs together, for intervals and folds."""
+    """Groups of tiles that are not independent, for intervals and folds."""
 
     column: Text = Field(description="column of the groups that intervals resample")
-    folds: Text | None = Field(None, description="column by which folds within train are made; default: the groups")
+    folds: Text | None = Field(None, description="column of the groups for folds within train; default: `column`")
 
 
 class Stac(Strict):
     """STAC items: each is a scene, and its assets are the files of the bands."""
 
     items: Text = Field(
-        description="file or glob: ItemCollection or Item (.json), one item a line (.ndjson), a static catalogue "
+        description="file or glob: ItemCollection or Item (.json), one item per line (.ndjson), a static catalogue "
         "(catalog.json), or stac-geoparquet (.parquet)"
     )
     assets: Annotated[dict[Text, Text], Field(min_length=1)] | None = Field(
         None, description="band: key of the asset that holds it; default: by the names that the items give their bands"
     )
     sign: Literal["planetary-computer"] | None = Field(
-        None, description="who signs the links of the assets, each time they are opened"
+        None, description="service that signs the links of the assets, each time they are opened"
     )
 
 
@@ -204,7 +204,7 @@ class Torchgeo(Strict):
 
 
 def points_or_table(value: object) -> str:
-    """Choose between the two forms of `windows` by the key that only one of them has."""
+    """Choose between the two forms of `windows`: only one has the key `points`."""
     has_points = "points" in value if isinstance(value, dict) else isinstance(value, Points)
     return "from points" if has_points else "from table"
 
@@ -250,7 +250,7 @@ def _checked_unit(unit: str) -> str:
 
 
 class DatasetEntry(Strict):
-    """One data set, as it is written; `tile` and `windows` both absent make each scene one tile."""
+    """One data set of the catalogue. Without `tile` and `windows`, each scene is one tile."""
 
     description: str | None = Field(None, description="free text")
     path: Paths | None = Field(None, description="file, glob or list; with {band} one file per band")
@@ -267,7 +267,7 @@ class DatasetEntry(Strict):
     scale: PerBand | None = Field(None, description="physical = stored x scale + offset; a number, or by band")
     offset: PerBand | None = Field(None, description="in the unit; a number, or by band")
     gsd_m: Annotated[Number, Field(gt=0)] | None = Field(None, description="grid of the tiles; default: the finest")
-    nodata: NodataValues | None = Field(None, description="stored values that are no measurement; [] for none")
+    nodata: NodataValues | None = Field(None, description="stored values that mark missing data; [] for none")
     mask: Mask | None = None
     tile: Tile | None = None
     windows: WindowsEntry | None = None
@@ -276,7 +276,7 @@ class DatasetEntry(Strict):
     label: Label | None = None
     split: Split | None = None
     group: Group | None = None
-    places: Column | None = Field(None, description="column that is equal where scenes show the same ground")
+    places: Column | None = Field(None, description="column whose value is equal for scenes of the same ground")
     domain: Domain | None = Field(None, description="a name, a column, or months by name")
     where: Annotated[Text, AfterValidator(_checked_filter)] | None = Field(None, description="filter over attributes")
     remote: bool = Field(False, description="allow s3, gs, https and downloads")
@@ -305,7 +305,7 @@ class DatasetEntry(Strict):
     def _check_band_files(self) -> None:
         per_band = [BAND in path for path in self.paths]
         if any(per_band) and not all(per_band):
-            refuse(f"some paths have {BAND} and some have not; put them into two data sets", "path")
+            refuse(f"some paths have {BAND} and others do not; put them into two data sets", "path")
         if self.stac is not None and (isinstance(self.bands, dict) or None in (self.bands or ())):
             refuse("items name their bands; list those to read, and say where they lie with `stac.assets`", "bands")
         if isinstance(self.bands, dict) and self.cube is not None and self.cube.band is not None:
@@ -320,14 +320,14 @@ class DatasetEntry(Strict):
 
     @property
     def place_column(self) -> tuple[str, str] | None:
-        """The column that says which tiles show the same place, and the key that names it; None without one."""
+        """The column whose value is equal for tiles of the same place, and the key that names it; None without one."""
         if self.places is not None:
             return self.places.column, "places"
         return (self.group.folds, "group.folds") if self.group and self.group.folds else None
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The patterns of `path`, also when it is one; empty for other sources."""
+        """The patterns of `path` as a tuple, also for a single one; empty for other sources."""
         return (self.path,) if isinstance(self.path, str) else self.path or ()
 
     @property
@@ -337,14 +337,14 @@ class DatasetEntry(Strict):
 
     @property
     def torchgeo_source(self) -> Torchgeo | None:
-        """The class and its arguments, in whichever way they were written."""
+        """The class and its arguments, from either form of the key; None for other sources."""
         if isinstance(self.torchgeo, str):
             return Torchgeo.model_validate({"class": self.torchgeo, "args": self.args or {}})
         return self.torchgeo
 
     @property
     def nodata_values(self) -> tuple[float, ...]:
-        """The values of `nodata`, also when it is one."""
+        """The values of `nodata` as a tuple, also for a single one; empty without the key."""
         if isinstance(self.nodata, tuple):
             return self.nodata
         return () if self.nodata is None else (self.nodata,)

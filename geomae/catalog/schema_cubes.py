@@ -1,4 +1,4 @@
-"""The key `cube` of a catalogue, and the address of one array of a cube at one date."""
+"""The catalogue key `cube`, and the address of one array of a cube at one time step."""
 
 import re
 from dataclasses import dataclass, replace
@@ -22,22 +22,22 @@ class Cube(Strict):
         Discriminator(list_or_value),
     ] = Field(description="store or file, glob or list; relative to the catalogue")
     variables: Names | None = Field(
-        None, description="arrays to read, one per band; with `band` the array of all bands"
+        None, description="arrays to read, one per band; with `band`, the one array of all bands"
     )
-    band: Text | None = Field(None, description="dimension of the bands, where one array holds them all")
+    band: Text | None = Field(None, description="dimension of the bands, if one array holds all bands")
     time: Text | None = Field(None, description="dimension of the dates; default: found by name and attributes")
     y: Text | None = Field(None, description="dimension of the rows; default: found by name and attributes")
     x: Text | None = Field(None, description="dimension of the columns; default: found by name and attributes")
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The patterns of `path`, also when it is one."""
+        """The patterns of `path` as a tuple, also where it is a single one."""
         return (self.path,) if isinstance(self.path, str) else self.path
 
 
 @dataclass(frozen=True)
 class CubeAddress:
-    """One array of a cube, at one step of its dates if it has some: what stands where others have a file's path.
+    """The address of one array of a cube, at one time step if it has any; used in place of a file's path.
 
     `y`, `x`, `band` and `time` are the names of its dimensions.
     """
@@ -57,17 +57,17 @@ class CubeAddress:
         return f"{self.store}#{quote(self.variable, safe='')}[{','.join(parts)}]"
 
     def of(self, variable: str) -> "CubeAddress":
-        """The address of another array without bands on the same grid."""
+        """The address of another array, without a dimension of bands, on the same grid."""
         return replace(self, variable=variable, band=None)
 
 
 def is_cube(path: str) -> bool:
-    """Whether what stands for a path is the address of an array."""
+    """Whether a path is the address of an array of a cube."""
     return path.endswith("]") and ADDRESS.fullmatch(path) is not None
 
 
 def cube_address(path: str) -> CubeAddress:
-    """The address that a text writes, for which `is_cube` holds."""
+    """Parse the text of an address, for which `is_cube` must hold."""
     match = ADDRESS.fullmatch(path)
     assert match is not None
     dims = dict(part.split("=", 1) for part in match["dims"].split(","))

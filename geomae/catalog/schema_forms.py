@@ -1,4 +1,4 @@
-"""What the mappings of a catalogue have in common: kinds of values, refused keys, and unions by the form of a key."""
+"""Common parts of the catalogue schema: types of values, refusal of unknown keys, and unions by the form of a value."""
 
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Strict(Frozen):
-    """A mapping of the catalogue; keys that are not known are refused before anything else."""
+    """A mapping of the catalogue; unknown keys are refused before values are checked."""
 
     @model_validator(mode="before")
     @classmethod
@@ -29,22 +29,22 @@ class Strict(Frozen):
 
 
 def mapping_or_value(value: object) -> str:
-    """Choose the branch of a union by the form in which a key is written."""
+    """Choose the branch of a union: a mapping or a single value."""
     return "mapping" if isinstance(value, (dict, BaseModel)) else "value"
 
 
 def mapping_or_list(value: object) -> str:
-    """Choose the branch of a union by the form in which a key is written."""
+    """Choose the branch of a union: a mapping or a list."""
     return "mapping" if isinstance(value, dict) else "list"
 
 
 def list_or_value(value: object) -> str:
-    """Choose the branch of a union by the form in which a key is written."""
+    """Choose the branch of a union: a list or a single value."""
     return "list" if isinstance(value, (list, tuple)) else "value"
 
 
 def mapping_list_or_value(value: object) -> str:
-    """Choose the branch of a union by the form in which a key is written."""
+    """Choose the branch of a union: a mapping, a list or a single value."""
     return mapping_or_list(value) if isinstance(value, (dict, list, tuple)) else "value"
 
 

@@ -1,4 +1,4 @@
-"""The keys of a catalogue that are about dates: `time`, and domains by month."""
+"""The catalogue keys for dates: `time`, and domains by month."""
 
 from typing import Annotated, Any
 
@@ -21,10 +21,10 @@ def _checked_pattern(text: str) -> str:
 
 
 class Time(Strict):
-    """Where the date of a scene or window stands, if no name of a product tells it."""
+    """Where to read the date of a scene or window, if the product name does not contain it."""
 
     pattern: Annotated[Text, AfterValidator(_checked_pattern)] | None = Field(
-        None, description="of the files' names, with %Y, %m, %d, %j, %H, %M, %S"
+        None, description="pattern of file names, with %Y, %m, %d, %j, %H, %M, %S"
     )
     column: Text | None = Field(None, description="column with dates as 2021-06-07 or 2021-06-07T10:00:31Z")
 
@@ -45,7 +45,7 @@ def _checked_months(months: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, 
 
 
 class Months(Strict):
-    """Domains by the month of a tile's time; months that no domain has are `unspecified`."""
+    """Domains by the month of a tile's time; tiles of other months are in the domain `unspecified`."""
 
     months: Annotated[
         dict[Text, Annotated[tuple[Annotated[Whole, Field(ge=1, le=12)], ...], Field(min_length=1)]],
@@ -54,12 +54,12 @@ class Months(Strict):
     ] = Field(description="months (1 to 12) of each domain")
 
     def of_month(self, month: int | None) -> str | None:
-        """The domain of a month; None for a month without one."""
+        """The domain of a month (1 to 12); None for a month that no domain has."""
         return next((name for name, numbers in self.months.items() if month in numbers), None)
 
 
 def _form(value: Any) -> str:
-    """Choose the branch of `domain`; what begins like `months` is meant to be it, so that a typo is explained."""
+    """Choose the branch of `domain`. A key that begins like `months` counts as it, so that a typo is explained."""
     if isinstance(value, Months) or (isinstance(value, dict) and any(str(key)[:5] == MONTHS[:5] for key in value)):
         return BY_MONTH
     return mapping_or_value(value)

@@ -1,6 +1,7 @@
-"""Selectors: `NAME`, `NAME@split`, `NAME[conditions]`, or both, choose tiles of a data set.
+"""Selectors choose tiles of a data set: `NAME`, `NAME@split`, `NAME[conditions]` or `NAME[conditions]@split`.
 
-A condition is `column=value`, also `!=`, `<`, `<=`, `>`, `>=`, or `column in value|value`. What holds signs is quoted.
+A condition is `column=value`, also with `!=`, `<`, `<=`, `>`, `>=`, or `column in value|value`. Names and values that
+contain such signs are quoted.
 """
 
 import re
@@ -27,13 +28,13 @@ from geomae.catalog.times import TIME, column_remedy
 from geomae.errors import CatalogError
 
 FORM = "write NAME, NAME@split or NAME[column=value,column2>=value2,column3 in a|b]@split"
-SIGNS = {"=": "==", "!=": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}  # with what filters write
+SIGNS = {"=": "==", "!=": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}  # with the signs of filters
 IN, OR = "in", "|"
 QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 
 
 def _plain(others: str) -> str:
-    """What stands without quotes: none of the signs that end it, of which there may be others; no space at the ends."""
+    """Expression for unquoted text: without signs, `others` included, and without spaces at either end."""
     sign = rf"'\"\\\[\]=,@{others}"
     return rf"[^\s{sign}](?:[^{sign}]*[^\s{sign}])?"
 
@@ -49,7 +50,7 @@ WORD_IN = re.compile(r"(?<=\s)in(?=\s|$)")
 
 @dataclass(frozen=True)
 class Condition:
-    """What a column must be: `sign` is one of SIGNS, with one value, or `in`, with one or several."""
+    """A condition on a column: `sign` is one of SIGNS with one value, or `in` with one or several."""
 
     column: str
     sign: str
@@ -64,7 +65,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Selector:
-    """Tiles of `dataset` in `split` (`all`: in any) that meet every one of `conditions`."""
+    """The tiles of `dataset` in `split` (`all`: any split; None: not given) that meet all of `conditions`."""
 
     dataset: str
     conditions: tuple[Condition, ...] = ()
@@ -76,7 +77,7 @@ class Selector:
 
 
 def parse_selector(text: str) -> Selector:
-    """Read a selector; `str` writes it again. Raises CatalogError with the place and the forms there are."""
+    """Parse a selector; `str` is the inverse. Raises CatalogError with the position and the allowed forms."""
     match = NAME.match(text)
     if match is None:
         _refuse(text, 0, "should begin with the name of a data set")
@@ -98,10 +99,10 @@ def parse_selector(text: str) -> Selector:
 def resolve_selectors(
     catalog: Catalog, chosen: Sequence[str | Selector], fallback_split: str | None
 ) -> tuple[Selector, ...]:
-    """The selectors to use: those that were `chosen`, else the catalogue's default list, else its only data set.
+    """The selectors to use: the `chosen` ones, else the catalogue's default list, else its only data set.
 
-    A selector without a split gets `fallback_split`; in the result None stands for all tiles. Raises CatalogError for
-    a data set that the catalogue has not, for a repeated selector, and when there is a choice that nobody made.
+    A selector without a split gets `fallback_split`; in the result, the split None means all tiles. Raises CatalogError
+    for an unknown data set, for a repeated selector, and where none is chosen among several data sets.
     """
     names: Sequence[str | Selector] = chosen or catalog.default or tuple(catalog.entries)
     if not chosen and not catalog.default and len(names) > 1:
@@ -121,10 +122,11 @@ def resolve_selectors(
 
 
 def condition_mask(selector: Selector, columns: Columns, length: int) -> MaskN:
-    """Mask of the `length` rows of `columns` that meet every condition of `selector`; its split is not looked at.
+    """Mask of the `length` rows of `columns` that meet all conditions of `selector`; its split is ignored.
 
-    A value is compared as text, with numbers as a number; with `time`, a year, month or day stands for all of itself. A
-    missing value meets no condition. Raises CatalogError for an unknown column and for values that have no order.
+    Values are compared as text, or as numbers where the column holds numbers. With `time`, a year, month or day means
+    the whole period. A missing value meets no condition. Raises CatalogError for an unknown column and for values that
+    cannot be compared.
     """
     result_N = np.ones(length, dtype=bool)
     for condition in selector.conditions:
@@ -141,7 +143,7 @@ def condition_mask(selector: Selector, columns: Columns, length: int) -> MaskN:
 
 
 def _meets(condition: Condition, values_N: NDArray[Any]) -> MaskN:
-    """Rows that meet a condition. Raises TypeError, for people, for values that do not compare."""
+    """Mask of rows that meet a condition. Raises TypeError, with a message for users, for incomparable values."""
     name, sign = condition.column, condition.sign
     if name == TIME and sign == IN:
         return times_contained((f"column {name!r}", values_N), condition.values, negated=False)
@@ -150,7 +152,7 @@ def _meets(condition: Condition, values_N: NDArray[Any]) -> MaskN:
         if name != TIME and (values_N.dtype.kind in "iuf" or _holds_numbers(values_N)):
             wanted = _number(condition.values[0])
             if wanted is None:
-                raise TypeError(f"{name!r} holds numbers, and {condition.values[0]!r} is none; write a number")
+                raise TypeError(f"{name!r} holds numbers, but {condition.values[0]!r} is not a number; correct it")
         return Comparison(Name(name), SIGNS[sign], wanted).mask({name: values_N})
     present_N = ~missing(values_N)
     equal_N = np.zeros(len(values_N), dtype=bool)
@@ -166,7 +168,7 @@ def _meets(condition: Condition, values_N: NDArray[Any]) -> MaskN:
 
 
 def _holds_numbers(values_N: NDArray[Any]) -> bool:
-    """Whether the first value that is there is a number."""
+    """Whether the first value that is not missing is a number."""
     if values_N.dtype.kind != "O":
         return False
     first = next((value for value in values_N if not is_missing(value)), None)
@@ -189,7 +191,7 @@ def _number(text: str) -> float | None:
 
 
 def _read_conditions(text: str, at: int, conditions: list[Condition]) -> int:
-    """Append the conditions between the brackets, of which the first stands at `at`; returns the place after them."""
+    """Append the conditions in the bracket that opens at `at`; returns the position after the closing one."""
     while True:
         one, at = _read_condition(text, at + 1)
         if one.sign == "=" and any((one.column, "=") == (other.column, other.sign) for other in conditions):
@@ -222,9 +224,9 @@ def _read_condition(text: str, at: int) -> tuple[Condition, int]:
 
 
 def _word_in(text: str, start: int, end: int) -> tuple[str | None, int]:
-    """The column before the word `in`, where one stands, and the place after that word.
+    """The column before the word `in`, and the position after that word; (None, `end`) without one.
 
-    A column without quotes was read up to `end` with the word and what follows it: it may hold the word itself.
+    An unquoted column was read up to `end` and includes the word and what follows it.
     """
     quoted = re.compile(rf"\s*({QUOTED})\s*", re.DOTALL).match(text, start)
     word = WORD_IN.search(f" {text[end:]}"[:4]) if quoted else WORD_IN.search(text, start, end)
@@ -247,7 +249,7 @@ def _unquoted(written: str) -> str:
 
 
 def _written(text: str, kind: str = "value") -> str:
-    """Bare where that is unambiguous, else in single quotes."""
+    """Text without quotes where that is unambiguous, else in single quotes."""
     return text if PLAIN[kind].fullmatch(text) else _quoted(text)
 
 

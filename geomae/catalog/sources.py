@@ -1,4 +1,4 @@
-"""From an entry with files to a Source: which files make a scene, and where its bands are stored."""
+"""Make a Source from a catalogue entry with files: which files form a scene, and where its bands are stored."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ from geomae.sensors import sensor as known_sensor
 
 
 def resolve_files(catalog: Catalog, dataset: str, describe_bands: DescribeBands) -> Source:
-    """The Source of an entry with `path`.
+    """Make the Source of an entry with `path`.
 
-    `describe_bands` gives the description of each band that a file stores; it is asked about the first file that can
-    be read where `bands` (or a mask's band) is left to the file. Raises CatalogError with file, line, key and remedy
-    when no file matches, a band or one of its files is missing, or a path leaves the catalogue's folder.
+    `describe_bands` returns the description of each band in a file. It is called for the first readable file where the
+    entry does not define `bands`, or names a mask's band by its description. Raises CatalogError, with file, line, key
+    and remedy, where no file matches, a band or one of its files is missing, or a path leaves the catalogue's folder.
     """
     entry = catalog.entry(dataset)
     sensor = catalog.sensor(dataset)
@@ -49,10 +49,10 @@ def source_from_paths(
     label_paths: Mapping[str, str] | None = None,
     default_sensor: str | None = None,
 ) -> Source:
-    """The Source of files that hold all bands each, for sources that find their files in a way of their own.
+    """Make the Source of files that each hold all bands, for sources that find their files differently.
 
-    The entry's bands, scaling, nodata, mask, labels and table count as for `path`. `attributes` and `label_paths` are
-    by path; `default_sensor` counts where the entry names none. Whether the files may be read is the caller's to check.
+    The entry's bands, scaling, nodata, mask, labels and table apply as for `path`. `attributes` and `label_paths` are
+    by path; `default_sensor` is used where the entry names none. The caller must check that the files may be read.
     """
     sensor = catalog.sensor(dataset) or (known_sensor(default_sensor) if default_sensor else None)
     if sensor is None:
@@ -72,10 +72,10 @@ def scenes_from_paths(
     attributes: Mapping[str, Mapping[str, Value]] | None = None,
     label_paths: Mapping[str, str] | None = None,
 ) -> tuple[Scene, ...]:
-    """One scene per file, sorted by id; `numbers` are the stored bands that are read, from 1.
+    """One scene per file, sorted by id; `numbers` are the stored bands to read, from 1.
 
-    An id is the path below `root` (default: the longest folder that holds all files) without suffix; files that differ
-    by their suffix only keep it. `attributes` and `label_paths` are by path.
+    An id is the path below `root` (default: the innermost common folder) without suffix; files that differ only by
+    their suffix keep it. `attributes` and `label_paths` are by path.
     """
     root = common_folder([path.rpartition("/")[0] for path in paths]) if root is None else root
     ids = [_id(path, root) for path in paths]
@@ -94,7 +94,7 @@ def scenes_from_paths(
 
 
 def _band_scenes(catalog: Catalog, dataset: str, stored: StoredBands, root: str) -> tuple[Scene, ...]:
-    """Scenes of an entry with {band}; a mask's band is a token like the others."""
+    """The scenes of an entry with {band}; a mask's band is given by its token too."""
     mask = catalog.entry(dataset).mask
     token = mask.band if mask is not None else None
     if isinstance(token, int):

@@ -1,8 +1,8 @@
-"""From a catalogue entry with `stac` to a Source: an item becomes a scene, its assets the files of the bands.
+"""Make a Source from a catalogue entry with `stac`: an item becomes a scene, its assets the files of the bands.
 
-Of scale and offset, the entry's own win. Else what the items say counts, and before the sensor's table. Archives are
-known to state an offset over pixels from which it was already taken, so whatever differs from the entry, or from the
-sensor's table, is said.
+Scale and offset are the entry's, else those that the items state, else those of the sensor's table. Some archives state
+an offset that is already applied to the pixels, so a warning reports stated values that differ from the entry or the
+table.
 
 C bands
 """
@@ -29,10 +29,10 @@ logger = logging.getLogger(__name__)
 
 
 def resolve_stac(catalog: Catalog, dataset: str, describe_bands: DescribeBands) -> Source:
-    """The Source of an entry with `stac`. Files need not exist: the audit names and counts those that are gone.
+    """Make the Source of an entry with `stac`. Files need not exist: the audit counts and names missing ones.
 
     Raises CatalogError, with the place in the catalogue, the item, its file and the remedy, for items without a band,
-    for ids that are there twice, for items that state different scalings, and as `read_items` does.
+    for repeated ids, for items that state different scalings, and as `read_items` does.
     """
     sensor = catalog.sensor(dataset)
     assert sensor is not None
@@ -63,16 +63,16 @@ def resolve_stac(catalog: Catalog, dataset: str, describe_bands: DescribeBands) 
 
 
 class _Figures:
-    """Every different figure that items state of a band, each with the first item that states it."""
+    """The distinct scales and offsets that items state for each band, each with the first item that states it."""
 
     def __init__(self, bands: Sequence[Band]) -> None:
-        """Nothing is stated yet."""
+        """Begin without any stated values."""
         self.bands = tuple(bands)
         self.figures: dict[str, list[dict[float | None, str]]] = {key: [{} for _ in bands] for key in KEYS}
         self.nodata: dict[float, None] = {}
 
     def add(self, item: Item, stored_C: Sequence[StoredBand]) -> None:
-        """Take note of what one item states of each band."""
+        """Record the values that one item states for each band."""
         for position, one in enumerate(stored_C):
             self.figures["scale"][position].setdefault(one.scale, item.where)
             self.figures["offset"][position].setdefault(one.offset, item.where)
@@ -80,9 +80,9 @@ class _Figures:
                 self.nodata[one.nodata] = None
 
     def agreed(self, catalog: Catalog, dataset: str, sensor: Sensor) -> Stated:
-        """What counts of it, after a warning where that, or what the entry says instead, differs from the rest.
+        """The scaling to use. Warns where stated values differ from the entry, or else from the sensor's table.
 
-        Raises CatalogError where items state different figures and the entry does not decide.
+        Raises CatalogError where items state different values and the entry gives none.
         """
         nothing = (None,) * len(self.bands)
         if catalog.entry(dataset).unit == DIGITAL_NUMBER:
@@ -96,13 +96,13 @@ class _Figures:
     def _agreed(
         self, catalog: Catalog, dataset: str, sensor: Sensor, key: str, usual_C: Sequence[float]
     ) -> tuple[float | None, ...]:
-        """The figure of each band that counts; `usual_C` are the entry's, else the sensor's."""
+        """The stated value of each band, None to use `usual_C`, which are the entry's values, else the sensor's."""
         own_C = entry_figures(catalog, dataset, sensor, self.bands, key)
         counts_C: list[float | None] = []
         overruled: list[str] = []
         unusual: list[str] = []
         for band, own, usual, stated in zip(self.bands, own_C, usual_C, self.figures[key], strict=True):
-            # An item that says nothing leaves it to the sensor; what equals the sensor's but for rounding is that.
+            # Items without a value have the usual one; a value that differs from it only by rounding equals it.
             said = {usual if one is None or _equal(one, usual) else one: where for one, where in stated.items()}
             other = next((one for one in said if one != usual), None)
             if other is not None:
@@ -116,17 +116,17 @@ class _Figures:
             counts_C.append(other)
         place = catalog.place(dataset, key)
         if overruled:
-            logger.warning("%s: counts, and the items state another %s, %s", place, key, _listed(overruled))
+            logger.warning("%s: is used, but the items state another %s: %s", place, key, _listed(overruled))
         if unusual:
-            remedy = f"state `{key}` if the pixels are as the table says, as where an archive has already applied it"
-            what = f"the {key} that items state counts, and is not that of sensor {sensor.name}"
+            remedy = f"state `{key}` if the pixels are as the table says, for example if an archive already applied it"
+            what = f"the {key} that items state is used, and differs from that of sensor {sensor.name}"
             logger.warning("%s: %s: %s; %s", place, what, _listed(unusual), remedy)
         return tuple(counts_C)
 
 
 @dataclass(frozen=True)
 class _Named:
-    """A scene, and what tells it from others of the same id."""
+    """A scene with its collection, which distinguishes scenes of the same id, and its place for messages."""
 
     scene: Scene
     collection: str | None
@@ -134,9 +134,7 @@ class _Named:
 
 
 def _wanted(catalog: Catalog, dataset: str, sensor: Sensor) -> tuple[tuple[Band, ...], AssetFinder]:
-    """The bands that are read, which are those of `bands`, else of `stac.assets`, else of the sensor; and who finds
-    them in items.
-    """
+    """The bands to read (by `bands`, else `stac.assets`, else all of the sensor's), and the finder of their assets."""
     entry = catalog.entry(dataset)
     assets = entry.stac.assets if entry.stac and entry.stac.assets else {}
     chosen = {
@@ -156,7 +154,7 @@ def _wanted(catalog: Catalog, dataset: str, sensor: Sensor) -> tuple[tuple[Band,
 
 
 def _mask_layer(catalog: Catalog, dataset: str) -> str | None:
-    """The name of the layer of the entry's mask, if that is among the assets."""
+    """The name of the layer of the entry's mask; None where the mask is not a layer of the items."""
     mask = catalog.entry(dataset).mask
     if mask is None or mask.band is None:
         return None
@@ -167,7 +165,7 @@ def _mask_layer(catalog: Catalog, dataset: str) -> str | None:
 
 
 def _attributes(item: Item) -> dict[str, Value]:
-    """The properties that are one value each, lists of texts as one text; `time` is when the item was acquired."""
+    """The properties with single values, and lists of text joined to one text; `time` is the acquisition time."""
     values: dict[str, Value] = {"collection": item.collection} if item.collection else {}
     for key, value in item.properties.items():
         if isinstance(value, (str, int, float)):
@@ -179,8 +177,9 @@ def _attributes(item: Item) -> dict[str, Value]:
 
 
 def _by_id(catalog: Catalog, dataset: str, named: Sequence[_Named]) -> list[Scene]:
-    """The scenes by id; those of one id in several collections are called COLLECTION/ID. Raises CatalogError for an id
-    that is there twice.
+    """Scenes sorted by id; repeated ids of different collections become COLLECTION/ID.
+
+    Raises CatalogError for an id that is repeated within a collection.
     """
     times = Counter(one.scene.id for one in named)
     scenes: dict[str, tuple[Scene, str]] = {}
@@ -196,7 +195,7 @@ def _by_id(catalog: Catalog, dataset: str, named: Sequence[_Named]) -> list[Scen
 
 
 def _with_equal_columns(scenes: Sequence[Scene]) -> tuple[Scene, ...]:
-    """The scenes with None for the attributes that only others have."""
+    """Give all scenes the same attributes, None for those that a scene lacks."""
     columns: dict[str, Value] = {column: None for scene in scenes for column in scene.attributes}
     return tuple(replace(scene, attributes={**columns, **scene.attributes}) for scene in scenes)
 

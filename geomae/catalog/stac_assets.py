@@ -1,10 +1,9 @@
-"""Which asset of an item holds a band, as which of its bands, and what the item says of the values stored there.
+"""Find the asset of a STAC item that holds a band, the number of the band in its file, and the scaling of its values.
 
-An asset may say which bands its file stores, in stored order. STAC 1.0 has two lists for that, `eo:bands` with the
-names and `raster:bands` with scale, offset and nodata. STAC 1.1 has one, `bands`, whose entries hold `name`,
-`eo:common_name`, `raster:scale`, `raster:offset` and `nodata`; what is the same for all bands may stand in the asset.
-Where the file lies on the ground is said by `proj:code` (or `proj:epsg`, `proj:wkt2`) and `proj:shape`, in the asset or
-in the item's properties.
+An asset may list the bands of its file, in stored order. STAC 1.0 has two lists: `eo:bands` with names, and
+`raster:bands` with scale, offset and nodata. STAC 1.1 has one, `bands`, with `name`, `eo:common_name`, `raster:scale`,
+`raster:offset` and `nodata`; fields that are equal for all bands may be fields of the asset. The grid of the file is
+given by `proj:code` (or `proj:epsg`, `proj:wkt2`) and `proj:shape`, in the asset or in the item's properties.
 """
 
 import itertools
@@ -17,7 +16,7 @@ from geomae.catalog.stac_items import Item
 from geomae.errors import CatalogError, nearest
 from geomae.sensors import Band, Sensor
 
-NO_DATA_ROLES = frozenset(("thumbnail", "overview", "visual", "metadata"))  # pictures and texts, no measurements
+NO_DATA_ROLES = frozenset(("thumbnail", "overview", "visual", "metadata"))  # pictures and texts, not data
 FIELDS = {  # of one stored band, by what STAC 1.1, 1.0's eo:bands and 1.0's raster:bands call them
     "name": ("name",),
     "common_name": ("eo:common_name", "common_name"),
@@ -25,13 +24,13 @@ FIELDS = {  # of one stored band, by what STAC 1.1, 1.0's eo:bands and 1.0's ras
     "offset": ("raster:offset", "offset"),
     "nodata": ("nodata",),
 }
-BandFields = dict[str, Any]  # one band under the keys of `FIELDS`, None for what is not said
-NUMBERS = ("nan", "inf", "-inf")  # how JSON, which has no such numbers, names them
+BandFields = dict[str, Any]  # one band under the keys of `FIELDS`, None for missing fields
+NUMBERS = ("nan", "inf", "-inf")  # written as text, since JSON has no such numbers
 
 
 @dataclass(frozen=True)
 class StoredBand:
-    """A band in the file of an asset: `number` counts from 1. What the item does not say is None."""
+    """A band in the file of an asset; `number` counts from 1. Fields that the item does not give are None."""
 
     key: str
     href: str
@@ -47,18 +46,18 @@ class AssetFinder:
     """Finds bands in the assets of items; `chosen` is the catalogue's `stac.assets`, band to key of the asset."""
 
     def __init__(self, sensor: Sensor, chosen: Mapping[str, str]) -> None:
-        """Remember for each name which band of the sensor it means: items repeat the same few."""
+        """`known` caches the band of the sensor for each name, since items repeat the same few names."""
         self.sensor = sensor
         self.chosen = chosen
         self.known: dict[str, str | None] = {}
 
     def find(self, item: Item, bands: Sequence[Band]) -> list[StoredBand]:
-        """Where an item has each band. Raises CatalogError, which names item, file and band, where it has one not."""
+        """Find each band in an item. Raises CatalogError, which names item, file and band, where one is missing."""
         listed = {key: listed_bands(asset) for key, asset in item.assets.items()}
         return [self._find(item, listed, band) for band in bands]
 
     def layer(self, item: Item, name: str) -> StoredBand:
-        """The band that a mask is read from: an asset by its key, or a band by the name that the item gives it."""
+        """Find the layer of a mask: an asset by its key, or a band by its name in the item."""
         if name in item.assets:
             return _stored(item, name, listed_bands(item.assets[name]), 0)
         for key, asset in item.assets.items():
@@ -77,14 +76,14 @@ class AssetFinder:
             position = self._position(listed[one], band)
             if position is not None and NO_DATA_ROLES.isdisjoint(asset.get("roles") or ()):
                 held[one] = position
-        if not held:  # items without lists of bands, or with lists that name none of this sensor's
+        if not held:  # items whose assets list no bands, or none of this sensor
             keys = [one for one in item.assets if self._means(one) == band.name]
             held = dict.fromkeys((one for one in keys if len(listed[one]) <= 1), 0)
         key = self._only(item, band, held, [one for one in held if len(listed[one]) <= 1])
         return _stored(item, key, listed[key], held[key])
 
     def _within(self, item: Item, key: str, listed: Mapping[str, list[BandFields]], band: Band) -> StoredBand:
-        """The band in the asset that the catalogue names for it."""
+        """Find a band in the asset that the catalogue chose for it."""
         if key not in item.assets:
             raise CatalogError(f"{item.where}: has no asset {key!r} for band {band.name}; {nearest(key, item.assets)}")
         position = self._position(listed[key], band)
@@ -98,7 +97,7 @@ class AssetFinder:
         return _stored(item, key, listed[key], position or 0)
 
     def _position(self, listed: Sequence[BandFields], band: Band) -> int | None:
-        """The position of a band in an asset's list: by its name, else by its common name."""
+        """Index of a band in the list of an asset, by name, else by common name; None where it is not listed."""
         for field in ("name", "common_name"):
             names = [self._means(one[field]) for one in listed]
             if band.name in names:
@@ -106,7 +105,7 @@ class AssetFinder:
         return None
 
     def _only(self, item: Item, band: Band, held: Mapping[str, int], alone: Sequence[str]) -> str:
-        """The asset of a band, of those that hold it: that whose key means the band, else that which holds it alone."""
+        """Choose among the assets that hold a band: the one whose key names the band, else one without other bands."""
         if not held:
             there = ", ".join(item.assets) or "none"
             raise CatalogError(
@@ -123,7 +122,7 @@ class AssetFinder:
         return keys[0]
 
     def _means(self, name: Any) -> str | None:
-        """The sensor's name of the band that a name means, if any."""
+        """The sensor's band for a name or common name, None where there is none."""
         if not isinstance(name, str):
             return None
         if name not in self.known:
@@ -135,7 +134,7 @@ class AssetFinder:
 
 
 def listed_bands(asset: Mapping[str, Any]) -> list[BandFields]:
-    """What an asset says of each band of its file, in stored order, under the keys of `FIELDS`; empty if nothing."""
+    """The bands that an asset lists, in stored order, under the keys of `FIELDS`; empty where it lists none."""
     listed = asset.get("bands")
     if isinstance(listed, list):
         rows: list[dict[str, Any]] = [one if isinstance(one, dict) else {} for one in listed]
@@ -144,7 +143,7 @@ def listed_bands(asset: Mapping[str, Any]) -> list[BandFields]:
             [one if isinstance(one, dict) else {} for one in asset.get(key) or ()]
             for key in ("eo:bands", "raster:bands")
         )
-        # The names are those of the eo extension, whatever `raster:bands` has beside its figures.
+        # Names are taken from the eo extension only, even where `raster:bands` has names too.
         rows = [
             {**figures, "name": names.get("name"), "common_name": names.get("common_name")}
             for names, figures in itertools.zip_longest(*lists, fillvalue={})
@@ -160,7 +159,7 @@ def listed_bands(asset: Mapping[str, Any]) -> list[BandFields]:
 
 
 def stated_grids(bands: Sequence[tuple[str, StoredBand]]) -> tuple[StatedGrid, ...]:
-    """What an item says of the grids of its files, by (path, band), where it says anything; each file once."""
+    """The grids of files from the item's metadata, from (path, band) pairs; each file once, only known ones."""
     grids = {path: StatedGrid(path, one.crs, one.shape) for path, one in bands if one.crs or one.shape}
     return tuple(grids.values())
 

@@ -1,15 +1,16 @@
-"""STAC items as they lie in files: one record for each, whatever kind of file it comes from.
+"""Read STAC items from files of several kinds, as one record per item.
 
-STAC (https://stacspec.org) describes imagery in JSON. An item is one scene: `id`, `properties` (when, which platform,
-how cloudy, ...) and `assets`, each a file under a key, with its address in `href`. Four kinds of files hold items:
+STAC (https://stacspec.org) describes imagery in JSON. An item is one scene: it has an `id`, `properties` (date,
+platform, cloud cover, ...) and `assets`, each a file under a key, with its address in `href`. Four kinds of files hold
+items:
 
-- `.json`: one item (GeoJSON `Feature`), or an ItemCollection (`FeatureCollection`), which is what a search gives;
+- `.json`: one item (GeoJSON `Feature`), or an ItemCollection (`FeatureCollection`), the result of a search;
 - `.json` again: a static catalogue (`Catalog`, `Collection`), whose links `child` and `item` lead to files with items;
-- `.ndjson`: one item a line;
-- `.parquet`: stac-geoparquet, one item a row; properties are columns, assets a nested one, the geometry WKB.
+- `.ndjson`: one item per line;
+- `.parquet`: stac-geoparquet, one item per row; properties are columns, assets a nested column, the geometry is WKB.
 
-Files are read here and not by pystac, whose reader follows links to any folder and any host: those of a catalogue stay
-in its folder, and what is not on this machine is refused.
+pystac is not used, since its reader follows links to any folder and host. Here, links must stay in the catalogue's
+folder, and links to other machines are refused.
 """
 
 import json
@@ -27,8 +28,8 @@ from geomae.files import confine
 
 LINE_SUFFIXES = (".ndjson", ".jsonl", ".ndgeojson", ".geojsonl")
 TABLE_SUFFIXES = (".parquet", ".geoparquet")
-ROWS = 1024  # items of a table that are held at once
-# What stands beside the properties in a row of stac-geoparquet; all other columns are properties.
+ROWS = 1024  # items of a table that are in memory at once
+# Columns of stac-geoparquet that are not properties; all others are.
 BESIDE = frozenset(
     ("type", "stac_version", "stac_extensions", "id", "geometry", "bbox", "links", "assets", "collection")
 )
@@ -36,9 +37,9 @@ BESIDE = frozenset(
 
 @dataclass(frozen=True)
 class Item:
-    """One scene: its `assets` by key, each with `href`; relative ones are relative to `folder`.
+    """One scene: its `assets` by key, each with an `href`, which may be relative to `folder`.
 
-    `where` names the item in messages: its id and its file.
+    `where` names the item in messages by its id and file.
     """
 
     id: str
@@ -50,18 +51,18 @@ class Item:
 
 
 def read_items(catalog: Catalog, dataset: str) -> Iterator[Item]:
-    """The items that the entry's `stac.items` names, in the order of the files and of the items in them.
+    """Iterate over the items of the entry's `stac.items`, in the order of the files and of the items in each.
 
     Raises CatalogError, with the place of the key, the file and the remedy, for patterns without files, for files that
-    hold no items, that are broken, or that link to what leaves the catalogue's folder.
+    are damaged or hold no items, and for links that leave the catalogue's folder.
     """
     stac = catalog.entry(dataset).stac
     assert stac is not None
     place = catalog.place(dataset, "stac", "items")
     if is_url(stac.items):
         raise CatalogError(
-            f"{place}: {stac.items!r} is not a file of this machine, and what a search answers changes; keep the items "
-            "in a file: geomae catalog init --stac URL --collection NAME"
+            f"{place}: {stac.items!r} is not a local file, and results of a search change; save the items in a file: "
+            "geomae catalog init --stac URL --collection NAME"
         )
     files = find_files(catalog, dataset, stac.items, "stac", "items")
     if not files:
@@ -82,7 +83,7 @@ def read_items(catalog: Catalog, dataset: str) -> Iterator[Item]:
                 raise CatalogError(f"{name}: holds no items; search again, or name another file")
 
 
-Document = tuple[Any, str, Path]  # an item as it is written, where it stands, and what its hrefs are relative to
+Document = tuple[Any, str, Path]  # the JSON of an item, its place for messages, and the folder of relative hrefs
 
 
 def _documents(path: Path, name: str, confined: Callable[[Path, str], Path]) -> Iterator[Document]:
@@ -118,7 +119,7 @@ def _lines(path: Path, name: str) -> Iterator[Document]:
 def _linked(
     path: Path, name: str, document: dict[str, Any], confined: Callable[[Path, str], Path]
 ) -> Iterator[Document]:
-    """The items of a static catalogue, in the order of its links; a file that is linked twice counts once."""
+    """Iterate over the items of a static catalogue, in the order of its links; a file that is linked twice, once."""
     waiting, seen = [(path, name, document)], {path.resolve()}
     while waiting:
         path, name, document = waiting.pop()
@@ -169,7 +170,7 @@ def _rows(path: Path, name: str) -> Iterator[Document]:
 
 
 def _without_nulls(value: Any) -> Any:
-    """A value of a table as JSON has it: what a row lacks is null in it, and times are no text."""
+    """Convert a value of a table to JSON: drop nulls, which stand for missing keys, and write times as text."""
     if isinstance(value, dict):
         return {key: _without_nulls(one) for key, one in value.items() if one is not None}
     if isinstance(value, list):
@@ -194,7 +195,7 @@ def _parsed(text: bytes, name: str) -> Any:
 
 
 def item_record(document: Any, source: str, folder: Path) -> Item:
-    """The record of an item. Raises CatalogError for what is none."""
+    """Make the record of an item. Raises CatalogError where `document` is not a valid item."""
     if not isinstance(document, dict) or document.get("type") != "Feature":
         raise CatalogError(f"{source}: is no STAC item (GeoJSON Feature); remove it")
     item_id, assets, properties = (document.get(key) for key in ("id", "assets", "properties"))
@@ -211,5 +212,5 @@ def item_record(document: Any, source: str, folder: Path) -> Item:
 
 
 def _line(error: Exception) -> str:
-    """An error in one line."""
+    """The message of an error in one line."""
     return " ".join(str(error).split()) or type(error).__name__

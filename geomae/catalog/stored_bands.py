@@ -1,4 +1,4 @@
-"""Which band of a sensor each stored band of a file is: by `bands`, by descriptions in the file, or by the sensor."""
+"""Identify the stored bands of files as bands of a sensor: by `bands`, descriptions in the file, or the sensor."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +13,9 @@ DescribeBands = Callable[[str], tuple[str | None, ...]]  # path -> description o
 
 @dataclass(frozen=True)
 class StoredBands:
-    """Bands that are read: each with its number in the file (from 1) or, with a file per band, its token.
+    """The bands to read, each with its number in the file (from 1) or, with one file per band, its token.
 
-    `order` says what every stored band is, None with a file per band.
+    `order` lists all stored bands of a file; None with one file per band.
     """
 
     bands: tuple[Band, ...]
@@ -25,12 +25,12 @@ class StoredBands:
 
     @property
     def count(self) -> int | None:
-        """How many bands each file holds; None with a file per band."""
+        """Number of bands in each file; None with one file per band."""
         return None if self.order is None else len(self.order.names)
 
 
 def bands_by_token(catalog: Catalog, dataset: str, sensor: Sensor) -> StoredBands:
-    """Bands of a data set with one file per band; a token is the sensor's own name unless `bands` maps it."""
+    """The bands of a data set with one file per band; a token is the sensor's own name unless `bands` gives another."""
     entry = catalog.entry(dataset)
     if isinstance(entry.bands, dict):
         bands = [find_band(catalog, dataset, sensor, token, "bands", token) for token in entry.bands]
@@ -48,8 +48,8 @@ def bands_by_token(catalog: Catalog, dataset: str, sensor: Sensor) -> StoredBand
 def bands_by_number(
     catalog: Catalog, dataset: str, sensor: Sensor, paths: Iterable[str], describe_bands: DescribeBands
 ) -> StoredBands:
-    """Bands of files that hold all of them: `bands`, else the descriptions of the first file that can be read, else the
-    sensor's.
+    """The bands of files that each hold all bands: by `bands`, else by the descriptions in the first readable file,
+    else all of the sensor's.
     """
     listed = catalog.entry(dataset).bands
     if isinstance(listed, tuple):
@@ -68,7 +68,7 @@ def bands_by_number(
 
 
 def check_distinct(catalog: Catalog, dataset: str, bands: Iterable[Band]) -> None:
-    """Raise CatalogError where two bands are one."""
+    """Raise CatalogError where a band is listed twice."""
     names: set[str] = set()
     for band in bands:
         if band.name in names:
@@ -78,13 +78,13 @@ def check_distinct(catalog: Catalog, dataset: str, bands: Iterable[Band]) -> Non
 
 
 def find_band(catalog: Catalog, dataset: str, sensor: Sensor, token: str, *keys: str | int) -> Band:
-    """The sensor's band called `token`; raises CatalogError at the line of `keys` with the nearest known name."""
+    """The sensor's band called `token`. Raises CatalogError, at the line of `keys`, with the nearest known name."""
     with catalog.at(dataset, *keys):
         return sensor.band(token)
 
 
 def first_described(paths: Iterable[str], describe_bands: DescribeBands) -> tuple[str, tuple[str | None, ...]]:
-    """The first of `paths` that can be read, and what it says of its bands; the audit names the others.
+    """The first readable file of `paths`, and the descriptions of its bands; the audit reports unreadable files.
 
     Raises the RasterError of the first file where none can be read.
     """
@@ -99,8 +99,9 @@ def first_described(paths: Iterable[str], describe_bands: DescribeBands) -> tupl
 
 
 def in_own_order(source: Source, numbers: Mapping[str, Sequence[int]]) -> Source:
-    """The source whose scenes are read as their files name their bands; `numbers` are by id of the scene, in the order
-    of the source's stored bands.
+    """The source with other band numbers for some scenes, whose files store the bands in another order.
+
+    `numbers` are by id of the scene, in the order of the source's stored bands.
     """
     if not numbers:
         return source
@@ -121,9 +122,9 @@ def in_own_order(source: Source, numbers: Mapping[str, Sequence[int]]) -> Source
 def _described(
     catalog: Catalog, dataset: str, sensor: Sensor, path: str, descriptions: Sequence[str | None]
 ) -> Sequence[Band | None]:
-    """Bands by the descriptions in a file; where these name none of the sensor's bands, by the sensor's order.
+    """Bands by the descriptions in a file or, where these name no band of the sensor, in the sensor's order.
 
-    An alpha band is skipped.
+    An alpha band is skipped. Raises CatalogError where bands cannot be identified.
     """
     place = catalog.place(dataset)
     data = [at for at, description in enumerate(descriptions) if not is_alpha(description)]
@@ -139,7 +140,7 @@ def _described(
         if band is None:
             described = f"band {at + 1} of {path} is described as {descriptions[at]!r}"
             raise CatalogError(
-                f"{place}: {described}, which sensor {sensor.name} has not; "
-                "add `bands` in stored order, null for what is to be skipped"
+                f"{place}: {described}, which sensor {sensor.name} does not have; "
+                "add `bands` in stored order, null for a band to be skipped"
             )
     return [known.get(at) for at in range(len(descriptions))]

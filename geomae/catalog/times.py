@@ -1,7 +1,7 @@
-"""Dates and instants, all in UTC: how they are written, compared and taken from names of files.
+"""Dates and times in UTC: their text form, comparison, and reading from product names.
 
-A time is ISO 8601 text, `2021-06-07` or `2021-06-07T10:00:31Z`, so that it sorts as it passes. What stands in a
-comparison may also be a year or a month, and means all of it: see `period`.
+A time is ISO 8601 text, `2021-06-07` or `2021-06-07T10:00:31Z`, so that text order is time order. A comparison may also
+name a year or a month, which means all of it: see `period`.
 """
 
 import functools
@@ -14,7 +14,7 @@ import numpy as np
 from geomae.errors import nearest
 
 TIME = "time"
-DERIVED = ("year", "month", "doy")  # whole numbers that follow from a time; doy is the day of the year, from 1
+DERIVED = ("year", "month", "doy")  # integers derived from a time; doy is the day of the year, from 1
 ACQUISITION_TAGS = ("SENSING_TIME", "ACQUISITION_DATETIME", "ACQUISITIONDATETIME", "ACQUISITION_DATE", "DATE_ACQUIRED")
 NO_TIME = "write `time: {pattern: '...%Y%m%d...'}` of the files' names, or `time: {column: C}`"
 FIRST_YEAR, LAST_YEAR = 1800, 2199
@@ -23,15 +23,15 @@ PERIODS = "2021, 2021-06, 2021-06-07 or 2021-06-07T10:00:31Z"
 
 _CLOCK = r"(\d\d):(\d\d)(?::(\d\d)(?:[.,]\d+)?)?"
 _ISO = re.compile(rf"(\d{{4}})-(\d\d)-(\d\d)(?:[T ]{_CLOCK}(Z|[+-]\d\d:?\d\d)?)?")
-_BASIC = re.compile(r"(\d{4})(\d\d)(\d\d)(?:T(\d\d)(\d\d)(\d\d)(Z)?)?")  # of ISO 8601 too
+_BASIC = re.compile(r"(\d{4})(\d\d)(\d\d)(?:T(\d\d)(\d\d)(\d\d)(Z)?)?")  # the basic format of ISO 8601
 _PERIOD = re.compile(r"(\d{4})(?:-(\d\d))?")
 _MIDNIGHT = "T00:00:00Z"
 
 
 def read_time(value: object) -> str:
-    """A time as this package writes it; without a zone it is in UTC, and midnight without a zone is a day.
+    """Normalise a date or time to text in UTC. Without a time zone, it is UTC, and midnight becomes a day.
 
-    Raises ValueError, with the remedy, for anything that is not ISO 8601 with a day: digits could mean anything.
+    Raises ValueError, with the remedy, for anything but ISO 8601 with a day, since other forms are ambiguous.
     """
     text = str(value).strip()
     match = _ISO.fullmatch(text) or _BASIC.fullmatch(text) if isinstance(value, (str, int, np.integer)) else None
@@ -47,7 +47,7 @@ def read_time(value: object) -> str:
             away = timedelta(hours=int(zone[1:3]), minutes=int(zone[-2:]))
             moment = moment - away if zone[0] == "+" else moment + away
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"is no date that there is ({error}); write {FORMS}") from error
+        raise ValueError(f"is an impossible date ({error}); write {FORMS}") from error
     return _instant(moment).removesuffix(_MIDNIGHT if zone is None else "")
 
 
@@ -61,7 +61,7 @@ def _check_year(year: int) -> None:
 
 
 def _guess(text: str) -> str:
-    """What a text that is no date may have been."""
+    """A guess at the meaning of a text that is not a date."""
     if re.fullmatch(r"\d{5}(\.\d+)?", text):
         return " (a spreadsheet's number of days?)"
     if re.fullmatch(r"\d{9,}(\.\d+)?", text):
@@ -72,9 +72,9 @@ def _guess(text: str) -> str:
 
 
 def period(text: str) -> tuple[str, str]:
-    """First time of the year, month, day or second that `text` names, and the first one after it.
+    """The bounds of the year, month, day or second that `text` names: the beginning, and the beginning of the next.
 
-    Times are compared with both as text. Raises ValueError for what is none.
+    Both are compared with times as text. Raises ValueError where `text` is not such a period.
     """
     match = _PERIOD.fullmatch(text.strip())
     if match is None:
@@ -89,7 +89,7 @@ def period(text: str) -> tuple[str, str]:
     year, month = int(match[1]), int(match[2] or 1)
     _check_year(year)
     if not 1 <= month <= 12:
-        raise ValueError(f"is no month that there is; write {PERIODS}")
+        raise ValueError(f"has an impossible month; write {PERIODS}")
     if match[2] is None:
         return f"{year:04d}", f"{year + 1:04d}"
     return f"{year:04d}-{month:02d}", f"{year + month // 12:04d}-{month % 12 + 1:02d}"
@@ -102,10 +102,10 @@ def derived(moment: str) -> tuple[int, int, int]:
 
 
 def time_of_tags(tags: Mapping[str, str]) -> str | None:
-    """When a file was acquired, by those of its tags that mean that; None where none does or none can be read.
+    """The acquisition time from a file's tags in ACQUISITION_TAGS; None without a readable one.
 
-    TIFFTAG_DATETIME is when a file was made, which is mostly when it was processed. Of two acquisitions that were put
-    together (HLS has both in one tag) the first counts.
+    TIFFTAG_DATETIME is not used, since it is the time when the file was written. Of two acquisitions in one tag, as in
+    mosaics of HLS, the first is taken.
     """
     for name in ACQUISITION_TAGS:
         if name in tags:
@@ -117,22 +117,22 @@ def time_of_tags(tags: Mapping[str, str]) -> str | None:
 
 
 def column_remedy(name: str, known: Collection[str]) -> str:
-    """What to do about a column that is not there."""
+    """The remedy for a missing column: how to provide times, or the nearest known name."""
     return f"no file tells its date; {NO_TIME}" if name in (TIME, *DERIVED) else nearest(name, known)
 
 
 def times_span(times: Iterable[str | None]) -> str:
-    """First and last of several times, in words."""
+    """The first and last of several times, in words."""
     known = [one for one in times if one is not None]
     return f"times are {min(known)} to {max(known)}" if known else "none has a time"
 
 
 _MGRS = r"\d{1,2}[C-X][A-Z]{2}"
 _SENTINEL_2_OF_OLD = r"S2[AB]_(?:OPER|USER)_PRD_MSIL(?:1C|2A)_\w{4}_\d{8}T\d{6}_R\d{3}_V"
-# How names of each product begin, up to what tells when it was acquired: DATE (YYYYMMDD) or DOY (YYYYDDD) and perhaps
-# CLOCK (HHMMSS). Dates of processing, which some names hold too, are never taken: granules of Sentinel-2 from 2015 and
-# 2016 (S2A_OPER_MSI_L1C_TL_...) tell no other, and the folder of their product does. tests/unit/catalog/test_times.py
-# has a real name for each row.
+# The beginning of each product's names, up to the acquisition time: DATE (YYYYMMDD) or DOY (YYYYDDD), and perhaps CLOCK
+# (HHMMSS). Processing dates, which some names contain too, are never used: the granules of Sentinel-2 from 2015 and
+# 2016 (S2A_OPER_MSI_L1C_TL_...) have no other date, but the folder of their product has. A real name for each row is
+# in tests/unit/catalog/test_times.py.
 PRODUCT_NAMES = {
     "Sentinel-2": r"S2[A-D]_MSI(?:L1C|L2A)_DATET(?:CLOCK|\d{5})(?!\d)",  # BigEarthNet writes five digits
     "Sentinel-2 before December 2016": rf"{_SENTINEL_2_OF_OLD}DATETCLOCK_",
@@ -155,7 +155,7 @@ _DIGITS = {"DATE": ("day", r"(?:19|20)\d{6}"), "DOY": ("day", r"(?:19|20)\d{5}")
 
 
 def _any_product() -> re.Pattern[str]:
-    """One expression for all rows, each within a group `p0`, `p1`, ..., as a name is looked at only once."""
+    """One expression for all products, each in a group `p0`, `p1`, ..., so that a name is searched only once."""
     rows = []
     for number, row in enumerate(PRODUCT_NAMES.values()):
         for word, (group, digits) in _DIGITS.items():
@@ -171,10 +171,10 @@ _ENOUGH_DIGITS = re.compile(r"\d{7}")
 
 
 def time_of_path(path: str) -> str | None:
-    """When the product at a path was acquired, by the name of the file, else by that of the nearest folder that tells.
+    """The acquisition time of a product, from the name of the file, else of the nearest folder with one; None without.
 
-    Products of several days (MODIS composites) have the first. Raises ValueError, with the name, for one that is a
-    product's but for a date that there is not.
+    Products of several days (MODIS composites) have the first day. Raises ValueError for the name of a product with an
+    impossible date.
     """
     folder, _, name = path.rpartition("/")
     return _time_of_name(name) or (_time_of_folder(folder) if folder else None)
@@ -190,7 +190,7 @@ def _time_of_name(name: str) -> str | None:
         return written(str(day), clock)
     except ValueError as error:
         product = list(PRODUCT_NAMES)[int(number)]
-        raise ValueError(f"{name!r} is a name of {product} but for its date, which there is not ({error})") from error
+        raise ValueError(f"{name!r} looks like a name of {product}, but its date is impossible ({error})") from error
 
 
 @functools.lru_cache(maxsize=4096)
@@ -199,14 +199,14 @@ def _time_of_folder(folder: str) -> str | None:
 
 
 class NamePattern:
-    """`%Y%m%d` and the like (%Y, %m, %d, %j, %H, %M, %S), literal text, and `*` and `?` as in `path`.
+    """A pattern of dates in names: %Y, %m, %d, %j, %H, %M, %S, literal text, and `*` and `?` as in `path`.
 
-    It may stand anywhere in the name of a file or, if it holds a slash, in its path. Digits of a date that begin or end
-    the pattern or stand beside `*` are not part of a longer number.
+    It may match anywhere in the name of a file, or in its path if the pattern has a slash. Digits of a date at either
+    end of the pattern or next to `*` do not match within a longer number.
     """
 
     def __init__(self, text: str) -> None:
-        """Raises ValueError, with the remedy, for a pattern without a year or a day and for unknown directives."""
+        """Parse `text`. Raises ValueError, with the remedy, where year or day is missing, or a directive unknown."""
         self.text = text
         pieces = re.findall(r"%.?|\*|\?|[^%*?]+", text)
         directives = [piece for piece in pieces if piece[0] == "%"]
@@ -234,7 +234,7 @@ class NamePattern:
         return "".join(parts)
 
     def read(self, path: str) -> str:
-        """The time in a path. Raises ValueError where the pattern is not in it, or finds two times or no real one."""
+        """The time in a path. Raises ValueError where the pattern finds no time, two times or an impossible one."""
         place = path if "/" in self.text else path.rpartition("/")[2]
         found = [match.groupdict() for match in self.expression.finditer(place)]
         if not found:
@@ -242,7 +242,7 @@ class NamePattern:
         try:
             times = list(dict.fromkeys(_of_parts(one) for one in found))
         except ValueError as error:
-            raise ValueError(f"{self.text!r} finds no date that there is in {place!r} ({error})") from error
+            raise ValueError(f"{self.text!r} finds an impossible date in {place!r} ({error})") from error
         if len(times) > 1:
             listed = ", ".join(times)
             raise ValueError(f"{self.text!r} is in {place!r} more than once ({listed}); write more of the name")
@@ -255,7 +255,7 @@ def _of_parts(found: Mapping[str, str]) -> str:
 
 
 def written(day: str, clock: str | None) -> str:
-    """The time of digits, YYYYMMDD or YYYYDDD and perhaps HHMMSS. Raises ValueError where there is no such day."""
+    """Format digits, YYYYMMDD or YYYYDDD and perhaps HHMMSS, as a time. Raises ValueError for an impossible date."""
     year = int(day[:4])
     _check_year(year)
     if len(day) == len("YYYYMMDD"):

@@ -325,7 +325,7 @@ def positions(rows: int, cols: int, width: int, scale: float | Tensor) -> Tensor
     """Return sine-cosine positions (N, width) of the column, then the row, of each patch times `scale`; in row order.
 
     Scales (B,) that differ by tile give (B, N, width). As in the published code, exponents end at 1/4 and not at 1,
-    so all wavelengths are short.
+    so that all sines and cosines have short periods.
     """
     exponent = torch.arange(width // 4, dtype=torch.float64) / width
     row, col = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")

@@ -78,7 +78,7 @@ def timm_model(reference: Reference, imagery: SensorRecord, side: int) -> Model:
     with torch.device("meta"):
         plain = isinstance(timm.create_model(reference.name), timm.models.VisionTransformer)
     if not plain:
-        raise ModelError(f"{text}: is no plain vision transformer, and has no blocks that a head could read")
+        raise ModelError(f"{text}: is no plain vision transformer, which alone can be fine-tuned; name a vit_ model")
     module, notes = _model(reference, settings, len(record.bands), img_size=side)
     shown = values(picture_range(record), [(settings["mean"], settings["std"])], record)
     return learning_model(module, record, shown, text, notes)

@@ -98,7 +98,9 @@ def torchgeo_model(reference: Reference, imagery: SensorRecord, side: int) -> Mo
     text = reference.text
     name, member = _named(reference)
     if not name.startswith(PLAIN):
-        raise ModelError(f"{text}: {name} is no plain vision transformer, and has no blocks that a head could read")
+        raise ModelError(
+            f"{text}: {name} is no plain vision transformer, which alone can be fine-tuned; name a vit_ model"
+        )
     record, shown = fitted(member, name, imagery, text)
     module: Any = _module(name, len(record.bands), input_size(member, 224))
     notes = _read(reference, name, member, module)
@@ -245,7 +247,7 @@ def _named(reference: Reference) -> tuple[str, Any | None]:
     if member is None and "checkpoint" not in reference.options:
         mine = [text for text, (model, _) in known.items() if model == name]
         choices = f"name weights ({', '.join(mine[:5])}) or " if mine else ""
-        raise ConfigError(f"{reference.text}: {name} has no weights of itself; {choices}write ?checkpoint=FILE")
+        raise ConfigError(f"{reference.text}: {name} is a model without weights; {choices}write ?checkpoint=FILE")
     return name, member
 
 

@@ -5,7 +5,7 @@ D features, E aligned features, K classes
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +41,7 @@ from geomae.evaluation.share_estimation import (
 )
 from geomae.metrics.predictions import Codes, Floats
 from geomae.randomness import generator
+from geomae.tiles.radiometry import RADIOMETRY
 
 NEIGHBOURS = (5, 20)
 BLOCK = 2048  # tiles whose similarities are in memory at a time
@@ -279,12 +280,13 @@ def segment(
 class Target:
     """A test set as methods see it: its tiles (T, D), what is independent of the rest, and whether places are paired.
 
-    `paired` says that both domains show mostly the same places.
+    `paired` says that both domains show mostly the same places. `mapped` are the tiles behind each radiometry.
     """
 
     embedding_TD: NDArray[np.floating]
     group_T: Codes
     paired: bool
+    mapped: Mapping[str, NDArray[np.floating]] = field(default_factory=dict)
 
 
 def classify_aligned(
@@ -315,9 +317,12 @@ def classify_aligned(
         for plan, plain, source in zip(plans, predictions.C_values, sources, strict=True):
             domains = Domains(train_PD, labelled, plan, target.embedding_TD, plain, source, seed)
             shifts.append(estimate_label_shift(source, train_PD, labelled, plan, target.embedding_TD))
-            shares.append(target_shares(source, labelled, plan, target.embedding_TD, target.group_T, seed))
+            about = target.embedding_TD, target.group_T, seed
+            shares.append(target_shares(source, train_PD, labelled, plan, *about))
             for name in methods:
-                moved = move(name, domains)
+                if name in RADIOMETRY and name not in target.mapped:
+                    continue
+                moved = move(name, replace(domains, target_MD=target.mapped.get(name, target.embedding_TD)))
                 scored, probe = _score_method(name, moved, C_VALUES if C is None else [C])
                 scores.setdefault(name, []).append(scored)
                 if name != NONE:  # whose predictions are there

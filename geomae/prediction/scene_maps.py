@@ -277,8 +277,9 @@ class _Rate:
 
 @dataclass(frozen=True)
 class MapSummary:
-    """One map: the share of its pixels that are valid, its most frequent class with the share of these that it has, and
-    how sure the model is on average (%); of numbers their mean. None where there is nothing to tell.
+    """One map: fraction of valid pixels, most frequent class (`most`) and its fraction of these (`share`).
+
+    `level` is the mean confidence in percent, or the mean of predicted numbers. Values that do not apply are None.
     """
 
     job: MapJob
@@ -289,7 +290,7 @@ class MapSummary:
 
 
 def summarise_map(job: MapJob, record: PredictorRecord, out: Path) -> MapSummary:
-    """The figures of a map, from at most `SUMMARY_PX` pixels a side of it."""
+    """Summarise a map, read at a reduced size of at most SUMMARY_PX pixels per side."""
     shrink = max(1, math.ceil(max(job.lattice.rows, job.lattice.cols) / SUMMARY_PX))
     shape = (math.ceil(job.lattice.rows / shrink), math.ceil(job.lattice.cols / shrink))
     values_yx = read_map(str(job.path(out)), shape=shape)[0]
@@ -309,7 +310,7 @@ def summarise_map(job: MapJob, record: PredictorRecord, out: Path) -> MapSummary
 
 
 def most_telling(summaries: Sequence[MapSummary], most: int) -> list[MapSummary]:
-    """Half of `most` where the level is lowest, half where it is highest, from the lowest on; all where there are few.
+    """Return at most `most` maps, by rising level: half with the lowest levels and half with the highest.
 
     Maps without a level come last.
     """

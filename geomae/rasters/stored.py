@@ -22,6 +22,7 @@ from geomae.rasters.opening import borrowed
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 LEAST_SIDE = 64  # pixels of a shared block: strips of a few rows are joined
+MOST_BLOCKS = 4  # of a window; one that meets more, as a strip over a scene, is part of a sweep that reads each once
 WORTH = 2  # times its own pixels that the blocks of a window hold: then they are kept for other windows
 Fetch = Callable[[tuple[int, ...] | None], Array]  # bands (C, h, w) by their numbers; for None the mask (1, h, w)
 
@@ -68,7 +69,8 @@ def is_shared(info: Header, indexes: Sequence[int], span: Span) -> bool:
         -(-(start + length) // size) - start // size
         for start, length, size in ((span.row, span.height, rows), (span.col, span.width, cols))
     )
-    if min(high * rows, info.height) * min(wide * cols, info.width) <= WORTH * span.height * span.width:
+    held = min(high * rows, info.height) * min(wide * cols, info.width)
+    if high * wide > MOST_BLOCKS or held <= WORTH * span.height * span.width:
         return False
     itemsize = max(np.dtype(info.dtypes[index - 1]).itemsize for index in indexes)
     return rows * cols * len(indexes) * itemsize <= LARGEST_BLOCK and not is_cube(info.path)

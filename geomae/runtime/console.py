@@ -26,7 +26,7 @@ class Screen:
         self._bar: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._last_line_s = 0.0
-        self._begun: dict[str, tuple[float, int]] = {}  # when each was shown first, and how much was done then
+        self._begun: dict[str, tuple[float, int]] = {}  # time and count at the first report of each task
 
     def say(self, text: str) -> None:
         """Print one line of progress to standard error."""
@@ -40,7 +40,7 @@ class Screen:
     def step(self, what: str, done: int, total: int, figures: str = "") -> None:
         """Show the progress of `what`: a bar on a terminal, elsewhere a line every BETWEEN_LINES_S and at the end.
 
-        Without `figures` it says how many are done per second, and how long the rest takes.
+        Without `figures`, it shows the rate per second and the remaining time.
         """
         if not self.shown:
             return
@@ -75,7 +75,7 @@ class Screen:
             self._tasks = {}
 
     def _pace(self, what: str, done: int, total: int) -> tuple[str, str]:
-        """How many per second since `what` was first shown, and the time left; empty where nothing tells."""
+        """Return the rate per second since `what` was first reported, and the time left; empty where unknown."""
         now_s = time.monotonic()
         begun_s, before = self._begun.setdefault(what, (now_s, done))
         if done <= before or now_s <= begun_s:

@@ -102,7 +102,7 @@ def open_compute(
 
 
 def launch(fabric: Fabric) -> None:
-    """Start the other ranks, or meet those that a scheduler started; from then on the death of one ends all."""
+    """Start the other ranks, or join those that a scheduler started. After that, all ranks end when one dies."""
     fabric.launch()
     nodes: int = getattr(fabric.strategy, "num_nodes", 1)
     if fabric.world_size > 1:
@@ -110,7 +110,7 @@ def launch(fabric: Fabric) -> None:
 
 
 def gather_objects(fabric: Fabric, own: Any) -> list[Any]:
-    """What each rank has, in their order, on all of them."""
+    """Return the objects `own` of all ranks, in rank order; every rank must call this."""
     every: list[Any] = [own] * fabric.world_size
     if fabric.world_size > 1:
         torch.distributed.all_gather_object(every, own)

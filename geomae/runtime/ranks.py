@@ -14,7 +14,7 @@ def alone() -> bool:
 
 
 def leads() -> bool:
-    """Whether this process is the first rank, and writes the results; also known before the others are started."""
+    """Whether this process is rank 0, which writes the results; also valid before the other ranks are started."""
     if alone():
         return True
     from geomae.runtime.devices import early_rank

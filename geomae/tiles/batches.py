@@ -148,10 +148,10 @@ def training_batch(
     share = len(tiles) // ranks
     mine = tiles[rank * share : (rank + 1) * share]
     reader, partner = readers[stream.dataset], readers[stream.partner]
-    partners = order.partners
+    partners, grouped = order.partners, stream.groups is not None
     firsts, seconds, with_partner = [], [], []
     for k, position in mine:
-        first, window = _first_view(_Draw(spec, (number, k)), reader, position)
+        first, window = _first_view(_Draw(spec, (number, k)), reader, position, grouped)
         firsts.append(first)
         if partners is not None:
             known = partners.of(stream.dataset, position) if spec.views.places else ()
@@ -160,7 +160,7 @@ def training_batch(
             second = _partner_view(draw, reader, partner, position, window, others) if others else None
             with_partner.append(second is not None)
             if second is None and partner is reader and spec.views.alone:
-                second, _ = _first_view(draw, reader, position)
+                second, _ = _first_view(draw, reader, position, grouped)
             seconds.append(second)
     batch = _stack(stream.dataset, [reader.tile_ids[position] for _, position in mine], firsts, spec)
     if partners is None:
@@ -178,11 +178,18 @@ def training_batch(
     return replace(batch, second=_stack(stream.partner, list(batch.tile_ids), shown, spec), negatives=negatives)
 
 
-def _first_view(draw: _Draw, reader: TileReader, position: int) -> tuple[_Item, Window]:
-    """The view of a window that is drawn around a tile, and the window; the tile itself where nothing else is valid."""
+def _first_view(draw: _Draw, reader: TileReader, position: int, grouped: bool = False) -> tuple[_Item, Window]:
+    """The view of a window that is drawn around a tile, and the window; the tile itself where nothing else is valid.
+
+    Where tiles are drawn by groups, `grouped`, the window shows ground of its tile's group, so that no block is decoded
+    beside those of the groups in turn.
+    """
     tile, views = reader.frame(position), draw.spec.views
     if views.scaled:
-        window = draw_view(tile, views.scales, draw.spec.patch, reader.ground, draw.of("window"))
+        around, ground = tile, reader.ground
+        if grouped and reader.groups is not None:
+            around, ground = replace(tile, scene=int(reader.groups.group_T[position])), reader.ground_of_groups
+        window = draw_view(around, views.scales, draw.spec.patch, ground, draw.of("window"))
         found = draw.view(reader, tile.scene, window, round(tile.side))
         if found is not None:
             return found, window

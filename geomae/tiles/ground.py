@@ -16,21 +16,25 @@ _SCENE = 2**32  # scene x this + pixel is one number, so that the edges of all s
 
 
 class TrainingGround:
-    """Which pixels of each scene lie in some tile of an index.
+    """Which pixels of each scene lie in some tile of an index; with `region_T`, the numbers of parts of scenes that the
+    tiles lie in, which pixels of each part: it takes the place of the scene then.
 
     Between two neighbouring edges of tiles all pixels are alike. A scene therefore keeps, for the cells between its
     edges, how many of those above and to the left are covered (a summed-area table), however large it is.
     """
 
-    def __init__(self, index: TileIndex) -> None:
+    def __init__(self, index: TileIndex, region_T: Whole | None = None) -> None:
         scene_T, row_T, col_T, size_T = index.tiles[["scene", "row", "col", "size"]].to_numpy(dtype=np.int64).T
+        count = len(index.grids)
+        if region_T is not None:
+            scene_T, count = region_T, int(region_T.max()) + 1
         self._row_edges = np.unique(
             np.concatenate([scene_T, scene_T]) * _SCENE + np.concatenate([row_T, row_T + size_T])
         )
         self._col_edges = np.unique(
             np.concatenate([scene_T, scene_T]) * _SCENE + np.concatenate([col_T, col_T + size_T])
         )
-        scenes = np.arange(len(index.grids) + 1) * _SCENE
+        scenes = np.arange(count + 1) * _SCENE
         self._first_row = np.searchsorted(self._row_edges, scenes)  # per scene, in the edges of all
         self._first_col = np.searchsorted(self._col_edges, scenes)
         self._rows, self._cols = np.diff(self._first_row), np.diff(self._first_col)

@@ -178,14 +178,12 @@ def cache_note(data: Data, index: TileIndex) -> list[str]:
 
 @cache
 def _opened(folder: Path, room: int) -> TileCache:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with publish_file(folder / "CACHEDIR.TAG", lasting=False) as temporary:
-            temporary.write_text(
-                "Signature: 8a477f597d28d172789f06886806bc55\n# geomae: decoded tiles, made again at need\n"
-            )
-    except (OSError, StorageError) as error:
-        raise ConfigError(f"data.cache: {folder} cannot be written ({error}); choose another folder") from error
+    """One for each folder. Nothing is written yet: a dry run leaves no trace."""
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    if not there.is_dir():
+        raise ConfigError(f"data.cache: {there} is a file; name a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"data.cache: {there} cannot be written; check the permissions, or name another folder")
     return TileCache(folder, room)
 
 

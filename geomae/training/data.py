@@ -50,7 +50,7 @@ def usable_tiles(
     if config.masking.kind == "bands":
         _check_band_mask(len(groups or index.source.bands), index, config)
     keep = np.ones(len(index), dtype=bool)
-    reader = TileReader(index, bands=names, cache=tile_cache(config.data))
+    reader = TileReader(index, bands=names)
     for position in np.flatnonzero(index.survey.valid_share_T < 1).tolist():
         usable = usable_patches(reader.read(position)[1], config.patch, config.data.min_valid_patch)
         # Also for masks of bands, because pictures and studies mask patches of the same tiles.

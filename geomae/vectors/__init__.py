@@ -1,1 +1,1 @@
-"""Points and polygons that people collected: the only place that opens vector files."""
+"""Points and polygons of field and reference data: the only package that opens vector files."""

@@ -1,6 +1,6 @@
-"""Polygons burnt into windows of a scene's grid: each pixel gets the polygon that its centre lies in.
+"""Rasterise polygons in windows of a scene's grid: each pixel gets the polygon that contains its centre.
 
-N polygons of a layer, M of them (or of their copies a turn away) near a scene, H W pixels of a window
+N polygons of a layer, M of them near a scene (including copies shifted by 360 degrees), H W pixels of a window
 """
 
 from dataclasses import dataclass, field
@@ -15,18 +15,18 @@ from geomae.rasters.outlines import burn
 from geomae.vectors.projection import TURN, Floats, corners, in_degrees, transformer
 from geomae.vectors.shapes import Geometries, areas_m2, mended, polygonal, reprojected
 
-NONE = -1  # of a pixel that lies in no polygon
-MARGIN = 0.02  # share of a scene's extent that is looked at beyond it: its edges are bent in another CRS
-TOLERANCE = 0.005  # pixels by which an edge may lie off
-EDGE_POINTS = 21  # per edge of a scene, to find its extent in another CRS
-LONG = 1000  # corners of a polygon that is cut to the window before it is burnt
+NONE = -1  # value of a pixel in no polygon
+MARGIN = 0.02  # margin as a fraction of a scene's extent, since its edges are curved in another CRS
+TOLERANCE = 0.005  # largest error of an edge in pixels
+EDGE_POINTS = 21  # points per edge of a scene, to find its extent in another CRS
+LONG = 1000  # polygons with more vertices are cut to the window before they are rasterised
 Numbers = NDArray[np.int32]
 Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Polygons (N, valid, None where a feature is not to be burnt) in their CRS, found by their extents."""
+    """Valid polygons (N) in their CRS, with a spatial index; None for a feature that is not to be rasterised."""
 
     geometries: Geometries
     crs: str
@@ -38,9 +38,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class ScenePolygons:
-    """The polygons near a scene in its pixels (column, row), those that lie below others first.
+    """The polygons near a scene in pixel coordinates (column, row), in drawing order: later ones cover earlier ones.
 
-    `feature_M` are their places in the layer, `lost` counts those that the CRS of the scene has no place for.
+    `feature_M` are their indices in the layer; `lost` counts those that could not be transformed to the scene's CRS.
     """
 
     shapes_M: Geometries
@@ -52,7 +52,7 @@ class ScenePolygons:
         object.__setattr__(self, "tree", shapely.STRtree(self.shapes_M))
 
     def features(self, window: Window, *, all_touched: bool = False) -> Numbers:
-        """The feature (H, W) that each pixel lies in, the smallest where there are several; -1 in none."""
+        """The feature (H, W) that contains each pixel, the smallest where there are several; -1 for none."""
         near = self._near(window)
         feature_HW = np.full((window.height, window.width), NONE, dtype=np.int32)
         if len(near):
@@ -61,7 +61,7 @@ class ScenePolygons:
         return feature_HW
 
     def contested(self, window: Window, code_N: Numbers) -> Bools:
-        """Which pixels (H, W) have their centre in polygons of different classes, which `code_N` gives by feature."""
+        """Which pixels (H, W) have their centre in polygons of different classes; `code_N` is the class by feature."""
         near = self._near(window)
         code_M = code_N[self.feature_M[near]]
         classes_HW = np.zeros((window.height, window.width), dtype=np.int32)
@@ -78,7 +78,7 @@ class ScenePolygons:
 
 
 def scene_polygons(layer: Layer, grid: Grid) -> ScenePolygons:
-    """The polygons of a layer that lie near a scene with a CRS, brought to its pixels."""
+    """Select the polygons of a layer near a scene with a CRS, and transform them to its pixels."""
     feature_M, near_M = _cut(layer, grid)
     a, b, c, d, e, f = grid.transform
     per_unit_22: Floats = np.linalg.inv(
@@ -93,23 +93,23 @@ def scene_polygons(layer: Layer, grid: Grid) -> ScenePolygons:
     shapes_M, reached_M = reprojected(near_M, layer.crs, str(grid.crs), to_pixels, TOLERANCE)
     if in_degrees(str(grid.crs)) and not in_degrees(layer.crs):
         shapes_M = _turned(shapes_M, grid, np.array(TURN * per_unit_22[:, 0]))
-    long_M = shapely.get_num_coordinates(shapes_M) > LONG  # they will be cut, which takes valid ones
+    long_M = shapely.get_num_coordinates(shapes_M) > LONG  # these are cut later, which requires valid polygons
     shapes_M[long_M], _ = mended(shapes_M[long_M])
     area_M = areas_m2(layer.geometries[feature_M], layer.crs)
-    order = np.lexsort((-feature_M, -area_M))  # of equal ones the first in the file is burnt last
+    order = np.lexsort((-feature_M, -area_M))  # of equal areas, the first in the file is drawn last
     order = order[reached_M[order]]
     return ScenePolygons(shapes_M[order], feature_M[order], int((~reached_M).sum()))
 
 
 def meets(layer: Layer, grid: Grid) -> bool:
-    """Whether the extent of any polygon meets that of a scene."""
+    """Whether the extent of any polygon overlaps that of a scene."""
     return any(len(layer.tree.query(box)) for box, _ in _boxes(layer.crs, grid))
 
 
 def _boxes(crs: str, grid: Grid) -> list[tuple[shapely.Polygon, float]]:
-    """The extent of a scene in the CRS of a layer, and what to add to the layer's first coordinate to come there.
+    """Extents of a scene in the CRS of a layer, each with the shift of x from the layer to the scene.
 
-    In degrees there are three: longitudes of 0 to 360 are those of -180 to 180.
+    In degrees there are three, shifted by -360, 0 and 360, since longitudes may run from 0 to 360 or from -180 to 180.
     """
     own, corners_42 = str(grid.crs), corners(grid)
     (left, bottom), (right, top) = corners_42.min(axis=0).tolist(), corners_42.max(axis=0).tolist()
@@ -131,7 +131,7 @@ def _boxes(crs: str, grid: Grid) -> list[tuple[shapely.Polygon, float]]:
 
 
 def _cut(layer: Layer, grid: Grid) -> tuple[NDArray[np.int64], Geometries]:
-    """The features near a scene, and what of them lies near it: the rest of a large one may have no place there."""
+    """Features near a scene, cut to its surroundings: distant parts may have no coordinates in the scene's CRS."""
     features: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
     pieces: list[Geometries] = [np.zeros(0, dtype=object)]
     for box, turn in _boxes(layer.crs, grid):
@@ -150,7 +150,7 @@ def _cut(layer: Layer, grid: Grid) -> tuple[NDArray[np.int64], Geometries]:
 
 
 def _turned(shapes_M: Geometries, grid: Grid, turn_2: Floats) -> Geometries:
-    """Shapes moved by whole turns (`turn_2` pixels each) to where they are nearest to the scene's centre."""
+    """Shift shapes by whole turns of 360 degrees (`turn_2` in pixels) as near as possible to the scene's centre."""
     middle_2 = np.array([grid.width, grid.height]) / 2
     bounds_M4 = shapely.bounds(shapes_M)
     away_M2 = middle_2 - (bounds_M4[:, :2] + bounds_M4[:, 2:]) / 2
@@ -166,7 +166,7 @@ def _moved(shapes_M: Geometries, by_M2: Floats) -> Geometries:
 
 
 def _burnt(shapes_M: Geometries, value_M: NDArray[np.int64], window: Window, *, all_touched: bool) -> Numbers:
-    """The value of the last shape that each pixel (H, W) lies in; -1 in none."""
+    """The value of the last shape that contains each pixel (H, W); -1 for none."""
     long_M = shapely.get_num_coordinates(shapes_M) > LONG
     if long_M.any():
         near = shapely.box(

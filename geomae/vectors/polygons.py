@@ -1,4 +1,4 @@
-"""Polygons with a class each, as `label.vector` of the catalogue names them.
+"""Labelled polygons, one class each, from the file that `label.vector` of the catalogue names.
 
 N features of the layer
 """
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_CLASSES = 256
-SHOWN = 5  # values that a message names
+SHOWN = 5  # values that a message lists
 KEYS = ("label", "vector")
-NUMBER = "polygon"  # column with the number of each polygon, from 1, unless the file has one that is called so
+NUMBER = "polygon"  # column with the number of each polygon, from 1, unless the file has a column of this name
 
 
 @dataclass(frozen=True)
 class LabelPolygons:
     """The polygons that label a data set, and the class of each.
 
-    `code_N` is a place among `names`; -1 where the value of a polygon is none of `classes`. Features without a value
-    or without a geometry are not burnt: their geometry in `layer` is None. `columns` (N rows) are those of the file and
-    the polygons' numbers, `remarks` say what was left out or repaired.
+    `code_N` are indices into `names`, -1 where the value of a polygon is not among `classes`. Features without a value
+    or geometry are not rasterised: their geometry in `layer` is None. `columns` (N rows) are the columns of the file
+    and the numbers of the polygons; `remarks` say what was left out or repaired.
     """
 
     file: str
@@ -48,11 +48,11 @@ class LabelPolygons:
 
 
 def read_polygons(catalog: Catalog, dataset: str) -> LabelPolygons:
-    """The polygons of an entry with `label.vector`.
+    """Read the polygons of an entry with `label.vector`.
 
-    Raises CatalogError, at the line of the key, for a file or a layer that cannot be read, other geometries than
-    polygons, a column that is not there or holds one value, more than 256 texts without `classes`, and `classes` of
-    which the column holds none.
+    Raises CatalogError, at the line of the key, for a file or layer that cannot be read, for geometries that are not
+    polygons, for a column that is missing or has fewer than two values, for more than 256 different texts without
+    `classes`, and where the column holds none of `classes`.
     """
     label = catalog.entry(dataset).label
     assert label is not None and label.vector is not None
@@ -60,7 +60,7 @@ def read_polygons(catalog: Catalog, dataset: str) -> LabelPolygons:
     path = vector_file(catalog, dataset, vector.path, *KEYS, "path")
     named = catalog.place(dataset, *KEYS, "layer" if vector.layer else "path")
     layer = read_vector(path, layer=vector.layer, place=named)
-    remedy = "name a file of polygons, or take points with `windows: {points: FILE, size}`"
+    remedy = "name a file of polygons, or use points with `windows: {points: FILE, size}`"
     layer.require("polygons", catalog.place(dataset, *KEYS, "path"), remedy)
     if vector.column not in layer.columns:
         place = catalog.place(dataset, *KEYS, "column")
@@ -75,8 +75,8 @@ def read_polygons(catalog: Catalog, dataset: str) -> LabelPolygons:
     geometries_N[~burnt_N] = None
     counts = {
         "have no geometry": int((~there_N).sum()),
-        f"have no {vector.column!r} and label nothing": int((there_N & ~burnt_N).sum()),
-        "were invalid, as rings that cross themselves are, and have been repaired": repaired,
+        f"have no {vector.column!r} and label no pixel": int((there_N & ~burnt_N).sum()),
+        "were invalid (such as self-crossing rings) and have been repaired": repaired,
     }
     remarks += [
         f"{count:,} of {len(layer):,} polygons of {vector.path} {what}" for what, count in counts.items() if count
@@ -90,7 +90,7 @@ def read_polygons(catalog: Catalog, dataset: str) -> LabelPolygons:
 
 
 def check_meeting(catalog: Catalog, dataset: str, polygons: LabelPolygons, grids: Sequence[Grid | None]) -> None:
-    """Raise CatalogError, with both extents in both CRS, where no polygon lies on any scene."""
+    """Raise CatalogError, with both extents in both CRS, where no polygon overlaps a scene."""
     layer = polygons.layer
     placed = {grid for grid in grids if grid is not None and grid.crs is not None}
     if any(meets(layer, grid) for grid in placed):
@@ -99,15 +99,15 @@ def check_meeting(catalog: Catalog, dataset: str, polygons: LabelPolygons, grids
     points: Floats = np.concatenate([bounds_N4[:, :2], bounds_N4[:, 2:]])
     where = extents(Path(polygons.file).name, layer.crs, points, grids)
     raise CatalogError(
-        f"{catalog.place(dataset, *KEYS, 'path')}: no polygon lies on a scene: {where}; name another file, or correct "
-        "the CRS of one of them"
+        f"{catalog.place(dataset, *KEYS, 'path')}: no polygon overlaps a scene: {where}; name another file, or "
+        "correct the CRS of one of them"
     )
 
 
 def _classes(
     catalog: Catalog, dataset: str, layer: VectorLayer, value_N: Sequence[str | None]
 ) -> tuple[tuple[str, ...], Numbers, list[str]]:
-    """The names of the classes, the class of each feature, and what is wrong with `classes`."""
+    """Names of the classes, the class code of each feature, and remarks on `classes`."""
     label = catalog.entry(dataset).label
     assert label is not None and label.vector is not None
     column, place = label.vector.column, catalog.place(dataset, *KEYS, "column")
@@ -116,14 +116,14 @@ def _classes(
         what = f"the one value {held[0]!r}" if held else "no value"
         others = [str(name) for name in layer.columns if name != column]
         remedy = f"choose another column ({', '.join(others)})" if others else "choose another file"
-        raise CatalogError(f"{place}: the column {column!r} holds {what}, and there is nothing to tell apart; {remedy}")
+        raise CatalogError(f"{place}: the column {column!r} holds {what}, but two classes are needed; {remedy}")
     if label.classes is not None:
         name_of = {str(text_of(value)): name for value, name in label.classes.items()}
         return _listed(catalog.place(dataset, "label", "classes"), column, held, name_of, value_N)
     if len(held) > MOST_CLASSES and layer.columns[column].dtype.kind not in "iuf":
         raise CatalogError(
             f"{place}: the column {column!r} holds {len(held)} different texts, more than {MOST_CLASSES} classes; "
-            "choose another column, or name those that count with `classes`"
+            "choose another column, or list the classes with `classes`"
         )
     code_of = {value: code for code, value in enumerate(held)}
     code_N = np.array([NONE if value is None else code_of[value] for value in value_N], dtype=np.int32)
@@ -133,11 +133,11 @@ def _classes(
 def _listed(
     place: str, column: str, held: Sequence[str], name_of: Mapping[str, str], value_N: Sequence[str | None]
 ) -> tuple[tuple[str, ...], Numbers, list[str]]:
-    """The same where the catalogue lists the classes."""
+    """As `_classes`, where the catalogue lists the classes."""
     absent = [value for value in name_of if value not in held]
     values = ", ".join(held[:SHOWN]) + (f" and {len(held) - SHOWN} more" if len(held) > SHOWN else "")
     if len(absent) == len(name_of):
-        raise CatalogError(f"{place}: the column {column!r} holds none of these values but {values}; correct them")
+        raise CatalogError(f"{place}: the column {column!r} holds {values}, and none of these values; correct them")
     names = tuple(sorted(set(name_of.values())))
     code_of = {value: names.index(name) for value, name in name_of.items()}
     code_N = np.array([NONE if value is None else code_of.get(value, NONE) for value in value_N], dtype=np.int32)

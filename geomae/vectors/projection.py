@@ -1,4 +1,4 @@
-"""From one coordinate reference system to another: transformers that are made once, and extents for messages.
+"""Transformations between coordinate reference systems, with cached transformers, and extents for messages.
 
 N points; coordinates are (x, y), east before north, float64
 """
@@ -21,7 +21,7 @@ TURN = 360.0  # degrees
 
 @lru_cache(maxsize=512)
 def transformer(source: str, target: str) -> Transformer | None:
-    """From one CRS to another; None where a CRS has no place on Earth, as that of a building site or of the Moon."""
+    """The transformer between two CRS; None where `source` has no known position on Earth (a local one, the Moon's)."""
     try:
         crs = CRS.from_user_input(source)
         if not (crs.is_geographic or crs.is_projected):
@@ -33,12 +33,12 @@ def transformer(source: str, target: str) -> Transformer | None:
 
 @lru_cache(maxsize=512)
 def in_degrees(crs: str) -> bool:
-    """Whether the first axis of a CRS is a longitude."""
+    """Whether a CRS is geographic: coordinates are longitude and latitude in degrees."""
     return bool(CRS.from_user_input(crs).is_geographic)
 
 
 def transform(source: str, target: str, points_N2: Floats) -> Floats:
-    """Points in the CRS `target`; NaN where there is none."""
+    """Transform points (N, 2) from `source` to `target`; NaN where a point cannot be transformed."""
     if source == target:
         return points_N2
     change = transformer(source, target)
@@ -50,7 +50,7 @@ def transform(source: str, target: str, points_N2: Floats) -> Floats:
 
 
 def extents(name: str, crs: str, points_N2: Floats, grids: Sequence[Grid | None]) -> str:
-    """Where the points of a vector layer and the scenes lie, each in both CRS: what a message says when none meet."""
+    """Describe the extents of a vector layer and of the scenes, each in both CRS, for a message that none overlap."""
     placed = [grid for grid in grids if grid is not None and grid.crs is not None]
     if not placed:
         return f"{name} lies at {_extent(points_N2)} ({crs_label(crs)}), and no scene has a CRS"
@@ -61,7 +61,7 @@ def extents(name: str, crs: str, points_N2: Floats, grids: Sequence[Grid | None]
     if crs == own:
         return f"{layer}, {scenes}"
     there, here = transform(crs, own, points_N2), transform(own, crs, corners_N2)
-    return f"{layer}, which is {_extent(there)} there; {scenes}, which is {_extent(here)} in the other"
+    return f"{layer}, or {_extent(there)} in the CRS of the scenes; {scenes}, or {_extent(here)} in the other"
 
 
 def corners(grid: Grid) -> Floats:

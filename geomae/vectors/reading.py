@@ -1,8 +1,8 @@
-"""Reading vector files: which formats are read, what a layer becomes, and what is wrong with a file that is not.
+"""Reading vector files: the supported formats, the layer that is returned, and errors for files that cannot be read.
 
-GDAL tries all its drivers on a file, and some of them (OGR VRT, GPX over HTTP) open what else the file names. Here the
-suffix and the file's own first bytes say which one driver reads it. A file is opened, read whole and closed within one
-call, so that no handle crosses a fork.
+GDAL tries all its drivers on a file, and some of them (OGR VRT, GPX over HTTP) open other files that it names. Here,
+suffix and the first bytes of a file determine the only driver that may read it. A file is opened, read completely and
+closed within one call, so that no open handle crosses a fork.
 """
 
 import functools
@@ -24,15 +24,15 @@ from geomae.errors import CatalogError, nearest
 if TYPE_CHECKING:
     import pandas as pd
 
-Geometries = NDArray[np.object_]  # of shapely, None where a feature has none
+Geometries = NDArray[np.object_]  # shapely geometries, None for a feature without one
 
 
 @dataclass(frozen=True)
 class Format:
-    """How files of one suffix are read: what they are called, how they begin, and for GDAL what holds it to a driver.
+    """A vector format: its name, the first bytes of its files, and the prefix that restricts GDAL to one driver.
 
-    `driver` is what stands before the path; it is empty for Shapefiles, whose first bytes no other driver takes, and
-    None for what GDAL does not read.
+    `driver` is put before the path. It is empty for Shapefiles, whose first bytes no other driver accepts, and None for
+    formats that are not read by GDAL.
     """
 
     name: str
@@ -61,11 +61,11 @@ FOREIGN = {
     b"PAR1": "Parquet (.parquet)",
     b"{": "JSON (.geojson)",
     b"<": "XML or HTML",
-    b"version https://git-lfs": "a pointer of Git LFS, whose file was not fetched",
+    b"version https://git-lfs": "a Git LFS pointer, whose file was not fetched",
 }
 ARCHIVES = (".zip", ".gz", ".tar", ".tgz", ".7z", ".rar")
-GDAL_SIGNS = "!:"  # of a path, which GDAL and pyogrio read as an archive or a table within a file
-SIDECARS = {".shx": "the places of its shapes", ".dbf": "its columns", ".prj": "its CRS"}
+GDAL_SIGNS = "!:"  # in a path, GDAL and pyogrio read these as an archive or a table within a file
+SIDECARS = {".shx": "the index of its shapes", ".dbf": "its columns", ".prj": "its CRS"}
 X, Y, CRS = "x", "y", "crs"  # columns of a CSV file
 DEGREES = "OGC:CRS84"
 KINDS = {0: "points", 1: "lines", 2: "lines", 3: "polygons", 4: "points", 5: "lines", 6: "polygons", 7: "collections"}
@@ -73,12 +73,12 @@ KINDS = {0: "points", 1: "lines", 2: "lines", 3: "polygons", 4: "points", 5: "li
 
 @dataclass(frozen=True)
 class VectorLayer:
-    """One layer of a vector file, of N features; it is shared, so nobody changes it.
+    """One layer of a vector file with N features. The object is cached and shared: do not modify it.
 
-    `geometries` (N) are two-dimensional. `crs` is an authority string or WKT, its axes are x (east) before y. `columns`
-    (N rows) hold plain values: numbers, text, true and false, and None (NaN among numbers) for what is missing; dates
-    are ISO 8601 text (`2021-05-03`, `2021-05-03T10:00:00Z`), so that they can be compared, written and read again as
-    they are. Columns of lists and of bytes are not there.
+    `geometries` (N) are two-dimensional. `crs` is an authority string or WKT; coordinates are x (east) before y.
+    `columns` (N rows) hold numbers, text and booleans, with None (NaN among numbers) for missing values. Dates are ISO
+    8601 text (`2021-05-03`, `2021-05-03T10:00:00Z`), which can be compared and stored as it is. Columns of lists and
+    bytes are left out.
     """
 
     path: str
@@ -93,7 +93,7 @@ class VectorLayer:
 
     @property
     def kinds(self) -> dict[str, int]:
-        """How many features are points, lines, polygons and collections; those without a geometry do not count."""
+        """Number of points, lines, polygons and collections; features without a geometry do not count."""
         types, counts = np.unique(shapely.get_type_id(self.geometries), return_counts=True)
         kinds: dict[str, int] = {}
         for number, count in zip(types.tolist(), counts.tolist(), strict=True):
@@ -102,7 +102,7 @@ class VectorLayer:
         return kinds
 
     def require(self, kind: str, place: str, remedy: str) -> None:
-        """Raise CatalogError, which begins with `place`, unless all features are of one kind (`points`, `polygons`)."""
+        """Raise CatalogError, beginning with `place`, unless all geometries are of one kind (`points`, `polygons`)."""
         others = {name: count for name, count in self.kinds.items() if name != kind}
         if others:
             held = " and ".join(f"{count:,} {name}" for name, count in others.items())
@@ -110,22 +110,22 @@ class VectorLayer:
 
 
 def vector_file(catalog: Catalog, dataset: str, path: str, *keys: str | int) -> str:
-    """The file at `path`, relative to the catalogue, at the line of `keys`.
+    """Return the path of the file `path`, which is relative to the catalogue.
 
-    Raises CatalogError where there is none, where it leaves the catalogue's folder, and for a URL.
+    Raises CatalogError, at the line of `keys`, where there is no such file, where it is outside the catalogue's folder,
+    and for a URL.
     """
     if is_url(path):
         place = catalog.place(dataset, *keys)
-        raise CatalogError(f"{place}: vector files are read from this machine only; download {path!r} first")
+        raise CatalogError(f"{place}: vector files are read from local disks only; download {path!r} first")
     return require_file(catalog, dataset, path, *keys)
 
 
 def read_vector(path: str, *, layer: str | None = None, place: str) -> VectorLayer:
-    """Read one layer of a file; without `layer` the only one that has geometries.
+    """Read the layer `layer` of a file; with None, the only layer that has geometries.
 
-    The result is kept as long as the file stays as it is. Raises CatalogError, which begins with `place`, for a format
-    that is not read, for a layer that is not there or not chosen, and for a file that is damaged or empty or says no
-    CRS.
+    The result is cached until the file changes. Raises CatalogError, beginning with `place`, for an unsupported format,
+    for a layer that is missing or ambiguous, and for a file that is damaged, empty or without a CRS.
     """
     try:
         return _read(path, _stamp(path), layer)
@@ -134,7 +134,7 @@ def read_vector(path: str, *, layer: str | None = None, place: str) -> VectorLay
 
 
 def _stamp(path: str) -> tuple[int, ...]:
-    """What tells this state of a file, and of the files of a Shapefile, from others."""
+    """Sizes and modification times of a file and, for a Shapefile, of the files beside it."""
     states = [one.stat() for one in (Path(path), *_beside(path).values())]
     return tuple(number for state in states for number in (state.st_size, state.st_mtime_ns))
 
@@ -149,29 +149,29 @@ def _read(path: str, stamp: tuple[int, ...], layer: str | None) -> VectorLayer:
     else:
         found = _from_csv(path) if kind.name == "CSV" else _from_parquet(path)
     if not len(found):
-        raise CatalogError(f"{path}: holds no feature; correct the file, or the choice of the layer")
+        raise CatalogError(f"{path}: holds no features; correct the file, or choose another layer")
     return found
 
 
 def _format(path: str) -> Format:
-    """The format of a file. Raises CatalogError where suffix and first bytes do not name one that is read."""
+    """The format of a file. Raises CatalogError where suffix and first bytes are not of a supported format."""
     suffix = Path(path).suffix.lower()
     with Path(path).open("rb") as file:
         first = file.read(64)
     start = first.removeprefix(b"\xef\xbb\xbf").lstrip() if first[:1] not in b"\0" else first
-    held = next((name for begin, name in FOREIGN.items() if start.startswith(begin)), "no format that is known here")
+    held = next((name for begin, name in FOREIGN.items() if start.startswith(begin)), "an unknown format")
     if suffix in ARCHIVES or "archive" in held:
         raise CatalogError(f"{path}: is an archive; unpack it, and name the vector file in it")
     if suffix not in FORMATS:
         raise CatalogError(
-            f"{path}: vector files end in {', '.join(FORMATS)}; rename it where it is one of these, else export it as "
+            f"{path}: vector files end in {', '.join(FORMATS)}; rename it if it is one of these, else export it as "
             "GeoPackage"
         )
     if not first:
         raise CatalogError(f"{path}: is empty; fetch or export it again")
     kind = FORMATS[suffix]
     if kind.begins and not start.startswith(kind.begins):
-        raise CatalogError(f"{path}: is called {suffix} and is no {kind.name} but {held}; rename or export it again")
+        raise CatalogError(f"{path}: is called {suffix}, but is not {kind.name} but {held}; rename or export it again")
     return kind
 
 
@@ -179,13 +179,13 @@ def _from_gdal(path: str, kind: Format, layer: str | None) -> VectorLayer:
     import pyogrio
 
     if set(GDAL_SIGNS) & set(path):
-        raise CatalogError(f"{path}: GDAL takes {' and '.join(GDAL_SIGNS)} in a path for its own signs; rename it")
+        raise CatalogError(f"{path}: {' and '.join(GDAL_SIGNS)} in a path have a special meaning for GDAL; rename it")
     if kind.name == "Shapefile":
         _check_sidecars(path)
     name = f"{kind.driver}{path}"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks of GDAL on single values, which come as they were parsed
+            warnings.simplefilter("ignore")  # GDAL warns of single values, which are kept as parsed
             layers = _choose(path, dict(pyogrio.list_layers(name).tolist()), layer)
             meta, _, wkb, fields = pyogrio.raw.read(name, layer=layers[0], force_2d=True, datetime_as_string=True)
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.CRSError) as error:
@@ -200,22 +200,22 @@ def _from_gdal(path: str, kind: Format, layer: str | None) -> VectorLayer:
 
 
 def _choose(path: str, kinds: dict[str, str | None], layer: str | None) -> tuple[str, ...]:
-    """The names of the layers that have geometries, the chosen one first."""
+    """Names of the layers that have geometries, the chosen one first. Raises CatalogError where none can be chosen."""
     known = [name for name, kind in kinds.items() if kind is not None]
     if layer is None:
         if len(known) > 1:
-            raise CatalogError(f"{path}: has {len(known)} layers ({', '.join(known)}); name one with `layer`")
+            raise CatalogError(f"{path}: has {len(known)} layers ({', '.join(known)}); choose one with `layer`")
         if not known:
             raise CatalogError(f"{path}: has no layer with geometries; export one")
         return tuple(known)
     if layer not in known:
-        problem = "has no geometries" if layer in kinds else "is not there"
+        problem = "has no geometries" if layer in kinds else "does not exist"
         raise CatalogError(f"{path}: the layer {layer!r} {problem}; {nearest(layer, known)}")
     return (layer, *(one for one in known if one != layer))
 
 
 def _beside(path: str) -> dict[str, Path]:
-    """The files beside a Shapefile that are there, by suffix, whichever way capitals are written."""
+    """The existing files beside a Shapefile, by suffix in lower case; suffixes may also be in capitals."""
     if Path(path).suffix.lower() != ".shp":
         return {}
     both = {suffix: (Path(path).with_suffix(suffix), Path(path).with_suffix(suffix.upper())) for suffix in SIDECARS}
@@ -227,7 +227,7 @@ def _check_sidecars(path: str) -> None:
     lacking = [suffix for suffix in SIDECARS if suffix not in there]
     if lacking:
         what = " and ".join(f"{suffix} ({SIDECARS[suffix]})" for suffix in lacking)
-        raise CatalogError(f"{path}: a Shapefile is several files, and {what} is not beside it; copy all of them")
+        raise CatalogError(f"{path}: a Shapefile is several files, and {what} is missing; copy all of them")
 
 
 def _check_names(path: str, names: list[str]) -> None:
@@ -237,19 +237,19 @@ def _check_names(path: str, names: list[str]) -> None:
 
 
 def _boolean(values: NDArray[Any]) -> NDArray[Any]:
-    """True and false where GDAL gives 1 and 0, and NaN for what is missing."""
+    """Convert GDAL's 1, 0 and NaN (missing) to True, False and None."""
     return np.array([None if value != value else bool(value) for value in values.tolist()], dtype=object)
 
 
 def _crs(path: str, text: Any) -> str:
-    """A CRS as an authority string or WKT, without the heights that it may have."""
+    """The horizontal part of a CRS as an authority string or WKT. Raises CatalogError for a missing or unknown CRS."""
     remedy = "assign its CRS in a GIS and export it again"
     if text is None or "undefined" in str(text).lower():
         raise CatalogError(f"{path}: does not say its CRS; {remedy}")
     try:
         return str(pyproj.CRS.from_user_input(text).to_2d().to_string())
     except pyproj.exceptions.CRSError as error:
-        raise CatalogError(f"{path}: its CRS is not known here ({' '.join(str(error).split())}); {remedy}") from error
+        raise CatalogError(f"{path}: its CRS is unknown ({' '.join(str(error).split())}); {remedy}") from error
 
 
 def _from_parquet(path: str) -> VectorLayer:
@@ -262,7 +262,7 @@ def _from_parquet(path: str) -> VectorLayer:
             frame = geopandas.read_parquet(Path(path))
     except (ValueError, OSError, pyarrow.ArrowException) as error:
         reason = str(error).splitlines()[0]
-        remedy = "write it with geopandas or GDAL, which say which column holds geometries"
+        remedy = "write it with geopandas or GDAL, which record the column of geometries"
         raise CatalogError(f"{path}: cannot be read as GeoParquet ({reason}); {remedy}") from error
     geometries = shapely.force_2d(np.asarray(frame.geometry.array))
     table = frame.drop(columns=[name for name, kind in frame.dtypes.items() if str(kind) == "geometry"])
@@ -272,7 +272,7 @@ def _from_parquet(path: str) -> VectorLayer:
 
 
 def _iso(column: "pd.Series[Any]") -> NDArray[Any]:
-    """The values of a column, dates as ISO text; times of midnight alone are dates, as pandas knows no dates."""
+    """The values of a column, dates as ISO text. If all times are midnight, they are days: pandas has no date type."""
     import pandas as pd
 
     if column.dtype.kind != "M":
@@ -290,12 +290,12 @@ def _iso(column: "pd.Series[Any]") -> NDArray[Any]:
 
 
 def _from_csv(path: str) -> VectorLayer:
-    """Points of a table with the columns x, y and crs, which may differ from row to row."""
+    """Read points from a table with the columns x, y and crs; the CRS may differ between rows."""
     frame = read_csv(Path(path), path, column=X)
     for name in (X, Y, CRS):
         if name not in frame:
             what = f"has no column {name!r}; {nearest(name, [str(one) for one in frame.columns])}"
-            raise CatalogError(f"{path}: {what} (a table of points has x, y and crs, as in EPSG:4326)")
+            raise CatalogError(f"{path}: {what} (a table of points needs x, y and crs, such as EPSG:4326)")
     x, y = (_numbers(path, frame[name]) for name in (X, Y))
     crs_N = frame[CRS].tolist()
     if None in crs_N:
@@ -314,7 +314,7 @@ def _from_csv(path: str) -> VectorLayer:
 
 
 def _numbers(path: str, column: "pd.Series[Any]") -> NDArray[np.float64]:
-    """Coordinates of a table, NaN for what is missing."""
+    """Coordinates of a column, NaN where missing. Raises CatalogError for text that is not a number."""
     import pandas as pd
 
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
@@ -322,13 +322,13 @@ def _numbers(path: str, column: "pd.Series[Any]") -> NDArray[np.float64]:
     if wrong.any():
         line = int(wrong.argmax())
         raise CatalogError(
-            f"{path}, line {line + 2}: {column.name} is {column.tolist()[line]!r}; write a number with a point"
+            f"{path}, line {line + 2}: {column.name} is {column.tolist()[line]!r}; write a number with a decimal point"
         )
     return np.array(numbers)
 
 
 def _plain(columns: dict[str, NDArray[Any]], length: int) -> "pd.DataFrame":
-    """Columns of plain values as a table; those of anything else are left out."""
+    """A table of the columns; those that hold lists, mappings or bytes are left out."""
     import pandas as pd
 
     kept = {}

@@ -1,6 +1,6 @@
-"""Polygons as flat arrays of corners: brought from one CRS to another, mended, and measured.
+"""Polygons as flat arrays of vertices: transformation between CRS, repair, and area.
 
-N polygons, V corners of all their rings, S edges; coordinates are (x, y), east before north, float64
+N polygons, V vertices of all their rings, S edges; coordinates are (x, y), east before north, float64
 """
 
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from geomae.vectors.projection import TURN, Floats, in_degrees, transform
 Geometries = NDArray[np.object_]
 Whole = NDArray[np.int64]
 EQUAL_AREA = "EPSG:6933"
-EQUAL_AREA_TURN = 2 * 17_367_530.445161  # metres of EPSG:6933 around the equator: its x at longitude 180, twice
-MOST_ROUNDS = 8  # an edge becomes at most 3^8 pieces
+EQUAL_AREA_TURN = 2 * 17_367_530.445161  # circumference of EPSG:6933 in metres: twice its x at longitude 180
+MOST_ROUNDS = 8  # an edge is cut into at most 3^8 pieces
 POLYGON, MULTIPOLYGON = 3, 6
 
 
 def polygonal(geometries_N: Geometries) -> Geometries:
-    """The geometries with their polygons alone: lines and points that mending or cutting leaves are dropped."""
+    """Keep only the polygons of geometries: drop lines and points that repair or intersection may leave."""
     result_N = geometries_N.copy()
     for place in np.flatnonzero(~np.isin(shapely.get_type_id(geometries_N), (POLYGON, MULTIPOLYGON))).tolist():
         parts = shapely.get_parts(shapely.get_parts(geometries_N[place]))
@@ -29,7 +29,7 @@ def polygonal(geometries_N: Geometries) -> Geometries:
 
 
 def mended(geometries_N: Geometries) -> tuple[Geometries, int]:
-    """The geometries, invalid ones repaired (rings that cross themselves, for example), and how many were."""
+    """Repair invalid geometries (for example, rings that cross themselves); also returns how many were repaired."""
     broken_N = ~shapely.is_valid(geometries_N) & ~shapely.is_missing(geometries_N)
     if not broken_N.any():
         return geometries_N, 0
@@ -39,7 +39,7 @@ def mended(geometries_N: Geometries) -> tuple[Geometries, int]:
 
 
 def areas_m2(geometries_N: Geometries, crs: str) -> Floats:
-    """The area of each polygon on an equal-area grid; infinite where its CRS has no place on Earth."""
+    """Area of each polygon (N) in square metres, in EPSG:6933; infinite where a vertex cannot be transformed."""
     if not len(geometries_N):
         return np.zeros(0)
     kind, points_V2, offsets = shapely.to_ragged_array(geometries_N)
@@ -54,11 +54,11 @@ def areas_m2(geometries_N: Geometries, crs: str) -> Floats:
 def reprojected(
     geometries_N: Geometries, source: str, target: str, to_pixels: Callable[[Floats], Floats], tolerance: float
 ) -> tuple[Geometries, NDArray[np.bool_]]:
-    """Polygons in pixels, and whether each could be brought there.
+    """Transform polygons from `source` to pixels; also returns which polygons (N) could be transformed.
 
-    `to_pixels` maps points of `target` to pixels. An edge that is straight in the one CRS is bent in the other: it is
-    cut into thirds until it lies within `tolerance` pixels of where it belongs. Longitudes go on beyond 180 where a
-    polygon does.
+    `to_pixels` maps points of `target` to pixels. A straight edge in one CRS is curved in the other, so edges are cut
+    into thirds until they lie within `tolerance` pixels of the true curve. Longitudes continue beyond 180 where a
+    polygon crosses it.
     """
     kind, points_V2, offsets = shapely.to_ragged_array(geometries_N)
     own_degrees, degrees = in_degrees(source), in_degrees(target)
@@ -69,7 +69,7 @@ def reprojected(
             there_V2[:, 0] += TURN * np.round((anchor_V - there_V2[:, 0]) / TURN)
         return to_pixels(there_V2)
 
-    if degrees and not own_degrees:  # each polygon around its first corner
+    if degrees and not own_degrees:  # longitudes of a polygon stay near that of its first vertex
         first_V = _first_corner(offsets)
         anchor_V = transform(source, target, points_V2[first_V])[:, 0]
     else:
@@ -92,14 +92,15 @@ def _bent(
     *,
     moving: bool,
 ) -> tuple[Floats, Floats, Whole]:
-    """Corners with those that bent edges need, where they are placed, and the first corner of each ring.
+    """Add the vertices that curved edges need; returns vertices, their pixels, and the first vertex of each ring.
 
-    A new corner has the anchor of the corner before it, or where these are `moving` its own first coordinate.
+    The anchor of a new vertex, a longitude near which it is placed, is that of the vertex before it, or with `moving`
+    its own x.
     """
     pixels_V2 = placed(points_V2, anchor_V)
     rings = rings.astype(np.int64)
-    open_V = np.ones(len(points_V2), dtype=bool)  # whether the edge that begins here is still to be looked at
-    open_V[rings[1:] - 1] = False  # the last corner of a ring is its first
+    open_V = np.ones(len(points_V2), dtype=bool)  # whether the edge that begins here is still to be checked
+    open_V[rings[1:] - 1] = False  # the last vertex of a ring repeats its first
     for _ in range(MOST_ROUNDS):
         at_S = np.flatnonzero(open_V)
         thirds = []
@@ -127,7 +128,7 @@ def _bent(
 
 
 def _starts(offsets: tuple[Whole, ...]) -> Whole:
-    """The first corner of each polygon, and behind the last one how many corners there are: (N + 1)."""
+    """Index of the first vertex of each polygon, and finally the number of vertices: (N + 1)."""
     starts = np.asarray(offsets[-1], dtype=np.int64)
     for inner in reversed(offsets[:-1]):
         starts = np.asarray(inner, dtype=np.int64)[starts]
@@ -135,17 +136,17 @@ def _starts(offsets: tuple[Whole, ...]) -> Whole:
 
 
 def _first_corner(offsets: tuple[Whole, ...]) -> Whole:
-    """For each corner (V) the first one of its polygon."""
+    """For each vertex (V), the index of the first vertex of its polygon."""
     starts = _starts(offsets)
     return np.repeat(starts[:-1], np.diff(starts))
 
 
 def _any_lost(points_V2: Floats, offsets: tuple[Whole, ...]) -> NDArray[np.bool_]:
-    """Which polygons (N) have a corner without a place; each has corners."""
+    """Which polygons (N) have a vertex that is not finite; every polygon must have vertices."""
     lost_V = ~np.isfinite(points_V2).all(axis=1)
     return np.asarray(np.logical_or.reduceat(lost_V, _starts(offsets)[:-1]))
 
 
 def _continuous(x_V: Floats, first_V: Whole, turn: float) -> Floats:
-    """`x_V` within half a turn of the first corner of each polygon."""
+    """Shift `x_V` by whole turns to within half a turn of the first vertex of each polygon."""
     return np.asarray(x_V + turn * np.round((x_V[first_V] - x_V) / turn))

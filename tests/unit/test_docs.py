@@ -23,8 +23,9 @@ from geomae.sensors import UNITS
 from geomae.tiles.dataset_check import check_dataset
 
 ROOT = Path(__file__).parents[2]
-CATALOGUE, README = ROOT / "docs/catalogue.md", ROOT / "README.md"
-DOCUMENTS = (README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+CATALOGUE, README, RESULTS = ROOT / "docs/catalogue.md", ROOT / "README.md", ROOT / "docs/results.md"
+DOCUMENTS = (README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))  # the README names each
+LINKED = (*DOCUMENTS, *sorted((ROOT / "docs").glob("[ht]*/*.md")))  # how-to guides, tutorials
 AGAIN = "as above"
 PRODUCTS = {  # the names that the agencies give: a file per band, quality layers included
     "landsat": (
@@ -241,7 +242,7 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", LINKED, ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path) -> None:
     for target in targets(path):
         name, _, anchor = target.partition("#")
@@ -259,6 +260,40 @@ def test_the_readme_is_short_and_shows_pictures_that_load_at_once() -> None:
 def test_every_document_is_named_in_the_readme() -> None:
     named = {ROOT / one.partition("#")[0] for one in targets(README)}
     assert not set(DOCUMENTS) - named - {README}
+
+
+def test_every_figure_of_the_readme_is_in_the_table_of_results() -> None:
+    figures = set(re.findall(r"\b0\.\d{3}\b", README.read_text(encoding="utf-8")))
+    assert figures and not figures - set(re.findall(r"\b0\.\d{3}\b", RESULTS.read_text(encoding="utf-8")))
+
+
+def test_every_page_of_the_site_is_listed() -> None:
+    """Every document is in a table of contents, and every entry is a document or written from the program."""
+    listed, generated = [], {f"generated/{name}" for name in ("commands", "configuration", "python")}
+    for path in (ROOT / "docs").rglob("index.md"):
+        for body in blocks(path, "{toctree}"):
+            folder = path.parent.relative_to(ROOT / "docs")
+            listed += [str(folder / one) for one in body.splitlines() if one and not one.startswith(":")]
+    pages = {str(one.relative_to(ROOT / "docs").with_suffix("")) for one in (ROOT / "docs").rglob("*.md")}
+    assert sorted(listed) == sorted((pages | generated) - {"index"})
+
+
+def test_outputs_that_tutorials_show_are_held_to_what_is_printed() -> None:
+    """Figures differ between machines and are replaced, words may not, and lines stay in their order."""
+    as_printed = runpy.run_path(str(ROOT / ".ci/documents.py"))["as_printed"]
+    printed = "reading\nencoder  linear     95 %\nmine     0.627  [0.5, 0.6]\nforest   0.7\n"
+    shown = "encoder linear 95 %\n...\nforest 0.812\n"
+    assert "".join(as_printed(shown, printed)) == "encoder  linear     95 %\n...\nforest   0.7\n"
+    for other in ("mine 0.627\n", "forest 0.7\nencoder linear 95 %\n", "a forest 0.7\n"):
+        with pytest.raises(AssertionError, match="shows what was not printed"):
+            list(as_printed(other, printed))
+
+
+def test_pictures_of_the_tutorials_are_small_and_shown() -> None:
+    folder = ROOT / "docs/tutorials"
+    shown = {one for path in folder.glob("*.md") for one in targets(path) if one.endswith(".png")}
+    assert shown == {path.name for path in folder.glob("*.png")}
+    assert sum(path.stat().st_size for path in folder.glob("*.png")) <= 500_000
 
 
 def test_the_script_of_the_pictures(tmp_path: Path) -> None:

@@ -164,12 +164,12 @@ def test_the_catalogue_wins_over_items_and_items_over_the_sensor_and_both_are_sa
     source = resolve(tmp_path, items)
     assert source.offset_C == (-0.1, 0.0)
     (line,) = caplog.messages
-    assert "the offset that items state counts, and is not that of sensor sentinel-2-l2a: -0.1 for B04 instead" in line
+    assert "items state is used, and differs from that of sensor sentinel-2-l2a: -0.1 for B04 instead" in line
     caplog.clear()
     source = resolve(tmp_path, items, f"{RED_NIR}\noffset: {{red: 0}}")
     assert source.offset_C == (0.0, 0.0)
     (line,) = caplog.messages
-    assert "datasets.d.offset: counts, and the items state another offset, -0.1 for B04 instead of 0" in line
+    assert "datasets.d.offset: is used, but the items state another offset: -0.1 for B04 instead of 0" in line
     caplog.clear()
     assert resolve(tmp_path, items, f"{RED_NIR}\nunit: digital_number").offset_C == (0.0, 0.0)
     assert resolve(tmp_path, [item(assets=scaled(0.0001, 0))]).scale_C == (0.0001, 0.0001)

@@ -121,7 +121,7 @@ def test_digits_alone_are_no_date(path):
     ],
 )
 def test_a_name_with_an_impossible_date_is_said(path, product):
-    with pytest.raises(ValueError, match=f"{path}' is a name of {product} but for its date, which there is not"):
+    with pytest.raises(ValueError, match=f"{path}' looks like a name of {product}, but its date is impossible"):
         time_of_path(path)
 
 
@@ -162,8 +162,8 @@ def test_values_of_tables(value, time):
         ("June 2021", "is no date; write 2021-06-07 or 2021-06-07T10:00:31Z"),
         ("2021-06", "is no date"),
         (2021, "is no date"),
-        ("2021-02-30", "is no date that there is"),
-        ("20211345", "is no date that there is"),
+        ("2021-02-30", "is an impossible date"),
+        ("20211345", "is an impossible date"),
         ("0021-06-07", "is no year of imagery"),
         (20210607.0, "is no date"),
         (True, "is no date"),
@@ -231,7 +231,7 @@ def test_patterns(pattern, path, time):
         ("%Y%m%d", "plot_7.tif", "'%Y%m%d' is not in 'plot_7.tif'"),
         ("%Y%m%d", "plot_202106071.tif", "is not in"),  # nine digits
         ("%Y%m%d", "2021/06/07/x.tif", "is not in 'x.tif'"),
-        ("%Y%m%d", "plot_20211345.tif", r"finds no date that there is in 'plot_20211345.tif' \(month must be"),
+        ("%Y%m%d", "plot_20211345.tif", r"finds an impossible date in 'plot_20211345.tif' \(month must be"),
         ("%Y%j", "plot_2021366.tif", "2021 has no day 366"),
         ("%Y%m%d", "20210607_20210608.tif", r"more than once \(2021-06-07, 2021-06-08\); write more"),
     ],

@@ -252,7 +252,12 @@ def test_invalid_pixels_count_as_the_mean_and_empty_patches_do_not_count(vit, fi
         ("torchgeo:ResNet18_Weights.SENTINEL2_ALL_MOKO", SENTINEL, ConfigError, "SENTINEL2_ALL_MOCO'?"),
         ("torchgeo:ResNet18_Weights.SENTINEL2_ALL_MOCO", SENTINEL, ModelError, "HF_HUB_OFFLINE forbids fetching"),
         ("torchgeo:unet", SENTINEL, ConfigError, "it segments and gives no embedding of its own"),
-        ("torchgeo:dofa_small_patch16_224", SENTINEL, ConfigError, "has no weights of itself; write ?checkpoint=FILE"),
+        (
+            "torchgeo:dofa_small_patch16_224",
+            SENTINEL,
+            ConfigError,
+            "is a model without weights; write ?checkpoint=FILE",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(monkeypatch, tmp_path, text, imagery, kind, message):

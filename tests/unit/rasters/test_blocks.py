@@ -12,7 +12,7 @@ import rasterio
 
 from geomae.catalog import BandFile, Scene, Source
 from geomae.errors import RasterError
-from geomae.rasters import Window, blocks, read
+from geomae.rasters import Window, blocks, read, stored
 from geomae.rasters.blocks import Blocks, gather
 from geomae.sensors import Band
 
@@ -149,6 +149,16 @@ def test_threads_decode_each_block_once(tmp_path, shared):
         list(pool.map(lambda window: read(source, scene, window), windows))
     assert shared.decoded == 2 * 9
     assert shared.size == 2 * 9 * 2 * BLOCK * BLOCK * 2
+
+
+def test_a_sweep_keeps_no_blocks(tmp_path, shared, monkeypatch):
+    """Strips over a scene, by which maps are made, stay within the memory that they had."""
+    monkeypatch.setattr(stored, "LEAST_SIDE", 16)
+    source, scene = scene_of(write(tmp_path / "a.tif", tiled=True, blockxsize=16, blockysize=64))
+    expected, _ = read(source, scene, Window(0, 0, SIDE, SIDE))
+    for row in range(0, 192, 8):
+        np.testing.assert_array_equal(read(source, scene, Window(row, 0, 8, SIDE))[0], expected[:, row : row + 8])
+    assert shared.decoded == 0
 
 
 def test_a_changed_file_is_decoded_anew(tmp_path, shared):

@@ -73,7 +73,7 @@ def test_a_column_comes_before_names_and_an_empty_value_leaves_it_to_them(write,
     assert sorted(index.column("time")) == ["2009-08-18", "2020-01-02"]
     assert sorted(index.column("month")) == ["June", "May"]  # the user's own
     assert index.column("year").dtype == np.int64
-    assert "for 1 of 2 scenes the column 'flown' says another day than the name of the file, and counts" in caplog.text
+    assert "for 1 of 2 scenes the column 'flown' has another day than the name of the file, and is used" in caplog.text
 
 
 def test_a_column_called_time_of_windows_comes_before_that_of_scenes(write):
@@ -136,7 +136,8 @@ def test_an_impossible_date_in_a_name_is_a_warning(write, caplog):
         index = write({"m_4709963_se_14_1_20090231.tif": {}})
     assert "time" not in index.attributes
     assert (
-        "1 of 1 scenes get no time: 'm_4709963_se_14_1_20090231.tif' is a name of NAIP but for its date" in caplog.text
+        "1 of 1 scenes get no time: 'm_4709963_se_14_1_20090231.tif' looks like a name of NAIP, but its date"
+        in caplog.text
     )
 
 

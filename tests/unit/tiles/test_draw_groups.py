@@ -15,6 +15,7 @@ from geomae.tiles.draw_groups import DrawGroups, draw_groups
 from geomae.tiles.index import build_index
 from geomae.tiles.reader import TileReader
 from geomae.tiles.schedule import _permutation, schedule_batches
+from geomae.tiles.views import ViewRules
 
 BLOCK, TILE, SIDE = 64, 16, 256
 CATALOG = """
@@ -143,6 +144,24 @@ def test_small_data_and_files_of_a_tile_are_drawn_one_by_one(index_of, small_mem
     monkeypatch.undo()
     assert draw_groups(index_of()) is None  # all blocks stay in memory
     assert drawn(order_of(groups=None), range(60)) == drawn(schedule_batches(3, (240,), 12, 60), range(60))
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_views_stay_on_the_blocks_of_their_group(index_of, small_memory, monkeypatch, grouped):
+    """Larger windows are moved inwards: else most blocks would be decoded for the edges of their neighbours, too."""
+    reader, seen = TileReader(index_of()), []
+    read = reader.window
+    monkeypatch.setattr(reader, "window", lambda scene, window: seen.append(window) or read(scene, window))
+    order = schedule_batches(0, (256,), 8, 32, groups=[reader.groups] if grouped else None)
+    views = ViewRules((0.5, 1.5))
+    spec = BatchSpec(seed=0, patch=4, rules=MaskRules(0.75), min_valid_patch=0.5, flips=True, views=views)
+    for step in range(32):
+        training_batch([reader], order, spec, step, 0, 1)
+    crossing = [one.row % BLOCK + one.height > BLOCK or one.col % BLOCK + one.width > BLOCK for one in seen]
+    assert len(seen) == 256
+    assert len({one.height for one in seen}) > 10
+    assert np.mean([one.height > TILE for one in seen]) == pytest.approx(np.log(1.5) / np.log(3), abs=0.1)
+    assert any(crossing) == (not grouped)
 
 
 def test_ranks_together_see_what_one_would(index_of, small_memory):

@@ -169,8 +169,8 @@ def test_overlaps_repairs_and_what_labels_nothing_are_counted(tmp_path):
     index = build_index(catalog_of(tmp_path, label()), "d")
     assert index.tiles["label"].tolist()[:2] == ["tree", "crop"]
     assert list(index.remarks) == [
-        "1 of 4 polygons of fields.geojson have no 'kind' and label nothing",
-        "1 of 4 polygons of fields.geojson were invalid, as rings that cross themselves are, and have been repaired",
+        "1 of 4 polygons of fields.geojson have no 'kind' and label no pixel",
+        "1 of 4 polygons of fields.geojson were invalid (such as self-crossing rings) and have been repaired",
         "polygons of different classes overlap on 272 pixels of 2 tiles; the smaller polygon counts there",
     ]
 
@@ -204,13 +204,13 @@ KEY = r"data_catalog\.yaml:\d+: datasets\.d\.label"
          KEY + r"\.vector\.path: there is no file 'feilds.geojson'; .*; did you mean 'fields.geojson'"),
         (QUARTERS[:2], {"kind": ["crop", "crop"], "id": [1, 2]}, [label()],
          KEY + r"\.vector\.column: the column 'kind' holds the one value 'crop'.*choose another column \(id\)"),
-        (QUARTERS[:2], {"kind": ["", None]}, [label()], "holds no value, and there is nothing to tell apart"),
+        (QUARTERS[:2], {"kind": ["", None]}, [label()], "holds no value, but two classes are needed"),
         ([shapely.Point(5e5, 5e6)], {"kind": ["crop"]}, [label()], "1 points where polygons are needed; .*`windows: "),
         ([square(-900, 0, 9, 9)] * 2, TWO, [label()],
-         r"no polygon lies on a scene: fields.geojson lies at x 500000 to 500090, .*EPSG:32632\), the scenes at x 5"),
+         r"no polygon overlaps a scene: fields.geojson lies at x 500000 to 500090, .*EPSG:32632\), the scenes at x 5"),
         (QUARTERS[:1] * 257, {"kind": TEXTS}, [label()], "holds 257 different texts, more than 256 classes"),
         (QUARTERS[:2], TWO, [label()[:-1] + ", classes: {maize: crop}}"],
-         KEY + r"\.classes: the column 'kind' holds none of these values but crop, tree; correct them"),
+         KEY + r"\.classes: the column 'kind' holds crop, tree, and none of these values; correct them"),
         (QUARTERS[:2], TWO, [label(), "group: {column: feld}"], r"group\.column: there is no column 'feld'.*'field'"),
         (QUARTERS[:2], {"kind": ["a", "b"], "part": ["train", None]}, [label(), "split: {column: part}"],
          r"split\.column: some polygons that tiles see are of no split; fill the column"),
@@ -231,7 +231,7 @@ def test_polygons_that_cannot_label_are_refused_in_one_line(tmp_path, shapes, co
 def test_a_vector_elsewhere_is_told_in_both_crs(tmp_path):
     write_image(tmp_path)
     write_polygons(tmp_path, [shapely.box(100, 10, 101, 11), shapely.box(101, 10, 102, 11)], crs=None, kind=["a", "b"])
-    told = r"lies at x 100 to 102, y 10 to 11 \(.*\), which is .* there; the scenes at x 500000 .*, which is x 9 to 9\."
+    told = r"lies at x 100 to 102, y 10 to 11 \(.*\), or x .* in the CRS of the scenes; the scenes at x 50.*, or x 9 to"
     with pytest.raises(CatalogError, match=told):
         build_index(catalog_of(tmp_path, label()), "d")
 

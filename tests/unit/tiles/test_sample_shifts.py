@@ -113,8 +113,8 @@ def test_another_sensor_has_fewer_and_wider_bands(draw, tmp_path):
 @pytest.mark.parametrize(
     ("sample", "why"),
     [
-        ("{strength: 0.5}", "`strength` is of a shift"),
-        ("{side: target}", "`side` is of a shift"),
+        ("{strength: 0.5}", "`strength` needs a shift"),
+        ("{side: target}", "`side` needs a shift"),
         ("{shift: none, strength: 0.5}", "no strength"),
         ("{shift: sensor}", "two sensors are two data sets"),
         ("{shift: sensors, side: target}", "sensor"),

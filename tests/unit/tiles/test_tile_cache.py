@@ -139,14 +139,18 @@ def test_the_room_is_kept_and_only_what_is_idle_gives_way(tmp_path, index_of, de
     assert not unfinished.exists()
 
 
-def test_a_configuration_asks_for_a_cache(tmp_path, index_of):
+def test_a_configuration_asks_for_a_cache(tmp_path, index_of, monkeypatch):
     assert tile_cache(Data()) is None
     one = Data(cache=str(tmp_path / "new"), cache_gb=0.5)
     assert tile_cache(one) is tile_cache(one)
     assert tile_cache(one).room == 5 * 10**8
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"data\.cache: .*file cannot be written .*; choose another folder"):
-        tile_cache(Data(cache=str(tmp_path / "file")))
+    assert not (tmp_path / "new").exists()  # before a tile is read
+    with pytest.raises(ConfigError, match=r"data\.cache: .*/file is a file; name a folder"):
+        tile_cache(Data(cache=str(tmp_path / "file" / "below")))
+    monkeypatch.setattr(os, "access", lambda path, how: path != tmp_path)
+    with pytest.raises(ConfigError, match=r"data\.cache: .* cannot be written; check the permissions, or name another"):
+        tile_cache(Data(cache=str(tmp_path / "other")))
     index = index_of()
     assert cache_note(one, index) == cache_note(Data(), index) == []
     (note,) = cache_note(Data(cache="x", cache_gb=1e-6), index)

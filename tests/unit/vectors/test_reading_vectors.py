@@ -95,8 +95,8 @@ def test_layers_are_chosen_by_name(frame, tmp_path):
     frame.iloc[:1].to_file(path, layer="plots")
     frame.iloc[1:].to_file(path, layer="trees")
     assert len(read_vector(str(path), layer="trees", place="here")) == 2
-    refused(path, "has 2 layers (plots, trees); name one with `layer`")
-    refused(path, "the layer 'tres' is not there; did you mean 'trees'?", layer="tres")
+    refused(path, "has 2 layers (plots, trees); choose one with `layer`")
+    refused(path, "the layer 'tres' does not exist; did you mean 'trees'?", layer="tres")
 
 
 def test_a_changed_file_is_read_again(frame, tmp_path):
@@ -142,16 +142,16 @@ def test_only_the_driver_of_the_suffix_opens_a_file(files, tmp_path):
         ("p.shp", b"PK\x03\x04", "is an archive; unpack it"),
         ("p.gpkg", b"", "is empty; fetch or export it again"),
         ("p.gpkg", b"SQLite format 3\0", "cannot be read as GeoPackage ("),
-        ("p.geojson", b'{"type": "FeatureCollection", "features": []}', "holds no feature"),
+        ("p.geojson", b'{"type": "FeatureCollection", "features": []}', "holds no features"),
         ("p.geojson", b'{"type": "FeatureCollection", "features": [{', "cannot be read as GeoJSON ("),
         ("p.parquet", b"PAR1PAR1", "cannot be read as GeoParquet ("),
         ("p.kml", b"<kml/>", "vector files end in .gpkg, .geojson"),
-        ("p.csv", b"x,y,c\n1,2,3\n", "has no column 'crs'; known: c, x, y (a table of points has x, y and crs"),
+        ("p.csv", b"x,y,c\n1,2,3\n", "has no column 'crs'; known: c, x, y (a table of points needs x, y and crs"),
         ("p.csv", b"lon,lat\n1,2\n", "has no column 'x'"),
         ("p.csv", b"x;y;crs\n1;2;3\n", "separates its columns by semicolons"),
         ("p.csv", b"x,y,crs\n1,2,EPSG:4326\n1,a,EPSG:4326\n", "line 3: y is 'a'; write a number"),
         ("p.csv", b"x,y,crs\n1,2,EPSG:4326\n1,2,\n", "line 3: the column 'crs' is empty"),
-        ("p.csv", b"x,y,crs\n1,2,EPSG:99999\n", "line 2: its CRS is not known here"),
+        ("p.csv", b"x,y,crs\n1,2,EPSG:99999\n", "line 2: its CRS is unknown"),
         ("p.csv", b"x,y,crs\n", "holds no feature"),
     ],
 )
@@ -168,7 +168,7 @@ def test_files_without_a_crs_or_a_sidecar_are_refused(frame, files, tmp_path):
         refused(tmp_path / name, "does not say its CRS; assign its CRS in a GIS and export it again")
     for suffix in (".shp", ".shx", ".DBF"):
         shutil.copy(files / f"p{suffix.lower()}", tmp_path / f"p{suffix}")
-    refused(tmp_path / "p.shp", "a Shapefile is several files, and .prj (its CRS) is not beside it; copy all of them")
+    refused(tmp_path / "p.shp", "a Shapefile is several files, and .prj (its CRS) is missing; copy all of them")
     shutil.copy(files / "p.prj", tmp_path / "p.prj")
     assert len(read_vector(str(tmp_path / "p.shp"), place="here")) == 3
     refused(files / "p.csv", "CSV has no layers; remove `layer`", layer="points")
@@ -201,7 +201,7 @@ def test_the_file_of_an_entry_stays_in_its_folder(files, tmp_path):
     assert vector_file(catalog, "d", "plots.gpkg", "windows") == str(tmp_path / "plots.gpkg")
     for path, said in (
         ("../plots.gpkg", "leaves the catalogue's folder"),
-        ("https://example.org/p.gpkg", "vector files are read from this machine only"),
+        ("https://example.org/p.gpkg", "vector files are read from local disks only"),
         ("plot.gpkg", "there is no file 'plot.gpkg'"),
     ):
         with pytest.raises(CatalogError, match=said):

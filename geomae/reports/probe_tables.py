@@ -1,4 +1,4 @@
-"""What is told of the methods that `geomae probe --align` compares: tables, sentences, and how they work.
+"""Tables and sentences about probes: intervals, and the methods that `geomae probe --align` compares.
 
 K classes
 """
@@ -16,44 +16,42 @@ from geomae.reports.page import Cell, Table
 
 ACCURACY = "accuracy"
 HOW = (
-    "Each alignment was fitted on the embeddings of the training tiles and on those of all tiles of the test set, "
-    "whose labels nothing below has seen but the scores. Behind an alignment, the probe's strength is the strongest "
-    f"regularisation whose circular validation is the best but for {EQUAL:g}. The rule takes the alignment with the "
-    f"best circular validation, where it exceeds that of none by more than {RULE.margin:g} ({RULE.margin_paired:g} "
-    f"where both domains show the same places); it takes none where class shares seem to differ by {RULE.shift:g} or "
-    "more (total variation, black-box shift estimation) and that explains at least "
+    "Each alignment was fitted on the embeddings of the training tiles and of all tiles of the test set. Labels of the "
+    "test set were used for the scores alone. After an alignment, the probe has the strongest regularisation whose "
+    f"circular validation is within {EQUAL:g} of the best. The rule takes the alignment with the best circular "
+    f"validation, if it exceeds that without alignment by more than {RULE.margin:g} ({RULE.margin_paired:g} where both "
+    f"domains show the same places). It takes none where the estimated class shares differ by {RULE.shift:g} or more "
+    "(total variation, black-box shift estimation) and this difference explains at least "
     f"{RULE.explained:.0%} of the distance between the means."
 )
 
 METHODS = (
-    "Those that are named weighted count each training tile as often as its class seems to occur in the test set, and "
-    "class-ot gives its class that mass. prior-correction leaves features as they are and brings the probe's "
-    "probabilities to these shares: it aims at the most tiles right (accuracy), and not at the most of each class. "
-    f"Transport couples at most {MOST_TILES} tiles of each side. self-training goes on learning from up to "
-    f"{PORTIONS[-1]:.0%} of the tiles of each class, where two probes of half of the training groups agree."
+    "Methods named weighted weight each training tile by the estimated share of its class in the test set, and "
+    "class-ot uses these shares as masses of the classes. prior-correction keeps the features and corrects the probe's "
+    "probabilities to these shares: it optimises accuracy over all tiles, not the mean over classes. Transport couples "
+    f"at most {MOST_TILES} tiles of each side. self-training continues with pseudo-labels for up to "
+    f"{PORTIONS[-1]:.0%} of the tiles of each class, where two probes, each of half of the training groups, agree."
 )
 
 SHARES = (
-    "Class shares of the test set, estimated without its labels: the most likely ones, by expectation maximisation "
-    "from calibrated probabilities (95 % over resampled groups), and those by which the confusion matrix of held-out "
-    "training tiles explains how often each class is predicted. Both hold where a class looks the same in the test set "
-    "as in the training tiles, and only its share differs; no tile can tell that."
+    "Class shares of the test set, estimated without its labels: by maximum likelihood, with expectation maximisation "
+    "from calibrated probabilities (95 % over resampled groups), and from the confusion matrix of held-out training "
+    "tiles (black-box shift estimation). Both assume that each class looks the same in the test set as in the training "
+    "tiles, so that only its share differs; this cannot be tested without labels."
 )
 
-ALIGNED = (
-    "Each line is an encoder: its score without alignment, behind each alignment, and behind the one that was taken."
-)
+ALIGNED = "Each line is an encoder: its score without alignment, after each alignment, and after the chosen one."
 
 
 def interval_text(row: ProbeRow | None) -> str:
-    """The interval of a figure, which does not break over lines; empty without one."""
+    """Return the interval of a score as text without line breaks; empty where there is none."""
     return (
         f"[{row.interval[0]:.3f},\N{NO-BREAK SPACE}{row.interval[1]:.3f}]" if row is not None and row.interval else ""
     )
 
 
 def alignment_tables(result: ProbeResult) -> Iterator[Table]:
-    """A table for every test set: each encoder behind each alignment."""
+    """Yield a table per test set: the scores of each encoder after each alignment."""
     if not result.choices:
         return
     for test in result.task.tests:
@@ -63,7 +61,7 @@ def alignment_tables(result: ProbeResult) -> Iterator[Table]:
         rows: list[list[Cell]] = []
         for one in result.encoders:
             evidence = result.evidence(one.label, test.name)
-            for name in result.task.settings.alignments:
+            for name in evidence.scores:
                 key = PredictionKey(test.name, "linear", None, name)
                 own, gain, right = (result.scores.find(one.label, key, what) for what in (main, TO_NONE, ACCURACY))
                 assert own is not None
@@ -74,11 +72,11 @@ def alignment_tables(result: ProbeResult) -> Iterator[Table]:
                     interval_text(own), gain.value if gain else None, interval_text(gain), right.value,
                     known[CIRCULAR], known[ENTROPY], known[DENSITY], known["strength"],
                 ])  # fmt: skip
-        yield Table(f"{test.name}: linear probe behind alignments", header, rows)
+        yield Table(f"{test.name}: linear probe after alignment", header, rows)
 
 
 def share_tables(result: ProbeResult) -> Iterator[Table]:
-    """A table for every test set: the class shares that it seems to have to each encoder, beside those trained on."""
+    """Yield a table per test set: its class shares as estimated by each encoder, and those of the training tiles."""
     if not result.choices:
         return
     for test in result.task.tests:
@@ -96,7 +94,7 @@ def share_tables(result: ProbeResult) -> Iterator[Table]:
 
 
 def summarize_shares(result: ProbeResult) -> Iterator[str]:
-    """Why estimated shares say little, for each encoder and test set where they do."""
+    """Yield the reasons not to trust estimated shares, for each encoder and test set that has some."""
     for label, test in result.choices:
         reasons = result.shares(label, test).likely.reasons
         if reasons:
@@ -104,7 +102,7 @@ def summarize_shares(result: ProbeResult) -> Iterator[str]:
 
 
 def summarize_alignments(result: ProbeResult) -> Iterator[str]:
-    """A sentence for every choice: what was taken and why, and what it did where labels can tell."""
+    """Yield a sentence per choice: the alignment, the reason, and its effect on the score."""
     for (label, test), choice in result.choices.items():
         evidence = result.evidence(label, test)
         gain = result.scores.find(label, PredictionKey(test, "linear", None, choice.align), TO_NONE)
@@ -115,9 +113,9 @@ def _did(gain: ProbeRow | None) -> str:
     if gain is None:
         return ""
     if gain.interval is None:
-        return f"It changed the score by {gain.value:+.3f}; the groups are too few for an interval. "
+        return f"It changed the score by {gain.value:+.3f}; there are too few groups for an interval. "
     low, high = gain.interval
-    effect = "helped" if low > 0 else "harmed" if high < 0 else "may have done nothing"
+    effect = "helped" if low > 0 else "harmed" if high < 0 else "had no significant effect"
     return f"By the labels it {effect}: {gain.value:+.3f} [{low:+.3f}, {high:+.3f}]. "
 
 
