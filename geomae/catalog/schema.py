@@ -135,9 +135,7 @@ class Label(Strict):
     raster: Text | None = Field(None, description="file, or pattern with {stem}, with a class per pixel")
     vector: Vector | None = Field(None, description="polygons with a class each")
     classes: Classes | None = Field(None, description="name of the class of each value; other values have none")
-    min_purity: Share | None = Field(
-        None, description="smallest fraction of pixels with the tile's class; default 0.5"
-    )
+    min_purity: Share | None = Field(None, description="smallest fraction of pixels with the tile's class; default 0.5")
 
     @model_validator(mode="after")
     def _one_source(self) -> "Label":

@@ -136,7 +136,8 @@ def test_an_impossible_date_in_a_name_is_a_warning(write, caplog):
         index = write({"m_4709963_se_14_1_20090231.tif": {}})
     assert "time" not in index.attributes
     assert (
-        "1 of 1 scenes get no time: 'm_4709963_se_14_1_20090231.tif' looks like a name of NAIP, but its date" in caplog.text
+        "1 of 1 scenes get no time: 'm_4709963_se_14_1_20090231.tif' looks like a name of NAIP, but its date"
+        in caplog.text
     )
 
 
