@@ -22,7 +22,8 @@ import numpy as np
 from geomae.commands.options import exit_with
 from geomae.errors import ConfigError
 from geomae.evaluation.alignment import NONE
-from geomae.evaluation.alignment_choice import RULE, SCORERS, Evidence, Rule, choose
+from geomae.evaluation.alignment_choice import RULE, Evidence, Rule, choose
+from geomae.evaluation.choice_scores import SCORERS
 from geomae.evaluation.probe_scores import TO_NONE
 from geomae.files import read_json
 

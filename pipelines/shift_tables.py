@@ -17,7 +17,18 @@ from pipelines.shift_runs import ShiftResult
 
 COLUMNS = (
     *("encoder", "family", "shift", "method", "value", "low", "high", "gain", "gain_low", "gain_high", "chosen"),
-    *("seeds", "n_source", "n_target", "n_groups", "classes", "paired", "share_distance", "explained", "scores"),
+    *(
+        "seeds",
+        "n_source",
+        "n_target",
+        "n_groups",
+        "classes",
+        "paired",
+        "share_distance",
+        "explained",
+        "domain_accuracy",
+        "scores",
+    ),
 )
 WITH_LABELS = (ORACLE, *LABELS.values())
 DRAW = re.compile(r" \d\d$")
@@ -68,7 +79,7 @@ def result_rows(result: ShiftResult, seed: int) -> list[Row]:
             "seeds": len(encoder.predictions), "n_source": len(task.probe.train), "n_target": len(test),
             "n_groups": truth.groups, "classes": " ".join(task.probe.averaged[test.name]),
             "paired": result.evidence.paired, "share_distance": result.evidence.shift,
-            "explained": result.evidence.explained,
+            "explained": result.evidence.explained, "domain_accuracy": result.evidence.domain_accuracy,
             "scores": " ".join(f"{name}={number:.6g}" for name, number in known.items()),
         }  # fmt: skip
         rows.append(

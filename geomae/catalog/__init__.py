@@ -11,6 +11,7 @@ from geomae.catalog.schema import (
     Label,
     Mask,
     Points,
+    Sample,
     Split,
     Table,
     Tile,
@@ -19,7 +20,6 @@ from geomae.catalog.schema import (
     json_schema,
 )
 from geomae.catalog.schema_forms import Column
-from geomae.catalog.schema_sample import Sample
 from geomae.catalog.schema_times import Months, Time
 from geomae.catalog.selectors import Condition, Selector, condition_mask, parse_selector, resolve_selectors
 from geomae.catalog.sources import resolve_files, scenes_from_paths, source_from_paths

@@ -158,8 +158,8 @@ def _check_baselines(catalog: Catalog, dataset: str, sensor: Sensor, scenes: Seq
     remedy = f"make those a data set with `sensor: {other}`" if mixed else f"write `sensor: {other}`"
     raise CatalogError(
         f"{catalog.place(dataset, 'sensor')}: {len(wrong)} of {len(scenes)} scenes are by their names of a processing "
-        f"baseline {'before 04.00' if late else 'from 04.00 on'}, whose values carry {'no' if late else 'an'} offset, "
-        f"as {PurePosixPath(wrong[0]).name}, and {sensor.name} assumes {sensor.offset:g}; {remedy}, or state `offset`"
+        f"baseline {'before 04.00' if late else 'from 04.00 on'}, whose values include {'no' if late else 'an'} offset "
+        f"({PurePosixPath(wrong[0]).name}), but {sensor.name} assumes {sensor.offset:g}; {remedy}, or state `offset`"
     )
 
 

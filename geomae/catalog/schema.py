@@ -18,7 +18,6 @@ from geomae.catalog.schema_forms import (
     mapping_or_list,
     mapping_or_value,
 )
-from geomae.catalog.schema_sample import Sample
 from geomae.catalog.schema_times import Domain, Time
 from geomae.config import refuse
 from geomae.errors import CatalogError, nearest
@@ -203,6 +202,31 @@ class Torchgeo(Strict):
     args: dict[str, Any] = Field({}, description="arguments of the class")
 
 
+class Sample(Strict):
+    """The generated landscape."""
+
+    seed: Annotated[Whole, Field(ge=0)] = Field(0, description="random seed of the landscape")
+    size: Annotated[Whole, Field(ge=64, le=2048)] = Field(512, description="side of a scene in pixels")
+    scenes: Annotated[Whole, Field(ge=1, le=64)] = Field(2, description="number of scenes of each domain")
+    shift: Literal["none", "covariate", "shares", "conditional", "concept", "sensor"] | None = Field(
+        None, description="draw a source and a target that differ only in this, instead of lowland and dryland"
+    )
+    strength: Share = Field(1.0, description="size of the difference; 0 is none")
+    side: Literal["source", "target"] | None = Field(None, description="only one side of a shift; default both")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Sample":
+        given = self.model_fields_set
+        for key in ("strength", "side"):
+            if self.shift is None and key in given:
+                refuse(f"`{key}` needs a shift; add `shift: covariate`, or remove it", key)
+        if self.shift == "none" and "strength" in given:
+            refuse("`shift: none` has no strength; remove it", "strength")
+        if self.shift == "sensor" and self.side is None:
+            refuse("two sensors are two data sets; write `side: source` here and `side: target` in another", "shift")
+        return self
+
+
 def points_or_table(value: object) -> str:
     """Choose between the two forms of `windows`: only one has the key `points`."""
     has_points = "points" in value if isinstance(value, dict) else isinstance(value, Points)
@@ -305,7 +329,7 @@ class DatasetEntry(Strict):
     def _check_band_files(self) -> None:
         per_band = [BAND in path for path in self.paths]
         if any(per_band) and not all(per_band):
-            refuse(f"some paths have {BAND} and some have not; put them into two data sets", "path")
+            refuse(f"some paths have {BAND} and others do not; put them into two data sets", "path")
         if self.stac is not None and (isinstance(self.bands, dict) or None in (self.bands or ())):
             refuse("items name their bands; list those to read, and say where they lie with `stac.assets`", "bands")
         if isinstance(self.bands, dict) and self.cube is not None and self.cube.band is not None:

@@ -152,7 +152,7 @@ def _meets(condition: Condition, values_N: NDArray[Any]) -> MaskN:
         if name != TIME and (values_N.dtype.kind in "iuf" or _holds_numbers(values_N)):
             wanted = _number(condition.values[0])
             if wanted is None:
-                raise TypeError(f"{name!r} holds numbers, and {condition.values[0]!r} is none; write a number")
+                raise TypeError(f"{name!r} holds numbers, but {condition.values[0]!r} is not a number; correct it")
         return Comparison(Name(name), SIGNS[sign], wanted).mask({name: values_N})
     present_N = ~missing(values_N)
     equal_N = np.zeros(len(values_N), dtype=bool)

@@ -47,7 +47,7 @@ def read_time(value: object) -> str:
             away = timedelta(hours=int(zone[1:3]), minutes=int(zone[-2:]))
             moment = moment - away if zone[0] == "+" else moment + away
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"is no date that there is ({error}); write {FORMS}") from error
+        raise ValueError(f"is an impossible date ({error}); write {FORMS}") from error
     return _instant(moment).removesuffix(_MIDNIGHT if zone is None else "")
 
 
@@ -89,7 +89,7 @@ def period(text: str) -> tuple[str, str]:
     year, month = int(match[1]), int(match[2] or 1)
     _check_year(year)
     if not 1 <= month <= 12:
-        raise ValueError(f"is no month that there is; write {PERIODS}")
+        raise ValueError(f"has an impossible month; write {PERIODS}")
     if match[2] is None:
         return f"{year:04d}", f"{year + 1:04d}"
     return f"{year:04d}-{month:02d}", f"{year + month // 12:04d}-{month % 12 + 1:02d}"

@@ -25,8 +25,11 @@ from geomae.commands.options import (
 from geomae.errors import ConfigError
 
 if TYPE_CHECKING:
+    from geomae.commands.session import Session
     from geomae.config import AdaptConfig
     from geomae.encoders import Reference
+    from geomae.tiles.radiometry import Radiometry
+    from geomae.tiles.selection import Selection
     from geomae.training.starts import Start
 
 Blocks = Annotated[int | None, typer.Option(help="Last blocks that learn in full, of --method lora and last-blocks.")]
@@ -37,6 +40,13 @@ ProbeTrain = Annotated[
 ProbeTest = Annotated[
     str | None, typer.Option("--probe-test", help="SELECTOR of labelled target tiles, to score that probe.")
 ]
+
+
+Through = Annotated[
+    str | None,
+    typer.Option("--radiometry", help="Bring pixels of the target to the source first: quantiles, invariant-pixels or "
+                 "band-adjustment."),
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,7 @@ class AdaptOptions:
     probe_test: str | None = None
     min_class_rows: int = 1
     again: bool = False
+    radiometry: str | None = None
     register: str | None = None
 
     @property
@@ -68,7 +79,8 @@ class AdaptOptions:
     def params(self, config: "AdaptConfig") -> dict[str, Any]:
         """What decides the result, as JSON."""
         names = ("model", "target", "source", "probe_train", "probe_test", "min_class_rows")
-        return {name: getattr(self, name) for name in names} | {"config": config.model_dump(mode="json")}
+        through = {} if self.radiometry is None else {"radiometry": self.radiometry}
+        return {name: getattr(self, name) for name in names} | through | {"config": config.model_dump(mode="json")}
 
 
 def adapt(
@@ -83,6 +95,7 @@ def adapt(
     rank: Annotated[int | None, typer.Option(help="Rank of the corrections of --method lora.")] = None,
     blocks: Blocks = None,
     replay: Replay = None,
+    radiometry: Through = None,
     steps: Annotated[int | None, typer.Option(help="Most steps; it ends earlier where they no longer help.")] = None,
     probe_train: ProbeTrain = None,
     probe_test: ProbeTest = None,
@@ -110,7 +123,8 @@ def adapt(
     options = AdaptOptions(
         common=common, model=model, target=target, source=source, config=config, changes=tuple(change or ()),
         method=method, rank=rank, blocks=blocks, replay=replay, steps=steps, probe_train=probe_train,
-        probe_test=probe_test, min_class_rows=min_class_rows, again=again, register=register,
+        probe_test=probe_test, min_class_rows=min_class_rows, again=again,
+        radiometry=radiometry, register=register,
     )  # fmt: skip
     exit_with(lambda: run(options))
 
@@ -121,7 +135,7 @@ def run(options: AdaptOptions) -> int:
     from geomae.commands.session import open_session
 
     session = open_session(options.common, "geomae adapt", {"command": "adapt", **options.params(config)})
-    selections = session.select([options.target, *([options.source] if options.source else [])])
+    selections, labelled, radiometry = select_domains(options, session)
     # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
     from geomae.commands import adapt_report as report
     from geomae.commands.run import AnalysisRun, selection_record
@@ -137,7 +151,6 @@ def run(options: AdaptOptions) -> int:
     training = adaptation.training_config(config, model)
     domains = adaptation.read_adaptation_domains(model, selections, training, seed)
     _, share = adaptation.trainable(domains, config, seed)
-    labelled = session.select(options.labelled) if options.labelled else []
     plan = before_after.plan_before_after(domains, labelled, options.min_class_rows, seed)
     before_after.check_before_after(plan, named, session.fabric.device)
     if options.common.dry_run:
@@ -160,7 +173,7 @@ def run(options: AdaptOptions) -> int:
         run_.screen.close()
         measured = None
         if adapted is not None:
-            report.save_adapted(run_, session.catalog, config, domains, adapted, digest)
+            report.save_adapted(run_, session.catalog, config, domains, adapted, digest, radiometry)
             before = report.save_begun(run_, model, named, domains.model)
             measured = before_after.evaluate_before_after(
                 session.compute, session.catalog, plan, before, model.reference(run_.folder.model), out / "embeddings",
@@ -175,6 +188,27 @@ def run(options: AdaptOptions) -> int:
         report.write_results(run_, result, options.register)
         session.screen.say(next_command("adapt", options.common, out=out, target=options.target, model=options.model))
     return 0
+
+
+def select_domains(
+    options: AdaptOptions, session: "Session"
+) -> "tuple[list[Selection], list[Selection], Radiometry | None]":
+    """Target and source; what a probe learns from and is tested on; and what tiles of the target are read through.
+
+    Raises ConfigError where pixels do not carry the radiometry.
+    """
+    selections = session.select([options.target, *([options.source] if options.source else [])])
+    labelled = session.select(options.labelled) if options.labelled else []
+    if options.radiometry is None:
+        return selections, labelled, None
+    from geomae.tiles.radiometry_fits import fit_radiometry, mapped
+    from geomae.tiles.selection import share_bands
+
+    source, target = share_bands([selections[1], selections[0]])
+    radiometry = fit_radiometry(options.radiometry, source, target, options.common.seed)
+    session.screen.say(f"{radiometry.method} of {target.name}: {radiometry.about}")
+    through, *tested = (mapped(one, radiometry) for one in (target, *labelled[1:]))
+    return [through, source], [*labelled[:1], *tested], radiometry
 
 
 def read_config(options: AdaptOptions) -> "AdaptConfig":
@@ -196,6 +230,11 @@ def read_config(options: AdaptOptions) -> "AdaptConfig":
         raise ConfigError(
             "--probe-train and --probe-test: a probe takes both, labelled tiles of the source to learn from and of the "
             "target to be asked"
+        )
+    if options.radiometry is not None and options.source is None:
+        raise ConfigError(
+            f"--radiometry {options.radiometry}: brings pixels of the target to those of a source; name its tiles with "
+            "--source SELECTOR"
         )
     if options.min_class_rows < 1:
         raise ConfigError(f"--min-class-rows {options.min_class_rows}: takes at least 1")

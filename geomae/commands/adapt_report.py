@@ -18,6 +18,7 @@ from geomae.files import write_json
 from geomae.metrics.predictions import ALL, FEWEST_GROUPS, metric_name
 from geomae.models.trainable_weights import Share
 from geomae.reports.page import Figure, Page, Section, Table, link_run, write_page
+from geomae.tiles.radiometry import Radiometry
 from geomae.tracking import commit
 from geomae.training.adaptation import AdaptationDomains, AdaptedModel, adapted_provenance
 from geomae.training.loop import Event
@@ -66,9 +67,12 @@ def log_event(run_: AnalysisRun, config: AdaptConfig, event: Event) -> None:
 
 def save_adapted(
     run_: AnalysisRun, catalog: Catalog, config: AdaptConfig, domains: AdaptationDomains, adapted: AdaptedModel,
-    digest: str,
+    digest: str, radiometry: Radiometry | None,
 ) -> None:  # fmt: skip
-    """Publish the model folder, in the place of what a run left that was killed behind this point."""
+    """Publish the model folder, in the place of what a run left that was killed behind this point.
+
+    What the target's tiles were read through stands in it as `radiometry/`.
+    """
     provenance = {
         "command": "adapt",
         "code_version": __version__,
@@ -80,6 +84,8 @@ def save_adapted(
     if run_.folder.model.exists():
         shutil.rmtree(run_.folder.model)
     adapted.model.save(run_.folder.model, provenance)
+    if radiometry is not None:
+        radiometry.save(run_.folder.model / "radiometry")
 
 
 def save_begun(run_: AnalysisRun, model: Start, named: str, begun: Start) -> str:

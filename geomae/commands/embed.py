@@ -1,6 +1,7 @@
 """`geomae embed`: embeddings of every tile, as a store and as a table."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -41,6 +42,7 @@ class EmbedOptions:
     layer: int | None = None
     pooling: str | None = None
     patches: bool = False
+    radiometry: Path | None = None
 
 
 def embed(
@@ -52,6 +54,10 @@ def embed(
     patches: Annotated[
         bool, typer.Option("--patches", help="Keep the embedding of every patch too, in float16.")
     ] = False,
+    radiometry: Annotated[
+        Path | None,
+        typer.Option("--radiometry", help="FOLDER of a fitted radiometry, which the tiles are read through."),
+    ] = None,
     out: Out = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -69,7 +75,7 @@ def embed(
         catalog=catalog, out=out, seed=seed, device=device, precision=precision, devices=devices, nodes=nodes,
         tracking_uri=tracking_uri, experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
     )  # fmt: skip
-    options = EmbedOptions(common, tuple(encoder or ()), tuple(dataset or ()), layer, pooling, patches)
+    options = EmbedOptions(common, tuple(encoder or ()), tuple(dataset or ()), layer, pooling, patches, radiometry)
     exit_with(lambda: run(options))
 
 
@@ -80,8 +86,15 @@ def run(options: EmbedOptions) -> int:
     from geomae.commands.session import open_session
 
     request = embedding_request(reference, selectors, options.layer, options.pooling)
-    session = open_session(options.common, request={"command": "embed", **request, "patches": options.patches})
+    through = {} if options.radiometry is None else {"radiometry": str(options.radiometry)}
+    request |= {"command": "embed", "patches": options.patches, **through}
+    session = open_session(options.common, request=request)
     selections = session.select(selectors)
+    if options.radiometry is not None:
+        from geomae.tiles.radiometry import Radiometry
+        from geomae.tiles.radiometry_fits import mapped
+
+        selections = [mapped(one, Radiometry.load(options.radiometry)) for one in selections]
     # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
     from geomae.commands.run import embedding_run, launch_into, publish_embeddings, stop_early
     from geomae.encoders.selections import EmbeddingSpec, describe_embedding, embed_selections, embedding_params

@@ -23,6 +23,7 @@ from geomae.models.folder import Model, save_model
 from geomae.models.head_record import REGRESSION, SEGMENTATION
 from geomae.models.trainable_weights import Share
 from geomae.reports.page import About, Cell, Figure, Page, Section, Table, link_run, write_page
+from geomae.reports.probe_tables import interval_text
 from geomae.tiles.reader import TileReader
 from geomae.training.checkpoints import last_step
 from geomae.training.finetuning import OnEvent
@@ -242,10 +243,6 @@ def _bars(result: FinetuneResult, test: str) -> "Iterator[Bar]":
             yield Bar(row.encoder, row.encoder != result.config.method, row.value, row.interval)
 
 
-def _interval(row: ProbeRow | None) -> str:
-    return f"[{row.interval[0]:.3f}, {row.interval[1]:.3f}]" if row is not None and row.interval else ""
-
-
 def _table(result: FinetuneResult, test: str) -> Table:
     """A row per method: every figure over all classes, the main one with its interval, and its paired difference."""
     rows = [row for row in result.scores.rows if row.test == test and row.of == ALL and row.shots is None]
@@ -264,8 +261,8 @@ def _table(result: FinetuneResult, test: str) -> Table:
     cells: list[list[Cell]] = []
     for method, own in by.items():
         first = own.get(TO_FIRST)
-        row_: list[Cell] = [method, own[result.main].value, _interval(own[result.main])]
-        row_ += [first.value if first else None, _interval(first)]
+        row_: list[Cell] = [method, own[result.main].value, interval_text(own[result.main])]
+        row_ += [first.value if first else None, interval_text(first)]
         cells.append([*row_, *(own[name].value if name in own else None for name in others)])
     return Table(test, header, cells)
 
@@ -278,7 +275,7 @@ def summarize_finetuning(result: FinetuneResult) -> Iterator[str]:
                 if row.test == test.name and row.of == ALL and row.shots is None}  # fmt: skip
         own = rows[result.config.method, result.main]
         said = [
-            f"{test.name}: fine-tuned ({result.config.method}) has {main} {own.value:.3f} {_interval(own)}".rstrip()
+            f"{test.name}: fine-tuned ({result.config.method}) has {main} {own.value:.3f} {interval_text(own)}".rstrip()
         ]
         groups = task.truths[test.name].groups
         for method in dict.fromkeys(name for name, _ in rows if name != result.config.method):
@@ -300,7 +297,7 @@ def _few_table(result: FinetuneResult, test: str) -> Table:
     rows = {(row.encoder, row.shots, row.metric): row for row in result.scores.rows
             if row.test == test and row.shots is not None and row.of == ALL}  # fmt: skip
     cells: list[list[Cell]] = [
-        [method, shots, row.value, _interval(row), rows[method, shots, metric + SPREAD].value]
+        [method, shots, row.value, interval_text(row), rows[method, shots, metric + SPREAD].value]
         for (method, shots, metric), row in rows.items()
         if metric == result.main
     ]

@@ -132,8 +132,8 @@ def run(options: ProbeOptions) -> int:
     selections = dict(zip(distinct, session.select(distinct), strict=True))
     # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
     from geomae.commands.run import AnalysisRun, selection_record
-    from geomae.encoders.selections import EmbeddingSpec, embed_specs, encoder_digest
-    from geomae.evaluation.probe import probe_encoders, save_alignments
+    from geomae.encoders.selections import EmbeddingSpec, encoder_digest
+    from geomae.evaluation.probe import embed_task, probe_encoders, save_alignments, usable_radiometry
     from geomae.evaluation.probe_task import SEGMENTATION, read_probe_task
     from geomae.prediction.saved_probes import save_probes
     from geomae.runtime.signals import watch
@@ -142,6 +142,7 @@ def run(options: ProbeOptions) -> int:
     settings = probe_settings(options)
     chosen = [selections[selector] for selector in selectors]
     task = read_probe_task(settings, chosen if options.own_bands else share_bands(chosen))
+    usable = usable_radiometry(task, options.align, session.screen.say)  # {(method, test): whether it was named}
     embedding = EmbeddingSpec(options.layer, options.pooling, patches=options.task == SEGMENTATION)
     loader = session.loader(embedding, task.selections)
     trained = loader.load_trained(specs)
@@ -160,10 +161,10 @@ def run(options: ProbeOptions) -> int:
     with AnalysisRun("probe", options.common, params, session.screen, out) as run_:
         run_.track([selection_record(session.catalog, one) for one in task.selections])
         with watch() as stop:
-            each = embed_specs(
-                session.compute, session.catalog, specs, trained, loader, out / "embeddings", stop, run_.step
-            )
-            embeddings = {one.label: one for one in each}
+            embeddings = embed_task(
+                session.compute, session.catalog, task, specs, trained, loader, usable, out / "embeddings", stop,
+                run_.step, session.screen.say,
+            )  # fmt: skip
         if stop.signal:
             run_.stopped()
             return stop.exit_code
@@ -186,6 +187,9 @@ def check_options(options: ProbeOptions) -> None:
         raise ConfigError(f"--strength {C:g}: give a number above 0, or leave it out to have it chosen")
     if options.cross_fit is not None and options.cross_fit < 2:
         raise ConfigError(f"--cross-fit {options.cross_fit}: takes at least 2 folds")
+    if options.cross_fit is None and options.train in options.tests:
+        what = f"--test {options.train}: is what --train learns from"
+        raise ConfigError(f"{what}; name another split, or --cross-fit 3, which tests each tile by a probe without it")
     if options.min_class_rows < 1:
         raise ConfigError(f"--min-class-rows {options.min_class_rows}: takes at least 1")
     if options.forest and options.own_bands:

@@ -16,17 +16,6 @@ from geomae.evaluation.probe_scores import COLUMNS, SPREAD, TO_BASELINE, TO_FIRS
 from geomae.evaluation.probe_task import REGRESSION, SEGMENTATION, ProbeTask, describe_scoring
 from geomae.files import write_csv
 from geomae.metrics.predictions import ALL, FEWEST_GROUPS, metric_name
-from geomae.reports.alignment_tables import (
-    ALIGNED,
-    HOW,
-    METHODS,
-    SHARES,
-    alignment_tables,
-    interval_text,
-    share_tables,
-    summarize_alignments,
-    summarize_shares,
-)
 from geomae.reports.page import About, Figure, Page, Section, Table, link_run, shown, write_page
 from geomae.reports.probe_figures import (
     Aligned,
@@ -37,8 +26,20 @@ from geomae.reports.probe_figures import (
     few_labels_picture,
     scores_picture,
 )
+from geomae.reports.probe_tables import (
+    ALIGNED,
+    HOW,
+    METHODS,
+    SHARES,
+    alignment_tables,
+    interval_text,
+    share_tables,
+    summarize_alignments,
+    summarize_shares,
+)
 from geomae.runtime.console import Screen
 
+PRINTED = 7  # columns of alignments, as wide as a terminal; the report has all
 KNN = (
     "kNN: cosine similarity of embeddings as they are, not standardised, one vote per neighbour. Intervals are 95 % "
     "over resampled groups; differences are paired, on the same resamples."
@@ -59,6 +60,11 @@ def write_results(
         "precision": session.precision,
         "seed": str(run.common.seed),
         **{f"run that made {label}": run_id for label, run_id in made_by.items()},
+        **{
+            f"{tiles.radiometry.method} of {test}": tiles.radiometry.about
+            for one in embeddings.values()
+            for (_, test), tiles in one.mapped.items()
+        },
         **{f"digest of {label}": str(one.store.attrs["encoder_digest"]) for label, one in embeddings.items()},
     }
     write_report(result, pictures, about, out / "report.html")
@@ -355,6 +361,7 @@ def _print(result: ProbeResult, screen: Screen) -> None:
         title = f"{metric_name(result.main)} on {test.name}"
         screen.table(title, ["encoder", methods[0], "95 %", *methods[1:]], rows)
     for table in (*alignment_tables(result), *share_tables(result)):
-        screen.table(table.caption, table.header, [[shown(cell) for cell in row] for row in table.rows])
+        rows = [[shown(cell) for cell in row[:PRINTED]] for row in table.rows]
+        screen.table(table.caption, table.header[:PRINTED], rows)
     for sentence in (*summarize_alignments(result), *summarize_shares(result), *summarize_probe(result)):
         screen.result(sentence)

@@ -4,7 +4,7 @@ T tiles, D features, R C rows and columns of patches
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from geomae.runtime.devices import Compute
 from geomae.runtime.signals import Stop
 from geomae.sensors.record import SensorRecord
 from geomae.tiles.index import TileIndex
+from geomae.tiles.radiometry import Radiometry
 from geomae.tiles.selection import Selection
 
 ByDataset = Mapping[str, Encoder]  # name of a data set -> one encoder, loaded for that data set
@@ -118,13 +119,17 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """The embeddings of one encoder; `made_by` is the MLflow run that trained its model, where it is known."""
+    """The embeddings of one encoder; `made_by` is the MLflow run that trained its model, where it is known.
+
+    `mapped` are those of test tiles behind a radiometry, by its method and the selector.
+    """
 
     label: str
     store: Dataset
     path: Path
     patches: bool
     made_by: str | None
+    mapped: "Mapping[tuple[str, str], MappedTiles]" = field(default_factory=dict)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -139,6 +144,14 @@ class Embeddings:
         values: NDArray[np.float32] = np.empty((len(rows), *variable.shape[1:]), dtype=np.float32)
         values[order] = variable.isel(tile=rows[order]).to_numpy()
         return values
+
+
+@dataclass(frozen=True)
+class MappedTiles:
+    """Tiles whose pixels were brought to what a source measures, and their embeddings."""
+
+    radiometry: Radiometry
+    embeddings: Embeddings
 
 
 class EncoderLoader:
@@ -161,6 +174,10 @@ class EncoderLoader:
             for name in self._imagery
         }
         self._like: Model | None = None
+
+    def of_others(self, selections: Sequence[Selection]) -> "EncoderLoader":
+        """One for other selections, that loads as this does."""
+        return EncoderLoader(self.spec, selections, self._device, self._tracking_uri)
 
     def load(self, reference: Reference) -> dict[str, Encoder]:
         """Load an encoder for each data set. Raises the errors of `load_encoder`, also for the sizes of the tiles."""

@@ -106,7 +106,7 @@ def fit_final_probe(
         if choice is None or choice.align == NONE:
             continue
         taken = float(predictions.evidence[test.name].scores[choice.align]["strength"])
-        moved = move(choice.align, final_domains(task, embeddings, test, strength))
+        moved = move(choice.align, final_domains(task, embeddings, test, strength, choice.align))
         behind = _behind(moved, _of_tiles(_rows_behind(moved, rows), classes, task.names, taken))
         aligned[test.name] = replace(behind, align=choice.align, why=choice.why)
     trained_K = np.bincount(label[train], minlength=classes) > 0
@@ -121,14 +121,16 @@ def final_plan(task: ProbeTask, tiles: int) -> FoldPlan:
     return FoldPlan(every, [(plan.train, np.setdiff1d(every, plan.train)) for plan in task.plans], {})
 
 
-def final_domains(task: ProbeTask, embeddings: Embeddings, test: LabelledSelection, C: float) -> Domains:
+def final_domains(task: ProbeTask, embeddings: Embeddings, test: LabelledSelection, C: float, method: str) -> Domains:
     """The training tiles and those of a test set, as a method sees them that is fitted on all."""
+    mapped = embeddings.mapped.get((method, test.name))
+    target = (mapped.embeddings if mapped else embeddings).of(test.selected)
     pool = np.concatenate([embeddings.of(part.selected) for part in task.pool])
     label = np.concatenate([class_codes(part, task.names) for part in task.pool])
     group, _ = codes_of([unit for part in task.pool for unit in part.unit_T])
     labelled, plan = Labelled(label, group, task.names), final_plan(task, len(label))
     source = fit_source_probe(pool, labelled, plan, C)
-    return Domains(pool, labelled, plan, embeddings.of(test.selected), C, source, task.settings.seed)
+    return Domains(pool, labelled, plan, target, C, source, task.settings.seed)
 
 
 def _rows_behind(moved: Moved, rows: _Rows) -> _Rows:

@@ -1,6 +1,7 @@
 """Every method that `geomae probe --align` can ask for, by its name: what it makes of a source and of a target.
 
-Each is fitted without a label of the target. To add one, write a function from Domains to Moved and name it here.
+Each is fitted without a label of the target. To add one, write a function from Domains to Moved and name it here. Those
+of RADIOMETRY work on pixels, before tiles are embedded; what is left for here is to keep the features.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from geomae.evaluation.domains import Domains, Moved
 from geomae.evaluation.self_training import train_on_itself
 from geomae.evaluation.share_estimation import likely_shares
 from geomae.evaluation.weighted_alignment import align_weighted, weighted_coral, weighted_standardise
+from geomae.tiles.radiometry import RADIOMETRY
 
 PRIOR = "prior-correction"
 LEAST = 1e-6  # share of a class that there seems to be none of, so that it keeps a finite score
@@ -51,6 +53,7 @@ METHODS: Mapping[str, Method] = {
     "class-ot": transport_by_class,
     "target-shift-ot": transport_target_shift,
     "self-training": train_on_itself,
+    **dict.fromkeys(RADIOMETRY, partial(align, NONE)),
 }
 KEEP_STRENGTH = (NONE, PRIOR)  # whose probe is the one that knows no target
 

@@ -6,15 +6,18 @@ result = probe_encoders(task, specs, {one.label: one for one in embed_specs(...)
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from geomae.catalog import Catalog
 from geomae.encoders import EncoderSpec
-from geomae.encoders.selections import Embeddings
+from geomae.encoders.extraction import Progress
+from geomae.encoders.selections import ByDataset, Embeddings, EncoderLoader, MappedTiles, embed_specs
+from geomae.errors import ConfigError
 from geomae.evaluation.alignment import NONE, import_skada
 from geomae.evaluation.alignment_choice import Choice, Evidence, choose
 from geomae.evaluation.final_probe import final_domains
@@ -24,6 +27,10 @@ from geomae.evaluation.probe_scores import EncoderResult, ProbeRow, ProbeScores,
 from geomae.evaluation.probe_task import ProbeTask
 from geomae.evaluation.share_estimation import TargetShares
 from geomae.files import digest
+from geomae.runtime.devices import Compute
+from geomae.runtime.signals import Stop
+from geomae.tiles.radiometry import RADIOMETRY, Radiometry
+from geomae.tiles.radiometry_fits import fit_radiometry, mapped, reason_against
 
 WORKERS = 2  # fits at a time, each on one thread: they are too small to share out
 
@@ -117,12 +124,74 @@ def probe_encoders(
     return ProbeResult(task, encoders, scores, {pair: choose(result.evidence(*pair)) for pair in pairs}, notes)
 
 
+def usable_radiometry(task: ProbeTask, named: Sequence[str], say: Callable[[str], None]) -> dict[tuple[str, str], bool]:
+    """The methods that pixels carry, by method and test set, and whether the user `named` them.
+
+    `say` hears why others are left out. Raises ConfigError where one that was named has nothing to go by.
+    """
+    usable = {}
+    for method in (one for one in RADIOMETRY if one in task.settings.alignments):
+        for test in task.tests:
+            reason = reason_against(method, task.train.selected, test.selected)
+            if reason is None:
+                usable[method, test.name] = method in named
+            elif method in named:
+                raise ConfigError(f"--align {method}: {reason}; leave it out")
+            else:
+                say(f"{method} is left out: {reason}")
+    return usable
+
+
+def embed_task(
+    compute: Compute,
+    catalog: Catalog,
+    task: ProbeTask,
+    specs: Sequence[EncoderSpec],
+    trained: Mapping[str, ByDataset],
+    loader: EncoderLoader,
+    usable: Mapping[tuple[str, str], bool],
+    out: Path,
+    stop: Stop,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> dict[str, Embeddings]:
+    """The embeddings of the task's tiles by label, and those of test tiles behind every radiometry; fewer where `stop`
+    ended it.
+
+    Stores lie below `out`, those behind a radiometry as METHOD-testN. Raises ConfigError where pixels do not carry a
+    radiometry that the user named; `say` hears of the others, and what each was fitted on.
+    """
+    tests = {test.name: (number, test.selected) for number, test in enumerate(task.tests)}
+    fitted: dict[tuple[str, str], Radiometry] = {}
+    for (method, test), named in usable.items():
+        try:
+            radiometry = fit_radiometry(method, task.train.selected, tests[test][1], task.settings.seed)
+        except ConfigError as error:
+            if named:
+                raise
+            say(f"{method} is left out: {error}")
+            continue
+        say(f"{method} of {test}: {radiometry.about}")
+        fitted[method, test] = radiometry
+    each = embed_specs(compute, catalog, specs, trained, loader, out, stop, progress)
+    embeddings = {one.label: one for one in each}
+    behind: dict[str, dict[tuple[str, str], MappedTiles]] = {label: {} for label in embeddings}
+    for (method, test), radiometry in fitted.items() if not stop.signal else ():
+        number, selected = tests[test]
+        there = loader.of_others([mapped(selected, radiometry)])
+        folder = out / f"{method}-test{number}"
+        for one in embed_specs(compute, catalog, specs, there.load_trained(specs), there, folder, stop, progress):
+            behind[one.label][method, test] = MappedTiles(radiometry, one)
+    return {label: replace(one, mapped=behind[label]) for label, one in embeddings.items()}
+
+
 def save_alignments(
     result: ProbeResult, specs: Sequence[EncoderSpec], embeddings: Mapping[str, Embeddings], out: Path
 ) -> None:
     """Publish the chosen alignments, fitted on all training tiles: `out/testN/LABEL`, for every seed.
 
-    A method that is no map of embeddings leaves nothing here; the probe that is kept holds what it came to.
+    A radiometry is published likewise. A method that is no map of embeddings or pixels leaves nothing here; the probe
+    that is kept holds what it came to.
     """
     task = result.task
     for spec in specs:
@@ -131,9 +200,12 @@ def save_alignments(
             if choice is None or choice.align == NONE:
                 continue
             for reference, predicted in zip(spec.references, result.encoder(spec.label).predictions, strict=True):
-                embedded = embeddings[reference.label]
+                embedded, folder = embeddings[reference.label], out / f"test{number}" / reference.label
+                if (choice.align, test.name) in embedded.mapped:
+                    embedded.mapped[choice.align, test.name].radiometry.save(folder)
+                    continue
                 strength = float(np.median(predicted.C_values))
-                alignment = move(choice.align, final_domains(task, embedded, test, strength)).alignment
+                alignment = move(choice.align, final_domains(task, embedded, test, strength, choice.align)).alignment
                 if alignment is None:
                     continue
                 about = {
@@ -144,7 +216,7 @@ def save_alignments(
                     "rows_digest": [digest(side.selected.digest()) for side in (task.train, test)],
                     "why": choice.why,
                 }
-                alignment.save(out / f"test{number}" / reference.label, about)
+                alignment.save(folder, about)
 
 
 def _notes(spec: EncoderSpec, embeddings: Mapping[str, Embeddings]) -> list[str]:

@@ -5,14 +5,25 @@ D features, E aligned features, K classes
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geomae.evaluation.alignment import NONE
-from geomae.evaluation.alignment_choice import CIRCULAR, Evidence, circular_validation, prediction_scores
+from geomae.evaluation.alignment_choice import Evidence
+from geomae.evaluation.choice_scores import (
+    AGREEMENT,
+    CIRCULAR,
+    MIXED,
+    WEIGHTED,
+    circular_validation,
+    domain_accuracy,
+    group_agreement,
+    mixed_validation,
+    weighted_validation,
+)
 from geomae.evaluation.domains import Domains, Moved
 from geomae.evaluation.folds import FoldPlan, Labelled
 from geomae.evaluation.linear_probe import (
@@ -41,6 +52,7 @@ from geomae.evaluation.share_estimation import (
 )
 from geomae.metrics.predictions import Codes, Floats
 from geomae.randomness import generator
+from geomae.tiles.radiometry import RADIOMETRY
 
 NEIGHBOURS = (5, 20)
 BLOCK = 2048  # tiles whose similarities are in memory at a time
@@ -279,12 +291,13 @@ def segment(
 class Target:
     """A test set as methods see it: its tiles (T, D), what is independent of the rest, and whether places are paired.
 
-    `paired` says that both domains show mostly the same places.
+    `paired` says that both domains show mostly the same places. `mapped` are the tiles behind each radiometry.
     """
 
     embedding_TD: NDArray[np.floating]
     group_T: Codes
     paired: bool
+    mapped: Mapping[str, NDArray[np.floating]] = field(default_factory=dict)
 
 
 def classify_aligned(
@@ -312,12 +325,17 @@ def classify_aligned(
         scores: dict[str, list[Mapping[str, float]]] = {}
         shifts: list[LabelShift] = []
         shares: list[TargetShares] = []
+        accuracies: list[float] = []
         for plan, plain, source in zip(plans, predictions.C_values, sources, strict=True):
             domains = Domains(train_PD, labelled, plan, target.embedding_TD, plain, source, seed)
             shifts.append(estimate_label_shift(source, train_PD, labelled, plan, target.embedding_TD))
-            shares.append(target_shares(source, labelled, plan, target.embedding_TD, target.group_T, seed))
+            about = target.embedding_TD, target.group_T, seed
+            shares.append(target_shares(source, train_PD, labelled, plan, *about))
+            accuracies.append(domain_accuracy(domains, target.group_T))
             for name in methods:
-                moved = move(name, domains)
+                if name in RADIOMETRY and name not in target.mapped:
+                    continue
+                moved = move(name, replace(domains, target_MD=target.mapped.get(name, target.embedding_TD)))
                 scored, probe = _score_method(name, moved, C_VALUES if C is None else [C])
                 scores.setdefault(name, []).append(scored)
                 if name != NONE:  # whose predictions are there
@@ -325,7 +343,7 @@ def classify_aligned(
         mean = {
             name: {key: float(np.mean([one[key] for one in each])) for key in each[0]} for name, each in scores.items()
         }
-        predictions.evidence[test] = Evidence(mean, shifts, target.paired)
+        predictions.evidence[test] = Evidence(mean, shifts, target.paired, float(np.mean(accuracies)))
         predictions.shares[test] = TargetShares.mean(shares)
 
 
@@ -339,7 +357,14 @@ def _score_method(name: str, moved: Moved, C_values: Sequence[float]) -> tuple[d
     strongest = min(one for one, score in circular.items() if score >= best - EQUAL)
     taken = domains.C if name in KEEP_STRENGTH else strongest
     probe = moved.probes([taken])[0]
-    return {CIRCULAR: best, **prediction_scores(probe, moved.target_ME), "strength": taken}, probe
+    known = {
+        CIRCULAR: best,
+        WEIGHTED: weighted_validation(moved, taken),
+        MIXED: mixed_validation(probe, moved.target_ME, domains.seed),
+        AGREEMENT: group_agreement(moved, taken),
+        "strength": taken,
+    }
+    return known, probe
 
 
 def _put_predictions(predictions: Predictions, test: str, name: str, moved: Moved, probe: LinearProbe) -> None:

@@ -276,7 +276,9 @@ class ProbeTask:
         predictions = classify(self.plans, train, labelled, tests, settings.C, settings.seed, settings.shots)
         if settings.alignments:
             targets = {
-                test.name: Target(tests[test.name], codes_of(test.unit_T)[0], _paired(self.train, test))
+                test.name: Target(
+                    tests[test.name], codes_of(test.unit_T)[0], _paired(self.train, test), _mapped(embeddings, test)
+                )
                 for test in self.tests
             }
             how = settings.alignments, settings.C, settings.seed
@@ -382,6 +384,15 @@ def _paired(train: LabelledSelection, test: LabelledSelection) -> bool:
     """Whether both sides show mostly the same places: then classes are about as frequent in one as in the other."""
     shared = set(train.unit_T) & set(test.unit_T)
     return 2 * len(shared) > max(len(set(train.unit_T)), len(set(test.unit_T)))
+
+
+def _mapped(embeddings: Embeddings, test: LabelledSelection) -> dict[str, NDArray[np.floating]]:
+    """The tiles of a test set behind each radiometry."""
+    return {
+        method: tiles.embeddings.of(test.selected)
+        for (method, name), tiles in embeddings.mapped.items()
+        if name == test.name
+    }
 
 
 def _averaged(test: LabelledSelection, names: tuple[str, ...], settings: ProbeSettings) -> NDArray[np.bool_]:

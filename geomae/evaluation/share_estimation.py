@@ -19,6 +19,7 @@ from geomae.metrics.predictions import Codes, Floats, confusion
 from geomae.metrics.priors import ShareEstimate, estimate_shares, most_likely_shares
 
 SUM = 100.0  # weight of the row that makes estimated shares sum to 1
+DIFFERS, EXPLAINS = 0.15, 0.5  # shares that differ by so much (total variation) should explain so much of the distance
 
 
 @dataclass(frozen=True)
@@ -105,15 +106,29 @@ class TargetShares:
 
 
 def target_shares(
-    source: SourceProbe, labelled: Labelled, plan: FoldPlan, target_MD: NDArray[np.floating], group_M: Codes, seed: int
+    source: SourceProbe,
+    train_PD: NDArray[np.floating],
+    labelled: Labelled,
+    plan: FoldPlan,
+    target_MD: NDArray[np.floating],
+    group_M: Codes,
+    seed: int,
 ) -> TargetShares:
     """Both estimates, the most likely shares with an interval over resampled groups.
 
-    Reasons not to trust them are said of both: a confusion matrix that hardly tells two classes apart carries neither.
+    Reasons not to trust them are said of both: a confusion matrix that hardly tells two classes apart carries neither,
+    nor do features that differ within classes.
     """
     share_MK = source.probabilities(target_MD)
     likely = estimate_shares(share_MK, source.equal_K, group_M, labelled.names, source.confusion_KK, seed)
-    return TargetShares(source_shares(labelled, plan), likely, _black_box(source, target_MD))
+    shift = _shift(train_PD, labelled, plan, target_MD, likely.share_K)
+    if shift.distance >= DIFFERS and shift.explained < EXPLAINS:
+        reason = (
+            f"shares that differ by {shift.distance:.2f} explain {max(shift.explained, 0):.0%} of the distance between "
+            "the domains: features differ within classes, too"
+        )
+        likely = replace(likely, reasons=(*likely.reasons, reason))
+    return TargetShares(shift.source_K, likely, _black_box(source, target_MD))
 
 
 def likely_shares(source: SourceProbe, target_MD: NDArray[np.floating]) -> Floats:
@@ -159,7 +174,17 @@ def estimate_label_shift(
     target_MD: NDArray[np.floating],
 ) -> LabelShift:
     """Black-box shift estimation: the shares that explain what the source's probe predicts."""
-    source_K, target_K = source_shares(labelled, plan), _black_box(source, target_MD)
+    return _shift(train_PD, labelled, plan, target_MD, _black_box(source, target_MD))
+
+
+def _shift(
+    train_PD: NDArray[np.floating],
+    labelled: Labelled,
+    plan: FoldPlan,
+    target_MD: NDArray[np.floating],
+    target_K: Floats,
+) -> LabelShift:
+    source_K = source_shares(labelled, plan)
     source_ND, label_N = train_PD[plan.train], labelled.label_P[plan.train]
     return LabelShift(source_K, target_K, _explained(source_ND, label_N, target_MD, source_K, target_K))
 

@@ -94,7 +94,7 @@ def fit_calibration(
 
 
 def balanced_weights(label_N: Codes, classes: int) -> Floats:
-    """How much each row counts where every class that there is counts the same: together as one per row."""
+    """Weights (N) of rows by which every class that occurs has the same total weight; their sum is N."""
     count_K = np.bincount(label_N, minlength=classes)
     return np.asarray(len(label_N) / ((count_K > 0).sum() * count_K[label_N]))
 

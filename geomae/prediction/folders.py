@@ -2,10 +2,11 @@
 
 probe.safetensors   the linear maps, in float64: `weight` (D, K) and `bias` (K), also for each alignment
 probe.json          task, encoder, layer and pooling, the imagery, and the tiles that the probe learned from
+radiometry/N        how pixels of the target of map N are brought to what the probe learned from, where fitted
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,9 +30,11 @@ from geomae.models.lineage import Step, lineage
 from geomae.prediction.models import FinetunedModel, ProbeModel, WindowModel
 from geomae.prediction.record import PROBE, PredictorRecord, check_folder, fit_imagery
 from geomae.sensors.record import SensorRecord
+from geomae.tiles.radiometry import Radiometry
 
 FORMAT = 1
 WEIGHTS = "probe.safetensors"
+RADIOMETRY = "radiometry"
 
 
 class PredictorFolder(Protocol):
@@ -56,8 +59,8 @@ class PredictorFolder(Protocol):
 class SavedProbe:
     """A probe as stored. `layer` is a number, "middle" or None; `like` is the model whose patch size a baseline has.
 
-    `aligned` are the linear maps fitted after an alignment, by the selector of its target. With `own_bands`, the
-    encoder takes all bands of a data set.
+    `aligned` are the linear maps fitted after an alignment, by the selector of its target; `radiometry` are the maps of
+    pixels before the encoder, likewise. With `own_bands`, the encoder takes all bands of a data set.
     """
 
     record: PredictorRecord
@@ -70,6 +73,7 @@ class SavedProbe:
     plain: LinearMap
     aligned: Mapping[str, LinearMap]
     digest: str = ""
+    radiometry: Mapping[str, Radiometry] = field(default_factory=dict)
 
     def fit(self, imagery: SensorRecord | None, selector: Selector | None, device: torch.device) -> ProbeModel:
         """Return the probe for a data set, with the alignment that was fitted to it, if any.
@@ -89,20 +93,24 @@ class SavedProbe:
                 f"{self.encoder}: is not the encoder that the probe was fitted with (digest {known.digest[:12]}, "
                 f"{self.encoder_digest[:12]} then); restore it, or run `geomae probe` again"
             )
-        if imagery is not None:
+        target = self._target(selector)
+        head, radiometry = self.aligned.get(target, self.plain), self.radiometry.get(target)
+        if imagery is not None and radiometry is not None:
+            imagery.select(radiometry.taken)  # which it must have
+            encoder = load(replace(radiometry.imagery, gsd_m=imagery.gsd_m))
+        elif imagery is not None:
             bands = fit_imagery(self.record, imagery, str(selector), all_bands=self.own_bands)
             encoder = load(bands)
-        head = self._map(selector)
         record = self.record if head.share_K is None else replace(self.record, trained_K=head.share_K)
-        return ProbeModel(record, encoder, head, device)
+        return ProbeModel(record, encoder, head, device, radiometry)
 
-    def _map(self, selector: Selector | None) -> LinearMap:
-        """Return the map of the alignment to the data set and conditions of `selector`, whatever the split."""
-        for text, aligned in self.aligned.items():
+    def _target(self, selector: Selector | None) -> str:
+        """Return the target among `aligned` with the data set and conditions of `selector`, whatever the split."""
+        for text in self.aligned:
             target = parse_selector(text)
             if selector is not None and (target.dataset, target.conditions) == (selector.dataset, selector.conditions):
-                return aligned
-        return self.plain
+                return text
+        return ""
 
 
 @dataclass(frozen=True)
@@ -150,6 +158,9 @@ def save_probe(probe: SavedProbe, folder: Path) -> None:
             "weights": file_digest(temporary / WEIGHTS),
         }  # fmt: skip
         write_json(temporary / PROBE, values)
+        for number, (target, _) in enumerate(maps):
+            if target in probe.radiometry:
+                probe.radiometry[target].save(temporary / RADIOMETRY / str(number))
 
 
 def open_predictor(folder: str | Path, device: torch.device) -> PredictorFolder:
@@ -176,11 +187,15 @@ def load_probe(folder: Path) -> SavedProbe:
             maps[0].confusion_KK, stored["learned_tiles"], stored["about"],
             tuple(Step(**one) for one in stored["steps"]),
         )  # fmt: skip
-        aligned = {str(one["target"]): given for one, given in zip(stored["maps"][1:], maps[1:], strict=True)}
+        targets = [str(one["target"]) for one in stored["maps"]]
+        aligned = dict(zip(targets[1:], maps[1:], strict=True))
+        folders = {target: folder / RADIOMETRY / str(number) for number, target in enumerate(targets)}
+        radiometry = {target: Radiometry.load(one) for target, one in folders.items() if one.is_dir()}
         return SavedProbe(
             record, str(stored["encoder"]), str(stored["encoder_digest"]), stored["layer"], str(stored["pooling"]),
             stored["like"], bool(stored["own_bands"]), maps[0], aligned,
-            digest([file_digest(folder / PROBE), stored["weights"]]),
+            digest([file_digest(folder / PROBE), stored["weights"], *(one.digest for one in radiometry.values())]),
+            radiometry,
         )  # fmt: skip
     except ModelError:
         raise

@@ -16,6 +16,7 @@ from geomae.evaluation.final_probe import LinearMap
 from geomae.models.finetuned import Finetuned
 from geomae.prediction.record import PredictorRecord
 from geomae.sensors.record import SensorRecord
+from geomae.tiles.radiometry import Radiometry
 
 
 class WindowModel(Protocol):
@@ -45,22 +46,26 @@ class WindowModel(Protocol):
 
 @dataclass(frozen=True)
 class ProbeModel:
-    """A frozen encoder followed by a linear map."""
+    """A frozen encoder followed by a linear map; where `radiometry` is given, pixels are mapped first."""
 
     record: PredictorRecord
     encoder: Encoder
     head: LinearMap
     device: torch.device
+    radiometry: Radiometry | None = None
 
     @property
     def bands(self) -> tuple[str, ...]:
         """Names of the bands that it takes."""
+        if self.radiometry is not None:
+            return self.radiometry.taken
         return tuple(band.name for band in self.encoder.bands)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The encoder's notes, and the alignment between encoder and linear map, if any."""
-        aligned = (f"embeddings aligned by {self.head.align}: {self.head.why}",) if self.head.why else ()
+        """The encoder's notes, and the alignment between encoder and linear map, or of pixels, if any."""
+        what = "embeddings" if self.radiometry is None else "pixels"
+        aligned = (f"{what} aligned by {self.head.align}: {self.head.why}",) if self.head.why else ()
         return (*self.encoder.notes, *aligned)
 
     def check_size(self, size: int) -> None:
@@ -69,6 +74,8 @@ class ProbeModel:
 
     def predict(self, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> Tensor:
         """See `WindowModel`. Probabilities of pixels are interpolated bilinearly between the patches' centres."""
+        if self.radiometry is not None:
+            pixels_BCHW, valid_BCHW = self._mapped(self.radiometry, pixels_BCHW, valid_BCHW)
         tile_BD, patches_BND = self.encoder.embed(pixels_BCHW.to(self.device), valid_BCHW.to(self.device))
         if not self.record.of_pixels:
             return torch.from_numpy(self.head.apply(tile_BD.float().cpu().numpy())).float()
@@ -77,6 +84,12 @@ class ProbeModel:
         shape = (len(share_BNK), share_BNK.shape[2], *self.encoder.patch_grid(height, width))
         share_BKRS = share_BNK.transpose(1, 2).reshape(shape)
         return interpolate(share_BKRS, (height, width), mode="bilinear", align_corners=False)
+
+    def _mapped(self, radiometry: Radiometry, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The bands of the encoder, made of those of the target."""
+        pixels, valid = radiometry.apply(pixels_BCHW.numpy(), valid_BCHW.numpy())
+        places = [radiometry.bands.index(band.name) for band in self.encoder.bands]
+        return torch.from_numpy(pixels[:, places]), torch.from_numpy(valid[:, places])
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,10 @@ def save_probes(
                 _record(result, catalog, reference, origin(encoders), final),
                 reference.text, encoders[train.index.name].digest, loader.spec.layer or MIDDLE,
                 loader.spec.pooling or DEFAULT_POOLING, like if reference.kind == BASELINE else None, own_bands,
-                final.plain, final.aligned,
+                final.plain, final.aligned, radiometry={
+                    target: embedded.mapped[one.align, target].radiometry
+                    for target, one in final.aligned.items() if (one.align, target) in embedded.mapped
+                },
             )  # fmt: skip
             save_probe(probe, out / reference.label)
             folders.append(out / reference.label)

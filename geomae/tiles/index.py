@@ -34,6 +34,7 @@ from geomae.tiles.earth import to_crs
 from geomae.tiles.labels import LabelSource, label_tiles, purity_remarks
 from geomae.tiles.points import INVALID, PIXEL_COL, PIXEL_ROW, POINT, REPEAT, contradictions
 from geomae.tiles.polygon_labels import ByPolygon, columns_of_polygons, open_labels, values_of_tiles
+from geomae.tiles.radiometry import Radiometry
 from geomae.tiles.sources import prepare
 from geomae.tiles.splits import assign_splits
 from geomae.tiles.statistics import Statistics, Survey, survey
@@ -116,7 +117,7 @@ class TileIndex:
     the key of the catalogue that names it. `labels` gives the labels of pixels, where these have any; `remarks` say
     what is wrong with them, and `warnings` are those of the remarks that every command repeats. `by_polygon` are the
     columns of `tiles` that come from polygons, by polygon. `pieces` counts the pixels of tiles by class and polygon
-    (see `label_tiles`), whatever tiles were chosen since.
+    (see `label_tiles`), whatever tiles were chosen since. With `radiometry`, a reader of the tiles gives its bands.
     """
 
     name: str
@@ -133,6 +134,7 @@ class TileIndex:
     by_polygon: ByPolygon = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     pieces: pd.DataFrame | None = None
+    radiometry: Radiometry | None = None
 
     def __len__(self) -> int:
         return len(self.tiles)

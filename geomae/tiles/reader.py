@@ -60,8 +60,9 @@ def runs_of_one_size(side_T: NDArray[np.int64], rows: range, most: Callable[[int
 class TileReader:
     """Reads the tiles of an index; any number of threads may share it.
 
-    `bands` chooses bands of the source by name and fixes their order; by default all in stored order. With a `cache`
-    files are decoded where it does not hold their pixels.
+    `bands` chooses bands of the source by name and fixes their order; by default all in stored order. Where the index
+    has a radiometry, they are bands that this makes of those of the source. With a `cache` files are decoded where it
+    does not hold their pixels.
     """
 
     def __init__(
@@ -72,10 +73,13 @@ class TileReader:
         cache: TileCache | None = None,
     ) -> None:
         stored = [band.name for band in index.source.bands]
-        order = [stored.index(name) for name in bands or stored]
+        self._mapped = index.radiometry
+        self._taken = [stored.index(name) for name in self._mapped.taken] if self._mapped else []
+        offered = list(self._mapped.bands) if self._mapped else stored
+        order = [offered.index(name) for name in bands or offered]
         self.index = index
-        self.bands = tuple(stored[place] for place in order)
-        self._channels = None if order == list(range(len(stored))) else order
+        self.bands = tuple(offered[place] for place in order)
+        self._channels = None if order == list(range(len(offered))) else order
         self.tile_ids: list[str] = index.tiles["tile_id"].tolist()
         self._cached = None if cache is None else CachedScenes(cache, index)
         self._place = index.tiles[["scene", "row", "col", "size"]].to_numpy(dtype=np.int64)
@@ -141,7 +145,7 @@ class TileReader:
         """The rectangle of a scene's tiles, read once; None where memory does not suffice, or little of it is tiles."""
         of_scene = self._place[self._place[:, 0] == scene, 1:]
         (row, col), (bottom, right) = of_scene[:, :2].min(0), (of_scene[:, :2] + of_scene[:, 2:]).max(0)
-        bands = len(self._channels or self.index.source.bands)
+        bands = len(self.bands)
         used = int(bottom - row) * int(right - col) * bands * 5  # float32 and validity
         if used > self._room or (bottom - row) * (right - col) > SPARSE * (of_scene[:, 2] ** 2).sum():
             return None
@@ -185,4 +189,6 @@ class TileReader:
             pixels, valid = self._cached.read(scene, window)
         else:
             pixels, valid = read(source, source.scenes[scene], window)
+        if self._mapped is not None:
+            pixels, valid = self._mapped.apply(pixels[self._taken], valid[self._taken])
         return (pixels, valid) if self._channels is None else (pixels[self._channels], valid[self._channels])

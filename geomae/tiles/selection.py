@@ -84,8 +84,9 @@ class Selection:
         return str(self.selector)
 
     def digest(self) -> str:
-        """Names the files behind the tiles and the choice of tiles."""
-        return digest([self.index.content(), self.index.tiles["tile_id"].tolist()])
+        """Names the files behind the tiles, the choice of tiles, and the radiometry that they are read through."""
+        through = [] if self.index.radiometry is None else [self.index.radiometry.digest]
+        return digest([self.index.content(), self.index.tiles["tile_id"].tolist(), *through])
 
 
 def select_tiles(

@@ -11,9 +11,11 @@ import torch
 from helpers import history, mlflow_client, options, write_catalog
 from processes import forked
 
+from geomae import open_embeddings
 from geomae.catalog import open_catalog
-from geomae.commands import adapt
+from geomae.commands import adapt, embed
 from geomae.commands.adapt import AdaptOptions
+from geomae.commands.embed import EmbedOptions
 from geomae.commands.options import CommonOptions
 from geomae.config import AdaptConfig, PretrainConfig
 from geomae.errors import BandMismatchError, CatalogError, ConfigError, GeomaeError
@@ -31,6 +33,7 @@ from geomae.runtime.devices import open_compute
 from geomae.runtime.signals import Stop
 from geomae.sensors import sensor
 from geomae.sensors.record import SensorRecord
+from geomae.tiles.radiometry import Radiometry
 from geomae.tiles.selection import overlapping, select_tiles
 from geomae.training.adaptation import adapt_model, adapted_provenance, read_adaptation_domains, training_config
 from geomae.training.checkpoints import last_step
@@ -233,6 +236,24 @@ def test_no_label_of_the_target_has_a_part_in_the_model(land, begun, tracking_ur
     assert made[0] == made[1]
     assert told(tmp_path / "none")["probe"] is None
     assert told(tmp_path / "none")["gap"] == {}
+
+
+def test_pixels_of_the_target_are_brought_to_the_source_first(land, begun, tracking_uri, tmp_path):
+    wishes = {"source": GREEN, "probe_train": GREEN, "probe_test": BROWN, "radiometry": "quantiles", "steps": 2}
+    assert adapt.run(request(land, begun, tmp_path / "run", tracking_uri, **wishes)) == 0
+    kept = tmp_path / "run" / "model" / "radiometry"
+    assert Radiometry.load(kept).target == BROWN
+    means = {}
+    for name, selector, folder in (("green", GREEN, None), ("brown", BROWN, None), ("mapped", BROWN, kept)):
+        common = CommonOptions(
+            land, tmp_path / name, device="cpu", precision="32", tracking_uri=tracking_uri, quiet=True
+        )
+        assert embed.run(EmbedOptions(common, ("baseline:statistics",), (selector,), radiometry=folder)) == 0
+        means[name] = open_embeddings(tmp_path / name)["embedding"].to_numpy()[:, :4].mean(0)
+    assert (means["brown"] > 1.3 * means["green"]).all()
+    np.testing.assert_allclose(means["mapped"], means["green"], rtol=0.02)
+    with pytest.raises(ConfigError, match="--source SELECTOR"):
+        adapt.run(request(land, begun, tmp_path / "none", tracking_uri, radiometry="quantiles"))
 
 
 def test_a_stopped_adaptation_goes_on_to_the_same_bytes(land, begun, tracking_uri, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ GROUPED = "embedding=grouped"
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        (["groups=[[red, green], [red, blue, nir]]"], ["groups: red named twice", "one group or to left_out"]),
+        (["groups=[[red, green], [red, blue, nir]]"], ["groups: red named twice", "one group or into left_out"]),
         (["groups=[[red, green, blue, nir]]", "left_out=[nir]"], ["groups: nir named twice"]),
         (["groups=[[red, green], [bleu, nir]]"], ["groups: no band 'bleu'; did you mean 'blue'?"]),
         (["groups=[[red, green], [blue]]"], ["groups: nir in no group; add them to one, or to left_out"]),

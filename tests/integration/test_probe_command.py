@@ -19,15 +19,18 @@ from geomae import open_catalog, open_embeddings
 from geomae.commands.options import CommonOptions
 from geomae.commands.probe import ProbeOptions, encoder_specs, run
 from geomae.errors import BandMismatchError, CatalogError, ConfigError
+from geomae.evaluation.alignment_choice import Choice
 from geomae.evaluation.forest import predict_forest
 from geomae.evaluation.probe_predictions import DRAWS, PredictionKey
 from geomae.evaluation.probe_task import ProbeSettings, read_probe_task
 from geomae.models.architecture import Architecture
 from geomae.models.folder import Model, save_model
 from geomae.models.mae import MaskedAutoencoder
+from geomae.prediction.folders import open_predictor
 from geomae.rasters import write_cog
 from geomae.sensors import sensor
 from geomae.sensors.record import SensorRecord
+from geomae.tiles.reader import TileReader
 from geomae.tiles.selection import select_tiles, share_bands
 
 CATALOG = """\
@@ -248,7 +251,14 @@ def test_alignments_are_chosen_without_labels_of_the_test(request_for, fields, t
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    of_shares = ("prior-correction", "weighted-standardise", "class-ot", "target-shift-ot", "self-training")
+    of_shares = (
+        "prior-correction",
+        "weighted-standardise",
+        "class-ot",
+        "target-shift-ot",
+        "self-training",
+        "quantiles",
+    )
     found, kept = [], ("none", "standardise", "coral", *of_shares)
     wishes = {"train": "seasons[season=green]", "tests": ("seasons[season=brown]",), "cross_fit": 3, "align": kept[1:]}
     for name, catalog in (("true", fields), ("noise", noisy / fields.name)):
@@ -266,6 +276,29 @@ def test_alignments_are_chosen_without_labels_of_the_test(request_for, fields, t
         assert "Alignments" in (tmp_path / name / "report.html").read_text(encoding="utf-8")
     assert found[0][:2] == found[1][:2]
     assert min(found[0][2:]) > max(found[1][2:])
+
+
+def test_a_probe_behind_a_radiometry_predicts_from_mapped_pixels(request_for, fields, tmp_path, monkeypatch):
+    monkeypatch.setattr("geomae.evaluation.probe.choose", lambda evidence: Choice("quantiles", "said so"))
+    brown = "seasons[season=brown]"
+    wishes = {"train": "seasons[season=green]", "tests": (brown,), "cross_fit": 3, "align": ("quantiles",)}
+    assert run(request_for(**wishes)) == 0
+    out = tmp_path / "out"
+    folder = open_predictor(out / "probes" / "baseline-statistics", torch.device("cpu"))
+    (selected,) = select_tiles(open_catalog(fields), [brown])
+    model = folder.fit(selected.imagery, selected.selector, torch.device("cpu"))
+    reader = TileReader(selected.index, 0, model.bands)
+    share_TK = model.predict(*map(torch.from_numpy, reader.many(range(len(reader))))).numpy()
+    stored = open_embeddings(out / "embeddings" / "quantiles-test0" / "baseline-statistics")
+    assert stored["tile_id"].to_numpy().tolist() == selected.index.tiles["tile_id"].tolist()
+    direct_TK = folder.aligned[brown].apply(stored["embedding"].to_numpy())
+    np.testing.assert_allclose(share_TK, direct_TK, atol=1e-5)
+    assert not np.allclose(share_TK, folder.plain.apply(stored["embedding"].to_numpy()), atol=1e-2)
+    plain = folder.fit(selected.imagery, None, torch.device("cpu"))
+    assert plain.radiometry is None
+    with pytest.raises(ConfigError, match="--align band-adjustment"):
+        same_bands = request_for(**wishes | {"align": ("band-adjustment",)})
+        run(replace(same_bands, common=replace(same_bands.common, out=tmp_path / "other")))
 
 
 def test_numbers(request_for, tmp_path):
@@ -339,7 +372,7 @@ WRONG = [
     ({"train": "fields[label=tree]@train"}, CatalogError, ["labelled tiles have the label 'tree'", "two or more"]),
     ({"train": "fields[wet=False]@train"}, CatalogError, ["water never occurs in --train", "(which has crop, tree)"]),
     ({"train": "fields"}, ConfigError, ["176 of its tiles are in --train fields too"]),
-    ({"train": "fields@train", "tests": ("fields@train",)}, CatalogError, ["is there twice"]),
+    ({"train": "fields@train", "tests": ("fields@train",)}, ConfigError, ["--test fields@train", "--cross-fit 3"]),
     ({"task": "regression"}, CatalogError, ["is no number", "--task regression"]),
     ({"task": "segmentation"}, CatalogError, ["takes labels per pixel", "label: {raster, classes}"]),
     ({"train": "seasons[season=green]", "tests": ("seasons[season=brown]",), "cross_fit": 20}, ConfigError, ["12 gro"]),

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from geomae.errors import ConfigError
-from geomae.evaluation.alignment_choice import CIRCULAR, DENSITY, ENTROPY
+from geomae.evaluation.choice_scores import CIRCULAR, SCORERS
 from geomae.evaluation.probe_scores import COLUMNS
 from pipelines.evaluate_choice import best_rule, read_cases, run
 
@@ -21,8 +21,10 @@ def probe(folder, train, test, gains, circular, *, paired=False):
             usual |= {"shots": "all", "class": "all"}
             rows.append(usual | {"metric": "balanced_accuracy", "value": 0.6 + gain})
             rows.append(usual | {"metric": "difference_to_none", "value": gain, "low": gain - 0.1, "high": gain + 0.1})
-        scores = {name: {CIRCULAR: value, ENTROPY: -0.1, DENSITY: 4.0} for name, value in circular.items()}
-        known[encoder] = {test: {"scores": scores, "shift": 0.0, "explained": 0.0, "paired": paired}}
+        scores = {name: dict.fromkeys(SCORERS, 0.5) | {CIRCULAR: value} for name, value in circular.items()}
+        known[encoder] = {
+            test: {"scores": scores, "shift": 0.0, "explained": 0.0, "domain_accuracy": 0.9, "paired": paired}
+        }
     with (folder / "probe.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()

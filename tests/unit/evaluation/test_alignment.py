@@ -7,7 +7,8 @@ from scipy.linalg import expm
 
 from geomae.errors import ConfigError, ModelError
 from geomae.evaluation.alignment import ALIGNMENTS, NONE, SOURCE, STANDARDISE, TARGET, Alignment
-from geomae.evaluation.alignment_choice import CIRCULAR, Evidence, Rule, choose, circular_validation
+from geomae.evaluation.alignment_choice import Evidence, Rule, choose
+from geomae.evaluation.choice_scores import CIRCULAR, circular_validation
 from geomae.evaluation.folds import FoldPlan, Labelled
 from geomae.evaluation.linear_probe import fit_linear
 from geomae.evaluation.probe_predictions import PredictionKey, Target, classify, classify_aligned

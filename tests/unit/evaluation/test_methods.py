@@ -48,7 +48,7 @@ def shares_of(label_M):
 @pytest.mark.parametrize("shares", [FEW, EVEN, (0.8, 0.1, 0.1)])
 def test_shares_of_a_resampled_target_are_found(shares):
     target_MD, label_M = draw(shares, 300, 8)
-    found = target_shares(SOURCE, LABELLED, PLAN, target_MD, np.arange(len(label_M)) // 6, 0)
+    found = target_shares(SOURCE, SOURCE_ND, LABELLED, PLAN, target_MD, np.arange(len(label_M)) // 6, 0)
     np.testing.assert_allclose(found.likely.share_K, shares_of(label_M), atol=0.05)
     np.testing.assert_allclose(found.black_box_K, shares_of(label_M), atol=0.05)
     np.testing.assert_allclose(found.source_K, EVEN, atol=1e-9)
@@ -62,8 +62,14 @@ def test_it_is_said_where_the_confusion_matrix_carries_no_shares():
     blurred = LABEL_N > 0  # two classes that look the same
     mixed_ND[blurred] = np.random.default_rng(0).permutation(SOURCE_ND[blurred])
     source = fit_source_probe(mixed_ND, LABELLED, PLAN, C)
-    found = target_shares(source, LABELLED, PLAN, FEW_MD, np.arange(len(FEW_M)), 0)
+    found = target_shares(source, mixed_ND, LABELLED, PLAN, FEW_MD, np.arange(len(FEW_M)), 0)
     assert any("nearly singular" in one and "b and c" in one for one in found.likely.reasons)
+
+
+def test_it_is_said_where_features_differ_within_classes():
+    shifted_MD = FEW_MD * np.linspace(0.3, 4, FEW_MD.shape[1]) + np.linspace(-9, 9, FEW_MD.shape[1])
+    found = target_shares(SOURCE, SOURCE_ND, LABELLED, PLAN, shifted_MD, np.arange(len(FEW_M)), 0)
+    assert any("features differ within classes" in one for one in found.likely.reasons)
 
 
 def test_black_box_shares_invert_the_confusion_matrix():

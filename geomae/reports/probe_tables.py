@@ -1,11 +1,12 @@
-"""Tables and sentences about the methods that `geomae probe --align` compares, and how these work.
+"""Tables and sentences about probes: intervals, and the methods that `geomae probe --align` compares.
 
 K classes
 """
 
 from collections.abc import Iterator
 
-from geomae.evaluation.alignment_choice import CIRCULAR, DENSITY, ENTROPY, RULE, Evidence
+from geomae.evaluation.alignment_choice import RULE, Evidence
+from geomae.evaluation.choice_scores import SCORERS
 from geomae.evaluation.class_transport import MOST_TILES
 from geomae.evaluation.probe import ProbeResult
 from geomae.evaluation.probe_predictions import EQUAL, PredictionKey
@@ -57,11 +58,11 @@ def alignment_tables(result: ProbeResult) -> Iterator[Table]:
     for test in result.task.tests:
         main = result.task.truths[test.name].measure.main
         header = ["encoder", "alignment", "chosen", metric_name(main), "95 %", "to none", "95 %", metric_name(ACCURACY),
-                  "circular validation", "negative entropy", "neighbourhood density", "strength"]  # fmt: skip
+                  *(name.replace("_", " ") for name in SCORERS), "strength"]  # fmt: skip
         rows: list[list[Cell]] = []
         for one in result.encoders:
             evidence = result.evidence(one.label, test.name)
-            for name in result.task.settings.alignments:
+            for name in evidence.scores:
                 key = PredictionKey(test.name, "linear", None, name)
                 own, gain, right = (result.scores.find(one.label, key, what) for what in (main, TO_NONE, ACCURACY))
                 assert own is not None
@@ -70,7 +71,7 @@ def alignment_tables(result: ProbeResult) -> Iterator[Table]:
                 rows.append([
                     one.label, name, "yes" if result.choices[one.label, test.name].align == name else "", own.value,
                     interval_text(own), gain.value if gain else None, interval_text(gain), right.value,
-                    known[CIRCULAR], known[ENTROPY], known[DENSITY], known["strength"],
+                    *(known[name] for name in SCORERS), known["strength"],
                 ])  # fmt: skip
         yield Table(f"{test.name}: linear probe after alignment", header, rows)
 

@@ -1,0 +1,229 @@
+"""Which rule chooses a method without labels of the target, and whether it does good where it was not made.
+
+    uv run python -m pipelines.shift_rule runs/suite/shifts.csv
+
+Takes tables of `pipelines.shift_suite`. Every shift is left out once, and every family of shifts: of all rules of the
+grid below that lose more than 0.02 on none of the shifts that are left in, for no encoder, the one that gains most
+there chooses for those that are left out; of rules that gain as much but for 0.005 it is the shyest. Draws of one shift
+are one, their mean. Prints in Markdown, for each family, what either choice gains beside the program's rule, the oracle
+and the best method in hindsight; then how the goals are met, and the rule of all shifts.
+"""
+
+import argparse
+import csv
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from geomae.commands.options import exit_with
+from geomae.errors import ConfigError
+from geomae.evaluation.alignment_choice import RULE, Evidence, Rule, choose
+from geomae.evaluation.choice_scores import SCORERS
+from geomae.evaluation.target_labels import ORACLE
+from pipelines.shift_tables import DRAW, WITH_LABELS
+
+MOST_LOSS = 0.02
+ABOUT = 0.005  # gains that are nearer are alike
+WORTH = 0.05  # a gain of the oracle of which the choice should reach half
+STILL = ("shares", "none")  # in the name of a shift: where next to nothing should be lost, 0.01 at most
+MARGINS = (
+    0.05,
+    0.08,
+    0.1,
+    0.15,
+    0.2,
+    float("inf"),
+)  # nearer scores are equal (probe_predictions.EQUAL); infinity: never
+DOMAIN_ACCURACIES = (0.0, 0.6, 0.65, 0.7, 0.75, 0.8)
+CANDIDATES = (
+    ("standardise+coral",),
+    ("coral",),
+    ("standardise",),
+    ("linear-ot",),
+    ("weighted-coral",),
+    ("coral", "standardise+coral"),
+    ("standardise", "coral", "linear-ot", "standardise+coral"),
+)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw of a shift, as an encoder sees it: what each method adds, and what is known without labels."""
+
+    gains: dict[str, float]
+    evidence: Evidence
+
+    def gain(self, rule: Rule) -> float:
+        """What the rule's choice adds."""
+        return self.gains[choose(self.evidence, rule).align]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An encoder on a shift, in one draw or several."""
+
+    family: str
+    shift: str
+    encoder: str
+    draws: tuple[Draw, ...]
+
+    def gain(self, rule: Rule) -> float:
+        """What the rule's choice adds in the mean of the draws."""
+        return float(np.mean([draw.gain(rule) for draw in self.draws]))
+
+    def mean(self, method: str) -> float:
+        """What a method adds in the mean of the draws."""
+        return float(np.mean([draw.gains[method] for draw in self.draws]))
+
+    def chosen(self, rule: Rule) -> str:
+        """What the rule takes, with how often where draws differ."""
+        names = [choose(draw.evidence, rule).align for draw in self.draws]
+        counts = {name: names.count(name) for name in dict.fromkeys(names)}
+        return ", ".join(name if len(counts) == 1 else f"{name} ({count})" for name, count in counts.items())
+
+    @cached_property
+    def best(self) -> str:
+        """The method that adds most, which nobody could know."""
+        return max((one for one in self.draws[0].gains if one not in WITH_LABELS), key=self.mean)
+
+
+def main() -> None:
+    """Read the command line and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="+", type=Path, help="shifts.csv of one suite or several")
+    arguments = parser.parse_args()
+    exit_with(lambda: run(arguments.tables))
+
+
+def run(tables: Sequence[Path]) -> int:
+    """Leave every shift and every family out in turn. Returns the exit code."""
+    cases = read_cases(tables)
+    families = list(dict.fromkeys(case.family for case in cases))
+    if len({case.shift for case in cases}) < 3:
+        raise ConfigError("leaving a shift out takes at least 3 of them; run the suite with more families")
+    grid = Grid(cases)
+    without_shift = {shift: grid.best([one.shift != shift for one in cases]) for shift in {one.shift for one in cases}}
+    without_family = {name: grid.best([one.family != name for one in cases]) for name in families}
+    for family in families:
+        own = [case for case in cases if case.family == family]
+        print(f"\n## {family}: without the family {describe(without_family[family])}\n")
+        for line in family_lines(own, without_shift, without_family[family]):
+            print(line)
+    print("\n## goals\n")
+    for name, rules in (
+        ("left-out shift", [without_shift[case.shift] for case in cases]),
+        ("left-out family", [without_family[case.family] for case in cases]),
+        ("the program's", [RULE] * len(cases)),
+    ):
+        for line in goal_lines(name, list(zip(cases, rules, strict=True))):
+            print(line)
+    print(f"\nrule of all shifts: {describe(grid.best([True] * len(cases)))}; the program's: {describe(RULE)}")
+    return 0
+
+
+def read_cases(tables: Sequence[Path]) -> list[Case]:
+    """Those of some tables of the suite. Raises ConfigError for a table without evidence."""
+    rows: dict[tuple[str, str, str], dict[str, list[dict[str, str]]]] = {}
+    for path in tables:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                if "domain_accuracy" not in row:
+                    raise ConfigError(f"{path}: is no table of the suite of shifts; name its shifts.csv")
+                place = row["family"], DRAW.sub("", row["shift"]), row["encoder"]
+                rows.setdefault(place, {}).setdefault(row["shift"], []).append(row)
+    return [Case(*place, tuple(_draw(each) for each in draws.values())) for place, draws in rows.items()]
+
+
+def _draw(rows: Sequence[dict[str, str]]) -> Draw:
+    first = rows[0]
+    scores = {}
+    for row in rows:
+        if row["scores"]:
+            pairs = (pair.split("=") for pair in row["scores"].split())
+            scores[row["method"]] = {name: float(value) for name, value in pairs}
+    known = {name: float(first[name]) for name in ("explained", "domain_accuracy")}
+    record = {"scores": scores, "shift": float(first["share_distance"]), "paired": first["paired"] == "True", **known}
+    return Draw({row["method"]: float(row["gain"]) for row in rows}, Evidence.from_record(record))
+
+
+class Grid:
+    """The rules that compete, and what each adds on each case."""
+
+    def __init__(self, cases: Sequence[Case]) -> None:
+        known = set(cases[0].draws[0].gains)
+        candidates = [names for names in CANDIDATES if set(names) <= known]
+        self.rules = [
+            Rule(names, scorer, margin, domain_accuracy=domain_accuracy)
+            for names, scorer, margin, domain_accuracy in itertools.product(
+                candidates, SCORERS, MARGINS, DOMAIN_ACCURACIES
+            )
+        ]
+        self.gains = np.array([[case.gain(rule) for case in cases] for rule in self.rules])
+
+    def best(self, kept: Sequence[bool]) -> Rule:
+        """The rule that gains most in the mean, of those that lose too much nowhere; of about equal ones the shyest."""
+        gains = self.gains[:, np.array(kept)]
+        mean = np.where(gains.min(1) >= -MOST_LOSS, gains.mean(1), -np.inf)
+        near = [number for number in range(len(self.rules)) if mean[number] >= mean.max() - ABOUT]
+
+        def shyness(number: int) -> tuple[float, float, float]:
+            rule = self.rules[number]
+            return rule.domain_accuracy, rule.margin, float(mean[number])
+
+        return self.rules[max(near, key=shyness)]
+
+
+def family_lines(cases: Sequence[Case], without_shift: dict[str, Rule], without_family: Rule) -> Iterator[str]:
+    """A row for each shift and encoder."""
+    header = [
+        "shift",
+        "encoder",
+        "left-out shift",
+        "gain",
+        "left-out family",
+        "gain",
+        "program",
+        "gain",
+        ORACLE,
+        "best",
+    ]
+    yield f"| {' | '.join(header)} |"
+    yield "|" + "---|" * len(header)
+    for case in cases:
+        cells = [case.shift, case.encoder]
+        for rule in (without_shift[case.shift], without_family, RULE):
+            cells += [case.chosen(rule), f"{case.gain(rule):+.3f}"]
+        yield f"| {' | '.join([*cells, f'{case.mean(ORACLE):+.3f}', f'{case.best} {case.mean(case.best):+.3f}'])} |"
+
+
+def goal_lines(name: str, chosen: Sequence[tuple[Case, Rule]]) -> Iterator[str]:
+    """How the choices meet the goals in each family: halves reached, losses, and what the oracle would have added."""
+    for family in dict.fromkeys(case.family for case, _ in chosen):
+        own = [(case, case.gain(rule), case.mean(ORACLE)) for case, rule in chosen if case.family == family]
+        worth = [(case, gain, most) for case, gain, most in own if most >= WORTH]
+        half = sum(gain >= most / 2 for _, gain, most in worth)
+        worst, where = min((gain, f"{case.shift}, {case.encoder}") for case, gain, _ in own)
+        still = [gain for case, gain, _ in own if case.shift.split()[0] in STILL]
+        told = f"; on shares alone and none at worst {min(still):+.3f}" if still else ""
+        price = float(np.mean([most - gain for _, gain, most in own]))
+        yield (
+            f"- {family}, {name}: half of the oracle's gain in {half} of {len(worth)} where it is {WORTH:g} or more; "
+            f"worst {worst:+.3f} ({where}){told}; mean gain {np.mean([gain for _, gain, _ in own]):+.3f}, "
+            f"price {price:+.3f}"
+        )
+
+
+def describe(rule: Rule) -> str:
+    """The parameters that the grid varies."""
+    return (
+        f"{rule.scorer}, margin {rule.margin:g} (of pairs {rule.margin_paired:g}), domain accuracy "
+        f"{rule.domain_accuracy:g}, of {', '.join(rule.candidates)}"
+    )
+
+
+if __name__ == "__main__":
+    main()
