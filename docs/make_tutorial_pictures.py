@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 FOLDER = Path(__file__).with_name("tutorials")
-COLOURS, WIDTH, SIDE = 64, 900, 3.2  # of pictures side by side, in inches
+COLOURS, WIDTH, SIDE = 64, 720, 3.2  # of pictures side by side, in inches
 RED, GREEN, BLUE, NIR = 3, 2, 1, 7  # places of the bands of the landscape
 Picture = NDArray[Any]
 
@@ -77,7 +77,7 @@ def main() -> None:
             "anomaly": coloured(runs / "after" / "anomaly_mine_lowland_1.tif", "magma", 6),
         },
     }  # fmt: skip
-    copies = {"b-scores": runs / "probe" / "probe_scores.png", "c-gap": runs / "gap" / "spectra.png"}
+    copies = {"b-scores": runs / "probe" / "probe_scores.png", "c-gap": runs / "gap" / "gap_spectra.png"}
     for name, shown in rows.items():
         drawn = work / f"{name}.png"
         draw_row(drawn, shown, SIDE)

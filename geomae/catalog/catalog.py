@@ -108,7 +108,7 @@ def with_absolute_path(catalog: Catalog) -> Catalog:
     return replace(catalog, path=path, document=replace(catalog.document, path=path))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BandFile:
     """One stored band: a file and the number of the band in it, counted from 1 as GDAL does."""
 

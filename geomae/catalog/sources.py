@@ -83,7 +83,7 @@ def scenes_from_paths(
     scenes = [
         Scene(
             id=_id(path, root, suffix=True) if times[scene_id] > 1 else scene_id,
-            stem=PurePosixPath(path).stem,
+            stem=_without_suffix(path.rpartition("/")[2]),
             bands=tuple(BandFile(path, number) for number in numbers),
             label_path=(label_paths or {}).get(path),
             attributes=dict((attributes or {}).get(path, {})),
@@ -115,4 +115,13 @@ def _band_scenes(catalog: Catalog, dataset: str, stored: StoredBands, root: str)
 
 def _id(path: str, root: str, *, suffix: bool = False) -> str:
     below = path.removeprefix(root).strip("/") if path.startswith(f"{root}/") else path.strip("/")
-    return below if suffix else str(PurePosixPath(below).with_suffix(""))
+    if suffix:
+        return below
+    folder, slash, name = below.rpartition("/")
+    return f"{folder}{slash}{_without_suffix(name)}"
+
+
+def _without_suffix(name: str) -> str:
+    """What `PurePath.stem` gives, which takes a second for 100,000 files."""
+    at = name.rfind(".")
+    return name[:at] if 0 < at < len(name) - 1 else name

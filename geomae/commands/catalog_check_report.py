@@ -9,7 +9,7 @@ from geomae.catalog import Catalog, band_units
 from geomae.discovery.sensor_guess import FILL_IN
 from geomae.metrics.predictions import FEWEST_GROUPS
 from geomae.runtime.console import Screen
-from geomae.tiles.census import BySplit, Census, Count, label_range, take_census, warnings
+from geomae.tiles.census import BySplit, Census, Count, label_range, warnings
 from geomae.tiles.dataset_check import DatasetCheck
 from geomae.tiles.index import TileIndex
 from geomae.tiles.pixel_census import ALL, PixelCensus, PixelsBySplit
@@ -33,7 +33,7 @@ def audit_record(catalog: Catalog, check: DatasetCheck) -> dict[str, Any]:
     if tiles is not None:
         counts = {f"{column}s": _counts(tiles, column) for column in COUNTED}
         record |= {"tiles": len(tiles), "left_out": tiles.left_out, "gsd_m": _gsd_m(tiles), **counts}
-        record |= {"census": take_census(tiles).to_dict()}
+        record |= {"census": check.census.to_dict() if check.census else None}
     return record | {"notes": _notes(catalog, check), "error": str(check.error) if check.error else None}
 
 
@@ -54,7 +54,8 @@ def show_check(screen: Screen, catalog: Catalog, name: str, check: DatasetCheck)
         screen.table(name, ["", "count"], [[text, str(count)] for text, count in _figures(check)])
     if check.source is not None and check.tiles is not None:
         _show_bands(screen, catalog, name, check.tiles)
-        census = take_census(check.tiles)
+        assert check.census is not None
+        census = check.census
         _show_census(screen, name, census)
         if census.pixels is not None:
             _show_pixels(screen, name, census, census.pixels)
@@ -151,8 +152,8 @@ def _notes(catalog: Catalog, check: DatasetCheck) -> list[str]:
         return []
     place = catalog.place(check.source.name)
     notes = [f"{place}: {remark}" for remark in (check.report.remarks if check.report else ())]
-    if check.tiles is not None:
-        remarks = (*check.tiles.remarks, *warnings(take_census(check.tiles), FEWEST_GROUPS))
+    if check.tiles is not None and check.census is not None:
+        remarks = (*check.tiles.remarks, *warnings(check.census, FEWEST_GROUPS))
         notes += [f"{place}: {remark}" for remark in remarks]
     if check.source.sensor == FILL_IN:
         place = catalog.place(check.source.name, "sensor")

@@ -328,7 +328,7 @@ def _area_sections(results: Results) -> Iterator[Section]:
         tuple(None if row[name] == "" else row[name] for name in AREA_COLUMNS)
         for row in area_rows(results.record, results.areas, results.estimate)
     ]
-    rows = every if len(every) <= MOST_ROWS else [row for row in every if row[0] == ALL]
+    rows = every if len(results.areas.of_scene) <= MOST_MAPS else [row for row in every if row[0] == ALL]
     text = ["Hectares are measured on an equal-area grid. What the map counts carries the map's errors."]
     if results.sample is None:
         text.append("Without reference points (--sample) nothing says by how much an area may be off.")

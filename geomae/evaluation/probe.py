@@ -29,7 +29,7 @@ from geomae.evaluation.share_estimation import TargetShares
 from geomae.files import digest
 from geomae.runtime.devices import Compute
 from geomae.runtime.signals import Stop
-from geomae.tiles.radiometry import RADIOMETRY
+from geomae.tiles.radiometry import RADIOMETRY, Radiometry
 from geomae.tiles.radiometry_fits import fit_radiometry, mapped, reason_against
 
 WORKERS = 2  # fits at a time, each on one thread: they are too small to share out
@@ -161,20 +161,23 @@ def embed_task(
     Stores lie below `out`, those behind a radiometry as METHOD-testN. Raises ConfigError where pixels do not carry a
     radiometry that the user named; `say` hears of the others, and what each was fitted on.
     """
-    each = embed_specs(compute, catalog, specs, trained, loader, out, stop, progress)
-    embeddings = {one.label: one for one in each}
-    behind: dict[str, dict[tuple[str, str], MappedTiles]] = {label: {} for label in embeddings}
     tests = {test.name: (number, test.selected) for number, test in enumerate(task.tests)}
-    for (method, test), named in usable.items() if not stop.signal else ():
-        number, selected = tests[test]
+    fitted: dict[tuple[str, str], Radiometry] = {}
+    for (method, test), named in usable.items():
         try:
-            radiometry = fit_radiometry(method, task.train.selected, selected, task.settings.seed)
+            radiometry = fit_radiometry(method, task.train.selected, tests[test][1], task.settings.seed)
         except ConfigError as error:
             if named:
                 raise
             say(f"{method} is left out: {error}")
             continue
         say(f"{method} of {test}: {radiometry.about}")
+        fitted[method, test] = radiometry
+    each = embed_specs(compute, catalog, specs, trained, loader, out, stop, progress)
+    embeddings = {one.label: one for one in each}
+    behind: dict[str, dict[tuple[str, str], MappedTiles]] = {label: {} for label in embeddings}
+    for (method, test), radiometry in fitted.items() if not stop.signal else ():
+        number, selected = tests[test]
         there = loader.of_others([mapped(selected, radiometry)])
         folder = out / f"{method}-test{number}"
         for one in embed_specs(compute, catalog, specs, there.load_trained(specs), there, folder, stop, progress):

@@ -4,6 +4,7 @@ C bands, H W pixels; lengths on paper are in inches
 """
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,9 @@ INK = "#1b1f24"
 TRUTH = "#c3c9d0"  # a broad grey line behind the others, since one of their colours is nearly black
 
 
+CAPTION_LETTERS = 14  # letters of 8 points on an inch
+
+
 @dataclass(frozen=True)
 class Slide:
     """A tile of the slider as pictures (height, width, 3), 0 to 1: the truth, and the reconstruction of each model."""
@@ -68,16 +72,18 @@ def comparison_panel(path: Path, tile: ReconstructedTile, bands: Sequence[Band],
     errors = {(name, label): _error_HW(tile, label, indices) for name, indices in triples.items() for label in labels}
     known = np.concatenate([one[np.isfinite(one) & ~tile.visible_HW] for one in errors.values()])
     limit = (float(np.percentile(known, 99)) if known.size else 0.0) or 1.0
-    side, gap, head, foot, text = 1.55, 0.08, 0.75, 0.55, 0.42
+    side, gap, head, text = 1.55, 0.08, 0.75, 0.58
     block = 2 * (side + gap) + text + 0.1
     width = max(0.15 + (len(labels) + 1) * (side + gap) + 0.95, 7.0)
+    caption = _caption(tile, unit, int(width * CAPTION_LETTERS))
+    foot = 0.25 + 0.15 * len(caption.splitlines())
     figure = Figure(figsize=(width, head + len(triples) * block + foot))
     add_title(figure, title)
     add_text(figure, 0.15, 0.45, shorten(tile.tile_id, int(width * 12)), size=9)
     colours = colormaps[DIFFERENCE_MAP].with_extremes(bad=INVALID_COLOUR)
     for number, (name, indices) in enumerate(triples.items()):
         top = head + number * block
-        composite = f"{describe_composite(name, indices, bands)}; {_limits(tile, indices, bands, unit)}"
+        composite = f"{describe_composite(name, indices, bands)};\n{_limits(tile, indices, bands, unit)}"
         add_text(figure, 0.15, top, composite, size=8.5)
         pictures = tile_pictures(tile, indices)
         for column, label in enumerate(["", *labels]):
@@ -93,7 +99,7 @@ def comparison_panel(path: Path, tile: ReconstructedTile, bands: Sequence[Band],
         scale = add_axes(figure, 0.15 + (len(labels) + 1) * (side + gap) + 0.05, top + text + side + gap, 0.13, side)
         figure.colorbar(drawn, cax=scale, extend="max").set_label(f"error, {plain_unit(unit)}", size=8)
         scale.tick_params(labelsize=7.5)
-    add_text(figure, 0.15, head + len(triples) * block + 0.05, _caption(tile, unit), size=8)
+    add_text(figure, 0.15, head + len(triples) * block + 0.05, caption, size=8)
     save(figure, path)
 
 
@@ -185,12 +191,14 @@ def _limits(tile: ReconstructedTile, indices: Sequence[int], bands: Sequence[Ban
     return f"black to full colour: {', '.join(spans)} {plain_unit(unit)}"
 
 
-def _caption(tile: ReconstructedTile, unit: str) -> str:
+def _caption(tile: ReconstructedTile, unit: str, letters: int) -> str:
     scores = ", ".join(f"{label} {tile.rmse(label):.3g}" for label in tile.reconstructions)
-    return (
+    lines = (
         "Lower row: what the models saw (grey is hidden, beige is invalid), then the absolute error, mean over the "
-        f"bands shown.\nRMSE of hidden pixels over all bands, {plain_unit(unit)}: {scores}"
+        "bands shown.",
+        f"RMSE of hidden pixels over all bands, {plain_unit(unit)}: {scores}",
     )
+    return "\n".join(textwrap.fill(line, letters) for line in lines)
 
 
 def _error_axis(axes: Axes, unit: str) -> None:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 BETWEEN_LINES_S = 5.0  # between two lines of progress where there is no terminal
+WIDE = 400  # characters of a line of a table that nobody reads on a terminal
 
 
 class Screen:
@@ -21,7 +22,8 @@ class Screen:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # file names may hold characters that the encoding lacks
                 stream.reconfigure(errors="backslashreplace")
-        self._out = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        width = None if sys.stdout.isatty() else WIDE  # a file has no edge to wrap a table at
+        self._out = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=width)
         self._err = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
         self._tasks: dict[str, TaskID] = {}

@@ -1,11 +1,13 @@
 """How far a data set can be used: its source, what the audit found, its tiles, and the first error."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from geomae.catalog import Catalog, Selector, Source
 from geomae.errors import GeomaeError
 from geomae.rasters import AuditReport, audit
 from geomae.rasters.work_share import ALONE, WorkShare, reading_threads
+from geomae.tiles.census import Census, take_census
 from geomae.tiles.index import Progress, Reading, TileIndex, build_from_report
 from geomae.tiles.sources import prepare
 
@@ -18,6 +20,11 @@ class DatasetCheck:
     report: AuditReport | None = None
     tiles: TileIndex | None = None
     error: GeomaeError | None = None
+
+    @cached_property
+    def census(self) -> Census | None:
+        """The counts of the tiles, where there are any."""
+        return None if self.tiles is None else take_census(self.tiles)
 
     def select(self, selector: Selector) -> "DatasetCheck":
         """The same of the tiles that a selector means."""

@@ -38,16 +38,18 @@ def _regular(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tiles on a regular grid; without `tile` each scene is one, of its own size."""
     entry = catalog.entry(name)
-    places = [np.zeros((0, 4), dtype=np.int64)]
-    for number, grid in enumerate(grids):
-        if grid is None:
-            continue
-        size = entry.tile.size if entry.tile else max(grid.height, grid.width)
+    corners: dict[tuple[int, int], NDArray[np.int64]] = {}  # (T, 3) by the shape of the grid
+    numbers = [number for number, grid in enumerate(grids) if grid is not None]
+    shapes = [(grid.height, grid.width) for grid in grids if grid is not None]
+    for height, width in dict.fromkeys(shapes):
+        size = entry.tile.size if entry.tile else max(height, width)
         stride = (entry.tile.stride if entry.tile else None) or size
-        rows, cols = (_starts(length, size, stride) for length in (grid.height, grid.width))
+        rows, cols = (_starts(length, size, stride) for length in (height, width))
         row_T, col_T = np.repeat(rows, len(cols)), np.tile(cols, len(rows))
-        places.append(np.stack([np.full_like(row_T, number), row_T, col_T, np.full_like(row_T, size)], axis=1))
-    tiles = pd.DataFrame(np.concatenate(places), columns=PLACE)
+        corners[height, width] = np.stack([row_T, col_T, np.full_like(row_T, size)], axis=1)
+    scene_T = np.repeat(np.array(numbers, dtype=np.int64), [len(corners[shape]) for shape in shapes])
+    corner_T3 = np.concatenate([np.zeros((0, 3), dtype=np.int64), *(corners[shape] for shape in shapes)])
+    tiles = pd.DataFrame(np.column_stack([scene_T, corner_T3]), columns=PLACE)
     table = pd.DataFrame([dict(scene.attributes) for scene in source.scenes])
     return tiles, table.iloc[tiles["scene"].to_numpy()].reset_index(drop=True)
 

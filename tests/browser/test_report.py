@@ -96,6 +96,21 @@ def test_a_page_fits_its_window_and_can_be_printed(page, told, tmp_path):
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
 
 
+ON_PAPER = """
+  for (const rule of document.styleSheets[0].cssRules) if (rule.conditionText === "print") rule.media.mediaText = "all";
+  document.body.style.width = "718px";
+  told.right = document.querySelector("table").getBoundingClientRect().right;
+"""
+
+
+def test_a_table_of_many_bands_fits_the_width_of_a_page_of_paper(tmp_path):
+    """A4 has 718 pixels between margins of a centimetre, and does not scroll."""
+    rows = [["baseline-idw", "landscape@test", "random 0.75", *(0.01234 * band for band in range(1, 13))]]
+    table = Table("By band", ("model", "tiles", "mask", *(f"B{band:02d}" for band in range(12))), rows)
+    write_page(tmp_path / "report.html", Page("A report", "Found.", (Section("All", (), (table,)),)))
+    assert drive(tmp_path / "report.html", ON_PAPER, tmp_path)["right"] <= 718
+
+
 def test_tables_sort_on_a_click_and_what_is_unknown_comes_last(told):
     assert told["ascending"] == ["-0.5", "9", "10", ""]
     assert told["descending"] == ["10", "9", "-0.5", ""]

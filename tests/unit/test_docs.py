@@ -25,7 +25,7 @@ from geomae.tiles.dataset_check import check_dataset
 ROOT = Path(__file__).parents[2]
 CATALOGUE, README, RESULTS = ROOT / "docs/catalogue.md", ROOT / "README.md", ROOT / "docs/results.md"
 DOCUMENTS = (README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))  # the README names each
-LINKED = (*DOCUMENTS, *sorted((ROOT / "docs").glob("[ht]*/*.md")))  # how-to guides, tutorials
+LINKED = (*DOCUMENTS, *sorted((ROOT / "docs").glob("[!g]*/*.md")))  # all but what is generated
 AGAIN = "as above"
 PRODUCTS = {  # the names that the agencies give: a file per band, quality layers included
     "landsat": (
@@ -272,8 +272,8 @@ def test_every_page_of_the_site_is_listed() -> None:
     listed, generated = [], {f"generated/{name}" for name in ("commands", "configuration", "python")}
     for path in (ROOT / "docs").rglob("index.md"):
         for body in blocks(path, "{toctree}"):
-            folder = path.parent.relative_to(ROOT / "docs")
-            listed += [str(folder / one) for one in body.splitlines() if one and not one.startswith(":")]
+            entries = [one for one in body.splitlines() if one and not one.startswith(":")]
+            listed += [str((path.parent / one).resolve().relative_to(ROOT / "docs")) for one in entries]
     pages = {str(one.relative_to(ROOT / "docs").with_suffix("")) for one in (ROOT / "docs").rglob("*.md")}
     assert sorted(listed) == sorted((pages | generated) - {"index"})
 

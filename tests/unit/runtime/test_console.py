@@ -28,3 +28,12 @@ def test_progress_says_how_fast_it_goes_and_for_how_long_still(monkeypatch):
         for done in (100, 20_100, 100_100):
             screen.step("auditing many", done, 200_100)
     assert "auditing many 20100/200100 2,000/s, 1:30 left" in terminal.getvalue().splitlines()
+
+
+def test_a_table_in_a_file_is_as_wide_as_it_needs():
+    terminal = io.StringIO()
+    with contextlib.redirect_stdout(terminal):
+        Screen().table("scores", [f"a long heading {n}" for n in range(12)], [[f"value {n}" for n in range(12)]])
+    title, heading, row = (line.strip() for line in terminal.getvalue().splitlines())
+    assert title == "scores"
+    assert heading.split("  ")[-1].strip() == "a long heading 11" and row.endswith("value 11")

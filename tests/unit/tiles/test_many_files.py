@@ -1,7 +1,9 @@
 """A data set of many files: what has not changed is not read again, and what is read is read once."""
 
+import gc
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +88,21 @@ def test_a_line_of_the_cache_that_was_cut_short_costs_that_file_alone(tmp_path, 
     shutil.rmtree(cache_folder() / "audit-report")
     assert asked(tmp_path, monkeypatch)["_open"] == 1
     assert index(tmp_path).report == before.report
+
+
+def test_an_index_of_many_tiles_takes_few_bytes_of_each(tmp_path):
+    """Columns and not objects: at most 200 bytes with two bands; each further band adds 40."""
+    write_scenes(tmp_path / "scenes", scenes=1, bands=2, side=208)
+    text = changed_catalog("tile: {size: 16}", "tile: {size: 16, stride: 2}")
+    write_catalog(tmp_path, text.replace("[red, green, blue, nir]", "[red, nir]"))
+    index(tmp_path)
+    tracemalloc.start()
+    held = index(tmp_path)
+    gc.collect()
+    bytes_held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(held) == 97**2
+    assert bytes_held / len(held) <= 200
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
