@@ -187,6 +187,9 @@ def check_options(options: ProbeOptions) -> None:
         raise ConfigError(f"--strength {C:g}: give a number above 0, or leave it out to have it chosen")
     if options.cross_fit is not None and options.cross_fit < 2:
         raise ConfigError(f"--cross-fit {options.cross_fit}: takes at least 2 folds")
+    if options.cross_fit is None and options.train in options.tests:
+        what = f"--test {options.train}: is what --train learns from"
+        raise ConfigError(f"{what}; name another split, or --cross-fit 3, which tests each tile by a probe without it")
     if options.min_class_rows < 1:
         raise ConfigError(f"--min-class-rows {options.min_class_rows}: takes at least 1")
     if options.forest and options.own_bands:

@@ -30,7 +30,7 @@ from geomae.tiles.index import TileIndex
 FORMAT = 1  # of the files and of how pixels are read: other pixels need other names
 SIDE = 256  # pixels of a square
 IDLE_S = 3600  # what nobody has used for so long before a process began may go
-MOST_MAPS = 4096  # files that are mapped at a time
+MOST_MAPS = 16384  # files that are mapped at a time; Linux allows a process 65,530
 FRESH_BYTES = 64 * 1024**2  # squares in memory of a cache that takes no more
 COUNTED_AGAIN = 64  # parts of the room after which the files of others are counted, too
 HEADER = 256  # bytes of a file beside its values, at most

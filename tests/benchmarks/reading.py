@@ -102,6 +102,7 @@ def main() -> None:
                 if layout.startswith("chips") and size > CHIP_PX:
                     continue
                 row = {}
+                in_own_process(list_tiles, Path(temporary), size)
                 for reader in readers:
                     if reader == "torchgeo" and not layout.startswith("12 bands"):
                         continue  # chips and single files are other data sets there, with other places
@@ -209,6 +210,11 @@ def forget(folder: Path) -> None:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def list_tiles(folder: Path, size: int) -> None:
+    """Audit and index the scene before anything is measured: that decodes all of it."""
+    tiles_of(folder, size, cached=False)
 
 
 def fill(folder: Path, size: int) -> None:

@@ -29,7 +29,7 @@ def run_script(script, folder, **variables):
         "SLURM_JOB_ID": "7",
         "HEAD": "node0",
     }
-    done = subprocess.run(["bash", "-u", "-c", script], cwd=folder, env=known, check=False)
+    done = subprocess.run(["bash", "-u", "-c", script], cwd=folder, env=known | variables, check=False)
     assert done.returncode == int(variables.get("CODE", 0))
     return (folder / "words").read_text().splitlines(), (folder / "queued").exists()
 
