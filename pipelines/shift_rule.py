@@ -38,16 +38,9 @@ MARGINS = (
     0.2,
     float("inf"),
 )  # nearer scores are equal (probe_predictions.EQUAL); infinity: never
+MARGINS_PAIRED = (0.0, 0.02, 0.05)
 DOMAIN_ACCURACIES = (0.0, 0.6, 0.65, 0.7, 0.75, 0.8)
-CANDIDATES = (
-    ("standardise+coral",),
-    ("coral",),
-    ("standardise",),
-    ("linear-ot",),
-    ("weighted-coral",),
-    ("coral", "standardise+coral"),
-    ("standardise", "coral", "linear-ot", "standardise+coral"),
-)
+CANDIDATES = (("standardise+coral",), ("coral",), ("standardise",), ("weighted-coral",), ("coral", "standardise+coral"))
 
 
 @dataclass(frozen=True)
@@ -157,9 +150,9 @@ class Grid:
         known = set(cases[0].draws[0].gains)
         candidates = [names for names in CANDIDATES if set(names) <= known]
         self.rules = [
-            Rule(names, scorer, margin, domain_accuracy=domain_accuracy)
-            for names, scorer, margin, domain_accuracy in itertools.product(
-                candidates, SCORERS, MARGINS, DOMAIN_ACCURACIES
+            Rule(names, scorer, margin, paired, domain_accuracy=accuracy)
+            for names, scorer, accuracy, margin, paired in itertools.product(
+                candidates, SCORERS, DOMAIN_ACCURACIES, MARGINS, MARGINS_PAIRED
             )
         ]
         self.gains = np.array([[case.gain(rule) for case in cases] for rule in self.rules])
@@ -170,9 +163,9 @@ class Grid:
         mean = np.where(gains.min(1) >= -MOST_LOSS, gains.mean(1), -np.inf)
         near = [number for number in range(len(self.rules)) if mean[number] >= mean.max() - ABOUT]
 
-        def shyness(number: int) -> tuple[float, float, float]:
+        def shyness(number: int) -> tuple[float, ...]:
             rule = self.rules[number]
-            return rule.domain_accuracy, rule.margin, float(mean[number])
+            return rule.domain_accuracy, rule.margin, rule.margin_paired, float(mean[number])
 
         return self.rules[max(near, key=shyness)]
 

@@ -23,7 +23,8 @@ HOW = (
     f"validation, if it exceeds that without alignment by more than {RULE.margin:g} ({RULE.margin_paired:g} where both "
     f"domains show the same places). It takes none where the estimated class shares differ by {RULE.shift:g} or more "
     "(total variation, black-box shift estimation) and this difference explains at least "
-    f"{RULE.explained:.0%} of the distance between the means."
+    f"{RULE.explained:.0%} of the distance between the means, and where a linear probe knows the domain of less than "
+    f"{RULE.domain_accuracy:.0%} of the tiles of groups that it did not learn from."
 )
 
 METHODS = (
