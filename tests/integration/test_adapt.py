@@ -321,7 +321,7 @@ def test_a_notebook_adapts_a_fine_tuned_model_which_keeps_its_head(land, tmp_pat
     changed = {name for name in left if not torch.equal(left[name], weights[name])}
     assert changed
     assert not [name for name in changed if name.startswith("head.")]
-    assert any("the head (segmentation: 2 classes, their calibration) stays" in note for note in domains.notes)
+    assert any("the head (segmentation: 2 classes, their calibration) is not adapted" in note for note in domains.notes)
     assert [(step.text, step.run) for step in lineage(after.model.provenance)] == [
         ("fine-tuned (segmentation, full) with labels of land[season=green]", "r0"),
         ("adapted (norm) to land[season=brown] without labels, beside land[season=green]", None),

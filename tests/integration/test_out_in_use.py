@@ -25,7 +25,7 @@ STATISTICS = ("baseline:statistics",)
 COMMANDS = {
     "embed": lambda common: embed.run(embed.EmbedOptions(common, STATISTICS, ("tiny",), patches=True)),
     "embed-pca": lambda common: embed_pca.run(embed_pca.EmbedPcaOptions(common, STATISTICS, ("tiny",), maps=3)),
-    "probe": lambda common: probe.run(probe.ProbeOptions(common, "tiny", ("tiny",), STATISTICS, strength=1.0)),
+    "probe": lambda common: probe.run(probe.ProbeOptions(common, "tiny", ("tiny@test",), STATISTICS, strength=1.0)),
     "gap": lambda common: gap.run(gap.GapOptions(common, "tiny", "tiny@train", STATISTICS)),
     "finetune": lambda common: finetune.run(finetune.FinetuneOptions(common, "m", "tiny", changes=("batch=2",))),
     "adapt": lambda common: adapt.run(adapt.AdaptOptions(common, "m", "tiny", steps=7)),
