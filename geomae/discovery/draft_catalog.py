@@ -32,6 +32,9 @@ HEAD = (
 )
 
 
+FORMATS = frozenset(("images", "image", "img", "imgs", "tif", "tifs"))  # what a folder holds, and no name for it
+
+
 @dataclass(frozen=True)
 class InferredCatalog:
     """Entries by the name of the data set; files that were left out on purpose; and rasters that cannot be read."""
@@ -189,7 +192,7 @@ class Place:
     @property
     def name(self) -> str:
         """What the folder is called: `chips` also where `chips/images` was searched."""
-        return telling_name(str(self.root)) or self.root.name
+        return (self.root.name.lower() in FORMATS and telling_name(str(self.root))) or self.root.name
 
 
 def locate(root: Path, paths: Sequence[str], catalog_file: Path) -> Place:
