@@ -13,6 +13,8 @@ from geomae.errors import ConfigError, nearest
 from geomae.files import YamlDocument, read_yaml
 
 LEAST_CONTRASTED = 16  # tiles of a step: with fewer negatives the contrastive task is too easy
+Embedding = Literal["stacked", "grouped", "spectral"]  # the names of models.band_embedding.EMBEDDINGS
+NOT_TERMS = ("temperature",)  # fields of Objective that are no weights; the others are those of models.objective.TERMS
 RULE = "rule"  # type of the errors that `refuse` raises
 WORDINGS = {  # pydantic's messages use Python's terms; these use those of YAML
     "bool_parsing": "must be true or false",
@@ -100,7 +102,7 @@ class Objective(Frozen, strict=True):
 
     def weights(self) -> dict[str, float]:
         """Return the terms with weights above 0, pixels first."""
-        given = {"pixels": self.pixels, "places": self.places, "contrast": self.contrast, "textures": self.textures}
+        given = {name: value for name, value in self if name not in NOT_TERMS}
         return {term: weight for term, weight in given.items() if weight > 0}
 
     @model_validator(mode="after")
@@ -168,7 +170,7 @@ class PretrainConfig(Frozen, strict=True):
     )
     preset: Literal["tiny", "small", "base", "large", "huge"] = Field("tiny", description="size of the encoder")
     patch: int = Field(8, gt=0, description="side of a patch in pixels; must divide the tile")
-    embedding: Literal["stacked", "grouped", "spectral"] = Field("spectral", description="how bands become tokens")
+    embedding: Embedding = Field("spectral", description="how bands become tokens")
     groups: list[list[str]] | None = Field(
         None, description="bands of each group of a grouped embedding, by name; default: those of the sensor"
     )

@@ -48,7 +48,7 @@ def fit_model(model: Model, imagery: SensorRecord, text: str) -> tuple[Model, tu
     imagery. Raises BandMismatchError where a stacked or grouped embedding lacks a band, or no band is known.
     """
     known = next((one for one in model.sensors if (one.name, one.unit) == (imagery.name, imagery.unit)), None)
-    if model.mae.architecture.embedding != "spectral":
+    if not model.mae.architecture.any_bands:
         return _fixed(model, known, imagery, text)
     if known is None:
         return model.using(imagery), (_aligned(imagery), *_missing(model.record, imagery))

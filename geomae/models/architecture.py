@@ -5,8 +5,9 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from geomae.config import Decoder, Frozen
+from geomae.config import Decoder, Embedding, Frozen
 from geomae.errors import ModelError
+from geomae.models.band_embedding import EMBEDDINGS
 
 
 class Size(NamedTuple):
@@ -34,7 +35,7 @@ class Architecture(Frozen):
     """
 
     kind: Literal["mae", "cae"] = Field("mae", description="mae: transformers, cae: convolutional")
-    embedding: Literal["stacked", "grouped", "spectral"] = "spectral"
+    embedding: Embedding = "spectral"
     bands: int = Field(gt=0, description="number of bands; of a spectral embedding, those it was trained with")
     groups: tuple[tuple[int, ...], ...] | None = Field(
         None, description="bands of each token of a grouped embedding, as indices into the model's bands"
@@ -75,6 +76,11 @@ class Architecture(Frozen):
     def tokens(self) -> int:
         """Tokens per patch: one per group, or one for all bands."""
         return len(self.groups or (0,))
+
+    @property
+    def any_bands(self) -> bool:
+        """Whether the weights take any set of bands, and not one that is fixed."""
+        return EMBEDDINGS[self.embedding].any_bands
 
     @property
     def middle(self) -> int:

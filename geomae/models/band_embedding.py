@@ -1,17 +1,23 @@
 """Embeddings of patches and heads back to pixels: stacked, grouped (Cong et al. 2022) and spectral (any bands).
 
+EMBEDDINGS is the registry: a new embedding is a layer, a head and an entry there (CONTRIBUTING.md).
+
 B batch, N patches, C bands, F features of a band's code, R kernels of a basis, G groups, X = G * N tokens in the order
 of the groups, P pixels of a patch in one band, D width
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from geomae.sensors import Band
 from geomae.sensors.band import Groups
+
+if TYPE_CHECKING:
+    from geomae.models.architecture import Architecture
 
 POLARISATIONS = ("VV", "VH", "HH", "HV")
 PERIOD_DECADES = 8.0  # of wavelength, after which codes repeat; 0.3 um to radar spans less than six decades
@@ -50,7 +56,16 @@ def _waves(decades: float, frequencies: int, resolution: float) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()]) * (weight / weight.sum()).sqrt().repeat(2)
 
 
-class StackedEmbedding(nn.Module):
+class BandLayer(nn.Module):
+    """Base of embeddings, which have `embed`, and of heads, which have `predict`."""
+
+    @property
+    def of_bands(self) -> nn.Module:
+        """The weights of single bands, which updates of the blocks cannot replace: LoRA trains them in full."""
+        return self
+
+
+class StackedEmbedding(BandLayer):
     """One linear layer of all bands of a patch; with three bands, the weights of He et al. 2022 can be loaded."""
 
     def __init__(self, bands: int, pixels: int, width: int) -> None:
@@ -65,7 +80,7 @@ class StackedEmbedding(nn.Module):
         return tokens
 
 
-class StackedHead(nn.Module):
+class StackedHead(BandLayer):
     """One linear layer from a decoder token to all bands of a patch."""
 
     def __init__(self, bands: int, pixels: int, width: int) -> None:
@@ -105,7 +120,7 @@ class KernelBasis(nn.Module):
             return torch.einsum("cr,rij->cij", mixture_CR, self.kernels.float()), mixture_CR
 
 
-class SpectralEmbedding(nn.Module):
+class SpectralEmbedding(BandLayer):
     """Tokens from any set of bands: each band passes through its generated kernel, and the results are summed.
 
     Bands are correlated, so the sum of n bands is between sqrt(n) and n times as large as that of one, depending on the
@@ -116,6 +131,11 @@ class SpectralEmbedding(nn.Module):
     def __init__(self, pixels: int, width: int) -> None:
         super().__init__()
         self.basis = KernelBasis(pixels + 1, width)  # the last row is the bias of the band
+
+    @property
+    def of_bands(self) -> nn.Module:
+        """The mixtures; the kernels themselves are shared by all bands."""
+        return self.basis.mixture
 
     def embed(self, patches_BNCP: Tensor, valid_BNCP: Tensor, codes_CF: Tensor) -> Tensor:
         """Tokens (B, N, D), independent of the order of the bands."""
@@ -130,12 +150,17 @@ class SpectralEmbedding(nn.Module):
         return scaled_BND
 
 
-class SpectralHead(nn.Module):
+class SpectralHead(BandLayer):
     """Predicts any band by its generated kernel, including bands that are not among the inputs."""
 
     def __init__(self, pixels: int, width: int) -> None:
         super().__init__()
         self.basis = KernelBasis(width + 1, pixels, HEAD_GAIN)
+
+    @property
+    def of_bands(self) -> nn.Module:
+        """The mixtures; the kernels themselves are shared by all bands."""
+        return self.basis.mixture
 
     def predict(self, tokens_BND: Tensor, codes_CF: Tensor) -> Tensor:
         """Predictions (B, N, C, P) of the bands in `codes_CF`."""
@@ -145,7 +170,7 @@ class SpectralHead(nn.Module):
         return flat.reshape(*flat.shape[:2], len(codes_CF), -1)
 
 
-class GroupedEmbedding(nn.Module):
+class GroupedEmbedding(BandLayer):
     """One linear layer per group of bands; a patch gets one token per group."""
 
     stored_C: Tensor
@@ -165,7 +190,7 @@ class GroupedEmbedding(nn.Module):
         return torch.cat([proj(bands.flatten(2)) for proj, bands in parts], dim=1)
 
 
-class GroupedHead(nn.Module):
+class GroupedHead(BandLayer):
     """One linear layer per group, from the group's token to its bands."""
 
     natural_C: Tensor
@@ -196,3 +221,32 @@ def _maps(shapes: list[tuple[int, int]], gain: float) -> nn.ModuleList:
         nn.init.zeros_(linear.bias)
         maps.append(linear)
     return maps
+
+
+class BandEmbedding(NamedTuple):
+    """How bands become tokens and tokens pixels again; `any_bands`: weights belong to no fixed set of bands.
+
+    `layer` is called with the architecture, `head` with the architecture and the width of the decoder. What they return
+    has `embed` of StackedEmbedding, or `predict` of StackedHead.
+    """
+
+    layer: "Callable[[Architecture], Any]"
+    head: "Callable[[Architecture, int], Any]"
+    any_bands: bool = False
+
+
+EMBEDDINGS: Mapping[str, BandEmbedding] = {
+    "stacked": BandEmbedding(
+        lambda shape: StackedEmbedding(shape.bands, shape.patch**2, shape.width),
+        lambda shape, width: StackedHead(shape.bands, shape.patch**2, width),
+    ),
+    "grouped": BandEmbedding(
+        lambda shape: GroupedEmbedding(shape.groups or (), shape.patch**2, shape.width),
+        lambda shape, width: GroupedHead(shape.groups or (), shape.patch**2, width),
+    ),
+    "spectral": BandEmbedding(
+        lambda shape: SpectralEmbedding(shape.patch**2, shape.width),
+        lambda shape, width: SpectralHead(shape.patch**2, width),
+        any_bands=True,
+    ),
+}

@@ -9,7 +9,7 @@ from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from geomae.models.architecture import Architecture
-from geomae.models.band_embedding import GroupedHead, SpectralHead, StackedHead
+from geomae.models.band_embedding import EMBEDDINGS
 from geomae.models.blocks import (
     Positions,
     attend,
@@ -40,7 +40,7 @@ class Decoder(nn.Module):
         self.positions = Positions(architecture, options.width)
         self.blocks = self._blocks(architecture)
         self.norm = nn.LayerNorm(options.width, eps=architecture.norm_eps)
-        self.head = _head(architecture, options.width)
+        self.head = EMBEDDINGS[architecture.embedding].head(architecture, options.width)
 
     def forward(
         self,
@@ -166,12 +166,3 @@ KINDS = {"full": Decoder, "window": WindowDecoder, "cross": CrossDecoder}
 def build_decoder(architecture: Architecture) -> Decoder | None:
     """Build the decoder of an architecture; None where it has none."""
     return KINDS[architecture.decoder.kind](architecture) if architecture.decoder else None
-
-
-def _head(architecture: Architecture, width: int) -> StackedHead | GroupedHead | SpectralHead:
-    pixels = architecture.patch**2
-    if architecture.embedding == "stacked":
-        return StackedHead(architecture.bands, pixels, width)
-    if architecture.groups is not None:
-        return GroupedHead(architecture.groups, pixels, width)
-    return SpectralHead(pixels, width)

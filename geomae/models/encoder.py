@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from geomae.models.architecture import Architecture
-from geomae.models.band_embedding import GroupedEmbedding, SpectralEmbedding, StackedEmbedding
+from geomae.models.band_embedding import EMBEDDINGS
 from geomae.models.blocks import Positions, blocks, choose_kernels, token
 from geomae.models.patches import take
 
@@ -22,7 +22,7 @@ class Encoder(nn.Module):
         super().__init__()
         width = architecture.width
         self.groups = architecture.groups
-        self.embedding = _embedding(architecture)
+        self.embedding = EMBEDDINGS[architecture.embedding].layer(architecture)
         if self.groups:
             self.group_token = token(width, len(self.groups))
         self.cls_token = token(width)
@@ -132,12 +132,3 @@ def mean_over_groups(tokens_BXD: Tensor, usable_BX: Tensor, groups: int) -> Tens
     usable_BGN = usable_BX.reshape(B, groups, -1)
     weight_BGN = usable_BGN / usable_BGN.sum(1, keepdim=True).clamp(min=1)
     return (tokens_BXD.reshape(B, groups, -1, D) * weight_BGN[..., None]).sum(1)
-
-
-def _embedding(architecture: Architecture) -> StackedEmbedding | GroupedEmbedding | SpectralEmbedding:
-    pixels, width = architecture.patch**2, architecture.width
-    if architecture.embedding == "stacked":
-        return StackedEmbedding(architecture.bands, pixels, width)
-    if architecture.groups is not None:
-        return GroupedEmbedding(architecture.groups, pixels, width)
-    return SpectralEmbedding(pixels, width)

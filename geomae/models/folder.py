@@ -106,7 +106,7 @@ class Model:
             remedy = nearest(name, [one.name for one in self.sensors])
             raise ModelError(f"the model has no statistics for sensor {name!r}; {remedy}")
         record = known if bands is None else known.select(bands)
-        if self.mae.architecture.embedding != "spectral" and record.bands != known.bands:
+        if not self.mae.architecture.any_bands and record.bands != known.bands:
             raise ModelError(
                 f"a {self.mae.architecture.embedding} embedding needs its {len(known.bands)} bands in the order it was "
                 "trained with; only `spectral` takes any"

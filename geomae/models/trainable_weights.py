@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from geomae.errors import ConfigError
-from geomae.models.band_embedding import GroupedEmbedding, GroupedHead, KernelBasis, StackedEmbedding, StackedHead
+from geomae.models.band_embedding import BandLayer
 from geomae.models.trainable import Trainable
 
 SCALE = 2.0  # alpha / r of LoRA with alpha = 2 r, so that one learning rate suits every rank
@@ -103,7 +103,7 @@ def unfreeze(model: Trainable, method: str, *, blocks: int, rank: int, pixels: b
     if method == "last-blocks" and decoder is not None:
         free.append(decoder)
     if method == "lora":
-        free += [part for module in model.modules() if (part := _of_bands(module)) is not None]
+        free += [module.of_bands for module in model.modules() if isinstance(module, BandLayer)]
     for part in free:
         part.requires_grad_(True)
     for part in unreached:
@@ -115,10 +115,3 @@ def unfreeze(model: Trainable, method: str, *, blocks: int, rank: int, pixels: b
         ):
             add_low_rank(part, rank)
     return Share(sum(value.numel() for value in model.parameters() if value.requires_grad), total)
-
-
-def _of_bands(module: nn.Module) -> nn.Module | None:
-    """The weights of single bands in a module, which updates of the blocks cannot replace; None for most modules."""
-    if isinstance(module, KernelBasis):
-        return module.mixture
-    return module if isinstance(module, (StackedEmbedding, StackedHead, GroupedEmbedding, GroupedHead)) else None

@@ -130,7 +130,7 @@ class FinetunedFolder:
         """See `PredictorFolder`."""
         if imagery is None:
             return FinetunedModel(self.record, self.model)
-        all_bands = self.model.model.mae.architecture.embedding == "spectral"
+        all_bands = self.model.model.mae.architecture.any_bands
         bands = fit_imagery(self.record, imagery, str(selector), all_bands=all_bands)
         return FinetunedModel.fit(self.record, self.model, bands, str(self.folder))
 

@@ -13,6 +13,7 @@ from geomae.catalog import Catalog, Selector
 from geomae.config import Objective, PretrainConfig
 from geomae.errors import BandMismatchError, CatalogError, ConfigError
 from geomae.files import digest
+from geomae.models.band_embedding import EMBEDDINGS
 from geomae.models.blocks import check_window
 from geomae.models.masking import usable_patches, visible_count
 from geomae.sensors import Band, band_groups
@@ -99,7 +100,7 @@ def fixed_bands(
         left = [band.name for band in bands if band.name not in names]
         text = " | ".join(" ".join(names[i] for i in group) for group in groups)
         notes.append(f"groups: {text}" + (f"; left out: {' '.join(left)}" if left else ""))
-    return ((), None) if config.embedding == "spectral" else (names, groups)
+    return ((), None) if EMBEDDINGS[config.embedding].any_bands else (names, groups)
 
 
 def _unfit_size(index: TileIndex, size: int, sizes: Sequence[int], patch: int) -> str:
@@ -127,7 +128,7 @@ def _divisor(sizes: Sequence[int], patch: int) -> int:
 
 def agree_on_bands(indexes: Sequence[TileIndex], config: PretrainConfig) -> None:
     """Raise BandMismatchError where bands differ between data sets and the embedding needs one set of bands."""
-    if config.embedding == "spectral":
+    if EMBEDDINGS[config.embedding].any_bands:
         return
     names = [frozenset((sensor_key(index), band.name) for band in index.source.bands) for index in indexes]
     for index, bands in zip(indexes, names, strict=True):

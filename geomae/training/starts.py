@@ -143,7 +143,7 @@ class OwnStart:
             notes += said
             return OwnStart(replace(model, sensors=(fitted.record, *model.sensors)))
         new = [band.name for band in imagery.bands if band.name not in {one.name for one in known.bands}]
-        if not new or model.mae.architecture.embedding != "spectral":
+        if not new or not model.mae.architecture.any_bands:
             return self
         notes.append(f"bands of {known.name} that are new to the model: {', '.join(new)}")
         more = imagery.select(new)

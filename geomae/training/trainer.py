@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geomae.config import Objective, PretrainConfig
+from geomae.config import PretrainConfig
 from geomae.models.architecture import architecture
 from geomae.models.folder import SensorTensors, sensor_tensors, standardise
 from geomae.models.mae import MaskedAutoencoder, compile_in_place
 from geomae.models.masking import MaskRules
-from geomae.models.objective import TrainedModel
+from geomae.models.objective import TERMS, TrainedModel
 from geomae.models.textures import TextureTargets
 from geomae.models.trainable import Loss, Trainable, View
 from geomae.randomness import generator, key
@@ -75,14 +75,14 @@ class Trainer(Training):
 
     def counts(self, batch: Batch) -> list[float]:
         """See `Training`."""
-        return count_scored(batch, self.config.objective)
+        return [TERMS[term].count(batch) for term in self.terms]
 
     def losses(self, part: Batch) -> tuple[Tensor, Tensor]:
         """See `Training`."""
         first, second = views_of(part, self.sensors)
         with working_precision(self.fabric.device, self.precision):
             found = self.model(first, second, part.negatives, partial(gathered, self.fabric))
-        return torch.stack([one.sum_B for one in found[:-1] if one is not None]), found.pooled_BD
+        return torch.stack([one.sum_B for one in found.by_term.values()]), found.pooled_BD
 
     def scores(self, *, baselines: bool) -> dict[str, ValidationScores]:
         """Return the scores of every validation data set under fixed masks."""
@@ -108,15 +108,6 @@ def views_of(batch: Batch, sensors: Mapping[int, SensorTensors]) -> tuple[View, 
     gsd_m = sensor.gsd_m if batch.zoom_B is None or sensor.gsd_m is None else sensor.gsd_m * batch.zoom_B
     first = View(inputs, batch.valid_BCHW, sensor.codes_CF, batch.mask, gsd_m, batch.dataset)
     return first, None if batch.second is None else views_of(batch.second, sensors)[0]
-
-
-def count_scored(batch: Batch, objective: Objective) -> list[float]:
-    """Return the denominator of each term of the loss, over this rank's tiles, without reading from the device."""
-    counts = {"pixels": float(batch.hidden_B.sum()), "textures": float(len(batch.tile_ids))}
-    if batch.negatives is not None:
-        counted_B, partner_B = batch.negatives.counted_B, batch.negatives.partner_B
-        counts |= {"places": float(partner_B.sum()), "contrast": float((counted_B & ~partner_B).sum())}
-    return [counts[term] for term in objective.weights()]
 
 
 def batch_spec(config: PretrainConfig, seed: int, groups: Groups | None) -> BatchSpec:
@@ -215,7 +206,7 @@ def _comparison(trainer: Trainer, number: int, one: Dataset) -> ValidationScores
         first, second = views_of(moved, {number: sensor})
         with working_precision(fabric.device, trainer.precision):
             found = trainer.model(first, second, moved.negatives)
-        compared: Loss = found.contrast or found.places
+        compared: Loss = found.by_term.get("contrast") or found.by_term["places"]
         return compared
 
     batches = fixed_batches(

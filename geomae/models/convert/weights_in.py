@@ -128,9 +128,9 @@ def adapt_bands(
     """
     transformer(model, "conversion to other bands")
     shape = model.mae.architecture
-    if shape.embedding == "spectral":
+    if shape.any_bands:
         raise ModelError(
-            "a spectral embedding takes any bands as they are and needs no conversion; use the model itself"
+            f"a {shape.embedding} embedding takes any bands as they are and needs no conversion; use the model itself"
         )
     if shape.embedding != "stacked":
         raise ModelError(

@@ -129,13 +129,13 @@ def model(**weights):
 def test_terms_are_those_with_a_weight_and_pixels_are_the_masked_autoencoder(views):
     first, second, negatives = views
     both = model(pixels=1, places=0.5, contrast=0.1)
-    found = both(first, second, negatives)
+    found = both(first, second, negatives).by_term
     plain = both.kept(first.pixels_BCHW, first.valid_BCHW, first.codes_CF, first.mask)
-    assert torch.equal(found.pixels.sum_B, plain.sum_B) and torch.equal(found.pixels.count_B, plain.count_B)
-    assert found.places.sum_B[0] > 0 == found.places.sum_B[1] and found.places.count_B.tolist() == [1, 0]
-    assert found.contrast.sum_B[1] > 0 == found.contrast.sum_B[0] and found.contrast.count_B.tolist() == [0, 1]
-    assert model(pixels=1)(first).contrast is None
-    assert model(pixels=0, contrast=1)(first, second, negatives).pixels is None
+    assert torch.equal(found["pixels"].sum_B, plain.sum_B) and torch.equal(found["pixels"].count_B, plain.count_B)
+    assert found["places"].sum_B[0] > 0 == found["places"].sum_B[1] and found["places"].count_B.tolist() == [1, 0]
+    assert found["contrast"].sum_B[1] > 0 == found["contrast"].sum_B[0] and found["contrast"].count_B.tolist() == [0, 1]
+    assert set(model(pixels=1)(first).by_term) == {"pixels"}
+    assert set(model(pixels=0, contrast=1)(first, second, negatives).by_term) == {"contrast"}
 
 
 def test_invalid_pixels_influence_neither_losses_nor_gradients(views):
@@ -146,9 +146,9 @@ def test_invalid_pixels_influence_neither_losses_nor_gradients(views):
         changed = [
             view._replace(pixels_BCHW=view.pixels_BCHW.where(view.valid_BCHW, value)) for view in (first, second)
         ]
-        found = one(*changed, negatives)
-        (found.pixels.sum_B.sum() + found.contrast.sum_B.sum()).backward()
-        losses.append([*found.pixels.sum_B.tolist(), *found.contrast.sum_B.tolist()])
+        found = one(*changed, negatives).by_term
+        (found["pixels"].sum_B.sum() + found["contrast"].sum_B.sum()).backward()
+        losses.append([*found["pixels"].sum_B.tolist(), *found["contrast"].sum_B.tolist()])
         grads.append([p.grad for p in one.parameters()])
     assert losses[0] == losses[1]
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
@@ -157,13 +157,13 @@ def test_invalid_pixels_influence_neither_losses_nor_gradients(views):
 def test_beside_other_terms_pixels_do_not_teach_the_first_half_of_the_encoder(views):
     first, second, negatives = views
     one = model(pixels=1, contrast=1)
-    one(first, second, negatives).pixels.sum_B.sum().backward()
+    one(first, second, negatives).by_term["pixels"].sum_B.sum().backward()
     taught = {name for name, value in one.kept.named_parameters() if value.grad is not None and value.grad.any()}
     assert taught and all(
         name.startswith(("encoder.norm", "decoder")) for name in taught
     )  # its one block is the middle
     alone = model(pixels=1)
-    alone(first).pixels.sum_B.sum().backward()
+    alone(first).by_term["pixels"].sum_B.sum().backward()
     assert all(value.grad is not None for value in alone.kept.parameters())
 
 

@@ -159,9 +159,9 @@ def test_the_term_is_the_mean_squared_error_of_its_head(view):
     found = one(view)
     wanted, _ = one.targets[1](view.pixels_BCHW, view.valid_BCHW)
     predicted = one.textures(found.pooled_BD, torch.ones(6, dtype=torch.long))
-    assert torch.allclose(found.textures.sum_B, (predicted - wanted).square().mean(1))
-    assert int(found.textures.count_B.sum()) == 6 and found.contrast is None
-    assert one.eval()(view).textures is None  # held-out tiles are scored by the other terms
+    assert torch.allclose(found.by_term["textures"].sum_B, (predicted - wanted).square().mean(1))
+    assert int(found.by_term["textures"].count_B.sum()) == 6 and "contrast" not in found.by_term
+    assert "textures" not in one.eval()(view).by_term  # held-out tiles are scored by the other terms
     assert set(kept_weights(one.state_dict())) == set(one.kept.state_dict())
 
 
@@ -177,7 +177,7 @@ def test_where_a_tile_has_a_partner_that_is_what_is_predicted(view, dataset):
     other, _ = one.targets[dataset](pixels, valid)
     wanted = torch.where(partner[:, None], other, own)
     predicted = one.textures(found.pooled_BD, torch.where(partner, dataset, 1))
-    assert torch.allclose(found.textures.sum_B, (predicted - wanted).square().mean(1))
+    assert torch.allclose(found.by_term["textures"].sum_B, (predicted - wanted).square().mean(1))
 
 
 def test_invalid_pixels_influence_nothing(view):
@@ -185,8 +185,8 @@ def test_invalid_pixels_influence_nothing(view):
     for value in (0.0, torch.nan, 1e30):
         one = model()
         found = one(view._replace(pixels_BCHW=view.pixels_BCHW.where(view.valid_BCHW, value)))
-        found.textures.sum_B.sum().backward()
-        losses.append(found.textures.sum_B.tolist())
+        found.by_term["textures"].sum_B.sum().backward()
+        losses.append(found.by_term["textures"].sum_B.tolist())
         grads.append([p.grad for p in one.kept.encoder.parameters() if p.grad is not None])
     assert losses[0] == losses[1] == losses[2] and grads[0]
     for other in grads[1:]:
