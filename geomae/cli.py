@@ -1,7 +1,7 @@
 """The command line: one sub-command per module of `geomae.commands`, its help, and the exit code."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -71,26 +71,7 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-EXAMPLES = {
-    "pretrain": "geomae pretrain --catalog data_catalog.yaml --dataset mine --set steps=1000 --out runs/mine",
-    "embed": "geomae embed --dataset mine --encoder runs/mine/model --out runs/embeddings",
-    "embed-pca": "geomae embed-pca --dataset mine --encoder runs/mine/model --out runs/pca",
-    "finetune": "geomae finetune --model runs/mine/model --train mine@train --eval mine@test --out runs/finetune",
-    "probe": "geomae probe --train mine@train --test mine@test --encoder runs/mine/model --out runs/probe",
-    "compare-recon": "geomae compare-recon --dataset mine@test --model runs/mine/model --model baseline:idw",
-    "gap": "geomae gap --source 'mine[season=dry]' --target 'mine[season=wet]' --encoder runs/mine/model",
-    "adapt": "geomae adapt --model runs/mine/model --source mine@train --target other@train --out runs/adapted",
-    "predict": "geomae predict --model runs/probe/probes/mine --dataset other --out runs/map",
-    "convert": "geomae convert mae_pretrain_vit_base.pth model --statistics imagenet",
-    "ui": "geomae ui --port 5001",
-    "doctor": "geomae doctor --catalog data_catalog.yaml",
-    "show": "geomae runs show mine",
-    "init": "geomae catalog init rasters --out data_catalog.yaml",
-    "check": "geomae catalog check --dataset mine",
-    "stats": "geomae catalog stats --dataset mine@train",
-    "preview": "geomae catalog preview --dataset mine --out preview",
-    "schema": "geomae catalog schema --out catalog.schema.json",
-}  # shown below the options of each command
+EXAMPLES: dict[str, str] = {}  # by the last word of a command; shown below its options
 
 
 class Command(TyperCommand):
@@ -127,34 +108,41 @@ def title(option: Any) -> str:
     return str(max(option.opts, key=len)).lstrip("-")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "pretrain": pretrain.pretrain,
-    "convert": convert.convert,
-    "ui": ui.ui,
-    "doctor": doctor.doctor,
-    "embed": embed.embed,
-    "probe": probe.probe,
-    "finetune": finetune.finetune,
-    "embed-pca": embed_pca.embed_pca,
-    "compare-recon": compare_recon.compare_recon,
-    "gap": gap.gap,
-    "adapt": adapt.adapt,
-    "predict": predict.predict,
+COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {  # by name: the function, and the arguments of an example
+    "pretrain": (pretrain.pretrain, "--catalog data_catalog.yaml --dataset mine --set steps=1000 --out runs/mine"),
+    "convert": (convert.convert, "mae_pretrain_vit_base.pth model --statistics imagenet"),
+    "ui": (ui.ui, "--port 5001"),
+    "doctor": (doctor.doctor, "--catalog data_catalog.yaml"),
+    "embed": (embed.embed, "--dataset mine --encoder runs/mine/model --out runs/embeddings"),
+    "probe": (probe.probe, "--train mine@train --test mine@test --encoder runs/mine/model --out runs/probe"),
+    "finetune": (finetune.finetune, "--model runs/mine/model --train mine@train --eval mine@test --out runs/finetune"),
+    "embed-pca": (embed_pca.embed_pca, "--dataset mine --encoder runs/mine/model --out runs/pca"),
+    "compare-recon": (compare_recon.compare_recon, "--dataset mine@test --model runs/mine/model --model baseline:idw"),
+    "gap": (gap.gap, "--source 'mine[season=dry]' --target 'mine[season=wet]' --encoder runs/mine/model"),
+    "adapt": (adapt.adapt, "--model runs/mine/model --source mine@train --target other@train --out runs/adapted"),
+    "predict": (predict.predict, "--model runs/probe/probes/mine --dataset other --out runs/map"),
+    "catalog init": (catalog_init.init, "rasters --out data_catalog.yaml"),
+    "catalog check": (catalog_check.check, "--dataset mine"),
+    "catalog stats": (catalog_stats.stats, "--dataset mine@train"),
+    "catalog preview": (catalog_preview.preview, "--dataset mine --out preview"),
+    "catalog schema": (catalog_schema.schema, "--out catalog.schema.json"),
+    "runs show": (runs.show_run, "mine"),
 }
-for name, function in COMMANDS.items():
-    app.command(name, cls=Command)(function)
-
 catalog = typer.Typer(
     name="catalog", help="Write, check and look at a data catalogue.", no_args_is_help=True, rich_markup_mode=None
 )
-catalog.command("init", cls=Command)(catalog_init.init)
-catalog.command("check", cls=Command)(catalog_check.check)
-catalog.command("stats", cls=Command)(catalog_stats.stats)
-catalog.command("preview", cls=Command)(catalog_preview.preview)
-catalog.command("schema", cls=Command)(catalog_schema.schema)
-app.add_typer(catalog)
-
 runs_app = typer.Typer(name="runs", invoke_without_command=True, rich_markup_mode=None)
 runs_app.callback()(runs.list_runs)
-runs_app.command("show", cls=Command)(runs.show_run)
+
+
+def add_command(name: str, function: Callable[..., None], arguments: str) -> None:
+    """Add a command to the app; `catalog check` is the command `check` of the group `catalog`."""
+    group, _, last = name.rpartition(" ")
+    EXAMPLES[last] = f"geomae {name} {arguments}"
+    {"": app, "catalog": catalog, "runs": runs_app}[group].command(last, cls=Command)(function)
+
+
+for name, (function, arguments) in COMMANDS.items():
+    add_command(name, function, arguments)
+app.add_typer(catalog)
 app.add_typer(runs_app)

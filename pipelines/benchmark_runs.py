@@ -15,9 +15,7 @@ from geomae.commands.session import Session
 from geomae.encoders.selections import Embeddings, EmbeddingSpec, EncoderLoader, embed_selections, embedding_params
 from geomae.encoders.specification import (
     BASELINE,
-    GALILEO,
-    TIMM,
-    TORCHGEO,
+    LIBRARIES,
     EncoderSpec,
     Reference,
     encoder_specs,
@@ -35,7 +33,7 @@ from geomae.runtime.signals import Stop
 from geomae.tiles.selection import Selection
 from pipelines.benchmark_tasks import Task
 
-KINDS = (TIMM, TORCHGEO, GALILEO, BASELINE, "mlflow", "models")
+KINDS = (*LIBRARIES, BASELINE, "mlflow", "models")
 ANY = "*"
 Ranks = dict[tuple[str, str, str], list[float]]  # by task, encoder and test: one of each seed
 

@@ -263,7 +263,9 @@ TorchgeoEntry = Annotated[
 ]
 
 
-SOURCES = ("path", "stac", "cube", "torchgeo", "sample")
+SOURCES = {"path": True, "stac": True, "cube": True, "torchgeo": False, "sample": False}
+"""The keys of DatasetEntry of which each entry has one, and whether the schema asks for `sensor` beside it. How each is
+opened is in `tiles.sources.RESOLVERS`."""
 BAND = "{band}"
 
 
@@ -310,12 +312,13 @@ class DatasetEntry(Strict):
     def _fits_together(self) -> "DatasetEntry":
         given = [key for key in SOURCES if getattr(self, key) is not None]
         if not given:
-            refuse("has no source; add `path`, `stac`, `cube`, `torchgeo` or `sample`")
+            *others, last = (f"`{key}`" for key in SOURCES)
+            refuse(f"has no source; add {', '.join(others)} or {last}")
         if len(given) > 1:
             refuse(f"has two sources, `{given[0]}` and `{given[1]}`; keep one", given[1])
         if self.args is not None and not isinstance(self.torchgeo, str):
             refuse("`args` belongs to `torchgeo: NAME`; move it or remove it", "args")
-        if given[0] in ("path", "stac", "cube") and self.sensor is None:
+        if SOURCES[given[0]] and self.sensor is None:
             refuse("does not say which sensor; add `sensor`, a name or inline bands", given[0])
         if self.tile is not None and self.windows is not None:
             refuse("has both `tile` and `windows`; keep one", "windows")
@@ -348,6 +351,11 @@ class DatasetEntry(Strict):
         if self.places is not None:
             return self.places.column, "places"
         return (self.group.folds, "group.folds") if self.group and self.group.folds else None
+
+    @property
+    def source(self) -> str:
+        """The key that names the source."""
+        return next(key for key in SOURCES if getattr(self, key) is not None)
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from geomae.encoders.specification import KINDS
 from geomae.errors import ConfigError, GeomaeError, StorageError
 from geomae.files import write_json
 from geomae.runtime.peers import take_leave
@@ -36,8 +37,8 @@ Encoders = Annotated[
     list[str] | None,
     typer.Option(
         "--encoder",
-        help="[LABEL=]ENCODER: a model folder, mlflow:RUN_ID, models:/NAME/VERSION, timm:NAME, torchgeo:WEIGHTS, "
-        "galileo:FOLDER or baseline:NAME; repeatable where several can be compared.",
+        help=f"[LABEL=]ENCODER: a model folder, {', '.join(KINDS[:-1])} or {KINDS[-1]}; repeatable where several can "
+        "be compared.",
     ),
 ]
 Align = Annotated[

@@ -19,23 +19,18 @@ from geomae.embeddings import open_embeddings, write_geoparquet
 from geomae.embeddings.geoparquet import footprints, without_footprint
 from geomae.encoders.baselines import baseline_encoder
 from geomae.encoders.extraction import EncoderTiles, Extracted, Progress, extract
-from geomae.encoders.foreign_models import ForeignEncoder
-from geomae.encoders.galileo import GalileoEncoder, galileo_encoder
 from geomae.encoders.interface import DEFAULT_POOLING, MIDDLE, Encoder, Layer, check_pooling, weights_digest
 from geomae.encoders.own_models import OwnEncoder, own_encoder
 from geomae.encoders.specification import (
     BASELINE,
     FOLDER,
-    GALILEO,
+    LIBRARIES,
     MLFLOW,
-    TIMM,
     EncoderSpec,
     Reference,
     absolute,
     parse_encoder,
 )
-from geomae.encoders.timm_models import timm_encoder
-from geomae.encoders.torchgeo_models import torchgeo_encoder
 from geomae.errors import CatalogError, ConfigError
 from geomae.files import digest
 from geomae.models.folder import Model, load_model
@@ -78,12 +73,8 @@ def load_encoder(
         raise ConfigError(f"{reference.text}: has to know the bands; give imagery=, the record of the data set")
     elif reference.kind == BASELINE:
         loaded = baseline_encoder(reference, layer, pooling, imagery, device, like)
-    elif reference.kind == TIMM:
-        loaded = timm_encoder(reference, layer, pooling, imagery, device)
-    elif reference.kind == GALILEO:
-        loaded = galileo_encoder(reference, layer, pooling, imagery, device)
     else:
-        loaded = torchgeo_encoder(reference, layer, pooling, imagery, device)
+        loaded = LIBRARIES[reference.kind].load(reference, layer, pooling, imagery, device)
     if tile is not None:
         loaded.patch_grid(tile, tile)
     return loaded
@@ -354,11 +345,10 @@ def identity(encoders: ByDataset) -> dict[str, Any]:
     For encoders that are not own models, the digest also covers the bands.
     """
     own, first = _own(encoders), next(iter(encoders.values()))
-    layered = first if isinstance(first, (OwnEncoder, ForeignEncoder, GalileoEncoder)) else None
     return {
         "model_digest": weights_digest(own.model.mae.state_dict()) if own else first.digest,
-        "layer": layered.layer if layered else None,
-        "pooling": layered.pooling if layered else None,
+        "layer": getattr(first, "layer", None),  # baselines have no layers and no pooling
+        "pooling": getattr(first, "pooling", None),
     }
 
 

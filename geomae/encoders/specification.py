@@ -1,10 +1,15 @@
-"""Parsing of the text by which users name an encoder: `[LABEL=]ENCODER`."""
+"""Parsing of the text by which users name an encoder: `[LABEL=]ENCODER`.
+
+LIBRARIES is the registry of encoders of other libraries: a new one is a module and an entry there (CONTRIBUTING.md).
+"""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from geomae.errors import ConfigError, nearest
 
@@ -13,16 +18,42 @@ FOLDER, MLFLOW, TIMM, TORCHGEO, BASELINE = "folder", "mlflow", "timm", "torchgeo
 GALILEO = "galileo"
 RANDOM_SEEDS = 5  # number of untrained encoders that `baseline:random` stands for
 BASELINES = ("statistics", "rcf", "random", "pixels")
-OPTIONS = {
-    TIMM: ("pretrained", "checkpoint", "bands"),
-    TORCHGEO: ("checkpoint",),
-    GALILEO: ("month", "patch"),
-    "baseline:random": ("seed",),
-    "baseline:idw": ("power",),
-}
+BASELINE_OPTIONS = {"random": ("seed",), "idw": ("power",)}
 VALUES = {"pretrained": ("true", "false"), "bands": ("all",)}
 COUNTS = {"month": 12, "patch": 64}  # integer options, from 1 to this value
-KINDS = ("mlflow:RUN_ID", "models:/NAME/VERSION", "timm:NAME", "torchgeo:NAME", "galileo:FOLDER", "baseline:NAME")
+
+
+@dataclass(frozen=True)
+class Library:
+    """Encoders that are written `kind:NAME?option=value`, or `kind:FOLDER` where `folder` is true.
+
+    `home` is `module:function`. The function is called with (Reference, layer, pooling, SensorRecord, device) and
+    returns an Encoder; it is imported on first use, since a text is checked without torch.
+    """
+
+    home: str
+    options: tuple[str, ...] = ()
+    folder: bool = False
+
+    @property
+    def named(self) -> str:
+        """What stands behind the colon."""
+        return "FOLDER" if self.folder else "NAME"
+
+    def load(self, *given: Any) -> Any:
+        """Return the encoder that `home` makes of `given`."""
+        module, _, function = self.home.partition(":")
+        load: Callable[..., Any] = getattr(import_module(module), function)
+        return load(*given)
+
+
+LIBRARIES: Mapping[str, Library] = {
+    TIMM: Library("geomae.encoders.timm_models:timm_encoder", ("pretrained", "checkpoint", "bands")),
+    TORCHGEO: Library("geomae.encoders.torchgeo_models:torchgeo_encoder", ("checkpoint",)),
+    GALILEO: Library("geomae.encoders.galileo:galileo_encoder", ("month", "patch"), folder=True),
+}
+OF_LIBRARIES = tuple(f"{kind}:{library.named}" for kind, library in LIBRARIES.items())
+KINDS = ("mlflow:RUN_ID", "models:/NAME/VERSION", *OF_LIBRARIES, "baseline:NAME")
 
 
 @dataclass(frozen=True)
@@ -81,21 +112,23 @@ def parse_encoder(text: str, baselines: Sequence[str] = BASELINES) -> Reference:
     head, colon, rest = text.partition(":")
     if text.startswith(("mlflow:", "models:")):
         return Reference(_plain(text), text, MLFLOW, text, MappingProxyType({}))
-    if colon and head in (TIMM, TORCHGEO, GALILEO, BASELINE):
+    library = LIBRARIES.get(head)
+    if colon and (library or head == BASELINE):
         name, mark, options = rest.partition("?")
         if head == BASELINE and name not in baselines:
             raise ConfigError(f"{text}: there is no baseline {name!r}; {nearest(name, baselines)}")
         if not name:
-            raise ConfigError(f"{text}: names no model; write {head}:{'FOLDER' if head == GALILEO else 'NAME'}")
-        if head == GALILEO and not Path(name).is_dir():
+            raise ConfigError(f"{text}: names no model; write {head}:{library.named if library else 'NAME'}")
+        folder = library is not None and library.folder
+        if folder and not Path(name).is_dir():
             raise ConfigError(f"{text}: there is no folder {name}; check the path")
-        known = OPTIONS.get(head) or OPTIONS.get(f"{head}:{name}", ())
-        label = _plain(Path(name).absolute().name) if head == GALILEO else _plain(text)
+        known = library.options if library else BASELINE_OPTIONS.get(name, ())
+        label = _plain(Path(name).absolute().name) if folder else _plain(text)
         return Reference(label, text, head, name, MappingProxyType(_options(text, options if mark else "", known)))
     if Path(text).is_dir():
         return Reference(_folder_label(Path(text)), text, FOLDER, text, MappingProxyType({}))
     if colon and re.fullmatch(r"\w+", head) and not Path(text).exists():
-        close = nearest(head, ("mlflow", "models", TIMM, TORCHGEO, GALILEO, BASELINE))
+        close = nearest(head, ("mlflow", "models", *LIBRARIES, BASELINE))
         raise ConfigError(f"{text}: {head}: is no kind of encoder; {close} (a model folder, or {', '.join(KINDS)})")
     raise ConfigError(
         f"{text}: is neither a model folder nor an MLflow reference; check the path (others: {', '.join(KINDS[2:])})"
@@ -107,7 +140,8 @@ def absolute(text: str) -> str:
     one = parse_encoder(text)
     if one.kind == FOLDER:
         return str(Path(text).absolute())
-    name = str(Path(one.name).absolute()) if one.kind == GALILEO else one.name
+    library = LIBRARIES.get(one.kind)
+    name = str(Path(one.name).absolute()) if library and library.folder else one.name
     options = {key: str(Path(value).absolute()) if key == "checkpoint" else value for key, value in one.options.items()}
     if (name, options) == (one.name, dict(one.options)):
         return text

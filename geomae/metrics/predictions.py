@@ -2,9 +2,11 @@
 
 T tiles, G groups, K classes, R resamples; X any leading dimensions, such as resamples. A confusion matrix has truth in
 rows and predictions in columns.
+
+TILE_SCORES and PIXEL_SCORES are the registries: a new score is a function and an entry there (CONTRIBUTING.md).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -111,6 +113,26 @@ def average(score_XK: Floats, averaged_K: NDArray[np.bool_] | None = None) -> Fl
     return _share(np.where(known_XK, chosen_XK, 0).sum(-1), known_XK.sum(-1))
 
 
+def macro_f1(counts_XKK: Floats, averaged_K: NDArray[np.bool_] | None = None) -> Floats:
+    """Mean F1 (X) over the classes of the truth, or over those of them that `averaged_K` selects."""
+    return average(class_scores(counts_XKK)["f1"], averaged_K)
+
+
+def mean_iou(counts_XKK: Floats, averaged_K: NDArray[np.bool_] | None = None) -> Floats:
+    """Mean IoU (X) over the classes of truth and prediction, or over those of them that `averaged_K` selects."""
+    return average(class_scores(counts_XKK)["iou"], averaged_K)
+
+
+# Each makes of confusion matrices (X, K, K), and of the classes that averages count, one score (X).
+Score = Callable[[Floats, NDArray[np.bool_] | None], Floats]
+_ACCURACY: dict[str, Score] = {
+    "accuracy": lambda counts_XKK, _: accuracy(counts_XKK),
+    "balanced_accuracy": balanced_accuracy,
+}
+TILE_SCORES: Mapping[str, Score] = {**_ACCURACY, "macro_f1": macro_f1}
+PIXEL_SCORES: Mapping[str, Score] = {"mean_iou": mean_iou, **_ACCURACY}
+
+
 def _share(part_X: Floats, whole_X: Floats) -> Floats:
     unknown_X = np.full(np.shape(whole_X), np.nan)
     return np.asarray(np.divide(part_X, whole_X, out=unknown_X, where=whole_X > 0))
@@ -146,14 +168,9 @@ class ClassMeasure:
         return confusion_by_group(truth, predicted, group_T, len(self.names), groups)
 
     def values(self, sums_X: Floats) -> Values:
-        """Accuracy, balanced accuracy, macro F1; recall, precision and F1 of each class."""
-        by_class = class_scores(sums_X)
-        values = {
-            ("accuracy", ALL): accuracy(sums_X),
-            ("balanced_accuracy", ALL): average(by_class["recall"], self.averaged_K),
-            ("macro_f1", ALL): average(by_class["f1"], self.averaged_K),
-        }
-        return values | _of_classes(by_class, ("recall", "precision", "f1"), self.names)
+        """The scores of TILE_SCORES; recall, precision and F1 of each class."""
+        values = {(name, ALL): score(sums_X, self.averaged_K) for name, score in TILE_SCORES.items()}
+        return values | _of_classes(class_scores(sums_X), ("recall", "precision", "f1"), self.names)
 
     def groups(self, sums: Floats) -> dict[str, int]:
         """Number of groups, and of those that hold each class."""
@@ -176,14 +193,9 @@ class PixelMeasure:
         return confusion_by_group(*parts, len(self.names), groups)
 
     def values(self, sums_X: Floats) -> Values:
-        """Mean IoU, accuracy, balanced accuracy; IoU and recall of each class."""
-        by_class = class_scores(sums_X)
-        values = {
-            ("mean_iou", ALL): average(by_class["iou"], self.averaged_K),
-            ("accuracy", ALL): accuracy(sums_X),
-            ("balanced_accuracy", ALL): average(by_class["recall"], self.averaged_K),
-        }
-        return values | _of_classes(by_class, ("iou", "recall"), self.names)
+        """The scores of PIXEL_SCORES; IoU and recall of each class."""
+        values = {(name, ALL): score(sums_X, self.averaged_K) for name, score in PIXEL_SCORES.items()}
+        return values | _of_classes(class_scores(sums_X), ("iou", "recall"), self.names)
 
     def groups(self, sums: Floats) -> dict[str, int]:
         """Number of groups, and of those that hold each class."""

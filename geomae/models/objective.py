@@ -10,6 +10,7 @@ B tiles, E width of the projection, P texture components, D width
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -58,7 +59,8 @@ class StepTiles(Protocol):
         """Which tiles have a partner; None where no views are compared."""
 
 
-class Term(NamedTuple):
+@dataclass(frozen=True)
+class Term:
     """A term of the loss.
 
     `loss` gives the sum and count of each tile; None leaves the term out, which only validation may. `count` tells the

@@ -2,13 +2,15 @@
 
 torchgeo finds, splits and labels files, and `rasters` reads them. Its data sets without a list of files are written
 once as files (`torchgeo_classes`).
+
+RESOLVERS is the registry: a new kind of source is a key of the catalogue's schema and an entry there (CONTRIBUTING.md).
 """
 
 import inspect
 import logging
 import re
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -18,6 +20,7 @@ from typing import Any
 from geomae.catalog import Catalog, DatasetEntry, Source, resolve_files, resolve_stac, source_from_paths
 from geomae.catalog.paths import common_folder
 from geomae.catalog.patterns import escape_pattern
+from geomae.catalog.stored_bands import DescribeBands
 from geomae.errors import CatalogError, nearest
 from geomae.files import confine
 from geomae.rasters import describe_bands
@@ -58,29 +61,40 @@ def prepare(catalog: Catalog, dataset: str) -> tuple[Catalog, Source]:
     relative to the folder of the landscape, which is drawn on first use. Raises CatalogError where entry and files do
     not fit together.
     """
-    entry = catalog.entry(dataset)
-    describe = partial(describe_bands, remote=entry.remote)
-    if entry.sample is not None:
-        catalog = _with_landscape(catalog, dataset)
-    if entry.cube is not None:
-        return catalog, resolve_cube(catalog, dataset)
-    if entry.stac is not None:
-        return catalog, resolve_stac(catalog, dataset, describe)
-    if entry.torchgeo_source is None:
-        return catalog, resolve_files(catalog, dataset, describe)
+    return RESOLVERS[catalog.entry(dataset).source](catalog, dataset)
+
+
+def _describe(catalog: Catalog, dataset: str) -> DescribeBands:
+    return partial(describe_bands, remote=catalog.entry(dataset).remote)
+
+
+def _files(catalog: Catalog, dataset: str) -> tuple[Catalog, Source]:
+    return catalog, resolve_files(catalog, dataset, _describe(catalog, dataset))
+
+
+def _torchgeo(catalog: Catalog, dataset: str) -> tuple[Catalog, Source]:
     listing = list_torchgeo(catalog, dataset)
     if isinstance(listing.bands, dict):
         files = {"path": listing.paths, "bands": listing.bands}
-        catalog = _completed(catalog, dataset, forced=files, without=("torchgeo", "args"))
-        return catalog, resolve_files(catalog, dataset, describe)
+        return _files(_completed(catalog, dataset, forced=files, without=("torchgeo", "args")), dataset)
     known: dict[str, Any] = {"bands": listing.bands} if listing.bands else {}
     if listing.attributes:
         known["label"] = {"column": "label"}
     catalog = _completed(catalog, dataset, defaults=known)
     source = source_from_paths(
-        catalog, dataset, listing.paths, describe, root=listing.root, attributes=listing.attributes
+        catalog, dataset, listing.paths, _describe(catalog, dataset), root=listing.root, attributes=listing.attributes
     )
     return catalog, source
+
+
+Resolver = Callable[[Catalog, str], tuple[Catalog, Source]]  # see `prepare`
+RESOLVERS: Mapping[str, Resolver] = {  # by key of the entry, which catalog.schema.SOURCES lists
+    "path": _files,
+    "stac": lambda catalog, dataset: (catalog, resolve_stac(catalog, dataset, _describe(catalog, dataset))),
+    "cube": lambda catalog, dataset: (catalog, resolve_cube(catalog, dataset)),
+    "torchgeo": _torchgeo,
+    "sample": lambda catalog, dataset: _files(_with_landscape(catalog, dataset), dataset),
+}
 
 
 @dataclass(frozen=True)
