@@ -1,4 +1,4 @@
-"""Batches: the tiles of a training step under their masks, each a pure function of the seed and its step.
+"""Batches of masked tiles for training; each batch is a pure function of the seed and the step.
 
 B tiles of this rank, G of all ranks, C bands, H W pixels, N patches, X tokens of a tile (one per patch and group of
 bands)
@@ -24,7 +24,7 @@ from geomae.tiles.views import Frame, ViewRules, draw_alteration, draw_partner, 
 
 
 def augment(pixels_CHW: NDArray[Any], which: int) -> NDArray[Any]:
-    """One of the eight flips and quarter turns of a tile (C, H, W); 0 leaves it as it is."""
+    """One of the eight combinations of flips and quarter turns of a tile (C, H, W); `which` 0 is the identity."""
     turned = np.rot90(pixels_CHW, which % 4, axes=(1, 2))
     return turned[:, :, ::-1] if which >= 4 else turned
 
@@ -33,8 +33,9 @@ def augment(pixels_CHW: NDArray[Any], which: int) -> NDArray[Any]:
 class Batch:
     """Tiles of one data set in physical units, with their masks.
 
-    Where views are compared, `second` holds another view of each tile, of the same or another data set, and `negatives`
-    what each tile is told apart from. Gains and offsets act on standardised values; None leaves these as they are.
+    Where training contrasts views, `second` holds a second view of each tile, from the same or another data set, and
+    `negatives` says which tiles of the batch are negatives of which. Gains and offsets are applied to standardised
+    values; None applies none.
     """
 
     dataset: int
@@ -43,21 +44,21 @@ class Batch:
     valid_BCHW: Tensor
     mask: Mask
     hidden_B: Tensor  # number of scored pixels of each tile, over all bands; stays on the host
-    zoom_B: Tensor | None = None  # pixels of the scene along a pixel of the view; None: tiles as they are
+    zoom_B: Tensor | None = None  # scene pixels along one pixel of the view; None: nothing is resized
     altered: tuple[Tensor, Tensor] | None = None  # gain and offset (B, C)
     second: "Batch | None" = None
     negatives: Negatives | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on `device`; from pinned memory the copy runs beside the computation."""
+        """The batch on `device`; from pinned memory the copy is asynchronous."""
         return self if device.type == "cpu" else self._each(lambda values: values.to(device, non_blocking=True))
 
     def pinned(self) -> "Batch":
-        """The batch in memory from which a GPU copies by itself."""
+        """The batch in pinned memory, from which a GPU copies asynchronously."""
         return self._each(Tensor.pin_memory)
 
     def split(self, parts: int) -> list["Batch"]:
-        """The batch in `parts` equal passes; one whose views are compared does not split."""
+        """The batch in `parts` equal parts. A batch with second views must not be split."""
         if parts == 1:
             return [self]
         size = len(self.tile_ids) // parts
@@ -81,7 +82,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """How tiles are masked and turned, and how views of them are drawn."""
+    """How tiles are masked, flipped and rotated, and how their views are drawn."""
 
     seed: int
     patch: int
@@ -92,7 +93,7 @@ class BatchSpec:
     views: ViewRules = field(default_factory=ViewRules)
 
     def for_validation(self) -> "BatchSpec":
-        """The same with all bands shown, every hidden patch predicted, and values as they are."""
+        """The same without band dropout, flips and changed values, and with every hidden patch predicted."""
         rules = replace(self.rules, band_dropout=0.0, shuffled=False)
         views = ViewRules(self.views.scales, self.views.paired, alone=self.views.alone)
         return replace(self, rules=rules, flips=False, predict=1.0, views=views)
@@ -111,22 +112,22 @@ class _Item(NamedTuple):
 
 @dataclass(frozen=True)
 class _Draw:
-    """The draws for one tile of a batch: each is named by its purpose, so that none depends on another."""
+    """The random generators for one tile of a batch: one per purpose, so that no draw depends on another."""
 
     spec: BatchSpec
     indices: tuple[int | str, ...]
-    purposes: str = ""  # what their names begin with
+    purposes: str = ""  # prefix of their names
 
     def of(self, purpose: str) -> np.random.Generator:
         """The generator of one purpose."""
         return generator(self.spec.seed, f"{self.purposes}{purpose}", *self.indices)
 
     def view(self, reader: TileReader, scene: int, window: Window, side: int) -> _Item | None:
-        """A window brought to `side` pixels, turned and masked; None where too few of its patches are valid."""
+        """A window resized to `side` pixels, augmented and masked; None where too few of its patches are valid."""
         return self.item(*resize(*reader.window(scene, window), side), window.height / side)
 
     def item(self, pixels: NDArray[np.float32], valid: NDArray[np.bool_], zoom: float = 1.0) -> _Item | None:
-        """The same of pixels that were read."""
+        """The same for pixels that were already read."""
         spec, views = self.spec, self.spec.views
         which = int(self.of("turn").integers(8)) if spec.flips else 0
         pixels, valid = augment(pixels, which), augment(valid, which)
@@ -142,7 +143,7 @@ class _Draw:
 def training_batch(
     readers: Sequence[TileReader], order: BatchSchedule, spec: BatchSpec, step: int, rank: int, ranks: int
 ) -> Batch:
-    """The share of `step`'s tiles that belongs to `rank`; all ranks together see what one rank alone would."""
+    """The tiles of `step` for `rank`. All ranks together get the tiles that a single rank would get."""
     number, tiles = order.tiles(step)
     stream = order.streams[number]
     share = len(tiles) // ranks
@@ -166,7 +167,7 @@ def training_batch(
     if partners is None:
         return batch
     bands, side = len(partner.bands), firsts[0].valid_CHW.shape[-1]
-    shown = [one or _stand_in(_Draw(spec, (number, k)), bands, side) for (k, _), one in zip(mine, seconds, strict=True)]
+    shown = [one or _blank(_Draw(spec, (number, k)), bands, side) for (k, _), one in zip(mine, seconds, strict=True)]
     every_G = np.array([position for _, position in tiles])
     same_GG = partners.same_ground(stream.dataset, every_G, max(spec.views.scales))
     negatives = Negatives(
@@ -179,10 +180,10 @@ def training_batch(
 
 
 def _first_view(draw: _Draw, reader: TileReader, position: int, grouped: bool = False) -> tuple[_Item, Window]:
-    """The view of a window that is drawn around a tile, and the window; the tile itself where nothing else is valid.
+    """A view of a random window around a tile, and the window; the tile itself where too few patches of it are valid.
 
-    Where tiles are drawn by groups, `grouped`, the window shows ground of its tile's group, so that no block is decoded
-    beside those of the groups in turn.
+    With `grouped` (tiles are drawn by groups) the window stays on the ground of its tile's group, so that no blocks of
+    other groups are decoded.
     """
     tile, views = reader.frame(position), draw.spec.views
     if views.scaled:
@@ -195,18 +196,18 @@ def _first_view(draw: _Draw, reader: TileReader, position: int, grouped: bool = 
             return found, window
     whole = draw.item(*reader.read(position))
     if whole is None:
-        raise ValueError(f"{reader.tile_ids[position]}: too few valid patches; such tiles are left out before")
+        raise ValueError(f"{reader.tile_ids[position]}: too few valid patches; leave such tiles out before training")
     return whole, tile.window()
 
 
 def _partner_view(
     draw: _Draw, reader: TileReader, partner: TileReader, position: int, window: Window, others: Sequence[Partner]
 ) -> _Item | None:
-    """A view of the ground of `window` in one of the scenes that show it, too; None where none is valid enough."""
+    """A view of the ground of `window` in a scene of `others`; None where it has too few valid patches."""
     tile = reader.frame(position)
     one = others[int(draw.of("partner").integers(len(others)))]
     drawn = frame_of(tile.scene, window)
-    # The tile's centre and the partner's show one point; a pixel here is `zoom` pixels there.
+    # The centres of tile and partner are one point on the ground; a pixel of the tile is `zoom` pixels of the partner.
     row, col = (
         there + one.zoom * (centre - origin)
         for there, centre, origin in ((one.row, drawn.row, tile.row), (one.col, drawn.col, tile.col))
@@ -216,8 +217,8 @@ def _partner_view(
     return None if there is None else draw.view(partner, one.scene, there, round(tile.side))
 
 
-def _stand_in(draw: _Draw, bands: int, side: int) -> _Item:
-    """What stands where a tile has no second view in another data set; it is not counted."""
+def _blank(draw: _Draw, bands: int, side: int) -> _Item:
+    """A blank view for a tile without a second view in another data set; it does not count in the loss."""
     item = draw.item(np.zeros((bands, side, side), np.float32), np.ones((bands, side, side), np.bool_))
     assert item is not None
     return item
@@ -233,12 +234,12 @@ def fixed_batches(
     ranks: int = 1,
     partners: Partners | None = None,
 ) -> Iterator[tuple[Batch, bool]]:
-    """This rank's share of the tiles, unturned, each under a mask that depends on the seed and the tile alone.
+    """This rank's share of the tiles, not augmented, each with a mask that depends on the seed and the tile only.
 
-    Tiles of one size make a batch; where there are several sizes, the smallest come first.
-    Every rank gets as many batches as the others, because some strategies talk in every forward pass; where the tiles
-    do not suffice, a batch is repeated and marked false. With `partners` of the index alone, each tile has a second
-    view, of its own ground, and is told apart from those of its batch.
+    A batch holds tiles of one size; the smallest size comes first. Every rank gets the same number of batches, because
+    some distributed strategies communicate in every forward pass: a rank that has no batch left repeats the first one,
+    marked false. With `partners` of this index only, each tile also has a second view of its own ground, and the other
+    tiles of its batch are its negatives.
     """
     plain = replace(spec.for_validation(), views=ViewRules())
     side_P = reader.side_T[list(positions)]
@@ -260,7 +261,7 @@ def fixed_batches(
             ]
             negative = torch.from_numpy(~partners.same_ground(0, np.array(chosen), max(spec.views.scales)))
             every_B = torch.ones(len(chosen), dtype=torch.bool)
-            # Held-out tiles have no partners: where partners alone are compared, their own views stand in for them.
+            # Held-out tiles have no partners; where training contrasts partners only, their own views replace these.
             negatives = Negatives(negative, every_B, ~every_B if spec.views.alone else every_B)
             batch = replace(batch, second=_stack(dataset, ids, seconds, paired), negatives=negatives)
         yield batch, counted
@@ -276,7 +277,7 @@ def read_ahead(
     threads: int,
     pin: bool,
 ) -> Iterator[Batch]:
-    """The batches of `steps` in turn, made by `threads` threads ahead of their use (0: when asked for)."""
+    """The batches of `steps` in order, prepared in advance by `threads` threads (0: on demand)."""
 
     def make(step: int) -> Batch:
         batch = training_batch(readers, order, spec, step, rank, ranks)

@@ -1,4 +1,4 @@
-"""How the tiles of a data set are spread over labels, months, splits and groups, and which claims that cannot carry.
+"""Counts of the tiles of a data set by label, month, split and group, and warnings on what they do not support.
 
 T tiles
 """
@@ -16,7 +16,7 @@ from geomae.tiles.pixel_census import ALL, PixelCensus, PixelCount, count_pixels
 
 NO_LABEL = "(none)"
 USUAL_SPLITS = ("train", "val", "test")
-MOST_CLASSES = 20  # more labels than that which are all numbers are measurements
+MOST_CLASSES = 20  # more distinct labels than this, all of them numbers, are measurements
 NAMED = 5  # classes that a warning names
 MONTH = re.compile(r"\d{4}-\d\d(?=-)")  # at the beginning of a time
 
@@ -30,18 +30,18 @@ class Count:
     scenes: int
 
 
-BySplit = Mapping[str, Count]  # the split, or `all`; absent where there is no tile
+BySplit = Mapping[str, Count]  # by split, and `all`; a split without tiles is absent
 
 
 @dataclass(frozen=True)
 class Census:
     """Counts of one data set.
 
-    `unit` says what is independent of the rest and counted as a group: `groups`, `blocks`, else `tiles`. `labelled` are
-    the tiles with a label. `labels` are sorted by their number of tiles, `(none)` last, and empty where no tile has
-    one; of measurements there is only `numbers`, the least and the largest. `months` (`2021-06`) are in order; `first`
-    and `last` are times, None where no scene has one. `pixels` are counts of labelled pixels, None where there are
-    none, or they are measurements.
+    `unit` is the independent unit, which `Count.groups` counts: `groups`, `blocks`, else `tiles`. `labelled` counts the
+    tiles with a label. `labels` is sorted by the number of tiles, `(none)` last; it is empty where no tile has a label,
+    and for measurements, of which `numbers` holds the smallest and the largest. `months` (`2021-06`) are in order;
+    `first` and `last` are times, None where no scene has one. `pixels` counts labelled pixels; it is None where there
+    are none, and for measurements.
     """
 
     unit: str
@@ -107,10 +107,10 @@ def take_census(index: TileIndex) -> Census:
 
 
 def warnings(census: Census, fewest: int) -> list[str]:
-    """What the counts cannot carry, in sentences; an interval needs `fewest` groups.
+    """Warnings, one sentence each, on evaluations that the counts do not support; an interval needs `fewest` groups.
 
-    Splits other than train are those that are scored; without any, all tiles are, where they have labels. Where pixels
-    have labels and no tile has one, pixels are judged.
+    Scores are computed on every split but train, or on all labelled tiles where there is no other split. Where pixels
+    have labels and no tile has one, the pixels are counted.
     """
     what = "tiles"
     total: Mapping[str, Count | PixelCount] = census.labelled or census.total
@@ -121,15 +121,15 @@ def warnings(census: Census, fewest: int) -> list[str]:
     found = []
     if len(classes) == 1:
         found.append(
-            f"{what} have no other label than {next(iter(classes))!r}, and there is nothing to tell apart; choose "
-            "another column or file"
+            f"{what} have no other label than {next(iter(classes))!r}, and a classifier needs two; choose another "
+            "column or file"
         )
     if census.unit != "tiles":
         alone = [name for name, row in classes.items() if row[ALL].groups == 1]
         if alone and total[ALL].groups > 1:
             found.append(
-                f"{_listed(alone)}: all {what} of the class stand in one of the {census.unit}, so that a score for the "
-                "class may be one for the place; add places, or leave the class out"
+                f"{_listed(alone)}: all {what} of the class lie in one of the {census.unit}, so that its score may "
+                "depend on the place and not on the class; add places, or leave the class out"
             )
     if len(census.splits) > 1:
         alone = [
@@ -137,8 +137,8 @@ def warnings(census: Census, fewest: int) -> list[str]:
         ]
         if alone:
             found.append(
-                f"{_listed(alone)}: the class stands in one split only, and is never tested or never learned; deal by "
-                "other groups or another seed"
+                f"{_listed(alone)}: the class occurs in one split only, so that it is either not trained on or not "
+                "tested; split by other groups or with another seed"
             )
     scored = [split for split in census.splits if split not in (USUAL_SPLITS[0], NO_SPLIT)]
     if not scored and (classes or census.numbers):
@@ -147,14 +147,14 @@ def warnings(census: Census, fewest: int) -> list[str]:
     few = [f"{split} {count}" for split, count in groups.items() if count < fewest]
     if few:
         found.append(
-            f"an interval needs {fewest} {census.unit}, and is left empty for fewer ({', '.join(few)}); hold out more, "
+            f"an interval needs {fewest} {census.unit}, and is omitted for fewer ({', '.join(few)}); hold out more, "
             "or make groups or blocks smaller"
         )
     return found
 
 
 def _counts(tiles: pd.DataFrame, column: str) -> dict[str, dict[str, Count]]:
-    """Counts for each value of a column that is known, of all tiles and by split."""
+    """Counts for each known value of a column, over all tiles and by split."""
     found: dict[str, dict[str, Count]] = {}
     for rows in (tiles.assign(split=ALL), tiles):
         by_both = rows.groupby([column, "split"], sort=False)
@@ -165,7 +165,7 @@ def _counts(tiles: pd.DataFrame, column: str) -> dict[str, dict[str, Count]]:
 
 
 def label_range(labels: Iterable[str]) -> tuple[float, float] | None:
-    """Least and largest of labels that are measurements; None for classes."""
+    """The smallest and the largest of labels that are measurements; None for classes."""
     known = set(labels) - {NO_LABEL}
     if len(known) <= MOST_CLASSES:
         return None

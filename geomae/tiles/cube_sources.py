@@ -25,7 +25,7 @@ NO_STATEMENT = (1.0, 0.0)
 
 @dataclass(frozen=True)
 class _Chosen:
-    """What is read of a cube: an array for each band, or one for all; and a quality array beside them."""
+    """The arrays of a cube that are read: one for each band or one for all bands, and an optional quality array."""
 
     stored: StoredBands
     variables: tuple[str, ...]
@@ -35,8 +35,8 @@ class _Chosen:
 def resolve_cube(catalog: Catalog, dataset: str) -> Source:
     """The Source of an entry with `cube`.
 
-    Raises CatalogError, with file, line, key and remedy, for stores that are absent, unsafe or being written, for
-    dimensions and bands that are not clear, and for cubes of one data set that differ in what they hold.
+    Raises CatalogError, with file, line, key and remedy, for stores that are missing, unsafe or still being written,
+    for ambiguous dimensions and bands, and for cubes of one data set with different contents.
     """
     entry, sensor = catalog.entry(dataset), catalog.sensor(dataset)
     assert entry.cube is not None and sensor is not None
@@ -54,18 +54,17 @@ def resolve_cube(catalog: Catalog, dataset: str) -> Source:
         stated = _stated(catalog, dataset, scenes)
     except RasterError as error:
         raise CatalogError(f"{catalog.place(dataset, 'cube')}: {error}") from error
-    _warn_of_absent(catalog, dataset, layouts)
+    _warn_of_missing_chunks(catalog, dataset, layouts)
     describe = partial(describe_bands, remote=entry.remote)
     ordered = tuple(sorted(scenes, key=lambda scene: scene.id))
     return source_from_scenes(catalog, dataset, sensor, chosen.stored, ordered, describe, stated)
 
 
-def _warn_of_absent(catalog: Catalog, dataset: str, layouts: Sequence[CubeLayout]) -> None:
+def _warn_of_missing_chunks(catalog: Catalog, dataset: str, layouts: Sequence[CubeLayout]) -> None:
     sparse = [layout.absent for layout in layouts if layout.absent is not None]
     if sparse:
         logger.warning(
-            "%s: %d of %d cubes lack chunks, which by the rules of Zarr are all fill value; wait if they are still "
-            "being written: %s",
+            "%s: %d of %d cubes lack chunks, which Zarr reads as fill value; wait if they are still being written: %s",
             catalog.place(dataset, "cube"),
             len(sparse),
             len(layouts),
@@ -74,7 +73,7 @@ def _warn_of_absent(catalog: Catalog, dataset: str, layouts: Sequence[CubeLayout
 
 
 def _choose(catalog: Catalog, dataset: str, sensor: Sensor, layout: CubeLayout) -> _Chosen:
-    """Which arrays are read as which bands, by the first cube of a data set."""
+    """Choose the arrays of the bands, by the first cube of a data set."""
     entry = catalog.entry(dataset)
     assert entry.cube is not None
     mask = entry.mask.band if entry.mask else None
@@ -126,11 +125,11 @@ def _by_band(catalog: Catalog, dataset: str, sensor: Sensor, names: Sequence[str
     if not kept:
         shown = ", ".join(names[:8])
         raise CatalogError(
-            f"{place}: no array is called as a band of {sensor.name} ({shown}); add `bands: {{BAND: ARRAY}}`"
+            f"{place}: no array has the name of a band of {sensor.name} ({shown}); add `bands: {{BAND: ARRAY}}`"
         )
     twice = [name for name, times in Counter(name for name, _ in kept).items() if times > 1]
     if twice:
-        raise CatalogError(f"{place}: band {twice[0]} is there twice; say which array it is with `bands`")
+        raise CatalogError(f"{place}: two arrays match band {twice[0]}; name one of them in `bands`")
     return dict(kept)
 
 
@@ -160,7 +159,7 @@ def _scenes(catalog: Catalog, dataset: str, layout: CubeLayout, chosen: _Chosen,
 
 
 def _marks(times: Sequence[str | None]) -> list[str]:
-    """What is added to a cube's name for each of its steps: the day, the time where days repeat, else the number."""
+    """The suffix of the name of each time step: the day, the time where days repeat, else the number of the step."""
     if len(times) == 1:
         return [""]
     for length in (8, None):
@@ -171,7 +170,7 @@ def _marks(times: Sequence[str | None]) -> list[str]:
 
 
 def _stated(catalog: Catalog, dataset: str, scenes: Sequence[Scene]) -> Stated:
-    """What the attributes of the arrays say of scale and offset; it must be the same in all cubes of a data set."""
+    """Scale and offset from the attributes of the arrays; they must be the same in all cubes of a data set."""
     remote = catalog.entry(dataset).remote
     said: dict[str, list[tuple[float, float]]] = {}
     for scene in scenes:
@@ -184,8 +183,8 @@ def _stated(catalog: Catalog, dataset: str, scenes: Sequence[Scene]) -> Stated:
     for store, figures in said.items():
         if figures != said[first]:
             raise CatalogError(
-                f"{catalog.place(dataset, 'cube')}: {store} and {first} state other scale_factor and add_offset; make "
-                "them data sets of their own"
+                f"{catalog.place(dataset, 'cube')}: {store} and {first} differ in scale_factor or add_offset; make "
+                "each a data set of its own"
             )
     known = [None if one == NO_STATEMENT else one for one in said[first]]
     return Stated(tuple(one and one[0] for one in known), tuple(one and one[1] for one in known))

@@ -1,4 +1,4 @@
-"""How far a data set can be used: its source, what the audit found, its tiles, and the first error."""
+"""A check of a data set: its source, the report of the audit, its tiles, and the first error."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +14,7 @@ from geomae.tiles.sources import prepare
 
 @dataclass(frozen=True)
 class DatasetCheck:
-    """How far a data set can be used: what is known of it before the first `error`; `tiles` are those selected."""
+    """The result of a check: what was found up to the first `error`; `tiles` are the selected ones."""
 
     source: Source | None = None
     report: AuditReport | None = None
@@ -27,7 +27,7 @@ class DatasetCheck:
         return None if self.tiles is None else take_census(self.tiles)
 
     def select(self, selector: Selector) -> "DatasetCheck":
-        """The same of the tiles that a selector means."""
+        """The same for the tiles that a selector chooses."""
         if self.tiles is None:
             return self
         try:
@@ -44,7 +44,7 @@ def check_dataset(
     share: WorkShare = ALONE,
     progress: Progress = lambda what, done, total: None,
 ) -> DatasetCheck:
-    """Resolve, audit and index a data set, as far as that goes; `progress` hears (what, done, total).
+    """Resolve, audit and index a data set, up to the first error; `progress` is called with (what, done, total).
 
     Every process of `share` reads its part of the files and tiles.
     """

@@ -1,4 +1,4 @@
-"""Tiles that lie in the same blocks of a file are drawn near each other, so that a block is decoded once for them all.
+"""Groups of tiles that share blocks of a file: they are drawn close together, so that a block is decoded once.
 
 T tiles, G groups, S scenes
 """
@@ -11,35 +11,35 @@ from numpy.typing import NDArray
 from geomae.rasters.grids import Axis, scene_layout
 from geomae.tiles.index import TileIndex
 
-IN_TURN_BYTES = 384 * 1024**2  # decoded blocks of the groups that are drawn from at a time
-MOST_IN_TURN = 256  # groups: more than tiles of a usual batch, so that most of these come from groups of their own
+IN_TURN_BYTES = 384 * 1024**2  # limit on the decoded blocks of the groups that tiles are drawn from at a time
+MOST_IN_TURN = 256  # groups: more than a usual batch has tiles, so that most of these are of different groups
 FEWEST_IN_TURN = 4  # with fewer a batch would show too few places
-FEWEST_TILES = 4  # of a group on average; with fewer there is little to gain
-WHOLE = 512  # pixels: a scene whose tiles lie in such a square is a group
+FEWEST_TILES = 4  # per group on average; with fewer, grouping saves little
+WHOLE = 512  # pixels: a scene whose tiles lie in a square of this side is one group
 CROSSING = 0.25  # share of a scene's tiles that may reach beyond their group before groups are made larger
-ACROSS = 4  # tiles along a side of such a group
+ACROSS = 4  # tiles along a side of a larger group
 
 Whole = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class DrawGroups:
-    """The group of each tile, from 0, and of how many groups tiles are drawn at a time."""
+    """The group of each tile, from 0, and the number of groups that tiles are drawn from at a time."""
 
     group_T: Whole
     in_turn: int
 
     def of(self, tiles: Whole) -> "DrawGroups | None":
-        """The groups among some of the tiles; None where too little is left of them."""
+        """The groups of a subset of the tiles; None where they become too few or too small."""
         return _grouped(self.group_T[tiles], self.in_turn)
 
     def draw(self, rng: np.random.Generator) -> tuple[Whole, Whole]:
-        """The tiles of an epoch in their order (T), and for each of them the place of its group among those in turn.
+        """The tiles of an epoch in their order (T), and for each tile the slot of its group, 0 to `in_turn` - 1 (T).
 
-        Groups come in a drawn order, one after the other, and each tile a drawn time after its group, of at most
-        `in_turn` groups; what would come after the end of the epoch comes at its beginning. So every tile comes once,
-        at any time of the epoch with the same probability, the tiles of a step come from about `in_turn` groups, and
-        those of a group lie within the tiles of at most 2 x `in_turn` groups. The place stays while a group is in turn.
+        Groups start in random order, one per unit of time. Each tile follows the start of its group after a random
+        delay of at most `in_turn` units; times beyond the end of the epoch wrap around to its beginning. So every tile
+        occurs once, at any time of the epoch with equal probability; the tiles of a step are of about `in_turn` groups;
+        and the tiles of a group are spread over those of at most 2 x `in_turn` groups. A group keeps its slot.
         """
         count = int(self.group_T.max()) + 1
         place_T = rng.permutation(count)[self.group_T]
@@ -51,8 +51,8 @@ class DrawGroups:
 def draw_groups(index: TileIndex) -> DrawGroups | None:
     """The groups of tiles that share blocks, a function of the tiles and the blocks of their files.
 
-    None where tiles are drawn one by one: a group would have few of them, as with files that hold a tile each; or the
-    decoded blocks of all are little enough to stay in memory in any order.
+    None where grouping saves little: groups would have few tiles (as with one file per tile), or all decoded blocks
+    fit in memory.
     """
     place_T4 = index.tiles[["scene", "row", "col", "size"]].to_numpy(dtype=np.int64)
     scenes, scene_T = np.unique(place_T4[:, 0], return_inverse=True)
@@ -76,7 +76,7 @@ def draw_groups(index: TileIndex) -> DrawGroups | None:
 
 
 def _grouped(group_T: Whole, in_turn: int) -> DrawGroups | None:
-    """The groups, numbered without gaps, where there are more of them than are in turn, and enough tiles in each."""
+    """The groups, numbered without gaps; None where there are at most `in_turn` of them, or too few tiles in each."""
     known, number_T = np.unique(group_T, return_inverse=True)
     if len(known) <= in_turn or len(group_T) < FEWEST_TILES * len(known):
         return None
@@ -95,7 +95,7 @@ def _extents(place_T4: Whole, scene_T: Whole) -> tuple[Whole, Whole]:
 
 
 def _cell(index: TileIndex, scene: int, tile_T3: Whole) -> tuple[Whole, int]:
-    """Rows and columns of a scene in which tiles of a group begin, whole blocks of its finest file; bytes a pixel."""
+    """Rows and columns of the cell in which a group's tiles begin, whole blocks of the finest file; bytes per pixel."""
     layout = scene_layout(index.source, index.source.scenes[scene])
     part = max(layout.parts, key=lambda one: one.header.height * one.header.width)
     block_2 = np.array([_on_grid(part.rows, part.header.block_height), _on_grid(part.cols, part.header.block_width)])
@@ -108,10 +108,10 @@ def _cell(index: TileIndex, scene: int, tile_T3: Whole) -> tuple[Whole, int]:
 
 
 def _on_grid(axis: Axis, length: int) -> int:
-    """Pixels of the grid along a block of a file."""
+    """The length of a file's block in pixels of the grid."""
     return max(round(length / axis.scale), 1)
 
 
 def _whole_blocks(block_2: Whole, least: int) -> Whole:
-    """Rows and columns of the fewest blocks that are at least so many pixels."""
+    """Rows and columns of the smallest number of whole blocks that are at least `least` pixels long."""
     return block_2 * -(-least // block_2)

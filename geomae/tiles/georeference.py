@@ -18,16 +18,16 @@ Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-LEAST_SHARE = 0.5  # of a tile's ground that the window in the other scene covers
-ROUND = 1.5  # below this ratio of their axes a square and its image cover more than half of each other (pi / 4 / 1.5)
+LEAST_SHARE = 0.5  # of a tile's ground that the window in the other scene has to cover
+ROUND = 1.5  # axis ratio below which a square and its image surely overlap by more than half (pi / 4 / 1.5)
 
 
 @dataclass(frozen=True)
 class Georeference:
     """The tiles of an index and the grids of its scenes as arrays.
 
-    `crs_S` is a number of `crs_names`, -1 without a CRS. `affine_S6` maps pixels (column, row) to the CRS, and is the
-    identity without one. `points_T32` are the centre of each tile and the middles of its right and lower sides,
+    `crs_S` indexes `crs_names`, -1 without a CRS. `affine_S6` maps pixels (column, row) to the CRS, and is the identity
+    without one. `points_T32` are the centre of each tile and the middles of its right and lower sides,
     `sphere_T33` the same as points of the unit sphere (NaN where unknown).
     """
 
@@ -49,7 +49,7 @@ class Georeference:
 
 
 def georeference(index: TileIndex, crs_numbers: dict[str, int]) -> Georeference:
-    """Collect the arrays; `crs_numbers` grows by what it does not know, so that several indexes can share it."""
+    """Collect the arrays. New CRS are added to `crs_numbers`, so that several indexes can share it."""
     scene_T, row_T, col_T, size_T = index.tiles[["scene", "row", "col", "size"]].to_numpy(dtype=np.int64).T
     frames = frames_of(index.grids, crs_numbers)
     shape_S2 = np.array([(0, 0) if grid is None else (grid.height, grid.width) for grid in index.grids], dtype=np.int64)
@@ -64,9 +64,10 @@ def georeference(index: TileIndex, crs_numbers: dict[str, int]) -> Georeference:
 
 
 def meeting_footprints(one: Georeference, other: Georeference) -> tuple[Whole, Whole, Whole]:
-    """Tiles of `one` whose centre may lie in a footprint of `other`: tile_M, footprint_M, footprint_S of scenes.
+    """Tiles of `one` whose centre may lie in a footprint of `other`: tile_M, footprint_M, and footprint_S of scenes.
 
-    Scenes of one grid share a footprint; it is -1 where a scene has no CRS or no tile. No pair that meets is left out.
+    Scenes with the same grid share a footprint; it is -1 where a scene has no CRS or no tile. Every pair that overlaps
+    is included; some pairs that do not may be included, too.
     """
     footprint_S = np.full(len(other.crs_S), -1, dtype=np.int64)
     nothing = np.zeros(0, dtype=np.int64)
@@ -88,10 +89,11 @@ def meeting_footprints(one: Georeference, other: Georeference) -> tuple[Whole, W
 
 
 def carry_over(one: Georeference, tile_N: Whole, other: Georeference, scene_N: Whole) -> tuple[Floats, Floats, Bools]:
-    """Where the centre of each tile lies in a scene (row, column: N, 2), and how many pixels there are one here (N).
+    """The centre of each tile in a scene (row, column: N, 2), and the side of a tile pixel in pixels of the scene (N).
 
-    The third array says where that lies in the scene and a square window of the tile's size around it covers at least
-    half of the tile, which it does unless the pixels of one scene are oblong on the other's. Both scenes have a CRS.
+    The third array (N) is true where the centre lies in the scene, and a square window of the tile's size around it
+    covers at least half of the tile; it does not where the pixels of one scene are strongly elongated in the other.
+    Both scenes need a CRS.
     """
     world_N32 = one.points_T32[tile_N]
     from_N, to_N = one.crs_S[one.scene_T[tile_N]], other.crs_S[scene_N]
@@ -101,7 +103,7 @@ def carry_over(one: Georeference, tile_N: Whole, other: Georeference, scene_N: W
         for k in range(3):
             world_N32[here, k] = reproject(one.crs_names, from_N[here], world_N32[here, k], target)
     pixel_N32 = to_pixels(other.affine_S6[scene_N], world_N32)
-    # Columns of the matrix: what one column, and one row, of the tile's scene is in (column, row) of the other.
+    # Columns of the matrix: a step of one column, and of one row, in the tile's scene as (column, row) of the other.
     half_N = one.size_T[tile_N] / 2
     matrix_N22 = np.stack([pixel_N32[:, 1] - pixel_N32[:, 0], pixel_N32[:, 2] - pixel_N32[:, 0]], axis=2)
     matrix_N22 = matrix_N22 / half_N[:, None, None]
@@ -114,7 +116,7 @@ def carry_over(one: Georeference, tile_N: Whole, other: Georeference, scene_N: W
 
 
 def _covered(matrix_N22: Floats) -> Floats:
-    """Which share of the image of a square under matrices of determinant 1 lies in that square (1 where near it)."""
+    """The share of a square's image under matrices of determinant 1 that lies in it (1 for small distortions)."""
     share_N = np.ones(len(matrix_N22))
     squares_N = (matrix_N22**2).sum(axis=(1, 2))  # r + 1 / r for the ratio r of the axes
     long = np.flatnonzero(squares_N > ROUND + 1 / ROUND)

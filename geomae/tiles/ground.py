@@ -1,4 +1,4 @@
-"""The ground of the training tiles: which windows of a scene lie wholly on it, so that nothing else is ever read.
+"""The area that training tiles cover, and whether a window lies wholly in it: training reads no pixel outside.
 
 T tiles, N windows, S scenes with tiles, K scenes whose tables have one shape, E edges of tiles along one axis
 """
@@ -12,15 +12,15 @@ from geomae.tiles.index import TileIndex
 Whole = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-_SCENE = 2**32  # scene x this + pixel is one number, so that the edges of all scenes are searched at once
+_SCENE = 2**32  # scene * _SCENE + pixel is one number, so that the edges of all scenes are searched at once
 
 
 class TrainingGround:
-    """Which pixels of each scene lie in some tile of an index; with `region_T`, the numbers of parts of scenes that the
-    tiles lie in, which pixels of each part: it takes the place of the scene then.
+    """The pixels of each scene that lie in some tile of an index.
 
-    Between two neighbouring edges of tiles all pixels are alike. A scene therefore keeps, for the cells between its
-    edges, how many of those above and to the left are covered (a summed-area table), however large it is.
+    With `region_T`, the number of the region of each tile, regions are used instead of scenes. The edges of the tiles
+    divide a scene into cells that are covered wholly or not at all. Each scene has a summed-area table of its covered
+    cells, whose size depends on the number of tiles and not on that of pixels.
     """
 
     def __init__(self, index: TileIndex, region_T: Whole | None = None) -> None:
@@ -53,7 +53,7 @@ class TrainingGround:
         return bool(self.holds_each(scene_N, row_N, col_N, height_N, width_N)[0])
 
     def holds_each(self, scene_N: Whole, row_N: Whole, col_N: Whole, height_N: Whole, width_N: Whole) -> Bools:
-        """The same of many windows (N); a window without pixels lies nowhere."""
+        """The same for many windows (N); False for empty windows."""
         top_N, bottom_N, rows_N = _span(self._row_edges, self._first_row, scene_N, row_N, height_N)
         left_N, right_N, cols_N = _span(self._col_edges, self._first_col, scene_N, col_N, width_N)
         inside_N = rows_N & cols_N
@@ -68,7 +68,7 @@ class TrainingGround:
         return np.asarray(inside_N & (covered_N == (bottom_N - top_N) * (right_N - left_N)))
 
     def bounds(self, scene: int) -> tuple[int, int, int, int]:
-        """First row and column of a scene that lie in a tile, and those behind the last."""
+        """The first row and column of a scene that lie in a tile, and one past the last."""
         rows, cols = (
             edges[first_S[scene] : first_S[scene + 1]] - scene * _SCENE
             for edges, first_S in ((self._row_edges, self._first_row), (self._col_edges, self._first_col))
@@ -103,7 +103,7 @@ class TrainingGround:
 
 
 def window_around(row: float, col: float, side: int) -> Window:
-    """The square window of whole pixels nearest to one whose centre lies at (row, col)."""
+    """The square window of whole pixels whose centre is nearest to (row, col)."""
     (top, left), _ = _starts_around(np.array([row, col]), side, 0.0)
     return Window(int(top), int(left), side, side)
 
@@ -118,10 +118,11 @@ def draw_window(
     rng: np.random.Generator,
     tries: int = 16,
 ) -> Window | None:
-    """A square window of `side` pixels on the ground, its centre at most `reach` pixels off along each axis.
+    """A random square window of `side` pixels on the ground, at most `reach` pixels off the centre along each axis.
 
-    All windows of whole pixels that qualify are equally likely. After `tries` draws the window around the centre itself
-    is taken if it qualifies; else there is none. The number of draws from `rng` is fixed by `tries`.
+    All windows of whole pixels on the ground are equally likely. Where none of `tries` draws lies on it, the window
+    around the centre itself is tried; None where that does not either. The number of draws from `rng` is always
+    `tries`.
     """
     low_2, high_2 = _starts_around(np.array([centre_row, centre_col]), side, reach)
     starts_N2 = rng.integers(low_2, high_2 + 1, size=(tries, 2))
@@ -151,10 +152,10 @@ def _starts_around(centre_2: NDArray[np.float64], side: int, reach: float) -> tu
 
 
 def _span(edges: Whole, first_S: Whole, scene_N: Whole, start_N: Whole, length_N: Whole) -> tuple[Whole, Whole, Bools]:
-    """The cells that windows touch along one axis, from and up to which of the scene's own, and if they lie between."""
+    """The first cell of its scene that each window touches along one axis, one past the last, and if both exist."""
     start_N, stop_N = start_N.astype(np.int64), (start_N + length_N).astype(np.int64)
     lowest_N, highest_N = first_S[:-1][scene_N], first_S[1:][scene_N]
-    # Pixels beyond the numbers of a scene would be searched among another's edges.
+    # Pixels beyond the range of a scene would be matched with the edges of another scene.
     inside_N = (length_N > 0) & (start_N >= 0) & (stop_N < _SCENE) & (highest_N > lowest_N)
     start_N, stop_N = np.where(inside_N, start_N, 0), np.where(inside_N, stop_N, 0)
     from_N = np.searchsorted(edges, scene_N * _SCENE + start_N, side="right") - 1 - lowest_N

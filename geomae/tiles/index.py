@@ -47,10 +47,10 @@ COLUMNS = ("split", "group", "fold", "place", "block", "domain", "label")
 
 @dataclass(frozen=True)
 class PixelLabels:
-    """What labels of pixels say of the tiles.
+    """What labels of pixels tell of the tiles.
 
-    That is what is wrong with them, the columns that come from polygons, the split being one if it does, and what the
-    pixels of tiles lie in, by tile_id (see `label_tiles`), None without such labels.
+    `remarks` name problems of the labels. `by_polygon` are the columns that come from polygons, with the split if it
+    does. `pieces` counts pixels by tile_id, class and polygon (see `label_tiles`); None without labels of pixels.
     """
 
     remarks: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ def describe(
     attributes: pd.DataFrame,
     labels: LabelSource | None,
 ) -> tuple[pd.DataFrame, PixelLabels]:
-    """Add identity, centre, group, place, domain and label, which comes from `labels` where pixels have labels."""
+    """Add id, centre, group, fold, place, domain and label, which comes from `labels` where pixels have labels."""
     entry = catalog.entry(name)
     tiles = tiles.reset_index(drop=True)
     tiles.insert(0, "tile_id", _tile_ids(source, tiles))
@@ -99,7 +99,7 @@ def describe(
     if found is not None:
         tiles["label"] = _kept(found.label_T.tolist())
     elif entry.label is not None and entry.label.folder:
-        folders = [source.scenes[scene].attributes["label"] for scene in tiles["scene"]]  # the catalogue put them there
+        folders = [source.scenes[scene].attributes["label"] for scene in tiles["scene"]]  # set by the catalogue
         tiles["label"] = _kept(folders)
     if "split" in own:
         tiles["split"] = column("split")
@@ -113,11 +113,11 @@ class TileIndex:
     `tiles` has one row per tile: tile_id, scene (position in `source.scenes`), row, col, size (pixels of the scene's
     grid), x, y (centre in the scene's CRS, float64; NaN without one), split, group, fold, place, block, domain, label
     (None where there is none). `attributes` has the columns of the catalogue's tables in the same order. `left_out`
-    counts tiles by the reason for which they are not here. `place_column` is the column that `place` comes from, and
-    the key of the catalogue that names it. `labels` gives the labels of pixels, where these have any; `remarks` say
-    what is wrong with them, and `warnings` are those of the remarks that every command repeats. `by_polygon` are the
-    columns of `tiles` that come from polygons, by polygon. `pieces` counts the pixels of tiles by class and polygon
-    (see `label_tiles`), whatever tiles were chosen since. With `radiometry`, a reader of the tiles gives its bands.
+    counts omitted tiles by reason. `place_column` is the column that `place` comes from, and the key of the catalogue
+    that names it. `labels` gives the labels of pixels, where these have any; `remarks` name problems of the labels, and
+    `warnings` are the remarks that every command prints. `by_polygon` are the columns of `tiles` that come from
+    polygons, by polygon. `pieces` counts pixels by tile, class and polygon (see `label_tiles`); `take` and `select` do
+    not reduce it. With `radiometry`, readers of the tiles apply it and return its bands.
     """
 
     name: str
@@ -140,7 +140,7 @@ class TileIndex:
         return len(self.tiles)
 
     def take(self, positions: NDArray[np.int64]) -> "TileIndex":
-        """The index of a choice of tiles."""
+        """The index of a subset of the tiles."""
         return replace(
             self,
             tiles=self.tiles.iloc[positions].reset_index(drop=True),
@@ -150,13 +150,13 @@ class TileIndex:
         )
 
     def select(self, selector: Selector) -> "TileIndex":
-        """The tiles that a selector means. Raises CatalogError where there are none, with what there is."""
+        """The tiles that a selector chooses. Raises CatalogError where there are none, naming the values that exist."""
         chosen = np.ones(len(self), dtype=bool)
         for condition in selector.conditions:
             values = self.column(condition.column)
             meets = condition_mask(replace(selector, conditions=(condition,)), {condition.column: values}, len(self))
             if not meets.any():
-                raise CatalogError(f"{selector}: no tile has {condition}; {_there_is(condition, values)}")
+                raise CatalogError(f"{selector}: no tile has {condition}; {_existing_values(condition, values)}")
             chosen &= meets
         if selector.split is not None:
             splits = self.tiles["split"].to_numpy()
@@ -186,7 +186,7 @@ class TileIndex:
         return self.survey.statistics(names, np.arange(len(self)))
 
     def notes(self) -> list[str]:
-        """What a person should know of the parts of the data set that are not here."""
+        """Sentences for the user on scenes and tiles that were left out."""
         remedy = f"`geomae catalog check --dataset {self.name}` lists them"
         notes = []
         if self.report.quarantined:
@@ -201,7 +201,7 @@ class TileIndex:
         return [self.report.content.get(self.source.scenes[scene].id, "") for scene in used]
 
     def independent_units(self) -> list[str]:
-        """What is independent of the rest, tile by tile: its group, else its block, else the tile itself."""
+        """The independent unit of each tile: its group, else its block, else the tile itself."""
         columns = (self.tiles[name].tolist() for name in ("group", "block", "tile_id"))
         return [
             str(group) if group is not None else f"block {block}" if block == block and block is not None else str(tile)
@@ -217,10 +217,10 @@ def build_index(
     max_quarantined: float = 1.0,
     progress: Progress = lambda what, done, total: None,
 ) -> TileIndex:
-    """Audit a data set and list its tiles, by `threads` (default one per core). `progress` hears (what, done, total).
+    """Audit a data set and list its tiles with `threads` threads (default: one per core).
 
-    Raises CatalogError or RasterError where the entry and the files do not fit, or where the audit quarantines more
-    than the share `max_quarantined` of the scenes.
+    `progress` is called with (what, done, total). Raises CatalogError or RasterError where the files do not match the
+    entry, or where the audit quarantines more than the share `max_quarantined` of the scenes.
     """
     catalog, source = prepare(catalog, name)
     threads = threads or reading_threads()
@@ -230,7 +230,7 @@ def build_index(
 
 @dataclass(frozen=True)
 class Reading:
-    """How tiles are read: by how many threads, who hears of it, and which part of them this process reads."""
+    """How tiles are read: the number of threads, the callback for progress, and the share of this process."""
 
     threads: int
     progress: Progress
@@ -240,7 +240,7 @@ class Reading:
 def build_from_report(
     catalog: Catalog, name: str, source: Source, report: AuditReport, reading: Reading, max_quarantined: float
 ) -> TileIndex:
-    """The index of a data set that was audited, in the catalogue in which its entry is complete (see `prepare`)."""
+    """The index of an audited data set; `catalog` holds its completed entry (see `prepare`)."""
     entry = catalog.entry(name)
     _check_quarantine(report, max_quarantined, catalog.place(name))
     source = in_own_order(source, report.numbers)
@@ -279,28 +279,28 @@ def build_from_report(
     tiles, attributes = tiles[kept].reset_index(drop=True), attributes[kept].reset_index(drop=True)
     if POINT in tiles:
         warnings = (*warnings, *contradictions(catalog, name, tiles))
-        tiles = tiles.drop(columns=[POINT, REPEAT])  # the pixels of the points stay, to be drawn
+        tiles = tiles.drop(columns=[POINT, REPEAT])  # the pixels of the points are kept for figures
     measured = measured.take(np.flatnonzero(kept))
     index = TileIndex(name, source, tiles, attributes, grids, report, measured, left_out, entry.place_column)
     index = replace(index, labels=labels, by_polygon=by_pixel.by_polygon, pieces=by_pixel.pieces)
     return replace(index, remarks=(*by_pixel.remarks, *warnings), warnings=warnings)
 
 
-def _there_is(condition: Condition, values_T: NDArray[Any]) -> str:
-    """What values a column has, where none meets a condition: the range of times and numbers, else the nearest one."""
+def _existing_values(condition: Condition, values_T: NDArray[Any]) -> str:
+    """The values of a column, for an error message: the range of times and numbers, else the most similar value."""
     known = [one for one in values_T.tolist() if one is not None and one == one]
     if condition.column == TIME:
         return times_span(known)
     ordered = condition.sign[0] in "<>" or condition.column in DERIVED
     if ordered and known and all(isinstance(one, (int, float)) for one in known):
-        return f"it is {min(known):g} to {max(known):g}"
+        return f"its values are {min(known):g} to {max(known):g}"
     return nearest(condition.values[0], {str(one) for one in known})
 
 
 def _scene_grids(source: Source, report: AuditReport, place: str) -> tuple[Source, list[Grid | None]]:
-    """The grid of each scene that is not quarantined; and the source, with times that names did not tell from tags.
+    """The grid of each scene that is not quarantined; and the source, with times from tags where names have none.
 
-    Raises CatalogError, after `place`, for files that do not lie where metadata say.
+    Raises CatalogError, beginning with `place`, for files whose grids differ from what the metadata state.
     """
     scenes, quarantined = list(source.scenes), report.quarantined
     grids: list[Grid | None] = []
@@ -320,7 +320,7 @@ def _scene_grids(source: Source, report: AuditReport, place: str) -> tuple[Sourc
 
 
 def _tile_ids(source: Source, tiles: pd.DataFrame) -> list[str]:
-    """Scene, row and column of each tile; around points of one pixel a number follows from the second on."""
+    """Ids of tiles: scene, row and column, and a number from the second point on where points have the same tile."""
     ids = [scene.id for scene in source.scenes]
     columns = (tiles[one].tolist() for one in ("scene", "row", "col"))
     names = [f"{ids[scene]}:{row}:{col}" for scene, row, col in zip(*columns, strict=True)]
@@ -340,7 +340,7 @@ def _centres(grids: Sequence[Grid | None], tiles: pd.DataFrame) -> tuple[NDArray
 
 
 def _kept(values: Sequence[Any]) -> "pd.Series[Any]":
-    """A column of these values; among text pandas would make NaN of None."""
+    """A column of dtype object, because pandas would turn None among text into NaN."""
     return pd.Series(values, dtype="object")
 
 
@@ -360,7 +360,7 @@ def _keep(
 
 
 def _measured(source: Source, report: AuditReport, tiles: pd.DataFrame, reading: Reading) -> Survey:
-    """What was measured on each tile, and where they lie around points whether the points are on valid pixels."""
+    """The survey of the tiles; for tiles around points also whether the pixel of the point is valid."""
     place_T4 = tiles[["scene", "row", "col", "size"]].to_numpy(dtype=np.int64)
     pixel_T2 = tiles[[PIXEL_ROW, PIXEL_COL]].to_numpy(dtype=np.int64) if PIXEL_ROW in tiles else None
 
@@ -373,7 +373,7 @@ def _measured(source: Source, report: AuditReport, tiles: pd.DataFrame, reading:
 
 
 def _whole_scenes(source: Source, report: AuditReport) -> dict[tuple[int, ...], NDArray[np.float64]]:
-    """Moments that the audit took, by the tile (scene, row, col, size) that is the whole scene."""
+    """Moments that the audit has computed for whole scenes, by the tile (scene, row, col, size) that is the scene."""
     return {
         (position, 0, 0, grid.height): report.whole[scene.id]
         for position, scene in enumerate(source.scenes)
@@ -382,7 +382,7 @@ def _whole_scenes(source: Source, report: AuditReport) -> dict[tuple[int, ...], 
 
 
 def _content(source: Source, report: AuditReport) -> str:
-    """What decides the pixels that are read: the files' bytes and how they are interpreted."""
+    """Everything that determines the pixels: the bytes of the files and how they are interpreted."""
     reading = (source.scale_C, source.offset_C, source.nodata, source.gsd_m, source.invalid_bits, source.invalid_values)
     bands = [[(band.index, band.path.rsplit("/", 1)[-1]) for band in scene.bands] for scene in source.scenes[:1]]
     orders = [sorted(report.numbers.items())] if report.numbers else []
@@ -402,6 +402,6 @@ def _check_quarantine(report: AuditReport, most: float, where: str) -> None:
         )
     raise CatalogError(
         f"{where}: the audit quarantines {bad} of {report.scenes} scenes, more than the {most:.0%} allowed; first: "
-        f"{first.message}; mend or remove them (`geomae catalog check` lists all), or allow more with --set "
+        f"{first.message}; repair or remove them (`geomae catalog check` lists all), or allow more with --set "
         f"data.max_quarantined={(100 * bad // report.scenes + 1) / 100:g}"
     )

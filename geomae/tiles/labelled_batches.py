@@ -1,5 +1,5 @@
-"""Batches of labelled tiles: whole ones to be judged by, changed ones to learn from, each a pure function of the seed
-and its step.
+"""Batches of labelled tiles: augmented ones for training, each a pure function of the seed and the step, and unchanged
+ones for evaluation.
 
 T tiles of a data set, B tiles of a batch, C bands, H W pixels
 """
@@ -21,7 +21,7 @@ from geomae.tiles.views import ViewRules, draw_alteration, resize
 
 @dataclass(frozen=True)
 class Changes:
-    """How a tile is changed each time that it is learned from; see `Augment` of the configuration."""
+    """How training tiles are augmented; see `Augment` of the configuration."""
 
     crops: float = 1.0
     flips: bool = False
@@ -45,8 +45,8 @@ class LabelledTiles:
 class LabelledBatch:
     """Tiles in physical units with their labels (B,) or (B, H, W).
 
-    `first` is the running number of its first tile, by which draws of the network are made. Gains and offsets act on
-    standardised values; `zoom_B` are pixels of the scene along a pixel of the tile.
+    `first` is the running number of its first tile, which seeds stochastic depth. Gains and offsets are applied to
+    standardised values; `zoom_B` is the number of scene pixels along one pixel of the tile.
     """
 
     first: int
@@ -58,15 +58,15 @@ class LabelledBatch:
     altered: tuple[Tensor, Tensor] | None = None  # gain and offset (B, C)
 
     def to(self, device: torch.device) -> "LabelledBatch":
-        """The batch on `device`; from pinned memory the copy runs beside the computation."""
+        """The batch on `device`; from pinned memory the copy is asynchronous."""
         return self if device.type == "cpu" else self._each(lambda values: values.to(device, non_blocking=True))
 
     def pinned(self) -> "LabelledBatch":
-        """The batch in memory from which a GPU copies by itself."""
+        """The batch in pinned memory, from which a GPU copies asynchronously."""
         return self._each(Tensor.pin_memory)
 
     def split(self, parts: int) -> list["LabelledBatch"]:
-        """The batch in `parts` equal passes."""
+        """The batch in `parts` equal parts."""
         size = len(self.tile_ids) // parts
         cuts = [slice(i * size, (i + 1) * size) for i in range(parts)]
         return [
@@ -89,7 +89,7 @@ class LabelledBatch:
 def labelled_batch(
     tiles: LabelledTiles, order: BatchSchedule, changes: Changes, step: int, rank: int, ranks: int
 ) -> LabelledBatch:
-    """The share of `step`'s tiles that belongs to `rank`; all ranks together see what one rank alone would."""
+    """The tiles of `step` for `rank`. All ranks together get the tiles that a single rank would get."""
     stream, every = order.tiles(step)
     share = len(every) // ranks
     mine = every[rank * share : (rank + 1) * share]
@@ -111,7 +111,7 @@ def labelled_ahead(
     tiles: LabelledTiles, order: BatchSchedule, changes: Changes, steps: range, rank: int, ranks: int, threads: int,
     pin: bool,
 ) -> Iterator[LabelledBatch]:  # fmt: skip
-    """The batches of `steps` in turn, made by `threads` threads ahead of their use (0: when asked for)."""
+    """The batches of `steps` in order, prepared in advance by `threads` threads (0: on demand)."""
 
     def make(step: int) -> LabelledBatch:
         batch = labelled_batch(tiles, order, changes, step, rank, ranks)
@@ -123,9 +123,9 @@ def labelled_ahead(
 def whole_batches(
     tiles: LabelledTiles, size: int, rank: int = 0, ranks: int = 1
 ) -> Iterator[tuple[NDArray[np.int64], LabelledBatch, bool]]:
-    """Positions, tiles as they are, and whether they count, of this rank's share; tiles of one size make a batch.
+    """Positions and unchanged tiles of each batch of this rank, and whether it counts; a batch has tiles of one size.
 
-    Every rank gets as many batches as the others; where the tiles do not suffice, one is repeated and marked false.
+    Every rank gets the same number of batches: a rank that has none left repeats the first one, marked false.
     """
     side_T = tiles.reader.side_T
     alike = [np.flatnonzero(side_T == side) for side in np.unique(side_T)]
@@ -142,7 +142,7 @@ def whole_batches(
 def _changed(
     tiles: LabelledTiles, position: int, changes: Changes, seed: int, indices: Sequence[int]
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], float, NDArray[Any], NDArray[Any]]:
-    """Pixels, validity, label, zoom, gain and offset of a tile as it is seen this time."""
+    """Pixels, validity, label, zoom, gain and offset of an augmented tile."""
     pixels, valid = tiles.reader.read(position)
     label, side = np.asarray(tiles.label_T[position]), pixels.shape[-1]
     zoom = 1.0
@@ -170,6 +170,6 @@ def _changed(
 
 
 def _labels(label_B: NDArray[Any]) -> Tensor:
-    """Codes as whole numbers of 64 bits, as the loss wants them; numbers as they are standardised, in float32."""
+    """Class codes as int64, which the loss needs; standardised numbers as float32."""
     kind = np.float32 if np.issubdtype(label_B.dtype, np.floating) else np.int64
     return torch.from_numpy(label_B.astype(kind))

@@ -1,4 +1,4 @@
-"""Labels per pixel, from whatever the catalogue names, and the labels of tiles that follow from them.
+"""Labels of pixels, from rasters or polygons, and the labels of tiles that follow from them.
 
 T tiles, H W pixels of a window, K classes, P classes or polygons in a tile
 """
@@ -15,19 +15,19 @@ from geomae.catalog import Label, Source
 from geomae.rasters import Grid, Window, describe_bands, read_labels
 from geomae.rasters.remarks import listed
 
-PURITY = 0.5  # default of `min_purity`: more than half of a tile speaks for its label
-NONE = -1  # the class of a pixel that has no label, and the polygon of one that lies in none
-SHOWN = 5  # codes that a remark names
-PIECES = ("tile", "class", "polygon", "pixels")  # columns of what pixels of tiles lie in
+PURITY = 0.5  # default of `min_purity`: half of a tile's pixels have to be of the class of its label
+NONE = -1  # the class of a pixel without a label, and the polygon of a pixel outside all polygons
+SHOWN = 5  # codes that a remark lists
+PIECES = ("tile", "class", "polygon", "pixels")  # columns of the counts of pixels by tile, class and polygon
 Numbers = NDArray[np.int32]
 Whole = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class LabelledPixels:
-    """The class of each pixel (H, W) by its place among the names, and the polygon it lies in; -1 where there is none.
+    """The class of each pixel (H, W) as an index of the names, and the polygon that contains it; -1 for none.
 
-    Only labels from polygons have `polygon_HW`: numbers of features in their file.
+    `polygon_HW` holds numbers of features in the vector file; it is None for labels from rasters.
     """
 
     code_HW: Numbers
@@ -35,7 +35,7 @@ class LabelledPixels:
 
 
 class LabelSource(Protocol):
-    """Labels per pixel of a data set. Whoever reads classes of pixels reads them here, rasters and polygons alike."""
+    """The labels of a data set's pixels: one interface for rasters and polygons."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -46,17 +46,18 @@ class LabelSource(Protocol):
         """The columns of polygons, which group, split, places and domain may name."""
 
     def read(self, scene: int, window: Window) -> LabelledPixels:
-        """The labels of a window of the scene's grid; `scene` is its place in the source."""
+        """The labels of a window of the scene's grid; `scene` is its index in the source."""
 
     def remarks(self) -> tuple[str, ...]:
-        """What was wrong with labels that have been read, a sentence each."""
+        """Problems of the labels that have been read, one sentence each."""
 
 
 @dataclass(frozen=True)
 class TileLabels:
     """The label (T,) of each tile, None where it has none, and the polygon (T,) that gives it, -1 where none does.
 
-    `pieces` counts what pixels lie in (see `label_tiles`), `highest` is the largest share of a tile that a class has.
+    `pieces` counts pixels by tile, class and polygon (see `label_tiles`); `highest` is the largest share of a tile's
+    pixels that one class has.
     """
 
     label_T: NDArray[np.object_]
@@ -72,10 +73,11 @@ class TileLabels:
 
 
 def label_tiles(labels: LabelSource, min_purity: float | None, tiles: pd.DataFrame) -> TileLabels:
-    """The label of each tile: its most frequent class, where that has `min_purity` of all the tile's pixels.
+    """The label of each tile: its most frequent class, where that has at least `min_purity` of the tile's pixels.
 
-    Its polygon is the one with most pixels of that class; in a tile without a label the one with most pixels. Pieces
-    are a row for each class in a tile, of polygons for each polygon: tile (its place), class, polygon and pixels.
+    The polygon of a tile is the one with most pixels of that class; without a label, the one with most pixels.
+    `pieces` has a row for each class in a tile, or for each polygon where there are polygons: tile (its position),
+    class, polygon and pixels.
     """
     least = PURITY if min_purity is None else min_purity
     names = labels.names
@@ -99,19 +101,19 @@ def label_tiles(labels: LabelSource, min_purity: float | None, tiles: pd.DataFra
 
 
 def purity_remarks(found: TileLabels, min_purity: float | None) -> tuple[str, ...]:
-    """A sentence for labels that cover pixels of tiles, and of none as many as a tile's label takes."""
+    """A remark where pixels have labels, but no tile has enough of one class to have a label."""
     least = PURITY if min_purity is None else min_purity
     if found.highest == 0 or any(label is not None for label in found.label_T.tolist()):
         return ()
     return (
-        "no tile has a label, though pixels have (`--task segmentation`): the class with the largest share of any tile "
-        f"has {found.highest:.0%} of its pixels, and `min_purity` is {least:g}; for labels of tiles lower it, or make "
-        "tiles smaller",
+        "no tile has a label, though pixels have (`--task segmentation`): the largest share of a tile's pixels that a "
+        f"class has is {found.highest:.0%}, and `min_purity` is {least:g}; for labels of tiles lower it, or make tiles "
+        "smaller",
     )
 
 
 def _pieces(pixels: LabelledPixels) -> tuple[Whole, Whole, Whole]:
-    """Class, polygon and pixels (P) of what lies in a window: polygons, where labels come from these, else classes."""
+    """Class, polygon and number of pixels (P) of each polygon in a window, or of each class without polygons."""
     if pixels.polygon_HW is None:
         code_P, count_P = np.unique(pixels.code_HW, return_counts=True)
         polygon_P = np.full_like(code_P, NONE)
@@ -124,7 +126,7 @@ def _pieces(pixels: LabelledPixels) -> tuple[Whole, Whole, Whole]:
 
 
 def _most_frequent(number_P: Whole, count_P: Whole) -> tuple[int, int]:
-    """The number from 0 with the largest sum of counts, of equal ones the lowest, and the sum; -1 and 0 for none."""
+    """The number >= 0 with the largest sum of counts (the lowest in a tie), and the sum; -1 and 0 for none."""
     there_P = number_P >= 0
     values, place_P = np.unique(number_P[there_P], return_inverse=True)
     if not len(values):
@@ -135,7 +137,7 @@ def _most_frequent(number_P: Whole, count_P: Whole) -> tuple[int, int]:
 
 
 class RasterLabels:
-    """Labels from rasters of class codes: each scene has one, or all have the same."""
+    """Labels from rasters of class codes: one raster for each scene, or one for all."""
 
     columns: tuple[str, ...] = ()
 
@@ -160,45 +162,45 @@ class RasterLabels:
         class_HW[listed_HW] = self._class_of_code[place_HW[listed_HW]]
         if path not in self._rasters:
             self._rasters[path] = _LabelRaster(len(describe_bands(path, remote=remote)))
-        self._rasters[path].see(codes_HW, known_HW, named=bool(listed_HW.any()))
+        self._rasters[path].add(codes_HW, known_HW, named=bool(listed_HW.any()))
         return LabelledPixels(class_HW)
 
     def remarks(self) -> tuple[str, ...]:
         """See `LabelSource`."""
         messages = []
-        if elsewhere := self._those(lambda one: not one.known):
+        if elsewhere := self._paths_where(lambda one: not one.known):
             messages.append(
-                f"the label rasters of {listed(elsewhere)} know no pixel of any tile: they lie in another place or "
+                f"the label rasters of {listed(elsewhere)} have no value at any pixel of a tile: they lie elsewhere or "
                 "hold nodata there; check `label.raster` and the CRS of the files"
             )
-        if foreign := self._those(lambda one: one.known and not one.named):
+        if foreign := self._paths_where(lambda one: one.known and not one.named):
             held = sorted(set().union(*(self._rasters[path].others for path in foreign)))[:SHOWN]
             messages.append(
                 f"the label rasters of {listed(foreign)} hold none of the codes of `label.classes` "
                 f"({', '.join(map(str, self._codes[:SHOWN].tolist()))}) but {', '.join(map(str, held))}; correct "
                 "`classes`"
             )
-        if several := self._those(lambda one: one.bands > 1):
+        if several := self._paths_where(lambda one: one.bands > 1):
             messages.append(
-                f"the label rasters of {listed(several)} have several bands, as pictures do, and the first is taken "
-                "for class codes; if it holds none, rewrite them with one band of codes"
+                f"the label rasters of {listed(several)} have several bands, as images do, and the first is read "
+                "as class codes; if it holds none, rewrite them with one band of codes"
             )
         return tuple(messages)
 
-    def _those(self, chosen: "Callable[[_LabelRaster], bool]") -> list[str]:
+    def _paths_where(self, chosen: "Callable[[_LabelRaster], bool]") -> list[str]:
         return [path for path, raster in self._rasters.items() if chosen(raster)]
 
 
 @dataclass
 class _LabelRaster:
-    """What tiles found in one label raster: whether it covers any, whether any code is a class, and other codes."""
+    """What was read from a label raster: whether it has values in tiles, whether any is a class, and other codes."""
 
     bands: int
     known: bool = False
     named: bool = False
     others: set[int] = field(default_factory=set)
 
-    def see(self, codes_HW: NDArray[np.int32], known_HW: NDArray[np.bool_], *, named: bool) -> None:
+    def add(self, codes_HW: NDArray[np.int32], known_HW: NDArray[np.bool_], *, named: bool) -> None:
         """Add the codes of a tile, of which some are classes if `named`."""
         self.named |= named
         if not self.named and len(self.others) < SHOWN:

@@ -328,6 +328,6 @@ def test_check_counts_dates_and_labels_by_split_and_warns_of_few_groups(tmp_path
     assert by_class["crop"] == [f"{crop['pixels'] / whole['pixels']:.1%}", "in", str(crop["groups"])]
     assert by_class["pixels"] == [str(whole["pixels"]), "in", str(whole["groups"])]
     assert (
-        f"an interval needs 10 blocks, and is left empty for fewer (test {census['tiles_by_split']['test']['groups']})"
+        f"an interval needs 10 blocks, and is omitted for fewer (test {census['tiles_by_split']['test']['groups']})"
         in done.stderr
     )

@@ -69,16 +69,16 @@ def test_what_the_counts_cannot_carry_is_said():
         )
     )
     place, split, few = warnings(found, 10)
-    assert place.startswith("crop: all tiles of the class stand in one of the blocks")
-    assert split.startswith("bare (train): the class stands in one split only")
-    assert few.startswith("an interval needs 10 blocks, and is left empty for fewer (test 2)")
+    assert place.startswith("crop: all tiles of the class lie in one of the blocks")
+    assert split.startswith("bare (train): the class occurs in one split only")
+    assert few.startswith("an interval needs 10 blocks, and is omitted for fewer (test 2)")
     assert len(warnings(found, 2)) == 2
 
 
 def test_without_splits_all_tiles_that_have_labels_are_scored():
     (alone,) = warnings(take_census(index(["a"] * 24, ["train"] * 24)), 24)
     assert alone == (
-        "tiles have no other label than 'a', and there is nothing to tell apart; choose another column or file"
+        "tiles have no other label than 'a', and a classifier needs two; choose another column or file"
     )
     groups = [str(number % 12) for number in range(24)]
     assert warnings(take_census(index(["a", "b"] * 12, ["train"] * 24, group=groups)), 13) != []

@@ -99,7 +99,7 @@ def test_months_make_domains_and_others_are_unspecified(write):
     for selector, message in [
         ("d[time>=2022]", r"no tile has time>=2022; times are 2021-01-03 to 2021-06-03"),
         ("d[time>2021-04,time<2021-05]", r"selects no tile \(times are 2021-01-03 to 2021-06-03\)"),
-        ("d[month>6]", r"no tile has month>6; it is 1 to 6"),
+        ("d[month>6]", r"no tile has month>6; its values are 1 to 6"),
     ]:
         with pytest.raises(CatalogError, match=message):
             index.select(parse_selector(selector))

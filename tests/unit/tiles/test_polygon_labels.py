@@ -157,8 +157,8 @@ def test_labelled_pixels_are_counted_as_a_probe_takes_them(tmp_path):
     assert (train.total["all"].pixels, train.all_pixels) == (25 + 9 + 8, 2 * 16**2)
     assert len(warnings(take_census(index), 2)) == 1  # no tile has a label: pixels are judged
     split, few = warnings(take_census(index), 3)
-    assert split.startswith("t (test): the class stands in one split only")
-    assert few.startswith("an interval needs 3 groups, and is left empty for fewer (test 2)")
+    assert split.startswith("t (test): the class occurs in one split only")
+    assert few.startswith("an interval needs 3 groups, and is omitted for fewer (test 2)")
 
 
 def test_overlaps_repairs_and_what_labels_nothing_are_counted(tmp_path):
@@ -257,8 +257,8 @@ def test_classes_that_the_column_lacks_and_tiles_too_large_are_said(tmp_path):
     index = build_index(catalog_of(tmp_path, label()[:-1] + ", classes: {crop: c, tree: t, maize: m}}"), "d")
     assert list(index.remarks) == [
         "`label.classes` lists 'maize', which the column 'kind' does not hold (crop, tree)",
-        "no tile has a label, though pixels have (`--task segmentation`): the class with the largest share of any tile "
-        "has 6% of its pixels, and `min_purity` is 0.5; for labels of tiles lower it, or make tiles smaller",
+        "no tile has a label, though pixels have (`--task segmentation`): the largest share of a tile's pixels that a "
+        "class has is 6%, and `min_purity` is 0.5; for labels of tiles lower it, or make tiles smaller",
     ]
 
 

@@ -247,9 +247,9 @@ def test_pixels_whose_offset_is_applied_twice_or_never_are_suspected(tmp_path, m
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
-        ("elsewhere", "1 file (l.tif) know no pixel of any tile: they lie in another place"),
+        ("elsewhere", "1 file (l.tif) have no value at any pixel of a tile: they lie elsewhere"),
         ("codes", "1 file (l.tif) hold none of the codes of `label.classes` (1, 2) but 7; correct `classes`"),
-        ("bands", "1 file (l.tif) have several bands, as pictures do"),
+        ("bands", "1 file (l.tif) have several bands, as images do"),
         (None, None),
     ],
 )
