@@ -1,4 +1,4 @@
-"""A first catalogue: inferred from what lies in a folder (`infer_catalog(folder, catalog_file)`), or searched for."""
+"""A first catalogue: inferred from the files of a folder (`infer_catalog(folder, catalog_file)`), or from STAC."""
 
 from geomae.discovery.stac_search import Search, collection_text, search_items
 

@@ -1,7 +1,7 @@
-"""What tiles of a new catalogue carry, as lines of it: labels from rasters, tables and vector files, splits from
-tables, and times from names of files.
+"""Attributes of the tiles as lines of a new catalogue: labels from rasters, tables and vector files, splits from
+tables, and times from file names.
 
-The likeliest labels become keys, the others comments.
+The most likely labels become keys, the others comments.
 """
 
 import contextlib
@@ -21,25 +21,24 @@ from geomae.rasters.grids import Window
 from geomae.rasters.opening import header
 from geomae.rasters.reading import read_map
 
-PATTERNS = ("%Y%m%d", "%Y-%m-%d", "%Y_%m_%d")  # of dates in names that are no product's
+PATTERNS = ("%Y%m%d", "%Y-%m-%d", "%Y_%m_%d")  # dates in names other than product names
 USUAL_WINDOW = 32  # pixels around a point
 SHOWN = 6  # values of a column that a comment names
-LOOKED_AT, LOOKED_PX = 200, 512  # label rasters whose values are looked at, and at most how many rows and columns
-# Codes of land cover that are told apart from other numbers by themselves: ESA WorldCover (Zanaga et al. 2022).
+LOOKED_AT, LOOKED_PX = 200, 512  # number of label rasters that are read, and of their rows and columns, at most
+# Land-cover codes that can be recognised among other numbers: ESA WorldCover (Zanaga et al. 2022).
 WORLDCOVER = {
     10: "tree", 20: "shrub", 30: "grass", 40: "crop", 50: "built", 60: "bare", 70: "snow", 80: "water", 90: "wetland",
     95: "mangrove", 100: "moss",
 }  # fmt: skip
-FEWEST_KNOWN = 3  # codes of a palette that are no accident
+FEWEST_KNOWN = 3  # codes of WorldCover from which a match is not taken for chance
 
 
 def with_labels(
     entry: Entry, root: Path, below: str, files: Sequence[str], vectors: Sequence[LabelLayer]
 ) -> tuple[Entry, set[str]]:
-    """The entry with labels from those of `vectors` whose features meet its rasters, and the paths of these.
-
-    `below` leads from the catalogue to `root`, to which `files` and the paths of vectors are relative. Labels that the
-    entry has already stay.
+    """Add labels from the `vectors` whose features lie on the rasters; returns the entry and the paths of these.
+    `below` is the path from the catalogue to `root`; `files` and the paths of vectors are relative to `root`. Existing
+    labels of the entry stay.
     """
     size = min(USUAL_WINDOW, entry.tile)
     counts = {one.path: meeting(one, root, files, (size + 1) / 2) for one in vectors} if files else {}
@@ -51,7 +50,7 @@ def with_labels(
         keys = _keys(best, below, size)
         if best.kind == POINTS:  # instead of a regular grid
             tile = next(place for place, line in enumerate(lines) if line.startswith("    tile:"))
-            lines[tile] = comment(f"for tiles on a regular grid instead: {lines[tile].split('#')[0].strip()}")
+            lines[tile] = comment(f"or tiles on a regular grid: {lines[tile].split('#')[0].strip()}")
         lines += [
             entry_line(key, value, _reason(best, counts[best.path]) if key == "label" else "")
             for key, value in keys.items()
@@ -59,9 +58,7 @@ def with_labels(
         if len(best.classes) > 1:
             lines.append(comment(f"other columns that could be classes: {', '.join(best.classes[1:])}"))
         if best.group:
-            lines.append(
-                comment(f"so that what belongs together is on one side: {flow_key('group', {'column': best.group})}")
-            )
+            lines.append(comment(f"to keep a group within one split: {flow_key('group', {'column': best.group})}"))
     for one in (one for one in meets if one is not best):
         what = f"{below}{one.path} has {counts[one.path]:,} {one.kind} here"
         if not one.classes:
@@ -74,10 +71,9 @@ def with_labels(
 
 
 def with_label_rasters(entry: Entry, root: Path, below: str) -> Entry:
-    """The entry with the rasters of one band for each scene: masks that are known by name, labels by their codes, else
-    comments.
+    """Add rasters with one band per scene: masks recognised by name, labels recognised by code; others as comments.
 
-    `below` is the pattern that leads from the catalogue to `root`.
+    `below` is the pattern from the catalogue to `root`.
     """
     for pattern in entry.companions:
         folder, slash, name = (below + pattern).rpartition("/")
@@ -95,7 +91,7 @@ def with_label_rasters(entry: Entry, root: Path, below: str) -> Entry:
 
 
 def _label_raster(entry: Entry, path: str, pattern: str, codes: Sequence[int], looked: int) -> list[str]:
-    """The lines of one pattern, whose rasters hold `codes` in the `looked` files that were looked at."""
+    """The lines for one pattern of rasters; `codes` are the values found in `looked` of its files."""
     known = len(codes) >= FEWEST_KNOWN and set(codes) <= set(WORLDCOVER)
     label = {"raster": path, "classes": {code: WORLDCOVER[code] if known else str(code) for code in codes}}
     if known and not entry.has("label"):
@@ -112,7 +108,7 @@ def _label_raster(entry: Entry, path: str, pattern: str, codes: Sequence[int], l
 
 
 def _codes(root: Path, pattern: str) -> tuple[list[int], int]:
-    """The values of some of the rasters of a pattern, sorted, and how many rasters were looked at."""
+    """The values in some of the rasters of a pattern, sorted, and the number of rasters read."""
     files = sorted(root.glob(pattern))
     spread, codes, looked = min(len(files), LOOKED_AT), set[int](), 0
     for place in range(spread):
@@ -126,9 +122,9 @@ def _codes(root: Path, pattern: str) -> tuple[list[int], int]:
 
 
 def with_tables(entry: Entry, below: str, files: Sequence[str], tables: Sequence[SceneTable]) -> Entry:
-    """The entry with the tables whose rows are of its scenes: attributes, and the columns for labels, splits, groups.
+    """Add tables whose rows belong to the scenes: attributes, and the columns of labels, splits and groups.
 
-    The first of several becomes a key, with its label and split; windows that a table lists become a comment.
+    The first table becomes a key, with its label and split; windows that a table lists become a comment.
     """
     lines = list(entry.lines)
     for one in tables:
@@ -156,11 +152,11 @@ def with_tables(entry: Entry, below: str, files: Sequence[str], tables: Sequence
             lines = [line for line in lines if ALL_TRAIN not in line]
         group = roles.pop("group", None)
         lines += [
-            entry_line(name, value, f"check: taken for the {name}s: {_listed(one.values(value['column']))}")
+            entry_line(name, value, f"check: assumed to hold the {name}s: {_listed(one.values(value['column']))}")
             for name, value in roles.items()
         ]
         if group is not None:
-            lines.append(comment(f"so that what belongs together is on one side: {flow_key('group', group)}"))
+            lines.append(comment(f"to keep a group within one split: {flow_key('group', group)}"))
     return replace(entry, lines=tuple(lines))
 
 
@@ -170,7 +166,7 @@ def flow_key(key: str, value: object) -> str:
 
 
 def _keys(one: LabelLayer, below: str, size: int) -> dict[str, object]:
-    """The keys that take labels from a vector file."""
+    """The keys of an entry whose labels are in a vector file."""
     path, column = f"{below}{one.path}", one.classes[0]
     if one.kind == POINTS:
         return {"windows": {"points": path, "size": size}, "label": {"column": column}}
@@ -178,7 +174,7 @@ def _keys(one: LabelLayer, below: str, size: int) -> dict[str, object]:
 
 
 def _reason(one: LabelLayer, count: int) -> str:
-    return f"check: taken for the classes of {count:,} {one.kind}: {_listed(one.values(one.classes[0]))}"
+    return f"check: assumed to hold the classes of {count:,} {one.kind}: {_listed(one.values(one.classes[0]))}"
 
 
 def _listed(values: Sequence[object]) -> str:
@@ -187,11 +183,11 @@ def _listed(values: Sequence[object]) -> str:
 
 
 def with_time(entry: Entry, files: Sequence[str]) -> Entry:
-    """The entry with `time` where all names hold a date, with a comment where they are names of products."""
+    """Add `time` if all names contain a date, or a comment if they are names of products."""
     named = [found for path in files if (found := _product_time(path))]
     if named:
-        who = "the names of the files tell" if len(named) == len(files) else f"{len(named)} of {len(files)} names tell"
-        return replace(entry, lines=(*entry.lines, comment(f"{who} when they were acquired: {times_span(named)}")))
+        who = "the file names have" if len(named) == len(files) else f"{len(named)} of {len(files)} file names have"
+        return replace(entry, lines=(*entry.lines, comment(f"{who} acquisition dates: {times_span(named)}")))
     for text in PATTERNS:
         dates = [found for path in files if (found := _pattern_time(text, path))]
         if files and len(dates) == len(files):
@@ -203,7 +199,7 @@ def with_time(entry: Entry, files: Sequence[str]) -> Entry:
 def _product_time(path: str) -> str | None:
     try:
         return time_of_path(path)
-    except ValueError:  # a date that there is not; check says so
+    except ValueError:  # an impossible date; `catalog check` reports it
         return None
 
 

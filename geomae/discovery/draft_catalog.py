@@ -1,4 +1,4 @@
-"""A first catalogue from what lies in a folder: rasters, sorted into data sets, each with what it seems to be."""
+"""A first catalogue from a folder: rasters are sorted into data sets, and their keys are guessed from the files."""
 
 import os
 import re
@@ -25,19 +25,19 @@ CUBE_SUFFIXES = frozenset((".nc", ".nc4", ".h5", ".hdf5", ".he5"))
 LONGEST_NAME = 60  # characters of a data set's name
 SHOWN = 5  # patterns of one group
 HEAD = (
-    "# Written by `geomae catalog init`. `check` marks a guess with its reason, FILL IN what only you can decide.",
-    "# An entry can hold more, as masks, labels, splits and domains: see `geomae catalog schema`.",
+    "# Written by `geomae catalog init`. `check` marks a guess and its reason, FILL IN marks what only you can decide.",
+    "# An entry can have further keys, as for masks, labels, splits and domains: see `geomae catalog schema`.",
     "version: 1",
     "datasets:",
 )
 
 
-FORMATS = frozenset(("images", "image", "img", "imgs", "tif", "tifs"))  # what a folder holds, and no name for it
+FORMATS = frozenset(("images", "image", "img", "imgs", "tif", "tifs"))  # folder names without information
 
 
 @dataclass(frozen=True)
 class InferredCatalog:
-    """Entries by the name of the data set; files that were left out on purpose; and rasters that cannot be read."""
+    """Entries by the name of the data set, files that were left out on purpose, and rasters that cannot be read."""
 
     entries: dict[str, Entry]
     left_out: tuple[str, ...]
@@ -45,7 +45,7 @@ class InferredCatalog:
 
     @property
     def questions(self) -> list[str]:
-        """What a person has to decide."""
+        """What the user has to decide."""
         return [f"{name}: {entry.question}" for name, entry in self.entries.items() if entry.question]
 
     def text(self) -> str:
@@ -60,10 +60,10 @@ class InferredCatalog:
 def infer_catalog(
     folder: Path, catalog_file: Path, progress: Callable[[str, int, int], None] = lambda what, done, total: None
 ) -> InferredCatalog:
-    """Infer data sets from the rasters below `folder`, for a catalogue that is to stand at `catalog_file`.
+    """Infer data sets from the rasters below `folder`, for a catalogue that will be written to `catalog_file`.
 
-    Paths in it are relative to the folder of `catalog_file`, which need not exist. `progress` hears (what, done,
-    total). Raises CatalogError where there is no raster, or none that can be read.
+    Paths in it are relative to the folder of `catalog_file`, which need not exist. `progress` is called with (what,
+    done, total). Raises CatalogError if there is no raster, or none that can be read.
     """
     check_folder(folder)
     root = folder.resolve()
@@ -72,7 +72,7 @@ def infer_catalog(
         suffixes = ", ".join(sorted(SUFFIXES))
         others = find_foreign(root)
         what = f"; {others[0]} {foreign_by_name(others[0])}" if others else "; name another folder"
-        raise CatalogError(f"{folder}: no raster lies in it or below ({suffixes}){what}")
+        raise CatalogError(f"{folder}: there is no raster in it or its subfolders ({suffixes}){what}")
     place = locate(root, [*paths, *cubes], catalog_file.absolute())
     with_bands, rest = band_groups(paths)
     stacks, problems = stack_groups(
@@ -93,28 +93,28 @@ def infer_catalog(
         entries[name], met = with_labels(known, root, below, files[name], vectors)
         used |= met
     progress("looking at vector files", 1, 1)
-    elsewhere = [f"{one.path}: its {one.kind} meet no raster here" for one in vectors if one.path not in used]
+    elsewhere = [f"{one.path}: its {one.kind} lie on no raster here" for one in vectors if one.path not in used]
     return InferredCatalog(entries | of_cubes, (*left_out, *of_no_use, *elsewhere), tuple(problems))
 
 
 def check_folder(folder: Path) -> None:
-    """Raise CatalogError where there is no such folder."""
+    """Raise CatalogError if there is no such folder."""
     if not folder.is_dir():
         problem = "is a file" if folder.exists() else "there is no such folder"
         raise CatalogError(f"{folder}: {problem}; name the folder that holds your rasters")
 
 
 def catalog_of_items(name: str, documents: Sequence[Mapping[str, Any]], file: Path) -> InferredCatalog:
-    """A catalogue of one data set, of STAC items that are to stand in `file`, in the catalogue's folder.
+    """A catalogue of one data set of STAC items, which will be written to `file` in the catalogue's folder.
 
-    Raises CatalogError for what is no item, and where the items share no band.
+    Raises CatalogError for documents that are not items, and if the items share no band.
     """
     items = [item_record(one, file.name, file.parent) for one in documents]
     return InferredCatalog({name: stac_entry(items, file.name)}, (), ())
 
 
 def find_rasters(root: Path) -> list[str]:
-    """Paths below `root`, relative and sorted, of files that by their suffix are rasters; hidden ones are left out.
+    """Paths below `root` (relative, sorted) of files with the suffix of a raster; hidden files are left out.
 
     Links to folders are followed, each folder once.
     """
@@ -136,7 +136,7 @@ def find_rasters(root: Path) -> list[str]:
 
 
 def find_cubes(root: Path) -> list[str]:
-    """Paths below `root`, relative and sorted, of Zarr stores and of NetCDF4 and HDF5 files by their suffix."""
+    """Paths below `root` (relative, sorted) of Zarr stores, NetCDF4 and HDF5 files, by suffix."""
     paths = []
     for folder, subfolders, files in os.walk(root):
         here = Path(folder)
@@ -148,12 +148,12 @@ def find_cubes(root: Path) -> list[str]:
 
 
 def find_foreign(root: Path) -> list[str]:
-    """Paths below `root`, relative and sorted, of what by its suffix is of a format that is not read."""
+    """Paths below `root` (relative, sorted) of files in formats that are not read, by suffix."""
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if foreign_by_name(path.name))
 
 
 def unresolved(path: Path) -> list[str]:
-    """What keeps the data sets of a catalogue from resolving as it says; the catalogue itself must be valid."""
+    """The errors of data sets that cannot be resolved as the catalogue says; the catalogue itself must be valid."""
     catalog = open_catalog(path)
     messages = []
     for name in catalog.entries:
@@ -169,7 +169,7 @@ def unresolved(path: Path) -> list[str]:
 
 
 def data_set_name(wish: str, used: Collection[str] = ()) -> str:
-    """A name that a selector can hold and no other data set has."""
+    """A name that is allowed in a selector and is not in `used`."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", wish).strip("-._")[:LONGEST_NAME] or "data"
     number = 1
     unique = name
@@ -181,8 +181,8 @@ def data_set_name(wish: str, used: Collection[str] = ()) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """The folder that is searched, how patterns call it from the catalogue (empty or with / at its end), and whether
-    its files leave the catalogue's folder.
+    """The searched folder, its path in patterns from the catalogue (empty or ending in /), and whether its files lie
+    outside of the catalogue's folder.
     """
 
     root: Path
@@ -191,15 +191,15 @@ class Place:
 
     @property
     def name(self) -> str:
-        """What the folder is called: `chips` also where `chips/images` was searched."""
+        """The name of the folder: `chips` also if `chips/images` was searched."""
         return (self.root.name.lower() in FORMATS and telling_name(str(self.root))) or self.root.name
 
 
 def locate(root: Path, paths: Sequence[str], catalog_file: Path) -> Place:
-    """Say how the files below `root` are called from the folder of the catalogue."""
+    """The path to the files below `root` from the folder of the catalogue."""
     folder = catalog_file.parent.resolve()
     below = os.path.relpath(root, folder)
-    if os.path.commonpath([root.absolute(), folder]) == folder.anchor:  # nobody reads a path that leads up to /
+    if os.path.commonpath([root.absolute(), folder]) == folder.anchor:  # a relative path up to / is unreadable
         below = os.path.normpath(root.absolute())
     outside = not all((root / path).resolve().is_relative_to(folder) for path in paths)
     return Place(root, "" if below == "." else f"{escape_pattern(Path(below).as_posix())}/", outside)
@@ -208,7 +208,7 @@ def locate(root: Path, paths: Sequence[str], catalog_file: Path) -> Place:
 def _entries(
     place: Place, with_bands: Sequence[BandGroup], stacks: Sequence[StackGroup], problems: list[str]
 ) -> tuple[dict[str, Entry], dict[str, tuple[str, ...]], list[str]]:
-    """Entries and a file of each scene by name, and what is left out on purpose.
+    """Entries and one file per scene, by name, and the files left out on purpose.
 
     Groups that cannot be read are added to `problems`.
     """
@@ -238,7 +238,7 @@ def _entries(
 
 
 def _cube_entries(place: Place, paths: Sequence[str], used: Collection[str], problems: list[str]) -> dict[str, Entry]:
-    """Entries by name, one for the cubes of one suffix in one folder; what cannot be read is added to `problems`."""
+    """Entries by name, one per folder and suffix of cubes; cubes that cannot be read are added to `problems`."""
     together: dict[tuple[str, str], list[str]] = {}
     for path in paths:
         together.setdefault((str(Path(path).parent), Path(path).suffix), []).append(path)
@@ -255,5 +255,5 @@ def _cube_entries(place: Place, paths: Sequence[str], used: Collection[str], pro
 
 
 def _goes_with_others(root: Path, group: StackGroup) -> bool:
-    """Whether it is labels or a mask rather than imagery: one band of whole numbers from a sensor that nobody knows."""
+    """Whether a group is labels or a mask and not imagery: one band of integers from an unknown sensor."""
     return group.one_band and not isinstance(guess_sensor(evidence_of(root, group)).sensor, str)

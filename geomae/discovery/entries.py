@@ -1,4 +1,4 @@
-"""One data set of a new catalogue as commented YAML, with what a person still has to check or decide."""
+"""One data set of a new catalogue as YAML, with comments on what the user has to check or decide."""
 
 import contextlib
 import json
@@ -26,11 +26,11 @@ from geomae.rasters.opening import header
 from geomae.sensors import Band, Sensor, inline_sensor, sensor
 
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
-RESERVED_WORDS = frozenset(("true", "false", "null", "yes", "no", "on", "off", "y", "n"))  # YAML 1.1 readers know more
-LARGEST_TILE = 128  # pixels; a larger raster is cut into tiles
+RESERVED_WORDS = frozenset(("true", "false", "null", "yes", "no", "on", "off", "y", "n"))  # YAML 1.1 has more of them
+LARGEST_TILE = 128  # pixels; larger rasters are cut into tiles
 USUAL_TILE = 64
-MULTIPLE = 8  # of the tile's side, so that usual patches divide it
-NO_TAGS = (1.0, 0.0)  # scale and offset of a file that says nothing of them
+MULTIPLE = 8  # the tile's side is a multiple, so that common patch sizes divide it
+NO_TAGS = (1.0, 0.0)  # scale and offset of a file without such tags
 RASTERS = (".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg")
 ALL_TRAIN = "all tiles are for training; to hold some out:"
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
@@ -38,9 +38,9 @@ FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 @dataclass(frozen=True)
 class Entry:
-    """A data set as YAML `lines` (without its name), its figures for people, and what to decide (`question`).
+    """A data set as YAML `lines` (without its name), its key figures, and what the user must decide (`question`).
 
-    `companions` are patterns of one-band rasters of the scenes' names below the folder that was searched.
+    `companions` are patterns, below the searched folder, of one-band rasters that are named like the scenes.
     """
 
     lines: tuple[str, ...]
@@ -57,9 +57,9 @@ class Entry:
 
 
 def band_entry(root: Path, below: str, group: BandGroup, *, outside: bool) -> Entry:
-    """The entry of a product with one file per band; `below` leads from the catalogue to `root`.
+    """The entry of a product with one file per band; `below` is the path from the catalogue to `root`.
 
-    Raises RasterError where no scene can be read.
+    Raises RasterError if no scene can be read.
     """
     headers = _first_readable(root, group)
     finest = max(headers.values(), key=lambda one: min(one.shape))
@@ -68,14 +68,12 @@ def band_entry(root: Path, below: str, group: BandGroup, *, outside: bool) -> En
     lines = _path_lines(below, group.patterns, outside)
     lines += _sensor_lines(guess)
     if all(name == token for name, token in tokens.items()):
-        lines.append(entry_line("bands", list(tokens), "the part of the file's name that stands for {band}"))
+        lines.append(entry_line("bands", list(tokens), "the part of the file name in place of {band}"))
     else:
-        lines.append(
-            entry_line("bands", tokens, "name of the band: the part of the file's name that stands for {band}")
-        )
+        lines.append(entry_line("bands", tokens, "name of the band: the part of the file name in place of {band}"))
     left = [token for token in group.tokens if token not in tokens.values()]
     if left:
-        lines.append(comment(f"left out, as other quantities or unknown: {', '.join(left)}"))
+        lines.append(comment(f"left out (unknown, or another physical quantity): {', '.join(left)}"))
     if group.lacking:
         lines.append(comment(f"check: left out, because some scenes lack them: {', '.join(group.lacking)}"))
     tags = {name: _tags(headers[token], 1) for name, token in tokens.items()}
@@ -92,14 +90,14 @@ def band_entry(root: Path, below: str, group: BandGroup, *, outside: bool) -> En
 
 
 def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> Entry:
-    """The entry of rasters that hold all bands each; `below` leads from the catalogue to `root`."""
+    """The entry of rasters that each hold all bands; `below` is the path from the catalogue to `root`."""
     first = group.headers[0]
     guess = guess_sensor(evidence_of(root, group))
     known = _sensor(guess)
     lines = _path_lines(below, group.patterns, outside)
     if group.telling != group.files[0]:
         lines.append(
-            comment(f"check: numbers as in {group.files[0]} are taken to count the files, not to name a sensor")
+            comment(f"check: numbers as in {group.files[0]} are taken as running numbers, not as the name of a sensor")
         )
     lines += _sensor_lines(guess)
     skipped = "null skips a stored band" if None in guess.bands else ""
@@ -109,16 +107,16 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
     lines += _scaling_lines(guess, known, first.dtypes[0], tags)
     unlike = sum((one.scales, one.offsets) != (first.scales, first.offsets) for one in group.headers)
     if unlike:
-        lines.append(comment(f"check: {unlike} of the files looked at have other tags of scale and offset"))
+        lines.append(comment(f"check: {unlike} of the files examined have other tags for scale and offset"))
     sides = [min(one.shape) for one in group.headers]
     lines += _tile_lines(sides)
     lines += _mask_lines([text for text, band in zip(first.names, guess.bands, strict=True) if text and not band])
     if group.classes:
         shown = ", ".join(group.classes[:4]) + (", ..." if len(group.classes) > 4 else "")
-        lines.append(entry_line("label", {"folder": True}, f"check: the folders are taken for classes: {shown}"))
+        lines.append(entry_line("label", {"folder": True}, f"check: the folders are taken as classes: {shown}"))
     if first.crs is None:
-        own = "that of the sensor counts" if any(band.gsd_m for band in known.bands) else "none is known"
-        lines.append(comment(f"the files have no ground sample distance, {own}; to say another: gsd_m: METRES"))
+        own = "that of the sensor is used" if any(band.gsd_m for band in known.bands) else "none is known"
+        lines.append(comment(f"the files have no ground sample distance, {own}; to set another: gsd_m: METRES"))
     lines.append(_split_line(first))
     names = tuple(name for name in guess.bands if name)
     size = tile_size(usual_side(sides))
@@ -126,9 +124,9 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
 
 
 def stac_entry(items: Sequence[Item], file: str) -> Entry:
-    """The entry that reads `items`, which lie in `file`, relative to the catalogue.
+    """The entry that reads `items` from `file`, a path relative to the catalogue.
 
-    Raises CatalogError where the items share no band of any kind.
+    Raises CatalogError if the items share no band.
     """
     first = items[0]
     names = [name for asset in first.assets.values() if _is_raster(asset) for name in _band_names(first, asset)]
@@ -141,7 +139,7 @@ def stac_entry(items: Sequence[Item], file: str) -> Entry:
         band.name for band in known.bands if kept_band(known, band) and all(_has(finder, one, band) for one in items)
     ]
     if not bands:
-        raise CatalogError(f"{first.where}: its assets {', '.join(first.assets) or '(none)'} hold no bands by name")
+        raise CatalogError(f"{first.where}: its assets {', '.join(first.assets) or '(none)'} have no bands with names")
     links = [str(asset["href"]) for one in items for asset in one.assets.values()]
     signers = [
         signer
@@ -151,25 +149,23 @@ def stac_entry(items: Sequence[Item], file: str) -> Entry:
     source: dict[str, Any] = {"items": file} | ({"sign": signers[0]} if signers else {})
     lines = [entry_line("stac", source)]
     if any(is_url(link) for link in links):
-        lines.append(entry_line("remote", True, "the assets are read from where they lie"))
+        lines.append(entry_line("remote", True, "the assets are read over the network"))
     lines += _sensor_lines(guess)
-    lines.append(entry_line("bands", bands, "those that every item has"))
-    lines.append(
-        comment("scale, offset and nodata are those of the items, where they state them; to say others: scale, offset")
-    )
+    lines.append(entry_line("bands", bands, "the bands that every item has"))
+    lines.append(comment("scale, offset and nodata are taken from the items, if stated; to set others: scale, offset"))
     lines.append(entry_line("tile", {"size": USUAL_TILE}, "pixels of the finest band"))
     lines += _mask_lines([key for key in first.assets if all(key in one.assets for one in items)])
     if "eo:cloud_cover" in first.properties:
-        lines.append(comment('properties of the items are attributes: where: "`eo:cloud_cover` < 20"'))
+        lines.append(comment('properties of the items are attributes, as in where: "`eo:cloud_cover` < 20"'))
     how = {"block_km": 2, "fractions": FRACTIONS}
     lines.append(comment(f"{ALL_TRAIN} split: {flow(how)}"))
     return Entry(tuple(lines), len(items), known.name, tuple(bands), USUAL_TILE, guess.question)
 
 
 def cube_entry(root: Path, below: str, paths: Sequence[str], *, outside: bool) -> Entry:
-    """The entry of cubes of one kind in one folder; `below` leads from the catalogue to `root`.
+    """The entry of cubes of one kind in one folder; `below` is the path from the catalogue to `root`.
 
-    Raises RasterError where the first of them cannot be read.
+    Raises RasterError if the first of them cannot be read.
     """
     layout = describe_cube(str(root / paths[0]), Cube(path=paths[0]), remote=False)
     arrays = [name for name in layout.variables if not quality_layer(name)]
@@ -210,7 +206,7 @@ def cube_entry(root: Path, below: str, paths: Sequence[str], *, outside: bool) -
 
 
 def evidence_of(root: Path, group: StackGroup) -> Evidence:
-    """What a group of rasters tells of its sensor; a description that the files do not share tells nothing."""
+    """The evidence on the sensor of a group of rasters; band descriptions count only if all files share them."""
     first = group.headers[0]
     shared = [set(texts) for texts in zip(*(one.names for one in group.headers), strict=True)]
     descriptions = tuple(texts.pop() if len(texts) == 1 else None for texts in shared)
@@ -219,33 +215,33 @@ def evidence_of(root: Path, group: StackGroup) -> Evidence:
 
 
 def called_from(root: Path, path: str) -> str:
-    """A path below `root` with the name of that folder, and of the one above where its own says as little as `images`.
+    """A path below `root` that begins with the name of `root`, and of its parent if the name is as general as `images`.
 
-    What names tell must not depend on which of the folders was searched.
+    Guesses from names must not depend on which of the folders was searched.
     """
     names = root.parts[-2:] if root.name.lower() in COMMON_FOLDERS else root.parts[-1:]
     return "/".join((*names, path))
 
 
 def usual_side(sides: Sequence[int]) -> int:
-    """The smallest of some sides that is at least half of the usual one: a sliver among rasters does not count."""
+    """The smallest of the sides that is at least half of the median side, so that narrow rasters do not count."""
     return min(side for side in sides if 2 * side >= median_high(sides))
 
 
 def tile_size(side: int) -> int:
-    """Side of the tiles in pixels for rasters of which the smallest that counts has `side`."""
+    """Side of the tiles in pixels; `side` is that of the smallest raster that counts."""
     if side >= LARGEST_TILE:
         return USUAL_TILE
     return side // MULTIPLE * MULTIPLE or side
 
 
 def comment(text: str, indent: int = 4) -> str:
-    """A line of comment that no text can break out of."""
+    """A comment on one line, whatever line breaks the text contains."""
     return f"{' ' * indent}# {' '.join(text.split())}"
 
 
 def flow(value: Any) -> str:
-    """A value on one line, as YAML reads it."""
+    """A value as YAML on one line."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -262,7 +258,7 @@ def flow(value: Any) -> str:
 
 
 def _tokens_of(root: Path, group: BandGroup, finest: Header) -> tuple[SensorGuess, dict[str, str]]:
-    """The sensor of a product, and the token of each of its bands that can be used, in the sensor's order."""
+    """The sensor of a product, and the tokens of its usable bands, in the sensor's order."""
     if group.sensor is None:
         path = called_from(root, group.files[0])
         dtype, gsd_m = finest.dtypes[0], finest.roughly_m
@@ -306,7 +302,7 @@ def _sensor_lines(guess: SensorGuess) -> list[str]:
 
 
 def _first_readable(root: Path, group: BandGroup) -> dict[str, Header]:
-    """The headers, by token, of the first scene of which all files can be read; else the first scene's error."""
+    """The headers, by token, of the first scene whose files can all be read. Raises the first error if none can."""
     first: RasterError | None = None
     for files in group.by_scene:
         try:
@@ -318,17 +314,17 @@ def _first_readable(root: Path, group: BandGroup) -> dict[str, Header]:
 
 
 def _tags(info: Header, number: int) -> tuple[float, float]:
-    """Scale and offset that a file says of a stored band."""
+    """Scale and offset of a stored band in the tags of a file."""
     return info.scales[number - 1], info.offsets[number - 1]
 
 
 def _scaling_lines(guess: SensorGuess, known: Sensor, dtype: str, tags: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Unit, scale and offset: what tags of the files say (by band), else what is usual for the sensor and data type."""
+    """Unit, scale and offset: from the tags of the files (by band), else common values for sensor and data type."""
     values, reason = scaling_guess(known, dtype)
     if any(tag != NO_TAGS for tag in tags.values()):
         both: list[Any] = [{name: tag[place] for name, tag in tags.items()} for place in (0, 1)]
         scale, offset = (next(iter(one.values())) if len(set(one.values())) == 1 else one for one in both)
-        values, reason = {"unit": known.unit, "scale": scale, "offset": offset}, "as the tags of the files say"
+        values, reason = {"unit": known.unit, "scale": scale, "offset": offset}, "from the tags of the files"
     mark = "" if guess.certain else "check: "
     return [entry_line(key, value, f"{mark}{reason}" if key == "unit" else "") for key, value in values.items()]
 
@@ -336,18 +332,18 @@ def _scaling_lines(guess: SensorGuess, known: Sensor, dtype: str, tags: Mapping[
 def _tile_lines(sides: Sequence[int]) -> list[str]:
     size = tile_size(usual_side(sides))
     small = sum(one < size for one in sides)
-    left = f"; check: {small} of {len(sides)} rasters looked at are smaller and left out" if small else ""
+    left = f"; check: {small} of {len(sides)} rasters examined are smaller and are left out" if small else ""
     return [entry_line("tile", {"size": size}, f"pixels; the smallest raster has {min(sides)}{left}")]
 
 
 def _mask_lines(names: Iterable[str]) -> list[str]:
-    """The `mask` of the first quality layer among what a scene brings by these names, if there is one."""
+    """The `mask` line of the first quality layer among these names, if there is one."""
     layers = ((name, layer) for name in names if (layer := quality_layer(name)))
     return [entry_line("mask", layer.mask(band=name), layer.remark) for name, layer in layers][:1]
 
 
 def _split_line(first: Header) -> str:
-    """A suggestion; dealing tiles to splits is a decision of the user's."""
+    """A suggested split, as a comment: the user decides on splits."""
     if first.crs is not None and min(first.shape) > 2 * LARGEST_TILE:
         how = {"block_km": 2, "fractions": FRACTIONS}
     else:
@@ -356,7 +352,7 @@ def _split_line(first: Header) -> str:
 
 
 def _sides(root: Path, paths: Sequence[str]) -> list[int]:
-    """The shorter sides in pixels of some of the rasters, spread over all; those that cannot be read have none."""
+    """The shorter sides, in pixels, of a sample of the rasters; rasters that cannot be read are skipped."""
     count = min(len(paths), LOOKED_AT)
     sides = []
     for place in range(count):
@@ -366,7 +362,7 @@ def _sides(root: Path, paths: Sequence[str]) -> list[int]:
 
 
 def entry_line(key: str, value: Any, remark: str | None = "") -> str:
-    """A key of an entry, its value on one line, and a remark."""
+    """A key of an entry with its value on one line, and a remark as comment."""
     end = f"  # {' '.join(remark.split())}" if remark else ""
     return f"    {key}: {flow(value)}{end}"
 
@@ -376,13 +372,13 @@ def _joined(*texts: str | None) -> str:
 
 
 def _is_raster(asset: Mapping[str, Any]) -> bool:
-    """Whether an asset holds measurements, by its role and its kind."""
+    """Whether an asset holds measurements, judged by its role and type."""
     suffix = PurePosixPath(urlsplit(str(asset["href"])).path).suffix.lower()
     return NO_DATA_ROLES.isdisjoint(asset.get("roles") or ()) and suffix in RASTERS
 
 
 def _band_names(item: Item, asset: Mapping[str, Any]) -> list[str]:
-    """What the bands of an asset are called; the key of the asset where it does not say."""
+    """The names of the bands of an asset; its key if it names none."""
     key = next(key for key, one in item.assets.items() if one is asset)
     return [str(band["name"] or band["common_name"] or key) for band in listed_bands(asset)] or [key]
 

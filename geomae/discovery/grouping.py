@@ -1,4 +1,4 @@
-"""Which files make one data set: products with a file per band, known by their names, and stacks of bands."""
+"""Grouping of files into data sets: products with one file per band, recognised by name, and stacks of bands."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,7 +27,7 @@ HLS = re.compile(
     r"(?P<folder>(?:.*/)?)(?P<product>HLS\.(?P<kind>[LS]30)\.T\w{5}\.\d{7}T\d{6}\.v\d+\.\d+)\."
     r"(?P<token>B\d[\dA]|Fmask)(?P<suffix>\.tif)"
 )
-# What agencies put beside the bands: masks, angles, quick looks. None of it is a data set.
+# Files that agencies deliver beside the bands: masks, angles, quick looks. None of them is a data set.
 BESIDE = re.compile(
     r".*\.SAFE/.*"
     r"|(?:.*/)?L[COTEM]0[45789]_L[12][A-Z]{2}(?:_[A-Z0-9]+){5}_(?:QA|ST|SR|SAA|SZA|VAA|VZA|thumb)(?:_\w+)?\.\w+"
@@ -47,20 +47,20 @@ LANDSAT_SENSORS = {
     "8": "landsat-8-oli",
     "9": "landsat-9-oli",
 }
-LOOKED_AT = 40  # files of a folder whose headers are read; where they differ, those of all
-LARGEST_PATCH = 600  # side in pixels of what may lie in folders named by class
+LOOKED_AT = 40  # files of a folder whose headers are read; if they differ, all are read
+LARGEST_PATCH = 600  # side in pixels up to which rasters may lie in folders named by class
 SPLIT_NAMES = frozenset(("train", "training", "val", "valid", "validation", "test", "testing", "dev"))
 COMMON_FOLDERS = frozenset(("images", "image", "img", "imgs", "data", "rasters", "tif", "tifs", "tiles", "scenes"))
-SEVERAL = 2  # files that a folder of a class has at least
+SEVERAL = 2  # least number of files in the folder of a class
 
 
 @dataclass(frozen=True)
 class BandGroup:
     """Scenes with one file per band that make one data set.
 
-    `patterns` and `files` are relative to the folder that was searched. `tokens` are those that every scene has,
-    `lacking` those that only some have, `by_scene` the files of each scene by token. `sensor` is known for products
-    only, `mask` is the token of a quality layer.
+    A token is the part of a file name that names the band. `tokens` are those of every scene, `lacking` those of only
+    some scenes. `by_scene` has the files of each scene by token. `patterns` and `files` are relative to the searched
+    folder. `sensor` is known only for products; `mask` is the token of a quality layer.
     """
 
     name: str
@@ -81,7 +81,7 @@ class BandGroup:
 def band_groups(paths: Iterable[str]) -> tuple[list[BandGroup], list[str]]:
     """Data sets with one file per band among `paths` (relative, sorted), and the paths that belong to none.
 
-    What lies beside the bands of a product belongs to neither.
+    Other files of a product are in neither.
     """
     known: list[_BandFile] = []
     named: list[_BandFile] = []
@@ -96,7 +96,7 @@ def band_groups(paths: Iterable[str]) -> tuple[list[BandGroup], list[str]]:
         else:
             rest.append(path)
     tokens = _by_scene(named)
-    alone = [one for one in named if len(tokens[one.scene]) < 2]  # one layer is no product
+    alone = [one for one in named if len(tokens[one.scene]) < 2]  # a single layer is not a product
     named = [one for one in named if len(tokens[one.scene]) >= 2]
     rest = sorted([*rest, *(one.path for one in alone)])
     groups: dict[tuple[str, ...], list[_BandFile]] = {}
@@ -217,9 +217,9 @@ def _group(files: Sequence[_BandFile]) -> BandGroup:
 class StackGroup:
     """Rasters of one kind that make one data set.
 
-    `patterns` and `files` are relative to the folder that was searched, `headers` are of some of the files, `telling`
-    is the path of one without numbers that merely count. `classes` are the names of the folders where these look like
-    classes. `companions` are patterns of one-band rasters of the same file names, which may be masks or labels.
+    `patterns` and `files` are relative to the searched folder, `headers` are of some of the files. `telling` is the
+    path of one file without running numbers. `classes` are the names of the folders if these look like classes.
+    `companions` are patterns of one-band rasters with the same file names, which may be masks or labels.
     """
 
     name: str
@@ -232,7 +232,7 @@ class StackGroup:
 
     @property
     def one_band(self) -> bool:
-        """Whether the files hold a single band of whole numbers, as masks and labels do."""
+        """Whether the files hold a single band of integers, as masks and labels do."""
         return self.headers[0].count == 1 and self.headers[0].dtypes[0].startswith(("uint", "int"))
 
 
@@ -241,8 +241,9 @@ def stack_groups(
 ) -> tuple[list[StackGroup], list[str]]:
     """Data sets among `paths` (relative to `root`, sorted), and messages about files that cannot be read.
 
-    Files of one folder, suffix, band count, data type and `hint` (what a name tells of the sensor, without numbers
-    that merely count) are alike; so are folders side by side. `progress` hears how many files were looked at.
+    Files are of one kind if they share folder, suffix, band count, data type and `hint` (what the name says of the
+    sensor, without running numbers); folders of one parent may be merged. `progress` is called with the number of files
+    examined.
     """
     by_folder: dict[tuple[str, str], list[str]] = {}
     for path in paths:
@@ -270,7 +271,7 @@ def stack_groups(
 
 @dataclass(frozen=True)
 class _Names:
-    """What names tell: `telling` gives a path without numbers that merely count, `hint` what such says of a sensor."""
+    """Functions on names: `telling` removes running numbers from a path, `hint` guesses sensors from the result."""
 
     telling: Callable[[str], str]
     hint: Callable[[str], object]
@@ -288,7 +289,7 @@ class _Folder:
 
 
 def _bands(one: Header) -> tuple[int, str]:
-    """What alike files have in common."""
+    """The properties that files of one kind share."""
     return one.count, one.dtypes[0]
 
 
@@ -300,7 +301,7 @@ def _kinds(
     names: _Names,
     problems: list[str],
 ) -> list[_Folder]:
-    """The kinds of files of one suffix in one folder, of which some headers are known."""
+    """The kinds of files of one suffix in one folder, from the headers of some of them."""
     folder, suffix = place
 
     def kinds_of() -> dict[str, tuple[object, ...]]:
@@ -337,7 +338,7 @@ def _headers(root: Path, paths: Sequence[str], problems: list[str]) -> dict[str,
 
 
 def _patterns(own: Sequence[str], others: Sequence[str], suffix: str) -> tuple[str, ...]:
-    """The beginning that files share and no other file has, or none of that length; else their names."""
+    """A pattern with the prefix that only these files share (among names of one length, if needed); else all names."""
     first, last = (name.removesuffix(suffix) for name in (min(own), max(own)))  # sorted, these share the least
     length = next((at for at, (one, two) in enumerate(zip(first, last, strict=False)) if one != two), len(first))
     start = first[:length]
@@ -355,7 +356,7 @@ def _patterns(own: Sequence[str], others: Sequence[str], suffix: str) -> tuple[s
 
 
 def _beside(one: _Folder, folders: Sequence[_Folder]) -> str:
-    """What folders that may be merged have in common: their parent, where each holds this one kind of raster only."""
+    """The key by which folders are merged: their parent, if each folder holds only this kind of raster."""
     mixed = sum(other.path == one.path for other in folders) > 1
     name = PurePosixPath(one.path).name
     if not one.path or mixed or name.lower() in SPLIT_NAMES:
@@ -364,7 +365,7 @@ def _beside(one: _Folder, folders: Sequence[_Folder]) -> str:
 
 
 def _merged(parts: Sequence[_Folder]) -> list[StackGroup]:
-    """One group of folders side by side, or one of each where one-band files of equal names say otherwise."""
+    """One group of all folders, or one per folder if they hold one-band files of equal names."""
     stems = [{PurePosixPath(path).stem for path in part.files} for part in parts]
     disjoint = sum(map(len, stems)) == len(set().union(*stems))
     first = parts[0]
@@ -383,13 +384,13 @@ def _merged(parts: Sequence[_Folder]) -> list[StackGroup]:
 
 
 def telling_name(folder: str) -> str:
-    """The name of the innermost folder that is more than `images`; empty where there is none."""
+    """The name of the innermost folder that is more specific than `images`; empty if there is none."""
     names = [name for name in PurePosixPath(folder).parts if name.lower() not in COMMON_FOLDERS]
     return names[-1] if names else ""
 
 
 def _with_companions(groups: Sequence[StackGroup]) -> list[StackGroup]:
-    """Groups without the one-band rasters that stand beside another group, which get these as `companions`."""
+    """Move one-band rasters that belong to the files of another group into the `companions` of that group."""
     companions: dict[int, list[str]] = {}
     taken = set()
     for number, group in enumerate(groups):
@@ -406,7 +407,7 @@ def _with_companions(groups: Sequence[StackGroup]) -> list[StackGroup]:
 
 
 def _beside_each(images: Sequence[str], others: Sequence[str]) -> list[str]:
-    """Patterns of files in one folder that are called like all images, or so with one ending more (`*_fmask.tif`)."""
+    """Patterns of files in one folder that exist for every image, named like it or with an ending (`*_fmask.tif`)."""
     folders = {path.rpartition("/")[0] for path in others}
     if len(folders) > 1:
         return []

@@ -1,20 +1,20 @@
-"""Numbers in names that merely count: `plot_s1` and `plot_s2` are no Sentinels, `line_L1` to `line_L9` no Landsats.
+"""Running numbers in names: `plot_s1` and `plot_s2` are not Sentinels, `line_L1` to `line_L9` are not Landsats.
 
-A number counts where files alike in bands and type have names that differ in numbers only, and no sensors explain that:
-Sentinel-1 and Sentinel-2 never have the same bands, and there are Landsats of a few numbers only.
+A number is a running number if files with the same bands and data type have names that differ only in numbers, and
+sensors cannot explain it: Sentinel-1 and Sentinel-2 never have the same bands, and only some numbers are Landsats.
 """
 
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 
-SHORT = re.compile(r"(?<![A-Za-z0-9])(?P<letter>[SL])(?P<number>\d+)", re.IGNORECASE)  # what may also name a sensor
+SHORT = re.compile(r"(?<![A-Za-z0-9])(?P<letter>[SL])(?P<number>\d+)", re.IGNORECASE)  # could also name a sensor
 DIGITS = re.compile(r"\d+")
-LANDSATS = frozenset(("4", "5", "7", "8", "9"))  # whose imagery is read
+LANDSATS = frozenset(("4", "5", "7", "8", "9"))  # the Landsats whose imagery is read
 
 
 def without_running_numbers(alike: Mapping[str, object]) -> Callable[[str], str]:
-    """A function that gives a path with `#` for each number that counts; `alike` has what files are like, by path."""
+    """A function that replaces running numbers in a path by `#`; `alike` has the kind of each file, by path."""
     numbers: dict[tuple[object, ...], set[str]] = defaultdict(set)
     for path, kind in alike.items():
         for key, match in _short(path):
@@ -31,7 +31,7 @@ def without_running_numbers(alike: Mapping[str, object]) -> Callable[[str], str]
 
 
 def _short(path: str) -> Iterator[tuple[tuple[object, ...], re.Match[str]]]:
-    """What may name a sensor in a path: (the path without numbers, its place, its letter), and the match."""
+    """Parts of a path that could name a sensor: (the path without numbers, position, letter), and the match."""
     shape = DIGITS.sub("#", path)
     for place, match in enumerate(SHORT.finditer(path)):
         yield (shape, place, match["letter"].upper()), match

@@ -1,6 +1,6 @@
-"""The likely sensor of a group of rasters, and what about the guess a person has to check or to decide.
+"""The likely sensor of a group of rasters, and what the user has to check or decide about the guess.
 
-A guess uses names, band descriptions, band count, data type and ground sample distance; each has a reason in words.
+A guess uses names, band descriptions, band count, data type and ground sample distance. Each guess states its reason.
 """
 
 import re
@@ -18,15 +18,15 @@ SENTINEL_2 = ("sentinel-2-l2a", "sentinel-2-l2a-n0400", "sentinel-2-l1c", "senti
 BEGIN = r"(?<![A-Za-z0-9])"
 
 Hint = tuple[tuple[str, ...], bool]
-"""Names of sensors, the likeliest first, and whether the name leaves no doubt about the first."""
+"""Names of sensors, the most likely first, and whether the first is certain."""
 
-FILL_IN = "fill-in"  # name of a sensor whose figures are placeholders
+FILL_IN = "fill-in"  # name of a sensor whose bands are placeholders
 PREFERRED = (
     *("sentinel-2-l2a", "sentinel-2-l1c", "landsat-8-oli-c2l2", "landsat-9-oli-c2l2", "landsat-7-etm-c2l2"),
     *("landsat-5-tm-c2l2", "hls-l30", "hls-s30", "naip", "planetscope-superdove", "sentinel-1-grd"),
 )
 TM = ("B1", "B2", "B3", "B4", "B5", "B7")
-USUAL_STACKS: tuple[tuple[str, tuple[str, ...]], ...] = (  # beginning of a sensor's name, bands that people stack
+USUAL_STACKS: tuple[tuple[str, tuple[str, ...]], ...] = (  # beginning of a sensor's name, bands as commonly stacked
     ("sentinel-2", ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")),
     ("landsat-4", TM),
     ("landsat-5", TM),
@@ -44,14 +44,14 @@ COLOUR_UM = {"red": (0.65, 0.1), "green": (0.55, 0.1), "blue": (0.46, 0.1)}  # o
 
 
 def hinted_sensors(path: str) -> Hint:
-    """What `path` tells: names of sensors in the tables, the likeliest first, and whether there is no doubt.
+    """The sensors of the tables that `path` suggests, the most likely first, and whether the first is certain.
 
-    Empty where it tells nothing.
+    Empty if the path suggests none.
     """
     for pattern, read in READERS:
         matches = list(pattern.finditer(path))
         if matches:
-            return read(matches[-1])  # the file's own name counts more than that of a folder above it
+            return read(matches[-1])  # the file name counts more than the names of folders
     return (), False
 
 
@@ -97,12 +97,12 @@ READERS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Hint]], ...] = t
         (BEGIN + r"NAIP(?![a-z])", _always("naip")),
     )
 )
-"""Patterns and what they mean, the most telling first."""
+"""Patterns and their meaning, the most specific first."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a group of rasters tells: a path, stored bands, their data type and descriptions, pixel size, alpha band."""
+    """Evidence from a group of rasters: a path, stored bands, data type, descriptions, pixel size, alpha band."""
 
     path: str
     count: int
@@ -114,10 +114,10 @@ class Evidence:
 
 @dataclass(frozen=True)
 class SensorGuess:
-    """A sensor (a name of the tables, or a mapping as a catalogue has it) and the stored bands in order, None skips.
+    """A sensor (a name of the tables, or a mapping as in a catalogue) and the bands in stored order; None skips one.
 
-    `certain` where the name of a product says it. `checks` are remarks by key of the entry, `question` is what only a
-    person can decide.
+    `certain` is true if the name of a product states the sensor. `checks` are remarks by key of the entry; `question`
+    is what only the user can decide.
     """
 
     sensor: str | Mapping[str, Any]
@@ -128,7 +128,7 @@ class SensorGuess:
 
 
 def guess_sensor(evidence: Evidence) -> SensorGuess:
-    """The likely sensor and its bands in stored order; an alpha band is none of them."""
+    """The likely sensor and its bands in stored order, without an alpha band."""
     if evidence.alpha is None or not is_alpha(evidence.descriptions[evidence.alpha - 1]):
         return _guess(evidence)
     at = evidence.alpha - 1
@@ -139,12 +139,12 @@ def guess_sensor(evidence: Evidence) -> SensorGuess:
 
 def _guess(evidence: Evidence) -> SensorGuess:
     hinted, certain = hinted_sensors(evidence.path)
-    if len(hinted) > 1 and hinted[0].startswith("landsat"):  # Collection 2 surface reflectance has 16 bits without sign
+    if len(hinted) > 1 and hinted[0].startswith("landsat"):  # Collection 2 surface reflectance is unsigned 16 bit
         hinted = (*hinted[1:], hinted[0]) if evidence.dtype == "uint16" else hinted[:1]
     if hinted[:1] == ("sentinel-1-grd",) and evidence.dtype == "uint8":  # radar has more than 8 bits
         hinted = ()
     fits = _fits(evidence, hinted)
-    if not fits and not certain and (named := _fits(evidence, ())):  # bands of another sensor count more than a name
+    if not fits and not certain and (named := _fits(evidence, ())):  # band names count more than file names
         fits, hinted = named, ()
     if fits:
         order = list(hinted or PREFERRED)
@@ -154,20 +154,20 @@ def _guess(evidence: Evidence) -> SensorGuess:
 
 
 def scaling_guess(one: Sensor, dtype: str) -> tuple[dict[str, Any], str]:
-    """`unit`, `scale` and `offset` of stacks that others made of a sensor's product, by data type; and the reason."""
+    """`unit`, `scale` and `offset` of stacks derived from a sensor's product, by data type; and the reason."""
     if one.unit == "digital_number":
         return {"unit": one.unit, "scale": 1, "offset": 0}, f"as stored in {dtype}"
     if dtype == "uint8":
-        return {"unit": "digital_number", "scale": 1, "offset": 0}, "8 bits hold no calibrated values"
+        return {"unit": "digital_number", "scale": 1, "offset": 0}, "8 bit values are not calibrated"
     if dtype.startswith("float"):
-        return {"unit": one.unit, "scale": 1, "offset": 0}, f"{dtype} is taken as {one.unit} already"
+        return {"unit": one.unit, "scale": 1, "offset": 0}, f"{dtype} is taken as {one.unit}"
     if one.unit == "reflectance" and one.scale == 1:
         return {"unit": one.unit, "scale": 0.0001, "offset": 0}, f"{dtype} is taken as reflectance x 10000"
     return {"unit": one.unit, "scale": one.scale, "offset": one.offset}, f"usual for {one.name} in {dtype}"
 
 
 def kept_band(one: Sensor, band: Band | None) -> str | None:
-    """The band's name; None for a panchromatic band and for one of another unit than the sensor's."""
+    """The band's name; None for a panchromatic band, and for a band in another unit than the sensor's."""
     if band is None or band.common_name == "pan" or one.scaling(band).unit != one.unit:
         return None
     return band.name
@@ -183,13 +183,13 @@ class _Fit:
 
 
 def _fits(evidence: Evidence, hinted: tuple[str, ...]) -> list[_Fit]:
-    """How the descriptions fit the sensors that a name tells, in part at least; without such, any that fits whole."""
+    """The fits of the descriptions to the hinted sensors (partial fits count), else complete fits to any sensor."""
     names = hinted or sensor_names()
     return [fit for name in names if (fit := _fit(sensor(name), evidence, partly=bool(hinted)))]
 
 
 def _fit(one: Sensor, evidence: Evidence, *, partly: bool) -> _Fit | None:
-    """How the descriptions of bands fit a sensor; None where they do not name bands of it."""
+    """The fit of band descriptions to a sensor; None if they do not name its bands."""
     bands: list[Band | None] = []
     distance_um = 0.0
     for description in evidence.descriptions:
@@ -201,13 +201,13 @@ def _fit(one: Sensor, evidence: Evidence, *, partly: bool) -> _Fit | None:
         return None
     finest = min((band.gsd_m for band in bands if band and band.gsd_m), default=None)
     differs = bool(evidence.gsd_m and finest and not 0.8 < evidence.gsd_m / finest < 1.25)
-    signed = any(value < 0 for value in one.nodata)  # fill below 0 takes a signed type, other products have none
+    signed = any(value < 0 for value in one.nodata)  # only a sensor with negative fill values has a signed type
     types = {"int16": True, "uint16": False}
     return _Fit(one, tuple(bands), round(distance_um, 3), differs, types.get(evidence.dtype, signed) != signed)
 
 
 def _band(one: Sensor, description: str | None) -> tuple[Band | None, float]:
-    """The band that a description names, by name, number or wavelength, and how far off the wavelength is (um)."""
+    """The band that a description names by name, number or wavelength, and the error of the wavelength (um)."""
     text = (description or "").strip()
     wavelength = re.search(r"(?:^|[_ ])(\d{3,4})\s*(?:nm)?$", text)
     if wavelength:
@@ -251,7 +251,7 @@ def _described(fits: Sequence[_Fit], hinted: tuple[str, ...], certain: bool, dty
 
 
 def _counted(evidence: Evidence, hinted: tuple[str, ...], certain: bool) -> SensorGuess | None:
-    """A guess from the number of bands, in the order in which they are usually stacked."""
+    """A guess from the number of bands, in their common order of stacking."""
     plausible = evidence.dtype != "uint8" and (evidence.gsd_m is None or round(evidence.gsd_m) in (10, 20, 60))
     unhinted = {13: ("sentinel-2-l1c", "sentinel-2-l1c-n0400"), 12: ("sentinel-2-l2a", "sentinel-2-l2a-n0400")}
     names = hinted or (unhinted.get(evidence.count, ()) if plausible else ())
@@ -262,7 +262,7 @@ def _counted(evidence: Evidence, hinted: tuple[str, ...], certain: bool) -> Sens
             if len(stack) == evidence.count:
                 reason = "the name of the files and the number of bands" if hinted else "the number of bands"
                 others = [other for other in names if other != name]
-                checks = {"bands": "the files do not name their bands; this is the usual order"}
+                checks = {"bands": "the files do not name their bands; this is the common order"}
                 checks |= {} if certain else {"sensor": _alternatives(reason, others)}
                 bands = tuple(kept_band(known, known.band(token)) for token in stack)
                 return SensorGuess(name, bands, certain, checks)
@@ -270,20 +270,20 @@ def _counted(evidence: Evidence, hinted: tuple[str, ...], certain: bool) -> Sens
 
 
 def _colour(evidence: Evidence) -> SensorGuess | None:
-    """Red, green and blue of a camera or of a picture made for the eye."""
+    """Red, green and blue of a camera, or of a picture for display."""
     if evidence.dtype != "uint8" or (evidence.count, evidence.alpha) not in ((3, None), (4, 4)):
         return None
     bands = [
         {"name": name, "common_name": name, "wavelength_um": centre, "fwhm_um": width}
         for name, (centre, width) in COLOUR_UM.items()
     ]
-    reason = "taken for red, green, blue of 8 bits; these are usual figures of a camera, no measured ones"
+    reason = "taken as 8 bit red, green, blue; wavelengths are typical of cameras, not measured"
     order = (*COLOUR_UM, *(None for _ in range(evidence.count - 3)))
     return SensorGuess({"name": "colour", "bands": bands}, order, False, {"sensor": reason})
 
 
 def _unknown(evidence: Evidence) -> SensorGuess:
-    """A sensor of placeholders, which a person has to fill in."""
+    """A sensor with placeholders that the user has to fill in."""
     names = [_plain(text) or f"band{number}" for number, text in enumerate(evidence.descriptions, start=1)]
     names = [name if names.count(name) == 1 else f"band{number}" for number, name in enumerate(names, start=1)]
     bands = [{"name": name, "wavelength_um": 1, "fwhm_um": 1} for name in names]
@@ -293,7 +293,7 @@ def _unknown(evidence: Evidence) -> SensorGuess:
     like = f" (as many as {' or '.join(known)} often has in a file)" if known else ""
     question = (
         f"which sensor is it? {bands_of} without known names{like}; "
-        "write a sensor's name, or the wavelength and width of each band in um (the figures there are placeholders)"
+        "write a sensor's name, or the wavelength and width of each band in um (the values there are placeholders)"
     )
     return SensorGuess({"name": FILL_IN, "bands": bands}, tuple(names), False, {}, question)
 

@@ -1,6 +1,6 @@
-"""A search of a STAC API, frozen: its items in a file, in a fixed order, without what expires.
+"""A STAC search whose result is saved: its items in a file, in a fixed order, without signatures that expire.
 
-What an API answers is slow to get and changes from day to day, so it is asked once and the data set reads the file.
+Answers of an API are slow and change from day to day. So the API is asked once, and the data set reads the file.
 """
 
 import json
@@ -15,19 +15,19 @@ from geomae.catalog.links import without_signature
 from geomae.catalog.paths import is_loopback
 from geomae.errors import CatalogError
 
-TIMEOUT_S = 60.0  # without a byte from the server
+TIMEOUT_S = 60.0  # without any data from the server
 PAGE = 100  # items of an answer
-LONGEST_REASON = 200  # characters of what a server says
+LONGEST_REASON = 200  # characters of a server's error message
 SIGNS = {"<=": "lte", ">=": "gte", "!=": "neq", "<": "lt", ">": "gt", "=": "eq"}  # of the query extension
 CONDITION = re.compile(rf"\s*([^<>=!\s]+)\s*({'|'.join(SIGNS)})\s*(.+?)\s*")
-KEPT_LINKS = ("self", "collection", "license")  # links that say where an item comes from
+KEPT_LINKS = ("self", "collection", "license")  # links to the origin of an item
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is asked for: a collection, west, south, east and north in degrees, a time or a period (`A/B`, `..` is
-    open), and conditions on properties such as `eo:cloud_cover<20`.
+    """A search: a collection, west, south, east and north in degrees, a time or a period (`A/B`; `..` is an open end),
+    and conditions on properties such as `eo:cloud_cover<20`.
     """
 
     url: str
@@ -40,13 +40,13 @@ class Search:
 def search_items(
     search: Search, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> list[dict[str, Any]]:
-    """The items that an API finds, by id, without signatures; `progress` hears how many are there, of how many.
+    """The items that an API finds, sorted by id, without signatures; `progress` is called with (items so far, total).
 
-    Raises CatalogError, with the address, how far it came and the reason, where the API cannot be asked, fails on some
-    page, gives pages again, or finds nothing.
+    Raises CatalogError, with the address, the progress and the reason, if the API cannot be reached, fails on a page,
+    repeats a page, or finds nothing.
     """
     if not search.url.startswith("https://") and not is_loopback(f"{search.url}/"):
-        raise CatalogError(f"--stac {search.url}: is no https:// address; name the root of a STAC API")
+        raise CatalogError(f"--stac {search.url}: is not an https:// address; give the root of a STAC API")
     items: dict[str, dict[str, Any]] = {}
     total = 0
     try:
@@ -57,22 +57,22 @@ def search_items(
             items |= new
             total = page.get("numberMatched") or page.get("context", {}).get("matched") or 0
             progress(len(items), max(total, len(items)))
-    except Exception as error:  # pystac-client raises whatever servers cause, and Exception itself
-        done = f"after {len(items)} items" if items else "at once"
+    except Exception as error:  # pystac-client raises errors of many classes, also Exception itself
+        done = f"after {len(items)} items" if items else "before the first item"
         reason = " ".join(str(error).split()) or type(error).__name__
         text = re.sub(r"<[^>]*>", " ", reason)[:LONGEST_REASON].strip()
         raise CatalogError(
-            f"--stac {search.url}: the search fails {done} ({text}); nothing is written; try again, or ask for less"
+            f"--stac {search.url}: the search failed {done} ({text}); nothing is written; try again, or search for less"
         ) from error
     if not items:
         raise CatalogError(f"--stac {search.url}: finds no item of {search.collection!r}; loosen the conditions")
     if total > len(items):
-        logger.warning("%s: says that %d items match, and gave %d", search.url, total, len(items))
+        logger.warning("%s: reports %d matching items, but returned %d", search.url, total, len(items))
     return [items[item_id] for item_id in sorted(items)]
 
 
 def collection_text(items: Sequence[Mapping[str, Any]]) -> str:
-    """Items as an ItemCollection, one item a line: two searches can be compared line by line."""
+    """Items as an ItemCollection with one item per line, so that two searches can be compared line by line."""
     lines = ",\n".join(json.dumps(one, ensure_ascii=False, sort_keys=True) for one in items)
     return f'{{"type": "FeatureCollection", "features": [\n{lines}\n]}}\n'
 
@@ -82,7 +82,7 @@ def _pages(search: Search) -> Iterator[dict[str, Any]]:
     from pystac_client.warnings import PystacClientWarning
 
     with warnings.catch_warnings():
-        warnings.simplefilter("error", PystacClientWarning)  # as of a condition that the server would overlook
+        warnings.simplefilter("error", PystacClientWarning)  # as for a condition that the server would ignore
         client = Client.open(search.url, timeout=TIMEOUT_S)
         methods = {link.extra_fields.get("method", "GET") for link in client.get_links("search")}
         found = client.search(
@@ -97,12 +97,12 @@ def _pages(search: Search) -> Iterator[dict[str, Any]]:
 
 
 def _conditions(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Conditions as the query extension of the API specification has them; numbers are numbers and not text."""
+    """Conditions in the form of the query extension of the API; numbers are converted from text."""
     conditions: dict[str, dict[str, Any]] = {}
     for text in texts:
         match = CONDITION.fullmatch(text)
         if match is None:
-            raise ValueError(f"--query {text!r} is no condition; write one as in eo:cloud_cover<20")
+            raise ValueError(f"--query {text!r} is not a condition; write one as in eo:cloud_cover<20")
         name, sign, value = match.groups()
         try:
             known: Any = float(value) if "." in value else int(value)
@@ -113,7 +113,7 @@ def _conditions(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _kept(item: Mapping[str, Any]) -> dict[str, Any]:
-    """An item without signatures and without the links of one answer."""
+    """An item without signatures and without the links of a single answer."""
     links = [
         {**link, "href": without_signature(str(link["href"]))}
         for link in item.get("links") or ()

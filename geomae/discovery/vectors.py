@@ -1,4 +1,4 @@
-"""Vector files and tables beside rasters: which columns look like classes and groups, and which rasters are meant.
+"""Vector files and tables beside rasters: columns that look like classes and groups, and the rasters they belong to.
 
 N features
 """
@@ -49,10 +49,10 @@ MOST_LOOKED_AT = 64  # rasters of a data set, spread over all
 
 @dataclass(frozen=True)
 class LabelLayer:
-    """A vector file by its path below the folder that was searched, and what its features and columns seem to be.
+    """A vector file by its path below the searched folder, with a guess of what its columns mean.
 
-    `classes` are the columns that look like classes, the likeliest first; `group` is one that may say what belongs
-    together, for polygons at least their number.
+    `classes` are the columns that look like classes, the most likely first. `group` is a column that may name groups;
+    for polygons without one, it is their number.
     """
 
     path: str
@@ -67,9 +67,9 @@ class LabelLayer:
 
 
 def find_vectors(root: Path) -> tuple[list[LabelLayer], list[str]]:
-    """The vector files below `root` with points or polygons, and a message about each that is of no use for labels.
+    """The vector files below `root` with points or polygons, and a message about each that cannot give labels.
 
-    Tables (CSV) count where they have x, y and crs. Hidden files and folders are left out.
+    Tables (CSV) count if they have the columns x, y and crs. Hidden files and folders are left out.
     """
     found, messages = [], []
     for path in _paths(root):
@@ -81,7 +81,7 @@ def find_vectors(root: Path) -> tuple[list[LabelLayer], list[str]]:
         kinds = set(layer.kinds)
         if kinds not in ({POINTS}, {POLYGONS}):
             messages.append(
-                f"{path}: holds {' and '.join(sorted(kinds)) or 'no geometry'}; labels are points or polygons"
+                f"{path}: holds {' and '.join(sorted(kinds)) or 'no geometry'}; labels must be points or polygons"
             )
             continue
         (kind,), classes = kinds, class_columns(layer.columns)
@@ -92,7 +92,7 @@ def find_vectors(root: Path) -> tuple[list[LabelLayer], list[str]]:
 
 @dataclass(frozen=True)
 class SceneTable:
-    """A table (CSV) by its path below the folder that was searched."""
+    """A table (CSV) by its path below the searched folder."""
 
     path: str
     columns: pd.DataFrame
@@ -102,7 +102,7 @@ class SceneTable:
         return sorted(map(str, self.columns[column].dropna().unique().tolist()))
 
     def key(self, files: Sequence[str]) -> str | None:
-        """The column that names most of the `files`, if it names half of them: by stem, or as paths from the table."""
+        """The column that names most of the `files` (at least half), by stem or by path relative to the table."""
         counts = {name: self.scenes(name, files) for name in map(str, self.columns.columns)}
         best = max(counts, key=counts.__getitem__, default=None)
         return best if best is not None and counts[best] and 2 * counts[best] >= len(files) else None
@@ -118,7 +118,7 @@ class SceneTable:
         )
 
     def windows(self, key: str) -> tuple[str, str, int] | None:
-        """Columns of rows and columns of windows, and the side that fits: the smallest step between neighbours."""
+        """The names of the columns with row and column of windows, and their side: the smallest step between them."""
         named = {name.lower(): name for name in map(str, self.columns.columns)}
         row, col = named.get("row"), named.get("col", named.get("column"))
         if row is None or col is None or self.columns[key].is_unique:
@@ -128,7 +128,7 @@ class SceneTable:
         return (row, col, int(least)) if least >= 1 and least == int(least) else None
 
     def roles(self, key: str) -> dict[str, dict[str, str]]:
-        """The keys of a catalogue that columns seem to be for: `label`, `split` and `group`."""
+        """The keys of a catalogue that columns probably belong to: `label`, `split` and `group`."""
         others = self.columns.drop(columns=key)
         words = {name: _words(name) for name in map(str, others.columns)}
         roles = {}
@@ -148,7 +148,7 @@ class SceneTable:
 
 
 def find_tables(root: Path) -> list[SceneTable]:
-    """The tables (CSV) below `root` that are no vector files and that can be read; hidden ones are left out."""
+    """The readable tables (CSV) below `root` that are not vector files; hidden ones are left out."""
     tables = []
     for folder, subfolders, files in os.walk(root):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
@@ -163,9 +163,9 @@ def find_tables(root: Path) -> list[SceneTable]:
 
 
 def class_columns(columns: pd.DataFrame) -> tuple[str, ...]:
-    """Columns that look like classes: text or small whole numbers, 2 to 50 different ones, and no names of features.
+    """Columns that look like classes: text or small integers with 2 to 50 different values that are not feature names.
 
-    Those that are called like classes come first, then text, then numbers.
+    Columns with a typical name of classes come first, then text, then numbers.
     """
     ranks = {}
     for place, name in enumerate(map(str, columns.columns)):
@@ -183,9 +183,9 @@ def class_columns(columns: pd.DataFrame) -> tuple[str, ...]:
 
 
 def group_column(columns: pd.DataFrame, classes: Sequence[str]) -> str | None:
-    """A column that is called like a thing with features or tiles of its own, and has several; None without one.
+    """A column with a typical name of groups (as field or site) and several values; None if there is none.
 
-    An id counts where each feature has its own: codes of classes are often called so.
+    A column `id` counts only if each feature has its own value, because class codes are often called so.
     """
     known = {name: _words(name)[-1:] for name in map(str, columns.columns) if name not in classes}
     fewest = {name: len(columns) if word and word[0] in IDS else 2 for name, word in known.items()}
@@ -196,7 +196,7 @@ def group_column(columns: pd.DataFrame, classes: Sequence[str]) -> str | None:
 
 
 def meeting(vector: LabelLayer, root: Path, files: Sequence[str], margin_px: float) -> int:
-    """How many features meet a raster of `files`: points lie `margin_px` inside it, bounds of polygons touch it."""
+    """Number of features on a raster of `files`: points `margin_px` inside it, polygons whose bounds touch it."""
     bounds_N4 = shapely.bounds(vector.layer.geometries)
     met_N = np.zeros(len(bounds_N4), dtype=bool)
     spread = min(len(files), MOST_LOOKED_AT)
@@ -225,12 +225,12 @@ def _pixel_bounds(crs: str, bounds_N4: Floats, one: Header) -> tuple[Floats, Flo
 
 
 def _words(name: str) -> list[str]:
-    """The words of a column's name in small letters: `LC_Type` and `lcType` are lc and type."""
+    """The words of a column's name in lower case: `LC_Type` and `lcType` give lc and type."""
     return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
 
 
 def _paths(root: Path) -> list[str]:
-    """Paths below `root`, relative and sorted, of what by its suffix, and of CSV by its header, is a vector file."""
+    """Paths below `root` (relative, sorted) of vector files, recognised by suffix, and by header for CSV."""
     paths = []
     for folder, subfolders, files in os.walk(root):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
@@ -246,7 +246,7 @@ def _is_vector(path: Path) -> bool:
 
 
 def _header(path: Path) -> Iterable[str]:
-    """The first line of a table; empty where it is no text."""
+    """The first line of a table; empty if the file is not text."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return next(csv.reader(file), [])

@@ -101,7 +101,7 @@ def test_init_knows_the_layouts_and_marks_what_it_does_not_know(catalogue):
     assert entries["unknown"]["sensor"]["name"] == "fill-in"
     text = path.read_text()
     assert "landcover/{stem}.tif" in text and text.count("FILL IN: which sensor is it?") >= 1
-    assert "mask: {band: QA_PIXEL" in text and "left out, as other quantities or unknown: ST_B10" in text
+    assert "mask: {band: QA_PIXEL" in text and "left out (unknown, or another physical quantity): ST_B10" in text
     assert "needs your decision: unknown: which sensor is it? 5 bands of uint16" in said and "damaged.tif" in said
 
 

@@ -64,8 +64,8 @@ def test_a_table_gives_attributes_split_and_groups(folder):
     (folder / "chips.csv").write_text(TABLE)
     lines = text_of(folder)
     assert "table: {path: chips.csv, key: chip}  # check: 3 of 3 scenes are in it" in lines
-    assert "split: {column: split}  # check: taken for the splits: test, train" in lines
-    assert "# so that what belongs together is on one side: group: {column: site_id}" in lines
+    assert "split: {column: split}  # check: assumed to hold the splits: test, train" in lines
+    assert "# to keep a group within one split: group: {column: site_id}" in lines
     assert not any("all tiles are for training" in line or line.startswith("label:") for line in lines)
     index = build_index(open_catalog(folder / "data_catalog.yaml"), next(iter(infer_names(folder))))
     assert sorted(index.tiles["split"]) == ["test", "train", "train"]
@@ -75,7 +75,7 @@ def test_a_column_called_label_becomes_labels_of_files_by_their_paths(folder):
     (folder / "labels.csv").write_text("file,label\nimages/a.tif,tree\nimages/b.tif,water\nimages/c.tif,tree\n")
     lines = text_of(folder)
     assert "table: {path: labels.csv, key: file}  # check: 3 of 3 scenes are in it" in lines
-    assert "label: {column: label}  # check: taken for the labels: tree, water" in lines
+    assert "label: {column: label}  # check: assumed to hold the labels: tree, water" in lines
 
 
 def test_windows_are_proposed_with_the_side_that_fits(folder):

@@ -30,8 +30,8 @@ def test_init_of_a_file_says_so(tmp_path: Path) -> None:
         infer_catalog(tmp_path / "a.tif", tmp_path / "c.yaml")
 
 
-FMASK_BITS = ({64, 66, 72}, "invalid_bits: [1, 2, 3]}  # check: by the bits of HLS")
-FMASK_CODES = ({0, 1, 4}, "invalid_values: [2, 4, 255]}  # check: by the codes of Fmask")
+FMASK_BITS = ({64, 66, 72}, "invalid_bits: [1, 2, 3]}  # check: clouds, their edges and shadows in the bits of HLS")
+FMASK_CODES = ({0, 1, 4}, "invalid_values: [2, 4, 255]}  # check: shadows, clouds and fill in the codes of Fmask")
 
 
 @pytest.mark.parametrize(("values", "rule"), [FMASK_BITS, FMASK_CODES])
@@ -60,7 +60,7 @@ def test_init_masks_by_a_quality_layer_in_the_files(tmp_path: Path) -> None:
     place = {"crs": "EPSG:32632", "transform": (30.0, 0.0, 5e5, 0.0, -30.0, 5e6)}
     write_cog(tmp_path / "LC08_x.tif", pixels_CHW, descriptions=bands, **place)
     text = infer_catalog(tmp_path, tmp_path / "c.yaml").text()
-    assert "mask: {band: QA_PIXEL, invalid_bits: [0, 1, 3, 4]}  # check: by the bits of Landsat's Collection 2" in text
+    assert "mask: {band: QA_PIXEL, invalid_bits: [0, 1, 3, 4]}  # check: fill, clouds, their edges and shadows" in text
 
 
 def test_init_masks_by_a_quality_layer_that_is_a_file_of_its_own(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_init_takes_running_numbers_for_what_they_are(tmp_path: Path, names: lis
     catalog = infer_catalog(tmp_path / "fields", tmp_path / "c.yaml")
     ((name, entry),) = catalog.entries.items()
     assert (name, entry.scenes, entry.sensor) == ("fields", len(names), "fill-in")
-    assert f"# check: numbers as in {names[0]} are taken to count the files, not to name a sensor" in catalog.text()
+    assert f"# check: numbers as in {names[0]} are taken as running numbers, not as the name" in catalog.text()
 
 
 def test_init_still_knows_sensors_by_short_names_with_their_bands(tmp_path: Path) -> None:
@@ -171,5 +171,5 @@ def test_init_proposes_a_tile_by_the_usual_size(
     (line,) = [line for line in entry.lines if "tile:" in line]
     assert entry.tile == size
     assert f"tile: {{size: {size}}}" in line
-    assert (f"check: {left_out} rasters looked at are smaller" in line) == (left_out is not None)
+    assert (f"check: {left_out} rasters examined are smaller" in line) == (left_out is not None)
     assert ("check" in line) == (left_out is not None)

@@ -68,7 +68,7 @@ def test_columns_that_look_like_classes_come_by_name_then_text_then_numbers():
 def test_polygons_without_a_column_of_fields_are_groups_by_their_number(folder):
     places = [(0, 0), (32, 0), (0, 32), (32, 32)]
     (folder / "fields.geojson").write_text(squares(places, 32, cls=["a", "b", "a", "b"], id=[1, 2, 1, 2]))
-    assert "on one side: group: {column: polygon}" in drafted(folder)[1]
+    assert "within one split: group: {column: polygon}" in drafted(folder)[1]
 
 
 def test_polygons_beside_a_raster_become_labels_that_check_accepts(folder):
@@ -80,9 +80,9 @@ def test_polygons_beside_a_raster_become_labels_that_check_accepts(folder):
     catalog, text = drafted(folder)
     label = catalog.entry("in").label
     assert label.vector.path == "in/fields.geojson" and label.vector.column == "crop"
-    assert "check: taken for the classes of 4 polygons: x, y" in text
+    assert "check: assumed to hold the classes of 4 polygons: x, y" in text
     assert "other columns that could be classes: kind" in text and "group: {column: field}" in text
-    assert "far.geojson: its polygons meet no raster here" in text and "not in the catalogue: damaged.gpkg: " in text
+    assert "far.geojson: its polygons lie on no raster here" in text and "not in the catalogue: damaged.gpkg: " in text
     checked = check_dataset(catalog, "in")
     assert checked.error is None and set(checked.tiles.tiles["label"]) <= {"x", "y", None}
 
@@ -93,8 +93,8 @@ def test_points_beside_a_raster_become_windows_that_check_accepts(folder):
     catalog, text = drafted(folder)
     entry = catalog.entry("in")
     assert (entry.windows.points, entry.windows.size, entry.label.column) == ("in/plots.geojson", 32, "label")
-    assert entry.tile is None and "for tiles on a regular grid instead: tile: {size: 64}" in text
-    assert "taken for the classes of 3 points: 3, 4" in text  # the fourth is too near the edge
+    assert entry.tile is None and "or tiles on a regular grid: tile: {size: 64}" in text
+    assert "assumed to hold the classes of 3 points: 3, 4" in text  # the fourth is too near the edge
     checked = check_dataset(catalog, "in")
     assert checked.error is None and checked.tiles.tiles["label"].tolist() == ["3", "4", "4"]
 
@@ -132,4 +132,4 @@ def test_dates_in_names_become_a_pattern_and_names_of_products_a_comment(folder)
     assert [one.kind for one in doubled.report.problems] == ["duplicate"]
     for path in folder.glob("*.tif"):
         path.rename(folder / f"S2A_MSIL2A_{path.stem[-8:]}T101031_N0500_R022_T32TPS_20230131T000000.tif")
-    assert "# the names of the files tell when they were acquired: times are 2021-06-07" in drafted(folder)[1]
+    assert "# the file names have acquisition dates: times are 2021-06-07" in drafted(folder)[1]
