@@ -1,4 +1,4 @@
-"""The command line: one sub-command per module of `geomae.commands`, its help, and the exit code."""
+"""The command line: one subcommand per module of `geomae.commands`, with its help and exit code."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -55,11 +55,11 @@ def main() -> None:
     """Run the command line and exit with its code. A wrong argument is reported in one line, like any other error."""
     try:
         code = app(prog_name="geomae", standalone_mode=False)
-    except typer.Abort:  # interrupted before the command itself could report it
+    except typer.Abort:  # interrupted before the command could report it
         typer.echo("interrupted", err=True)
         code = 130
     except Exception as error:
-        if not hasattr(error, "format_message"):  # marks typer's own errors, whose class differs between releases
+        if not hasattr(error, "format_message"):  # identifies typer's errors, whose class differs between releases
             raise
         context = getattr(error, "ctx", None)
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -129,7 +129,7 @@ COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {  # by name: the func
     "runs show": (runs.show_run, "mine"),
 }
 catalog = typer.Typer(
-    name="catalog", help="Write, check and look at a data catalogue.", no_args_is_help=True, rich_markup_mode=None
+    name="catalog", help="Write, check and view a data catalogue.", no_args_is_help=True, rich_markup_mode=None
 )
 runs_app = typer.Typer(name="runs", invoke_without_command=True, rich_markup_mode=None)
 runs_app.callback()(runs.list_runs)

@@ -1,1 +1,1 @@
-"""One module per command: what it does, start to end."""
+"""One module per command, which holds all that the command does."""

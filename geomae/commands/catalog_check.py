@@ -1,4 +1,4 @@
-"""`geomae catalog check`: is the catalogue valid, are its files sound, and which tiles come of it."""
+"""`geomae catalog check`: whether the catalogue is valid and its files are sound, and how many tiles they give."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -39,10 +39,10 @@ def check(
 
 
 def run(common: CommonOptions, datasets: Sequence[str]) -> int:
-    """Check the data sets that are chosen, else all; `audit.json` and `summary.json` are left in `out`.
+    """Check the chosen data sets (default: all) and write `audit.json` and `summary.json` to `out`.
 
-    Scenes that the audit quarantines are reported and no error. Raises the first error of a data set that cannot be
-    used, after the others were checked; nothing is written where none could be looked into.
+    Quarantined scenes are reported and are no error. If a data set cannot be used, the others are still checked, and
+    then the first such error is raised. If no data set could be examined, nothing is written.
     """
     from geomae.catalog import resolve_selectors
 
@@ -87,7 +87,10 @@ def run(common: CommonOptions, datasets: Sequence[str]) -> int:
 
 
 def share_work(common: CommonOptions) -> "WorkShare":
-    """The part of the files that this process reads; several are started, or met, by Fabric. One needs no torch."""
+    """The share of the files that this process reads.
+
+    Fabric starts further processes, or connects those that a scheduler started. A single process needs no torch.
+    """
     from geomae.rasters.work_share import ALONE, WorkShare
 
     if alone() and common.devices == common.nodes == 1:

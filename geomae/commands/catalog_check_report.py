@@ -49,7 +49,7 @@ def summary_metrics(check: DatasetCheck) -> dict[str, float]:
 
 
 def show_check(screen: Screen, catalog: Catalog, name: str, check: DatasetCheck) -> None:
-    """The tables of one data set, and its problems in sentences."""
+    """Print the tables of one data set, and its problems as sentences."""
     if check.report is not None:
         screen.table(name, ["", "count"], [[text, str(count)] for text, count in _figures(check)])
     if check.source is not None and check.tiles is not None:
@@ -82,7 +82,7 @@ def _show_bands(screen: Screen, catalog: Catalog, name: str, tiles: TileIndex) -
 
 
 def _show_census(screen: Screen, name: str, census: Census) -> None:
-    """Labels and months by split, where there are any: tiles, and the groups or blocks in which they stand."""
+    """Labels and months by split, if there are any: numbers of tiles, and of the groups or blocks that hold them."""
     if not (census.labels or census.months or census.numbers):
         return
     columns = _splits_shown(census)
@@ -109,7 +109,7 @@ def _show_census(screen: Screen, name: str, census: Census) -> None:
 
 
 def _show_pixels(screen: Screen, name: str, census: Census, found: PixelCensus) -> None:
-    """Labelled pixels by class and split: the share of the split's that each class has, and the groups it stands in."""
+    """Labelled pixels by class and split: each class's share of the split's labelled pixels, and its groups."""
     columns = [split for split in _splits_shown(census) if split in found.total]
 
     def cell(counts: PixelsBySplit, split: str) -> str:
@@ -128,7 +128,7 @@ def _show_pixels(screen: Screen, name: str, census: Census, found: PixelCensus) 
 
 
 def _splits_shown(census: Census) -> list[str]:
-    """All together, and where there are several splits those with most tiles."""
+    """The column of all tiles and, if there are several splits, the splits with most tiles."""
     if len(census.splits) == 1:
         return [ALL]
     splits = sorted(census.splits, key=lambda split: -census.total[split].tiles)[:SHOWN_SPLITS]
@@ -140,14 +140,14 @@ def _cut(title: str) -> str:
 
 
 def _cell(count: Count | None, unit: str) -> str:
-    """A count of tiles, and of groups where tiles have them: `400 in 33`."""
+    """Number of tiles, followed by the number of groups where tiles have groups: `400 in 33`."""
     if count is None:
         return "-"
     return str(count.tiles) if unit == "tiles" else f"{count.tiles} in {count.groups}"
 
 
 def _notes(catalog: Catalog, check: DatasetCheck) -> list[str]:
-    """What a person has to know or mend although the data set can be used."""
+    """Remarks on a data set that can be used, but should be looked at or corrected."""
     if check.source is None:
         return []
     place = catalog.place(check.source.name)
@@ -162,16 +162,16 @@ def _notes(catalog: Catalog, check: DatasetCheck) -> list[str]:
 
 
 def _figures(check: DatasetCheck) -> Iterable[tuple[str, int]]:
-    """Lines of the table of counts."""
+    """The rows of the table of counts."""
     sensor = check.source.sensor if check.source is not None else "the sensor"
     if check.report is not None:
         yield "scenes", check.report.scenes
         yield "scenes quarantined", len(check.report.quarantined)
         yield "scenes suspicious", check.report.counts.get("suspicious", 0)
         if check.report.numbers:
-            yield "files read by the names of their bands", len(check.report.numbers)
+            yield "files whose bands are read by name", len(check.report.numbers)
         if check.report.unnamed:
-            yield f"files that name no band of {sensor}, in stored order", check.report.unnamed
+            yield f"files without band names of {sensor}, read in stored order", check.report.unnamed
     if check.tiles is None:
         return
     yield "tiles", len(check.tiles)
@@ -180,7 +180,7 @@ def _figures(check: DatasetCheck) -> Iterable[tuple[str, int]]:
     for column in COUNTED:
         counts = _counts(check.tiles, column)
         if column == "label" and label_range(counts) is not None:
-            continue  # their range is in the table of labels
+            continue  # the table of labels gives the range of numbers
         for value, count in list(counts.items())[:SHOWN]:
             yield f"{column} {value}", count
         if len(counts) > SHOWN:
@@ -188,20 +188,20 @@ def _figures(check: DatasetCheck) -> Iterable[tuple[str, int]]:
 
 
 def _counts(tiles: TileIndex, column: str) -> Mapping[str, int]:
-    """Number of tiles for each value, the most frequent first; empty where no tile has one."""
+    """Number of tiles for each value, the most frequent first; empty if no tile has a value."""
     values = tiles.tiles[column].tolist()
     counts = Counter("(none)" if value is None or value != value else str(value) for value in values)
     return {} if set(counts) == {"(none)"} else dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _gsd_m(tiles: TileIndex) -> float | None:
-    """Ground sample distance of the grids, the middle one where they differ; else that of the catalogue."""
+    """Median ground sample distance of the grids in m; without grids, that of the catalogue."""
     measured = grids_gsd_m(tiles)
     return tiles.source.gsd_m if measured is None else measured
 
 
 def _grid_text(tiles: TileIndex) -> str:
-    """The pixels of the grids, in words: `grid of 20 x 10 m`, `grids of 10 m to 20 m`."""
+    """The pixel sizes of the grids as text: `grid of 20 x 10 m`, `grids of 10 m to 20 m`."""
     sizes: dict[float, str] = {}
     for grid in tiles.grids:
         if grid is not None and grid.gsd_m is not None:

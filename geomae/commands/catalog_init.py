@@ -1,4 +1,4 @@
-"""`geomae catalog init`: a first catalogue from what lies in a folder, or that of the sample landscape."""
+"""`geomae catalog init`: a first catalogue of the rasters in a folder, of a STAC search or of the sample landscape."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,13 +18,11 @@ SHOWN = 5  # files that cannot be read
 
 
 def init(
-    folder: Annotated[Path | None, typer.Argument(help="Folder with rasters, in it or below.")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="Folder with rasters; subfolders count.")] = None,
     sample: Annotated[
-        bool, typer.Option("--sample", help="Write the catalogue of a drawn landscape, to try things on.")
+        bool, typer.Option("--sample", help="Write the catalogue of the synthetic sample landscape, for first trials.")
     ] = False,
-    stac: Annotated[
-        str | None, typer.Option("--stac", metavar="URL", help="Root of a STAC API that is searched.")
-    ] = None,
+    stac: Annotated[str | None, typer.Option("--stac", metavar="URL", help="Root URL of a STAC API to search.")] = None,
     collection: Annotated[str | None, typer.Option("--collection", help="Collection to search.")] = None,
     bbox: Annotated[
         tuple[float, float, float, float] | None,
@@ -39,17 +37,17 @@ def init(
     out: Annotated[Path | None, typer.Option("--out", help="File to write; default data_catalog.yaml.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write a first catalogue of what lies in a folder, or a STAC API finds; guesses and questions are marked in it."""
+    """Write a first catalogue of a folder or of a STAC search; guesses and open questions are marked in it."""
     common = CommonOptions(out=out, quiet=quiet)
     conditions = {"--collection": collection, "--bbox": bbox, "--datetime": datetime, "--query": query}
 
     def start() -> int:
         if stac is not None:
-            _refuse("--stac", {"FOLDER": folder, "--sample": sample or None}, "only one of them makes a catalogue")
+            _refuse("--stac", {"FOLDER": folder, "--sample": sample or None}, "only one of them can be given")
             if collection is None:
-                raise ConfigError("--collection: is missing; name the collection that --stac is searched for")
+                raise ConfigError("--collection: is missing; name the collection to search with --stac")
             return run_search(stac, collection, common, bbox=bbox, datetime=datetime, query=tuple(query or ()))
-        _refuse("--stac URL", conditions, "there is nothing to search without it")
+        _refuse("--stac URL", conditions, "this option needs --stac")
         return run_sample(common) if sample and folder is None else run(_one_folder(folder, sample), common)
 
     exit_with(start)
@@ -64,7 +62,7 @@ def run_sample(common: CommonOptions) -> int:
     from geomae.runtime.console import Screen
 
     write_text(out, shipped_path("data_catalog.yaml").read_text(encoding="utf-8"))
-    Screen(not common.quiet).result(f"{out}: a landscape to try things on; next: geomae pretrain --catalog {out}")
+    Screen(not common.quiet).result(f"{out}: a synthetic sample landscape; next: geomae pretrain --catalog {out}")
     return 0
 
 
@@ -97,9 +95,9 @@ def run_search(
     datetime: str | None = None,
     query: tuple[str, ...] = (),
 ) -> int:
-    """Ask a STAC API, write the items beside `out` and a catalogue of them to `out`; neither may exist.
+    """Search a STAC API; write a catalogue of the items to `out`, and the items to a JSON file beside it.
 
-    Returns the exit code.
+    Neither file may exist. Returns the exit code.
     """
     out = _new_file(common)
 
@@ -127,7 +125,7 @@ def run_search(
 
 
 def _refuse(option: str, others: "Mapping[str, object]", why: str) -> None:
-    """Raise ConfigError where any of `others` is given, which do not go with, or not without, an option."""
+    """Raise ConfigError if any of `others` is given: options that cannot be combined with `option`, or that need it."""
     given = [name for name, value in others.items() if value is not None]
     if given:
         raise ConfigError(f"{given[0]}, {option}: {why}; correct the command")
@@ -135,8 +133,8 @@ def _refuse(option: str, others: "Mapping[str, object]", why: str) -> None:
 
 def _one_folder(folder: Path | None, sample: bool) -> Path:
     if folder is None or sample:
-        what = "only one of them makes a catalogue" if sample else "neither is given"
-        raise ConfigError(f"FOLDER or --sample: {what}; name the folder with your rasters, or try with --sample")
+        what = "only one of them can be given" if sample else "neither is given"
+        raise ConfigError(f"FOLDER or --sample: {what}; name the folder with your rasters, or use --sample")
     return folder
 
 
@@ -146,7 +144,7 @@ def _new_file(common: CommonOptions) -> Path:
 
 def _absent(path: Path) -> Path:
     if path.exists() or path.is_symlink():
-        what = "is a folder" if path.is_dir() else "is there already and is not overwritten"
+        what = "is a folder" if path.is_dir() else "exists already and is not overwritten"
         raise StorageError(f"{path}: {what}; write to another file with --out FILE")
     return path
 

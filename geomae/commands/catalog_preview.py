@@ -15,22 +15,23 @@ from geomae.commands.options import (
     write_catalog_summary,
 )
 
-TILES = 24  # of a sheet
+TILES = 24  # per sheet
 
 
 def preview(catalog: CatalogFile = None, dataset: Datasets = None, out: Out = None, quiet: Quiet = False) -> None:
-    """Draw preview.png, tiles spread over a data set, with the points or polygons that label them.
+    """Draw preview.png: tiles spread over a data set, with the points or polygons that label them.
 
-    Of several data sets preview_NAME.png each, the first as preview.png; with polygons only tiles that these touch.
+    Several data sets give one preview_NAME.png each; preview.png is the first. With polygons, only tiles that touch
+    one are drawn.
     """
     exit_with(lambda: run(CommonOptions(catalog=catalog, out=out, quiet=quiet), dataset or ()))
 
 
 def run(common: CommonOptions, datasets: Sequence[str]) -> int:
-    """Draw tiles spread over each data set; the same ones each time.
+    """Draw tiles spread over each data set; every call draws the same tiles.
 
-    `out` gets `preview.png`; where several selectors are given, a sheet `preview_<selector>.png` of each, and
-    `preview.png` is the first of them. Returns the exit code.
+    Writes `preview.png` to `out`. Several selectors give one sheet `preview_<selector>.png` each, and `preview.png` is
+    a copy of the first. Returns the exit code.
     """
     from geomae.catalog import resolve_selectors
 

@@ -1,4 +1,4 @@
-"""`geomae catalog schema`: the format of a catalogue for editors."""
+"""`geomae catalog schema`: the format of a catalogue as JSON schema, for editors."""
 
 import json
 import sys
@@ -30,7 +30,7 @@ def run(options: CommonOptions) -> int:
         sys.stdout.write(json.dumps(schema, indent=1, ensure_ascii=False) + "\n")
         return 0
     if out.exists() or out.is_symlink():
-        what = "is a folder" if out.is_dir() else "is there already and is not overwritten"
+        what = "is a folder" if out.is_dir() else "exists already and is not overwritten"
         raise StorageError(f"{out}: {what}; write to another file with --out FILE")
     write_json(out, schema)
     Screen(not options.quiet).say(f"{out}: name it in your editor as the schema of data_catalog.yaml")

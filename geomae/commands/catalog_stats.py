@@ -19,20 +19,19 @@ FIGURES = ("mean", "std", "min", "max")
 
 
 def stats(catalog: CatalogFile = None, dataset: Datasets = None, out: Out = None, quiet: Quiet = False) -> None:
-    """Statistics of every band over the valid pixels, of the train split unless the selector says otherwise.
+    """Statistics of every band over valid pixels, of the train split unless the selector names another.
 
-    They can differ from those of a training, which leaves out the tiles that it holds out for validation.
+    They can differ from those of a training run, which excludes the tiles that it holds out for validation.
     """
     exit_with(lambda: run(CommonOptions(catalog=catalog, out=out, quiet=quiet), dataset or ()))
 
 
 def run(common: CommonOptions, datasets: Sequence[str]) -> int:
-    """Compute the statistics of each band; `stats.json` and `summary.json` are left in `out`.
+    """Compute the statistics of each band and write `stats.json` and `summary.json` to `out`.
 
-    Only valid pixels count, of the train split unless a selector says otherwise. Training leaves out of its own
-    statistics the tiles that it holds out for validation, so that they can differ from these. `stats.json` has, by data
-    set (with the conditions of its selector) and split, a record with unit, number of tiles and bands. Returns the exit
-    code.
+    Only valid pixels count, of the train split unless a selector names another. A training run excludes the tiles that
+    it holds out for validation, so its statistics can differ. `stats.json` has one record for each data set (with the
+    conditions of its selector) and split: unit, number of tiles and bands. Returns the exit code.
     """
     from geomae.catalog import band_units, resolve_selectors
 
@@ -65,7 +64,7 @@ def run(common: CommonOptions, datasets: Sequence[str]) -> int:
             if values["count"]:
                 metrics |= {f"{name}@{split}/{band}/{key}": values[key] for key in ("mean", "std")}
             else:
-                screen.warn(f"{name}@{split}: {band} has no valid pixel, and no figures; leave it out (null)")
+                screen.warn(f"{name}@{split}: {band} has no valid pixel, so no statistics; leave the band out (null)")
         rows = [
             [band, values["unit"], str(values["count"]), *(_figure(values[key]) for key in FIGURES)]
             for band, values in bands.items()

@@ -35,7 +35,7 @@ Models = Annotated[
     typer.Option(
         "--model",
         help="[LABEL=]MODEL: a model folder, mlflow:RUN_ID, models:/NAME/VERSION, or baseline:mean, nearest, idw "
-        "(idw?power=P; 2) or biharmonic; repeatable, the others are compared with the first.",
+        "(idw?power=P; 2) or biharmonic; repeatable, all others are compared with the first.",
     ),
 ]
 
@@ -54,7 +54,7 @@ class CompareReconOptions:
     common: CommonOptions
 
     def params(self) -> dict[str, Any]:
-        """What decides the result, as JSON."""
+        """The settings that the result depends on, as JSON."""
         return {"tiles": self.tiles, "show": self.show, "scenes": self.scenes}
 
 
@@ -62,13 +62,13 @@ def compare_recon(
     model: Models = None,
     catalog: CatalogFile = None,
     dataset: Datasets = None,
-    mask_ratio: Annotated[str, typer.Option(help="Hidden shares of a tile, as 0.75,0.5,0.9.")] = "0.75",
+    mask_ratio: Annotated[str, typer.Option(help="Fractions of a tile that are hidden, as 0.75,0.5,0.9.")] = "0.75",
     masking: Annotated[str, typer.Option(help="Kinds of masks: random, block, grid; as random,block.")] = "random",
-    tiles: Annotated[int, typer.Option(min=1, help="Most tiles of each selection, drawn by the seed.")] = 256,
+    tiles: Annotated[int, typer.Option(min=1, help="Maximum number of tiles per selection, drawn by the seed.")] = 256,
     show: Annotated[
-        str, typer.Option(help="Tiles to picture: best, median, worst, random:N and tile ids, by comma.")
+        str, typer.Option(help="Tiles to draw: best, median, worst, random:N and tile ids, separated by commas.")
     ] = "best,median,worst,random:4",
-    scenes: Annotated[int, typer.Option(min=0, help="Most scenes of each data set to map; 0 makes no maps.")] = 4,
+    scenes: Annotated[int, typer.Option(min=0, help="Maximum number of scenes to map per data set; 0: no maps.")] = 4,
     out: Out = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -91,7 +91,7 @@ def compare_recon(
 
 
 def run(options: CompareReconOptions) -> int:
-    """Compare, and write tables, pictures, maps and a report. Returns the exit code."""
+    """Compare the models; write tables, pictures, maps and a report. Returns the exit code."""
     (selectors,) = read_selectors(options.common, options.datasets)
     from geomae.commands.session import open_session
 
@@ -99,7 +99,7 @@ def run(options: CompareReconOptions) -> int:
     request = {"command": "compare-recon", "dataset": [str(one) for one in selectors], **options.params()}
     session = open_session(options.common, "geomae compare-recon", request)
     selections = session.select(selectors)
-    # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
+    # Slow imports (torch takes seconds) follow the selection of tiles, which does not need them.
     from geomae.commands.run import AnalysisRun, selection_record
     from geomae.evaluation.reconstruction import fit_candidates, load_candidates
     from geomae.evaluation.reconstruction_comparison import TilesToShow, compare_reconstructions
@@ -129,9 +129,9 @@ def run(options: CompareReconOptions) -> int:
         made_by = {f"geomae.model_run.{one.label}": run_id for one in candidates if (run_id := one.made_by())}
         run_.track([selection_record(session.catalog, one) for one in selections], made_by)
         result = compare_reconstructions(fitted, masks, options.tiles, seed, run_.step)
-        from geomae.commands.compare_recon_report import draw_panels, write_results, write_tables  # matplotlib: now
+        from geomae.commands.compare_recon_report import draw_panels, write_results, write_tables  # imports matplotlib
 
-        tables = write_tables(out, result)  # before anything is drawn that may fail
+        tables = write_tables(out, result)  # before drawing, which may fail
         maps = write_scene_maps(
             out, result.scores, MapOptions(masks[0].ratio, options.scenes, options.tiles, seed), run_.step,
             session.screen.say,
@@ -143,7 +143,7 @@ def run(options: CompareReconOptions) -> int:
 
 
 def parse_masks(kinds: str, ratios: str) -> "list[MaskKind]":
-    """Every kind with every ratio, as `random,block` and `0.75,0.5` name them. Raises ConfigError for unknown ones."""
+    """Every combination of kind (as `random,block`) and ratio (as `0.75,0.5`). Raises ConfigError for unknown ones."""
     from geomae.evaluation.reconstruction_masks import KINDS, MaskKind
 
     names = [one.strip() for one in kinds.split(",")]
@@ -157,13 +157,13 @@ def parse_masks(kinds: str, ratios: str) -> "list[MaskKind]":
         except ValueError:
             shares.append(0.0)
         if not 0 < shares[-1] < 1:
-            raise ConfigError(f"--mask-ratio {text}: give shares between 0 and 1, as 0.75,0.5")
+            raise ConfigError(f"--mask-ratio {text}: give fractions between 0 and 1, as 0.75,0.5")
     return list(dict.fromkeys(MaskKind(kind, ratio) for kind in names for ratio in shares))
 
 
 def check_no_tile_twice(selectors: "Sequence[Selector]") -> None:
-    """Raise ConfigError where one selection holds the tiles of another."""
+    """Raise ConfigError if one selection contains the tiles of another."""
     for one in selectors:
         whole = replace(one, split=None)
         if one != whole and whole in selectors:
-            raise ConfigError(f"--dataset {one}: its tiles are among those of {whole}; name one of both")
+            raise ConfigError(f"--dataset {one}: its tiles are among those of {whole}; name only one of the two")

@@ -1,4 +1,4 @@
-"""What `geomae compare-recon` writes: tables, panels and the report, which says what is better where.
+"""Output of `geomae compare-recon`: tables, panels, and the report with the best model for each selection.
 
 T tiles, C bands, H W pixels
 """
@@ -64,7 +64,7 @@ METRIC_TITLES = {
 
 @dataclass(frozen=True)
 class Panel:
-    """A tile that is shown, why, and its picture."""
+    """A tile that is shown, the reason for it, and its picture."""
 
     path: Path
     scores: ReconstructionScores
@@ -79,7 +79,7 @@ def describe_dry_run(
     masks: Sequence[MaskKind],
     tiles: int,
 ) -> None:
-    """What a dry run prints."""
+    """Print what would be compared."""
     screen = session.screen
     screen.result(f"catalogue {session.catalog.path}")
     for one in selections:
@@ -90,14 +90,14 @@ def describe_dry_run(
 
 
 def write_tables(out: Path, result: ComparisonResult) -> list[Path]:
-    """Publish the figures and the differences; gives their paths."""
+    """Publish the tables of metrics and of differences; returns their paths."""
     write_csv(out / VALUES, COLUMNS, result.values)
     write_csv(out / DIFFERENCES, DIFFERENCE_COLUMNS, result.differences)
     return [out / VALUES, out / DIFFERENCES]
 
 
 def draw_panels(out: Path, result: ComparisonResult, show: TilesToShow, say: Callable[[str], None]) -> list[Panel]:
-    """Publish a panel of each tile that is shown, under the first mask; `say` hears of tiles that cannot be."""
+    """Publish a panel of each chosen tile under the first mask; tiles that cannot be shown are reported to `say`."""
     mask, panels = result.masks[0], []
     chosen = [(scores, *one) for scores in result.scores for one in show.choose(scores, mask, result.seed)]
     stems = file_names(f"{file_name(scores.selected.name)}_{file_name(why)}" for scores, why, _ in chosen)
@@ -110,7 +110,7 @@ def draw_panels(out: Path, result: ComparisonResult, show: TilesToShow, say: Cal
         comparison_panel(path, tile, scores.fitted.bands, scores.selected.imagery.unit, title)
         panels.append(Panel(path, scores, why, tile))
     for tile_id in sorted({*show.tile_ids} - {panel.why for panel in panels}):
-        say(f"--show {tile_id}: has too few valid cells to be hidden and shown, so there is no picture")
+        say(f"--show {tile_id}: has too few valid cells to hide some and show others, so there is no picture")
     return panels
 
 
@@ -123,7 +123,7 @@ def write_results(
     panels: Sequence[Panel],
     maps: Sequence[Path],
 ) -> None:
-    """Publish report and summary; the RMSE of masked pixels for people."""
+    """Publish report and summary; print the RMSE of masked pixels."""
     datasets = sorted({one.index.name for one in result.scores})
     catalog_digest = session.catalog.digest(datasets)
     provenance: About = (
@@ -142,7 +142,7 @@ def write_results(
 
 
 def print_results(result: ComparisonResult, screen: Screen) -> None:
-    """Show the RMSE of masked pixels, as the mean over bands, of every model on each choice of tiles and mask."""
+    """Print the RMSE of masked pixels (mean over bands) of every model, for each selection of tiles and each mask."""
     lines = [
         (row["model"], place_of(row), mask_of(row), f"{row['value']:.4g} {row['unit']}")
         for row in whole_rmse(result.values)
@@ -157,7 +157,7 @@ def write_report(
     panels: Sequence[Panel],
     maps: Sequence[Path],
 ) -> list[Path]:
-    """Publish `report.html` and the plots in it; gives their paths."""
+    """Publish `report.html` and its plots; returns their paths."""
     plots = list(draw_plots(out, result))
     sections = [
         _summary(result),
@@ -177,15 +177,15 @@ def write_report(
 
 
 def domains(result: ComparisonResult) -> list[Section]:
-    """Tables with a line per domain and a column per model; none where there is a single domain.
+    """Tables with a row per domain and a column per model; none for a single domain.
 
-    The source is the domain with most tiles of the first selection; of its train split, where that has a part in it.
+    The source is the domain with most tiles in the first selection; only its train split counts, if it is selected.
     """
     mask = result.masks[0]
     rows = result.select(pixels=MASKED, metric="rmse", band=ALL, masking=mask.kind, mask_ratio=mask.ratio)
     by_domain = {(row["dataset"], row["split"]) for row in rows if row["domain"] != ALL}
     places = [row for row in rows if row["domain"] != ALL or (row["dataset"], row["split"]) not in by_domain]
-    by_place: dict[str, list[Row]] = {}  # of every model, in the order in which they were named
+    by_place: dict[str, list[Row]] = {}  # rows of all models, in the order of --model
     for row in places:
         by_place.setdefault(place_of(row), []).append(row)
     if len(by_place) < 2:
@@ -202,9 +202,9 @@ def domains(result: ComparisonResult) -> list[Section]:
         against = [_ratio(row, base) for row, base in zip(rows_there, by_place[source], strict=True)]
         ratios.append([place, *against, first_row["n_tiles"], first_row["n_groups"]])
     text = (
-        f"The source is {source}. A ratio above 1 says that a model reconstructed these tiles worse than those of the "
-        "source: a sign of a gap that needs no label. It has no interval; of few groups it says little. Domains also "
-        "differ in how hard they are: compare a model's ratio with those of the baselines, which were trained on none.",
+        f"The source is {source}. A ratio above 1 means that a model reconstructs these tiles worse than those of the "
+        "source: a sign of a domain gap, found without labels. The ratio has no interval and is uncertain with few "
+        "groups. Domains also differ in difficulty: compare a model's ratio with those of the untrained baselines.",
     )
     caption = f"masked pixels, {mask}, mean over bands."
     tables = (
@@ -215,14 +215,14 @@ def domains(result: ComparisonResult) -> list[Section]:
 
 
 def _ratio(row: Row, source: Row) -> float | None:
-    """How an error compares with that on the source, where both have one unit."""
+    """Error divided by the error on the source; None if their units differ."""
     return float(row["value"] / source["value"]) if row["unit"] == source["unit"] and source["value"] > 0 else None
 
 
 def draw_plots(out: Path, result: ComparisonResult) -> Iterator[tuple[Path, str]]:
-    """Publish spectra and errors by band under the first mask, and errors by ratio where there are several.
+    """Publish spectra and errors by band under the first mask, and errors by mask ratio if there are several.
 
-    Gives each path with its caption, one selection after the other.
+    Yields each path with its caption, one selection after the other.
     """
     mask = result.masks[0]
     for one, stem in zip(result.scores, file_names(one.selected.name for one in result.scores), strict=True):
@@ -237,11 +237,11 @@ def draw_plots(out: Path, result: ComparisonResult) -> Iterator[tuple[Path, str]
         mean_spectra(path, one.fitted.bands, truth_C, means, unit, f"{name}: mean spectrum of masked pixels, {mask}")
         yield (
             path,
-            f"{name}: the mean spectrum of masked pixels, true and reconstructed, against wavelength; below, the bias.",
+            f"{name}: the mean spectrum of masked pixels, true and reconstructed, against wavelength; below: the bias.",
         )
         path = out / f"error_by_band_{stem}.png"
         error_by_band(path, [band.name for band in one.fitted.bands], errors, unit, f"{name}: error by band, {mask}")
-        yield path, f"{name}: RMSE of masked pixels against the band, {mask}."
+        yield path, f"{name}: RMSE of masked pixels by band, {mask}."
         for kind in dict.fromkeys(mask.kind for mask in result.masks):
             ratios = sorted(mask.ratio for mask in result.masks if mask.kind == kind)
             if len(ratios) > 1:
@@ -252,7 +252,7 @@ def draw_plots(out: Path, result: ComparisonResult) -> Iterator[tuple[Path, str]
                     for label in result.labels
                 }
                 error_by_ratio(path, curves, unit, f"{name}: error by mask ratio, {kind} masks")
-                yield path, f"{name}: RMSE of masked pixels, mean over bands, against the hidden share ({kind} masks)."
+                yield path, f"{name}: RMSE of masked pixels, mean over bands, by hidden fraction ({kind} masks)."
 
 
 def _rmse(scores: ReconstructionScores, label: str, mask: MaskKind) -> float:
@@ -261,11 +261,11 @@ def _rmse(scores: ReconstructionScores, label: str, mask: MaskKind) -> float:
 
 def _summary(result: ComparisonResult) -> Section:
     tables = (*_tables(result.select(domain=ALL, pixels=MASKED, band=ALL)), *_groups(result))
-    return Section("Which is better", summarize_differences(result.differences), tables)
+    return Section("Which model is better", summarize_differences(result.differences), tables)
 
 
 def _groups(result: ComparisonResult) -> Iterator[Table]:
-    """A table for each choice of tiles and each mask that has too few groups for intervals: a line per group."""
+    """A table with a row per group, for each selection and mask with too few groups for intervals."""
     others = result.labels[1:]
     tables: dict[tuple[str, str], dict[str, dict[str, Row]]] = {}
     for row in whole_rmse(result.differences):
@@ -286,14 +286,14 @@ def _groups(result: ComparisonResult) -> Iterator[Table]:
 
 def _visible(result: ComparisonResult) -> Section:
     text = (
-        "What comes out where the truth went in. A masked autoencoder is not trained for it, so that this says nothing "
-        "about how well it fills gaps.",
+        "Output at pixels that were part of the input. A masked autoencoder is not trained to reproduce them, so this "
+        "does not measure how well it fills gaps.",
     )
     return Section("On visible pixels", text, tuple(_tables(result.select(domain=ALL, pixels=VISIBLE, band=ALL))))
 
 
 def _tables(rows: Sequence[Row]) -> Iterator[Table]:
-    """A table for each choice of tiles and each mask, with a line per model and a column per metric."""
+    """A table for each selection and mask, with a row per model and a column per metric."""
     places: dict[tuple[str, str], dict[str, dict[str, Row]]] = {}
     for row in rows:
         where = (place_of(row), mask_of(row))
@@ -327,7 +327,7 @@ def _bands(result: ComparisonResult, plots: Sequence[tuple[Path, str]]) -> Secti
 
 
 def _selections(result: ComparisonResult) -> Iterator[tuple[ReconstructionScores, dict[str, str]]]:
-    """Each data set once, with the name that its rows have."""
+    """Each data set once, with the name that its rows carry."""
     seen = set()
     for one in result.scores:
         name = tile_table(one).dataset
@@ -353,7 +353,7 @@ def _pictures(result: ComparisonResult, panels: Sequence[Panel]) -> Section:
         Figure(panel.path, f"{panel.scores.selected.name}, {panel.why}: {panel.tile.tile_id}") for panel in panels
     ]
     return Section(
-        "Pictures", text if slides else ("No tile was asked for.",), (*([slider(slides)] if slides else ()), *figures)
+        "Pictures", text if slides else ("No tile was requested.",), (*([slider(slides)] if slides else ()), *figures)
     )
 
 
@@ -361,12 +361,12 @@ def _maps(maps: Sequence[Path]) -> list[Section]:
     if not maps:
         return []
     text = (
-        "Every pixel is predicted once, while it is hidden, by complementary masks of cells drawn at random; none "
-        "where less than half of what would be visible is valid. Errors are reconstruction - truth. The anomaly is the "
-        "error of each band in standard deviations of the errors on the train split (all tiles, where there is none), "
-        "under such masks; its first band "
-        "is that of all bands together (Mahalanobis distance / root of the number of bands), about 1 where errors are "
-        "usual.",
+        "Every pixel is predicted once, while it is hidden, by complementary random masks. A pixel has no prediction "
+        "where less than half of the visible pixels are valid. Error: reconstruction - truth. Anomaly: the error of "
+        "each band in standard deviations of the errors on the train split (on all tiles, if there is none) under the "
+        "same kind of masks. The first band of an anomaly map combines all bands "
+        "(Mahalanobis distance / square root of the number of bands); it is about 1 where the error "
+        "is typical.",
     )
     lines = [[path.name.split("_")[0], path.name] for path in maps]
     return [
@@ -384,24 +384,23 @@ def _method(result: ComparisonResult) -> Section:
             f"Data range of PSNR and SSIM on {name['dataset']}, {plain_unit(one.selected.imagery.unit)}: {spans}."
         )
     left = [
-        f"{one.selected.name}: {one.left_out} tiles left out, in which too few cells are valid."
+        f"{one.selected.name}: {one.left_out} tiles left out, because too few of their cells are valid."
         for one in result.scores
         if one.left_out
     ]
     notes = [note for one in result.scores for note in one.fitted.notes]
     text = (
-        "Every model sees the same visible cells of the same tiles; hidden is what is hidden from all. Masks depend on "
-        "the seed, the tile, the ratio and the kind alone.",
-        "Figures are of masked and valid pixels, in the unit of the data set; those of all bands are means of the "
-        f"bands'. PSNR is capped at {HIGHEST_PSNR:g} dB. SSIM: Gaussian window of 11 pixels, sigma 1.5; visible pixels "
+        "Every model sees the same visible cells of the same tiles, and is scored on cells that are hidden from all "
+        "models. Masks depend only on the seed, the tile, the ratio and the kind.",
+        "Metrics are of masked and valid pixels, in the unit of the data set; the value for all bands is the mean over "
+        f"bands. PSNR is capped at {HIGHEST_PSNR:g} dB. SSIM: Gaussian window of 11 pixels, sigma 1.5; visible pixels "
         "of the prediction are set to the truth, and the map is averaged over masked pixels whose window lies in the "
-        "tile. "
-        "ERGAS is of ratio 1. NDWI is that of open water (McFeeters 1996).",
-        "The data range is six standard deviations of the train split (all tiles, where there is none), per band. "
+        "tile. ERGAS is of ratio 1. NDWI is the index of open water (McFeeters 1996).",
+        "The data range is six standard deviations of the train split (of all tiles, if there is none), per band. "
         + " ".join(ranges),
-        "Intervals (95 %) resample groups (those of the catalogue, else blocks, else scenes), the same for all models; "
-        f"with fewer than {FEWEST_GROUPS} groups there is none, and differences.csv lists the differences group by "
-        "group.",
+        "Intervals (95 %) resample groups (those of the catalogue, else blocks, else scenes); all models share the "
+        f"resamples. With fewer than {FEWEST_GROUPS} groups there is no interval, and differences.csv lists the "
+        "difference of each group.",
         *dict.fromkeys((*left, *notes)),
     )
     return Section("How it was measured", text)

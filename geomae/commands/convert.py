@@ -1,4 +1,4 @@
-"""`geomae convert`: weights in and out, with an account of every key."""
+"""`geomae convert`: import and export of weights; every key of a weight file is accounted for."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,9 +48,9 @@ def convert(
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads of the encoder.")] = None,
     decoder_heads: Annotated[int | None, typer.Option(min=1, help="Attention heads of the decoder.")] = None,
     norm_eps: Annotated[float | None, typer.Option(help="Epsilon of the layer norms.")] = None,
-    target: Annotated[str | None, typer.Option(help="none or patch: whether the target was normalised.")] = None,
+    target: Annotated[str | None, typer.Option(help="none or patch: how the target was normalised.")] = None,
     bands: Annotated[
-        str | None, typer.Option(help="SENSOR:BAND,BAND,...: names the bands, or adapts the model to others.")
+        str | None, typer.Option(help="SENSOR:BAND,BAND,...: name the bands, or adapt the model to other bands.")
     ] = None,
     statistics: Annotated[
         Path | None, typer.Option(help="stats.json of `geomae catalog stats`, for the bands of --bands.")
@@ -60,7 +60,7 @@ def convert(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Weights in and out: a model folder from weights or for other bands, a timm or ONNX file from a model folder."""
+    """Convert weights to a model folder, a model folder to a file (timm, ONNX), or a model to other bands."""
     options = ConvertOptions(
         source, out, to, heads, decoder_heads, norm_eps, target, bands, statistics, tile_size, quiet
     )  # fmt: skip
@@ -90,7 +90,7 @@ def run(options: ConvertOptions) -> int:
         lines.append(f"{out}: with {sidecar(out).name} beside it")
     else:
         if source.is_dir():
-            assert wanted is not None  # `check_options` asks for it
+            assert wanted is not None  # `check_options` requires it
             model, report = adapt_model(source, wanted, options.statistics)
         else:
             facts = {name: getattr(options, name) for name in OF_WEIGHTS}
@@ -110,7 +110,7 @@ def run(options: ConvertOptions) -> int:
 
 
 def check_options(options: ConvertOptions) -> None:
-    """Refuse options that would have no effect, with the one that is meant."""
+    """Raise ConfigError for options that have no effect here, naming the one that is probably meant."""
     source, to = options.source, options.to
     if options.target not in (None, "none", "patch"):
         raise ConfigError(f"--target {options.target}: choose none or patch")
@@ -121,22 +121,22 @@ def check_options(options: ConvertOptions) -> None:
     if source.is_dir():
         given = [flag for name, flag in OF_WEIGHTS.items() if getattr(options, name) is not None]
         if given:
-            raise ConfigError(f"{', '.join(given)}: the model folder {source} says this itself; leave it out")
+            raise ConfigError(f"{', '.join(given)}: the model folder {source} already records this; leave it out")
         if to is None and options.bands is None:
             raise ConfigError(
-                f"{source}: is a model folder already; say --to {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, or --bands "
-                "SENSOR:BAND,BAND,... for other bands"
+                f"{source}: is a model folder already; give --to {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, or "
+                "--bands SENSOR:BAND,BAND,... for other bands"
             )
     if options.statistics is not None and (options.bands is None or to is not None):
         raise ConfigError(
-            "--statistics: belongs to --bands SENSOR:BAND,BAND,... of a new model folder; add or leave it out"
+            "--statistics: needs --bands SENSOR:BAND,BAND,... and a new model folder; add --bands or leave it out"
         )
     if options.tile_size is not None and to not in ("timm", "onnx"):
-        raise ConfigError("--tile-size: belongs to --to timm or onnx, whose positions are for one size; leave it out")
+        raise ConfigError("--tile-size: needs --to timm or onnx, whose files have one tile size; leave it out")
 
 
 def parse_bands(text: str) -> "SensorBands":
-    """The sensor and bands of `SENSOR:BAND,BAND,...`, in the order in which the weights take them."""
+    """The sensor and bands of `SENSOR:BAND,BAND,...`, in the input order of the weights."""
     from geomae.sensors import sensor
 
     name, colon, names = text.partition(":")
@@ -148,22 +148,22 @@ def parse_bands(text: str) -> "SensorBands":
     bands = tuple(known.band(one.strip()) for one in names.split(","))
     twice = [band.name for number, band in enumerate(bands) if band in bands[:number]]
     if twice:
-        raise ConfigError(f"--bands {text}: {', '.join(twice)} is there twice; name every band once")
+        raise ConfigError(f"--bands {text}: {', '.join(twice)} occurs twice; name every band once")
     return known, bands
 
 
 def _for_bands(model: "Model", wanted: "SensorBands | None", to: str) -> "Model":
-    """The model for the bands that were chosen; for its only sensor where none were."""
+    """The model restricted to the chosen bands; by default the bands of its only sensor."""
     if wanted is not None:
         if to != "onnx" or model.mae.architecture.embedding != "spectral":
             raise ConfigError(
-                f"--bands with --to {to}: only an ONNX file of a spectral model chooses bands; convert to the other "
-                "bands first, and the result --to"
+                f"--bands with --to {to}: bands can be chosen only for an ONNX file of a spectral model; convert the "
+                "model to other bands first, then the result with --to"
             )
         return model.for_sensor(wanted[0].name, tuple(band.name for band in wanted[1]))
     if to == "onnx" and len(model.sensors) > 1:
         names = ", ".join(record.name for record in model.sensors)
         raise ModelError(
-            f"the model knows the sensors {names}, and an ONNX file takes one; say --bands SENSOR:BAND,..."
+            f"the model knows the sensors {names}, and an ONNX file takes one; give --bands SENSOR:BAND,..."
         )
     return model

@@ -1,4 +1,4 @@
-"""`geomae doctor`: what this machine can do, and the remedy for what it cannot."""
+"""`geomae doctor`: check this machine and its setup, with a remedy for each problem."""
 
 import json
 from dataclasses import asdict
@@ -16,14 +16,14 @@ MARKS = {"ok": "ok   ", "note": "note ", "fault": "FAULT"}
 def doctor(
     catalog: CatalogFile = None,
     tracking_uri: TrackingUri = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all findings as JSON, for a report of a bug.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all findings as JSON, for a bug report.")] = False,
 ) -> None:
-    """Look at packages, devices, formats, disks, tracking, the catalogue, and train for two seconds."""
+    """Check packages, devices, formats, disks, tracking and the catalogue; train for two seconds to measure speed."""
     exit_with(lambda: run(catalog, tracking_uri, as_json=as_json))
 
 
 def run(catalog: Path | None, tracking_uri: str | None, *, as_json: bool) -> int:
-    """Print a line for each finding, with its remedy below it; 2 where something cannot work, else 0."""
+    """Print a line for each finding, with its remedy below it. Returns 2 if something cannot work, else 0."""
     from geomae.commands import doctor_checks as checks
 
     examined = checks.examine(
@@ -50,6 +50,6 @@ def run(catalog: Path | None, tracking_uri: str | None, *, as_json: bool) -> int
         typer.echo(json.dumps({"state": worst, "findings": [asdict(one) for one in findings]}, indent=1))
     else:
         faults = sum(one.state == "fault" for one in findings)
-        summary = f"{faults} of {len(findings)} findings keep something from working" if faults else "all can work"
-        typer.echo(f"{summary}; `geomae doctor --json` is what a report of a bug should hold")
+        summary = f"{faults} of {len(findings)} checks failed" if faults else "no check failed"
+        typer.echo(f"{summary}; `geomae doctor --json` prints what a bug report should contain")
     return 2 if worst == "fault" else 0

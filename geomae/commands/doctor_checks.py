@@ -1,6 +1,6 @@
-"""What `geomae doctor` looks at: each check gives findings, a line each, with the remedy where something is amiss.
+"""The checks of `geomae doctor`: each yields findings, one line each, with a remedy if something is wrong.
 
-A check that comes upon what it did not expect is a finding, too: a doctor that falls ill himself helps nobody.
+An unexpected error in a check is reported as a finding, so that the other checks still run.
 """
 
 import os
@@ -19,22 +19,22 @@ from typing import Any, Literal
 from geomae.errors import GeomaeError
 from geomae.files import cache_folder
 
-State = Literal["ok", "note", "fault"]  # a note slows or limits, a fault keeps something from working
+State = Literal["ok", "note", "fault"]  # note: something is slow or limited; fault: something does not work
 
 PACKAGES = (
     "torch", "timm", "lightning-fabric", "numpy", "rasterio", "geopandas", "pyproj", "torchgeo", "xarray", "zarr",
     "scikit-learn", "skada", "mlflow", "pydantic", "safetensors",
 )  # fmt: skip
 GIB = 2**30
-LITTLE_ROOM, NO_ROOM = 5 * GIB, GIB // 4  # of a disk: a run of `tiny` leaves 0.1 GiB, one of `base` some GiB
+LITTLE_ROOM, NO_ROOM = 5 * GIB, GIB // 4  # free disk space: a run of `tiny` writes 0.1 GiB, one of `base` a few GiB
 LITTLE_MEMORY = 4 * GIB
 TIMED_S = 2.0  # of training steps
-WORTH = 1.1  # how much faster one precision must be to be recommended: a busy machine is not steadier
+WORTH = 1.1  # speed-up from which a precision is recommended; smaller ones are within the noise of a busy machine
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; `facts` are the same as figures, for `--json`."""
+    """One line of the report; `facts` holds the same as values, for `--json`."""
 
     check: str
     state: State
@@ -49,7 +49,7 @@ NAMES = {"32": "fp32", "bf16": "bf16"}  # of precisions
 
 
 def examine(checks: Mapping[str, Check]) -> Iterator[Finding]:
-    """The findings of each check; what one raises is a fault of its name."""
+    """The findings of each check; an exception becomes a fault under the name of the check."""
     for name, check in checks.items():
         try:
             yield from check()
@@ -61,7 +61,7 @@ def examine(checks: Mapping[str, Check]) -> Iterator[Finding]:
 
 
 def worst(findings: Sequence[Finding]) -> State:
-    """The gravest state among findings."""
+    """The most severe state among findings."""
     states = {one.state for one in findings}
     return "fault" if "fault" in states else "note" if "note" in states else "ok"
 
@@ -78,32 +78,32 @@ def versions() -> Iterator[Finding]:
     text = ", ".join(f"{name} {one}" for name, one in found.items())
     yield Finding("versions", "ok", text, facts=found | {"platform": platform.platform()})
     if missing:
-        yield Finding("versions", "fault", f"not installed: {', '.join(missing)}", "install geomae anew in this Python")
+        yield Finding("versions", "fault", f"not installed: {', '.join(missing)}", "reinstall geomae in this Python")
 
 
 def processor() -> Iterator[Finding]:
-    """Cores that this process may use, and memory that is free to it."""
+    """Cores and free memory that this process may use."""
     cores = _cores()
     threads = os.environ.get("OMP_NUM_THREADS")
     facts: dict[str, Any] = {"cores": cores, "OMP_NUM_THREADS": threads, "processor": _processor_name()}
     yield Finding("processor", "ok", f"{facts['processor']}, {cores} cores", facts=facts)
     if threads is not None and threads.isdigit() and int(threads) < cores:
         text = f"OMP_NUM_THREADS={threads} leaves {cores - int(threads)} of {cores} cores idle in training"
-        yield Finding("processor", "note", text, "unset it, unless others work on this machine")
+        yield Finding("processor", "note", text, "unset it, unless the machine is shared")
     total, available = _memory()
     if total is None or available is None:
-        yield Finding("memory", "note", "cannot be told on this system")
+        yield Finding("memory", "note", "cannot be determined on this system")
         return
     facts = {"total_bytes": total, "available_bytes": available}
     text = f"{available / GIB:.1f} of {total / GIB:.1f} GiB are free"
     if available < LITTLE_MEMORY:
-        yield Finding("memory", "note", text, "close what needs it, or train with a smaller --set batch", facts)
+        yield Finding("memory", "note", text, "close other programs, or train with a smaller --set batch", facts)
     else:
         yield Finding("memory", "ok", text, facts=facts)
 
 
 def accelerators() -> Iterator[Finding]:
-    """Devices that torch finds, and which `--device auto` takes."""
+    """Devices that torch finds, and the one that `--device auto` takes."""
     import torch
 
     from geomae.runtime.devices import device_for
@@ -116,14 +116,15 @@ def accelerators() -> Iterator[Finding]:
         listed = ", ".join(f"{name} ({size:.0f} GiB)" for name, size in zip(names, sizes, strict=True))
         yield Finding("devices", "ok", f"{listed}; --device auto takes {chosen}", facts=facts)
     elif torch.version.cuda and Path("/proc/driver/nvidia").exists():
-        text = f"there is a driver for NVIDIA devices, but torch (built for CUDA {torch.version.cuda}) finds none"
-        yield Finding("devices", "fault", text, "bring driver and torch together: see `nvidia-smi`", facts)
+        text = f"an NVIDIA driver is installed, but torch (built for CUDA {torch.version.cuda}) finds no device"
+        remedy = "install a driver and a torch that fit together; `nvidia-smi` shows the driver's CUDA version"
+        yield Finding("devices", "fault", text, remedy, facts)
     else:
         yield Finding("devices", "ok", f"no GPU; --device auto takes {chosen}", facts=facts)
 
 
 def formats() -> Iterator[Finding]:
-    """GDAL, and the drivers by which rasters are read and written."""
+    """The version of GDAL, and the drivers that read and write rasters."""
     from geomae.rasters.opening import DRIVERS, GDAL_VERSION, WRITES, missing_drivers
 
     missing = missing_drivers()
@@ -137,14 +138,14 @@ def formats() -> Iterator[Finding]:
 
 
 def disks(out: Path) -> Iterator[Finding]:
-    """Whether the cache and the folder of runs can be written, and the room that is left there."""
+    """Whether the cache and the folder of runs are writable, and their free space."""
     cache = cache_folder()
-    yield from _disk("cache", cache, f"set GEOMAE_CACHE to a folder that can be written, not {cache}")
-    yield from _disk("runs", out.absolute(), "start commands in a folder of your own, or name one with --out")
+    yield from _disk("cache", cache, f"set GEOMAE_CACHE to a writable folder, not {cache}")
+    yield from _disk("runs", out.absolute(), "run commands in a folder that you may write to, or name one with --out")
 
 
 def tracking(uri: str | None) -> Iterator[Finding]:
-    """Whether the tracking store can be written now."""
+    """Whether the tracking store is writable."""
     from geomae.tracking.store import check_database, database_path, resolve_uri, without_password
 
     resolved = resolve_uri(uri)
@@ -154,30 +155,30 @@ def tracking(uri: str | None) -> Iterator[Finding]:
     if database is None:
         yield from _server(resolved, shown)
     elif not database.exists():
-        yield Finding("tracking", "ok", f"{shown} will be made by the first run", facts=facts)
+        yield Finding("tracking", "ok", f"{shown} will be created by the first run", facts=facts)
     else:
         try:
             check_database(resolved)
         except OSError as error:
-            remedy = "end the program that holds it, or name another store with --tracking-uri"
+            remedy = "stop the program that locks it, or name another store with --tracking-uri"
             yield Finding("tracking", "fault", f"{shown} cannot be written: {error}", remedy, facts)
             return
         yield Finding("tracking", "ok", f"{shown} can be written", facts=facts)
 
 
 def catalogue(path: Path | None) -> Iterator[Finding]:
-    """Whether the catalogue is valid, and whether there is a file behind each data set."""
+    """Whether the catalogue is valid, and whether each data set has files."""
     from geomae.catalog import open_catalog
 
     file = path or Path("data_catalog.yaml")
     if path is None and not file.exists():
-        remedy = "write one with `geomae catalog init FOLDER`, or with --sample to try things on"
-        yield Finding("catalogue", "note", "there is none here", remedy)
+        remedy = "write one with `geomae catalog init FOLDER`, or with --sample for a first trial"
+        yield Finding("catalogue", "note", "there is no data_catalog.yaml in this folder", remedy)
         return
     catalog = open_catalog(file)
     yield Finding("catalogue", "ok", f"{file} is valid", facts={"path": str(file), "datasets": sorted(catalog.entries)})
     for name, entry in catalog.entries.items():
-        if not entry.paths:  # generated, or torchgeo's to find
+        if not entry.paths:  # generated, or found by torchgeo
             continue
         from geomae.tiles.sources import open_source
 
@@ -186,7 +187,7 @@ def catalogue(path: Path | None) -> Iterator[Finding]:
 
 
 def training() -> Iterator[Finding]:
-    """Training steps of the recipe's model in both precisions, and whether `auto` takes the faster one."""
+    """Speed of training in both precisions with the model of `tiny`, and whether `auto` takes the faster one."""
     import torch
 
     from geomae.runtime.devices import device_for
@@ -202,7 +203,7 @@ def training() -> Iterator[Finding]:
     other = "32" if chosen == "bf16" else "bf16"
     text = f"{rates[chosen]:.0f} tiles/s of 64 x 64 x 3 in {NAMES[chosen]}, {rates[other]:.0f} in {NAMES[other]}"
     if _busy():
-        text += "; other programs keep this machine busy, which tells little of it"
+        text += "; other programs use this machine, so the figures are uncertain"
     elif faster != chosen and rates[faster] > WORTH * rates[chosen]:
         yield Finding("training", "note", text, f"--precision {faster} is faster here than auto", facts)
         return
@@ -219,42 +220,42 @@ def _disk(name: str, folder: Path, remedy: str) -> Iterator[Finding]:
     except OSError as error:
         full = shutil.disk_usage(there).free < NO_ROOM
         text = f"{folder} cannot be written ({error.strerror})"
-        yield Finding(name, "fault", text, "make room there" if full else remedy, facts)
+        yield Finding(name, "fault", text, "free some space there" if full else remedy, facts)
         return
     free = shutil.disk_usage(there).free
     facts["free_bytes"] = free
-    text = f"{folder} can be written; {free / GIB:.1f} GiB are left there"
+    text = f"{folder} can be written; {free / GIB:.1f} GiB are free"
     if free < LITTLE_ROOM:
-        yield Finding(name, "fault" if free < NO_ROOM else "note", text, f"make room, or {remedy}", facts)
+        yield Finding(name, "fault" if free < NO_ROOM else "note", text, f"free some space, or {remedy}", facts)
     else:
         yield Finding(name, "ok", text, facts=facts)
 
 
 def _server(uri: str, shown: str) -> Iterator[Finding]:
-    """Whether a tracking server answers at all; a store of another kind is taken at its word."""
+    """Whether a tracking server answers at all; stores of other kinds are not tried."""
     import urllib.error
     import urllib.request
 
     if not uri.startswith(("http://", "https://")):
-        yield Finding("tracking", "note", f"{shown}: whether it can be written is seen at the first run")
+        yield Finding("tracking", "note", f"{shown}: not tried here; the first run shows whether it can be written")
         return
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
             pass
-    except urllib.error.HTTPError:  # it answers, and may want a password here
+    except urllib.error.HTTPError:  # it answers, and may ask for a password
         pass
     except OSError as error:
         reason = getattr(error, "reason", error)
-        remedy = "start the server, or name another store with --tracking-uri; runs go on without tracking"
+        remedy = "start the server, or name another store with --tracking-uri; runs continue without tracking"
         yield Finding("tracking", "fault", f"{shown} does not answer ({reason})", remedy, {"uri": shown})
         return
     yield Finding("tracking", "ok", f"{shown} answers", facts={"uri": shown})
 
 
 def _tiles_per_s(device: Any, precisions: Sequence[str]) -> dict[str, float]:
-    """Tiles that a masked autoencoder of the size of `tiny` trains on in a second, by precision.
+    """Training speed in tiles per second of a masked autoencoder of the size of `tiny`, by precision.
 
-    Steps alternate, so that a machine whose speed drifts is fair to each, and the median counts.
+    Steps of the precisions alternate, so that a drift of the machine's speed affects both; the median step counts.
     """
     batch = 32
     steps = {precision: _training_step(device, precision, batch) for precision in precisions}
@@ -271,7 +272,7 @@ def _tiles_per_s(device: Any, precisions: Sequence[str]) -> dict[str, float]:
 
 
 def _training_step(device: Any, precision: str, batch: int, side: int = 64, patch: int = 8, bands: int = 3) -> Step:
-    """A step of training with a model of its own on tiles of noise; it waits until the device is done."""
+    """A training step of a new model on tiles of noise; it waits until the device has finished."""
     import torch
 
     from geomae.config import Decoder
@@ -306,12 +307,12 @@ def _cores() -> int:
 
 
 def _busy() -> bool:
-    """Whether more programs than cores want to compute, this one left out."""
+    """Whether the load, without this program, exceeds the number of cores."""
     return hasattr(os, "getloadavg") and os.getloadavg()[0] > _cores() + 1
 
 
 def _memory() -> tuple[int | None, int | None]:
-    """Bytes of memory in all, and those free to this process; a container's limit counts where it is lower."""
+    """Total memory and memory available to this process, in bytes; a container's limit counts if it is lower."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:

@@ -34,7 +34,7 @@ from geomae.commands.options import (
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """The options of the command; None where the user did not say."""
+    """The options of the command; None where the user gave none."""
 
     common: CommonOptions
     encoders: tuple[str, ...]
@@ -52,11 +52,11 @@ def embed(
     layer: Layer = None,
     pooling: Pooling = None,
     patches: Annotated[
-        bool, typer.Option("--patches", help="Keep the embedding of every patch too, in float16.")
+        bool, typer.Option("--patches", help="Also keep the embedding of every patch, in float16.")
     ] = False,
     radiometry: Annotated[
         Path | None,
-        typer.Option("--radiometry", help="FOLDER of a fitted radiometry, which the tiles are read through."),
+        typer.Option("--radiometry", help="FOLDER of a fitted radiometric correction to apply to the tiles."),
     ] = None,
     out: Out = None,
     seed: Seed = 0,
@@ -70,7 +70,7 @@ def embed(
     dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
-    """Embed the tiles of a catalogue; a run that was stopped goes on with the same --out."""
+    """Embed the tiles of a catalogue; the same --out continues a run that was stopped."""
     common = CommonOptions(
         catalog=catalog, out=out, seed=seed, device=device, precision=precision, devices=devices, nodes=nodes,
         tracking_uri=tracking_uri, experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
@@ -80,7 +80,7 @@ def embed(
 
 
 def run(options: EmbedOptions) -> int:
-    """Embed the tiles, or go on with it. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
+    """Embed the tiles, or continue a run. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
     (selectors,) = read_selectors(options.common, options.datasets)
     reference = one_encoder(options.encoders)
     from geomae.commands.session import open_session
@@ -95,7 +95,7 @@ def run(options: EmbedOptions) -> int:
         from geomae.tiles.radiometry_fits import mapped
 
         selections = [mapped(one, Radiometry.load(options.radiometry)) for one in selections]
-    # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
+    # Slow imports (torch takes seconds) follow the selection of tiles, which does not need them.
     from geomae.commands.run import embedding_run, launch_into, publish_embeddings, stop_early
     from geomae.encoders.selections import EmbeddingSpec, describe_embedding, embed_selections, embedding_params
     from geomae.runtime.signals import watch

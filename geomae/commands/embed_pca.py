@@ -1,4 +1,4 @@
-"""`geomae embed-pca`: embeddings along their principal components, as figures, plots and maps."""
+"""`geomae embed-pca`: principal components of embeddings, as tables, plots and maps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,22 +38,20 @@ if TYPE_CHECKING:
     from geomae.tiles.selection import Selection
 
 Components = Annotated[
-    int | None, typer.Option(min=1, help="Components to keep; default 16, or as many as there can be.")
+    int | None, typer.Option(min=1, help="Components to keep; default 16, or fewer if the data allow no more.")
 ]
 Project = Annotated[
-    Path | None, typer.Option(help="Folder of an earlier embed-pca: put the tiles along its components.")
+    Path | None, typer.Option(help="Folder of an earlier embed-pca; project the tiles onto its components.")
 ]
 Maps = Annotated[
     int | None,
-    typer.Option(
-        min=0, help="Scenes of each data set to map; default all, and 8 where scenes have no CRS. 0 makes no maps."
-    ),
+    typer.Option(min=0, help="Scenes to map per data set; default all, or 8 if scenes have no CRS. 0: no maps."),
 ]
 
 
 @dataclass(frozen=True)
 class EmbedPcaOptions:
-    """The options of the command; None where the user did not say."""
+    """The options of the command; None where the user gave none."""
 
     common: CommonOptions
     encoders: tuple[str, ...]
@@ -65,7 +63,7 @@ class EmbedPcaOptions:
     maps: int | None = None
 
     def params(self) -> dict[str, Any]:
-        """What decides the result beside the embeddings, as JSON."""
+        """The settings beside the embeddings that the result depends on, as JSON."""
         folder = str(self.project.absolute()) if self.project else None
         return {"components": self.components, "project": folder, "maps": self.maps}
 
@@ -91,7 +89,7 @@ def embed_pca(
     dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
-    """Embed tiles and show them along their principal components: plots, a report, and maps of whole scenes."""
+    """Principal components of the embeddings of tiles: plots, a report, and maps of whole scenes."""
     common = CommonOptions(
         catalog=catalog, out=out, seed=seed, device=device, precision=precision, devices=devices, nodes=nodes,
         tracking_uri=tracking_uri, experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
@@ -103,7 +101,7 @@ def embed_pca(
 
 
 def run(options: EmbedPcaOptions) -> int:
-    """Embed the tiles and show them along their principal components. Returns the exit code."""
+    """Embed the tiles and compute their principal components. Returns the exit code."""
     (selectors,) = read_selectors(options.common, options.datasets)
     reference = one_encoder(options.encoders)
     from geomae.commands.session import open_session
@@ -111,7 +109,7 @@ def run(options: EmbedPcaOptions) -> int:
     request = embedding_request(reference, selectors, options.layer, options.pooling)
     session = open_session(options.common, request={"command": "embed-pca", **request, **options.params()})
     selections = session.select(selectors)
-    # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
+    # Slow imports (torch takes seconds) follow the selection of tiles, which does not need them.
     from geomae.commands.run import embedding_run, launch_into, publish_embeddings, stop_early
     from geomae.encoders.selections import EmbeddingSpec, describe_embedding, embed_selections, embedding_params
     from geomae.evaluation.pca import fit_store, open_earlier, project_store
@@ -133,7 +131,7 @@ def run(options: EmbedPcaOptions) -> int:
         if embedded is None:
             return stop_early(session, analysis, stop)
         if analysis is not None:  # the first rank writes the results
-            # Pictures: matplotlib comes after the work.
+            # This imports matplotlib, which is not needed before.
             from geomae.commands.embed_pca_report import draw_maps, write_report, write_summary
 
             metrics, inputs = publish_embeddings(analysis, embedded)
@@ -158,9 +156,9 @@ def describe_pca(
     components: int | None,
     most_maps: int | None,
 ) -> list[str]:
-    """What will be made of the embeddings, in lines. Raises ConfigError for what cannot be, before any work.
+    """Lines that say what will be computed. Raises ConfigError for impossible requests, before any work begins.
 
-    `text` is how the user named the encoder.
+    `text` is the encoder as the user named it.
     """
     from geomae.encoders.extraction import EncoderTiles, shapes
     from geomae.encoders.selections import identity

@@ -1,4 +1,4 @@
-"""The report of `geomae embed-pca`: what the components are, where the tiles lie along them, and the maps.
+"""The report of `geomae embed-pca`: the components, the scores of the tiles, and the maps.
 
 T tiles, K components
 """
@@ -28,13 +28,13 @@ from geomae.reports.pca_map_figures import SceneMap, write_map
 from geomae.runtime.devices import Compute
 from geomae.tracking import commit
 
-MOST_MAPS = 24  # in the page; the folder has all
+MOST_MAPS = 24  # shown on the page; the folder has all
 
 
 def draw_maps(
     analysis: AnalysisRun, compute: Compute, embedded: Embedded, earlier: Earlier | None, most: int | None, seed: int
 ) -> list[SceneMap]:
-    """Map the scenes of all data sets; in the colours of the earlier run, where it made maps."""
+    """Map the scenes of all data sets, in the colours of the earlier run if that has maps."""
     jobs = scenes_to_map(embedded.parts, most)
     if not jobs:
         return []
@@ -68,13 +68,13 @@ def write_report(
     earlier: Earlier | None,
     maps: Sequence[SceneMap],
 ) -> None:
-    """Publish the pictures of variance and of tiles, and the report."""
+    """Publish the pictures of variance and of scores, and the report."""
     out, dataset, seed = analysis.out, embedded.open(), analysis.common.seed
     known = columns(dataset, *([earlier.dataset] if earlier else []))
     coloured = colour_columns(known)
     share_D, kept = result.pca.share_D, len(result.share_K)
     pca_scree(out / "pca_scree.png", share_D, kept, result.pca.effective_rank, title=title)
-    caption = f"{result.tiles:,} tiles" + (f"; light: the tiles of {result.earlier}" if result.earlier else "")
+    caption = f"{result.tiles:,} tiles" + (f"; light colours: the tiles of {result.earlier}" if result.earlier else "")
     behind_T = np.arange(len(scores_TK)) >= result.tiles
     path = out / "pca_scatter.png"
     pca_scatter(path, scores_TK, coloured, result.share_K, title=title, caption=caption, behind_T=behind_T)
@@ -95,7 +95,7 @@ def write_summary(
     metrics: Mapping[str, float],
     inputs: Mapping[str, Any],
 ) -> None:
-    """Publish the summary, and show on the terminal what it says."""
+    """Publish the summary and print its contents."""
     out = analysis.out
     names = ("pca.npz", "pca_scree.png", "pca_scatter.png", "report.html")
     analysis.finish(
@@ -109,7 +109,7 @@ def write_summary(
 
 
 def summarize_pca(result: PcaResult) -> str:
-    """What the components carry, in a sentence."""
+    """A sentence on the variance explained by the components."""
     first = min(3, len(result.carried_K))
     share = result.carried_K[:first].sum()
     components = f"first {first} components" if first > 1 else "first component"
@@ -132,16 +132,16 @@ def _variance(folder: Path, result: PcaResult) -> Section:
         header.append("share of the variance here")
         values.append(result.carried_K)
         text.append(
-            f"They are those of {result.earlier}, into which the tiles were projected: the picture shows the variance "
-            "of the tiles that they were fitted to, and the last column that of the tiles at hand."
+            f"They are the components of {result.earlier}, onto which these tiles were projected. The picture shows "
+            "the variance of the tiles that the components were fitted to; the last column, that of these tiles."
         )
     text.append(
-        "The effective rank says how many directions are in use: it is as large as there are features when all carry "
-        "the same variance, and 1 when one carries all."
+        "The effective rank is the number of directions in use: it equals the number of features if all have the "
+        "same variance, and 1 if one direction has all of it."
     )
     rows = [(k + 1, *(float(column[k]) for column in values)) for k in range(len(share_K))]
-    table = Table(f"The {len(rows)} components that are kept", header, rows)
-    figure = Figure(folder / "pca_scree.png", "Variance along the components, one by one and together.")
+    table = Table(f"The {len(rows)} components kept", header, rows)
+    figure = Figure(folder / "pca_scree.png", "Share of variance of each component, and cumulative.")
     return Section("Variance", (*_warning(result), *result.notes, *text), (figure, table))
 
 
@@ -150,38 +150,38 @@ def _explore(folder: Path, result: PcaResult, explored: ExplorerData) -> Section
     which = (
         "all tiles" if shown == result.tiles else f"{shown:,} of {result.tiles:,} tiles, drawn at random by the seed"
     )
-    lightly = f" The tiles of {result.earlier} lie lightly behind." if result.earlier else ""
+    lightly = f" The tiles of {result.earlier} are in light colours behind." if result.earlier else ""
     text = (
-        f"The plot shows {which}.{lightly} Point at a tile, or tap it, to see its picture; after a click into the plot "
-        "the arrow keys go from tile to tile. A click on a name hides its tiles.",
+        f"The plot shows {which}.{lightly} Point at a tile, or tap it, to see its picture. After a click into the "
+        "plot, the arrow keys move from tile to tile. A click on a name in the legend hides its tiles.",
     )
-    figure = Figure(folder / "pca_scatter.png", f"The same components, by all that is known of the tiles.{lightly}")
+    figure = Figure(folder / "pca_scatter.png", f"The same components, coloured by attributes of the tiles.{lightly}")
     return Section("Tiles along the components", text, (explorer(explored), figure))
 
 
 def _maps(maps: Sequence[SceneMap], scenes: int) -> Section:
     text = [
-        "Every patch of a scene along the first three components of patch embeddings, as red, green and blue. One set "
-        "of colours holds for all maps: black and full colour are the 2nd and 98th percentile of the patches that the "
-        "components were fitted to, those of train tiles. What has one colour, the encoder takes for alike. The "
-        "GeoTIFFs lie beside this page."
+        "Red, green and blue are the first three principal components of the patch embeddings. All maps have the same "
+        "colour scale: black and full colour are the 2nd and 98th percentile of the patches that the components were "
+        "fitted to, those of train tiles. Patches of one colour have similar embeddings. The GeoTIFFs are beside this "
+        "page."
     ]
     if len(maps) < scenes:
-        text.append(f"{len(maps)} of {scenes} scenes are mapped; `--maps` maps more.")
+        text.append(f"{len(maps)} of {scenes} scenes are mapped; raise `--maps` to map more.")
     if len(maps) > MOST_MAPS:
-        text.append(f"The first {MOST_MAPS} of {len(maps)} maps; the folder has all.")
+        text.append(f"The page shows the first {MOST_MAPS} of {len(maps)} maps; the folder has all.")
     figures = tuple(Figure(one.picture, f"{one.title}, in {one.raster.name}") for one in maps[:MOST_MAPS])
     return Section("Maps", tuple(text), figures)
 
 
 def _about(analysis: AnalysisRun, compute: Compute, made_by: Mapping[Any, Any]) -> About:
-    """What was run."""
+    """The settings and inputs of the run."""
     params = analysis.params
     return {
         "encoder": link_run(str(params["encoder"])),
         "model digest": str(made_by["model_digest"]),
         "layer, pooling": f"{made_by['layer']}, {made_by['pooling']}",
-        "how it takes the tiles": "; ".join(made_by["notes"]),
+        "input of the encoder": "; ".join(made_by["notes"]),
         "catalogue": str(params["catalog"]),
         "selections": ", ".join(params["dataset"]),
         "digest of the data": str(made_by["data_digest"]),

@@ -1,5 +1,5 @@
-"""`geomae finetune`: an encoder learns from labels, and is measured against its own frozen probe and against itself
-untrained.
+"""`geomae finetune`: train an encoder with labels, and compare it with a probe of the frozen encoder, with the same
+architecture trained from random weights, and with a random forest.
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FinetuneOptions:
-    """The options of the command; None where the user did not say."""
+    """The options of the command; None where the user gave none."""
 
     common: CommonOptions
     model: str
@@ -60,7 +60,7 @@ class FinetuneOptions:
     register: str | None = None
 
     def params(self, config: "FinetuneConfig") -> dict[str, Any]:
-        """What decides the result, as JSON."""
+        """The settings that the result depends on, as JSON."""
         names = ("model", "train", "task", "shots", "baselines")
         own = {name: getattr(self, name) for name in names} | {"eval": list(self.tests)}
         return own | {"config": config.model_dump(mode="json")}
@@ -72,19 +72,19 @@ def finetune(
     ],
     train: Annotated[str, typer.Option("--train", help="SELECTOR of the labelled tiles to learn from.")],
     test: Annotated[
-        list[str] | None, typer.Option("--eval", help="SELECTOR of labelled tiles to be tested on; repeatable.")
+        list[str] | None, typer.Option("--eval", help="SELECTOR of labelled tiles to test on; repeatable.")
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help="classification, regression or segmentation; default what labels tell.")
+        str | None, typer.Option(help="classification, regression or segmentation; default: inferred from the labels.")
     ] = None,
     method: Annotated[str | None, typer.Option(help="full (default), lora, last-blocks or head.")] = None,
     shots: Annotated[
-        str | None, typer.Option(help="Repeat it with so many labels per class, as in 1,5,10,50; three draws each.")
+        str | None, typer.Option(help="Repeat with few labels per class, as in 1,5,10,50; three draws each.")
     ] = None,
     no_baselines: Annotated[
-        bool, typer.Option("--no-baselines", help="Leave the frozen probe, scratch and forest out of the table.")
+        bool, typer.Option("--no-baselines", help="Omit the frozen probe, scratch and forest from the table.")
     ] = False,
-    register: Annotated[str | None, typer.Option(help="Put the model into MLflow's registry under this name.")] = None,
+    register: Annotated[str | None, typer.Option(help="Register the model in MLflow under this name.")] = None,
     catalog: CatalogFile = None,
     config: Annotated[
         str | None,
@@ -103,7 +103,7 @@ def finetune(
     dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fine-tune an encoder with labels, and measure it against a probe, a forest and itself untrained."""
+    """Fine-tune an encoder with labels; compare it with a probe, a forest and training from random weights."""
     common = CommonOptions(
         catalog=catalog, out=out, seed=seed, device=device, devices=devices, nodes=nodes, precision=precision,
         tracking_uri=tracking_uri, experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
@@ -116,7 +116,7 @@ def finetune(
 
 
 def run(options: FinetuneOptions) -> int:
-    """Fine-tune and measure. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
+    """Fine-tune and evaluate. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
     reference = read_encoder(options)
     config, shots = read_config(options, reference)
     selectors = read_selectors(options.common, [options.train], *([options.tests] if options.tests else []))
@@ -124,7 +124,7 @@ def run(options: FinetuneOptions) -> int:
 
     session = open_session(options.common, request={"command": "finetune", **options.params(config)})
     selections = session.select([one for group in selectors for one in group])
-    # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
+    # Slow imports (torch takes seconds) follow the selection of tiles, which does not need them.
     from geomae.commands import finetune_report as report
     from geomae.commands.run import first_rank_run, launch_into, stop_early
     from geomae.evaluation.finetune_task import read_finetune_task
@@ -136,7 +136,7 @@ def run(options: FinetuneOptions) -> int:
     config, start = open_encoder(options, config, reference, selections[0])
     task = read_finetune_task(session.catalog, selections, start, options.task, config, options.common.seed)
     if shots and task.task != "classification":
-        raise ConfigError(f"--shots {options.shots}: counts labels per class of tiles, and the task is {task.task}")
+        raise ConfigError(f"--shots {options.shots}: needs classes of tiles, and the task is {task.task}; leave it out")
     _, share = network_of(task.job(config), config)
     if options.common.dry_run:
         report.describe_dry_run(session, task, config, share)
@@ -154,7 +154,7 @@ def run(options: FinetuneOptions) -> int:
             learned = train(session.compute, task, config, shots, options.baselines, out, stop, progress)
             if learned is None:
                 return stop_early(session, analysis, stop)
-            if analysis is not None:  # the first rank measures and writes
+            if analysis is not None:  # the first rank evaluates and writes
                 result = measure(session, analysis, task, learned, shots, options.baselines, reference, stop)
                 if result is None:
                     return stop_early(session, analysis, stop)
@@ -169,7 +169,7 @@ def train(
     compute: "Compute", task: "FinetuneTask", config: "FinetuneConfig", shots: tuple[int, ...], baselines: bool,
     out: Path, stop: "Stop", progress: "Progress",
 ) -> "FinetuneResult | None":  # fmt: skip
-    """Everything that learns by gradients, on all ranks, and what it says of the tests; None where `stop` ended it."""
+    """Train the models on all ranks and predict the tests; None if `stop` ended it."""
     from geomae.commands.finetune_report import FINE_TUNING
     from geomae.commands.run import RunFolder
     from geomae.evaluation import finetuning as measured
@@ -207,7 +207,7 @@ def measure(
     session: "Session", run_: "AnalysisRun", task: "FinetuneTask", result: "FinetuneResult", shots: tuple[int, ...],
     baselines: bool, reference: "Reference", stop: "Stop",
 ) -> "FinetuneResult | None":  # fmt: skip
-    """With the probe of the frozen encoder, a forest, and the scores of all; None where `stop` ended it."""
+    """Add the probe of the frozen encoder and a forest, and score all methods; None if `stop` ended it."""
     from geomae.encoders import EncoderSpec
     from geomae.encoders.selections import EmbeddingSpec, embed_specs
     from geomae.evaluation import finetuning as measured
@@ -235,7 +235,7 @@ def measure(
 
 
 def read_config(options: FinetuneOptions, reference: "Reference") -> "tuple[FinetuneConfig, tuple[int, ...]]":
-    """The configuration and the numbers of labels. Raises ConfigError for options that do not fit together."""
+    """The configuration and the numbers of labels. Raises ConfigError for options that cannot be combined."""
     from geomae.config import load_config
     from geomae.encoders.specification import TIMM, TORCHGEO
     from geomae.training.finetuning_config import FinetuneConfig
@@ -256,19 +256,19 @@ def _read_shots(text: str | None) -> tuple[int, ...]:
 
 
 def read_encoder(options: FinetuneOptions) -> "Reference":
-    """What `--model` names. Raises ConfigError for encoders that cannot be trained, and says why."""
+    """The encoder that `--model` names. Raises ConfigError, with the reason, for one that cannot be trained."""
     from geomae.encoders.specification import BASELINE, GALILEO, parse_encoder
 
     reference = parse_encoder(options.model)
     if reference.kind == BASELINE:
         raise ConfigError(
-            f"--model {options.model}: a baseline has no weights that could learn; give a model folder (the table has "
-            "`scratch`, an untrained encoder, beside it)"
+            f"--model {options.model}: a baseline has no weights to train; give a model folder (the table also has "
+            "`scratch`, trained from random weights)"
         )
     if reference.kind == GALILEO:
         raise ConfigError(
-            f"--model {options.model}: what is fine-tuned is kept as a model folder, which cannot hold Galileo's "
-            "groups of bands; let a probe learn from it (geomae probe), or train it without labels (geomae adapt)"
+            f"--model {options.model}: a fine-tuned model is saved as a model folder, which cannot hold Galileo's "
+            "groups of bands; fit a probe to it (geomae probe), or train it without labels (geomae adapt)"
         )
     return reference
 
@@ -276,8 +276,9 @@ def read_encoder(options: FinetuneOptions) -> "Reference":
 def open_encoder(
     options: FinetuneOptions, config: "FinetuneConfig", reference: "Reference", learned: "Selection"
 ) -> "tuple[FinetuneConfig, OwnStart]":
-    """The weights to begin from, and the configuration with the block that the head reads: of a network that was not
-    taught to reconstruct it is the last, unless the user said otherwise.
+    """The initial weights, and the configuration with the block that the head reads.
+
+    Unless the user chose one, a network that was not trained to reconstruct is read after its last block.
     """
     from geomae.encoders.selections import model_folder
     from geomae.encoders.specification import FOLDER, MLFLOW, TIMM

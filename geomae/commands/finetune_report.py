@@ -1,4 +1,4 @@
-"""What `geomae finetune` leaves: the model folder, the table, pictures, report and summary."""
+"""Output of `geomae finetune`: the model folder, the table, pictures, report and summary."""
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,21 +39,23 @@ COMPARED = (TO_FIRST, TO_BASELINE)
 
 
 def model_tags(start: OwnStart) -> dict[str, str]:
-    """Which run made the model that is fine-tuned."""
+    """The MLflow run that made the model to fine-tune."""
     run_id = start.provenance.get("mlflow_run")
     return {"geomae.model_run": str(run_id)} if run_id else {}
 
 
-FINE_TUNING = "fine-tuning"  # the training whose figures go into the history
+FINE_TUNING = "fine-tuning"  # the training whose metrics go into the history
 
 
 class Progress:
-    """Shows and logs what trainings report. The history has the figures of the fine-tuning itself, one rate after the
-    other, with steps that go on counting.
+    """Shows and logs the events of trainings.
+
+    The history holds the metrics of the fine-tuning itself, one learning rate after the other; steps are counted over
+    all rates.
     """
 
     def __init__(self, run_: AnalysisRun | None, config: FinetuneConfig) -> None:
-        """Forget the figures of steps that will be computed again. Other ranks have no run, and show nothing."""
+        """Drop the metrics of steps that will be computed again. Other ranks have no run, and show nothing."""
         self.run, self.config = run_, config
         if run_ is not None:
             trained = run_.folder.checkpoints / "model"
@@ -61,7 +63,7 @@ class Progress:
             run_.folder.forget_after(max((begin + last for begin, last in done.items() if last), default=0))
 
     def of(self, what: str) -> OnEvent:
-        """What hears of one of the trainings."""
+        """The event handler of one of the trainings."""
 
         def hear(name: str, event: Event) -> None:
             if self.run is None:
@@ -83,15 +85,15 @@ class Progress:
 
 
 def _history_of(rows: Sequence[Mapping[str, Any]], config: FinetuneConfig, rate: float) -> list[dict[str, Any]]:
-    """The figures of the training at one rate, by its own steps."""
+    """The metrics of the training at one learning rate, by its own steps."""
     begin = config.begins(config.at(rate).runs[0])
     return [dict(row) | {"step": row["step"] - begin} for row in rows if 0 <= row["step"] - begin <= config.steps]
 
 
 def describe_dry_run(session: Session, task: FinetuneTask, config: FinetuneConfig, share: Share) -> None:
-    """What a dry run prints."""
+    """Print what would be trained."""
     screen = session.screen
-    screen.result(f"{task.task} by {config.method}: {share.trained:,} of {share.total:,} parameters learn")
+    screen.result(f"{task.task} by {config.method}: {share.trained:,} of {share.total:,} parameters are trained")
     for what, parts in (("learn from", (task.learned,)), ("choose on", (task.held,)), ("test on", task.tests)):
         for part in parts:
             screen.result(f"{what} {part.name}: {len(part)} labelled tiles in {len(set(part.unit_T))} groups")
@@ -105,7 +107,7 @@ def describe_dry_run(session: Session, task: FinetuneTask, config: FinetuneConfi
 def save_finetuned(
     run_: AnalysisRun, catalog: Catalog, config: FinetuneConfig, task: FinetuneTask, model: Model, start: OwnStart
 ) -> None:
-    """Publish the model folder, in the place of what a run left that was killed behind this point."""
+    """Publish the model folder; replaces one that an earlier, killed run left."""
     provenance = {
         "command": "finetune",
         "code_version": __version__,
@@ -125,7 +127,7 @@ def write_results(
     run_: AnalysisRun, session: Session, result: FinetuneResult, reference: Reference, start: OwnStart,
     register: str | None,
 ) -> None:  # fmt: skip
-    """Publish table, pictures, report, summary, and the model in MLflow; the same figures for people."""
+    """Publish table, pictures, report, summary, and the model in MLflow; print the results."""
     out, task, learned = run_.out, result.task, result.learned
     write_table(out / "finetune.csv", result, reference.label)
     pictures = write_pictures(run_, result)
@@ -157,7 +159,7 @@ def write_results(
 
 
 def write_table(path: Path, result: FinetuneResult, encoder: str) -> None:
-    """Publish finetune.csv, whose columns are those of probe.csv."""
+    """Publish finetune.csv, with the columns of probe.csv."""
     task, rows = result.task, []
     for row in result.scores.rows:
         truth = task.truths[row.test]
@@ -171,20 +173,20 @@ def write_table(path: Path, result: FinetuneResult, encoder: str) -> None:
 
 
 def write_pictures(run_: AnalysisRun, result: FinetuneResult) -> dict[str, Path]:
-    """Publish the pictures; their paths by name."""
+    """Publish the pictures; returns their paths by name."""
     out, task = run_.out, result.task
     paths = {name: out / f"finetune_{name}.png" for name in ("scores", "loss")}
     from geomae.reports.finetune_figures import examples_picture
     from geomae.reports.probe_figures import confusion_picture, reliability_picture, scores_picture
-    from geomae.reports.training_report import loss_curve  # matplotlib, which a training need not wait for
+    from geomae.reports.training_report import loss_curve  # imports matplotlib, which training does not need
 
     axis = metric_name(result.main)
     scores_picture(
         paths["scores"], {test.name: list(_bars(result, test.name)) for test in task.tests},
-        title=f"Learned from {task.learned.name}", axis=axis,
-        caption="Lines: 95 % over resampled groups, where there are at least ten.\nGrey: what it is measured against.",
+        title=f"Trained on {task.learned.name}", axis=axis,
+        caption="Lines: 95 % interval over resampled groups, if there are at least ten.\nGrey: baselines.",
     )  # fmt: skip
-    what = "squared error, in variances" if task.task == REGRESSION else "cross entropy in nats"
+    what = "squared error / variance of the labels" if task.task == REGRESSION else "cross entropy in nats"
     history = _history_of(run_.folder.history(), result.config, result.learned.rate)
     loss_curve(paths["loss"], history, training="train/loss", validation="loss/held-out", what=what)
     if task.names:
@@ -202,13 +204,13 @@ def write_pictures(run_: AnalysisRun, result: FinetuneResult) -> dict[str, Path]
     paths["examples"] = out / "finetune_examples.png"
     examples_picture(
         paths["examples"], _examples(result), task.record.bands, task.names,
-        title=f"Tiles of {task.tests[0].name}, the worst first", colours=colours_of(task.names),
+        title=f"Tiles of {task.tests[0].name}, largest errors first", colours=colours_of(task.names),
     )  # fmt: skip
     return paths
 
 
 def _examples(result: FinetuneResult, most: int = 6) -> "list[Example]":
-    """Tiles of the first test with truth and prediction: those that are most wrong, and as many of the others."""
+    """Tiles of the first test with truth and prediction: those with the largest errors, and others."""
     from geomae.reports.finetune_figures import Example
 
     task = result.task
@@ -226,7 +228,7 @@ def _examples(result: FinetuneResult, most: int = 6) -> "list[Example]":
 
 
 def _wrong(task: FinetuneTask, truth: Any, predictions: Any) -> Any:
-    """How wrong each tile is (T,): 0 or 1, the share of its pixels, or the distance of numbers."""
+    """Error of each tile (T,): 0 or 1 for a class, the share of wrong pixels, or the absolute error of a number."""
     if task.task == REGRESSION:
         return abs(predictions - truth)
     if task.task != SEGMENTATION:
@@ -244,7 +246,7 @@ def _bars(result: FinetuneResult, test: str) -> "Iterator[Bar]":
 
 
 def _table(result: FinetuneResult, test: str) -> Table:
-    """A row per method: every figure over all classes, the main one with its interval, and its paired difference."""
+    """A row per method: every metric over all classes; the main one with interval and paired difference."""
     rows = [row for row in result.scores.rows if row.test == test and row.of == ALL and row.shots is None]
     by: dict[str, dict[str, ProbeRow]] = {}
     for row in rows:
@@ -268,7 +270,7 @@ def _table(result: FinetuneResult, test: str) -> Table:
 
 
 def summarize_finetuning(result: FinetuneResult) -> Iterator[str]:
-    """A sentence for every test: what it scores, and whether that is more than each other method does."""
+    """A sentence for every test: the score, and its difference from each other method."""
     task, main = result.task, metric_name(result.main)
     for test in task.tests:
         rows = {(row.encoder, row.metric): row for row in result.scores.rows
@@ -283,9 +285,9 @@ def summarize_finetuning(result: FinetuneResult) -> Iterator[str]:
             gain = -row.value
             if row.interval is None:
                 few = f"{groups} groups are too few for an interval (it takes {FEWEST_GROUPS})"
-                said.append(f"{gain:+.3f} to {method}, but {few}")
+                said.append(f"{gain:+.3f} against {method}, but {few}")
             elif row.interval[0] <= 0 <= row.interval[1]:
-                said.append(f"the data cannot tell it from {method} ({gain:+.3f})")
+                said.append(f"no significant difference from {method} ({gain:+.3f})")
             else:
                 side = "better" if gain > 0 else "worse"
                 low, high = -row.interval[1], -row.interval[0]
@@ -301,7 +303,7 @@ def _few_table(result: FinetuneResult, test: str) -> Table:
         for (method, shots, metric), row in rows.items()
         if metric == result.main
     ]
-    header = ["method", "labels per class", metric_name(result.main), "95 %", "deviation over draws"]
+    header = ["method", "labels per class", metric_name(result.main), "95 %", "standard deviation over draws"]
     return Table(test, header, cells)
 
 
@@ -309,60 +311,61 @@ def write_report(result: FinetuneResult, pictures: Mapping[str, Path], about: Ab
     """Publish `report.html`."""
     task, learned = result.task, result.learned
     tests = ", ".join(test.name for test in task.tests)
-    subject = f"{task.task.capitalize()} learned from {task.learned.name}, tested on {tests}."
+    subject = f"{task.task.capitalize()} trained on {task.learned.name}, tested on {tests}."
     lead, *more = [*summarize_finetuning(result)] or [subject]
     sections = [
-        Section("What the data say", (subject, *more),
+        Section("Result", (subject, *more),
                 (Figure(pictures["scores"], "Every method on every test."),)),
         Section("Scores", (_how_compared(result),), tuple(_table(result, test.name) for test in task.tests)),
     ]  # fmt: skip
     if any(row.shots is not None for row in result.scores.rows):
         text = (
-            f"From so many labels per class: {DRAWS} draws of the fine-tuning (the probe: ten) that spread over "
-            "groups, at the rate that was chosen with all labels; nothing is held out and the last weights count."
+            f"Training with few labels per class: {DRAWS} draws for the fine-tuning (ten for the probe), spread over "
+            "groups, at the learning rate chosen with all labels. No tile is held out; the last weights are scored."
         )
         sections.append(Section("Few labels", (text,), tuple(_few_table(result, test.name) for test in task.tests)))
     if task.names:
         head = result.model.head
         assert head is not None
         notes = head.record.calibration.notes if head.record.calibration else ()
-        sections.append(Section("Classes", (), (Figure(pictures["confusion"], "Share of each class's row."),)))
+        confusion = Figure(pictures["confusion"], "Rows: true class; each cell is a share of its row.")
+        sections.append(Section("Classes", (), (confusion,)))
         sections.append(Section(
-            "How sure it is",
+            "Calibration",
             ("Probabilities are calibrated on the held-out tiles: a temperature and a bias per class.", *notes),
-            (Figure(pictures["reliability"], "How often it is right, by how sure it is; on the line it means it."),),
+            (Figure(pictures["reliability"], "Accuracy by confidence; on the diagonal, confidence equals accuracy."),),
         ))  # fmt: skip
     sections.append(Section("Examples", (), (Figure(pictures["examples"], "Tile, truth, prediction and error."),)))
-    parts: list[Figure | Table] = [Figure(pictures["loss"], "The training, and the tiles that chose its step.")]
+    parts: list[Figure | Table] = [Figure(pictures["loss"], "Loss in training and on the held-out tiles.")]
     if learned.tried:
         tried: list[list[Cell]] = [[f"{rate:g}", loss] for rate, loss in learned.tried.items()]
-        parts.append(Table("Rates that were tried, and the loss on held-out tiles", ["rate", "loss"], tried))
-    sections.append(Section("How it learned", tuple(_how_learned(result)), tuple(parts)))
+        parts.append(Table("Learning rates tried, with the loss on held-out tiles", ["learning rate", "loss"], tried))
+    sections.append(Section("Training", tuple(_how_learned(result)), tuple(parts)))
     write_page(path, Page(f"Fine-tuning: {task.learned.name}", lead, tuple(sections), about))
 
 
 def _how_compared(result: FinetuneResult) -> str:
     return (
-        f"{LINEAR}: the linear probe of the frozen encoder. {SCRATCH}: the same architecture from random weights, its "
-        f"own rate chosen likewise. {FOREST}: a random forest on the pixels themselves, without an encoder. "
-        "Intervals are 95 % over resampled groups; differences are paired, on the same "
-        "resamples. ece: expected calibration error."
+        f"{LINEAR}: the linear probe of the frozen encoder. {SCRATCH}: the same architecture trained from random "
+        f"weights, with its own choice of learning rate. {FOREST}: a random forest on pixel values, without an "
+        "encoder. Intervals are 95 % over resampled groups; differences are paired, on the same resamples. "
+        "ece: expected calibration error."
     )
 
 
 def _how_learned(result: FinetuneResult) -> Iterator[str]:
     learned, task = result.learned, result.task
     yield (
-        f"{result.config.method}: {learned.share.trained:,} of {learned.share.total:,} parameters learned "
-        f"({learned.share.share:.1%}), at the rate {learned.rate:g} for 256 tiles; step {learned.kept_step} of "
+        f"{result.config.method}: {learned.share.trained:,} of {learned.share.total:,} parameters trained "
+        f"({learned.share.share:.1%}), at learning rate {learned.rate:g} per 256 tiles; step {learned.kept_step} of "
         f"{learned.steps} is kept, the best on the held-out tiles."
     )
-    yield f"{task.how}. No label of a test had a part in any choice."
+    yield f"{task.how}. No choice used a label of a test."
     yield from task.notes
 
 
 def _metrics(result: FinetuneResult) -> Iterator[tuple[str, float]]:
-    """Every figure by the name METRIC/TEST/METHOD and what narrows it down, and the ends of its interval."""
+    """Every metric under METRIC/TEST/METHOD (with shots or class where it has them), and the ends of its interval."""
     for row in result.scores.rows:
         parts = [row.metric, row.test, row.encoder]
         parts += [f"shots{row.shots}"] if row.shots is not None else []
@@ -375,7 +378,7 @@ def _metrics(result: FinetuneResult) -> Iterator[tuple[str, float]]:
 
 
 def print_results(run_: AnalysisRun, result: FinetuneResult) -> None:
-    """The figures that the command prints."""
+    """Print the tables and sentences of the result."""
     for test in result.task.tests:
         table = _table(result, test.name)
         run_.screen.table(table.caption, table.header, [[_cell(one) for one in row] for row in table.rows])

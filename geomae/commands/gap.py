@@ -1,4 +1,4 @@
-"""`geomae gap`: how far apart two domains are, and in what."""
+"""`geomae gap`: distances between two domains, in pixels, embeddings, labels and reconstruction errors."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,7 +35,7 @@ STATISTICS = "baseline:statistics"
 
 @dataclass(frozen=True)
 class GapOptions:
-    """The options of the command; None where the user did not say."""
+    """The options of the command; None where the user gave none."""
 
     common: CommonOptions
     source: str
@@ -46,7 +46,7 @@ class GapOptions:
     pooling: str | None = None
 
     def request(self) -> dict[str, Any]:
-        """What decides the result, as far as the options tell, as JSON."""
+        """The options that the result depends on, as JSON."""
         names = ("source", "target", "baselines", "layer", "pooling")
         return {name: getattr(self, name) for name in names} | {
             "encoders": list(self.encoders),
@@ -59,7 +59,7 @@ def gap(
     target: Annotated[str, typer.Option("--target", help="SELECTOR of the tiles of the target domain.")],
     encoder: Encoders = None,
     catalog: CatalogFile = None,
-    no_baselines: Annotated[bool, typer.Option("--no-baselines", help="Leave statistics out of the table.")] = False,
+    no_baselines: Annotated[bool, typer.Option("--no-baselines", help="Omit band statistics from the table.")] = False,
     layer: Layer = None,
     pooling: Pooling = None,
     out: Out = None,
@@ -72,7 +72,7 @@ def gap(
     dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
-    """How far apart two domains are, and in what: pixels, embeddings, labels, reconstruction errors."""
+    """Measure the distance between two domains in pixels, embeddings, labels and reconstruction errors."""
     common = CommonOptions(
         catalog=catalog, out=out, seed=seed, device=device, precision=precision, tracking_uri=tracking_uri,
         experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
@@ -92,7 +92,7 @@ def run(options: GapOptions) -> int:
     specs = encoder_specs(options)
     session = open_session(options.common, "geomae gap", {"command": "gap", **options.request()})
     selected = session.select([source, target])
-    # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
+    # Slow imports (torch takes seconds) follow the selection of tiles, which does not need them.
     from geomae.commands.run import AnalysisRun, selection_record
     from geomae.encoders.selections import EmbeddingSpec, embed_specs, encoder_digest
     from geomae.encoders.specification import FOLDER, MLFLOW
@@ -129,24 +129,24 @@ def run(options: GapOptions) -> int:
             return stop.exit_code
         result = measure_gap(session.compute, domains, compared, trained, embedded, options.common.seed, run_.step)
         run_.screen.close()
-        from geomae.commands.gap_report import write_results  # pictures: matplotlib comes after the work
+        from geomae.commands.gap_report import write_results  # imports matplotlib
 
         write_results(run_, session, result, embedded)
         first = (one.references[0] for one in specs)
-        model = next((one.text for one in first if one.kind in (FOLDER, MLFLOW)), "MODEL")  # a baseline cannot adapt
+        model = next((one.text for one in first if one.kind in (FOLDER, MLFLOW)), "MODEL")  # not a baseline
         named = {"source": source, "target": target, "model": model}
         session.screen.say(next_command("gap", options.common, **named))
     return 0
 
 
 def encoder_specs(options: GapOptions) -> "tuple[EncoderSpec, ...]":
-    """The user's encoders in their order, and band statistics beside them. Raises ConfigError for what cannot be."""
+    """The user's encoders in their order, then band statistics. Raises ConfigError for impossible requests."""
     from geomae.encoders import EncoderSpec, parse_encoders
 
     if options.source == options.target:
-        raise ConfigError(f"--source and --target are both {options.source}; a gap is one between two domains")
+        raise ConfigError(f"--source and --target are both {options.source}; a gap needs two domains")
     named = any(text.rpartition("=")[2] == STATISTICS for text in options.encoders)
     extra = [STATISTICS] if options.baselines and not named else []
     if not options.encoders and not extra:
-        raise ConfigError("there is nothing to embed the tiles with; name an --encoder")
+        raise ConfigError("no encoder is left to embed the tiles; name an --encoder")
     return tuple(EncoderSpec(one.label, (one,)) for one in parse_encoders([*options.encoders, *extra]))

@@ -1,4 +1,4 @@
-"""What `geomae gap` leaves: figures, pictures and the report, and sentences about them.
+"""Output of `geomae gap`: values, pictures, the report, and sentences about them.
 
 T tiles, K components
 """
@@ -44,7 +44,7 @@ TITLES = {
 
 
 def write_results(run_: AnalysisRun, session: Session, result: GapResult, embedded: Sequence[Embeddings]) -> None:
-    """Publish rows, pictures, report and summary; the same figures for people."""
+    """Publish rows, pictures, report and summary; print the results."""
     out = run_.out
     made_by = {one.path.parent.name: one.made_by for one in embedded if one.made_by is not None}
     write_json(out / "gap.json", {"rows": result.rows()})
@@ -67,7 +67,7 @@ def write_results(run_: AnalysisRun, session: Session, result: GapResult, embedd
 
 
 def print_results(result: GapResult, out: Path, screen: Screen) -> None:
-    """The tables and sentences that the command prints."""
+    """Print the tables and sentences of the result."""
     header = ["value", "halves of source", "p (Holm)"]
     tested = [one for one in result.figures[PIXELS] if one.p is not None or one.null_value is not None]
     if tested:
@@ -84,7 +84,7 @@ def print_results(result: GapResult, out: Path, screen: Screen) -> None:
 
 
 def describe_dry_run(domains: GapDomains, specs: Sequence[EncoderSpec], screen: Screen) -> None:
-    """What a dry run prints."""
+    """Print what would be measured."""
     for domain in domains:
         screen.result(f"{domain.role} {domain.name}: {domain.tiles} tiles in {domain.groups} groups")
     screen.result(f"groups in both: {domains.paired}")
@@ -93,23 +93,20 @@ def describe_dry_run(domains: GapDomains, specs: Sequence[EncoderSpec], screen: 
 
 
 def p_text(p: float | None) -> str:
-    """A p-value as people write it; empty where nothing was tested."""
+    """A p-value as text; empty if nothing was tested."""
     return "" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def measure_title(measure: str) -> str:
-    """A measure as people write it."""
+    """The written name of a measure."""
     name, _, of = measure.partition("/")
     return TITLES.get(name, name.replace("_", " ")) + (f" of {of}" if of else "")
 
 
 def summarize_gap(result: GapResult) -> Iterator[str]:
-    """A sentence or two each about pixels, labels and every encoder; and what the data cannot tell."""
+    """One or two sentences each on pixels, labels and every encoder, and whether the differences are significant."""
     if not result.tested:
-        yield (
-            "Whether any of this is more than chance the data cannot tell: there are too few groups for a permutation "
-            f"test ({_groups(result)})."
-        )
+        yield f"Significance cannot be tested: too few groups for a permutation test ({_groups(result)})."
     yield from _pixels(result)
     yield from _labels(result)
     for label in result.encoders:
@@ -118,35 +115,35 @@ def summarize_gap(result: GapResult) -> Iterator[str]:
 
 
 def describe_gap_method(result: GapResult) -> Iterator[str]:
-    """How the figures came about."""
+    """Sentences on how the values were measured."""
     for domain in result.domains:
         drawn = f", of which {len(domain):,} were drawn by the seed" if domain.tiles > len(domain) else ""
         yield f"{domain.role} {domain.name}: {domain.tiles:,} tiles{drawn}, in {domain.groups:,} groups."
     yield (
-        f"Each figure stands beside its median between {HALVINGS} random halves of the source, dealt by group: what "
-        "zero looks like among groups as different as these. "
+        f"Each value is shown with its null value: the median between {HALVINGS} random halves of the source, split by "
+        "group. It is the distance to expect without a gap. "
         + (
-            f"{result.domains.paired} groups occur in both domains and are compared with themselves, so that a gap can "
-            "be certain that is smaller than the difference between groups."
+            f"{result.domains.paired} groups occur in both domains and are compared with themselves. A gap can then be "
+            "significant even if it is smaller than the differences between groups."
             if result.domains.paired
             else "No group occurs in both domains."
         )
     )
     yield (
-        f"p-values are those of {PERMUTATIONS:,} permutations of whole groups"
-        + (" (a group in both domains swaps them within itself)" if result.domains.paired else "")
-        + f", corrected by Holm over the {result.tested} tests of this run; with fewer than {FEWEST_PERMUTATIONS} "
-        "different permutations nothing is tested."
+        f"p-values are from {PERMUTATIONS:,} permutations of whole groups"
+        + (" (in a group that occurs in both domains, the two are swapped)" if result.domains.paired else "")
+        + f", with Holm's correction over the {result.tested} tests of this run. Nothing is tested with fewer than "
+        f"{FEWEST_PERMUTATIONS} different permutations."
     )
     yield (
-        "MMD² is the unbiased estimate with a Gaussian kernel as wide as the median distance, so it can lie below 0; "
-        "CORAL distance is the squared difference of covariances by 4 D². The proxy A-distance, 2 (1 - 2 error), is 2 "
-        "where a linear classifier always tells the domain of tiles whose groups it never saw, and 0 or less where it "
-        "guesses. The subspace angle is the mean angle between the leading five components. Embeddings are taken as "
-        "they are, so MMD², CORAL and angles compare with their own null value, not across encoders."
+        "MMD² is the unbiased estimate with a Gaussian kernel as wide as the median distance; it can be negative. "
+        "The CORAL distance is the squared difference of covariances / 4 D². The proxy A-distance is 2 (1 - 2 error) "
+        "of a linear classifier of domains, on groups that it was not trained on: 2 if it is always right, 0 or less "
+        "at chance. The subspace angle is the mean angle between the first five components. Embeddings are not "
+        "standardised, so compare MMD², CORAL and angles with their null values, not across encoders."
     )
     yield (
-        "Wasserstein distances are exact on the valid pixels of a lattice in each tile; their permutations use "
+        "Wasserstein distances are exact on the valid pixels of a regular grid in each tile; their permutations use "
         f"histograms of groups. Reconstruction errors are RMSE, the mean over bands, under fixed masks ({MASK})."
     )
 
@@ -165,9 +162,9 @@ def _pixels(result: GapResult) -> Iterator[str]:
     if tested:
         sure = list(dict.fromkeys(one.band for one in tested if _significant(one)))
         said += ". " + (
-            f"More than chance in {len(sure)} of {len(differences)} bands: {', '.join(sure)}"
+            f"The difference is significant in {len(sure)} of {len(differences)} bands: {', '.join(sure)}"
             if sure
-            else "The data cannot tell the domains apart in any band"
+            else "No band differs significantly between the domains"
         )
     yield f"{said}."
 
@@ -179,14 +176,12 @@ def _labels(result: GapResult) -> Iterator[str]:
     if shift.value == 0:
         yield "Labels: the shares of the classes are the same in both domains."
         return
-    said = (
-        f"Labels: {shift.value:.0%} of the tiles of one domain would need another label to have the shares of the other"
-    )
+    said = f"Labels: the class shares of the domains differ by {shift.value:.0%} (total variation distance)"
     if shift.p_holm is not None:
         said += (
-            f", more than chance (p {_p(shift)}); alignments of whole domains can do harm then"
+            f", significant (p {_p(shift)}); alignments that ignore classes can then do harm"
             if _significant(shift)
-            else f", which is no more than chance gives (p {_p(shift)})"
+            else f", not significant (p {_p(shift)})"
         )
     yield f"{said}."
 
@@ -199,12 +194,12 @@ def _encoder(result: GapResult, label: str) -> Iterator[str]:
         yield f"{label}: the domains differ in {_list(sure)}."
     elif tested:
         least = min(tested, key=lambda one: one.p_holm or 0)
-        yield f"{label}: the data cannot tell the domains apart (least p {_p(least)}, {measure_title(least.measure)})."
+        yield f"{label}: no significant difference (smallest p {_p(least)}, {measure_title(least.measure)})."
     ratio = result.find(label, RATIO)
     if ratio is not None:
-        said = f"{label} errs {ratio.value:.2f} times as much on the target as on the source"
+        said = f"{label}: the reconstruction error on the target is {ratio.value:.2f} times that on the source"
         if ratio.p_holm is not None:
-            said += f", {'' if _significant(ratio) else 'no '}more than chance (p {_p(ratio)})"
+            said += f", {'' if _significant(ratio) else 'not '}significant (p {_p(ratio)})"
         yield f"{said}."
 
 
@@ -234,7 +229,7 @@ def write_pictures(result: GapResult, embedded: Sequence[Embeddings], out: Path)
     paths = []
     between = f"{result.domains.source.name} and {result.domains.target.name}"
     units = {domain.selected.imagery.unit for domain in result.domains}
-    if len(units) == 1:  # else there is no axis for both
+    if len(units) == 1:  # both domains need one axis
         paths.append(out / "gap_spectra.png")
         domains = [
             DomainSpectrum(f"{domain.role}: {domain.name}", domain.bands, spectrum.mean_C, spectrum.std_C)
@@ -271,29 +266,27 @@ def write_report(result: GapResult, pictures: Sequence[Path], about: About, path
         for label in result.encoders
     )
     source, target = (domain.name for domain in result.domains)
-    subject = (
-        f"How far {target} lies from {source}, and in what: pixels, embeddings, and what is known of labels and errors."
-    )
+    subject = f"Distance of {target} from {source} in pixels and embeddings, and in labels and errors where known."
     lead, *more = summarize_gap(result)
     sections = [
-        Section("What the data say", (subject, *more), (distances,)),
+        Section("Result", (subject, *more), (distances,)),
         Section("Pixels", (), (*spectra, *_pixel_tables(result))),
         Section("Embeddings", (), (_embedding_table(result), *scatters)),
     ]
     if result.find(LABELS, LABEL_SHIFT) is not None:
-        text = "Distances between the tiles of one class say what is left of the gap where the classes are the same."
+        text = "Distances between tiles of the same class: the part of the gap that class shares do not explain."
         sections.append(Section("Labels", (text,), tuple(_label_tables(result))))
     errors = _error_table(result)
     if errors.rows:
         sections.append(Section("Reconstruction", (), (errors,)))
     sections.append(Section("How it was measured", tuple(describe_gap_method(result))))
     notes = [[label, " · ".join(lines)] for label, lines in result.notes.items()]
-    sections.append(Section("Encoders", (), (Table("How each encoder takes tiles", ["encoder", "notes"], notes),)))
+    sections.append(Section("Encoders", (), (Table("Input of each encoder", ["encoder", "notes"], notes),)))
     write_page(path, Page(f"Gap: {source} to {target}", lead, tuple(sections), about))
 
 
 def _scatter(path: Path, result: GapResult, label: str, embedded: Embeddings) -> None:
-    """Both domains on the same axes: components of all tiles together."""
+    """Both domains on the same axes: principal components of all tiles together."""
     rows = [embedded.of(domain.selected) for domain in result.domains]
     together = np.concatenate(rows)
     pca = fit_pca([together], min(SCATTER_COMPONENTS, *together.shape))
@@ -311,7 +304,7 @@ def _scatter(path: Path, result: GapResult, label: str, embedded: Embeddings) ->
 
 
 def _pixel_tables(result: GapResult) -> list[Table]:
-    """A row per band: both means, how far they are apart, and the share of valid pixels."""
+    """A row per band: both means, their distance, and the share of valid pixels."""
     source = result.domains.source
     if not result.domains.same_bands:
         header = ["band", "wavelength, µm", "mean", "standard deviation", "valid"]

@@ -1,6 +1,6 @@
-"""Options that several commands share: their names, types and help; the folder of `--out`; and how a command ends.
+"""Options shared by several commands (names, types, help), the folder of `--out`, and the exit of a command.
 
-Nothing here is slow to import: `geomae --help` and a wrong option need neither torch nor pydantic.
+Nothing here is slow to import: `geomae --help` and the message for a wrong option need neither torch nor pydantic.
 """
 
 import errno
@@ -27,46 +27,46 @@ if TYPE_CHECKING:
 CatalogFile = Annotated[Path | None, typer.Option("--catalog", help="Catalogue; default data_catalog.yaml.")]
 Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="SELECTOR of tiles to use; repeatable.")]
 Evaluations = Annotated[
-    list[str] | None, typer.Option("--eval", help="SELECTOR of tiles to validate on too; repeatable.")
+    list[str] | None, typer.Option("--eval", help="SELECTOR of further tiles to validate on; repeatable.")
 ]
 Probe = Annotated[
     str | None, typer.Option("--probe", help="SELECTOR of labelled tiles for a kNN probe, every `probe_every` steps.")
 ]
-Changes = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, changes the configuration; repeatable.")]
+Changes = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: change the configuration; repeatable.")]
 Encoders = Annotated[
     list[str] | None,
     typer.Option(
         "--encoder",
-        help=f"[LABEL=]ENCODER: a model folder, {', '.join(KINDS[:-1])} or {KINDS[-1]}; repeatable where several can "
-        "be compared.",
+        help=f"[LABEL=]ENCODER: a model folder, {', '.join(KINDS[:-1])} or {KINDS[-1]}; repeatable if the command "
+        "compares several.",
     ),
 ]
 Align = Annotated[
     list[str] | None,
     typer.Option(
-        help="Alignment of the test's embeddings with those trained on, or `all`; repeatable. One is chosen, without "
-        "labels of the test."
+        help="Alignment of the test embeddings with the training embeddings, or `all`; repeatable. One is chosen "
+        "without labels of the test."
     ),
 ]
 Layer = Annotated[
-    int | None, typer.Option(min=1, help="Block after which embeddings are taken; default the encoder's best known.")
+    int | None, typer.Option(min=1, help="Block whose output is the embedding; default: recommended for the encoder.")
 ]
 Pooling = Annotated[
-    str | None, typer.Option(help="mean, cls or mean-std over the patches; default the encoder's best known.")
+    str | None, typer.Option(help="mean, cls or mean-std over the patches; default: recommended for the encoder.")
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the results; default runs/COMMAND-TIME.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Fixes all that is random.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of all random numbers.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, 32 or bf16.")]
-Devices = Annotated[int, typer.Option(min=1, help="Processes on this node.")]
-Nodes = Annotated[int, typer.Option(min=1, help="Nodes; each runs the same command.")]
+Devices = Annotated[int, typer.Option(min=1, help="Number of processes on this node.")]
+Nodes = Annotated[int, typer.Option(min=1, help="Number of nodes; each runs the same command.")]
 TrackingUri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store; default sqlite:///mlflow.db.")]
 Experiment = Annotated[str, typer.Option(help="MLflow experiment.")]
 RunName = Annotated[str | None, typer.Option(help="Name of the MLflow run; default the folder's.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run, and write nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and write nothing.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors and warnings only.")]
 
-# How the options of a command are told of in its help: at most FIRST of these first, then the rest by group.
+# Order of the options in the help of a command: at most FIRST of these first, then the rest by group.
 FIRST = 5
 USUAL = ("dataset", "train", "test", "source", "target", "model", "encoder", "config", "set", "out", "catalog")
 GROUPS = {
@@ -78,7 +78,7 @@ GROUPS = {
 }
 OTHERS = "Method"  # options of one command
 
-# The command that people usually take after one; what is in capitals they fill in.
+# The command that usually follows each command; words in capitals are for the user to fill in.
 NEXT = {
     "catalog check": "geomae catalog preview --dataset {dataset}",
     "catalog stats": "geomae pretrain --dataset {dataset}",
@@ -98,7 +98,7 @@ NEXT = {
 
 @dataclass(frozen=True)
 class CommonOptions:
-    """Options that every command of analysis has; None where the user did not say."""
+    """Options that every command of analysis has; None where the user gave none."""
 
     catalog: Path | None = None
     out: Path | None = None
@@ -112,10 +112,10 @@ class CommonOptions:
     run_name: str | None = None
     dry_run: bool = False
     quiet: bool = False
-    parent_run: str | None = None  # MLflow run of a study, of which this is a part
+    parent_run: str | None = None  # MLflow run of the study that this run is a part of
 
     def open_catalog(self) -> "Catalog":
-        """The catalogue that was named, else the one in the current folder; it is read once."""
+        """The catalogue of --catalog, else the one in the current folder; it is read once."""
         return self._opened
 
     @cached_property
@@ -126,7 +126,7 @@ class CommonOptions:
 
 
 def read_selectors(common: CommonOptions, *groups: Sequence[str]) -> "list[tuple[Selector, ...]]":
-    """The selectors of each group of texts. Raises what is wrong with them or with the catalogue.
+    """The selectors of each group of texts. Raises CatalogError for faults in them or in the catalogue.
 
     Works without torch, whose import takes seconds.
     """
@@ -137,11 +137,11 @@ def read_selectors(common: CommonOptions, *groups: Sequence[str]) -> "list[tuple
 
 
 def one_encoder(texts: Sequence[str]) -> "Reference":
-    """The encoder of a command that takes one. Raises ConfigError for none, for several, and for what cannot be."""
+    """The encoder of a command that takes one. Raises ConfigError for none, for several, and for an invalid one."""
     from geomae.encoders.specification import parse_encoders
 
     if len(texts) != 1:
-        problem = "name one" if not texts else f"{len(texts)} are named, and one can be embedded at a time"
+        problem = "name one" if not texts else f"{len(texts)} are named, and this command takes one"
         raise ConfigError(f"--encoder: {problem}; `geomae probe` compares several")
     return parse_encoders(texts)[0]
 
@@ -149,7 +149,7 @@ def one_encoder(texts: Sequence[str]) -> "Reference":
 def embedding_request(
     encoder: "Reference", selectors: "Sequence[Selector]", layer: int | None, pooling: str | None
 ) -> dict[str, object]:
-    """What decides embeddings, as far as the options tell, in the words of a run's record."""
+    """The options that embeddings depend on, under the names in a run's record."""
     from geomae.encoders.specification import absolute
 
     datasets = [str(one) for one in selectors]
@@ -157,7 +157,7 @@ def embedding_request(
 
 
 def exit_with(command: Callable[[], int]) -> NoReturn:
-    """Run a command and leave with its exit code; what is wrong with a request is one line without a traceback."""
+    """Run a command and exit with its code; an error in a request is printed as one line without a traceback."""
     try:
         code = command()
         take_leave(well=True)
@@ -165,14 +165,14 @@ def exit_with(command: Callable[[], int]) -> NoReturn:
         take_leave(well=False)
         rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
         typer.echo(f"{f'rank {rank}: ' if rank else ''}error: {' '.join(str(error).split())}", err=True)
-        # A rank that we started leaves the exit code to rank 0, whose launcher kills everything after any other code.
+        # Ranks that we started exit with 0: on any other code the launcher of rank 0 kills all processes.
         launched_by_scheduler = "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
         code = error.exit_code if rank == 0 or launched_by_scheduler else 0
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
         longest = max(Path(str(error.filename)).parts, key=len)
-        typer.echo(f"error: {longest[:60]}...: no file system takes so long a name; shorten it", err=True)
+        typer.echo(f"error: {longest[:60]}...: too long a name for the file system; shorten it", err=True)
         code = GeomaeError.exit_code
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
@@ -181,14 +181,14 @@ def exit_with(command: Callable[[], int]) -> NoReturn:
 
 
 def next_command(command: str, common: CommonOptions, **values: object) -> str:
-    """The last line of a command: the one that people usually take next, with the names of this run filled in."""
+    """The last line of a command: the command that usually follows, with the names of this run filled in."""
     filled = NEXT[command].format(**{name: shlex.quote(str(value)) for name, value in values.items()})
     reads_catalog = common.catalog is not None and not filled.startswith("geomae runs")
     return f"next: {filled}{f' --catalog {shlex.quote(str(common.catalog))}' if reads_catalog else ''}"
 
 
 def default_out(command: str) -> Path:
-    """`runs/<command>-<time>` in the current folder, with a number where that is taken."""
+    """`runs/<command>-<time>` in the current folder, with a number if that name is taken."""
     stem = f"{command}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     folder = Path("runs") / stem
     number = 1
@@ -199,7 +199,7 @@ def default_out(command: str) -> Path:
 
 
 def check_new(path: Path) -> None:
-    """Raise StorageError where `path` already holds something, or where nothing can be written."""
+    """Raise StorageError if `path` already holds something, or cannot be written to."""
     if path.is_file():
         raise StorageError(f"--out {path}: is a file; choose another folder")
     if path.is_dir() and any(path.iterdir()):
@@ -208,12 +208,12 @@ def check_new(path: Path) -> None:
 
 
 def output_folder(command: str, out: Path | None) -> Path:
-    """The folder that a command writes to: what the user chose, else a new one named by the time."""
+    """The folder that a command writes to: the user's choice, else a new one named by the time."""
     return (out or default_out(command)).absolute()
 
 
 def new_output_folder(command: str, out: Path | None) -> Path:
-    """The same for a command that goes on with nothing. Raises StorageError where `out` already holds something."""
+    """The same for a command that cannot continue a run. Raises StorageError if `out` already holds something."""
     if out is not None:
         check_new(out)
     return output_folder(command, out)
@@ -227,9 +227,9 @@ def write_catalog_summary(
     metrics: Mapping[str, float],
     error: str | None = None,
 ) -> None:
-    """Publish `summary.json` of a command that describes a catalogue, which MLflow does not track.
+    """Publish `summary.json` of a command that describes a catalogue; MLflow does not track such commands.
 
-    `error` is what the command ended with, and is written where there is one.
+    `error` is the message that the command ended with, if it failed.
     """
     names = [str(one) for one in selectors]
     content = catalog.digest(sorted({one.dataset for one in selectors}))

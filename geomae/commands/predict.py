@@ -1,4 +1,4 @@
-"""`geomae predict`: maps of whole scenes by a fine-tuned model or a saved probe, their accuracy, and areas."""
+"""`geomae predict`: maps of whole scenes from a fine-tuned model or a saved probe, their accuracy, and areas."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,14 +48,14 @@ Priors = Annotated[
 ]
 ReferenceSample = Annotated[
     Path | None,
-    typer.Option("--sample", help="Points with a column reference (and stratum), for accuracy and areas by design."),
+    typer.Option("--sample", help="Points with a column reference (and stratum), for design-based accuracy and areas."),
 ]
-Probabilities = Annotated[bool, typer.Option("--probabilities", help="Also maps of the probability of every class.")]
+Probabilities = Annotated[bool, typer.Option("--probabilities", help="Also write probability maps of every class.")]
 
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """The options of the command; None where the user did not say."""
+    """The options of the command; None where the user gave none."""
 
     common: CommonOptions
     model: Path
@@ -65,7 +65,7 @@ class PredictOptions:
     probabilities: bool = False
 
     def request(self) -> dict[str, Any]:
-        """What decides the result beside the tiles, as JSON."""
+        """The settings beside the tiles that the result depends on, as JSON."""
         return {
             "model": str(self.model.absolute()),
             "priors": self.priors,
@@ -93,7 +93,7 @@ def predict(
     dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
-    """Map whole scenes and predict tiles; where there are labels or reference points, say how right that is."""
+    """Map whole scenes and predict tiles; with labels or reference points, also assess the accuracy."""
     common = CommonOptions(
         catalog=catalog, out=out, seed=seed, device=device, precision=precision, devices=devices, nodes=nodes,
         tracking_uri=tracking_uri, experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
@@ -103,7 +103,7 @@ def predict(
 
 
 def run(options: PredictOptions) -> int:
-    """Map the scenes, predict the tiles, and say how right both are. Returns the exit code."""
+    """Map the scenes, predict the tiles, and assess the accuracy of both. Returns the exit code."""
     (selectors,) = read_selectors(options.common, options.datasets)
     from geomae.commands.session import open_session
     from geomae.prediction.record import check_folder
@@ -112,7 +112,7 @@ def run(options: PredictOptions) -> int:
     request = {"command": "predict", "dataset": [str(one) for one in selectors], **options.request()}
     session = open_session(options.common, request=request)
     selections = session.select(selectors)
-    # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
+    # Slow imports (torch takes seconds) follow the selection of tiles, which does not need them.
     from geomae.commands.predict_report import describe_plan, publish
     from geomae.commands.run import launch_into, stop_early
     from geomae.prediction.assessment import read_reference
@@ -138,7 +138,7 @@ def run(options: PredictOptions) -> int:
             if not all(_gathered(session, done)):
                 return stop_early(session, analysis, stop)
             session.fabric.barrier()
-            if analysis is not None:  # the first rank writes the results, and is not stopped at it, since that is short
+            if analysis is not None:  # the first rank writes the results; this is short, so signals do not stop it
                 analysis.screen.say("writing the maps")
                 paths = write_maps(jobs, maps, out)
                 publish(analysis, session, reference, folder.record, fitted, jobs, values, shares, paths, remarks)
@@ -149,19 +149,19 @@ def run(options: PredictOptions) -> int:
 def _fit(
     session: "Session", folder: "PredictorFolder", selections: "list[Selection]"
 ) -> "list[tuple[Selection, WindowModel]]":
-    """The model for each selection; what is wrong with its imagery is known before any work begins."""
+    """The model for each selection; faults of the imagery are found before any work begins."""
     device = session.fabric.device
     return [(one, folder.fit(one.imagery, one.selector, device)) for one in selections]
 
 
 def _given_shares(options: PredictOptions, folder: "PredictorFolder") -> "TargetShares | None":
-    """The class shares that a file says. Raises ConfigError where they cannot be, or where there are no classes."""
+    """The class shares in a file. Raises ConfigError for impossible shares, and for a model without classes."""
     from geomae.prediction.shares import ESTIMATE, NONE, read_shares
 
     if options.priors == NONE:
         return None
     if folder.record.of_numbers:
-        raise ConfigError(f"--priors {options.priors}: class shares are of classes, and the model predicts numbers")
+        raise ConfigError(f"--priors {options.priors}: class shares need classes, and the model predicts numbers")
     return None if options.priors == ESTIMATE else read_shares(Path(options.priors), folder.record)
 
 
@@ -173,7 +173,7 @@ def _predicted(
     analysis: "AnalysisRun | None",
     progress: "Progress",
 ) -> "tuple[list[Floats], TargetShares | None]":
-    """What is predicted of tiles (none where pixels are), corrected for the class shares; and these, on every rank."""
+    """Predictions of tiles (none if pixels are predicted), corrected for class shares, and the shares; on all ranks."""
     from geomae.metrics.priors import correct_probabilities
     from geomae.prediction.shares import ESTIMATE, estimate_over
     from geomae.prediction.tiles import predict_tiles
@@ -216,7 +216,7 @@ def _tracked(
 
 
 def _gathered(session: "Session", done: bool) -> list[bool]:
-    """What every rank says, so that all go on or none."""
+    """The flag of every rank, so that either all continue or none."""
     from geomae.runtime.devices import gather_objects
 
     return gather_objects(session.fabric, done)

@@ -1,4 +1,4 @@
-"""What `geomae predict` leaves beside the maps: tables, pictures, report and summary, and the same for people."""
+"""Output of `geomae predict` beside the maps: tables, pictures, report and summary; the results are also printed."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,9 +35,9 @@ from geomae.rasters import read_map
 from geomae.reports.page import About, Figure, Link, Page, Section, Table, link_run, write_page
 from geomae.tiles.selection import Selection
 
-MOST_MAPS = 6  # in the page; the folder has all
+MOST_MAPS = 6  # shown on the page; the folder has all
 MOST_ROWS = 200  # of the table of maps; maps.csv has all
-FEW_CELLS = 8  # a side, of a map that is hardly one
+FEW_CELLS = 8  # cells per side; maps with fewer get a remark
 MAP_COLUMNS = ("dataset", "scene", "map", "valid", "most_frequent", "share", "level")
 METRICS = {"accuracy": "overall accuracy", "f1": "mean F1", "mean_iou": "mean IoU", "ece": "calibration error",
            "r2": "R\N{SUPERSCRIPT TWO}", "rmse": "RMSE", "mae": "MAE"}  # fmt: skip
@@ -46,7 +46,7 @@ Fitted = Sequence[tuple[Selection, WindowModel]]
 
 @dataclass(frozen=True)
 class Results:
-    """All that is said of the predictions of a run."""
+    """Everything that is reported on the predictions of a run."""
 
     record: PredictorRecord
     tiles: Sequence[TilePredictions]
@@ -66,7 +66,7 @@ class Results:
 
 
 def describe_plan(session: Session, fitted: Fitted, jobs: Sequence[MapJob]) -> list[str]:
-    """Say what will be mapped and how; gives what a reader of the maps has to know."""
+    """Print what will be mapped and how; returns remarks for the reader of the maps."""
     record = fitted[0][1].record
     remarks: list[str] = [] if record.renumbered is None else [record.renumbered]
     for selected, model in fitted:
@@ -78,30 +78,29 @@ def describe_plan(session: Session, fitted: Fitted, jobs: Sequence[MapJob]) -> l
         labels = [one for one in selected.index.tiles["label"].tolist() if one is not None] if record.of_numbers else []
         strange = sum(as_number(one) is None for one in labels)
         if strange:
-            remarks.append(f"{selected.name}: {strange} labels are no numbers, and are not scored")
+            remarks.append(f"{selected.name}: {strange} labels are not numbers, and are not scored")
         own = [job for job in jobs if job.selected is selected]
         small = sum(job.lattice.padded for job in own)
         if small:
             remarks.append(
                 f"{selected.name}: {small} of {len(own)} scenes are smaller than a window of {record.tile} pixels; "
-                "what they lack is invalid in it"
+                "the rest of the window is invalid"
             )
         without = selected.index.tiles["scene"].nunique() - len(own)
         if own and without:
-            remarks.append(f"{selected.name}: {without} scenes are one cell of a map or less, and get none")
+            remarks.append(f"{selected.name}: {without} scenes are no larger than a cell of a map; they are not mapped")
         most = max((max(job.lattice.rows, job.lattice.cols) for job in own), default=FEW_CELLS)
         if most < FEW_CELLS and not record.of_pixels:
             remarks.append(
-                f"{selected.name}: a map has at most {most} x {most} cells, one for each step of "
-                f"{own[0].lattice.cell} pixels, since the model tells one value for a tile; a smaller `tile.stride` "
-                "gives more cells, and labels of pixels (rasters or polygons with --task segmentation) a value for "
-                "every pixel"
+                f"{selected.name}: a map has at most {most} x {most} cells of {own[0].lattice.cell} pixels, since the "
+                "model predicts one value per tile; a smaller `tile.stride` gives more cells, and labels of pixels "
+                "(rasters or polygons with --task segmentation) give a value for every pixel"
             )
         sizes = sorted(set(selected.index.tiles["size"].tolist()) - {record.tile})
         if sizes and not record.of_pixels:
             remarks.append(
-                f"{selected.name}: its tiles have {', '.join(map(str, sizes))} pixels a side, and the model learned "
-                f"from {record.tile}; maps are of windows of {record.tile}"
+                f"{selected.name}: its tiles have {', '.join(map(str, sizes))} pixels per side, and the model was "
+                f"trained on {record.tile}; maps use windows of {record.tile}"
             )
         if session.common.dry_run:
             cell = "pixels" if record.of_pixels else f"cells of {own[0].lattice.cell} pixels" if own else "nothing"
@@ -121,7 +120,7 @@ def publish(
     jobs: Sequence[MapJob], values: Sequence[Floats], shares: TargetShares | None, paths: Sequence[Path],
     remarks: Sequence[str],
 ) -> None:  # fmt: skip
-    """Tables, pictures, report and summary; the same figures for people."""
+    """Publish tables, pictures, report and summary; print the results."""
     out = analysis.out
     tiles = _tiles(record, fitted, values, jobs, out)
     assessed = [part for one in tiles for part in assess(one, record, jobs, out, analysis.common.seed)]
@@ -170,9 +169,9 @@ def _tiles(
 
 
 def _sentences(results: Results) -> Iterator[str]:
-    """What is certain and what is not."""
+    """Sentences on the accuracy of the predictions, with its uncertainty."""
     if not results.assessed and results.estimate is None:
-        yield "No tile has a label, so that nothing says how right the predictions are."
+        yield "No tile has a label, so the accuracy of the predictions is unknown."
     for one in results.assessed:
         first = next(row for row in one.rows if row.of == ALL and row.domain == ALL)
         value = f"{METRICS.get(first.metric, first.metric)} {first.value:.3f}"
@@ -180,7 +179,7 @@ def _sentences(results: Results) -> Iterator[str]:
             value += f" [{first.interval[0]:.3f}, {first.interval[1]:.3f}]"
         said = f"{one.name}: {value} over {first.tiles:,} tiles in {first.groups:,} groups"
         if one.name.endswith(LEARNED):
-            yield f"{said}; the model learned from these tiles or was chosen on them, so that this says little."
+            yield f"{said}; the model was trained or chosen on these tiles, so this overestimates its accuracy."
         elif first.interval is None:
             yield f"{said}, fewer than the {FEWEST_GROUPS} that an interval takes."
         else:
@@ -189,7 +188,7 @@ def _sentences(results: Results) -> Iterator[str]:
         overall, interval = results.estimate.overall, results.estimate.overall.interval(0, most=1)
         span = "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
         points = int(results.estimate.points_K.sum())
-        yield f"By design, from {points:,} reference points: overall accuracy {overall.value_X[0]:.3f}{span}."
+        yield f"Design-based, from {points:,} reference points: overall accuracy {overall.value_X[0]:.3f}{span}."
         yield from (f"{note}." for note in results.estimate.notes)
     if results.shares is not None:
         yield from share_sentences(results.shares, results.record)
@@ -197,7 +196,7 @@ def _sentences(results: Results) -> Iterator[str]:
 
 def _map_sections(results: Results, jobs: Sequence[MapJob], out: Path) -> Iterator[Section]:
     if not jobs:
-        nothing = "No scene holds two tiles or more, so that there is no map; the table has a prediction of every tile."
+        nothing = "No scene has more than one tile, so there is no map; the table has the prediction of every tile."
         yield Section("Maps", (nothing, *results.remarks))
         return
     record = results.record
@@ -210,23 +209,23 @@ def _map_sections(results: Results, jobs: Sequence[MapJob], out: Path) -> Iterat
         figures.append(Figure(path, f"{job.selected.index.name}: {job.scene.id}, in {job.path(out).name}"))
     what = "a pixel of the scene" if record.of_pixels else f"{jobs[0].lattice.cell} x {jobs[0].lattice.cell} pixels"
     text = [
-        f"A pixel of the map is {what}; the model saw windows of {record.tile} pixels that overlap and fade towards "
-        "their borders. Beige: no valid pixel. The GeoTIFFs lie beside this page, with colours and names of classes, "
-        "and a style for QGIS."
+        f"A pixel of the map is {what}; the model saw overlapping windows of {record.tile} pixels. Their predictions "
+        "are averaged with weights that fall towards the borders of a window. Beige: no valid pixel. The GeoTIFFs are "
+        "beside this page, with colours and names of classes, and a style for QGIS."
     ]
     if many:
         low, high = MOST_MAPS - MOST_MAPS // 2, MOST_MAPS // 2
-        by = "the predicted numbers are lowest" if record.of_numbers else "the model is least sure"
-        other = "highest" if record.of_numbers else "where it is surest"
+        by = "the predicted numbers are lowest" if record.of_numbers else "the confidence is lowest"
+        other = "where they are highest" if record.of_numbers else "where it is highest"
         text.append(
             f"{MOST_MAPS} of {len(jobs)} maps are shown: {low} where {by}, and {high} {other}, on average over the "
-            "map. The table names all of them, and maps.csv has it too."
+            "map. The table and maps.csv list all maps."
         )
     yield Section("Maps", (*text, *results.remarks), (*figures, *_map_table(summaries, record, out)))
 
 
 def _map_table(summaries: Sequence[MapSummary], record: PredictorRecord, out: Path) -> Iterator[Table]:
-    """All maps in figures, where not all are shown; the page has a bounded number, maps.csv every one."""
+    """A table of the maps, if not all are shown; its rows on the page are limited, maps.csv has all."""
     if not summaries:
         return
     rows = [
@@ -276,7 +275,7 @@ def _draw(path: Path, job: MapJob, results: Results, out: Path) -> None:
         if code in there or len(record.classes) <= 12
     ]  # fmt: skip
     corrected = "" if results.shares is None else f" Corrected for class shares, {results.shares.origin}."
-    caption = f"Windows of {record.tile} pixels, blended.{corrected} Beige: no valid pixel."
+    caption = f"Overlapping windows of {record.tile} pixels, averaged.{corrected} Beige: no valid pixel."
     title = f"{job.selected.index.name}: {job.scene.id}"
     predicted_picture(path, scene, legend, title=title, caption=caption, quantity=f"predicted {record.unit}".rstrip())
 
@@ -291,10 +290,10 @@ def _accuracy_sections(results: Results, out: Path) -> Iterator[Section]:
         matrices = [(one.name, one.confusion_KK) for one in scored if one.confusion_KK is not None]
         path = out / "confusion.png"
         confusion_picture(path, matrices, results.record.classes, title="Confusion", unit=unit)
-        parts.append(Figure(path, f"Of the {unit} of a class, what share was taken for which."))
+        parts.append(Figure(path, f"Rows: true class; each cell is a share of the {unit} of its row."))
         curve = out / "reliability.png"
         reliability_picture(curve, [(one.name, one.reliability) for one in scored], unit)
-        parts.append(Figure(curve, "How often predictions are right, by how sure they are; on the line they mean it."))
+        parts.append(Figure(curve, "Accuracy by confidence; on the diagonal, confidence equals accuracy."))
     rows = results.accuracy_rows()
     if rows:
         header = ("selection", "domain", "class", "metric", "value", "low", "high", "tiles", "groups")
@@ -313,9 +312,9 @@ def _accuracy_sections(results: Results, out: Path) -> Iterator[Section]:
         ]
         parts.append(Table("accuracy.csv", header, cells))
     text = (
-        "Accuracy counts the selected tiles alone. Intervals are 95 % over resampled groups; they are left out where "
-        f"fewer than {FEWEST_GROUPS} groups carry them. Tiles that share ground with those that the model learned "
-        "from, or was chosen on, are reported apart.",
+        "Accuracy is measured on the selected tiles only. Intervals are 95 % over resampled groups; with fewer than "
+        f"{FEWEST_GROUPS} groups there is none. Tiles that overlap tiles on which the model was trained or chosen are "
+        "reported separately.",
     )
     if parts:
         yield Section("Accuracy", text, tuple(parts))
@@ -329,11 +328,11 @@ def _area_sections(results: Results) -> Iterator[Section]:
         for row in area_rows(results.record, results.areas, results.estimate)
     ]
     rows = every if len(results.areas.of_scene) <= MOST_MAPS else [row for row in every if row[0] == ALL]
-    text = ["Hectares are measured on an equal-area grid. What the map counts carries the map's errors."]
+    text = ["Hectares are measured on an equal-area grid. Areas counted on the map contain the errors of the map."]
     if results.sample is None:
-        text.append("Without reference points (--sample) nothing says by how much an area may be off.")
+        text.append("Without reference points (--sample) the error of these areas is unknown.")
     else:
-        text.append("Estimates and intervals (95 %) are by design, from the reference points (Olofsson et al. 2014).")
+        text.append("Estimates and 95 % intervals are design-based, from the reference points (Olofsson et al. 2014).")
     yield Section(
         "Areas",
         tuple(text),
@@ -342,9 +341,9 @@ def _area_sections(results: Results) -> Iterator[Section]:
 
 
 def _origin(record: PredictorRecord, targets: Sequence[str]) -> Section:
-    """On what source, which adaptation and which target the predictions rest."""
+    """The source, the adaptation and the target behind the predictions."""
     steps = [f"{number}. {step}." for number, step in enumerate(record.steps, start=1)]
-    return Section("What the predictions rest on", (*steps, f"{len(steps) + 1}. Predicted here: {', '.join(targets)}."))
+    return Section("Origin of the predictions", (*steps, f"{len(steps) + 1}. Predicted here: {', '.join(targets)}."))
 
 
 def _about(analysis: AnalysisRun, session: Session, record: PredictorRecord, fitted: Fitted) -> About:
@@ -352,7 +351,7 @@ def _about(analysis: AnalysisRun, session: Session, record: PredictorRecord, fit
         "model": link_run(str(analysis.params["model"])),
         "digest of the model": str(analysis.params["model_digest"]),
         **{str(key): str(value) for key, value in record.about.items()},
-        **{f"how it takes {selected.name}": "; ".join(model.notes) for selected, model in fitted},
+        **{f"input from {selected.name}": "; ".join(model.notes) for selected, model in fitted},
         "catalogue": str(session.catalog.path),
         "target": ", ".join(selected.name for selected, _ in fitted),
         "precision": session.precision,
@@ -361,7 +360,7 @@ def _about(analysis: AnalysisRun, session: Session, record: PredictorRecord, fit
 
 
 def _metrics(results: Results) -> Iterator[tuple[str, float]]:
-    """Figures over all domains and classes, by selection."""
+    """Metrics over all domains and classes, by selection."""
     for row in results.accuracy_rows():
         if row.domain == ALL and row.of == ALL:
             yield f"{row.metric}.{file_name(row.dataset)}", row.value

@@ -1,4 +1,4 @@
-"""`geomae pretrain`: from a catalogue to a trained model."""
+"""`geomae pretrain`: train a masked autoencoder on the tiles of a catalogue."""
 
 import contextlib
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PretrainOptions:
-    """The options of the command; None where the user did not say, so that a resume can keep what the run had."""
+    """The options of the command; None where the user gave none, so that a resume keeps the settings of the run."""
 
     catalog: Path | None = None
     datasets: tuple[str, ...] = ()
@@ -68,11 +68,11 @@ class PretrainOptions:
     dry_run: bool = False
     quiet: bool = False
     probe: str | None = None
-    parent_run: str | None = None  # MLflow run of a study, of which this is a part
+    parent_run: str | None = None  # MLflow run of the study that this run is a part of
 
     @property
     def common(self) -> CommonOptions:
-        """What this command shares with all others; its seed is that of a new run."""
+        """The options shared with other commands; the seed is that of a new run."""
         return CommonOptions(
             catalog=self.catalog, out=self.out, seed=self.seed or 0, device=self.device, precision=self.precision,
             devices=self.devices, nodes=self.nodes, tracking_uri=self.tracking_uri, experiment=self.experiment,
@@ -88,9 +88,9 @@ def pretrain(
     config: Annotated[str | None, typer.Option("--config", help="FILE or shipped NAME; default tiny.")] = None,
     change: Changes = None,
     out: Out = None,
-    resume: Annotated[Path | None, typer.Option("--resume", help="Folder of a run to go on with.")] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", help="Folder of a run to continue.")] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="Chooses weights, tiles and masks; default 0.")
+        int | None, typer.Option("--seed", min=0, help="Seed of weights, tiles and masks; default 0.")
     ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -100,7 +100,7 @@ def pretrain(
     tracking_uri: TrackingUri = None,
     experiment: Experiment = "geomae",
     run_name: RunName = None,
-    register: Annotated[str | None, typer.Option(help="Put the model into MLflow's registry under this name.")] = None,
+    register: Annotated[str | None, typer.Option(help="Register the model in MLflow under this name.")] = None,
     dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
@@ -115,12 +115,12 @@ def pretrain(
 
 
 def run(options: PretrainOptions) -> int:
-    """Train, or go on with a training. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
+    """Train, or resume a run. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
     common = options.common
     check_one_folder(options)
     new = read_config_and_selectors(options, common) if options.resume is None else None
     indexes = None if new is None else index_first(options, new[0], new[2])
-    # What is slow to import (torch takes seconds) comes after what is checked and indexed without it.
+    # Slow imports (torch takes seconds) follow the checks and the index of tiles, which do not need them.
     from geomae.catalog import open_catalog
     from geomae.catalog.catalog import with_absolute_path
     from geomae.commands.pretrain_report import Reporter, describe_dry_run
@@ -142,8 +142,8 @@ def run(options: PretrainOptions) -> int:
     fabric = devices.build_fabric(options.device, options.devices, options.nodes, options.strategy)
     devices.check_shares(job.config.batch, job.config.accumulate, fabric.world_size)
     catalog = open_catalog(job.catalog) if new is None else with_absolute_path(common.open_catalog())
-    # Where we start the other ranks, that comes after everything that can be wrong with the request, so that it is said
-    # once; where a scheduler has started them, rank 0 goes first and leaves what it measured to the others.
+    # If this process starts the other ranks, it does so after all checks of the request, so that an error is printed
+    # once. If a scheduler has started them, rank 0 measures first and shares the results with the others.
     external = devices.external()
     if external:
         devices.launch(fabric)
@@ -175,7 +175,7 @@ def _train(
     fabric: "Fabric", job: "PretrainJob", data: "TrainingData", mae: "MaskedAutoencoder", folder: "RunFolder",
     reporter: "Reporter",
 ) -> int:  # fmt: skip
-    """From the newest checkpoint to the last step, or to a signal."""
+    """Train from the newest checkpoint to the last step, or until a signal."""
     from geomae.runtime import devices
     from geomae.runtime.signals import watch
     from geomae.tiles.schedule import schedule_batches
@@ -203,10 +203,11 @@ def _train(
 
 
 def check_one_folder(options: PretrainOptions) -> None:
-    """Raise ConfigError where a run is to be gone on with in another folder than its own."""
+    """Raise ConfigError if a run is to be resumed in a folder other than its own."""
     if options.resume and options.out and options.resume.resolve() != options.out.resolve():
         raise ConfigError(
-            f"--out {options.out}: a run goes on in its own folder, which is --resume {options.resume}; leave --out out"
+            f"--out {options.out}: a run is resumed in its own folder, which is --resume {options.resume}; leave "
+            "--out out"
         )
 
 
@@ -220,7 +221,7 @@ def read_config_and_selectors(
 
     config = load_config(PretrainConfig, "pretrain", options.config or "tiny", options.changes)
     if options.probe is not None and not config.probe_every:
-        raise ConfigError(f"--probe {options.probe}: say how often with --set probe_every=STEPS")
+        raise ConfigError(f"--probe {options.probe}: give the interval with --set probe_every=STEPS")
     catalog = common.open_catalog()
     datasets = resolve_selectors(catalog, options.datasets, "train")
     for text in (*options.evaluations, *([options.probe] if options.probe is not None else [])):
@@ -232,8 +233,9 @@ def read_config_and_selectors(
 def index_first(
     options: PretrainOptions, config: "PretrainConfig", datasets: tuple[str, ...]
 ) -> "dict[str, TileIndex] | None":
-    """The tile indexes of a new run, before torch is imported; None where other ranks, the devices that were asked for
-    or a run in `--out` have to be looked at before anything long begins.
+    """The tile indexes of a new run, built before torch is imported.
+
+    None if something has to be checked before work that takes long: other ranks, requested devices, a run in `--out`.
     """
     from geomae.runtime.ranks import alone
 
@@ -260,7 +262,7 @@ def index_first(
 def resolve_job(
     options: PretrainOptions, new: "tuple[PretrainConfig, Path, tuple[str, ...]] | None", folder: "RunFolder | None"
 ) -> "PretrainJob":
-    """The job of a new run, or the stored one; a resume with other options is refused, naming them."""
+    """The job of a new run, or the stored one. Raises an error that names the options in which a resume differs."""
     from geomae.runtime import devices
     from geomae.runtime.precision import precision_for
     from geomae.training.pretraining import PretrainJob, job_differences, stored_job
@@ -272,19 +274,19 @@ def resolve_job(
         return PretrainJob(
             path.absolute(), texts, options.evaluations, config, options.seed or 0, precision, options.probe
         )
-    assert folder is not None  # what is not new is resumed
+    assert folder is not None  # a run that is not new is resumed
     stored = stored_job(folder.recorded("pretrain"), options.catalog)
     differences = job_differences(stored, _requested_job(options, stored))
     if differences:
         raise CheckpointError(
-            f"--resume {folder.path}: its configuration differs in {'; '.join(differences)}; leave these out to go on, "
-            "or start a new run"
+            f"--resume {folder.path}: its configuration differs in {'; '.join(differences)}; leave these out to "
+            "resume, or start a new run"
         )
     return stored
 
 
 def _requested_job(options: PretrainOptions, stored: "PretrainJob") -> "PretrainJob":
-    """The job that the options ask for, where what they leave unsaid is as it was `stored`."""
+    """The requested job; options that were not given are taken from `stored`."""
     from dataclasses import replace
 
     from geomae.config import PretrainConfig, change_config, load_config
@@ -306,7 +308,7 @@ def _requested_job(options: PretrainOptions, stored: "PretrainJob") -> "Pretrain
 
 
 def _check_out(out: Path, job: "PretrainJob") -> None:
-    """Refuse a folder that holds something, and say of a run whether `--resume` goes on with what is asked for."""
+    """Raise StorageError for a folder that is not empty; for a run, say whether `--resume` can continue it."""
     from geomae.commands.run import RunFolder
     from geomae.training.pretraining import job_differences, stored_job
 
@@ -331,7 +333,7 @@ def _check_out(out: Path, job: "PretrainJob") -> None:
 def _tiles_to_probe(
     catalog: "Catalog", job: "PretrainJob", data: "TrainingData", model: "Model"
 ) -> "LabelledTiles | None":
-    """The tiles of `--probe`, else those of the first data set in use that has labels; None without a probe."""
+    """The tiles of `--probe`, else of the first data set in use that has labels; None without a probe."""
     from geomae.evaluation.pretraining_probe import labelled_tiles
 
     if not job.config.probe_every:
@@ -344,15 +346,15 @@ def _tiles_to_probe(
 def _check_same_data(folder: "RunFolder", data: "TrainingData") -> None:
     if folder.recorded("pretrain")["data"] != data.digest:
         raise CheckpointError(
-            f"--resume {folder.path}: the catalogue or its files are others than when the run began; restore them, "
-            "or start a new run"
+            f"--resume {folder.path}: the catalogue or its files have changed since the run began; restore them, or "
+            "start a new run"
         )
 
 
 def _agree_on_folder(
     fabric: "Fabric", options: PretrainOptions, job: "PretrainJob", data: "TrainingData", folder: "RunFolder | None"
 ) -> "RunFolder":
-    """Rank 0 makes the folder of the run, and the others learn its name; a name with a time would differ by rank."""
+    """Rank 0 makes the folder of the run and sends its name to the others; names with a time would differ by rank."""
     from geomae.commands.run import RunFolder, make
 
     if folder is not None:

@@ -1,4 +1,4 @@
-"""What a training leaves beside checkpoints: history, pictures, model folder, summary, and the run in MLflow."""
+"""Output of a training run beside checkpoints: history, pictures, model folder, summary, and the run in MLflow."""
 
 import shutil
 import time
@@ -36,7 +36,7 @@ from geomae.training.validation import BASELINES, ValidationScores
 if TYPE_CHECKING:
     from geomae.reports.figures import TilePicture
 
-COLLAPSED_LOGS = 4  # figures in a row that a collapse is told by: well within a minute at the default of log_every
+COLLAPSED_LOGS = 4  # consecutive low ranks that count as a collapse: within a minute at the default of log_every
 PICTURED = 4  # tiles of each validation data set
 
 
@@ -47,7 +47,7 @@ def parameters(job: PretrainJob, data: TrainingData) -> dict[str, Any]:
 
 
 def provenance(job: PretrainJob, data: TrainingData, run_id: str | None) -> dict[str, Any]:
-    """Where a model comes from."""
+    """The origin of a model: command, configuration, data and run."""
     return {
         "command": "pretrain",
         "code_version": __version__,
@@ -57,12 +57,12 @@ def provenance(job: PretrainJob, data: TrainingData, run_id: str | None) -> dict
         "seed": job.seed,
         "dataset": list(job.datasets),
         "objective": data.objective.weights(),
-        "tile": [int(data.training[0].index.tiles["size"].iloc[0])] * 2,  # what exports take by default
+        "tile": [int(data.training[0].index.tiles["size"].iloc[0])] * 2,  # default of exports
     }
 
 
 def tags(job: PretrainJob, data: TrainingData) -> dict[str, str]:
-    """What a training is searched by in MLflow, beside what every run has."""
+    """Tags of a training run in MLflow, beside those of every run."""
     return {
         "geomae.catalogue_digest": data.catalogue_digest,
         "geomae.sensors": ", ".join(record.name for record in data.sensors),
@@ -78,7 +78,7 @@ def entries(catalog: Catalog, data: TrainingData) -> dict[str, Any]:
 
 
 def dataset_records(catalog: Catalog, data: TrainingData) -> list[DatasetRecord]:
-    """The inputs of the run, with their digests."""
+    """The data sets of the run, with their digests."""
     parts: tuple[tuple[Literal["training", "validation"], Sequence[Dataset]], ...]
     parts = (("training", data.training), ("validation", data.validation))
     return [
@@ -89,7 +89,7 @@ def dataset_records(catalog: Catalog, data: TrainingData) -> list[DatasetRecord]
 def describe_dry_run(
     screen: Screen, job: PretrainJob, data: TrainingData, mae: MaskedAutoencoder, fabric: Fabric
 ) -> None:
-    """What a dry run prints."""
+    """Print what would be trained."""
     millions = sum(value.numel() for value in mae.parameters()) / 1e6
     screen.result(f"catalogue {job.catalog}")
     for what, group in (("train on", data.training), ("validate on", data.validation)):
@@ -109,8 +109,8 @@ def describe_dry_run(
 def draw_pictures(
     folder: Path, step: int, model: Model, validation: Sequence[Dataset], job: PretrainJob
 ) -> Iterator[Path]:
-    """Publish a panel of the same tiles under the same masks for every validation data set; gives their names."""
-    from geomae.reports.figures import reconstruction_panel  # matplotlib, which a training need not wait for
+    """Publish one panel per validation data set, always of the same tiles and masks; returns their names."""
+    from geomae.reports.figures import reconstruction_panel  # imports matplotlib, which training does not need
 
     names = file_names(one.name for one in validation)
     for number, (one, name) in enumerate(zip(validation, names, strict=True)):
@@ -130,14 +130,14 @@ def _picture(model: Model, one: Dataset, number: int, job: PretrainJob) -> "list
     mine = model.using(one.record)
     pictures = []
     spec = batch_spec(job.config, job.seed, None)
-    spec = replace(spec, rules=MaskRules(spec.rules.ratio))  # all pictures hide whole patches, so that they compare
+    spec = replace(spec, rules=MaskRules(spec.rules.ratio))  # all pictures hide whole patches, to be comparable
     for batch, _ in fixed_batches(one.reader, number, positions, spec, 1):
         visible_BN = batch.mask.visible_BX()
         predicted, _ = mine.reconstruct(batch.pixels_BCHW, batch.valid_BCHW, visible_BN)
         side = job.config.patch
         cells = batch.pixels_BCHW.shape[-1] // side
         seen = visible_BN.reshape(-1, cells).repeat_interleave(side, 0).repeat_interleave(side, 1)
-        # A masked autoencoder learns nothing about patches it is shown; its output there would only mislead.
+        # A masked autoencoder is not trained on visible patches; its output there would mislead.
         shown = batch.pixels_BCHW[0].where(seen, predicted[0])
         arrays = (batch.pixels_BCHW[0], seen, shown, batch.valid_BCHW[0])
         truth, seen_HW, reconstruction, valid = (values.numpy() for values in arrays)
@@ -154,7 +154,7 @@ def _picture(model: Model, one: Dataset, number: int, job: PretrainJob) -> "list
 
 
 class Reporter(TrackedRun):
-    """Reports a training. Every rank has one, because weights are gathered from all; rank 0 alone writes."""
+    """Reports a training run. Every rank has one, because weights are gathered from all; only rank 0 writes."""
 
     def __init__(
         self,
@@ -174,7 +174,7 @@ class Reporter(TrackedRun):
         self._started = time.monotonic()
         self._waited_s = self._trained_s = 0.0
         self._tiles = 0
-        self._low_ranks = 0  # how many of the last figures had one
+        self._low_ranks = 0  # number of consecutive low ranks
 
     def __enter__(self) -> "Reporter":
         if not self.leads:
@@ -200,15 +200,15 @@ class Reporter(TrackedRun):
         self.end_tracking(kind)
 
     def begin(self, trainer: Trainer) -> None:
-        """Say what begins, and drop the figures of steps that will be computed again."""
-        # An untrained encoder is what the curve of the probe has to rise from.
+        """Print what is trained, and drop the metrics of steps that will be computed again."""
+        # The curve of the probe starts with the untrained encoder.
         untrained = self._model(trainer) if self.probed is not None and trainer.progress.step == 0 else None
         if not self.leads:
             return
         self.folder.forget_after(trainer.progress.step)
         tiles = sum(len(one.reader) for one in trainer.training)
         where = f"{trainer.fabric.world_size} x {trainer.fabric.device.type}"
-        start = f", going on after step {trainer.progress.step}" if trainer.progress.step else ""
+        start = f", resumed after step {trainer.progress.step}" if trainer.progress.step else ""
         self.screen.say(
             f"{self.folder.path}: {trainer.config.steps} steps of {trainer.config.batch} of {tiles} tiles on {where} "
             f"in {self.job.precision}{start}"
@@ -217,7 +217,7 @@ class Reporter(TrackedRun):
             self._probe(0, untrained)
 
     def report(self, trainer: Trainer, event: Event) -> None:
-        """Take note of what the loop says."""
+        """Log and show an event of the training loop."""
         if event.figures is not None:
             self._figures(trainer, event.step, event.figures)
         if event.scores is not None:
@@ -231,7 +231,7 @@ class Reporter(TrackedRun):
         self.remember_tracking()
 
     def stopped(self, trainer: Trainer, stop: Stop) -> None:
-        """Say how to go on."""
+        """Print how to resume."""
         self.end_stopped(f"stopped after step {trainer.progress.step}; go on with --resume {self.folder.path}")
 
     def finish(self, trainer: Trainer) -> None:
@@ -239,13 +239,13 @@ class Reporter(TrackedRun):
         from geomae.reports.training_report import loss_curve, summarize_validation
 
         scores = validate(trainer, baselines=True)
-        self.tracker.wait_run_id(OPENING_S)  # a short training is done before its run has been opened
+        self.tracker.wait_run_id(OPENING_S)  # a short run may end before MLflow has opened it
         model = self._model(trainer)
         self._draw(trainer.config.steps, model)
         self.screen.close()
         if not self.leads:
             return
-        if self.folder.model.exists():  # of a run that was killed right here
+        if self.folder.model.exists():  # left by a run that was killed at this point
             shutil.rmtree(self.folder.model)
         save_model(model, self.folder.model)
         history = self.folder.history()
@@ -324,7 +324,7 @@ class Reporter(TrackedRun):
         self.screen.step("training", step, trainer.config.steps, text)
 
     def _curve(self) -> dict[str, str]:
-        """The training loss that the validation loss is of the same kind as, and what both are measured in."""
+        """The training loss that corresponds to the validation loss, and the unit of both."""
         terms = self.data.objective.weights()
         if "pixels" in terms:
             term, what = "pixels", "mean squared error of the target"
@@ -335,11 +335,11 @@ class Reporter(TrackedRun):
         return {"training": f"train/{term}", "what": f"{what}, the term {term} alone"}
 
     def _warn_of_collapse(self, step: int, rank: float) -> None:
-        """Say once that the encoder says nearly the same of all tiles, as an untrained one may for some steps."""
+        """Warn once of a collapse: nearly the same embedding for all tiles, as is possible in the first steps."""
         self._low_ranks = self._low_ranks + 1 if rank < COLLAPSED_RANK else 0
         if self._low_ranks == COLLAPSED_LOGS:
             self.screen.say(
-                f"step {step}: the encoder has collapsed: what it says of the tiles of a step has effective rank "
+                f"step {step}: the encoder has collapsed: the embeddings of a batch have effective rank "
                 f"{rank:.1f}; lower optimizer.base_rate, or give objective.places or objective.contrast more weight"
             )
 
@@ -351,16 +351,16 @@ class Reporter(TrackedRun):
         self.tracker.log_metrics(named, step)
 
     def _model(self, trainer: Trainer) -> Model:
-        """The weights of now in a model of their own on the host, whatever the strategy; every rank must call it."""
+        """A copy of the current weights on the host, for any strategy; every rank must call it."""
         weights = checkpoints.collect_weights(wrapped(trainer.model))
         assert isinstance(trainer.kept, MaskedAutoencoder)
         mae = MaskedAutoencoder(trainer.kept.architecture)
-        if weights:  # only rank 0 gets them where the model is sharded
+        if weights:  # only rank 0 gets the weights of a sharded model
             mae.load_state_dict(kept_weights(weights))
         return Model(mae.eval(), self.data.sensors, provenance(self.job, self.data, self.tracker.run_id))
 
     def _draw(self, step: int, model: Model) -> None:
-        if self.leads and model.mae.decoder is not None:  # without one there is nothing to see
+        if self.leads and model.mae.decoder is not None:  # without a decoder there is nothing to draw
             for path in draw_pictures(self.folder.pictures, step, model, self.data.validation, self.job):
                 self.tracker.log_artifact(path, "pictures")
 
@@ -377,7 +377,7 @@ class Reporter(TrackedRun):
     def _table(self, name: str, scores: ValidationScores) -> None:
         if not scores.rmse:
             self.screen.say(
-                f"{name}: {scores.tiles} tiles, loss {scores.loss:.4f}; without a decoder no errors per band"
+                f"{name}: {scores.tiles} tiles, loss {scores.loss:.4f}; no errors per band without a decoder"
             )
             return
         header = [f"RMSE ({self._unit(name)})", *scores.rmse]

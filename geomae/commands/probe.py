@@ -1,4 +1,4 @@
-"""`geomae probe`: how well classes or numbers can be read off the embeddings of encoders, side by side."""
+"""`geomae probe`: compare encoders by how well a linear probe predicts classes or numbers from their embeddings."""
 
 import math
 from dataclasses import dataclass
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from geomae.evaluation.probe_task import ProbeSettings
 
 BASELINES = ("baseline:statistics", "baseline:rcf", "baseline:random")
-OF_ANY_BANDS = ("baseline:random",)  # as wide for many bands as for few, where the model is
+OF_ANY_BANDS = ("baseline:random",)  # its width does not depend on the bands if that of the model does not
 
 
 @dataclass(frozen=True)
 class ProbeOptions:
-    """The options of the command; None where the user did not say."""
+    """The options of the command; None where the user gave none."""
 
     common: CommonOptions
     train: str
@@ -57,7 +57,7 @@ class ProbeOptions:
     forest: bool = False
 
     def request(self) -> dict[str, Any]:
-        """What decides the result, as far as the options tell, as JSON."""
+        """The options that the result depends on, as JSON."""
         names = ("train", "tests", "encoders", "task", "strength", "cross_fit", "baselines", "layer", "pooling")
         return {name: getattr(self, name) for name in names} | {
             "tests": list(self.tests),
@@ -72,27 +72,28 @@ class ProbeOptions:
 
 def probe(
     train: Annotated[str, typer.Option("--train", help="SELECTOR of the labelled tiles to learn from.")],
-    test: Annotated[list[str], typer.Option("--test", help="SELECTOR of tiles to be tested on; repeatable.")],
+    test: Annotated[list[str], typer.Option("--test", help="SELECTOR of tiles to test on; repeatable.")],
     encoder: Encoders = None,
     catalog: CatalogFile = None,
     task: Annotated[str, typer.Option(help="classification, regression or segmentation.")] = "classification",
     strength: Annotated[
-        float | None, typer.Option(help="C of the logistic regression (1 / alpha of the ridge); default chosen.")
+        float | None,
+        typer.Option(help="C of the logistic regression (1 / alpha of the ridge); default: chosen on held-out tiles."),
     ] = None,
     cross_fit: Annotated[
-        int | None, typer.Option(help="Folds in which each group is tested by a probe that never saw it.")
+        int | None, typer.Option(help="Number of folds; each group is tested by a probe that was not trained on it.")
     ] = None,
     align: Align = None,
     own_bands: Annotated[
-        bool, typer.Option("--own-bands", help="Embed each data set in all of its bands, not in the shared ones.")
+        bool, typer.Option("--own-bands", help="Embed each data set in all of its bands, not only in the shared ones.")
     ] = False,
     no_baselines: Annotated[
-        bool, typer.Option("--no-baselines", help="Leave statistics, rcf and random out of the table.")
+        bool, typer.Option("--no-baselines", help="Omit statistics, rcf and random from the table.")
     ] = False,
     forest: Annotated[
         bool, typer.Option("--forest", help="Add a random forest on tile statistics, or on spectra of pixels.")
     ] = False,
-    min_class_rows: Annotated[int, typer.Option(help="Average over classes with at least so many test tiles.")] = 1,
+    min_class_rows: Annotated[int, typer.Option(help="Least number of test tiles for a class to count.")] = 1,
     layer: Layer = None,
     pooling: Pooling = None,
     out: Out = None,
@@ -126,11 +127,11 @@ def run(options: ProbeOptions) -> int:
     check_options(options)
     specs = encoder_specs(options)
     session = open_session(options.common, "geomae probe", {"command": "probe", **options.request()})
-    # With cross-fitting a test may be what is trained on.
+    # With cross-fitting, the test tiles may be the training tiles.
     selectors = (train, *tests)
     distinct = selectors if options.cross_fit is None else tuple(dict.fromkeys(selectors))
     selections = dict(zip(distinct, session.select(distinct), strict=True))
-    # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
+    # Slow imports (torch takes seconds) follow the selection of tiles, which does not need them.
     from geomae.commands.run import AnalysisRun, selection_record
     from geomae.encoders.selections import EmbeddingSpec, encoder_digest
     from geomae.evaluation.probe import embed_task, probe_encoders, save_alignments, usable_radiometry
@@ -142,7 +143,7 @@ def run(options: ProbeOptions) -> int:
     settings = probe_settings(options)
     chosen = [selections[selector] for selector in selectors]
     task = read_probe_task(settings, chosen if options.own_bands else share_bands(chosen))
-    usable = usable_radiometry(task, options.align, session.screen.say)  # {(method, test): whether it was named}
+    usable = usable_radiometry(task, options.align, session.screen.say)  # {(method, test): whether the user named it}
     embedding = EmbeddingSpec(options.layer, options.pooling, patches=options.task == SEGMENTATION)
     loader = session.loader(embedding, task.selections)
     trained = loader.load_trained(specs)
@@ -170,7 +171,7 @@ def run(options: ProbeOptions) -> int:
             return stop.exit_code
         result = probe_encoders(task, specs, embeddings, run_.step)
         run_.screen.close()
-        from geomae.commands.probe_report import write_results  # pictures: matplotlib comes after the work
+        from geomae.commands.probe_report import write_results  # imports matplotlib
 
         save_alignments(result, specs, embeddings, out / "alignments")
         save_probes(result, session.catalog, specs, trained, loader, embeddings, out / "probes", options.own_bands)
@@ -181,23 +182,23 @@ def run(options: ProbeOptions) -> int:
 
 
 def check_options(options: ProbeOptions) -> None:
-    """Raise ConfigError for options that cannot be, as far as that is told without torch."""
+    """Raise ConfigError for impossible options, as far as that can be checked without torch."""
     C = options.strength
     if C is not None and not (math.isfinite(C) and C > 0):
-        raise ConfigError(f"--strength {C:g}: give a number above 0, or leave it out to have it chosen")
+        raise ConfigError(f"--strength {C:g}: give a number above 0, or leave it out: it is then chosen by validation")
     if options.cross_fit is not None and options.cross_fit < 2:
-        raise ConfigError(f"--cross-fit {options.cross_fit}: takes at least 2 folds")
+        raise ConfigError(f"--cross-fit {options.cross_fit}: needs at least 2 folds")
     if options.cross_fit is None and options.train in options.tests:
-        what = f"--test {options.train}: is what --train learns from"
-        raise ConfigError(f"{what}; name another split, or --cross-fit 3, which tests each tile by a probe without it")
+        what = f"--test {options.train}: is also --train"
+        raise ConfigError(f"{what}; name another split, or give --cross-fit 3, which tests on groups held out in turn")
     if options.min_class_rows < 1:
-        raise ConfigError(f"--min-class-rows {options.min_class_rows}: takes at least 1")
+        raise ConfigError(f"--min-class-rows {options.min_class_rows}: give at least 1")
     if options.forest and options.own_bands:
-        raise ConfigError("--forest: takes the same bands on both sides; leave --own-bands out")
+        raise ConfigError("--forest: needs the same bands for training and test; leave --own-bands out")
 
 
 def probe_settings(options: ProbeOptions) -> "ProbeSettings":
-    """How the encoders are probed. Raises ConfigError for an option that cannot be."""
+    """The settings of the probes. Raises ConfigError for an impossible option."""
     from geomae.evaluation.alignment import NONE
     from geomae.evaluation.methods import METHODS
     from geomae.evaluation.probe_task import CLASSIFICATION, TASKS, ProbeSettings
@@ -209,7 +210,7 @@ def probe_settings(options: ProbeOptions) -> "ProbeSettings":
         if name not in (ALL, *METHODS):
             raise ConfigError(f"--align {name}: {nearest(name, (ALL, *METHODS))}")
     if options.align and options.task != CLASSIFICATION:
-        raise ConfigError(f"--align: takes --task {CLASSIFICATION}; the choice among alignments needs classes of tiles")
+        raise ConfigError(f"--align: needs --task {CLASSIFICATION}; the choice among alignments uses classes of tiles")
     wanted = METHODS if ALL in options.align else options.align
     alignments = (NONE, *(name for name in wanted if name != NONE)) if options.align else ()
     return ProbeSettings(
@@ -221,7 +222,7 @@ def probe_settings(options: ProbeOptions) -> "ProbeSettings":
 def encoder_specs(options: ProbeOptions) -> "tuple[EncoderSpec, ...]":
     """The user's encoders in their order, then the baselines that are not among them.
 
-    Raises ConfigError for encoders that cannot be.
+    Raises ConfigError for invalid encoders.
     """
     from geomae.encoders import encoder_specs as specify
     from geomae.encoders import parse_encoders
@@ -231,9 +232,9 @@ def encoder_specs(options: ProbeOptions) -> "tuple[EncoderSpec, ...]":
     usual = OF_ANY_BANDS if options.own_bands else BASELINES
     extra = [text for text in usual if text not in named] if options.baselines else []
     if not options.encoders and not extra:
-        raise ConfigError("there is nothing to probe; name an --encoder")
+        raise ConfigError("no encoder is left to probe; name an --encoder")
     references = parse_encoders([*options.encoders, *extra])
     for one in references if options.own_bands else ():
         if one.kind == BASELINE and not one.text.startswith(OF_ANY_BANDS):
-            raise ConfigError(f"--own-bands: the features of {one.text} are those of the bands; leave one of them out")
+            raise ConfigError(f"--own-bands: the features of {one.text} depend on the bands; leave one of the two out")
     return specify(references)

@@ -1,4 +1,4 @@
-"""What `geomae probe` leaves: table, pictures, report, summary, and the same figures for people."""
+"""Output of `geomae probe`: table, pictures, report and summary; the results are also printed."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,17 +39,17 @@ from geomae.reports.probe_tables import (
 )
 from geomae.runtime.console import Screen
 
-PRINTED = 7  # columns of alignments, as wide as a terminal; the report has all
+PRINTED = 7  # columns of alignments that fit a terminal; the report has all
 KNN = (
-    "kNN: cosine similarity of embeddings as they are, not standardised, one vote per neighbour. Intervals are 95 % "
-    "over resampled groups; differences are paired, on the same resamples."
+    "kNN: cosine similarity of the embeddings (not standardised), one vote per neighbour. Intervals are 95 % over "
+    "resampled groups; differences are paired, on the same resamples."
 )
 
 
 def write_results(
     run: AnalysisRun, session: Session, result: ProbeResult, embeddings: Mapping[str, Embeddings]
 ) -> None:
-    """Table, pictures, report, summary; the same figures for people."""
+    """Publish table, pictures, report and summary; print the results."""
     out = run.out
     made_by = {label: one.made_by for label, one in embeddings.items() if one.made_by is not None}
     _write_table(out / "probe.csv", result)
@@ -84,7 +84,7 @@ def write_results(
 
 
 def describe_dry_run(task: ProbeTask, specs: Sequence[EncoderSpec], screen: Screen) -> None:
-    """What a dry run prints."""
+    """Print what would be probed."""
     for what, parts in (("train on", task.pool[:1]), ("choose on", task.pool[1:]), ("test on", task.tests)):
         for part in parts:
             screen.result(f"{what} {part.name}: {part.size} in {len(set(part.unit_T))} groups")
@@ -96,7 +96,7 @@ def describe_dry_run(task: ProbeTask, specs: Sequence[EncoderSpec], screen: Scre
 
 
 def summarize_probe(result: ProbeResult) -> Iterator[str]:
-    """A sentence for each test set and each encoder that is compared: what the linear probe says, or cannot say."""
+    """A sentence for each test set and encoder: the score of its linear probe, and the differences from others."""
     for test in result.task.tests:
         key = PredictionKey(test.name, "linear")
         main = result.task.truths[test.name].measure.main
@@ -117,14 +117,14 @@ def _against(other: str, row: ProbeRow, groups: int) -> str:
     if row.interval is None:
         side = "above" if row.value > 0 else "below"
         return (
-            f"It lies {abs(row.value):.3f} {side} {other}, but {groups} groups are too few to say whether that is more "
-            f"than chance (it takes {FEWEST_GROUPS})"
+            f"It is {abs(row.value):.3f} {side} {other}, but {groups} groups are too few for an interval (it takes "
+            f"{FEWEST_GROUPS})"
         )
     low, high = row.interval
     span = f"[{low:+.3f}, {high:+.3f}]"
     if low > 0 or high < 0:
         return f"It is {'better' if low > 0 else 'worse'} than {other}, by {row.value:+.3f} {span}"
-    return f"The data cannot tell it from {other}: {row.value:+.3f} {span}"
+    return f"Its difference from {other} is not significant: {row.value:+.3f} {span}"
 
 
 def write_pictures(result: ProbeResult, out: Path) -> list[Path]:
@@ -137,7 +137,7 @@ def write_pictures(result: ProbeResult, out: Path) -> list[Path]:
         {test.name: [_bar(result, one, test.name) for one in result.encoders] for test in result.task.tests},
         title=f"Linear probe, trained on {result.task.train.name}",
         axis=axis,
-        caption=f"Lines: 95 % over resampled groups, where there are at least ten.\nGrey: baselines{seeds}.",
+        caption=f"Lines: 95 % interval over resampled groups, if there are at least ten.\nGrey: baselines{seeds}.",
     )
     if result.choices:
         paths.append(out / "probe_alignments.png")
@@ -174,11 +174,11 @@ def write_report(result: ProbeResult, pictures: Sequence[Path], about: About, pa
     """Publish `report.html`."""
     said = list(summarize_probe(result))
     tests = ", ".join(test.name for test in result.task.tests)
-    subject = f"What a linear function of frozen embeddings tells about {tests}, learned from {result.task.train.name}."
-    lead = said[0] if said else "There is nothing to compare with."
+    subject = f"Linear probes of frozen embeddings, trained on {result.task.train.name}, tested on {tests}."
+    lead = said[0] if said else "There is no other encoder to compare with."
     by_name = {picture.stem: picture for picture in pictures}
     sections = [
-        Section("What the data say", (subject, *said[1:]),
+        Section("Result", (subject, *said[1:]),
                 (Figure(by_name["probe_scores"], "The linear probe of every encoder on every test set."),)),
         Section("Scores", (KNN,), tuple(
             made for test in result.task.tests for table in (_scores_table, _differences_table)
@@ -192,20 +192,22 @@ def write_report(result: ProbeResult, pictures: Sequence[Path], about: About, pa
         sections.append(Section("Class shares", (SHARES, *summarize_shares(result)), tuple(share_tables(result))))
     if "probe_few_labels" in by_name:
         text = (
-            f"Linear probes from some labels per class, in {DRAWS} draws that spread over groups, at the fixed "
-            f"strength {FEW_LABELS_C:g}: so few labels leave nothing to choose it by. Embeddings are standardised by "
-            "all training tiles, which takes no labels."
+            f"Linear probes with few labels per class, in {DRAWS} draws spread over groups. The strength is fixed at "
+            f"{FEW_LABELS_C:g}, because so few labels do not allow choosing it. Embeddings are standardised with all "
+            "training tiles, which needs no labels."
         )
         sections.append(Section("Few labels", (text,), (Figure(by_name["probe_few_labels"], ""),)))
     if result.task.names:
         confusions = tuple(
-            Figure(picture, "Share of each class's row.") for name, picture in by_name.items() if "confusion" in name
+            Figure(picture, "Rows: true class; each cell is a share of its row.")
+            for name, picture in by_name.items()
+            if "confusion" in name
         )
         tables = tuple(_class_table(result, test.name) for test in result.task.tests)
         sections.append(Section("Classes", ("The linear probe, class by class.",), (*tables, *confusions)))
     sections.append(Section("How it was measured", tuple(describe_scoring(result.task)), (_C_table(result),)))
     notes = [[label, " · ".join(lines)] for label, lines in result.notes.items()]
-    sections.append(Section("Encoders", (), (Table("How each encoder takes tiles", ["encoder", "notes"], notes),)))
+    sections.append(Section("Encoders", (), (Table("Input of each encoder", ["encoder", "notes"], notes),)))
     write_page(path, Page(f"Probe: {result.task.train.name}", lead, tuple(sections), about))
 
 
@@ -224,7 +226,7 @@ def _bar(result: ProbeResult, encoder: EncoderResult, test: str) -> Bar:
 
 
 def _singles(result: ProbeResult, mean: ProbeRow) -> list[float]:
-    """The figures of the seeds that a row is the mean of."""
+    """The values of the single seeds behind a row that is their mean."""
     same = ("encoder", "test", "method", "shots", "align", "metric", "of")
     wanted = [getattr(mean, name) for name in same]
     return [
@@ -255,7 +257,7 @@ def _curves(result: ProbeResult, test: str) -> list[Curve]:
 
 
 def _scores_table(result: ProbeResult, test: str) -> Table:
-    """A row per encoder and method: every figure over all classes, the main one with its interval."""
+    """A row per encoder and method: every metric over all classes, the main one with its interval."""
     rows = [row for row in result.rows(test) if row.of == ALL and row.metric not in (TO_FIRST, TO_BASELINE)]
     others = [metric for metric in dict.fromkeys(row.metric for row in rows) if metric != result.main]
     seeded = {one.label for one in result.encoders if len(one.seeds) > 1}
@@ -269,7 +271,7 @@ def _scores_table(result: ProbeResult, test: str) -> Table:
 
 
 def _differences_table(result: ProbeResult, test: str) -> Table:
-    """A row per encoder and method: its distance to the first encoder and to the best baseline."""
+    """A row per encoder and method: its difference from the first encoder and from the best baseline."""
     rows = [row for row in result.rows(test) if row.metric in (TO_FIRST, TO_BASELINE)]
     best = {key.method: label for key, label in result.scores.best_baseline.items() if key.test == test}
     header = ["encoder", "method", f"to {result.encoders[0].label}", "95 %"]
@@ -284,7 +286,7 @@ def _differences_table(result: ProbeResult, test: str) -> Table:
 
 
 def _by(rows: Sequence[ProbeRow], *names: str) -> dict[tuple[str, ...], dict[str, ProbeRow]]:
-    """Rows by metric, gathered by what they are of."""
+    """Rows by metric, grouped by the attributes `names`."""
     gathered: dict[tuple[str, ...], dict[str, ProbeRow]] = {}
     for row in rows:
         gathered.setdefault(tuple(getattr(row, name) for name in names), {})[row.metric] = row
@@ -305,7 +307,7 @@ def _class_table(result: ProbeResult, test: str) -> Table:
 
 
 def _C_table(result: ProbeResult) -> Table:
-    """The strengths that were taken, and what each strength scored on held-out tiles, the mean over fits and seeds."""
+    """The chosen strengths, and the held-out score of every strength (mean over fits and seeds)."""
     tried = sorted({C for one in result.encoders for predictions in one.predictions for each in predictions.tried
                     for C in each})  # fmt: skip
     table: list[list[str | float | None]] = []
@@ -314,7 +316,7 @@ def _C_table(result: ProbeResult) -> Table:
         fits = [each for predictions in one.predictions for each in predictions.tried]
         means = [sum(each[C] for each in fits) / len(fits) for C in tried]
         table.append([one.label, ", ".join(taken), *means])
-    return Table("Strengths that were taken, and the scores on held-out tiles that decided",
+    return Table("Chosen strengths (C), and the held-out scores behind the choice",
                  ["encoder", "taken", *(f"{C:g}" for C in tried)], table)  # fmt: skip
 
 
@@ -333,7 +335,7 @@ def _write_table(path: Path, result: ProbeResult) -> None:
 
 
 def _metrics(rows: Iterable[ProbeRow]) -> Iterable[tuple[str, float]]:
-    """Every figure by the name METRIC/TEST/ENCODER/METHOD and what narrows it down, and the ends of its interval."""
+    """Every metric under METRIC/TEST/ENCODER/METHOD (with shots or class), and the ends of its interval."""
     for row in rows:
         parts = [row.metric, row.test, row.encoder, row.method]
         parts += [f"shots{row.shots}"] if row.shots is not None else []
@@ -356,7 +358,7 @@ def _print(result: ProbeResult, screen: Screen) -> None:
             figures = [f"{row.value:.3f}" if row else "" for row in each]
             rows.append([one.label, figures[0], interval_text(each[0]), *figures[1:]])
         forest = result.scores.find(FOREST, PredictionKey(test.name, FOREST), result.main)
-        if forest is not None:  # it has one figure, which stands with the linear ones
+        if forest is not None:  # its single value is shown with the linear probes
             rows.append([FOREST, f"{forest.value:.3f}", interval_text(forest), *[""] * (len(methods) - 1)])
         title = f"{metric_name(result.main)} on {test.name}"
         screen.table(title, ["encoder", methods[0], "95 %", *methods[1:]], rows)

@@ -27,12 +27,12 @@ from geomae.tiles.index import TileIndex
 from geomae.tiles.selection import Selection
 from geomae.tracking import DatasetRecord, Tracker, as_params, commit, resolve_uri, start_run, without_password
 
-OPENING_S = 100.0  # MLflow's import alone takes long on a busy machine; a store that fails is not waited for
+OPENING_S = 100.0  # MLflow is slow to import on a busy machine; a store that fails is not waited for
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`run.json` says what is computed, `history.jsonl` holds the figures, `summary.json` marks the end."""
+    """`run.json` holds the request, `history.jsonl` the metrics by step; `summary.json` marks a finished run."""
 
     path: Path
 
@@ -53,16 +53,16 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run is finished."""
         return (self.path / "summary.json").is_file()
 
     @property
     def begun(self) -> bool:
-        """Whether the folder holds a run, of whatever command."""
+        """Whether the folder holds a run of any command."""
         return (self.path / RECORD).is_file()
 
     def recorded(self, command: str, option: str = "--resume") -> dict[str, Any]:
-        """What the run was asked to compute. Raises CheckpointError where the folder holds no run of `command`."""
+        """The request of the run. Raises CheckpointError if the folder holds no run of `command`."""
         if not self.begun:
             raise CheckpointError(f"{option} {self.path}: holds no run (no run.json); give the folder of a training")
         stored = dict(read_json(self.path / RECORD))
@@ -74,7 +74,7 @@ class RunFolder:
         return stored
 
     def log(self, step: int, figures: dict[str, float]) -> None:
-        """Append figures to the history. Raises StorageError where there is no room."""
+        """Append metrics to the history. Raises StorageError if the disk is full."""
         path = self.path / "history.jsonl"
         try:
             with path.open("a", encoding="utf-8") as file:
@@ -85,7 +85,7 @@ class RunFolder:
             ) from error
 
     def history(self) -> list[dict[str, Any]]:
-        """All figures so far; a line that was cut off by a kill is left out."""
+        """All metrics so far; a line that a kill cut off is left out."""
         rows = []
         path = self.path / "history.jsonl"
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
@@ -96,21 +96,21 @@ class RunFolder:
         return rows
 
     def forget_after(self, step: int) -> None:
-        """Drop the figures of steps that will be computed again."""
+        """Drop the metrics of steps that will be computed again."""
         rows = [row for row in self.history() if row["step"] <= step]
         write_text(self.path / "history.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
     def remember_tracking(self, uri: str, run_id: str) -> None:
-        """Keep which run of the tracking store belongs to this folder, for a resume; a password is not kept."""
+        """Record the MLflow run of this folder, for a resume; a password is not recorded."""
         write_json(self.path / "tracking.json", {"uri": without_password(uri), "run_id": run_id})
 
     def tracked_uri(self) -> str | None:
-        """The tracking store that knows this run, if there is one, without a password."""
+        """The tracking store of this run, without a password; None if it was not tracked."""
         path = self.path / "tracking.json"
         return str(read_json(path)["uri"]) if path.is_file() else None
 
     def tracked(self, uri: str) -> str | None:
-        """The run id in the store at `uri`, if there is one."""
+        """The run id in the store at `uri`; None if there is none."""
         path = self.path / "tracking.json"
         if not path.is_file():
             return None
@@ -119,7 +119,7 @@ class RunFolder:
 
 
 def make(path: Path, computed: dict[str, Any]) -> RunFolder:
-    """Make the folder of a new run; `computed` is what it is to compute."""
+    """Make the folder of a new run; `computed` is the request that `run.json` records."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -129,9 +129,9 @@ def make(path: Path, computed: dict[str, Any]) -> RunFolder:
 
 
 def lock(folder: RunFolder) -> IO[str]:
-    """Keep other processes out of the run until the returned file is closed or this process ends.
+    """Lock the run against other processes until the returned file is closed or this process ends.
 
-    What a killed process left half written is removed; with several ranks the first alone does that.
+    Files that a killed process left incomplete are removed; with several ranks only the first does so.
     """
     try:
         file = (folder.path / ".lock").open("w", encoding="utf-8")
@@ -149,9 +149,9 @@ def lock(folder: RunFolder) -> IO[str]:
 
 
 class TrackedRun:
-    """A run's folder and its run in MLflow: begun, remembered for a resume, and ended as the work ended.
+    """The folder of a run and its run in MLflow, which is begun, recorded for a resume, and ended with the work.
 
-    With several ranks each has one, and the one that `leads` writes.
+    With several ranks each has one; the one that `leads` writes.
     """
 
     def __init__(
@@ -170,11 +170,11 @@ class TrackedRun:
     def begin_tracking(
         self, params: Mapping[str, Any], datasets: Sequence[DatasetRecord], tags: Mapping[str, str]
     ) -> None:
-        """Begin the run in MLflow, or go on with the one of this folder; returns at once."""
-        # A run goes on where it was tracked, whatever folder the command is called from.
+        """Begin the run in MLflow, or continue the one of this folder; returns at once."""
+        # A run stays in the store where it was first tracked, also if the command is called from another folder.
         self._uri = resolve_uri(self.common.tracking_uri or self.folder.tracked_uri())
         usual = {"geomae.version": __version__, "geomae.commit": commit(), "geomae.command": self.command}
-        parent = self.common.parent_run  # by this tag MLflow shows a run below the study that it belongs to
+        parent = self.common.parent_run  # this tag makes MLflow show the run below its study
         study = {"mlflow.parentRunId": parent} if parent else {}
         self.tracker = start_run(
             self._uri,
@@ -188,13 +188,13 @@ class TrackedRun:
         )
 
     def remember_tracking(self) -> None:
-        """Keep which run in MLflow this folder belongs to, as soon as it is known, so that it is gone on with."""
+        """Record the MLflow run of this folder as soon as it is known, so that a resume continues it."""
         run_id = self.tracker.run_id
         if self.leads and run_id is not None and self.folder.tracked(self._uri) != run_id:
             self.folder.remember_tracking(self._uri, run_id)
 
     def end_stopped(self, how_to_go_on: str) -> None:
-        """Say how to go on; the run in MLflow will end as stopped."""
+        """Print how to continue; the run in MLflow will end as stopped."""
         self._stopped = True
         self.screen.close()
         self.screen.say(how_to_go_on)
@@ -207,7 +207,7 @@ class TrackedRun:
         return path
 
     def end_tracking(self, kind: type[BaseException] | None) -> None:
-        """End the run in MLflow as the work ended: `kind` is the exception that was raised, if one was."""
+        """End the run in MLflow with the state of the work; `kind` is the class of an exception that was raised."""
         self.screen.close()
         self.remember_tracking()
         stopped = self._stopped or (kind is not None and not issubclass(kind, Exception))
@@ -216,10 +216,10 @@ class TrackedRun:
 
 
 class AnalysisRun(TrackedRun):
-    """One run of a command in its folder. `params` are what decides the result, as JSON.
+    """One run of a command in its folder. `params` are the settings that the result depends on, as JSON.
 
-    A folder of the same command with the same parameters is gone on with, so that what was computed is not computed
-    again; one with other parameters is refused, naming the difference.
+    A folder of the same command with the same parameters is continued, and finished parts are not computed again. A
+    folder with other parameters raises an error that names the difference.
     """
 
     def __init__(
@@ -235,16 +235,16 @@ class AnalysisRun(TrackedRun):
         self.tracker.log_artifact(self.out / RECORD)
 
     def step(self, what: str, done: int, total: int, figures: str = "") -> None:
-        """Show how far the work is."""
+        """Show the progress of the work."""
         self.screen.step(what, done, total, figures)
         self.remember_tracking()
 
     def stopped(self) -> None:
-        """Say how to go on; the run in MLflow ends as stopped."""
-        self.end_stopped(f"stopped; the same command with --out {self.out} goes on")
+        """Print how to continue; the run in MLflow ends as stopped."""
+        self.end_stopped(f"stopped; run the same command with --out {self.out} to continue")
 
     def finish(self, metrics: Mapping[str, float], inputs: Mapping[str, Any], artifacts: Sequence[Path] = ()) -> None:
-        """Publish `summary.json`; log the figures and the files (a folder keeps its name)."""
+        """Publish `summary.json`; log the metrics and the files (a folder keeps its name)."""
         self.tracker.log_metrics(metrics, 0)
         run_id = self.tracker.wait_run_id(OPENING_S)
         self.remember_tracking()
@@ -280,7 +280,7 @@ def first_rank_run(
     selections: Sequence[Selection],
     tags: Mapping[str, str],
 ) -> Iterator[AnalysisRun | None]:
-    """The run of a command, on the first rank; None on the others."""
+    """The run of a command on the first rank; None on the others."""
     if not session.leads:
         yield None
         return
@@ -291,14 +291,14 @@ def first_rank_run(
 
 
 def launch_into(session: Session, analysis: AnalysisRun | None) -> tuple[Path, Progress]:
-    """Start the other ranks; the folder that the first rank writes to, and how progress is shown."""
+    """Start the other ranks; returns the folder that the first rank writes to, and the function for progress."""
     session.launch()
     out = Path(session.fabric.broadcast(str(analysis.out) if analysis else ""))
     return out, analysis.step if analysis else session.screen.step
 
 
 def stop_early(session: Session, analysis: AnalysisRun | None, stop: Stop) -> int:
-    """The exit code of a rank whose work was stopped; the first says how to go on."""
+    """The exit code of a rank whose work was stopped; the first rank prints how to continue."""
     if analysis is not None:
         analysis.stopped()
     return session.stopped(stop)
@@ -313,7 +313,7 @@ def embedding_run(
     encoders: Mapping[str, Encoder],
     selections: Sequence[Selection],
 ) -> Iterator[AnalysisRun | None]:
-    """The run of a command that embeds selections by one encoder, on the first rank; None on the others."""
+    """The run of a command that embeds selections with one encoder, on the first rank; None on the others."""
     made_by = model_run(encoders)
     tags = {"geomae.encoder": reference.label} | ({"geomae.model_run": made_by} if made_by else {})
     with first_rank_run(session, command, params, selections, tags) as analysis:
@@ -321,7 +321,7 @@ def embedding_run(
 
 
 def publish_embeddings(analysis: AnalysisRun, embedded: Embedded) -> tuple[dict[str, float], dict[str, Any]]:
-    """Write the table of the embeddings; what is to be said of them, as metrics and as inputs of the summary."""
+    """Write the table of the embeddings; returns metrics and inputs for the summary."""
     store, dataset = embedded.extracted.path, embedded.open()
     parquet = analysis.out / "embeddings.parquet"
     unplaced = embedded.write_table(parquet)
@@ -329,7 +329,7 @@ def publish_embeddings(analysis: AnalysisRun, embedded: Embedded) -> tuple[dict[
     if embedded.extracted.computed:
         seconds = embedded.extracted.seconds
         metrics |= {"seconds": seconds, "tiles_per_s": embedded.extracted.computed / seconds}
-    elif analysis.folder.finished:  # how long it took when it was done
+    elif analysis.folder.finished:  # the time that the first, complete run took
         before = read_json(analysis.out / "summary.json")["metrics"]
         metrics |= {name: before[name] for name in ("seconds", "tiles_per_s") if name in before}
     inputs = {"store": str(store), "store_digest": store_digest(store)}
@@ -346,7 +346,7 @@ def publish_embeddings(analysis: AnalysisRun, embedded: Embedded) -> tuple[dict[
 def dataset_record(
     catalog: Catalog, name: str, index: TileIndex, imagery: SensorRecord, context: Literal["training", "validation"]
 ) -> DatasetRecord:
-    """Tiles of a data set as an input of a run, with the digest of their files and of the choice of tiles."""
+    """Tiles of a data set as an input of a run, with the digest of their files and of the selection."""
     return DatasetRecord(
         name=name,
         digest=digest([index.content(), index.tiles["tile_id"].tolist()]),

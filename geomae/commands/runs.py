@@ -1,4 +1,4 @@
-"""`geomae runs`: the runs below a folder and their state; `geomae runs show` opens one's report."""
+"""`geomae runs`: the runs below a folder and their state; `geomae runs show` opens the report of one."""
 
 import fcntl
 import json
@@ -17,8 +17,8 @@ from geomae.commands.options import exit_with
 from geomae.errors import ConfigError, nearest
 
 Folder = Annotated[Path, typer.Option("--folder", help="Folder with the runs.")]
-SKIPPED = frozenset(("checkpoints", "model", "pictures", "statistics", "mlruns"))  # of a run: no run lies in these
-KEY_FIGURES = {  # patterns of the metrics that tell a run from another; of other commands the first ones
+SKIPPED = frozenset(("checkpoints", "model", "pictures", "statistics", "mlruns"))  # subfolders of a run
+KEY_FIGURES = {  # patterns of the metrics that are listed; for other commands, the first metrics
     "pretrain": r"rmse/(model|baseline:mean)/[^/]+/mean",
     "probe": r"(balanced_accuracy|r2|mean_iou)/.*",
     "finetune": r"(balanced_accuracy|r2|mean_iou)/.*",
@@ -26,13 +26,13 @@ KEY_FIGURES = {  # patterns of the metrics that tell a run from another; of othe
     "gap": r"(mmd2|proxy_a_distance)/.*",
 }
 MOST_FIGURES = 3
-TRAININGS = ("pretrain", "finetune")  # which go on by --resume, others by the same command
+TRAININGS = ("pretrain", "finetune")  # continued with --resume; other commands are repeated
 RECORDS = ("summary.json", "run.json")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A folder of results: what made it, when, of which data, and how far it came."""
+    """A folder of results: its command, date, data and state."""
 
     path: Path
     command: str
@@ -43,14 +43,14 @@ class Run:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     def figures(self) -> list[tuple[str, float]]:
-        """The few metrics that are shown in a list."""
+        """The few metrics that the list shows."""
         wanted = re.compile(KEY_FIGURES.get(self.command, ".*"))
         chosen = [(name, value) for name, value in self.metrics.items() if wanted.fullmatch(name)]
         return chosen[:MOST_FIGURES]
 
 
 def list_runs(context: typer.Context, folder: Folder = Path("runs")) -> None:
-    """The runs below a folder: command, date, data, key figures, and whether they can be gone on with."""
+    """List the runs below a folder: command, date, data, key figures, and whether they can be continued."""
     if context.invoked_subcommand is None:
         exit_with(lambda: run(folder))
 
@@ -59,15 +59,15 @@ def show_run(
     name: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run below the folder, or its own folder.")],
     folder: Folder = Path("runs"),
 ) -> None:
-    """What a run was asked and found, and its report: opened in a browser where there is a terminal."""
+    """Show the request and the results of a run, and open its report in a browser (from a terminal)."""
     exit_with(lambda: show(name, folder))
 
 
 def run(folder: Path) -> int:
-    """Print the runs, the latest last; 0 also where there are none."""
+    """Print the runs, the latest last. Returns 0, also if there are none."""
     found = sorted(find_runs(folder), key=lambda one: (one.changed, str(one.path)))
     if not found:
-        typer.echo(f"no runs below {folder}; `geomae pretrain` leaves one there, and --folder names another place")
+        typer.echo(f"no runs below {folder}; `geomae pretrain` makes one there, and --folder names another folder")
         return 0
     for one in found:
         at = f"{one.changed:%Y-%m-%d %H:%M}"
@@ -80,7 +80,7 @@ def run(folder: Path) -> int:
 
 
 def show(name: str, folder: Path) -> int:
-    """Print what is known of a run and open its report. Raises ConfigError where there is no such run."""
+    """Print what is known of a run and open its report. Raises ConfigError if there is no such run."""
     found = {str(one.path.relative_to(folder)): one for one in find_runs(folder)}
     one = found.get(name.removeprefix(f"{folder}/").rstrip("/")) or read_run(Path(name))
     if one is None:
@@ -105,7 +105,7 @@ def show(name: str, folder: Path) -> int:
 
 
 def find_runs(folder: Path) -> Iterator[Run]:
-    """Every run below `folder`; parts of a study count by themselves."""
+    """Every run below `folder`; parts of a study are runs of their own."""
     for at, names, files in os.walk(folder):
         names[:] = sorted(one for one in names if one not in SKIPPED and not one.startswith(".") and "." not in one)
         if set(RECORDS) & set(files) and (one := read_run(Path(at))) is not None:
@@ -113,7 +113,7 @@ def find_runs(folder: Path) -> Iterator[Run]:
 
 
 def read_run(path: Path) -> Run | None:
-    """What a folder of results says of itself; None where it is none."""
+    """The run in a folder of results; None for other folders."""
     records = [path / name for name in RECORDS if (path / name).is_file()]
     if not records:
         return None
@@ -134,32 +134,32 @@ def read_run(path: Path) -> Run | None:
 
 
 def _state(path: Path, command: str, summary: Mapping[str, Any] | None) -> tuple[str, str]:
-    """The state of a run, and how to go on where it has not come to its end, or what it failed with."""
+    """The state of a run; for an unfinished one also how to continue it, or the error that it failed with."""
     if summary is not None:
         return ("failed", str(summary["error"])) if summary.get("error") else ("finished", "")
     if _at_work(path):
         return "running", ""
     if command not in TRAININGS:
-        return "stopped", f"the same command with --out {path} goes on"
+        return "stopped", f"run the same command with --out {path} to continue"
     steps = sorted((path / "checkpoints").glob("step-*"))
-    saved = f"{len(steps)} checkpoints" if steps else "nothing saved, begins anew"
-    return "stopped", f"`geomae {command} --resume {path}` goes on ({saved})"
+    saved = f"{len(steps)} checkpoints" if steps else "no checkpoint, starts at step 0"
+    return "stopped", f"`geomae {command} --resume {path}` continues it ({saved})"
 
 
 def _at_work(path: Path) -> bool:
-    """Whether a process holds the lock of the run; asking takes it for an instant, shared."""
+    """Whether a process holds the lock of the run; the test takes a shared lock for an instant."""
     try:
         with (path / ".lock").open(encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # it has no lock, or lies where files cannot be locked
+    except OSError:  # there is no lock file, or the file system has no locks
         return False
     return False
 
 
 def _data(request: Mapping[str, Any]) -> str:
-    """The selectors that a run was asked about, in the words of its options."""
+    """The selectors of the request of a run, under the names of its options."""
     parts = []
     for key in ("dataset", "train", "tests", "source", "target", "eval"):
         value = request.get(key)

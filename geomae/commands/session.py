@@ -1,4 +1,4 @@
-"""What a command of analysis works with, beginning with its tiles, for which nothing slow has to be imported."""
+"""The session of a command of analysis: catalogue, tiles and devices. Selecting tiles needs no slow import."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from geomae.runtime.ranks import alone, leads
 from geomae.tiles.selection import Selection, select_tiles
 from geomae.tracking import as_params
 
-RECORD = "run.json"  # of a run's folder: what it was to compute
+RECORD = "run.json"  # in the folder of a run: its request
 SHOWN = 5  # differences
 
 if TYPE_CHECKING:  # each takes seconds to import
@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # each takes seconds to import
 
 @dataclass(frozen=True)
 class Session:
-    """What a command of analysis works with; on several devices every rank has one.
+    """Catalogue, tiles and devices of a command of analysis; every rank has a session.
 
     `one_process` names a command that does not run on several ranks.
     """
@@ -39,17 +39,17 @@ class Session:
 
     @cached_property
     def screen(self) -> Screen:
-        """What people see; that of the first rank alone says anything."""
+        """The terminal output; only the first rank prints."""
         return Screen(shown=not self.common.quiet and self.leads)
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes the results; also known before the others are started."""
+        """Whether this process writes the results; known also before the others are started."""
         return leads()
 
     @cached_property
     def compute(self) -> "Compute":
-        """Devices and precision. Raises ConfigError for what cannot be."""
+        """Devices and precision. Raises ConfigError for impossible requests."""
         from geomae.runtime.devices import open_compute
 
         common = self.common
@@ -69,7 +69,7 @@ class Session:
         return self.compute.precision
 
     def select(self, chosen: Sequence[str | Selector]) -> list[Selection]:
-        """The tiles that the selectors mean; where a scheduler started the ranks, the first measures for the others."""
+        """The tiles of the selectors; if a scheduler started the ranks, the first rank measures for all."""
         with self.fabric.rank_zero_first() if self._started_by_scheduler() else contextlib.nullcontext():
             selections = select_tiles(self.catalog, chosen, self.screen.step, self.screen.warn)
         self.screen.close()
@@ -84,7 +84,7 @@ class Session:
         return EncoderLoader(spec, selections, self.fabric.device, self.common.tracking_uri)
 
     def launch(self) -> None:
-        """Start the other ranks: after all that can be wrong with the request, so that it is said once."""
+        """Start the other ranks; called after all checks of the request, so that an error is printed once."""
         from geomae.runtime.devices import launch
 
         if not self._started_by_scheduler():
@@ -104,9 +104,9 @@ class Session:
 
 
 def check_out(out: Path, request: Mapping[str, Any]) -> None:
-    """Raise StorageError where `out` holds something else than a run of what is asked.
+    """Raise StorageError if `out` holds anything other than a run of the same request.
 
-    `request` is what is known before any tile is read; what is None there is settled later, and not compared.
+    `request` holds what is known before any tile is read; settings that are None there are not compared.
     """
     if not (out / RECORD).is_file():
         check_new(out)
@@ -117,7 +117,7 @@ def check_out(out: Path, request: Mapping[str, Any]) -> None:
 
 
 def check_same(out: Path, stored: Mapping[str, Any], request: Mapping[str, Any]) -> None:
-    """Raise StorageError where what a run was asked for differs from what is asked, naming the difference."""
+    """Raise StorageError, naming the differences, if the stored request of a run differs from `request`."""
     old, new = as_params(stored), as_params(request)
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     different = [f"{key} ({old.get(key)} there, {new.get(key)} here)" for key in keys]
@@ -131,11 +131,11 @@ def check_same(out: Path, stored: Mapping[str, Any], request: Mapping[str, Any])
 def open_session(
     common: CommonOptions, one_process: str | None = None, request: Mapping[str, Any] | None = None
 ) -> Session:
-    """Catalogue and devices as asked for. Raises ConfigError and CatalogError for what cannot be.
+    """Open the catalogue and the devices. Raises ConfigError and CatalogError for impossible requests.
 
-    `request` are the command and what decides its result, as far as the options tell: a folder of other results is
-    refused here (StorageError), before tiles are read. Where nothing was asked of the devices, they are opened when
-    first needed, after the tiles: with torch and Fabric that takes seconds, and nothing can be wrong with it.
+    `request` holds the command and the options that its result depends on. A folder with other results raises
+    StorageError here, before tiles are read. Default devices are opened later, when first needed: importing torch and
+    Fabric takes seconds, and default devices need no check.
     """
     session = Session(common, common.open_catalog(), one_process)
     if request is not None and common.out is not None and session.leads:

@@ -1,4 +1,4 @@
-"""`geomae ui`: MLflow's own interface on the tracking store in use."""
+"""`geomae ui`: the web interface of MLflow for the tracking store."""
 
 from typing import Annotated
 
@@ -12,12 +12,12 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
 ) -> None:
-    """Open MLflow's own interface on the tracking store in use."""
+    """Start the web interface of MLflow for the tracking store."""
     exit_with(lambda: run(tracking_uri, host, port))
 
 
 def run(tracking_uri: str | None, host: str, port: int) -> int:
-    """Serve until it ends or is stopped; the exit code of the server, or 128 + the signal's number."""
+    """Serve until stopped. Returns the exit code of the server, or 128 plus the number of the signal."""
     from geomae.tracking import resolve_uri, ui
 
     return ui(resolve_uri(tracking_uri), host, port)

@@ -203,7 +203,7 @@ def test_an_option_of_adapt_is_blamed_by_its_own_name(work):
 @pytest.mark.parametrize("words", [["convert", "{}", "m"], ["catalog", "init", "{}"], ["pretrain", "--resume", "{}"]])
 def test_a_name_that_no_disk_takes_is_one_line(work, words):
     done = called(*[word.format("n" * 300) for word in words], cwd=work)
-    refused(done, "nnn...: no file system takes so long a name; shorten it")
+    refused(done, "nnn...: too long a name for the file system; shorten it")
 
 
 def test_an_out_that_is_something_else(work):

@@ -77,7 +77,7 @@ def test_the_words_of_the_first_start_go_on(dataset, finished, tracking_uri):
     )  # fmt: skip
     assert run(replace(words, resume=run_)) == 0
     assert run(replace(words, resume=run_, out=run_)) == 0
-    with pytest.raises(ConfigError, match=r"--out .*other: a run goes on in its own folder.*leave --out out"):
+    with pytest.raises(ConfigError, match=r"--out .*other: a run is resumed in its own folder.*leave --out out"):
         run(replace(words, resume=run_, out=finished / "other"))
 
 
@@ -123,7 +123,7 @@ def unfinished(folder):
 def spoil_catalogue(run):
     other = run.with_name("other.yaml")
     other.write_text(changed_catalog("scale: 0.0001", "scale: 0.001"))
-    return ["--catalog", "other.yaml"], ["the catalogue or its files are others", "restore them", "start a new run"]
+    return ["--catalog", "other.yaml"], ["the catalogue or its files have changed", "restore them", "start a new run"]
 
 
 def spoil_file(run):
@@ -157,7 +157,7 @@ def test_going_on_with_another_catalogue_or_other_contents(work, tracking_uri):
         run(PretrainOptions(changes=(*SMALL, "steps=2"), out=work / "run", tracking_uri=tracking_uri, quiet=True)) == 0
     )
     folder = unfinished(work)
-    parts = [f"--resume {folder}", "the catalogue or its files are others", "restore them", "start a new run"]
+    parts = [f"--resume {folder}", "the catalogue or its files have changed", "restore them", "start a new run"]
     catalog.write_text(changed_catalog("scale: 0.0001", "scale: 0.001"))
     refuses(CheckpointError, parts, resume=folder)
     catalog.write_text(CATALOG)

@@ -215,7 +215,7 @@ def test_the_report_needs_no_network(compared):
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", text)
     assert 'type="range"' in text and 'class="sorts"' in text
     for words in (
-        "Which is better",
+        "Which model is better",
         "By band",
         "By mask ratio",
         "On the map",

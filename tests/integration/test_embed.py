@@ -214,7 +214,7 @@ def test_stopped_by_a_signal_it_can_be_gone_on_with(many, tracking_uri, tmp_path
         time.sleep(0.001)
     process.send_signal(signal.SIGTERM)
     assert process.wait(120) == 143, log.read_text()
-    assert f"the same command with --out {out} goes on" in log.read_text()
+    assert f"run the same command with --out {out} to continue" in log.read_text()
     run_id = json.loads((out / "tracking.json").read_text())["run_id"]
     assert mlflow_client(tracking_uri).get_run(run_id).info.status == "KILLED"
     common = CommonOptions(catalog=asked[4], out=out, precision="32", tracking_uri=tracking_uri, quiet=True)

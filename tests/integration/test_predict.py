@@ -196,7 +196,8 @@ def test_tiles_that_were_learned_from_are_told_apart_and_few_of_many_maps_are_dr
     tiles = {row["dataset"]: row["n_tiles"] for row in table(tmp_path / "out/accuracy.csv") if row["metric"] == "ece"}
     assert tiles == {"fields[site=site10]": "16", "fields[site=site0] (learned from)": "16"}
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
-    assert "1 of 2 maps are shown: 1 where the model is least sure" in page and page.count("<figcaption>fields: s") == 1
+    assert "1 of 2 maps are shown: 1 where the confidence is lowest" in page
+    assert page.count("<figcaption>fields: s") == 1
     assert "area.csv has every scene; all together" in page
     rows = table(tmp_path / "out/maps.csv")
     assert [float(row["level"]) for row in rows] == sorted(float(row["level"]) for row in rows)

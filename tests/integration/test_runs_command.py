@@ -52,8 +52,8 @@ def test_every_run_has_its_state(folder):
         "done": "finished", "study/stopped": "stopped", "begun": "stopped", "asked": "stopped", "broken": "broken",
         "check": "finished", "wrong": "failed", "notes": "broken",
     }  # fmt: skip
-    assert found["study/stopped"].remedy.endswith("study/stopped` goes on (2 checkpoints)")
-    assert "--resume" in found["study/stopped"].remedy and "begins anew" in found["begun"].remedy
+    assert found["study/stopped"].remedy.endswith("study/stopped` continues it (2 checkpoints)")
+    assert "--resume" in found["study/stopped"].remedy and "starts at step 0" in found["begun"].remedy
     assert "--out" in found["asked"].remedy and found["asked"].data == "source a; target b"
     assert "run.json cannot be read" in found["broken"].remedy
     assert found["wrong"].remedy == "a tile is larger"

@@ -230,15 +230,15 @@ OTHER = "sentinel-2-l2a:B02,B03"
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({}, ConfigError, "is a model folder already; say --to timm, onnx or safetensors, or --bands"),
+        ({}, ConfigError, "is a model folder already; give --to timm, onnx or safetensors, or --bands"),
         ({"bands": "B02,B03"}, ConfigError, "is not SENSOR:BAND,BAND"),
         ({"bands": "sentinel-2-l2a:B02,B99"}, CatalogError, "has no band 'B99'"),
-        ({"bands": "sentinel-2-l2a:B02,blue"}, ConfigError, "B02 is there twice"),
+        ({"bands": "sentinel-2-l2a:B02,blue"}, ConfigError, "B02 occurs twice"),
         ({"bands": OTHER, "heads": 2, "norm_eps": 1e-6}, ConfigError, "--heads, --norm-eps: the model folder"),
         ({"bands": OTHER, "to": "timm"}, ConfigError, "--bands with --to timm"),
         ({"to": "torchscript"}, ConfigError, "--to torchscript: choose timm, onnx or safetensors"),
-        ({"to": "timm", "statistics": "stats.json"}, ConfigError, "--statistics: belongs to --bands"),
-        ({"to": "safetensors", "tile_size": 8}, ConfigError, "--tile-size: belongs to --to timm or onnx"),
+        ({"to": "timm", "statistics": "stats.json"}, ConfigError, "--statistics: needs --bands"),
+        ({"to": "safetensors", "tile_size": 8}, ConfigError, "--tile-size: needs --to timm or onnx"),
     ],
 )
 def test_requests_that_mean_nothing(tmp_path, options, kind, message):

@@ -103,7 +103,7 @@ def test_a_spectral_model_for_some_bands_of_one_sensor(folder, tmp_path, monkeyp
     record = SensorRecord("sentinel-2-l2a", "reflectance", 10.0, RECORD.bands, RECORD.mean_C, RECORD.std_C)
     model = drawn("two", (LANDSAT, record))
     source = folder(model)
-    with pytest.raises(ModelError, match=r"knows the sensors l8, sentinel-2-l2a.*say --bands SENSOR:BAND"):
+    with pytest.raises(ModelError, match=r"knows the sensors l8, sentinel-2-l2a.*give --bands SENSOR:BAND"):
         run(ConvertOptions(source, tmp_path / "out.onnx", to="onnx", quiet=True))
     with pytest.raises(ModelError, match="no statistics for sensor 'naip'"):
         run(ConvertOptions(source, tmp_path / "out.onnx", to="onnx", bands="naip:red", quiet=True))
