@@ -208,7 +208,7 @@ def test_tiles_that_were_learned_from_are_told_apart_and_few_of_many_maps_are_dr
             assert math.isclose(
                 float(row["share"]), (made.read(1) == {"water": 7, "crop": 40}[row["most_frequent"]]).mean()
             )
-    assert "a map has at most 4 x 4 cells, one for each step of 16 pixels" in page
+    assert "a map has at most 4 x 4 cells of 16 pixels" in page
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_numbers_are_mapped_in_their_unit_and_the_report_says_what_they_rest_on(
     assert not (tmp_path / "out/confidence_s10.tif").exists()
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert "its pixels are 5 m, and the model learned from 2 m; `gsd_m: 2`" in summary["inputs"]["remarks"][0]
-    assert "32 labels are no numbers, and are not scored" in summary["inputs"]["remarks"][1]
+    assert "32 labels are not numbers, and are not scored" in summary["inputs"]["remarks"][1]
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
     for number, step in enumerate(
         ("pretrained without labels on fields@all (run r1)",

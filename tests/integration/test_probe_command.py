@@ -382,7 +382,7 @@ WRONG = [
         ConfigError,
         ["baseline:random?seed=0: a patch of 8 pixels", "12 x 12", "cut tiles to a multiple", "`--no-baselines`"],
     ),
-    ({"own_bands": True}, ConfigError, ["--own-bands", "baseline:statistics", "leave one of them out"]),
+    ({"own_bands": True}, ConfigError, ["--own-bands", "baseline:statistics", "leave one of the two out"]),
 ]  # fmt: skip
 
 
