@@ -1,1 +1,1 @@
-"""Tiles: which windows there are, in what order they are read, and their statistics; and a landscape to read."""
+"""Tiles: windows of scenes, the order in which they are read, their labels and statistics; a synthetic landscape."""

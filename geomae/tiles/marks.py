@@ -1,4 +1,4 @@
-"""Where labels stand in a tile: outlines of polygons and points, in pixels of the tile.
+"""Positions of labels in a tile: outlines of polygons, and points, in pixels of the tile.
 
 V corners
 """
@@ -44,7 +44,7 @@ def tile_marks(index: TileIndex, position: int) -> list[Mark]:
 
 
 def with_marks(index: TileIndex) -> NDArray[np.int64]:
-    """Positions of the tiles that polygons touch; of all tiles, where labels are no polygons or none is touched."""
+    """Positions of the tiles that polygons touch; of all tiles where there are no polygons or none touches a tile."""
     everything = np.arange(len(index))
     if not isinstance(index.labels, PolygonLabels):
         return everything

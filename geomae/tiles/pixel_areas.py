@@ -11,16 +11,16 @@ from geomae.tiles.earth import Floats
 from geomae.vectors.projection import transformer
 
 EQUAL_AREA = "EPSG:6933"  # equal-area cylindrical, of the whole Earth: a pixel's area there is that on the ellipsoid
-STEP = 256  # columns from one that is measured to the next; between them areas change hardly and evenly
+STEP = 256  # columns between two that are measured; areas in between are interpolated
 AROUND = 34_735_060.890322745  # metres from longitude -180 to 180 on that grid
 HECTARE = 10_000.0  # square metres
 
 
 def pixel_hectares(grid: Grid, rows: slice) -> Floats | None:
-    """The area of each pixel of some rows in hectares, float64 (h, W); None where nothing tells the size of pixels.
+    """The area of each pixel of some rows in hectares, float64 (h, W); None where their size is unknown.
 
-    Every row is measured, for in degrees pixels shrink from row to row; so are some of its columns, for in a projection
-    the scale changes along a row too. Without a CRS a pixel is `gsd_m` squared.
+    Every row is measured, because pixels in degrees shrink from row to row; so is every STEP-th column, because the
+    scale of a projection changes along a row, too. Without a CRS the area of a pixel is `gsd_m` squared.
     """
     row_h = np.arange(rows.start or 0, grid.height if rows.stop is None else rows.stop)
     if grid.crs is None or transformer(grid.crs, EQUAL_AREA) is None:
@@ -31,7 +31,7 @@ def pixel_hectares(grid: Grid, rows: slice) -> Floats | None:
 
 
 def _measured(grid: Grid, row_h: NDArray[np.int64], column_M: NDArray[np.int64]) -> Floats:
-    """Square metres (h, M) of pixels, as the quadrangles of their corners."""
+    """Areas (h, M) of pixels in square metres: of the quadrangles between their corners."""
     assert grid.crs is not None
     to_equal_area = transformer(grid.crs, EQUAL_AREA)
     assert to_equal_area is not None

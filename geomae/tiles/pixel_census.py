@@ -1,7 +1,4 @@
-"""Labelled pixels counted by class, split and group: what `--task segmentation` learns and is tested with.
-
-T tiles, P rows, one for each class, or polygon, in a tile
-"""
+"""Labelled pixels counted by class, split and group: the samples of `--task segmentation`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,20 +14,21 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class PixelCount:
-    """Labelled pixels, as often as tiles show them, and the groups (or blocks, or tiles) that they belong to."""
+    """Labelled pixels, counted once per tile that holds them, and the groups (or blocks, or tiles) of these."""
 
     pixels: int
     groups: int
 
 
-PixelsBySplit = Mapping[str, PixelCount]  # the split, or `all`; absent where there is no pixel
+PixelsBySplit = Mapping[str, PixelCount]  # by split, and `all`; a split without pixels is absent
 
 
 @dataclass(frozen=True)
 class PixelCensus:
-    """Labelled pixels of one data set by class, the most frequent first, and together; the tiles have `all_pixels`.
+    """Labelled pixels of one data set by class, the most frequent first, and in total; `all_pixels` counts unlabelled
+    ones, too.
 
-    A split has the pixels that are of it themselves and lie in tiles of it, as a probe takes them; `all` has all.
+    A split counts the pixels that a probe takes: those of that split in tiles of that split. `all` counts every pixel.
     """
 
     classes: Mapping[str, PixelsBySplit]

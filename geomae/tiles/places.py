@@ -22,18 +22,18 @@ Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-MOST = 32  # partners of a tile in one data set, spread evenly over its scenes: further dates cost memory, teach little
-LOOKED_AT = 64  # scenes of one ground, spread evenly, that are looked at first; the others where none of these will do
-CHUNK = 500_000  # pairs of tiles and scenes that are looked at together
-BLOCK = 512  # rows of a matrix between the tiles of a batch that are made together
+MOST = 32  # partners of a tile in one data set, spread evenly over its scenes: more cost memory and add little
+LOOKED_AT = 64  # scenes of one place, spread evenly, that are tried first; the others where none of these fits
+CHUNK = 500_000  # pairs of tiles and scenes that are processed at once
+BLOCK = 512  # rows of a matrix between the tiles of a batch that are computed at once
 GSD_TOLERANCE = 0.05
-TOUCHING = 1e-6  # windows that share less of a side only touch
+TOUCHING = 1e-6  # share of a side: windows with a smaller overlap only touch
 FOOTPRINTS = "overlapping footprints"
 
 
 @dataclass(frozen=True)
 class Partner:
-    """The ground at the centre of a tile lies at pixel (row, col) of a scene, one pixel of the tile is `zoom` there."""
+    """The centre of a tile lies at pixel (row, col) of a scene; one pixel of the tile is `zoom` pixels there."""
 
     dataset: int
     scene: int
@@ -44,9 +44,10 @@ class Partner:
 
 @dataclass(frozen=True)
 class _Side:
-    """A data set as a side of a pair: its tiles, its ground, and what tells places and scenes from each other.
+    """One data set of a pair: its tiles, their ground, and numbers of places and scenes.
 
-    `place_T` numbers the places of all data sets (-1: unknown), `file_S` the scenes: equal where they share a file.
+    `place_T` numbers the places across all data sets (-1: unknown); `file_S` numbers the scenes, equal where they share
+    a file.
     """
 
     index: TileIndex
@@ -58,7 +59,7 @@ class _Side:
 
     @property
     def has_places(self) -> bool:
-        """Whether the catalogue names places, and not just folds."""
+        """Whether places come from `places` of the catalogue and not from `group.folds`."""
         return self.index.place_column is not None and self.index.place_column[1] == "places"
 
     @property
@@ -70,7 +71,10 @@ class _Side:
 
 @dataclass(frozen=True)
 class _Table:
-    """Partners of the tiles of a data set, sorted by tile, then data set, then scene; `first_T` has one entry more."""
+    """Partners of the tiles of a data set, sorted by tile, data set and scene.
+
+    Those of tile t are the entries from first_T[t] up to first_T[t + 1].
+    """
 
     first_T: Whole
     dataset_P: NDArray[np.int16]
@@ -82,8 +86,8 @@ class _Table:
 class Partners:
     """Partners of the tiles of several data sets.
 
-    `how` says of each data set how many tiles have a partner and what they were found by, in one line each.
-    `grounds` are the grounds of the tiles of each data set: no partner leaves them.
+    `how` has one line per data set: how many tiles have a partner and how these were found. `grounds` are the areas of
+    the tiles of each data set: every partner lies in them.
     """
 
     def __init__(self, sides: Sequence[_Side], tables: Sequence[_Table], how: Sequence[str]) -> None:
@@ -100,7 +104,7 @@ class Partners:
         return tuple(Partner(*one) for one in zip(*(column[own].tolist() for column in columns), strict=True))
 
     def with_partner(self, dataset: int, other: int | None = None) -> Whole:
-        """The tiles of a data set, by their places in it, that have a partner, in any data set or in one."""
+        """Positions of the tiles of a data set that have a partner in any data set, or in `other`."""
         table = self._tables[dataset]
         tile_P = np.repeat(np.arange(len(table.first_T) - 1), np.diff(table.first_T))
         return np.unique(tile_P if other is None else tile_P[table.dataset_P == other])
@@ -110,23 +114,23 @@ class Partners:
         return len(self.with_partner(dataset, other))
 
     def place_id(self, dataset: int) -> Whole:
-        """A number (T) that is equal for tiles of one place, in whatever data set; -1 where it is unknown.
+        """A number (T) that is equal for tiles of one place across data sets; -1 where it is unknown.
 
-        Values of `group.folds` count where the files have no CRS, which is where tiles are paired by them.
+        Values of `group.folds` are used only where files have no CRS, as they are for pairs.
         """
         return self._boxes[dataset].place_T
 
     def same_ground(self, dataset: int, positions_B: Whole, reach: float) -> Bools:
-        """Which tiles (B, B) of a data set may show the same ground, so that neither is a counter-example of the other.
+        """Which pairs of tiles (B, B) of a data set may show the same ground and must not be negatives of each other.
 
-        Those are of one place, or their boxes overlap after each has grown around its centre by the factor `reach`:
-        in one scene or one CRS exactly, between two CRS as circles around the boxes.
+        They have the same place, or their boxes overlap after scaling by `reach` around their centres. The overlap is
+        exact within one scene or CRS; between two CRS it is that of circles around the boxes.
         """
         return self._boxes[dataset].overlap(np.asarray(positions_B, dtype=np.int64), reach)
 
 
 class _Boxes:
-    """Where the tiles of a data set lie, for the question which of a batch overlap."""
+    """Where the tiles of a data set lie, to find those of a batch that overlap."""
 
     def __init__(self, side: _Side) -> None:
         earth = side.earth
@@ -168,12 +172,12 @@ class _Boxes:
 
 
 def find_partners(indexes: Sequence[TileIndex], names: Sequence[str] | None = None) -> Partners:
-    """Find the partners of every tile; the tiles of `indexes` are those of the training; `names` are for `how`.
+    """Find the partners of every tile. `indexes` hold the training tiles; `names` are used in `how`.
 
-    Between two data sets, or within one, the first of these counts that both have: the column of `places`, a CRS in the
-    files, the column of `group.folds`. A partner is a window in another file, around the centre of the tile and of its
-    size on the ground, that lies wholly on training tiles of its data set. Raises CatalogError for scenes of one place
-    without a CRS that differ in size.
+    Two data sets (or one with itself) are paired by the first of these that both have: the column of `places`, a CRS in
+    the files, the column of `group.folds`. A partner is a window in another file, centred on the tile and of its size
+    on the ground, that lies wholly on training tiles of its data set. Raises CatalogError where scenes of one place
+    have no CRS and differ in size.
     """
     sides = _sides(indexes, names or [index.name for index in indexes])
     tables, how = [], []
@@ -181,7 +185,7 @@ def find_partners(indexes: Sequence[TileIndex], names: Sequence[str] | None = No
         ways: Counter[str] = Counter()
         parts = [_pair(side, other, number, ways) for number, other in enumerate(sides)]
         tables.append(_assemble(parts, len(side.index)))
-        how.append(_account(side, sides, tables[-1], ways))
+        how.append(_summary(side, sides, tables[-1], ways))
     return Partners(sides, tables, how)
 
 
@@ -200,7 +204,7 @@ def _sides(indexes: Sequence[TileIndex], names: Sequence[str]) -> list[_Side]:
 
 
 def _scene_numbers(index: TileIndex, files: dict[str, int]) -> Whole:
-    """One number for scenes that share a file, of whatever data set; `files` grows by those of the index."""
+    """Numbers of scenes, equal where they share a file, across data sets; files of the index are added to `files`."""
     numbers = []
     for scene in index.source.scenes:
         number = next((files[path] for path in scene.files if path in files), len(files))
@@ -213,7 +217,7 @@ Columns = tuple[Whole, Whole, Floats, Floats]  # of each partner: tile, scene, r
 
 
 def _pair(one: _Side, other: _Side, number: int, ways: Counter[str]) -> tuple[int, Columns]:
-    """The partners in `other`, which is data set `number`, of the tiles of `one`; counts in `ways` what found them."""
+    """The partners in `other` (data set `number`) of the tiles of `one`; `ways` counts how they were found."""
     if one.has_places and other.has_places:
         by_place = _search(one, other, *_same_place(one, other))
         ways[one.column] += len(by_place[0])
@@ -235,7 +239,7 @@ def _joined(parts: Sequence[Columns]) -> Columns:
 def _same_place(one: _Side, other: _Side, *, without_crs: bool = False) -> tuple[Whole, Whole, Whole, Whole]:
     """Tiles and their places as keys, and the scenes of each key: tile_M, key_M, key_K, scene_K."""
     tiles, known = one.place_T >= 0, other.place_T >= 0
-    if without_crs:  # in one of both: where all of one side have one, nothing is listed only to be dropped
+    if without_crs:  # on at least one side: pairs in which both have one are dropped later
         on_earth, other_on_earth = one.earth.crs_T >= 0, other.earth.crs_T >= 0
         tiles, known = tiles & ~(on_earth & other_on_earth.all()), known & ~(other_on_earth & on_earth.all())
     tile_M = np.flatnonzero(tiles)
@@ -244,7 +248,7 @@ def _same_place(one: _Side, other: _Side, *, without_crs: bool = False) -> tuple
 
 
 def _same_footprint(one: _Side, other: _Side) -> tuple[Whole, Whole, Whole, Whole]:
-    """The same with footprints as keys."""
+    """As `_same_place`, with footprints as keys."""
     tile_M, footprint_M, footprint_S = meeting_footprints(one.earth, other.earth)
     scene = np.flatnonzero(footprint_S >= 0)
     scene = scene[np.argsort(footprint_S[scene], kind="stable")]
@@ -273,7 +277,7 @@ def _search(
 
 
 def _candidates(tile_M: Whole, key_M: Whole, key_K: Whole, scene_K: Whole) -> Iterator[tuple[Whole, Whole]]:
-    """Pairs of tile and scene (N), in chunks; all of one tile are in the same."""
+    """Pairs of tile and scene (N), in chunks; all pairs of a tile are in one chunk."""
     low_M, high_M = np.searchsorted(key_K, key_M), np.searchsorted(key_K, key_M, side="right")
     total_M = np.cumsum(high_M - low_M)
     start = 0
@@ -289,7 +293,7 @@ def _candidates(tile_M: Whole, key_M: Whole, key_K: Whole, scene_K: Whole) -> It
 
 
 def _on_ground(one: _Side, other: _Side, tile_N: Whole, scene_N: Whole, on_earth_N: Bools) -> Columns:
-    """Those of the pairs whose window lies on the ground of the other data set, with the place and scale of it."""
+    """The pairs whose window lies on the ground of the other data set: tile, scene, centre and zoom."""
     earth = one.earth
     centre_N2 = np.stack([earth.row_T, earth.col_T], axis=1)[tile_N] + earth.size_T[tile_N, None] / 2
     zoom_N, good_N = np.ones(len(tile_N)), np.ones(len(tile_N), dtype=bool)
@@ -331,7 +335,7 @@ def _spread(columns: Columns) -> Columns:
 
 
 def _evenly(tile_P: Whole, most: int) -> Bools:
-    """A choice of at most `most` of the entries of each tile, evenly spread; `tile_P` is sorted."""
+    """True for at most `most` entries of each tile, evenly spread; `tile_P` is sorted."""
     _, first, counts = np.unique(tile_P, return_index=True, return_counts=True)
     rank_P = np.arange(len(tile_P)) - np.repeat(first, counts)
     most_P = np.maximum(np.repeat(counts, counts), most)
@@ -347,14 +351,14 @@ def _assemble(parts: Sequence[tuple[int, Columns]], tiles: int) -> _Table:
     return _Table(first, dataset[order], scene[order].astype(np.int32), centre[order], zoom[order])
 
 
-def _account(side: _Side, sides: Sequence[_Side], table: _Table, ways: Counter[str]) -> str:
-    """One line: how many tiles have a partner, in which data sets, and what they were found by."""
+def _summary(side: _Side, sides: Sequence[_Side], table: _Table, ways: Counter[str]) -> str:
+    """One line: how many tiles have a partner, in which data sets, and how they were found."""
     tile_P = np.repeat(np.arange(len(side.index)), np.diff(table.first_T))
     text = f"{side.name}: {len(np.unique(tile_P)):,} of {len(side.index):,} tiles have a partner"
     if not len(tile_P):
         column = f"no windows of other scenes that share a value of {side.column}"
-        where = "no places column" if side.index.place_column is None else column
-        return f"{text}: {where}, no footprints that meet"
+        where = "no column of places" if side.index.place_column is None else column
+        return f"{text}: {where}, no footprints that overlap"
     text += ", by " + " and by ".join(sorted(way for way, found in ways.items() if found))
     if len(sides) > 1:
         by_dataset = [len(np.unique(tile_P[table.dataset_P == number])) for number in range(len(sides))]

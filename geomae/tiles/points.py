@@ -1,4 +1,4 @@
-"""Tiles around points: which point lies in which scene, what is left out and why, and which contradict each other.
+"""Tiles around points: the scenes of each point, points left out and why, and points whose labels conflict.
 
 N points, S scenes, F footprints, T tiles: a point in a scene
 """
@@ -26,15 +26,15 @@ Whole = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Days = NDArray[np.datetime64]
 
-DAY = len("2021-05-03")  # of a time, the characters of its day (UTC)
-DAYS = 30.0  # between a point and a scene, where the catalogue does not say
+DAY = len("2021-05-03")  # leading characters of a time that give its day (UTC)
+DAYS = 30.0  # default of `windows.days`: most days between a point and a scene
 NOWHERE = "points without coordinates"
 FILTERED = "points that do not meet windows.where"
 OUTSIDE = "points outside every scene"
 TIMELESS = "points without a time"
 EDGE = "tiles of points that leave the scene"
 INVALID = "tiles of points on invalid pixels"
-MOST_CLASSES = 256  # labels of more values, or with decimals, are measurements, which may differ from place to place
+MOST_CLASSES = 256  # labels with more values than this, or with decimals, are measurements: neighbours may differ
 POINT, PIXEL_ROW, PIXEL_COL, REPEAT = POINT_COLUMNS = ("point", "pixel_row", "pixel_col", "repeat")
 
 
@@ -44,7 +44,7 @@ class PointTiles:
 
     `tiles` has scene, row, col, size, and of the point: its number in the file, the row and column of the pixel that
     holds it, and how many points before it have the same tile. `attributes` are the columns of the file, then those of
-    the scene that it has not. `left_out` counts by reason, and `remarks` say what a person should know.
+    the scene that the file does not have. `left_out` counts points and tiles by reason; `remarks` are for the user.
     """
 
     tiles: pd.DataFrame
@@ -56,8 +56,8 @@ class PointTiles:
 def point_tiles(catalog: Catalog, name: str, source: Source, grids: Sequence[Grid | None]) -> PointTiles:
     """The tiles of an entry with `windows: {points, size}`, of scenes that have a grid.
 
-    A tile lies so that its centre is at most half a pixel from the point. Raises CatalogError where no tile is left,
-    with what would have been needed, and as `read_vector` does.
+    The centre of a tile is at most half a pixel from its point. Raises CatalogError where no tile is left, saying why,
+    and as `read_vector` does.
     """
     entry = catalog.entry(name).windows
     assert isinstance(entry, Points)
@@ -94,9 +94,9 @@ def point_tiles(catalog: Catalog, name: str, source: Source, grids: Sequence[Gri
 
 
 def contradictions(catalog: Catalog, name: str, tiles: pd.DataFrame) -> tuple[str, ...]:
-    """A sentence if tiles of different labels share pixels, with their number; none where the labels are measurements.
+    """A sentence if tiles with different labels share pixels, with their number; none for measurements.
 
-    `tiles` have the columns of `PointTiles` and `label`. Raises CatalogError instead, where `windows.strict` says so.
+    `tiles` have the columns of `PointTiles` and `label`. With `windows.strict`, raises CatalogError instead.
     """
     entry = catalog.entry(name).windows
     assert isinstance(entry, Points)
@@ -116,7 +116,7 @@ def contradictions(catalog: Catalog, name: str, tiles: pd.DataFrame) -> tuple[st
     share = f"{len(np.unique(points[other_T >= 0])):,} of {len(np.unique(points)):,} points"
     message = (
         f"{share} are nearer than the {entry.size} pixels of a tile to one of another label, as {example}: their tiles "
-        "show both"
+        "overlap"
     )
     if entry.strict:
         remedy = "leave some out, make `size` smaller, or remove `strict`"
@@ -125,7 +125,7 @@ def contradictions(catalog: Catalog, name: str, tiles: pd.DataFrame) -> tuple[st
 
 
 def _points(layer: VectorLayer, left_out: dict[str, int]) -> tuple[Whole, Floats]:
-    """The feature of each point (N) and its coordinates (N, 2); of several points of one feature each counts."""
+    """The feature of each point (N) and its coordinates (N, 2); every point of a multipoint feature counts."""
     parts, feature_N = shapely.get_parts(layer.geometries, return_index=True)
     xy_N2 = np.stack([shapely.get_x(parts), shapely.get_y(parts)], axis=1)
     known_N = np.isfinite(xy_N2).all(axis=1)
@@ -135,10 +135,10 @@ def _points(layer: VectorLayer, left_out: dict[str, int]) -> tuple[Whole, Floats
 
 
 def _meetings(crs: str, xy_N2: Floats, grids: Sequence[Grid | None]) -> Iterator[tuple[Whole, Whole, Floats]]:
-    """By scene the points that lie in it, the scene again, and where they lie (row, column) in pixels.
+    """For each scene the points in it, the number of the scene for each, and their pixels (row, column).
 
-    Scenes of one grid share the work, and only points near a scene are brought to its CRS: far from its zone, a
-    projection may give any number.
+    Scenes of one grid are computed together. Only points near a scene are transformed to its CRS, because a projection
+    may return arbitrary numbers far from its zone.
     """
     frames = frames_of(grids)
     shape_S2 = _shapes(grids)
@@ -172,8 +172,8 @@ def _shapes(grids: Sequence[Grid | None]) -> Whole:
 
 
 def _pixels(frames: Frames, scene: int, shape_2: Whole, xy_N2: Floats) -> Floats:
-    """Rows and columns (N, 2) of places in the CRS of a scene; NaN stays."""
-    if in_degrees(frames.crs_names[frames.crs_S[scene]]):  # those beyond 180 are those of -180 to 180
+    """Rows and columns (N, 2) of points in the CRS of a scene; NaN stays NaN."""
+    if in_degrees(frames.crs_names[frames.crs_S[scene]]):  # longitudes are equal modulo 360
         corner_4 = np.array([[0.0, shape_2[1], 0.0, shape_2[1]]]), np.array([[0.0, 0.0, shape_2[0], shape_2[0]]])
         left = to_crs(frames.affine_S6[[scene]], *corner_4)[..., 0].min()
         xy_N2 = np.column_stack([left + np.mod(xy_N2[:, 0] - left, TURN), xy_N2[:, 1]])
@@ -183,7 +183,7 @@ def _pixels(frames: Frames, scene: int, shape_2: Whole, xy_N2: Floats) -> Floats
 def _chosen(
     catalog: Catalog, name: str, tiles: pd.DataFrame, columns: pd.DataFrame, left_out: dict[str, int]
 ) -> pd.DataFrame:
-    """The tiles of the points that `windows.where` lets through."""
+    """The tiles of the points that meet `windows.where`."""
     entry = catalog.entry(name).windows
     if not isinstance(entry, Points) or entry.where is None:
         return tiles
@@ -199,7 +199,7 @@ def _chosen(
 def _in_time(
     catalog: Catalog, name: str, source: Source, tiles: pd.DataFrame, columns: pd.DataFrame, left_out: dict[str, int]
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """The tiles whose point and scene are at most `windows.days` apart, where both say their time; and a remark."""
+    """The tiles whose point and scene are at most `windows.days` apart, where both have a time; and a remark."""
     entry = catalog.entry(name).windows
     assert isinstance(entry, Points)
     place = catalog.place(name, "windows", "days")
@@ -208,15 +208,15 @@ def _in_time(
     if time not in columns:
         if entry.days is not None:
             raise CatalogError(
-                f"{place}: {entry.points} has no column {time!r} that tells when; add it, or remove `days`"
+                f"{place}: {entry.points} has no column {time!r} with the times of the points; add it, or remove `days`"
             )
         return tiles, ()
     day_S = np.array([scene.time[:DAY] if scene.time else "NaT" for scene in source.scenes], dtype="datetime64[D]")
     if np.isnat(day_S[tiles["scene"]]).all():
         if entry.days is not None:
-            raise CatalogError(f"{place}: no scene says its time; add `time`, or remove `days`")
+            raise CatalogError(f"{place}: no scene has a time; add `time`, or remove `days`")
         return tiles, (
-            f"{entry.points} says when its points were taken and no scene does: they meet scenes of any time",
+            f"points of {entry.points} have times and scenes have none: they are paired with scenes of any time",
         )
     day_T = point_days(columns[time], tiles[POINT].to_numpy(), f"{catalog.place(name, 'windows', 'points')}")
     known_T = ~np.isnat(day_T)
@@ -237,12 +237,12 @@ def _in_time(
 
 
 def _near_others(tiles: pd.DataFrame, codes_T: Whole) -> Whole:
-    """For each tile one of another label that shares pixels with it, -1 without any.
+    """For each tile the nearest one with another label that shares pixels with it; -1 without any.
 
-    Labels that differ differ in a bit of their numbers, so that one search by bit finds them all.
+    Different labels differ in at least one bit of their codes, so that one search per bit finds every pair.
     """
     size = float(tiles["size"].iloc[0])
-    places_T3 = tiles[["row", "col", "scene"]].to_numpy(dtype=np.float64) * [1, 1, 2 * size]  # scenes lie apart
+    places_T3 = tiles[["row", "col", "scene"]].to_numpy(dtype=np.float64) * [1, 1, 2 * size]  # keeps scenes apart
     other_T = np.full(len(tiles), -1, dtype=np.int64)
     for bit in range(int(codes_T.max()).bit_length()):
         has_T = (codes_T >> bit) & 1 == 1
@@ -257,7 +257,7 @@ def _near_others(tiles: pd.DataFrame, codes_T: Whole) -> Whole:
 
 
 def _attributes(source: Source, tiles: pd.DataFrame, columns: pd.DataFrame) -> pd.DataFrame:
-    """The columns of the file for each tile, then those attributes of its scene that the file has not."""
+    """The columns of the file for each tile, then the attributes of its scene that the file does not have."""
     own = columns.iloc[tiles[POINT].to_numpy()].reset_index(drop=True)
     scenes = pd.DataFrame([dict(scene.attributes) for scene in source.scenes])
     others = scenes[[one for one in scenes.columns if one not in own.columns]]

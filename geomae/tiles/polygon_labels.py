@@ -1,4 +1,4 @@
-"""Labels from polygons, and the columns of a tile index whose values are those of polygons.
+"""Labels from polygons, and columns of a tile index whose values come from polygons.
 
 T tiles, N features of the vector file, H W pixels of a window
 """
@@ -21,21 +21,21 @@ from geomae.tiles.labels import NONE, LabelledPixels, LabelSource, Numbers, Rast
 from geomae.vectors.burning import ScenePolygons, scene_polygons
 from geomae.vectors.polygons import LabelPolygons, check_meeting, read_polygons
 
-KEPT_SCENES = 8  # scenes of which the polygons are kept in pixels; tiles come scene by scene
+KEPT_SCENES = 8  # scenes whose polygons are kept in pixel coordinates; tiles are read scene by scene
 Texts = NDArray[np.object_]
 Whole = NDArray[np.int64]
 ByPolygon = Mapping[str, Texts]  # column of the tile index: the value of each polygon (N), None where it has none
 
 
 class PolygonLabels:
-    """Labels from polygons. A pixel belongs to the polygon that its centre lies in, of several to the smallest."""
+    """Labels from polygons. A pixel belongs to the polygon that contains its centre, the smallest of several."""
 
     def __init__(self, polygons: LabelPolygons, grids: Sequence[Grid | None]) -> None:
         self.polygons = polygons
         self._grids = grids
         self._contested: dict[tuple[int, Window], int] = {}
         self._lost: dict[Grid, int] = {}
-        self._on_grid = lru_cache(KEPT_SCENES)(self._brought)
+        self._on_grid = lru_cache(KEPT_SCENES)(self._to_pixels)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,16 +81,16 @@ class PolygonLabels:
         if pixels:
             messages.append(
                 f"polygons of different classes overlap on {sum(pixels):,} pixels of {len(pixels):,} tiles; the "
-                "smaller polygon counts there"
+                "smallest polygon counts there"
             )
         unplaced = sum(grid is not None and grid.crs is None for grid in self._grids)
         if unplaced:
-            messages.append(f"{unplaced} scenes have no CRS, and polygons do not label them")
+            messages.append(f"{unplaced} scenes have no CRS, so that polygons give them no labels")
         if lost := sum(self._lost.values()):
-            messages.append(f"{lost:,} polygons have a corner without a place in the CRS of a scene, and are left out")
+            messages.append(f"{lost:,} polygons have a corner outside the CRS of a scene, and are left out")
         return tuple(messages)
 
-    def _brought(self, grid: Grid) -> ScenePolygons:
+    def _to_pixels(self, grid: Grid) -> ScenePolygons:
         here = scene_polygons(self.polygons.layer, grid)
         self._lost[grid] = here.lost
         return here
@@ -99,7 +99,7 @@ class PolygonLabels:
 def open_labels(
     catalog: Catalog, dataset: str, source: Source, grids: Sequence[Grid | None]
 ) -> RasterLabels | PolygonLabels | None:
-    """The labels per pixel of an entry, None where its labels are not of pixels.
+    """The labels of pixels of an entry; None where it has none.
 
     Raises CatalogError for polygons that cannot be read (see `read_polygons`) or meet no scene.
     """
@@ -116,10 +116,10 @@ def open_labels(
 def columns_of_polygons(
     catalog: Catalog, dataset: str, labels: LabelSource, attributes: pd.DataFrame, seen: Whole
 ) -> ByPolygon:
-    """The columns of the tile index that the entry takes from polygons; `seen` are those that have a pixel in a tile.
+    """The columns of the tile index that come from polygons; `seen` are the polygons with a pixel in a tile.
 
-    Raises CatalogError where the tiles have an attribute of the same name, for polygons that name no split, and for
-    fewer groups of polygons than splits.
+    Raises CatalogError where the tiles have an attribute of the same name, for polygons without a split where the split
+    is a column, and for fewer groups of polygons than splits.
     """
     if not isinstance(labels, PolygonLabels):
         return {}
@@ -139,12 +139,12 @@ def columns_of_polygons(
             taken["split"] = _splits_of_groups(taken["group"], seen, split)
     elif "split" in taken and any(value is None for value in taken["split"][seen].tolist()):
         place = catalog.place(dataset, "split", "column")
-        raise CatalogError(f"{place}: some polygons that tiles see are of no split; fill the column")
+        raise CatalogError(f"{place}: some polygons in tiles have no split; fill the column")
     return taken
 
 
 def _splits_of_groups(group_N: Texts, seen: Whole, split: Split) -> Texts:
-    """The split of each polygon that tiles see, its whole group dealt to one; None for others and without a group."""
+    """The split of each polygon in a tile, one for its whole group; None for other polygons and without a group."""
     split_N = _texts([None] * len(group_N))
     known = seen[[group is not None for group in group_N[seen].tolist()]] if len(seen) else seen
     split_N[known] = group_splits(group_N[known], split.group or {}, split.seed)
@@ -152,7 +152,7 @@ def _splits_of_groups(group_N: Texts, seen: Whole, split: Split) -> Texts:
 
 
 def values_of_tiles(by_polygon: ByPolygon, polygon_T: Numbers) -> dict[str, Texts]:
-    """The columns of tiles by their polygons; in none a tile has no value, which for the split is called `none`."""
+    """The columns of tiles from their polygons; without a polygon the value is None, and for the split `none`."""
     columns: dict[str, Texts] = {}
     for name, value_N in by_polygon.items():
         values = [None if polygon == NONE else value_N[polygon] for polygon in polygon_T.tolist()]

@@ -1,11 +1,12 @@
-"""Radiometry: pixels of a target brought to what a source measures, by a map that was fitted without labels.
+"""Radiometric adjustment: maps pixels of a target domain to the measurements of a source domain, without labels.
 
-Each band of the source is a weighted sum of bands of the target, and a curve of that. Fits stand in `radiometry_fits`.
+Each band of the source is predicted as a weighted sum of bands of the target, followed by a curve. `radiometry_fits`
+fits these maps.
 
-radiometry.json         the method, both selectors, the bands that are taken, and what the mapped pixels are
+radiometry.json         the method, both selectors, the bands that are used, and the sensor record of mapped pixels
 radiometry.safetensors  weights (D, C), offsets (D), and the curves (D, Q), in float64
 
-C bands of the target that are taken, D bands of the source, H W pixels, Q knots of a curve; X any leading dimensions
+C bands of the target that are used, D bands of the source, H W pixels, Q knots of a curve; X any leading dimensions
 """
 
 from dataclasses import dataclass
@@ -29,10 +30,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Radiometry:
-    """A map of pixels. `taken` are names of bands of the target; `imagery` is what mapped pixels are taken for.
+    """A map of pixels. `taken` names the bands of the target that it uses; `imagery` describes the mapped pixels.
 
-    A curve is straight between its knots and goes on beyond them as steeply as it rises on the whole; without knots (Q
-    is 0) there is none. `about` says in words what it was fitted on.
+    A curve is linear between its knots; beyond them it continues with its mean slope. Without knots (Q is 0) there is
+    no curve. `about` describes the data of the fit.
     """
 
     method: str
@@ -53,14 +54,14 @@ class Radiometry:
 
     @property
     def digest(self) -> str:
-        """Names what decides the mapped pixels."""
+        """A digest of everything that determines the mapped pixels."""
         arrays = (self.weight_DC, self.offset_D, self.knot_DQ, self.value_DQ)
         return digest([self.method, self.taken, self.imagery.to_dict(), [one.tolist() for one in arrays]])
 
     def apply(
         self, pixels_XCHW: NDArray[np.float32], valid_XCHW: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Mapped pixels and their validity (..., D, H, W): a pixel is valid where all bands that it is made of are."""
+        """Mapped pixels and their validity (..., D, H, W): a pixel is valid where all bands that it uses are."""
         pixels, valid = np.moveaxis(pixels_XCHW, -3, 0), np.moveaxis(valid_XCHW, -3, 0)
         mapped = np.zeros((len(self.weight_DC), *pixels.shape[1:]), dtype=np.float32)
         known = np.zeros(mapped.shape, dtype=np.bool_)
@@ -95,11 +96,11 @@ class Radiometry:
 
     @classmethod
     def load(cls, folder: Path) -> "Radiometry":
-        """What `save` left. Raises ModelError for a folder that holds something else."""
+        """Load what `save` wrote. Raises ModelError for a folder that holds something else."""
         try:
             record = read_json(folder / RECORD)
             if record["weights"] != file_digest(folder / WEIGHTS):
-                raise ModelError(f"{folder}: {WEIGHTS} is not the one that {RECORD} tells of; fit it again")
+                raise ModelError(f"{folder}: {WEIGHTS} is not the one that {RECORD} describes; fit it again")
             arrays = load_file(folder / WEIGHTS)
             imagery = SensorRecord.from_dict(record["imagery"])
             loaded = cls(

@@ -1,6 +1,6 @@
-"""How radiometry is fitted, without labels: by histograms, on pixels that did not change, or by wavelengths.
+"""Fits of radiometry without labels: by histograms, on pixels that did not change, or by wavelengths.
 
-C bands of the target, D bands of the source, T tiles, P pixels that both show, B bins, Q quantiles
+C bands of the target, D bands of the source, T tiles, P pixels of the ground that both show, B bins, Q quantiles
 """
 
 from collections.abc import Callable, Mapping
@@ -21,23 +21,23 @@ from geomae.tiles.radiometry import ADJUSTMENT, INVARIANT, QUANTILES, Floats, Ra
 from geomae.tiles.reader import TileReader
 from geomae.tiles.selection import Selection
 
-MOST_TILES = 2000  # whose pixels enter a histogram
-BINS = 2**16  # between the least and the largest value
-LEVELS = np.linspace(0.005, 0.995, 100)  # beyond, a histogram is a few pixels
-MOST_PIXELS = 50_000  # that both show
-FEWEST_PIXELS, FEWEST_SHARE = 100, 0.005  # of such pixels: one in twenty that did not change is one; fewer may be any
+MOST_TILES = 2000  # tiles whose pixels enter a histogram
+BINS = 2**16  # bins of a histogram between the smallest and the largest value
+LEVELS = np.linspace(0.005, 0.995, 100)  # beyond these, quantiles rest on a few pixels
+MOST_PIXELS = 50_000  # of the ground that both show
+FEWEST_PIXELS, FEWEST_SHARE = 100, 0.005  # unchanged pixels, of which one in twenty passes UNCHANGED
 UNCHANGED = 0.95  # probability from which on a pixel counts as unchanged (Canty & Nielsen 2008)
 MOST_ROUNDS = 50
 SETTLED = 1e-4  # change of a canonical correlation
-RIDGE = 1e-9  # of the variance of a band, so that bands that say the same can be told apart
-ABSORBED = ("nir09", "cirrus")  # bands that the atmosphere darkens: no neighbour of others
-POINTS = 101  # of a band's width that its mean is taken over
+RIDGE = 1e-9  # of the variance of a band, so that covariances of redundant bands can be inverted
+ABSORBED = ("nir09", "cirrus")  # bands in atmospheric absorption: not used to interpolate others
+POINTS = 101  # wavelengths over which the mean of a band is computed
 
 
 def fit_radiometry(method: str, source: Selection, target: Selection, seed: int) -> Radiometry:
-    """The map of the target's pixels to what the source measures; bands of both stand in one order (`share_bands`).
+    """The map from the target's pixels to the source's; bands of both are in one order (see `share_bands`).
 
-    Raises ConfigError for another method, and where the tiles do not carry it.
+    Raises ConfigError for an unknown method, and where the tiles do not suffice for it.
     """
     if method not in FITS:
         raise ConfigError(f"radiometry {method!r}: {nearest(method, FITS)}")
@@ -45,9 +45,9 @@ def fit_radiometry(method: str, source: Selection, target: Selection, seed: int)
 
 
 def reason_against(method: str, source: Selection, target: Selection) -> str | None:
-    """Why a method has nothing to go by for these tiles; None where it has."""
+    """Why a method cannot be fitted to these tiles; None where it can."""
     if method != ADJUSTMENT and not _one_order(source.imagery, target.imagery):
-        return f"the bands of {source.name} and {target.name} are not the same, one by one"
+        return f"the bands of {source.name} and {target.name} are not the same"
     if method == INVARIANT and not same_ground(source, target):
         return f"no tile of {target.name} shows the ground of a tile of {source.name}"
     if method == ADJUSTMENT and (_adjustment(source, target)[1] == 1).any(1).all():
@@ -56,23 +56,23 @@ def reason_against(method: str, source: Selection, target: Selection) -> str | N
 
 
 def mapped(selected: Selection, radiometry: Radiometry) -> Selection:
-    """The selection whose pixels are read through the map, and are taken for the source's.
+    """The selection, read through the map, so that its pixels have the bands and units of the source.
 
-    Raises BandMismatchError where it lacks a band that the map takes.
+    Raises BandMismatchError where it lacks a band that the map uses.
     """
     stored = {band.name for band in selected.index.source.bands}
     missing = [name for name in radiometry.taken if name not in stored]
     if missing:
         raise BandMismatchError(
             f"{selected.name}: has no band {', '.join(missing)}, which the radiometry fitted to {radiometry.target} "
-            "takes; fit one to these tiles"
+            "uses; fit one to these tiles"
         )
     imagery = replace(radiometry.imagery, gsd_m=selected.imagery.gsd_m)
     return replace(selected, index=replace(selected.index, radiometry=radiometry), imagery=imagery)
 
 
 def match_quantiles(source: Selection, target: Selection, seed: int) -> Radiometry:
-    """The curve of each band that gives the target the quantiles of the source (histogram matching)."""
+    """A curve for each band that maps the quantiles of the target to those of the source (histogram matching)."""
     value_DQ, knot_DQ = (_quantiles(one, role, seed) for one, role in ((source, "source"), (target, "target")))
     flat = [source.imagery.bands[band].name for band in np.flatnonzero((np.diff(knot_DQ) <= 0).any(1))]
     if flat:
@@ -86,21 +86,22 @@ def match_quantiles(source: Selection, target: Selection, seed: int) -> Radiomet
 
 
 def match_invariant_pixels(source: Selection, target: Selection, seed: int) -> Radiometry:
-    """A gain and an offset of each band, from pixels that did not change between both (Canty & Nielsen 2008).
+    """A gain and an offset for each band, from pixels that did not change between both (Canty & Nielsen 2008).
 
-    These are found by iteratively reweighted multivariate alteration detection; the line through them is that of
-    orthogonal regression. Raises ConfigError where no ground is seen by both, and where most of it changed.
+    Unchanged pixels are found by iteratively reweighted multivariate alteration detection (IR-MAD), and a line is
+    fitted to them by orthogonal regression. Raises ConfigError where the two share no ground, and where too few pixels
+    are unchanged.
     """
     reason = reason_against(INVARIANT, source, target)
     if reason is not None:
-        raise ConfigError(f"{INVARIANT}: {reason}; take {QUANTILES}, which needs no common ground")
+        raise ConfigError(f"{INVARIANT}: {reason}; use {QUANTILES}, which needs no common ground")
     there_PC, here_PC = _pixels_of_both(source, target, seed)
     enough = max(FEWEST_PIXELS, FEWEST_SHARE * len(here_PC))
     kept_P = unchanged_probability(there_PC, here_PC) > UNCHANGED if len(here_PC) >= enough else np.zeros(0, bool)
     if kept_P.sum() < enough:
         raise ConfigError(
             f"{INVARIANT}: of {len(here_PC)} pixels that {source.name} and {target.name} both show {kept_P.sum()} did "
-            f"not change, fewer than {enough:.0f}; take {QUANTILES}"
+            f"not change, fewer than {enough:.0f}; use {QUANTILES}"
         )
     lines = [orthogonal_line(here, there) for here, there in zip(here_PC[kept_P].T, there_PC[kept_P].T, strict=True)]
     gain_D, offset_D = np.array(lines).T
@@ -113,10 +114,10 @@ def match_invariant_pixels(source: Selection, target: Selection, seed: int) -> R
 
 
 def adjust_bands(source: Selection, target: Selection, seed: int) -> Radiometry:
-    """Each band of the source as the target's spectrum, straight between centres of its bands, says it would measure.
+    """Each band of the source from the target's spectrum, interpolated linearly between the centres of its bands.
 
-    It is the mean of that spectrum over the width of the band; a band that the target has too is taken as it is. No
-    pixel takes part in it, and no draw.
+    A band is the mean of that spectrum over the band's width; a band that the target has, too, is used unchanged. The
+    fit depends on wavelengths only: it reads no pixels and draws no random numbers.
     """
     taken, weight_DC = _adjustment(source, target)
     none = np.zeros((len(weight_DC), 0))
@@ -135,7 +136,7 @@ FITS: Mapping[str, Callable[[Selection, Selection, int], Radiometry]] = {
 
 
 def _quantiles(selected: Selection, role: str, seed: int) -> Floats:
-    """Those of the valid pixels by band (D, Q), from histograms that are filled tile by tile."""
+    """Quantiles of the valid pixels by band (D, Q), from histograms that are filled tile by tile."""
     index = selected.index
     if len(index) > MOST_TILES:
         drawn = generator(seed, "quantiles", role).choice(len(index), MOST_TILES, replace=False)
@@ -158,13 +159,13 @@ def _quantiles(selected: Selection, role: str, seed: int) -> Floats:
 
 
 def _inverse(share_B: Floats, edges_B: Floats) -> Floats:
-    """The values at LEVELS of a distribution that rises from edge to edge; empty bins hold nothing back."""
+    """The quantiles at LEVELS of a distribution that is linear within bins; empty bins are skipped."""
     rising = np.concatenate([[True], np.diff(share_B) > 0])
     return np.asarray(np.interp(LEVELS, share_B[rising], edges_B[rising]))
 
 
 def same_ground(source: Selection, target: Selection) -> list[tuple[int, Partner]]:
-    """Tiles of the target (positions) with a window of the source that shows their ground in pixels of one size."""
+    """Tiles of the target (positions), each with a window of the source on the same ground with equal pixel size."""
     partners = find_partners([target.index, source.index])
     pairs = []
     for tile in partners.with_partner(0, 1).tolist():
@@ -174,7 +175,7 @@ def same_ground(source: Selection, target: Selection) -> list[tuple[int, Partner
 
 
 def _pixels_of_both(source: Selection, target: Selection, seed: int) -> tuple[Floats, Floats]:
-    """Pixels (P, D) of the source and of the target at the same places, valid in every band of both."""
+    """Pixels (P, D) of the source and of the target at the same positions, valid in every band of both."""
     pairs = same_ground(source, target)
     each = max(1, MOST_PIXELS // len(pairs))
     there, here = (TileReader(one.index, 0, [band.name for band in one.imagery.bands]) for one in (source, target))
@@ -192,10 +193,10 @@ def _pixels_of_both(source: Selection, target: Selection, seed: int) -> tuple[Fl
 
 
 def unchanged_probability(first_PC: Floats, second_PC: Floats) -> Floats:
-    """How probably each pixel (P) did not change between two dates, by IR-MAD (Nielsen 2007).
+    """The probability (P) that each pixel did not change between two dates, by IR-MAD (Nielsen 2007).
 
-    Differences of canonical variates do not feel gains and offsets; their squares over their variances follow a chi
-    square where nothing changed, whose tail is the weight of a pixel in the next round.
+    Differences of canonical variates are invariant to gains and offsets. Without change, the sum of their squares over
+    their variances follows a chi-squared distribution; its upper tail is the weight of a pixel in the next iteration.
     """
     bands = first_PC.shape[1]
     weight_P, before_C = np.ones(len(first_PC)), np.zeros(bands)
@@ -215,7 +216,7 @@ def unchanged_probability(first_PC: Floats, second_PC: Floats) -> Floats:
 
 
 def orthogonal_line(x_P: Floats, y_P: Floats) -> tuple[float, float]:
-    """Gain and offset of the line whose squared distances to the points are least."""
+    """Gain and offset of the line with the smallest squared distances to the points (orthogonal regression)."""
     (vx, cxy), (_, vy) = np.cov(x_P, y_P)
     gain = (vy - vx + np.sqrt((vy - vx) ** 2 + 4 * cxy**2)) / (2 * cxy)
     return float(gain), float(y_P.mean() - gain * x_P.mean())
@@ -227,7 +228,7 @@ def _one_order(source: SensorRecord, target: SensorRecord) -> bool:
 
 
 def _adjustment(source: Selection, target: Selection) -> tuple[tuple[str, ...], Floats]:
-    """Names of the bands of the target that are taken, and their weights (D, C)."""
+    """Names of the bands of the target that are used, and their weights (D, C)."""
     optical = [band for band in target.index.source.bands if band.polarisation is None]
     matched = [band.name for band in target.imagery.bands]
     known = [band for band in optical if band.common_name not in ABSORBED or band.name in matched]
@@ -238,7 +239,7 @@ def _adjustment(source: Selection, target: Selection) -> tuple[tuple[str, ...], 
 
 
 def spectral_weights(wanted: Band, known: list[Band]) -> Floats:
-    """The weights (C) of bands, in the order of their wavelengths, in what `wanted` measures of a spectrum."""
+    """Weights (C) of the bands `known`, sorted by wavelength, whose weighted sum predicts the band `wanted`."""
     for place, band in enumerate(known):
         if (band.wavelength_um, band.fwhm_um) == (wanted.wavelength_um, wanted.fwhm_um):
             return np.asarray(np.eye(len(known))[place])

@@ -1,4 +1,4 @@
-"""Tiles and other windows of a data set read by many threads, ahead of their use.
+"""Reads tiles and other windows of a data set, with several threads in advance.
 
 C bands, H W pixels
 """
@@ -21,14 +21,14 @@ from geomae.tiles.index import TileIndex
 from geomae.tiles.tile_cache import CachedScenes, TileCache
 from geomae.tiles.views import Frame, frame_of
 
-SPARSE = 4  # times the pixels of its tiles: a scene whose tiles lie further apart is not kept whole
+SPARSE = 4  # largest ratio of the area around a scene's tiles to the area of the tiles for which it is kept whole
 
 Job = TypeVar("Job")
 Made = TypeVar("Made")
 
 
 def ahead(make: Callable[[Job], Made], jobs: Iterable[Job], threads: int) -> Iterator[Made]:
-    """What `make` gives for each job, in order, made by `threads` threads ahead of its use (0: when asked for)."""
+    """The results of `make` for each job, in order, computed in advance by `threads` threads (0: on demand)."""
     if threads == 0:
         yield from map(make, jobs)
         return
@@ -47,7 +47,7 @@ def ahead(make: Callable[[Job], Made], jobs: Iterable[Job], threads: int) -> Ite
 
 
 def runs_of_one_size(side_T: NDArray[np.int64], rows: range, most: Callable[[int], int]) -> Iterator[range]:
-    """Parts of `rows`, one after the other, whose tiles have one side; `most` says how many of a side make a part."""
+    """Consecutive parts of `rows` whose tiles have one side; a part has at most `most(side)` tiles."""
     start = rows.start
     while start < rows.stop:
         stop, side = start + 1, int(side_T[start])
@@ -61,8 +61,8 @@ class TileReader:
     """Reads the tiles of an index; any number of threads may share it.
 
     `bands` chooses bands of the source by name and fixes their order; by default all in stored order. Where the index
-    has a radiometry, they are bands that this makes of those of the source. With a `cache` files are decoded where it
-    does not hold their pixels.
+    has a radiometry, they are the bands that it returns. With a `cache`, files are decoded only where it does not hold
+    their pixels.
     """
 
     def __init__(
@@ -112,17 +112,17 @@ class TileReader:
 
     @cached_property
     def ground(self) -> TrainingGround:
-        """What lies in some tile of the index."""
+        """The area that the tiles of the index cover."""
         return TrainingGround(self.index)
 
     @cached_property
     def groups(self) -> DrawGroups | None:
-        """The tiles that are drawn near each other, where that saves decoding."""
+        """Groups of tiles that are drawn close together; None where that would not save decoding."""
         return draw_groups(self.index)
 
     @cached_property
     def ground_of_groups(self) -> TrainingGround:
-        """What lies in some tile of each group; only where there are groups."""
+        """The area that the tiles of each group cover; only where there are groups."""
         assert self.groups is not None
         return TrainingGround(self.index, self.groups.group_T)
 
@@ -132,7 +132,7 @@ class TileReader:
         return frame_of(scene, Window(row, col, size, size))
 
     def window(self, scene: int, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Pixels and validity of any window, as `read` gives them of a tile. Scenes are kept where memory allows."""
+        """Pixels and validity of any window, as in `read`. Scenes are kept in memory where there is room."""
         kept = self._scenes.get(scene) or self._keep(scene)
         if kept is None:
             return self._read(scene, window)
@@ -142,7 +142,7 @@ class TileReader:
         return pixels[part], valid[part]
 
     def _keep(self, scene: int) -> tuple[int, int, NDArray[np.float32], NDArray[np.bool_]] | None:
-        """The rectangle of a scene's tiles, read once; None where memory does not suffice, or little of it is tiles."""
+        """The rectangle around a scene's tiles, read once; None without room, or where tiles cover little of it."""
         of_scene = self._place[self._place[:, 0] == scene, 1:]
         (row, col), (bottom, right) = of_scene[:, :2].min(0), (of_scene[:, :2] + of_scene[:, 2:]).max(0)
         bands = len(self.bands)
@@ -159,13 +159,13 @@ class TileReader:
     def many(self, positions: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Tiles of one size, stacked: pixels and validity (B, C, H, W).
 
-        Tiles of one scene that follow each other and fill their common window are read as that window: the bits are
-        the same, and most of the work per tile is saved.
+        Consecutive tiles of one scene that fill their bounding window are read as one window: the values are the same,
+        and most of the work per tile is saved.
         """
         tiles = []
         for scene, group in itertools.groupby(positions, key=lambda position: int(self._place[position, 0])):
             together = list(group)
-            window = self._common(together)
+            window = self._bounding_window(together)
             if self._room or self._kept or window is None:
                 tiles += [self.read(position) for position in together]
                 continue
@@ -176,8 +176,8 @@ class TileReader:
         pixels, valid = zip(*tiles, strict=True)
         return np.stack(pixels), np.stack(valid)
 
-    def _common(self, positions: Sequence[int]) -> Window | None:
-        """The window around tiles of one scene, where it holds no more pixels than they do together."""
+    def _bounding_window(self, positions: Sequence[int]) -> Window | None:
+        """The bounding window of tiles of one scene; None where it holds more pixels than the tiles together."""
         row, col, size = self._place[positions, 1:].T
         top, left = int(row.min()), int(col.min())
         window = Window(top, left, int((row + size).max()) - top, int((col + size).max()) - left)

@@ -1,4 +1,4 @@
-"""The domains of the drawn landscape: how covers are laid out, what they are mixed of, and how they are seen."""
+"""The domains of the synthetic landscape: layout of the land cover, mixtures of spectra, light and sensor."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,26 +12,26 @@ WATER, FOREST, SHRUB, GRASS, CROP, BARE, BUILT = CLASSES
 
 @dataclass(frozen=True)
 class LandscapeDomain:
-    """What sets a domain apart; shares are of area, lengths `_px` in pixels, angles in degrees."""
+    """The properties of a domain; shares are of area, lengths `_px` in pixels."""
 
     name: str
     season: str
     first_day: date
     epsg: int
     mixtures: tuple[Mapping[str, float], ...]  # spectrum -> share, per class code from 1
-    wild: Mapping[int, float]  # class code -> share, from valley to hill
+    wild: Mapping[int, float]  # natural cover: class code -> share, from valley to hill
     fields: Mapping[int, float]
-    farmed: float
-    pivots: float  # share of parcels that are watered by a turning arm, and so are round
-    parcel_px: tuple[float, float, float]  # median width and length, and their log deviation
+    farmed: float  # share of the area
+    pivots: float  # share of parcels with center-pivot irrigation, which are round
+    parcel_px: tuple[float, float, float]  # median width and length, and the standard deviation of their logarithms
     border: str  # the spectrum along parcel borders
     river_px: tuple[float, float, float]  # half width of the bed, widths of bare and wooded bank
     relief_m: float
-    sun: tuple[float, float]  # how far it stands to the north and to the east, over how high
-    haze: tuple[float, float]  # reflectance added at 0.55 um, exponent of its fall with wavelength
-    wet: float = 0.0  # moisture everywhere, in standard deviations of that of places and parcels
+    sun: tuple[float, float]  # horizontal north and east components of its direction over the vertical one
+    haze: tuple[float, float]  # reflectance added at 0.55 um, and the exponent of its decrease with wavelength
+    wet: float = 0.0  # moisture added everywhere, in standard deviations of its variation between places and parcels
     bands: tuple[str, ...] = BANDS
-    widening: float = 1.0  # of the bands, over Sentinel-2's
+    widening: float = 1.0  # bandwidth as a multiple of Sentinel-2's
 
 
 # fmt: off

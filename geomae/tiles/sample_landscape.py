@@ -1,6 +1,6 @@
-"""A drawn landscape: Sentinel-2 scenes of two domains and their land cover, made on first use without a network.
+"""A synthetic landscape: Sentinel-2 scenes of two domains with land cover, generated on first use without a network.
 
-Covers are laid out, each pixel becomes a mixture of spectra, and then light, haze and sensor act on it, in that order.
+Each pixel has a land-cover class and is a mixture of spectra; illumination, haze and sensor are applied in that order.
 Axes: L class codes, K spectra, C bands, H W pixels, N points.
 """
 
@@ -43,18 +43,18 @@ _SPECTRA = {  # reflectance in the order of BANDS: typical values, set by hand
     "asphalt":   (.070, .078, .089, .099, .104, .109, .114, .120, .123, .126, .148, .140)}
 _PIGMENT_C = np.array([-.01, -.04, -.14, -.10, -.15, -.04, .01, .01, .01, .01, -.01, -.02])  # on log reflectance
 _MOISTURE_C = np.array([-.02, -.03, -.03, -.03, -.03, -.03, -.02, -.02, -.03, -.04, -.10, -.15])
-_SPREAD_L4 = np.array([  # how far log shares stray by parcel, by place and by pixel; log brightness by pixel
+_SPREAD_L4 = np.array([  # deviations of log shares by parcel, by position and by pixel; of log brightness by pixel
     (0, 0, 0, 0), (0, .8, .05, .01), (0, 1.1, .25, .17), (0, .5, .6, .06), (.5, .5, .15, .04), (1.5, .3, .08, .02),
     (.7, .8, .1, .03), (0, .5, 1.1, .12)])
 # fmt: on
 
 
 def landscape(*, seed: int = 0, size: int = 512, scenes: int = 2, shift: Shift | None = None) -> Path:
-    """Folder with `scenes` scenes of `size` x `size` pixels per domain; drawn on first use, then found in the cache.
+    """Folder with `scenes` scenes of `size` x `size` pixels per domain; generated on first use, then cached.
 
-    The domains are the lowland and the dryland; of a `shift` they are its source and its target. The folder holds
+    The domains are the lowland and the dryland; with a `shift`, its source and its target. The folder holds
     `<domain>_<i>.tif` (uint16, reflectance x 10000, nodata 0), `labels/<domain>_<i>.tif` (uint8, CLASSES),
-    `scenes.csv`, `classes.json`, and `points.geojson` and `fields.geojson` as of a survey. Raises CatalogError for
+    `scenes.csv`, `classes.json`, `points.geojson` and `fields.geojson` (a simulated survey). Raises CatalogError for
     arguments out of range.
     """
     if seed < 0 or not 64 <= size <= 2048 or not 1 <= scenes <= 64:
@@ -76,8 +76,8 @@ def landscape(*, seed: int = 0, size: int = 512, scenes: int = 2, shift: Shift |
 def describe(shift: Shift | None = None, side: str | None = None) -> dict[str, Any]:
     """The catalogue entry that reads a landscape, or one side of it: `source` or `target`.
 
-    Its paths are relative to the folder that `landscape` returns. Only one side at a time is of one sensor, where that
-    is what differs.
+    Its paths are relative to the folder that `landscape` returns. In a sensor shift the two sides have different
+    sensors, so that an entry can read only one.
     """
     domain = DOMAINS[0] if shift is None else shift.domains()[SIDES.index(side or SOURCE)]
     known: Any = SENSOR
@@ -122,15 +122,15 @@ def _write(folder: Path, seed: int, size: int, scenes: int, shift: Shift | None)
 
 
 def _day(domain: LandscapeDomain, index: int) -> date:
-    """Day of a scene: six a season, ten days apart, then the next year."""
+    """The day of a scene: six scenes per season, ten days apart, then the next year."""
     year, turn = divmod(index, 6)
     first = domain.first_day
     return first.replace(year=first.year + year) + timedelta(days=10 * turn)
 
 
 def _noise(rng: np.random.Generator, size: int, scale_px: float, slope: float = 2.0) -> Floats:
-    """Smooth field, mean 0 and deviation 1, whose amplitude falls as frequency^-slope below `scale_px` (von Karman)."""
-    padded = size + max(size // 4, 16)  # the Fourier transform wraps around: its far side is cut off
+    """A smooth field, mean 0, deviation 1; below `scale_px` amplitude falls as frequency^-slope (von Karman)."""
+    padded = size + max(size // 4, 16)  # the Fourier transform is periodic: the margin is cut off
     square = np.fft.fftfreq(padded)[:, None] ** 2 + np.fft.rfftfreq(padded) ** 2 + scale_px**-2
     wave = np.fft.rfft2(rng.standard_normal((padded, padded))) * square ** (-slope / 2)
     field_HW = np.fft.irfft2(wave, (padded, padded))[:size, :size]
@@ -144,7 +144,7 @@ def _nearest(points_N2: Floats, size: int) -> tuple[Floats, Codes]:
 
 
 def _river(domain: LandscapeDomain, size: int, rng: np.random.Generator) -> Floats:
-    """Distance in pixels to the river's bank, negative in its bed: a sine-generated curve (Langbein & Leopold 1966)."""
+    """Distance in pixels to a river's bank, negative in its bed: a sine-generated curve (Langbein & Leopold 1966)."""
     step = np.arange(10 * size) * 0.5
     phase, other, start = rng.uniform(0, 2 * np.pi, 3)
     bearing = start + (1.1 + 0.5 * np.sin(step / 61 + phase)) * np.sin(step / 19 + 1.3 * np.sin(step / 47 + other))
@@ -154,8 +154,8 @@ def _river(domain: LandscapeDomain, size: int, rng: np.random.Generator) -> Floa
 
 
 def _parcels(domain: LandscapeDomain, size: int, rng: np.random.Generator) -> tuple[Codes, Floats, Floats]:
-    """Per pixel: its parcel from 1 (0: none), the distance to the border and the place across the rows, in pixels."""
-    _, parcel_HW = _nearest(rng.uniform(0, size, (2 + (size // 150) ** 2, 2)), size)  # districts, each turned otherwise
+    """Per pixel: its parcel from 1 (0: none); distance to its border and position across crop rows, in pixels."""
+    _, parcel_HW = _nearest(rng.uniform(0, size, (2 + (size // 150) ** 2, 2)), size)  # districts, each with a direction
     turn_HW = np.exp(1j * (rng.uniform(0, np.pi) + rng.normal(0, 0.5, parcel_HW.max() + 1)))[parcel_HW]
     turned_HW = np.add.outer(1j * np.arange(size), np.arange(size)) * turn_HW
     middles, halves = [], []
@@ -173,20 +173,20 @@ def _parcels(domain: LandscapeDomain, size: int, rng: np.random.Generator) -> tu
 
 
 def _by_rank(value_HW: Floats, where_HW: NDArray[np.bool_], shares: Mapping[int, float]) -> Codes:
-    """Class codes dealt in order of `value_HW`, so that the pixels of `where_HW` meet the shares."""
+    """Class codes in order of `value_HW`, with thresholds so that the pixels of `where_HW` have the given shares."""
     cuts = np.quantile(value_HW[where_HW], np.cumsum(list(shares.values()))[:-1])
     return np.array(list(shares))[np.searchsorted(cuts, value_HW)]
 
 
 def _ground(domain: LandscapeDomain, size: int, rng: np.random.Generator) -> Ground:
-    """Class codes, parcels (0: not farmed), share under a border, rows (-1 to 1), light over that on level ground."""
+    """Class codes, parcels (0: not farmed), share of border, crop rows (-1 to 1), light relative to level ground."""
     bank_HW, wobble_HW = _river(domain, size, rng), _noise(rng, size, 12)
-    # Folded noise has V-shaped valleys and round hills, as water leaves them; the flood plain is flat.
+    # The absolute value of noise has V-shaped valleys and round hills, as erosion leaves them; the flood plain is flat.
     rise_HW = np.abs(_noise(rng, size, 100, 2.6)) * (1 - np.exp(-bank_HW.clip(0) / 90))
     parcel_HW, border_HW, across_HW = _parcels(domain, size, rng)
     fit_HW = _noise(rng, size, 70) - 0.5 * rise_HW - 0.006 * bank_HW
     fit = np.bincount(parcel_HW.ravel(), fit_HW.ravel()) / np.bincount(parcel_HW.ravel()).clip(1)
-    fit_HW = np.where(parcel_HW > 0, 0.2 * fit_HW + 0.8 * fit[parcel_HW], -9)  # parcels are cleared whole
+    fit_HW = np.where(parcel_HW > 0, 0.2 * fit_HW + 0.8 * fit[parcel_HW], -9)  # a parcel is farmed as a whole
     farmed_HW = fit_HW > np.quantile(fit_HW, 1 - domain.farmed)
     fields_HW = _by_rank(rng.random(len(fit))[parcel_HW], farmed_HW, domain.fields)
     wild_HW = _by_rank(_noise(rng, size, 45, 1.8) + 0.8 * rise_HW, ~farmed_HW, domain.wild)
@@ -206,7 +206,7 @@ def _ground(domain: LandscapeDomain, size: int, rng: np.random.Generator) -> Gro
 
 
 def _surface(domain: LandscapeDomain, rng: np.random.Generator, ground: Ground) -> Floats:
-    """Reflectance (C, H, W): mixtures that stray by parcel, place and pixel, their moisture and pigments, the light."""
+    """Reflectance (C, H, W): mixtures that vary by parcel, position and pixel, with moisture, pigments and light."""
     labels_HW, parcel_HW, edge_HW, rows_HW, light_HW = ground
     size, parcels, spectra_KC = len(labels_HW), parcel_HW.max() + 1, np.array(list(_SPECTRA.values()))
     share_LK = np.array([[mixture.get(name, 0.0) for name in _SPECTRA] for mixture in ({}, *domain.mixtures)])
@@ -229,7 +229,7 @@ def _surface(domain: LandscapeDomain, rng: np.random.Generator, ground: Ground) 
 
 
 def _observe(domain: LandscapeDomain, rng: np.random.Generator, surface_CHW: Floats) -> Floats:
-    """What is stored: haze, blur, each band's own pixel, noise; reflectance x 10000, and 0 where nothing was seen."""
+    """The stored values: haze, blur, pixel size of each band and noise applied; reflectance x 10000, 0 without data."""
     if domain.bands != BANDS or domain.widening != 1:
         surface_CHW = np.einsum("bc,chw->bhw", response(domain), surface_CHW)
     size, pixels_CHW = surface_CHW.shape[1], np.empty_like(surface_CHW)

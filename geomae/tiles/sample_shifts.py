@@ -1,6 +1,6 @@
-"""Shifts of the drawn landscape that are known by construction: a source, and a target that differs in one thing alone.
+"""Shifts of the synthetic landscape with a known cause: a source, and a target that differs in one respect only.
 
-Both are drawn as the lowland is. A strength between 0 (no difference) and 1 goes from the lowland's values to others.
+Both are generated like the lowland. A strength from 0 (no difference) to 1 interpolates between its values and others.
 Axes: H W pixels, B bands of the target, C bands of the spectra.
 """
 
@@ -19,31 +19,31 @@ SOURCE, TARGET = SIDES = ("source", "target")
 NONE, COVARIATE, SHARES, CONDITIONAL, CONCEPT, SENSOR_SHIFT = (
     "none", "covariate", "shares", "conditional", "concept", "sensor",
 )  # fmt: skip
-HAZE, SUN, WET = (0.05, 1.6), (-1.16, 0.54), 1.5  # of a full covariate shift: thick haze, a low sun, a wet month
-RENAMED = {GRASS: CROP, SHRUB: FOREST}  # what a concept shift calls otherwise
-KEPT = ("B02", "B03", "B04", "B8A", "B11", "B12", "B08", "B06", "B07", "B05", "B01", "B09")  # bands, the last go first
+HAZE, SUN, WET = (0.05, 1.6), (-1.16, 0.54), 1.5  # of a full covariate shift: thick haze, low sun, wet month
+RENAMED = {GRASS: CROP, SHRUB: FOREST}  # classes that a concept shift renames
+KEPT = ("B02", "B03", "B04", "B8A", "B11", "B12", "B08", "B06", "B07", "B05", "B01", "B09")  # bands; last removed first
 FEWEST_BANDS = 6
-WIDENED = 3.0  # times: how much wider the bands of a full sensor shift are
+WIDENED = 3.0  # factor of bandwidth at strength 1 of a sensor shift
 
 
 @dataclass(frozen=True)
 class Shift:
-    """What sets the target apart from the source, and by how much (0 to 1)."""
+    """How the target differs from the source, and how strongly (0 to 1)."""
 
     kind: str
     strength: float = 1.0
 
     def domains(self) -> tuple[LandscapeDomain, LandscapeDomain]:
-        """The source and the target. They are alike, and on other ground, but for the one thing."""
+        """The source and the target: different ground, and equal in everything else but the shift."""
         lowland, dryland = DOMAINS
         source = replace(lowland, name=SOURCE)
         target = replace(lowland, name=TARGET, epsg=lowland.epsg + 1)
         return source, replace(target, **self._changes(lowland, dryland))
 
     def rename(self, code_HW: NDArray[np.intp], parcel_HW: NDArray[np.intp], rng: np.random.Generator) -> Any:
-        """The classes (H, W) as the target's map names them: of a concept shift, whole parcels and patches otherwise.
+        """The classes (H, W) in the target's label map: a concept shift renames whole parcels and patches.
 
-        `rng` gives a number to each parcel, and to pixels without one a smooth field.
+        `rng` draws a number for each parcel, and a coarse field for pixels outside parcels.
         """
         if self.kind != CONCEPT:
             return code_HW
@@ -82,9 +82,9 @@ def observed_bands(domain: LandscapeDomain) -> tuple[Band, ...]:
 
 
 def response(domain: LandscapeDomain) -> NDArray[np.float64]:
-    """What each band (B) takes of Sentinel-2's (C): the mean over its width of the line through their values.
+    """Weights (B, C) of Sentinel-2's bands in each band: the mean over its width of their linear interpolation.
 
-    A band as wide as Sentinel-2's own is that band.
+    Without widening, each band is the Sentinel-2 band itself.
     """
     centre_C = np.array([band.wavelength_um for band in sensor(SENSOR).bands])
     order = np.argsort(centre_C)
@@ -101,7 +101,7 @@ def response(domain: LandscapeDomain) -> NDArray[np.float64]:
 
 
 def _between(near: Any, far: Any, strength: float) -> Any:
-    """Numbers, tuples of them and shares by name, part of the way from one to the other."""
+    """Linear interpolation between numbers, tuples of numbers, or shares by name."""
     if isinstance(near, Mapping):
         keys = dict.fromkeys((*near, *far))
         return {key: _between(near.get(key, 0.0), far.get(key, 0.0), strength) for key in keys}

@@ -1,6 +1,6 @@
-"""What surveyors would bring home from the drawn landscape: points, and the fields that they outlined, as GeoJSON.
+"""A simulated field survey of the synthetic landscape: points and outlines of fields, as GeoJSON.
 
-Both follow from the class raster of a scene; pixels do not depend on them.
+Both are derived from the class raster of a scene; the imagery does not depend on them.
 Axes: H W pixels, N features.
 """
 
@@ -18,10 +18,10 @@ from shapely.geometry.polygon import orient
 from geomae.rasters.outlines import outlines
 from geomae.vectors.projection import LONGITUDE_LATITUDE, transform
 
-SPACING_PX = 32  # between points; and the side of a square that was surveyed for fields
-JITTER_PX = 8  # of a point: two are at least 16 pixels apart
+SPACING_PX = 32  # between points; also the side of a square that was surveyed for fields
+JITTER_PX = 8  # largest offset of a point along each axis: two points are at least 16 pixels apart
 PLOT_PX = 4  # from a point to the sides of the square in which its tree cover was estimated
-CLUSTER = 2  # points along the side of a cluster, which a team visited in one day
+CLUSTER = 2  # points along the side of a cluster, which is visited in one day
 LATEST_DAYS = 15  # from the scene to the visit
 SMALLEST_PX = 36  # of a field
 DECIMALS = 7  # of a degree: a centimetre
@@ -31,7 +31,7 @@ Feature = dict[str, Any]
 
 @dataclass(frozen=True)
 class SurveyedScene:
-    """A scene's name, day, CRS and transform, its class codes (H, W; 0 where nothing was seen) and their names."""
+    """A scene's name, day, CRS and transform, its class codes (H, W; 0 without data) and their names."""
 
     name: str
     day: date
@@ -44,7 +44,7 @@ class SurveyedScene:
 def survey_points(scene: SurveyedScene, tree: int, rng: np.random.Generator) -> list[Feature]:
     """Points on a jittered grid: class, tree_cover (0 to 1, around it), cluster (a group), time of the visit.
 
-    Places that were not seen have none. `tree` is the code of trees.
+    Pixels without data get no point. `tree` is the class code of trees.
     """
     middles = np.arange(SPACING_PX // 2, len(scene.codes_HW), SPACING_PX)
     late_days = rng.integers(0, LATEST_DAYS, (len(middles), len(middles)), endpoint=True)
@@ -72,9 +72,9 @@ def survey_points(scene: SurveyedScene, tree: int, rng: np.random.Generator) -> 
 
 
 def survey_fields(scene: SurveyedScene) -> list[Feature]:
-    """Polygons of one class each, drawn a pixel inside its border with few corners: class, field (a group), time.
+    """Simplified polygons of one class each, a pixel inside its border: class, field (a group), time.
 
-    Every second square of the scene, as on a chessboard, was surveyed, and no field leaves its square.
+    Squares of the scene are surveyed in a checkerboard pattern; no field leaves its square.
     """
     pixel = abs(scene.transform[0])
     square = np.arange(len(scene.codes_HW)) // SPACING_PX
@@ -94,7 +94,7 @@ def survey_fields(scene: SurveyedScene) -> list[Feature]:
 
 
 def geojson(features: Sequence[Feature]) -> str:
-    """A feature collection, a feature a line; GeoJSON (RFC 7946) has one CRS, longitude and latitude."""
+    """A feature collection, one feature per line. The only CRS of GeoJSON (RFC 7946) is longitude and latitude."""
     lines = ",\n".join(json.dumps(one, separators=(",", ":")) for one in features)
     return f'{{"type":"FeatureCollection","features":[\n{lines}\n]}}\n'
 

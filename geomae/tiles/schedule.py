@@ -14,26 +14,25 @@ from geomae.tiles.places import Partners
 
 @dataclass(frozen=True)
 class Stream:
-    """Tiles of one data set and size that steps are filled from, and the data set that second views come from."""
+    """Tiles of one data set and size from which batches are drawn, and the data set of their second views."""
 
     dataset: int
     partner: int
-    tiles: NDArray[np.int64] | None = None  # their places in the data set; None: all
-    groups: DrawGroups | None = None  # of tiles that are drawn near each other; None: each for itself
+    tiles: NDArray[np.int64] | None = None  # their positions in the data set; None: all
+    groups: DrawGroups | None = None  # groups of tiles that are drawn close together; None: without groups
 
     def position(self, place: int) -> int:
-        """Where a tile of the stream stands in its data set."""
+        """The position in the data set of a tile of the stream."""
         return place if self.tiles is None else int(self.tiles[place])
 
 
 @dataclass(frozen=True)
 class BatchSchedule:
-    """The stream of every step, and how many tiles of it earlier steps took.
+    """The stream of every step, and its first tile in that stream.
 
-    There is one stream per data set, and where second views come from another data set, one for each such pair; where
-    the tiles of a data set differ in size, one for each size, as a batch holds tiles of one.
-    `stream_S` holds the number of the stream of each step, `first_S` the running number k of the step's first tile
-    within that stream.
+    There is one stream per data set, and one for each pair of data sets where second views come from another one. A
+    batch holds tiles of one size, so that there is a stream for each size. `stream_S` is the stream of each step,
+    `first_S` the running number k of the step's first tile within that stream.
     """
 
     seed: int
@@ -47,8 +46,8 @@ class BatchSchedule:
     def tiles(self, step: int) -> tuple[int, list[tuple[int, int]]]:
         """The stream of `step` and its tiles as pairs (k, position in the data set), over all ranks.
 
-        Tiles of a group follow each other, and groups stay where they are from step to step: as each rank takes its
-        part of the list, most groups are read by one rank alone.
+        Tiles are sorted by the slots of their groups, which stay the same from step to step. Each rank takes its part
+        of the list, so that most groups are read by one rank only.
         """
         stream, first = int(self.stream_S[step]), int(self.first_S[step])
         drawn = [(self._drawn(stream, k), k) for k in range(first, first + self.batch)]
@@ -57,11 +56,11 @@ class BatchSchedule:
         return stream, [(k, position) for (position, _), k in drawn]
 
     def position(self, stream: int, k: int) -> int:
-        """Where tile k of a stream stands in its data set: each epoch is a permutation of its own."""
+        """The position in the data set of tile k of a stream; each epoch is a new permutation."""
         return self._drawn(stream, k)[0]
 
     def _drawn(self, stream: int, k: int) -> tuple[int, int]:
-        """The position of a tile, and the place of its group among those in turn."""
+        """The position of a tile, and the slot of its group (0 without groups)."""
         epoch, place = divmod(k, self.sizes[stream])
         one = self.streams[stream]
         order, turn = _permutation(self.seed, stream, epoch, self.sizes[stream], one.groups)
@@ -81,10 +80,9 @@ def schedule_batches(
 ) -> BatchSchedule:
     """Draw the stream of each step; a function of the seed and the step. `places` pairs tiles across data sets.
 
-    `sides` are the sides in pixels of each data set's tiles; without them all are alike. `groups` are those tiles of
-    each data set that are drawn near each other.
-
-    A data set has its share of the steps, by default its share of the tiles, so that every tile is seen equally often.
+    `sides` are the sides in pixels of each data set's tiles; without them all have one size. `groups` are the groups of
+    tiles of each data set that are drawn close together. A data set has its share of the steps, by default its share of
+    the tiles, so that every tile is drawn equally often.
     """
     drawn = _streams(sizes, shares or sizes, partners if places else None)
     if sides is not None:
@@ -109,7 +107,7 @@ def schedule_batches(
 def _streams(
     sizes: tuple[int, ...], shares: tuple[float, ...], partners: Partners | None
 ) -> list[tuple[float, Stream]]:
-    """Streams with their weights: of tiles that another data set shows too, half are paired with those."""
+    """Streams with their weights. Tiles with a partner in another data set are paired with it half of the time."""
     own, across = [], []
     for dataset, (size, share) in enumerate(zip(sizes, shares, strict=True)):
         left = 1.0
@@ -126,7 +124,7 @@ def _streams(
 
 
 def _by_side(weight: float, stream: Stream, side_T: NDArray[np.int64]) -> list[tuple[float, Stream]]:
-    """A stream for each size among the tiles of one, with the weight of its tiles; most have one size."""
+    """Split a stream by the size of its tiles, with weights by their number."""
     tiles = np.arange(len(side_T)) if stream.tiles is None else stream.tiles
     distinct, count = np.unique(side_T[tiles], return_counts=True)
     if len(distinct) == 1:
@@ -138,7 +136,7 @@ def _by_side(weight: float, stream: Stream, side_T: NDArray[np.int64]) -> list[t
 
 
 def _in_groups(stream: Stream, groups: DrawGroups | None) -> Stream:
-    """A stream whose tiles are drawn by the groups of its data set."""
+    """The stream with the groups of its data set, reduced to its tiles."""
     if groups is not None and stream.tiles is not None:
         groups = groups.of(stream.tiles)
     return replace(stream, groups=groups)
@@ -148,6 +146,6 @@ def _in_groups(stream: Stream, groups: DrawGroups | None) -> Stream:
 def _permutation(
     seed: int, stream: int, epoch: int, size: int, groups: DrawGroups | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
-    """The tiles of an epoch in their order; and where they are drawn by groups, see `DrawGroups.draw`."""
+    """The tiles of an epoch in their order, and the slots of their groups (see `DrawGroups.draw`)."""
     rng = generator(seed, "order", stream, epoch)
     return (rng.permutation(size), None) if groups is None else groups.draw(rng)

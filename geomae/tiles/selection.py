@@ -22,19 +22,19 @@ from geomae.tiles.statistics import Statistics, merge_moments
 
 Progress = Callable[[str, int, int], None]  # what, done, total
 Boxes = NDArray[np.float64]
-SLIVER = 0.5e-9  # share of a scene by which tiles may meet through rounding alone
+SLIVER = 0.5e-9  # share of a scene: a smaller overlap may be rounding
 SHOWN = 3  # tiles named in an error
 
 
 def sensor_key(index: TileIndex) -> str:
-    """Statistics belong to a sensor and a unit: digital numbers and reflectance of one sensor do not mix."""
+    """The key of statistics: sensor and unit, because digital numbers and reflectance must not be mixed."""
     source = index.source
     usual = sensor(source.sensor).unit if source.sensor in sensor_names() else source.unit
     return source.sensor if source.unit == usual else f"{source.sensor}:{source.unit}"
 
 
 def pool(parts: Sequence[tuple[TileIndex, Statistics]]) -> tuple[SensorRecord, ...]:
-    """One record per sensor and unit, over all data sets that have it, each pixel counting once."""
+    """One record per sensor and unit, over all data sets that have it; every pixel has equal weight."""
     by_sensor: dict[str, list[tuple[TileIndex, Statistics]]] = {}
     for index, statistics in parts:
         by_sensor.setdefault(sensor_key(index), []).append((index, statistics))
@@ -42,7 +42,7 @@ def pool(parts: Sequence[tuple[TileIndex, Statistics]]) -> tuple[SensorRecord, .
 
 
 def own_statistics(chosen: TileIndex, whole: TileIndex, notes: list[str]) -> tuple[SensorRecord, ...]:
-    """Statistics of a sensor that training never saw, from its own train split (or all tiles, where there is none)."""
+    """Statistics of a sensor that is new to the model, from its own train split (or all tiles, where there is none)."""
     has_train = (whole.tiles["split"] == TRAIN).any()
     notes.append(
         f"{chosen.name}: its sensor {sensor_key(whole)} was not trained on; it is standardised by its own "
@@ -59,12 +59,12 @@ def own_record(whole: TileIndex) -> SensorRecord:
 
 
 def index_gsd_m(index: TileIndex) -> float | None:
-    """The ground sample distance of the tiles: that of the catalogue, else of the grids of the files."""
+    """The ground sample distance of the tiles in metres: from the catalogue, else from the grids of the files."""
     return index.source.gsd_m if index.source.gsd_m is not None else grids_gsd_m(index)
 
 
 def grids_gsd_m(index: TileIndex) -> float | None:
-    """The ground sample distance of the grids, the middle one where they differ; None where no grid has one."""
+    """The ground sample distance of the grids in metres, the median where they differ; None where no grid has one."""
     known = [grid.gsd_m for grid in index.grids if grid is not None and grid.gsd_m is not None]
     return float(np.median(known)) if known else None
 
@@ -84,7 +84,7 @@ class Selection:
         return str(self.selector)
 
     def digest(self) -> str:
-        """Names the files behind the tiles, the choice of tiles, and the radiometry that they are read through."""
+        """A digest of the files, the choice of tiles, and the radiometry that is applied to them."""
         through = [] if self.index.radiometry is None else [self.index.radiometry.digest]
         return digest([self.index.content(), self.index.tiles["tile_id"].tolist(), *through])
 
@@ -95,9 +95,9 @@ def select_tiles(
     progress: Progress = lambda what, done, total: None,
     warn: Callable[[str], None] = lambda message: None,
 ) -> list[Selection]:
-    """The tiles of each selector (see `resolve_selectors`; without a split all); every data set is indexed once.
+    """The tiles of each selector (see `resolve_selectors`; without a split all tiles). A data set is indexed once.
 
-    `progress` hears (what, done, total), and `warn` of scenes and tiles that cannot be used.
+    `progress` is called with (what, done, total), and `warn` with notes on scenes and tiles that cannot be used.
     """
     selectors = resolve_selectors(catalog, chosen, None)
     indexes = build_indexes(catalog, selectors, progress, warn)
@@ -115,9 +115,9 @@ def build_indexes(
     progress: Progress = lambda what, done, total: None,
     warn: Callable[[str], None] = lambda message: None,
 ) -> dict[str, TileIndex]:
-    """The tile index of every data set that a selector names. What cannot be used is left out, with a warning.
+    """The tile index of every data set that a selector names. Unusable scenes and tiles are left out, with a warning.
 
-    `progress` hears (what, done, total).
+    `progress` is called with (what, done, total).
     """
     indexes: dict[str, TileIndex] = {}
     for name in dict.fromkeys(one.dataset for one in selectors):
@@ -133,7 +133,7 @@ def index_training(
     data: Data,
     progress: Progress = lambda what, done, total: None,
 ) -> dict[str, TileIndex]:
-    """The tile index of every data set of a training, with its readers and its limit of unusable files."""
+    """The tile index of every data set of a training, with its number of readers and its limit of unusable files."""
     return {
         name: build_index(
             catalog, name, threads=max(data.readers, 1), max_quarantined=data.max_quarantined, progress=progress
@@ -143,7 +143,7 @@ def index_training(
 
 
 def evenly_spread(count: int, most: int) -> list[int]:
-    """At most `most` of the positions 0 to `count`, evenly spread, the middle of each part."""
+    """At most `most` of the positions 0 to `count` - 1: the middles of equal parts."""
     shown = min(count, most)
     return [count * (2 * place + 1) // (2 * shown) for place in range(shown)]
 
@@ -151,8 +151,8 @@ def evenly_spread(count: int, most: int) -> list[int]:
 def share_bands(chosen: Sequence[Selection]) -> list[Selection]:
     """The selections with the bands that all their data sets have, in the order of the first one's.
 
-    A linear probe adds up features, so that a band has to stand in the same place on both sides. Bands match by name
-    within a sensor, else by wavelength. Raises BandMismatchError where the data sets have none in common.
+    A linear probe needs the same features in the same order on both sides. Bands match by name within a sensor, else by
+    wavelength. Raises BandMismatchError where the data sets have none in common.
     """
     records = {one.index.name: one.imagery for one in chosen}
     first, *others = records.values()
@@ -170,7 +170,7 @@ def share_bands(chosen: Sequence[Selection]) -> list[Selection]:
 
 
 def check_no_pixel_overlap(one: TileIndex, other: TileIndex, where: str) -> None:
-    """Raise ConfigError where tiles of `one` overlap tiles of `other` in the same file, of whatever data set."""
+    """Raise ConfigError where tiles of `one` overlap tiles of `other` in the same file, also across data sets."""
     ids = one.tiles["tile_id"].tolist()
     shared = [ids[place] for place in np.flatnonzero(overlapping(one, other))]
     if shared:
@@ -206,7 +206,7 @@ def _pooled(key: str, parts: Sequence[tuple[TileIndex, Statistics]]) -> SensorRe
     empty = [name for name, number in column.items() if count_C[number] == 0 or variance_C[number] <= 0]
     if empty:
         raise CatalogError(
-            f"{first.name}: band {', '.join(empty)} has no valid pixel or one value only; leave it out (null)"
+            f"{first.name}: band {', '.join(empty)} has no valid pixel or a single value; leave it out (null)"
         )
     std_C = np.sqrt(variance_C)
     means, deviations = tuple(mean_C.tolist()), tuple(std_C.tolist())
@@ -214,9 +214,9 @@ def _pooled(key: str, parts: Sequence[tuple[TileIndex, Statistics]]) -> SensorRe
 
 
 def _boxes(index: TileIndex) -> Mapping[str, tuple[NDArray[np.int64], Boxes]]:
-    """By file the positions of tiles and their boxes (T, 4), as shares of the scene: grids of one file may differ.
+    """For each file the positions of tiles and their boxes (T, 4), in fractions of the scene, as grids may differ.
 
-    Where bands lie in files of their own, a tile is in each of them.
+    Where each band has its own file, a tile is listed for each of them.
     """
     boxes: dict[str, tuple[NDArray[np.int64], Boxes]] = {}
     scene_T = index.tiles["scene"].to_numpy()
@@ -232,5 +232,5 @@ def _boxes(index: TileIndex) -> Mapping[str, tuple[NDArray[np.int64], Boxes]]:
 
 
 def _inner(box_T4: Boxes) -> NDArray[np.object_]:
-    """Boxes as shapes that meet where more than borders of the boxes do: less SLIVER on each side."""
+    """Boxes as shapes, shrunk by SLIVER on each side, so that boxes that only touch do not overlap."""
     return np.asarray(shapely.box(*(box_T4[:, :2] + SLIVER).T, *(box_T4[:, 2:] - SLIVER).T))

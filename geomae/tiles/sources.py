@@ -1,4 +1,4 @@
-"""From a data set's name to what can be read: files, generated landscapes, and the data sets of torchgeo.
+"""The files behind a data set: of the user, of generated landscapes, and of the data sets of torchgeo.
 
 torchgeo finds, splits and labels files, and `rasters` reads them. Its data sets without a list of files are written
 once as files (`torchgeo_classes`).
@@ -56,10 +56,9 @@ def open_source(catalog: Catalog, dataset: str) -> Source:
 def prepare(catalog: Catalog, dataset: str) -> tuple[Catalog, Source]:
     """The Source of a data set, and the catalogue in which its entry is complete.
 
-    A generated or torchgeo source knows keys that the entry leaves out (`table`, `label`, `split`, ...): whoever goes
-    on reading the entry takes the catalogue that is given back. The user's own keys win; the paths of a `sample` are
-    relative to the folder of the landscape, which is drawn on first use. Raises CatalogError where entry and files do
-    not fit together.
+    A generated or torchgeo source adds keys that the entry leaves out (`table`, `label`, `split`, ...), so that callers
+    must use the returned catalogue. The user's own keys take precedence. The paths of a `sample` are relative to the
+    folder of the landscape, which is generated on first use. Raises CatalogError where entry and files do not match.
     """
     return RESOLVERS[catalog.entry(dataset).source](catalog, dataset)
 
@@ -102,7 +101,7 @@ class Listing:
     """The files of a data set.
 
     `bands` is a default for the entry's: a list in stored order, or, when `paths` are patterns with {band}, a mapping
-    from name to token. `attributes` are by path; `root` is the folder below which scenes are named.
+    from name to token. `attributes` are by path; names of scenes are relative to `root`.
     """
 
     paths: tuple[str, ...]
@@ -150,7 +149,7 @@ def list_torchgeo(catalog: Catalog, dataset: str) -> Listing:
 
 
 def _with_landscape(catalog: Catalog, dataset: str) -> Catalog:
-    """The catalogue as if the user had written the entry of the landscape's files, in the landscape's folder."""
+    """The catalogue with the entry of a `sample` replaced by that of the landscape's files, in their folder."""
     entry = catalog.entry(dataset)
     assert entry.sample is not None
     drawn = entry.sample
@@ -160,7 +159,7 @@ def _with_landscape(catalog: Catalog, dataset: str) -> Catalog:
     defaults = SAMPLE_DEFAULTS | landscape.describe(shift, drawn.side)
     if entry.windows is not None:
         del defaults["tile"]
-    if entry.unit is not None:  # the usual scale is that of the usual unit
+    if entry.unit is not None:  # the default scale belongs to the default unit
         del defaults["scale"], defaults["offset"]
     return _completed(catalog, dataset, folder=folder, defaults=defaults, without=("sample",))
 
@@ -174,7 +173,7 @@ def _completed(
     forced: Mapping[str, Any] | None = None,
     without: Collection[str] = (),
 ) -> Catalog:
-    """The catalogue with one entry changed: `defaults` give way to what the user wrote, and that to `forced`."""
+    """The catalogue with one entry changed: the user's keys override `defaults`, and `forced` overrides both."""
     written = catalog.entry(dataset).model_dump(exclude_unset=True, by_alias=True)
     kept = {key: value for key, value in written.items() if key not in without}
     entry = DatasetEntry.model_validate({**(defaults or {}), **kept, **(forced or {})})
@@ -182,9 +181,9 @@ def _completed(
 
 
 def _datasets() -> Any:
-    """The module `torchgeo.datasets`; importing it takes seconds, so only who needs it pays."""
+    """The module `torchgeo.datasets`; imported here because that takes seconds."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what its many dependencies deprecate is not for our users
+        warnings.simplefilter("ignore")  # deprecations in its many dependencies do not concern the user
         import torchgeo.datasets
     return torchgeo.datasets
 
@@ -196,7 +195,7 @@ def _class(module: Any, catalog: Catalog, dataset: str) -> Any:
     if isinstance(kind, type) and issubclass(kind, (module.GeoDataset, module.NonGeoDataset)):
         if inspect.isabstract(kind):
             place = catalog.place(dataset, "torchgeo")
-            raise CatalogError(f"{place}: {wanted.class_name} is what data sets derive from; name one of these")
+            raise CatalogError(f"{place}: {wanted.class_name} is a base class; name a class that derives from it")
         _refuse_pickle(kind, catalog.place(dataset, "torchgeo"))
         return kind
     known = [
@@ -254,7 +253,7 @@ def _arguments(module: Any, kind: Any, catalog: Catalog, dataset: str) -> dict[s
 
 
 def _constructed(module: Any, kind: Any, arguments: Mapping[str, Any], place: str) -> Any:
-    """The data set. Whatever torchgeo raises becomes one line, its warnings go to the log."""
+    """The data set. Any error of torchgeo becomes a CatalogError of one line; its warnings go to the log."""
     name = kind.__name__
     folder = next((str(arguments[key]) for key in PATH_ARGUMENTS if key in arguments), "its folder")
     try:
@@ -268,7 +267,7 @@ def _constructed(module: Any, kind: Any, arguments: Mapping[str, Any], place: st
         raise CatalogError(f"{place}: {name} finds no data in {folder}; {remedy}") from error
     except module.DependencyNotFoundError as error:
         raise CatalogError(f"{place}: {name} needs another package: {_line(error)}; install it") from error
-    except Exception as error:  # torchgeo asserts, looks up and unpacks with whatever errors these have
+    except Exception as error:  # torchgeo raises many kinds of errors
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise CatalogError(f"{place}: {name}({given}) fails: {_line(error)}; correct `args` or the data") from error
     for message in dict.fromkeys(str(warning.message) for warning in caught):
@@ -296,7 +295,7 @@ def _file_and_label(listed: Any) -> tuple[str, Any]:
         path, label = listed
     elif isinstance(listed, Mapping):
         path, label = listed.get("image"), listed.get("label", listed.get("cls"))
-    is_file = isinstance(label, str) and Path(label).suffix.lower() in RASTERS  # a raster of labels, not a name
+    is_file = isinstance(label, str) and Path(label).suffix.lower() in RASTERS  # a label raster, not a class name
     return str(path) if isinstance(path, (str, Path)) else "", None if is_file else label
 
 
@@ -338,5 +337,5 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _line(error: Exception) -> str:
-    """An error in one line; assertions often say nothing but their kind."""
+    """An error in one line, with its class, because assertions often have no message."""
     return f"{type(error).__name__} {' '.join(str(error).split())}".strip()

@@ -1,4 +1,4 @@
-"""Splits of the tiles of an index, as the catalogue deals them, and the tiles that pretraining holds out.
+"""Assigns tiles to splits as the catalogue says, and chooses the tiles that pretraining holds out.
 
 T tiles, N tiles near another split, E points around a tile
 """
@@ -19,11 +19,11 @@ from geomae.rasters.grids import crs_label
 from geomae.tiles.earth import Floats, Frames, Whole, frames_of, to_sphere
 from geomae.vectors.projection import LONGITUDE_LATITUDE
 
-EQUAL_AREA = "EPSG:6933"  # metres everywhere, so that blocks are of one size from the equator to the poles
+EQUAL_AREA = "EPSG:6933"  # equal area in metres, so that blocks have one size from the equator to the poles
 TOUCHING = 1e-3  # share of a tile's side: an overlap below it is rounding of the reprojected outlines
-MARGIN = 1.05  # a side of a tile bends between the points at which it is looked up
-FARTHEST = -0.9  # the other pole has no place in the plane of a pole: what reaches beyond this sine is not drawn there
-AT_ONCE = 1 << 16  # tiles whose outlines are held at once
+MARGIN = 1.05  # sides of a tile may be curved between the points at which they are sampled
+FARTHEST = -0.9  # sine of latitude, seen from a pole: the projection about it is not used beyond, near the other pole
+AT_ONCE = 1 << 16  # tiles whose outlines are in memory at once
 Bools = NDArray[np.bool_]
 
 
@@ -39,7 +39,7 @@ def assign_splits(
     split = catalog.entry(name).split
     block = np.full(len(tiles), None, dtype=object)
     try:
-        if "split" in tiles:  # polygons have told it
+        if "split" in tiles:  # from polygons
             labels = tiles["split"].to_numpy()
         elif split is None:
             labels = np.full(len(tiles), TRAIN, dtype=object)
@@ -92,7 +92,7 @@ def _centres(frames: Frames, place_T4: Whole, target: str) -> Floats:
 def _check_placed(
     source: Source, grids: Sequence[Grid | None], frames: Frames, place_T4: Whole, centre_m_T2: Floats
 ) -> None:
-    """Raise CatalogError, naming the first file, where tiles have no place on Earth."""
+    """Raise CatalogError, naming the first file, where tiles have no position on Earth."""
     lost = np.flatnonzero(~np.isfinite(centre_m_T2).all(axis=1))
     if not len(lost):
         return
@@ -116,8 +116,8 @@ def _check_placed(
 def _shares_ground(frames: Frames, place_T4: Whole, chosen_T: Bools) -> Bools:
     """Which of the chosen tiles (False for the others) share ground with one that is not chosen.
 
-    Outlines are compared on the sphere, so that nothing is special about longitude 180, a pole or two scenes in two
-    CRS. Tiles that only touch share nothing.
+    Outlines are compared on the sphere, so that longitude 180, the poles and scenes in different CRS need no special
+    case. Tiles that only touch share no ground.
     """
     shares_T = np.zeros(len(place_T4), dtype=bool)
     near = np.flatnonzero(_near_others(frames, place_T4, chosen_T))
@@ -128,7 +128,7 @@ def _shares_ground(frames: Frames, place_T4: Whole, chosen_T: Bools) -> Bools:
     for pole, here_N in ((1, north_N), (-1, ~north_N)):
         chosen = near[here_N & chosen_T[near]]
         drawn_N = (pole * outline_NE3[:, :, 2]).min(axis=1) > FARTHEST
-        # Lambert's azimuthal projection about the pole, which shows all but the other pole.
+        # Lambert's azimuthal projection about the pole, which maps all but the other pole.
         stretch_NE1 = np.sqrt(2 / np.maximum(1 + pole * outline_NE3[:, :, 2:], 1 + FARTHEST))
         polygons_N = shapely.polygons(outline_NE3[:, :, :2] * stretch_NE1)
         others_tree = shapely.STRtree(polygons_N[drawn_N & ~chosen_T[near]])
@@ -138,7 +138,7 @@ def _shares_ground(frames: Frames, place_T4: Whole, chosen_T: Bools) -> Bools:
 
 
 def _near_others(frames: Frames, place_T4: Whole, chosen_T: Bools) -> Bools:
-    """Tiles, chosen or not, that lie near one of the other kind: circles that hold them meet."""
+    """Tiles whose bounding circle meets that of a tile of the other kind (chosen or not chosen)."""
     near_T = np.zeros(len(place_T4), dtype=bool)
     if chosen_T.all() or not chosen_T.any():
         return near_T
@@ -152,18 +152,18 @@ def _near_others(frames: Frames, place_T4: Whole, chosen_T: Bools) -> Bools:
 
 
 def _radii(frames: Frames, place_T4: Whole, centre_T3: Floats) -> Floats:
-    """Radii (T), as chords of the sphere, of circles about the centres that hold whole tiles."""
+    """Radii (T), as chords of the sphere, of circles about the centres that contain the tiles."""
     border_TE3 = to_sphere(frames.outlines(place_T4, per_edge=2))
     away_TE = np.sqrt(((border_TE3 - centre_T3[:, None]) ** 2).sum(axis=2))
     return np.asarray(MARGIN * np.where(np.isfinite(away_TE), away_TE, 0).max(axis=1))
 
 
 def _without_gaps(outline_NE2: Floats) -> Floats:
-    """Outlines (degrees) whose points beyond the limb of a projection, unless all are, are those before them."""
+    """Outlines (degrees) in which points outside the projection are replaced by the ones before, if any is inside."""
     known_NE = np.isfinite(outline_NE2).all(axis=2)
     if known_NE.all():
         return outline_NE2
     known_or_none_NE = np.where(known_NE, np.arange(known_NE.shape[1]), -1)
     before_NE = np.maximum.accumulate(known_or_none_NE, axis=1)
-    before_NE = np.where(before_NE < 0, known_or_none_NE.max(axis=1, keepdims=True), before_NE)  # a ring is closed
+    before_NE = np.where(before_NE < 0, known_or_none_NE.max(axis=1, keepdims=True), before_NE)  # outlines are rings
     return np.take_along_axis(outline_NE2, before_NE[:, :, None], axis=1)

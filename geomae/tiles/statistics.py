@@ -1,4 +1,4 @@
-"""One reading of all tiles: how much of each is valid, and the moments from which every statistic is merged.
+"""Reads all tiles once: the valid share of each, and the moments from which statistics are computed.
 
 T tiles, C bands
 """
@@ -25,19 +25,19 @@ from geomae.rasters.work_share import ALONE, WorkShare
 FORMAT = 2
 _ARRAYS = ("valid_share_T", "count_TC", "mean_TC", "squares_TC", "min_TC", "max_TC")
 PIXELS = "pixel_valid_T"
-BLOCK = 512  # pixels: tiles that begin in one block of a scene are read together
-MOST_VALUES = 1 << 24  # that are read at once
-AT_ONCE = 1 << 20  # values of tiles that are measured at once
+BLOCK = 512  # pixels: tiles whose corners lie in one block of a scene are read together
+MOST_VALUES = 1 << 24  # values that are read at once
+AT_ONCE = 1 << 20  # values whose moments are computed at once
 Whole = NDArray[np.int64]
 
 
 def merge_moments(
     count_TC: NDArray[np.int64], mean_TC: NDArray[np.float64], squares_TC: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Count, mean and variance (C,) over T parts, of which the count, the mean and the squares about it are known.
+    """Count, mean and variance (C,) over T parts, from their counts, means and sums of squared deviations.
 
-    They are merged as Chan et al. 1983 do, which loses no digits where the mean is far from zero. Where nothing was
-    counted the mean and the variance are 0.
+    The formulas of Chan et al. 1983 stay accurate where the mean is far from zero. Mean and variance are 0 where the
+    count is 0.
     """
     count_C = count_TC.sum(0)
     safe_C = np.maximum(count_C, 1)
@@ -50,7 +50,7 @@ def merge_moments(
 class Statistics:
     """Per band over valid pixels, in physical units; `digest` names the content it was computed from.
 
-    A band without any has a count of 0, and other figures that mean nothing.
+    A band without valid pixels has a count of 0; its other figures are meaningless.
     """
 
     bands: tuple[str, ...]
@@ -76,10 +76,10 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Survey:
-    """What was measured on every tile: the share of valid pixels, and per band count, mean, squares, minimum, maximum.
+    """Figures of every tile: the share of valid pixels, and per band count, mean, squared deviations, minimum, maximum.
 
-    Moments of single tiles can be merged for any choice of tiles, so that one reading serves every split.
-    `pixel_valid_T` says whether the pixel that a tile lies around is valid, None where nobody asked.
+    Moments of single tiles can be merged for any subset, so that reading once is enough for all splits. `pixel_valid_T`
+    says whether the pixel at the point of each tile is valid; None for tiles without points.
     """
 
     valid_share_T: NDArray[np.float64]
@@ -93,7 +93,7 @@ class Survey:
 
     @classmethod
     def empty(cls, tiles: int, bands: int, name: str, *, with_pixels: bool) -> "Survey":
-        """A survey to be filled in."""
+        """A survey of zeros, to be filled in."""
         count_TC = np.zeros((tiles, bands), dtype=np.int64)
         mean_TC, squares_TC, min_TC, max_TC = (np.zeros((tiles, bands)) for _ in range(4))
         pixel_valid_T = np.zeros(tiles, dtype=bool) if with_pixels else None
@@ -105,13 +105,13 @@ class Survey:
         return [getattr(self, name) for name in _ARRAYS]
 
     def take(self, positions: Whole) -> "Survey":
-        """The survey of a choice of tiles."""
+        """The survey of a subset of the tiles."""
         pixel_valid_T = None if self.pixel_valid_T is None else self.pixel_valid_T[positions]
         figures = {name: getattr(self, name)[positions] for name in _ARRAYS}
         return replace(self, **figures, pixel_valid_T=pixel_valid_T)
 
     def statistics(self, bands: Sequence[str], positions: Whole) -> Statistics:
-        """Statistics over the valid pixels of some tiles; tiles that overlap count as often as training sees them."""
+        """Statistics over the valid pixels of some tiles; pixels in several tiles count for each, as in training."""
         count_C, mean_C, variance_C = merge_moments(
             self.count_TC[positions], self.mean_TC[positions], self.squares_TC[positions]
         )
@@ -130,10 +130,10 @@ def survey(
     whole: Mapping[tuple[int, ...], NDArray[np.float64]] = MappingProxyType({}),
     share: WorkShare = ALONE,
 ) -> Survey:
-    """Measure the tiles (scene, row, col, size) of `place_T4`; kept under `content`, the digest of what is read.
+    """Measure the tiles (scene, row, col, size) of `place_T4`; cached under `content`, which describes what is read.
 
-    With `pixel_T2` (row, column) it is also told whether these pixels, one in each tile, are valid in any band. `whole`
-    has the moments (5, C) of tiles that need not be read. Every process of `share` reads its part.
+    With `pixel_T2` (row, column of one pixel in each tile) it also records whether that pixel is valid in any band.
+    `whole` has the moments (5, C) of tiles that need not be read. Every process of `share` reads its part.
     """
     places = [place_T4] if pixel_T2 is None else [place_T4, pixel_T2]
     name = digest([FORMAT, content, *(sha256(one.tobytes()).hexdigest() for one in places)])
@@ -183,7 +183,7 @@ def _join(measured: Survey, groups: Sequence[Whole], share: WorkShare) -> None:
 
 
 def neighbours(place_T4: Whole, chosen_U: Whole) -> list[Whole]:
-    """Tiles of those chosen (positions), of one scene and one size, whose corners lie in one block of it, by group."""
+    """Groups of the chosen tiles (positions): one scene, one size, and corners in one block of the scene."""
     scene_U, row_U, col_U, size_U = place_T4[chosen_U].T
     key_U4 = np.stack([scene_U, size_U, row_U // BLOCK, col_U // BLOCK], axis=1)
     order_U = np.lexsort(key_U4.T[::-1])
@@ -194,9 +194,9 @@ def neighbours(place_T4: Whole, chosen_U: Whole) -> list[Whole]:
 def read_together(
     source: Source, place_T4: Whole, group_G: Whole
 ) -> Iterator[tuple[Whole, NDArray[np.float32], NDArray[np.bool_]]]:
-    """Some of the tiles of a group of `neighbours` at a time: positions (T), pixels and validity (C, T, H, W).
+    """Read a group of `neighbours` in parts: positions (T), pixels and validity (C, T, H, W).
 
-    Where they cover less ground together than one by one, that ground is read once.
+    Where the window around the group has no more pixels than its tiles together, it is read as one window.
     """
     scene = source.scenes[int(place_T4[group_G[0], 0])]
     size = int(place_T4[group_G[0], 3])
@@ -227,7 +227,7 @@ def _load(path: Path, name: str) -> Survey | None:
 
 
 def _store(path: Path, measured: Survey) -> None:
-    """Keep the survey; a cache that cannot be written costs time later and nothing else."""
+    """Cache the survey; where the cache cannot be written, it is computed again next time."""
     arrays: dict[str, Any] = dict(zip(_ARRAYS, measured.arrays, strict=True))
     if measured.pixel_valid_T is not None:
         arrays[PIXELS] = measured.pixel_valid_T

@@ -1,7 +1,8 @@
 """Decoded pixels kept on disk, so that files are decoded once for all epochs and trainings (`data.cache`).
 
-A file holds a square of a scene, all bands in physical units on the scene's grid, NaN where invalid, and a sum of its
-bytes. Its name is made of what the pixels depend on: the bytes of the scene's files, how they are read, and the place.
+A file holds a square of a scene, all bands in physical units on the scene's grid, NaN where invalid, and a checksum.
+Its name is a digest of everything that the pixels depend on: the bytes of the scene's files, how they are read, and the
+position.
 
 C bands, H W pixels
 """
@@ -27,13 +28,13 @@ from geomae.rasters import Window, read
 from geomae.rasters.blocks import Blocks, gather
 from geomae.tiles.index import TileIndex
 
-FORMAT = 1  # of the files and of how pixels are read: other pixels need other names
+FORMAT = 1  # version of the files and of reading: raise it whenever pixels change
 SIDE = 256  # pixels of a square
-IDLE_S = 3600  # what nobody has used for so long before a process began may go
+IDLE_S = 3600  # files not used for this long before a process began may be removed
 MOST_MAPS = 16384  # files that are mapped at a time; Linux allows a process 65,530
-FRESH_BYTES = 64 * 1024**2  # squares in memory of a cache that takes no more
-COUNTED_AGAIN = 64  # parts of the room after which the files of others are counted, too
-HEADER = 256  # bytes of a file beside its values, at most
+FRESH_BYTES = 64 * 1024**2  # squares kept in memory once the cache is full
+COUNTED_AGAIN = 64  # files are counted again after each 64th of the room, as other processes write, too
+HEADER = 256  # most bytes of a file beside its values
 SUM = struct.Struct("<Q")
 
 Floats = NDArray[np.float32]
@@ -43,9 +44,9 @@ Bools = NDArray[np.bool_]
 class TileCache:
     """Files of squares in a folder, of at most `room` bytes; threads, processes and runs may share it.
 
-    A file is whole or absent. One that is damaged counts as absent. What nobody used in the hour before this process
-    began, nor since, gives way when room is needed; else what does not fit is not kept, as whatever gave way for it
-    would be needed in the next epoch. Other processes may at the same time add a 64th of the room each.
+    A file is complete or absent; a damaged one counts as absent. When room is needed, files are removed that were not
+    used since one hour before this process began. If that is not enough, new squares are not kept: any removed file
+    would be needed in the next epoch. Other processes may exceed the room by a 64th each.
     """
 
     def __init__(self, folder: Path, room: int) -> None:
@@ -58,7 +59,7 @@ class TileCache:
         self._full = False
 
     def get(self, name: str) -> Floats | None:
-        """A square (C, H, W), mapped; None where there is none, or a damaged one."""
+        """A memory-mapped square (C, H, W); None where it is missing or damaged."""
         with self._lock:
             known = self._maps.get(name)
             if known is not None:
@@ -73,7 +74,7 @@ class TileCache:
         return found
 
     def put(self, name: str, square_CHW: Floats) -> None:
-        """Keep a square, where there is room. A folder that cannot be written costs time and nothing else."""
+        """Keep a square where there is room. After an error in writing, nothing more is kept."""
         with self._lock:
             if self._full or not self._make_room(square_CHW.nbytes + HEADER):
                 return
@@ -88,7 +89,7 @@ class TileCache:
         return self.folder / name[:2] / f"{name}.npy"
 
     def _make_room(self, size: int) -> bool:
-        """Whether a file of so many bytes fits; what is idle is removed where it would not."""
+        """Whether a file of `size` bytes fits, after removing idle files where needed."""
         if self._left is None or self._left < max(size, self._recount_at):
             entries = sorted(self._entries())
             self._left = self.room - sum(entry[1] for entry in entries)
@@ -103,7 +104,7 @@ class TileCache:
         return not self._full
 
     def _entries(self) -> Iterator[tuple[float, int, Path]]:
-        """Time of the last use, bytes and path of each file; what killed processes left half written is removed."""
+        """Time of the last use, bytes and path of each file; unfinished files of killed processes are removed."""
         for path in self.folder.glob("*/*"):
             try:
                 status = path.stat()
@@ -124,7 +125,7 @@ class CachedScenes:
         self._names: dict[int, str | None] = {}
 
     def read(self, scene: int, window: Window) -> tuple[Floats, Bools]:
-        """The bits that `rasters.read` gives."""
+        """The same values as `rasters.read`."""
         name = self._names[scene] if scene in self._names else self._names.setdefault(scene, self._name(scene))
         if name is None:
             return read(self._index.source, self._index.source.scenes[scene], window)
@@ -136,7 +137,7 @@ class CachedScenes:
         return np.where(valid_CHW, coded_CHW, np.float32(0)), valid_CHW
 
     def _name(self, scene: int) -> str | None:
-        """What the names of a scene's squares begin with; None where nothing tells its state."""
+        """The prefix of the names of a scene's squares; None where the state of its files is unknown."""
         content = self._index.report.content.get(self._index.source.scenes[scene].id)
         return digest([FORMAT, SIDE, content, _reading(self._index.source, scene)]) if content else None
 
@@ -162,7 +163,7 @@ def tile_cache(data: Data) -> TileCache | None:
 
 
 def cache_note(data: Data, index: TileIndex) -> list[str]:
-    """What a person should know where the scenes of an index take more room than the cache has."""
+    """A note for the user where the scenes of an index need more room than the cache has."""
     if data.cache is None:
         return []
     grids = [index.grids[scene] for scene in sorted(set(index.tiles["scene"].tolist()))]
@@ -178,7 +179,7 @@ def cache_note(data: Data, index: TileIndex) -> list[str]:
 
 @cache
 def _opened(folder: Path, room: int) -> TileCache:
-    """One for each folder. Nothing is written yet: a dry run leaves no trace."""
+    """One cache per folder. Writes nothing, so that a dry run has no effect."""
     there = next(one for one in (folder, *folder.parents) if one.exists())
     if not there.is_dir():
         raise ConfigError(f"data.cache: {there} is a file; name a folder")
@@ -204,7 +205,7 @@ def _load(path: Path, began: float) -> Floats | None:
 
 
 def _sum(square_CHW: Floats) -> int:
-    """Of all bits, in words of 64; the last one may be half."""
+    """A checksum: the sum of all 64-bit words (the last may have 32 bits), modulo 2^64."""
     flat = np.ascontiguousarray(square_CHW).reshape(-1)
     words = flat[: len(flat) // 2 * 2].view(np.uint64)
     last = sum(flat[len(words) * 2 :].view(np.uint32).tolist())

@@ -1,6 +1,6 @@
-"""What the classes of torchgeo tell of their bands, and their rows as files where they list none.
+"""Bands of torchgeo's data sets, and files for data sets that list none.
 
-Rows that are no files of one image each are written once, then read like others.
+Rows of data sets without image files are written as files once, then read like any others.
 
 C bands, H W pixels
 """
@@ -23,7 +23,7 @@ from geomae.sensors import Band, Sensor
 
 FORMAT = 1  # part of the cache key: raise it whenever the same rows give other files
 LABELS = "labels.csv"
-NARROW = {"int64": "int32", "uint64": "uint32"}  # what few programs read in a TIFF, and what takes its place
+NARROW = {"int64": "int32", "uint64": "uint32"}  # types that few programs read in a TIFF, and their replacements
 logger = logging.getLogger(__name__)
 
 
@@ -67,10 +67,10 @@ def label_text(label: Any, classes: Any) -> str | None:
 
 
 def stored_bands(made: Any, sensor: Sensor, place: str) -> list[str | None] | None:
-    """The class's bands in stored order, null for those that its arguments leave out; None where the files must tell.
+    """The class's bands in stored order, None for those that its arguments leave out; None where only files can tell.
 
-    Names that the sensor does not know count by their place, if there are as many as the sensor has and the names that
-    it does know are at theirs.
+    Names that the sensor does not know are matched by position, if there are as many bands as the sensor has and all
+    known names are at the sensor's positions.
     """
     stored = _all_names(made)
     if not stored:
@@ -87,7 +87,7 @@ def stored_bands(made: Any, sensor: Sensor, place: str) -> list[str | None] | No
     if sum(kept) != sum(name is not None for name in names):
         raise CatalogError(
             f"{place}: the bands of {type(made).__name__} ({', '.join(stored)}) are not those of sensor {sensor.name}; "
-            "add `bands` in stored order, null for what is to be skipped"
+            "add `bands` in stored order, null for bands to be skipped"
         )
     return names
 
@@ -95,8 +95,8 @@ def stored_bands(made: Any, sensor: Sensor, place: str) -> list[str | None] | No
 def band_tokens(made: Any, sensor: Sensor, written: Any, place: str, *, strict: bool) -> dict[str, str]:
     """Tokens in file names by the sensor's band, for classes with a file per band.
 
-    `written` is the entry's `bands`; without it the bands count that torchgeo would read and the sensor knows: with
-    `strict` it must know them all.
+    `written` is the entry's `bands`. Without it, the bands are those that torchgeo reads and the sensor knows; with
+    `strict` the sensor must know them all.
     """
     if isinstance(written, dict):
         return written
@@ -110,14 +110,14 @@ def band_tokens(made: Any, sensor: Sensor, written: Any, place: str, *, strict: 
     for name, band in zip(names or (None,), matches or (None,), strict=True):
         if band is None or band.name not in known:
             raise CatalogError(
-                f"{place}: {type(made).__name__} has a file per band, and no band is {name!r} both to it and to sensor "
+                f"{place}: {type(made).__name__} has a file per band, and {name!r} is not a band of both it and sensor "
                 f"{sensor.name}; add `bands`, a mapping from name to the token in the files' names"
             )
     return {band.name: known[band.name] for band in matches if band}
 
 
 def row_bands(made: Any, count: int) -> list[str] | None:
-    """Names of the `count` bands of a row, in its order; None where the class does not tell."""
+    """Names of the `count` bands of a row, in its order; None where the class does not name them."""
     return next((names for names in (_chosen_names(made), _all_names(made)) if len(names) == count), None)
 
 
@@ -130,7 +130,7 @@ def _write(folder: Path, rows: Any, place: str) -> None:
             row = rows[index]
         except Exception as error:  # each class reads its files in its own way
             reason = " ".join(f"{type(error).__name__} {error}".split())
-            raise CatalogError(f"{what} cannot be read ({reason}); mend the data") from error
+            raise CatalogError(f"{what} cannot be read ({reason}); repair the data") from error
         pixels_CHW = _pixels(row, what)
         file = f"{index:06d}.tif"
         write_cog(folder / file, pixels_CHW, descriptions=row_bands(rows, len(pixels_CHW)))
@@ -161,7 +161,7 @@ def _pixels(row: Any, what: str) -> NDArray[Any]:
 
 
 def _stamps(folder: str) -> list[tuple[str, int, int]]:
-    """Names, bytes and times of change of the files below `folder`, by which changed data are noticed."""
+    """Names, sizes and modification times of the files below `folder`, to detect changed data."""
     stamps = []
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -171,7 +171,7 @@ def _stamps(folder: str) -> list[tuple[str, int, int]]:
 
 
 def _agrees(matches: Sequence[Band | None], sensor: Sensor) -> bool:
-    """Whether as many bands as the sensor has are at the sensor's places, as far as they are known."""
+    """Whether there are as many bands as the sensor has, and all known ones are at the sensor's positions."""
     return len(matches) == len(sensor.bands) and all(
         one in (None, own) for one, own in zip(matches, sensor.bands, strict=True)
     )

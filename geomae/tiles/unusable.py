@@ -1,4 +1,4 @@
-"""What is left out of a data set although its files are sound: scenes without a whole tile, tiles that break sums.
+"""Scenes and tiles that are left out although their files are sound: scenes smaller than a tile, too large values.
 
 T tiles, C bands
 """
@@ -16,16 +16,16 @@ from geomae.rasters.audit import LARGEST_VALUE, stored_value
 from geomae.rasters.audit_report import AuditReport, Problem
 from geomae.tiles.statistics import Survey
 
-TOO_LARGE = f"values beyond {LARGEST_VALUE:g}"  # the reason that is counted
-PROPOSED_TILE = 64  # pixels, where an entry that needs `tile` has none
+TOO_LARGE = f"values beyond {LARGEST_VALUE:g}"  # the reason in counts of omitted tiles
+PROPOSED_TILE = 64  # pixels: proposed in errors where `tile` is missing
 
 
 def without_small_scenes(
     catalog: Catalog, name: str, source: Source, grids: Sequence[Grid | None], report: AuditReport
 ) -> tuple[tuple[Grid | None, ...], AuditReport]:
-    """The grids, None for scenes that hold no whole tile, and the report, which then names these, too.
+    """The grids, None for scenes that are smaller than a tile, and the report with a problem for each of them.
 
-    Without `tile` a scene is one tile, and has to be square. Windows of a table are not looked at. Raises CatalogError
+    Without `tile` a scene is one tile and has to be square. Entries with `windows` are not checked. Raises CatalogError
     where no scene is left.
     """
     entry = catalog.entry(name)
@@ -60,7 +60,7 @@ def computable_tiles(
         value = stored_value(float(low if -low > high else high), source.scale_C[band], source.offset_C[band])
         file = source.scenes[int(scene_T[0])].bands[band].path
         raise CatalogError(
-            f"{catalog.place(name, 'nodata')}: every tile holds {TOO_LARGE}, with which nothing can be computed; the "
+            f"{catalog.place(name, 'nodata')}: every tile holds {TOO_LARGE}, too large to compute with; the "
             f"first is {value} in {source.bands[band].name} of {file}; if it is no measurement, declare `nodata`"
         )
     return near_T

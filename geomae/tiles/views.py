@@ -1,4 +1,4 @@
-"""Views of the ground around a tile: windows of many sizes, brought to one size, and bands made brighter and darker.
+"""Views of the ground around a tile: windows of random sizes, resized to one size, with random gains and offsets.
 
 C bands, H W pixels, s side of a window, S side of a view
 """
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from geomae.rasters import Window
 from geomae.tiles.ground import TrainingGround, draw_window, window_around
 
-SIZES = 4  # drawn before the tile itself is taken
-SHIFT = 0.25  # of its side, by which the window of a partner may lie beside that of the tile
-ZOOM = (0.8, 1.25)  # of its side, between which the window of a partner lies
-LEAST_SHARED = 0.5  # of the tile's window that the partner's has to cover
+SIZES = 4  # sizes that are tried before the tile itself is used
+SHIFT = 0.25  # of a side: largest offset of a partner's window from the ground of the tile's window
+ZOOM = (0.8, 1.25)  # range of the side of a partner's window, relative to the tile's
+LEAST_SHARED = 0.5  # share of the tile's window that the partner's has to cover
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -26,9 +26,9 @@ class ViewRules:
     """How views are drawn: sides of windows in tiles; bounds of gain and offset per band in standardised units."""
 
     scales: tuple[float, float] = (1.0, 1.0)
-    paired: bool = False  # a second view of every tile is drawn
+    paired: bool = False  # draw a second view of every tile:
     places: bool = False  # from a partner where there is one,
-    alone: bool = True  # and from the tile itself where there is none
+    alone: bool = True  # from the tile itself where there is none
     gain: float = 0.0
     offset: float = 0.0
 
@@ -48,7 +48,7 @@ class Frame:
     side: float
 
     def window(self) -> Window:
-        """The whole pixels nearest to it."""
+        """The nearest window of whole pixels."""
         return window_around(self.row, self.col, max(round(self.side), 1))
 
 
@@ -60,10 +60,10 @@ def frame_of(scene: int, window: Window) -> Frame:
 def draw_view(
     tile: Frame, scales: tuple[float, float], least: int, ground: TrainingGround, rng: np.random.Generator
 ) -> Window:
-    """A window of a drawn size that holds the tile, or that the tile holds, on training ground; else the tile itself.
+    """A window of random size, around the tile or within it, on training ground; the tile itself where none is found.
 
-    Sizes are drawn evenly in their logarithm. No window is smaller than `least` pixels. Where the ground ends beside
-    the tile, a larger window is moved inwards.
+    Sizes are uniform in their logarithm, and at least `least` pixels. Where the ground ends beside the tile, a larger
+    window is moved inwards.
     """
     top, left, bottom, right = ground.bounds(tile.scene)
     for _ in range(SIZES):
@@ -81,7 +81,7 @@ def draw_view(
 
 
 def draw_partner(around: Frame, ground: TrainingGround, rng: np.random.Generator) -> Window | None:
-    """A window that lies beside `around` and shares at least half of its ground, on training ground; None: none found.
+    """A random window that covers at least half of `around`, on training ground; None where none is found.
 
     The last try is `around` itself.
     """
@@ -105,11 +105,10 @@ def shared(frame: Frame, window: Window) -> float:
 
 
 def resize(pixels_CHW: Floats, valid_CHW: Bools, side: int) -> tuple[Floats, Bools]:
-    """Bring a square window to `side` pixels a side: each is the mean of the valid pixels around it, nearer ones weigh
-    more, and is valid where these hold at least half of the weight.
+    """Resize a square window to `side` x `side` pixels by a triangle filter over its valid pixels.
 
-    Windows that shrink are averaged over, so that nothing aliases (a triangle as wide as two pixels of the coarser
-    grid).
+    A pixel is valid where valid pixels have at least half of the filter's weight. The filter is two pixels of the
+    coarser grid wide, so that shrinking does not alias.
     """
     if pixels_CHW.shape[-1] == side:
         return pixels_CHW, valid_CHW

@@ -1,4 +1,4 @@
-"""Which windows of the scenes are tiles: a regular grid, those that a table lists, or one around each point.
+"""The windows of scenes that are tiles: on a regular grid, from a table, or around points.
 
 T tiles, S scenes
 """
@@ -21,7 +21,7 @@ def list_windows(
     catalog: Catalog, name: str, source: Source, grids: Sequence[Grid | None], left_out: dict[str, int]
 ) -> tuple[pd.DataFrame, pd.DataFrame, tuple[str, ...]]:
     """All tiles (scene, row, col, size) of the scenes that have a grid, the attributes of their scene and window, and
-    remarks; `left_out` grows by what is not among them.
+    remarks. Omitted points and tiles are added to `left_out`.
     """
     windows = catalog.entry(name).windows
     if isinstance(windows, Points):
@@ -36,7 +36,7 @@ def list_windows(
 def _regular(
     catalog: Catalog, name: str, source: Source, grids: Sequence[Grid | None]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Tiles on a regular grid; without `tile` each scene is one, of its own size."""
+    """Tiles on a regular grid; without `tile` each scene is one tile."""
     entry = catalog.entry(name)
     corners: dict[tuple[int, int], NDArray[np.int64]] = {}  # (T, 3) by the shape of the grid
     numbers = [number for number, grid in enumerate(grids) if grid is not None]
@@ -55,20 +55,20 @@ def _regular(
 
 
 def _starts(length: int, size: int, stride: int) -> NDArray[np.int64]:
-    """First pixels of the tiles along one side; a remainder shorter than a tile is left out."""
+    """Start of each tile along one axis; a remainder shorter than a tile is left out."""
     return np.arange(0, length - size + 1, stride, dtype=np.int64)
 
 
 def _listed(
     catalog: Catalog, name: str, source: Source, grids: Sequence[Grid | None]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tiles that a table of windows lists, for scenes that are there and not quarantined."""
+    """The tiles of a table of windows, for scenes that exist and are not quarantined."""
     windows = read_windows(catalog, name)
     by_stem = {scene.stem: number for number, scene in enumerate(source.scenes)}
     if len(by_stem) < len(source.scenes):
         raise CatalogError(
-            f"{catalog.place(name, 'windows')}: several scenes have one name in different folders, and a window could "
-            "belong to any; rename them, or make a data set of each folder"
+            f"{catalog.place(name, 'windows')}: several scenes have one name in different folders, so that windows "
+            "are ambiguous; rename them, or make a data set of each folder"
         )
     unknown = sorted(set(windows["stem"]) - set(by_stem))
     if len(unknown) == windows["stem"].nunique():

@@ -169,7 +169,7 @@ def test_with_a_crs_folds_are_not_asked_but_for_scenes_without():
 def test_neither_column_nor_footprints():
     tiles = regular(32, 32, 16, 16) + regular(32, 32, 16, 16, scene=1)
     found = find_partners([tile_index([grid(32, 32)] * 2, tiles)], ["d@train"])
-    assert found.how == ("d@train: 0 of 8 tiles have a partner: no places column, no footprints that meet",)
+    assert found.how == ("d@train: 0 of 8 tiles have a partner: no column of places, no footprints that overlap",)
     assert found.count(0) == 0 and found.of(0, 3) == ()
     assert found.place_id(0).tolist() == [-1] * 8
     found = find_partners([tile_index([grid(32, 32)] * 2, tiles, ["a", "b"])])

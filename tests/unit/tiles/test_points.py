@@ -165,7 +165,7 @@ def test_points_meet_the_scenes_of_their_time(tmp_path):
     assert index.left_out == {TIMELESS: 1, "points without a scene within 30 days": 1}
     assert len(build_index(catalog_of(tmp_path, more=table, days=200), "tiny")) == 5
     assert len(build_index(catalog_of(tmp_path), "tiny")) == 8  # nobody knows when the scenes were taken
-    refused(tmp_path, "windows.days: no scene says its time", days=3)
+    refused(tmp_path, "windows.days: no scene has a time", days=3)
     refused(tmp_path, "no point has a scene within 0.5 days: the points are of 2021-05-20 to 2021-05-20", more=table,
             days=0.5, where="time == '2021-05-20'")  # fmt: skip
 

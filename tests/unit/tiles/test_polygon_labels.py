@@ -171,7 +171,7 @@ def test_overlaps_repairs_and_what_labels_nothing_are_counted(tmp_path):
     assert list(index.remarks) == [
         "1 of 4 polygons of fields.geojson have no 'kind' and label no pixel",
         "1 of 4 polygons of fields.geojson were invalid (such as self-crossing rings) and have been repaired",
-        "polygons of different classes overlap on 272 pixels of 2 tiles; the smaller polygon counts there",
+        "polygons of different classes overlap on 272 pixels of 2 tiles; the smallest polygon counts there",
     ]
 
 
@@ -213,7 +213,7 @@ KEY = r"data_catalog\.yaml:\d+: datasets\.d\.label"
          KEY + r"\.classes: the column 'kind' holds crop, tree, and none of these values; correct them"),
         (QUARTERS[:2], TWO, [label(), "group: {column: feld}"], r"group\.column: there is no column 'feld'.*'field'"),
         (QUARTERS[:2], {"kind": ["a", "b"], "part": ["train", None]}, [label(), "split: {column: part}"],
-         r"split\.column: some polygons that tiles see are of no split; fill the column"),
+         r"split\.column: some polygons in tiles have no split; fill the column"),
         (QUARTERS[:2], TWO, [label(), "group: {column: field}",
                              "split: {group: {a: 0.4, b: 0.3, c: 0.3}}"], "there are 2 groups for 3 splits"),
         (QUARTERS[:2], TWO, ["label: {raster: l.tif, classes: {tree: tree}}"],

@@ -120,7 +120,7 @@ def test_one_file_per_band_becomes_one_scene(tmp_path: Path, entries: Open, data
     source = open_source(entries(*keys, "bands: [red, B5]"), "d")
     assert [Path(file.path).stem[-5:] for file in source.scenes[0].bands] == ["SR_B4", "SR_B5"]
     with pytest.raises(
-        CatalogError, match="no band is 'cirrus' both to it and to sensor landsat-8-oli-c2l2; add `bands`"
+        CatalogError, match="'cirrus' is not a band of both it and sensor landsat-8-oli-c2l2; add `bands`"
     ):
         open_source(entries(*keys, "bands: [cirrus]"), "d")
 
@@ -211,7 +211,7 @@ def test_rows_of_another_kind_are_refused(
     [
         (("torchgeo: EuroSad",), "torchgeo has no data set 'EuroSad'; did you mean 'EuroSAT'?"),
         (("torchgeo: BoundingBox",), "torchgeo has no data set 'BoundingBox'; "),
-        (("torchgeo: GeoDataset",), "GeoDataset is what data sets derive from"),
+        (("torchgeo: GeoDataset",), "GeoDataset is a base class"),
         (
             ("torchgeo: EuroSAT", "args: {rot: x}"),
             "c.yaml:5: datasets.d.args.rot: EuroSAT takes no argument 'rot'; did you mean 'root'?",
