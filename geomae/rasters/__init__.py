@@ -1,4 +1,4 @@
-"""The only place that opens rasters: pixels with their validity, labels, audit, georeferenced writing."""
+"""The only package that opens rasters: reads pixels with their validity and labels, audits files, writes COGs."""
 
 from geomae.rasters.audit import audit
 from geomae.rasters.audit_report import AuditReport, Problem

@@ -1,4 +1,4 @@
-"""The audit of a data set before anything is trained on it: what cannot be read, and what looks wrong."""
+"""The audit of a data set before training: files that cannot be read, and values that look wrong."""
 
 import contextlib
 import functools
@@ -25,8 +25,8 @@ from geomae.rasters.side_files import look_beside
 from geomae.rasters.work_share import ALONE, WorkShare
 
 MOST_NOT_FINITE = 0.5  # share of NaN and infinities from which a band is suspicious
-LARGEST_VALUE = 1e12  # of any unit: beyond it, sums of squares and products leave float32 and figures become NaN
-PLAUSIBLE_VALUES = {  # per unit, of every pixel: sensors saturate within
+LARGEST_VALUE = 1e12  # in any unit: beyond it, sums of squares and products overflow float32 and statistics become NaN
+PLAUSIBLE_VALUES = {  # per unit, range of every pixel: sensors saturate within it
     "reflectance": (-0.5, 10.0),
     "brightness_temperature": (50.0, 2000.0),
     "decibel": (-200.0, 200.0),
@@ -41,11 +41,11 @@ def audit(
     share: WorkShare = ALONE,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> AuditReport:
-    """Read every file of a data set and say which scenes cannot be used, and which look wrong.
+    """Read every file of a data set and report scenes that cannot be used, and scenes that look wrong.
 
-    Files are read by `workers` threads, in pieces. What was found is kept in the cache folder, so that a file is
-    read again only after it, what lies beside it, or the way it is read has changed. A scene is named with its first
-    quarantining problem. Every process of `share` reads its part of the files. `progress` hears (what, done, total).
+    Files are read in pieces by `workers` threads. Results are cached, so that a file is read again only after the file,
+    its side files, or the way it is read has changed. A scene is reported with its first quarantining problem only.
+    Every process of `share` reads its part of the files. `progress` is called with (what, done, total).
     """
     wanted = _wanted(source)
     stamps = _stamps(source, wanted)
@@ -67,19 +67,19 @@ def audit(
 
 
 def _stamps(source: Source, wanted: Sequence[Wanted]) -> dict[str, Stamp]:
-    """The states of the local files of a data set that are there; each folder is asked once."""
+    """The states of the existing local files of a data set; each folder is listed once."""
     labels = {scene.label_path for scene in source.scenes if scene.label_path}
     paths = {one.path for one in wanted}
     states = look_beside(path for path in paths | labels if not is_remote(path) and not is_cube(path))
     stamps: dict[str, Stamp] = {path: (*state, *beside_stamp(path)) for path, state in states.items()}
     for path in paths - stamps.keys():
-        with contextlib.suppress(RasterError):  # reading it says what is wrong
+        with contextlib.suppress(RasterError):  # reading the file reports the error
             stamps[path] = stamp(path, remote=source.remote)
     return stamps
 
 
 def _judge(source: Source, records: Mapping[str, FileRecord], place: Place | None) -> AuditReport:
-    """The report on the scenes, of what was found in their files."""
+    """The report on the scenes, from the records of their files."""
     dtypes = _usual_dtypes(source, records)
     problems: list[Problem] = []
     sound: list[Scene] = []
@@ -118,7 +118,7 @@ def _judge(source: Source, records: Mapping[str, FileRecord], place: Place | Non
 def _grids(
     source: Source, sound: Sequence[Scene], records: Mapping[str, FileRecord]
 ) -> tuple[dict[str, Grid], dict[str, str]]:
-    """Grid and time of each scene, of its headers; a scene without a grid is left to whoever asks for it."""
+    """Grid and time of each scene, from its headers. A scene whose grid cannot be computed is left out."""
     headers = {path: record.header for path, record in records.items() if record.header is not None}
     grids, acquired = {}, {}
     for scene in sound:
@@ -133,7 +133,7 @@ def _grids(
 def _whole(
     sound: Sequence[Scene], records: Mapping[str, FileRecord], grids: Mapping[str, Grid]
 ) -> dict[str, NDArray[np.float64]]:
-    """The moments (5, C) of scenes of one file, without a mask and on the file's own grid, that was held whole."""
+    """The moments (5, C) of scenes of one file that was read in one piece, without a mask, on the file's own grid."""
     found = {}
     for scene in sound:
         record = records[scene.files[0]]
@@ -152,14 +152,14 @@ def _whole(
 
 
 def _range(band: BandRecord) -> tuple[float, float]:
-    """Least and largest valid value; infinities where there is none."""
+    """The smallest and the largest valid value; infinities where there is none."""
     return (np.inf, -np.inf) if band.low is None or band.high is None else (band.low, band.high)
 
 
 def _orders(
     sound: Sequence[Scene], facts: Mapping[str, FileFacts], place: Place | None
 ) -> tuple[dict[str, tuple[int, ...]], int]:
-    """Where scenes that name their bands in another order have them, by id, and the number of those without names."""
+    """Band numbers of scenes whose files name their bands in another order, and the number of files without names."""
     if place is None:
         return {}, 0
     placements = {scene.id: place(facts[scene.files[0]].names) for scene in sound}
@@ -168,7 +168,7 @@ def _orders(
 
 
 def stored_value(value: float, scale: float, offset: float) -> str:
-    """A value as the file stores it, in digits that name it again: whole numbers, else those of float32."""
+    """A value as the file stores it, in digits that identify it: a whole number, else in float32 precision."""
     raw = (value - offset) / scale
     if abs(raw) < 1e6 and abs(raw - round(raw)) < 0.01:
         return str(round(raw))
@@ -196,7 +196,7 @@ def _wanted(source: Source) -> list[Wanted]:
 
 
 def _role(scene: Scene, path: str) -> tuple[int, ...]:
-    """Which bands of the source a file holds: files of one role should be alike."""
+    """The bands of the source that a file holds; files of one role should have the same type."""
     return tuple(position for position, band in enumerate(scene.bands) if band.path == path)
 
 
@@ -226,9 +226,9 @@ def _unusable(
             message = f"{path}: has {record.count} bands instead of {source.stored_bands or needed}; correct `bands`"
             return Problem(scene.id, (path,), "band-count", message)
         if record.dtype != dtypes[role]:
-            message = f"{path}: is {record.dtype} where most files are {dtypes[role]}"
+            message = f"{path}: is {record.dtype}, and most files are {dtypes[role]}"
             return Problem(scene.id, (path,), "dtype", f"{message}; convert it, or make it its own data set")
-    if len(_paths(scene)) > 1:  # one file always fits itself
+    if len(_paths(scene)) > 1:  # a single file needs no check
         try:
             scene_layout(source, scene)
         except RasterError as error:
@@ -254,7 +254,7 @@ def _contradiction(source: Source, path: str, described: str) -> str:
 
 
 def _duplicate(scene: Scene, records: Mapping[str, FileRecord], seen: dict[tuple[Any, ...], str]) -> Problem | None:
-    """Whether an earlier scene has the same bytes in the same bands."""
+    """A problem where an earlier scene has the same bytes in the same bands."""
     key = tuple((records[band.path].digest, band.index) for band in scene.bands)
     first = seen.setdefault(key, scene.id)
     if first == scene.id:
@@ -266,11 +266,11 @@ def _duplicate(scene: Scene, records: Mapping[str, FileRecord], seen: dict[tuple
 def _suspicious(source: Source, scene: Scene, records: Mapping[str, FileRecord]) -> Iterable[Problem]:
     low, high = PLAUSIBLE_MEDIANS.get(source.unit, (float("-inf"), float("inf")))
     far, gone, flat = [], [], []
-    beyond: dict[str, list[str]] = {}  # names of bands by the value that is stored in them
+    beyond: dict[str, list[str]] = {}  # names of bands by stored value
     fills: dict[str, list[str]] = {}
     for (name, band), *scaling in zip(_bands(source, scene, records), source.scale_C, source.offset_C, strict=True):
         fits = band.median is None or low <= band.median <= high
-        extreme = _beyond(source.unit if fits else "", band)  # a wrong `scale` moves every value
+        extreme = _beyond(source.unit if fits else "", band)  # with a wrong `scale` all values are wrong
         if band.fill is not None:
             fills.setdefault(stored_value(band.fill, *scaling), []).append(f"{name} ({band.fill_share:.1%})")
         if extreme is not None and extreme != band.fill:
@@ -295,12 +295,12 @@ def _suspicious(source: Source, scene: Scene, records: Mapping[str, FileRecord])
     if gone:
         messages.append(f"most values are NaN or infinite in {', '.join(gone)}; check how the file was made")
     if flat:
-        messages.append(f"one value or none at all in {', '.join(flat)}; check `bands`")
+        messages.append(f"a single value or no valid pixel in {', '.join(flat)}; check `bands`")
     return [Problem(scene.id, scene.files, "suspicious", f"{scene.files[0]}: {text}") for text in messages]
 
 
 def _beyond(unit: str, band: BandRecord) -> float | None:
-    """The lowest or highest value of a band, where no measurement in `unit` can be so far."""
+    """The lowest or highest value of a band where it is outside the plausible range of `unit`; else None."""
     least, most = PLAUSIBLE_VALUES.get(unit, (-LARGEST_VALUE, LARGEST_VALUE))
     if band.low is not None and band.low < least:
         return band.low
@@ -308,7 +308,7 @@ def _beyond(unit: str, band: BandRecord) -> float | None:
 
 
 def _bands(source: Source, scene: Scene, records: Mapping[str, FileRecord]) -> list[tuple[str, BandRecord]]:
-    """(name, what was found) of every band of a scene."""
+    """(name, record) of every band of a scene."""
     return [
         (band.name, dict(records[stored.path].bands)[stored.index])
         for band, stored in zip(source.bands, scene.bands, strict=True)

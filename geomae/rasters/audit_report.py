@@ -1,4 +1,4 @@
-"""What an audit found, and the cache in which it is kept while no file of the data set has changed.
+"""The report of an audit, and its cache, which is valid while no file of the data set has changed.
 
 C bands
 """
@@ -22,12 +22,12 @@ from geomae.files import cache_folder, digest, read_json, write_text
 from geomae.rasters.grids import Grid
 from geomae.rasters.headers import Stamp
 
-PACKAGES = ("catalog", "rasters", "sensors")  # whose code decides what an audit says
+PACKAGES = ("catalog", "rasters", "sensors")  # packages whose code determines the report
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a scene: `kind` is one of unreadable, damaged, band-count, band-order, dtype, invalid,
+    """A problem of a scene: `kind` is one of unreadable, damaged, band-count, band-order, dtype, invalid,
     constant, duplicate, size (the scene is quarantined), or suspicious (a warning only).
     """
 
@@ -44,15 +44,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What the audit found in a data set.
+    """The result of the audit of a data set.
 
-    `content` has a digest (64 characters, SHA-256) per scene of the bytes of its files, mask included, and of what lies
-    beside them; for a scene of one file alone it is that of the file. Scenes with a file that cannot be read at all
-    have none. `numbers` has the scenes whose files name their bands in another order, by which they are read (see
-    `in_own_order`); `unnamed` is how many files name no band and are taken in the stored order. `remarks` are warnings
-    about the files of the data set together, each a sentence with their number and the remedy. `grids` are those of the
-    scenes that can be used, `acquired` the times that tags tell. `whole` has the moments (5, C) of scenes that were
-    held whole while they were read just now: count, mean, squares, least and largest value of each band.
+    `content` has a digest (SHA-256, 64 characters) per scene of the bytes of its files, with mask and side files; for a
+    scene of a single file it is the digest of the file. Scenes with an unreadable file have none. `numbers` has the
+    band numbers of scenes whose files name their bands in another order (see `in_own_order`); `unnamed` counts files
+    that name no band and are read in the stored order. `remarks` are warnings on the files of the data set as a whole,
+    each a sentence with their number and the remedy. `grids` are the grids of usable scenes, `acquired` the times from
+    tags. `whole` has the moments (5, C) of scenes that this process read in one piece: count, mean, squared deviations,
+    minimum and maximum of each band.
     """
 
     source: str
@@ -78,7 +78,7 @@ class AuditReport:
         return dict(Counter(problem.kind for problem in self.problems))
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the report as what JSON has."""
+        """The report as JSON."""
         return {
             "source": self.source,
             "scenes": self.scenes,
@@ -95,9 +95,9 @@ class AuditReport:
 
 
 def report_key(source: Source, stamps: Sequence[Stamp]) -> str | None:
-    """Changes with what is asked of the files of a data set, with their states, and with the code that looks at them.
+    """A key of the cache: it changes with the files that are read, how they are read, and the code that checks them.
 
-    `stamps` are those of the files that are read, in their order; None where one is not known.
+    `stamps` are the states of the files, in order. None where one is unknown.
     """
     if None in stamps:
         return None
@@ -111,7 +111,7 @@ def report_key(source: Source, stamps: Sequence[Stamp]) -> str | None:
 
 
 def load_report(source: Source, key: str) -> AuditReport | None:
-    """The report that was kept under a key, if there is one."""
+    """The cached report with this key; None without one."""
     with contextlib.suppress(GeomaeError, AttributeError, KeyError, TypeError, ValueError):
         kept = read_json(_place(source))
         if kept["key"] == key:
@@ -120,7 +120,7 @@ def load_report(source: Source, key: str) -> AuditReport | None:
 
 
 def store_report(source: Source, key: str, report: AuditReport) -> None:
-    """Keep a report; a cache that cannot be written costs time later and nothing else."""
+    """Cache a report; where the cache cannot be written, the audit is repeated next time."""
     kinds: dict[tuple[Any, ...], int] = {}
     grids = {
         scene: (kinds.setdefault((one.height, one.width, one.gsd_m, one.crs), len(kinds)), *one.transform)
@@ -165,13 +165,13 @@ def _grid(kind: Sequence[Any], transform: Sequence[float]) -> Grid:
 
 
 def _place(source: Source) -> Path:
-    """One file per data set: its name and its first file."""
+    """The cache file of a data set, named by the data set and its first file."""
     return cache_folder() / "audit-report" / f"{digest([source.name, source.scenes[0].files[0]])}.json"
 
 
 @functools.cache
 def _code() -> str:
-    """Digest of the code and the tables that decide what an audit says."""
+    """Digest of the code and the tables that determine a report."""
     known = hashlib.sha256()
     package = Path(__file__).parents[1]
     for path in sorted(path for name in PACKAGES for path in (package / name).rglob("*.*")):

@@ -1,4 +1,4 @@
-"""Decoded blocks of files and chunks of cubes that all threads of a process share: each is decoded once, within bounds.
+"""A cache of decoded blocks of files and chunks of cubes, shared by all threads of a process.
 
 C bands, H W pixels of a window
 """
@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-BLOCKS_BYTES = 512 * 1024**2  # that a process keeps: those that training draws from at a time, and their neighbours
-LARGEST_BLOCK = BLOCKS_BYTES // 8  # a larger one is not kept
+BLOCKS_BYTES = 512 * 1024**2  # size of the cache: blocks that training draws from at a time, and their neighbours
+LARGEST_BLOCK = BLOCKS_BYTES // 8  # larger blocks are not cached
 
 
 class Blocks:
-    """Decoded blocks, the least recently used first; any number of threads may share it. Nobody writes to a block."""
+    """Decoded blocks, the least recently used first. It is thread-safe; blocks must not be written to."""
 
     def __init__(self, room: int = BLOCKS_BYTES) -> None:
         self.room = room
@@ -30,9 +30,9 @@ class Blocks:
         self._awaited: dict[Hashable, Future[Array]] = {}
 
     def get(self, key: Hashable, decode: Callable[[], Array]) -> Array:
-        """The block `key`, by `decode` where it is not kept; a thread waits for another that is decoding it.
+        """The block `key`, decoded by `decode` where it is not cached. Each block is decoded by one thread only.
 
-        Raises what `decode` raises, in each thread that waited for it.
+        Errors of `decode` are raised in every thread that waits for the block.
         """
         with self._lock:
             found = self._entries.get(key)
@@ -57,7 +57,7 @@ class Blocks:
         return block
 
     def _keep(self, key: Hashable, block: Array) -> None:
-        """Keep a block, and drop those that were not used for longest."""
+        """Add a block, and drop the least recently used ones."""
         self.decoded += 1
         self._entries[key] = block
         self.size += block.nbytes
@@ -75,7 +75,7 @@ def shared_blocks() -> Blocks:
 
 def _after_fork() -> None:
     global _SHARED
-    _SHARED = Blocks()  # another thread of the parent may have held the lock, or been decoding
+    _SHARED = Blocks()  # a thread of the parent may have held the lock at the fork
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -84,9 +84,9 @@ os.register_at_fork(after_in_child=_after_fork)
 def gather(
     start_2: tuple[int, int], shape_2: tuple[int, int], block_2: tuple[int, int], block_at: Callable[[int, int], Array]
 ) -> Array:
-    """A window (C, H, W), by its first pixel and its shape, from the blocks (C, h, w) that meet it.
+    """Assemble a window (C, H, W), given by its first pixel and its shape, from blocks (C, h, w).
 
-    `block_at` gives a block by its row and column among the blocks. A window within one block is a view of it.
+    `block_at` returns a block by its row and column among the blocks. A window within one block is a view of it.
     """
     (top, left), (height, width), (rows, cols) = start_2, shape_2, block_2
     met = [

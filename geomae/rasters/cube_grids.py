@@ -1,7 +1,7 @@
-"""Where the pixels of a cube lie: CRS and transform from CF grid mappings, `spatial_ref`, `proj:` and coordinates.
+"""CRS and transform of a cube, from CF grid mappings, `spatial_ref`, `proj:` attributes and coordinates.
 
-Coordinates are those of pixel centres and must be even. Rows are given from the north and columns from the west,
-whichever way they are stored; without a CRS, coordinates that count pixels from 0 are taken as they are stored.
+Coordinates are those of pixel centres and must be evenly spaced. Rows are returned from north to south and columns from
+west to east, however they are stored. Without a CRS, coordinates that count pixels from 0 keep the stored order.
 """
 
 import json
@@ -20,7 +20,7 @@ from geomae.errors import RasterError
 if TYPE_CHECKING:
     import xarray as xr
 
-UNEVEN = 0.05  # pixels by which a coordinate may be beside its place; float32 of degrees needs some
+UNEVEN = 0.05  # pixels: tolerance of a coordinate, for degrees in float32
 SAME = 1e-3  # pixels by which a stated transform and the coordinates may differ
 WKT_KEYS = ("crs_wkt", "spatial_ref", "proj:wkt2", "wkt")
 CODE_KEYS = ("proj:code", "proj:epsg", "epsg", "epsg_code")
@@ -31,7 +31,7 @@ IDENTITY: Transform = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 @dataclass(frozen=True)
 class Ground:
-    """CRS and transform as in `Header`, and whether rows and columns are stored the other way round."""
+    """CRS and transform as in `Header`, and whether rows and columns are stored in reverse order."""
 
     crs: str | None
     transform: Transform
@@ -40,7 +40,7 @@ class Ground:
 
 
 def ground_of(cube: "xr.Dataset", variable: str, y: str, x: str, where: str) -> Ground:
-    """Where the pixels of an array lie. Raises RasterError for coordinates that are not even, or a CRS that is none."""
+    """Georeference of an array. Raises RasterError for unevenly spaced coordinates and for an invalid CRS."""
     array = cube[variable]
     mapping = _grid_mapping(cube, array)
     crs = _crs(cube, array, mapping, y, x, where)
@@ -55,7 +55,7 @@ def ground_of(cube: "xr.Dataset", variable: str, y: str, x: str, where: str) -> 
     if rows is None or cols is None:
         missing = y if rows is None else x
         raise RasterError(
-            f"{where}: has a CRS, and its dimension {missing!r} has no coordinates; add those of the pixel centres, or "
+            f"{where}: has a CRS, but its dimension {missing!r} has no coordinates; add those of the pixel centres, or "
             "GeoTransform to its grid mapping"
         )
     (step_y, top, flip_y), (step_x, left, flip_x) = (
@@ -66,7 +66,7 @@ def ground_of(cube: "xr.Dataset", variable: str, y: str, x: str, where: str) -> 
 
 
 def _upright(axis: tuple[float, float], length: int, *, down: bool) -> tuple[float, float, bool]:
-    """(step, edge, flipped) of an axis that runs to the south, or to the east."""
+    """(step, edge, flipped) of an axis in southward (`down`) or eastward direction."""
     step, edge = axis
     if (step > 0) == down:
         return -step, edge + step * length, True
@@ -76,12 +76,12 @@ def _upright(axis: tuple[float, float], length: int, *, down: bool) -> tuple[flo
 def _axis(
     cube: "xr.Dataset", dim: str, length: int, stated: tuple[float, float] | None, where: str
 ) -> tuple[float, float] | None:
-    """(step, edge of the first pixel) along a dimension; None where nothing tells."""
+    """(step, edge of the first pixel) along a dimension; None where they are unknown."""
     if dim not in cube.variables:
         return stated
     centres = np.asarray(cube[dim].values)
     if centres.dtype.kind not in "iuf" or centres.shape != (length,):
-        raise RasterError(f"{where}: the coordinates of {dim!r} are no figures; write those of the pixel centres")
+        raise RasterError(f"{where}: the coordinates of {dim!r} are not numbers; write those of the pixel centres")
     centres = centres.astype(np.float64)
     if stated is not None and _fits(stated, centres):
         return stated
@@ -100,14 +100,14 @@ def _axis(
 
 
 def _fits(stated: tuple[float, float], centres: NDArray[np.float64]) -> bool:
-    """Whether a stated transform says what the coordinates say; a cube that was cut may have kept that of the whole."""
+    """Whether a stated transform agrees with the coordinates; a cropped cube may have kept that of the original."""
     step, edge = stated
     ends = edge + step * (np.array([0, len(centres) - 1]) + 0.5)
     return bool(step and np.abs(ends - centres[[0, -1]]).max() <= SAME * abs(step))
 
 
 def _counts(cube: "xr.Dataset", dim: str, length: int) -> bool:
-    """Whether the coordinates of a dimension are the numbers of its pixels, or of their centres, from 0."""
+    """Whether the coordinates of a dimension count its pixels, or their centres, from 0."""
     if dim not in cube.variables:
         return True
     centres = np.asarray(cube[dim].values)
@@ -115,20 +115,20 @@ def _counts(cube: "xr.Dataset", dim: str, length: int) -> bool:
 
 
 def _refuse_curved(cube: "xr.Dataset", array: "xr.DataArray", y: str, x: str, where: str) -> None:
-    """Raise RasterError for arrays whose place is told by longitude and latitude of each pixel."""
+    """Raise RasterError for arrays with longitude and latitude of each pixel (curvilinear grids)."""
     if y in cube.variables and x in cube.variables:
         return
     named = str(array.attrs.get("coordinates", "")).split()
     curved = [name for name in named if name in cube.variables and set(cube[name].dims) == {y, x}]
     if curved:
         raise RasterError(
-            f"{where}: its place is told pixel by pixel ({', '.join(curved)}), which is no regular grid; warp it "
+            f"{where}: has coordinates for each pixel ({', '.join(curved)}) and no regular grid; warp it "
             "to one (gdalwarp -geoloc, or rioxarray's reproject) first"
         )
 
 
 def _grid_mapping(cube: "xr.Dataset", array: "xr.DataArray") -> Mapping[str, Any]:
-    """The attributes of the grid mapping of an array; that of `spatial_ref` or `crs` where it names none."""
+    """The attributes of the grid mapping of an array; of `spatial_ref` or `crs` where it names none."""
     named = str(array.attrs.get("grid_mapping", "")).split(":")[0].strip()
     for name in (named, "spatial_ref", "crs"):
         if name in cube.variables and cube[name].ndim == 0:
@@ -154,15 +154,13 @@ def _crs(
             if "grid_mapping_name" in attributes:
                 return _from_cf(attributes)
         except (CRSError, ValueError) as error:
-            raise RasterError(
-                f"{where}: its CRS cannot be read ({error}); correct the attributes that say it"
-            ) from error
+            raise RasterError(f"{where}: its CRS cannot be read ({error}); correct its attributes") from error
     units = [str(cube[dim].attrs.get("units", "")) if dim in cube.variables else "" for dim in (y, x)]
     return "EPSG:4326" if all(DEGREES.fullmatch(unit) for unit in units) else None
 
 
 def _from_cf(attributes: Mapping[str, Any]) -> str:
-    """The CRS that the parameters of a CF grid mapping make. Raises ValueError where they make none."""
+    """The CRS of the parameters of a CF grid mapping. Raises ValueError where they are invalid."""
     import pyproj
 
     plain = {key: one.tolist() if hasattr(one, "tolist") else one for key, one in attributes.items()}
@@ -179,7 +177,7 @@ def _written(crs: CRS) -> str:
 
 
 def _stated_transform(cube: "xr.Dataset", array: "xr.DataArray", mapping: Mapping[str, Any]) -> Transform | None:
-    """The transform that attributes state, where it is neither turned nor broken."""
+    """The transform from attributes; None where it is missing, rotated or malformed."""
     found: list[float] = []
     for attributes in (mapping, array.attrs, cube.attrs):
         gdal, own = attributes.get("GeoTransform"), attributes.get("proj:transform")

@@ -1,4 +1,4 @@
-"""Which dimension of a cube is which, which of its arrays can be read, and the dates of its steps."""
+"""The dimensions of a cube (y, x, time, band), the arrays that can be read, and the dates of its steps."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -9,12 +9,12 @@ import numpy as np
 from geomae.catalog.schema_cubes import Cube, CubeAddress
 from geomae.catalog.times import read_time
 from geomae.errors import RasterError, nearest
-from geomae.rasters.cube_stores import look_through, open_store, store_stamp
+from geomae.rasters.cube_stores import check_store, open_store, store_stamp
 
 if TYPE_CHECKING:
     import xarray as xr
 
-MOST_BANDS = 1000  # imaging spectrometers have some hundred; more is another dimension taken for bands
+MOST_BANDS = 1000  # imaging spectrometers have some hundred; with more, another dimension was mistaken for bands
 NAMES = {
     "y": frozenset(("y", "lat", "latitude", "row", "rows", "northing")),
     "x": frozenset(("x", "lon", "long", "longitude", "col", "cols", "column", "columns", "easting")),
@@ -30,12 +30,12 @@ SHOWN = 8  # names in a message
 
 @dataclass(frozen=True)
 class CubeLayout:
-    """What a cube holds on one grid.
+    """The contents of a cube on one grid.
 
-    `variables` are the arrays that can be read, in the order that the catalogue or the store has them; with `band` the
-    one that holds all bands. `times` has one entry per step, None where it has no date; without a dimension of dates
-    there is one step. `readable` are all arrays on the grid that have no bands, and `timeless` those without dates.
-    `absent` says which chunks have no file, where they may not be written yet.
+    `variables` are the arrays to read, in the order of the catalogue or of the store; with `band` the single array that
+    holds all bands. `times` has one entry per step, None for a step without a date; without a time dimension there is
+    one step. `readable` are `variables` and all other arrays on the grid without a band dimension; `timeless` are those
+    without a time dimension. `absent` names chunks without a file, which may not be written yet.
     """
 
     store: str
@@ -58,14 +58,14 @@ class CubeLayout:
 
 
 def describe_cube(store: str, wanted: Cube, *, remote: bool) -> CubeLayout:
-    """What a cube holds, after it was looked through. Raises RasterError as `layout_of` and `look_through` do."""
-    absent = None if remote else look_through(store)
+    """The layout of a cube that is safe to read. Raises RasterError as `layout_of` and `check_store` do."""
+    absent = None if remote else check_store(store)
     layout = layout_of(open_store(store, None if remote else store_stamp(store)), store, wanted)
     return replace(layout, absent=absent)
 
 
 def layout_of(cube: "xr.Dataset", store: str, wanted: Cube) -> CubeLayout:
-    """Sort out the dimensions of a cube by what the catalogue says and, for the rest, by names and attributes.
+    """Identify the dimensions of a cube: from the catalogue, else from names and attributes.
 
     Raises RasterError where a dimension has two candidates or none, where arrays lie on different grids, and where
     there are more bands than any sensor has.
@@ -87,7 +87,7 @@ def layout_of(cube: "xr.Dataset", store: str, wanted: Cube) -> CubeLayout:
     known = {y, x, time}
     if wanted.variables is None:
         arrays = [name for name in arrays if {y, x} <= set(cube[name].dims)]
-    everywhere = wanted.variables is not None  # else a quality array may lie beside the one that has bands
+    everywhere = wanted.variables is not None  # else a quality array without bands may be among them
     band = wanted.band or _band(cube, store, arrays, known, everywhere=everywhere)
     if band is not None:
         arrays = [name for name in arrays if band in cube[name].dims] if wanted.variables is None else arrays
@@ -105,20 +105,20 @@ def layout_of(cube: "xr.Dataset", store: str, wanted: Cube) -> CubeLayout:
 
 
 def labels_of(cube: "xr.Dataset", band: str) -> tuple[str | None, ...]:
-    """The names of the bands along their dimension, None where it has figures or nothing."""
+    """The names of the bands along their dimension; None where its coordinates are numbers or missing."""
     if band not in cube.variables or cube[band].dtype.kind not in "OUST":
         return (None,) * cube.sizes[band]
     return tuple(one.decode() if isinstance(one, bytes) else str(one) for one in cube[band].values.tolist())
 
 
 def _arrays(cube: "xr.Dataset", store: str, wanted: Cube) -> list[str]:
-    """The arrays that the catalogue names, else those of figures with two dimensions and more."""
+    """The arrays that the catalogue names, else all numeric arrays with at least two dimensions."""
     there = [str(name) for name, one in cube.variables.items() if one.ndim >= 2 and one.dtype.kind in "biufc"]
     for name in wanted.variables or ():
         if name not in there:
-            raise RasterError(f"{store}: has no array {name!r} of figures in rows and columns; {nearest(name, there)}")
+            raise RasterError(f"{store}: has no numeric array {name!r} with rows and columns; {nearest(name, there)}")
     if not there:
-        raise RasterError(f"{store}: holds no array of figures in rows and columns; name the group that does")
+        raise RasterError(f"{store}: holds no numeric array with rows and columns; name the group that does")
     beside = {name for one in cube.variables.values() for key in ("coordinates", "bounds") for name in _named(one, key)}
     return list(wanted.variables or [name for name in there if name not in beside])
 
@@ -141,7 +141,7 @@ def _dimension(
 
 
 def _is(cube: "xr.Dataset", dim: str, key: str) -> bool:
-    """Whether a dimension is one of y, x and time by its coordinate's attributes or by its name."""
+    """Whether a dimension is `key` (y, x or time), by the attributes of its coordinate, else by its name."""
     attributes: dict[Any, Any] = cube[dim].attrs if dim in cube.variables else {}
     axis = str(attributes.get("axis", "")).upper()
     if axis:
@@ -155,7 +155,7 @@ def _is(cube: "xr.Dataset", dim: str, key: str) -> bool:
 def _band(
     cube: "xr.Dataset", store: str, arrays: Sequence[str], known: set[str | None], *, everywhere: bool
 ) -> str | None:
-    """The dimension that is left over, where there is one; `everywhere`: of those that all arrays have."""
+    """The one dimension that is not in `known`, or None; with `everywhere` it must be in all arrays."""
     left = list(dict.fromkeys(str(dim) for name in arrays for dim in cube[name].dims if dim not in known))
     if everywhere:
         left = [dim for dim in left if all(dim in cube[name].dims for name in arrays)]
@@ -177,8 +177,8 @@ def _check_grids(cube: "xr.Dataset", store: str, arrays: Sequence[str], grid: se
         dims: tuple[Hashable, ...] = cube[name].dims
         if not grid <= set(dims) or not set(dims) <= known:
             raise RasterError(
-                f"{store}: {name!r} has the dimensions {', '.join(map(str, dims))}, and is not on the grid of "
-                f"{', '.join(sorted(grid))}; name `variables` of one grid, and make the others a data set of their own"
+                f"{store}: {name!r} has the dimensions {', '.join(map(str, dims))}, and is not on the grid "
+                f"{', '.join(sorted(grid))}; name `variables` of one grid, and make a separate data set of the others"
             )
 
 
@@ -205,7 +205,7 @@ def _dates(cube: "xr.Dataset", store: str, name: str) -> tuple[str | None, ...]:
             raise RasterError(f"{store}: a value of {name!r} {error}") from error
     try:
         decoded = xr.decode_cf(stored.reset_coords(), mask_and_scale=True)[name].values
-    except Exception as error:  # pandas and xarray have errors of their own for dates out of range
+    except Exception as error:  # pandas and xarray raise various errors for dates out of range
         raise RasterError(f"{store}: the dates of {name!r} cannot be read ({error}); {remedy}") from error
     if decoded.dtype.kind != "M" or np.isnat(decoded).any():
         raise RasterError(f"{store}: not every value of {name!r} is a date; {remedy}")

@@ -1,4 +1,4 @@
-"""One array of a cube at one date, as a raster: its header, and its pixels read chunk by chunk.
+"""One array of a cube at one time step as a raster: its header, and its pixels, read chunk by chunk.
 
 C bands, h w pixels of a window
 """
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 DRIVER = "cube"
-UNCHUNKED = 256  # rows that are read at once of an array without chunks
+UNCHUNKED = 256  # block height of an array without chunks
 
 
 class CubeStep:
-    """What `opening` gives for the address of an array: the part of rasterio's `DatasetReader` that reading takes."""
+    """An opened array of a cube, with the part of the interface of rasterio's `DatasetReader` that reading uses."""
 
     driver = DRIVER
 
@@ -43,7 +43,7 @@ class CubeStep:
         self._current = current
         cube = open_store(self.address.store, current)
         if self.address.variable not in cube.variables:
-            raise RasterError(f"{path}: the store has no such array any more; correct `variables`")
+            raise RasterError(f"{path}: the store no longer has this array; correct `variables`")
         self._array: xr.DataArray = cube[self.address.variable]
         self._cube = cube
         dims = {self.address.y, self.address.x} | {self.address.band, self.address.time} - {None}
@@ -55,12 +55,12 @@ class CubeStep:
         self._chunks = _chunk_shape(self._array)
 
     def close(self) -> None:
-        """Nothing: the store is shared, and closed with the process."""
+        """Does nothing, because the store is shared."""
 
     def header(self, acquired: str | None = None) -> Header:
-        """The header, as that of a file would be. Raises RasterError for values that are no figures."""
+        """The header, as of a file. Raises RasterError for arrays that are not numeric."""
         if self._array.dtype.kind not in "biufc":
-            raise RasterError(f"{self.path}: holds {self._array.dtype} and no figures; name another array")
+            raise RasterError(f"{self.path}: holds {self._array.dtype} and no numbers; name another array")
         attributes, ground = self._array.attrs, self._ground
         count = 1 if self.address.band is None else self._array.sizes[self.address.band]
         labels = (self.address.variable,) if self.address.band is None else labels_of(self._cube, self.address.band)
@@ -98,7 +98,7 @@ class CubeStep:
         )
 
     def read(self, indexes: Sequence[int], window: RasterioWindow) -> Array:
-        """Stored values (C, h, w) of bands, counted from 1, as they are in the window of the upright grid."""
+        """Stored values (C, h, w) of bands, counted from 1, in a window of the north-up grid."""
         height, width = self.shape
         rows = _stored_range(window.row_off, window.height, height, self._ground.flip_y)
         cols = _stored_range(window.col_off, window.width, width, self._ground.flip_x)
@@ -111,7 +111,7 @@ class CubeStep:
                 spans[self.address.time] = (self.address.step, self.address.step + 1)
             try:
                 part = self._gather([spans[str(dim)] for dim in self._array.dims])
-            except Exception as error:  # codecs and HDF5 raise what they like for damaged chunks
+            except Exception as error:  # codecs and HDF5 raise various errors for damaged chunks
                 raise RasterError(
                     f"{self.path}: cannot be read ({reason(error)}); restore it or leave it out"
                 ) from error
@@ -122,7 +122,7 @@ class CubeStep:
         return raw_Chw
 
     def _gather(self, spans: list[tuple[int, int]]) -> Array:
-        """The stored values of a box, from the chunks that meet it."""
+        """The stored values of a box, from the chunks that overlap it."""
         chunks = self._chunks
         if chunks is None or math.prod(chunks) * self.dtype.itemsize > LARGEST_BLOCK:
             return self._fetch(tuple(slice(*span) for span in spans))
@@ -149,17 +149,17 @@ class CubeStep:
         return values.astype(self.dtype, copy=False)
 
     def _values(self, key: str) -> list[float]:
-        """The stored values that an attribute lists, as the array holds them."""
+        """The values of an attribute, in the type of the array."""
         found = self._array.attrs.get(key)
         if found is None or isinstance(found, (str, bytes)):
             return []
         values = np.atleast_1d(found)
-        if self.dtype.kind == "u" and values.dtype.kind == "i":  # stored as signed, `_Unsigned` by its attribute
+        if self.dtype.kind == "u" and values.dtype.kind == "i":  # stored as signed integers, declared `_Unsigned`
             values = values.astype(f"i{self.dtype.itemsize}").view(self.dtype)
         return [float(one) for one in values]
 
     def _limits(self) -> tuple[float, float] | None:
-        """The least and the largest stored value that is a measurement, where attributes say one."""
+        """The smallest and the largest valid stored value, where attributes declare them."""
         both = self._values("valid_range")
         if len(both) == 2:
             return both[0], both[1]
@@ -168,7 +168,7 @@ class CubeStep:
 
 
 def _read_as(array: "xr.DataArray") -> np.dtype[Any]:
-    """The type in which values are given: the machine's byte order, bytes for booleans, unsigned where it says so."""
+    """The type of returned values: native byte order, uint8 for booleans, unsigned where `_Unsigned` says so."""
     dtype: np.dtype[Any] = array.dtype.newbyteorder("=")
     if dtype.kind == "b":
         return np.dtype("uint8")

@@ -1,10 +1,10 @@
-"""Stores of cubes: looked through before they are trusted, opened once per process, and told apart when they change.
+"""Stores of cubes: checked before they are read, opened once per process, and reopened after they have changed.
 
-Nothing outside of a store is read through it: links in a Zarr store, and external links, virtual data sets and raw
-files of HDF5, are refused, and so are codecs that run code. So is a store that shows signs of being written: files
-that bear the name of unfinished ones, and descriptions that are cut off or do not fit each other. Chunks that are not
-there are no such sign: by the specification of Zarr they hold the fill value, and writers leave out what is all of it.
-Values stay as they are stored (`mask_and_scale=False`); `reading` scales and masks them as it does those of rasters.
+A store must not refer to data outside of it: links in a Zarr store, and external links, virtual data sets and raw files
+of HDF5 are refused, and so are codecs that can run code. A store that is still being written is refused, too: one with
+files named as unfinished, or with metadata that are truncated or inconsistent. Missing chunks are allowed: by the
+specification of Zarr they hold the fill value, and writers omit chunks that consist of it. Values are read as stored
+(`mask_and_scale=False`); `reading` scales and masks them as it does for rasters.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ HDF5_BEGINNING = b"\x89HDF\r\n\x1a\n"
 CLASSIC_BEGINNING = b"CDF"
 ROOTS = ("zarr.json", ".zgroup")
 DESCRIPTIONS = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
-# Of numcodecs and Zarr 3. Pickle runs code, json2 and msgpack2 make objects; whatever is not known is refused.
+# Allowed codecs of numcodecs and Zarr 3. Pickle can run code, json2 and msgpack2 create objects.
 CODECS = frozenset(
     (
         *("bytes", "blosc", "zstd", "gzip", "zlib", "lz4", "lzma", "bz2", "crc32", "crc32c", "adler32", "fletcher32"),
@@ -36,23 +36,23 @@ CODECS = frozenset(
         *("fixedscaleoffset", "astype", "pcodec", "zfpy", "vlen-utf8", "vlen-bytes"),
     )
 )
-_LOOKED_AT: dict[str, str] = {}  # digest of what lies in a store, as `look_through` found it last
+_CHECKED: dict[str, str] = {}  # digest of the files of each store, as of the last `check_store`
 
 
-def look_through(store: str) -> str | None:
-    """Look for what must not be read in a local store, and remember its state for `store_stamp`.
+def check_store(store: str) -> str | None:
+    """Check that a local store is safe and complete, and remember its state for `store_stamp`.
 
-    Returns what may be unfinished in it, for a warning. Raises RasterError for links, codecs that run code, classic
-    NetCDF, and a store that is being written.
+    Returns a description of missing chunks, for a warning. Raises RasterError for links, codecs that can run code,
+    classic NetCDF, and a store that is being written.
     """
     if Path(store).is_dir():
-        return _look_through_zarr(Path(store))
-    _look_through_hdf5(store)
+        return _check_zarr(Path(store))
+    _check_hdf5(store)
     return None
 
 
 def store_stamp(store: str) -> Stamp:
-    """What tells this state of a local store from others: its root's, and that of each part when it was looked at.
+    """The state of a local store: size and modification time of its root, and the digest of the last check.
 
     Raises RasterError when there is no store.
     """
@@ -62,12 +62,12 @@ def store_stamp(store: str) -> Stamp:
             status = place.stat()
         except OSError:
             continue
-        return status.st_size, status.st_mtime_ns, _LOOKED_AT.get(store, "")
+        return status.st_size, status.st_mtime_ns, _CHECKED.get(store, "")
     raise RasterError(f"{store}: is no Zarr store, NetCDF4 or HDF5 file that can be opened; check the path")
 
 
 def open_store(store: str, current: Stamp) -> "xr.Dataset":
-    """The arrays of a store as they are stored, read when they are asked for; kept open for the next time.
+    """The arrays of a store, as stored and read lazily; the store stays open.
 
     Safe to call from several threads. Raises RasterError when it cannot be opened.
     """
@@ -92,7 +92,7 @@ class _Open:
 
 
 _OPEN = _Open()
-_OF_PARENTS: list[_Open] = []  # never closed here: the parent reads on
+_OF_PARENTS: list[_Open] = []  # never closed here, because the parent still uses them
 
 
 def _after_fork() -> None:
@@ -115,24 +115,24 @@ def _open(store: str) -> "xr.Dataset":
             engine = {"engine": "zarr", "consolidated": True if remote else _consolidated(Path(store)) is not None}
             _check_codecs(store, consolidated=engine["consolidated"])
         else:
-            # A lock of its own: one that all files share could be held by another thread at a fork.
+            # One lock per file: another thread could hold a shared one at a fork.
             engine = {"engine": "h5netcdf", "phony_dims": "access", "lock": threading.Lock()}
         made: xr.Dataset = xr.open_dataset(store, **engine, **raw, cache=False, create_default_indexes=False)
         return made
     except RasterError:
         raise
-    except Exception as error:  # each backend raises what its libraries do
+    except Exception as error:  # backends raise various errors
         raise RasterError(
             f"{store}: cannot be opened as a cube ({reason(error)}); restore it or leave it out"
         ) from error
 
 
 def reason(error: Exception) -> str:
-    """The first line of what an error says."""
+    """The first line of an error message."""
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")[:200] or type(error).__name__
 
 
-def _look_through_zarr(root: Path) -> str | None:
+def _check_zarr(root: Path) -> str | None:
     if not any((root / name).is_file() for name in ROOTS):
         if (root / ".zarray").is_file():
             raise RasterError(f"{root}: is a single array without dimensions; name the group that holds it")
@@ -152,7 +152,7 @@ def _look_through_zarr(root: Path) -> str | None:
     consolidated = _consolidated(root)
     for name, one in (*arrays.items(), *(consolidated or {}).items()):
         _check_array(str(root), name, one)
-    _LOOKED_AT[str(root)] = state.hexdigest()
+    _CHECKED[str(root)] = state.hexdigest()
     if consolidated is None:
         return _absent_chunks(root, arrays, parts)
     _check_consolidated(root, arrays, consolidated)
@@ -167,9 +167,9 @@ def _files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
         for entry in sorted(os.scandir(root / folder), key=lambda one: one.name):
             path = f"{folder}/{entry.name}".lstrip("/")
             if entry.is_symlink():
-                raise RasterError(f"{root}: {path} in it is a link, which is not followed; copy what it leads to")
+                raise RasterError(f"{root}: {path} in it is a link, which is not followed; copy its target")
             if entry.name.endswith(".partial"):
-                raise RasterError(f"{root}: is being written, or was left so ({path}); wait until it is whole")
+                raise RasterError(f"{root}: is being written or incomplete ({path}); wait until it is whole")
             if entry.is_dir():
                 waiting.append(path)
             else:
@@ -179,19 +179,19 @@ def _files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
 def _check_consolidated(
     root: Path, arrays: Mapping[str, Mapping[str, Any]], consolidated: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Raise RasterError where metadata were consolidated, which writers do last, before the arrays were as they are."""
+    """Raise RasterError where consolidated metadata, which writers write last, differ from the arrays."""
     known = {name: one["shape"] for name, one in consolidated.items() if "shape" in one}
     actual = {name: one["shape"] for name, one in arrays.items()}
     if known != actual:
         name = next(name for name in sorted({*known, *actual}) if known.get(name) != actual.get(name))
         raise RasterError(
-            f"{root}: its consolidated metadata do not fit its array {name!r}; it is being written, or was left so: "
-            "wait, or run zarr.consolidate_metadata on it when it is whole"
+            f"{root}: its consolidated metadata do not match its array {name!r}; it is being written, or writing was "
+            "interrupted: wait, or run zarr.consolidate_metadata on it when it is complete"
         )
 
 
 def _absent_chunks(root: Path, arrays: Mapping[str, Mapping[str, Any]], parts: Mapping[str, int]) -> str | None:
-    """Which chunks, or shards of them, have no file in a store of which nothing says that it is whole."""
+    """A description of chunks (or shards) without a file, for a store without consolidated metadata."""
     sparse = []
     for name, one in sorted(arrays.items()):
         stored = one.get("chunks") or one.get("chunk_grid", {}).get("configuration", {}).get("chunk_shape")
@@ -211,7 +211,7 @@ def _absent_chunks(root: Path, arrays: Mapping[str, Mapping[str, Any]], parts: M
 
 
 def _consolidated(root: Path) -> dict[str, dict[str, Any]] | None:
-    """The descriptions of the arrays and groups of a store by name, where they are in one place."""
+    """The consolidated metadata of a store, by the name of the array or group; None without them."""
     if (root / "zarr.json").is_file():
         inline = _json(root / "zarr.json").get("consolidated_metadata") or {}
         found = inline.get("metadata")
@@ -228,12 +228,12 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise RasterError(f"{path}: cannot be read ({reason(error)}); the store is damaged or being written") from error
     if not isinstance(value, dict):
-        raise RasterError(f"{path}: is no description of an array or group; restore the store")
+        raise RasterError(f"{path}: does not describe an array or group; restore the store")
     return value
 
 
 def _check_codecs(store: str, *, consolidated: bool) -> None:
-    """Raise RasterError for arrays whose chunks are made by a codec that is not known to be harmless."""
+    """Raise RasterError for arrays with a codec that is not on the list of allowed ones."""
     import zarr
 
     group = zarr.open_group(store, mode="r", use_consolidated=consolidated)
@@ -245,13 +245,13 @@ def _check_array(store: str, name: str, described: Any) -> None:
     for codec in _codec_names(described):
         if codec.removeprefix("numcodecs.") not in CODECS:
             raise RasterError(
-                f"{store}: array {name!r} is stored by the codec {codec!r}, which is not read (it could run code); "
+                f"{store}: array {name!r} is stored with the codec {codec!r}, which is refused (it could run code); "
                 "write it with another"
             )
 
 
 def _codec_names(described: Any) -> Iterator[str]:
-    """Names of the codecs, also of those within codecs, in the description of an array."""
+    """Names of the codecs in the metadata of an array, including nested ones."""
     for key in ("filters", "compressor", "codecs", "index_codecs"):
         found = described.get(key) or ()
         for codec in [found] if isinstance(found, dict) else found:
@@ -260,7 +260,7 @@ def _codec_names(described: Any) -> Iterator[str]:
             yield from _codec_names(values.get("configuration") or {})
 
 
-def _look_through_hdf5(store: str) -> None:
+def _check_hdf5(store: str) -> None:
     try:
         with Path(store).open("rb") as file:
             beginning = file.read(len(HDF5_BEGINNING))
@@ -273,16 +273,16 @@ def _look_through_hdf5(store: str) -> None:
         raise RasterError(f"{store}: is neither a Zarr store nor NetCDF4 or HDF5; name such a cube, or use `path`")
     import h5py  # type: ignore[import-untyped]
 
-    leads: list[str] = []
+    outside: list[str] = []
     opened: Any = None
 
     def look(name: str, link: Any) -> None:
         if isinstance(link, h5py.ExternalLink):
-            leads.append(f"{name} is an external link")
+            outside.append(f"{name} is an external link")
         elif isinstance(link, h5py.HardLink):
             found = opened[name]
             if isinstance(found, h5py.Dataset) and (found.is_virtual or found.external):
-                leads.append(f"{name} is kept in other files")
+                outside.append(f"{name} is stored in other files")
 
     try:
         with h5py.File(store, "r") as opened:
@@ -290,5 +290,5 @@ def _look_through_hdf5(store: str) -> None:
     except OSError as error:
         remedy = "it is damaged, or being written: wait or restore it"
         raise RasterError(f"{store}: cannot be opened as HDF5 ({reason(error)}); {remedy}") from error
-    if leads:
-        raise RasterError(f"{store}: {leads[0]}, which is not followed; write the data into the file itself")
+    if outside:
+        raise RasterError(f"{store}: {outside[0]}, which is not followed; write the data into the file itself")

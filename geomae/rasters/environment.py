@@ -7,7 +7,7 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.session import DummySession
 
-LOCAL_OPTIONS = {"GDAL_NUM_THREADS": "1"}  # readers are threads already
+LOCAL_OPTIONS = {"GDAL_NUM_THREADS": "1"}  # several threads read anyway
 REMOTE_OPTIONS = LOCAL_OPTIONS | {
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "GDAL_HTTP_MULTIPLEX": "YES",
@@ -18,13 +18,13 @@ REMOTE_OPTIONS = LOCAL_OPTIONS | {
     "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
     "VSI_CACHE": "TRUE",
 }
-SWEEP_CACHE_BYTES = 192 * 1024**2  # of decoded blocks: a few rows of blocks of a whole satellite scene
+SWEEP_CACHE_BYTES = 192 * 1024**2  # decoded blocks: a few rows of blocks of a whole satellite scene
 
 
 def ignore_missing_geotransform() -> None:
-    """Let rasterio not warn, in calls of this package, of files without a CRS, which are ordinary here.
+    """Suppress rasterio's warnings on files without georeference, which are common here, in this package.
 
-    A filter for the whole process, since `warnings.catch_warnings` is not safe with threads.
+    The filter is for the whole process, because `warnings.catch_warnings` is not thread-safe.
     """
     warnings.filterwarnings("ignore", category=NotGeoreferencedWarning, module=r"geomae\.rasters\.")
 
@@ -33,17 +33,17 @@ _ignore_once = functools.cache(ignore_missing_geotransform)
 
 
 def environment(*, remote: bool, **options: str) -> rasterio.Env:
-    """Give the GDAL settings under which rasters are opened and read; they hold for the thread that enters them."""
+    """The GDAL settings for opening and reading rasters; they hold for the thread that enters them."""
     _ignore_once()
     defaults = REMOTE_OPTIONS if remote else LOCAL_OPTIONS
-    # GDAL finds credentials by itself; a session of rasterio would look for boto3 each time.
+    # GDAL finds credentials itself; a session of rasterio would try to import boto3 each time.
     return rasterio.Env(session=DummySession(), **(defaults | options))
 
 
 def sweeping() -> rasterio.Env:
-    """Bound GDAL's cache of decoded blocks while scenes are read once, from one end to the other.
+    """Limit GDAL's cache of decoded blocks while scenes are read once, from one end to the other.
 
-    The cache is one for the process and may take a twentieth of the machine's memory: that pays where tiles are read at
-    random, and holds what nobody asks for again in a sweep.
+    The cache is shared by the process and may take a twentieth of the machine's memory. This helps where tiles are read
+    in random order, but not in a sweep, which needs no block twice.
     """
     return rasterio.Env(session=DummySession(), GDAL_CACHEMAX=SWEEP_CACHE_BYTES)

@@ -1,7 +1,7 @@
-"""What the audit knows of a file, and the cache in which it is kept while the file is unchanged.
+"""The audit's record of a file, and its cache, which is valid while the file is unchanged.
 
-The cache is a file of lines, one per file that was read: a line is added when a file is read again, and the last one
-counts. A process that is killed leaves at most the beginning of a line, which is skipped.
+The cache is a text file with one line per file that was read. A line is appended when a file is read again, and the
+last line of a file is valid. A killed process leaves at most an incomplete line, which is skipped.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ SAVE_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class BandRecord:
-    """Counts of pixels, and of the valid ones range, median and darkest hundredth (its upper end) in physical units.
+    """Counts of pixels; range, median and first percentile (`dark`) of the valid ones in physical units.
 
-    None when there are none. `fill` is the lowest or highest value where many pixels have it and it lies
-    further from the rest than that is wide: it may be nodata that nobody declared. `fill_share` of the valid pixels
-    have it. `mean` and `squares` (see `moments`) are known of files that were held whole.
+    These are None without valid pixels. `fill` is the lowest or highest value, where many pixels have it and its gap to
+    the other values is larger than their range: it may be undeclared nodata. `fill_share` is the share of valid pixels
+    with that value. `mean` and `squares` (see `moments`) are known for files that were read in one piece.
     """
 
     pixels: int
@@ -44,7 +44,7 @@ class BandRecord:
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What the header of a file says that pixels do not: see `Header`. `nodata` is whether the file declares any."""
+    """Properties of a file from its header, for remarks: see `Header`. `nodata` is whether the file declares any."""
 
     names: tuple[str | None, ...]
     scales: tuple[float, ...]
@@ -60,7 +60,7 @@ class FileFacts:
 
     @classmethod
     def of(cls, info: Header) -> "FileFacts":
-        """Those of a header."""
+        """The facts of a header."""
         nodata = any(value is not None for value in info.nodata)
         look = (info.names, info.scales, info.offsets, info.alpha, info.palette, info.lossy, info.masked)
         return cls(*look, nodata, info.placed_by, info.pages, info.sides_m)
@@ -68,10 +68,10 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What was found in one file. `kind` and `message` say what is wrong, None for a file that reads.
+    """The record of one file. `kind` and `message` describe its problem; None for a file without one.
 
-    `digest` is of the file's bytes, `beside` of the files beside it that GDAL reads with it (None without any). `bands`
-    are by number in the stored order of the data set, also where the file has another (see `StoredOrder`).
+    `digest` is of the file's bytes, `beside` of the side files that GDAL reads with it (None without any). `bands` are
+    numbered in the stored order of the data set, also where the file has another order (see `StoredOrder`).
     """
 
     digest: str | None = None
@@ -85,33 +85,33 @@ class FileRecord:
 
     @property
     def facts(self) -> FileFacts | None:
-        """What its header says, where it was read."""
+        """The facts of its header; None where it was not read."""
         return None if self.header is None else FileFacts.of(self.header)
 
     @property
     def content(self) -> str | None:
-        """Digest of all that decides what is read: the file's bytes, and the files beside it where there are any."""
+        """Digest of everything that determines the pixels: the bytes of the file and of its side files."""
         if self.digest is None or self.beside is None:
             return self.digest
         return hashlib.sha256(f"{self.digest}\n{self.beside}".encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the record as what JSON has."""
+        """The record as JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "FileRecord":
-        """Read what `to_dict` gave. Raises TypeError, KeyError or ValueError for anything else."""
+        """The inverse of `to_dict`. Raises TypeError, KeyError or ValueError for anything else."""
         bands = tuple((int(index), BandRecord(**band)) for index, band in values["bands"])
         header = values["header"]
         return cls(**{**values, "bands": bands, "header": None if header is None else header_from_dict(header)})
 
 
 class RecordCache:
-    """The records of one data set that are kept in the file `place`: `known` are those whose key is that of `keys`.
+    """The cached records of one data set, in the file `place`; `known` are those whose key equals that in `keys`.
 
-    A key, by path, changes with a file and with the way it is read. A cache that cannot be read or written costs time
-    and nothing else.
+    The key of a path changes with the file and with the way it is read. Errors in reading or writing the cache are
+    ignored: files are then read again.
     """
 
     def __init__(self, place: Path, keys: Mapping[str, str]) -> None:
@@ -125,8 +125,8 @@ class RecordCache:
                 self._read(line)
 
     def add(self, path: str, record: FileRecord) -> None:
-        """Keep what was found in a file, if it has a key; it is written now and then."""
-        if path not in self._keys or record.kind == "unreadable":  # that may be of the moment
+        """Add the record of a file that has a key; the cache is written every SAVE_SECONDS."""
+        if path not in self._keys or record.kind == "unreadable":  # may be temporary
             return
         self.known[path] = record
         self._unsaved.append(_line(path, self._keys[path], record))
@@ -134,7 +134,7 @@ class RecordCache:
             self.save()
 
     def save(self) -> None:
-        """Write what was added; the whole anew where most lines of the file are out of date."""
+        """Append what was added; rewrite the cache where most of its lines are out of date."""
         self._lines += len(self._unsaved)
         with contextlib.suppress(OSError, StorageError):
             if self._lines > 2 * len(self.known):

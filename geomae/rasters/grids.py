@@ -1,9 +1,9 @@
-"""The grid on which a scene is read, where each of its files lies on it, and resampling between grids with validity.
+"""The grid of a scene, the mapping from it to each of its files, and resampling with validity.
 
-Each output pixel is a function of its place on the grid alone, summed in a fixed order: a window gives the very bits of
-the same part of the whole.
+Each output pixel depends only on its position on the grid and is summed in a fixed order, so that reading a window and
+reading the whole scene give identical values.
 
-C bands, h w pixels of the file, H W pixels of the grid, L pixels along one axis of the grid, K pixels that are mixed
+C bands, h w pixels of the file, H W pixels of the grid, L pixels along one axis of the grid, K pixels in a weighted sum
 """
 
 import functools
@@ -29,15 +29,15 @@ Indexes = npt.NDArray[np.int64]
 SMALLEST_WEIGHT = 1e-6
 
 
-GSD_TOLERANCE = 0.05  # a file this close to the wanted ground sample distance is taken as it is
-FINEST = 64  # times finer than a scene's finest file a grid may be
-SNAP = 1e-3  # offsets of less than this many pixels over a whole raster are rounding in the file's header
+GSD_TOLERANCE = 0.05  # a file this close to `gsd_m` is not resampled
+FINEST = 64  # largest ratio of the pixel size of a scene's finest file to that of its grid
+SNAP = 1e-3  # pixels over a whole raster: smaller offsets are rounding in the file's header
 HALF = 0.5 + SNAP  # pixels by which the edges of the files of a scene may differ
 
 
 @dataclass(frozen=True)
 class Axis:
-    """How one axis of a grid maps to a file of `size` pixels: edge coordinate in the file = grid's x scale + offset."""
+    """How one axis of a grid maps to a file of `size` pixels: file coordinate = grid coordinate x scale + offset."""
 
     scale: float
     offset: float
@@ -45,16 +45,16 @@ class Axis:
 
     @property
     def aligned(self) -> bool:
-        """Whether the pixels of both lie upon each other."""
+        """Whether the pixels of both coincide."""
         return self.scale == 1.0 and self.offset == 0.0
 
 
 @dataclass(frozen=True)
 class Taps:
-    """The pixels of a file that are mixed along one axis.
+    """The pixels of a file, and their weights, that make up output pixels along one axis.
 
-    `index_LK` counts from `first`; `size` is how many pixels are to be read from there. `nearest_L` is the pixel that
-    holds the centre of the output pixel.
+    `size` pixels are read from `first` on; `index_LK` and `nearest_L` count from `first`. `nearest_L` is the pixel that
+    contains the centre of the output pixel.
     """
 
     first: int
@@ -66,12 +66,13 @@ class Taps:
 
 @functools.lru_cache(maxsize=256)  # the files of a scene share them
 def taps(axis: Axis, start: int, length: int) -> Taps:
-    """Say which pixels of the file make the pixels `start` to `start + length` of the grid, bilinearly.
+    """Bilinear weights of the file's pixels for the pixels `start` to `start + length` of the grid.
 
-    Where the file is finer than the grid the triangle is widened to the output pixel, so that nothing is skipped.
+    Where the file is finer than the grid, the triangle filter is widened to the output pixel, so that no pixel is
+    skipped.
     """
     centre_L = _centres(axis, start, length) - 0.5
-    centre_L = np.clip(centre_L, 0, axis.size - 1)  # half a pixel at the border has one neighbour only
+    centre_L = np.clip(centre_L, 0, axis.size - 1)  # the outer half of a border pixel has one neighbour only
     half = max(1.0, axis.scale)
     index_LK = (np.floor(centre_L - half).astype(np.int64) + 1)[:, None] + np.arange(math.ceil(2 * half))
     weight_LK = np.maximum(0.0, 1 - np.abs(index_LK - centre_L[:, None]) / half)
@@ -85,9 +86,9 @@ def taps(axis: Axis, start: int, length: int) -> Taps:
 
 
 def nearest(axis: Axis, start: int, length: int, *, reach: float) -> tuple[Indexes, Bools]:
-    """Give the file's pixel under the centre of each pixel of the grid, and whether there is one.
+    """The file's pixel at the centre of each pixel of the grid, and whether there is one.
 
-    Up to `reach` pixels beyond the border of the file count as its last pixel.
+    Positions up to `reach` pixels beyond the border of the file count as its last pixel.
     """
     position_L = _centres(axis, start, length)
     inside_L = (position_L >= -reach) & (position_L <= axis.size + reach)
@@ -95,24 +96,24 @@ def nearest(axis: Axis, start: int, length: int, *, reach: float) -> tuple[Index
 
 
 def bilinear(values_Chw: Floats, valid_Chw: Bools, rows: Taps, cols: Taps) -> tuple[Floats, Bools]:
-    """Mix valid pixels bilinearly: (pixels_CHW, valid_CHW).
+    """Bilinear interpolation of valid pixels: (pixels_CHW, valid_CHW).
 
-    Invalid pixels get no weight, so that what they hold cannot bleed (it must be finite). An output pixel is valid
-    where the nearest pixel of the file is.
+    Invalid pixels have no weight, but their values must be finite. An output pixel is valid where the nearest pixel of
+    the file is.
     """
-    mixed_CHW = _mix(values_Chw * valid_Chw, rows, cols)
-    # Where all are valid the weights are the same for each band, and come out with the same bits.
-    weighed = valid_Chw[:1] if valid_Chw.all() else valid_Chw
-    weight_CHW = _mix(weighed.astype(np.float32), rows, cols)
+    sum_CHW = _weighted_sum(values_Chw * valid_Chw, rows, cols)
+    # Where all pixels are valid, the weights are identical for all bands.
+    counted = valid_Chw[:1] if valid_Chw.all() else valid_Chw
+    weight_CHW = _weighted_sum(counted.astype(np.float32), rows, cols)
     valid_CHW = valid_Chw[:, rows.nearest_L][:, :, cols.nearest_L] & (weight_CHW > SMALLEST_WEIGHT)
-    return np.where(valid_CHW, mixed_CHW / np.where(valid_CHW, weight_CHW, 1), np.float32(0)), valid_CHW
+    return np.where(valid_CHW, sum_CHW / np.where(valid_CHW, weight_CHW, 1), np.float32(0)), valid_CHW
 
 
 def _centres(axis: Axis, start: int, length: int) -> npt.NDArray[np.float64]:
     return (np.arange(start, start + length, dtype=np.float64) + 0.5) * axis.scale + axis.offset
 
 
-def _mix(values_Chw: Floats, rows: Taps, cols: Taps) -> Floats:
+def _weighted_sum(values_Chw: Floats, rows: Taps, cols: Taps) -> Floats:
     values_CHw = _sum(values_Chw[:, rows.index_LK[:, k]] * rows.weight_LK[:, k, None] for k in _steps(rows))
     return _sum(values_CHw[:, :, cols.index_LK[:, k]] * cols.weight_LK[:, k] for k in _steps(cols))
 
@@ -183,21 +184,21 @@ class Layout:
 
 
 def scene_grid(source: Source, scene: Scene) -> Grid:
-    """Give the grid of a scene: that of its finest file, or that of `source.gsd_m` over the same extent.
+    """The grid of a scene: that of its finest file, or one with pixels of `source.gsd_m` over the same extent.
 
-    Without a CRS the pixel size is not in the files: files of one shape are taken to be at `source.gsd_m`; otherwise
-    the largest is taken to be at the gsd of the sensor's finest band. Raises RasterError when files do not fit.
+    Without a CRS the pixel size is not in the files: files of one shape are assumed to be at `source.gsd_m`; otherwise
+    the largest is assumed to have the gsd of the sensor's finest band. Raises RasterError for inconsistent files.
     """
     return scene_layout(source, scene).grid
 
 
 def scene_layout(source: Source, scene: Scene) -> Layout:
-    """Give the grid of a scene and the place of its files on it. Raises RasterError when they do not fit together."""
+    """The grid of a scene and the mapping to its files. Raises RasterError when they do not fit together."""
     return layout_of(source, scene, functools.partial(header, remote=source.remote))
 
 
 def layout_of(source: Source, scene: Scene, header_of: Callable[[str], Header]) -> Layout:
-    """The same from headers that are known. Raises RasterError when the files do not fit together."""
+    """The same from known headers. Raises RasterError when the files do not fit together."""
     headers = tuple(map(header_of, scene.files))
     mask = None if scene.mask is None else header_of(scene.mask.path)
     finest_gsd_m = min((band.gsd_m for band in source.bands if band.gsd_m is not None), default=None)
@@ -205,7 +206,7 @@ def layout_of(source: Source, scene: Scene, header_of: Callable[[str], Header]) 
 
 
 def check_stated_grids(source: Source, scene: Scene) -> None:
-    """Raise RasterError, with the scene, the file and both sides, where a file lies elsewhere than was stated."""
+    """Raise RasterError, naming scene, file and both values, where a file's CRS or shape is not the stated one."""
     for stated in scene.stated_grids:
         info = header(stated.path, remote=source.remote)
         if stated.crs is not None and not _same_crs(stated.crs, info.crs):
@@ -216,7 +217,7 @@ def check_stated_grids(source: Source, scene: Scene) -> None:
 
 
 def crs_label(crs: str | None) -> str:
-    """A CRS as messages name it: as it is written in the file, cut short."""
+    """A CRS for messages: as written in the file, truncated."""
     return "no CRS" if crs is None else crs if len(crs) <= 40 else f"{crs[:37]}..."
 
 
@@ -231,10 +232,10 @@ def check_window(window: Window, grid: Grid, where: str) -> None:
 
 
 def axes(info: Header, grid_to_file: Affine, grid_height: int, grid_width: int, where: str) -> tuple[Axis, Axis]:
-    """Give the mapping of rows and of columns from a grid to a file. Raises RasterError where the file is turned."""
+    """The mapping of rows and of columns from a grid to a file. Raises RasterError for a rotated or flipped file."""
     turn = max(abs(grid_to_file.b) * grid_height, abs(grid_to_file.d) * grid_width)
     if turn > HALF or grid_to_file.a <= 0 or grid_to_file.e <= 0:
-        raise RasterError(f"{where}: {info.path} is turned or flipped against the others; warp them to one grid first")
+        raise RasterError(f"{where}: {info.path} is rotated or flipped against the others; warp them to one grid first")
     rows = _axis(grid_to_file.e, grid_to_file.f, grid_height, info.height)
     return rows, _axis(grid_to_file.a, grid_to_file.c, grid_width, info.width)
 
@@ -269,7 +270,7 @@ def _layout(
 
 
 def _finest(headers: Sequence[Header]) -> Header:
-    """The file with the smallest pixels; without a CRS that with the most. All must agree on having a CRS."""
+    """The file with the smallest pixels; without a CRS, the one with most pixels. All must have one CRS, or none."""
     first = headers[0]
     for other in headers:
         if other.crs != first.crs:
@@ -285,7 +286,7 @@ def _finest(headers: Sequence[Header]) -> Header:
 def _grid(
     reference: Header, headers: Sequence[Header], gsd_m: float | None, finest_gsd_m: float | None
 ) -> tuple[Grid, Affine]:
-    """The common grid, and the mapping from its pixels to those of the reference."""
+    """The common grid, and the mapping from its pixels to the pixels of the reference."""
     pixel_m = reference.pixel_m
     if reference.crs is None and any(one.shape != reference.shape for one in headers):
         pixel_m = finest_gsd_m
@@ -301,7 +302,7 @@ def _grid(
     if not 1 / FINEST <= gsd_m / pixel_m <= max(reference.height, reference.width):
         raise RasterError(
             f"{reference.path}: has {reference.height} x {reference.width} pixels of {pixel_m:g} m, which cannot be "
-            f"brought to {gsd_m:g} m; correct `gsd_m`"
+            f"resampled to {gsd_m:g} m; correct `gsd_m`"
         )
     height, width = max(1, round(reference.height / factor_y)), max(1, round(reference.width / factor_x))
     to_reference = Affine.scale(factor_x, factor_y)
@@ -310,7 +311,7 @@ def _grid(
 
 
 def _between(reference: Header, info: Header) -> Affine:
-    """From the pixels of the reference to those of a file."""
+    """The mapping from pixels of the reference to pixels of a file."""
     if info is reference:
         return Affine.identity()
     if reference.crs is not None:
@@ -318,7 +319,7 @@ def _between(reference: Header, info: Header) -> Affine:
     factor = (reference.height / info.height + reference.width / info.width) / 2
     whole = round(factor)
     if max(abs(info.height * whole - reference.height), abs(info.width * whole - reference.width)) <= whole / 2:
-        factor = whole  # as 61 pixels at 20 m lie under 121 at 10 m
+        factor = whole  # for example 61 pixels of 20 m for 121 of 10 m
     return Affine.scale(1 / factor)
 
 
@@ -341,7 +342,7 @@ def _mask_between(reference: Header, mask: Header) -> Affine:
 
 
 def _check_extent(reference: Header, info: Header, to_file: Affine) -> None:
-    """The edges of both may differ by half a pixel of the file, which is the coarser one."""
+    """Raise RasterError where edges differ by more than half a pixel of the file, which is the coarser one."""
     left, top = to_file @ (0, 0)
     right, bottom = to_file @ (reference.width, reference.height)
     gaps = (left, top, right - info.width, bottom - info.height)
@@ -358,7 +359,7 @@ def _check_indexes(info: Header, indexes: Sequence[int]) -> None:
 
 
 def _axis(scale: float, offset: float, length: int, size: int) -> Axis:
-    """Free a mapping of the rounding in the headers of files that lie exactly upon each other."""
+    """A mapping without the rounding in headers of files whose pixels coincide."""
     if abs(scale - 1) * length < SNAP and abs(offset) < SNAP:
         return Axis(1.0, 0.0, size)
     return Axis(scale, 0.0 if abs(offset) < SNAP * scale else offset, size)
@@ -372,7 +373,7 @@ def _contradict(scene: Scene, path: str, what: str, has: str, said: str) -> None
 
 @functools.cache
 def _same_crs(stated: str, own: str | None) -> bool:
-    """Whether both mean one CRS. What cannot be read as a CRS is none."""
+    """Whether both are the same CRS; False where one is invalid."""
     try:
         return own is not None and bool(CRS.from_user_input(stated) == CRS.from_user_input(own))
     except CRSError:

@@ -1,4 +1,4 @@
-"""What a raster, or a time step of a cube, says of itself before any of its pixels is read."""
+"""The header of a raster, or of a time step of a cube: everything that is known before pixels are read."""
 
 import math
 from dataclasses import dataclass, field
@@ -12,24 +12,23 @@ from rasterio.errors import CRSError
 from geomae.catalog.band_order import ALPHA
 from geomae.errors import RasterError
 
-LARGEST_BYTES = 2 * 1024**3  # of one window, and of one block, which is decoded as a whole
+LARGEST_BYTES = 2 * 1024**3  # memory of one window, and of one block, which is decoded as a whole
 METRES_PER_DEGREE = 111_320.0  # along a meridian
-Stamp = tuple[int | str, ...] | None  # what tells this state of a local file from others, None for a remote one
+Stamp = tuple[int | str, ...] | None  # the state of a local file, which changes with it; None for a remote one
 
 
 @dataclass(frozen=True)
 class Header:
     """The header of one file.
 
-    `stamp` tells this state of the file from others. `transform` has the coefficients (a, b, c, d, e, f) of
-    `Affine`, from pixel to world. `crs` is an authority string
-    or WKT, None where there is none. `pixel_m` is the pixel size in metres, known for projected CRS only; `roughly_m`
-    is also estimated from degrees. `alpha` is the number of the alpha band. `masked` says whether the file has a
-    mask for all its bands. `scales` and `offsets` are the tags of the bands, 1 and 0 where there is none. `palette`
-    says whether a band holds places in a table of colours, `lossy` whether the compression changes values.
-    `placed_by` says what would place a file without a CRS: "ground control points" or "RPCs". `pages` counts those of a
-    TIFF; the first is read. `acquired` is the time that its tags tell, if they tell one. `missing` are further stored
-    values that are no measurement, and `limits` the least and the largest that are one, as cubes declare them.
+    `stamp` is the state of the file. `transform` has the coefficients (a, b, c, d, e, f) of `Affine`, from pixel to
+    world. `crs` is an authority string or WKT, None without one. `pixel_m` is the pixel size in metres, known for
+    projected CRS only; `roughly_m` is also estimated for degrees. `alpha` is the number of the alpha band. `masked`
+    says whether the file has a mask for all its bands. `scales` and `offsets` are tags of the bands, 1 and 0 without
+    tags. `palette` says whether a band holds indices of a colour table, `lossy` whether the compression changes values.
+    `placed_by` is the georeference of a file without a CRS, which is not used: "ground control points" or "RPCs".
+    `pages` counts the pages of a TIFF, of which the first is read. `acquired` is the time in its tags, if any. As
+    cubes declare them, `missing` are further nodata values, and `limits` the smallest and the largest valid value.
     """
 
     path: str
@@ -55,7 +54,7 @@ class Header:
     lossy: bool
     placed_by: str | None
     pages: int
-    # The digest of a remote file is of its header as it was before these were there.
+    # Not in `repr`, of which the digest of a remote file is made, so that digests of older versions stay valid.
     acquired: str | None = field(default=None, repr=False)
     missing: tuple[float, ...] = field(default=(), repr=False)
     limits: tuple[float, float] | None = field(default=None, repr=False)
@@ -73,7 +72,7 @@ class Header:
     def names(self) -> tuple[str | None, ...]:
         """The descriptions, and "alpha" for an alpha band that has none.
 
-        Not of four bands of 8 bits: GDAL marks the last as alpha whatever it holds, as the near infrared of NAIP.
+        Four bands of 8 bits are an exception: GDAL marks the last as alpha even if it is, as in NAIP, near infrared.
         """
         if self.alpha is None or self.descriptions[self.alpha - 1] or (self.count, self.dtypes[0]) == (4, "uint8"):
             return self.descriptions
@@ -96,7 +95,7 @@ class Header:
 
 
 def header_from_dict(values: dict[str, Any]) -> Header:
-    """Read what JSON has of a header. Raises TypeError for anything else."""
+    """A header from JSON. Raises TypeError for anything else."""
     fixed: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
     return Header(**fixed)
 
@@ -113,7 +112,7 @@ def side_m(crs: CRS | None, affine: Affine) -> float | None:
 
 
 def about_m(crs: CRS | None, affine: Affine, height: int, width: int) -> float | None:
-    """The same in the middle of a raster in degrees."""
+    """The approximate side of a pixel in metres at the centre of a raster in degrees; None for other CRS."""
     if crs is None or not crs.is_geographic:
         return None
     _, latitude = affine @ (width / 2, height / 2)
@@ -122,10 +121,10 @@ def about_m(crs: CRS | None, affine: Affine, height: int, width: int) -> float |
 
 
 def check_header(info: Header) -> None:
-    """Raise RasterError for complex values, blocks too large to decode, and a place that is no figure."""
+    """Raise RasterError for complex values, blocks too large to decode, and a transform that is not finite."""
     if not all(map(math.isfinite, info.transform)):
-        remedy = "correct it, or the .aux.xml or world file that says so"
-        raise RasterError(f"{info.path}: its georeference holds figures that are not finite; {remedy}")
+        remedy = "correct it, or the .aux.xml or world file that it comes from"
+        raise RasterError(f"{info.path}: its georeference has numbers that are not finite; {remedy}")
     for dtype in set(info.dtypes):
         if dtype.startswith("complex"):
             raise RasterError(f"{info.path}: holds complex values ({dtype}); convert them to intensity first")

@@ -1,4 +1,4 @@
-"""What the audit knows of files: one pass over bytes and one over pixels, remembered while a file is unchanged.
+"""Inspection of files for the audit: one pass over bytes and one over pixels, cached while a file is unchanged.
 
 C bands, h w pixels of a block, T windows of one size, H W their pixels, P = H x W
 """
@@ -33,18 +33,18 @@ from geomae.rasters.tiff_directory import missing_blocks
 from geomae.rasters.work_share import ALONE, WorkShare
 
 PASS_VALUES = 8_000_000  # values held at once
-SAMPLE_PIXELS = 65_536  # of each band, for median, quantile and what is repeated
-WHOLE_PIXELS = 2**18  # of a file whose moments are taken while it is held whole
-DARK = 0.01  # share of the valid pixels of a band that are its darkest
-FILL_SHARE = 0.005  # of the valid pixels, from which one value at the end of all may be nodata
-VERSION = 6  # of what is found in a file; raise it when `inspect_file` finds something else
+SAMPLE_PIXELS = 65_536  # per band, for median, quantile and repeated values
+WHOLE_PIXELS = 2**18  # most pixels of a file whose moments are computed: it is read in one piece
+DARK = 0.01  # quantile of the valid pixels of a band that counts as its dark value
+FILL_SHARE = 0.005  # smallest share of the valid pixels for which the lowest or highest value may be nodata
+VERSION = 6  # raise it when `inspect_file` changes its results
 
 
 def check_blocks(path: str, dataset: DatasetReader, info: Header, file: BinaryIO) -> str | None:
-    """Name the first damaged block of a GeoTIFF and how many there are, or what its index lacks; None when it is whole.
+    """Describe damage of a GeoTIFF: its first damaged block and their number, or an incomplete index; None without.
 
-    Each compressed block is a zlib stream that ends with an Adler-32 checksum; some decoders do not look at it. A
-    block that is absent holds nodata, which is allowed.
+    Each deflate block is a zlib stream that ends with an Adler-32 checksum, which some decoders ignore. A block that is
+    absent holds nodata, which is allowed.
 
     Raises RasterError when the file ends before its blocks do.
     """
@@ -78,12 +78,12 @@ def check_blocks(path: str, dataset: DatasetReader, info: Header, file: BinaryIO
     return None if not damaged else f"{len(damaged)} damaged blocks, the first is the {damaged[0]}"
 
 
-Place = Callable[[tuple[str | None, ...]], Placement]  # descriptions of a file -> where it has each band
+Place = Callable[[tuple[str | None, ...]], Placement]  # descriptions of a file -> its number of each band
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One file and what to read of it: (number of the stored band, scale, offset) for each band, and nodata values.
+    """One file to inspect: (number of the stored band, scale, offset) for each band, and nodata values.
 
     `imagery` says whether it holds bands of the data set; else it is a mask.
     """
@@ -96,15 +96,15 @@ class Wanted:
 
 
 def inspect_file(wanted: Wanted, place: Place | None = None) -> FileRecord:
-    """Read a file whole, in pieces, and describe it; what is wrong with it is in the record and never raised.
+    """Read a whole file in pieces and describe it. Its problems are in the record and never raised.
 
-    Of a remote file only the header and one window are read, and the digest covers address and header.
+    For a remote file only the header and one window are read, and the digest covers address and header.
     """
     digest = beside = None
     try:
         if not is_remote(wanted.path) and not is_cube(wanted.path):
             digest, beside = file_digest(Path(wanted.path)), side_digest(wanted.path)
-        # Damaged JPEG data are decoded to grey with a mere warning otherwise.
+        # Otherwise damaged JPEG data are decoded to grey with only a warning.
         with opened(wanted.path, remote=wanted.remote, GDAL_ERROR_ON_LIBJPEG_WARNING="TRUE") as dataset:
             info = describe_dataset(wanted.path, None, dataset)
             if digest is None:
@@ -126,7 +126,7 @@ def inspect_file(wanted: Wanted, place: Place | None = None) -> FileRecord:
             seen = values.update if of_values else None
             measured = _measure(dataset, info, stored, wanted.nodata, seen) if known else []
             if of_values:
-                digest = values.hexdigest()  # one step of a store, whose other bytes do not matter
+                digest = values.hexdigest()  # of the values of this step, as the rest of the store does not matter
             bands = tuple((band[0], record) for band, record in zip(known, measured, strict=True))
             return FileRecord(digest, count, dtype, bands=bands, beside=beside, header=info)
     except RasterError as error:
@@ -148,15 +148,13 @@ def inspect_files(
 ) -> dict[str, FileRecord]:
     """Inspect files with `workers` threads; those that have not changed since the last time are not read again.
 
-    `place` says where a file has each band of the data set, by its descriptions. `stamps` are the states of local files
-    that are there. Every process of `share` reads its part, and all get the records of all. `progress` hears how many
-    files are known.
-
-    The cache is a convenience: when it cannot be read or written, the files are.
+    `place` finds the bands of the data set in a file by its descriptions. `stamps` are the states of existing local
+    files. Every process of `share` reads its part, and all get all records. `progress` is called with the number of
+    files that are done. Where the cache cannot be read or written, files are read again.
     """
     keys = _keys(wanted, stamps, _order_key(source))
     cache = RecordCache(_cache_file(source, wanted), keys)
-    known = [set(one) for one in share.exchange(list(cache.known))]  # processes of several nodes have caches of theirs
+    known = [set(one) for one in share.exchange(list(cache.known))]  # each node may have its own cache
     records = {path: record for path, record in cache.known.items() if all(path in one for one in known)}
     missing = [one for one in wanted if one.path not in records]
     progress(len(records))
@@ -185,14 +183,14 @@ def inspect_files(
 def moments(
     pixels_CTHW: npt.NDArray[np.float32], valid_CTHW: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.float64], ...]:
-    """Of each window the valid share (T), and per band (T, C) count, mean, sum of squares about it, minimum and maximum
-    (infinite where empty).
+    """For each window the valid share (T), and per band (T, C) count, mean, sum of squared deviations, minimum and
+    maximum (infinite where empty).
     """
     shape_CTP = (*pixels_CTHW.shape[:2], -1)
-    flat = pixels_CTHW.reshape(shape_CTP).astype(np.float64, order="C")  # so that each sum is in the order of pixels
+    flat = pixels_CTHW.reshape(shape_CTP).astype(np.float64, order="C")  # a fixed order of summation
     ok = np.ascontiguousarray(valid_CTHW.reshape(shape_CTP))
     count = ok.sum(2).astype(np.float64)
-    if ok.all():  # the same figures, without a choice at each pixel
+    if ok.all():  # the same result, faster
         mean = flat.sum(2) / np.maximum(count, 1)
         low, high = flat.min(2), flat.max(2)
         squares = np.square(np.subtract(flat, mean[:, :, None], out=flat), out=flat).sum(2)
@@ -204,7 +202,7 @@ def moments(
 
 
 def _is_whole(stream: bytes, smallest: int, largest: int) -> bool:
-    """Whether a zlib stream ends with the right checksum and has as many bytes as its block needs."""
+    """Whether a zlib stream ends with the right checksum and has the size of its block."""
     decoder = zlib.decompressobj()
     try:
         length = len(decoder.decompress(stream, largest + 1))  # bounded: a stream may expand a thousandfold
@@ -227,7 +225,7 @@ def _measure(
     nodata: tuple[float, ...],
     seen: Callable[[bytes], None] | None = None,
 ) -> list[BandRecord]:
-    """What the pixels of the stored `bands` (number, scale, offset) are; `seen` hears the bytes of all of them."""
+    """Records of the stored `bands` (number, scale, offset); `seen` is called with the bytes of all their pixels."""
     indexes, scale_C, offset_C = (tuple(column) for column in zip(*bands, strict=True))
     step = max(1, math.isqrt(info.height * info.width // SAMPLE_PIXELS))
     valid_C, not_finite_C = np.zeros(len(bands), np.int64), np.zeros(len(bands), np.int64)
@@ -292,7 +290,7 @@ def _fill(sample_N: npt.NDArray[np.float32]) -> tuple[float | None, float]:
 
 
 def _spans(info: Header, bands: int) -> Iterator[Span]:
-    """Rectangles that cover the file along its blocks, each small enough to hold; of a remote file the middle one."""
+    """Rectangles of whole blocks that cover the file and fit in memory; for a remote file only the middle one."""
     height, width = info.block_height, info.block_width
     budget = PASS_VALUES // bands
     if height * width > budget:
@@ -314,13 +312,13 @@ def _cache_file(source: Source, wanted: Sequence[Wanted]) -> Path:
     folders = sorted({str(Path(one.path).parent) for one in wanted})
     try:
         folder = os.path.commonpath(folders)
-    except ValueError:  # none, or addresses beside files
+    except ValueError:  # no path, or addresses mixed with files
         folder = "|".join(folders)
     return cache_folder() / "audit" / f"{digest({'name': source.name, 'folder': folder})}.ndjson"
 
 
 def _order_key(source: Source) -> str:
-    """Changes with what decides which band of a file is which."""
+    """A key that changes with everything that determines the order of bands."""
     order = source.order
     if order is None:
         return ""
@@ -328,7 +326,7 @@ def _order_key(source: Source) -> str:
 
 
 def _keys(wanted: Sequence[Wanted], stamps: Mapping[str, Stamp], order: str) -> dict[str, str]:
-    """Change with a file and with the way it is read; none for a file that is absent or not of this machine."""
+    """Keys that change with a file and with the way it is read; none for missing and for remote files."""
     ways: dict[tuple[Any, ...], str] = {}
     keys = {}
     for one in wanted:

@@ -1,8 +1,7 @@
-"""Opening rasters: which formats and places are allowed, what a file says about itself, and handles that stay open.
+"""Opens rasters: allowed formats and addresses, headers, and handles that stay open.
 
-A header is read once per file and checked before any memory is spent on pixels.
-
-GDAL handles must not be shared by threads nor cross a fork. Every thread keeps its own, at most `LARGEST_CACHE`.
+A header is read once per file and checked before memory is allocated for pixels. GDAL handles must not be shared by
+threads or used after a fork: every thread keeps its own, at most `LARGEST_CACHE`.
 """
 
 import contextlib
@@ -44,7 +43,7 @@ REMOTE_PREFIXES = (
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 IDENTITY_GDAL = [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
 
-GdalError = CPLE_BaseError  # some calls let it through, and rasterio has no public name for it
+GdalError = CPLE_BaseError  # some calls raise it, and rasterio has no public name for it
 _LOCAL = threading.local()
 
 
@@ -54,7 +53,7 @@ def is_remote(path: str) -> bool:
 
 
 def stamp(path: str, *, remote: bool) -> Stamp:
-    """Give size and time of change, by which a changed file is noticed, also those of the known files beside it.
+    """The state of a file: size and modification time, also of its known side files.
 
     Raises RasterError when there is no file.
     """
@@ -71,13 +70,13 @@ def stamp(path: str, *, remote: bool) -> Stamp:
 
 
 def beside_stamp(path: str) -> tuple[int | str, ...]:
-    """Give the names and states of the known files beside a raster."""
+    """Names and states of the known side files of a raster."""
     return tuple(value for one in side_files(path) for value in (one.path, one.size, one.mtime_ns))
 
 
 @contextlib.contextmanager
 def opened(path: str, *, remote: bool, **options: str) -> Iterator[DatasetReader]:
-    """Open `path` for one use. Raises RasterError when it cannot be opened, or not be read within the block."""
+    """Open `path` for one use. Raises RasterError when opening it, or reading it within the block, fails."""
     with environment(remote=remote, **options), _raster_errors(path):
         dataset = _open(path, remote=remote)
         try:
@@ -88,17 +87,17 @@ def opened(path: str, *, remote: bool, **options: str) -> Iterator[DatasetReader
 
 @contextlib.contextmanager
 def borrowed(path: str, current: Stamp, *, remote: bool) -> Iterator[DatasetReader]:
-    """Give the open data set of `path`, which this thread keeps for the next time; within an `environment`.
+    """The open data set of `path`, which this thread keeps open; use it within an `environment`.
 
-    A file whose stamp is not `current` any more is opened anew.
-    Raises RasterError when it cannot be opened, or not be read within the block.
+    A file whose stamp is no longer `current` is opened again. Raises RasterError when opening it, or reading it within
+    the block, fails.
     """
     handles = _mine()
     with _raster_errors(path):
         try:
             yield handles.get(path, current, remote=remote)
         except (RasterioError, GdalError):
-            handles.drop(path)  # GDAL may remember a failure that was of the moment
+            handles.drop(path)  # GDAL may remember a temporary failure
             raise
 
 
@@ -110,7 +109,7 @@ class _Handles:
         self.entries: OrderedDict[str, tuple[tuple[Stamp, str], DatasetReader]] = OrderedDict()
 
     def get(self, path: str, current: Stamp, *, remote: bool) -> DatasetReader:
-        """Give the open data set of a file in its current state, under an address that is signed as of now."""
+        """The open data set of a file in its current state, at an address with a valid signature."""
         state = current, signed(path)
         entry = self.entries.get(path)
         if entry is not None and entry[0] == state:
@@ -147,18 +146,18 @@ def header(path: str, *, remote: bool = False) -> Header:
 
 
 def describe_bands(path: str, *, remote: bool = False) -> tuple[str | None, ...]:
-    """Give the names that the file has for its bands, in stored order, None where it has none (see `Header.names`)."""
+    """The names of a file's bands in stored order, None for a band without a name (see `Header.names`)."""
     return header(path, remote=remote).names
 
 
 def describe_dataset(path: str, current: Stamp, dataset: DatasetReader) -> Header:
-    """Give the header of an open data set. Raises as `header` does."""
+    """The header of an open data set. Raises as `header` does."""
     if isinstance(dataset, CubeStep):
         info = dataset.header()
         check_header(info)
         return info
     if dataset.count == 0:
-        raise RasterError(f"{path}: holds no bands; name one of its sub-files, or leave it out")
+        raise RasterError(f"{path}: has no bands; name one of its subdatasets, or leave it out")
     crs = dataset.crs or None
     affine = dataset.transform
     pixel_m = side_m(crs, affine)
@@ -198,10 +197,10 @@ def describe_dataset(path: str, current: Stamp, dataset: DatasetReader) -> Heade
 
 
 class _Reader(DatasetReader):  # type: ignore[misc]  # rasterio has no types
-    """A data set that does not warn about a missing geotransform, also where warnings are errors."""
+    """A data set that never warns about a missing geotransform, even where warnings are errors."""
 
     def read_transform(self) -> list[float]:
-        """Give the six coefficients in GDAL's order, those of the identity when there are none."""
+        """The six coefficients in GDAL's order; the identity when there are none."""
         try:
             return list(super().read_transform())
         except NotGeoreferencedWarning:
@@ -209,7 +208,7 @@ class _Reader(DatasetReader):  # type: ignore[misc]  # rasterio has no types
 
 
 class _Owner:
-    """Lives as long as its thread, and then closes the thread's handles."""
+    """Closes the handles of a thread when the thread ends."""
 
     def __init__(self) -> None:
         self.handles = _Handles()
@@ -217,9 +216,9 @@ class _Owner:
 
     def __del__(
         self, getpid: Callable[[], int] = os.getpid, known: set[_Handles] = _ALL_HANDLES
-    ) -> None:  # bound early: globals may be gone at exit
-        # In a forked child the threads of the parent end at once; closing what is theirs could wait for a lock of GDAL
-        # that one of them held. There `_ALL_HANDLES` keeps the handles as they are.
+    ) -> None:  # default arguments, because globals may be gone at exit
+        # In a forked child the threads of the parent end at once; closing their handles could wait for a lock of GDAL
+        # that one of them held. There `_ALL_HANDLES` keeps the handles open.
         if self.handles.pid == getpid():
             known.discard(self.handles)
             self.handles.close()
@@ -240,13 +239,13 @@ def _open(path: str, *, remote: bool) -> DatasetReader:
         with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):  # each side file would cost a request
             return _Reader(signed(path), driver=list(DRIVERS))
     _check_sidecar_mask(path)
-    # Side files (.aux.xml, .msk, world files) count, but a folder of a million files is not listed at each opening.
+    # Side files (.aux.xml, .msk, world files) are read, without listing the folder at each opening.
     with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE"):
         return _Reader(Path(path), driver=list(DRIVERS))  # a string could be taken for a URL
 
 
 def missing_drivers() -> tuple[str, ...]:
-    """Of the drivers by which rasters are read and written, those that this GDAL has not."""
+    """The drivers for reading and writing rasters that this GDAL does not have."""
     with rasterio.Env() as env:
         known = env.drivers()
     return tuple(name for name in dict.fromkeys((*DRIVERS, *WRITES)) if name not in known)
@@ -260,7 +259,7 @@ def _allow(path: str, *, remote: bool) -> None:
 
 
 def _check_sidecar_mask(path: str) -> None:
-    """GDAL opens a mask file beside a raster with any driver, so one that is no TIFF could name other files."""
+    """Refuse a .msk file that is no TIFF: GDAL opens it with any driver, so that it could name other files."""
     for mask in (Path(path + ".msk"), Path(path + ".MSK")):
         try:
             with mask.open("rb") as file:
@@ -269,7 +268,7 @@ def _check_sidecar_mask(path: str) -> None:
             continue
         if magic not in TIFF_MAGICS:
             raise RasterError(
-                f"{mask}: is taken for the mask of the raster beside it, but is no TIFF; remove or rename it"
+                f"{mask}: is read as the mask of the raster beside it, but is no TIFF; remove or rename it"
             )
 
 
@@ -287,7 +286,7 @@ def _raster_errors(path: str) -> Iterator[None]:
 
 
 def _reason(error: BaseException, path: str) -> str:
-    """GDAL's own words, which are the first cause, without the name of the file."""
+    """GDAL's message, which is the first cause, without the name of the file."""
     cause: BaseException = error
     while cause.__cause__ is not None or cause.__context__ is not None:
         cause = cause.__cause__ or cause.__context__ or cause
@@ -303,13 +302,13 @@ def _header(path: str, current: Stamp, remote: bool) -> Header:
 
 
 def _placed_by(dataset: DatasetReader) -> str | None:
-    """What places a file without a CRS, and is not applied."""
+    """The georeference of a file without a CRS, which is not applied; None without any."""
     if dataset.gcps[0]:
         return "ground control points"
     return "RPCs" if dataset.tags(ns="RPC") else None
 
 
 def _is_lossy(structure: dict[str, str]) -> bool:
-    """Whether values come back changed: JPEG, and WebP, JPEG 2000 and LERC where they were told so."""
+    """Whether the compression is lossy: JPEG, and WebP, JPEG 2000 and LERC with lossy settings."""
     jpeg = structure.get("COMPRESSION", "").endswith("JPEG")
     return jpeg or structure.get("COMPRESSION_REVERSIBILITY") == "LOSSY" or "MAX_Z_ERROR" in structure

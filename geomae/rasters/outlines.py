@@ -1,4 +1,4 @@
-"""From pixels to shapes, the outlines of the areas of one code, and from shapes to pixels."""
+"""Outlines of areas with one code, and the reverse: shapes burnt into pixels."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,9 +16,9 @@ Ring = list[tuple[float, float]]
 def outlines(
     codes_HW: NDArray[np.uint8], where_HW: NDArray[np.bool_], transform: Sequence[float]
 ) -> Iterator[tuple[int, list[Ring]]]:
-    """Code and rings of each area whose pixels have one code and touch along their sides; the outer ring is the first.
+    """Code and rings of each area of 4-connected pixels with one code; the outer ring is the first.
 
-    They run along the sides of the pixels, in the CRS of `transform` (a, b, c, d, e, f: x = a col + b row + c).
+    Rings follow the edges of the pixels, in the CRS of `transform` (a, b, c, d, e, f: x = a col + b row + c).
     """
     found: Iterator[tuple[dict[str, Any], float]] = shapes(codes_HW, where_HW, 4, Affine(*transform))
     for shape, code in found:
@@ -28,9 +28,10 @@ def outlines(
 def burn(
     shapes_M: Sequence[Any], value_M: Sequence[int], window: Window, *, fill: int, all_touched: bool
 ) -> NDArray[np.int32]:
-    """The value (H, W) of the last shape that holds the centre of each pixel, or touches it; `fill` where none does.
+    """The value (H, W) of the last shape that contains the centre of each pixel; `fill` where none does.
 
-    Shapes are in pixels (column, row) of the grid that the window is of, and none is empty.
+    With `all_touched`, shapes that touch the pixel count. Shapes are in pixels (column, row) of the window's grid, and
+    none is empty.
     """
     if not len(shapes_M):
         return np.full((window.height, window.width), fill, dtype=np.int32)

@@ -47,8 +47,8 @@ Codes = npt.NDArray[np.int32]
 
 
 def physical(raw_Chw: Array, valid_Chw: Bools, scale_C: Sequence[float], offset_C: Sequence[float]) -> Floats:
-    """Give raw x scale + offset in float32, 0 where invalid; what is not finite becomes invalid in `valid_Chw`."""
-    # float32 holds integers of 16 bits exactly; wider ones would lose digits before they are scaled.
+    """raw x scale + offset in float32, 0 where invalid; values that are not finite become invalid in `valid_Chw`."""
+    # float32 represents 16-bit integers exactly; wider ones would be rounded before they are scaled.
     wide = raw_Chw.dtype.itemsize > 2 and raw_Chw.dtype != np.float32
     working = np.float64 if wide else np.float32
     with np.errstate(over="ignore", invalid="ignore"):
@@ -68,9 +68,9 @@ def physical(raw_Chw: Array, valid_Chw: Bools, scale_C: Sequence[float], offset_
 def read(source: Source, scene: Scene, window: Window) -> tuple[Floats, Bools]:
     """Read a window of a scene's grid: (pixels_CHW float32, valid_CHW bool), bands in the order of `source.bands`.
 
-    Pixels are in the source's unit: stored value x scale + offset. Bands of another gsd are brought to the grid
+    Pixels are in the source's unit: stored value x scale + offset. Bands of another gsd are resampled to the grid
     bilinearly, from valid pixels only. Invalid pixels (nodata, the file's alpha or mask, the scene's mask, NaN,
-    infinities) are 0. A window gives the same bits as that part of a larger one. Safe to call from several threads.
+    infinities) are 0. A window has the same values as that part of a larger one. Safe to call from several threads.
 
     Raises RasterError when the window leaves the grid or is too large, and when a file cannot be read.
     """
@@ -81,7 +81,7 @@ def read(source: Source, scene: Scene, window: Window) -> tuple[Floats, Bools]:
     remote = source.remote
     files = zip(layout.parts, spans, strict=True)
     shared = layout.mask is None and all(is_shared(part.header, part.indexes, span) for part, span in files)
-    with contextlib.nullcontext() if shared else environment(remote=remote):  # GDAL's settings take time
+    with contextlib.nullcontext() if shared else environment(remote=remote):  # entering it takes time
         read_parts = [_read_part(source, part, window, span) for part, span in zip(layout.parts, spans, strict=True)]
         pixels_CHW, valid_CHW = _in_order(layout, read_parts)
         if layout.mask is not None:
@@ -102,8 +102,8 @@ def check_bytes(size: int, window: Window, where: str) -> None:
 def read_labels(path: str, grid: Grid, window: Window, remote: bool = False) -> tuple[Codes, Bools]:
     """Read the class codes of a window of `grid` from the first band of a raster: (codes_HW int32, known_HW bool).
 
-    Each pixel takes the code at its centre, also across CRS. Where the raster holds nodata, or nothing, the code is 0
-    and not known. Without a CRS in both, the shapes of raster and grid must match.
+    Each pixel takes the code at its centre, also between different CRS. Where the raster has nodata, or does not cover
+    the pixel, the code is 0 and `known` False. Without a CRS in both, the shapes of raster and grid must match.
 
     Raises RasterError when they do not, when the raster cannot be read, and for codes that are no 32-bit integers.
     """
@@ -130,9 +130,9 @@ def read_labels(path: str, grid: Grid, window: Window, remote: bool = False) -> 
 
 
 def read_map(path: str, window: Window | None = None, shape: tuple[int, int] | None = None) -> Array:
-    """Stored bands (C, H, W) of a raster, whole or of a window, as they are, brought to `shape` where it is given.
+    """Stored bands (C, H, W) of a raster or of a window of it, resampled to `shape` where it is given.
 
-    Smaller shapes come from the overviews. Raises RasterError when the file cannot be read.
+    Smaller shapes are read from the overviews. Raises RasterError when the file cannot be read.
     """
     with opened(path, remote=False) as dataset:
         part = None if window is None else RasterioWindow(window.col, window.row, window.width, window.height)
@@ -142,7 +142,7 @@ def read_map(path: str, window: Window | None = None, shape: tuple[int, int] | N
 
 
 def _span_of(part: SceneFile, window: Window) -> Span:
-    """The pixels of a file that make a window of the grid."""
+    """The pixels of a file that are needed for a window of the grid."""
     if part.rows.aligned and part.cols.aligned:
         return Span(window.row, window.col, window.height, window.width)
     rows, cols = taps(part.rows, window.row, window.height), taps(part.cols, window.col, window.width)
@@ -171,7 +171,7 @@ def _in_order(layout: Layout, parts: Sequence[tuple[Floats, Bools]]) -> tuple[Fl
 
 
 def _read_mask(source: Source, mask: SceneFile, window: Window) -> Bools:
-    """Where the scene's mask lets pixels through (H, W); nowhere outside of the mask."""
+    """Pixels (H, W) that are valid by the scene's mask; False outside of the mask."""
     values_HW, clear_HW = _read_nearest(mask, window, remote=source.remote)
     if values_HW.dtype.kind == "f":
         finite_HW = np.isfinite(values_HW)
@@ -198,11 +198,11 @@ def _read_nearest(part: SceneFile, window: Window, *, remote: bool) -> tuple[Arr
 
 
 def _check_size(layout: Layout, window: Window, scene_id: str) -> None:
-    """Refuse a window that would need too much memory, before any is spent."""
+    """Raise RasterError for a window that would need too much memory, before any is allocated."""
     size = 0
     for part in layout.parts:
         read_here = _span(part.rows, window.height) * _span(part.cols, window.width)
-        # The raw values, two float32 copies and two masks stand side by side.
+        # The raw values, two float32 copies and two masks are in memory together.
         size += len(part.indexes) * (read_here * (part.itemsize + 10) + window.height * window.width * 10)
     check_bytes(size, window, f"scene {scene_id}")
 
@@ -233,7 +233,7 @@ def _places(info: Header, grid: Grid, window: Window) -> tuple[Indexes, Indexes,
 
 
 def _warped(info: Header, grid: Grid, window: Window) -> tuple[Indexes, Indexes, Bools]:
-    """The same for a turned raster or another CRS; each centre is transformed exactly, so a window gives the same."""
+    """The same for a rotated raster or another CRS; each centre is transformed exactly, so that windows agree."""
     col_HW, row_HW = np.meshgrid(
         np.arange(window.col, window.col + window.width) + 0.5, np.arange(window.row, window.row + window.height) + 0.5
     )
@@ -245,7 +245,7 @@ def _warped(info: Header, grid: Grid, window: Window) -> tuple[Indexes, Indexes,
             f"{info.path}: its CRS ({crs_label(info.crs)}) and that of its scene ({crs_label(grid.crs)}) have no place "
             "in common; give both one CRS, or take labels from a table"
         ) from error
-    if _crs(str(info.crs)).is_geographic:  # degrees of 0 to 360, or beyond 180, are those of -180 to 180
+    if _crs(str(info.crs)).is_geographic:  # longitudes are equal modulo 360
         left = min(info.affine.c, info.affine.c + info.affine.a * info.width)
         xs = left + np.mod(np.asarray(xs) - left, 360.0)
     file_col_HW, file_row_HW = _apply(~info.affine, np.reshape(xs, col_HW.shape), np.reshape(ys, col_HW.shape))
@@ -262,7 +262,7 @@ def _apply(affine: Affine, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64
 def _codes(raw: Array, path: str) -> Codes:
     limits = np.iinfo(np.int32)
     if raw.size and (raw.min() < limits.min or raw.max() > limits.max or (raw != np.floor(raw)).any()):
-        raise RasterError(f"{path}: holds labels that are no whole numbers of 32 bits; rewrite it with class codes")
+        raise RasterError(f"{path}: holds labels that are no 32-bit integers; rewrite it with class codes")
     return raw.astype(np.int32)
 
 

@@ -1,7 +1,7 @@
-"""Files beside a raster that GDAL reads with it: masks, world files, nodata and descriptions kept apart.
+"""Side files: files beside a raster that GDAL reads with it, with masks, georeference, nodata or descriptions.
 
-They are found with one listing per folder, never by a test per raster and suffix, and remembered until the next one:
-`look_beside` lists, `side_files` tells, and `opening.stamp` makes them part of what tells a raster's states apart.
+They are found with one listing per folder, without a test per raster and suffix, and remembered until the next listing:
+`look_beside` lists, `side_files` returns them, and `opening.stamp` includes them in the state of a raster.
 """
 
 import contextlib
@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-# `a.tif.aux.xml`, `a.tif.msk`, `a.tif.ovr` and whatever else begins with the whole name belong to `a.tif`; these take
-# the place of its suffix, in either case: world files, MapInfo's, Erdas' and Esri's, and coefficients of a projection.
+# `a.tif.aux.xml`, `a.tif.msk`, `a.tif.ovr` and all other files that begin with the whole name belong to `a.tif`. The
+# suffixes below replace its suffix, in either case: world files, files of MapInfo, Erdas and Esri, and RPCs.
 SUFFIXES = frozenset(
     (
         *("tfw", "tifw", "tiffw", "gfw", "gtifw", "jgw", "jpw", "jpgw", "jpegw", "pgw", "pngw", "j2w", "jp2w", "wld"),
@@ -23,7 +23,7 @@ SUFFIXES = frozenset(
 )
 ENDINGS = ("_rpc.txt", "_RPC.TXT")  # after the name without suffix
 PAM = ".aux.xml"
-# What a viewer writes there when it stretches the colours; it changes no pixel.
+# Written by viewers that stretch colours; it does not affect pixels.
 COMPUTED = re.compile(rb'<Histograms>.*?</Histograms>|<MDI key="STATISTICS_\w+">[^<]*</MDI>', re.DOTALL)
 NESTED = tuple(
     re.compile(rb"<" + tag + rb"(?:\s[^>]*)?(?:/>|>\s*</" + tag + rb">)")
@@ -33,7 +33,7 @@ NESTED = tuple(
 
 @dataclass(frozen=True)
 class SideFile:
-    """A file beside a raster, with its state: bytes and time of change."""
+    """A side file with its state: size in bytes and modification time."""
 
     path: str
     size: int
@@ -44,9 +44,9 @@ _KNOWN: dict[str, tuple[SideFile, ...]] = {}
 
 
 def look_beside(paths: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """List the folders of local rasters anew and remember what lies beside each of these.
+    """List the folders of local rasters again and remember the side files of each raster.
 
-    Gives the state of the rasters themselves, bytes and time of change, by path, of those that are there.
+    Returns the states of the existing rasters, size and modification time, by path.
     """
     folders: dict[str, set[str]] = defaultdict(set)
     for path in paths:
@@ -65,12 +65,12 @@ def look_beside(paths: Iterable[str]) -> dict[str, tuple[int, int]]:
 
 
 def side_files(path: str) -> tuple[SideFile, ...]:
-    """The files beside a raster, by name, as the last `look_beside` found them; none before the first."""
+    """The side files of a raster, by name, as of the last `look_beside`; none before the first."""
     return _KNOWN.get(path, ())
 
 
 def side_digest(path: str) -> str | None:
-    """Hex digest of the files beside a raster, with what they are; None where there is none that could change pixels.
+    """Hex digest of the side files of a raster and their suffixes; None where none could change pixels.
 
     Raises OSError for a file that cannot be read.
     """
@@ -81,9 +81,9 @@ def side_digest(path: str) -> str | None:
 
 
 def _listed(folder: str, names: set[str]) -> tuple[dict[str, list[SideFile]], dict[str, tuple[int, int]]]:
-    """Side files by the name of their raster, and the states of the rasters, by one listing.
+    """Side files by the name of their raster, and the states of the rasters, from one listing.
 
-    A folder that cannot be listed has none: opening the raster says why.
+    A folder that cannot be listed yields nothing: opening the raster reports the error.
     """
     by_stem: dict[str, list[str]] = defaultdict(list)
     for name in names:
@@ -98,7 +98,7 @@ def _listed(folder: str, names: set[str]) -> tuple[dict[str, list[SideFile]], di
                 continue
             try:
                 status = entry.stat()
-            except OSError:  # a link to nothing
+            except OSError:  # a broken link
                 continue
             if is_raster:
                 own[entry.name] = status.st_size, status.st_mtime_ns
@@ -124,7 +124,7 @@ def _owners(name: str, names: set[str], by_stem: dict[str, list[str]]) -> list[s
 
 
 def _content(path: Path) -> str | None:
-    """Digest of a side file, without what a viewer computed; None where there was nothing else."""
+    """Digest of a side file without what viewers computed; None where nothing else is in it."""
     if not path.name.endswith(PAM):
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

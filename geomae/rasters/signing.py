@@ -1,6 +1,6 @@
-"""Signatures for the links of archives that want one: asked for when a file is opened, and kept in memory alone.
+"""Signatures for links of archives that require one: requested when a file is opened, and kept in memory only.
 
-The address of such a file is `NAME+https://...`; NAME says who signs (see `stac.sign` of the catalogue).
+The address of such a file is `NAME+https://...`; NAME is the signing service (see `stac.sign` of the catalogue).
 """
 
 import json
@@ -16,16 +16,16 @@ from geomae.errors import RasterError
 # https://planetarycomputer.microsoft.com/docs/concepts/sas/: a token for each container of a storage account
 TOKENS = "https://planetarycomputer.microsoft.com/api/sas/v1/token"
 TIMEOUT_S = 30
-MARGIN_S = 300  # a signature that ends sooner is renewed
+MARGIN_S = 300  # a signature that expires sooner is renewed
 SIGNATURE = re.compile(r"\?[^\s'\"?]*\bsig=[^\s'\"]*")
 _LOCK = threading.Lock()
-_TOKENS: dict[str, tuple[str, float]] = {}  # by account and container: the query string, and when it ends
+_TOKENS: dict[str, tuple[str, float]] = {}  # by account and container: the query string, and when it expires
 
 
 def signed(path: str) -> str:
-    """The address that opens `path`: signed where it names who signs, else itself. It is a secret: show `path`.
+    """The address that opens `path`: signed where it names a signing service, else `path`. Keep it secret.
 
-    Raises RasterError where no signature is to be had.
+    Raises RasterError where no signature can be obtained.
     """
     signer, plus, url = path.partition("+")
     if not plus or signer not in SIGNED_HOSTS or not url.startswith("https://"):
@@ -40,12 +40,12 @@ def signed(path: str) -> str:
 
 
 def without_signatures(text: str) -> str:
-    """A message of GDAL, which names the address that it opened, without the signatures in it."""
+    """A message of GDAL, which may name a signed address, without signatures."""
     return SIGNATURE.sub("", text)
 
 
 def _ask(container: str, path: str) -> tuple[str, float]:
-    from urllib.request import urlopen  # needs some ms, and few need it
+    from urllib.request import urlopen  # imported here, because it takes some ms and is rarely needed
 
     try:
         with urlopen(f"{TOKENS}/{container}", timeout=TIMEOUT_S) as answer:

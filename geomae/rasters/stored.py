@@ -1,4 +1,4 @@
-"""Stored values of a file with their validity: asked of GDAL, or taken from the decoded blocks that threads share.
+"""Stored values of a file with their validity: read by GDAL, or from the shared cache of decoded blocks.
 
 C bands, h w pixels of a file
 """
@@ -22,9 +22,9 @@ from geomae.rasters.opening import borrowed
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 LEAST_SIDE = 64  # pixels of a shared block: strips of a few rows are joined
-MOST_BLOCKS = 4  # of a window; one that meets more, as a strip over a scene, is part of a sweep that reads each once
-WORTH = 2  # times its own pixels that the blocks of a window hold: then they are kept for other windows
-Fetch = Callable[[tuple[int, ...] | None], Array]  # bands (C, h, w) by their numbers; for None the mask (1, h, w)
+MOST_BLOCKS = 4  # of a window that uses the cache; larger ones are part of a sweep that reads each block once
+WORTH = 2  # smallest ratio of the pixels of a window's blocks to its own for which the blocks are cached
+Fetch = Callable[[tuple[int, ...] | None], Array]  # bands (C, h, w) by their numbers; the mask (1, h, w) for None
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ def read_stored(
 ) -> tuple[Array, Bools]:
     """Read stored bands: (raw_Chw in the file's own type, valid_Chw).
 
-    Invalid is what equals one of `nodata` or the file's own value, and what the file's alpha band or mask hides. Values
-    that are not finite are left to `physical`. An alpha band that is itself among `indexes` holds data: NAIP's near
-    infrared is often marked so.
+    Pixels are invalid where they equal one of `nodata` or the file's own nodata, or where the file's alpha band or mask
+    is 0. Values that are not finite are left to `physical`. An alpha band that is among `indexes` is read as data,
+    because the near infrared of NAIP is often marked as alpha.
     """
     return _with_validity(info, indexes, nodata, lambda what: _fetch(dataset, what, span))
 
@@ -52,9 +52,10 @@ def read_stored(
 def read_shared(
     info: Header, indexes: Sequence[int], span: Span, nodata: Sequence[float], *, remote: bool
 ) -> tuple[Array, Bools]:
-    """The same of a file that is not open yet, within an `environment`; do not write to the values.
+    """The same for a file by its header, within an `environment`; do not write to the values.
 
-    A window that is small beside its blocks comes from the shared ones, which needs no environment (see `is_shared`).
+    A window that is small in relation to its blocks is read from the cache, which needs no environment (see
+    `is_shared`).
     """
     if is_shared(info, indexes, span):
         return _with_validity(info, indexes, nodata, lambda what: _from_blocks(info, what, span, remote))
@@ -63,7 +64,7 @@ def read_shared(
 
 
 def is_shared(info: Header, indexes: Sequence[int], span: Span) -> bool:
-    """Whether a window is so small that its blocks are decoded for other windows, too. Cubes share their chunks."""
+    """Whether a window is so small that its blocks are cached for other windows. Cubes cache chunks themselves."""
     rows, cols = _block_2(info)
     high, wide = (
         -(-(start + length) // size) - start // size
@@ -82,10 +83,10 @@ def _with_validity(info: Header, indexes: Sequence[int], nodata: Sequence[float]
     own = [info.nodata[index - 1] for index in indexes]
     declared = (*nodata, *info.missing)
     if len(set(own)) == 1:
-        _strike(raw_Chw, valid_Chw, (*declared, own[0]))
+        _mark_invalid(raw_Chw, valid_Chw, (*declared, own[0]))
     else:
         for position, value in enumerate(own):
-            _strike(raw_Chw[position], valid_Chw[position], (*declared, value))
+            _mark_invalid(raw_Chw[position], valid_Chw[position], (*declared, value))
     if info.limits is not None:
         low, high = info.limits
         valid_Chw &= (raw_Chw >= low) & (raw_Chw <= high)
@@ -97,8 +98,8 @@ def _with_validity(info: Header, indexes: Sequence[int], nodata: Sequence[float]
 
 
 def _fetch(dataset: DatasetReader, what: tuple[int, ...] | None, span: Span) -> Array:
-    """The values as they are stored. A PNG that is damaged is read without an error where all of it is asked for at
-    once, by a shortcut of GDAL that parts of an image do not take; so it is asked for in two halves.
+    """The values as stored. A PNG is read in two halves: GDAL reads a whole PNG by a shortcut that does not report
+    damage.
     """
     window = RasterioWindow(span.col, span.row, span.width, span.height)
     if what is None:
@@ -114,7 +115,7 @@ def _fetch(dataset: DatasetReader, what: tuple[int, ...] | None, span: Span) -> 
 
 
 def _from_blocks(info: Header, what: tuple[int, ...] | None, span: Span, remote: bool) -> Array:
-    """The values from shared blocks, of which those that are missing are decoded."""
+    """The values from cached blocks; missing blocks are decoded."""
     rows, cols = _block_2(info)
     blocks = shared_blocks()
 
@@ -132,15 +133,15 @@ def _decode(info: Header, what: tuple[int, ...] | None, span: Span, remote: bool
 
 
 def _block_2(info: Header) -> tuple[int, int]:
-    """Rows and columns of the shared blocks of a file: whole blocks of its own, so that none is decoded twice."""
+    """Rows and columns of the cached blocks of a file: whole blocks of its own, so that none is decoded twice."""
     return (
         -(-LEAST_SIDE // info.block_height) * info.block_height,
         -(-LEAST_SIDE // info.block_width) * info.block_width,
     )
 
 
-def _strike(raw: Array, valid: Bools, nodata: Sequence[float | None]) -> None:
-    """Mark as invalid what equals one of the values, where the type of the file can hold it at all."""
+def _mark_invalid(raw: Array, valid: Bools, nodata: Sequence[float | None]) -> None:
+    """Mark pixels as invalid that equal one of the values, where the type of the file can represent it."""
     for value in dict.fromkeys(nodata):
         if value is None:
             continue
@@ -148,8 +149,8 @@ def _strike(raw: Array, valid: Bools, nodata: Sequence[float | None]) -> None:
             if np.isnan(value):
                 valid &= ~np.isnan(raw)
             else:
-                # -3.4e38 is written with the digits of either precision, and some writers mean by -1.8e308, the limit
-                # of float64, the limit of whatever type the file has; GDAL gives that as an infinity.
+                # -3.4e38 occurs in float32 and in float64 precision. Some writers use -1.8e308, the limit of float64,
+                # for the limit of the file's type; GDAL returns it as an infinity.
                 limits = np.finfo(raw.dtype)
                 valid &= raw != raw.dtype.type(min(max(value, float(limits.min)), float(limits.max)))
         elif float(value).is_integer() and np.iinfo(raw.dtype).min <= value <= np.iinfo(raw.dtype).max:

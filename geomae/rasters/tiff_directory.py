@@ -1,7 +1,7 @@
-"""The first directory of a TIFF, read without GDAL: whether its index has as many blocks as its header promises.
+"""Reads the first directory of a TIFF without GDAL, to check that its index has all blocks that its header implies.
 
-GDAL takes a block that the index lacks for one that is absent on purpose, and a header of a million columns over four
-blocks for a raster that is nearly empty.
+GDAL treats a block that is missing in the index as deliberately absent, and so a header with a million columns and an
+index of four blocks as a nearly empty raster.
 """
 
 import struct
@@ -11,13 +11,13 @@ WIDTH, HEIGHT, BANDS, ROWS_OF_STRIP, PLANES = 256, 257, 277, 278, 284
 TILE_WIDTH, TILE_HEIGHT = 322, 323
 OFFSETS = (324, 273)  # of tiles, of strips
 TYPES = {3: "H", 4: "I", 16: "Q"}
-MOST_TAGS = 4096  # a directory of more is none
+MOST_TAGS = 4096  # a directory with more is invalid
 
 
 def missing_blocks(file: BinaryIO) -> str | None:
-    """Say how many blocks the index of a TIFF has, and how many its header promises, where it has fewer; else None.
+    """The number of blocks in the index of a TIFF and in its header, as text, where the index has fewer; else None.
 
-    None also where the directory is not understood, about which GDAL has more to say.
+    None also where the directory cannot be parsed: GDAL then reports the error.
     """
     try:
         tags = _directory(file)
@@ -33,11 +33,11 @@ def missing_blocks(file: BinaryIO) -> str | None:
     promised = -(-width // across) * -(-height // down) * planes
     if listed >= promised:
         return None
-    return f"its header promises {promised} blocks for {height} x {width} pixels, and its index has {listed}"
+    return f"its header implies {promised} blocks for {height} x {width} pixels, and its index has {listed}"
 
 
 def _directory(file: BinaryIO) -> dict[int, tuple[int, int]]:
-    """(number of values, the first of them where it stands in the directory, else 0) of each tag."""
+    """(number of values, first value, or 0 where it is stored outside the directory) of each tag."""
     file.seek(0)
     start = file.read(16)
     order, big = "<" if start[:2] == b"II" else ">", start[2:4] in (b"+\0", b"\0+")

@@ -1,16 +1,16 @@
-"""Which part of a list of work is this process's, and how the parts of all processes come together."""
+"""Division of a list of work among processes, and exchange of their results."""
 
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-MOST_THREADS = 16  # each holds the pixels of its piece
+MOST_THREADS = 16  # each thread holds the pixels of its piece in memory
 Item = TypeVar("Item")
 
 
 def reading_threads(processes: int = 1) -> int:
-    """Threads that read, for each of some processes of this machine: one per core that they may use."""
+    """The number of reading threads for each of `processes` processes on this machine: one per available core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores // processes, MOST_THREADS))
 
@@ -21,19 +21,19 @@ def _alone(own: Any) -> list[Any]:
 
 @dataclass(frozen=True)
 class WorkShare:
-    """This process is the `rank`-th of `ranks`; `exchange` gives what each has, in their order, to all of them."""
+    """This process is number `rank` of `ranks`; `exchange` gathers a value of each process, by rank, in all of them."""
 
     rank: int = 0
     ranks: int = 1
     exchange: Callable[[Any], list[Any]] = _alone
 
     def own(self, items: Sequence[Item]) -> Sequence[Item]:
-        """Every `ranks`-th item, from that of this process on: neighbours in a list are alike and cost the same."""
+        """Every `ranks`-th item, starting at `rank`, because neighbours in a list have similar cost."""
         return items[self.rank :: self.ranks]
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes what all have found."""
+        """Whether this process writes the results of all."""
         return self.rank == 0
 
 

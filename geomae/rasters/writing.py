@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 import numpy.typing as npt
 from rasterio import Affine
-from rasterio._path import _parse_path  # what a writer's class takes; `rasterio.open` cannot be given a class
+from rasterio._path import _parse_path  # a writer class needs it; `rasterio.open` does not accept a class
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import BufferedDatasetWriter, DatasetWriter
 from rasterio.shutil import copy as copy_raster
@@ -45,13 +45,13 @@ def write_cog(
     offset: float = 0.0,
     overviews: Literal["average", "nearest"] = "average",
 ) -> None:
-    """Publish pixels (C, H, W) at `path` as a COG (deflate with predictor, tiles, overviews), whole or not at all.
+    """Publish pixels (C, H, W) at `path` as a COG (deflate with predictor, tiles, overviews), atomically.
 
-    Where on Earth is said by `grid`, or by `crs` and `transform` (the coefficients a to f of `Affine`), kept in
-    float64; without either the file has no CRS. `scale` and `offset` are recorded for readers (physical = stored x
-    scale + offset) and not applied. Take `overviews="nearest"` for class codes.
+    The georeference is `grid`, or `crs` and `transform` (the coefficients a to f of `Affine`), in float64; without
+    either the file has no CRS. `scale` and `offset` are recorded for readers (physical = stored x scale + offset) and
+    not applied. Use `overviews="nearest"` for class codes.
 
-    Raises RasterError when pixels, grid and descriptions do not fit together, StorageError when there is no room.
+    Raises RasterError when pixels, grid and descriptions do not fit together, StorageError when the disk is full.
     """
     count, height, width = pixels_CHW.shape
     if grid is not None:
@@ -87,7 +87,7 @@ def write_cog(
 
 @dataclass(frozen=True)
 class MapClasses:
-    """What the codes of a map mean: a name and a colour (#rrggbb) for each."""
+    """The classes of a map: a name and a colour (#rrggbb) for each code."""
 
     codes: tuple[int, ...]
     names: tuple[str, ...]
@@ -105,12 +105,12 @@ def cog_in_strips(
     nodata: float = float("nan"),
     classes: MapClasses | None = None,
 ) -> Iterator[Callable[[int, npt.NDArray[Any]], None]]:
-    """Publish a COG that memory need not hold: give `write(first_row, strip_CHW)`.
+    """Publish a COG that need not fit in memory: yields `write(first_row, strip_CHW)`.
 
     A strip is as wide as the grid; rows that are never written are `nodata`, or 0 where `dtype` holds integers. With
     `classes` the band holds their codes: it gets a table of colours, and the names as metadata of the band, as
-    categories beside the file (`.aux.xml`, which GDAL reads) and as a style for QGIS (`.qml`); overviews take the
-    nearest code. The same errors as of `write_cog`.
+    categories beside the file (`.aux.xml`, which GDAL reads) and as a style for QGIS (`.qml`); overviews use the
+    nearest code. Raises as `write_cog` does.
     """
     profile = {
         "width": grid.width, "height": grid.height, "count": len(descriptions), "dtype": dtype, "crs": grid.crs,
@@ -158,7 +158,7 @@ def _categories(classes: MapClasses) -> str:
 
 
 def _qgis_style(classes: MapClasses) -> str:
-    """A style that QGIS takes up when it opens the map: a colour and a name per code."""
+    """A style that QGIS applies when it opens the map: a colour and a name per code."""
     entries = [
         f'        <paletteEntry value="{code}" color="{colour}" alpha="255" label={quoteattr(name)}/>'
         for code, name, colour in zip(classes.codes, classes.names, classes.colours, strict=True)
@@ -179,10 +179,10 @@ def _qgis_style(classes: MapClasses) -> str:
 
 
 class _Placed:
-    """A writer that does not warn about a missing geotransform, also where warnings are errors."""
+    """A writer that never warns about a missing geotransform, even where warnings are errors."""
 
     def read_transform(self) -> list[float]:
-        """Give the six coefficients in GDAL's order, those of the identity when there are none."""
+        """The six coefficients in GDAL's order; the identity when there are none."""
         try:
             return list(super().read_transform())  # type: ignore[misc]
         except NotGeoreferencedWarning:
@@ -191,7 +191,7 @@ class _Placed:
     def write_transform(self, transform: Sequence[float]) -> None:
         """Store six coefficients in GDAL's order.
 
-        Of pixels of one unit at the origin rasterio warns, as some drivers take these for none; a COG keeps them.
+        rasterio warns about pixels of size 1 at the origin, which some drivers treat as no transform; a COG keeps them.
         """
         if [abs(value) for value in transform] == IDENTITY_GDAL:
             ignore_missing_geotransform()
@@ -199,11 +199,11 @@ class _Placed:
 
 
 class _Writer(_Placed, BufferedDatasetWriter):  # type: ignore[misc]  # rasterio has no types
-    """Keeps what is written until it is closed, as drivers that only copy need."""
+    """Buffers what is written until it is closed, for drivers that can only copy."""
 
 
 class _StripWriter(_Placed, DatasetWriter):  # type: ignore[misc]
-    """Writes at once."""
+    """Writes immediately."""
 
 
 def _describe(target: Any, descriptions: Sequence[str] | None, unit: str | None) -> None:
@@ -215,7 +215,7 @@ def _describe(target: Any, descriptions: Sequence[str] | None, unit: str | None)
 
 @contextlib.contextmanager
 def _writing_errors(path: Path) -> Iterator[None]:
-    """Turn what GDAL raises into our own errors."""
+    """Convert errors of GDAL to RasterError and StorageError."""
     try:
         yield
     except CRSError as error:

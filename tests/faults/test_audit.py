@@ -144,7 +144,7 @@ def test_a_header_that_promises_more_blocks_than_there_are_is_damage(tmp_path, e
     path.write_bytes(data.replace(height, entry + (65000).to_bytes(2, order)))
     report = audit(source_of(path, whole), workers=1)
     assert kinds(report) == {"a.tif": "damaged"}
-    said = r"its header promises \d+ blocks for 65000 x 64 pixels, and its index has \d+;"
+    said = r"its header implies \d+ blocks for 65000 x 64 pixels, and its index has \d+;"
     assert re.search(said, report.problems[0].message)
 
 
@@ -179,7 +179,7 @@ def test_dead_bands_and_values_that_are_not_finite_are_warnings(tmp_path):
     assert [problem.kind for problem in report.problems] == ["suspicious", "suspicious"]
     messages = " ".join(problem.message for problem in report.problems)
     assert "NaN or infinite in B1 (62%)" in messages
-    assert "one value or none at all in B0" in messages
+    assert "a single value or no valid pixel in B0" in messages
     pixels[:] = np.inf
     assert kinds(audit(source_of(write(tmp_path / "a.tif", pixels)), workers=1)) == {"a.tif": "invalid"}
 

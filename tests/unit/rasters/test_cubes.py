@@ -181,11 +181,11 @@ def test_uneven_coordinates(tmp_path):
 def test_a_store_that_is_being_written(tmp_path):
     store = save(cube(), tmp_path / "c.zarr", "2")
     (store / "red" / "0.0.0.abc.partial").write_bytes(b"")
-    refused(tmp_path, "is being written")
+    refused(tmp_path, "being written")
     (store / "red" / "0.0.0.abc.partial").unlink()
     described = json.loads((store / "red" / ".zarray").read_text())
     (store / "red" / ".zarray").write_text(json.dumps({**described, "shape": [3, SIDE, SIDE]}))
-    refused(tmp_path, "consolidated metadata do not fit its array 'red'", "zarr.consolidate_metadata")
+    refused(tmp_path, "consolidated metadata do not match its array 'red'", "zarr.consolidate_metadata")
     (store / "red" / ".zarray").write_text(json.dumps(described)[:40])
     refused(tmp_path, ".zarray: cannot be read", "damaged or being written")
 
@@ -218,7 +218,7 @@ def test_nothing_leaves_a_store_and_no_codec_runs_code(tmp_path):
         place = (store / "red" / name) if key is None else store / name
         values = json.loads(place.read_text())
         place.write_text(json.dumps(bad if key is None else {**values, "metadata": {**values["metadata"], key: bad}}))
-    refused(tmp_path, "'red' is stored by the codec 'pickle'")
+    refused(tmp_path, "'red' is stored with the codec 'pickle'")
     (store / "away").symlink_to(tmp_path)
     refused(tmp_path, "away in it is a link")
     with h5py.File(tmp_path / "c.nc", "w") as file:

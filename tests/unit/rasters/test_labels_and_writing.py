@@ -111,7 +111,7 @@ def test_labels_that_are_no_codes_are_refused(tmp_path):
     assert known.sum() == 143
     assert (found[known] == 2).all()
     write_cog(tmp_path / "l.tif", stored + 0.5, grid=GRID)
-    with pytest.raises(RasterError, match="no whole numbers"):
+    with pytest.raises(RasterError, match="no 32-bit integers"):
         read_labels(str(tmp_path / "l.tif"), GRID, WHOLE)
 
 

@@ -52,7 +52,7 @@ def test_tags_of_scale_and_offset_that_are_no_number_are_none(plain):
 def test_a_georeference_that_is_not_finite_is_refused(plain):
     side = "<PAMDataset><GeoTransform>0, inf, 0, 5e6, 0, nan</GeoTransform></PAMDataset>"
     plain.with_name("plain.tif.aux.xml").write_text(side)
-    with pytest.raises(RasterError, match=r"plain\.tif: its georeference holds figures that are not finite; correct"):
+    with pytest.raises(RasterError, match=r"plain\.tif: its georeference has numbers that are not finite; correct"):
         header(str(plain))
 
 

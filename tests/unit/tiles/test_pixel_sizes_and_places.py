@@ -61,7 +61,7 @@ def test_files_that_points_would_place_are_named(placed, what, how, tmp_path):
         write(tmp_path, f"{number}.tif", seed=number, **placed)
     write(tmp_path, "utm.tif", seed=2)
     assert remark_of(tmp_path) == (
-        f"2 files (0.tif, 1.tif): {what} and no CRS, so that they lie nowhere; if their place matters, "
+        f"2 files (0.tif, 1.tif): {what} and no CRS, so that their position is unknown; if it matters, "
         f"warp them to a CRS first ({how})"
     )
 
@@ -86,8 +86,8 @@ def test_oblong_pixels_are_said_and_become_square_where_the_catalogue_asks(tmp_p
     write(tmp_path, "0.tif", width_m=20)
     index = index_of(tmp_path)
     assert index.report.remarks == (
-        "1 file (0.tif): pixels that are not square (the first 20 x 10 m) are taken as they are; `gsd_m: 10` "
-        "brings them to square ones",
+        "1 file (0.tif): pixels that are not square (the first 20 x 10 m) are used as they are; `gsd_m: 10` "
+        "resamples them to square ones",
     )
     assert _grid_text(index) == "grid of 20 x 10 m"
     for gsd_m in (10, 14):  # near the mean side of 14.14 m the pixels are no squares either
@@ -106,7 +106,7 @@ def test_scenes_of_several_pixel_sizes_are_said_unless_the_catalogue_names_one(t
     index = index_of(tmp_path)
     assert index.report.remarks == (
         "scenes have pixels of several sizes (2 of 10 m, 1 of 20 m), so that tiles show ground of several sizes; "
-        "`gsd_m: 20` brings all to one, or make a data set of each",
+        "`gsd_m: 20` makes all equal, or make a data set of each",
     )
     assert _grid_text(index) == "grids of 10 m to 20 m"
     one = index_of(tmp_path, changed_catalog("    unit: reflectance\n", "    unit: reflectance\n    gsd_m: 20\n"))
@@ -118,8 +118,8 @@ def test_remarks_on_oblong_and_on_unlike_pixels_name_one_remedy(tmp_path):
     write(tmp_path, "0.tif", width_m=20)
     write(tmp_path, "1.tif", seed=1)
     assert index_of(tmp_path).report.remarks == (
-        "1 file (0.tif): pixels that are not square (the first 20 x 10 m) are taken as they are; `gsd_m: 10` "
-        "brings them to square ones",
+        "1 file (0.tif): pixels that are not square (the first 20 x 10 m) are used as they are; `gsd_m: 10` "
+        "resamples them to square ones",
     )
     write(tmp_path, "2.tif", width_m=30, height_m=30, seed=2)
     assert [remark.count("`gsd_m: 30`") for remark in index_of(tmp_path).report.remarks] == [1, 1]

@@ -105,7 +105,7 @@ def test_nameless_files_are_taken_in_the_stated_order_and_counted(tmp_path):
     index = index_of(tmp_path)
     assert levels(index, 1) == {"B04": 1300, "B03": 900, "B02": 500}
     (remark,) = index.report.remarks
-    assert "1 of 2 files name no band of sentinel-2-l2a and are taken in the order B04, B03, B02" in remark
+    assert "1 of 2 files name no band of sentinel-2-l2a and are read in the order B04, B03, B02" in remark
     assert index_of(tmp_path, "bands: [B04, B03, B02]").report.unnamed == 1
 
 
@@ -204,7 +204,7 @@ def test_tags_that_the_catalogue_contradicts_are_said_with_both(tmp_path):
     (remark,) = index_of(tmp_path, keys).report.remarks
     assert "1 file (b.tif): the tags say scale 0.0002 and offset -0.01 for B02" in remark
     assert (
-        "the catalogue takes 0.0001 and 0; if the tags are right, write `scale: 0.0002` and `offset: -0.01`" in remark
+        "the catalogue says 0.0001 and 0; if the tags are right, write `scale: 0.0002` and `offset: -0.01`" in remark
     )
     (tmp_path / "a.tif").unlink()
     assert index_of(tmp_path, keys, "scale: 0.0002", "offset: -0.01").report.remarks == ()
@@ -216,22 +216,22 @@ def test_palettes_and_nodata_in_lossy_files_are_said(tmp_path):
         raster.write_colormap(1, {0: (0, 0, 0, 255), 3: (255, 0, 0, 255)})
     text = SENTINEL_2.replace("sentinel-2-l2a", "naip") + "    bands: [red]\n"
     (remark,) = build_index(open_catalog(write_catalog(tmp_path, text)), "d").report.remarks
-    assert "1 file (a.tif): the values are places in a table of colours" in remark
+    assert "1 file (a.tif): the values are indices of a colour table" in remark
     (tmp_path / "a.tif").unlink()
     lossy = {"dtype": "uint8", "described": False, "layer": 90, "compress": "jpeg"}
     stack(tmp_path / "a.tif", ["red"], **lossy)
     stack(tmp_path / "b.tif", ["red"], **lossy, nodata=0)
     (remark,) = build_index(open_catalog(write_catalog(tmp_path, text)), "d").report.remarks
-    assert "1 file (b.tif): the compression changes values, so that nodata may be" in remark
+    assert "1 file (b.tif): the compression is lossy, so that nodata pixels may differ" in remark
 
 
 @pytest.mark.parametrize(
     ("added", "keys", "expected"),
     [
-        (0, ["offset: -0.1"], "1 file (a.tif) of 1: the darkest hundredth of B02 is -0.05"),
+        (0, ["offset: -0.1"], "1 file (a.tif) of 1: the first percentile of B02 is -0.05"),
         (0, ["offset: 0"], None),
         (1000, ["offset: -0.1"], None),
-        (1000, [], "nothing in 1 file is darker than 0.149 (darkest hundredth of B02 in a.tif), and `offset` is 0"),
+        (1000, [], "nothing in 1 file is darker than 0.149 (first percentile of B02 in a.tif), and `offset` is 0"),
         (1000, ["unit: digital_number"], None),
     ],
 )
