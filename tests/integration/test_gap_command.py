@@ -229,7 +229,7 @@ def test_a_notebook_measures_a_gap_without_the_command(fields, tmp_path):
 
 
 WRONG = [
-    ({"target": GREEN}, ConfigError, ["--source and --target are both", "between two domains"]),
+    ({"target": GREEN}, ConfigError, ["--source and --target are both", "needs two domains"]),
     ({"source": "fields"}, ConfigError, ["--source fields: 32 of its tiles overlap", "(brown0:0:0, ", "and 29 more"]),
     ({"baselines": False}, ConfigError, ["name an --encoder"]),
     ({"encoders": ("baseline:statistic",)}, ConfigError, ["did you mean 'statistics'?"]),
