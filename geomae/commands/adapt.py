@@ -6,19 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from geomae.commands.options import (
-    CatalogFile,
+    ONE_DEVICE,
     Changes,
     CommonOptions,
-    Device,
-    DryRun,
-    Experiment,
-    Out,
-    Precision,
-    Quiet,
-    RunName,
-    Seed,
-    TrackingUri,
-    exit_with,
+    command,
     next_command,
     output_folder,
 )
@@ -32,44 +23,41 @@ if TYPE_CHECKING:
     from geomae.tiles.selection import Selection
     from geomae.training.starts import Start
 
-Blocks = Annotated[int | None, typer.Option(help="Last blocks that learn in full, of --method lora and last-blocks.")]
-Replay = Annotated[float | None, typer.Option(help="Share of the steps that take source tiles, against forgetting.")]
-ProbeTrain = Annotated[
-    str | None, typer.Option("--probe-train", help="SELECTOR of labelled source tiles, for a probe before and after.")
-]
-ProbeTest = Annotated[
-    str | None, typer.Option("--probe-test", help="SELECTOR of labelled target tiles, to score that probe.")
-]
-
-
-Through = Annotated[
-    str | None,
-    typer.Option("--radiometry", help="Bring pixels of the target to the source first: quantiles, invariant-pixels or "
-                 "band-adjustment."),
-]  # fmt: skip
-
 
 @dataclass(frozen=True)
 class AdaptOptions:
     """The options of the command; None where the user did not say."""
 
     common: CommonOptions
-    model: str
-    target: str
-    source: str | None = None
-    config: str | None = None
-    changes: tuple[str, ...] = ()
-    method: str | None = None
-    rank: int | None = None
-    blocks: int | None = None
-    replay: float | None = None
-    steps: int | None = None
-    probe_train: str | None = None
-    probe_test: str | None = None
-    min_class_rows: int = 1
-    again: bool = False
-    radiometry: str | None = None
-    register: str | None = None
+    model: Annotated[str, typer.Option(help="Model folder, mlflow:RUN_ID, models:/NAME/V or galileo:FOLDER.")]
+    target: Annotated[str, typer.Option(help="SELECTOR of the tiles to adapt to; no label is read.")]
+    source: Annotated[str | None, typer.Option(help="SELECTOR of tiles of where the model comes from.")] = None
+    config: Annotated[str | None, typer.Option(help="FILE of further settings.")] = None
+    changes: Changes = ()
+    method: Annotated[str | None, typer.Option(help="lora (default), full, last-blocks, norm or heads.")] = None
+    rank: Annotated[int | None, typer.Option(help="Rank of the corrections of --method lora.")] = None
+    blocks: Annotated[
+        int | None, typer.Option(help="Last blocks that learn in full, of --method lora and last-blocks.")
+    ] = None
+    replay: Annotated[
+        float | None, typer.Option(help="Share of the steps that take source tiles, against forgetting.")
+    ] = None
+    steps: Annotated[int | None, typer.Option(help="Most steps; it ends earlier where they no longer help.")] = None
+    probe_train: Annotated[
+        str | None, typer.Option(help="SELECTOR of labelled source tiles, for a probe before and after.")
+    ] = None
+    probe_test: Annotated[str | None, typer.Option(help="SELECTOR of labelled target tiles, to score that probe.")] = (
+        None
+    )
+    min_class_rows: Annotated[int, typer.Option(help="Average over classes with at least so many test tiles.")] = 1
+    again: Annotated[bool, typer.Option("--again", help="Adapt a model once more to the same target.")] = False
+    radiometry: Annotated[
+        str | None,
+        typer.Option(
+            help="Bring pixels of the target to the source first: quantiles, invariant-pixels or band-adjustment."
+        ),
+    ] = None
+    register: Annotated[str | None, typer.Option(help="Put the model into MLflow's registry under this name.")] = None
 
     @property
     def labelled(self) -> tuple[str, ...]:
@@ -81,52 +69,6 @@ class AdaptOptions:
         names = ("model", "target", "source", "probe_train", "probe_test", "min_class_rows")
         through = {} if self.radiometry is None else {"radiometry": self.radiometry}
         return {name: getattr(self, name) for name in names} | through | {"config": config.model_dump(mode="json")}
-
-
-def adapt(
-    model: Annotated[
-        str, typer.Option("--model", help="Model folder, mlflow:RUN_ID, models:/NAME/V or galileo:FOLDER.")
-    ],
-    target: Annotated[str, typer.Option("--target", help="SELECTOR of the tiles to adapt to; no label is read.")],
-    source: Annotated[
-        str | None, typer.Option("--source", help="SELECTOR of tiles of where the model comes from.")
-    ] = None,
-    method: Annotated[str | None, typer.Option(help="lora (default), full, last-blocks, norm or heads.")] = None,
-    rank: Annotated[int | None, typer.Option(help="Rank of the corrections of --method lora.")] = None,
-    blocks: Blocks = None,
-    replay: Replay = None,
-    radiometry: Through = None,
-    steps: Annotated[int | None, typer.Option(help="Most steps; it ends earlier where they no longer help.")] = None,
-    probe_train: ProbeTrain = None,
-    probe_test: ProbeTest = None,
-    min_class_rows: Annotated[int, typer.Option(help="Average over classes with at least so many test tiles.")] = 1,
-    again: Annotated[bool, typer.Option("--again", help="Adapt a model once more to the same target.")] = False,
-    register: Annotated[str | None, typer.Option(help="Put the model into MLflow's registry under this name.")] = None,
-    catalog: CatalogFile = None,
-    config: Annotated[str | None, typer.Option("--config", help="FILE of further settings.")] = None,
-    change: Changes = None,
-    out: Out = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    tracking_uri: TrackingUri = None,
-    experiment: Experiment = "geomae",
-    run_name: RunName = None,
-    dry_run: DryRun = False,
-    quiet: Quiet = False,
-) -> None:
-    """Adapt a model to unlabelled tiles of another domain, and measure before and after."""
-    common = CommonOptions(
-        catalog=catalog, out=out, seed=seed, device=device, precision=precision, tracking_uri=tracking_uri,
-        experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
-    )  # fmt: skip
-    options = AdaptOptions(
-        common=common, model=model, target=target, source=source, config=config, changes=tuple(change or ()),
-        method=method, rank=rank, blocks=blocks, replay=replay, steps=steps, probe_train=probe_train,
-        probe_test=probe_test, min_class_rows=min_class_rows, again=again,
-        radiometry=radiometry, register=register,
-    )  # fmt: skip
-    exit_with(lambda: run(options))
 
 
 def run(options: AdaptOptions) -> int:
@@ -188,6 +130,9 @@ def run(options: AdaptOptions) -> int:
         report.write_results(run_, result, options.register)
         session.screen.say(next_command("adapt", options.common, out=out, target=options.target, model=options.model))
     return 0
+
+
+adapt = command(run, "Adapt a model to unlabelled tiles of another domain, and measure before and after.", ONE_DEVICE)
 
 
 def select_domains(

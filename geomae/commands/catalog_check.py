@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from geomae.commands.options import (
     CatalogFile,
     CommonOptions,
-    Datasets,
+    DatasetList,
     Devices,
     Nodes,
     Out,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def check(
     catalog: CatalogFile = None,
-    dataset: Datasets = None,
+    dataset: DatasetList = None,
     out: Out = None,
     devices: Devices = 1,
     nodes: Nodes = 1,

@@ -6,7 +6,7 @@ from pathlib import Path
 from geomae.commands.options import (
     CatalogFile,
     CommonOptions,
-    Datasets,
+    DatasetList,
     Out,
     Quiet,
     exit_with,
@@ -18,7 +18,7 @@ from geomae.commands.options import (
 TILES = 24  # per sheet
 
 
-def preview(catalog: CatalogFile = None, dataset: Datasets = None, out: Out = None, quiet: Quiet = False) -> None:
+def preview(catalog: CatalogFile = None, dataset: DatasetList = None, out: Out = None, quiet: Quiet = False) -> None:
     """Draw preview.png: tiles spread over a data set, with the points or polygons that label them.
 
     Several data sets give one preview_NAME.png each; preview.png is the first. With polygons, only tiles that touch

@@ -6,7 +6,7 @@ from typing import Any
 from geomae.commands.options import (
     CatalogFile,
     CommonOptions,
-    Datasets,
+    DatasetList,
     Out,
     Quiet,
     exit_with,
@@ -18,7 +18,7 @@ from geomae.commands.options import (
 FIGURES = ("mean", "std", "min", "max")
 
 
-def stats(catalog: CatalogFile = None, dataset: Datasets = None, out: Out = None, quiet: Quiet = False) -> None:
+def stats(catalog: CatalogFile = None, dataset: DatasetList = None, out: Out = None, quiet: Quiet = False) -> None:
     """Statistics of every band over valid pixels, of the train split unless the selector names another.
 
     They can differ from those of a training run, which excludes the tiles that it holds out for validation.

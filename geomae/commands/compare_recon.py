@@ -1,25 +1,16 @@
 """`geomae compare-recon`: reconstructions of several models on the same tiles under the same masks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from geomae.commands.options import (
-    CatalogFile,
+    ONE_DEVICE,
     CommonOptions,
     Datasets,
-    Device,
-    DryRun,
-    Experiment,
-    Out,
-    Precision,
-    Quiet,
-    RunName,
-    Seed,
-    TrackingUri,
-    exit_with,
+    command,
     next_command,
     output_folder,
     read_selectors,
@@ -30,64 +21,36 @@ if TYPE_CHECKING:
     from geomae.catalog import Selector
     from geomae.evaluation.reconstruction_masks import MaskKind
 
-Models = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--model",
-        help="[LABEL=]MODEL: a model folder, mlflow:RUN_ID, models:/NAME/VERSION, or baseline:mean, nearest, idw "
-        "(idw?power=P; 2) or biharmonic; repeatable, all others are compared with the first.",
-    ),
-]
-
 
 @dataclass(frozen=True)
 class CompareReconOptions:
     """The options of the command."""
 
-    models: tuple[str, ...]
-    datasets: tuple[str, ...]
-    ratios: str
-    kinds: str
-    tiles: int
-    show: str
-    scenes: int
-    common: CommonOptions
+    models: Annotated[
+        tuple[str, ...],
+        typer.Option(
+            "--model",
+            help="[LABEL=]MODEL: a model folder, mlflow:RUN_ID, models:/NAME/VERSION, or baseline:mean, nearest, idw "
+            "(idw?power=P; 2) or biharmonic; repeatable, all others are compared with the first.",
+        ),
+    ] = ()
+    datasets: Datasets = ()
+    ratios: Annotated[
+        str, typer.Option("--mask-ratio", help="Fractions of a tile that are hidden, as 0.75,0.5,0.9.")
+    ] = "0.75"
+    kinds: Annotated[str, typer.Option("--masking", help="Kinds of masks: random, block, grid; as random,block.")] = (
+        "random"
+    )
+    tiles: Annotated[int, typer.Option(min=1, help="Maximum number of tiles per selection, drawn by the seed.")] = 256
+    show: Annotated[
+        str, typer.Option(help="Tiles to draw: best, median, worst, random:N and tile ids, separated by commas.")
+    ] = "best,median,worst,random:4"
+    scenes: Annotated[int, typer.Option(min=0, help="Maximum number of scenes to map per data set; 0: no maps.")] = 4
+    common: CommonOptions = field(default_factory=CommonOptions)
 
     def params(self) -> dict[str, Any]:
         """The settings that the result depends on, as JSON."""
         return {"tiles": self.tiles, "show": self.show, "scenes": self.scenes}
-
-
-def compare_recon(
-    model: Models = None,
-    catalog: CatalogFile = None,
-    dataset: Datasets = None,
-    mask_ratio: Annotated[str, typer.Option(help="Fractions of a tile that are hidden, as 0.75,0.5,0.9.")] = "0.75",
-    masking: Annotated[str, typer.Option(help="Kinds of masks: random, block, grid; as random,block.")] = "random",
-    tiles: Annotated[int, typer.Option(min=1, help="Maximum number of tiles per selection, drawn by the seed.")] = 256,
-    show: Annotated[
-        str, typer.Option(help="Tiles to draw: best, median, worst, random:N and tile ids, separated by commas.")
-    ] = "best,median,worst,random:4",
-    scenes: Annotated[int, typer.Option(min=0, help="Maximum number of scenes to map per data set; 0: no maps.")] = 4,
-    out: Out = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    tracking_uri: TrackingUri = None,
-    experiment: Experiment = "geomae",
-    run_name: RunName = None,
-    dry_run: DryRun = False,
-    quiet: Quiet = False,
-) -> None:
-    """Compare reconstructions of models on the same tiles under the same masks."""
-    common = CommonOptions(
-        catalog=catalog, out=out, seed=seed, device=device, precision=precision, tracking_uri=tracking_uri,
-        experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
-    )  # fmt: skip
-    options = CompareReconOptions(
-        tuple(model or ()), tuple(dataset or ()), mask_ratio, masking, tiles, show, scenes, common
-    )
-    exit_with(lambda: run(options))
 
 
 def run(options: CompareReconOptions) -> int:
@@ -140,6 +103,9 @@ def run(options: CompareReconOptions) -> int:
         write_results(run_, session, candidates, result, tables, panels, maps)
         session.screen.say(next_command("compare-recon", options.common, out=out))
     return 0
+
+
+compare_recon = command(run, "Compare reconstructions of models on the same tiles under the same masks.", ONE_DEVICE)
 
 
 def parse_masks(kinds: str, ratios: str) -> "list[MaskKind]":

@@ -9,7 +9,7 @@ import typer
 from geomae.commands.options import (
     CommonOptions,
     Quiet,
-    exit_with,
+    command,
     next_command,
 )
 from geomae.errors import ConfigError, ModelError, StorageError
@@ -28,43 +28,23 @@ OF_WEIGHTS = {
 class ConvertOptions:
     """Options of `geomae convert`; None where the user did not say."""
 
-    source: Path
-    out: Path
-    to: str | None = None
-    heads: int | None = None
-    decoder_heads: int | None = None
-    norm_eps: float | None = None
-    target: str | None = None
-    bands: str | None = None
-    statistics: Path | None = None
-    tile_size: int | None = None
-    quiet: bool = False
-
-
-def convert(
-    source: Annotated[Path, typer.Argument(help="Weights (.pth or .safetensors; MAE or timm ViT), or a model folder.")],
-    out: Annotated[Path, typer.Argument(help="Model folder to write; with --to, the file.")],
-    to: Annotated[str | None, typer.Option(help="timm, onnx or safetensors: write the model folder as a file.")] = None,
-    heads: Annotated[int | None, typer.Option(min=1, help="Attention heads of the encoder.")] = None,
-    decoder_heads: Annotated[int | None, typer.Option(min=1, help="Attention heads of the decoder.")] = None,
-    norm_eps: Annotated[float | None, typer.Option(help="Epsilon of the layer norms.")] = None,
-    target: Annotated[str | None, typer.Option(help="none or patch: how the target was normalised.")] = None,
+    source: Annotated[Path, typer.Argument(help="Weights (.pth or .safetensors; MAE or timm ViT), or a model folder.")]
+    out: Annotated[Path, typer.Argument(help="Model folder to write; with --to, the file.")]
+    to: Annotated[str | None, typer.Option(help="timm, onnx or safetensors: write the model folder as a file.")] = None
+    heads: Annotated[int | None, typer.Option(min=1, help="Attention heads of the encoder.")] = None
+    decoder_heads: Annotated[int | None, typer.Option(min=1, help="Attention heads of the decoder.")] = None
+    norm_eps: Annotated[float | None, typer.Option(help="Epsilon of the layer norms.")] = None
+    target: Annotated[str | None, typer.Option(help="none or patch: how the target was normalised.")] = None
     bands: Annotated[
         str | None, typer.Option(help="SENSOR:BAND,BAND,...: name the bands, or adapt the model to other bands.")
-    ] = None,
+    ] = None
     statistics: Annotated[
         Path | None, typer.Option(help="stats.json of `geomae catalog stats`, for the bands of --bands.")
-    ] = None,
+    ] = None
     tile_size: Annotated[
         int | None, typer.Option(min=1, help="Side in pixels of the tiles of a timm or ONNX file; default the model's.")
-    ] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Convert weights to a model folder, a model folder to a file (timm, ONNX), or a model to other bands."""
-    options = ConvertOptions(
-        source, out, to, heads, decoder_heads, norm_eps, target, bands, statistics, tile_size, quiet
-    )  # fmt: skip
-    exit_with(lambda: run(options))
+    ] = None
+    quiet: Quiet = False
 
 
 def run(options: ConvertOptions) -> int:
@@ -107,6 +87,11 @@ def run(options: ConvertOptions) -> int:
     if form is None:
         screen.say(next_command("convert", CommonOptions(), out=out))
     return 0
+
+
+convert = command(
+    run, "Convert weights to a model folder, a model folder to a file (timm, ONNX), or a model to other bands."
+)
 
 
 def check_options(options: ConvertOptions) -> None:

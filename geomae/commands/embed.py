@@ -7,25 +7,13 @@ from typing import Annotated
 import typer
 
 from geomae.commands.options import (
-    CatalogFile,
     CommonOptions,
     Datasets,
-    Device,
-    Devices,
-    DryRun,
     Encoders,
-    Experiment,
     Layer,
-    Nodes,
-    Out,
     Pooling,
-    Precision,
-    Quiet,
-    RunName,
-    Seed,
-    TrackingUri,
+    command,
     embedding_request,
-    exit_with,
     next_command,
     one_encoder,
     read_selectors,
@@ -37,46 +25,16 @@ class EmbedOptions:
     """The options of the command; None where the user gave none."""
 
     common: CommonOptions
-    encoders: tuple[str, ...]
-    datasets: tuple[str, ...] = ()
-    layer: int | None = None
-    pooling: str | None = None
-    patches: bool = False
-    radiometry: Path | None = None
-
-
-def embed(
-    encoder: Encoders = None,
-    catalog: CatalogFile = None,
-    dataset: Datasets = None,
-    layer: Layer = None,
-    pooling: Pooling = None,
-    patches: Annotated[
-        bool, typer.Option("--patches", help="Also keep the embedding of every patch, in float16.")
-    ] = False,
+    encoders: Encoders = ()
+    datasets: Datasets = ()
+    layer: Layer = None
+    pooling: Pooling = None
+    patches: Annotated[bool, typer.Option("--patches", help="Also keep the embedding of every patch, in float16.")] = (
+        False
+    )
     radiometry: Annotated[
-        Path | None,
-        typer.Option("--radiometry", help="FOLDER of a fitted radiometric correction to apply to the tiles."),
-    ] = None,
-    out: Out = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    devices: Devices = 1,
-    nodes: Nodes = 1,
-    tracking_uri: TrackingUri = None,
-    experiment: Experiment = "geomae",
-    run_name: RunName = None,
-    dry_run: DryRun = False,
-    quiet: Quiet = False,
-) -> None:
-    """Embed the tiles of a catalogue; the same --out continues a run that was stopped."""
-    common = CommonOptions(
-        catalog=catalog, out=out, seed=seed, device=device, precision=precision, devices=devices, nodes=nodes,
-        tracking_uri=tracking_uri, experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
-    )  # fmt: skip
-    options = EmbedOptions(common, tuple(encoder or ()), tuple(dataset or ()), layer, pooling, patches, radiometry)
-    exit_with(lambda: run(options))
+        Path | None, typer.Option(help="FOLDER of a fitted radiometric correction to apply to the tiles.")
+    ] = None
 
 
 def run(options: EmbedOptions) -> int:
@@ -121,3 +79,6 @@ def run(options: EmbedOptions) -> int:
             named = {"dataset": selectors[0], "encoder": options.encoders[0]}
             session.screen.say(next_command("embed", options.common, **named))
     return 0
+
+
+embed = command(run, "Embed the tiles of a catalogue; the same --out continues a run that was stopped.")

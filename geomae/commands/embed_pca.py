@@ -8,25 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from geomae.commands.options import (
-    CatalogFile,
     CommonOptions,
     Datasets,
-    Device,
-    Devices,
-    DryRun,
     Encoders,
-    Experiment,
     Layer,
-    Nodes,
-    Out,
     Pooling,
-    Precision,
-    Quiet,
-    RunName,
-    Seed,
-    TrackingUri,
+    command,
     embedding_request,
-    exit_with,
     next_command,
     one_encoder,
     read_selectors,
@@ -37,67 +25,31 @@ if TYPE_CHECKING:
     from geomae.evaluation.pca import Earlier
     from geomae.tiles.selection import Selection
 
-Components = Annotated[
-    int | None, typer.Option(min=1, help="Components to keep; default 16, or fewer if the data allow no more.")
-]
-Project = Annotated[
-    Path | None, typer.Option(help="Folder of an earlier embed-pca; project the tiles onto its components.")
-]
-Maps = Annotated[
-    int | None,
-    typer.Option(min=0, help="Scenes to map per data set; default all, or 8 if scenes have no CRS. 0: no maps."),
-]
-
 
 @dataclass(frozen=True)
 class EmbedPcaOptions:
     """The options of the command; None where the user gave none."""
 
     common: CommonOptions
-    encoders: tuple[str, ...]
-    datasets: tuple[str, ...] = ()
-    layer: int | None = None
-    pooling: str | None = None
-    components: int | None = None
-    project: Path | None = None
-    maps: int | None = None
+    encoders: Encoders = ()
+    datasets: Datasets = ()
+    layer: Layer = None
+    pooling: Pooling = None
+    components: Annotated[
+        int | None, typer.Option(min=1, help="Components to keep; default 16, or fewer if the data allow no more.")
+    ] = None
+    project: Annotated[
+        Path | None, typer.Option(help="Folder of an earlier embed-pca; project the tiles onto its components.")
+    ] = None
+    maps: Annotated[
+        int | None,
+        typer.Option(min=0, help="Scenes to map per data set; default all, or 8 if scenes have no CRS. 0: no maps."),
+    ] = None
 
     def params(self) -> dict[str, Any]:
         """The settings beside the embeddings that the result depends on, as JSON."""
         folder = str(self.project.absolute()) if self.project else None
         return {"components": self.components, "project": folder, "maps": self.maps}
-
-
-def embed_pca(
-    encoder: Encoders = None,
-    catalog: CatalogFile = None,
-    dataset: Datasets = None,
-    components: Components = None,
-    project: Project = None,
-    maps: Maps = None,
-    layer: Layer = None,
-    pooling: Pooling = None,
-    out: Out = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    devices: Devices = 1,
-    nodes: Nodes = 1,
-    tracking_uri: TrackingUri = None,
-    experiment: Experiment = "geomae",
-    run_name: RunName = None,
-    dry_run: DryRun = False,
-    quiet: Quiet = False,
-) -> None:
-    """Principal components of the embeddings of tiles: plots, a report, and maps of whole scenes."""
-    common = CommonOptions(
-        catalog=catalog, out=out, seed=seed, device=device, precision=precision, devices=devices, nodes=nodes,
-        tracking_uri=tracking_uri, experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
-    )  # fmt: skip
-    options = EmbedPcaOptions(
-        common, tuple(encoder or ()), tuple(dataset or ()), layer, pooling, components, project, maps
-    )
-    exit_with(lambda: run(options))
 
 
 def run(options: EmbedPcaOptions) -> int:
@@ -146,6 +98,9 @@ def run(options: EmbedPcaOptions) -> int:
             write_summary(analysis, result, maps, metrics, inputs)
             session.screen.say(next_command("embed-pca", options.common, encoder=options.encoders[0]))
     return 0
+
+
+embed_pca = command(run, "Principal components of the embeddings of tiles: plots, a report, and maps of whole scenes.")
 
 
 def describe_pca(

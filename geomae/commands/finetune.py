@@ -9,21 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from geomae.commands.options import (
-    CatalogFile,
     Changes,
     CommonOptions,
-    Device,
-    Devices,
-    DryRun,
-    Experiment,
-    Nodes,
-    Out,
-    Precision,
-    Quiet,
-    RunName,
-    Seed,
-    TrackingUri,
-    exit_with,
+    command,
     next_command,
     read_selectors,
 )
@@ -48,71 +36,32 @@ class FinetuneOptions:
     """The options of the command; None where the user gave none."""
 
     common: CommonOptions
-    model: str
-    train: str
-    tests: tuple[str, ...] = ()
-    task: str | None = None
-    method: str | None = None
-    config: str | None = None
-    changes: tuple[str, ...] = ()
-    shots: str | None = None
-    baselines: bool = True
-    register: str | None = None
+    model: Annotated[str, typer.Option(help="ENCODER: a model folder, mlflow:RUN_ID, timm:NAME or torchgeo:NAME.")]
+    train: Annotated[str, typer.Option(help="SELECTOR of the labelled tiles to learn from.")]
+    tests: Annotated[
+        tuple[str, ...], typer.Option("--eval", help="SELECTOR of labelled tiles to test on; repeatable.")
+    ] = ()
+    task: Annotated[
+        str | None, typer.Option(help="classification, regression or segmentation; default: inferred from the labels.")
+    ] = None
+    method: Annotated[str | None, typer.Option(help="full (default), lora, last-blocks or head.")] = None
+    config: Annotated[
+        str | None, typer.Option(help="FILE or shipped NAME; default tiny, or published for timm: and torchgeo:.")
+    ] = None
+    changes: Changes = ()
+    shots: Annotated[
+        str | None, typer.Option(help="Repeat with few labels per class, as in 1,5,10,50; three draws each.")
+    ] = None
+    baselines: Annotated[
+        bool, typer.Option("--no-baselines", help="Omit the frozen probe, scratch and forest from the table.")
+    ] = True
+    register: Annotated[str | None, typer.Option(help="Register the model in MLflow under this name.")] = None
 
     def params(self, config: "FinetuneConfig") -> dict[str, Any]:
         """The settings that the result depends on, as JSON."""
         names = ("model", "train", "task", "shots", "baselines")
         own = {name: getattr(self, name) for name in names} | {"eval": list(self.tests)}
         return own | {"config": config.model_dump(mode="json")}
-
-
-def finetune(
-    model: Annotated[
-        str, typer.Option("--model", help="ENCODER: a model folder, mlflow:RUN_ID, timm:NAME or torchgeo:NAME.")
-    ],
-    train: Annotated[str, typer.Option("--train", help="SELECTOR of the labelled tiles to learn from.")],
-    test: Annotated[
-        list[str] | None, typer.Option("--eval", help="SELECTOR of labelled tiles to test on; repeatable.")
-    ] = None,
-    task: Annotated[
-        str | None, typer.Option(help="classification, regression or segmentation; default: inferred from the labels.")
-    ] = None,
-    method: Annotated[str | None, typer.Option(help="full (default), lora, last-blocks or head.")] = None,
-    shots: Annotated[
-        str | None, typer.Option(help="Repeat with few labels per class, as in 1,5,10,50; three draws each.")
-    ] = None,
-    no_baselines: Annotated[
-        bool, typer.Option("--no-baselines", help="Omit the frozen probe, scratch and forest from the table.")
-    ] = False,
-    register: Annotated[str | None, typer.Option(help="Register the model in MLflow under this name.")] = None,
-    catalog: CatalogFile = None,
-    config: Annotated[
-        str | None,
-        typer.Option("--config", help="FILE or shipped NAME; default tiny, or published for timm: and torchgeo:."),
-    ] = None,
-    change: Changes = None,
-    out: Out = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    devices: Devices = 1,
-    nodes: Nodes = 1,
-    precision: Precision = "auto",
-    tracking_uri: TrackingUri = None,
-    experiment: Experiment = "geomae",
-    run_name: RunName = None,
-    dry_run: DryRun = False,
-    quiet: Quiet = False,
-) -> None:
-    """Fine-tune an encoder with labels; compare it with a probe, a forest and training from random weights."""
-    common = CommonOptions(
-        catalog=catalog, out=out, seed=seed, device=device, devices=devices, nodes=nodes, precision=precision,
-        tracking_uri=tracking_uri, experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
-    )  # fmt: skip
-    options = FinetuneOptions(
-        common=common, model=model, train=train, tests=tuple(test or ()), task=task, method=method, config=config,
-        changes=tuple(change or ()), shots=shots, baselines=not no_baselines, register=register,
-    )  # fmt: skip
-    exit_with(lambda: run(options))
 
 
 def run(options: FinetuneOptions) -> int:
@@ -163,6 +112,11 @@ def run(options: FinetuneOptions) -> int:
                 named = {"out": out, "dataset": selectors[-1][0]}
                 session.screen.say(next_command("finetune", options.common, **named))
     return 0
+
+
+finetune = command(
+    run, "Fine-tune an encoder with labels; compare it with a probe, a forest and training from random weights."
+)
 
 
 def train(

@@ -6,21 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from geomae.commands.options import (
-    CatalogFile,
+    ONE_DEVICE,
     CommonOptions,
-    Device,
-    DryRun,
     Encoders,
-    Experiment,
     Layer,
-    Out,
     Pooling,
-    Precision,
-    Quiet,
-    RunName,
-    Seed,
-    TrackingUri,
-    exit_with,
+    command,
     next_command,
     output_folder,
     read_selectors,
@@ -38,12 +29,12 @@ class GapOptions:
     """The options of the command; None where the user gave none."""
 
     common: CommonOptions
-    source: str
-    target: str
-    encoders: tuple[str, ...]
-    baselines: bool = True
-    layer: int | None = None
-    pooling: str | None = None
+    source: Annotated[str, typer.Option(help="SELECTOR of the tiles of the source domain.")]
+    target: Annotated[str, typer.Option(help="SELECTOR of the tiles of the target domain.")]
+    encoders: Encoders = ()
+    baselines: Annotated[bool, typer.Option("--no-baselines", help="Omit band statistics from the table.")] = True
+    layer: Layer = None
+    pooling: Pooling = None
 
     def request(self) -> dict[str, Any]:
         """The options that the result depends on, as JSON."""
@@ -52,36 +43,6 @@ class GapOptions:
             "encoders": list(self.encoders),
             "device": self.common.device,
         }
-
-
-def gap(
-    source: Annotated[str, typer.Option("--source", help="SELECTOR of the tiles of the source domain.")],
-    target: Annotated[str, typer.Option("--target", help="SELECTOR of the tiles of the target domain.")],
-    encoder: Encoders = None,
-    catalog: CatalogFile = None,
-    no_baselines: Annotated[bool, typer.Option("--no-baselines", help="Omit band statistics from the table.")] = False,
-    layer: Layer = None,
-    pooling: Pooling = None,
-    out: Out = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    tracking_uri: TrackingUri = None,
-    experiment: Experiment = "geomae",
-    run_name: RunName = None,
-    dry_run: DryRun = False,
-    quiet: Quiet = False,
-) -> None:
-    """Measure the distance between two domains in pixels, embeddings, labels and reconstruction errors."""
-    common = CommonOptions(
-        catalog=catalog, out=out, seed=seed, device=device, precision=precision, tracking_uri=tracking_uri,
-        experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
-    )  # fmt: skip
-    options = GapOptions(
-        common=common, source=source, target=target, encoders=tuple(encoder or ()), baselines=not no_baselines,
-        layer=layer, pooling=pooling,
-    )  # fmt: skip
-    exit_with(lambda: run(options))
 
 
 def run(options: GapOptions) -> int:
@@ -137,6 +98,11 @@ def run(options: GapOptions) -> int:
         named = {"source": source, "target": target, "model": model}
         session.screen.say(next_command("gap", options.common, **named))
     return 0
+
+
+gap = command(
+    run, "Measure the distance between two domains in pixels, embeddings, labels and reconstruction errors.", ONE_DEVICE
+)
 
 
 def encoder_specs(options: GapOptions) -> "tuple[EncoderSpec, ...]":

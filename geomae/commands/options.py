@@ -7,13 +7,15 @@ import errno
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, Field, dataclass, fields
 from datetime import UTC, datetime
 from functools import cached_property
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args, get_origin, get_type_hints
 
 import typer
+from typer.models import ParameterInfo
 
 from geomae.encoders.specification import KINDS
 from geomae.errors import ConfigError, GeomaeError, StorageError
@@ -25,27 +27,16 @@ if TYPE_CHECKING:
     from geomae.encoders import Reference
 
 CatalogFile = Annotated[Path | None, typer.Option("--catalog", help="Catalogue; default data_catalog.yaml.")]
-Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="SELECTOR of tiles to use; repeatable.")]
-Evaluations = Annotated[
-    list[str] | None, typer.Option("--eval", help="SELECTOR of further tiles to validate on; repeatable.")
-]
-Probe = Annotated[
-    str | None, typer.Option("--probe", help="SELECTOR of labelled tiles for a kNN probe, every `probe_every` steps.")
-]
-Changes = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: change the configuration; repeatable.")]
+_DATASET = typer.Option("--dataset", help="SELECTOR of tiles to use; repeatable.")
+Datasets = Annotated[tuple[str, ...], _DATASET]
+DatasetList = Annotated[list[str] | None, _DATASET]  # for functions that Typer sees as they are
+Changes = Annotated[tuple[str, ...], typer.Option("--set", help="KEY=VALUE: change the configuration; repeatable.")]
 Encoders = Annotated[
-    list[str] | None,
+    tuple[str, ...],
     typer.Option(
         "--encoder",
         help=f"[LABEL=]ENCODER: a model folder, {', '.join(KINDS[:-1])} or {KINDS[-1]}; repeatable if the command "
         "compares several.",
-    ),
-]
-Align = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Alignment of the test embeddings with the training embeddings, or `all`; repeatable. One is chosen "
-        "without labels of the test."
     ),
 ]
 Layer = Annotated[
@@ -100,18 +91,18 @@ NEXT = {
 class CommonOptions:
     """Options that every command of analysis has; None where the user gave none."""
 
-    catalog: Path | None = None
-    out: Path | None = None
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
-    devices: int = 1
-    nodes: int = 1
-    tracking_uri: str | None = None
-    experiment: str = "geomae"
-    run_name: str | None = None
-    dry_run: bool = False
-    quiet: bool = False
+    catalog: CatalogFile = None
+    out: Out = None
+    seed: Seed = 0
+    device: Device = "auto"
+    precision: Precision = "auto"
+    devices: Devices = 1
+    nodes: Nodes = 1
+    tracking_uri: TrackingUri = None
+    experiment: Experiment = "geomae"
+    run_name: RunName = None
+    dry_run: DryRun = False
+    quiet: Quiet = False
     parent_run: str | None = None  # MLflow run of the study that this run is a part of
 
     def open_catalog(self) -> "Catalog":
@@ -154,6 +145,55 @@ def embedding_request(
 
     datasets = [str(one) for one in selectors]
     return {"dataset": datasets, "encoder": absolute(encoder.text), "layer": layer, "pooling": pooling}
+
+
+ONE_DEVICE = ("devices", "nodes")  # what a command has not that runs on one device
+
+
+def command(run: Callable[[Any], int], about: str, without: Sequence[str] = ()) -> Callable[..., None]:
+    """Return a function of which Typer makes a command: it calls `run` with its options, and leaves with its exit code.
+
+    The options are declared once, as fields of the data class that `run` takes: `field: Annotated[type,
+    typer.Option(...)] = default`. A tuple is an option that can be repeated, a bool that is true by default a flag that
+    turns it off, and a field without a typer.Option is none. The fields of CommonOptions, where `common` is a field,
+    are options too, but for those in `without`. `about` is the help of the command.
+    """
+    (kind,) = (hint for name, hint in get_type_hints(run).items() if name != "return")
+    own = [one for one in fields(kind) if one.type is not CommonOptions]
+    shared = [one for one in fields(CommonOptions) if one.name not in without] if len(own) < len(fields(kind)) else []
+    hints = get_type_hints(CommonOptions, include_extras=True) | get_type_hints(kind, include_extras=True)
+    parameters = [found for one in (*own, *shared) if (found := _parameter(one, hints[one.name])) is not None]
+
+    def called(**given: Any) -> None:
+        own_values, shared_values = (
+            {one.name: _value(one, given[one.name]) for one in part if one.name in given} for part in (own, shared)
+        )
+        common = {"common": CommonOptions(**shared_values)} if shared else {}
+        exit_with(lambda: run(kind(**common, **own_values)))
+
+    called.__doc__ = about
+    called.__annotations__ = {one.name: one.annotation for one in parameters}
+    called.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    return called
+
+
+def _parameter(one: Field[Any], hint: Any) -> Parameter | None:
+    """The parameter that Typer sees of a field; None for a field that is no option."""
+    kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    option = next((mark for mark in marks if isinstance(mark, ParameterInfo)), None)
+    if option is None:
+        return None
+    default = Parameter.empty if one.default is MISSING else False if one.default is True else one.default
+    if get_origin(kind) is tuple:
+        kind, default = (list[str], default) if default is Parameter.empty else (list[str] | None, None)
+    return Parameter(one.name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+
+
+def _value(one: Field[Any], given: Any) -> Any:
+    """The value of a field, from what Typer read."""
+    if one.default is True:
+        return not given
+    return tuple(given) if isinstance(given, list) else () if one.default == () else given
 
 
 def exit_with(command: Callable[[], int]) -> NoReturn:

@@ -7,21 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from geomae.commands.options import (
-    CatalogFile,
     CommonOptions,
     Datasets,
-    Device,
-    Devices,
-    DryRun,
-    Experiment,
-    Nodes,
-    Out,
-    Precision,
-    Quiet,
-    RunName,
-    Seed,
-    TrackingUri,
-    exit_with,
+    command,
     next_command,
     read_selectors,
 )
@@ -39,30 +27,27 @@ if TYPE_CHECKING:
     from geomae.prediction.shares import TargetShares
     from geomae.tiles.selection import Selection
 
-PredictingModel = Annotated[
-    Path, typer.Option("--model", help="Folder of a fine-tuned model, or of a probe (`probes/ENCODER` of its run).")
-]
-Priors = Annotated[
-    str,
-    typer.Option(help="Class shares of the target: none, estimate, or a table with the columns class and share."),
-]
-ReferenceSample = Annotated[
-    Path | None,
-    typer.Option("--sample", help="Points with a column reference (and stratum), for design-based accuracy and areas."),
-]
-Probabilities = Annotated[bool, typer.Option("--probabilities", help="Also write probability maps of every class.")]
-
 
 @dataclass(frozen=True)
 class PredictOptions:
     """The options of the command; None where the user gave none."""
 
     common: CommonOptions
-    model: Path
-    datasets: tuple[str, ...] = ()
-    priors: str = "none"
-    sample: Path | None = None
-    probabilities: bool = False
+    model: Annotated[
+        Path, typer.Option(help="Folder of a fine-tuned model, or of a probe (`probes/ENCODER` of its run).")
+    ]
+    datasets: Datasets = ()
+    priors: Annotated[
+        str,
+        typer.Option(help="Class shares of the target: none, estimate, or a table with the columns class and share."),
+    ] = "none"
+    sample: Annotated[
+        Path | None,
+        typer.Option(help="Points with a column reference (and stratum), for design-based accuracy and areas."),
+    ] = None
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write probability maps of every class.")
+    ] = False
 
     def request(self) -> dict[str, Any]:
         """The settings beside the tiles that the result depends on, as JSON."""
@@ -72,34 +57,6 @@ class PredictOptions:
             "sample": None if self.sample is None else str(self.sample.absolute()),
             "probabilities": self.probabilities,
         }
-
-
-def predict(
-    model: PredictingModel,
-    dataset: Datasets = None,
-    catalog: CatalogFile = None,
-    priors: Priors = "none",
-    sample: ReferenceSample = None,
-    probabilities: Probabilities = False,
-    out: Out = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    devices: Devices = 1,
-    nodes: Nodes = 1,
-    tracking_uri: TrackingUri = None,
-    experiment: Experiment = "geomae",
-    run_name: RunName = None,
-    dry_run: DryRun = False,
-    quiet: Quiet = False,
-) -> None:
-    """Map whole scenes and predict tiles; with labels or reference points, also assess the accuracy."""
-    common = CommonOptions(
-        catalog=catalog, out=out, seed=seed, device=device, precision=precision, devices=devices, nodes=nodes,
-        tracking_uri=tracking_uri, experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
-    )  # fmt: skip
-    options = PredictOptions(common, model, tuple(dataset or ()), priors, sample, probabilities)
-    exit_with(lambda: run(options))
 
 
 def run(options: PredictOptions) -> int:
@@ -144,6 +101,9 @@ def run(options: PredictOptions) -> int:
                 publish(analysis, session, reference, folder.record, fitted, jobs, values, shares, paths, remarks)
                 session.screen.say(next_command("predict", options.common, out=out))
     return 0
+
+
+predict = command(run, "Map whole scenes and predict tiles; with labels or reference points, also assess the accuracy.")
 
 
 def _fit(

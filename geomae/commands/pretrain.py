@@ -15,17 +15,15 @@ from geomae.commands.options import (
     Device,
     Devices,
     DryRun,
-    Evaluations,
     Experiment,
     Nodes,
     Out,
     Precision,
-    Probe,
     Quiet,
     RunName,
     TrackingUri,
     check_new,
-    exit_with,
+    command,
     output_folder,
 )
 from geomae.errors import CheckpointError, ConfigError, StorageError
@@ -48,27 +46,31 @@ if TYPE_CHECKING:
 class PretrainOptions:
     """The options of the command; None where the user gave none, so that a resume keeps the settings of the run."""
 
-    catalog: Path | None = None
-    datasets: tuple[str, ...] = ()
-    evaluations: tuple[str, ...] = ()
-    config: str | None = None
-    changes: tuple[str, ...] = ()
-    out: Path | None = None
-    resume: Path | None = None
-    seed: int | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    devices: int = 1
-    nodes: int = 1
-    strategy: str = "auto"
-    tracking_uri: str | None = None
-    experiment: str = "geomae"
-    run_name: str | None = None
-    register: str | None = None
-    dry_run: bool = False
-    quiet: bool = False
-    probe: str | None = None
-    parent_run: str | None = None  # MLflow run of the study that this run is a part of
+    catalog: CatalogFile = None
+    datasets: Datasets = ()
+    evaluations: Annotated[
+        tuple[str, ...], typer.Option("--eval", help="SELECTOR of further tiles to validate on; repeatable.")
+    ] = ()
+    config: Annotated[str | None, typer.Option(help="FILE or shipped NAME; default tiny.")] = None
+    changes: Changes = ()
+    out: Out = None
+    resume: Annotated[Path | None, typer.Option(help="Folder of a run to continue.")] = None
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, tiles and masks; default 0.")] = None
+    device: Device = "auto"
+    precision: Precision = "auto"
+    devices: Devices = 1
+    nodes: Nodes = 1
+    strategy: Annotated[str, typer.Option(help="auto, ddp or fsdp.")] = "auto"
+    tracking_uri: TrackingUri = None
+    experiment: Experiment = "geomae"
+    run_name: RunName = None
+    register: Annotated[str | None, typer.Option(help="Register the model in MLflow under this name.")] = None
+    dry_run: DryRun = False
+    quiet: Quiet = False
+    probe: Annotated[
+        str | None, typer.Option(help="SELECTOR of labelled tiles for a kNN probe, every `probe_every` steps.")
+    ] = None
+    parent_run: str | None = None  # MLflow run of a study, of which this is a part
 
     @property
     def common(self) -> CommonOptions:
@@ -78,40 +80,6 @@ class PretrainOptions:
             devices=self.devices, nodes=self.nodes, tracking_uri=self.tracking_uri, experiment=self.experiment,
             run_name=self.run_name, dry_run=self.dry_run, quiet=self.quiet, parent_run=self.parent_run,
         )  # fmt: skip
-
-
-def pretrain(
-    catalog: CatalogFile = None,
-    dataset: Datasets = None,
-    evaluate: Evaluations = None,
-    probe: Probe = None,
-    config: Annotated[str | None, typer.Option("--config", help="FILE or shipped NAME; default tiny.")] = None,
-    change: Changes = None,
-    out: Out = None,
-    resume: Annotated[Path | None, typer.Option("--resume", help="Folder of a run to continue.")] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="Seed of weights, tiles and masks; default 0.")
-    ] = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    devices: Devices = 1,
-    nodes: Nodes = 1,
-    strategy: Annotated[str, typer.Option(help="auto, ddp or fsdp.")] = "auto",
-    tracking_uri: TrackingUri = None,
-    experiment: Experiment = "geomae",
-    run_name: RunName = None,
-    register: Annotated[str | None, typer.Option(help="Register the model in MLflow under this name.")] = None,
-    dry_run: DryRun = False,
-    quiet: Quiet = False,
-) -> None:
-    """Train a masked autoencoder on the tiles of a catalogue."""
-    options = PretrainOptions(
-        catalog=catalog, datasets=tuple(dataset or ()), evaluations=tuple(evaluate or ()), probe=probe, config=config,
-        changes=tuple(change or ()), out=out, resume=resume, seed=seed, device=device, precision=precision,
-        devices=devices, nodes=nodes, strategy=strategy, tracking_uri=tracking_uri, experiment=experiment,
-        run_name=run_name, register=register, dry_run=dry_run, quiet=quiet,
-    )  # fmt: skip
-    exit_with(lambda: run(options))
 
 
 def run(options: PretrainOptions) -> int:
@@ -169,6 +137,9 @@ def run(options: PretrainOptions) -> int:
             Reporter(folder, common, job, catalog, data, fabric, screen, probed, options.register)
         )
         return _train(fabric, job, data, mae, folder, reporter)
+
+
+pretrain = command(run, "Train a masked autoencoder on the tiles of a catalogue.")
 
 
 def _train(

@@ -7,22 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from geomae.commands.options import (
-    Align,
-    CatalogFile,
+    ONE_DEVICE,
     CommonOptions,
-    Device,
-    DryRun,
     Encoders,
-    Experiment,
     Layer,
-    Out,
     Pooling,
-    Precision,
-    Quiet,
-    RunName,
-    Seed,
-    TrackingUri,
-    exit_with,
+    command,
     next_command,
     output_folder,
     read_selectors,
@@ -42,19 +32,36 @@ class ProbeOptions:
     """The options of the command; None where the user gave none."""
 
     common: CommonOptions
-    train: str
-    tests: tuple[str, ...]
-    encoders: tuple[str, ...]
-    task: str = "classification"
-    strength: float | None = None
-    cross_fit: int | None = None
-    baselines: bool = True
-    layer: int | None = None
-    pooling: str | None = None
-    min_class_rows: int = 1
-    align: tuple[str, ...] = ()
-    own_bands: bool = False
-    forest: bool = False
+    train: Annotated[str, typer.Option(help="SELECTOR of the labelled tiles to learn from.")]
+    tests: Annotated[tuple[str, ...], typer.Option("--test", help="SELECTOR of tiles to test on; repeatable.")]
+    encoders: Encoders = ()
+    task: Annotated[str, typer.Option(help="classification, regression or segmentation.")] = "classification"
+    strength: Annotated[
+        float | None,
+        typer.Option(help="C of the logistic regression (1 / alpha of the ridge); default: chosen on held-out tiles."),
+    ] = None
+    cross_fit: Annotated[
+        int | None, typer.Option(help="Number of folds; each group is tested by a probe that was not trained on it.")
+    ] = None
+    baselines: Annotated[
+        bool, typer.Option("--no-baselines", help="Omit statistics, rcf and random from the table.")
+    ] = True
+    layer: Layer = None
+    pooling: Pooling = None
+    min_class_rows: Annotated[int, typer.Option(help="Least number of test tiles for a class to count.")] = 1
+    align: Annotated[
+        tuple[str, ...],
+        typer.Option(
+            help="Alignment of the test embeddings with the training embeddings, or `all`; repeatable. One is "
+            "chosen without labels of the test."
+        ),
+    ] = ()
+    own_bands: Annotated[
+        bool, typer.Option("--own-bands", help="Embed each data set in all of its bands, not only in the shared ones.")
+    ] = False
+    forest: Annotated[
+        bool, typer.Option("--forest", help="Add a random forest on tile statistics, or on spectra of pixels.")
+    ] = False
 
     def request(self) -> dict[str, Any]:
         """The options that the result depends on, as JSON."""
@@ -68,55 +75,6 @@ class ProbeOptions:
             "forest": self.forest,
             "device": self.common.device,
         }
-
-
-def probe(
-    train: Annotated[str, typer.Option("--train", help="SELECTOR of the labelled tiles to learn from.")],
-    test: Annotated[list[str], typer.Option("--test", help="SELECTOR of tiles to test on; repeatable.")],
-    encoder: Encoders = None,
-    catalog: CatalogFile = None,
-    task: Annotated[str, typer.Option(help="classification, regression or segmentation.")] = "classification",
-    strength: Annotated[
-        float | None,
-        typer.Option(help="C of the logistic regression (1 / alpha of the ridge); default: chosen on held-out tiles."),
-    ] = None,
-    cross_fit: Annotated[
-        int | None, typer.Option(help="Number of folds; each group is tested by a probe that was not trained on it.")
-    ] = None,
-    align: Align = None,
-    own_bands: Annotated[
-        bool, typer.Option("--own-bands", help="Embed each data set in all of its bands, not only in the shared ones.")
-    ] = False,
-    no_baselines: Annotated[
-        bool, typer.Option("--no-baselines", help="Omit statistics, rcf and random from the table.")
-    ] = False,
-    forest: Annotated[
-        bool, typer.Option("--forest", help="Add a random forest on tile statistics, or on spectra of pixels.")
-    ] = False,
-    min_class_rows: Annotated[int, typer.Option(help="Least number of test tiles for a class to count.")] = 1,
-    layer: Layer = None,
-    pooling: Pooling = None,
-    out: Out = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    tracking_uri: TrackingUri = None,
-    experiment: Experiment = "geomae",
-    run_name: RunName = None,
-    dry_run: DryRun = False,
-    quiet: Quiet = False,
-) -> None:
-    """Linear probe and kNN on frozen embeddings, encoders side by side, with baselines and intervals."""
-    common = CommonOptions(
-        catalog=catalog, out=out, seed=seed, device=device, precision=precision, tracking_uri=tracking_uri,
-        experiment=experiment, run_name=run_name, dry_run=dry_run, quiet=quiet,
-    )  # fmt: skip
-    options = ProbeOptions(
-        common=common, train=train, tests=tuple(test), encoders=tuple(encoder or ()), task=task, strength=strength,
-        cross_fit=cross_fit, baselines=not no_baselines, layer=layer, pooling=pooling, min_class_rows=min_class_rows,
-        align=tuple(align or ()), own_bands=own_bands, forest=forest,
-    )  # fmt: skip
-    exit_with(lambda: run(options))
 
 
 def run(options: ProbeOptions) -> int:
@@ -179,6 +137,11 @@ def run(options: ProbeOptions) -> int:
         named = {"out": out, "encoder": specs[0].references[0].label, "dataset": tests[0]}
         session.screen.say(next_command("probe", options.common, **named))
     return 0
+
+
+probe = command(
+    run, "Linear probe and kNN on frozen embeddings, encoders side by side, with baselines and intervals.", ONE_DEVICE
+)
 
 
 def check_options(options: ProbeOptions) -> None:
