@@ -5,7 +5,7 @@ B tiles, C bands, F features of a band's code, N patches, P pixels of a patch in
 
 import sys
 import types
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -16,14 +16,14 @@ import typer
 from evaluation.test_alignment import SOURCE_ND
 from evaluation.test_methods import domains
 from evaluation.test_probe_scores import NAMES, contenders, score, truth_of
-from helpers import SMALL, called, write_catalog, write_scenes
+from helpers import SMALL, called, refused, write_catalog, write_scenes
 from tiny_models import RECORD, tiles, tiny_mae
 from torch import Tensor, nn
 
 from geomae import cli
 from geomae.catalog import open_catalog, parse_selector, source_from_paths
 from geomae.catalog.schema import SOURCES, DatasetEntry
-from geomae.commands.options import Seed, exit_with
+from geomae.commands.options import ONE_DEVICE, CommonOptions, command
 from geomae.config import Embedding, Objective, PretrainConfig, load_config
 from geomae.encoders import Tokens, load_encoder
 from geomae.encoders.specification import LIBRARIES, Library
@@ -261,24 +261,28 @@ def test_a_source_is_a_key_and_an_entry(tmp_path: Path, monkeypatch: pytest.Monk
     assert [band.name for band in index.source.bands] == ["red", "green", "blue", "nir"]
 
 
-def toy_command(
-    name: Annotated[str, typer.Option(help="Whom to greet.")] = "all",
-    seed: Seed = 0,
-) -> None:
-    """Greet."""
+@dataclass(frozen=True)
+class ToyOptions:
+    """An option that can be repeated, a flag that turns off, and the options of all commands."""
 
-    def run() -> int:
-        typer.echo(f"hello {name} {seed}")
-        return 0
+    common: CommonOptions
+    names: Annotated[tuple[str, ...], typer.Option("--name", help="Whom to greet; repeatable.")] = ()
+    polite: Annotated[bool, typer.Option("--no-polite", help="Leave the greeting out.")] = True
 
-    exit_with(run)
+
+def run_toy(options: ToyOptions) -> int:
+    typer.echo(f"{'hello ' if options.polite else ''}{' '.join(options.names)} {options.common.seed}")
+    return 0
 
 
 def test_a_command_is_a_function_and_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli.app, "registered_commands", list(cli.app.registered_commands))
     monkeypatch.setattr(cli, "EXAMPLES", dict(cli.EXAMPLES))
-    cli.add_command("toy", toy_command, "--name world")
+    cli.add_command("toy", command(run_toy, "Greet.", ONE_DEVICE), "--name world")
     page = called("toy", "--help", cwd=tmp_path).stdout
-    assert page.rstrip().endswith("geomae toy --name world") and "Whom to greet." in page
-    done = called("toy", "--name", "world", "--seed", 3, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "hello world 3\n")
+    assert page.rstrip().endswith("geomae toy --name world") and "Whom to greet" in page
+    assert "--seed" in page and "--devices" not in page
+    done = called("toy", "--name", "wide", "--name", "world", "--seed", 3, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "hello wide world 3\n")
+    assert called("toy", "--no-polite", cwd=tmp_path).stdout == " 0\n"
+    refused(called("toy", "--seed", -1, cwd=tmp_path), "--seed", "-1")
