@@ -127,16 +127,16 @@ def train(
     from geomae.commands.finetune_report import FINE_TUNING
     from geomae.commands.run import RunFolder
     from geomae.evaluation import finetuning as measured
-    from geomae.evaluation.head_start import begun
+    from geomae.evaluation.head_start import with_probe_head
     from geomae.training.finetuning import finetune_model
 
     folder = RunFolder(out).checkpoints
-    job = begun(compute, task.job(config))
+    job = with_probe_head(compute, task.job(config))
     learned = finetune_model(compute, config, job, folder / "model", stop, progress.of(FINE_TUNING))
     if learned is None:
         return None
     model = measured.calibrated_model(compute, task, config, learned)
-    predictions = measured.tell(compute, task, model, config)
+    predictions = measured.predict_tests(compute, task, model, config)
     result = measured.FinetuneResult(
         task, config, learned, model, [measured.Contender(config.method, None, [predictions])]
     )

@@ -1,1 +1,1 @@
-"""What models are worth, beside baselines and with their uncertainty."""
+"""Evaluation of models: probes, gaps, accuracies and reconstructions, beside baselines and with intervals."""

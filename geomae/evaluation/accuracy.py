@@ -1,4 +1,4 @@
-"""The rows of accuracy.csv: how right a map or predictions of tiles are, by domain and class, with intervals.
+"""The rows of accuracy.csv: accuracy of a map or of predictions of tiles by domain and class, with intervals.
 
 T tiles, N rows (tiles or pixels), K classes, C cells (a group in a domain), G groups, B bins of confidence; X any
 leading dimensions
@@ -37,12 +37,12 @@ from geomae.metrics.predictions import (
 )
 
 COLUMNS = ("dataset", "domain", "class", "metric", "value", "low", "high", "n_tiles", "n_groups")
-OF_CLASS = {"users_accuracy": "precision", "producers_accuracy": "recall", "f1": "f1"}  # in the words of maps
+OF_CLASS = {"users_accuracy": "precision", "producers_accuracy": "recall", "f1": "f1"}  # as maps call them
 
 
 @dataclass(frozen=True)
 class AccuracyRow:
-    """A row of accuracy.csv; `of` is its column `class`. The interval is None where the groups cannot carry it."""
+    """A row of accuracy.csv; `of` is its column `class`. The interval is None with too few groups."""
 
     dataset: str
     domain: str
@@ -54,7 +54,7 @@ class AccuracyRow:
     groups: int
 
     def csv_row(self) -> dict[str, Any]:
-        """By column."""
+        """The values by column."""
         low, high = self.interval or ("", "")
         cells = (self.dataset, self.domain, self.of, self.metric, self.value, low, high, self.tiles, self.groups)
         return dict(zip(COLUMNS, cells, strict=True))
@@ -62,9 +62,9 @@ class AccuracyRow:
 
 @dataclass(frozen=True)
 class MapMeasure:
-    """Classes with the confidence in them.
+    """Measures of predicted classes and their confidence.
 
-    Sums (K, K + 3 B) are the confusion, and beside it, by predicted class, what `reliability_sums` gives.
+    Sums (K, K + 3 B) are the confusion matrix and, in further columns, `reliability_sums` by predicted class.
     """
 
     names: Sequence[str]
@@ -72,7 +72,7 @@ class MapMeasure:
     def sums(
         self, truth_N: Codes, predicted_N: Codes, confidence_N: Floats, group_N: Codes, groups: int
     ) -> NDArray[np.float64]:
-        """What the figures need of each group: (G, K, K + 3 B)."""
+        """Sums of each group (G, K, K + 3 B) from which all figures are computed."""
         classes = len(self.names)
         counts = confusion_by_group(truth_N, predicted_N, group_N, classes, groups)
         parts = (predicted_N, truth_N == predicted_N, confidence_N, group_N)
@@ -86,13 +86,14 @@ class MapMeasure:
         return sums_X[..., :classes], bins.reshape(*bins.shape[:-1], BINS, 3)
 
     def values(self, sums_X: Floats) -> Values:
-        """Accuracy, mean F1, mean IoU and calibration error; by class user's and producer's accuracy, F1, error.
+        """Accuracy, mean F1, mean IoU and calibration error; and by class user's and producer's accuracy, F1 and
+        calibration error.
 
-        Means are over the classes that occur in truth.
+        Means are over the classes that occur in the reference data.
         """
         counts_XKK, bins_XKB3 = self.split(sums_X)
         scores = class_scores(counts_XKK)
-        # Which classes are averaged is the same in every resample.
+        # The averaged classes are the same in every resample.
         there_K = counts_XKK.sum(-1).reshape(-1, len(self.names)).any(0)
         values = {
             ("accuracy", ALL): accuracy(counts_XKK),
@@ -108,16 +109,16 @@ class MapMeasure:
         }
 
     def groups(self, sums_G: Floats) -> dict[str, int]:
-        """How many groups there are; and how many hold each class, or are said to, whichever are fewer."""
+        """The number of groups; by class the smaller of the numbers of groups with it in truth and in prediction."""
         counts_GKK, _ = self.split(sums_G)
         holding_K = np.minimum((counts_GKK.sum(-1) > 0).sum(0), (counts_GKK.sum(-2) > 0).sum(0))
         return {ALL: len(sums_G), **dict(zip(self.names, holding_K.tolist(), strict=True))}
 
 
 class MapAccuracy:
-    """Sums over what was predicted of labelled tiles or of their pixels, part by part, and the rows that follow.
+    """Accumulates predictions of labelled tiles or of their pixels part by part, and gives the rows of accuracy.csv.
 
-    `domain_T` and `unit_T` are the domain of each tile and what it is a part of that is independent of the rest.
+    `domain_T` and `unit_T` are the domain and the independent unit (group) of each tile.
     """
 
     def __init__(self, names: Sequence[str], domain_T: Sequence[str], unit_T: Sequence[str]) -> None:
@@ -127,9 +128,9 @@ class MapAccuracy:
         self._counted_T = np.zeros(len(domain_T), dtype=bool)
 
     def add(self, tile_N: Codes, truth_N: Codes, predicted_N: Codes, confidence_N: Floats) -> None:
-        """Count rows of tiles (by position) with their classes and the probability of the predicted one.
+        """Add rows of tiles (by position) with true and predicted class and the probability of the predicted one.
 
-        A row whose truth or prediction is UNKNOWN does not count.
+        Rows whose truth or prediction is UNKNOWN are ignored.
         """
         known_N = (truth_N != UNKNOWN) & (predicted_N != UNKNOWN)
         tile_N = tile_N[known_N]
@@ -140,7 +141,7 @@ class MapAccuracy:
 
     @property
     def confusion(self) -> Floats:
-        """How often each class (row) was taken for each (column): (K, K)."""
+        """Confusion matrix (K, K): true class by row, predicted class by column."""
         return self.measure.split(self._sums_C.sum(0))[0]
 
     @property
@@ -149,7 +150,7 @@ class MapAccuracy:
         return reliability_table(self.measure.split(self._sums_C.sum(0))[1].sum(0))
 
     def rows(self, dataset: str, seed: int) -> list[AccuracyRow]:
-        """The figures of all domains together and of each, where there are several; those that are known."""
+        """The figures over all domains, and of each where there are several; figures that are NaN are left out."""
         return list(_rows(dataset, self.measure, self._sums_C, self._cells, self._counted_T, seed))
 
 
@@ -163,7 +164,7 @@ def number_rows(
 
 
 def sample_rows(dataset: str, estimate: SampleEstimate, names: Sequence[str]) -> list[AccuracyRow]:
-    """What reference points say of a map: accuracies as shares of area. Tiles and groups are the points."""
+    """Accuracies of a map from reference points, as shares of area. The columns of tiles and groups count points."""
     points = int(estimate.points_K.sum())
 
     def row(of: str, metric: str, estimates: Estimates, place: int) -> AccuracyRow:
@@ -178,7 +179,7 @@ def sample_rows(dataset: str, estimate: SampleEstimate, names: Sequence[str]) ->
 
 @dataclass(frozen=True)
 class _Cells:
-    """Which cell each tile belongs to; the domain and the group of each cell, as codes."""
+    """The cell of each tile; the domain and the group of each cell, as codes."""
 
     cell_T: Codes
     domain_C: Codes
@@ -210,7 +211,7 @@ def _rows(
         here_C &= np.bincount(cells.cell_T, counted_T, minlength=len(cells)) > 0
         if not here_C.any():
             continue
-        # A group that lies in several domains is one.
+        # Cells of one group in several domains are merged.
         group_c, groups = np.unique(cells.group_C[here_C], return_inverse=True)
         sums_G = np.zeros((len(group_c), *sums_C.shape[1:]))
         np.add.at(sums_G, groups, sums_C[here_C])

@@ -1,4 +1,4 @@
-"""What an adaptation did, from before to after: reconstruction errors, the gap, and a probe with the share recovered.
+"""Effect of an adaptation, before and after: reconstruction errors, the gap, and a probe with the share of it closed.
 
 T tiles, G groups, R resamples, C bands, D features
 """
@@ -53,14 +53,14 @@ from geomae.training.validation import BASELINES, MODEL, errors_by_tile
 
 BEFORE, AFTER = "before", "after"
 PROBE_BASELINES = ("baseline:statistics", "baseline:rcf")
-CROSS_FIT = 3  # where groups stand on both sides, as sites that are seen in two seasons
+CROSS_FIT = 3  # folds where groups occur in train and test, as do sites seen in two seasons
 MOST_FOLDS = 5
-SMALLEST_GAP = 0.02  # of which a share is given: a smaller one is a quotient of roundings
+SMALLEST_GAP = 0.02  # for which the share closed is given: with a smaller gap it is a ratio of noise
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its interval (95 %, over resampled groups), where the groups carry one."""
+    """A figure with its interval (95 %, over resampled groups); None with too few groups."""
 
     value: float
     interval: tuple[float, float] | None = None
@@ -70,9 +70,8 @@ class Estimate:
 class ErrorChange:
     """RMSE on hidden valid pixels of held-out tiles, of one band or as the mean over bands, in `unit`.
 
-    `change` is after / before - 1, its interval (95 %) paired over resampled groups; None where they are too few. It is
-    below zero in `n_better` of the `n_groups` that have a pixel.
-    `baselines` are the errors of predictions that take no training.
+    `change` is after / before - 1, its interval (95 %) paired over resampled groups, None with too few. It is below
+    zero in `n_better` of the `n_groups` groups that have a pixel. `baselines` are errors of untrained predictions.
     """
 
     domain: str
@@ -91,7 +90,7 @@ class ErrorChange:
 
 @dataclass(frozen=True)
 class BeforeAfterPlan:
-    """What is embedded: `gap` are source and target, or nothing; `task` is what a probe learns and is tested on."""
+    """What is compared: `gap` holds source and target, or nothing; `task` is the task of the probe, if any."""
 
     gap: tuple[Selection, ...]
     task: ProbeTask | None
@@ -104,7 +103,7 @@ class BeforeAfterPlan:
 
 @dataclass(frozen=True)
 class BeforeAfter:
-    """Gap figures by model; of the probe the figures on the target and on the source, and the metric's name."""
+    """Gap figures by model; figures of the probe on the target and on the source, and the name of their metric."""
 
     gap: dict[str, list[GapFigure]]
     target: dict[str, Estimate]
@@ -114,7 +113,7 @@ class BeforeAfter:
 
 @dataclass(frozen=True)
 class HeldOutLoss:
-    """The loss on held-out tiles of the target by `term`, at the start and at the step that is kept."""
+    """The held-out loss on the target (`term`) at the start and at the step whose weights are kept."""
 
     term: str
     start: float
@@ -122,14 +121,14 @@ class HeldOutLoss:
 
     @property
     def text(self) -> str:
-        """In words; views are compared by a head that is random at the start."""
+        """In words. The head of a contrastive term is random at the start."""
         words = f"held-out loss ({self.term}): {self.start:.4f} at the start, {self.kept:.4f} where kept"
-        return words if self.term == "pixels" else f"{words}; the head of the comparison is random at the start"
+        return words if self.term == "pixels" else f"{words}; the projection head is random at the start"
 
 
 @dataclass(frozen=True)
 class AdaptationResult:
-    """All that is known at the end; `digest` names the weights of the model before."""
+    """The result of an adaptation; `digest` identifies the weights of the model before it."""
 
     config: AdaptConfig
     domains: AdaptationDomains
@@ -148,7 +147,7 @@ class AdaptationResult:
 def held_out_loss(
     history: Sequence[Mapping[str, Any]], domains: AdaptationDomains, adapted: AdaptedModel
 ) -> HeldOutLoss:
-    """Of a run's history: the loss of pixels where they have a weight, else that of the views that are compared."""
+    """The held-out loss from a run's history: of pixels where they have a weight, else of the contrastive term."""
     name = f"loss/{domains.target.held.name}"
     losses = {row["step"]: float(row[name]) for row in history if name in row}
     given = domains.objective.weights()
@@ -159,17 +158,17 @@ def held_out_loss(
 def plan_before_after(
     domains: AdaptationDomains, labelled: Sequence[Selection], min_class_rows: int, seed: int
 ) -> BeforeAfterPlan:
-    """What can be compared: the gap where there is a source, a probe where there are labelled tiles.
+    """Plan the comparison: the gap where there is a source, a probe where there are labelled tiles.
 
-    `labelled` are those of the source that a probe learns from and those of the target that it is tested on, or
-    nothing. Raises CatalogError or ConfigError for labelled tiles that cannot be probed.
+    `labelled` is empty, or holds the tiles that a probe is trained on and those that it is tested on. Raises
+    CatalogError or ConfigError for labelled tiles that cannot be probed.
     """
     roles = (("source", domains.source), ("target", domains.target)) if domains.source else ()
     gap = [_subsample(one.selected, role, seed) for role, one in roles]
     if not labelled:
         try:
             return BeforeAfterPlan(tuple(share_bands(gap)) if gap else (), None)
-        except BandMismatchError:  # a spectral embedding takes either as it is
+        except BandMismatchError:  # a spectral embedding accepts both
             return BeforeAfterPlan(tuple(gap), None)
     for one, option in zip(labelled, ("--probe-train", "--probe-test"), strict=True):
         label_selection(one, CLASSIFICATION, option)
@@ -197,14 +196,14 @@ def check_before_after(plan: BeforeAfterPlan, model: str | Path, device: torch.d
 def error_changes(
     compute: Compute, domains: AdaptationDomains, adapted: Start, config: AdaptConfig, seed: int
 ) -> list[ErrorChange]:
-    """The changes on the held-out tiles of the target and of the source, each as the mean over bands and by band.
+    """Changes of errors on held-out tiles of target and source, as the mean over bands and by band.
 
     Empty for a model without a decoder.
     """
     before, after, device = domains.model.decoding, adapted.decoding, compute.fabric.device
     if before is None or after is None:
         return []
-    device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
+    device = torch.device("cpu") if device.type == "mps" else device  # mps has no float64
     training = training_config(config, domains.model)
     spec = batch_spec(training, seed, domains.model.groups)
     for model in (before, after):
@@ -229,7 +228,7 @@ def evaluate_before_after(
 ) -> BeforeAfter | None:
     """Gap and probe of the encoders `before` and `after`; None where `stop` ended it.
 
-    All tiles of the plan are embedded into stores below `out`, by both models and for a probe by baselines.
+    All tiles of the plan are embedded into stores below `out` by both models, and for a probe also by baselines.
     """
     if not plan.selections:
         return BeforeAfter({}, {}, {})
@@ -249,16 +248,16 @@ def evaluate_before_after(
 
 
 def cross_fitted(embedding_TD: NDArray[np.floating], label_T: Codes, group_T: Codes, classes: int) -> Codes | None:
-    """The class (T,) of each tile by a linear probe that saw the labels of other groups.
+    """The class (T,) of each tile by a linear probe that was trained on the other groups.
 
-    None for a single group, and where no class has two tiles. The strength is the best one for these very tiles. That
-    flatters a little, as it should what others are measured by.
+    None for a single group, and where no class has two tiles. The strength is chosen on the same tiles, which is
+    optimistic by design: the result serves as an upper bound.
     """
     groups, counts = len(np.unique(group_T)), np.unique(label_T, return_counts=True)[1]
     if groups < 2 or counts.max() < 2:
         return None
     fewest = int(counts.min())
-    with warnings.catch_warnings():  # a class that is too rare for the folds is predicted wrong, as it should be
+    with warnings.catch_warnings():  # a class too rare for the folds is predicted wrongly, which is correct here
         warnings.filterwarnings("ignore", message="The least populated class")
         folds = TrainingFolds(assign_groups(label_T, group_T, min(MOST_FOLDS, groups, max(fewest, 2))), "").parts()
     C, _ = choose_C(embedding_TD, label_T, classes, folds)
@@ -277,7 +276,7 @@ def paired_estimates(
     seed: int,
     derived: Mapping[str, Callable[[Mapping[str, Floats]], Floats]],
 ) -> dict[str, Estimate]:
-    """The main figure of each prediction, and figures `derived` from them, all on the same resamples of the groups."""
+    """The main figure of each prediction, and figures `derived` from them, on the same resamples of the groups."""
     groups = int(group_T.max()) + 1
     counts_RG = resample_groups(groups, seed)
     sums = {name: measure.sums(label_T, codes_T, group_T, groups) for name, codes_T in predicted.items()}
@@ -294,12 +293,12 @@ def paired_estimates(
 
 
 def change(values: Mapping[str, Floats]) -> Floats:
-    """What the adaptation changed."""
+    """The main figure after minus before the adaptation."""
     return np.asarray(values[AFTER] - values[BEFORE])
 
 
 def share_closed(values: Mapping[str, Floats]) -> Floats:
-    """(after - before) / (oracle - before); unknown (NaN) where the oracle is hardly better than `before`."""
+    """(after - before) / (oracle - before); NaN where the oracle is less than SMALLEST_GAP better than `before`."""
     gap = np.asarray(values["oracle"] - values[BEFORE])
     share = np.divide(change(values), gap, out=np.full(np.shape(gap), np.nan), where=gap >= SMALLEST_GAP)
     return np.asarray(share)
@@ -331,7 +330,7 @@ def _changes(
 
 
 def _subsample(selected: Selection, role: str, seed: int) -> Selection:
-    """As many tiles as figures of a gap are made of, those that `geomae gap` takes."""
+    """The tiles that `geomae gap` would draw for its figures."""
     return replace(selected, index=selected.index.take(subsample_tiles(len(selected.index), seed, role)))
 
 
@@ -343,7 +342,7 @@ def _gap(domains: Sequence[Selection], embeddings: Embeddings, seed: int) -> lis
 def _probe(
     task: ProbeTask, by_label: dict[str, Embeddings], seed: int
 ) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
-    """Figures on the target and on the source. The labels of the target take part in scoring, and in the oracle."""
+    """Figures on the target and on the source. Labels of the target are used for scoring and by the oracle only."""
     (test,), train = task.tests, task.train
     truth = task.truths[test.name]
     predicted = {

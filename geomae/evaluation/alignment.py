@@ -1,4 +1,4 @@
-"""Alignments of embeddings: affine maps of a source and of a target domain that bring the two together, without labels.
+"""Alignments of embeddings: affine maps that reduce the difference between source and target, without labels.
 
 N rows of the source, M rows of the target, D features, E features after the alignment
 """
@@ -23,8 +23,8 @@ from geomae.files import file_digest, publish_file, read_json, write_json
 
 Floats = NDArray[np.float64]
 Maps = tuple[tuple[Floats, Floats], tuple[Floats, Floats]]  # weight and bias of the source, and of the target
-MOST_AXES = 32  # of a subspace; beyond, axes of the two domains have no counterpart in each other
-RIDGE = 1e-3  # of the mean variance, added to the covariances of optimal transport: rows may be fewer than features
+MOST_AXES = 32  # of a subspace; further axes of the two domains do not correspond
+RIDGE = 1e-3  # of the mean variance, added to covariances in optimal transport, as rows may be fewer than features
 SOURCE, TARGET = DOMAINS = ("source", "target")
 NONE, STANDARDISE, AFTER = "none", "standardise", "standardise+"
 FORMAT = 1
@@ -57,7 +57,7 @@ def linear_ot_maps(source_ND: Floats, target_MD: Floats) -> Maps:
 
 
 def _maps(adapter: Any, source_ND: Floats, target_MD: Floats) -> Maps:
-    """The maps of a fitted adapter. They are affine, so that the zero vector and the unit vectors tell all of them."""
+    """The maps of a fitted adapter. They are affine: the images of the zero vector and the unit vectors define them."""
     domain = np.repeat([1, -1], [len(source_ND), len(target_MD)])
     adapter.fit(np.concatenate([source_ND, target_MD]), sample_domain=domain)
     axes = np.concatenate([np.zeros((1, source_ND.shape[1])), np.eye(source_ND.shape[1])])
@@ -70,7 +70,7 @@ def _maps(adapter: Any, source_ND: Floats, target_MD: Floats) -> Maps:
 
 @contextlib.contextmanager
 def skada_settings() -> Iterator[None]:
-    """scikit-learn's metadata routing, which skada needs, is on only within this; scikit-learn keeps it by thread."""
+    """Turn on scikit-learn's metadata routing, which skada needs, within the block and in this thread only."""
     import_skada()
     with sklearn.config_context(enable_metadata_routing=True):
         yield
@@ -78,13 +78,13 @@ def skada_settings() -> Iterator[None]:
 
 @functools.cache
 def import_skada() -> None:
-    """Import skada, and take back what that changes: it turns scikit-learn's metadata routing on for good.
+    """Import skada and undo its side effect: it turns scikit-learn's metadata routing on permanently.
 
-    Whoever fits alignments in threads calls this before: filters of warnings are those of the whole process.
+    Call this before alignments are fitted in threads, because filters of warnings belong to the whole process.
     """
     kept = sklearn.get_config()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the import alone: POT's docstrings hold escapes that Python frowns at
+        warnings.simplefilter("ignore")  # only of the import: POT's docstrings have invalid escapes
         import skada  # noqa: F401
     sklearn.set_config(**kept)
 
@@ -98,12 +98,12 @@ class AffineMap:
 
     @classmethod
     def identity(cls, features: int) -> "AffineMap":
-        """That which leaves rows as they are."""
+        """The identity."""
         return cls(np.eye(features), np.zeros(features))
 
     @classmethod
     def standardising(cls, scale: Scale) -> "AffineMap":
-        """That which brings features to mean 0 and standard deviation 1."""
+        """The map that standardises features to mean 0 and standard deviation 1."""
         return cls(np.diag(1 / scale.std_D), -scale.mean_D / scale.std_D)
 
     def apply(self, embedding_ND: NDArray[np.floating]) -> Floats:
@@ -111,7 +111,7 @@ class AffineMap:
         return embedding_ND.astype(np.float64) @ self.weight_DE + self.bias_E
 
     def then(self, after: "AffineMap") -> "AffineMap":
-        """This map and then the other, as one."""
+        """The composition: this map, then the other."""
         return AffineMap(self.weight_DE @ after.weight_DE, self.bias_E @ after.weight_DE + after.bias_E)
 
 
@@ -120,7 +120,7 @@ Fit = Callable[[Floats, Floats], tuple[AffineMap, AffineMap]]
 
 @dataclass(frozen=True)
 class Alignment:
-    """What `fit` found: a map for the rows of each domain, after which the domains can be compared."""
+    """A fitted alignment: a map for the rows of each domain into a common space."""
 
     name: str
     maps: Mapping[str, AffineMap]
@@ -143,7 +143,7 @@ class Alignment:
         return self.maps[domain].apply(embedding_ND)
 
     def save(self, folder: Path, about: Mapping[str, Any]) -> None:
-        """Publish `alignment.safetensors` and `alignment.json`; `about` says what it was fitted on, as JSON."""
+        """Publish `alignment.safetensors` and `alignment.json`; `about` describes the fit, as JSON."""
         arrays = {}
         for domain, affine in self.maps.items():
             arrays[f"{domain}.weight"] = np.ascontiguousarray(affine.weight_DE)
@@ -156,7 +156,7 @@ class Alignment:
 
     @classmethod
     def load(cls, folder: Path) -> "Alignment":
-        """What `save` left. Raises ModelError for a folder that holds something else."""
+        """Load what `save` wrote. Raises ModelError for a folder that holds something else."""
         try:
             record = read_json(folder / "alignment.json")
             arrays = load_file(folder / "alignment.safetensors")
@@ -166,7 +166,7 @@ class Alignment:
             raise ModelError(f"{folder}: holds no alignment ({error}); name the folder that `save` wrote") from error
         if digest != file_digest(folder / "alignment.safetensors"):
             raise ModelError(
-                f"{folder}: alignment.safetensors is not the one that alignment.json tells of; fit it again"
+                f"{folder}: alignment.safetensors is not the one that alignment.json describes; fit it again"
             )
         return cls(name, maps)
 
@@ -177,7 +177,7 @@ def _none(source_ND: Floats, _: Floats) -> tuple[AffineMap, AffineMap]:
 
 
 def _standardise(source_ND: Floats, target_MD: Floats) -> tuple[AffineMap, AffineMap]:
-    """Each domain by its own mean and standard deviation."""
+    """Standardise each domain by its own mean and standard deviation."""
     return AffineMap.standardising(Scale.of(source_ND)), AffineMap.standardising(Scale.of(target_MD))
 
 
@@ -213,7 +213,7 @@ ALIGNMENTS: Mapping[str, Fit] = {
 
 def _checked(domain: str, rows_ND: NDArray[np.floating]) -> Floats:
     if len(rows_ND) < 2:
-        raise ConfigError(f"the {domain} has {len(rows_ND)} tile(s); an alignment takes at least 2 of each domain")
+        raise ConfigError(f"the {domain} has {len(rows_ND)} tile(s); an alignment needs at least 2 of each domain")
     bad = int((~np.isfinite(rows_ND).all(1)).sum())
     if bad:
         raise ConfigError(

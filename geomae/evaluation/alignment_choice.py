@@ -1,4 +1,4 @@
-"""Which alignment to take, by a rule that reads no label of the target; and the evidence for it.
+"""A rule that chooses an alignment without labels of the target, and its evidence.
 
 N rows of the source, M rows of the target, D features, E aligned features, K classes
 

@@ -1,6 +1,6 @@
-"""Scores of a method that read no label of the target: what a choice among methods can go by.
+"""Scores of methods that use no label of the target, to choose among methods.
 
-N training tiles of the source, M tiles of the target, E features behind the method, K classes. More is better in all.
+N training tiles of the source, M tiles of the target, E features after the method, K classes. More is better in all.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,8 @@ CIRCULAR, WEIGHTED, MIXED, AGREEMENT = SCORERS = (
     "circular_validation", "weighted_validation", "mixed_validation", "group_agreement",
 )  # fmt: skip
 DOMAIN_FOLDS = 3
-MIX = 0.55  # share of the tile whose class should win (Hu et al. 2023)
-DOMAIN_C = (
-    0.01  # of the probe that tells the domains apart: strongly regularised, so that no few tiles carry all weight
-)
+MIX = 0.55  # weight of the tile whose class should be predicted (Hu et al. 2023)
+DOMAIN_C = 0.01  # of the domain classifier: strongly regularised, so that weights are not dominated by a few tiles
 
 
 def circular_validation(
@@ -34,9 +32,9 @@ def circular_validation(
 ) -> dict[float, float]:
     """Circular validation (Bruzzone & Marconcini 2010) of a linear probe of each strength, in aligned features.
 
-    The probe of the source labels the target; a second probe learns from these labels; its balanced accuracy on the
-    source is the score. Where the classes of the source land on the wrong tiles of the target, it does not come back.
-    `probes` are the first ones, where a method learns from more than the source.
+    The source probe predicts labels for the target; a second probe is trained on these; its balanced accuracy on the
+    source is the score. It is low where classes of the source are mapped to the wrong tiles of the target. `probes` are
+    the first probes, where a method trains on more than the source.
     """
     probes = probes or fit_path(source_NE, one_hot(label_N, classes), C_values, tolerance=LOOSE)
     scores = {}
@@ -54,8 +52,8 @@ def circular_validation(
 def weighted_validation(moved: Moved, C: float) -> float:
     """Importance-weighted validation (Sugiyama et al. 2007): balanced accuracy on held-out tiles of the source.
 
-    A tile weighs as much more as it looks like one of the target than like one of the source, to a probe that tells
-    the two apart behind the method.
+    The weight of a tile is the ratio of the probabilities of target and source, by a domain classifier in the features
+    after the method.
     """
     domains, pool_PE = moved.domains, moved.pool_PE
     label_P, classes = domains.labelled.label_P, domains.classes
@@ -71,10 +69,10 @@ def weighted_validation(moved: Moved, C: float) -> float:
 
 
 def mixed_validation(probe: LinearProbe, target_ME: Floats, seed: int) -> float:
-    """MixVal (Hu et al. 2023) between classes: how often the larger part of a mixture of two tiles keeps its class.
+    """MixVal (Hu et al. 2023) between classes: how often a mixture of two tiles has the class of the larger part.
 
-    Each tile of the target is mixed with another one that the probe takes for another class. Where classes lie apart in
-    the target, a little more than half decides. (Mixtures within a class keep it under any linear probe.)
+    Each tile of the target is mixed with one that has another predicted class. Where classes are well separated in the
+    target, the larger part decides. (Mixtures within a class keep it under any linear probe.)
     """
     score_MK = probe.scores(target_ME)
     class_M = score_MK.argmax(1)
@@ -82,15 +80,15 @@ def mixed_validation(probe: LinearProbe, target_ME: Floats, seed: int) -> float:
     pairs = np.flatnonzero(class_M != class_M[other_M])
     if not len(pairs):
         return 0.0
-    # A class that was not learned has the score minus infinity, whatever it is mixed with.
+    # A class that was not trained on has a score of minus infinity in every mixture.
     mixed_K = (MIX * score_MK[pairs] + (1 - MIX) * score_MK[other_M[pairs]]).argmax(1)
     return float(balanced_accuracy(confusion(class_M[pairs], mixed_K, score_MK.shape[1])))
 
 
 def group_agreement(moved: Moved, C: float) -> float:
-    """Cohen's kappa on the target between probes that learned from either half of the source's groups.
+    """Cohen's kappa on the target between two probes, each trained on half of the source's groups.
 
-    What a probe learned of its own groups alone does not carry over to the target, and the other does not know it.
+    Features that are specific to the groups of one probe do not transfer to the target and lower the agreement.
     """
     domains = moved.domains
     train = domains.plan.train
@@ -103,7 +101,7 @@ def group_agreement(moved: Moved, C: float) -> float:
 
 
 def domain_accuracy(domains: Domains, group_M: Codes) -> float:
-    """How often a probe tells the domains apart on groups that it did not learn from: about 0.5 where it cannot."""
+    """Balanced accuracy of a domain classifier on groups that it was not trained on: about 0.5 for equal domains."""
     group_N = domains.labelled.group_P[domains.plan.train]
     rows = np.concatenate([domains.source_ND, domains.target_MD])
     side = np.repeat([0, 1], [len(group_N), len(group_M)])
@@ -118,7 +116,7 @@ def domain_accuracy(domains: Domains, group_M: Codes) -> float:
 
 
 def _probe(moved: Moved, tiles: Codes, C: float) -> LinearProbe:
-    """The probe behind a method from some of the labelled tiles."""
+    """A probe in the features after a method, trained on some of the labelled tiles."""
     rows, label = moved.learned(tiles)
     probe = fit_path(rows, one_hot(label, moved.domains.classes), [C], tolerance=LOOSE)[0]
     return probe if moved.offset_K is None else probe.shifted(moved.offset_K)

@@ -1,8 +1,8 @@
-"""Optimal transport that knows classes: tiles of the source move onto those of the target, classes by their shares.
+"""Optimal transport with class shares: tiles of the source are mapped onto tiles of the target.
 
-POT finds the couplings; a tile moves to the mean of the tiles that it is coupled with.
+POT computes the couplings; a tile is mapped to the mean of the tiles that it is coupled with.
 
-P labelled tiles, S tiles of the source and R of the target that a coupling is found for, D features, K classes
+P labelled tiles, S tiles of the source and R of the target in a coupling, D features, K classes
 """
 
 import warnings
@@ -19,25 +19,25 @@ from geomae.evaluation.weighted_alignment import settle_shares, weighted_standar
 from geomae.metrics.predictions import Codes, Floats
 from geomae.randomness import generator
 
-MOST_TILES = 500  # of each domain; the time of a coupling goes with the product of both
-SMOOTH = 0.01  # of the entropy, where the highest cost is 1; less would run out of floating-point numbers
-CLASS_TERM = 0.02  # weight of the term that keeps classes from meeting in one tile
+MOST_TILES = 500  # of each domain; the time of a coupling is proportional to the product of both
+SMOOTH = 0.01  # weight of the entropy, for costs up to 1; smaller values would underflow
+CLASS_TERM = 0.02  # weight of the term against coupling one tile with several classes
 
 Couple = Callable[[Floats, Codes, Floats, Floats], Floats]  # tiles, codes, target's tiles, shares (K) -> coupling
 
 
 def transport_by_class(domains: Domains) -> Moved:
-    """Class-regularised optimal transport (Courty et al. 2017), each class with the mass that it seems to have.
+    """Class-regularised optimal transport (Courty et al. 2017), with estimated class shares as masses.
 
-    A tile of the target should be coupled with tiles of one class. Shares and features are those of weighted
-    standardisation, since behind a transport the target has the very shares that it was given.
+    A tile of the target should be coupled with tiles of one class. Shares and features come from weighted
+    standardisation, because after a transport the target has exactly the shares that were assumed.
     """
     maps, share_K = settle_shares(domains, weighted_standardise)
     return _transport(domains, couple_by_class, maps, share_K)
 
 
 def transport_target_shift(domains: Domains) -> Moved:
-    """Transport under target shift (Redko et al. 2019): it finds coupling and shares of the target together.
+    """Transport under target shift (Redko et al. 2019), which estimates coupling and class shares jointly.
 
     Features are standardised by the source.
     """
@@ -49,12 +49,12 @@ def couple_by_class(source_SD: Floats, label_S: Codes, target_RD: Floats, share_
     """The coupling (S, R) of POT's `sinkhorn_lpl1_mm`; the tiles of a class share its mass."""
     from ot.da import sinkhorn_lpl1_mm  # type: ignore[import-untyped]
 
-    # Its inner iterations are cut short by design, and it does not hand on the switch of their warning.
+    # Its inner iterations are truncated by design, and their warning cannot be turned off by an argument.
     warnings.filterwarnings("ignore", message="Sinkhorn did not converge")
     mass_S = (share_K / np.maximum(np.bincount(label_S, minlength=len(share_K)), 1))[label_S]
     there_R = np.full(len(target_RD), 1 / len(target_RD))
     cost_SR = cdist(source_SD, target_RD, "sqeuclidean")
-    kept_S = mass_S > 0  # a class of no mass has nothing to be coupled with
+    kept_S = mass_S > 0  # classes without mass are not coupled
     coupling_SR = np.zeros(cost_SR.shape)
     coupling_SR[kept_S] = sinkhorn_lpl1_mm(
         mass_S[kept_S] / mass_S.sum(), label_S[kept_S], there_R, cost_SR[kept_S], SMOOTH, CLASS_TERM
@@ -63,7 +63,7 @@ def couple_by_class(source_SD: Floats, label_S: Codes, target_RD: Floats, share_
 
 
 def couple_target_shift(source_SD: Floats, label_S: Codes, target_RD: Floats, _: Floats) -> Floats:
-    """The coupling (S, R) of POT's `jcpot_barycenter`, which takes two sources or more: twice the same is one."""
+    """The coupling (S, R) of POT's `jcpot_barycenter`, which needs two sources: the same one is given twice."""
     from ot.bregman import jcpot_barycenter  # type: ignore[import-untyped]
 
     codes_S = np.unique(label_S, return_inverse=True)[1]
@@ -72,9 +72,9 @@ def couple_target_shift(source_SD: Floats, label_S: Codes, target_RD: Floats, _:
 
 
 def _transport(domains: Domains, couple: Couple, maps: tuple[AffineMap, AffineMap], share_K: Floats) -> Moved:
-    """All labelled tiles, moved as the nearest of those that a coupling was found for (Ferradans et al. 2014).
+    """All labelled tiles, shifted like the nearest tile in the coupling (Ferradans et al. 2014).
 
-    Behind the maps, features are divided so that the highest squared distance of the domains is 1.
+    After the maps, features are scaled by the largest distance between tiles of the two domains.
     """
     source_S = domains.plan.train[_draw_by_class(domains)]
     pool_PD, target_MD = maps[0].apply(domains.pool_PD), maps[1].apply(domains.target_MD)
@@ -92,7 +92,7 @@ def _transport(domains: Domains, couple: Couple, maps: tuple[AffineMap, AffineMa
 
 
 def _draw_by_class(domains: Domains) -> NDArray[np.int64]:
-    """Positions among the training tiles: all, or about MOST_TILES, of each class its share and at least one."""
+    """Positions among the training tiles: all, or about MOST_TILES, stratified by class with at least one of each."""
     label_N = domains.label_N
     if len(label_N) <= MOST_TILES:
         return np.arange(len(label_N))

@@ -1,6 +1,6 @@
-"""How far apart two sets of embeddings are: MMD, CORAL distance, angles of leading components, proxy A-distance.
+"""Distances between two sets of embeddings: MMD, CORAL distance, subspace angle, proxy A-distance.
 
-Each statistic is prepared once for all tiles; a permutation of the groups then costs sums over groups.
+Each statistic is prepared once for all tiles; each permutation of the groups then only needs sums over groups.
 
 N tiles, B blocks (a block is the tiles of one group in one domain), G groups, R permutations, D features, H tiles that
 a fold holds out, P components of all tiles, Q pairs of components, K leading components of a side
@@ -18,7 +18,7 @@ from geomae.evaluation.permutation_tests import Codes, Doubles, GroupBlocks, Per
 MOST_COMPONENTS = 32
 LEADING = 5
 MOST_FOLDS = 10
-MOST_FEATURES = 256  # leading components of the standardised embeddings; some hundred tiles carry no more
+MOST_FEATURES = 256  # leading components of the standardised embeddings; some hundred tiles do not support more
 
 
 def median_distance(rows_ND: NDArray[np.floating]) -> float:
@@ -31,7 +31,8 @@ def median_distance(rows_ND: NDArray[np.floating]) -> float:
 def squared_mmd(rows_ND: NDArray[np.floating], blocks: GroupBlocks, width: float) -> Statistic:
     """Squared maximum mean discrepancy with the kernel exp(-d² / (2 width²)).
 
-    The unbiased estimate (Gretton et al. 2012, eq. 3): about 0 without a gap, however few the tiles; it can be below.
+    The unbiased estimate (Gretton et al. 2012, eq. 3): 0 on average without a gap, for any number of tiles; it can be
+    negative.
     NaN for a permutation that leaves a side with a single tile.
     """
     kernel_NN = np.exp(_square_distances(rows_ND) / (-2 * width**2))
@@ -40,7 +41,7 @@ def squared_mmd(rows_ND: NDArray[np.floating], blocks: GroupBlocks, width: float
     def statistic(permutations: Permutations) -> Doubles:
         a, b = permutations.first_RB, permutations.second_RB
         n, m = a @ count_B, b @ count_B
-        with np.errstate(divide="ignore", invalid="ignore"):  # of a single tile nothing is known within
+        with np.errstate(divide="ignore", invalid="ignore"):  # a side with a single tile
             within = (_form(a, kernel_BB, a) - n) / (n * (n - 1))  # the kernel of a row with itself is 1
             within += (_form(b, kernel_BB, b) - m) / (m * (m - 1))
         return np.asarray(np.where(np.minimum(n, m) > 1, within - 2 * _form(a, kernel_BB, b) / (n * m), np.nan))
@@ -51,8 +52,8 @@ def squared_mmd(rows_ND: NDArray[np.floating], blocks: GroupBlocks, width: float
 def coral_distance(rows_ND: NDArray[np.floating], blocks: GroupBlocks) -> Statistic:
     """Squared Frobenius distance of the covariances, divided by 4 D² (Sun & Saenko 2016).
 
-    Of products of rows alone: with x_i the rows, the second moments differ by A = sum w_i x_i x_i', and
-    |A|² = sum w_i w_j (x_i x_j)²; what is left are products with the two means. So no covariance is ever formed.
+    It is computed from products of rows, without covariance matrices: with rows x_i, the second moments differ by
+    A = sum w_i x_i x_i', and |A|² = sum w_i w_j (x_i x_j)²; the other terms are products with the two means.
     """
     gram_NN = _gram(rows_ND)
     gram_BN, count_B, features = blocks.sums(gram_NN), blocks.count_B, rows_ND.shape[1]
@@ -63,7 +64,7 @@ def coral_distance(rows_ND: NDArray[np.floating], blocks: GroupBlocks) -> Statis
         n, m = a @ count_B, b @ count_B
         weight_RB = a / np.maximum(n - 1, 1)[:, None] - b / np.maximum(m - 1, 1)[:, None]
         total = _form(weight_RB, square_BB, weight_RB)
-        mean_1, mean_2 = n * np.maximum(n - 1, 1), m * np.maximum(m - 1, 1)  # n / (n - 1) of a product of means
+        mean_1, mean_2 = n * np.maximum(n - 1, 1), m * np.maximum(m - 1, 1)  # denominators of the products of means
         for part_RB, size, sign in ((a, mean_1, 1), (b, mean_2, -1)):
             along_RB = blocks.sums((part_RB @ gram_BN) ** 2, axis=1)
             total -= 2 * sign * (weight_RB * along_RB).sum(1) / size
@@ -77,14 +78,14 @@ def coral_distance(rows_ND: NDArray[np.floating], blocks: GroupBlocks) -> Statis
 def subspace_angle(rows_ND: NDArray[np.floating], blocks: GroupBlocks, leading: int = LEADING) -> Statistic:
     """Mean angle, in degrees, between the spaces of the `leading` principal components of the sides.
 
-    A side of n tiles has n - 1 of them. They are seen within the 32 leading components of all tiles: what lies outside
-    is noise, and an eigenproblem of every permutation in all features would take minutes.
+    A side of n tiles has n - 1 components. They are computed within the 32 leading components of all tiles: the rest is
+    noise, and an eigenproblem in all features for every permutation would take minutes.
     """
     centred_ND = rows_ND - rows_ND.mean(0, dtype=np.float64)
     _, axes_DD = np.linalg.eigh(centred_ND.T @ centred_ND)
     scores_NP = centred_ND @ axes_DD[:, ::-1][:, :MOST_COMPONENTS]
     components, count_B = scores_NP.shape[1], blocks.count_B
-    leading = max(1, min(leading, components // 2))  # spaces of more than half always meet
+    leading = max(1, min(leading, components // 2))  # larger spaces always intersect
     sum_BP = blocks.sums(scores_NP)
     stops = np.cumsum(count_B.astype(np.int64))
     moment_BQ = np.stack([(part.T @ part).ravel() for part in np.split(scores_NP, stops[:-1])])
@@ -105,13 +106,13 @@ def subspace_angle(rows_ND: NDArray[np.floating], blocks: GroupBlocks, leading: 
 
 
 def proxy_a_distance(rows_ND: NDArray[np.floating], blocks: GroupBlocks) -> Statistic:
-    """2 (1 - 2 error) of the classifier on tiles whose groups it never saw, both sides counting alike.
+    """2 (1 - 2 error) of a domain classifier on held-out groups, both sides weighted equally (Ben-David et al. 2007).
 
-    2 where it is always right, 0 where it guesses, less where it is misled (Ben-David et al. 2007). The classifier is
-    Fisher's linear discriminant: its direction is the difference of the means times the inverse (Ledoit-Wolf)
-    covariance of all tiles together, which no permutation changes and which gives the same direction as that within the
-    sides. So one inverse per fold serves all permutations, where an iterative fit would be made two thousand times.
-    Folds are made of groups without a look at the domains, so that every figure is the same function of a permutation.
+    It is 2 where the classifier is always right, 0 at chance level, and negative below it. The classifier is Fisher's
+    linear discriminant: its direction is the difference of the means times the inverse (Ledoit-Wolf) covariance of all
+    tiles, which gives the same direction as the covariance within the sides and does not depend on the permutation. So
+    one inverse per fold is enough, instead of two thousand iterative fits. Folds are made of groups, independently of
+    the domains, so that the statistic is the same function for every permutation.
     """
     fold_G = _assign_folds(blocks)
     scaled_ND = Scale.of(rows_ND).apply(rows_ND)
@@ -129,13 +130,13 @@ def proxy_a_distance(rows_ND: NDArray[np.floating], blocks: GroupBlocks) -> Stat
 
 
 def can_classify(blocks: GroupBlocks) -> bool:
-    """Whether the classifier of every fold sees both domains."""
+    """Whether the training part of every fold has both domains."""
     fold_B = _assign_folds(blocks)[blocks.group_B]
     return all(len(np.unique(blocks.target_B[fold_B != fold])) == 2 for fold in range(int(fold_B.max()) + 1))
 
 
 def _gram(rows_ND: NDArray[np.floating]) -> Doubles:
-    """Products of rows about their common mean, which no statistic here depends on and which would cost digits."""
+    """Products of centred rows: the mean does not affect the statistics, and centring avoids cancellation."""
     centred_ND = rows_ND - rows_ND.mean(0, dtype=np.float64)
     return np.asarray(centred_ND @ centred_ND.T)
 
@@ -149,13 +150,13 @@ def _square_distances(rows_ND: NDArray[np.floating]) -> Doubles:
 
 
 def _form(left_RB: Doubles, form_BB: Doubles, right_RB: Doubles) -> Doubles:
-    """left' form right of each permutation."""
+    """left' form right, the bilinear form for each permutation."""
     return np.asarray(((left_RB @ form_BB) * right_RB).sum(1))
 
 
 @dataclass(frozen=True)
 class _Fold:
-    """What a fold holds out, as rows and blocks, and what the classifier of a permutation is made of."""
+    """The held-out rows and blocks of a fold, and the sums from which the classifier of a permutation is made."""
 
     held_HD: Doubles
     held_start: Codes
@@ -167,7 +168,7 @@ class _Fold:
 
 
 def _assign_folds(blocks: GroupBlocks) -> Codes:
-    """The fold of each group: the largest first, each to the fold with the fewest tiles."""
+    """The fold of each group: the largest groups first, each in the fold with the fewest tiles so far."""
     size_G = np.bincount(blocks.group_B, weights=blocks.count_B)
     fold_G = np.zeros(len(size_G), dtype=np.int64)
     total_F = np.zeros(min(MOST_FOLDS, len(size_G)))
@@ -193,7 +194,7 @@ def _prepare(rows_ND: Doubles, blocks: GroupBlocks, held_G: NDArray[np.bool_]) -
 
 
 def _count(fold: _Fold, permutations: Permutations, wrong_R2: Doubles, total_R2: Doubles) -> None:
-    """Add the held-out tiles of each side, and those that are taken for the other one."""
+    """Add the number of held-out tiles of each side, and of those that are misclassified."""
     parts = (permutations.first_RB, permutations.second_RB)
     trained = [part_RB[:, fold.train] for part_RB in parts]
     counts = [part_RB @ fold.count_B for part_RB in trained]
@@ -202,8 +203,8 @@ def _count(fold: _Fold, permutations: Permutations, wrong_R2: Doubles, total_R2:
     middle_R = (direction_RD * (means[0] + means[1]) / 2).sum(1)
     score_RH = direction_RD @ fold.held_HD.T - middle_R[:, None]
     one_sided_R = (counts[0] == 0) | (counts[1] == 0)
-    score_RH[one_sided_R] = 0  # a classifier that saw one side can but guess
-    share_RH = np.where(score_RH == 0, 0.5, score_RH > 0)  # taken for the second side
+    score_RH[one_sided_R] = 0  # trained on one side only: chance level
+    share_RH = np.where(score_RH == 0, 0.5, score_RH > 0)  # classified as the second side
     taken_RB = np.add.reduceat(share_RH, fold.held_start, axis=1)
     held_B = np.diff(fold.held_start, append=len(fold.held_HD))
     for number, part_RB in enumerate(parts):

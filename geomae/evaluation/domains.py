@@ -1,6 +1,6 @@
-"""Two domains as a method of adaptation sees them, and what it makes of them.
+"""The input of an alignment method, two domains, and its output.
 
-P labelled tiles of the source (those that only validate among them), N training tiles, M tiles of the target,
+P labelled tiles of the source (including those for validation), N training tiles, M tiles of the target,
 D features, E features after the method, K classes
 """
 
@@ -20,9 +20,9 @@ from geomae.metrics.predictions import UNKNOWN, Codes, Floats
 
 @dataclass(frozen=True)
 class Domains:
-    """All that a method may know. No label of the target is among it.
+    """The input of a method: everything but labels of the target.
 
-    `plan` says which labelled tiles are trained on, `C` is the strength of `source`, the probe that knows no target.
+    `plan` says which labelled tiles are trained on; `C` is the strength of `source`, the probe of the source alone.
     """
 
     pool_PD: NDArray[np.floating]
@@ -35,28 +35,28 @@ class Domains:
 
     @property
     def classes(self) -> int:
-        """How many there are."""
+        """The number of classes."""
         return len(self.labelled.names)
 
     @cached_property
     def source_ND(self) -> NDArray[np.floating]:
-        """The training tiles."""
+        """The embeddings of the training tiles."""
         return self.pool_PD[self.plan.train]
 
     @property
     def label_N(self) -> Codes:
-        """Their classes."""
+        """The classes of the training tiles."""
         return np.asarray(self.labelled.label_P[self.plan.train])
 
 
 @dataclass(frozen=True)
 class Moved:
-    """What a method made of two domains: rows that can be compared, and what a probe behind it learns from.
+    """The output of a method: both domains in a common space, and the training data of a probe there.
 
-    `pool_PE` are the labelled tiles, moved; tiles of the target go through `target`. `alignment` is the pair of maps
-    where both domains have one. `pseudo_M` are classes of tiles of the target that are learned from, too, UNKNOWN for
-    the others. `offset_K` is added to the scores of a probe of the strength `C` of the domains, whose probabilities go
-    with the shares `share_K` then.
+    `pool_PE` are the mapped labelled tiles; `target` maps tiles of the target. `alignment` is the pair of maps, where
+    the method consists of such a pair. `pseudo_M` are pseudo-labels of target tiles that the probe trains on, UNKNOWN
+    for the others. `offset_K` is added to the scores of the probe with strength `C`; its probabilities then correspond
+    to the class shares `share_K`.
     """
 
     domains: Domains
@@ -69,17 +69,17 @@ class Moved:
 
     @cached_property
     def target_ME(self) -> Floats:
-        """The tiles of the target, moved."""
+        """The mapped tiles of the target."""
         return self.target.apply(self.domains.target_MD)
 
     @cached_property
     def source_NE(self) -> Floats:
-        """The training tiles, moved."""
+        """The mapped training tiles."""
         return self.pool_PE[self.domains.plan.train]
 
     def learned(self, tiles: Codes | None = None) -> tuple[Floats, Codes]:
-        """Rows that a probe learns from, and their classes: some labelled tiles (default: those to train on) and those
-        of the target that have a class.
+        """Training rows of a probe and their classes: some labelled tiles (default: the training tiles) and the target
+        tiles with a pseudo-label.
         """
         tiles = self.domains.plan.train if tiles is None else tiles
         rows, label = self.pool_PE[tiles], self.domains.labelled.label_P[tiles]
@@ -89,7 +89,7 @@ class Moved:
         return np.concatenate([rows, self.target_ME[there]]), np.concatenate([label, self.pseudo_M[there]])
 
     def probes(self, C_values: Sequence[float], tolerance: float = TIGHT) -> list[LinearProbe]:
-        """The probe behind the method, for each strength."""
+        """The probe after the method, for each strength."""
         rows, label = self.learned()
         probes = fit_path(rows, one_hot(label, self.domains.classes), C_values, tolerance=tolerance)
         return probes if self.offset_K is None else [probe.shifted(self.offset_K) for probe in probes]

@@ -1,4 +1,4 @@
-"""The probe that is kept: a linear map from embeddings to classes or numbers, calibrated on held-out tiles.
+"""The probe that is saved: a linear map from embeddings to classes or numbers, calibrated on held-out tiles.
 
 T tiles, N rows (tiles, or patches of a segmentation), D features, K classes
 """
@@ -35,11 +35,11 @@ from geomae.metrics.predictions import UNKNOWN, Codes, Floats, confusion
 
 @dataclass(frozen=True)
 class LinearMap:
-    """Embeddings as an encoder gives them become `embedding @ weight_DK + bias_K`: logits, or numbers (K is 1).
+    """A map of unaligned embeddings, `embedding @ weight_DK + bias_K`, to logits or to numbers (K is 1).
 
-    `calibration` is None for numbers. `confusion_KK` counts (truth, predicted) of rows that the fit had not seen, and
-    is empty where no folds told that. `align` names the alignment that is part of the map, and `why` it was taken.
-    `share_K` are the class shares that its probabilities go with, None for those that it was trained on.
+    `calibration` is None for numbers. `confusion_KK` counts (truth, predicted) of held-out rows; None without folds.
+    `align` names the alignment that is part of the map, and `why` is the reason for it. `share_K` are the class shares
+    that its probabilities correspond to; None for those of its training.
     """
 
     weight_DK: Floats
@@ -58,9 +58,9 @@ class LinearMap:
 
 @dataclass(frozen=True)
 class FinalProbe:
-    """The map that every tile goes through, and by test set that of the alignment that was chosen for it.
+    """The map without alignment, and by test set the map with the alignment that was chosen for it.
 
-    `strength` is C of its fit, `trained_K` the class shares that its probabilities go with, empty for numbers.
+    `strength` is C of the fit, `trained_K` the class shares that its probabilities correspond to, empty for numbers.
     """
 
     plain: LinearMap
@@ -71,7 +71,7 @@ class FinalProbe:
 
 @dataclass(frozen=True)
 class _Rows:
-    """What a fit learns from: tiles (T, ...) by position, their labels, and the folds that tell how right it is."""
+    """Data of a fit: embeddings (T, ...), labels, positions of the training tiles, and folds for calibration."""
 
     embedding: NDArray[np.floating]
     label: NDArray[Any]
@@ -82,11 +82,11 @@ class _Rows:
 def fit_final_probe(
     task: ProbeTask, embeddings: Embeddings, predictions: Predictions, chosen: dict[str, Choice]
 ) -> FinalProbe:
-    """Fit the probe that is kept: on all training tiles, with the strength that was chosen for the scores.
+    """Fit the probe that is saved, on all training tiles, with the strength that was chosen for the scores.
 
-    `chosen` are the alignments by test set. With cross-fitting, which fits several probes, the strength is the middle
-    one of theirs. Classes of tiles count alike in the fit and in the calibration, so that probabilities go with equal
-    shares; pixels count each, and go with the shares that they have.
+    `chosen` are the alignments by test set. With cross-fitting, which fits several probes, the strength is the median
+    of theirs. Classes of tiles have equal weight in the fit and in the calibration, so that probabilities correspond to
+    equal shares; pixels are not balanced, and probabilities correspond to their shares in training.
     """
     strength = float(np.median(predictions.C_values))
     embedding = np.concatenate([embeddings.of(part.selected) for part in task.pool])
@@ -107,14 +107,14 @@ def fit_final_probe(
             continue
         taken = float(predictions.evidence[test.name].scores[choice.align]["strength"])
         moved = move(choice.align, final_domains(task, embeddings, test, strength, choice.align))
-        behind = _behind(moved, _of_tiles(_rows_behind(moved, rows), classes, task.names, taken))
-        aligned[test.name] = replace(behind, align=choice.align, why=choice.why)
+        composed = _composed(moved, _of_tiles(_mapped_rows(moved, rows), classes, task.names, taken))
+        aligned[test.name] = replace(composed, align=choice.align, why=choice.why)
     trained_K = np.bincount(label[train], minlength=classes) > 0
     return FinalProbe(plain, aligned, strength, trained_K / trained_K.sum())
 
 
 def final_plan(task: ProbeTask, tiles: int) -> FoldPlan:
-    """The fit of the probe that is kept: on all training tiles, of which the folds of the scores hold some out."""
+    """The plan of the saved probe: all training tiles, with the folds of the scores for calibration."""
     if len(task.plans) == 1:
         return task.plans[0]
     every = np.arange(tiles)
@@ -122,7 +122,7 @@ def final_plan(task: ProbeTask, tiles: int) -> FoldPlan:
 
 
 def final_domains(task: ProbeTask, embeddings: Embeddings, test: LabelledSelection, C: float, method: str) -> Domains:
-    """The training tiles and those of a test set, as a method sees them that is fitted on all."""
+    """The input of a method that is fitted on all training tiles and all tiles of a test set."""
     mapped = embeddings.mapped.get((method, test.name))
     target = (mapped.embeddings if mapped else embeddings).of(test.selected)
     pool = np.concatenate([embeddings.of(part.selected) for part in task.pool])
@@ -133,8 +133,8 @@ def final_domains(task: ProbeTask, embeddings: Embeddings, test: LabelledSelecti
     return Domains(pool, labelled, plan, target, C, source, task.settings.seed)
 
 
-def _rows_behind(moved: Moved, rows: _Rows) -> _Rows:
-    """The labelled tiles, moved, and behind them those of the target that every fit learns from."""
+def _mapped_rows(moved: Moved, rows: _Rows) -> _Rows:
+    """The mapped labelled tiles, followed by the target tiles with pseudo-labels, which are in every training part."""
     if moved.pseudo_M is None:
         return replace(rows, embedding=moved.pool_PE)
     there = np.flatnonzero(moved.pseudo_M != UNKNOWN)
@@ -147,13 +147,13 @@ def _rows_behind(moved: Moved, rows: _Rows) -> _Rows:
     )
 
 
-def _behind(moved: Moved, probe: LinearMap) -> LinearMap:
-    """The probe of moved tiles as a map of embeddings as they are."""
+def _composed(moved: Moved, probe: LinearMap) -> LinearMap:
+    """The composition of the map of the target and a probe after it, as a map of unaligned embeddings."""
     weight_DK = moved.target.weight_DE @ probe.weight_DK
     whole = replace(probe, weight_DK=weight_DK, bias_K=moved.target.bias_E @ probe.weight_DK + probe.bias_K)
     if moved.offset_K is None:
         return whole
-    # The offset holds the biases of the calibration already.
+    # The offset includes the biases of the calibration.
     temperature = moved.domains.source.calibration.temperature
     calibration = Calibration(temperature, np.zeros(len(moved.offset_K)), moved.domains.source.calibration.notes)
     return replace(whole, bias_K=whole.bias_K + moved.offset_K, calibration=calibration, share_K=moved.share_K)
@@ -173,7 +173,7 @@ def _of_tiles(rows: _Rows, classes: int, names: Sequence[str], C: float) -> Line
 
 
 def _of_patches(rows: _Rows, classes: int, names: Sequence[str], C: float, seed: int) -> FinalProbe:
-    """A patch is of the class that most of it has; together those of a tile count as one row does."""
+    """The probe of patches. A patch has its most frequent class; the patches of a tile have a weight of 1 together."""
     share_TRCK = class_shares(rows.label, rows.embedding.shape[1], rows.embedding.shape[2], classes)
 
     def fit(tiles: Codes) -> tuple[LinearProbe, Floats]:
@@ -206,7 +206,7 @@ def _calibrated(
 
 
 def _uncalibrated(whole: LinearMap, classes: int) -> LinearMap:
-    said = "the strength was fixed, so that no tile was held out to calibrate on: probabilities stay as they are"
+    said = "the strength was fixed, so that no tile was held out for calibration: probabilities are not calibrated"
     return replace(whole, calibration=Calibration.none(classes, said))
 
 

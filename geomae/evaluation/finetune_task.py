@@ -1,4 +1,4 @@
-"""The task of a fine-tuning: labelled tiles to learn from, those held out to choose by, and those to be tested on.
+"""The task of a fine-tuning: labelled tiles for training, for validation (held out) and for testing.
 
 T tiles, P tiles of the train selection, K classes
 """
@@ -45,17 +45,17 @@ from geomae.training.finetuning_config import FinetuneConfig
 from geomae.training.starts import OwnStart
 from geomae.training.supervised import LabelledPart
 
-HOLD_OUT = 5  # one in so many groups judges
-FEW_NUMBERS = 20  # different whole numbers up to which labels may be codes of classes
+HOLD_OUT = 5  # one in so many groups is held out
+FEW_NUMBERS = 20  # up to so many distinct whole numbers, labels may be class codes
 
 
 @dataclass(frozen=True)
 class FinetuneTask:
-    """Labelled tiles on both sides. `how` says what was held out, `records` how each test is standardised."""
+    """Labelled tiles for training and testing. `how` describes what was held out, `records` the sensor of each test."""
 
     task: str
     seed: int
-    model: Model  # that knows the sensor of the tiles to learn from
+    model: Model  # extended by the sensor of the training tiles
     learned: LabelledSelection
     held: LabelledSelection
     tests: tuple[LabelledSelection, ...]
@@ -68,13 +68,13 @@ class FinetuneTask:
     notes: tuple[str, ...]
 
     def part(self, one: LabelledSelection, memory_mb: int) -> LabelledPart:
-        """Tiles and what they are scored by: codes, or numbers in their unit."""
+        """Tiles with their labels: class codes, or numbers in their unit."""
         record = self.records.get(one.name, self.record)
         reader = TileReader(one.index, memory_mb * 1024**2, [band.name for band in record.bands])
         return LabelledPart(one.name, LabelledTiles(reader, class_codes(one, self.names)), record)
 
     def job(self, config: FinetuneConfig, learned: LabelledSelection | None = None) -> FinetuneJob:
-        """What is learned; of `learned` alone, without anything to judge by, where it is given."""
+        """The job of training; with `learned`, on these tiles only and without held-out tiles."""
         part = self.part(learned or self.learned, config.memory_mb // 2)
         held = None if learned is not None else self.part(self.held, config.memory_mb // 4)
         record, weight_K = self.head(config, part.tiles.label_T), None
@@ -110,13 +110,13 @@ class FinetuneTask:
         )
 
     def tiles_behind(self) -> dict[str, dict[str, list[str]]]:
-        """The tiles that were learned from and chosen by, as a model folder keeps them."""
+        """Ids of training and held-out tiles, as stored in a model folder."""
         parts = {"learned": self.learned, "held_out": self.held}
         ids = {name: one.index.tiles["tile_id"].tolist() for name, one in parts.items()}
         return {self.learned.index.name: ids}
 
     def probe(self, shots: tuple[int, ...]) -> ProbeTask:
-        """The frozen probe of the same tiles: it learns from what is learned from, and chooses by what is held out."""
+        """The task of a probe of the frozen encoder with the same training, held-out and test tiles."""
         settings = ProbeSettings(self.task, seed=self.seed, shots=shots)
         pool = (self.learned, self.held)
         label_P = np.concatenate([one.label_T for one in pool])
@@ -139,7 +139,7 @@ def read_finetune_task(
 ) -> FinetuneTask:
     """Label the tiles of the train selection and of the tests, in this order, and hold some out of the first.
 
-    Raises CatalogError, ConfigError, BandMismatchError or ModelError for what cannot be.
+    Raises CatalogError, ConfigError, BandMismatchError or ModelError where the selections cannot be used.
     """
     notes: list[str] = []
     task = task or task_of_labels(chosen[0])
@@ -169,7 +169,7 @@ def read_finetune_task(
               if part.unlabelled]  # fmt: skip
     tested = tuple(tests) or (held,)
     if not tests:
-        notes.append("no --eval: figures are of the held-out tiles, which steps and rate were chosen by, and flatter")
+        notes.append("no --eval: figures are of the held-out tiles, which chose steps and rate, and are optimistic")
     truths = {
         test.name: GroundTruth(
             class_codes(test, names), codes_of(test.unit_T)[0], measure_of(test, names, ProbeSettings(task))
@@ -183,7 +183,7 @@ def read_finetune_task(
 
 
 def task_of_labels(selected: Selection) -> str:
-    """What the labels of a selection are for. Raises ConfigError where they leave it in doubt."""
+    """The task that fits the labels of a selection. Raises ConfigError where they are ambiguous."""
     index = selected.index
     if index.labels is not None:
         raise ConfigError(
@@ -193,7 +193,7 @@ def task_of_labels(selected: Selection) -> str:
     texts = {str(text) for text in index.tiles["label"].tolist() if text is not None}
     numbers = [number for text in texts if (number := _number(text)) is not None]
     if len(numbers) < len(texts) or not texts:
-        return CLASSIFICATION  # without any label, what reads them says so
+        return CLASSIFICATION  # a missing label is reported later
     if len(texts) <= FEW_NUMBERS and all(number == int(number) for number in numbers):
         raise ConfigError(
             f"--train {selected.name}: labels are whole numbers ({', '.join(sorted(texts)[:5])}), which may be codes "
@@ -203,7 +203,7 @@ def task_of_labels(selected: Selection) -> str:
 
 
 def check_head(config: FinetuneConfig, task: str) -> None:
-    """Raise ConfigError for a task that there is not, and for a head that is not for it."""
+    """Raise ConfigError for an unknown task, and for a head that does not fit the task."""
     if task not in TASKS:
         raise ConfigError(f"--task {task}: {nearest(task, TASKS)}")
     if config.head == "conv" and task != SEGMENTATION:
@@ -214,26 +214,26 @@ def read_layer(config: FinetuneConfig, model: Model) -> int:
     """The last block that the head reads. Raises ConfigError where the encoder has no such block."""
     shape = model.mae.architecture
     if config.layer is not None and config.layer > shape.depth:
-        raise ConfigError(f"layer: {config.layer} is to be read, and the encoder has blocks 1 to {shape.depth}")
+        raise ConfigError(f"layer: there is no block {config.layer}; the encoder has blocks 1 to {shape.depth}")
     return config.layer or shape.middle
 
 
 def hold_out(train: LabelledSelection, names: Sequence[str]) -> tuple[NDArray[np.bool_], str]:
-    """Which tiles (P,) judge: whole groups (else blocks, else tiles), as near to a fifth as they allow, that keep the
-    classes even; and in words how. Raises CatalogError where there are too few.
+    """The tiles (P,) to hold out: about a fifth, as whole groups (else blocks, else tiles), stratified by class; and a
+    description. Raises CatalogError where there are too few groups.
     """
     units_P, known = codes_of(train.unit_T)
     if len(known) < 2:
         raise CatalogError(
-            f"--train {train.name}: its {len(train)} labelled tiles are of one group, and some have to be held out to "
-            "choose by; label tiles of other groups"
+            f"--train {train.name}: its {len(train)} labelled tiles are of one group, and whole groups "
+            "are held out; label tiles of other groups"
         )
     place = {name: code for code, name in enumerate(names)}
     class_P = np.array([place[one] for one in train.label_T.tolist()]) if names else quarters(train.label_T)
     fold_P = assign_groups(class_P, units_P, min(HOLD_OUT, len(known)))
 
     def unfit(fold: int) -> tuple[int, float]:
-        """How many classes nothing would be left of to learn from; how far from a fifth (groups differ in size)."""
+        """The number of classes that would be missing in training; the deviation from a fifth of the tiles."""
         left_P = fold_P != fold
         return len(np.unique(class_P)) - len(np.unique(class_P[left_P])), abs(1 / HOLD_OUT - (1 - float(left_P.mean())))
 
@@ -244,7 +244,7 @@ def hold_out(train: LabelledSelection, names: Sequence[str]) -> tuple[NDArray[np
 
 
 def _of_valid_pixels(part: LabelledSelection) -> LabelledSelection:
-    """Labels of pixels that show nothing are forgotten."""
+    """The selection without labels of invalid pixels."""
     if part.pixels_THW is None:
         return part
     pixels_THW = part.pixels_THW.copy()
@@ -253,13 +253,13 @@ def _of_valid_pixels(part: LabelledSelection) -> LabelledSelection:
         pixels_THW[position][~reader.read(position)[1].any(0)] = UNKNOWN
     known = np.flatnonzero((pixels_THW != UNKNOWN).any((1, 2)))
     if not len(known):
-        raise CatalogError(f"{part.name}: no pixel with a label shows anything; choose other tiles")
+        raise CatalogError(f"{part.name}: no pixel with a label is valid; choose other tiles")
     lost = len(part) - len(known)
     return replace(part, pixels_THW=pixels_THW, unlabelled=part.unlabelled + lost).take(known)
 
 
 def _class_names(train: LabelledSelection, task: str) -> tuple[str, ...]:
-    """The classes that there are to learn, in order; none for numbers. Raises CatalogError for fewer than two."""
+    """The classes in the training tiles, in order; none for numbers. Raises CatalogError for fewer than two."""
     if task == REGRESSION:
         if train.label_T.std() == 0:
             raise CatalogError(f"--train {train.name}: all labels are {train.label_T[0]:g}; there is nothing to learn")
@@ -267,14 +267,14 @@ def _class_names(train: LabelledSelection, task: str) -> tuple[str, ...]:
     names = tuple(occurring_classes(train))
     if len(names) < 2:
         raise CatalogError(
-            f"--train {train.name}: all {len(train)} labelled tiles have the label {names[0]!r}; to tell classes apart "
-            "takes two or more"
+            f"--train {train.name}: all {len(train)} labelled tiles have the label {names[0]!r}; a classifier "
+            "needs two or more"
         )
     return names
 
 
 def _check_disjoint(train: LabelledSelection, tests: Sequence[LabelledSelection], notes: list[str]) -> None:
-    """Raise ConfigError where a test shares tiles or groups with what is learned from; notes say which overlap."""
+    """Raise ConfigError where a test shares tiles or groups with the training tiles; notes count overlapping tiles."""
     for test in tests:
         tiles = set(tile_keys(train)) & set(tile_keys(test))
         groups = sorted(set(train.unit_T) & set(test.unit_T)) if train.index.name == test.index.name else []
@@ -285,17 +285,17 @@ def _check_disjoint(train: LabelledSelection, tests: Sequence[LabelledSelection]
                 else (f"{len(groups)} of its groups are (such as {groups[0]})")
             )
             raise ConfigError(
-                f"--eval {test.name}: {what} in --train {train.name} too, and scores would tell how well they are "
-                "remembered; choose selectors that share none"
+                f"--eval {test.name}: {what} in --train {train.name} too, so that scores would measure "
+                "memorisation; choose selectors that share none"
             )
         shared = int(overlapping(test.index, train.index).sum())
-        notes += [f"{test.name}: {shared} tiles overlap tiles of {train.name}, which flatters the scores"] * (
+        notes += [f"{test.name}: {shared} tiles overlap tiles of {train.name}, which makes scores optimistic"] * (
             shared > 0
         )
 
 
 def _with_known_classes(test: LabelledSelection, names: Sequence[str], notes: list[str]) -> LabelledSelection:
-    """A test without tiles of classes that are never learned (of pixels: they are not scored); notes name them."""
+    """A test without tiles of classes that are not trained (their pixels are not scored); notes name these classes."""
     never = [name for name in occurring_classes(test) if name not in names]
     if not never:
         return test
@@ -304,7 +304,7 @@ def _with_known_classes(test: LabelledSelection, names: Sequence[str], notes: li
     else:
         known_T = (class_codes(test, names) != UNKNOWN).any((1, 2))
     left = "their tiles are" if test.pixels_THW is None else "their pixels are"
-    notes.append(f"{test.name}: never learned, since they are not in --train: {', '.join(never)}; {left} not scored")
+    notes.append(f"{test.name}: classes that are not in --train: {', '.join(never)}; {left} not scored")
     if not known_T.any():
         raise CatalogError(f"--eval {test.name}: none of its classes ({', '.join(never)}) is in --train; choose others")
     return test.take(np.flatnonzero(known_T))
@@ -314,18 +314,18 @@ def _check_learned(learned: LabelledSelection, train: LabelledSelection, names: 
     gone = [name for name in names if name not in occurring_classes(learned)] if names else []
     if gone:
         raise CatalogError(
-            f"--train {train.name}: all tiles of {', '.join(gone)} are in the groups that are held out to choose by; "
+            f"--train {train.name}: all tiles of {', '.join(gone)} are in the held-out groups; "
             "label other groups, or leave the class out with `where`"
         )
 
 
 def _check_bands(name: str, own: SensorRecord, other: SensorRecord, task: str, config: FinetuneConfig) -> None:
-    """A head that looks at the pixels takes the bands that it learned, in their order."""
+    """Raise BandMismatchError where a conv head, which reads pixels, would be tested on other bands."""
     conv = (config.head or ("conv" if task == SEGMENTATION else "linear")) == "conv"
     bands, others = ([band.name for band in one.bands] for one in (own, other))
     if conv and bands != others:
         raise BandMismatchError(
-            f"--eval {name}: has the bands {', '.join(others)}, and the conv head learns {', '.join(bands)}; choose "
+            f"--eval {name}: has the bands {', '.join(others)}, and the conv head takes {', '.join(bands)}; choose "
             "tiles of the same bands, or --set head=linear"
         )
 

@@ -1,5 +1,5 @@
-"""What a fine-tuned model says of tiles it has not seen, how sure it is, and how it compares: with the frozen probe of
-the same encoder, and with the same architecture untrained.
+"""Evaluation of a fine-tuned model: predictions of unseen tiles, calibration, and comparison with the probe of the
+frozen encoder and with the same architecture from random weights.
 
 T tiles, H W pixels, K classes, G groups, B bins of confidence
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from geomae.evaluation.alignment import NONE
 from geomae.evaluation.finetune_task import FinetuneTask
 from geomae.evaluation.folds import codes_of
-from geomae.evaluation.head_start import begun
+from geomae.evaluation.head_start import with_probe_head
 from geomae.evaluation.probe_predictions import PredictionKey, Predictions, draw_labelled_tiles, possible_shots
 from geomae.evaluation.probe_scores import EncoderResult, ProbeRow, ProbeScores, score
 from geomae.evaluation.probe_task import LabelledSelection, class_codes
@@ -43,15 +43,15 @@ from geomae.training.finetuning_config import FinetuneConfig
 from geomae.training.supervised import LabelledPart
 
 SCRATCH, LINEAR = "scratch", "linear"
-DRAWS = 3  # of few labels
-PIXELS_OF_TILE = 200  # of a held-out tile, that probabilities of pixels are calibrated on
+DRAWS = 3  # random draws of few labels
+PIXELS_OF_TILE = 200  # pixels of a held-out tile for the calibration of segmentation
 METHOD = ""  # all methods share one key, so that they are compared with each other
 ECE = "ece"
 
 
 @dataclass(frozen=True)
 class TilePredictions:
-    """What a model says of a test: classes (T,) or (T, H, W), or numbers (T,); and how sure it was (G, B, 3)."""
+    """Predictions of a test: classes (T,) or (T, H, W), or numbers (T,); and sums for reliability (G, B, 3)."""
 
     predicted: NDArray[Any]
     reliability_GB3: Floats | None
@@ -59,7 +59,7 @@ class TilePredictions:
 
 @dataclass(frozen=True)
 class Contender:
-    """A method in the table. `predictions` is by test and draw; `shots` None: from all labels."""
+    """A method in the table. `draws` are predictions by test, one mapping per draw; `shots` None: from all labels."""
 
     method: str
     shots: int | None
@@ -68,7 +68,7 @@ class Contender:
 
 @dataclass
 class FinetuneResult:
-    """Everything that was measured; `others` are what the probe (LINEAR) and the forest (FOREST) predict."""
+    """All results; `others` are predictions of the probe (LINEAR) and of the forest (FOREST)."""
 
     task: FinetuneTask
     config: FinetuneConfig
@@ -81,22 +81,22 @@ class FinetuneResult:
 
     @property
     def main(self) -> str:
-        """The figure that methods are compared by."""
+        """The metric by which methods are compared."""
         return next(iter(self.task.truths.values())).measure.main
 
     def predictions(self, test: str) -> TilePredictions:
-        """What the fine-tuned model says."""
+        """The predictions of the fine-tuned model."""
         return self.contenders[0].draws[0][test]
 
 
 def calibrated_model(compute: Compute, task: FinetuneTask, config: FinetuneConfig, learned: Learned) -> Model:
-    """The model with the calibration and the confusion of its held-out tiles, and the names of all tiles behind it."""
+    """The model with calibration and confusion matrix from its held-out tiles, and the ids of its tiles."""
     head = learned.model.head
     assert head is not None
     record = head.record
     if task.names:
         logits_NK, label_N, weight_N = _held_out_rows(compute, task, learned.model, config)
-        if config.balances(task.task):  # the bias must not undo that classes were made equal
+        if config.balances(task.task):  # otherwise the bias would undo the balancing of classes
             weight_N = weight_N * np.array(class_weights(label_N, len(task.names)))[label_N]
         found = fit_calibration(logits_NK, label_N, weight_N, task.names)
         counts_KK = confusion(label_N, found.apply(logits_NK).argmax(1), len(task.names))
@@ -111,29 +111,31 @@ def calibrated_model(compute: Compute, task: FinetuneTask, config: FinetuneConfi
     return replace(learned.model, head=replace(head, record=record, learned=task.tiles_behind()))
 
 
-def tell(compute: Compute, task: FinetuneTask, model: Model, config: FinetuneConfig) -> dict[str, TilePredictions]:
-    """What a model says of every test."""
-    return {test.name: _tell_one(compute, task, model, test, config) for test in task.tests}
+def predict_tests(
+    compute: Compute, task: FinetuneTask, model: Model, config: FinetuneConfig
+) -> dict[str, TilePredictions]:
+    """The predictions of a model for every test."""
+    return {test.name: _predict_one(compute, task, model, test, config) for test in task.tests}
 
 
 def train_scratch(
     compute: Compute, task: FinetuneTask, config: FinetuneConfig, folder: Path, stop: Stop, on_event: OnEvent
 ) -> tuple[Learned, dict[str, TilePredictions]] | None:
-    """The same architecture from random weights, its own rate chosen likewise; None where `stop` ended it."""
+    """Train the same architecture from random weights, with its own choice of rate; None where `stop` ended it."""
     job, own = task.job(config), config.untrained()
-    job = begun(compute, replace(job, model=untrained(job.model, task.seed)))
+    job = with_probe_head(compute, replace(job, model=untrained(job.model, task.seed)))
     learned = finetune_model(compute, own, job, folder, stop, on_event)
     if learned is None:
         return None
-    return learned, tell(compute, task, calibrated_model(compute, task, config, learned), config)
+    return learned, predict_tests(compute, task, calibrated_model(compute, task, config, learned), config)
 
 
 def train_few(
     compute: Compute, task: FinetuneTask, config: FinetuneConfig, shots: Sequence[int], strength: float | None,
     folder: Path, stop: Stop, on_event: OnEvent,
 ) -> list[Contender] | None:  # fmt: skip
-    """From some labels per class, in three draws that spread over groups, at the rate that was chosen and from a probe
-    of the strength that was, to the last step: nothing is held out, and probabilities are not calibrated.
+    """Train from a few labels per class, in three draws that are spread over groups, with the rate and the probe
+    strength that were chosen before. No tile is held out: training runs to the last step, without calibration.
     """
     label_T = class_codes(task.learned, task.names)
     group_T = codes_of(task.learned.unit_T)[0]
@@ -142,17 +144,17 @@ def train_few(
         draws = []
         for draw in range(DRAWS):
             drawn = np.sort(draw_labelled_tiles(label_T, group_T, count, task.seed, draw))
-            job = begun(compute, task.job(config, task.learned.take(drawn)), strength)
+            job = with_probe_head(compute, task.job(config, task.learned.take(drawn)), strength)
             learned = finetune_model(compute, config, job, folder / f"{count}-{draw}", stop, on_event)
             if learned is None:
                 return None
-            draws.append(tell(compute, task, learned.model, config))
+            draws.append(predict_tests(compute, task, learned.model, config))
         found.append(Contender(config.method, count, draws))
     return found
 
 
 def score_methods(result: FinetuneResult) -> ProbeScores:
-    """All rows: every method on every test, differences to the fine-tuned model and to the best other one paired."""
+    """All rows: every method on every test, with paired differences to the fine-tuned model and the best baseline."""
     task, scores = result.task, ProbeScores()
     full = [EncoderResult(one.method, number > 0, [_as_predictions([one])])
             for number, one in enumerate(result.contenders) if one.shots is None]  # fmt: skip
@@ -168,11 +170,11 @@ def score_methods(result: FinetuneResult) -> ProbeScores:
         scores.rows += one.rows
         scores.sums |= one.sums
         scores.best_baseline |= one.best_baseline
-    scores.rows += [row for one in result.contenders if one.shots is None for row in _errors_of_sureness(task, one)]
+    scores.rows += [row for one in result.contenders if one.shots is None for row in _calibration_rows(task, one)]
     return scores
 
 
-def _errors_of_sureness(task: FinetuneTask, contender: Contender) -> list[ProbeRow]:
+def _calibration_rows(task: FinetuneTask, contender: Contender) -> list[ProbeRow]:
     """The expected calibration error of a method on each test."""
     rows = []
     for test, predictions in contender.draws[0].items():
@@ -199,7 +201,7 @@ def _as_predictions(contenders: Sequence[Contender]) -> Predictions:
 
 
 def _of_one(method: str, given: Predictions, *, few: bool) -> Predictions:
-    """What one method says from all labels, or from few."""
+    """The predictions of one method, from all labels or from few."""
     predictions = Predictions()
     for key, predicted in given.predicted.items():
         if key.method == method and key.align == NONE and (key.shots is not None) == few:
@@ -210,7 +212,7 @@ def _of_one(method: str, given: Predictions, *, few: bool) -> Predictions:
 def _logits(
     compute: Compute, model: Model, part: LabelledPart, size: int
 ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-    """Positions and logits of the tiles of a part, some at a time."""
+    """Positions and logits of the tiles of a part, batch by batch."""
     head = model.head
     assert head is not None
     model.mae.to(compute.fabric.device)
@@ -225,7 +227,7 @@ def _logits(
 def _held_out_rows(
     compute: Compute, task: FinetuneTask, model: Model, config: FinetuneConfig
 ) -> tuple[Floats, NDArray[np.int64], Floats]:
-    """Logits (N, K), labels and weights of held-out tiles, or of some pixels of each, which count as much together."""
+    """Logits (N, K), labels and weights of held-out tiles, or of some pixels of each with a weight of 1 per tile."""
     part = task.part(task.held, config.memory_mb // 4)
     logits, labels, weights = [], [], []
     for chosen, logits_BK in _logits(compute, model, part, config.batch):
@@ -244,7 +246,7 @@ def _held_out_rows(
     return np.concatenate(logits), np.concatenate(labels).astype(np.int64), np.concatenate(weights)
 
 
-def _tell_one(
+def _predict_one(
     compute: Compute, task: FinetuneTask, model: Model, test: LabelledSelection, config: FinetuneConfig
 ) -> TilePredictions:
     head = model.head

@@ -1,4 +1,4 @@
-"""Folds: which tiles are trained on and which are held out or predicted, made once for all encoders.
+"""Folds for training, validation and prediction, made once for all encoders.
 
 T tiles (of a test set, where there are two), P tiles of the training set, F folds
 """
@@ -23,25 +23,25 @@ MOST_FOLDS = 5
 
 @dataclass(frozen=True)
 class TrainingFolds:
-    """Which fold each tile is held out in, and in words what was kept together."""
+    """The fold in which each tile is held out, and a description of the folds."""
 
     fold_T: Codes
     how: str
 
     def parts(self) -> list[tuple[Codes, Codes]]:
-        """Tiles to train on and tiles held out, of each fold."""
+        """Training tiles and held-out tiles of each fold."""
         places = [np.flatnonzero(self.fold_T == fold) for fold in np.unique(self.fold_T)]
         return [(np.flatnonzero(~np.isin(np.arange(len(self.fold_T)), held)), held) for held in places]
 
 
 def codes_of(names_T: Sequence[Any] | NDArray[Any]) -> tuple[Codes, list[str]]:
-    """Names as numbers (T,), which count the different names in their order."""
+    """Names as codes (T,), and the distinct names in sorted order."""
     codes_T, names = pd.factorize(np.asarray(names_T, dtype=object), sort=True)
     return codes_T.astype(np.int64), [str(name) for name in names]
 
 
 def assign_groups(label_T: Codes, group_T: Codes, folds: int) -> Codes:
-    """Deal whole groups to folds, the largest mixtures first, each where the classes stay most even (greedy)."""
+    """Assign whole groups to folds, stratified by class (scikit-learn's greedy StratifiedGroupKFold)."""
     splitter = StratifiedGroupKFold(folds)
     return _numbered(splitter.split(np.zeros(len(label_T)), label_T, group_T), len(label_T))
 
@@ -49,9 +49,9 @@ def assign_groups(label_T: Codes, group_T: Codes, folds: int) -> Codes:
 def assign_training(
     label_T: NDArray[Any], names: Sequence[str], fold_T: Sequence[Any], group_T: Sequence[Any], seed: int
 ) -> TrainingFolds:
-    """Folds to choose a strength by: of the column `fold` where it tells tiles apart, else of `group`, else of tiles.
+    """Folds to choose a strength by: from the column `fold` where it has several values, else `group`, else tiles.
 
-    There are at most five, and no more than groups. `names` are those of the classes, without any for numbers. Raises
+    There are at most five folds, and no more than groups. `names` are the classes; none for numbers. Raises
     ConfigError for a class with fewer tiles than folds.
     """
     class_T = label_T if names else quarters(label_T)
@@ -72,7 +72,7 @@ def assign_training(
 
 
 def quarters(value_T: NDArray[Any]) -> Codes:
-    """Numbers as four classes of about equal size, to be kept even in folds."""
+    """Numbers as four classes of about equal size, for stratification."""
     return np.searchsorted(np.quantile(value_T, (0.25, 0.5, 0.75)), value_T)
 
 
@@ -90,7 +90,7 @@ def check_rows(label_T: Codes, names: Sequence[str], folds: int) -> None:
 
 def _numbered(splits: Any, tiles: int) -> Codes:
     fold_T = np.zeros(tiles, dtype=np.int64)
-    with warnings.catch_warnings():  # who needs every class in every fold checks that before
+    with warnings.catch_warnings():  # callers that need every class in every fold check it before
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         for number, (_, held_out) in enumerate(splits):
             fold_T[held_out] = number
@@ -101,7 +101,7 @@ def _numbered(splits: Any, tiles: int) -> Codes:
 class FoldPlan:
     """One fit: the tiles to train on, the folds to choose the strength by, and the tiles of each test to predict.
 
-    All are positions: of the training set, and of the test set. Tests take part in nothing else.
+    All are positions in the training set or in a test set. Test tiles are used for prediction only.
     """
 
     train: Codes
@@ -120,10 +120,10 @@ class Labelled:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """The tiles to learn from: class codes or numbers, the names of the classes, and what belongs together.
+    """The training tiles: class codes or numbers, names of the classes, and groups.
 
-    `unit_P` names what is independent of the rest (group, else block, else tile), `validation_P` the tiles that are
-    only there to choose the strength by.
+    `unit_P` is the independent unit of each tile (group, else block, else tile); `validation_P` marks tiles that are
+    used only to choose the strength.
     """
 
     label_P: NDArray[Any]
@@ -135,7 +135,7 @@ class TrainingSet:
 
 
 def single_plan(training: TrainingSet, tests: Mapping[str, int], choose: bool, seed: int) -> tuple[list[FoldPlan], str]:
-    """One fit for all tests (number of tiles by name), and in words what the strength is chosen by."""
+    """One fit for all tests (number of tiles by name), and a description of what the strength is chosen by."""
     train = np.flatnonzero(~training.validation_P)
     everywhere = {name: np.arange(tiles) for name, tiles in tests.items()}
     if not choose:
@@ -150,9 +150,9 @@ def single_plan(training: TrainingSet, tests: Mapping[str, int], choose: bool, s
 def cross_fit_plans(
     training: TrainingSet, units: Mapping[str, Sequence[str]], folds: int, choose: bool, seed: int
 ) -> tuple[list[FoldPlan], str]:
-    """A fit per fold of the groups: it learns without the fold's groups and predicts them in every test.
+    """One fit per fold of the groups: it is trained without the fold's groups and predicts them in every test.
 
-    `units` are the groups of each test's tiles. A group that only tests have belongs to the next fold in turn.
+    `units` are the groups of each test's tiles. Groups that occur only in tests are assigned to folds in turn.
     """
     codes_P, known = codes_of(training.unit_P)
     if len(known) < folds:

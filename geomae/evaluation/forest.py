@@ -1,4 +1,4 @@
-"""What most of the field would use: a random forest on statistics of tiles, or on the spectra of pixels.
+"""The usual baseline in remote sensing: a random forest on statistics of tiles, or on the spectra of pixels.
 
 T tiles, P tiles of the training side, N rows to train on, C bands, H W pixels of a tile, D statistics
 """
@@ -31,14 +31,14 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def tile_statistics(pixels_TCHW: NDArray[np.floating]) -> Floats:
-    """Statistics (T, D) of the pixels of tiles that are not NaN; those that nothing is known of are NaN.
+    """Statistics (T, D) of the pixels of tiles that are not NaN; NaN where a band has no such pixel.
 
-    Of each band mean, standard deviation, quantiles and how much neighbours differ down and across; of each pair of
-    bands the normalised difference of their means, as vegetation indices are, and their correlation.
+    For each band mean, standard deviation, quantiles and mean absolute difference of neighbours down and across; for
+    each pair of bands the normalised difference of their means (as in vegetation indices) and their correlation.
     """
     pixels_TCHW = pixels_TCHW.astype(np.float64)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of tiles without a valid pixel in a band: NaN
+        warnings.simplefilter("ignore", RuntimeWarning)  # tiles without a valid pixel in a band give NaN
         mean_TC, spread_TC = np.nanmean(pixels_TCHW, (2, 3)), np.nanstd(pixels_TCHW, (2, 3))
         statistics = [mean_TC, spread_TC, *np.nanquantile(pixels_TCHW, QUANTILES, axis=(2, 3))]
         statistics += [np.nanmean(np.abs(np.diff(pixels_TCHW, axis=axis)), (2, 3)) for axis in (2, 3)]
@@ -52,9 +52,9 @@ def tile_statistics(pixels_TCHW: NDArray[np.floating]) -> Floats:
 
 
 def predict_forest(task: ProbeTask) -> Predictions:
-    """What a forest predicts of a probe's tests, from the pixels of its training tiles: no encoder has a part in it.
+    """Predictions of a forest for the tests of a probe, from the pixels of its training tiles, without an encoder.
 
-    Trees are grown on the training tiles alone; there is nothing to choose. All selections have the same bands.
+    Trees are grown on the training tiles only; no setting is tuned. All selections have the same bands.
     """
     return _segment(task) if task.settings.task == SEGMENTATION else _of_tiles(task)
 
@@ -104,7 +104,7 @@ def _segment(task: ProbeTask) -> Predictions:
 def grow_forest(
     rows_ND: NDArray[np.floating], label_N: NDArray[np.generic], seed: int, task: str
 ) -> RandomForestClassifier | RandomForestRegressor:
-    """A forest of class codes or numbers. Classes of tiles count the same each, pixels do, as in the linear probes."""
+    """A forest of class codes or numbers. Classes of tiles are balanced, pixels are not, as in the linear probes."""
     settings = {"n_estimators": TREES, "random_state": key(seed, "forest") % 2**32, "n_jobs": 1}
     if task == REGRESSION:
         return RandomForestRegressor(**settings).fit(rows_ND, label_N)
@@ -118,7 +118,7 @@ def _statistics(part: LabelledSelection) -> Floats:
 
 
 def _spectra(part: LabelledSelection, places: Sequence[int] | Codes | None = None) -> Iterator[NDArray[np.float32]]:
-    """The spectra (H * W, C) of tiles, pixel by pixel."""
+    """The spectra (H * W, C) of the pixels of each tile."""
     for pixels_CHW in _pixels(part, range(len(part)) if places is None else places):
         yield pixels_CHW.reshape(len(pixels_CHW), -1).T
 
@@ -132,5 +132,5 @@ def _pixels(part: LabelledSelection, places: Sequence[int] | Codes) -> Iterator[
 
 
 def _share(part_T: Floats, whole_T: Floats) -> Floats:
-    """Their ratio, 0 where the whole is 0."""
+    """The ratio of two arrays; 0 where the denominator is 0."""
     return np.asarray(np.divide(part_T, whole_T, out=np.zeros_like(part_T), where=whole_T != 0))

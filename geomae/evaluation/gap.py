@@ -1,4 +1,4 @@
-"""The gap between two domains: their tiles are read, and compared in pixels, labels, embeddings and errors.
+"""The gap between two domains: reads their tiles and compares pixels, labels, embeddings and reconstruction errors.
 
 T tiles of a domain, P pixels of a tile, C bands, D features
 """
@@ -32,8 +32,8 @@ from geomae.tiles.reader import TileReader
 from geomae.tiles.selection import Selection, check_no_pixel_overlap, share_bands
 
 SOURCE, TARGET = "source", "target"
-PIXELS, LABELS = "pixels", "labels"  # in place of an encoder
-LATTICE = 32  # pixels of a tile are taken on a lattice of at most so many a side
+PIXELS, LABELS = "pixels", "labels"  # in place of the label of an encoder
+LATTICE = 32  # most pixels per side of the regular lattice on which a tile is sampled
 MASK = MaskKind("random", 0.75)
 RECONSTRUCTED_TILES = 256  # of each domain, drawn by the seed
 FIELDS = ("measure", "band", "unit", "value", "null_value", "p", "p_holm")
@@ -44,14 +44,14 @@ Progress = Callable[[str, int, int], None]  # what is done, how much of it, of h
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """The progress that shows nothing."""
+    """A callback for progress that does nothing."""
 
 
 @dataclass(frozen=True)
 class GapDomain:
-    """A domain. `unit_T` names what is independent of the rest: a tile's group, else its block, else the tile itself.
+    """A domain. `unit_T` is the independent unit of each tile: its group, else its block, else the tile itself.
 
-    `label_T` is empty where a tile has none. Of many tiles some are drawn; `tiles` counts all.
+    `label_T` is empty for a tile without a label. Large domains are subsampled; `tiles` is the number before.
     """
 
     role: str
@@ -70,25 +70,25 @@ class GapDomain:
 
     @property
     def gsd_m(self) -> float | None:
-        """The ground sample distance of its pixels."""
+        """The ground sample distance of its pixels in metres."""
         return self.selected.imagery.gsd_m
 
     @property
     def bands(self) -> tuple[Band, ...]:
-        """The bands that are looked at."""
+        """The bands that are compared."""
         return self.selected.imagery.bands
 
     @property
     def groups(self) -> int:
-        """How many independent units there are."""
+        """The number of independent units."""
         return len(set(self.unit_T))
 
 
 @dataclass(frozen=True)
 class GapDomains:
-    """Both domains. `same_bands` says whether their bands are the same measurements, in the same unit and order.
+    """Both domains. `same_bands` says whether their bands match, in the same unit and order.
 
-    `measured` is the range of labels that are measurements and no classes: tiles count as unlabelled then.
+    `measured` is the range of the labels where these are measurements and not classes; tiles then count as unlabelled.
     """
 
     source: GapDomain
@@ -120,7 +120,7 @@ class Spectrum:
 
     @classmethod
     def of(cls, pixels: Pixels) -> "Spectrum":
-        """That of some pixels; NaN for a band without a valid one."""
+        """The spectrum of some pixels; NaN for a band without a valid pixel."""
         values = [pixels.of_band(place) for place in range(pixels.values_NPC.shape[2])]
         known = [one if len(one) else np.array([np.nan]) for one in values]
         mean, std = (np.array([getattr(one, name)() for one in known]) for name in ("mean", "std"))
@@ -129,9 +129,9 @@ class Spectrum:
 
 @dataclass(frozen=True)
 class GapResult:
-    """The figures by what they are of: `pixels`, `labels`, or the label of an encoder; Holm is over all of them.
+    """Figures by subject: `pixels`, `labels`, or the label of an encoder. Holm's correction is over all of them.
 
-    `notes` are what each encoder says of itself, `left_out` what could not be measured and why.
+    `notes` are remarks of each encoder, `left_out` says what could not be measured and why.
     """
 
     domains: GapDomains
@@ -147,11 +147,11 @@ class GapResult:
 
     @property
     def tested(self) -> int:
-        """How many tests Holm's correction is over."""
+        """The number of tests in Holm's correction."""
         return sum(one.p is not None for figures in self.figures.values() for one in figures)
 
     def rows(self) -> list[dict[str, Any]]:
-        """As `gap.json` holds them."""
+        """The rows of `gap.json`."""
         return [
             {"encoder": label} | {name: getattr(one, name) for name in FIELDS}
             for label, figures in self.figures.items()
@@ -163,7 +163,7 @@ class GapResult:
         return next((one for one in self.figures.get(label, ()) if (one.measure, one.band) == (measure, band)), None)
 
     def metrics(self) -> dict[str, float]:
-        """Flat figures: MEASURE/LABEL[/BAND], and the same with /null, /p and /p_holm where they are known."""
+        """Figures by name: MEASURE/LABEL[/BAND], and with /null, /p and /p_holm where they exist."""
         flat: dict[str, float] = {}
         for row in self.rows():
             name = "/".join([row["measure"], row["encoder"], *([row["band"]] if row["band"] else [])])
@@ -173,7 +173,7 @@ class GapResult:
 
 
 def read_gap_domains(selections: Sequence[Selection], seed: int) -> GapDomains:
-    """Source and target, in the bands that they share where they share any.
+    """Source and target, in their common bands if they have any.
 
     Raises ConfigError where tiles of one overlap tiles of the other, and CatalogError for fewer than two in a domain.
     """
@@ -181,7 +181,7 @@ def read_gap_domains(selections: Sequence[Selection], seed: int) -> GapDomains:
     check_no_pixel_overlap(source.index, target.index, f"--source {source.name}")
     try:
         selections, same = share_bands(selections), True
-    except BandMismatchError:  # an encoder may take either as it is
+    except BandMismatchError:  # an encoder may accept both
         same = False
     here, there = (_domain(one, role, seed) for one, role in zip(selections, (SOURCE, TARGET), strict=True))
     measured = label_range({*here.label_T.tolist(), *there.label_T.tolist()} - {""})
@@ -191,7 +191,7 @@ def read_gap_domains(selections: Sequence[Selection], seed: int) -> GapDomains:
 
 
 def comparable_specs(specs: Sequence[EncoderSpec], domains: GapDomains) -> list[EncoderSpec]:
-    """The encoders whose embeddings of both domains mean the same. Raises BandMismatchError where none is left."""
+    """The encoders whose embeddings of both domains are comparable. Raises BandMismatchError where none is left."""
     if domains.same_bands:
         return list(specs)
     kept = [one for one in specs if not one.baseline]
@@ -214,8 +214,8 @@ def measure_gap(
 ) -> GapResult:
     """Compare the domains in pixels, in labels where both have them, and in the embeddings of each encoder.
 
-    `embedded` are the embeddings of the tiles of both domains, in the order of `specs`; `trained` the encoders that are
-    no baselines, by label: those with a decoder are compared in their reconstruction errors, too.
+    `embedded` are the embeddings of the tiles of both domains, in the order of `specs`. `trained` are encoders other
+    than baselines, by label; for those with a decoder reconstruction errors are compared, too.
     """
     source, target = domains
     source_pixels, target_pixels = (read_pixels(one, progress) for one in domains)
@@ -245,7 +245,7 @@ def measure_gap(
 
 
 def read_pixels(domain: GapDomain, progress: Progress = silent) -> Pixels:
-    """Pixels of each tile on a lattice, in the bands of the domain."""
+    """Pixels of each tile on a regular lattice, in the bands of the domain."""
     reader = TileReader(domain.selected.index, bands=[band.name for band in domain.bands])
     values, valid = [], []
     for position in range(len(reader)):
@@ -265,14 +265,14 @@ def reconstruction_figures(
     seed: int,
     progress: Progress = silent,
 ) -> tuple[list[GapFigure], str | None]:
-    """The errors of a model in both domains; without figures, why there are none."""
+    """The reconstruction errors of a model in both domains; or no figures and the reason."""
     if spec.baseline:
         return [], None
     own = next(iter(encoders.values()))
     if not isinstance(own, OwnEncoder) or own.model.mae.decoder is None:
-        return [], f"{spec.label} has no decoder, so nothing can be reconstructed with it"
+        return [], f"{spec.label} has no decoder and cannot reconstruct"
     if not domains.same_bands:
-        return [], f"{spec.label}: errors in other bands or units on either side cannot be compared"
+        return [], f"{spec.label}: errors in different bands or units cannot be compared"
     candidate = Candidate(spec.references[0], own.model)
     results = []
     for domain in domains:
@@ -282,7 +282,7 @@ def reconstruction_figures(
             return [], str(error)
     (first, bands, units_N), (second, others, units_M) = results
     if bands != others:
-        return [], f"{spec.label} reconstructs other bands on either side, whose errors cannot be compared"
+        return [], f"{spec.label} reconstructs different bands in the two domains, whose errors cannot be compared"
     comparison = DomainComparison.of(units_N, units_M, seed)
     return reconstruction_gap(first, second, comparison, domains.source.selected.imagery.unit), None
 
@@ -290,7 +290,7 @@ def reconstruction_figures(
 def _domain(selected: Selection, role: str, seed: int) -> GapDomain:
     tiles = len(selected.index)
     if tiles < 2:
-        raise CatalogError(f"--{role} {selected.name}: has {tiles} tile; a gap takes two or more on either side")
+        raise CatalogError(f"--{role} {selected.name}: has {tiles} tile; a gap needs two or more on either side")
     index = selected.index.take(subsample_tiles(tiles, seed, role))
     label_T = np.array(["" if label is None else str(label) for label in index.tiles["label"].tolist()])
     return GapDomain(role, replace(selected, index=index), index.independent_units(), label_T, tiles)
@@ -302,14 +302,14 @@ def _no_common_band(domains: GapDomains) -> str:
 
 
 def _known_figures(domain: GapDomain, spectrum: Spectrum) -> list[GapFigure]:
-    """What is said of a domain alone, and not compared: its ground sample distance, and the share of valid pixels."""
+    """Figures of one domain: its ground sample distance, and the share of valid pixels by band."""
     gsd = [GapFigure(f"gsd_{domain.role}", domain.gsd_m, unit="m")] if domain.gsd_m is not None else []
     shares = zip(domain.bands, spectrum.valid_C.tolist(), strict=True)
     return [*gsd, *(GapFigure(f"valid_share_{domain.role}", share, band=band.name) for band, share in shares)]
 
 
 def _label_figures(domains: GapDomains, seed: int) -> dict[str, list[GapFigure]]:
-    """How the shares of the classes differ; nothing where a domain has no label."""
+    """The difference of class shares; empty where a domain has no labels."""
     labelled = [np.flatnonzero(one.label_T != "") for one in domains]
     if not all(len(rows) for rows in labelled):
         return {}
@@ -320,7 +320,7 @@ def _label_figures(domains: GapDomains, seed: int) -> dict[str, list[GapFigure]]
 
 
 def _embedding_figures(domains: GapDomains, embeddings: Embeddings, seed: int) -> list[GapFigure]:
-    """Distances between the domains, and between the tiles of each class that both have."""
+    """Distances between the domains, and between the tiles of each common class."""
     (source, source_TD), (target, target_TD) = ((one, embeddings.of(one.selected)) for one in domains)
     return [
         *embedding_gap(source_TD, source.unit_T, target_TD, target.unit_T, seed),
@@ -331,7 +331,7 @@ def _embedding_figures(domains: GapDomains, embeddings: Embeddings, seed: int) -
 
 
 def _corrected_together(figures: Mapping[str, Sequence[GapFigure]]) -> dict[str, list[GapFigure]]:
-    """Holm's correction over the figures of everything together."""
+    """The figures with Holm's correction over all of them."""
     done = iter(corrected([one for some in figures.values() for one in some]))
     return {label: [next(done) for _ in some] for label, some in figures.items()}
 
@@ -339,7 +339,7 @@ def _corrected_together(figures: Mapping[str, Sequence[GapFigure]]) -> dict[str,
 def _reconstruction_errors(
     compute: Compute, candidate: Candidate, domain: GapDomain, seed: int, progress: Progress
 ) -> tuple[tuple[Doubles, Doubles], tuple[int, ...], list[str]]:
-    """Squared errors and pixels (T, C) of tiles, the bands that they are of, and the groups of the tiles."""
+    """Squared errors and pixel counts (T, C) of tiles, their bands, and the groups of the tiles."""
     label = candidate.label
     fitted = fit_candidates([candidate], domain.selected, compute)
 
@@ -354,6 +354,6 @@ def _reconstruction_errors(
 
 
 def _stacked(tiles: Sequence[NDArray[Number]]) -> NDArray[Number]:
-    """Tiles (P, C) of any number of pixels as one array; what is missing is zero, and not valid."""
+    """Tiles (P, C) of different numbers of pixels as one array, padded with zeros that are not valid."""
     most = max(map(len, tiles))
     return np.stack([np.pad(tile_PC, ((0, most - len(tile_PC)), (0, 0))) for tile_PC in tiles])

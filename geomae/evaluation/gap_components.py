@@ -1,7 +1,7 @@
 """Figures of the gap between two domains on plain arrays: pixels, embeddings, labels and reconstruction errors.
 
 N tiles of the source, M of the target, P pixels of a tile, C bands, D features, K classes, Q levels of a histogram, R
-permutations, X as many sums as there are
+permutations, X any leading dimensions
 """
 
 from collections.abc import Sequence
@@ -37,15 +37,15 @@ MMD, CORAL, A_DISTANCE, ANGLE = "mmd2", "coral", "proxy_a_distance", "subspace_a
 ON_SOURCE, ON_TARGET, RATIO = "reconstruction_rmse_source", "reconstruction_rmse_target", "reconstruction_ratio"
 LABEL_SHIFT = "label_shift"
 DIFFERENCE, WASSERSTEIN = "mean_difference", "wasserstein"
-MOST_TILES = 1500  # of each domain; without groups, permutations then take half a minute
+MOST_TILES = 1500  # of each domain; without groups, permutations of so many take half a minute
 LEVELS = 256  # of the histograms of pixels
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Some pixels of each tile in physical units (N, P, C) and their validity, and the groups of the tiles.
+    """Sampled pixels of each tile in physical units (N, P, C) with their validity, and the groups of the tiles.
 
-    Of a tile with fewer pixels than the largest the rest are not valid; `looked_at` is how many there are of all tiles.
+    Tiles with fewer pixels are padded with invalid ones; `looked_at` is the number of pixels without padding.
     """
 
     values_NPC: NDArray[np.float32]
@@ -67,9 +67,9 @@ def embedding_gap(
 ) -> list[GapFigure]:
     """Squared MMD, CORAL distance, proxy A-distance and subspace angle, with Holm over these four.
 
-    A group that occurs in both domains is a pair. Of more than 1,500 tiles of a domain as many are drawn. The proxy
+    A group that occurs in both domains is a pair. Of a domain with more than 1,500 tiles, 1,500 are drawn. The proxy
     A-distance is left out where a domain has too few groups for folds, and the angle where there are too few tiles for
-    an axis. Raises EmbeddingError for embeddings that are not finite, and for domains of fewer than two tiles.
+    a component. Raises EmbeddingError for embeddings that are not finite, and for domains of fewer than two tiles.
     """
     check_embeddings(source_ND, "source")
     check_embeddings(target_MD, "target")
@@ -84,7 +84,7 @@ def embedding_gap(
     ]
     if can_classify(comparison.blocks):
         figures.append(comparison.figure(A_DISTANCE, proxy_a_distance, x_ND, y_MD))
-    leading = min(LEADING, min(len(x_ND) // 2, len(y_MD)) - 1)  # as many for the halves of the source
+    leading = min(LEADING, min(len(x_ND) // 2, len(y_MD)) - 1)  # components that halves of the source have, too
     if leading > 0:
         angle = partial(subspace_angle, leading=leading)
         figures.append(comparison.figure(ANGLE, angle, x_ND, y_MD, unit="degree"))
@@ -92,7 +92,7 @@ def embedding_gap(
 
 
 def subsample_tiles(tiles: int, seed: int, what: str) -> NDArray[np.int64]:
-    """Positions of at most 1,500 tiles, in their order; the same for the same seed."""
+    """Sorted positions of at most 1,500 tiles, drawn by the seed."""
     return np.sort(generator(seed, "gap tiles", what).permutation(tiles)[:MOST_TILES])
 
 
@@ -102,7 +102,7 @@ def check_embeddings(rows_ND: NDArray[np.floating], what: str) -> None:
     if broken_N.any():
         raise EmbeddingError(
             f"{what}: the embeddings of {broken_N.sum()} of {len(rows_ND)} tiles are not finite (the first is tile "
-            f"number {broken_N.argmax()}); leave these tiles out with `where`, or look at the model's weights"
+            f"number {broken_N.argmax()}); leave these tiles out with `where`, or check the model's weights"
         )
     if len(rows_ND) < 2:
         raise EmbeddingError(f"{what}: has {len(rows_ND)} tiles; a gap takes two or more on either side")
@@ -113,7 +113,7 @@ def reconstruction_gap(
 ) -> list[GapFigure]:
     """RMSE (mean over bands) in each domain, and target / source, from squared errors and pixels (N, C) of tiles.
 
-    The null value of the ratio is that of the larger error of two halves to the smaller one.
+    The null value of the ratio is the larger error of two halves of the source over the smaller one.
     """
     (square_NC, pixels_NC), (square_MC, pixels_MC) = source, target
     errors = [float(_rmse(square.sum(0), pixels.sum(0))) for square, pixels in (source, target)]
@@ -127,7 +127,7 @@ def reconstruction_gap(
 
 
 def _error_ratio(sums_N2C: Doubles, blocks: GroupBlocks) -> Statistic:
-    """The larger error by the smaller one, so that it does not matter which is the source's."""
+    """The larger error over the smaller one, which is symmetric in the domains."""
 
     def between(one_RX: Doubles, other_RX: Doubles) -> Doubles:
         bands = sums_N2C.shape[2]
@@ -139,7 +139,7 @@ def _error_ratio(sums_N2C: Doubles, blocks: GroupBlocks) -> Statistic:
 
 def _rmse(square_XC: Doubles, pixels_XC: Doubles) -> Doubles:
     mean_XC = square_XC / np.maximum(pixels_XC, 1)
-    return np.asarray(np.sqrt(np.maximum(mean_XC, np.finfo(np.float64).tiny)).mean(-1))  # of nothing, too, a ratio
+    return np.asarray(np.sqrt(np.maximum(mean_XC, np.finfo(np.float64).tiny)).mean(-1))  # > 0, for ratios
 
 
 def label_shift(
@@ -160,9 +160,9 @@ def class_distances(
     target_label_M: NDArray[np.str_],
     seed: int,
 ) -> list[GapFigure]:
-    """Squared MMD between the tiles of each class that has two or more in both; not tested, they may be many."""
+    """Squared MMD between the tiles of each class that has two or more in both; not tested, as classes may be many."""
     figures = []
-    for name in sorted({*source_label_N.tolist()} & {*target_label_M.tolist()} - {""}):  # "" is no class
+    for name in sorted({*source_label_N.tolist()} & {*target_label_M.tolist()} - {""}):  # "" is a tile without a label
         here_N, here_M = np.flatnonzero(source_label_N == name), np.flatnonzero(target_label_M == name)
         if min(len(here_N), len(here_M)) < 2:
             continue
@@ -187,9 +187,9 @@ def _total_variation(member_NK: NDArray[np.bool_], blocks: GroupBlocks) -> Stati
 def pixel_gap(source: Pixels, target: Pixels, bands: Sequence[str], unit: str, seed: int) -> list[GapFigure]:
     """Difference of means (target - source) and Wasserstein distance of each band, in the unit of the pixels.
 
-    Both are exact on the valid pixels that are given. Permutations take sums of groups: for the mean these are exact,
-    for the Wasserstein distance each group is a histogram of 256 levels, those of the quantiles of both domains. A band
-    without a valid pixel in either domain is left out.
+    Both are exact for the given pixels. Permutations use sums over groups: exact for the mean; for the Wasserstein
+    distance each group is a histogram with levels at 256 quantiles of both domains. A band without a valid pixel in
+    one of the domains is left out.
     """
     comparison = DomainComparison.of(source.group_N, target.group_N, seed)
     figures = []
@@ -223,7 +223,7 @@ def _sums(pixels: Pixels, place: int) -> Doubles:
 
 
 def _histograms(pixels: Pixels, place: int, levels_Q: Doubles) -> NDArray[np.int64]:
-    """How many valid pixels of each tile lie at each level, or between it and the one before: (N, Q)."""
+    """Histogram (N, Q) of the valid pixels of each tile: values above the previous level and up to each level."""
     valid_NP = pixels.valid_NPC[:, :, place]
     tile = np.nonzero(valid_NP)[0]
     level = np.searchsorted(levels_Q, pixels.of_band(place))

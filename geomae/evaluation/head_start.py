@@ -1,5 +1,5 @@
-"""Where a linear head begins: as the linear probe of the encoder before it learns, so that training does not spoil what
-the encoder can do while a head of random weights finds its way (Kumar et al. 2022, arXiv 2202.10054).
+"""Initialises a linear head with the linear probe of the frozen encoder, because gradients of a random head would
+distort the features of the encoder (Kumar et al. 2022, arXiv 2202.10054).
 
 N rows (tiles, or patches), D features, K classes or numbers
 """
@@ -33,14 +33,14 @@ from geomae.tiles.labelled_batches import whole_batches
 from geomae.training.finetuning import FinetuneJob, HeadStart
 from geomae.training.supervised import LabelledPart
 
-BATCH = 64  # tiles that are embedded at a time
+BATCH = 64  # tiles that are embedded at once
 
 
-def begun(compute: Compute, job: FinetuneJob, strength: float | None = None) -> FinetuneJob:
-    """The job with the head that training begins from; a conv head begins at random.
+def with_probe_head(compute: Compute, job: FinetuneJob, strength: float | None = None) -> FinetuneJob:
+    """The job with a head that is initialised by a probe; a conv head starts from random weights.
 
-    The probe's strength (C of scikit-learn) is the one with the least loss on what is held out; where nothing is, the
-    one that is given, else the middle of those that there are.
+    The probe's strength (C of scikit-learn) is the one with the lowest loss on held-out tiles. Without these it is
+    `strength`, else the middle one of the usual values.
     """
     head = build_head(job.model.mae.architecture, job.record)
     if not isinstance(head, LinearHead):
@@ -66,7 +66,7 @@ def begun(compute: Compute, job: FinetuneJob, strength: float | None = None) -> 
 
 
 def _rows(compute: Compute, job: FinetuneJob, network: FinetunedNetwork, part: LabelledPart) -> tuple[Floats, Floats]:
-    """Features (N, D) of the tiles as they are, and how much of each class a row is (N, K), or its number (N, 1)."""
+    """Features (N, D) of the tiles without augmentation, and class shares (N, K) or numbers (N, 1) of the rows."""
     device, sensor = compute.fabric.device, sensor_tensors(part.record, compute.fabric.device)
     head, features, labels = network.head, [], []
     assert isinstance(head, LinearHead)
@@ -108,7 +108,7 @@ def _fit(job: FinetuneJob, rows_ND: Floats, target_NK: Floats, values: tuple[flo
 
 
 def _loss(job: FinetuneJob, probe: LinearProbe, rows_ND: Floats, target_NK: Floats) -> float:
-    """The mean loss on rows that the fit has not seen: squared, or cross entropy with the weights of the criterion."""
+    """The mean loss on held-out rows: squared error, or cross entropy with the weights of the criterion."""
     scores_NK = probe.scores(rows_ND)
     if job.record.task == REGRESSION:
         return float(np.square(scores_NK - target_NK).mean())

@@ -1,6 +1,6 @@
-"""Linear probes: how well classes, numbers or the classes of pixels can be read off frozen embeddings.
+"""Linear probes: classes, numbers or classes of pixels predicted from frozen embeddings.
 
-T rows (tiles), D features, K classes, S values of C, E directions of the features that carry anything; of segmentation
+T rows (tiles), D features, K classes, S values of C, E directions of the features with variance; for segmentation
 R x C patches of a tile, H x W pixels of a tile, N patches of all tiles
 """
 
@@ -17,27 +17,27 @@ from torch.nn.functional import interpolate
 from geomae.metrics.predictions import UNKNOWN, Codes, Floats, average, balanced_accuracy, class_scores, confusion
 from geomae.randomness import generator
 
-CURVATURE = 0.25  # of the logistic loss at most (Böhning 1992), so that no step is too long
-TINY = 1e-12  # share of the largest eigenvalue below which a direction is rounding
-LOOSE, TIGHT = 1e-4, 1e-6  # largest slope at the end; loose changes no prediction at strengths that generalise
+CURVATURE = 0.25  # upper bound of the curvature of the logistic loss (Böhning 1992)
+TINY = 1e-12  # share of the largest eigenvalue: directions below it are rounding
+LOOSE, TIGHT = 1e-4, 1e-6  # largest gradient at the end; LOOSE changes no prediction at strengths that generalise
 MOST_STEPS = 2000
 
 Folds = Sequence[tuple[Codes, Codes]]
 C_VALUES: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0, 10.0)
 RIDGE_C_VALUES = tuple(10.0**power for power in range(-6, 4))
-MOST_PATCHES = 10_000  # to train on; more change little and take long
-BLOCK = 64  # tiles whose pixels are in memory at a time
+MOST_PATCHES = 10_000  # for training; more change little and are slow
+BLOCK = 64  # tiles whose pixels are in memory at once
 
 
 class Logistic:
     """The rows of one fit, prepared for any number of values of C.
 
-    Minimises `-sum(target_TK * log p_TK) + sum(weight_DK ** 2) / (2 * C)`, the intercepts free: what
-    scikit-learn's LogisticRegression minimises with this C. A row of `target_TK` is the weight of the row,
-    shared out over its classes.
+    Minimises `-sum(target_TK * log p_TK) + sum(weight_DK ** 2) / (2 * C)` without a penalty on intercepts, like
+    scikit-learn's LogisticRegression with this C. A row of `target_TK` is the weight of the row, divided among its
+    classes.
 
-    Turning the features to the principal axes of their weighted products leaves the penalty as it is; scaling each axis
-    by its curvature then needs a small part of the steps.
+    Features are rotated to the principal axes of their weighted second moments, which does not change the penalty, and
+    each axis is scaled by its curvature: then the minimiser needs far fewer steps.
     """
 
     def __init__(self, features_TD: Floats, target_TK: Floats) -> None:
@@ -57,7 +57,7 @@ class Logistic:
     def solve(
         self, C: float, start: tuple[Floats, Floats] | None = None, tolerance: float = TIGHT
     ) -> tuple[Floats, Floats]:
-        """Weights (D, K) and intercepts (K), from those of another C where they are given."""
+        """Weights (D, K) and intercepts (K). `start` is the solution for another C, to start from."""
         penalty = 1 / (C * self._total)
         scale_E1 = 1 / np.sqrt(CURVATURE * self._spread_E / self._total + penalty)[:, None]
         scaled_TE, penalty_E1 = self._rows_TE * scale_E1[:, 0], penalty * scale_E1**2
@@ -96,7 +96,7 @@ class Scale:
 
     @classmethod
     def of(cls, embedding_TD: NDArray[np.floating], weight_T: Floats | None = None) -> "Scale":
-        """Those of some tiles, each counting as much as `weight_T` says; a constant feature keeps its unit."""
+        """The scale of some tiles, weighted by `weight_T` if given. Constant features have a deviation of 1."""
         wide_TD = embedding_TD.astype(np.float64)
         if weight_T is None:
             mean_D, std_D = wide_TD.mean(0), wide_TD.std(0)
@@ -128,7 +128,7 @@ class LinearProbe:
         return np.asarray(self.scores(embedding_TD).argmax(1))
 
     def shifted(self, offset_K: Floats) -> "LinearProbe":
-        """With something added to every score."""
+        """The probe with `offset_K` added to its scores."""
         return replace(self, bias_K=self.bias_K + offset_K)
 
 
@@ -146,9 +146,9 @@ def fit_path(
     scale: Scale | None = None,
     tolerance: float = TIGHT,
 ) -> list[LinearProbe]:
-    """A probe for each strength (the C of scikit-learn's LogisticRegression), each begun at the one before.
+    """A probe for each strength (the C of scikit-learn's LogisticRegression), each started from the previous one.
 
-    `share_TK` says how much of each class a tile or patch is. Where `balanced`, each class counts the same
+    `share_TK` are the class shares of a tile or patch. With `balanced`, classes have equal weight
     (`class_weight="balanced"`). The scale is that of these tiles unless another is given.
     """
     scale = scale or Scale.of(embedding_TD)
@@ -161,7 +161,7 @@ def fit_path(
     probes: list[LinearProbe] = []
     solution = None
     for C in C_values:
-        # Of two classes, scikit-learn penalises the one difference of weights, which is half of both.
+        # With two classes, scikit-learn penalises the difference of both weight vectors, which is twice our penalty.
         solution = problem.solve(C / 2 if len(known_K) == 2 else C, solution, tolerance)
         weight_DK = np.zeros((embedding_TD.shape[1], len(count_K)))
         bias_K = np.full(len(count_K), -np.inf)
@@ -186,8 +186,8 @@ def choose_C(
 ) -> tuple[float, dict[float, float]]:
     """The strength with the highest balanced accuracy over all held-out tiles of `folds`, and the score of each.
 
-    Each fold is (tiles to train on, tiles held out). Of equal scores the stronger regularisation wins. A class that a
-    fold's training part lacks is wrong at every strength, so that it does not speak for any.
+    Each fold is (tiles to train on, tiles held out). In a tie the stronger regularisation is chosen. A class that is
+    missing in the training part of a fold is wrong at every strength, and so does not affect the choice.
     """
     C_values = sorted(C_values)
     counts_SKK = np.zeros((len(C_values), classes, classes))
@@ -225,7 +225,7 @@ def choose_ridge(
 ) -> tuple[float, dict[float, float]]:
     """The strength with the lowest error over all held-out tiles of `folds`, and the RMSE of each.
 
-    Of equal errors the stronger regularisation wins.
+    In a tie the stronger regularisation is chosen.
     """
     C_values = sorted(C_values)
     square_S, count = np.zeros(len(C_values)), 0
@@ -238,9 +238,9 @@ def choose_ridge(
 
 
 def class_shares(class_THW: NDArray[np.int16], rows: int, cols: int, classes: int) -> Floats:
-    """Share of each class (T, R, C, K) in all pixels of a patch; unknown pixels belong to none.
+    """Share of each class (T, R, C, K) in all pixels of a patch; unknown pixels have no class.
 
-    A pixel belongs to the patch that its centre lies in.
+    A pixel belongs to the patch that contains its centre.
     """
     tiles, height, width = class_THW.shape
     row_H = (np.arange(height) * 2 + 1) * rows // (2 * height)
@@ -254,7 +254,7 @@ def class_shares(class_THW: NDArray[np.int16], rows: int, cols: int, classes: in
 
 
 def draw_patches(share_TRCK: Floats, seed: int, most: int = MOST_PATCHES) -> Codes:
-    """Positions of patches to train on, in order: those that hold a known class, at most `most`, drawn at random."""
+    """Sorted positions of at most `most` patches to train on, drawn at random from those with a known class."""
     usable = np.flatnonzero(share_TRCK.sum(-1).ravel() > 0)
     if len(usable) > most:
         usable = generator(seed, "segmentation patches").choice(usable, most, replace=False)
@@ -270,8 +270,8 @@ def choose_patch_C(
 ) -> tuple[float, dict[float, float]]:
     """The strength with the highest mean IoU over the patches of all held-out tiles, and the score of each.
 
-    A patch counts by the shares of its classes. Classes are not balanced: every pixel counts the same in an IoU. Of
-    equal scores the stronger regularisation wins.
+    Patches are counted by their class shares. Classes are not balanced, because every pixel has equal weight in an IoU.
+    In a tie the stronger regularisation is chosen.
     """
     C_values = sorted(C_values)
     classes = share_TRCK.shape[-1]
@@ -299,7 +299,7 @@ def training_patches(
 def predict_pixels(
     probe: LinearProbe, patches_TRCD: NDArray[np.floating], height: int, width: int
 ) -> Iterator[tuple[slice, Codes]]:
-    """Go through the tiles some at a time: which, and the class (T, H, W) of each of their pixels.
+    """Parts of the tiles, as slices, and the class (T, H, W) of each of their pixels.
 
     The probabilities of the patches are interpolated bilinearly between the patches' centres.
     """

@@ -1,4 +1,4 @@
-"""Principal components of a store of embeddings, and where its tiles lie along them.
+"""Principal components of a store of embeddings, and the scores of its tiles.
 
 N embeddings, T tiles, D features, K components
 """
@@ -24,20 +24,20 @@ from geomae.tiles.index import TileIndex
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
-ROWS = 1024  # of one product; as doubles they stay in the processor's cache
-NOISE = 1e-12  # share of the squared mean below which a variance is the rounding of float32
+ROWS = 1024  # rows of one matrix product, which fit in the processor's cache as float64
+NOISE = 1e-12  # share of the squared mean: a smaller variance is rounding of float32
 COLLAPSED_RANK, COLLAPSED_SHARE = 2.0, 0.99
-COLUMNS = {"label": "label", "domain": "domain", "split": "split", "dataset": "data set"}  # as they are stored, shown
+COLUMNS = {"label": "label", "domain": "domain", "split": "split", "dataset": "data set"}  # stored, shown
 BATCH = 8192  # tiles
-USUAL = 16  # components that are kept where nobody says how many
+USUAL = 16  # default number of components
 
 
 @dataclass(frozen=True)
 class Pca:
     """Principal components, strongest first, of unit length; the largest loading of each is positive.
 
-    `spectrum_D` holds the variance along all components, kept or not. `encoder_digest` names the encoder whose
-    embeddings these are (empty where nobody said).
+    `spectrum_D` holds the variance along all components, kept or not. `encoder_digest` identifies the encoder of
+    the embeddings (empty if unknown).
     """
 
     mean_D: Doubles
@@ -48,23 +48,23 @@ class Pca:
 
     @property
     def variance_K(self) -> Doubles:
-        """Variance along each component."""
+        """Variance along each kept component."""
         return self.spectrum_D[: len(self.components_KD)]
 
     @cached_property
     def share_D(self) -> Doubles:
-        """Share of the whole variance along each component, kept or not; zeros where there is no variance."""
+        """Share of the total variance along each component, kept or not; zeros where there is no variance."""
         total = self.spectrum_D.sum()
         return self.spectrum_D / total if total > 0 else np.zeros_like(self.spectrum_D)
 
     @property
     def effective_rank(self) -> float:
-        """Number of directions in use; 0 without variance."""
+        """Effective number of directions with variance; 0 without variance."""
         return effective_rank(self.share_D)
 
     @property
     def collapse(self) -> str | None:
-        """In words, that the embeddings hardly differ, or in one direction only; None where all is well."""
+        """A warning where the embeddings hardly differ, or in one direction only; else None."""
         remedy = "figures and maps of these embeddings say little; train longer, or choose another layer or pooling"
         if not self.share_D.any():
             return f"the encoder has collapsed: all {self.rows} embeddings are equal; {remedy}"
@@ -93,7 +93,7 @@ class Pca:
 
 @dataclass(frozen=True)
 class Earlier:
-    """The run that other tiles are projected into: its components, and its own tiles."""
+    """An earlier run onto whose components other tiles are projected, with its own tiles."""
 
     folder: Path
     pca: Pca
@@ -102,11 +102,11 @@ class Earlier:
 
 @dataclass(frozen=True)
 class PcaResult:
-    """Principal components and what they say of some tiles.
+    """Principal components and figures of some tiles.
 
-    `pca` are the components that the scores are along, `here` those of the tiles at hand. They are the same unless the
-    tiles were projected into an earlier run: then `carried_K` is the share of their own variance that lies along each
-    of its components. `notes` say to which tiles the components were fitted, where these are not the train split.
+    `pca` are the components of the scores, `here` those of the tiles at hand. They are the same unless the tiles were
+    projected onto an earlier run: then `carried_K` is the share of the tiles' variance along each of its components.
+    `notes` say to which tiles the components were fitted, where these are not the train split.
     """
 
     pca: Pca
@@ -122,7 +122,7 @@ class PcaResult:
         return self.pca.share_D[: len(self.pca.components_KD)]
 
     def metrics(self) -> dict[str, float]:
-        """The figures by their stable names."""
+        """The figures by their names in summaries, which do not change."""
         figures: dict[str, float] = {
             "components": len(self.pca.components_KD),
             "fitted_tiles": self.pca.rows,
@@ -148,7 +148,7 @@ def load_pca(path: Path) -> Pca:
             str(values["encoder_digest"]),
         )
     except FileNotFoundError as error:
-        raise StorageError(f"{path}: is not there; {remedy}") from error
+        raise StorageError(f"{path}: does not exist; {remedy}") from error
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise StorageError(f"{path}: holds no principal components ({error}); {remedy}") from error
     count, width = pca.components_KD.shape if pca.components_KD.ndim == 2 else (0, 0)
@@ -158,16 +158,16 @@ def load_pca(path: Path) -> Pca:
 
 
 def fit_pca(batches: Iterable[Floats], components: int, encoder_digest: str = "") -> Pca:
-    """Fit `components` principal components to batches (n, D) of embeddings, each seen once and none kept.
+    """Fit `components` principal components to batches (n, D) of embeddings in one pass, without keeping them.
 
-    Sums of products are taken in double precision about the mean of the first batch, so that embeddings far from
-    zero lose nothing. Raises ConfigError where `components` are more than there are embeddings or features, or where
+    Products are summed in double precision about the mean of the first batch, which is accurate for embeddings far from
+    zero. Raises ConfigError where `components` are more than there are embeddings or features, or where
     an embedding is not finite.
     """
     rows, shift_D, sum_D, products_DD = _sums(batches)
     _check(components, rows, len(shift_D))
     if not (np.isfinite(sum_D).all() and np.isfinite(products_DD).all()):
-        raise ConfigError("embeddings: some are not finite, and have no components; embed with --precision 32")
+        raise ConfigError("embeddings: some are not finite; embed with --precision 32")
     mean_D = shift_D + sum_D / rows
     covariance_DD = (products_DD - np.outer(sum_D, sum_D / rows)) / (rows - 1)
     variance_D, vectors_DD = np.linalg.eigh(covariance_DD)
@@ -181,9 +181,9 @@ def fit_pca(batches: Iterable[Floats], components: int, encoder_digest: str = ""
 
 
 def fit_store(dataset: Dataset, components: int | None = None) -> tuple[PcaResult, Floats]:
-    """Fit components to the train tiles of a store; gives them and the scores (T, K) of all its tiles along them.
+    """Fit components to the train tiles of a store; returns them and the scores (T, K) of all its tiles.
 
-    By default 16 components, or as many as there can be. Raises ConfigError where there are fewer than are wanted.
+    The default is 16 components, or as many as there can be. Raises ConfigError where fewer can be than are asked for.
     """
     fitted_T, notes = fitted_tiles(dataset["dataset"].to_numpy(), dataset["split"].to_numpy())
     pca = _fit(dataset, fitted_T, components)
@@ -192,7 +192,7 @@ def fit_store(dataset: Dataset, components: int | None = None) -> tuple[PcaResul
 
 
 def project_store(dataset: Dataset, earlier: Earlier) -> tuple[PcaResult, Floats]:
-    """Put the tiles of a store along the components of an earlier run; their scores, and behind them those of its own.
+    """Project the tiles of a store onto the components of an earlier run; their scores, then those of its own tiles.
 
     Raises StorageError where the embeddings are of another width.
     """
@@ -215,15 +215,15 @@ def scores_of(dataset: Dataset, pca: Pca) -> Floats:
 
 
 def open_earlier(folder: Path) -> Earlier:
-    """What an earlier `embed-pca` left. Raises StorageError where it is absent or unfinished."""
+    """Load an earlier `embed-pca` run. Raises StorageError where it is missing or unfinished."""
     return Earlier(folder, load_pca(folder / "pca.npz"), open_embeddings(folder))
 
 
 def check_projection(earlier: Earlier, identity: str, text: str) -> None:
     """Raise ConfigError where the components are those of another encoder.
 
-    Weights, layer and pooling must be the same. The statistics by which pixels are standardised need not: tiles of
-    another sensor are standardised by their own, as whenever an encoder meets a sensor that it was not trained on.
+    Weights, layer and pooling must be the same. The statistics by which pixels are standardised may differ: tiles of a
+    sensor that the encoder was not trained on are standardised by their own statistics.
     """
     if earlier.pca.encoder_digest != identity:
         made_by = earlier.dataset.attrs
@@ -235,25 +235,23 @@ def check_projection(earlier: Earlier, identity: str, text: str) -> None:
 
 
 def identity_of(attributes: Mapping[str, Any]) -> str:
-    """Names an encoder whatever the data set: its weights, layer and pooling, as a store's attributes say them."""
+    """Identifies an encoder independently of the data set: by weights, layer and pooling in a store's attributes."""
     return digest([attributes[name] for name in ("model_digest", "layer", "pooling")])
 
 
 def fitted_tiles(dataset_T: NDArray[np.str_], split_T: NDArray[np.str_]) -> tuple[NDArray[np.bool_], list[str]]:
-    """The tiles that components are fitted to, and in words, where these are not the train split.
+    """The tiles to which components are fitted, and notes where these are not the train split.
 
-    Of a data set without a train tile among those selected, all tiles count.
+    For a data set without selected train tiles, all its tiles are used.
     """
     train_T = split_T == TRAIN
     without = [name for name in dict.fromkeys(dataset_T.tolist()) if not train_T[dataset_T == name].any()]
-    notes = [
-        f"{name}: none of the selected tiles is of the train split; all of them count in the fit" for name in without
-    ]
+    notes = [f"{name}: none of the selected tiles is of the train split; the fit uses all of them" for name in without]
     return train_T | np.isin(dataset_T, without), notes
 
 
 def check_components(components: int | None, indexes: Sequence[TileIndex], features: int) -> int:
-    """How many tiles there are to fit to. Raises ConfigError for more components than there can be."""
+    """The number of tiles to fit to. Raises ConfigError for more components than there can be."""
     every = {
         (index.name, tile_id): split
         for index in indexes
@@ -273,7 +271,7 @@ def check_components(components: int | None, indexes: Sequence[TileIndex], featu
 
 
 def columns(*datasets: Dataset) -> dict[str, NDArray[np.str_]]:
-    """What the tiles of some stores, one after the other, can be coloured by."""
+    """The columns by which tiles of some stores, concatenated, can be coloured."""
     return {
         title: np.concatenate([dataset[name].to_numpy().astype(np.str_) for dataset in datasets])
         for name, title in COLUMNS.items()
@@ -298,7 +296,7 @@ def _sums(batches: Iterable[Floats]) -> tuple[int, Doubles, Doubles, Doubles]:
         rows += len(batch_ND)
         for block_ND in _blocks(batch_ND, shift_D):
             sum_D += block_ND.sum(axis=0)
-            products_DD += block_ND.T @ block_ND  # of a matrix with itself: half the work of a product of two
+            products_DD += block_ND.T @ block_ND  # a symmetric product, which takes half the work
     return rows, shift_D, sum_D, products_DD
 
 

@@ -1,4 +1,4 @@
-"""Principal components of patch embeddings over whole scenes, as numbers: one set of colours for all scenes.
+"""Principal components of patch embeddings over whole scenes as colours, the same for all scenes.
 
 C bands, H W pixels, n patches, Y X patches of a scene, D features, K components
 """
@@ -26,17 +26,17 @@ from geomae.tiles.reader import TileReader
 from geomae.tiles.selection import evenly_spread
 
 COLOURS = 3
-FITTED_TILES, FITTED_BATCH = 2048, 64  # a sample of the train tiles has patches enough
-THINNED = 7  # every so manieth patch counts for the limits; prime to the sides of usual patch grids
-LIMITS = (2.0, 98.0)  # percentiles of the patches that become black and full colour
-MOST_CHIPS = 8  # scenes of a data set without a CRS: many small pictures rather than a map
+FITTED_TILES, FITTED_BATCH = 2048, 64  # most train tiles of the fit: they have enough patches
+THINNED = 7  # every so many-th patch is used for the limits; coprime to the sides of usual patch grids
+LIMITS = (2.0, 98.0)  # percentiles of the scores that become black and full colour
+MOST_CHIPS = 8  # most scenes of a data set without a CRS, which usually are many small images
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Colours:
-    """Three principal components of patch embeddings, and which scores become black and full colour in every map."""
+    """Three principal components of patch embeddings, and the scores that become black and full colour in all maps."""
 
     pca: Pca
     low_K: NDArray[np.float64]
@@ -61,14 +61,14 @@ def load_colours(folder: Path) -> Colours | None:
     try:
         low_K, high_K = (np.array(limits[key], dtype=np.float64).reshape(COLOURS) for key in ("low", "high"))
     except (KeyError, TypeError, ValueError) as error:
-        raise StorageError(f"{folder / 'pca_map.json'}: holds no limits of colours ({error}); restore it") from error
+        raise StorageError(f"{folder / 'pca_map.json'}: has no valid colour limits ({error}); restore it") from error
     return Colours(load_pca(folder / "pca_map.npz"), low_K, high_K)
 
 
 def fit_colours(
     compute: Compute, parts: Sequence[EncoderTiles], fitted_T: NDArray[np.bool_], seed: int, identity: str
 ) -> Colours:
-    """Fit three components to the valid patches of the tiles `fitted_T` of all parts, of at most 2048 of them."""
+    """Fit three components to the valid patches of at most 2048 of the tiles `fitted_T` of all parts."""
     places = [(number, position) for number, part in enumerate(parts) for position in range(len(part.index))]
     chosen = np.flatnonzero(fitted_T)
     if len(chosen) > FITTED_TILES:
@@ -110,14 +110,14 @@ class MapJob:
 
     @property
     def windows(self) -> int:
-        """How many windows cover the scene."""
+        """The number of windows that cover the scene."""
         return len(self.lattice.starts(self.grid.height)) * len(self.lattice.starts(self.grid.width))
 
 
 def scenes_to_map(parts: Sequence[EncoderTiles], most: int | None) -> list[MapJob]:
-    """Scenes of the tiles that are at least two tiles large: of each data set at most `most`, spread over all.
+    """Scenes of the tiles that are at least two tiles long: at most `most` of each data set, evenly spread.
 
-    By default all, and of a data set without CRS 8.
+    The default is all scenes, or 8 of a data set without a CRS.
     """
     mapped: list[tuple[EncoderTiles, int]] = []
     for name in dict.fromkeys(part.index.name for part in parts):
@@ -141,7 +141,7 @@ def map_scene(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The components of the patches of a scene as colours (Y, X, 3), 0 to 1, and which patches are valid (Y, X).
 
-    `progress` hears (windows done, windows in all).
+    `progress` is called with (windows done, windows in total).
     """
     source, device = job.part.index.source, compute.fabric.device
     with torch.inference_mode(), working_precision(device, compute.precision):
@@ -161,7 +161,7 @@ def map_scene(
 def _patches(
     parts: Sequence[EncoderTiles], places: Sequence[tuple[int, int]], device: torch.device
 ) -> Iterator[Floats]:
-    """Valid patch embeddings (n, D) of tiles, given as (part, position), some tiles at a time."""
+    """Valid patch embeddings (n, D) of tiles, given as (part, position), batch by batch."""
     by_part: Mapping[int, list[int]] = {number: [p for n, p in places if n == number] for number, _ in places}
     for number, positions in by_part.items():
         encoder, index = parts[number].encoder, parts[number].index
@@ -178,5 +178,5 @@ def _patches(
 
 
 def _size(index: TileIndex) -> int:
-    """The size of most tiles."""
+    """The most frequent size of the tiles."""
     return int(index.tiles["size"].mode().iloc[0])

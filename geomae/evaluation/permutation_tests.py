@@ -1,4 +1,4 @@
-"""Permutation tests of a gap: whole groups change domains at random, p-values, and what zero looks like.
+"""Permutation tests of a gap: permutations of whole groups between domains, p-values, and values without a gap.
 
 N tiles (of the source, where there is M: tiles of the target), G groups, B blocks (a block is the tiles of one group in
 one domain), R permutations, V values of a block
@@ -20,14 +20,14 @@ Codes = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 PERMUTATIONS = 1999  # a p-value can be 1 / 2000, so that Holm over a hundred tests can still reject at 0.05
-FEWEST_PERMUTATIONS = 20  # with fewer different ones no p-value reaches 0.05
+FEWEST_PERMUTATIONS = 20  # with fewer distinct ones no p-value reaches 0.05
 HALVINGS = 100
 PERMUTATIONS_AT_ONCE = 250
 
 
 @dataclass(frozen=True)
 class Permutations:
-    """Which blocks each permutation puts on the first side and which on the second: 0 or 1."""
+    """The blocks on the first and on the second side of each permutation, as 0 or 1."""
 
     first_RB: Doubles
     second_RB: Doubles
@@ -40,12 +40,12 @@ class Permutations:
         return Permutations(self.first_RB[rows], self.second_RB[rows])
 
 
-Statistic = Callable[[Permutations], Doubles]  # a figure of each permutation
+Statistic = Callable[[Permutations], Doubles]  # the value for each permutation
 
 
 @dataclass(frozen=True)
 class GroupBlocks:
-    """Tiles in blocks, which change sides as a whole. Tiles are ordered by block; `order_N` is where each stood."""
+    """Tiles in blocks, which are permuted as a whole. Tiles are sorted by block; `order_N` are their old positions."""
 
     order_N: Codes
     start_B: Codes
@@ -56,7 +56,7 @@ class GroupBlocks:
     def of(
         cls, source_group_N: Sequence[Any] | NDArray[Any], target_group_M: Sequence[Any] | NDArray[Any]
     ) -> "GroupBlocks":
-        """The blocks of the tiles of a source and those of a target after them; there may be no target."""
+        """The blocks of the tiles of a source, followed by a target, which may be empty."""
         group_N, _ = codes_of([*source_group_N, *target_group_M])
         target_N = np.arange(len(group_N)) >= len(source_group_N)
         block_N = 2 * group_N + target_N
@@ -71,22 +71,23 @@ class GroupBlocks:
 
     @property
     def block_N(self) -> Codes:
-        """The block of each tile, in their order by block."""
+        """The block of each tile, sorted by block."""
         return np.repeat(np.arange(len(self.start_B)), self.count_B.astype(np.int64))
 
     def sums(self, values: NDArray[Any], axis: int = 0) -> Doubles:
-        """Sums over the tiles of each block, along the axis of tiles (in their order by block)."""
+        """Sums over the tiles of each block, along the axis of tiles (sorted by block)."""
         return np.add.reduceat(values, self.start_B, axis=axis, dtype=np.float64)
 
     def observed(self) -> Permutations:
-        """Source against target, as they are."""
+        """The observed assignment: source against target."""
         return _of_second_domain(self.target_B[None])
 
     def permuted(self, seed: int) -> Permutations | None:
-        """Random ones that are as likely as the observed one if the domains do not differ; None with too few.
+        """Random permutations, as likely as the observed one if the domains do not differ; None with too few groups.
 
-        A group that occurs in both domains swaps them within itself; among the others the domains are exchanged group
-        by group, so that each domain keeps its number of groups. Tiles of one group never part, since they are alike.
+        In a group that occurs in both domains, these are swapped at random. The domains of the other groups are
+        permuted among them, so that each domain keeps its number of groups. Tiles of one group stay together, because
+        they are not independent.
         """
         paired_B = self._paired()
         alone = np.flatnonzero(~paired_B)
@@ -114,12 +115,12 @@ class GroupBlocks:
 
 def p_value(observed: float, permuted_R: Doubles) -> float:
     """Share of permutations, the observed one among them, whose figure is at least as large (Phipson & Smyth 2010)."""
-    reached = observed - 1e-9 * abs(observed)  # the same one may come out a rounding below itself
+    reached = observed - 1e-9 * abs(observed)  # an identical permutation may differ by rounding
     return float((1 + (permuted_R >= reached).sum()) / (1 + len(permuted_R)))
 
 
 def holm(p_T: Sequence[float]) -> list[float]:
-    """p-values such that rejecting those below a level errs anywhere with at most that probability (Holm 1979)."""
+    """Adjusted p-values that control the family-wise error rate (Holm 1979)."""
     order = np.argsort(p_T, kind="stable")
     stepped = np.maximum.accumulate(np.asarray(p_T, dtype=np.float64)[order] * np.arange(len(order), 0, -1))
     adjusted = np.empty(len(order))
@@ -132,11 +133,10 @@ StatisticFactory = Callable[[NDArray[Any], GroupBlocks], Statistic]
 
 @dataclass(frozen=True)
 class GapFigure:
-    """One figure of a gap. `null_value` is its median between random halves of the source: what zero looks like.
+    """One figure of a gap. `null_value` is its median between random halves of the source: its value without a gap.
 
-    `p` is that of a permutation test by group, `p_holm` the same after Holm's correction over all that were tested
-    together. Each is None where there are too few groups or tiles, or where nothing is tested. Figures of pixels have a
-    band.
+    `p` is the p-value of a permutation test by group, `p_holm` after Holm's correction over all tests. They are
+    None where there are too few groups or tiles, or where nothing is tested. Figures of pixels have a band.
     """
 
     measure: str
@@ -150,7 +150,7 @@ class GapFigure:
 
 @dataclass(frozen=True)
 class DomainComparison:
-    """A source and a target with the permutations of their groups, and random halves of the source alone."""
+    """A source and a target with permutations of their groups, and random halves of the source."""
 
     blocks: GroupBlocks
     halves: GroupBlocks
@@ -161,7 +161,7 @@ class DomainComparison:
     def of(
         cls, source_group_N: Sequence[Any] | NDArray[Any], target_group_M: Sequence[Any] | NDArray[Any], seed: int
     ) -> "DomainComparison":
-        """Of tiles whose groups are known; a group that occurs in both domains is a pair."""
+        """The comparison of tiles with these groups; a group that occurs in both domains is a pair."""
         blocks, halves = GroupBlocks.of(source_group_N, target_group_M), GroupBlocks.of(source_group_N, ())
         return cls(blocks, halves, blocks.permuted(seed), halves.halved(seed))
 
@@ -177,9 +177,9 @@ class DomainComparison:
         band: str = "",
         unit: str = "1",
     ) -> GapFigure:
-        """The figure of the statistic that `statistic_of` makes from what is known of each tile, in the groups' order.
+        """The figure of the statistic that `statistic_of` makes from the values of each tile, sorted by block.
 
-        `value` is shown in its place where it is finer than what can be computed two thousand times.
+        `value` replaces the observed value where it is more exact than what can be computed for every permutation.
         """
         statistic = statistic_of(np.concatenate([source_N, target_M])[self.blocks.order_N], self.blocks)
         observed = float(statistic(self.blocks.observed())[0])
@@ -200,13 +200,13 @@ def corrected(figures: Sequence[GapFigure]) -> list[GapFigure]:
 
 
 def evaluate(statistic: Statistic, permutations: Permutations) -> Doubles:
-    """A statistic of many permutations, some at a time: their products with all tiles would not fit into memory."""
+    """A statistic of many permutations, in parts: products of all with all tiles would not fit into memory."""
     parts = [slice(begin, begin + PERMUTATIONS_AT_ONCE) for begin in range(0, len(permutations), PERMUTATIONS_AT_ONCE)]
     return np.concatenate([statistic(permutations.take(part)) for part in parts])
 
 
 def between_sums(sum_BV: Doubles, between: Callable[[Doubles, Doubles], Doubles]) -> Statistic:
-    """A statistic of what blocks hold, summed on either side: `between` takes the sums (R, V) of both."""
+    """A statistic of sums over the blocks of each side: `between` takes the sums (R, V) of both sides."""
 
     def statistic(permutations: Permutations) -> Doubles:
         return np.asarray(between(permutations.first_RB @ sum_BV, permutations.second_RB @ sum_BV))
@@ -219,6 +219,6 @@ def _of_second_domain(second_RB: Mask) -> Permutations:
 
 
 def _different(pairs: int, alone: int, targets: int) -> int:
-    """Number of permutations that can differ in a figure for which it does not matter which side is which."""
+    """The number of distinct permutations for a statistic that is symmetric in the two sides."""
     mirrored = 2 * targets == alone
     return int(2**pairs * comb(alone, targets)) // (2 if mirrored else 1)

@@ -1,4 +1,4 @@
-"""Classes of pixels as a probe takes them: a row per tile; where groups are those of polygons a row per group in it.
+"""Labels of pixels for a probe: a row per tile, or where groups come from polygons, a row per group in a tile.
 
 T tiles, P rows, N polygons, H x W pixels of a tile
 """
@@ -21,10 +21,9 @@ from geomae.vectors.polygons import MOST_CLASSES
 
 @dataclass(frozen=True)
 class PixelRows:
-    """Rows of labelled pixels: the tile of each, with its group, fold and split; the class (P, H, W) of each pixel.
+    """Rows of labelled pixels: the tile of each row, with its group, fold and split; the class (P, H, W) of each pixel.
 
-    `majority_P` is the most frequent class of a row, empty where it has none. A pixel without a listed class is
-    unknown.
+    `majority_P` is the most frequent class of a row, empty without any. Pixels without a listed class are UNKNOWN.
     """
 
     index: TileIndex
@@ -36,21 +35,21 @@ class PixelRows:
 def read_pixel_rows(selected: Selection, where: str) -> PixelRows:
     """The rows of a selection.
 
-    Where group, fold or split come from polygons, two fields of one tile may stand on different sides. Each tile then
-    is as many rows as there are groups in it, and a row knows the pixels of its own group alone; those of another
-    split than the selected one are in none. Raises CatalogError where pixels of the data set have no labels, too many
-    different ones, or its tiles several sizes.
+    Where group, fold or split come from polygons, two polygons in one tile may be in different splits. A tile then has
+    one row per group in it, with the pixels of that group only; pixels of other splits than the selected one are in no
+    row. Raises CatalogError where pixels of the data set have no labels or too many classes, or where its tiles have
+    several sizes.
     """
     index, labels = selected.index, selected.index.labels
     if labels is None:
         raise CatalogError(
-            f"{where}: --task segmentation takes labels per pixel; add `label: {{raster, classes}}` or `label: "
+            f"{where}: --task segmentation needs labels per pixel; add `label: {{raster, classes}}` or `label: "
             "{vector: {path, column}}`"
         )
     check_class_count(labels, where)
     sizes = set(index.tiles["size"].tolist())
     if len(sizes) > 1:
-        raise CatalogError(f"{where}: tiles of {min(sizes)} to {max(sizes)} pixels; --task segmentation takes one size")
+        raise CatalogError(f"{where}: tiles of {min(sizes)} to {max(sizes)} pixels; --task segmentation needs one size")
     key_N, keys = _keys(index, selected.selector.split)
     size = sizes.pop()
     rows: list[tuple[int, int, NDArray[np.int16]]] = []
@@ -74,16 +73,16 @@ def read_pixel_rows(selected: Selection, where: str) -> PixelRows:
 
 
 def check_class_count(labels: LabelSource, where: str) -> None:
-    """Raise CatalogError for more classes than can be told apart: numbers of polygons are for regression."""
+    """Raise CatalogError for too many classes, as where polygons have measurements, which are for regression."""
     if len(labels.names) > MOST_CLASSES:
         raise CatalogError(
             f"{where}: its polygons hold {len(labels.names)} different values, more than {MOST_CLASSES} classes; name "
-            "those that count with `classes`, or learn numbers with --task regression"
+            "those to use with `classes`, or predict numbers with --task regression"
         )
 
 
 def _keys(index: TileIndex, split: str | None) -> tuple[NDArray[np.int64] | None, pd.DataFrame]:
-    """What a polygon (N) belongs to: a row of the table of group, fold, place and split; -1 for another split."""
+    """For each polygon (N) its row in the table of group, fold, place and split; -1 for another split."""
     columns = {name: value_N for name, value_N in index.by_polygon.items() if name != "domain"}
     if not columns:
         return None, pd.DataFrame()
@@ -96,7 +95,7 @@ def _keys(index: TileIndex, split: str | None) -> tuple[NDArray[np.int64] | None
 
 
 def _of_keys(index: TileIndex, positions: list[int], key_P: list[int], keys: pd.DataFrame) -> TileIndex:
-    """The tiles at some positions, which may repeat, with the values of their keys; without a key with their own."""
+    """The tiles at some positions, which may repeat, with the columns of their keys; their own where the key is -1."""
     taken = index.take(np.array(positions, dtype=np.int64))
     tiles = taken.tiles
     for name in keys:

@@ -129,7 +129,7 @@ def test_an_earlier_run_takes_other_tiles(first, ask):
 def test_tiles_without_a_train_split_are_all_fitted_and_that_is_said(ask):
     out = ask("test-only", datasets=("tiny@test",), maps=0)
     assert figures(out)["fitted_tiles"] == figures(out)["tiles"]
-    said = "tiny: none of the selected tiles is of the train split; all of them count in the fit"
+    said = "tiny: none of the selected tiles is of the train split; the fit uses all of them"
     assert read_json(out / "summary.json")["inputs"]["fit"] == [said]
     assert said in (out / "report.html").read_text(encoding="utf-8")
     assert not [*out.glob("pca_map*")]
@@ -154,7 +154,7 @@ def test_what_cannot_be(first, ask, tmp_path):
         ask("no", project=first, encoder="baseline:random?seed=1")
     with pytest.raises(ConfigError, match="not of baseline:random; give that encoder, with its --layer and --pooling"):
         ask("no", project=first, layer=2)
-    with pytest.raises(StorageError, match="is not there; give the folder of a finished `geomae embed-pca`"):
+    with pytest.raises(StorageError, match="does not exist; give the folder of a finished `geomae embed-pca`"):
         ask("no", project=tmp_path)
     assert not ask("no", dry_run=True).exists()
 

@@ -128,7 +128,7 @@ def test_a_run_leaves_what_it_says(finished):
     assert summary["inputs"]["classes"] == list(KINDS)
     assert summary["inputs"]["model_run"] == "r0"
     assert len(summary["inputs"]["rates_tried"]) == 2
-    assert any("never learned" in note and "marsh" in note for note in summary["inputs"]["notes"])
+    assert any("not in --train" in note and "marsh" in note for note in summary["inputs"]["notes"])
 
 
 def test_all_methods_stand_in_one_table(finished):
@@ -224,7 +224,7 @@ BAD = [
     ({"train": "counts@train", "tests": ()}, ConfigError, "say --task classification or --task regression"),
     ({"train": "pixels@train", "tests": ()}, ConfigError, "say --task segmentation or --task classification"),
     ({"task": "regression"}, CatalogError, "'crop' is no number|'tree' is no number"),
-    ({"task": "segmentation"}, CatalogError, "takes labels per pixel"),
+    ({"task": "segmentation"}, CatalogError, "needs labels per pixel"),
     ({"task": "segment"}, ConfigError, "--task segment: .*segmentation"),
     ({"changes": ("head=conv",)}, ConfigError, "conv predicts pixels"),
     ({"tests": ("fields",)}, ConfigError, "24 of its tiles are .* in --train"),

@@ -151,7 +151,7 @@ def test_bad_embeddings_and_names_are_refused(tmp_path):
     broken_MD[3, 2] = np.nan
     with pytest.raises(ConfigError, match="1 of 260 target embeddings are not finite"):
         Alignment.fit("coral", SOURCE_ND, broken_MD)
-    with pytest.raises(ConfigError, match="takes at least 2"):
+    with pytest.raises(ConfigError, match="needs at least 2"):
         Alignment.fit("coral", SOURCE_ND, TARGET_MD[:1])
     with pytest.raises(ConfigError, match="coral"):
         Alignment.fit("corral", SOURCE_ND, TARGET_MD)

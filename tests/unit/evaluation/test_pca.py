@@ -104,7 +104,7 @@ def test_requests_that_cannot_be_met(tmp_path):
     values[3, 2] = np.nan
     with pytest.raises(ConfigError, match="not finite"):
         fit_pca([values], 2)
-    with pytest.raises(StorageError, match="is not there; give the folder"):
+    with pytest.raises(StorageError, match="does not exist; give the folder"):
         load_pca(tmp_path / "pca.npz")
     (tmp_path / "pca.npz").write_text("text")
     with pytest.raises(StorageError, match="holds no principal components"):
