@@ -89,13 +89,15 @@ def match_invariant_pixels(source: Selection, target: Selection, seed: int) -> R
     """A gain and an offset for each band, from pixels that did not change between both (Canty & Nielsen 2008).
 
     Unchanged pixels are found by iteratively reweighted multivariate alteration detection (IR-MAD), and a line is
-    fitted to them by orthogonal regression. Raises ConfigError where the two share no ground, and where too few pixels
-    are unchanged.
+    fitted to them by orthogonal regression. Raises ConfigError where the two share no ground, where
+    a band has a single value there, and where too few pixels are unchanged.
     """
     reason = reason_against(INVARIANT, source, target)
     if reason is not None:
         raise ConfigError(f"{INVARIANT}: {reason}; use {QUANTILES}, which needs no common ground")
     there_PC, here_PC = _pixels_of_both(source, target, seed)
+    _check_spread(source, there_PC)
+    _check_spread(target, here_PC)
     enough = max(FEWEST_PIXELS, FEWEST_SHARE * len(here_PC))
     kept_P = unchanged_probability(there_PC, here_PC) > UNCHANGED if len(here_PC) >= enough else np.zeros(0, bool)
     if kept_P.sum() < enough:
@@ -190,6 +192,16 @@ def _pixels_of_both(source: Selection, target: Selection, seed: int) -> tuple[Fl
         for rows, (pixels_CHW, _) in zip(drawn, both, strict=True):
             rows.append(pixels_CHW.reshape(len(pixels_CHW), -1)[:, chosen].T.astype(np.float64))
     return np.concatenate(drawn[0]), np.concatenate(drawn[1])
+
+
+def _check_spread(selected: Selection, pixels_PC: Floats) -> None:
+    """Raise ConfigError for bands with a single value, whose covariances cannot be inverted."""
+    flat = [] if not len(pixels_PC) else np.flatnonzero(pixels_PC.min(0) == pixels_PC.max(0)).tolist()
+    if flat:
+        names = ", ".join(selected.imagery.bands[band].name for band in flat)
+        raise ConfigError(
+            f"{INVARIANT}: {names} of {selected.name} has a single value where both show the ground; leave it out"
+        )
 
 
 def unchanged_probability(first_PC: Floats, second_PC: Floats) -> Floats:

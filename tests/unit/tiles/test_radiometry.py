@@ -55,7 +55,10 @@ def domains(tmp_path_factory):
     seen[:, 60:, 60:] = plain[:, 60:, 60:] = -9
     ground_seen = ground.copy()
     ground_seen[:, 60:, 60:] = -9
+    flat = np.where(plain == -9, 0.5, plain)  # in the corner, which the source does not show
+    flat[1] = np.where(plain[1] == -9, 0.5, 0.3)
     scenes = {"source": (ground_seen, 0.0), "changed": (seen, 0.0), "gained": (plain, 0.0), "away": (plain, 9e5)}
+    scenes["flat"] = flat, 0.0
     for name, (pixels, east) in scenes.items():
         about = {"driver": "GTiff", "height": SIDE, "width": SIDE, "count": BANDS, "dtype": "float32"}
         where = {"crs": "EPSG:32633", "transform": Affine(10, 0, 400_000 + east, 0, -10, 5_000_000)}
@@ -107,6 +110,11 @@ def test_pixels_that_changed_are_told_from_those_that_did_not():
     assert probability[400:].mean() > 0.2
     assert (probability > UNCHANGED)[:400].sum() <= 1
     assert (probability > UNCHANGED)[400:].mean() > 2 * FEWEST_SHARE
+
+
+def test_a_band_with_a_single_value_on_the_common_ground_is_named(domains):
+    with pytest.raises(ConfigError, match="invariant-pixels: green of flat has a single value"):
+        fit_radiometry(INVARIANT, domains["source"], domains["flat"], 0)
 
 
 def test_the_line_is_that_of_the_first_principal_axis():
