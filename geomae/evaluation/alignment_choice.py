@@ -19,10 +19,10 @@ from geomae.evaluation.share_estimation import LabelShift
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of the alignments to a test set without its labels, the mean over fits.
+    """Evidence on alignments to a test set without its labels, the mean over fits.
 
-    `scores` are those of SCORERS by alignment. `paired` says that the domains show the same places, so that classes
-    are as frequent in both. `domain_accuracy` is how often a probe tells the domains apart, 0.5 where it cannot.
+    `scores` are those of SCORERS by alignment. `paired` says that the domains show the same places, so that class
+    shares are equal. `domain_accuracy` is the accuracy of a domain classifier, 0.5 at chance level.
     """
 
     scores: Mapping[str, Mapping[str, float]]
@@ -32,7 +32,7 @@ class Evidence:
 
     @classmethod
     def mean(cls, of_seeds: Sequence["Evidence"]) -> "Evidence":
-        """That of several seeds of one encoder."""
+        """The mean over several seeds of one encoder."""
         first = of_seeds[0]
         scores = {
             name: {key: float(np.mean([one.scores[name][key] for one in of_seeds])) for key in keys}
@@ -48,7 +48,7 @@ class Evidence:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Evidence":
-        """What `record` gave, of class shares no more than how far they differ."""
+        """The inverse of `record`; of class shares only their distance is restored."""
         distance_K = np.array([record["shift"], -record["shift"]])
         shift = LabelShift(distance_K * 0, distance_K, record["explained"])
         return cls(record["scores"], [shift], record["paired"], record["domain_accuracy"])
@@ -60,17 +60,17 @@ class Evidence:
 
     @property
     def explained(self) -> float:
-        """How much of the domains' distance the label shift explains."""
+        """The share of the distance between the domains that the label shift explains."""
         return float(np.mean([one.explained for one in self.shifts]))
 
 
 @dataclass(frozen=True)
 class Rule:
-    """`margin` is by how much an alignment's score has to exceed that of none; less evidence is needed of pairs.
+    """`margin` is by how much an alignment's score has to exceed that of none; it is smaller for paired domains.
 
-    `shift` and `explained` say from where on label shift forbids an alignment, which would bring together what differs
-    for good reason. `domain_accuracy` is how well a probe has to tell the domains from each other: where it cannot,
-    there is nothing to align. `candidates` are the alignments that it may choose.
+    From `shift` and `explained` on, label shift forbids an alignment, because it would remove a real difference of
+    class shares. `domain_accuracy` is the accuracy that a domain classifier must reach: below it, the domains hardly
+    differ. `candidates` are the alignments that the rule may choose.
     """
 
     candidates: tuple[str, ...] = (AFTER + "coral",)
@@ -84,7 +84,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Choice:
-    """The alignment, and why, in a sentence."""
+    """The chosen alignment, and the reason in a sentence."""
 
     align: str
     why: str
@@ -102,19 +102,19 @@ def choose(evidence: Evidence, rule: Rule = RULE) -> Choice:
     if evidence.domain_accuracy < rule.domain_accuracy:
         return Choice(
             NONE,
-            f"a probe knows the domain of {evidence.domain_accuracy:.0%} of the tiles, where guessing gives 50%: "
-            "there is hardly anything to align",
+            f"a domain classifier is right for {evidence.domain_accuracy:.0%} of the tiles, and chance gives 50%: "
+            "the domains hardly differ",
         )
     if not evidence.paired and evidence.shift >= rule.shift and evidence.explained >= rule.explained:
         return Choice(
             NONE,
             f"the classes seem to differ in frequency (total variation {evidence.shift:.2f}), which explains "
-            f"{evidence.explained:.0%} of the distance between the domains: an alignment would mix them up",
+            f"{evidence.explained:.0%} of the distance between the domains: an alignment would mix up classes",
         )
     best = max(known, key=lambda name: scores[name])
     gain, margin = scores[best] - scores[NONE], rule.margin_paired if evidence.paired else rule.margin
     what = f"{rule.scorer.replace('_', ' ')} gives {scores[best]:.3f} for {best} and {scores[NONE]:.3f} for none"
     pairs = "places that both domains show" if evidence.paired else "domains that share no places"
     if gain > margin:
-        return Choice(best, f"{what}, more than the {margin:g} that is asked of {pairs}")
-    return Choice(NONE, f"{what}, not more than the {margin:g} that is asked of {pairs}")
+        return Choice(best, f"{what}, more than the {margin:g} that is required for {pairs}")
+    return Choice(NONE, f"{what}, not more than the {margin:g} that is required for {pairs}")

@@ -170,7 +170,7 @@ def cross_fit_plans(
         tests = {name: np.flatnonzero([fold_of[unit] == fold for unit in names_T]) for name, names_T in units.items()}
         inner, how = _folds(training, train, seed) if choose else ((), "")
         plans.append(FoldPlan(train, inner, tests))
-    return plans, how and f"{how}, anew in each of the {folds} fits"
+    return plans, how and f"{how}, separately in each of the {folds} fits"
 
 
 def _folds(training: TrainingSet, train: Codes, seed: int) -> tuple[list[tuple[Codes, Codes]], str]:

@@ -1,7 +1,7 @@
-"""Every method that `geomae probe --align` can ask for, by its name: what it makes of a source and of a target.
+"""All methods of `geomae probe --align`, by name.
 
-Each is fitted without a label of the target. To add one, write a function from Domains to Moved and name it here. Those
-of RADIOMETRY work on pixels, before tiles are embedded; what is left for here is to keep the features.
+Each is fitted without labels of the target. To add one, write a function from Domains to Moved and add it to METHODS.
+The methods of RADIOMETRY change pixels before tiles are embedded; here they leave the features unchanged.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,27 +13,27 @@ from geomae.errors import ConfigError, nearest
 from geomae.evaluation.alignment import ALIGNMENTS, NONE, SOURCE, TARGET, AffineMap, Alignment
 from geomae.evaluation.class_transport import transport_by_class, transport_target_shift
 from geomae.evaluation.domains import Domains, Moved
-from geomae.evaluation.self_training import train_on_itself
+from geomae.evaluation.self_training import self_train
 from geomae.evaluation.share_estimation import likely_shares
 from geomae.evaluation.weighted_alignment import align_weighted, weighted_coral, weighted_standardise
 from geomae.tiles.radiometry import RADIOMETRY
 
 PRIOR = "prior-correction"
-LEAST = 1e-6  # share of a class that there seems to be none of, so that it keeps a finite score
+LEAST = 1e-6  # smallest share of a class, so that its score is finite
 Method = Callable[[Domains], Moved]
 
 
 def align(name: str, domains: Domains) -> Moved:
-    """An alignment of means and covariances, which reads no label at all (see ALIGNMENTS)."""
+    """An alignment of means and covariances, which uses no labels (see ALIGNMENTS)."""
     alignment = Alignment.fit(name, domains.source_ND, domains.target_MD)
     return Moved(domains, alignment.transform(domains.pool_PD, SOURCE), alignment.maps[TARGET], alignment)
 
 
 def correct_priors(domains: Domains) -> Moved:
-    """Calibrated probabilities times the estimated shares over the trained ones (Saerens et al. 2002); features stay.
+    """Calibrated probabilities times the ratio of estimated to trained shares (Saerens et al. 2002).
 
     softmax(scores / T + b) becomes softmax(scores / T + b + log shares), whose highest class is that of the scores plus
-    T (b + log shares). It makes the most tiles right, and not the most of each class.
+    T (b + log shares). It maximises overall accuracy and not balanced accuracy. Features are unchanged.
     """
     calibration = domains.source.calibration
     share_K = np.maximum(likely_shares(domains.source, domains.target_MD), LEAST)
@@ -52,14 +52,14 @@ METHODS: Mapping[str, Method] = {
     },
     "class-ot": transport_by_class,
     "target-shift-ot": transport_target_shift,
-    "self-training": train_on_itself,
+    "self-training": self_train,
     **dict.fromkeys(RADIOMETRY, partial(align, NONE)),
 }
-KEEP_STRENGTH = (NONE, PRIOR)  # whose probe is the one that knows no target
+KEEP_STRENGTH = (NONE, PRIOR)  # methods with the probe of the source
 
 
 def move(name: str, domains: Domains) -> Moved:
-    """What the method `name` makes of two domains. Raises ConfigError for another name."""
+    """Apply the method `name` to two domains. Raises ConfigError for an unknown name."""
     if name not in METHODS:
         raise ConfigError(f"alignment {name!r}: {nearest(name, METHODS)}")
     return METHODS[name](domains)

@@ -65,7 +65,7 @@ class Pca:
     @property
     def collapse(self) -> str | None:
         """A warning where the embeddings hardly differ, or in one direction only; else None."""
-        remedy = "figures and maps of these embeddings say little; train longer, or choose another layer or pooling"
+        remedy = "figures and maps of these embeddings mean little; train longer, or choose another layer or pooling"
         if not self.share_D.any():
             return f"the encoder has collapsed: all {self.rows} embeddings are equal; {remedy}"
         if self.effective_rank < COLLAPSED_RANK or self.share_D[0] >= COLLAPSED_SHARE:

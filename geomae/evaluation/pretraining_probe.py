@@ -1,4 +1,4 @@
-"""A kNN probe during pretraining: whether the encoder learns what is of use, and whether it has collapsed.
+"""A kNN probe during pretraining, which shows whether the embeddings become useful or collapse.
 
 T tiles, D features of an embedding
 """
@@ -28,16 +28,16 @@ from geomae.tiles.index import TileIndex, build_index
 from geomae.tiles.reader import TileReader, runs_of_one_size
 from geomae.tiles.selection import own_record
 
-MOST_TILES = 2000  # a curve needs no more, and a probe should take seconds
-FEWEST_ROWS = 5  # a class with fewer cannot be in every fold
+MOST_TILES = 2000  # enough for a curve; a probe should take seconds
+FEWEST_ROWS = 5  # tiles per class: with fewer a class is not in every fold
 BATCH = 256
 
 
 @dataclass(frozen=True)
 class LabelledTiles:
-    """The tiles that are probed, their labels (T), and the folds in which each is held out once.
+    """The tiles of the probe, their labels (T), and folds in which each is held out once.
 
-    Labels are codes of `classes`; where these are measurements, there are no classes and labels are numbers.
+    Labels are codes of `classes`; for measurements `classes` is empty and labels are numbers.
     """
 
     name: str
@@ -57,9 +57,9 @@ def labelled_tiles(
     indexes: Mapping[str, TileIndex] | None = None,
     memory_bytes: int = 0,
 ) -> LabelledTiles:
-    """The tiles of the first selector that has labels, at most MOST_TILES, for a probe of `model` while it learns.
+    """The tiles of the first selector that has labels, at most MOST_TILES, for a probe of `model` during training.
 
-    `model` has the shape and the sensors of the training. `indexes` are data sets that have been indexed before.
+    `model` has the architecture and the sensors of the training. `indexes` are data sets that are already indexed.
     Raises CatalogError or BandMismatchError where it cannot be probed on them.
     """
     name, index = _first_labelled(catalog, selectors, indexes or {})
@@ -80,9 +80,9 @@ def labelled_tiles(
 
 
 def probe(model: Model, tiles: LabelledTiles) -> dict[str, float]:
-    """What the nearest neighbours tell of each fold while it is held out, and the effective rank.
+    """Scores of kNN predictions of held-out folds, and the effective rank of the embeddings.
 
-    Of classes that is the balanced accuracy (`knn5`, `knn20`), of numbers R2 (`knn5_r2`, `knn20_r2`).
+    Scores are balanced accuracy for classes (`knn5`, `knn20`) and R2 for numbers (`knn5_r2`, `knn20_r2`).
     """
     encoder = _encoder(model, tiles.index)
     parts = []
@@ -102,7 +102,7 @@ def probe(model: Model, tiles: LabelledTiles) -> dict[str, float]:
 
 
 def _classes(name: str, labels: pd.Series) -> tuple[str, ...]:
-    """The classes of enough tiles to probe; none where labels are measurements. Raises CatalogError for too few."""
+    """The classes with enough tiles; none for measurements. Raises CatalogError for fewer than two."""
     if label_range(labels.dropna()) is not None:
         return ()
     counts = labels.value_counts()

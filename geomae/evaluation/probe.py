@@ -1,4 +1,4 @@
-"""Encoders probed side by side: what each predicts, how it is scored, and which alignment the rule takes.
+"""Probes of several encoders: predictions, scores, and the alignment that the rule chooses for each.
 
 task = read_probe_task(ProbeSettings(), share_bands(select_tiles(catalog, ["hls@train", "hls@test_near"])))
 result = probe_encoders(task, specs, {one.label: one for one in embed_specs(...)})
@@ -32,14 +32,14 @@ from geomae.runtime.signals import Stop
 from geomae.tiles.radiometry import RADIOMETRY, Radiometry
 from geomae.tiles.radiometry_fits import fit_radiometry, mapped, reason_against
 
-WORKERS = 2  # fits at a time, each on one thread: they are too small to share out
+WORKERS = 2  # fits at once, each on one thread: they are too small for several
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What every encoder predicted and scored; the rule's choice of an alignment by label and test set.
+    """Predictions and scores of every encoder; the choice of an alignment by label and test set.
 
-    `notes` are what each encoder says of itself, by label.
+    `notes` are remarks of each encoder, by label.
     """
 
     task: ProbeTask
@@ -50,7 +50,7 @@ class ProbeResult:
 
     @property
     def main(self) -> str:
-        """The figure that encoders are compared by."""
+        """The metric by which encoders are compared."""
         return next(iter(self.task.truths.values())).measure.main
 
     def encoder(self, label: str) -> EncoderResult:
@@ -58,20 +58,20 @@ class ProbeResult:
         return next(one for one in self.encoders if one.label == label)
 
     def evidence(self, label: str, test: str) -> Evidence:
-        """What is known of alignments of an encoder without labels of the test, the mean over its seeds."""
+        """The evidence on alignments of an encoder without labels of the test, the mean over its seeds."""
         return Evidence.mean([one.evidence[test] for one in self.encoder(label).predictions])
 
     def shares(self, label: str, test: str) -> TargetShares:
-        """The class shares that a test set seems to have to an encoder, the mean over its seeds."""
+        """The class shares of a test set that are estimated with an encoder, the mean over its seeds."""
         return TargetShares.mean([one.shares[test] for one in self.encoder(label).predictions])
 
     def chosen(self, label: str, test: str) -> str:
-        """The alignment that the rule took."""
+        """The alignment that the rule chose."""
         choice = self.choices.get((label, test))
         return choice.align if choice else NONE
 
     def rows(self, test: str) -> list[ProbeRow]:
-        """The rows over all labels of a test set, without alignments and without those of single seeds."""
+        """The rows of a test set for probes from all labels, without alignments and single seeds."""
         return [
             row
             for row in self.scores.rows
@@ -94,9 +94,9 @@ def probe_encoders(
     embeddings: Mapping[str, Embeddings],
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> ProbeResult:
-    """Probe encoders by their embeddings of the task's tiles, which are by the label of each reference.
+    """Probe encoders. `embeddings` are those of the task's tiles, by the label of each reference.
 
-    The first encoder is what the others are compared with.
+    The other encoders are compared with the first one.
     """
     references = [reference.label for spec in specs for reference in spec.references]
     if task.settings.alignments:
@@ -125,9 +125,9 @@ def probe_encoders(
 
 
 def usable_radiometry(task: ProbeTask, named: Sequence[str], say: Callable[[str], None]) -> dict[tuple[str, str], bool]:
-    """The methods that pixels carry, by method and test set, and whether the user `named` them.
+    """The radiometric methods that can be fitted, by method and test set, and whether the user `named` them.
 
-    `say` hears why others are left out. Raises ConfigError where one that was named has nothing to go by.
+    `say` is called with the reason for every other one. Raises ConfigError where one that was named cannot be fitted.
     """
     usable = {}
     for method in (one for one in RADIOMETRY if one in task.settings.alignments):
@@ -155,11 +155,10 @@ def embed_task(
     progress: Progress,
     say: Callable[[str], None],
 ) -> dict[str, Embeddings]:
-    """The embeddings of the task's tiles by label, and those of test tiles behind every radiometry; fewer where `stop`
-    ended it.
+    """The embeddings of the task's tiles by label, and of test tiles mapped by each radiometry; fewer after `stop`.
 
-    Stores lie below `out`, those behind a radiometry as METHOD-testN. Raises ConfigError where pixels do not carry a
-    radiometry that the user named; `say` hears of the others, and what each was fitted on.
+    Stores are written below `out`, for a radiometry as METHOD-testN. Raises ConfigError where a radiometry that the
+    user named cannot be fitted; `say` is called with the others that cannot, and with the data of each fit.
     """
     tests = {test.name: (number, test.selected) for number, test in enumerate(task.tests)}
     fitted: dict[tuple[str, str], Radiometry] = {}
@@ -190,8 +189,8 @@ def save_alignments(
 ) -> None:
     """Publish the chosen alignments, fitted on all training tiles: `out/testN/LABEL`, for every seed.
 
-    A radiometry is published likewise. A method that is no map of embeddings or pixels leaves nothing here; the probe
-    that is kept holds what it came to.
+    A radiometry is published in the same way. Other methods, which are no maps of embeddings or pixels, publish
+    nothing here; the saved probe includes their effect.
     """
     task = result.task
     for spec in specs:

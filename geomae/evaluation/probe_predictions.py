@@ -1,6 +1,6 @@
-"""What every encoder is probed by: linear probe, nearest neighbours and few labels, alike for all.
+"""Predictions of probes: linear probe, nearest neighbours and few labels, the same for every encoder.
 
-P tiles of the training side (those to choose C by included), N training tiles of a plan, T tiles of a test set,
+P tiles of the training side (including validation tiles), N training tiles of a plan, T tiles of a test set,
 D features, E aligned features, K classes
 """
 
@@ -55,18 +55,18 @@ from geomae.randomness import generator
 from geomae.tiles.radiometry import RADIOMETRY
 
 NEIGHBOURS = (5, 20)
-BLOCK = 2048  # tiles whose similarities are in memory at a time
+BLOCK = 2048  # tiles whose similarities are in memory at once
 SHOTS = (1, 5, 10, 50)
 DRAWS = 10
-FEW_LABELS_C = 1.0  # so few labels leave nothing to choose it by; 1 is scikit-learn's default
-EQUAL = 0.05  # nearer circular validations are one: about a standard error of some dozen groups (Breiman et al. 1984)
+FEW_LABELS_C = 1.0  # not chosen, as there are too few labels for it; 1 is scikit-learn's default
+EQUAL = 0.05  # smaller differences of circular validations are ties: about one standard error (Breiman et al. 1984)
 
 
 def nearest_tiles(train_ND: NDArray[np.floating], test_TD: NDArray[np.floating], most: int) -> NDArray[np.int64]:
-    """Positions (T, most) of the training tiles of highest cosine similarity, the nearest first.
+    """Positions (T, most) of the training tiles with the highest cosine similarity, the nearest first.
 
-    Embeddings are brought to length 1 and not standardised, as the kNN probes of self-supervised learning do (Wu et al.
-    2018). Of equally near ones the first in order counts.
+    Embeddings are normalised to length 1 and not standardised, as in kNN probes of self-supervised learning (Wu et al.
+    2018). In a tie the first tile is used.
     """
     unit_ND, unit_TD = _unit(train_ND), _unit(test_TD)
     most = min(most, len(train_ND))
@@ -80,7 +80,7 @@ def nearest_tiles(train_ND: NDArray[np.floating], test_TD: NDArray[np.floating],
 
 
 def vote(near_TM: NDArray[np.int64], label_N: Codes, classes: int, neighbours: int) -> Codes:
-    """The most frequent class (T,) among the nearest tiles, each with one vote; of equally frequent ones the first."""
+    """The most frequent class (T,) among the nearest tiles, each with one vote; the first class in a tie."""
     votes_TM = label_N[near_TM[:, :neighbours]]
     count_TK = (votes_TM[:, :, None] == np.arange(classes)).sum(1)
     return np.asarray(count_TK.argmax(1))
@@ -93,7 +93,7 @@ def knn_classes(
     classes: int,
     neighbours: Sequence[int] = NEIGHBOURS,
 ) -> dict[int, Codes]:
-    """The class (T,) of each tile by its nearest, for each number of neighbours."""
+    """The class (T,) of each tile by its nearest neighbours, for each number of neighbours."""
     near_TM = nearest_tiles(train_ND, test_TD, max(neighbours))
     return {count: vote(near_TM, label_N, classes, count) for count in neighbours}
 
@@ -116,7 +116,7 @@ def _unit(embedding_TD: NDArray[np.floating]) -> Floats:
 
 
 def draw_labelled_tiles(label_N: Codes, group_N: Codes, shots: int, seed: int, draw: int) -> Codes:
-    """Positions of `shots` tiles of each class, spread over its groups: one of each in random order, then the next."""
+    """Positions of `shots` tiles of each class, spread over its groups: one per group in random order, then more."""
     rng = generator(seed, "few labels", shots, draw)
     chosen: list[int] = []
     for label in np.unique(label_N):
@@ -129,7 +129,7 @@ def draw_labelled_tiles(label_N: Codes, group_N: Codes, shots: int, seed: int, d
 
 
 def possible_shots(label_N: Codes, shots: tuple[int, ...] = SHOTS) -> tuple[int, ...]:
-    """Those numbers of labels that every class has."""
+    """The numbers of labels per class that every class has."""
     fewest = int(np.unique(label_N, return_counts=True)[1].min())
     return tuple(number for number in shots if number <= fewest)
 
@@ -145,7 +145,7 @@ def few_label_classes(
 ) -> dict[int, list[Codes]]:
     """The predicted class (T,) for each number of labels per class and each draw.
 
-    Embeddings are standardised by all training tiles, which takes no labels.
+    Embeddings are standardised by all training tiles, which needs no labels.
     """
     scale = Scale.of(train_ND)
     predicted: dict[int, list[Codes]] = {}
@@ -160,7 +160,7 @@ def few_label_classes(
 
 
 def _nth_of_group(group_N: Codes) -> Codes:
-    """How many before it are of the same group."""
+    """For each row the number of earlier rows of the same group."""
     order = np.argsort(group_N, kind="stable")
     ordered = group_N[order]
     start = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
@@ -171,7 +171,7 @@ def _nth_of_group(group_N: Codes) -> Codes:
 
 
 class PredictionKey(NamedTuple):
-    """One prediction: of a test set, by a method, from so many labels per class (None: from all)."""
+    """Key of a prediction: test set, method, labels per class (None: all labels), alignment."""
 
     test: str
     method: str
@@ -181,16 +181,16 @@ class PredictionKey(NamedTuple):
 
 @dataclass
 class Predictions:
-    """What one encoder predicted, one array per draw; the strength of each fit, and what each strength scored there."""
+    """Predictions of one encoder, one array per draw; the strength of each fit, and the scores of all strengths."""
 
     predicted: dict[PredictionKey, list[NDArray[Any]]] = field(default_factory=dict)
     C_values: list[float] = field(default_factory=list)
     tried: list[dict[float, float]] = field(default_factory=list)
-    evidence: dict[str, Evidence] = field(default_factory=dict)  # by test set, where alignments were asked for
+    evidence: dict[str, Evidence] = field(default_factory=dict)  # by test set, with alignments only
     shares: dict[str, TargetShares] = field(default_factory=dict)  # likewise
 
     def put(self, key: PredictionKey, draw: int, total: int, places: Codes, values: NDArray[Any]) -> None:
-        """Enter predictions for some tiles of a test set with `total` tiles."""
+        """Set the predictions for some tiles of a test set with `total` tiles."""
         draws = self.predicted.setdefault(key, [])
         if draw == len(draws):
             draws.append(np.zeros((total, *values.shape[1:]), dtype=values.dtype))
@@ -206,7 +206,7 @@ def classify(
     seed: int,
     shots: tuple[int, ...] = SHOTS,
 ) -> Predictions:
-    """Linear probe, kNN and few labels of one encoder, on embeddings (T, D) by test set; `C` None is chosen."""
+    """Linear probe, kNN and few labels of one encoder, on embeddings (T, D) by test set. C is chosen where None."""
     predictions, classes = Predictions(), len(labelled.names)
     for plan in plans:
         chosen = C
@@ -265,9 +265,9 @@ def segment(
     C: float | None,
     seed: int,
 ) -> Predictions:
-    """The linear probe of patches, of one encoder, on patch embeddings (T, R, C, D) by test set; see `classify`.
+    """The linear probe of one encoder on patch embeddings (T, R, C, D) by test set; see `classify`.
 
-    Predicted are classes of pixels (T, H, W).
+    Predictions are classes of pixels (T, H, W).
     """
     predictions = Predictions()
     share_PRCK = class_shares(pixels_PHW, train_PRCD.shape[1], train_PRCD.shape[2], classes)
@@ -289,9 +289,9 @@ def segment(
 
 @dataclass(frozen=True)
 class Target:
-    """A test set as methods see it: its tiles (T, D), what is independent of the rest, and whether places are paired.
+    """A test set without labels: embeddings (T, D), groups, and whether places are paired.
 
-    `paired` says that both domains show mostly the same places. `mapped` are the tiles behind each radiometry.
+    `paired` says that both domains show mostly the same places. `mapped` are embeddings by radiometry.
     """
 
     embedding_TD: NDArray[np.floating]
@@ -310,12 +310,11 @@ def classify_aligned(
     C: float | None,
     seed: int = 0,
 ) -> None:
-    """Add to the predictions of one encoder, which has those without alignment, those behind each method.
+    """Add predictions with each method to those of one encoder without alignment; also evidence and class shares.
 
-    Also the evidence, and what class shares the targets seem to have. The target of a method are all tiles of a test
-    set, whose labels are not here; its source are the training tiles of a plan. The strength of a probe is chosen by
-    circular validation, since folds of the source cannot see the shift; where features stay as they are it is what it
-    is in a probe that knows no target.
+    The target of a method are all tiles of a test set, without labels; its source are the training tiles of a plan. The
+    strength of a probe is chosen by circular validation, because folds of the source do not show the shift. Methods
+    that do not change the features use the strength of the source probe.
     """
     sources = [
         fit_source_probe(train_PD, labelled, plan, plain)
@@ -338,7 +337,7 @@ def classify_aligned(
                 moved = move(name, replace(domains, target_MD=target.mapped.get(name, target.embedding_TD)))
                 scored, probe = _score_method(name, moved, C_VALUES if C is None else [C])
                 scores.setdefault(name, []).append(scored)
-                if name != NONE:  # whose predictions are there
+                if name != NONE:  # whose predictions exist
                     _put_predictions(predictions, test, name, moved, probe)
         mean = {
             name: {key: float(np.mean([one[key] for one in each])) for key in each[0]} for name, each in scores.items()
@@ -348,7 +347,7 @@ def classify_aligned(
 
 
 def _score_method(name: str, moved: Moved, C_values: Sequence[float]) -> tuple[dict[str, float], LinearProbe]:
-    """What is known of a method without labels of the target; and the probe behind it."""
+    """Scores of a method without labels of the target; and the probe after it."""
     domains = moved.domains
     circular = circular_validation(
         moved.source_NE, domains.label_N, moved.target_ME, domains.classes, C_values, moved.probes(C_values, LOOSE)
@@ -368,7 +367,7 @@ def _score_method(name: str, moved: Moved, C_values: Sequence[float]) -> tuple[d
 
 
 def _put_predictions(predictions: Predictions, test: str, name: str, moved: Moved, probe: LinearProbe) -> None:
-    """Those of the probe, and those of nearest neighbours where a method moves tiles or learns from more of them."""
+    """Store predictions of the probe, and of nearest neighbours unless the method only changes class shares."""
     domains = moved.domains
     places = domains.plan.tests[test]
     here_E = moved.target_ME[places]

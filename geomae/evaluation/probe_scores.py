@@ -1,6 +1,6 @@
-"""The rows of probe.csv: every figure of every encoder, with its interval over groups and its paired differences.
+"""The rows of probe.csv: every figure of every encoder, with intervals over groups and paired differences.
 
-T tiles, G groups, R resamples; an encoder may stand for several seeds
+T tiles, G groups, R resamples; an encoder may have several seeds
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,13 +20,13 @@ COLUMNS = (
     *("n_train", "n_test", "n_groups", "seed", "chosen"),
 )
 TO_FIRST, TO_BASELINE = "difference_to_first", "difference_to_best_baseline"
-TO_NONE = "difference_to_none"  # of an alignment
-SPREAD = "_std"  # ends the metric that tells the standard deviation over draws
+TO_NONE = "difference_to_none"  # of a probe with an alignment to the one without
+SPREAD = "_std"  # suffix of the metric that is the standard deviation over draws
 
 
 @dataclass(frozen=True)
 class ProbeRow:
-    """A row of probe.csv; `of` is its column `class`. No interval, no seed: None."""
+    """A row of probe.csv; `of` is its column `class`. `interval` and `seed` are None where there is none."""
 
     encoder: str
     test: str
@@ -40,7 +40,7 @@ class ProbeRow:
     align: str = NONE
 
     def csv_row(self, shared: Mapping[str, Any]) -> dict[str, Any]:
-        """By column; `shared` are those that do not depend on what was predicted."""
+        """The values by column; `shared` are the columns that do not depend on the predictions."""
         low, high = self.interval or ("", "")
         own = {name: value for name, value in asdict(self).items() if name not in ("of", "interval")}
         own |= {"shots": self.shots or ALL, "class": self.of, "low": low, "high": high}
@@ -50,7 +50,7 @@ class ProbeRow:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """A test set as it is scored: labels by tile, their groups, and how they are measured."""
+    """Reference data of a test set: labels by tile, their groups, and the measure."""
 
     label_T: NDArray[Any]
     group_T: Codes
@@ -58,7 +58,7 @@ class GroundTruth:
 
     @property
     def groups(self) -> int:
-        """How many groups there are."""
+        """The number of groups."""
         return int(self.group_T.max()) + 1
 
 
@@ -92,12 +92,11 @@ class ProbeScores:
 def score(
     results: Sequence[EncoderResult], truths: Mapping[str, GroundTruth], seed: int, *, compare_few: bool = False
 ) -> ProbeScores:
-    """Score every encoder on every test set. The first contender is what the others are compared with.
+    """Score every encoder on every test set. The others are compared with the first one.
 
-    `compare_few` compares them by few labels too.
-
-    Of several seeds the mean stands in the table, and each seed in rows of its own. The best baseline is the one with
-    the highest figure on the test set itself, which nobody could have known before: a hard one to beat.
+    `compare_few` also compares predictions from few labels. Rows hold the mean over seeds, and further rows each seed.
+    The best baseline is chosen by its figure on the test set itself, which is optimistic by design: it makes the
+    comparison strict.
     """
     scores = ProbeScores()
     keys = list(results[0].predictions[0].predicted)
@@ -131,7 +130,7 @@ def add_without_encoder(
     truths: Mapping[str, GroundTruth],
     seed: int,
 ) -> None:
-    """Score predictions that no encoder has a part in, each against the linear probe of the first encoder."""
+    """Score predictions without an encoder, and compare them with the linear probe of the first encoder."""
     for key in result.predictions[0].predicted:
         truth = truths[key.test]
         counts_RG = resample_groups(truth.groups, seed)
@@ -152,7 +151,7 @@ def _score_one(
     truth: GroundTruth,
     counts_RG: Floats | None,
 ) -> tuple[list[ProbeRow], tuple[float, Floats | None]]:
-    """The rows of an encoder for one prediction, and its main figure with that of each resample."""
+    """The rows of an encoder for one prediction, and its main figure, overall and in each resample."""
     measure = truth.measure
     by_seed = [
         [measure.sums(truth.label_T, codes, truth.group_T, truth.groups) for codes in one.predicted[key]]
@@ -162,9 +161,7 @@ def _score_one(
         scores.sums[result.label, key] = np.sum([sums[0] for sums in by_seed], axis=0)
     values = [[measure.values(sums.sum(0)) for sums in draws] for draws in by_seed]
     spread = _resampled([sums for draws in by_seed for sums in draws], measure, counts_RG)
-    carrying = measure.groups(
-        by_seed[0][0]
-    )  # a class that few groups hold has no interval, as a test with few has none
+    carrying = measure.groups(by_seed[0][0])  # a class in few groups has no interval
     rows = []
     for metric, of in values[0][0]:
         if key.shots is not None and of != ALL:
@@ -203,7 +200,7 @@ def _differences(
     key: PredictionKey,
     best_baseline: str | None,
 ) -> Iterator[ProbeRow]:
-    """Each encoder against the first, and each that is no baseline against the best baseline, on the same resamples."""
+    """Each encoder minus the first, and each but baselines minus the best baseline, on the same resamples."""
     for result in results:
         pairs = [(TO_FIRST, results[0].label)] if result is not results[0] else []
         pairs += [(TO_BASELINE, best_baseline)] if best_baseline is not None and not result.baseline else []

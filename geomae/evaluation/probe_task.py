@@ -1,4 +1,4 @@
-"""The task of a probe: labelled tiles to learn from, labelled tiles to be tested on, and the fits that follow.
+"""The task of a probe: labelled tiles for training and for testing, and the plan of the fits.
 
 T tiles of a selection, P tiles of the training set, H x W pixels of a tile
 """
@@ -35,13 +35,13 @@ SHOWN = 5  # names in an error
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """How encoders are probed, alike for all.
+    """Settings of a probe, the same for all encoders.
 
-    `C` is that of the logistic regression (1 / alpha of the ridge), None to have it chosen. `cross_fit` is the number
-    of folds in which each group is tested by a probe that never saw it; with `by_fold` they are made by the column of
-    `group.folds` where tiles have one, as folds to choose a strength by are. Averages are over classes with at least
-    `min_class_rows` test tiles. `alignments` begin with `none`; without any no alignment is fitted. `shots` are the
-    numbers of labels per class of the probes from few. `forest` adds a random forest on the pixels themselves.
+    `C` is that of the logistic regression (1 / alpha of the ridge regression); None to choose it. `cross_fit` is the
+    number of folds in which each group is tested by a probe that was trained without it; with `by_fold` these are made
+    by the column of `group.folds` where tiles have one. Averages are over classes with at least `min_class_rows` test
+    tiles. `alignments` begin with `none`; where empty, no alignment is fitted. `shots` are the numbers of labels per
+    class of the probes from few labels. `forest` adds a random forest on pixels.
     """
 
     task: str = CLASSIFICATION
@@ -59,10 +59,9 @@ class ProbeSettings:
 class LabelledSelection:
     """The labelled tiles of a selection. `label_T` are texts, numbers, or for segmentation the most frequent classes.
 
-    For segmentation a tile may be there several times, once for each group of polygons in it (see `read_pixel_rows`).
-
-    `unit_T` names what is independent of the rest: the group of a tile, else its block, else the tile itself.
-    `pixels_THW` are class codes for segmentation, whose meaning `classes` tells.
+    For segmentation a tile may occur several times, once for each group of polygons in it (see `read_pixel_rows`).
+    `unit_T` is the independent unit of each tile: its group, else its block, else the tile itself. `pixels_THW` are
+    class codes for segmentation, indices of `classes`.
     """
 
     selected: Selection
@@ -71,14 +70,14 @@ class LabelledSelection:
     pixels_THW: NDArray[np.int16] | None = None
     classes: tuple[str, ...] = ()
     unlabelled: int = 0
-    called: str = ""  # other than the selector
+    called: str = ""  # a name in place of the selector
 
     def __len__(self) -> int:
         return len(self.label_T)
 
     @property
     def name(self) -> str:
-        """The selector, unless it is called otherwise."""
+        """The selector, or `called`."""
         return self.called or self.selected.name
 
     @property
@@ -88,12 +87,12 @@ class LabelledSelection:
 
     @property
     def size(self) -> str:
-        """How many tiles, or parts of tiles, are labelled, in words."""
+        """The number of labelled tiles, or of parts of tiles, in words."""
         tiles = len(set(self.index.tiles["tile_id"].tolist()))
         return f"{tiles} labelled tiles" if tiles == len(self) else f"{len(self)} labelled parts of {tiles} tiles"
 
     def take(self, places: NDArray[np.int64]) -> "LabelledSelection":
-        """A choice of its tiles."""
+        """A subset of the tiles."""
         return replace(
             self,
             selected=replace(self.selected, index=self.index.take(places)),
@@ -104,7 +103,7 @@ class LabelledSelection:
 
 
 def label_selection(selected: Selection, task: str, option: str) -> LabelledSelection:
-    """The tiles of a selection that have a label. Raises CatalogError where none has, or where labels do not fit."""
+    """The tiles of a selection that have a label. Raises CatalogError for none or unsuitable ones."""
     index = selected.index
     where = f"{option} {selected.name}"
     if task == SEGMENTATION:
@@ -132,9 +131,9 @@ def label_selection(selected: Selection, task: str, option: str) -> LabelledSele
 def validation_selection(
     train: LabelledSelection, selected: Selection, tests: Sequence[LabelledSelection], task: str
 ) -> LabelledSelection | None:
-    """The labelled tiles of the data set's split `val` that meet the conditions of the training set, None without any.
+    """The labelled tiles of the data set's split `val` that meet the conditions of the training set; None without any.
 
-    Nor are there any where the split is trained or tested on.
+    None also where tiles of that split are used for training or testing.
     """
     selector = replace(train.selected.selector, split=VALIDATION)
     if not (selected.whole.tiles["split"] == VALIDATION).any():
@@ -158,12 +157,12 @@ def tile_keys(labelled: LabelledSelection) -> list[tuple[str, str]]:
 def check_classes(train: LabelledSelection, tests: Sequence[LabelledSelection], task: str) -> tuple[str, ...]:
     """The names of the classes, in order; none for numbers.
 
-    Raises CatalogError where there is nothing to tell apart, and where a test has classes that were never trained.
+    Raises CatalogError for fewer than two labels, and where a test has classes that do not occur in training.
     """
     names = tuple(sorted(set(train.label_T.tolist())))
     if len(names) < 2:
         raise CatalogError(
-            f"--train {train.name}: all {len(train)} labelled tiles have the label {names[0]!r}; a probe takes two or "
+            f"--train {train.name}: all {len(train)} labelled tiles have the label {names[0]!r}; a probe needs two or "
             "more: choose another column, or tiles of other labels"
         )
     if task == REGRESSION:
@@ -182,7 +181,7 @@ def check_classes(train: LabelledSelection, tests: Sequence[LabelledSelection], 
 
 
 def check_no_leakage(train: LabelledSelection, tests: Sequence[LabelledSelection], cross_fit: int | None) -> None:
-    """Raise ConfigError where tiles, or without cross-fitting groups, stand on both sides."""
+    """Raise ConfigError where, without cross-fitting, tiles or groups occur in train and test."""
     for test in tests:
         shared = set(tile_keys(train)) & set(tile_keys(test))
         if shared and cross_fit is None:
@@ -194,23 +193,23 @@ def check_no_leakage(train: LabelledSelection, tests: Sequence[LabelledSelection
         groups = sorted(set(train.unit_T) & set(test.unit_T))
         if groups and cross_fit is None:
             raise ConfigError(
-                f"--test {test.name}: {len(groups)} groups stand in --train {train.name} too ({_list(groups)}), and a "
-                "score would tell how well they are remembered; --cross-fit 3 tests each group with a probe that was "
+                f"--test {test.name}: {len(groups)} groups occur in --train {train.name} too ({_list(groups)}), so "
+                "that scores would measure memorisation; --cross-fit 3 tests each group with a probe that was "
                 "trained without it"
             )
 
 
 def class_codes(labelled: LabelledSelection, names: Sequence[str]) -> NDArray[Any]:
-    """What a selection is scored by: class codes of tiles (T,) or of pixels (T, H, W), or the numbers themselves."""
+    """The labels of a selection for scoring: class codes of tiles (T,) or of pixels (T, H, W), or numbers (T,)."""
     place = {name: code for code, name in enumerate(names)}
     if labelled.pixels_THW is not None:
         code_of = np.array([place.get(name, UNKNOWN) for name in labelled.classes] + [UNKNOWN], dtype=np.int16)
-        return code_of[labelled.pixels_THW]  # unknown pixels, -1, take the last
+        return code_of[labelled.pixels_THW]  # unknown pixels, -1, index the last
     return np.array([place[label] for label in labelled.label_T.tolist()]) if names else labelled.label_T
 
 
 def occurring_classes(labelled: LabelledSelection) -> list[str]:
-    """The classes that there are, in order."""
+    """The classes that occur, in order."""
     if labelled.pixels_THW is None:
         return sorted(set(labelled.label_T.tolist()))
     there = np.unique(labelled.pixels_THW)
@@ -223,7 +222,7 @@ def _numbers(label_T: NDArray[Any], where: str) -> NDArray[np.float64]:
         try:
             values.append(float(label))
         except ValueError:
-            raise CatalogError(f"{where}: the label {label!r} is no number; leave --task regression out") from None
+            raise CatalogError(f"{where}: the label {label!r} is not a number; leave --task regression out") from None
     if not np.isfinite(values).all():
         raise CatalogError(f"{where}: some labels are not finite; leave these tiles out with `where`")
     return np.array(values)
@@ -235,10 +234,9 @@ def _list(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class ProbeTask:
-    """Labelled tiles, fits and truths. `pool` are those that fits may look at: train, and the validation split if any.
+    """Labelled tiles, plans and reference data. `pool` is used by fits: train, and the validation split if any.
 
-    `how` says in words what C is chosen by; it is empty for a fixed one. `averaged` are the classes whose
-    scores are averaged, by test.
+    `how` describes what C is chosen by; it is empty for a fixed C. `averaged` are the classes in averages, by test.
     """
 
     settings: ProbeSettings
@@ -253,16 +251,16 @@ class ProbeTask:
 
     @property
     def labelled(self) -> tuple[LabelledSelection, ...]:
-        """All that has to be embedded."""
+        """All labelled selections."""
         return (*self.pool, *self.tests)
 
     @property
     def selections(self) -> list[Selection]:
-        """The tiles to be embedded."""
+        """The tiles that have to be embedded."""
         return [part.selected for part in self.labelled]
 
     def predict(self, embeddings: Embeddings) -> Predictions:
-        """What the probes of one encoder predict. The labels of the tests have no part in it."""
+        """Predictions of the probes of one encoder. Labels of the tests are not used."""
         settings = self.settings
         train = np.concatenate([embeddings.of(part.selected) for part in self.pool])
         tests = {test.name: embeddings.of(test.selected) for test in self.tests}
@@ -289,7 +287,7 @@ class ProbeTask:
 def read_probe_task(settings: ProbeSettings, chosen: Sequence[Selection]) -> ProbeTask:
     """Label the tiles of the training selection and of the tests, in this order, and plan the fits.
 
-    Raises CatalogError or ConfigError for labels, groups and folds that cannot be.
+    Raises CatalogError or ConfigError for invalid labels, groups and folds.
     """
     train = label_selection(chosen[0], settings.task, "--train")
     tests = tuple(label_selection(one, settings.task, "--test") for one in chosen[1:])
@@ -311,14 +309,14 @@ def read_probe_task(settings: ProbeSettings, chosen: Sequence[Selection]) -> Pro
 
 
 def describe_scoring(task: ProbeTask) -> Iterator[str]:
-    """How the figures came about."""
+    """Sentences on how the figures were computed."""
     settings = task.settings
     if settings.C is not None:
         yield f"The strength of every linear probe was fixed at {settings.C:g}."
     else:
         yield (
-            f"The strength of each linear probe (scikit-learn's C) was chosen on {task.how}; of equal scores the "
-            "stronger regularisation was taken. No label of a test set had a part in it."
+            f"The strength of each linear probe (scikit-learn's C) was chosen on {task.how}; in a tie the "
+            "stronger regularisation was taken. No label of a test set was used."
         )
     if settings.cross_fit is not None:
         yield (
@@ -333,7 +331,7 @@ def describe_scoring(task: ProbeTask) -> Iterator[str]:
             if left
             else "."
         )
-    unlabelled = {part.name: part.unlabelled for part in task.labelled if part.unlabelled}  # train may be a test, too
+    unlabelled = {part.name: part.unlabelled for part in task.labelled if part.unlabelled}  # train may also be a test
     for name, count in unlabelled.items():
         yield f"{name}: {count} tiles without a label were left out."
     for name, truth in task.truths.items():
@@ -356,13 +354,13 @@ def _plans(
         return [value for part in pool for value in part.index.tiles[name].tolist()]
 
     label_P = np.concatenate([part.label_T for part in pool])
-    if names:  # for segmentation the most frequent class of a tile, which keeps folds even
+    if names:  # for segmentation the most frequent class of a tile, for stratification
         label_P = np.array([names.index(label) for label in label_P.tolist()])
     training = TrainingSet(
         label_P, names, column("fold"), column("group"), [unit for part in pool for unit in _units(part, settings)],
         np.repeat([number > 0 for number in range(len(pool))], [len(part) for part in pool]),
     )  # fmt: skip
-    choose = settings.C is None or bool(settings.alignments)  # label shift is estimated on the folds, too
+    choose = settings.C is None or bool(settings.alignments)  # label shift is estimated on the folds
     seed = settings.seed
     if settings.cross_fit is None:
         plans, how = single_plan(training, {test.name: len(test) for test in tests}, choose, seed)
@@ -373,7 +371,7 @@ def _plans(
 
 
 def _units(part: LabelledSelection, settings: ProbeSettings) -> list[str]:
-    """What cross-fitting keeps on one side, tile by tile."""
+    """For each tile the unit that cross-fitting keeps together."""
     if not settings.by_fold:
         return part.unit_T
     folds = part.index.tiles["fold"].tolist()
@@ -381,13 +379,13 @@ def _units(part: LabelledSelection, settings: ProbeSettings) -> list[str]:
 
 
 def _paired(train: LabelledSelection, test: LabelledSelection) -> bool:
-    """Whether both sides show mostly the same places: then classes are about as frequent in one as in the other."""
+    """Whether both sides show mostly the same places, so that their class shares are about equal."""
     shared = set(train.unit_T) & set(test.unit_T)
     return 2 * len(shared) > max(len(set(train.unit_T)), len(set(test.unit_T)))
 
 
 def _mapped(embeddings: Embeddings, test: LabelledSelection) -> dict[str, NDArray[np.floating]]:
-    """The tiles of a test set behind each radiometry."""
+    """The embeddings of a test set after each radiometry."""
     return {
         method: tiles.embeddings.of(test.selected)
         for (method, name), tiles in embeddings.mapped.items()
@@ -396,7 +394,7 @@ def _mapped(embeddings: Embeddings, test: LabelledSelection) -> dict[str, NDArra
 
 
 def _averaged(test: LabelledSelection, names: tuple[str, ...], settings: ProbeSettings) -> NDArray[np.bool_]:
-    """Which classes count in averages: those with enough tiles in the test (for segmentation, tiles that hold them)."""
+    """The classes in averages: those with enough tiles in the test (for segmentation, tiles that contain them)."""
     codes = class_codes(test, names)
     rows_K = np.array([(codes == code).reshape(len(codes), -1).any(1).sum() for code in range(len(names))], dtype=int)
     averaged_K = rows_K >= settings.min_class_rows
@@ -409,7 +407,7 @@ def _averaged(test: LabelledSelection, names: tuple[str, ...], settings: ProbeSe
 
 
 def measure_of(test: LabelledSelection, names: tuple[str, ...], settings: ProbeSettings) -> Measure:
-    """How a test set is scored. Raises ConfigError where no class has as many tiles as averages need."""
+    """The measure of a test set. Raises ConfigError where no class has enough tiles for averages."""
     if settings.task == REGRESSION:
         return NumberMeasure(float(test.label_T.mean()))
     kind = ClassMeasure if settings.task == CLASSIFICATION else PixelMeasure

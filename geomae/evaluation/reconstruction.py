@@ -1,4 +1,4 @@
-"""Reconstructions by models and baselines of the same tiles under the same masks; sums are kept, not pixels.
+"""Errors of reconstructions by models and baselines, on the same tiles with the same masks, as sums by tile.
 
 T tiles, B tiles of a batch, C bands, N cells of the common grid, H W pixels
 """
@@ -31,19 +31,19 @@ from geomae.tiles.reader import TileReader, ahead
 from geomae.tiles.selection import Progress, Selection
 from geomae.tracking import download, resolve_uri
 
-CELL_OF_BASELINES = 8  # pixels; where no model says how large patches are
-BATCH_PIXELS = 32 * 64 * 64  # of one band; larger batches are no faster, and large tiles must not fill memory
+CELL_OF_BASELINES = 8  # pixels; where no model defines a patch size
+BATCH_PIXELS = 32 * 64 * 64  # pixels per band in a batch; larger ones are no faster, and large tiles must fit in memory
 MASKED, VISIBLE = "masked", "visible"
 
 Pixels = NDArray[np.float32]
 Valid = NDArray[np.bool_]
 CellsByMask = dict[MaskKind, Valid]  # the visible cells (N,) of a tile under each mask
-Tile = tuple[int, Pixels, Valid, CellsByMask]  # its position, pixels, which are valid, and its visible cells
+Tile = tuple[int, Pixels, Valid, CellsByMask]  # position, pixels, validity, and visible cells
 
 
 @dataclass(frozen=True)
 class MaskedTiles:
-    """Tiles with all bands of their data set, in its unit, and the cells of them that are visible."""
+    """Tiles with all bands of their data set, in its unit, and their visible cells."""
 
     pixels_BCHW: Tensor
     valid_BCHW: Tensor
@@ -66,24 +66,24 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """Names it in files, figures and rows."""
+        """Its name in files, figures and rows."""
         return self.reference.label
 
     def digest(self) -> str:
-        """Names its weights, or the baseline."""
+        """Identifies its weights, or the baseline."""
         return self.reference.text if self.model is None else weights_digest(self.model.mae.state_dict())[:32]
 
     def made_by(self) -> str | None:
-        """The run in MLflow that made the model, where it is known."""
+        """The MLflow run that trained the model; None where it is unknown."""
         run_id = self.model.provenance.get("mlflow_run") if self.model else None
         return str(run_id) if run_id else None
 
 
 @dataclass(frozen=True)
 class FittedModels:
-    """All candidates, ready for the data set of a selection; `places` are those of the bands that every one predicts.
+    """All candidates, fitted to the data set of a selection; `places` are the positions of bands that all predict.
 
-    Errors are summed on `device`, which has float64.
+    Errors are summed on `device`, which supports float64.
     """
 
     selected: Selection
@@ -109,18 +109,18 @@ class FittedModels:
         return DATA_RANGE_STD * np.array([self.selected.imagery.std_C[place] for place in self.places])
 
     def predict(self, label: str, tiles: MaskedTiles) -> Tensor:
-        """What a candidate makes of the tiles, in the bands that are compared, on the device of the pixels."""
+        """Predictions of a candidate for the tiles, in the compared bands, on the device of the pixels."""
         return self.predictors[label](tiles)
 
 
 def load_candidates(texts: Sequence[str], device: torch.device, tracking_uri: str | None = None) -> list[Candidate]:
-    """The models and baselines that `[LABEL=]MODEL` texts name. Raises ConfigError or ModelError for what cannot be."""
+    """The models and baselines that `[LABEL=]MODEL` texts name. Raises ConfigError or ModelError for invalid ones."""
     if not texts:
         raise ConfigError("--model: name at least one model folder, MLflow reference or baseline:NAME")
     candidates = []
     for reference in parse_encoders(texts, INPAINTINGS):
         if reference.kind == BASELINE:
-            inpainting(reference.text, CELL_OF_BASELINES)  # raises where it is not one
+            inpainting(reference.text, CELL_OF_BASELINES)  # raises for an unknown baseline
             candidates.append(Candidate(reference, None))
             continue
         if reference.kind not in (FOLDER, MLFLOW):
@@ -135,7 +135,7 @@ def load_candidates(texts: Sequence[str], device: torch.device, tracking_uri: st
 
 
 def fit_candidates(candidates: Sequence[Candidate], selected: Selection, compute: Compute) -> FittedModels:
-    """The candidates, ready for the data set of a selection.
+    """The candidates, fitted to the data set of a selection.
 
     Raises BandMismatchError where they predict no band in common, and ModelError where their patches do not fit.
     """
@@ -163,7 +163,7 @@ def fit_candidates(candidates: Sequence[Candidate], selected: Selection, compute
         else:
             predictors[one.label] = _baseline_predictor(one.reference.text, compared, cell)
     device = compute.fabric.device
-    exact = torch.device("cpu") if device.type == "mps" else device  # which has no float64
+    exact = torch.device("cpu") if device.type == "mps" else device  # mps has no float64
     return FittedModels(selected, predictors, compared, cell, tuple(notes), exact)
 
 
@@ -205,9 +205,9 @@ def _encoder_alone(reference: Reference) -> ModelError:
 
 @dataclass(frozen=True)
 class ReconstructedTile:
-    """A tile and its reconstructions by label, in physical units. `visible_HW` is what every model saw.
+    """A tile and its reconstructions by label, in physical units. `visible_HW` are the pixels that models saw.
 
-    Reconstructions keep the truth where it was visible: what a model puts there is no reconstruction.
+    Reconstructions hold the original values of visible pixels, because predictions there are not reconstructions.
     """
 
     tile_id: str
@@ -218,7 +218,7 @@ class ReconstructedTile:
 
     @property
     def hidden(self) -> float:
-        """The share of the pixels that was hidden."""
+        """The share of hidden pixels."""
         return float(np.mean(~self.visible_HW))
 
     def rmse(self, label: str) -> float:
@@ -239,7 +239,7 @@ class ReconstructionScores:
 
     @property
     def selected(self) -> Selection:
-        """The selection that the tiles are of."""
+        """The selection of the tiles."""
         return self.fitted.selected
 
     def total(self, label: str, mask: MaskKind) -> ErrorSums:
@@ -261,8 +261,8 @@ def score_reconstructions(
 ) -> ReconstructionScores:
     """Reconstruct at most `most` tiles of a selection, drawn by the seed, and sum up the errors.
 
-    Tiles in which a mask finds too few cells with valid pixels are left out for all masks, and counted. Raises
-    CatalogError where none is left, and ModelError for predictions that are not finite.
+    Tiles with too few valid cells for one of the masks are left out for all masks, and counted. Raises CatalogError
+    where none is left, and ModelError for predictions that are not finite.
     """
     selected, places = fitted.selected, list(fitted.places)
     drawn = np.sort(generator(seed, "comparison tiles", selected.name).permutation(len(selected.index))[:most])
@@ -291,7 +291,7 @@ def score_reconstructions(
 
 
 def reconstruct_tile(fitted: FittedModels, index: TileIndex, mask: MaskKind, seed: int) -> ReconstructedTile | None:
-    """The first tile of `index` by every model under a mask; None where it has too few valid cells for that."""
+    """The first tile of `index` reconstructed by every model under a mask; None where it has too few valid cells."""
     places, bands = list(fitted.places), [band.name for band in fitted.selected.imagery.bands]
     reader = TileReader(index.take(np.array([0])), bands=bands)
     for _, by_mask in masked_batches(reader, fitted, [mask], seed):
@@ -311,16 +311,16 @@ def reconstruct_tile(fitted: FittedModels, index: TileIndex, mask: MaskKind, see
 
 
 def batch_of(size: int) -> int:
-    """How many tiles of `size` pixels a side make a batch."""
+    """The number of tiles of `size` x `size` pixels in a batch."""
     return max(BATCH_PIXELS // size**2, 1)
 
 
 def masked_batches(
     reader: TileReader, fitted: FittedModels, masks: Sequence[MaskKind], seed: int
 ) -> Iterator[tuple[list[int], dict[MaskKind, MaskedTiles]]]:
-    """Positions of tiles of one size, and the tiles under each mask; those that a mask cannot hide are left out.
+    """Positions of tiles of one size, and the tiles under each mask; tiles with too few valid cells are left out.
 
-    Every tile is read once, by a thread that is a batch ahead of the models.
+    Every tile is read once, by a thread that reads one batch in advance.
     """
     waiting: list[Tile] = []
     most, cell = batch_of(int(reader.index.tiles["size"].max())), fitted.cell

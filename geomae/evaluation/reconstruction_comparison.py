@@ -1,4 +1,4 @@
-"""Reconstructions compared: rows by split and domain, intervals over groups, differences from the first model.
+"""Comparison of reconstructions: rows by split and domain, intervals over groups, differences to the first model.
 
 T tiles, G groups, R resamples
 """
@@ -31,16 +31,17 @@ DIFFERENCE_COLUMNS = (
     "unit", "difference", "low", "high", "n_tiles", "n_groups",
 )  # fmt: skip
 USUAL_MASKS = (MaskKind("random", 0.75),)
-MOST_PLACES = 4  # that the first sentence of a report names
+MOST_PLACES = 4  # data sets and masks that the first sentence of a report names
 RANKED = ("best", "median", "worst")
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """How well each model reconstructs the tiles of each selection under each mask.
+    """Reconstruction errors of each model on each selection under each mask.
 
-    `values` are the rows of `reconstruction.csv`, `differences` those from the first model in `differences.csv`.
+    `values` are the rows of `reconstruction.csv`, `differences` the differences to the first model in
+    `differences.csv`.
     """
 
     scores: Sequence[ReconstructionScores]
@@ -55,14 +56,14 @@ class ComparisonResult:
         return self.scores[0].fitted.labels
 
     def select(self, **fixed: Any) -> list[Row]:
-        """The values that have these entries, as `select(metric="rmse", band="all", pixels="masked")`."""
+        """The rows with these values, for example `select(metric="rmse", band="all", pixels="masked")`."""
         return [row for row in self.values if all(row[key] == value for key, value in fixed.items())]
 
     def metrics(self) -> dict[str, float]:
         """Every figure by name: METRIC/LABEL/BAND/DATASET/SPLIT/DOMAIN/MASK/PIXELS.
 
-        METRIC/LABEL/BAND alone is that of the masked pixels in the first split of the first selection under the first
-        mask.
+        METRIC/LABEL/BAND without more is the figure of masked pixels in the first split of the first selection under
+        the first mask.
         """
         flat: dict[str, float] = {}
         for row in self.values:
@@ -76,7 +77,7 @@ class ComparisonResult:
 
 @dataclass(frozen=True)
 class TilesToShow:
-    """Tiles to show of each selection: by their error, so many at random, and by their ids."""
+    """Tiles to show of each selection: by error, a number drawn at random, and by id."""
 
     ranked: tuple[str, ...]
     random: int
@@ -92,7 +93,7 @@ class TilesToShow:
         return cls(ranked, sum(int(one.partition(":")[2]) for one in drawn), tile_ids)
 
     def check(self, tile_ids: Sequence[str]) -> None:
-        """Raise ConfigError for what is neither a tile id of a selection nor one of our own words."""
+        """Raise ConfigError for a name that is neither a tile id of a selection nor a keyword."""
         known = set(tile_ids)
         for tile_id in self.tile_ids:
             if tile_id not in known:
@@ -101,7 +102,7 @@ class TilesToShow:
                 raise ConfigError(f"--show {tile_id}: no tile of the data sets has this id; {near}")
 
     def choose(self, scores: ReconstructionScores, mask: MaskKind, seed: int) -> Iterator[tuple[str, TileIndex]]:
-        """Why a tile is shown, and the tile: by the first model's RMSE, drawn, and named ones, compared or not."""
+        """Reason and tile: by the RMSE of the first model, random ones, and named ones, compared or not."""
         index, whole = scores.index, scores.selected.index
         label, fitted = scores.fitted.labels[0], scores.fitted
         error_T = figures(scores.sums[label, mask, MASKED], fitted.bands, fitted.range_C)["rmse", ALL]
@@ -117,7 +118,7 @@ class TilesToShow:
 
 @dataclass(frozen=True)
 class TileTable:
-    """What is known of the tiles: split, domain, group; and the bands, unit and data range of their data set."""
+    """Split, domain and group of the tiles; bands, unit and data range of their data set."""
 
     dataset: str
     split_T: NDArray[np.object_]
@@ -144,9 +145,9 @@ def compare_reconstructions(
     seed: int = 0,
     progress: Progress = lambda what, done, total: None,
 ) -> ComparisonResult:
-    """Compare models on at most `tiles` tiles of each selection that they were fitted for, under the same masks.
+    """Compare models on at most `tiles` tiles of each selection that they were fitted to, under the same masks.
 
-    Masks depend on the seed, the tile, the ratio and the kind alone. Raises CatalogError where no tile of a selection
+    Masks depend only on the seed, the tile, the ratio and the kind. Raises CatalogError where no tile of a selection
     can be masked, and ModelError for predictions that are not finite.
     """
     scores = [score_reconstructions(one, masks, tiles, seed, progress) for one in fitted]
@@ -165,7 +166,7 @@ def compare_reconstructions(
 
 
 def tile_table(scores: ReconstructionScores) -> TileTable:
-    """What the table says of the tiles of a selection; the split stands in a column of its own."""
+    """The table of the tiles of a selection; the split has a column of its own."""
     dataset = str(replace(scores.selected.selector, split=None))
     table = scores.index.tiles
     columns = (table["split"].to_numpy(), table["domain"].to_numpy(), groups_of(scores.index))
@@ -177,10 +178,10 @@ def tile_table(scores: ReconstructionScores) -> TileTable:
 def rows(
     tiles: TileTable, sums: Mapping[str, ErrorSums], context: Mapping[str, Any], seed: int
 ) -> tuple[list[Row], list[Row]]:
-    """Rows of every model's figures, and of the differences of each model from the first, under one mask.
+    """Rows of every model's figures, and of the differences of each model to the first, under one mask.
 
-    `sums` are by label; `context` has masking, mask_ratio and pixels. Intervals (95 %) resample the groups, the same
-    ones for every model; with fewer than ten groups there are none, and the differences are given group by group.
+    `sums` are by label; `context` has masking, mask_ratio and pixels. Intervals (95 %) are over resamples of groups,
+    the same for every model; with fewer than ten groups there are none, and differences are listed by group.
     """
     values, differences = [], []
     for split, domain, chosen in tiles.parts():
@@ -201,7 +202,7 @@ def rows(
 
 
 def summarize_best(values: Sequence[Row]) -> str:
-    """The model with the least error in each place, in a sentence or two."""
+    """The model with the lowest error for each data set and mask, in a sentence or two."""
     won: dict[str, list[str]] = {}
     places = _rmse_by_place(values)
     for where, rows in list(places.items())[:MOST_PLACES]:
@@ -212,41 +213,41 @@ def summarize_best(values: Sequence[Row]) -> str:
 
 
 def summarize_differences(differences: Sequence[Row]) -> tuple[str, ...]:
-    """What is said of every model beside the first, a text for each choice of tiles and mask."""
+    """Comparison of every model with the first, one text for each choice of tiles and mask."""
     texts = []
     for where, rows in _rmse_by_place(differences).items():
         whole = [row for row in rows if row["group"] == ALL]
         sentences = "; ".join(_describe_differences(whole, [row for row in rows if row["group"] != ALL]))
         few = any(row["low"] is None for row in whole)
         note = f" Its {whole[0]['n_groups']} groups are too few for an interval." if few else ""
-        texts.append(f"{where}, RMSE in {unit_of(whole[0])} beside {whole[0]['reference']}: {sentences}.{note}")
+        texts.append(f"{where}, RMSE in {unit_of(whole[0])} compared with {whole[0]['reference']}: {sentences}.{note}")
     return tuple(texts)
 
 
 def whole_rmse(rows: Sequence[Row]) -> list[Row]:
-    """The rows that summaries are of: RMSE of masked pixels, mean over bands, all domains together."""
+    """The rows of summaries: RMSE of masked pixels, mean over bands, all domains."""
     fixed = {"pixels": MASKED, "metric": "rmse", "band": ALL, "domain": ALL}
     return [row for row in rows if all(row[key] == value for key, value in fixed.items())]
 
 
 def place_of(row: Mapping[str, Any]) -> str:
-    """Where a row's tiles are from."""
+    """Data set, split and domain of a row, as text."""
     domain = "" if row["domain"] == ALL else f", {row['domain']}"
     return f"{row['dataset']}@{row['split']}{domain}"
 
 
 def mask_of(row: Mapping[str, Any]) -> str:
-    """The mask of a row, as the masks are written everywhere."""
+    """The mask of a row, as text."""
     return str(MaskKind(row["masking"], row["mask_ratio"]))
 
 
 def unit_of(row: Mapping[str, Any]) -> str:
-    """The unit of a row, as people write it."""
+    """The unit of a row, as text."""
     return str(row["unit"]).replace("_", " ")
 
 
 def groups_of(index: TileIndex) -> Sequence[Any]:
-    """What intervals resample: the catalogue's groups, else blocks, else scenes. Tiles of a scene are no groups."""
+    """The groups that intervals resample: those of the catalogue, else blocks, else scenes, as tiles are correlated."""
     for column in ("group", "block"):
         if index.tiles[column].notna().all():
             return index.tiles[column].tolist()
@@ -255,7 +256,7 @@ def groups_of(index: TileIndex) -> Sequence[Any]:
 
 @dataclass(frozen=True)
 class _Figures:
-    """The figures of one model: of all tiles (1,), of the resamples (R,) if there are any, and of each group (G,)."""
+    """Figures of one model: over all tiles (1,), in each resample (R,) if there are any, and in each group (G,)."""
 
     whole: dict[tuple[str, str], Floats]
     resampled: dict[tuple[str, str], Floats] | None
@@ -273,7 +274,7 @@ class _Figures:
     def rows(self, unit: str) -> Iterator[Row]:
         for (metric, band), value in self.whole.items():
             if np.isnan(value[0]) or np.isnan(self.whole["rmse", band][0]):
-                continue  # no pixel counts, which leaves a data range of nothing
+                continue  # no pixel was counted
             interval = None if metric == "data_range" else self._interval(self.resampled, (metric, band))
             yield _row(metric, band, unit) | {"value": float(value[0])} | _bounds(interval)
 
@@ -295,7 +296,7 @@ class _Figures:
     def _interval(
         self, resampled: Mapping[tuple[str, str], Floats] | None, key: tuple[str, str]
     ) -> tuple[float, float] | None:
-        """As many groups with a counted pixel are needed as of groups at all."""
+        """The interval; None where fewer than FEWEST_GROUPS groups have a counted pixel."""
         if resampled is None or np.count_nonzero(~np.isnan(self.grouped[key])) < FEWEST_GROUPS:
             return None
         return percentile_interval(resampled[key])
@@ -321,17 +322,17 @@ def _describe_differences(whole: Sequence[Row], grouped: Sequence[Row]) -> Itera
     """How each model compares with the first in RMSE, mean over bands."""
     for row in whole:
         model, difference = row["model"], row["difference"]
-        more = f"{'less' if difference < 0 else 'more'} by {_figure(abs(difference))}"
+        other = f"is {'lower' if difference < 0 else 'higher'} by {_figure(abs(difference))}"
         if row["low"] is not None:
             interval = f"95 % interval of the difference {_figure(row['low'])} to {_figure(row['high'])}"
             unclear = row["low"] <= 0 <= row["high"]
-            yield f"{model} cannot be told apart ({interval})" if unclear else f"{model} errs {more} ({interval})"
+            yield f"{model} does not differ clearly ({interval})" if unclear else f"{model} {other} ({interval})"
         elif difference == 0:
-            yield f"{model} errs as much"
+            yield f"{model} is equal"
         else:
             groups = [one["difference"] for one in grouped if one["model"] == model]
             agree = sum((one < 0) == (difference < 0) for one in groups)
-            yield f"{model} errs {more}, and so it does in {agree} of {len(groups)} groups"
+            yield f"{model} {other}, with the same sign in {agree} of {len(groups)} groups"
 
 
 def _figure(value: float) -> str:

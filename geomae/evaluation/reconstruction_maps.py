@@ -1,4 +1,4 @@
-"""Reconstructions, errors and anomalies of whole scenes, as GeoTIFFs that lie where the scene does.
+"""Reconstructions, errors and anomalies of whole scenes, as GeoTIFFs with the georeference of the scene.
 
 C bands, H W pixels of a strip of a scene, S pixels of a sample, B masked windows of a batch
 """
@@ -35,7 +35,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class UsualErrors:
-    """Number of pixels, mean and scatter of a model's errors over the bands, in the unit of the data set."""
+    """Number of pixels, mean vector and scatter matrix of a model's errors by band, in the unit of the data set."""
 
     pixels: int
     mean_C: Floats
@@ -43,26 +43,26 @@ class UsualErrors:
 
     @classmethod
     def none(cls, bands: int) -> "UsualErrors":
-        """Before any pixel was seen."""
+        """The state before the first pixel."""
         return cls(0, np.zeros(bands), np.zeros((bands, bands)))
 
     def joined(self, errors_SC: NDArray[np.floating]) -> "UsualErrors":
-        """With another sample of pixels, which are valid in every band."""
+        """The state with a further sample of pixels, which are valid in every band."""
         if not len(errors_SC):
             return self
         exact_SC = errors_SC.astype(np.float64)
         here_C, pixels = exact_SC.mean(0), self.pixels + len(exact_SC)
         deviation_SC, step_C, share = exact_SC - here_C, here_C - self.mean_C, len(exact_SC) / pixels
-        # Chan et al. 1983: the scatter of both parts about their means, and that of the means.
+        # Chan et al. 1983: scatter of both parts about their means, plus scatter of the means.
         between_CC = np.outer(step_C, step_C) * self.pixels * share
         scatter_CC = self.scatter_CC + deviation_SC.T @ deviation_SC + between_CC
         return UsualErrors(pixels, self.mean_C + step_C * share, scatter_CC)
 
     def anomaly(self, error_CHW: NDArray[np.floating]) -> NDArray[np.float32]:
-        """How unusual errors are (1 + C, H, W): first of all bands together, then each band in standard deviations.
+        """Anomaly scores (1 + C, H, W): first of all bands together, then of each band in standard deviations.
 
-        All bands together is the Mahalanobis distance divided by the root of C: about 1 where errors are usual, and
-        high where bands err together as they do not where the model was trained. NaN where a band is.
+        The score of all bands is the Mahalanobis distance divided by the root of C: about 1 for usual errors, and high
+        for combinations of errors that are rare in the training split. NaN where a band is.
         """
         covariance_CC = self.scatter_CC / self.pixels
         deviation_CHW = error_CHW - self.mean_C[:, None, None]
@@ -75,7 +75,7 @@ class UsualErrors:
 
 @dataclass(frozen=True)
 class MapOptions:
-    """Maps of at most `scenes` scenes per selection; what errors are usual is measured on `tiles` train tiles."""
+    """Maps of at most `scenes` scenes per selection; usual errors are measured on `tiles` train tiles."""
 
     ratio: float = 0.75
     scenes: int = 4
@@ -84,13 +84,13 @@ class MapOptions:
 
     @property
     def mask(self) -> MaskKind:
-        """Complementary masks are random, and what is usual has to be under masks of the same kind."""
+        """The mask of usual errors: random, as the complementary masks of maps are."""
         return MaskKind("random", self.ratio)
 
 
 @dataclass(frozen=True)
 class SceneMap:
-    """A scene that is mapped, and what the names of its maps end with, by the label of the model."""
+    """A scene to map, and the ends of the names of its maps, by the label of the model."""
 
     scores: ReconstructionScores
     scene: Scene
@@ -105,13 +105,13 @@ def write_scene_maps(
     progress: Progress = lambda what, done, total: None,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Path]:
-    """Publish maps of the scenes of what was compared; `say` hears where there can be none, and the rest goes on.
+    """Publish maps of scenes of the compared tiles; `say` is called for data sets without maps.
 
-    Gives their paths: `recon_LABEL_SCENE.tif`, `error_LABEL_SCENE.tif` and `anomaly_LABEL_SCENE.tif`.
+    Returns their paths: `recon_LABEL_SCENE.tif`, `error_LABEL_SCENE.tif` and `anomaly_LABEL_SCENE.tif`.
     """
     for one in all_scores if options.scenes else ():
         if not any(True for _ in scenes_with_crs(one)):
-            say(f"{one.selected.name}: no scene has a CRS, so there are no maps of it")
+            say(f"{one.selected.name}: no scene has a CRS, so that it has no maps")
     maps: list[Path] = []
     usual: dict[str, dict[str, UsualErrors] | None] = {}
     for scene_map in scenes_to_map(all_scores, options.scenes):
@@ -119,7 +119,7 @@ def write_scene_maps(
         if name not in usual:
             usual[name] = usual_errors(scene_map.scores.fitted, options)
             if usual[name] is None:
-                say(f"{name}: no hidden pixel is valid in every band, so there are no maps of it")
+                say(f"{name}: no hidden pixel is valid in every band, so that it has no maps")
         errors = usual[name]
         if errors is not None:
             maps += write_maps(out, scene_map, errors, options, progress)
@@ -127,7 +127,7 @@ def write_scene_maps(
 
 
 def scenes_to_map(all_scores: Sequence[ReconstructionScores], most: int) -> list[SceneMap]:
-    """The scenes with a CRS that hold a tile: at most `most` of each selection, and each once."""
+    """The scenes with a CRS that have a compared tile: at most `most` of each selection, each scene once."""
     mapped: list[tuple[ReconstructionScores, Scene, Grid]] = []
     known: set[tuple[str, str]] = set()
     for one in all_scores:
@@ -141,7 +141,7 @@ def scenes_to_map(all_scores: Sequence[ReconstructionScores], most: int) -> list
             mapped.append((one, scene, grid))
     names = scene_names([(one.index.name, scene.id) for one, scene, _ in mapped])
     labels = [(place, label) for place, (one, _, _) in enumerate(mapped) for label in one.fitted.labels]
-    # A label may end as a scene begins: `a` and `b_c` are not `a_b` and `c`.
+    # Names must be unique: label `a` of scene `b_c` is not label `a_b` of scene `c`.
     stems = dict(zip(labels, file_names(f"{label}_{names[place]}" for place, label in labels), strict=True))
     return [
         SceneMap(one, scene, grid, {label: stems[place, label] for label in one.fitted.labels})
@@ -165,9 +165,9 @@ def write_maps(
     options: MapOptions,
     progress: Progress = lambda what, done, total: None,
 ) -> list[Path]:
-    """Publish the maps of a scene of every model; gives their paths.
+    """Publish the maps of a scene of every model; returns their paths.
 
-    The scene is read, predicted and written in strips as high as a tile, so that a whole satellite scene fits memory.
+    The scene is read, predicted and written in strips of the height of a tile, to save memory.
     """
     scores, fitted, grid = scene_map.scores, scene_map.scores.fitted, scene_map.grid
     size, scene, places = _size(scores), scene_map.scene, list(fitted.places)
@@ -187,7 +187,7 @@ def write_maps(
             for (kind, label), path in paths.items()
         }
         for number, row in enumerate(rows):
-            done = rows[number - 1] + size - row if number else 0  # rows of this strip that the last one wrote
+            done = rows[number - 1] + size - row if number else 0  # rows of this strip that the previous one wrote
             pixels_CHW, valid_CHW = read(scores.index.source, scene, Window(row, 0, size, grid.width))
             windows = list(masked_windows(valid_CHW, fitted.cell, options.ratio, options.seed, scene.id, row, done))
             for label in fitted.labels:
@@ -204,7 +204,7 @@ def write_maps(
 def predict_strip(
     fitted: FittedModels, label: str, pixels_CHW: Pixels, valid_CHW: Valid, windows: Sequence[MaskedWindow]
 ) -> Pixels:
-    """A strip (C, H, W) in the bands that are compared, each pixel predicted while hidden; NaN where none is."""
+    """A strip (C, H, W) in the compared bands, each pixel predicted while hidden; NaN where it is not predicted."""
     size, most = pixels_CHW.shape[1], batch_of(pixels_CHW.shape[1])
     strip_CHW = np.full((len(fitted.places), *pixels_CHW.shape[1:]), np.nan, dtype=np.float32)
     for begin in range(0, len(windows), most):
@@ -220,9 +220,9 @@ def predict_strip(
 
 
 def usual_errors(fitted: FittedModels, options: MapOptions) -> dict[str, UsualErrors] | None:
-    """What the errors of each model are like on the train split, on hidden pixels that are valid in every band.
+    """Statistics of the errors of each model on the train split, on hidden pixels that are valid in every band.
 
-    All tiles of the data set count where none is of the train split. None without such a pixel.
+    Without a train split all tiles of the data set are used. None without such a pixel.
     """
     whole = fitted.selected.whole
     train = np.flatnonzero((whole.tiles["split"] == TRAIN).to_numpy())
@@ -241,5 +241,5 @@ def usual_errors(fitted: FittedModels, options: MapOptions) -> dict[str, UsualEr
 
 
 def _size(scores: ReconstructionScores) -> int:
-    """The side of the windows that cover a scene, in pixels: that of its tiles."""
+    """The side in pixels of the windows that cover a scene: that of its tiles."""
     return int(scores.index.tiles["size"].iloc[0])

@@ -1,4 +1,4 @@
-"""Masks for a comparison of reconstructions: one for models of different patch sizes, and windows that cover a scene.
+"""Masks for comparisons of reconstructions: common to models of different patch sizes, and windows that cover a scene.
 
 C bands, H W pixels of a tile or of a strip, which is as high as a window and as wide as its scene; N cells of the
 common grid of a tile or window
@@ -15,13 +15,13 @@ from geomae.errors import ModelError
 from geomae.models.masking import MaskRules, draw_mask, usable_patches, visible_count
 from geomae.randomness import generator
 
-LEAST_VALID = 0.5  # share of valid pixels that a visible cell needs, as in training unless told otherwise
+LEAST_VALID = 0.5  # share of valid pixels that a visible cell needs, the default of training
 KINDS = ("random", "block", "grid")
 
 
 @dataclass(frozen=True)
 class MaskKind:
-    """How the cells of a tile are hidden, and what share of them."""
+    """The kind of a mask and the share of cells that it hides."""
 
     kind: str
     ratio: float
@@ -40,9 +40,9 @@ class MaskedWindow:
 
 
 def common_cell(patch_sizes: Mapping[str, int], tile: int) -> int:
-    """The side in pixels of the cells that every model, by its label, can hide whole: the least common multiple.
+    """The side in pixels of cells of whole patches of every model: the least common multiple of the patch sizes.
 
-    Raises ModelError where it does not divide the tile, or leaves a single cell, which cannot be visible and hidden.
+    Raises ModelError where it does not divide the tile, or where the tile would be a single cell.
     """
     cell = math.lcm(*patch_sizes.values())
     if tile % cell == 0 and tile > cell:
@@ -57,9 +57,9 @@ def common_cell(patch_sizes: Mapping[str, int], tile: int) -> int:
 def visible_cells(
     valid_CHW: NDArray[np.bool_], cell: int, mask: MaskKind, seed: int, tile_id: str
 ) -> NDArray[np.bool_] | None:
-    """Which cells (N,) of a tile are visible: a function of the seed, the tile and the mask's kind and ratio alone.
+    """The visible cells (N,) of a tile, a function of only the seed, the tile and the mask's kind and ratio.
 
-    None where too few cells have enough valid pixels. All tiles of a size show the same number.
+    None where too few cells have enough valid pixels. Tiles of one size have equally many visible cells.
     """
     usable_N = usable_patches(valid_CHW, cell, LEAST_VALID)
     shape = (valid_CHW.shape[1] // cell, valid_CHW.shape[2] // cell)
@@ -76,10 +76,10 @@ def visible_cells(
 def complementary_cells(
     usable_N: NDArray[np.bool_], ratio: float, rng: np.random.Generator
 ) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
-    """Masks (visible_N, predicted_N) such that every cell is predicted by one of them, while it is hidden.
+    """Masks (visible_N, predicted_N) such that every cell is hidden and predicted in exactly one of them.
 
-    Each hides the share `ratio`, as far as counts allow. Cells that are not usable are hidden where the counts let them
-    be. The parts that are predicted are drawn at random, so that each prediction sees a fair share of its surroundings.
+    Each hides the share `ratio`, up to rounding. Cells that are not usable are hidden if possible. The predicted cells
+    of a mask are drawn at random, so that each has visible cells around it.
     """
     count = len(usable_N)
     visible = visible_count(count, ratio)
@@ -113,17 +113,17 @@ def for_patches(cells_BN: NDArray[np.bool_], shape: tuple[int, int], cell: int, 
 
 
 def starts(length: int, tile: int) -> list[int]:
-    """First pixels of windows that cover `length` pixels; the last reaches back so that it ends with the scene."""
+    """Starts of windows that cover `length` pixels; the last one is moved back to end with the scene."""
     return list(dict.fromkeys([*range(0, length - tile + 1, tile), length - tile]))
 
 
 def masked_windows(
     valid_CHW: NDArray[np.bool_], cell: int, ratio: float, seed: int, scene: str, row: int, done: int
 ) -> Iterator[MaskedWindow]:
-    """All masked windows of the strip that begins in `row` of a scene, whose first `done` rows an earlier strip has.
+    """All masked windows of the strip from `row` of a scene on, whose first `done` rows are in the previous strip.
 
-    The masks are a function of seed, scene and place. A pixel is taken from at most one masked window, in which it is
-    hidden; where windows overlap, from the first. Where less than half of what would be visible is valid, none is.
+    The masks are a function of seed, scene and position. A pixel is predicted by at most one masked window, in which it
+    is hidden; where windows overlap, by the first. Windows with less than half of the visible cells usable are skipped.
     """
     _, tile, W = valid_CHW.shape
     free_HW = np.ones((tile, W), dtype=bool)

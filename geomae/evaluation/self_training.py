@@ -1,4 +1,4 @@
-"""Self-training on frozen embeddings: the probe goes on learning from tiles of the target that it is sure of.
+"""Self-training on frozen embeddings: the probe is retrained with pseudo-labels of confident target tiles.
 
 N training tiles of the source, M tiles of the target, D features, K classes
 """
@@ -12,14 +12,15 @@ from geomae.evaluation.linear_probe import LOOSE, fit_path, one_hot
 from geomae.metrics.calibration import softmax
 from geomae.metrics.predictions import UNKNOWN, Codes, Floats
 
-PORTIONS = (0.2, 0.4, 0.6)  # of the tiles of each class that are learned from, round by round (Zou et al. 2018)
+PORTIONS = (0.2, 0.4, 0.6)  # share of the tiles of each class with pseudo-labels, by round (Zou et al. 2018)
 
 
-def train_on_itself(domains: Domains) -> Moved:
-    """Class-balanced self-training (Zou et al. 2018) of two probes, each of half of the source's groups.
+def self_train(domains: Domains) -> Moved:
+    """Class-balanced self-training (Zou et al. 2018) with two probes, each of half of the source's groups.
 
-    In each round both label the target. A tile where they disagree has no label; of the others, the same portion of
-    each class is learned from, those of which the less sure probe is surest. Labels are given anew in each round.
+    In each round both predict the target. Tiles where they disagree get no pseudo-label. Of the others, the same
+    portion of each class does: those where the less confident probe is most confident. Pseudo-labels are recomputed in
+    each round.
     """
     label_N, groups_N = domains.label_N, domains.labelled.group_P[domains.plan.train]
     half_N = assign_groups(label_N, groups_N if len(np.unique(groups_N)) > 1 else np.arange(len(label_N)), 2)
@@ -27,13 +28,13 @@ def train_on_itself(domains: Domains) -> Moved:
     moved = Moved(domains, domains.pool_PD.astype(np.float64), stay)
     for portion in PORTIONS:
         shares = [_shares(moved, domains.plan.train[half_N == half]) for half in (0, 1)]
-        pseudo_M = surest_of_each_class(shares[0], shares[1], portion)
+        pseudo_M = confident_of_each_class(shares[0], shares[1], portion)
         moved = Moved(domains, moved.pool_PE, stay, pseudo_M=pseudo_M)
     return moved
 
 
-def surest_of_each_class(first_MK: Floats, second_MK: Floats, portion: float) -> Codes:
-    """The class (M) of the surest `portion` of each class among tiles where both predict it; UNKNOWN for the others."""
+def confident_of_each_class(first_MK: Floats, second_MK: Floats, portion: float) -> Codes:
+    """The class (M) of the most confident `portion` of each class where both predictions agree; else UNKNOWN."""
     class_M = first_MK.argmax(1)
     sure_M = np.minimum(first_MK, second_MK).max(1, where=np.eye(first_MK.shape[1], dtype=bool)[class_M], initial=0)
     agreed_M = class_M == second_MK.argmax(1)

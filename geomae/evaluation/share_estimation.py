@@ -19,15 +19,15 @@ from geomae.metrics.predictions import Codes, Floats, confusion
 from geomae.metrics.priors import ShareEstimate, estimate_shares, most_likely_shares
 
 SUM = 100.0  # weight of the row that makes estimated shares sum to 1
-DIFFERS, EXPLAINS = 0.15, 0.5  # shares that differ by so much (total variation) should explain so much of the distance
+DIFFERS, EXPLAINS = 0.15, 0.5  # shares that differ by DIFFERS (total variation) should explain EXPLAINS of the distance
 
 
 @dataclass(frozen=True)
 class SourceProbe:
-    """A linear probe of the source, and what tiles that it did not learn from tell of it.
+    """A linear probe of the source, with its scores of held-out tiles and its calibration.
 
-    `score_HK` are the scores of the held-out tiles, whose classes are `truth_H`. In the fit and in the calibration each
-    class counts the same, so that probabilities go with equal shares, `equal_K`, of the classes that were learned.
+    `score_HK` are the scores of held-out tiles, of classes `truth_H`. Classes have equal weight in the fit and in the
+    calibration, so that probabilities correspond to equal shares, `equal_K`, of the trained classes.
     """
 
     probe: LinearProbe
@@ -47,7 +47,7 @@ class SourceProbe:
 
 
 def fit_source_probe(train_PD: NDArray[np.floating], labelled: Labelled, plan: FoldPlan, C: float) -> SourceProbe:
-    """The probe of a plan's training tiles, and those of its folds, which score the tiles that they are without."""
+    """The probe of a plan's training tiles, with scores of held-out tiles by probes of its folds."""
     label_P, classes = labelled.label_P, len(labelled.names)
 
     def fit(tiles: Codes) -> LinearProbe:
@@ -61,13 +61,13 @@ def fit_source_probe(train_PD: NDArray[np.floating], labelled: Labelled, plan: F
 
 
 def black_box_shares(confusion_KK: Floats, predicted_K: Floats) -> Floats:
-    """Shares (K) under which the classes would be predicted as often as `predicted_K` says (Lipton et al. 2018).
+    """Class shares (K) for which the expected shares of predictions are `predicted_K` (Lipton et al. 2018).
 
-    `confusion_KK` counts (truth, predicted) of tiles that the probe did not learn from. Shares are not negative and sum
-    to 1; a class without such a tile has none.
+    `confusion_KK` counts (truth, predicted) of held-out tiles. Shares are not negative and sum to 1; a class without
+    held-out tiles has a share of 0.
     """
     known_K = confusion_KK.sum(1) > 0
-    given_KK = confusion_KK[known_K] / confusion_KK[known_K].sum(1, keepdims=True)  # of a true class: what is predicted
+    given_KK = confusion_KK[known_K] / confusion_KK[known_K].sum(1, keepdims=True)  # predictions by true class
     shares, _ = nnls(np.vstack([given_KK.T, np.full(len(given_KK), SUM)]), np.append(predicted_K, SUM))
     share_K = np.zeros(len(confusion_KK))
     share_K[known_K] = shares / shares.sum()
@@ -76,7 +76,7 @@ def black_box_shares(confusion_KK: Floats, predicted_K: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class TargetShares:
-    """Class shares (K) of a target beside those of the source: the most likely ones, and by the confusion matrix."""
+    """Class shares (K) of the source and of the target, by maximum likelihood and by the confusion matrix."""
 
     source_K: Floats
     likely: ShareEstimate
@@ -90,7 +90,7 @@ class TargetShares:
 
     @classmethod
     def mean(cls, of_fits: Sequence["TargetShares"]) -> "TargetShares":
-        """That of several fits or seeds; what is said against one is said against all."""
+        """The mean over several fits or seeds, with the reasons for distrust of all of them."""
         first = of_fits[0].likely
         intervals = [one.likely.interval_K2 for one in of_fits if one.likely.interval_K2 is not None]
         likely = replace(
@@ -114,10 +114,9 @@ def target_shares(
     group_M: Codes,
     seed: int,
 ) -> TargetShares:
-    """Both estimates, the most likely shares with an interval over resampled groups.
+    """Both estimates of class shares; maximum likelihood with an interval over resampled groups.
 
-    Reasons not to trust them are said of both: a confusion matrix that hardly tells two classes apart carries neither,
-    nor do features that differ within classes.
+    `reasons` not to trust them apply to both: confusion of two classes, and features that differ within classes.
     """
     share_MK = source.probabilities(target_MD)
     likely = estimate_shares(share_MK, source.equal_K, group_M, labelled.names, source.confusion_KK, seed)
@@ -132,12 +131,12 @@ def target_shares(
 
 
 def likely_shares(source: SourceProbe, target_MD: NDArray[np.floating]) -> Floats:
-    """The most likely shares (K) alone."""
+    """The maximum likelihood shares (K)."""
     return most_likely_shares(source.probabilities(target_MD), source.equal_K)[0]
 
 
 def source_shares(labelled: Labelled, plan: FoldPlan) -> Floats:
-    """Those of the training tiles."""
+    """The class shares (K) of the training tiles."""
     return np.bincount(labelled.label_P[plan.train], minlength=len(labelled.names)) / len(plan.train)
 
 
@@ -150,10 +149,10 @@ def _black_box(source: SourceProbe, target_MD: NDArray[np.floating]) -> Floats:
 
 @dataclass(frozen=True)
 class LabelShift:
-    """Class shares of the source, those estimated for the target, and how much of the domains' distance they explain.
+    """Class shares of the source, estimated shares of the target, and the share of the distance that they explain.
 
-    `explained` is 1 where the source, weighted to the estimated shares, has the target's mean, and 0 or less where the
-    weights do not bring it nearer: then the features differ within classes, and the estimate is not to be trusted.
+    `explained` is 1 where the source, weighted to the estimated shares, has the mean of the target, and 0 or less where
+    weighting does not reduce the distance: features then differ within classes, and the estimate is not reliable.
     """
 
     source_K: Floats
@@ -173,7 +172,7 @@ def estimate_label_shift(
     plan: FoldPlan,
     target_MD: NDArray[np.floating],
 ) -> LabelShift:
-    """Black-box shift estimation: the shares that explain what the source's probe predicts."""
+    """Black-box shift estimation (Lipton et al. 2018), from the predictions of the source probe."""
     return _shift(train_PD, labelled, plan, target_MD, _black_box(source, target_MD))
 
 
@@ -192,7 +191,7 @@ def _shift(
 def _explained(
     source_ND: NDArray[np.floating], label_N: Codes, target_MD: NDArray[np.floating], source_K: Floats, target_K: Floats
 ) -> float:
-    """The share of the squared distance of the means, in standard deviations of the source, that the weights take."""
+    """The share by which weights reduce the squared distance of the means, in standard deviations of the source."""
     scale = Scale.of(source_ND)
     target_D = scale.apply(target_MD).mean(0)
     weight_N = (target_K / np.where(source_K > 0, source_K, 1))[label_N]

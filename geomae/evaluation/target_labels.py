@@ -1,7 +1,8 @@
-"""What labels of the target would give: few of them per class, and an oracle that picks the method by them.
+"""References with labels of the target: probes from few of them, and an oracle that chooses the method by them.
 
-The target's groups are dealt in two halves. What learned or was picked in one half predicts the other alone, so that no
-group is scored by anything that saw its labels.
+The target's groups are divided into two halves. A probe that is trained, or a method that is chosen, on one half
+predicts only the other, so that labels of a group are never used for its own predictions.
+
 T tiles of the target, D features, H tiles of a half
 """
 
@@ -16,7 +17,7 @@ from geomae.evaluation.probe_scores import GroundTruth
 from geomae.metrics.predictions import Codes, Floats, average, class_scores, confusion
 
 ORACLE = "oracle"
-LABELS = {5: "labels-5", 10: "labels-10"}  # of each class
+LABELS = {5: "labels-5", 10: "labels-10"}  # labels of each class
 
 
 def oracle(predicted: Mapping[str, Codes], truth: GroundTruth, averaged_K: NDArray[np.bool_]) -> Codes | None:
@@ -29,7 +30,7 @@ def oracle(predicted: Mapping[str, Codes], truth: GroundTruth, averaged_K: NDArr
             counts_KK = confusion(truth.label_T[there], codes_T[there], len(averaged_K))
             return average(class_scores(counts_KK)["recall"], averaged_K)
 
-        best = max(predicted.values(), key=score)  # of equally good ones the first, which is the simplest
+        best = max(predicted.values(), key=score)  # the first in a tie, which is the simplest
         chosen_T[here] = best[here]
     return chosen_T if halves else None
 
@@ -39,7 +40,7 @@ def few_target_labels(
 ) -> dict[int, list[Codes]]:
     """The class (T,) by probes of few labels of the other half, by labels per class and draw.
 
-    They learn the classes that are scored. A number that some class has not in each half is left out.
+    They are trained on the scored classes. Numbers that exceed the tiles of a class in one of the halves are left out.
     """
     scored_T = averaged_K[truth.label_T]
     predicted: dict[int, list[Codes]] = {}
@@ -60,7 +61,7 @@ def few_target_labels(
 
 
 def _halves(truth: GroundTruth, averaged_K: NDArray[np.bool_]) -> Iterator[tuple[Codes, Codes]]:
-    """Tiles of each half and those of the other, whole groups; none where a half would be empty."""
+    """Tiles of each half and of the other one, by whole groups; nothing where a half would be empty."""
     if truth.groups < 2:
         return
     half_T = assign_groups(truth.label_T, truth.group_T, 2)

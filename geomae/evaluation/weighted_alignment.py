@@ -1,7 +1,7 @@
-"""Alignments that know class shares: each source tile counts as often as its class seems to occur in the target.
+"""Alignments with class shares: source tiles are weighted to the estimated class shares of the target.
 
-Means and covariances of two domains differ where classes are more frequent in one; an alignment of them then moves
-classes onto each other. Weighted to the shares of the target, the source differs from it in what is left.
+Means and covariances of two domains differ where class shares differ; an alignment would then map one class onto
+another. After weighting the source to the shares of the target, only the other differences remain.
 
 P labelled tiles, N training tiles, M tiles of the target, D features, K classes
 """
@@ -28,30 +28,30 @@ WeightedFit = Callable[[NDArray[np.floating], Floats, NDArray[np.floating]], tup
 def weighted_standardise(
     source_ND: NDArray[np.floating], weight_N: Floats, target_MD: NDArray[np.floating]
 ) -> tuple[AffineMap, AffineMap]:
-    """Each domain by its own mean and standard deviation, those of the source weighted."""
+    """Standardise each domain by its own mean and standard deviation, weighted for the source."""
     return AffineMap.standardising(Scale.of(source_ND, weight_N)), AffineMap.standardising(Scale.of(target_MD))
 
 
 def weighted_coral(
     source_ND: NDArray[np.floating], weight_N: Floats, target_MD: NDArray[np.floating]
 ) -> tuple[AffineMap, AffineMap]:
-    """Correlation alignment (Sun et al. 2016) to the weighted covariance of the source, shrunk as without weights."""
+    """Correlation alignment (Sun et al. 2016) to the weighted covariance of the source, with the usual shrinkage."""
     (mean_D, cov_DD), (there_D, cov_there_DD) = _moments(source_ND, weight_N), _moments(target_MD)
     weight_DD = _power(cov_DD, -0.5) @ _power(cov_there_DD, 0.5)
     return AffineMap(weight_DD, -mean_D @ weight_DD), AffineMap(np.eye(len(mean_D)), -there_D)
 
 
 def align_weighted(name: str, fit: WeightedFit, domains: Domains) -> Moved:
-    """The alignment whose weights go with the shares that are estimated behind it."""
+    """An alignment whose weights agree with the class shares that are estimated after it."""
     maps, _ = settle_shares(domains, fit)
     alignment = Alignment(name, dict(zip(DOMAINS, maps, strict=True)))
     return Moved(domains, maps[0].apply(domains.pool_PD), maps[1], alignment)
 
 
 def settle_shares(domains: Domains, fit: WeightedFit) -> tuple[tuple[AffineMap, AffineMap], Floats]:
-    """Go on between an alignment by given shares and the shares that are estimated behind it, until they agree.
+    """Alternate between an alignment with given shares and an estimate of shares after it, until these agree.
 
-    The first shares are those of the source, which is the alignment without weights. Gives the maps, and their shares.
+    It starts from the shares of the source, which is the alignment without weights. Returns the maps and their shares.
     """
     source_K = share_K = source_shares(domains.labelled, domains.plan)
     for _ in range(MOST_ROUNDS):

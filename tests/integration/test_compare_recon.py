@@ -219,7 +219,7 @@ def test_the_report_needs_no_network(compared):
         "By band",
         "By mask ratio",
         "On the map",
-        "inverse errs",
+        "inverse is higher by",
         "too few for an interval",
     ):
         assert words in text

@@ -224,7 +224,7 @@ def test_a_validation_split_chooses_and_trains_nothing(request_for, tmp_path):
 
 def test_cross_fitting(request_for, tmp_path):
     wishes = {"train": "seasons[season=green]", "tests": ("seasons[season=brown]",)}
-    with pytest.raises(ConfigError, match=r"11 groups stand in --train .*\(site0, .*--cross-fit 3"):
+    with pytest.raises(ConfigError, match=r"11 groups occur in --train .*\(site0, .*--cross-fit 3"):
         run(request_for(**wishes))
     assert not (tmp_path / "out").exists()
     assert run(request_for(cross_fit=3, **wishes)) == 0

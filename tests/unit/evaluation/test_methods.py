@@ -16,7 +16,7 @@ from geomae.evaluation.class_transport import CLASS_TERM, SMOOTH, couple_by_clas
 from geomae.evaluation.domains import Domains
 from geomae.evaluation.folds import FoldPlan, Labelled
 from geomae.evaluation.methods import PRIOR, move
-from geomae.evaluation.self_training import PORTIONS, surest_of_each_class
+from geomae.evaluation.self_training import PORTIONS, confident_of_each_class
 from geomae.evaluation.share_estimation import black_box_shares, fit_source_probe, target_shares
 from geomae.evaluation.weighted_alignment import weighted_coral, weighted_standardise
 from geomae.metrics.predictions import UNKNOWN
@@ -165,11 +165,11 @@ def test_transport_brings_domains_together_and_draws_are_those_of_the_seed(name,
     assert right > without + 0.2
 
 
-def test_the_surest_of_each_class_are_learned_where_both_probes_agree():
+def test_the_confident_of_each_class_are_learned_where_both_probes_agree():
     first = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4], [0.1, 0.9], [0.4, 0.6]])
     second = np.array([[0.7, 0.3], [0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7], [0.4, 0.6]])
     expected = [UNKNOWN, 0, UNKNOWN, UNKNOWN, 1, UNKNOWN]  # 0.7, 0.8, none, 0.6; 0.7, 0.6
-    assert surest_of_each_class(first, second, 1 / 3).tolist() == expected
+    assert confident_of_each_class(first, second, 1 / 3).tolist() == expected
 
 
 def test_self_training_learns_a_part_of_each_class_of_the_target():

@@ -159,7 +159,7 @@ def test_cross_fitting_never_tests_a_group_that_it_learned_from():
     train = side()
     tests = {"one": [f"g{number % 15}" for number in range(90)], "two": ["g3"] * 5}
     plans, how = cross_fit_plans(train, tests, 3, True, 0)
-    assert "anew in each of the 3 fits" in how
+    assert "separately in each of the 3 fits" in how
     unit = np.array(train.unit_P)
     for name, units in tests.items():
         places = np.concatenate([plan.tests[name] for plan in plans])

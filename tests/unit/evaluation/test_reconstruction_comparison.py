@@ -65,7 +65,7 @@ def test_the_short_names_are_of_the_first_mask(result):
 def test_sentences_name_the_better_model_and_say_where_groups_are_few(result):
     best = summarize_best(result.values)
     assert "has the least error on" in best and "tiny@train (random 0.5): RMSE" in best
-    assert all("too few for an interval" in text and "beside mean" in text for text in summarize_differences(
+    assert all("too few for an interval" in text and "compared with mean" in text for text in summarize_differences(
         result.differences
     ))  # fmt: skip
 
