@@ -3,7 +3,6 @@
 T tiles, G groups, R resamples, C bands, D features
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -257,9 +256,8 @@ def cross_fitted(embedding_TD: NDArray[np.floating], label_T: Codes, group_T: Co
     if groups < 2 or counts.max() < 2:
         return None
     fewest = int(counts.min())
-    with warnings.catch_warnings():  # a class too rare for the folds is predicted wrongly, which is correct here
-        warnings.filterwarnings("ignore", message="The least populated class")
-        folds = TrainingFolds(assign_groups(label_T, group_T, min(MOST_FOLDS, groups, max(fewest, 2))), "").parts()
+    # A class too rare for the folds is predicted wrongly, which is correct here.
+    folds = TrainingFolds(assign_groups(label_T, group_T, min(MOST_FOLDS, groups, max(fewest, 2))), "").parts()
     C, _ = choose_C(embedding_TD, label_T, classes, folds)
     predicted_T = np.zeros_like(label_T)
     for learn, held in folds:

@@ -3,6 +3,7 @@
 T tiles (of a test set, where there are two), P tiles of the training set, F folds
 """
 
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from geomae.metrics.predictions import Codes
 from geomae.randomness import key
 
 MOST_FOLDS = 5
+RARE_CLASS = "The least populated class"  # begins a warning of scikit-learn
+_FILTER_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -89,12 +92,21 @@ def check_rows(label_T: Codes, names: Sequence[str], folds: int) -> None:
 
 
 def _numbered(splits: Any, tiles: int) -> Codes:
+    _ignore_rare_classes()
     fold_T = np.zeros(tiles, dtype=np.int64)
-    with warnings.catch_warnings():  # callers that need every class in every fold check it before
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        for number, (_, held_out) in enumerate(splits):
-            fold_T[held_out] = number
+    for number, (_, held_out) in enumerate(splits):
+        fold_T[held_out] = number
     return fold_T
+
+
+def _ignore_rare_classes() -> None:
+    """Ignore scikit-learn's warning on rare classes: callers that need every class in every fold check it before.
+
+    The filter is for the whole process, because probes run in threads and `warnings.catch_warnings` is not thread-safe.
+    """
+    with _FILTER_LOCK:
+        if not any(one[1] is not None and one[1].pattern == RARE_CLASS for one in warnings.filters):
+            warnings.filterwarnings("ignore", RARE_CLASS, UserWarning)
 
 
 @dataclass(frozen=True)
