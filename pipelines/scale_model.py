@@ -119,7 +119,7 @@ def plan(parameters: float, bands: int, epochs: float, tiles: float, gpus: int, 
 def table(plans: Iterable[Plan]) -> str:
     """The lines as Markdown."""
     lines = [
-        "| tiles | GPUs | a step: compute / decode / storage / gradients, ms | what limits | strategy | hours | cost | "
+        "| tiles | GPUs | a step: compute / decode / storage / gradients, ms | limit | strategy | hours | cost | "
         "check, h | index of a process |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
