@@ -1,4 +1,4 @@
-"""What a suite of shifts leaves: a row for each encoder, shift and method, and a table for each family.
+"""What a suite of shifts leaves: a row for each encoder, shift and method, and a short table for each family.
 
 Nothing is averaged over shifts, but for the draws of one, which are the same shift seen several times.
 """
@@ -89,33 +89,39 @@ def result_rows(result: ShiftResult, seed: int) -> list[Row]:
 
 
 def family_table(rows: Sequence[Row]) -> Iterator[str]:
-    """Markdown: what each method adds on each shift of a family; of `none` the balanced accuracy itself.
+    """Markdown: of each shift what the program's rule chose without labels, what labels would give, and what is best.
 
-    The method that the program's rule chose is bold. Draws of one shift are one line, their means.
+    Gains are to the balanced accuracy of `none`. Draws of one shift are one line, their means.
     """
-    methods = [one for one in dict.fromkeys(row.method for row in rows) if one not in WITH_LABELS]
-    shown = [*methods, *(one for one in WITH_LABELS if any(row.method == one for row in rows))]
-    yield f"| shift | encoder | {' | '.join(shown)} |"
-    yield "|" + "---|" * (len(shown) + 2)
+    header = ["shift", "encoder", "`none`", "chosen without labels", "its gain", "best in hindsight", "its gain"]
+    header += [ORACLE, *(f"{count} labels per class" for count in LABELS)]
+    yield f"| {' | '.join(header)} |"
+    yield "|" + "---|" * len(header)
     by_place: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         by_place.setdefault((DRAW.sub("", row.shift), row.encoder), []).append(row)
     for (shift, encoder), here in by_place.items():
-        cells = [_cell([row for row in here if row.method == method]) for method in shown]
+        of: dict[str, list[Row]] = {}
+        for row in here:
+            of.setdefault(row.method, []).append(row)
+        chosen = list(dict.fromkeys(row.method for row in here if row.chosen))
+        best = max((name for name in of if name not in WITH_LABELS), key=lambda name: _gain(of[name]))
+        value = float(np.mean([row.value.value for row in of[NONE]]))
+        cells = [f"{value:.3f}", ", ".join(f"`{name}`" for name in chosen), *(_cell(of[name]) for name in chosen[:1])]
+        cells += [f"`{best}`", "" if best == NONE else f"{_gain(of[best]):+.3f}", _cell(of.get(ORACLE, []))]
+        cells += [f"{_gain(of[name]):+.3f}" if name in of else "" for name in LABELS.values()]
         yield f"| {shift} | {encoder} | {' | '.join(cells)} |"
 
 
+def _gain(rows: Sequence[Row]) -> float:
+    return float(np.mean([row.gain.value if row.gain else 0.0 for row in rows]))
+
+
 def _cell(rows: Sequence[Row]) -> str:
-    if not rows:
+    """The mean gain, with its interval, or its span over the draws; empty for none."""
+    if not rows or rows[0].method == NONE:
         return ""
-    if rows[0].method == NONE:
-        text = f"{np.mean([row.value.value for row in rows]):.3f}"
-        return f"**{text}**" if all(row.chosen for row in rows) else text
-    gains = [row.gain.value for row in rows if row.gain]
-    text = f"{np.mean(gains):+.3f}"
-    if len(rows) > 1:
-        text += f" ({min(gains):+.3f} to {max(gains):+.3f})"
-    elif rows[0].gain and rows[0].gain.interval:
-        text += " [{:+.3f}, {:+.3f}]".format(*rows[0].gain.interval)
-    share = np.mean([row.chosen for row in rows])
-    return f"**{text}**" if share == 1 else text
+    text, gains = f"{_gain(rows):+.3f}", [row.gain for row in rows if row.gain]
+    if len(gains) > 1:
+        return text + f" ({min(one.value for one in gains):+.3f} to {max(one.value for one in gains):+.3f})"
+    return text + (" [{:+.3f}, {:+.3f}]".format(*gains[0].interval) if gains and gains[0].interval else "")

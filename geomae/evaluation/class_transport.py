@@ -1,12 +1,9 @@
-"""Optimal transport with class shares: tiles of the source are mapped onto tiles of the target.
+"""Optimal transport under target shift: tiles of the source are mapped onto tiles of the target.
 
-POT computes the couplings; a tile is mapped to the mean of the tiles that it is coupled with.
+POT computes the coupling; a tile is mapped to the mean of the tiles that it is coupled with.
 
 P labelled tiles, S tiles of the source and R of the target in a coupling, D features, K classes
 """
-
-import warnings
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,25 +12,11 @@ from scipy.spatial.distance import cdist  # type: ignore[import-untyped]
 from geomae.evaluation.alignment import AffineMap
 from geomae.evaluation.domains import Domains, Moved
 from geomae.evaluation.linear_probe import Scale
-from geomae.evaluation.weighted_alignment import settle_shares, weighted_standardise
 from geomae.metrics.predictions import Codes, Floats
 from geomae.randomness import generator
 
 MOST_TILES = 500  # of each domain; the time of a coupling is proportional to the product of both
 SMOOTH = 0.01  # weight of the entropy, for costs up to 1; smaller values would underflow
-CLASS_TERM = 0.02  # weight of the term against coupling one tile with several classes
-
-Couple = Callable[[Floats, Codes, Floats, Floats], Floats]  # tiles, codes, target's tiles, shares (K) -> coupling
-
-
-def transport_by_class(domains: Domains) -> Moved:
-    """Class-regularised optimal transport (Courty et al. 2017), with estimated class shares as masses.
-
-    A tile of the target should be coupled with tiles of one class. Shares and features come from weighted
-    standardisation, because after a transport the target has exactly the shares that were assumed.
-    """
-    maps, share_K = settle_shares(domains, weighted_standardise)
-    return _transport(domains, couple_by_class, maps, share_K)
 
 
 def transport_target_shift(domains: Domains) -> Moved:
@@ -41,28 +24,10 @@ def transport_target_shift(domains: Domains) -> Moved:
 
     Features are standardised by the source.
     """
-    scale = AffineMap.standardising(Scale.of(domains.source_ND))
-    return _transport(domains, couple_target_shift, (scale, scale), domains.source.equal_K)
+    return _transport(domains, AffineMap.standardising(Scale.of(domains.source_ND)))
 
 
-def couple_by_class(source_SD: Floats, label_S: Codes, target_RD: Floats, share_K: Floats) -> Floats:
-    """The coupling (S, R) of POT's `sinkhorn_lpl1_mm`; the tiles of a class share its mass."""
-    from ot.da import sinkhorn_lpl1_mm  # type: ignore[import-untyped]
-
-    # Its inner iterations are truncated by design, and their warning cannot be turned off by an argument.
-    warnings.filterwarnings("ignore", message="Sinkhorn did not converge")
-    mass_S = (share_K / np.maximum(np.bincount(label_S, minlength=len(share_K)), 1))[label_S]
-    there_R = np.full(len(target_RD), 1 / len(target_RD))
-    cost_SR = cdist(source_SD, target_RD, "sqeuclidean")
-    kept_S = mass_S > 0  # classes without mass are not coupled
-    coupling_SR = np.zeros(cost_SR.shape)
-    coupling_SR[kept_S] = sinkhorn_lpl1_mm(
-        mass_S[kept_S] / mass_S.sum(), label_S[kept_S], there_R, cost_SR[kept_S], SMOOTH, CLASS_TERM
-    )
-    return coupling_SR
-
-
-def couple_target_shift(source_SD: Floats, label_S: Codes, target_RD: Floats, _: Floats) -> Floats:
+def couple_target_shift(source_SD: Floats, label_S: Codes, target_RD: Floats) -> Floats:
     """The coupling (S, R) of POT's `jcpot_barycenter`, which needs two sources: the same one is given twice."""
     from ot.bregman import jcpot_barycenter  # type: ignore[import-untyped]
 
@@ -71,23 +36,23 @@ def couple_target_shift(source_SD: Floats, label_S: Codes, target_RD: Floats, _:
     return np.asarray(log["gamma"][0])
 
 
-def _transport(domains: Domains, couple: Couple, maps: tuple[AffineMap, AffineMap], share_K: Floats) -> Moved:
+def _transport(domains: Domains, scale: AffineMap) -> Moved:
     """All labelled tiles, shifted like the nearest tile in the coupling (Ferradans et al. 2014).
 
-    After the maps, features are scaled by the largest distance between tiles of the two domains.
+    After the map, features are scaled by the largest distance between tiles of the two domains.
     """
     source_S = domains.plan.train[_draw_by_class(domains)]
-    pool_PD, target_MD = maps[0].apply(domains.pool_PD), maps[1].apply(domains.target_MD)
+    pool_PD, target_MD = scale.apply(domains.pool_PD), scale.apply(domains.target_MD)
     rng = generator(domains.seed, "transport", "target")
     target_R = np.sort(rng.choice(len(target_MD), min(MOST_TILES, len(target_MD)), replace=False))
     unit = float(cdist(pool_PD[source_S], target_MD[target_R]).max())
     pool_PD, target_RD = pool_PD / unit, target_MD[target_R] / unit
     source_SD = pool_PD[source_S]
-    coupling_SR = couple(source_SD, domains.labelled.label_P[source_S], target_RD, share_K)
+    coupling_SR = couple_target_shift(source_SD, domains.labelled.label_P[source_S], target_RD)
     mass_S1 = coupling_SR.sum(1, keepdims=True)
     coupled_SD = np.divide(coupling_SR @ target_RD, mass_S1, out=source_SD.copy(), where=mass_S1 > 0)
     nearest_P = cdist(pool_PD, source_SD, "sqeuclidean").argmin(1)
-    target = AffineMap(maps[1].weight_DE / unit, maps[1].bias_E / unit)
+    target = AffineMap(scale.weight_DE / unit, scale.bias_E / unit)
     return Moved(domains, pool_PD + (coupled_SD - source_SD)[nearest_P], target)
 
 

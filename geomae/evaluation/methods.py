@@ -11,7 +11,7 @@ import numpy as np
 
 from geomae.errors import ConfigError, nearest
 from geomae.evaluation.alignment import ALIGNMENTS, NONE, SOURCE, TARGET, AffineMap, Alignment
-from geomae.evaluation.class_transport import transport_by_class, transport_target_shift
+from geomae.evaluation.class_transport import transport_target_shift
 from geomae.evaluation.domains import Domains, Moved
 from geomae.evaluation.self_training import self_train
 from geomae.evaluation.share_estimation import likely_shares
@@ -50,7 +50,6 @@ METHODS: Mapping[str, Method] = {
         name: partial(align_weighted, name, fit)
         for name, fit in (("weighted-standardise", weighted_standardise), ("weighted-coral", weighted_coral))
     },
-    "class-ot": transport_by_class,
     "target-shift-ot": transport_target_shift,
     "self-training": self_train,
     **dict.fromkeys(RADIOMETRY, partial(align, NONE)),

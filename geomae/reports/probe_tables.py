@@ -28,11 +28,11 @@ HOW = (
 )
 
 METHODS = (
-    "Methods named weighted weight each training tile by the estimated share of its class in the test set, and "
-    "class-ot uses these shares as masses of the classes. prior-correction keeps the features and corrects the probe's "
-    "probabilities to these shares: it optimises accuracy over all tiles, not the mean over classes. Transport couples "
-    f"at most {MOST_TILES} tiles of each side. self-training continues with pseudo-labels for up to "
-    f"{PORTIONS[-1]:.0%} of the tiles of each class, where two probes, each of half of the training groups, agree."
+    "Methods named weighted weight each training tile by the estimated share of its class in the test set. "
+    "prior-correction keeps the features and corrects the probe's probabilities to these shares: it optimises accuracy "
+    f"over all tiles, not the mean over classes. Transport couples at most {MOST_TILES} tiles of each side. "
+    f"self-training continues with pseudo-labels for up to {PORTIONS[-1]:.0%} of the tiles of each class, where two "
+    "probes, each of half of the training groups, agree."
 )
 
 SHARES = (

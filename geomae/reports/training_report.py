@@ -1,5 +1,6 @@
 """The report of a pretraining, with curves by step: losses, effective rank, and errors on hidden pixels."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from geomae.reports.figures import BLUE, ORANGE, plain_unit
 from geomae.reports.page import About, Cell, Figure, Page, Section, Table, write_page
 from geomae.training.validation import BASELINES, MODEL, ValidationScores
 
+AXIS_LETTERS = 38  # of a line beside the axis of the losses, so that it does not stick out above or below
 RANK, PROBE = "train/effective_rank", "probe/"  # names in the history
 Rows = Sequence[Mapping[str, Any]]
 
@@ -30,7 +32,7 @@ def loss_curve(
     `what` describes the loss on the axis.
     """
     figure = Canvas(figsize=(7, 4.2))
-    axes = add_axes(figure, 0.8, 0.3, 5.9, 3.3)
+    axes = add_axes(figure, 1.05, 0.3, 5.65, 3.3)
     step, loss = _series(rows, training)
     crowded = loss.size > 50
     axes.plot(step, loss, color=BLUE, linewidth=0.8 if crowded else 1.5, alpha=0.35 if crowded else 1, label="training")
@@ -42,7 +44,7 @@ def loss_curve(
     step, loss = _series(rows, validation)
     axes.plot(step, loss, color=ORANGE, linewidth=1.8, marker="o", markersize=4, label="validation")
     axes.set_xlabel("step")
-    axes.set_ylabel(f"loss ({what})")
+    axes.set_ylabel(textwrap.fill(f"loss ({what})", AXIS_LETTERS))
     axes.grid(alpha=0.3)
     axes.margins(x=0.02)
     axes.legend(frameon=False, fontsize=9)

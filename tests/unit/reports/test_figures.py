@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 
 from geomae.reports.canvas import composites, describe_composite, shorten, space_out, stretch_limits, to_rgb
@@ -150,6 +151,17 @@ def test_loss_curve_takes_gaps_and_few_or_many_steps(tmp_path):
     pictures = {path.stem: imread(path) for path in tmp_path.iterdir()}
     assert len(pictures) == 3
     assert not np.array_equal(pictures["many"], pictures["none"])
+
+
+def test_the_axis_of_the_loss_is_not_longer_than_the_figure(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("geomae.reports.training_report.save", lambda figure, path: drawn.append(figure))
+    what = "weighted sum of: mean squared error of standardised pixels, contrast of views, same places, textures"
+    loss_curve(tmp_path / "loss.png", [{"step": 0, "train_loss": 1.0}], what=what)
+    (figure,) = drawn
+    FigureCanvasAgg(figure).draw()
+    box = figure.axes[0].yaxis.label.get_window_extent()
+    assert box.y0 >= 0 and box.x0 >= 0 and box.y1 <= figure.bbox.height
 
 
 @pytest.mark.parametrize("name", ["sentinel-2-l2a", "sentinel-1-grd", "landsat-8-oli"])
