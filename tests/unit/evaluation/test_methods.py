@@ -15,10 +15,9 @@ from geomae.evaluation.alignment import Alignment
 from geomae.evaluation.class_transport import SMOOTH, couple_target_shift
 from geomae.evaluation.domains import Domains
 from geomae.evaluation.folds import FoldPlan, Labelled
-from geomae.evaluation.methods import PRIOR, move
+from geomae.evaluation.methods import PRIOR, move, weighted_coral, weighted_standardise
 from geomae.evaluation.self_training import PORTIONS, confident_of_each_class
 from geomae.evaluation.share_estimation import black_box_shares, fit_source_probe, target_shares
-from geomae.evaluation.weighted_alignment import weighted_coral, weighted_standardise
 from geomae.metrics.predictions import UNKNOWN
 from geomae.metrics.priors import correct_probabilities, most_likely_shares
 
