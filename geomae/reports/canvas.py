@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 
 from geomae.files import publish_file
@@ -68,6 +69,23 @@ def add_text(figure: Figure, left: float, top: float, text: str, *, size: float 
 def add_title(figure: Figure, title: str) -> None:
     """Add the title of the whole sheet, shortened to its width."""
     add_text(figure, 0.15, 0.15, shorten(title, int(figure.get_size_inches()[0] * 8.5)), size=13, weight="bold")
+
+
+def panels(
+    count: int, width: float, height: float, title: str, caption: str = "", *, share: bool = True
+) -> tuple[Figure, list[Axes]]:
+    """A sheet with `count` panels beside each other; width and height are in inches.
+
+    With `share` the panels have one vertical axis, whose labels stand on the left.
+
+    matplotlib's constrained layout finds the room for title, labels, legends and caption.
+    """
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
+    longest = int(width * 8.5)
+    figure.suptitle(shorten(title, longest), x=0.02, ha="left", fontsize=13, fontweight="bold", parse_math=False)
+    if caption:
+        figure.supxlabel(caption, x=0.02, ha="left", fontsize=8, parse_math=False)
+    return figure, list(figure.subplots(1, count, sharey=share, squeeze=False)[0])
 
 
 def save(figure: Figure, path: Path) -> None:

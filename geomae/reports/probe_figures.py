@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from geomae.metrics.calibration import ReliabilityBin
-from geomae.reports.canvas import add_axes, add_text, add_title, save, shorten
+from geomae.reports.canvas import add_axes, add_text, add_title, panels, save, shorten
 from geomae.reports.figures import BLUE, ORANGE
 
 CONFUSION_COLOURS = "Blues"
@@ -103,27 +103,21 @@ class Aligned:
 
 def alignments_picture(path: Path, shown: Mapping[str, Sequence[Aligned]], *, title: str, axis: str) -> None:
     """Publish a picture (PNG): one panel per test set, one row per encoder, one mark per alignment."""
-    rows = max(map(len, shown.values()))
-    longest = max(len(one.label) for each in shown.values() for one in each)
-    left, wide, high, head, foot = 0.35 + 0.075 * min(longest, 36), 3.6, 0.34 * rows + 0.2, 1.0, 1.1
-    figure = Figure(figsize=(max(left + len(shown) * (wide + 0.25) + 0.1, 7.0), head + high + foot))
-    add_title(figure, title)
+    caption = (
+        "Blue: without alignment. Grey: after each alignment.\nOrange: the one chosen by the rule, without labels."
+    )
+    names = [shorten(one.label, 36) for one in max(shown.values(), key=len)]
+    figure, sheet = panels(len(shown), 3.0 + 3.8 * len(shown), 1.9 + 0.34 * len(names), title, caption)
     every = [value for each in shown.values() for one in each for value in one.value.values()]
     margin = 0.04 * (max(every) - min(every)) or 0.01
-    for number, (test, each) in enumerate(shown.items()):
-        axes = add_axes(figure, left + number * (wide + 0.25), head, wide, high)
+    for axes, (test, each) in zip(sheet, shown.items(), strict=True):
         axes.set_title(shorten(test, 42), fontsize=9, parse_math=False)
         for place, one in enumerate(each):
             axes.plot(list(one.value.values()), [place] * len(one.value), "|", color=GREY, markersize=9, zorder=1)
             axes.plot(one.value[one.chosen], place, "D", color=ORANGE, markersize=7, zorder=2)
             axes.plot(one.value["none"], place, "o", color=BLUE, markersize=5, zorder=3)
-        names = [shorten(one.label, 36) for one in each] if number == 0 else []
         axes.set_xlim(min(every) - margin, max(every) + margin)
-        _label_rows(axes, names or [""] * len(each), axis)
-    caption = (
-        "Blue: without alignment. Grey: after each alignment.\nOrange: the one chosen by the rule, without labels."
-    )
-    add_text(figure, 0.15, head + high + 0.55, caption, size=8)
+        _label_rows(axes, names, axis)
     save(figure, path)
 
 
@@ -140,16 +134,12 @@ class Bar:
 
 def scores_picture(path: Path, bars: Mapping[str, Sequence[Bar]], *, title: str, axis: str, caption: str) -> None:
     """Publish a picture (PNG) of the scores by test set: points with intervals, baselines in grey."""
-    rows = max(map(len, bars.values()))
-    longest = max(len(bar.label) for shown in bars.values() for bar in shown)
-    left, wide, high, head, foot = 0.35 + 0.075 * min(longest, 36), 3.6, 0.34 * rows + 0.2, 1.0, 0.95
-    figure = Figure(figsize=(max(left + len(bars) * (wide + 0.25) + 0.1, 7.0), head + high + foot))
-    add_title(figure, title)
+    names = [shorten(bar.label, 36) for bar in max(bars.values(), key=len)]
+    figure, sheet = panels(len(bars), 3.0 + 3.8 * len(bars), 1.8 + 0.34 * len(names), title, caption)
     every = [bar for shown in bars.values() for bar in shown]
     known = [value for bar in every for value in (bar.value, *bar.singles, *(bar.interval or ()))]
     margin = 0.04 * (max(known) - min(known)) or 0.01
-    for number, (test, shown) in enumerate(bars.items()):
-        axes = add_axes(figure, left + number * (wide + 0.25), head, wide, high)
+    for axes, (test, shown) in zip(sheet, bars.items(), strict=True):
         axes.set_title(shorten(test, 42), fontsize=9, parse_math=False)
         for place, bar in enumerate(shown):
             colour = GREY if bar.baseline else BLUE
@@ -157,10 +147,8 @@ def scores_picture(path: Path, bars: Mapping[str, Sequence[Bar]], *, title: str,
                 axes.plot(bar.interval, (place, place), color=colour, linewidth=2, solid_capstyle="butt", zorder=1)
             axes.plot(bar.singles, [place] * len(bar.singles), "|", color=ORANGE, markersize=9, zorder=2)
             axes.plot(bar.value, place, "s" if bar.baseline else "o", color=colour, markersize=6, zorder=3)
-        names = [shorten(bar.label, 36) for bar in shown] if number == 0 else []
         axes.set_xlim(min(known) - margin, max(known) + margin)
-        _label_rows(axes, names or [""] * len(shown), axis)
-    add_text(figure, 0.15, head + high + 0.55, caption, size=8)
+        _label_rows(axes, names, axis)
     save(figure, path)
 
 
@@ -191,13 +179,8 @@ def few_labels_picture(
     path: Path, curves: Mapping[str, Sequence[Curve]], *, title: str, axis: str, caption: str
 ) -> None:
     """Publish a picture (PNG) of the scores with few labels, one panel per test set."""
-    wide, high, head, foot = 4.0, 3.0, 1.0, 0.9
-    names = [curve.label for curve in next(iter(curves.values()))]
-    legend = 0.6 + 0.075 * min(max(map(len, names)), 36)
-    figure = Figure(figsize=(0.75 + len(curves) * (wide + 0.45) + legend, head + high + foot))
-    add_title(figure, title)
-    for number, (test, shown) in enumerate(curves.items()):
-        axes = add_axes(figure, 0.75 + number * (wide + 0.45), head, wide, high)
+    figure, sheet = panels(len(curves), 3.4 + 4.4 * len(curves), 4.9, title, caption)
+    for axes, (test, shown) in zip(sheet, curves.items(), strict=True):
         axes.set_title(shorten(test, 46), fontsize=9, parse_math=False)
         shots = sorted({count for curve in shown for count in curve.value})
         for index, curve in enumerate(shown):
@@ -213,11 +196,9 @@ def few_labels_picture(
         axes.set_xticks(shots, [str(count) for count in shots])
         axes.minorticks_off()
         axes.set_xlabel("labels per class", fontsize=9)
-        if number == 0:
-            axes.set_ylabel(axis, fontsize=9)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1.0))
-    add_text(figure, 0.15, head + high + 0.58, caption, size=8)
+    sheet[0].set_ylabel(axis, fontsize=9)
+    sheet[-1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1.0))
     save(figure, path)

@@ -27,6 +27,7 @@ from geomae.reports.canvas import (
     add_title,
     composites,
     describe_composite,
+    panels,
     save,
     shorten,
     stretch_limits,
@@ -140,9 +141,7 @@ def mean_spectra(
 
 def error_by_band(path: Path, bands: Sequence[str], errors: Mapping[str, Floats], unit: str, title: str) -> None:
     """Publish a picture (PNG): RMSE of masked pixels for each band, one line per model."""
-    figure = Figure(figsize=(9.6, 4.4))
-    add_title(figure, title)
-    axes = add_axes(figure, 0.95, 0.75, 6.2, 2.95)
+    figure, (axes,) = panels(1, 9.6, 4.2, title)
     place_C = np.arange(len(bands), dtype=np.float64)
     for number, (label, error_C) in enumerate(errors.items()):
         axes.plot(place_C, error_C, label=label, **_style(number))
@@ -154,9 +153,7 @@ def error_by_band(path: Path, bands: Sequence[str], errors: Mapping[str, Floats]
 
 def error_by_ratio(path: Path, curves: Mapping[str, tuple[Floats, Floats]], unit: str, title: str) -> None:
     """Publish a picture (PNG): RMSE of masked pixels, mean over bands, against the hidden fraction of a tile."""
-    figure = Figure(figsize=(9.6, 4.4))
-    add_title(figure, title)
-    axes = add_axes(figure, 0.95, 0.75, 6.2, 2.95)
+    figure, (axes,) = panels(1, 9.6, 4.2, title)
     for number, (label, (ratio, error)) in enumerate(curves.items()):
         axes.plot(100 * ratio, error, label=label, **_style(number))
     axes.set_xlabel("hidden share of the tile, %", fontsize=9)
