@@ -22,6 +22,7 @@ from geomae.rasters.inspection import Place, Wanted, inspect_files
 from geomae.rasters.opening import beside_stamp, is_remote, stamp
 from geomae.rasters.remarks import band_order_remarks, file_remarks, offset_remarks
 from geomae.rasters.side_files import look_beside
+from geomae.rasters.tile_moments import FileTiles, MeasuredTiles, TileGrid, TileMoments
 from geomae.rasters.work_share import ALONE, WorkShare
 
 MOST_NOT_FINITE = 0.5  # share of NaN and infinities from which a band is suspicious
@@ -40,14 +41,16 @@ def audit(
     workers: int,
     share: WorkShare = ALONE,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    tiles: MeasuredTiles | None = None,
 ) -> AuditReport:
     """Read every file of a data set and report scenes that cannot be used, and scenes that look wrong.
 
     Files are read in pieces by `workers` threads. Results are cached, so that a file is read again only after the file,
     its side files, or the way it is read has changed. A scene is reported with its first quarantining problem only.
-    Every process of `share` reads its part of the files. `progress` is called with (what, done, total).
+    Every process of `share` reads its part of the files. `progress` is called with (what, done, total). `tiles` receives
+    the moments of the tiles of the scenes that are read in this call, where files tell them alone.
     """
-    wanted = _wanted(source)
+    wanted = _wanted(source, None if tiles is None else tiles.grid)
     stamps = _stamps(source, wanted)
     key = report_key(source, [stamps.get(one.path) for one in wanted])
     kept = load_report(source, key) if key is not None else None
@@ -58,8 +61,10 @@ def audit(
     def known(done: int) -> None:
         progress(f"auditing {source.name}", done, len(wanted))
 
-    records = inspect_files(source, wanted, place, stamps, workers=workers, share=share, progress=known)
+    records, measured = inspect_files(source, wanted, place, stamps, workers=workers, share=share, progress=known)
     report = _judge(source, records, place)
+    if tiles is not None and measured:
+        tiles.scenes.update(_tiles(source, report, records, measured))
     sound = not any(record.kind == "unreadable" for record in records.values())
     if key is not None and sound and share.leads:
         store_report(source, key, report)
@@ -151,6 +156,31 @@ def _whole(
     return found
 
 
+def _tiles(
+    source: Source, report: AuditReport, records: Mapping[str, FileRecord], measured: Mapping[str, TileMoments]
+) -> dict[str, list[FileTiles]]:
+    """The moments of the tiles of scenes without a mask whose files were all measured and lie on the scene's grid."""
+    found = {}
+    for scene in source.scenes:
+        grid = report.grids.get(scene.id)
+        if grid is None or scene.mask is not None or not set(scene.files) <= measured.keys():
+            continue
+        files = []
+        for path in scene.files:
+            record, there = records[path], [at for at, band in enumerate(scene.bands) if band.path == path]
+            numbers = [number for number, _ in record.bands]
+            used = [scene.bands[at].index for at in there]
+            info = record.header
+            if info is None or (info.shape, info.transform) != ((grid.height, grid.width), grid.transform):
+                break
+            if sorted(used) != numbers:  # scenes may share a file, and scale its bands in ways of their own
+                break
+            files.append((measured[path], there, [numbers.index(number) for number in used]))
+        else:
+            found[scene.id] = files
+    return found
+
+
 def _range(band: BandRecord) -> tuple[float, float]:
     """The smallest and the largest valid value; infinities where there is none."""
     return (np.inf, -np.inf) if band.low is None or band.high is None else (band.low, band.high)
@@ -180,8 +210,8 @@ def _paths(scene: Scene) -> tuple[str, ...]:
     return scene.files if scene.mask is None else tuple(dict.fromkeys((*scene.files, scene.mask.path)))
 
 
-def _wanted(source: Source) -> list[Wanted]:
-    """The distinct files of a data set and the bands that are read of each."""
+def _wanted(source: Source, tiles: TileGrid | None) -> list[Wanted]:
+    """The distinct files of a data set, and the bands that are read of each and the tiles that are measured."""
     bands: dict[str, dict[int, tuple[float, float]]] = {}
     for scene in source.scenes:
         for band, scale, offset in zip(scene.bands, source.scale_C, source.offset_C, strict=True):
@@ -189,10 +219,13 @@ def _wanted(source: Source) -> list[Wanted]:
         if scene.mask is not None:
             bands.setdefault(scene.mask.path, {}).setdefault(scene.mask.index, (1.0, 0.0))
     imagery = {path for scene in source.scenes for path in scene.files}
-    return [
-        Wanted(path, tuple((n, *used[n]) for n in sorted(used)), source.nodata, source.remote, path in imagery)
-        for path, used in bands.items()
-    ]
+    bare = {path for scene in source.scenes if scene.mask is None for path in scene.files}
+    wanted = []
+    for path, used in bands.items():
+        chosen = tuple((number, *used[number]) for number in sorted(used))
+        own = tiles if path in bare else None
+        wanted.append(Wanted(path, chosen, source.nodata, source.remote, path in imagery, own))
+    return wanted
 
 
 def _role(scene: Scene, path: str) -> tuple[int, ...]:

@@ -9,13 +9,14 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from geomae.errors import StorageError
 from geomae.files import publish_file
 from geomae.rasters.headers import Header, header_from_dict
+from geomae.rasters.tile_moments import TileMoments
 
 SAVE_SECONDS = 30.0
 
@@ -71,7 +72,8 @@ class FileRecord:
     """The record of one file. `kind` and `message` describe its problem; None for a file without one.
 
     `digest` is of the file's bytes, `beside` of the side files that GDAL reads with it (None without any). `bands` are
-    numbered in the stored order of the data set, also where the file has another order (see `StoredOrder`).
+    numbered in the stored order of the data set, also where the file has another order (see `StoredOrder`). `tiles` has
+    the moments of tiles that were measured while the file was read; they are not cached.
     """
 
     digest: str | None = None
@@ -82,6 +84,7 @@ class FileRecord:
     bands: tuple[tuple[int, BandRecord], ...] = ()
     beside: str | None = None
     header: Header | None = None
+    tiles: TileMoments | None = field(default=None, compare=False, repr=False)
 
     @property
     def facts(self) -> FileFacts | None:
@@ -97,7 +100,9 @@ class FileRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON."""
-        return asdict(self)
+        values = asdict(replace(self, tiles=None))
+        del values["tiles"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "FileRecord":

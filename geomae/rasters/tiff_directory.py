@@ -5,9 +5,9 @@ index of four blocks as a nearly empty raster.
 """
 
 import struct
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
-WIDTH, HEIGHT, BANDS, ROWS_OF_STRIP, PLANES = 256, 257, 277, 278, 284
+WIDTH, HEIGHT, BANDS, ROWS_OF_STRIP, PLANES, PREDICTOR = 256, 257, 277, 278, 284, 317
 TILE_WIDTH, TILE_HEIGHT = 322, 323
 OFFSETS = (324, 273)  # of tiles, of strips
 TYPES = {3: "H", 4: "I", 16: "Q"}
@@ -34,6 +34,17 @@ def missing_blocks(file: BinaryIO) -> str | None:
     if listed >= promised:
         return None
     return f"its header implies {promised} blocks for {height} x {width} pixels, and its index has {listed}"
+
+
+def encoding(file: BinaryIO) -> tuple[int | None, Literal["<", ">"]]:
+    """How pixels become bytes: the predictor, None where it is not known, and the byte order (`<` or `>`)."""
+    file.seek(0)
+    order: Literal["<", ">"] = "<" if file.read(2) == b"II" else ">"
+    try:
+        _, predictor = _directory(file).get(PREDICTOR, (1, 1))
+    except (struct.error, ValueError):
+        return None, order
+    return (predictor if predictor in (1, 2, 3) else None), order
 
 
 def _directory(file: BinaryIO) -> dict[int, tuple[int, int]]:

@@ -5,7 +5,7 @@ from functools import cached_property
 
 from geomae.catalog import Catalog, Selector, Source
 from geomae.errors import GeomaeError
-from geomae.rasters import AuditReport, audit
+from geomae.rasters import AuditReport
 from geomae.rasters.work_share import ALONE, WorkShare, reading_threads
 from geomae.tiles.census import Census, take_census
 from geomae.tiles.index import Progress, Reading, TileIndex, build_from_report
@@ -53,9 +53,10 @@ def check_dataset(
     try:
         catalog, source = prepare(catalog, name)
         result = DatasetCheck(source)
-        report = audit(source, workers=threads, share=share, progress=progress)
+        reading = Reading.of(catalog, name, threads, progress, share)
+        report = reading.audit(source)
         result = replace(result, report=report)
-        tiles = build_from_report(catalog, name, source, report, Reading(threads, progress, share), 1.0)
+        tiles = build_from_report(catalog, name, source, report, reading, 1.0)
     except GeomaeError as error:
         return replace(result, error=error)
     return replace(result, report=tiles.report, tiles=tiles)

@@ -29,6 +29,7 @@ from geomae.catalog.times import DERIVED, TIME, column_remedy, times_span
 from geomae.errors import CatalogError, RasterError, nearest
 from geomae.rasters import AuditReport, Grid, audit, scene_grid, sweeping
 from geomae.rasters.grids import check_stated_grids
+from geomae.rasters.tile_moments import MeasuredTiles, TileGrid
 from geomae.rasters.work_share import ALONE, WorkShare, reading_threads
 from geomae.tiles.earth import to_crs
 from geomae.tiles.labels import LabelSource, label_tiles, purity_remarks
@@ -223,18 +224,33 @@ def build_index(
     entry, or where the audit quarantines more than the share `max_quarantined` of the scenes.
     """
     catalog, source = prepare(catalog, name)
-    threads = threads or reading_threads()
-    report = audit(source, workers=threads, progress=progress)
-    return build_from_report(catalog, name, source, report, Reading(threads, progress), max_quarantined)
+    reading = Reading.of(catalog, name, threads or reading_threads(), progress)
+    return build_from_report(catalog, name, source, reading.audit(source), reading, max_quarantined)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How tiles are read: the number of threads, the callback for progress, and the share of this process."""
+    """How tiles are read: the number of threads, the callback for progress, and the share of this process.
+
+    `tiles` are those that the audit measures while it decodes files, where an entry has tiles on a grid.
+    """
 
     threads: int
     progress: Progress
     share: WorkShare = ALONE
+    tiles: MeasuredTiles | None = None
+
+    @classmethod
+    def of(cls, catalog: Catalog, name: str, threads: int, progress: Progress, share: WorkShare = ALONE) -> "Reading":
+        """That of a data set of a catalogue."""
+        entry = catalog.entry(name)
+        tile = entry.tile if entry.windows is None else None
+        tiles = None if tile is None else MeasuredTiles(TileGrid(tile.size, tile.stride or tile.size))
+        return cls(threads, progress, share, tiles)
+
+    def audit(self, source: Source) -> AuditReport:
+        """Read the files of a data set; see `rasters.audit`."""
+        return audit(source, workers=self.threads, share=self.share, progress=self.progress, tiles=self.tiles)
 
 
 def build_from_report(
@@ -367,9 +383,10 @@ def _measured(source: Source, report: AuditReport, tiles: pd.DataFrame, reading:
     def done(count: int) -> None:
         reading.progress(f"reading tiles of {source.name}", count, len(place_T4))
 
-    whole = {} if pixel_T2 is not None else _whole_scenes(source, report)
+    whole, known = ({}, None) if pixel_T2 is not None else (_whole_scenes(source, report), reading.tiles)
+    content, threads = _content(source, report), reading.threads
     with sweeping():
-        return survey(source, place_T4, _content(source, report), reading.threads, done, pixel_T2, whole, reading.share)
+        return survey(source, place_T4, content, threads, done, pixel_T2, whole, reading.share, known)
 
 
 def _whole_scenes(source: Source, report: AuditReport) -> dict[tuple[int, ...], NDArray[np.float64]]:

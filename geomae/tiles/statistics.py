@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,10 +20,10 @@ from geomae.catalog import Source
 from geomae.errors import StorageError
 from geomae.files import cache_folder, digest, publish_file
 from geomae.rasters import Window, read
-from geomae.rasters.inspection import moments
+from geomae.rasters.tile_moments import TYPES, MeasuredTiles, moments
 from geomae.rasters.work_share import ALONE, WorkShare
 
-FORMAT = 2
+FORMAT = 3
 _ARRAYS = ("valid_share_T", "count_TC", "mean_TC", "squares_TC", "min_TC", "max_TC")
 PIXELS = "pixel_valid_T"
 BLOCK = 512  # pixels: tiles whose corners lie in one block of a scene are read together
@@ -32,7 +33,7 @@ Whole = NDArray[np.int64]
 
 
 def merge_moments(
-    count_TC: NDArray[np.int64], mean_TC: NDArray[np.float64], squares_TC: NDArray[np.float64]
+    count_TC: NDArray[np.integer[Any]], mean_TC: NDArray[np.float64], squares_TC: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Count, mean and variance (C,) over T parts, from their counts, means and sums of squared deviations.
 
@@ -83,19 +84,18 @@ class Survey:
     """
 
     valid_share_T: NDArray[np.float64]
-    count_TC: NDArray[np.int64]
+    count_TC: NDArray[np.int32]
     mean_TC: NDArray[np.float64]
     squares_TC: NDArray[np.float64]
-    min_TC: NDArray[np.float64]
-    max_TC: NDArray[np.float64]
+    min_TC: NDArray[np.float32]
+    max_TC: NDArray[np.float32]
     digest: str
     pixel_valid_T: NDArray[np.bool_] | None = None
 
     @classmethod
     def empty(cls, tiles: int, bands: int, name: str, *, with_pixels: bool) -> "Survey":
         """A survey of zeros, to be filled in."""
-        count_TC = np.zeros((tiles, bands), dtype=np.int64)
-        mean_TC, squares_TC, min_TC, max_TC = (np.zeros((tiles, bands)) for _ in range(4))
+        count_TC, mean_TC, squares_TC, min_TC, max_TC = (np.zeros((tiles, bands), dtype=dtype) for dtype in TYPES)
         pixel_valid_T = np.zeros(tiles, dtype=bool) if with_pixels else None
         return cls(np.zeros(tiles), count_TC, mean_TC, squares_TC, min_TC, max_TC, name, pixel_valid_T)
 
@@ -115,7 +115,8 @@ class Survey:
         count_C, mean_C, variance_C = merge_moments(
             self.count_TC[positions], self.mean_TC[positions], self.squares_TC[positions]
         )
-        low_C, high_C = self.min_TC[positions].min(0), self.max_TC[positions].max(0)
+        low_C = self.min_TC[positions].min(0).astype(np.float64)
+        high_C = self.max_TC[positions].max(0).astype(np.float64)
         name = digest([self.digest, list(bands), np.sort(positions)])
         return Statistics(tuple(bands), count_C, mean_C, np.sqrt(variance_C), low_C, high_C, name)
 
@@ -129,11 +130,13 @@ def survey(
     pixel_T2: Whole | None = None,
     whole: Mapping[tuple[int, ...], NDArray[np.float64]] = MappingProxyType({}),
     share: WorkShare = ALONE,
+    known: MeasuredTiles | None = None,
 ) -> Survey:
     """Measure the tiles (scene, row, col, size) of `place_T4`; cached under `content`, which describes what is read.
 
     With `pixel_T2` (row, column of one pixel in each tile) it also records whether that pixel is valid in any band.
-    `whole` has the moments (5, C) of tiles that need not be read. Every process of `share` reads its part.
+    `whole` has the moments (5, C) of tiles that need not be read, `known` those that this process measured before. Every
+    process of `share` reads its part.
     """
     places = [place_T4] if pixel_T2 is None else [place_T4, pixel_T2]
     name = digest([FORMAT, content, *(sha256(one.tobytes()).hexdigest() for one in places)])
@@ -160,6 +163,8 @@ def survey(
             for array, values in zip(measured.arrays[1:], figures, strict=True):
                 array[position] = values
             todo_T[position] = False
+    if known is not None:
+        todo_T[_fill_in(measured, source, place_T4, known, share)] = False
     done = len(place_T4) - int(todo_T.sum())
     groups = share.own(neighbours(place_T4, np.flatnonzero(todo_T)))
     with ThreadPoolExecutor(max(threads, 1)) as pool:
@@ -167,19 +172,52 @@ def survey(
             done = min(done + count * share.ranks, len(place_T4))
             progress(done)
     if share.ranks > 1:
-        _join(measured, groups, share)
+        own_U = np.concatenate(groups) if groups else np.zeros(0, dtype=np.int64)
+        columns = [*measured.arrays, *([] if measured.pixel_valid_T is None else [measured.pixel_valid_T])]
+        _exchange(columns, own_U, share)
     if share.leads:
         _store(kept, measured)
     return measured
 
 
-def _join(measured: Survey, groups: Sequence[Whole], share: WorkShare) -> None:
-    """Fill in what the other processes measured; `groups` are the tiles of this one."""
-    own_U = np.concatenate(groups) if groups else np.zeros(0, dtype=np.int64)
-    columns = [*measured.arrays, *([] if measured.pixel_valid_T is None else [measured.pixel_valid_T])]
-    for there_U, figures in share.exchange((own_U, [one[own_U] for one in columns])):
+def _take(source: Source, place_T4: Whole, known: MeasuredTiles) -> Iterator[tuple[Whole, list[NDArray[Any]]]]:
+    """Positions of tiles, and their moments, scene by scene; those of a scene are freed with it."""
+    order_T = np.argsort(place_T4[:, 0], kind="stable")
+    bounds = np.searchsorted(place_T4[order_T, 0], np.arange(len(source.scenes) + 1))
+    for scene, first, last in zip(source.scenes, bounds, bounds[1:], strict=False):
+        here_U = order_T[first:last]
+        figures = known.take(scene.id, place_T4[here_U, 1:3], len(source.bands))
+        if figures is not None:
+            yield here_U, figures
+
+
+def _fill_in(measured: Survey, source: Source, place_T4: Whole, known: MeasuredTiles, share: WorkShare) -> Whole:
+    """Fill in the moments that some process has, scene by scene; which tiles these are."""
+    filled = [np.zeros(0, dtype=np.int64)]
+    order_T = np.argsort(place_T4[:, 0], kind="stable")
+    bounds = np.searchsorted(place_T4[order_T, 0], np.arange(len(source.scenes) + 1)).tolist()
+    for scene, (first, last) in zip(source.scenes, pairwise(bounds), strict=True):
+        here_U = order_T[first:last]
+        figures = known.take(scene.id, place_T4[here_U, 1:3], len(source.bands))
+        if figures is None:
+            continue
+        for array, values in zip(measured.arrays[1:], figures, strict=True):
+            array[here_U] = values
+        pixels_U = len(source.bands) * place_T4[here_U, 3] ** 2
+        measured.valid_share_T[here_U] = figures[0].sum(axis=1) / pixels_U
+        filled.append(here_U)
+    return _exchange(measured.arrays, np.concatenate(filled), share)
+
+
+def _exchange(columns: Sequence[NDArray[Any]], own_U: Whole, share: WorkShare) -> Whole:
+    """Fill in what the other processes measured, where this one measured the tiles `own_U`; the tiles of all."""
+    if share.ranks == 1:
+        return own_U
+    every = share.exchange((own_U, [one[own_U] for one in columns]))
+    for there_U, figures in every:
         for column, values in zip(columns, figures, strict=True):
             column[there_U] = values
+    return np.concatenate([there_U for there_U, _ in every])
 
 
 def neighbours(place_T4: Whole, chosen_U: Whole) -> list[Whole]:

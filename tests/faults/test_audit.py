@@ -211,7 +211,7 @@ def test_large_rasters_are_read_in_pieces_and_give_the_same(tmp_path, monkeypatc
     assert whole[0] == whole[1] == whole[2]
     assert (whole[0][0][1].pixels, whole[0][0][1].valid, whole[0][0][1].not_finite) == (40_000, 38_000, 2_000)
     assert whole[0][1][1].median == np.nanmedian(pixels[1])
-    monkeypatch.setattr("geomae.rasters.inspection.PASS_VALUES", 5_000)
+    monkeypatch.setattr("geomae.rasters.measuring.PASS_VALUES", 5_000)
     assert [inspection_cache.inspect_file(one).bands for one in wanted] == whole
 
 
@@ -219,10 +219,10 @@ def test_a_second_audit_reads_no_file_again_and_a_changed_one_alone(tmp_path, mo
     paths = [write(tmp_path / f"{i}.tif", noise(i)) for i in range(3)]
     read, lock, inspect = [], threading.Lock(), inspection_cache.inspect_file
 
-    def spy(wanted, place=None):
+    def spy(wanted, *more):
         with lock:
             read.append(Path(wanted.path).name)
-        return inspect(wanted, place)
+        return inspect(wanted, *more)
 
     monkeypatch.setattr(inspection_cache, "inspect_file", spy)
     first = audit(source_of(*paths), workers=2)

@@ -1,0 +1,165 @@
+"""The compressed blocks of a GeoTIFF: where they lie, and whether each is whole.
+
+Each deflated block is a zlib stream that ends with an Adler-32 checksum, at which some decoders do not look. It is
+compared with what the decoded pixels come to, so that no block is decoded twice; only where it differs, or where
+not all pixels of a block are at hand, the stream itself is decoded.
+
+C bands, h w pixels
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import numpy.typing as npt
+from rasterio.io import DatasetReader
+
+from geomae.errors import RasterError
+from geomae.rasters.headers import Header
+from geomae.rasters.stored import Span
+from geomae.rasters.tiff_directory import encoding
+
+Array = npt.NDArray[Any]
+Block = tuple[int, int, int]  # plane, row and column; a plane is one band, or all of them where they are interleaved
+CHECKSUM_BYTES = 4
+HORIZONTAL, FLOATING = 2, 3  # predictors
+
+
+@dataclass(frozen=True)
+class BlockIndex:
+    """The deflated blocks of a file: `place` has their start and length (planes, rows, columns, 2), 0 where absent.
+
+    `predictor` and `order` (`<` or `>`) are how pixels become the bytes that are compressed; None where that is not
+    known. `packed` says that values have fewer bits than their type.
+    """
+
+    info: Header
+    place: npt.NDArray[np.int64]
+    predictor: int | None
+    order: Literal["<", ">"]
+    packed: bool
+
+    def damaged(self, inner: Span, indexes: Sequence[int], around: Span, raw_Chw: Array) -> list[Block]:
+        """Those that begin in `inner` and are damaged; `raw_Chw` are the bands `indexes` of the file in `around`."""
+        there = self._within(inner)
+        if not there:
+            return []
+        with Path(self.info.path).open("rb") as file:
+            return [one for one in there if not self._fits(file, one, indexes, around, raw_Chw)]
+
+    def all_damaged(self) -> list[Block]:
+        """All that are damaged, each decoded by itself."""
+        with Path(self.info.path).open("rb") as file:
+            every = self._within(Span(0, 0, self.info.height, self.info.width))
+            return [one for one in every if not self._is_whole(file, one)]
+
+    def _within(self, inner: Span) -> list[Block]:
+        """The blocks, plane by plane, whose first pixel lies in a rectangle."""
+        height, width = self.info.block_height, self.info.block_width
+        rows = range(-(-inner.row // height), -(-(inner.row + inner.height) // height))
+        cols = range(-(-inner.col // width), -(-(inner.col + inner.width) // width))
+        return [(plane, row, col) for plane in range(len(self.place)) for row in rows for col in cols]
+
+    def _fits(self, file: BinaryIO, block: Block, indexes: Sequence[int], around: Span, raw_Chw: Array) -> bool:
+        """Whether a block is whole, of its pixels where they are at hand."""
+        start, length = self.place[block].tolist()
+        if not start or not length:
+            return True  # one that is absent holds nodata, which is allowed
+        pixels_hwC = self._pixels(block, indexes, around, raw_Chw)
+        if pixels_hwC is not None and length > CHECKSUM_BYTES:
+            file.seek(start + length - CHECKSUM_BYTES)
+            expected = int.from_bytes(file.read(CHECKSUM_BYTES), "big")
+            if zlib.adler32(_encoded(pixels_hwC, self.predictor, self.order).data) == expected:
+                return True
+        return self._is_whole(file, block)
+
+    def _pixels(self, block: Block, indexes: Sequence[int], around: Span, raw_Chw: Array) -> Array | None:
+        """All pixels (h, w, C) that a block holds; None where they are not all at hand."""
+        plane, row, col = block
+        info, bands = self.info, range(1, self.info.count + 1) if self.info.interleaved else (block[0] + 1,)
+        top, left = row * info.block_height - around.row, col * info.block_width - around.col
+        rows = min(info.block_height, info.height - row * info.block_height)
+        if info.block_width < info.width and rows < info.block_height:
+            return None  # the lower edge of a tile is padded
+        if (
+            self.predictor is None or self.packed
+            or left + info.block_width > around.width or top + rows > around.height
+            or raw_Chw.dtype != np.dtype(info.dtypes[plane]) or not set(bands) <= set(indexes)
+        ):  # fmt: skip
+            return None
+        chosen = [indexes.index(band) for band in bands]
+        part = raw_Chw[:, top : top + rows, left : left + info.block_width]
+        return np.stack([part[position] for position in chosen], axis=-1)
+
+    def _is_whole(self, file: BinaryIO, block: Block) -> bool:
+        """Whether its stream ends with the right checksum and has as many bytes as its pixels need."""
+        start, length = self.place[block].tolist()
+        if not start or not length:
+            return True
+        plane, row, _ = block
+        info = self.info
+        depth = np.dtype(info.dtypes[plane]).itemsize * (info.count if info.interleaved else 1)
+        largest = info.block_height * info.block_width * depth
+        rows = min(info.block_height, info.height - row * info.block_height)
+        smallest = 0 if self.packed else rows * info.block_width * depth
+        file.seek(start)
+        decoder = zlib.decompressobj()
+        try:  # bounded: a stream may expand a thousandfold
+            size = len(decoder.decompress(file.read(length), largest + 1))
+        except zlib.error:
+            return False
+        return decoder.eof and smallest <= size <= largest
+
+
+def index_of_blocks(dataset: DatasetReader, info: Header, file: BinaryIO) -> BlockIndex | None:
+    """The deflated blocks of a GeoTIFF; None for any other file.
+
+    Raises RasterError when the file ends before its blocks do.
+    """
+    if info.compression != "DEFLATE":
+        return None
+    size = file.seek(0, 2)
+    planes, rows, cols = (
+        1 if info.interleaved else info.count, -(-info.height // info.block_height), -(-info.width // info.block_width)
+    )  # fmt: skip
+    place = np.zeros((planes, rows, cols, 2), dtype=np.int64)
+    for plane, row, col in np.ndindex(planes, rows, cols):
+        for which, what in enumerate(("OFFSET", "SIZE")):
+            tag = dataset.get_tag_item(f"BLOCK_{what}_{col}_{row}", dm="TIFF", bidx=plane + 1)
+            place[plane, row, col, which] = int(tag or 0)
+    start, length = place[..., 0], place[..., 1]
+    if ((start > 0) & (length > 0) & (start + length > size)).any():
+        raise RasterError(f"{info.path}: ends before its data does (a part is missing); restore or remove it")
+    packed = bool(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS"))
+    return BlockIndex(info, place, *encoding(file), packed)
+
+
+def describe_damage(damaged: Sequence[Block]) -> str | None:
+    """Name the first damaged block and say how many there are; None without any."""
+    if not damaged:
+        return None
+    plane, row, col = min(damaged)
+    return f"{len(damaged)} damaged blocks, the first is the block at row {row}, column {col} of band {plane + 1}"
+
+
+def _encoded(pixels_hwC: Array, predictor: int | None, order: Literal["<", ">"]) -> Array:
+    """The bytes that are compressed, of the pixels of a block."""
+    dtype = pixels_hwC.dtype
+    height, width, count = pixels_hwC.shape
+    if predictor == FLOATING:
+        bytes_hnb = pixels_hwC.astype(dtype.newbyteorder(">")).view(np.uint8).reshape(height, width * count, -1)
+        planes_hwC = bytes_hnb.transpose(0, 2, 1).reshape(height, -1, count)
+        return _differences(planes_hwC)
+    if predictor == HORIZONTAL:
+        pixels_hwC = _differences(pixels_hwC.view(f"u{dtype.itemsize}"))
+    return np.ascontiguousarray(pixels_hwC.astype(pixels_hwC.dtype.newbyteorder(order), copy=False))
+
+
+def _differences(values_hwC: Array) -> Array:
+    """Each value less the one to its left, modulo the size of the type."""
+    differences_hwC = values_hwC.copy()
+    np.subtract(values_hwC[:, 1:], values_hwC[:, :-1], out=differences_hwC[:, 1:])
+    return differences_hwC
