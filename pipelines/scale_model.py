@@ -36,7 +36,7 @@ class Measured:
     decoded_per_core: float = 233.0  # windows/s of 64 px, 12 bands, deflate COG: tests/benchmarks/reading.py
     checked_per_core: float = 228.0  # files/s of CPU of `catalog check`, cold: tests/benchmarks/many_files.py files
     index_bytes: float = 103.0  # of a tile, and for each band: tests/unit/tiles/test_many_files.py
-    index_band_bytes: float = 40.0
+    index_band_bytes: float = 28.0
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,8 @@ def audit(
 
     Files are read in pieces by `workers` threads. Results are cached, so that a file is read again only after the file,
     its side files, or the way it is read has changed. A scene is reported with its first quarantining problem only.
-    Every process of `share` reads its part of the files. `progress` is called with (what, done, total). `tiles` receives
-    the moments of the tiles of the scenes that are read in this call, where files tell them alone.
+    Every process of `share` reads its part of the files. `progress` is called with (what, done, total). `tiles` gets
+    the moments of the tiles of scenes that are read in this call, if those of the files are those of the scene.
     """
     wanted = _wanted(source, None if tiles is None else tiles.grid)
     stamps = _stamps(source, wanted)

@@ -68,7 +68,7 @@ class PixelPass:
         if pool is None or len(spans) == 1 or seen is not None:
             pieces = [self._measure(dataset, span, seen) for span in spans]
         else:
-            waiting = [pool.submit(self._measure_apart, span) for span in spans]
+            waiting = [pool.submit(self._open_and_measure, span) for span in spans]
             try:
                 pieces = [one.result() for one in waiting]
             finally:
@@ -76,7 +76,7 @@ class PixelPass:
                     one.cancel()
         return _merged(pieces, len(self.bands)), [block for one in pieces for block in one.damaged]
 
-    def _measure_apart(self, span: Span) -> Piece:
+    def _open_and_measure(self, span: Span) -> Piece:
         with opened(self.info.path, remote=is_remote(self.info.path), **READING) as dataset:
             return self._measure(dataset, span)
 

@@ -25,6 +25,7 @@ from geomae.rasters.tiff_directory import encoding
 Array = npt.NDArray[Any]
 Block = tuple[int, int, int]  # plane, row and column; a plane is one band, or all of them where they are interleaved
 CHECKSUM_BYTES = 4
+ROWS = 16  # of a block that are encoded at once: they stay in the cache of a core
 HORIZONTAL, FLOATING = 2, 3  # predictors
 
 
@@ -69,15 +70,16 @@ class BlockIndex:
         if not start or not length:
             return True  # one that is absent holds nodata, which is allowed
         pixels_hwC = self._pixels(block, indexes, around, raw_Chw)
-        if pixels_hwC is not None and length > CHECKSUM_BYTES:
-            file.seek(start + length - CHECKSUM_BYTES)
-            expected = int.from_bytes(file.read(CHECKSUM_BYTES), "big")
-            if zlib.adler32(_encoded(pixels_hwC, self.predictor, self.order).data) == expected:
-                return True
-        return self._is_whole(file, block)
+        if pixels_hwC is None or length <= CHECKSUM_BYTES:
+            return self._is_whole(file, block)
+        file.seek(start + length - CHECKSUM_BYTES)
+        expected, found = int.from_bytes(file.read(CHECKSUM_BYTES), "big"), 1
+        for row in range(0, len(pixels_hwC), ROWS):
+            found = zlib.adler32(_encoded(pixels_hwC[row : row + ROWS], self.predictor, self.order).data, found)
+        return found == expected or self._is_whole(file, block)
 
     def _pixels(self, block: Block, indexes: Sequence[int], around: Span, raw_Chw: Array) -> Array | None:
-        """All pixels (h, w, C) that a block holds; None where they are not all at hand."""
+        """A view of all pixels (h, w, C) that a block holds; None where they are not all at hand."""
         plane, row, col = block
         info, bands = self.info, range(1, self.info.count + 1) if self.info.interleaved else (block[0] + 1,)
         top, left = row * info.block_height - around.row, col * info.block_width - around.col
@@ -90,9 +92,10 @@ class BlockIndex:
             or raw_Chw.dtype != np.dtype(info.dtypes[plane]) or not set(bands) <= set(indexes)
         ):  # fmt: skip
             return None
-        chosen = [indexes.index(band) for band in bands]
-        part = raw_Chw[:, top : top + rows, left : left + info.block_width]
-        return np.stack([part[position] for position in chosen], axis=-1)
+        part_Chw = raw_Chw[:, top : top + rows, left : left + info.block_width]
+        if tuple(bands) != tuple(indexes):
+            part_Chw = part_Chw[[indexes.index(band) for band in bands]]
+        return part_Chw.transpose(1, 2, 0)
 
     def _is_whole(self, file: BinaryIO, block: Block) -> bool:
         """Whether its stream ends with the right checksum and has as many bytes as its pixels need."""
@@ -146,8 +149,8 @@ def describe_damage(damaged: Sequence[Block]) -> str | None:
 
 
 def _encoded(pixels_hwC: Array, predictor: int | None, order: Literal["<", ">"]) -> Array:
-    """The bytes that are compressed, of the pixels of a block."""
-    dtype = pixels_hwC.dtype
+    """The bytes that are compressed, of some rows of pixels of a block."""
+    pixels_hwC, dtype = np.ascontiguousarray(pixels_hwC), pixels_hwC.dtype
     height, width, count = pixels_hwC.shape
     if predictor == FLOATING:
         bytes_hnb = pixels_hwC.astype(dtype.newbyteorder(">")).view(np.uint8).reshape(height, width * count, -1)

@@ -135,8 +135,8 @@ def survey(
     """Measure the tiles (scene, row, col, size) of `place_T4`; cached under `content`, which describes what is read.
 
     With `pixel_T2` (row, column of one pixel in each tile) it also records whether that pixel is valid in any band.
-    `whole` has the moments (5, C) of tiles that need not be read, `known` those that this process measured before. Every
-    process of `share` reads its part.
+    `whole` has the moments (5, C) of tiles that need not be read, `known` those that this process measured before.
+    Every process of `share` reads its part.
     """
     places = [place_T4] if pixel_T2 is None else [place_T4, pixel_T2]
     name = digest([FORMAT, content, *(sha256(one.tobytes()).hexdigest() for one in places)])

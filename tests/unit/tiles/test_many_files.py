@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from helpers import as_ranks, changed_catalog, write_catalog, write_scenes
 
 from geomae.catalog import open_catalog
 from geomae.files import cache_folder
-from geomae.rasters import inspection, opening
+from geomae.rasters import inspection, opening, write_cog
 from geomae.rasters.work_share import WorkShare
+from geomae.tiles import statistics
 from geomae.tiles.dataset_check import check_dataset
 from geomae.tiles.index import build_index
 
@@ -67,6 +69,43 @@ def test_files_that_are_tiles_are_measured_while_they_are_audited_as_when_they_a
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("tile", ["size: 16", "size: 24, stride: 8", "size: 40, stride: 56", "size: 72"])
+@pytest.mark.parametrize("pieces", [8_000_000, 20_000])
+def test_tiles_of_scenes_are_measured_while_these_are_audited_as_when_they_are_read(
+    tmp_path, monkeypatch, tile, pieces
+):
+    """In one piece and in many, by the threads of one file, with tiles that blocks cut and tiles that overlap."""
+    monkeypatch.setattr("geomae.rasters.measuring.PASS_VALUES", pieces)
+    monkeypatch.setattr("geomae.rasters.inspection.LARGE_BYTES", 1000)
+    write_scenes(tmp_path / "scenes", scenes=2, side=320)
+    text = changed_catalog("tile: {size: 16}", f"tile: {{{tile}, min_valid: 0}}")
+    write_catalog(tmp_path, text + "    nodata: 1234\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(statistics, "read", None)
+        once = index(tmp_path).survey
+    shutil.rmtree(cache_folder() / "survey")
+    again = index(tmp_path).survey
+    for one, other in zip(once.arrays, again.arrays, strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+def test_tiles_of_bands_in_files_of_their_own_are_measured_in_the_order_of_the_scene(tmp_path, monkeypatch):
+    write_scenes(tmp_path / "all", scenes=1, bands=2, side=64)
+    with rasterio.open(tmp_path / "all/s0.tif") as scene:
+        for number, name in ((1, "nir"), (2, "blue")):
+            path, transform = tmp_path / f"scenes/s0_{name}.tif", tuple(scene.transform)[:6]
+            write_cog(path, scene.read([number]), crs="EPSG:32632", transform=transform)
+    text = changed_catalog("path: scenes/*.tif", "path: \"scenes/*_{band}.tif\"")
+    write_catalog(tmp_path, text.replace("[red, green, blue, nir]", "[blue, nir]"))
+    with monkeypatch.context() as patch:
+        patch.setattr(statistics, "read", None)
+        once = index(tmp_path).survey
+    shutil.rmtree(cache_folder() / "survey")
+    for one, other in zip(once.arrays, index(tmp_path).survey.arrays, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_file_that_changes_is_read_again_alone(tmp_path, monkeypatch):
     write_scenes(tmp_path / "scenes", scenes=4, side=16)
     write_catalog(tmp_path, WHOLE)
@@ -91,7 +130,7 @@ def test_a_line_of_the_cache_that_was_cut_short_costs_that_file_alone(tmp_path, 
 
 
 def test_an_index_of_many_tiles_takes_few_bytes_of_each(tmp_path):
-    """Columns and not objects: at most 200 bytes with two bands; each further band adds 40."""
+    """Columns and not objects: at most 200 bytes with two bands; each further band adds 28."""
     write_scenes(tmp_path / "scenes", scenes=1, bands=2, side=208)
     text = changed_catalog("tile: {size: 16}", "tile: {size: 16, stride: 2}")
     write_catalog(tmp_path, text.replace("[red, green, blue, nir]", "[red, nir]"))
