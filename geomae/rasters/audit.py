@@ -18,7 +18,8 @@ from geomae.rasters.file_records import BandRecord, FileFacts, FileRecord
 from geomae.rasters.grid_remarks import grid_remarks
 from geomae.rasters.grids import Grid, layout_of, scene_layout
 from geomae.rasters.headers import Stamp
-from geomae.rasters.inspection import Place, Wanted, inspect_files
+from geomae.rasters.inspection import Place, inspect_files
+from geomae.rasters.measuring import Wanted
 from geomae.rasters.opening import beside_stamp, is_remote, stamp
 from geomae.rasters.remarks import band_order_remarks, file_remarks, offset_remarks
 from geomae.rasters.side_files import look_beside

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -19,33 +19,18 @@ from geomae.rasters.cube_reading import CubeStep
 from geomae.rasters.environment import sweeping
 from geomae.rasters.file_records import BandRecord, FileRecord, RecordCache
 from geomae.rasters.headers import Header, Stamp
-from geomae.rasters.measuring import READING, WHOLE_PIXELS, Bands, PixelPass
+from geomae.rasters.measuring import READING, WHOLE_PIXELS, PixelPass, Wanted
 from geomae.rasters.opening import describe_dataset, is_remote, opened
 from geomae.rasters.side_files import side_digest
 from geomae.rasters.tiff_blocks import BlockIndex, describe_damage, index_of_blocks
 from geomae.rasters.tiff_directory import missing_blocks
-from geomae.rasters.tile_moments import TileGrid, TileMoments
+from geomae.rasters.tile_moments import TileMoments
 from geomae.rasters.work_share import ALONE, WorkShare
 
 LARGE_BYTES = 1 << 24  # of a file whose digest is computed beside the reading of its pixels
 VERSION = 6  # raise it when `inspect_file` changes its results
 
 Place = Callable[[tuple[str | None, ...]], Placement]  # descriptions of a file -> its number of each band
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """One file to inspect: (number of the stored band, scale, offset) for each band, and nodata values.
-
-    `imagery` says whether it holds bands of the data set; else it is a mask. `tiles` are measured while it is read.
-    """
-
-    path: str
-    bands: Bands
-    nodata: tuple[float, ...]
-    remote: bool
-    imagery: bool = True
-    tiles: TileGrid | None = None
 
 
 def inspect_file(wanted: Wanted, place: Place | None = None, pool: Executor | None = None) -> FileRecord:

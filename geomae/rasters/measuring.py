@@ -19,7 +19,7 @@ from geomae.rasters.opening import is_remote, opened
 from geomae.rasters.reading import physical
 from geomae.rasters.stored import Span, read_stored
 from geomae.rasters.tiff_blocks import Block, BlockIndex
-from geomae.rasters.tile_moments import TileMoments, moments
+from geomae.rasters.tile_moments import TileGrid, TileMoments, moments
 
 Array = npt.NDArray[Any]
 PASS_VALUES = 8_000_000  # values of a piece
@@ -31,6 +31,21 @@ FILL_SHARE = 0.005  # of the valid pixels, from which one value at the end of al
 READING = {"GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE"}  # else damaged JPEG data are decoded to grey with a mere warning
 EMPTY = np.float32(np.inf), np.float32(-np.inf)  # least and largest of no value
 Bands = tuple[tuple[int, float, float], ...]  # number, scale and offset
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One file to inspect: (number of the stored band, scale, offset) for each band, and nodata values.
+
+    `imagery` says whether it holds bands of the data set; else it is a mask. `tiles` are measured while it is read.
+    """
+
+    path: str
+    bands: Bands
+    nodata: tuple[float, ...]
+    remote: bool
+    imagery: bool = True
+    tiles: TileGrid | None = None
 
 
 @dataclass

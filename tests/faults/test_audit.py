@@ -15,6 +15,7 @@ from geomae.catalog import BandFile, Scene, Source
 from geomae.files import cache_folder, file_digest
 from geomae.rasters import audit
 from geomae.rasters import inspection as inspection_cache
+from geomae.rasters.measuring import Wanted
 from geomae.sensors import Band
 
 
@@ -206,7 +207,7 @@ def test_large_rasters_are_read_in_pieces_and_give_the_same(tmp_path, monkeypatc
         write(tmp_path / "tiles.tif", pixels, tiled=True, blockxsize=64, blockysize=48),
         write(tmp_path / "one.tif", pixels, blockysize=200),
     ]
-    wanted = [inspection_cache.Wanted(str(path), ((1, 1.0, 0.0), (2, 1.0, 0.0)), (), False) for path in paths]
+    wanted = [Wanted(str(path), ((1, 1.0, 0.0), (2, 1.0, 0.0)), (), False) for path in paths]
     whole = [inspection_cache.inspect_file(one).bands for one in wanted]
     assert whole[0] == whole[1] == whole[2]
     assert (whole[0][0][1].pixels, whole[0][0][1].valid, whole[0][0][1].not_finite) == (40_000, 38_000, 2_000)

@@ -6,7 +6,8 @@ import rasterio
 
 from geomae.rasters import tiff_blocks
 from geomae.rasters.headers import Header
-from geomae.rasters.inspection import Wanted, inspect_file
+from geomae.rasters.inspection import inspect_file
+from geomae.rasters.measuring import Wanted
 from geomae.rasters.opening import describe_dataset
 from geomae.rasters.stored import Span, read_stored
 from geomae.rasters.tiff_blocks import BlockIndex, describe_damage, index_of_blocks
