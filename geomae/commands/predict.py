@@ -48,10 +48,14 @@ class PredictOptions:
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write probability maps of every class.")
     ] = False
+    radiometry: Annotated[
+        Path | None, typer.Option(help="FOLDER of a fitted radiometric correction, to apply before a fine-tuned model.")
+    ] = None
 
     def request(self) -> dict[str, Any]:
         """The settings beside the tiles that the result depends on, as JSON."""
-        return {
+        through = {} if self.radiometry is None else {"radiometry": str(self.radiometry.absolute())}
+        return through | {
             "model": str(self.model.absolute()),
             "priors": self.priors,
             "sample": None if self.sample is None else str(self.sample.absolute()),
@@ -80,7 +84,7 @@ def run(options: PredictOptions) -> int:
     folder = open_predictor(options.model, session.fabric.device)
     given = _given_shares(options, folder)
     reference = None if options.sample is None else read_reference(options.sample, folder.record)
-    fitted = _fit(session, folder, selections)
+    fitted = _fit(session, folder, selections, options.radiometry)
     jobs = plan_maps(fitted, lambda selected: stride_of(session.catalog, selected, folder.record))
     remarks = describe_plan(session, fitted, jobs)
     if options.common.dry_run:
@@ -107,11 +111,27 @@ predict = command(run, "Map whole scenes and predict tiles; with labels or refer
 
 
 def _fit(
-    session: "Session", folder: "PredictorFolder", selections: "list[Selection]"
+    session: "Session", folder: "PredictorFolder", selections: "list[Selection]", radiometry: Path | None
 ) -> "list[tuple[Selection, WindowModel]]":
     """The model for each selection; faults of the imagery are found before any work begins."""
     device = session.fabric.device
-    return [(one, folder.fit(one.imagery, one.selector, device)) for one in selections]
+    if radiometry is None:
+        return [(one, folder.fit(one.imagery, one.selector, device)) for one in selections]
+    from geomae.prediction.folders import SavedProbe
+    from geomae.prediction.models import CorrectedModel
+    from geomae.tiles.radiometry import Radiometry
+    from geomae.tiles.radiometry_fits import mapped
+
+    if isinstance(folder, SavedProbe):
+        raise ConfigError(
+            f"--radiometry {radiometry}: is for fine-tuned models; a probe is saved with its own (`geomae probe "
+            "--align quantiles`), so leave it out"
+        )
+    loaded = Radiometry.load(radiometry)
+    return [
+        (one, CorrectedModel(folder.fit(mapped(one, loaded).imagery, one.selector, device), loaded))
+        for one in selections
+    ]
 
 
 def _given_shares(options: PredictOptions, folder: "PredictorFolder") -> "TargetShares | None":

@@ -3,6 +3,7 @@
 B windows, C bands, H W pixels, N = R x S patches of a window, D width, K classes (1 for numbers)
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -75,7 +76,8 @@ class ProbeModel:
     def predict(self, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> Tensor:
         """See `WindowModel`. Probabilities of pixels are interpolated bilinearly between the patches' centres."""
         if self.radiometry is not None:
-            pixels_BCHW, valid_BCHW = self._mapped(self.radiometry, pixels_BCHW, valid_BCHW)
+            names = [band.name for band in self.encoder.bands]
+            pixels_BCHW, valid_BCHW = _mapped(self.radiometry, names, pixels_BCHW, valid_BCHW)
         tile_BD, patches_BND = self.encoder.embed(pixels_BCHW.to(self.device), valid_BCHW.to(self.device))
         if not self.record.of_pixels:
             return torch.from_numpy(self.head.apply(tile_BD.float().cpu().numpy())).float()
@@ -84,13 +86,6 @@ class ProbeModel:
         shape = (len(share_BNK), share_BNK.shape[2], *self.encoder.patch_grid(height, width))
         share_BKRS = share_BNK.transpose(1, 2).reshape(shape)
         return interpolate(share_BKRS, (height, width), mode="bilinear", align_corners=False)
-
-    def _mapped(self, radiometry: Radiometry, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """The bands of the encoder, made of those of the target."""
-        pixels, valid = radiometry.apply(pixels_BCHW.numpy(), valid_BCHW.numpy())
-        places = [radiometry.bands.index(band.name) for band in self.encoder.bands]
-        return torch.from_numpy(pixels[:, places]), torch.from_numpy(valid[:, places])
-
 
 @dataclass(frozen=True)
 class FinetunedModel:
@@ -127,3 +122,43 @@ class FinetunedModel:
         """See `WindowModel`. Probabilities are calibrated; numbers are in their unit."""
         given = self.model.logits if self.record.of_numbers else self.model.probabilities
         return given(pixels_BCHW, valid_BCHW).float().cpu()
+
+
+@dataclass(frozen=True)
+class CorrectedModel:
+    """A model of windows whose pixels are mapped first; it takes the bands that the radiometry uses."""
+
+    model: WindowModel
+    radiometry: Radiometry
+
+    @property
+    def record(self) -> PredictorRecord:
+        """See `WindowModel`."""
+        return self.model.record
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands that the radiometry uses."""
+        return self.radiometry.taken
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Those of the model, and what pixels are mapped by."""
+        return (*self.model.notes, f"pixels mapped by {self.radiometry.method}: {self.radiometry.about}")
+
+    def check_size(self, size: int) -> None:
+        """See `WindowModel`."""
+        self.model.check_size(size)
+
+    def predict(self, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> Tensor:
+        """See `WindowModel`."""
+        return self.model.predict(*_mapped(self.radiometry, self.model.bands, pixels_BCHW, valid_BCHW))
+
+
+def _mapped(
+    radiometry: Radiometry, names: Sequence[str], pixels_BCHW: Tensor, valid_BCHW: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The named bands of the source, computed from the bands of the target."""
+    pixels, valid = radiometry.apply(pixels_BCHW.cpu().numpy(), valid_BCHW.cpu().numpy())
+    places = [radiometry.bands.index(name) for name in names]
+    return torch.from_numpy(pixels[:, places]), torch.from_numpy(valid[:, places])

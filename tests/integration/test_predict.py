@@ -28,6 +28,7 @@ from geomae.prediction.shares import estimated_shares
 from geomae.rasters import write_cog
 from geomae.sensors import sensor
 from geomae.sensors.record import SensorRecord
+from geomae.tiles.radiometry import Radiometry
 
 CATALOG = """\
 version: 1
@@ -329,6 +330,24 @@ def test_shares_of_a_fine_tuned_model_are_judged_by_its_held_out_tiles(folder, t
                for one in (record, model.record)]  # fmt: skip
     assert len(reasons[0]) == (said is not None) and (said or "") in " ".join(reasons[0])
     assert "adapted after its probabilities were calibrated" in reasons[1][-1]
+
+
+def test_a_radiometry_comes_before_a_fine_tuned_model(folder, tmp_path):
+    """Digital numbers through a known gain give the map of the reflectance; a probe has its own radiometry."""
+    model = finetuned(tmp_path / "model", "segmentation")
+    bands = tuple(map(sensor("naip").band, ("red", "green", "blue", "nir")))
+    imagery = SensorRecord("naip:reflectance", "reflectance", 5.0, bands, (0.1,) * 4, (0.08,) * 4)
+    taken, empty = tuple(band.name for band in bands), np.zeros((4, 0))
+    gain = Radiometry("quantiles", "fields", "counts", taken, imagery, 1e-4 * np.eye(4), np.zeros(4), empty, empty)
+    gain.save(tmp_path / "radiometry")
+    through = {"model": model, "radiometry": tmp_path / "radiometry"}
+    assert run(wish(folder, tmp_path / "direct", model=model)) == 0
+    assert run(wish(folder, tmp_path / "mapped", datasets=("counts",), **through)) == 0
+    for scene in range(TRAINED, TRAINED + TESTED):
+        codes = [rasterio.open(tmp_path / name / f"map_s{scene}.tif").read(1) for name in ("direct", "mapped")]
+        assert (codes[0] == codes[1]).mean() > 0.999  # but for roundings
+    with pytest.raises(GeomaeError, match="a probe is saved with its own"):
+        run(wish(folder, tmp_path / "probe", radiometry=tmp_path / "radiometry"))
 
 
 def test_scenes_smaller_than_a_window_are_counted(folder, tmp_path, capsys):
