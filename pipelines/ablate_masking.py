@@ -1,12 +1,12 @@
-"""Which parts of the masking recipe matter on your own data: one factor at a time around the default.
+"""Ablation of the masking recipe on your own data: one factor at a time is changed from the default.
 
     uv run python -m pipelines.ablate_masking --catalog C --dataset hls@train --eval hls@test --out runs/ablation
 
-He et al. (2022, section 4.1) ask this for photographs. Every variant is pretrained alike; all are scored on the same
-held-out tiles under the same masks (random, the ratio of the default), so that a variant that trained under an easier
-mask gains nothing by it. With --probe-train and --probe-test (labelled tiles) the linear probe of `geomae probe` stands
-beside it: reconstruction is not what an encoder is for. Leaves `ablation.csv`, `ablation.png`, `ablation_probe.png`,
-`probe/` and `summary.json`; a study that was stopped goes on.
+He et al. (2022, section 4.1) did this for photographs. Every variant is pretrained in the same way. All are scored on
+the same held-out tiles under the same masks (random, the ratio of the default), so that training with an easier mask is
+no advantage. With --probe-train and --probe-test (labelled tiles) the linear probe of `geomae probe` is also reported,
+because a low reconstruction error does not make a good encoder. Writes `ablation.csv`, `ablation.png`,
+`ablation_probe.png`, `probe/` and `summary.json`. A stopped study is continued by the same command.
 """
 
 import argparse
@@ -49,7 +49,7 @@ COLUMNS = (
 
 
 class Study(Frozen):
-    """What is compared: the recipe `base` of `geomae pretrain`, changed by `common`, and variants by factor."""
+    """The recipe `base` of `geomae pretrain`, changed by `common`, and its variants by factor."""
 
     base: str = "pixels"
     common: list[str] = Field([])
@@ -77,13 +77,13 @@ class Part:
 
 
 def main() -> None:
-    """Read the command line, run the study, and leave with an exit code as geomae's own commands do."""
+    """Read the command line, run the study, and exit with a code like geomae's own commands."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--catalog", type=Path, default=Path("data_catalog.yaml"))
     parser.add_argument("--dataset", action="append", required=True, help="SELECTOR to train on; repeatable")
     parser.add_argument("--eval", action="append", required=True, help="SELECTOR of held-out tiles; repeatable")
-    parser.add_argument("--probe-train", help="SELECTOR of labelled tiles that the linear probe learns from")
-    parser.add_argument("--probe-test", action="append", default=[], help="SELECTOR to ask it on; repeatable")
+    parser.add_argument("--probe-train", help="SELECTOR of labelled tiles to train the linear probe on")
+    parser.add_argument("--probe-test", action="append", default=[], help="SELECTOR to test it on; repeatable")
     parser.add_argument("--config", default="default", help="FILE or shipped NAME of configs/ablate_masking")
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of the study; repeatable")
     parser.add_argument("--seeds", help="comma-separated; default those of the study")
@@ -100,9 +100,9 @@ def run(arguments: argparse.Namespace) -> int:
     study = load_config(Study, "ablate_masking", arguments.config, [*arguments.set, *seeds])
     variants = list(study.variants())
     if len(variants) > MOST_RUNS:
-        raise ConfigError(f"factors: {len(variants)} runs per seed; a study has at most {MOST_RUNS}, take some out")
+        raise ConfigError(f"factors: {len(variants)} runs per seed; a study has at most {MOST_RUNS}, remove some")
     base = load_config(PretrainConfig, "pretrain", study.base, study.common)
-    for _, change in variants:  # a typo in the last variant must not wait for the first eleven
+    for _, change in variants:  # find a typo in any variant before training begins
         load_config(PretrainConfig, "pretrain", study.base, [*study.common, *([change] if change else [])])
     out: Path = arguments.out.absolute()
     check_probe(arguments.probe_train, arguments.probe_test, _common(arguments, out, None))
@@ -126,7 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _train(
     arguments: argparse.Namespace, study: Study, change: str, seed: int, folder: Path, parent_id: str | None
 ) -> None:
-    """One run of `geomae pretrain` as a child of the study; a finished one is left, a stopped one goes on."""
+    """One run of `geomae pretrain` as a child of the study; a finished run is kept, a stopped one is resumed."""
     where = {"tracking_uri": arguments.tracking_uri, "experiment": arguments.experiment, "parent_run": parent_id}
     if (folder / "summary.json").is_file():
         return
@@ -141,7 +141,7 @@ def _train(
         )
         code = pretrain.run(PretrainOptions(**{**vars(wanted), **where, "run_name": folder.name}))
     if code:
-        raise CheckpointError(f"{folder}: was stopped; run the study again to go on")
+        raise CheckpointError(f"{folder}: was stopped; run the study again to continue")
 
 
 def _score(
@@ -236,7 +236,7 @@ def _draw(
     probed: Sequence[dict[str, Any]],
     probe_effects: Sequence[Effect],
 ) -> list[Path]:
-    """The effects on the error, and on the probe where it was asked."""
+    """Draw the effects on the error, and on the probe if there is one."""
     first = rows[0]
     many = first["n_groups"] >= FEWEST_GROUPS
     interval = "lines: 95 % over resampled groups, paired by tile" if many else "too few groups for intervals"
@@ -261,7 +261,7 @@ def _draw(
 
 
 def _publish(out: Path, rows: Sequence[dict[str, Any]], study: Study, run_id: str | None) -> dict[str, float]:
-    """Table and summary; gives the figures by name."""
+    """Publish table and summary; returns the metrics by name."""
     with publish_file(out / "ablation.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="")
         writer.writeheader()

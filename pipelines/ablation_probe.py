@@ -1,4 +1,4 @@
-"""The linear probe of the variants of a study, asked by `geomae probe`: rows beside the reconstruction errors."""
+"""The linear probe of the variants of a study, by `geomae probe`: rows beside the reconstruction errors."""
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +16,9 @@ METRIC = "balanced_accuracy"
 
 
 def check_probe(train: str | None, tests: Sequence[str], common: CommonOptions) -> None:
-    """Raise ConfigError or CatalogError for selectors that cannot be probed: a typo must not wait for the trainings."""
+    """Raise ConfigError or CatalogError for selectors that cannot be probed, before any training begins."""
     if (train is None) != (not tests):
-        raise ConfigError("--probe-train and --probe-test: a probe needs both, labelled tiles to learn from and to ask")
+        raise ConfigError("--probe-train and --probe-test: a probe needs labelled tiles for training and for testing")
     if train is not None:
         read_selectors(common, [train, *tests])
 
@@ -32,7 +32,7 @@ def probe_models(
     encoders = tuple(f"{label}={folder}" for label, folder in models.items())
     code = probe.run(probe.ProbeOptions(common, train, tuple(tests), encoders))
     if code:
-        raise CheckpointError(f"{common.out}: was stopped; run the study again to go on")
+        raise CheckpointError(f"{common.out}: was stopped; run the study again to continue")
     with (common.out / "probe.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     wanted = {"metric": METRIC, "method": "linear", "shots": "all", "class": "all", "seed": ""}
@@ -44,8 +44,8 @@ def probe_rows(
 ) -> Iterator[tuple[dict[str, Any], Effect | None]]:
     """The row of the study's table and the effect of each variant, the default first; then the baselines' rows.
 
-    `labels` are those of a variant's models, one per seed. The interval is that of the probe where there is one seed:
-    of several, the single values stand beside their mean, because the spread over seeds is not that over groups.
+    `labels` are those of a variant's models, one per seed. With one seed, the interval is that of the probe. With
+    several, the single values are given beside their mean, because the spread over seeds differs from that over groups.
     """
     for test in dict.fromkeys(row["test"] for row in scores):
         here = {row["encoder"]: row for row in scores if row["test"] == test}

@@ -1,16 +1,16 @@
-"""A model of one sensor meets another: its spectral embedding takes the new bands, and learns them without labels.
+"""Adapt a model of one sensor to another without labels: its spectral embedding accepts the new bands.
 
     uv run python -m pipelines.adapt_sensor --out runs/sensor
 
-runs on drawn landscapes (two_sensors.yaml): one with the bands of Sentinel-2, one with seven that HLS has too. On real
-tiles, DATA being the folder of their catalogue:
+runs on sample landscapes (two_sensors.yaml): one with the bands of Sentinel-2, one with seven bands of HLS. On real
+tiles, with DATA as the folder of their catalogue:
 
     uv run python -m pipelines.adapt_sensor --out runs/sensor --catalog DATA/catalog.yaml --steps 1000 \
         --source eurosat-ms --target hls-unlabelled@train --adapt-set steps=200 \
         --probe-train hls --probe-test eurosat-ms-coarse
 
-Two tables of a probe that learns from tiles of one sensor and is asked on tiles of the other: with both in the bands
-that they share, and with each in all the bands that its data set declares, which a spectral embedding takes as it is.
+Gives two tables of a probe that is trained on tiles of one sensor and tested on tiles of the other: with the shared
+bands of both, and with all bands of each data set, which a spectral embedding accepts.
 """
 
 from pathlib import Path
@@ -20,17 +20,17 @@ from pipelines.adaptation_options import options
 
 
 def main() -> None:
-    """Read the command line and take the steps."""
+    """Read the command line and run the steps."""
     parser = options(
         __doc__, catalog=Path(__file__).with_name("two_sensors.yaml"), source="sentinel-2", target="landsat",
         probe_train="landsat[domain=lowland]", probe_test="sentinel-2[domain=lowland]", adapt_set=["steps=60"],
-        cross_fit=3,  # the drawn landscapes lie in one place, so that they share blocks
+        cross_fit=3,  # the sample landscapes are in the same place, so they share blocks
     )  # fmt: skip
     run("adapt_sensor", parser.parse_args(), steps)
 
 
 def steps(study: Study) -> None:
-    """A model of the source's sensor, adapted to the target's; the gap in both models, and the tables."""
+    """Adapt a model of the source's sensor to the target's; measure the gap with both models, and the two tables."""
     labelled = (study.arguments.probe_train, study.arguments.probe_test)
     models = study.adapt(study.model("embedding=spectral"))
     study.gap(models)

@@ -1,7 +1,7 @@
-"""The steps that the recipes of adaptation share: each a command of geomae with a folder of its own below --out.
+"""The steps of the recipes of adaptation: each is a command of geomae with its own folder below --out.
 
-All are children of one run in MLflow. A recipe that was stopped goes on with the same command; one that is asked
-something else in the same folder is refused.
+All are children of one run in MLflow. The same command continues a recipe that was stopped; another request with the
+same folder is refused.
 """
 
 import argparse
@@ -25,7 +25,7 @@ WANTED = {"metric": "balanced_accuracy", "method": "linear", "shots": "all", "cl
 
 
 def run(recipe: str, arguments: argparse.Namespace, steps: Callable[["Study"], None]) -> None:
-    """Take the steps, say what came of them, and leave with an exit code as geomae's own commands do."""
+    """Run the steps, print their results, and exit with a code like geomae's own commands."""
     exit_with(lambda: _run(recipe, arguments, steps))
 
 
@@ -39,9 +39,9 @@ class Study:
     sentences: list[str] = field(default_factory=list)
 
     def model(self, *changes: str, beside: Sequence[Selector] = ()) -> str:
-        """The model to begin with: the one that was named, else `tiny` with `changes`, trained on all source tiles.
+        """The initial model: that of --model, else `tiny` with `changes`, trained on all tiles of the source.
 
-        And on those `beside` it.
+        Tiles of `beside` are also used for training.
         """
         arguments, folder = self.arguments, self.run.out / "pretrain"
         if arguments.model is not None:
@@ -57,7 +57,7 @@ class Study:
         return str(folder / "model")
 
     def finetune(self, model: str) -> str:
-        """The model after it learned the labels of the source."""
+        """Fine-tune the model with the labels of the source."""
         arguments = self.arguments
         options = finetune.FinetuneOptions(
             self._common("finetune"), model, arguments.source, task=arguments.task,
@@ -67,18 +67,18 @@ class Study:
         return str(self.run.out / "finetune" / "model")
 
     def predict(self, name: str, model: str) -> None:
-        """The maps of the target by a fine-tuned model, and how right they are where there are labels."""
+        """Map the target with a fine-tuned model; with labels, also its accuracy."""
         out = self.run.out / name
         self._done(predict.run(predict.PredictOptions(self._common(name), Path(model), (self.arguments.target,))))
         metrics = read_json(out / "summary.json")["metrics"]
         scored = ", ".join(f"{key.partition('.')[0]} {metrics[key]:.3f}" for key in metrics if key.partition(".")[2])
-        self._note(name, f"maps of {self.arguments.target}: {scored or 'without labels nothing says how right'}.")
+        self._note(name, f"maps of {self.arguments.target}: {scored or 'without labels the accuracy is unknown'}.")
 
     def adapt(self, model: str, probe_train: str | None = None, probe_test: str | None = None) -> dict[str, str]:
-        """The model before and after it learned the target, with some steps of the source where there is one.
+        """The models before and after adaptation to the target, with replay of the source if there is one.
 
-        With labelled tiles of both the proof tells the share of the gap that was closed. Before and after know the same
-        sensors by the same statistics, so that nothing but the weights differs.
+        With labelled tiles of both domains, the report gives the fraction of the source-target score gap closed by
+        adaptation. Both models have the same sensors and statistics, so that only the weights differ.
         """
         arguments = self.arguments
         options = adapt.AdaptOptions(
@@ -92,12 +92,12 @@ class Study:
         return {BEFORE: str(begun) if begun.is_dir() else model, AFTER: str(out / "model")}
 
     def gap(self, models: Mapping[str, str]) -> None:
-        """How far source and target are apart in the embeddings of each model."""
+        """Measure the distance between source and target in the embeddings of each model."""
         arguments = self.arguments
         self._done(gap.run(gap.GapOptions(self._common("gap"), arguments.source, arguments.target, _encoders(models))))
         rows = read_json(self.run.out / "gap" / "gap.json")["rows"]
         listed = ", ".join(f"{row['encoder']} {row['value']:.2f}" for row in rows if row["measure"] == A_DISTANCE)
-        self._note("gap", f"proxy A-distance of source and target (2: always told apart): {listed}.")
+        self._note("gap", f"proxy A-distance of source and target (2: perfectly separable): {listed}.")
 
     def probe(
         self,
@@ -108,7 +108,7 @@ class Study:
         align: Sequence[str] = (ALL,),
         own_bands: bool = False,
     ) -> None:
-        """What a linear probe of `train` says of `test`, by model and alignment; nothing where they are not named."""
+        """Scores on `test` of a linear probe trained on `train`, by model and alignment; none without these options."""
         if train is None or test is None:
             return
         arguments = self.arguments
@@ -119,7 +119,7 @@ class Study:
         self._done(probe.run(options))
         with (self.run.out / name / "probe.csv").open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if (WANTED | {"chosen": "true"}).items() <= row.items()]
-        chosen = ", in brackets the alignment that was chosen" if align else ""
+        chosen = ", in brackets the chosen alignment" if align else ""
         listed = ", ".join(
             f"{row['encoder']} {float(row['value']):.3f}" + (f" ({row['align']})" if align else "") for row in rows
         )
@@ -129,7 +129,7 @@ class Study:
         return replace(self.common, out=self.run.out / name, run_name=name)
 
     def _done(self, code: int) -> None:
-        """Go on; or leave, where the step was stopped."""
+        """Return, or exit if the step was stopped."""
         if code:
             self.run.stopped()
             raise SystemExit(code)
@@ -146,7 +146,7 @@ def _run(recipe: str, arguments: argparse.Namespace, steps: Callable[[Study], No
         experiment=arguments.experiment,
     )  # fmt: skip
     check(arguments, common)
-    elsewhere = ("out", "tracking_uri", "experiment")  # what does not decide the result
+    elsewhere = ("out", "tracking_uri", "experiment")  # options that do not change the result
     params = {name: value for name, value in vars(arguments).items() if name not in elsewhere}
     params = {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in params.items()}
     with AnalysisRun(recipe, common, params, Screen(True), arguments.out.absolute()) as parent:

@@ -1,4 +1,4 @@
-"""The command line that the recipes of adaptation share, and what is checked of it before anything is trained."""
+"""The command line of the recipes of adaptation, and its checks before any training."""
 
 import argparse
 from collections.abc import Sequence
@@ -16,26 +16,26 @@ def options(
 ) -> argparse.ArgumentParser:
     """The command line of a recipe; `defaults` by name, chosen for the sample landscape.
 
-    `trained`: the model to begin with is named or trained on the source; else the recipe brings its own.
-    `finetuned`: the model learns the labels of the source.
+    `trained`: the initial model is named or trained on the source; otherwise the recipe provides one.
+    `finetuned`: the model is fine-tuned with the labels of the source.
     """
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--catalog", type=Path, default=Path("data_catalog.yaml"))
-    parser.add_argument("--target", help="SELECTOR of the tiles to adapt to; no label is read")
+    parser.add_argument("--target", help="SELECTOR of the tiles to adapt to; their labels are not used")
     if trained:
-        parser.add_argument("--source", help="SELECTOR of tiles of where the model comes from")
+        parser.add_argument("--source", help="SELECTOR of tiles of the model's source domain")
         parser.add_argument("--model", help="model folder or MLflow reference; default: trained on the source")
-        parser.add_argument("--steps", type=int, default=150, help="of that training; the recipe `tiny` has 400")
+        parser.add_argument("--steps", type=int, default=150, help="steps of that training; the recipe `tiny` has 400")
         parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of that training; repeatable")
     if finetuned:
-        parser.add_argument("--task", help="classification, regression or segmentation: what the labels are for")
+        parser.add_argument("--task", help="classification, regression or segmentation")
         parser.add_argument("--finetune-set", action="append", default=[], help="KEY=VALUE of the fine-tuning")
     parser.add_argument("--adapt-set", action="append", default=[], help="KEY=VALUE of the adaptation; repeatable")
-    parser.add_argument("--probe-train", help="SELECTOR of labelled tiles that the linear probe learns from")
-    parser.add_argument("--probe-test", help="SELECTOR of labelled tiles to ask it on")
-    parser.add_argument("--cross-fit", type=int, help="folds of the groups, where both have the same")
-    parser.add_argument("--min-class-rows", type=int, default=1, help="average over classes with so many test tiles")
+    parser.add_argument("--probe-train", help="SELECTOR of labelled tiles to train the linear probe on")
+    parser.add_argument("--probe-test", help="SELECTOR of labelled tiles to test it on")
+    parser.add_argument("--cross-fit", type=int, help="number of folds of groups, if both have the same groups")
+    parser.add_argument("--min-class-rows", type=int, default=1, help="least number of test tiles for a class to count")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tracking-uri")
     parser.add_argument("--experiment", default="geomae")
@@ -44,9 +44,9 @@ def options(
 
 
 def check(arguments: argparse.Namespace, common: CommonOptions) -> None:
-    """Raise ConfigError or CatalogError for what is wrong: a typo must not wait for the training."""
+    """Raise ConfigError or CatalogError for wrong options, before any training begins."""
     if (arguments.probe_train is None) != (arguments.probe_test is None):
-        raise ConfigError("--probe-train and --probe-test: a probe needs both, labelled tiles to learn from and to ask")
+        raise ConfigError("--probe-train and --probe-test: a probe needs labelled tiles for training and for testing")
     named = (arguments.source, arguments.target, arguments.probe_train, arguments.probe_test)
     read_selectors(common, *([one] for one in named if one is not None))
     if arguments.source is not None:
@@ -57,5 +57,5 @@ def check(arguments: argparse.Namespace, common: CommonOptions) -> None:
 
 
 def training_changes(arguments: argparse.Namespace, changes: Sequence[str] = ()) -> tuple[str, ...]:
-    """What the training of the model changes in the recipe `tiny`."""
+    """The changes to the recipe `tiny` for the training of the initial model."""
     return (f"steps={arguments.steps}", *changes, *arguments.set)

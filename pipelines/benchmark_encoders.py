@@ -1,18 +1,18 @@
-"""What encoders are worth on the labelled sets of a catalogue: one table, one figure.
+"""Benchmark of encoders on the labelled data sets of a catalogue: one table, one figure.
 
     uv run python -m pipelines.benchmark_encoders --catalog C --encoder mine=runs/s0/model,runs/s1/model --out bench
 
-Every train split with labels is learned from and its test splits are asked: a linear probe on all labels and on few,
-nearest neighbours, and the classes of pixels where the label is a raster; one domain is learned from and the other is
-asked, without alignment, where there are two. The effective rank is that of the raw embeddings of each test set. All
-encoders, also the usual baselines, take the same rule of layer and pooling. An ENCODER for some data sets alone is
-written DATASETS:ENCODER, several seeds of one recipe with commas:
+Probes are trained on every train split with labels and tested on its test splits: a linear probe on all labels and on
+few, nearest neighbours, and, for a label raster, the classes of pixels. If there are two domains, probes are also
+trained on one and tested on the other, without alignment. The effective rank is that of the raw embeddings of each test
+set. All encoders, also the baselines, use the same rule for layer and pooling. An ENCODER for some data sets only is
+written DATASETS:ENCODER; several seeds of one recipe are separated by commas:
 
     --encoder 'mine=hls*:runs/h0/model,hls*:runs/h1/model,eurosat-rgb:runs/r0/model,eurosat-rgb:runs/r1/model'
 
-`--score` asks what recipes are chosen by instead, on folds of train splits alone. Labels that end in a number of
-minutes (`mine-1min`, `mine-2min`, ...) are drawn as a curve too. Leaves `benchmark.csv`, `benchmark.png` and
-`summary.json`; what is in --out is not computed again, and other encoders may be added to it.
+`--score` computes the score by which recipes are chosen, on folds of train splits only. Encoders whose labels end in a
+number of minutes (`mine-1min`, `mine-2min`, ...) are also drawn as a curve. Writes `benchmark.csv`, `benchmark.png` and
+`summary.json`. Results in --out are not computed again, and further encoders can be added.
 """
 
 import argparse
@@ -43,27 +43,27 @@ from pipelines.benchmark_tasks import (
     wished_tasks,
 )
 
-BASELINES = ("baseline:random", "baseline:statistics", "baseline:rcf")  # the first is what encoders are compared with
+BASELINES = ("baseline:random", "baseline:statistics", "baseline:rcf")  # encoders are compared with the first
 
 
 def main() -> None:
-    """Read the command line, run the benchmark, and leave with an exit code as geomae's own commands do."""
+    """Read the command line, run the benchmark, and exit with a code like geomae's own commands."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--catalog", type=Path, default=Path("data_catalog.yaml"))
     parser.add_argument("--encoder", action="append", default=[], help="[NAME=][DATASETS:]ENCODER[,...]; repeatable")
     parser.add_argument("--task", action="append", default=[], help="'NAME: TRAIN -> TEST' instead of all; repeatable")
     parser.add_argument("--score", nargs="?", const="score", help="FILE or shipped NAME of configs/benchmark_encoders")
-    parser.add_argument("--layer", type=int, help="block after which embeddings are taken")
+    parser.add_argument("--layer", type=int, help="block whose output gives the embeddings")
     parser.add_argument("--pooling", help="mean, cls or mean-std")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dry-run", action="store_true", help="print what would be asked, and compute nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the tasks, and compute nothing")
     arguments = parser.parse_args()
     exit_with(lambda: run(arguments))
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Embed and probe what is missing, publish the table and the figure. Returns the exit code."""
+    """Compute missing embeddings and probes, publish the table and the figure. Returns the exit code."""
     if arguments.score and arguments.task:
         raise ConfigError("--task: a score has its own tasks; write them in a file and name it with --score")
     contenders = parse_contenders(arguments.encoder, BASELINES)
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     for line in (*[task.describe() for task in tasks], *[f"left out: {line}" for line in left]):
         print(line, flush=True)
     if not tasks:
-        raise ConfigError(f"{arguments.catalog}: makes no task; name one with --task 'NAME: TRAIN -> TEST'")
+        raise ConfigError(f"{arguments.catalog}: has no data for a task; name one with --task 'NAME: TRAIN -> TEST'")
     for contender in contenders:
         contender.check(sorted({task.dataset for task in tasks}))
     if arguments.dry_run:
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         results = benchmark.run(tasks, contenders, stop)
     session.screen.close()
     if results is None:
-        print(f"stopped; the same command with --out {out} goes on")
+        print(f"stopped; run the same command with --out {out} to continue")
         return stop.exit_code
     rows = [row for task in tasks for row in task_rows(task, results[task.name], benchmark.ranks, arguments.seed)]
     if arguments.score:
@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _tasks(session: Session, wishes: dict[str, Wish] | None, seed: int) -> tuple[list[Task], list[str]]:
-    """The tasks, and what was left out."""
+    """The tasks, and the data sets that were left out."""
     catalog = session.catalog
     names = labelled_datasets(catalog) if wishes is None else datasets_of(wishes)
     if not names:
@@ -120,7 +120,7 @@ def _publish(
     scored: bool,
     notes: Sequence[str],
 ) -> None:
-    """Table, figures and summary; the table is printed too."""
+    """Publish table, figures and summary; print the table."""
     labels = [one.label for one in contenders]
     write_csv(out / "benchmark.csv", COLUMNS, (row.csv_row() for row in rows))
     benchmark_picture(out / "benchmark.png", rows, labels, tasks)

@@ -1,4 +1,4 @@
-"""Pictures of a benchmark: every measure of every test set on one scale, and gain against minutes of training."""
+"""Pictures of a benchmark: every measure of every test set on one scale, and the score by minutes of training."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,10 @@ from geomae.reports.canvas import add_axes, add_text, add_title, save, shorten
 from pipelines.benchmark_scores import RANK, SCORE, Row
 from pipelines.benchmark_tasks import LINEAR, PIXELS, Task, in_order
 
-# The palette of Okabe and Ito (2008), which people who are colour-blind can tell apart; the shape says the same.
+# The palette of Okabe and Ito (2008), safe for colour-blind readers; the marker shape carries the same information.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "os^DvP*X<>"
-ACROSS, LEGEND = 3, 4  # panels, and names of encoders, side by side
+ACROSS, LEGEND = 3, 4  # panels and legend entries per row
 MINUTES = re.compile(r"(.+)-(\d+(?:\.\d+)?)min")
 DISPLAYED = {
     PIXELS: "pixels (mean IoU)",
@@ -37,7 +37,7 @@ def benchmark_picture(path: Path, rows: Sequence[Row], labels: Sequence[str], ta
     width, left, head = 3.0, 1.5, 1.05 + 0.2 * -(-len(labels) // LEGEND)
     across = min(len(panels), ACROSS)
     figure = Figure(figsize=(max(across * (left + width) + 0.2, 7.5), head + sum(lines)))
-    add_title(figure, "What encoders are worth")
+    add_title(figure, "Benchmark of encoders")
     ends = [value for row in shown for value in (row.low, row.high, row.value) if value is not None]
     limits = (max(min(ends) - 0.03, 0.0), min(max(ends) + 0.03, 1.0))
     for place, (task, test) in enumerate(panels):
@@ -92,7 +92,7 @@ def _legend(figure: Figure, labels: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Curve:
-    """The value of a measure by minutes of training, and of the encoders that took none."""
+    """The value of a measure by minutes of training, and the values of untrained encoders."""
 
     title: str
     axis: str
@@ -101,7 +101,7 @@ class Curve:
 
 
 def curves(rows: Sequence[Row], labels: Sequence[str], *, scored: bool) -> list[Curve]:
-    """Those of encoders called NAME-Nmin: of the score, or of the main measure of each test set; none without two."""
+    """Curves of encoders called NAME-Nmin: of the score, or of the main measure of each test set; needs two points."""
     timed = {label: match for label in labels if (match := MINUTES.fullmatch(label))}
     if len(timed) < 2:
         return []
@@ -127,7 +127,7 @@ def curve_picture(path: Path, points: Sequence[Curve]) -> None:
     across = min(len(points), ACROSS)
     lines = -(-len(points) // ACROSS)
     figure = Figure(figsize=(max(across * (width + left + 1.3), 6), head + lines * (height + 1.0)))
-    add_title(figure, "Gain against minutes of training")
+    add_title(figure, "Score by minutes of training")
     ends = [y for one in points for y in (*one.level.values(), *(y for line in one.lines.values() for _, y in line))]
     for place, one in enumerate(points):
         row, column = divmod(place, ACROSS)

@@ -1,4 +1,4 @@
-"""Encoders of a benchmark: which is taken on which data set, embedded once, probed once, and found again."""
+"""Encoders of a benchmark: which is used on which data set; embeddings and probes are computed once and reused."""
 
 import json
 import re
@@ -40,23 +40,23 @@ Ranks = dict[tuple[str, str, str], list[float]]  # by task, encoder and test: on
 
 @dataclass(frozen=True)
 class Contender:
-    """An encoder of the table: for patterns of data set names the encoders that stand for it there, seeds together."""
+    """A row of the table: for patterns of data set names, the encoders to use there (the seeds together)."""
 
     label: str
     parts: tuple[tuple[str, Reference], ...]
 
     @property
     def texts(self) -> list[str]:
-        """As the user wrote them."""
+        """The encoders as the user wrote them."""
         return [one.text if pattern == ANY else f"{pattern}:{one.text}" for pattern, one in self.parts]
 
     @property
     def baseline(self) -> bool:
-        """Whether it takes no training."""
+        """Whether it needs no training."""
         return self.parts[0][1].kind == BASELINE
 
     def on(self, dataset: str) -> EncoderSpec | None:
-        """What stands for it on a data set; None where nothing does."""
+        """The encoders to use on a data set; None if there is none."""
         here = [one for pattern, one in self.parts if fnmatchcase(dataset, pattern)]
         if len(here) < 2:
             return encoder_specs([replace(one, label=self.label) for one in here])[0] if here else None
@@ -64,19 +64,19 @@ class Contender:
         return EncoderSpec(self.label, seeded, tuple(range(len(here))))
 
     def check(self, datasets: Sequence[str]) -> None:
-        """Raise ConfigError for a pattern that no data set meets."""
+        """Raise ConfigError for a pattern that matches no data set."""
         for pattern, one in self.parts:
             if not any(fnmatchcase(name, pattern) for name in datasets):
                 raise ConfigError(
-                    f"--encoder {self.label}={pattern}:{one.text}: no task learns from a data set {pattern!r}; "
+                    f"--encoder {self.label}={pattern}:{one.text}: no task trains on a data set {pattern!r}; "
                     f"{nearest(pattern, datasets)}"
                 )
 
 
 def parse_contenders(texts: Sequence[str], baselines: Sequence[str] = ()) -> list[Contender]:
-    """What `[NAME=][DATASETS:]ENCODER[,...]` texts name, in their order; then the baselines that are not among them.
+    """Parse `[NAME=][DATASETS:]ENCODER[,...]` texts, in their order; then the baselines that are not among them.
 
-    Raises ConfigError for what no encoder can be, and for several without a NAME.
+    Raises ConfigError for an invalid encoder, and for several encoders without a NAME.
     """
     named = {split_label(text)[1] for text in texts}
     several: list[list[tuple[str, str]]] = []
@@ -103,9 +103,9 @@ def _scoped(item: str) -> tuple[str, str]:
 
 
 class Benchmark:
-    """Embeds and probes. What was done for the same tiles, labels and weights is found in `out`.
+    """Embeds and probes. Results for the same tiles, labels and weights are reused from `out`.
 
-    `ranks` are the effective ranks of what was probed, `notes` say which encoder could not take which data set.
+    `ranks` are the effective ranks of the probed embeddings; `notes` list encoders that cannot embed a data set.
     """
 
     def __init__(self, session: Session, spec: EmbeddingSpec, out: Path) -> None:
@@ -116,7 +116,7 @@ class Benchmark:
     def run(
         self, tasks: Sequence[Task], contenders: Sequence[Contender], stop: Stop
     ) -> dict[str, list[EncoderResult]] | None:
-        """The results of every task by its name; None where `stop` ended the work. Raises GeomaeError without any."""
+        """The results of every task by its name; None if `stop` ended the work. Raises GeomaeError without any."""
         found: dict[str, dict[str, EncoderResult]] = {task.name: {} for task in tasks}
         groups: dict[tuple[str, str], list[Task]] = {}
         for task in tasks:
@@ -135,7 +135,7 @@ class Benchmark:
         results = {name: [one[label] for label in order if label in one] for name, one in found.items()}
         for name, here in results.items():
             if not here:
-                raise GeomaeError(f"task {name!r}: no encoder could take its tiles: {'; '.join(self.notes)}")
+                raise GeomaeError(f"task {name!r}: no encoder can embed its tiles: {'; '.join(self.notes)}")
         return results
 
     def _loader(self, tasks: Sequence[Task]) -> EncoderLoader:
@@ -146,7 +146,7 @@ class Benchmark:
     def _probed(
         self, tasks: Sequence[Task], spec: EncoderSpec, loader: EncoderLoader, stop: Stop
     ) -> dict[str, list[Predictions]]:
-        """The predictions of each seed by task; none where an encoder cannot take the tiles."""
+        """The predictions of each seed by task; none if an encoder cannot embed the tiles."""
         by_task: dict[str, list[Predictions]] = {task.name: [] for task in tasks}
         ranks: Ranks = {}
         for reference in spec.references:
@@ -192,19 +192,19 @@ class Benchmark:
 
 
 def _ranks(task: Task, embeddings: Embeddings) -> dict[str, float]:
-    """The effective rank of the raw embeddings of each test; of patches none is told."""
+    """The effective rank of the raw embeddings of each test; none for embeddings of patches."""
     if embeddings.patches:
         return {}
     return {test.name: effective_rank(test.selected, embeddings) for test in task.probe.tests}
 
 
 def effective_rank(selected: Selection, embeddings: Embeddings) -> float:
-    """How many directions the embeddings of a selection fill, as they are: neither standardised nor whitened."""
+    """The effective rank of the raw embeddings of a selection, neither standardised nor whitened."""
     return fit_pca([embeddings.of(selected)], 1).effective_rank
 
 
 def write_predictions(path: Path, predictions: Predictions, ranks: Mapping[str, float]) -> None:
-    """Publish what was predicted, and the effective rank of each test."""
+    """Publish the predictions, and the effective rank of each test."""
     keys = [key for key, draws in predictions.predicted.items() for _ in draws]
     arrays = [values for draws in predictions.predicted.values() for values in draws]
     about = json.dumps({"keys": keys, "C": predictions.C_values, "ranks": ranks})
@@ -214,7 +214,7 @@ def write_predictions(path: Path, predictions: Predictions, ranks: Mapping[str, 
 
 
 def read_predictions(path: Path) -> tuple[Predictions, dict[str, float]]:
-    """What `write_predictions` wrote."""
+    """Read the output of `write_predictions`."""
     predictions = Predictions()
     with np.load(path, allow_pickle=False) as stored:
         about = json.loads(str(stored["about"]))

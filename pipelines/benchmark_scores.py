@@ -1,4 +1,4 @@
-"""The table of a benchmark: figures with intervals, differences to the first baseline, and the score of a recipe."""
+"""The table of a benchmark: scores with intervals, differences from the first baseline, and the score of a recipe."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +19,7 @@ RANK, SCORE = "effective_rank", "score"
 
 @dataclass(frozen=True)
 class Row:
-    """A row of benchmark.csv; the mean over seeds has no seed. `n` tiles in `n_groups` were asked."""
+    """A row of benchmark.csv; the mean over seeds has no seed. The test has `n` tiles in `n_groups` groups."""
 
     encoder: str
     seed: int | None
@@ -33,7 +33,7 @@ class Row:
     n_groups: int
 
     def csv_row(self) -> dict[str, Any]:
-        """By column; what is unknown is empty."""
+        """The row by column; unknown values are empty."""
         return {name: "" if value is None else value for name, value in asdict(self).items()}
 
     def shown(self, form: str = ".3f") -> str:
@@ -45,11 +45,11 @@ class Row:
 def task_rows(
     task: Task, results: Sequence[EncoderResult], ranks: Mapping[tuple[str, str, str], Sequence[float]], seed: int
 ) -> Iterator[Row]:
-    """The figures of every encoder: balanced accuracy, or mean IoU of pixels.
+    """The scores of every encoder: balanced accuracy, or mean IoU of pixels.
 
-    Intervals are over resampled groups, over tiles where there are fewer than ten; of few labels and of several seeds
-    each resample is the mean over draws and seeds. The first baseline is what the others are compared with, on the same
-    resamples.
+    Intervals are over resampled groups, or over tiles if there are fewer than ten groups. With few labels or several
+    seeds, each resample gives the mean over draws and seeds. All encoders are compared with the first baseline, on the
+    same resamples.
     """
     baseline = next((one for one in results if one.baseline), None)
     first = baseline or results[0]
@@ -63,7 +63,7 @@ def task_rows(
         truth = truths[row.test]
         name = measure_name(PredictionKey(row.test, row.method, row.shots), task.probe.settings.task)
         if name == LINEAR and task.probe.settings.C is not None:
-            continue  # of a task that asks for few labels and neighbours alone, no strength was chosen
+            continue  # no strength is chosen for a task with only few labels and neighbours
         if row.of != ALL or row.align != NONE or row.metric not in (main, TO_FIRST):
             continue
         if row.metric == TO_FIRST:
@@ -83,14 +83,14 @@ def task_rows(
 
 
 def resampled_by(truth: GroundTruth) -> GroundTruth:
-    """The same truth, its tiles as groups where it has too few groups for an interval."""
+    """The same truth, with tiles as groups if it has too few groups for an interval."""
     if truth.groups >= FEWEST_GROUPS:
         return truth
     return replace(truth, group_T=np.arange(len(truth.group_T)))
 
 
 def score_rows(rows: Sequence[Row], tasks: Sequence[Task]) -> list[Row]:
-    """The score of every encoder that has all measures: their mean; of each seed too, where all have the same seeds."""
+    """The score of every encoder with all measures: their mean; also for each seed if all measures have the same."""
     wanted = {(task.name, name) for task in tasks for name in task.measures}
     values: dict[tuple[str, int | None], dict[tuple[str, str], float]] = {}
     for row in rows:
@@ -104,7 +104,7 @@ def score_rows(rows: Sequence[Row], tasks: Sequence[Task]) -> list[Row]:
 
 
 def task_tables(rows: Sequence[Row], tasks: Sequence[Task], labels: Sequence[str]) -> Iterator[str]:
-    """A table for every test set: a row for each encoder, means over seeds; the last column has the difference."""
+    """A table for every test set with a row per encoder (means over seeds); the last column is the difference."""
     means = {(row.task, row.test, row.measure, row.encoder): row for row in rows if row.seed is None}
     for task in tasks:
         for test in task.probe.tests:
@@ -128,7 +128,7 @@ def task_tables(rows: Sequence[Row], tasks: Sequence[Task], labels: Sequence[str
 
 
 def score_tables(rows: Sequence[Row], tasks: Sequence[Task], labels: Sequence[str]) -> Iterator[str]:
-    """One table of all measures that count, and their mean."""
+    """One table of all measures of the score, and their mean."""
     columns = [(task.name, name) for task in tasks for name in task.measures]
     means = {(row.task, row.measure, row.encoder): row for row in rows if row.seed is None}
     yield "\nscore: the mean of all columns; single seeds in brackets\n"

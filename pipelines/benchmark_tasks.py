@@ -1,4 +1,4 @@
-"""What a benchmark of encoders asks: tasks of labelled tiles, from a catalogue, a file or the command line."""
+"""The tasks of a benchmark of encoders, from a catalogue, a file or the command line."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,10 +23,10 @@ DOMAIN_FOLDS = 3
 
 
 class Wish(Frozen):
-    """One task. Without `test` the tiles of `train` are tested themselves, in folds.
+    """One task. Without `test`, the tiles of `train` are tested, in folds.
 
-    With `folds` each group, or `by: fold` each value of the column of `group.folds`, is tested by a probe that never
-    saw it. `measures` are those that count in a score; empty means all.
+    With `folds`, each group (with `by: fold`, each value of the column of `group.folds`) is tested by a probe that was
+    not trained on it. `measures` are those that count in a score; empty means all.
     """
 
     train: str
@@ -37,14 +37,14 @@ class Wish(Frozen):
 
 
 class Score(Frozen):
-    """What recipes are chosen by: the mean of the measures of all tasks."""
+    """The score by which recipes are chosen: the mean of the measures of all tasks."""
 
     tasks: dict[str, Wish] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task as it is probed: `measures` are those that are asked for."""
+    """A task, ready to be probed; `measures` are the requested ones."""
 
     name: str
     probe: ProbeTask
@@ -52,17 +52,17 @@ class Task:
 
     @property
     def dataset(self) -> str:
-        """The data set whose labels are learned from, by which encoders are chosen."""
+        """The data set of the training labels, which selects the encoder."""
         return self.probe.train.index.name
 
     @property
     def group(self) -> str:
-        """Names the tasks that are embedded together: the same data sets in the same bands, and tiles or patches."""
+        """Key of the tasks that share embeddings: the same data sets and bands, and tiles or patches."""
         imagery = {one.index.name: one.imagery.to_dict() for one in self.probe.selections}
         return digest([imagery, self.probe.settings.task])
 
     def digest(self) -> str:
-        """Names everything that decides what is predicted from given embeddings."""
+        """Digest of everything that predictions from given embeddings depend on."""
         settings, parts = self.probe.settings, self.probe.labelled
         labels = [[one.label_T.tolist(), one.unit_T] for one in parts]
         if settings.task == SEGMENTATION:
@@ -79,7 +79,7 @@ class Task:
 
 
 class Tiles:
-    """The tiles of the data sets that are asked for, each indexed once."""
+    """The tiles of the requested data sets, each indexed once."""
 
     def __init__(self, whole: Iterable[Selection]) -> None:
         self._whole = {one.index.name: one for one in whole}
@@ -90,7 +90,7 @@ class Tiles:
         return self._whole
 
     def choose(self, selector: Selector) -> Selection:
-        """Those that a selector means. Raises CatalogError where there are none."""
+        """The tiles of a selector. Raises CatalogError if there are none."""
         whole = self._whole[selector.dataset]
         return replace(whole, selector=selector, index=whole.index.select(selector))
 
@@ -107,7 +107,7 @@ def datasets_of(wishes: Mapping[str, Wish]) -> list[str]:
 
 
 def parse_tasks(texts: Sequence[str]) -> dict[str, Wish]:
-    """What `NAME: TRAIN -> TEST` texts ask for. Raises ConfigError for another form and for a name that is repeated."""
+    """Parse texts `NAME: TRAIN -> TEST`. Raises ConfigError for another form and for a repeated name."""
     wishes: dict[str, Wish] = {}
     for text in texts:
         match = re.fullmatch(r"\s*([^:]+?)\s*:\s*(.+?)\s*->\s*(.+?)\s*", text)
@@ -115,13 +115,13 @@ def parse_tasks(texts: Sequence[str]) -> dict[str, Wish]:
             raise ConfigError(f"--task {text}: write 'NAME: TRAIN -> TEST', two SELECTORs of labelled tiles")
         name, train, test = match.groups()
         if name in wishes:
-            raise ConfigError(f"--task {name}: is there twice; give each task its own name")
+            raise ConfigError(f"--task {name}: occurs twice; give each task its own name")
         wishes[name] = Wish(train=train, test=test)
     return wishes
 
 
 def wished_tasks(wishes: Mapping[str, Wish], tiles: Tiles, catalog: Catalog, seed: int) -> list[Task]:
-    """The tasks that were written down; groups that stand on both sides are tested by probes that never saw them."""
+    """The tasks of the wishes; groups in both training and test are tested by probes that were not trained on them."""
     tasks = []
     for name, wish in wishes.items():
         unknown = [one for one in wish.measures if one not in (*MEASURES, PIXELS)]
@@ -135,7 +135,7 @@ def wished_tasks(wishes: Mapping[str, Wish], tiles: Tiles, catalog: Catalog, see
 
 
 def check_training_only(tasks: Sequence[Task]) -> None:
-    """Raise ConfigError where a task of a score touches tiles of another split than `train`."""
+    """Raise ConfigError if a task of a score uses tiles of another split than `train`."""
     for task in tasks:
         for part in task.probe.labelled:
             others = sorted(set(part.index.tiles["split"].tolist()) - {TRAIN})
@@ -147,10 +147,10 @@ def check_training_only(tasks: Sequence[Task]) -> None:
 
 
 def catalogue_tasks(tiles: Tiles, catalog: Catalog, seed: int) -> tuple[list[Task], list[str]]:
-    """Every task that the labels of a catalogue make: each train split against its test splits, and domain to domain.
+    """Every task from the labels of a catalogue: each train split to its test splits, and one domain to the other.
 
-    Domains are told apart where there are two, on the train split (all tiles, where there is no other), without
-    alignment. Also gives a line for every data set that makes none, with the reason.
+    Tasks between domains are made if there are two, on the train split (on all tiles, if it is the only split), without
+    alignment. Also returns a line with the reason for every data set without a task.
     """
     tasks, left = [], []
     for name, whole in tiles.datasets.items():
@@ -170,20 +170,20 @@ def catalogue_tasks(tiles: Tiles, catalog: Catalog, seed: int) -> tuple[list[Tas
 
 
 def measure_name(key: PredictionKey, task: str) -> str:
-    """How a prediction is called in the tables."""
+    """The name of a prediction in the tables."""
     if task == SEGMENTATION:
         return PIXELS
     return key.method if key.shots is None else f"{key.method}-{key.shots}"
 
 
 def in_order(measures: Iterable[str]) -> list[str]:
-    """Different measures, as they stand in tables and figures: from all labels to one."""
+    """The distinct measures in the order of tables and figures: from all labels to one."""
     place = {name: number for number, name in enumerate(MEASURES)}
     return sorted(dict.fromkeys(measures), key=lambda name: place.get(name, len(place)))
 
 
 def _possible(name: str, whole: Selection, catalog: Catalog) -> Iterator[tuple[str, Selector, list[Selector]]]:
-    """Name, training tiles and tests of the tasks that a data set may make."""
+    """Name, training tiles and tests of the possible tasks of a data set."""
     columns = whole.index.tiles
     labelled = columns["label"].notna() | _raster(catalog, name)
     splits = list(dict.fromkeys(columns["split"][labelled].tolist()))
@@ -213,14 +213,14 @@ def _task(
     kind = SEGMENTATION if _raster(catalog, train.dataset) else CLASSIFICATION
     usual = (PIXELS,) if kind == SEGMENTATION else MEASURES
     wanted = tuple(measures) or usual
-    strength = None if {LINEAR, PIXELS} & set(wanted) else FEW_LABELS_C  # nothing else asks for one to be chosen
+    strength = None if {LINEAR, PIXELS} & set(wanted) else FEW_LABELS_C  # other measures do not choose one
     shots = tuple(count for count in SHOTS if f"{LINEAR}-{count}" in wanted)
     settings = ProbeSettings(kind, strength, folds, seed=seed, by_fold=by_fold, shots=shots)
     return Task(name, read_probe(settings, shared), wanted)
 
 
 def _shared_folds(train: Selector, test: Selector, tiles: Tiles) -> int | None:
-    """The folds of a task whose groups stand on both sides; None where they do not."""
+    """The folds of a task with groups in both training and test; None without such groups."""
     units = [set(tiles.choose(one).index.independent_units()) for one in (train, test)]
     return DOMAIN_FOLDS if units[0] & units[1] else None
 

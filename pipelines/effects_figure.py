@@ -12,7 +12,7 @@ from geomae.reports.figures import BLUE, ORANGE
 
 @dataclass(frozen=True)
 class Effect:
-    """A row: `value` with its interval, where there is one, and the single values that it is the mean of."""
+    """A row: `value` with its interval, if there is one, and the single values behind a mean."""
 
     group: str
     label: str
@@ -22,7 +22,7 @@ class Effect:
 
 
 def effects_picture(path: Path, effects: Sequence[Effect], *, title: str, axis: str, caption: str) -> None:
-    """Publish a picture (PNG) of effects against zero; what lies left of it is better where less is better."""
+    """Publish a picture (PNG) of effects relative to zero."""
     row, head, left = 0.3, 0.65, 3.6
     figure = Figure(figsize=(9.0, head + row * len(effects) + 1.15))
     add_title(figure, title)

@@ -2,14 +2,14 @@
 
     uv run python -m pipelines.map_target --out runs/map
 
-runs on the drawn landscape: labels of its lowland in summer, a map of its dryland in the dry season. On real tiles,
-DATA being the folder of their catalogue:
+runs on the sample landscape: labels of its lowland in summer, a map of its dryland in the dry season. On real tiles,
+with DATA as the folder of their catalogue:
 
     uv run python -m pipelines.map_target --out runs/map --catalog DATA/catalog.yaml --task classification \
         --source hls@train --target hls@test_far --steps 1000 --adapt-set steps=200
 
-Labels of the target, where it has any, have no part in the model; they say how right the maps are, of the model as it
-was fine-tuned (`direct`) and as it was adapted (`map`). The report of `map` names the steps that it rests on.
+Labels of the target, if there are any, do not influence the model. They measure the accuracy of the maps of the
+fine-tuned model (`direct`) and of the adapted model (`map`). The report of `map` lists the steps behind it.
 """
 
 from geomae.catalog import parse_selector
@@ -19,7 +19,7 @@ from pipelines.adaptation_options import options
 
 
 def main() -> None:
-    """Read the command line and take the steps."""
+    """Read the command line and run the steps."""
     parser = options(
         __doc__, finetuned=True, source="landscape[domain=lowland]", target="landscape[domain=dryland]",
         task="segmentation", finetune_set=["steps=60", "rates=[0.1]"], adapt_set=["steps=30"],
@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def steps(study: Study) -> None:
-    """A model of both places that learned the labels of one; what it makes of the other, before and after it adapts."""
+    """Train a model on both places, fine-tune it on one, and map the other before and after adaptation."""
     tuned = study.finetune(study.model(beside=[parse_selector(study.arguments.target)]))
     study.predict("direct", tuned)
     study.predict("map", study.adapt(tuned)[AFTER])

@@ -1,4 +1,4 @@
-"""A masked autoencoder of photographs as a model folder, and the same for the bands and statistics of other tiles."""
+"""A masked autoencoder of photographs as a model folder, and its conversion to the bands and statistics of tiles."""
 
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ from geomae.sensors.record import SensorRecord
 
 
 def photographs(weights: Path | None, folder: Path, seed: int, **options: Any) -> Path:
-    """The model folder of red, green and blue; without weights an untrained transformer of the size of `tiny`."""
+    """The model folder for red, green and blue; without weights, an untrained transformer of the size of `tiny`."""
     if folder.exists():
         return folder
     if weights is not None:
         convert.run(ConvertOptions(weights, folder, **options))
         return folder
-    print("no --weights: an untrained transformer stands in, so that only the chain can be judged", flush=True)
+    print("no --weights: an untrained transformer is used, so this only tests the chain of commands", flush=True)
     bands = tuple(sensor("naip").band(name) for name in ("red", "green", "blue"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -36,7 +36,7 @@ def photographs(weights: Path | None, folder: Path, seed: int, **options: Any) -
 
 
 def in_bands(model: Path, catalog: Path, dataset: str, measured: Path, folder: Path) -> Path:
-    """The model folder for the bands of `dataset`, with their statistics, which are left in `measured`."""
+    """The model folder for the bands of `dataset`, with their statistics, which are written to `measured`."""
     if folder.exists():
         return folder
     file = measured / "stats.json"

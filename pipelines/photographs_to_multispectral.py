@@ -1,15 +1,16 @@
-"""A vision transformer of photographs becomes a model of your bands: converted, adapted without labels, and probed.
+"""Turn a vision transformer of photographs into a model of your bands: convert, adapt without labels, and probe.
 
     uv run python -m pipelines.photographs_to_multispectral --out runs/photographs
 
-runs on the drawn landscape, where an untrained transformer stands in, so that the chain can be tried without weights.
-With those of a masked autoencoder, decoder included, and real tiles (DATA being the folder of their catalogue):
+runs on the sample landscape with an untrained transformer, to try the chain without weights. With the weights of a
+masked autoencoder, including its decoder, and real tiles (with DATA as the folder of their catalogue):
 
     uv run python -m pipelines.photographs_to_multispectral --out runs/photographs --catalog DATA/catalog.yaml \
         --weights mae_visualize_vit_base.pth --target hls-unlabelled@train --adapt-set steps=200 \
         --probe-train hls@train --probe-test hls@test_near --min-class-rows 15
 
-Beside the models before and after stand five untrained ones (baseline:random): what photographs have taught.
+The models before and after adaptation are compared with five untrained ones (baseline:random): the difference is the
+gain from photographs.
 """
 
 from pathlib import Path
@@ -20,20 +21,20 @@ from pipelines.photographs import in_bands, photographs
 
 
 def main() -> None:
-    """Read the command line and take the steps."""
+    """Read the command line and run the steps."""
     parser = options(
         __doc__, trained=False, target="landscape@train", probe_train="landscape@train", probe_test="landscape@test",
         adapt_set=["steps=60", "method=lora"],
     )  # fmt: skip
     parser.add_argument("--weights", type=Path, help="FILE that `geomae convert` reads; default: an untrained model")
     for option, kind in {"--heads": int, "--decoder-heads": int, "--norm-eps": float}.items():
-        parser.add_argument(option, type=kind, help="as of `geomae convert`, where the size does not tell")
+        parser.add_argument(option, type=kind, help="as in `geomae convert`, if the size does not determine it")
     parser.add_argument("--normalised", help="none or patch: as --target of `geomae convert`")
     run("photographs_to_multispectral", parser.parse_args(), steps)
 
 
 def steps(study: Study) -> None:
-    """The model of photographs, that of the target's bands, the adapted one, and the probe of both beside baselines."""
+    """Convert the model of photographs to the target's bands, adapt it, and probe both models beside baselines."""
     arguments, out = study.arguments, study.run.out
     shape = {"heads": arguments.heads, "decoder_heads": arguments.decoder_heads, "norm_eps": arguments.norm_eps}
     rgb = photographs(arguments.weights, out / "photographs", arguments.seed, **shape, target=arguments.normalised)

@@ -1,12 +1,12 @@
-"""What limits pretraining on many GPUs, and what it costs: a model of few figures, and its table.
+"""Limits and costs of pretraining on many GPUs: a simple model, and its table.
 
     python -m pipelines.scale_model [--preset base] [--epochs 100] [--bands 12]
     python -m pipelines.scale_model --measure OUT
 
 Without --measure it prints the table for 1 to 1,024 GPUs and 1 million to 1 billion tiles of 64 x 64 pixels. The
-figures in `MEASURED` were measured on two cores without a GPU, by the commands beside them; those in `ASSUMED` are of
-machines that were not at hand, and are to be replaced by your own. With --measure the same model predicts a training
-by two processes on this machine from a training by one, and the training by two is measured beside it, in OUT.
+values in `MEASURED` were measured on two cores without a GPU, by the commands beside them. The values in `ASSUMED` are
+of machines that were not available; replace them by your own. With --measure, the same model predicts a training with
+two processes on this machine from a training with one, and the training with two is also measured, in OUT.
 """
 
 import argparse
@@ -31,7 +31,7 @@ TWO = ("batch=32", "steps=40", "eval_every=40", "save_every=40", "picture_every=
 
 @dataclass(frozen=True)
 class Measured:
-    """Figures of this program on two cores."""
+    """Measured speed of this program on two cores."""
 
     decoded_per_core: float = 233.0  # windows/s of 64 px, 12 bands, deflate COG: tests/benchmarks/reading.py
     checked_per_core: float = 228.0  # files/s of CPU of `catalog check`, cold: tests/benchmarks/many_files.py files
@@ -41,7 +41,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Assumed:
-    """A node of eight GPUs of the H100 kind, and what it is connected to."""
+    """Assumed speed of a node of eight GPUs of the H100 kind, its network and its storage."""
 
     flops: float = 989e12  # of one GPU in bf16, by its data sheet
     reached: float = 0.35  # share of them in a step
@@ -59,7 +59,7 @@ class Assumed:
 
 @dataclass(frozen=True)
 class Plan:
-    """One line of the table: seconds of the parts of a step, what limits, and what all of it takes."""
+    """One line of the table: seconds of the parts of a step, the limiting part, and the total cost."""
 
     tiles: float
     gpus: int
@@ -81,12 +81,12 @@ def reduce_seconds(gradient_bytes: float, ranks: int, bytes_s: float) -> float:
 
 
 def tile_flops(parameters: float) -> float:
-    """Of one tile, forward and backward: 6 for each parameter and token; the decoder is taken for a third more."""
+    """Operations for one tile, forward and backward: 6 per parameter and token, plus a third for the decoder."""
     return 6 * parameters * VISIBLE * 4 / 3
 
 
 def plan(parameters: float, bands: int, epochs: float, tiles: float, gpus: int, one: Measured, other: Assumed) -> Plan:
-    """Where a training stands: the slowest part of a step limits, but that gradients are summed during backward."""
+    """Plan of a training: the slowest part of a step is the limit; gradients are summed during the backward pass."""
     compute_s = other.batch * tile_flops(parameters) / (other.flops * other.reached)
     read_s = other.batch / (one.decoded_per_core * other.cores)
     nodes = -(-gpus // other.node)
@@ -134,7 +134,7 @@ def table(plans: Iterable[Plan]) -> str:
 
 
 def measure(out: Path) -> str:
-    """Two processes on this machine, as the model predicts them from one with half the batch, and as they are."""
+    """Predict two processes on this machine from one with half the batch, and measure them."""
     half = _train(out / "one", 1, 16)
     gradient_bytes = float((out / "one/model/model.safetensors").stat().st_size)
     bytes_s = _reduce_speed(int(gradient_bytes))
@@ -145,7 +145,7 @@ def measure(out: Path) -> str:
         f"one process, 16 tiles: {1000 * half:.0f} ms a step; gradients of {gradient_bytes / 1e6:.1f} MB take "
         f"{1000 * reduce_s:.0f} ms ({bytes_s / 1e6:.0f} MB/s)\n"
         f"two processes, 32 tiles: predicted {1000 * predicted_s:.0f} ms a step, measured {1000 * found_s:.0f} ms "
-        f"({found_s / predicted_s:.2f} of it)"
+        f"({found_s / predicted_s:.2f} of the prediction)"
     )
 
 
@@ -171,7 +171,7 @@ def _reduce_speed(size: int) -> float:
 
 
 def _reduce(size: int) -> None:
-    """As one of two ranks, sum `size` bytes some times; the first prints the median of the seconds."""
+    """As one of two ranks, sum `size` bytes several times; the first prints the median of the seconds."""
     import torch
     import torch.distributed as ranks
 
@@ -188,7 +188,7 @@ def _reduce(size: int) -> None:
 
 
 def main() -> None:
-    """Print the table, or what was predicted and measured."""
+    """Print the table, or the predicted and measured times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=list(PARAMETERS), default="base")
     parser.add_argument("--epochs", type=float, default=100)

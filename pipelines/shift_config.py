@@ -1,4 +1,4 @@
-"""What a suite of domain shifts asks, as it is written in `configs/shifts`: families, their data sets and shifts."""
+"""The configuration of a suite of domain shifts (`configs/shifts`): families, their data sets and shifts."""
 
 from typing import Any, Literal
 
@@ -15,16 +15,16 @@ Pixels = NDArray[np.floating[Any]]
 
 
 class Change(Frozen, strict=True):
-    """What happens to the pixels of a photograph (0 to 255) before they are seen; applied in this order."""
+    """Changes of the pixels of a photograph (0 to 255), applied in this order."""
 
     gain: float = Field(1.0, gt=0, description="factor of all bands")
     offset: float = Field(0.0, description="added to all bands")
-    haze: float = Field(0.0, ge=0, le=1, description="share of the light that is haze, bluish")
+    haze: float = Field(0.0, ge=0, le=1, description="fraction of bluish haze in the light")
     blur: float = Field(0.0, ge=0, description="standard deviation of a Gaussian, in pixels")
-    levels: int = Field(256, ge=2, le=256, description="grey levels that are told apart")
+    levels: int = Field(256, ge=2, le=256, description="number of grey levels")
 
     def apply(self, pixels_CHW: Pixels) -> NDArray[np.uint8]:
-        """The changed pixels (C, H, W), rounded and clipped as a sensor of 8 bits does."""
+        """The changed pixels (C, H, W), rounded and clipped like those of an 8 bit sensor."""
         seen_CHW = pixels_CHW * self.gain + self.offset
         tint_C = np.resize(HAZE_TINT_C, len(pixels_CHW))
         seen_CHW = seen_CHW * (1 - self.haze) + self.haze * WHITE * tint_C[:, None, None]
@@ -36,18 +36,18 @@ class Change(Frozen, strict=True):
 
 
 class Made(Frozen, strict=True):
-    """Data sets that are written with changed pixels: `NAME: {...}` makes `NAME` out of the tiles of `of`."""
+    """Data sets with changed pixels: `NAME: {...}` makes the data set `NAME` from the tiles of `of`."""
 
     of: str = Field(description="SELECTOR of labelled photographs with three bands")
     changes: dict[str, Change] = Field(min_length=1)
 
 
 class Shift(Frozen, strict=True):
-    """A source with labels and a target whose labels only score.
+    """A source with labels, and a target whose labels are used only for scoring.
 
-    With `folds` groups may stand on both sides: each is tested by a probe that never saw it. With `halves` the groups
-    are dealt in two, one for each side, `draws` times. `shares` resamples the target's classes, from as they are (0) to
-    a geometric series (1).
+    With `folds`, groups may occur on both sides: each is tested by a probe that was not trained on it. With `halves`,
+    the groups are split into two halves, one per side, `draws` times. `shares` resamples the target's class shares,
+    from unchanged (0) to a geometric series (1).
     """
 
     source: str
@@ -59,10 +59,10 @@ class Shift(Frozen, strict=True):
 
 
 class Family(Frozen, strict=True):
-    """Shifts that are told of together, and data sets of theirs that the catalogue lacks."""
+    """Shifts that are reported together, and their data sets that are not in the catalogue."""
 
     family: Literal["real", "made", "drawn"]
     datasets: dict[str, dict[str, Any]] = Field({}, description="entries as in a catalogue, relative to its folder")
     made: Made | None = None
-    most: int = Field(600, gt=0, description="tiles of a side; of more, so many are drawn")
+    most: int = Field(600, gt=0, description="maximum number of tiles per side, drawn at random")
     shifts: dict[str, Shift] = Field(min_length=1)

@@ -1,12 +1,12 @@
-"""Which rule chooses a method without labels of the target, and whether it does good where it was not made.
+"""Selection of the rule that chooses a method without labels of the target, and its evaluation on shifts left out.
 
     uv run python -m pipelines.shift_rule runs/suite/shifts.csv
 
-Takes tables of `pipelines.shift_suite`. Every shift is left out once, and every family of shifts: of all rules of the
-grid below that lose more than 0.02 on none of the shifts that are left in, for no encoder, the one that gains most
-there chooses for those that are left out; of rules that gain as much but for 0.005 it is the shyest. Draws of one shift
-are one, their mean. Prints in Markdown, for each family, what either choice gains beside the program's rule, the oracle
-and the best method in hindsight; then how the goals are met, and the rule of all shifts.
+Reads tables of `pipelines.shift_suite`. Every shift is left out once, and every family of shifts. Candidates are the
+rules of the grid below that lose at most 0.02 on every remaining shift, for every encoder. The rule with the largest
+gain is applied to the shifts left out; among rules within 0.005 of it, the most conservative one. Several draws of one
+shift count as one, their mean. Prints in Markdown, for each family, the gain of both choices beside the program's rule,
+the oracle and the best method in hindsight; then how the goals are met, and the rule of all shifts.
 """
 
 import argparse
@@ -27,9 +27,9 @@ from geomae.evaluation.target_labels import ORACLE
 from pipelines.shift_tables import DRAW, WITH_LABELS
 
 MOST_LOSS = 0.02
-ABOUT = 0.005  # gains that are nearer are alike
-WORTH = 0.05  # a gain of the oracle of which the choice should reach half
-STILL = ("shares", "none")  # in the name of a shift: where next to nothing should be lost, 0.01 at most
+ABOUT = 0.005  # gains that differ by less count as equal
+WORTH = 0.05  # from this gain of the oracle on, the choice should reach half of it
+STILL = ("shares", "none")  # in the name of a shift without anything to gain: at most 0.01 should be lost
 MARGINS = (
     0.05,
     0.08,
@@ -45,13 +45,13 @@ CANDIDATES = (("standardise+coral",), ("coral",), ("standardise",), ("weighted-c
 
 @dataclass(frozen=True)
 class Draw:
-    """One draw of a shift, as an encoder sees it: what each method adds, and what is known without labels."""
+    """One draw of a shift for one encoder: the gain of each method, and the evidence without labels."""
 
     gains: dict[str, float]
     evidence: Evidence
 
     def gain(self, rule: Rule) -> float:
-        """What the rule's choice adds."""
+        """The gain of the rule's choice."""
         return self.gains[choose(self.evidence, rule).align]
 
 
@@ -65,22 +65,22 @@ class Case:
     draws: tuple[Draw, ...]
 
     def gain(self, rule: Rule) -> float:
-        """What the rule's choice adds in the mean of the draws."""
+        """The gain of the rule's choice, mean over draws."""
         return float(np.mean([draw.gain(rule) for draw in self.draws]))
 
     def mean(self, method: str) -> float:
-        """What a method adds in the mean of the draws."""
+        """The gain of a method, mean over draws."""
         return float(np.mean([draw.gains[method] for draw in self.draws]))
 
     def chosen(self, rule: Rule) -> str:
-        """What the rule takes, with how often where draws differ."""
+        """The choice of the rule; with counts if draws differ."""
         names = [choose(draw.evidence, rule).align for draw in self.draws]
         counts = {name: names.count(name) for name in dict.fromkeys(names)}
         return ", ".join(name if len(counts) == 1 else f"{name} ({count})" for name, count in counts.items())
 
     @cached_property
     def best(self) -> str:
-        """The method that adds most, which nobody could know."""
+        """The method with the largest gain, in hindsight."""
         return max((one for one in self.draws[0].gains if one not in WITH_LABELS), key=self.mean)
 
 
@@ -97,7 +97,7 @@ def run(tables: Sequence[Path]) -> int:
     cases = read_cases(tables)
     families = list(dict.fromkeys(case.family for case in cases))
     if len({case.shift for case in cases}) < 3:
-        raise ConfigError("leaving a shift out takes at least 3 of them; run the suite with more families")
+        raise ConfigError("leaving a shift out needs at least 3 shifts; run the suite with more families")
     grid = Grid(cases)
     without_shift = {shift: grid.best([one.shift != shift for one in cases]) for shift in {one.shift for one in cases}}
     without_family = {name: grid.best([one.family != name for one in cases]) for name in families}
@@ -119,13 +119,13 @@ def run(tables: Sequence[Path]) -> int:
 
 
 def read_cases(tables: Sequence[Path]) -> list[Case]:
-    """Those of some tables of the suite. Raises ConfigError for a table without evidence."""
+    """The cases of tables of the suite. Raises ConfigError for a table without evidence."""
     rows: dict[tuple[str, str, str], dict[str, list[dict[str, str]]]] = {}
     for path in tables:
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 if "domain_accuracy" not in row:
-                    raise ConfigError(f"{path}: is no table of the suite of shifts; name its shifts.csv")
+                    raise ConfigError(f"{path}: is not a table of the suite of shifts; name its shifts.csv")
                 place = row["family"], DRAW.sub("", row["shift"]), row["encoder"]
                 rows.setdefault(place, {}).setdefault(row["shift"], []).append(row)
     return [Case(*place, tuple(_draw(each) for each in draws.values())) for place, draws in rows.items()]
@@ -144,7 +144,7 @@ def _draw(rows: Sequence[dict[str, str]]) -> Draw:
 
 
 class Grid:
-    """The rules that compete, and what each adds on each case."""
+    """The candidate rules, and the gain of each on each case."""
 
     def __init__(self, cases: Sequence[Case]) -> None:
         known = set(cases[0].draws[0].gains)
@@ -158,7 +158,7 @@ class Grid:
         self.gains = np.array([[case.gain(rule) for case in cases] for rule in self.rules])
 
     def best(self, kept: Sequence[bool]) -> Rule:
-        """The rule that gains most in the mean, of those that lose too much nowhere; of about equal ones the shyest."""
+        """The rule with the largest mean gain, among rules without large losses; in a near tie, the most cautious."""
         gains = self.gains[:, np.array(kept)]
         mean = np.where(gains.min(1) >= -MOST_LOSS, gains.mean(1), -np.inf)
         near = [number for number in range(len(self.rules)) if mean[number] >= mean.max() - ABOUT]
@@ -194,7 +194,7 @@ def family_lines(cases: Sequence[Case], without_shift: dict[str, Rule], without_
 
 
 def goal_lines(name: str, chosen: Sequence[tuple[Case, Rule]]) -> Iterator[str]:
-    """How the choices meet the goals in each family: halves reached, losses, and what the oracle would have added."""
+    """How the choices meet the goals in each family: halves reached, losses, and the gain of the oracle."""
     for family in dict.fromkeys(case.family for case, _ in chosen):
         own = [(case, case.gain(rule), case.mean(ORACLE)) for case, rule in chosen if case.family == family]
         worth = [(case, gain, most) for case, gain, most in own if most >= WORTH]
@@ -211,7 +211,7 @@ def goal_lines(name: str, chosen: Sequence[tuple[Case, Rule]]) -> Iterator[str]:
 
 
 def describe(rule: Rule) -> str:
-    """The parameters that the grid varies."""
+    """The parameters of a rule that the grid varies, as text."""
     return (
         f"{rule.scorer}, margin {rule.margin:g} (of pairs {rule.margin_paired:g}), domain accuracy "
         f"{rule.domain_accuracy:g}, of {', '.join(rule.candidates)}"

@@ -1,4 +1,4 @@
-"""The runs of a suite of shifts: data sets are embedded, and shifts predicted, once per encoder, and found again."""
+"""The runs of a suite of shifts: embeddings and predictions are computed once per encoder, and reused."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ LINEAR = "linear"
 
 @dataclass(frozen=True)
 class ShiftResult:
-    """What an encoder, in one or more seeds, predicted for a shift, and what is known without the target's labels."""
+    """Predictions of an encoder (one or more seeds) for a shift, and the evidence without labels of the target."""
 
     task: ShiftTask
     encoder: EncoderResult
@@ -41,7 +41,7 @@ class ShiftResult:
 
 
 class ShiftRuns:
-    """Embeds and probes the shifts of one family. `notes` say which encoder could not take which shift."""
+    """Embeds and probes the shifts of one family; `notes` list encoders that cannot embed a shift."""
 
     def __init__(self, session: Session, catalog: Catalog, tiles: Tiles, out: Path) -> None:
         self.session, self.catalog, self.tiles, self.out = session, catalog, tiles, out
@@ -50,9 +50,9 @@ class ShiftRuns:
     def run(
         self, tasks: Sequence[ShiftTask], contenders: Sequence[Contender], seeds: int, stop: Stop
     ) -> Iterator[ShiftResult]:
-        """The results in turn; ends where `stop` says so."""
+        """Yield the results one by one; ends when `stop` is set."""
         stores = self._stores(tasks)
-        # An untrained encoder has the shape of the first trained one, which its loader has to have seen.
+        # An untrained encoder has the architecture of the first trained one, which must be loaded before it.
         ordered = sorted(contenders, key=lambda one: one.baseline)
         loaders: dict[tuple[str, ...], EncoderLoader] = {}
         for task in tasks:
@@ -78,7 +78,7 @@ class ShiftRuns:
                     yield ShiftResult(task, result, Evidence.mean(evidence))
 
     def _stores(self, tasks: Sequence[ShiftTask]) -> dict[str, Selection]:
-        """All tiles that some shift takes, by data set and bands."""
+        """All tiles that any shift uses, by data set and bands."""
         parts: dict[str, list[Selection]] = {}
         for one in (one for task in tasks for one in task.probe.selections):
             parts.setdefault(store_key(one), []).append(one)
@@ -87,7 +87,7 @@ class ShiftRuns:
     def _predicted(
         self, task: ShiftTask, reference: Reference, loader: EncoderLoader, stop: Stop
     ) -> tuple[Predictions, Evidence] | None:
-        """The predictions of one seed, and the evidence; None where `stop` ended the work."""
+        """The predictions of one seed, and the evidence; None if `stop` ended the work."""
         encoders = loader.load(reference)
         compute = self.session.compute
         params = embedding_params(compute, self.catalog, reference, encoders, loader.selections, loader.spec)
@@ -107,7 +107,7 @@ class ShiftRuns:
     def _embedded(
         self, reference: Reference, encoders: Mapping[str, Encoder], loader: EncoderLoader, stop: Stop
     ) -> Embeddings | None:
-        """The embeddings of both data sets, each from a store of its own."""
+        """The embeddings of both data sets, each from its own store."""
 
         def report(what: str, done: int, total: int, figures: str) -> None:
             self.session.screen.step(f"{what} by {reference.label}", done, total, figures)
@@ -134,9 +134,9 @@ def _joined(parts: Sequence[Mapping[str, NDArray[Any]]]) -> xarray.Dataset:
 
 
 def predict_shift(probe: ProbeTask, embeddings: Embeddings) -> Predictions:
-    """What a linear probe predicts by every method, by the oracle and from few labels of the target.
+    """Predictions of a linear probe with every method, with the oracle, and from few labels of the target.
 
-    All but the last two know no label of the target.
+    Only the last two use labels of the target.
     """
     (test,) = probe.tests
     truth = probe.truths[test.name]
@@ -155,6 +155,6 @@ def predict_shift(probe: ProbeTask, embeddings: Embeddings) -> Predictions:
 
 
 def evidence_of(predictions: Predictions) -> Evidence:
-    """What is known of the only target without its labels."""
+    """The evidence on the only target without its labels."""
     (evidence,) = predictions.evidence.values()
     return evidence

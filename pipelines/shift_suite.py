@@ -1,14 +1,14 @@
-"""What every method of adaptation is worth on domain shifts of several families, and what labels would give instead.
+"""Evaluation of every method of adaptation on several families of domain shifts, compared with labels of the target.
 
     uv run python -m pipelines.shift_suite --catalog C --out runs/suite --encoder baseline:statistics \\
         --encoder 'mine=hls*:runs/h0/model,drawn*:runs/h0/model,eurosat-ms*:runs/h0/model,eurosat-rgb:runs/r0/model'
 
-A FAMILY is a file, or one of `configs/shifts`: real shifts, shifts made of real pixels, and drawn landscapes. Every
-method that `geomae probe --align all` knows is asked on every shift, beside an oracle that picks among them on half of
-the groups and is scored on the other, and five and ten labels of the target per class, whose groups are not scored.
-Each data set is embedded once per encoder, and what is in --out is not computed again. Leaves `shifts.csv` (a row for
-each encoder, family, shift and method) and `shifts.md` (a table for each family). Encoders are written as for
-`pipelines.benchmark_encoders`; of several seeds the first counts, or as many as --seeds says.
+A FAMILY is a file, or one of `configs/shifts`: real shifts, shifts made from real pixels, and synthetic landscapes.
+Every method of `geomae probe --align all` is tested on every shift. For comparison, there is an oracle, which picks
+among them on half of the groups and is scored on the other half; and five and ten labels of the target per class, whose
+groups are not scored. Each data set is embedded once per encoder, and results in --out are not computed again. Writes
+`shifts.csv` (a row for each encoder, family, shift and method) and `shifts.md` (a table for each family). Encoders are
+written as for `pipelines.benchmark_encoders`; --seeds gives the number of seeds to use (default: the first).
 """
 
 import argparse
@@ -31,15 +31,15 @@ SHIFTS = "shifts"  # the folder of configs
 
 
 def main() -> None:
-    """Read the command line, run the suite, and leave with an exit code as geomae's own commands do."""
+    """Read the command line, run the suite, and exit with a code like geomae's own commands."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--catalog", type=Path, default=Path("data_catalog.yaml"))
     parser.add_argument("--encoder", action="append", default=[], help="[NAME=][DATASETS:]ENCODER[,...]; repeatable")
     parser.add_argument("--family", action="append", default=[], help="FILE or shipped NAME; repeatable, default all")
-    parser.add_argument("--seeds", type=int, default=1, help="how many seeds of each encoder count")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds of each encoder to use")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dry-run", action="store_true", help="print what would be asked, and compute nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the shifts, and compute nothing")
     arguments = parser.parse_args()
     exit_with(lambda: run(arguments))
 
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not contenders:
         raise ConfigError("there is nothing to compare; name an --encoder, such as baseline:statistics")
     if arguments.seeds < 1:
-        raise ConfigError(f"--seeds {arguments.seeds}: takes at least 1")
+        raise ConfigError(f"--seeds {arguments.seeds}: give at least 1")
     families = [load_config(Family, SHIFTS, name) for name in arguments.family or shipped(SHIFTS)]
     out = (arguments.out or default_out("shift-suite")).absolute()
     session = open_session(CommonOptions(arguments.catalog, out, arguments.seed), "shift_suite")
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
                 rows += result_rows(result, arguments.seed)
         session.screen.close()
         if stop.signal:
-            print(f"stopped; the same command with --out {out} goes on")
+            print(f"stopped; run the same command with --out {out} to continue")
             return stop.exit_code
         for note in runs.notes:
             print(note)
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _publish(out: Path, rows: Sequence[Row]) -> None:
-    """The table of all rows, and one for people of each family, which is printed too if it is new."""
+    """Publish the table of all rows, and a readable table of each family; print new ones."""
     write_csv(out / "shifts.csv", COLUMNS, (row.csv_row() for row in rows))
     lines = []
     for family in dict.fromkeys(row.family for row in rows):

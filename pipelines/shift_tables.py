@@ -1,6 +1,6 @@
-"""What a suite of shifts leaves: a row for each encoder, shift and method, and a short table for each family.
+"""Output of a suite of shifts: a row for each encoder, shift and method, and a short table for each family.
 
-Nothing is averaged over shifts, but for the draws of one, which are the same shift seen several times.
+Only the draws of one shift are averaged; there is no average over shifts.
 """
 
 import re
@@ -36,7 +36,7 @@ DRAW = re.compile(r" \d\d$")
 
 @dataclass(frozen=True)
 class Row:
-    """One method on one shift: balanced accuracy, and what it adds to that of `none`."""
+    """One method on one shift: balanced accuracy, and its gain over `none`."""
 
     encoder: str
     family: str
@@ -89,9 +89,9 @@ def result_rows(result: ShiftResult, seed: int) -> list[Row]:
 
 
 def family_table(rows: Sequence[Row]) -> Iterator[str]:
-    """Markdown: of each shift what the program's rule chose without labels, what labels would give, and what is best.
+    """Markdown: for each shift, the choice of the rule without labels, the scores with labels, and the best method.
 
-    Gains are to the balanced accuracy of `none`. Draws of one shift are one line, their means.
+    Gains are relative to the balanced accuracy of `none`. Draws of one shift are one line with their means.
     """
     header = ["shift", "encoder", "`none`", "chosen without labels", "its gain", "best in hindsight", "its gain"]
     header += [ORACLE, *(f"{count} labels per class" for count in LABELS)]

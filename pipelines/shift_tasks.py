@@ -1,4 +1,4 @@
-"""From the shifts of a family to probes: tiles of a source with labels, and of a target whose labels only score."""
+"""Probes for the shifts of a family: tiles of a labelled source, and of a target whose labels are only for scoring."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,14 +22,14 @@ from geomae.tiles.selection import Selection, select_tiles, share_bands
 from pipelines.benchmark_tasks import Task, Tiles
 from pipelines.shift_config import Change, Family, Made, Shift
 
-FEWEST_TEST, FEWEST_TRAIN = 15, 5  # tiles of a class: to be scored, and to be learned (one for each fold)
-ACROSS = 25  # tiles in a row of a sheet of changed ones
-SERIES = 0.7  # of class shares that are fully resampled: each is so many times the one before
+FEWEST_TEST, FEWEST_TRAIN = 15, 5  # tiles per class: for scoring, and for training (one for each fold)
+ACROSS = 25  # tiles per row in the raster of changed tiles
+SERIES = 0.7  # ratio of successive class shares under full resampling
 
 
 @dataclass(frozen=True)
 class ShiftTask:
-    """One shift as it is probed."""
+    """One shift, ready to be probed."""
 
     family: str
     shift: str
@@ -37,11 +37,11 @@ class ShiftTask:
 
     @property
     def dataset(self) -> str:
-        """The data set that is learned from, by which encoders are chosen."""
+        """The data set of the training labels, which selects the encoder."""
         return self.probe.train.index.name
 
     def digest(self) -> str:
-        """Names everything that decides what is predicted from given embeddings."""
+        """Digest of everything that predictions from given embeddings depend on."""
         return Task(self.shift, self.probe, ()).digest()
 
     def describe(self) -> str:
@@ -68,7 +68,7 @@ def family_tiles(family: Family, catalog: Catalog, session: Session) -> Tiles:
 
 
 def family_tasks(family: Family, tiles: Tiles, seed: int) -> list[ShiftTask]:
-    """The shifts of a family, each draw by itself. Raises ConfigError or CatalogError for what cannot be."""
+    """The shifts of a family, each draw separately. Raises ConfigError or CatalogError for impossible requests."""
     return [
         ShiftTask(family.family, name if shift.draws == 1 else f"{name} {draw:02d}", probe)
         for name, shift in family.shifts.items()
@@ -77,12 +77,12 @@ def family_tasks(family: Family, tiles: Tiles, seed: int) -> list[ShiftTask]:
 
 
 def store_key(selection: Selection) -> str:
-    """Names a data set in certain bands, which is embedded once."""
+    """Key of a data set with certain bands, which is embedded once."""
     return digest([selection.index.name, selection.imagery.to_dict()])
 
 
 def union(parts: Sequence[Selection], tiles: Tiles) -> Selection:
-    """All tiles of one data set that some selections hold, in the data set's order."""
+    """All tiles of one data set that occur in any of the selections, in the order of the data set."""
     whole = tiles.datasets[parts[0].index.name]
     wanted = {tile for one in parts for tile in one.index.tiles["tile_id"]}
     places = np.flatnonzero(whole.index.tiles["tile_id"].isin(wanted))
@@ -110,13 +110,13 @@ def _draws(name: str, shift: Shift, tiles: Tiles, most: int, seed: int) -> Itera
 
 
 def _taken(selection: Selection, places: NDArray[np.int64]) -> Selection:
-    """Some of the tiles; those of the data set's other splits are none of this shift's."""
+    """The tiles at `places`; tiles of other splits of the data set do not belong to this shift."""
     index = selection.index.take(np.sort(places))
     return replace(selection, index=index, whole=index)
 
 
 def _labelled(selection: Selection, classes: Sequence[str] | None = None) -> Selection:
-    """The tiles that have a label, one of `classes` where they are given."""
+    """The tiles with a label, which must be in `classes` if these are given."""
     label_T = selection.index.tiles["label"]
     kept_T = label_T.notna() if classes is None else label_T.isin(classes)
     if not kept_T.any():
@@ -131,7 +131,7 @@ def _at_most(selection: Selection, most: int, seed: int) -> Selection:
 
 
 def _halves(source: Selection, target: Selection, rng: np.random.Generator) -> list[Selection]:
-    """The source in one half of the groups, the target in the other."""
+    """Split the groups into halves: the source in one, the target in the other."""
     units = [np.array(one.index.independent_units()) for one in (source, target)]
     groups = rng.permutation(sorted({*units[0].tolist(), *units[1].tolist()}))
     first = groups[: len(groups) // 2]
@@ -142,7 +142,7 @@ def _halves(source: Selection, target: Selection, rng: np.random.Generator) -> l
 
 
 def _resampled(selection: Selection, strength: float, rng: np.random.Generator) -> Selection:
-    """As many tiles as can be with shares between those that there are and a geometric series in random order."""
+    """The largest subset of tiles whose class shares lie between the present ones and a random geometric series."""
     label_T = selection.index.tiles["label"].to_numpy()
     names, count_K = np.unique(label_T, return_counts=True)
     series_K = rng.permutation(SERIES ** np.arange(len(names)))
@@ -153,7 +153,7 @@ def _resampled(selection: Selection, strength: float, rng: np.random.Generator) 
 
 
 def _with_made(catalog: Catalog, made: Made, most: int, session: Session, out: Path) -> Catalog:
-    """The catalogue with a data set for each change, whose tiles lie side by side in a file below `out`."""
+    """The catalogue with a data set for each change; its tiles are written side by side to a file below `out`."""
     selector = parse_selector(made.of)
     (chosen,) = select_tiles(catalog, [selector], session.screen.step, session.screen.warn)
     chosen = _at_most(_labelled(chosen), most, session.common.seed)
@@ -174,11 +174,11 @@ def _with_made(catalog: Catalog, made: Made, most: int, session: Session, out: P
 
 
 def _write_tiles(folder: Path, chosen: Selection, change: Change) -> None:
-    """One raster of all tiles, changed, and a table of where they lie and what they show."""
+    """Write one raster of all changed tiles, and a table of their positions and labels."""
     reader, labels = TileReader(chosen.index), chosen.index.tiles["label"].tolist()
     sides = np.unique(reader.side_T)
     if len(sides) > 1:
-        raise CatalogError(f"{chosen.name}: tiles of {sides[0]} and {sides[-1]} pixels; changes take tiles of one size")
+        raise CatalogError(f"{chosen.name}: tiles of {sides[0]} and {sides[-1]} pixels; changes need tiles of one size")
     side, rows = int(sides[0]), -(-len(reader) // ACROSS)
     sheet_CHW = np.zeros((len(reader.bands), rows * side, ACROSS * side), dtype=np.uint8)
     table = []

@@ -259,7 +259,7 @@ def test_folds_of_a_score_keep_a_site_on_one_side(fields):
     ("asked", "parts"),
     [
         (["--task", "fields@train"], ["write 'NAME: TRAIN -> TEST'"]),
-        (["--encoder", "mine=feilds:run0/model"], ["no task learns from a data set 'feilds'", "fields"]),
+        (["--encoder", "mine=feilds:run0/model"], ["no task trains on a data set 'feilds'", "fields"]),
         (["--encoder", "run0/model,run1/model"], ["need a NAME="]),
         (["--score", "touching.yaml"], ["'t'", "fields@test has tiles of test", "train splits alone"]),
         (["--score", "unknown.yaml"], ["measure 'knn7'", "knn"]),

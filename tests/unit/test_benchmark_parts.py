@@ -44,7 +44,7 @@ def test_a_baseline_that_is_named_is_not_added(folders):
 
 def test_a_pattern_that_meets_nothing_is_refused(folders):
     (one,) = parse_contenders(["x=hsl:a"])
-    with pytest.raises(ConfigError, match=r"no task learns from a data set 'hsl'; .*hls"):
+    with pytest.raises(ConfigError, match=r"no task trains on a data set 'hsl'; .*hls"):
         one.check(["hls", "rgb"])
 
 

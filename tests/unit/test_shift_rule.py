@@ -67,7 +67,7 @@ def test_a_rule_that_harms_where_it_was_made_is_not_taken(table):
 
 def test_other_tables_and_too_few_shifts_are_refused(table, tmp_path):
     (tmp_path / "other.csv").write_text("encoder,value\nmine,0.5\n")
-    with pytest.raises(ConfigError, match="no table of the suite"):
+    with pytest.raises(ConfigError, match="not a table of the suite"):
         run([tmp_path / "other.csv"])
     lines = table.read_text().splitlines(keepends=True)
     (tmp_path / "few.csv").write_text("".join(line for line in lines if "drawn" not in line and "made" not in line))
