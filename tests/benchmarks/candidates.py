@@ -1,4 +1,4 @@
-"""Training steps to be measured: ours, and those of other implementations as their users run them."""
+"""Training steps to be measured: those of geomae, and of other implementations as their users run them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True)
 class Case:
-    """Equal shapes for all candidates."""
+    """The shapes, which are equal for all candidates."""
 
     batch: int
     side: int
@@ -69,7 +69,7 @@ def ours(
     pixels_BCHW = torch.randn(case.batch, case.bands, case.side, case.side, device=device)
     valid_BCHW = torch.ones_like(pixels_BCHW, dtype=torch.bool)
     order_BN = torch.stack([torch.randperm(case.patches) for _ in range(case.batch)]).to(device)
-    codes_CF = torch.zeros(case.bands, 1, device=device)  # a stacked embedding does not look at them
+    codes_CF = torch.zeros(case.bands, 1, device=device)  # a stacked embedding does not use them
     visible = round((1 - case.ratio) * case.patches)
     predicted = round(predict * (case.patches - visible)) if predict < 1 else None
     mask = Mask(order_BN, visible, predicted=predicted)
@@ -102,7 +102,7 @@ def transformers(case: Case, device: torch.device, precision: str, attention: st
 
 
 def lightly(case: Case, device: torch.device, precision: str) -> Step:
-    """A masked autoencoder from lightly's timm modules with AdamW, put together as its documentation does."""
+    """A masked autoencoder from lightly's timm modules with AdamW, built as in its documentation."""
     from lightly.models import utils
     from lightly.models.modules.masked_autoencoder_timm import MAEDecoderTIMM
     from lightly.models.modules.masked_vision_transformer_timm import MaskedVisionTransformerTIMM

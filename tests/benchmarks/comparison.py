@@ -1,4 +1,4 @@
-"""Where the time of `geomae compare-recon` goes: models, metrics, waiting for tiles, and all the rest of the command.
+"""Profile of `geomae compare-recon`: seconds for models, metrics, waiting for tiles, and the rest of the command.
 
     uv run python tests/benchmarks/comparison.py --catalog C --dataset SEL --model M [--model ...] [--tiles 1000]
 
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def timed(seconds: Counter[str]) -> list[int]:
-    """Have the parts of the command add their seconds; gives a list with the number of tiles that were read."""
+    """Make the parts of the command add up their seconds; returns a list with the number of tiles that were read."""
     tiles = [0]
     real_batches = reconstruction.masked_batches
 

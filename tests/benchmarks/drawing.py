@@ -1,12 +1,12 @@
-"""How much drawing tiles by groups saves in decoding, and what it costs in variety.
+"""Drawing tiles by groups: how much decoding it saves, and how much less varied batches become.
 
     uv run python tests/benchmarks/drawing.py --catalog ../shared/data/catalog.yaml --dataset hls-unlabelled
         [--batch 64] [--epochs 50]
 
-Every scene of the data set counts as a group, whatever its size, and tiles are drawn in the order in which a training
-would draw them with so many groups in turn. For each number the table says from how many groups a batch comes, how much
-more the means of batches vary than those of tiles drawn one by one (mean of each band over a tile, standardised; 2: as
-in batches of half the size), and how often a group is decoded in an epoch where as many are kept as are in turn.
+Every scene of the data set is a group, whatever its size, and tiles are drawn in the order of a training with a given
+number of active groups. For each number, the table gives the number of groups in a batch; the variance of batch means,
+relative to that of tiles drawn one by one (mean of each band over a tile, standardised; 2 is that of batches of half
+the size); and how often a group is decoded per epoch, if as many groups are cached as are active.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--catalog", type=Path, required=True)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=50, help="over which is averaged")
+    parser.add_argument("--epochs", type=int, default=50, help="epochs to average over")
     arguments = parser.parse_args()
     index = build_index(open_catalog(arguments.catalog), arguments.dataset)
     group_T = np.unique(index.tiles["scene"].to_numpy(), return_inverse=True)[1].reshape(-1)
@@ -40,7 +40,7 @@ def main() -> None:
     mean_TC = (mean_TC - mean_TC.mean(0)) / mean_TC.std(0)
     count = int(group_T.max()) + 1
     print(f"{len(group_T)} tiles in {count} groups, batches of {arguments.batch}\n")
-    print("| in turn | groups in a batch | variance of batch means | decoded in an epoch |\n|---|---|---|---|")
+    print("| active groups | groups in a batch | variance of batch means | decoded in an epoch |\n|---|---|---|---|")
     rngs = [generator(0, "benchmark drawing", epoch) for epoch in range(arguments.epochs)]
     alone = [rng.permutation(len(group_T)) for rng in rngs]
     usual = np.mean([variance(mean_TC, order_T, arguments.batch) for order_T in alone])
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def variance(mean_TC: NDArray[np.float64], order_T: Whole, batch: int) -> float:
-    """Of the means of batches about that of all tiles."""
+    """Variance of the means of batches around the mean of all tiles."""
     whole = len(order_T) // batch * batch
     mean_BC = mean_TC[order_T[:whole]].reshape(-1, batch, mean_TC.shape[1]).mean(1)
     return float((mean_BC**2).mean())
@@ -73,7 +73,7 @@ def variety(group_T: Whole, order_T: Whole, batch: int) -> float:
 
 
 def decoded(group_T: Whole, kept: int) -> int:
-    """How many groups are decoded where the last `kept` are kept."""
+    """Number of groups that are decoded if the last `kept` are cached."""
     known: OrderedDict[int, None] = OrderedDict()
     count = 0
     for group in group_T.tolist():

@@ -1,11 +1,11 @@
-"""Extraction from files to a published store, against the bare forward pass on tensors in memory: tiles per second.
+"""Speed of extraction from files to a published store, compared with the forward pass on tensors in memory.
 
     uv run --extra bench python tests/benchmarks/extraction.py [--json FILE] [--device cuda] [--rounds N]
 
-64 x 64 x 7 tiles with `tiny`, up to the last layer and up to the middle one, which `geomae embed` takes by default and
-which halves the computation beside the same reading. The scenes are made in a temporary folder (uint16, tiled, deflate;
-their pages are in memory after the first round), or come from --catalog with --dataset. A round is one turn of each, so
-that a machine whose speed drifts is fair to both; both use the same encoder, batches, precision and threads.
+Tiles of 64 x 64 x 7 with `tiny`, up to the last layer and up to the middle one (the default of `geomae embed`; half of
+the computation, the same reading). The scenes are written to a temporary folder (uint16, tiled, deflate; in the
+file cache after the first round), or come from --catalog with --dataset. Each round measures both, so that a drift of
+the machine's speed affects both. Both use the same encoder, batches, precision and threads.
 """
 
 import argparse
@@ -47,7 +47,7 @@ datasets:
 
 
 def main() -> None:
-    """Measure, print the table, and write the same figures as flat JSON."""
+    """Measure, print the table, and write the same values as flat JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--device", default="cpu")
@@ -59,7 +59,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.set_float32_matmul_precision("highest")
     if arguments.device == "cpu":
-        keep_freed_memory()  # as `geomae embed` does; both gain
+        keep_freed_memory()  # as `geomae embed` does; both benefit
     auto = precision_for(arguments.device, "auto")
     name = machine(torch.device(arguments.device))
     print(f"machine: {name}, {arguments.threads} threads, torch {torch.__version__}, auto is {auto}")
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def make_scenes(folder: Path) -> Path:
-    """Fields with noise, which deflate halves, as it does with real reflectance."""
+    """Fields with noise; deflate compresses them to half, like real reflectance."""
     rng = np.random.default_rng(0)
     side = SIDE * int((TILES / SCENES) ** 0.5)
     for number in range(SCENES):

@@ -2,9 +2,9 @@
 
     uv run python tests/benchmarks/first_line.py [--other CHECKOUT] [--repeats 3] [--json FILE]
 
-Each command is started as a process of its own and stopped at its first line. `--other` measures another checkout of
-this repository with the same packages, in turn with this one, so that a machine whose speed drifts is fair to both.
-Processor seconds count only what runs, and are what the ratio is of.
+Each command is started in its own process and stopped at its first line. `--other` measures another checkout of this
+repository with the same packages, alternately with this one, so that a drift of the machine's speed affects both. The
+ratio is that of processor seconds.
 """
 
 import argparse
@@ -35,7 +35,7 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Measure, print, and write the same figures as flat JSON."""
+    """Measure, print, and write the same values as flat JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--other", type=Path)
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def first_line(command: list[str], work: Path, checkout: Path) -> tuple[float, float]:
-    """Seconds by the clock and of the processor until a command says something; it is stopped then."""
+    """Elapsed and processor seconds until a command prints its first line; it is then stopped."""
     environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     with subprocess.Popen(

@@ -3,12 +3,12 @@
     uv run python tests/benchmarks/many_files.py files [--files 10000] [--dtype uint16] [--bands 4] [--json FILE]
     uv run python tests/benchmarks/many_files.py scene [--side 10980] [--bands 12] [--json FILE]
 
-`files` makes files of 64 x 64 pixels (deflate) in a temporary folder and runs the command twice, each in a process of
-its own with a cache folder of its own: cold, when nothing is known of any file, and again, when nothing has changed.
-`scene` makes one scene (uint16, tiled, deflate), decodes it alone, block by block on all cores, and runs the command
-cold and again; again is what indexing takes. Rates leave out what a check of one file takes, which is the start of the
-program. They are by the clock and by seconds of CPU, which other work on the machine changes less. Files lie in memory
-when they are read: what is measured is the program, not the disk.
+`files` writes files of 64 x 64 pixels (deflate) to a temporary folder and runs the command twice, each time in a new
+process, with a separate cache folder: first cold, with an empty cache, then again, with unchanged files. `scene` writes
+one scene (uint16, tiled, deflate), decodes it block by block on all cores without the command, and runs the command
+cold and again; the second run is what indexing takes. The time of a check of one file (the start of the program) is
+subtracted. Rates are given for elapsed time and for CPU seconds, which other work on the machine changes less. The
+files are in the file cache when they are read, so that the program is measured and not the disk.
 """
 
 import argparse
@@ -51,7 +51,7 @@ datasets:
 
 
 def main() -> None:
-    """Make files, run the command on them, print the figures and write the same as flat JSON."""
+    """Make files, run the command on them, print the values and write the same as flat JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["files", "scene"])
     parser.add_argument("--files", type=int, default=10_000)
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def of_files(folder: Path, files: int, bands: int, dtype: str) -> dict[str, float]:
-    """Files per second of both runs, and their largest memory."""
+    """Files per second of both runs, and their peak memory."""
     start = timed_start(folder / "one", bands, dtype)
     apart(make_files, folder / "many", files, bands, dtype)
     figures = {"start_s": start.seconds, "start_cpu_s": start.cpu_s}
@@ -89,7 +89,7 @@ def of_files(folder: Path, files: int, bands: int, dtype: str) -> dict[str, floa
 
 
 def of_scene(folder: Path, side: int, bands: int) -> dict[str, float]:
-    """Seconds of decoding alone, of the cold check and of the second, with the largest memory of both."""
+    """Seconds of decoding alone, of the cold check and of the second check, with the peak memory of both."""
     start = timed_start(folder / "one", bands, "uint16")
     apart(make_scene, folder / "scene", side, bands)
     decoding_s, decoding_cpu_s = apart(decode, folder / "scene" / "s.tif")
@@ -114,7 +114,7 @@ def apart(function: Callable[..., Any], *words: object) -> Any:
 
 @dataclass(frozen=True)
 class Run:
-    """Seconds of the command, by the clock and of all cores together, and its largest memory in MiB."""
+    """Elapsed seconds and CPU seconds of the command, and its peak memory in MiB."""
 
     seconds: float
     cpu_s: float
@@ -122,7 +122,7 @@ class Run:
 
 
 def check(folder: Path) -> Run:
-    """`geomae catalog check` in a process of its own, with the cache beside the files."""
+    """Run `geomae catalog check` in a new process, with the cache beside the files."""
     begun = time.perf_counter()
     named = ["--catalog", folder / "data_catalog.yaml", "--out", folder / f"out-{begun}"]
     words = [sys.executable, "-c", START, "catalog", "check", "--quiet", *named]
@@ -161,7 +161,7 @@ def make_file(folder: Path, number: int, bands: int, dtype: str) -> None:
 
 
 def make_scene(folder: Path, side: int, bands: int) -> None:
-    """Fields with noise, which deflate halves, as it does with real reflectance."""
+    """Fields with noise; deflate compresses them to half, like real reflectance."""
     describe(folder, "s.tif", bands, SIDE)
     rng = np.random.default_rng(0)
     pixels_CHW = np.empty((bands, side, side), dtype=np.uint16)
@@ -181,7 +181,7 @@ def describe(folder: Path, path: str, bands: int, stride: int) -> None:
 
 
 def decode(path: Path) -> tuple[float, float]:
-    """Seconds that decoding every block once takes on all cores, each with a handle of its own; and those of CPU."""
+    """Elapsed and CPU seconds to decode every block once on all cores, each with its own file handle."""
     cores = os.cpu_count() or 1
     begun, begun_cpu = time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(cores) as pool:
@@ -190,7 +190,7 @@ def decode(path: Path) -> tuple[float, float]:
 
 
 def decode_part(path: Path, part: int, parts: int) -> None:
-    """Decode the rows of blocks that fall to one core."""
+    """Decode the rows of blocks of one core."""
     with rasterio.open(path) as scene:
         height = scene.block_shapes[0][0]
         for number in range(part, -(-scene.height // height), parts):

@@ -1,13 +1,13 @@
-"""PCA of a million embeddings in one pass, ours against scikit-learn's IncrementalPCA, in turn, in one process.
+"""PCA of a million embeddings in one pass: geomae compared with scikit-learn's IncrementalPCA, in one process.
 
     uv run --extra bench python tests/benchmarks/pca.py [--json FILE] [--rows 1000000] [--width 768]
 
-Both see the same embeddings (float32, made chunk by chunk from the seed, which is not timed) in chunks of
-IncrementalPCA's default batch, five rows per feature. They vary along 50 strong directions of falling variance and
-weakly along all others, turned against the axes, far from zero. Ours goes before and after the other, so that a machine
-whose speed drifts is fair to both; the peak of memory is taken before scikit-learn is imported. At a smaller size both
-are compared with the exact components in double precision, also where the variance falls without a step: there
-IncrementalPCA, which forgets all but 50 directions after each batch, finds something else.
+Both get the same embeddings (float32, generated chunk by chunk from the seed, which is not timed) in chunks of
+IncrementalPCA's default batch, five rows per feature. They have 50 strong directions of decreasing variance and weak
+variance in all others, rotated, with a mean far from zero. geomae is measured before and after the other, so that a
+drift of the machine's speed affects both. Peak memory is read before scikit-learn is imported. At a smaller size, both
+are compared with the exact components in double precision, also for variance that decreases without a step: there,
+IncrementalPCA, which keeps only 50 directions after each batch, finds other components.
 """
 
 import argparse
@@ -31,7 +31,7 @@ SMALL_WIDTH, SMALL_CHUNKS = 192, 10
 
 
 class Chunks:
-    """Embeddings as a function of the seed; counts the seconds that it takes to make them."""
+    """Embeddings as a function of the seed; counts the seconds needed to generate them."""
 
     def __init__(self, rows: int, deviation_D: NDArray[np.float64]) -> None:
         self.rows, self.deviation_D = rows, deviation_D.astype(np.float32)
@@ -54,7 +54,7 @@ class Chunks:
 
 
 def main() -> None:
-    """Measure, print, and write the same figures as flat JSON."""
+    """Measure, print, and write the same values as flat JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rows", type=int, default=1_000_000)
@@ -111,14 +111,14 @@ def theirs(chunks: Chunks) -> tuple[float, Floats]:
     seconds = 0.0
     for chunk_ND in chunks:
         start = time.perf_counter()
-        if len(chunk_ND) >= COMPONENTS:  # it refuses a rest of fewer rows
+        if len(chunk_ND) >= COMPONENTS:  # it refuses a last chunk with fewer rows
             pca.partial_fit(chunk_ND)
         seconds += time.perf_counter() - start
     return seconds, pca.components_
 
 
 def against_exact(name: str, deviation_D: NDArray[np.float64]) -> dict[str, float]:
-    """Largest angles of both to the exact subspace, where all embeddings fit in memory."""
+    """Largest angles of both to the exact subspace, for embeddings that fit in memory."""
     from sklearn.decomposition import PCA
 
     chunks = Chunks(SMALL_CHUNKS * PER_FEATURE * len(deviation_D), deviation_D)
@@ -141,7 +141,7 @@ def angle(one_KD: Floats, other_KD: Floats) -> float:
 
 
 def machine() -> str:
-    """The processor and how many of its cores may be used."""
+    """The processor and the number of usable cores."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
     return f"{name}, {len(os.sched_getaffinity(0))} cores, numpy {np.__version__}"

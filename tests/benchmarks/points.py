@@ -1,11 +1,11 @@
-"""How long it takes to index many points over many scenes, and how much memory.
+"""Time and memory to index many points over many scenes.
 
     uv run python tests/benchmarks/points.py [--points N] [--scenes S] [--size P] [--bands C] [--json FILE]
 
-Scenes of 1024 x 1024 pixels are made beside each other in two UTM zones, and points are drawn in them, in degrees. The
-audit reads every file first, as before any index; then the parts of the index are timed: the points are read and placed
-(`place_s`), the pixels of all tiles are read and measured (`survey_s`), and all of it (`index_s`, from the open
-catalogue to the index, without the audit). `again_s` is the second time, when the measures are in the cache.
+Scenes of 1024 x 1024 pixels are generated side by side in two UTM zones, with random points in them, in degrees. First
+the audit reads every file, as before any index. Then the parts of the index are timed: reading and placing the points
+(`place_s`), reading and measuring the pixels of all tiles (`survey_s`), and the whole index (`index_s`, from the open
+catalogue, without the audit). `again_s` is the second time, when the measurements are in the cache.
 """
 
 import argparse
@@ -106,17 +106,17 @@ def measure(folder: Path) -> dict[str, float]:
 
 
 def peak_mib() -> float:
-    """The most memory that this process has held."""
+    """The peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:
-    """Make, measure, print."""
+    """Generate the data, measure, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("points", 1_000_000), ("scenes", 100), ("size", 16), ("bands", 4)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--folder", type=Path, help="where the files are made, or lie already")
+    parser.add_argument("--folder", type=Path, help="folder for the files, or with existing files")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = chosen.folder or Path(temporary)

@@ -1,14 +1,14 @@
-"""`geomae predict` over a made scene: its memory, how often it decodes a block, and its speed beside the bare model.
+"""`geomae predict` on a synthetic scene: memory, how often a block is decoded, and speed compared with the model alone.
 
     uv run --extra bench python tests/benchmarks/predict.py [--json FILE] [--side 10980] [--share 1] [--threads 2]
 
-A scene of SIDE x SIDE x 12 (uint16, COG with blocks of 256) is made in a temporary folder, and mapped by the real
+A scene of SIDE x SIDE x 12 (uint16, COG with blocks of 256) is written to a temporary folder, and mapped by the real
 command, in this process, with an untrained encoder of `tiny` and a linear head for pixels: windows of 64 that overlap
-by half. --share takes only the first rows, at full width, since strips are as wide as the scene and memory follows the
-width; what the whole scene would take is extrapolated from it. Blocks decoded are the bytes that the mapping reads,
-divided by the bytes of the file's blocks, overviews left out: a block that is decoded twice is read twice (Linux). The
-bare model predicts tiles that are in memory, in batches of the same size, before and after the command, so that a
-machine whose speed drifts is fair to both.
+by half. --share uses only the first rows, at full width, because strips are as wide as the scene and memory depends on
+the width; the time for the whole scene is extrapolated. Blocks decoded: the bytes that the mapping reads, divided by
+the bytes of the file's blocks without overviews, since a block that is decoded twice is read twice (Linux). The model
+alone predicts tiles in memory, in batches of the same size, before and after the command, so that a drift of the
+machine's speed affects both.
 """
 
 import argparse
@@ -70,7 +70,7 @@ class Mapping:
         self._predict_strips = scene_maps.predict_strips
 
     def __call__(self, compute: Any, jobs: Sequence[MapJob], *others: Any) -> bool:
-        """Do what the command does, and measure it."""
+        """Map strips as the command does, and measure it."""
         before, start = bytes_read(), time.perf_counter()
         done = self._predict_strips(compute, jobs, *others)
         self.seconds, self.read_bytes = time.perf_counter() - start, bytes_read() - before
@@ -79,7 +79,7 @@ class Mapping:
 
 
 def main() -> None:
-    """Measure, print, and write the same figures as flat JSON."""
+    """Measure, print, and write the same values as flat JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--side", type=int, default=10_980)
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    keep_freed_memory()  # as the command does; both gain
+    keep_freed_memory()  # as the command does; both benefit
     rows = max(round(arguments.share * arguments.side), TILE)
     name = machine(torch.device("cpu"))
     print(f"{rows} of {arguments.side} rows x {arguments.side} x {BANDS} uint16, {name}, {arguments.threads} threads")
@@ -113,9 +113,9 @@ def main() -> None:
 
 
 def measure(folder: Path, rows: int, side: int) -> dict[str, float]:
-    """Make scene and model, and measure the bare model, the command, and the bare model again."""
+    """Make scene and model; measure the model alone, the command, and the model alone again."""
     making = multiprocessing.get_context("spawn").Process(target=make_scene, args=(folder / "scene.tif", rows, side))
-    making.start()  # in a process of its own, so that its memory is not counted
+    making.start()  # in another process, so that its memory is not counted
     making.join()
     assert making.exitcode == 0
     catalog = folder / "data_catalog.yaml"
@@ -149,7 +149,7 @@ def measure(folder: Path, rows: int, side: int) -> dict[str, float]:
 
 
 def make_scene(path: Path, rows: int, side: int) -> None:
-    """Fields with noise, which deflate halves, as it does with real reflectance; written in strips."""
+    """Fields with noise, written in strips; deflate compresses them to half, like real reflectance."""
     grid = Grid(rows, side, 10.0, "EPSG:32632", (10.0, 0.0, 4e5, 0.0, -10.0, 5e6))
     names = [f"band {number}" for number in range(BANDS)]
     with cog_in_strips(path, grid, descriptions=names, dtype="uint16", nodata=0) as write:
@@ -173,7 +173,7 @@ def save_untrained(folder: Path, imagery: SensorRecord) -> None:
 
 
 def seconds_per_tile(model: WindowModel) -> float:
-    """Seconds that the bare model takes for a tile in memory, after a batch that does not count."""
+    """Seconds per tile of the model alone on tiles in memory, after a warm-up batch."""
     batch = BATCH_PIXELS["cpu"] // TILE**2
     pixels_BCHW = torch.rand(batch, BANDS, TILE, TILE, generator=torch.Generator().manual_seed(0))
     valid_BCHW = torch.ones_like(pixels_BCHW, dtype=torch.bool)

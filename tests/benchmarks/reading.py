@@ -1,19 +1,19 @@
-"""How fast tiles are read: ours beside rasterio, torchgeo, and the limit of a memory map.
+"""Speed of reading tiles: geomae compared with rasterio, torchgeo, and a memory map as the limit.
 
     uv run python tests/benchmarks/reading.py [--side 4096] [--windows 200] [--threads 2] [--only NAME]
         [--memory-mb 64] [--json FILE]
 
-A scene of SIDE x SIDE x 12 (uint16) is written in each of the ways that archives have. Every reading runs in a process
-of its own and gives float32 reflectance (stored x 0.0001) and validity (stored value is not 0) in two rounds: `cold`,
-after the system was told to forget the files, and `warm`, of other places. `anywhere` are random places, the same for
-all who read those; torchgeo's RandomGeoSampler chooses places by itself, and torchgeo gives no validity. `drawn` are
-the tiles of the scene in the order of a training, four times as many; `data.cache` the same from the cache of decoded
-tiles, which was filled before, `warm` in the second epoch. The limit is a memory map of the same pixels, undecoded.
+A scene of SIDE x SIDE x 12 (uint16) is written in the layouts that are common in archives. Every reader runs in its own
+process and gives float32 reflectance (stored x 0.0001) and validity (stored value is not 0) in two rounds: `cold`,
+after the system dropped the files from its cache, and `warm`, at other places. `anywhere`: random places, the same for
+all such readers; torchgeo's RandomGeoSampler chooses its own places, and torchgeo gives no validity. `drawn`: the tiles
+of the scene in the order of training, four times as many; `data.cache`: the same from the cache of decoded tiles, which
+was filled before, `warm` in the second epoch. The limit is a memory map of the same pixels, already decoded.
 
-Time is that of the processor, over all threads, which other programs on the machine change little: what threads do
-twice shows, waiting for the disk does not. With `--memory-mb` GDAL's cache of decoded blocks and ours are bounded by so
-much each, which makes of the scene a part of a large archive: left to themselves all readers hold most of a single
-scene decoded.
+Processor time over all threads is measured, because other programs on the machine change it little. It includes work
+that threads do twice, but not waiting for the disk. `--memory-mb` limits the caches of decoded blocks of GDAL and of
+geomae to this size each, so that the scene behaves like a part of a large archive. Without it, all readers keep most of
+a single scene decoded.
 """
 
 import argparse
@@ -81,10 +81,10 @@ def main() -> None:
     """Measure every layout and window size, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=4096)
-    parser.add_argument("--windows", type=int, default=200, help="of a round")
-    parser.add_argument("--threads", type=int, default=2, help="of ours with several")
-    parser.add_argument("--only", default="", help="layouts whose name holds this")
-    parser.add_argument("--memory-mb", type=int, help="for decoded blocks")
+    parser.add_argument("--windows", type=int, default=200, help="windows per round")
+    parser.add_argument("--threads", type=int, default=2, help="threads of geomae's readers with several")
+    parser.add_argument("--only", default="", help="only layouts whose name contains this")
+    parser.add_argument("--memory-mb", type=int, help="limit of each cache of decoded blocks")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     rows: dict[str, dict[str, float]] = {}
@@ -105,7 +105,7 @@ def main() -> None:
                 in_own_process(list_tiles, Path(temporary), size)
                 for reader in readers:
                     if reader == "torchgeo" and not layout.startswith("12 bands"):
-                        continue  # chips and single files are other data sets there, with other places
+                        continue  # torchgeo needs other data sets for chips and single files
                     if reader == "data.cache":
                         in_own_process(fill, Path(temporary), size)
                     speeds = in_own_process(measure, Path(temporary), layout, reader, size, arguments)
@@ -132,13 +132,13 @@ def print_row(name: str, row: dict[str, float], readers: Iterable[str]) -> None:
 
 
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function gives, in a new process: caches and memory of the others play no part."""
+    """The result of a function in a new process, without caches and memory of other measurements."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
 
 def make(folder: Path, layout: str, side: int) -> None:
-    """The scene: fields with noise, which deflate halves, as it does with real reflectance; no pixel is 0."""
+    """The scene: fields with noise, which deflate compresses to half, like real reflectance; no pixel is 0."""
     rng = generator(0, "benchmark reading", 0)
     count = -(-side // FIELD_PX)
     fields_Chw = rng.integers(500, 4000, (len(BANDS), count, count), dtype=np.uint16)
@@ -213,7 +213,7 @@ def forget(folder: Path) -> None:
 
 
 def list_tiles(folder: Path, size: int) -> None:
-    """Audit and index the scene before anything is measured: that decodes all of it."""
+    """Audit and index the scene before any measurement, because this decodes all of it."""
     tiles_of(folder, size, cached=False)
 
 
@@ -243,7 +243,7 @@ def drawn(reader: TileReader, threads: int) -> Reading:
 
 
 def opened(folder: Path, layout: str, reader: str, size: int, arguments: argparse.Namespace) -> Reading:
-    """What reads windows, each to pixels and validity."""
+    """The readers, which read windows as pixels and validity."""
     if reader == "memory map":
         return partial(by_memory_map, np.load(folder / "pixels.npy", mmap_mode="r"))
     if reader == "rasterio":
@@ -272,7 +272,7 @@ def by_memory_map(pixels_CHW: Any, windows: Sequence[Window]) -> Iterator[None]:
 
 
 def by_rasterio(folder: Path, layout: str, windows: Sequence[Window]) -> Iterator[None]:
-    """Open handles (of chips none: each is asked for once), one call for all bands of a file."""
+    """Rasterio with open handles (not for chips, which are read once), and one call for all bands of a file."""
     if layout.startswith("chips"):
         for at in windows:
             with rasterio.open(folder / f"{at.row:05d}_{at.col:05d}.tif") as chip:
@@ -286,7 +286,7 @@ def by_rasterio(folder: Path, layout: str, windows: Sequence[Window]) -> Iterato
 
 
 def torchgeo_reading(folder: Path) -> Reading:
-    """RasterDataset by RandomGeoSampler, without workers; it counts windows, and chooses their places."""
+    """RasterDataset with RandomGeoSampler, without workers; the sampler chooses the places of the windows."""
     from torchgeo.datasets import RasterDataset
     from torchgeo.samplers import RandomGeoSampler, Units
 
@@ -301,7 +301,7 @@ def torchgeo_reading(folder: Path) -> Reading:
 
 
 def physical(raw_CHW: Any) -> None:
-    """Reflectance and validity, as ours gives them."""
+    """Reflectance and validity in the form of geomae's readers."""
     valid_CHW = raw_CHW != 0
     pixels_CHW = raw_CHW.astype(np.float32)
     pixels_CHW *= np.float32(SCALE)

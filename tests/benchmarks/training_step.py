@@ -1,15 +1,15 @@
-"""One training step against other implementations, in turn, in one process: tiles per second.
+"""One training step compared with other implementations, alternately in one process: tiles per second.
 
     uv run --extra bench python tests/benchmarks/training_step.py [--json FILE] [--device cuda] [--compile]
 
 On a CPU: 64 x 64 x 3 tiles, patch 8, encoder 384/12/6, decoder 192/4/6, batch 64, mask ratio 0.75, target `patch`,
-AdamW included; then our decoders `full` and `cross` at base size (768/12/12, decoder 512/8/16, 224 x 224 x 3 tiles,
-patch 16). With --device cuda: base and large at 224, batch 256, bf16, with the peak of memory. A turn is one step that
-does not count, because the caches still hold another's tensors, and some that do; every round gives each candidate a
-turn, so that a machine whose speed drifts is fair to all. --compile gives ours with `compile=true` a turn, too, and
-prints what its first step takes. Freed memory is kept as `geomae pretrain` keeps it, from which all gain; --allocator
-system gives it back: the table says how many pages a step then faults in, and what share of the processors' time the
-system spends in the step.
+AdamW included; then geomae's decoders `full` and `cross` at base size (768/12/12, decoder 512/8/16, tiles of
+224 x 224 x 3, patch 16). With --device cuda: base and large at 224, batch 256, bf16, with peak memory. Every round
+measures each candidate: one warm-up step, because the caches still hold tensors of another candidate, and some counted
+steps. A drift of the machine's speed thus affects all candidates. --compile adds geomae with `compile=true`, and prints
+the time of its first step. Freed memory is kept as in `geomae pretrain`, which helps all candidates. --allocator system
+returns it: the table then gives the page faults of a step, and the share of processor time that the system uses during
+the step.
 """
 
 import argparse
@@ -41,7 +41,7 @@ class Turn(NamedTuple):
 
 
 def main() -> None:
-    """Measure, print the tables, and write the same figures as flat JSON."""
+    """Measure, print the tables, and write the same values as flat JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--device", default="cpu")
@@ -52,7 +52,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     torch.set_num_threads(arguments.threads)
-    torch.set_float32_matmul_precision("highest")  # fp32 for true: no reduced matrix products on either side
+    torch.set_float32_matmul_precision("highest")  # full fp32: no reduced precision for any candidate
     from geomae.runtime.precision import keep_freed_memory, precision_for
 
     auto = precision_for(device.type, "auto")
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def on_cpu(device: torch.device, auto: str, rounds: int, compiled: bool) -> dict[str, float]:
-    """Ours beside its peers at small size, then our own decoders at base size."""
+    """geomae and other implementations at small size, then geomae's decoders at base size."""
     attention = {precision: fastest_attention(device, precision) for precision in ("32", "bf16")}
     small = {
         "ours_auto": ours(SMALL, device, auto),
@@ -118,14 +118,14 @@ def on_gpu(device: torch.device, auto: str, rounds: int, compiled: bool) -> dict
 
 
 def first_step(name: str, step: Step, device: torch.device) -> dict[str, float]:
-    """Print and give the seconds of the first step, in which a compiled model is compiled."""
+    """Print and return the seconds of the first step, in which a compiled model is compiled."""
     seconds = timed(step, device)
     print(f"{name}: {seconds:.0f} s for the first step")
     return {f"{name}_first_step_s": seconds}
 
 
 def measure(candidates: dict[str, Step], device: torch.device, rounds: int, steps: int) -> dict[str, list[Turn]]:
-    """A turn of every candidate in every round, after WARM_UP rounds that do not count."""
+    """Measure every candidate in every round, after WARM_UP rounds that do not count."""
     turns: dict[str, list[Turn]] = {name: [] for name in candidates}
     for round_number in range(rounds + WARM_UP):
         for name, step in candidates.items():
@@ -141,7 +141,7 @@ def measure(candidates: dict[str, Step], device: torch.device, rounds: int, step
 
 
 def table(case: Case, turns: dict[str, list[Turn]], reference: str) -> dict[str, float]:
-    """Print tiles per second and ratios to the reference round by round; gives them by name."""
+    """Print tiles per second and ratios to the reference in each round; returns them by name."""
     figures: dict[str, float] = {}
     print(f"{'':22} {'tiles/s':>8} {'faults':>8} {'system':>7}  ratio to {reference}: median (min to max over rounds)")
     for name, found in turns.items():
@@ -156,7 +156,7 @@ def table(case: Case, turns: dict[str, list[Turn]], reference: str) -> dict[str,
 
 
 def share_of_peak(name: str, case: Case, tiles_per_s: float, device: torch.device, precision: str) -> dict[str, float]:
-    """How much of the machine's measured rate of matrix products the products of a step reach."""
+    """Fraction of the machine's measured rate of matrix products that a step reaches."""
     side = PEAK_SIDE[device.type]
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
@@ -167,7 +167,7 @@ def share_of_peak(name: str, case: Case, tiles_per_s: float, device: torch.devic
 
 
 def fastest_attention(device: torch.device, precision: str) -> str:
-    """The attention with which transformers is faster here."""
+    """The attention implementation with which transformers is faster here."""
     steps = {kind: transformers(SMALL, device, precision, kind) for kind in ("eager", "sdpa")}
     turns = measure(steps, device, 3, steps=1)
     return min(turns, key=lambda kind: statistics.median(turn.seconds for turn in turns[kind]))
@@ -183,7 +183,7 @@ def timed(work: Step, device: torch.device) -> float:
 
 
 def machine(device: torch.device) -> str:
-    """The device as people know it."""
+    """The name of the device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")

@@ -1,12 +1,12 @@
-"""How long a training waits for tiles that it reads from JPEG 2000.
+"""Share of time that training waits for tiles read from JPEG 2000.
 
     uv run python tests/benchmarks/waiting.py --folder scratch/jp2 [--steps 24] [--one-by-one] [--config tiny]
 
-The scene of `reading.py`, 12 files of 3,072 x 3,072, has 9 blocks of 1,024 a side; four groups are in turn and five
-blocks of each file are kept, as of an archive in which it is one of many scenes, and no tile stays in memory. The same
-training runs twice with `data.cache`, which the first of them fills. `--one-by-one` draws tiles in any order instead.
-Printed are the tiles a second and the share of the time that was spent waiting, over the first four steps, in which
-reading starts, and over the rest.
+The scene of `reading.py`, 12 files of 3,072 x 3,072, has 9 blocks with sides of 1,024. Four groups are active and five
+blocks of each file are cached, as in an archive in which it is one of many scenes, and no tile stays in memory. The
+same training then runs twice with `data.cache`, which the first run fills. `--one-by-one` draws tiles in random order
+instead. Prints tiles per second and the share of time spent waiting, for the first four steps, in which reading starts,
+and for the rest.
 """
 
 import argparse
@@ -26,9 +26,9 @@ GROUP_MIB = 24  # 1,024 x 1,024 x 12 in two bytes
 
 
 def main() -> None:
-    """Print a table."""
+    """Run the trainings and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="where the scene is, or is made")
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the scene, which is written if absent")
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--one-by-one", action="store_true")
     parser.add_argument("--config", default="tiny")
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def train(folder: Path, out: Path, arguments: argparse.Namespace, more: tuple[str, ...]) -> list[tuple[float, float]]:
-    """Tiles a second and waiting, for each lap of steps."""
+    """Tiles per second and share of waiting, for each lap of steps."""
     draw_groups.IN_TURN_BYTES = 4 * GROUP_MIB * MIB
     draw_groups.FEWEST_TILES = SIDE**2 if arguments.one_by_one else draw_groups.FEWEST_TILES
     shared_blocks().room = 5 * GROUP_MIB * MIB
@@ -70,7 +70,7 @@ def train(folder: Path, out: Path, arguments: argparse.Namespace, more: tuple[st
 
 
 def mean(laps: list[tuple[float, float]]) -> tuple[float, float]:
-    """Over laps, which have as many tiles each."""
+    """Mean over laps, which have equal numbers of tiles."""
     seconds = [1 / speed for speed, _ in laps]
     waited = sum(time * share for time, (_, share) in zip(seconds, laps, strict=True))
     return len(laps) / sum(seconds), waited / sum(seconds)
