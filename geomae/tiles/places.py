@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import shapely
 from numpy.typing import NDArray
 
 from geomae.errors import CatalogError
@@ -149,17 +150,21 @@ class _Boxes:
         """See `Partners.same_ground`."""
         blocks = [positions_B[start : start + BLOCK] for start in range(0, len(positions_B), BLOCK)]
         rows = [self._rows(block, positions_B, reach) for block in blocks]
-        return np.concatenate(rows) if rows else np.zeros((0, 0), dtype=bool)
+        same = np.concatenate(rows) if rows else np.zeros((0, 0), dtype=bool)
+        # A tree finds the few pairs whose boxes meet, out of B x B of a large batch.
+        centre_B2, half_B2 = self._centre_T2[positions_B], self._half_T2[positions_B]
+        boxes = shapely.box(*(centre_B2 - reach * half_B2).T, *(centre_B2 + reach * half_B2).T)
+        one, other = shapely.STRtree(boxes).query(boxes)
+        near = np.abs(centre_B2[one] - centre_B2[other]) < (reach - TOUCHING) * (half_B2[one] + half_B2[other])
+        frame_B = self._frame_T[positions_B]
+        meeting = near.all(axis=1) & (frame_B[one] == frame_B[other])
+        same[one[meeting], other[meeting]] = True
+        return same
 
     def _rows(self, rows: Whole, columns: Whole, reach: float) -> Bools:
+        """Which tiles are of one place, or of two frames and close to each other on the sphere."""
         same = (self.place_T[rows, None] == self.place_T[columns]) & (self.place_T[rows, None] >= 0)
         frame_row, frame_column = self._frame_T[rows, None], self._frame_T[columns]
-        near = frame_row == frame_column
-        for axis in range(2):
-            centre_T, half_T = self._centre_T2[:, axis], self._half_T2[:, axis]
-            distance = np.abs(centre_T[rows, None] - centre_T[columns])
-            near &= distance < (reach - TOUCHING) * (half_T[rows, None] + half_T[columns])
-        same |= near
         on_earth_row, on_earth_column = frame_row >= 0, frame_column >= 0
         elsewhere = on_earth_row & on_earth_column & (frame_row != frame_column)
         if elsewhere.any():
