@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from geomae.commands import (
     adapt,
@@ -29,8 +29,30 @@ from geomae.commands import (
 )
 from geomae.commands.options import FIRST, GROUPS, OTHERS, USUAL
 
+SECTIONS = {  # the commands in the help of `geomae`, in the order in which a study uses them
+    "Begin": ("doctor", "catalog"),
+    "Train": ("pretrain", "adapt", "finetune"),
+    "Measure and compare": ("embed", "embed-pca", "probe", "gap", "compare-recon"),
+    "Map and export": ("predict", "convert"),
+    "Find runs again": ("runs", "ui"),
+}
+
+
+class Sections(TyperGroup):
+    """The program, whose help lists the commands by what they are for, with their whole first sentence."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write one section of commands after the other."""
+        for section, names in SECTIONS.items():
+            with formatter.section(section):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(LONGEST_HELP)) for name in names])
+
+
+LONGEST_HELP = 200  # characters; it is wrapped to the terminal and not cut
 app = typer.Typer(
     name="geomae",
+    cls=Sections,
+    epilog="Begin with `geomae catalog init FOLDER` for your rasters, or with `geomae catalog init --sample`.",
     help="Domain adaptation for remote sensing imagery with band-aware masked autoencoders.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -16,6 +16,7 @@ from geomae.tiles.pixel_census import ALL, PixelCensus, PixelsBySplit
 from geomae.tiles.selection import grids_gsd_m
 
 SHOWN = 20  # problems, and values of a column, that are printed; audit.json has all
+NO_VALUE = "(none)"
 COUNTED = ("split", "label", "domain")  # columns of the index
 SHOWN_ROWS = 12  # classes, and months, of the table by split
 SHOWN_SPLITS = 4
@@ -182,7 +183,8 @@ def _figures(check: DatasetCheck) -> Iterable[tuple[str, int]]:
         if column == "label" and label_range(counts) is not None:
             continue  # the table of labels gives the range of numbers
         for value, count in list(counts.items())[:SHOWN]:
-            yield f"{column} {value}", count
+            unclear = column == "label" and value == NO_VALUE and check.tiles.labels is not None
+            yield f"{column} {value}{', no class covers enough of the tile' if unclear else ''}", count
         if len(counts) > SHOWN:
             yield f"{len(counts) - SHOWN} more {column}s", sum(list(counts.values())[SHOWN:])
 
@@ -190,8 +192,8 @@ def _figures(check: DatasetCheck) -> Iterable[tuple[str, int]]:
 def _counts(tiles: TileIndex, column: str) -> Mapping[str, int]:
     """Number of tiles for each value, the most frequent first; empty if no tile has a value."""
     values = tiles.tiles[column].tolist()
-    counts = Counter("(none)" if value is None or value != value else str(value) for value in values)
-    return {} if set(counts) == {"(none)"} else dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    counts = Counter(NO_VALUE if value is None or value != value else str(value) for value in values)
+    return {} if set(counts) == {NO_VALUE} else dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _gsd_m(tiles: TileIndex) -> float | None:

@@ -96,8 +96,22 @@ def run(options: EmbedPcaOptions) -> int:
             title = f"{' + '.join(one.name for one in selections)} through {reference.label}"
             write_report(analysis, session.compute, title, embedded, result, scores_TK, earlier, maps)
             write_summary(analysis, result, maps, metrics, inputs)
-            session.screen.say(next_command("embed-pca", options.common, encoder=options.encoders[0]))
+            train, test = splits_to_probe(selections)
+            session.screen.say(
+                next_command("embed-pca", options.common, train=train, test=test, encoder=options.encoders[0])
+            )
     return 0
+
+
+def splits_to_probe(selections: "Sequence[Selection]") -> tuple[str, str]:
+    """Selectors of labelled tiles to train a probe on and to test it on, SELECTOR where no data set has both."""
+    for one in selections:
+        tiles, name = one.index.tiles, one.index.name
+        splits = dict.fromkeys(tiles["split"][tiles["label"].notna()].sort_values())
+        tests = sorted((split for split in splits if split != "train"), key=lambda split: not split.startswith("test"))
+        if "train" in splits and tests:
+            return f"{name}@train", f"{name}@{tests[0]}"
+    return "SELECTOR", "SELECTOR"
 
 
 embed_pca = command(run, "Principal components of the embeddings of tiles: plots, a report, and maps of whole scenes.")

@@ -38,18 +38,20 @@ def draw_maps(
     jobs = scenes_to_map(embedded.parts, most)
     if not jobs:
         return []
+    scenes = sum(len(np.unique(part.index.tiles["scene"])) for part in embedded.parts)
+    analysis.screen.say(f"maps of {len(jobs)} of {scenes:,} scenes" + ("; more: --maps" if len(jobs) < scenes else ""))
     colours = load_colours(earlier.folder) if earlier else None
     if colours is None:
         dataset = embedded.open()
         fitted_T, _ = fitted_tiles(dataset["dataset"].to_numpy(), dataset["split"].to_numpy())
-        analysis.screen.say("fitting the colours of the maps")
+        analysis.screen.say("fitting the colours of the maps to patches of these tiles")
         colours = fit_colours(compute, embedded.parts, fitted_T, seed, identity_of(dataset.attrs))
     colours.save(analysis.out)
     maps: list[SceneMap] = []
     total, before = sum(job.windows for job in jobs), 0
 
     def step(before: int, done: int, _: int) -> None:
-        analysis.step("mapping, windows", before + done, total)
+        analysis.step("mapping scenes, windows", before + done, total)
 
     for job in jobs:
         scaled_YXK, valid_YX = map_scene(compute, job, colours, partial(step, before))

@@ -6,6 +6,7 @@ Nothing here is slow to import: `geomae --help` and the message for a wrong opti
 import errno
 import os
 import shlex
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from datetime import UTC, datetime
@@ -77,7 +78,7 @@ NEXT = {
     "pretrain": "geomae embed-pca --dataset {dataset} --encoder {out}/model",
     "convert": "geomae embed-pca --dataset SELECTOR --encoder {out}",
     "embed": "geomae embed-pca --dataset {dataset} --encoder {encoder}",
-    "embed-pca": "geomae probe --train SELECTOR --test SELECTOR --encoder {encoder}",
+    "embed-pca": "geomae probe --train {train} --test {test} --encoder {encoder}",
     "probe": "geomae predict --model {out}/probes/{encoder} --dataset {dataset}",
     "finetune": "geomae predict --model {out}/model --dataset {dataset}",
     "gap": "geomae adapt --source {source} --target {target} --model {model}",
@@ -239,12 +240,25 @@ def default_out(command: str) -> Path:
 
 
 def check_new(path: Path) -> None:
-    """Raise StorageError if `path` already holds something, or cannot be written to."""
+    """Raise StorageError if `path` already holds something."""
     if path.is_file():
         raise StorageError(f"--out {path}: is a file; choose another folder")
     if path.is_dir() and any(path.iterdir()):
         what = "already holds a run" if (path / "run.json").exists() else "is not empty"
         raise StorageError(f"--out {path}: {what}; choose another folder")
+
+
+def check_writable(path: Path) -> None:
+    """Raise StorageError if the folder `path` can be neither made nor written to; nothing is left behind."""
+    place = path.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        tempfile.TemporaryDirectory(prefix=".geomae-", dir=place).cleanup()
+    except OSError as error:
+        raise StorageError(
+            f"--out {path}: {place} cannot be written to ({error.strerror}); choose another folder"
+        ) from error
 
 
 def output_folder(command: str, out: Path | None) -> Path:
@@ -253,10 +267,13 @@ def output_folder(command: str, out: Path | None) -> Path:
 
 
 def new_output_folder(command: str, out: Path | None) -> Path:
-    """The same for a command that cannot continue a run. Raises StorageError if `out` already holds something."""
+    """The same for a command that cannot continue a run. Raises StorageError if `out` already holds something,
+    or if the folder cannot be written to."""
     if out is not None:
         check_new(out)
-    return output_folder(command, out)
+    folder = output_folder(command, out)
+    check_writable(folder)
+    return folder
 
 
 def write_catalog_summary(

@@ -23,6 +23,7 @@ from geomae.commands.options import (
     RunName,
     TrackingUri,
     check_new,
+    check_writable,
     command,
     output_folder,
 )
@@ -221,6 +222,8 @@ def index_first(
 
     if options.out is not None:
         check_new(options.out)
+    if not options.dry_run:
+        check_writable(output_folder("pretrain", options.out))
     screen = Screen(shown=not options.quiet)
     selectors = [parse_selector(text) for text in (*datasets, *options.evaluations)]
     indexes = index_training(with_absolute_path(options.common.open_catalog()), selectors, config.data, screen.step)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geomae.catalog import Catalog, Selector
-from geomae.commands.options import CommonOptions, check_new
+from geomae.commands.options import CommonOptions, check_new, check_writable, output_folder
 from geomae.config import flatten
 from geomae.errors import ConfigError, StorageError
 from geomae.files import read_json
@@ -143,6 +143,8 @@ def open_session(
 
         always = {"version": __version__, "catalog": str(session.catalog.path.absolute()), "seed": common.seed}
         check_out(common.out, {**request, **always})
+    if request is not None and not common.dry_run and session.leads:
+        check_writable(output_folder(str(request["command"]), common.out))
     chosen = (common.device, common.precision, common.devices, common.nodes)
     usual = CommonOptions()
     if not alone() or chosen != (usual.device, usual.precision, usual.devices, usual.nodes):

@@ -24,8 +24,9 @@ SUFFIXES = frozenset((".tif", ".tiff", ".gtif", ".jp2", ".png", ".jpg", ".jpeg")
 CUBE_SUFFIXES = frozenset((".nc", ".nc4", ".h5", ".hdf5", ".he5"))
 LONGEST_NAME = 60  # characters of a data set's name
 SHOWN = 5  # patterns of one group
+WRITTEN = "# Written by `geomae catalog init`. `check` marks a guess and its reason."
+TO_FILL_IN = f"{WRITTEN.removesuffix('.')}, FILL IN marks what only you can decide."
 HEAD = (
-    "# Written by `geomae catalog init`. `check` marks a guess and its reason, FILL IN marks what only you can decide.",
     "# An entry can have further keys, as for masks, labels, splits and domains: see `geomae catalog schema`.",
     "version: 1",
     "datasets:",
@@ -50,9 +51,10 @@ class InferredCatalog:
 
     def text(self) -> str:
         """The catalogue as commented YAML."""
-        lines = list(HEAD)
+        lines = []
         for name, entry in self.entries.items():
             lines += [f"  {flow(name)}:", *entry.lines, ""]
+        lines = [TO_FILL_IN if any("FILL IN" in line for line in lines) else WRITTEN, *HEAD, *lines]
         lines += [comment(f"not in the catalogue: {text}", indent=2) for text in self.left_out]
         return "\n".join(lines).rstrip() + "\n"
 

@@ -16,6 +16,7 @@ from geomae.errors import ConfigError, nearest
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # used in names of files and metrics; MLflow refuses other characters
 FOLDER, MLFLOW, TIMM, TORCHGEO, BASELINE = "folder", "mlflow", "timm", "torchgeo", "baseline"
 GALILEO = "galileo"
+MODEL_FILE = "config.json"  # what a model folder holds
 RANDOM_SEEDS = 5  # number of untrained encoders that `baseline:random` stands for
 BASELINES = ("statistics", "rcf", "random", "pixels")
 BASELINE_OPTIONS = {"random": ("seed",), "idw": ("power",)}
@@ -91,7 +92,7 @@ def parse_encoders(texts: Sequence[str], baselines: Sequence[str] = BASELINES) -
 
     The default label is the name of the run's folder (`first` of `runs/first/model`) or of Galileo's folder, else the
     text reduced to letters, digits and `._-`. Raises ConfigError for an unknown kind, name or option, with the nearest
-    known one, for a folder that is absent, and for a label that is given twice.
+    known one, for a folder that is absent or is that of a run, and for a label that is given twice.
     """
     pairs = [split_label(text) for text in texts]
     given = [label for label, _ in pairs if label is not None]
@@ -126,6 +127,8 @@ def parse_encoder(text: str, baselines: Sequence[str] = BASELINES) -> Reference:
         label = _plain(Path(name).absolute().name) if folder else _plain(text)
         return Reference(label, text, head, name, MappingProxyType(_options(text, options if mark else "", known)))
     if Path(text).is_dir():
+        if not (Path(text) / MODEL_FILE).is_file() and (Path(text) / "model" / MODEL_FILE).is_file():
+            raise ConfigError(f"{text}: is the folder of a run; its model is {Path(text) / 'model'}, name that")
         return Reference(_folder_label(Path(text)), text, FOLDER, text, MappingProxyType({}))
     if colon and re.fullmatch(r"\w+", head) and not Path(text).exists():
         close = nearest(head, ("mlflow", "models", *LIBRARIES, BASELINE))

@@ -84,7 +84,10 @@ class Screen:
             return "", ""
         per_s = (done - before) / (now_s - begun_s)
         left_s = round((total - done) / per_s)
-        return f"{per_s:,.0f}/s", f", {left_s // 60}:{left_s % 60:02d} left" if left_s else ""
+        if left_s == 0 and now_s - begun_s < 1:
+            return "", ""
+        rate = f"{per_s:,.0f}/s" if per_s >= 1 else f"{1 / per_s:,.0f} s each"  # rare steps: 0/s says nothing
+        return rate, f", {left_s // 60}:{left_s % 60:02d} left" if left_s else ""
 
     def _on_bar(self, what: str, done: int, total: int, figures: str) -> None:
         if self._bar is None:

@@ -138,7 +138,7 @@ def warnings(census: Census, fewest: int) -> list[str]:
         if alone:
             found.append(
                 f"{_listed(alone)}: the class occurs in one split only, so that it is either not trained on or not "
-                "tested; split by other groups or with another seed"
+                "tested; split by other groups or with another seed, or correct the column that holds the splits"
             )
     scored = [split for split in census.splits if split not in (USUAL_SPLITS[0], NO_SPLIT)]
     if not scored and (classes or census.numbers):

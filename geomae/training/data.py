@@ -255,8 +255,8 @@ def pair_tiles(
         )
     left = objective.model_copy(update={"places": 0.0})
     notes.append(
-        "objective.places takes no part: no tile has a partner that shows the same ground; "
-        f"{' and '.join(left.weights())} remain"
+        "objective.places is left out of the loss, since no two tiles show the same ground; "
+        f"the terms {' and '.join(left.weights())} remain"
     )
     return left, partners if left.paired else None
 

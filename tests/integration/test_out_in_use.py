@@ -1,6 +1,7 @@
 """A folder that holds other results is refused by every command before it reads a tile."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from geomae.commands import (
     probe,
     session,
 )
-from geomae.commands.options import CommonOptions
+from geomae.commands.options import CommonOptions, check_writable
 from geomae.errors import StorageError
 
 STATISTICS = ("baseline:statistics",)
@@ -105,3 +106,20 @@ def test_a_folder_of_something_else_is_refused_before_tiles_are_read(command, co
 def test_convert_refuses_before_it_reads_weights(common):
     with pytest.raises(StorageError, match="out: exists; choose another folder"):
         convert.run(convert.ConvertOptions(Path("m"), Path("out"), bands="naip:red"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_place_that_takes_no_folder_is_refused_before_tiles_are_read(command, common, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("geomae.commands.options.tempfile.TemporaryDirectory", refuse)
+    with pytest.raises(StorageError, match=r"^--out \S+new/run: \S+ cannot be written to \(Permission"):
+        COMMANDS[command](replace(common, out=Path("new/run").absolute()))
+    with pytest.raises(WasRead):  # a dry run writes nothing
+        COMMANDS[command](replace(common, out=Path("new/run").absolute(), dry_run=True))
+
+
+def test_trying_a_folder_leaves_nothing_behind(tmp_path):
+    check_writable(tmp_path / "new" / "run")
+    assert list(tmp_path.iterdir()) == []

@@ -71,7 +71,7 @@ def test_two_processes_compute_what_one_does(trained):
 
 def test_it_says_who_has_partners_and_keeps_no_head(trained):
     work, said = trained
-    assert "tiny@train: " in said and "tiles have a partner, by overlapping footprints" in said
+    assert "tiny@train: " in said and "tiles share ground, by overlapping footprints" in said
     model = load_model(work / "on-1" / "model")
     assert model.provenance["objective"] == {"pixels": 1.0, "places": 1.0, "contrast": 0.5, "textures": 1.0}
     weights = load_file(work / "on-1" / "checkpoints" / "step-00000006" / "model.safetensors")
@@ -163,7 +163,7 @@ def test_nobody_shows_the_ground_twice(one_date, tracking_uri, tmp_path, capsys)
     refuses(CatalogError, wanted, changes=pairs_alone, out=tmp_path / "no", **given)
     assert not (tmp_path / "no").exists()
     assert run(PretrainOptions(changes=(*TINY, "steps=1"), out=tmp_path / "run", **given)) == 0
-    assert "objective.places takes no part" in capsys.readouterr().err
+    assert "objective.places is left out of the loss" in capsys.readouterr().err
     assert load_model(tmp_path / "run" / "model").provenance["objective"] == {"pixels": 1.0, "textures": 1.0}
 
 

@@ -54,6 +54,14 @@ def test_what_matters_first_comes_first():
     assert sections == ["Options", "Input", "Training", "Output", "Tracking", "Example"]
 
 
+def test_the_program_lists_every_command_once_by_what_it_is_for_and_cuts_no_sentence():
+    assert sorted(name for names in cli.SECTIONS.values() for name in names) == sorted(ROOT.commands)
+    with typer.Context(ROOT, info_name="geomae") as context:
+        page = ROOT.get_help(context)
+    assert all(f"\n{section}:\n" in page for section in cli.SECTIONS)
+    assert "..." not in page.partition("\nBegin:")[2] and "geomae catalog init" in page
+
+
 def test_groups_name_options_that_there_are():
     there = {cli.title(option) for one in EVERY.values() for option in one.params}
     assert not {*USUAL, *(name for names in GROUPS.values() for name in names)} - there

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from geomae.encoders import parse_encoders
-from geomae.encoders.specification import LABEL
+from geomae.encoders.specification import LABEL, parse_encoder
 from geomae.errors import ConfigError
 
 
@@ -76,6 +76,13 @@ def test_what_is_unknown_is_refused_with_the_nearest(folder, text, message):
         parse_encoders([text])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_folder_of_a_run_is_refused_with_the_name_of_its_model(tmp_path):
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"mine: is the folder of a run; its model is \S+mine/model, name that"):
+        parse_encoder(str(tmp_path / "mine"))
 
 
 def test_names_of_encoders_are_checked_without_torch():

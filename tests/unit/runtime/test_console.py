@@ -30,6 +30,17 @@ def test_progress_says_how_fast_it_goes_and_for_how_long_still(monkeypatch):
     assert "auditing many 20100/200100 2,000/s, 1:30 left" in terminal.getvalue().splitlines()
 
 
+def test_rare_steps_have_their_duration_in_place_of_a_rate_of_zero(monkeypatch):
+    times = iter((0.0, 0.0, 40.0, 40.0, 40.0))
+    monkeypatch.setattr("geomae.runtime.console.time.monotonic", lambda: next(times))
+    terminal = io.StringIO()
+    with contextlib.redirect_stderr(terminal):
+        screen = Screen()
+        for done in (1, 3):
+            screen.step("probing encoders", done, 8)
+    assert "probing encoders 3/8 20 s each, 1:40 left" in terminal.getvalue().splitlines()
+
+
 def test_a_table_in_a_file_is_as_wide_as_it_needs():
     terminal = io.StringIO()
     with contextlib.redirect_stdout(terminal):
