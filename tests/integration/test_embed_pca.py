@@ -116,7 +116,7 @@ def test_an_earlier_run_takes_other_tiles(first, ask):
     assert (out / "pca.npz").read_bytes() == (first / "pca.npz").read_bytes()
     assert (out / "pca_map.json").read_bytes() == (first / "pca_map.json").read_bytes()
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert "lie lightly behind" in page
+    assert "are in light colours behind" in page
     assert "share of the variance here" in page
     # Twice as bright and standardised by its own statistics: the same embeddings, but for the tiles that are fitted.
     same = ask("itself", project=first)
