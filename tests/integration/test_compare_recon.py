@@ -219,7 +219,7 @@ def test_the_report_needs_no_network(compared):
         "By band",
         "By mask ratio",
         "On the map",
-        "inverse is higher by",
+        "inverse is lower by",
         "too few for an interval",
     ):
         assert words in text
