@@ -172,8 +172,9 @@ def _merged(pieces: Sequence[Piece], bands: int) -> list[BandRecord]:
     """The records of the bands of all pieces together."""
     records = []
     pixels = sum(one.pixels for one in pieces)
-    for position in range(bands):
-        merged = np.concatenate([one.samples_C[position] for one in pieces])
+    samples_C = [np.concatenate([one.samples_C[position] for one in pieces]) for position in range(bands)]
+    medians_C, darks_C = _quantiles(samples_C)
+    for position, merged in enumerate(samples_C):
         valid = sum(one.valid_C[position] for one in pieces)
         fill, fill_share = _fill(merged)
         whole = pieces[0].whole[position] if len(pieces) == 1 and pieces[0].whole else (None, None)
@@ -184,8 +185,8 @@ def _merged(pieces: Sequence[Piece], bands: int) -> list[BandRecord]:
                 not_finite=sum(one.not_finite_C[position] for one in pieces),
                 low=min(one.low_C[position] for one in pieces) if valid else None,
                 high=max(one.high_C[position] for one in pieces) if valid else None,
-                median=float(np.median(merged)) if merged.size else None,
-                dark=float(np.quantile(merged, DARK)) if merged.size else None,
+                median=medians_C[position] if merged.size else None,
+                dark=darks_C[position] if merged.size else None,
                 fill=fill,
                 fill_share=fill_share,
                 mean=whole[0],
@@ -193,6 +194,18 @@ def _merged(pieces: Sequence[Piece], bands: int) -> list[BandRecord]:
             )
         )
     return records
+
+
+def _quantiles(samples_C: Sequence[npt.NDArray[np.float32]]) -> tuple[list[float], list[float]]:
+    """Median and darkest hundredth of the sample of each band; NaN of none. Samples of one size are taken together."""
+    if len({one.size for one in samples_C}) == 1 and samples_C[0].size:
+        samples_CN = np.stack(samples_C)
+        return np.median(samples_CN, axis=1).tolist(), np.quantile(samples_CN, DARK, axis=1).tolist()
+    medians_C, darks_C = (
+        [float(of(one)) if one.size else math.nan for one in samples_C]
+        for of in (np.median, lambda one: np.quantile(one, DARK))
+    )
+    return medians_C, darks_C
 
 
 def _fill(sample_N: npt.NDArray[np.float32]) -> tuple[float | None, float]:
