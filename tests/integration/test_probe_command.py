@@ -367,7 +367,7 @@ WRONG = [
     ({"train": "fields[wet=False]@train"}, CatalogError, ["water never occurs in --train", "(which has crop, tree)"]),
     ({"train": "fields"}, ConfigError, ["176 of its tiles are in --train fields too"]),
     ({"train": "fields@train", "tests": ("fields@train",)}, ConfigError, ["--test fields@train", "--cross-fit 3"]),
-    ({"task": "regression"}, CatalogError, ["is no number", "--task regression"]),
+    ({"task": "regression"}, CatalogError, ["is not a number", "--task regression"]),
     ({"task": "segmentation"}, CatalogError, ["needs labels per pixel", "label: {raster, classes}"]),
     ({"train": "seasons[season=green]", "tests": ("seasons[season=brown]",), "cross_fit": 20}, ConfigError, ["12 gro"]),
     ({"train": "thermal@train"}, BandMismatchError, ["no band in common"]),
