@@ -223,7 +223,7 @@ BAD = [
     ({"train": "unlabelled@train"}, CatalogError, "none of its 24 tiles has a label"),
     ({"train": "counts@train", "tests": ()}, ConfigError, "say --task classification or --task regression"),
     ({"train": "pixels@train", "tests": ()}, ConfigError, "say --task segmentation or --task classification"),
-    ({"task": "regression"}, CatalogError, "'crop' is no number|'tree' is no number"),
+    ({"task": "regression"}, CatalogError, "'crop' is not a number|'tree' is not a number"),
     ({"task": "segmentation"}, CatalogError, "needs labels per pixel"),
     ({"task": "segment"}, ConfigError, "--task segment: .*segmentation"),
     ({"changes": ("head=conv",)}, ConfigError, "conv predicts pixels"),
