@@ -7,7 +7,7 @@ from typing import Any
 
 from geomae.catalog import Catalog, band_units
 from geomae.discovery.sensor_guess import FILL_IN
-from geomae.metrics.predictions import FEWEST_GROUPS
+from geomae.metrics.predictions import FEWEST_GROUPS, MOST_FOLDS
 from geomae.runtime.console import Screen
 from geomae.tiles.census import BySplit, Census, Count, label_range, warnings
 from geomae.tiles.dataset_check import DatasetCheck
@@ -154,7 +154,7 @@ def _notes(catalog: Catalog, check: DatasetCheck) -> list[str]:
     place = catalog.place(check.source.name)
     notes = [f"{place}: {remark}" for remark in (check.report.remarks if check.report else ())]
     if check.tiles is not None and check.census is not None:
-        remarks = (*check.tiles.remarks, *warnings(check.census, FEWEST_GROUPS))
+        remarks = (*check.tiles.remarks, *warnings(check.census, FEWEST_GROUPS, MOST_FOLDS))
         notes += [f"{place}: {remark}" for remark in remarks]
     if check.source.sensor == FILL_IN:
         place = catalog.place(check.source.name, "sensor")

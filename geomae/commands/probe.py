@@ -79,31 +79,31 @@ class ProbeOptions:
 
 def run(options: ProbeOptions) -> int:
     """Probe the encoders. Returns the exit code: 0, or 128 plus the signal that stopped the run."""
-    (train,), tests = read_selectors(options.common, [options.train], options.tests)
     from geomae.commands.session import open_session
 
+    (train,), tests = read_selectors(options.common, [options.train], options.tests)
     check_options(options)
     specs = encoder_specs(options)
     session = open_session(options.common, "geomae probe", {"command": "probe", **options.request()})
-    # With cross-fitting, the test tiles may be the training tiles.
-    selectors = (train, *tests)
+    selectors = (train, *tests)  # with cross-fitting, the test tiles may be the training tiles
     distinct = selectors if options.cross_fit is None else tuple(dict.fromkeys(selectors))
     selections = dict(zip(distinct, session.select(distinct), strict=True))
     # Slow imports (torch takes seconds) follow the selection of tiles, which does not need them.
     from geomae.commands.run import AnalysisRun, selection_record
     from geomae.encoders.selections import EmbeddingSpec, encoder_digest
     from geomae.evaluation.probe import embed_task, probe_encoders, save_alignments, usable_radiometry
-    from geomae.evaluation.probe_task import SEGMENTATION, read_probe_task
+    from geomae.evaluation.probe_task import SEGMENTATION, left_out, read_probe_task
     from geomae.prediction.saved_probes import save_probes
     from geomae.runtime.signals import watch
     from geomae.tiles.selection import share_bands
 
-    settings = probe_settings(options)
     chosen = [selections[selector] for selector in selectors]
-    task = read_probe_task(settings, chosen if options.own_bands else share_bands(chosen))
+    task = read_probe_task(probe_settings(options), chosen if options.own_bands else share_bands(chosen))
+    for sentence in left_out(task):
+        session.screen.say(sentence)
     usable = usable_radiometry(task, options.align, session.screen.say)  # {(method, test): whether the user named it}
-    embedding = EmbeddingSpec(options.layer, options.pooling, patches=options.task == SEGMENTATION)
-    loader = session.loader(embedding, task.selections)
+    patches = options.task == SEGMENTATION
+    loader = session.loader(EmbeddingSpec(options.layer, options.pooling, patches=patches), task.selections)
     trained = loader.load_trained(specs)
     if options.common.dry_run:
         from geomae.commands.probe_report import describe_dry_run

@@ -34,6 +34,7 @@ from geomae.evaluation.probe_task import (
 from geomae.metrics.predictions import (
     ALL,
     FEWEST_GROUPS,
+    MOST_FOLDS,
     Codes,
     Floats,
     Measure,
@@ -53,7 +54,6 @@ from geomae.training.validation import BASELINES, MODEL, errors_by_tile
 BEFORE, AFTER = "before", "after"
 PROBE_BASELINES = ("baseline:statistics", "baseline:rcf")
 CROSS_FIT = 3  # folds where groups occur in train and test, as do sites seen in two seasons
-MOST_FOLDS = 5
 SMALLEST_GAP = 0.02  # for which the share closed is given: with a smaller gap it is a ratio of noise
 
 

@@ -16,10 +16,9 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from geomae.errors import ConfigError
 from geomae.evaluation.linear_probe import Folds
-from geomae.metrics.predictions import Codes
+from geomae.metrics.predictions import MOST_FOLDS, Codes
 from geomae.randomness import key
 
-MOST_FOLDS = 5
 RARE_CLASS = "The least populated class"  # begins a warning of scikit-learn
 _FILTER_LOCK = threading.Lock()
 

@@ -331,9 +331,7 @@ def describe_scoring(task: ProbeTask) -> Iterator[str]:
             if left
             else "."
         )
-    unlabelled = {part.name: part.unlabelled for part in task.labelled if part.unlabelled}  # train may also be a test
-    for name, count in unlabelled.items():
-        yield f"{name}: {count} tiles without a label were left out."
+    yield from left_out(task)
     for name, truth in task.truths.items():
         many = truth.groups >= FEWEST_GROUPS
         sizes = {test.name: test.size.replace("labelled ", "") for test in task.tests}
@@ -342,6 +340,13 @@ def describe_scoring(task: ProbeTask) -> Iterator[str]:
             if many
             else f"with fewer than {FEWEST_GROUPS} groups there are no intervals."
         )
+
+
+def left_out(task: ProbeTask) -> Iterator[str]:
+    """A sentence for each selection with tiles that have no label."""
+    for name, count in {part.name: part.unlabelled for part in task.labelled}.items():  # train may also be a test
+        if count:
+            yield f"{name}: {count} tiles without a label were left out."
 
 
 def _plans(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from geomae.randomness import generator
 
+MOST_FOLDS = 5  # of the training tiles, in which a probe chooses its regularisation
 FEWEST_GROUPS = 10  # a bootstrap interval over fewer groups would be too narrow
 RESAMPLES = 1000
 LEVEL = 0.95

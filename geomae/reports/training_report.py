@@ -110,10 +110,13 @@ def summarize_validation(name: str, scores: ValidationScores, unit: str) -> str:
     best = min(BASELINES, key=scores.mean)
     own, other = scores.mean(MODEL), scores.mean(best)
     side = "lower than" if own < other else "higher than" if own > other else "equal to"
-    return (
+    text = (
         f"RMSE on hidden pixels of {name} is {own:.3g} {plain_unit(unit)}, mean over bands, {side} that of {best} "
         f"({other:.3g}), the best of the baselines."
     )
+    if own > other:
+        text += " More steps lower it; whether the embeddings are useful is measured by geomae probe, not by this."
+    return text
 
 
 def summarize_rank(ranks: Sequence[float]) -> str:

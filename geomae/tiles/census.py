@@ -106,8 +106,10 @@ def take_census(index: TileIndex) -> Census:
     )
 
 
-def warnings(census: Census, fewest: int) -> list[str]:
-    """Warnings, one sentence each, on evaluations that the counts do not support; an interval needs `fewest` groups.
+def warnings(census: Census, fewest: int, folds: int) -> list[str]:
+    """Warnings, one sentence each, on evaluations that the counts do not support.
+
+    An interval needs `fewest` groups, and a probe `folds` training tiles of each class.
 
     Scores are computed on every split but train, or on all labelled tiles where there is no other split. Where pixels
     have labels and no tile has one, the pixels are counted.
@@ -140,6 +142,16 @@ def warnings(census: Census, fewest: int) -> list[str]:
                 f"{_listed(alone)}: the class occurs in one split only, so that it is either not trained on or not "
                 "tested; split by other groups or with another seed, or correct the column that holds the splits"
             )
+    learned = USUAL_SPLITS[0] if USUAL_SPLITS[0] in census.splits else ALL
+    rare = [
+        f"{name} {row[learned].tiles}" for name, row in census.labels.items()
+        if name != NO_LABEL and learned in row and row[learned].tiles < folds
+    ]  # fmt: skip
+    if rare and len(classes) > 1:
+        found.append(
+            f"a probe needs {folds} training tiles of each class, and these have fewer: {_listed(rare)}; label more, "
+            "or leave the class out with `where`"
+        )
     scored = [split for split in census.splits if split not in (USUAL_SPLITS[0], NO_SPLIT)]
     if not scored and (classes or census.numbers):
         scored = [ALL]

@@ -43,7 +43,7 @@ def test_months_come_from_days_and_instants():
         "2020-12": Count(1, 1, 1),
         "2021-06": Count(2, 2, 1),
     }
-    assert found.labels == {} and warnings(found, 10) == []
+    assert found.labels == {} and warnings(found, 10, 1) == []
 
 
 def test_many_numbers_are_measurements_and_few_are_classes():
@@ -57,7 +57,7 @@ def test_tiles_without_a_label_carry_no_interval_of_labels():
     labels = [str(number / 10) if number < 25 else None for number in range(50)]
     found = take_census(index(labels, ["test"] * 50, group=[str(number) for number in range(50)]))
     assert (found.total["test"].groups, found.labelled["test"]) == (50, Count(25, 25, 13))
-    assert warnings(found, 25) == [] and "(test 25)" in warnings(found, 26)[0]
+    assert warnings(found, 25, 1) == [] and "(test 25)" in warnings(found, 26, 1)[0]
 
 
 def test_what_the_counts_cannot_carry_is_said():
@@ -68,18 +68,25 @@ def test_what_the_counts_cannot_carry_is_said():
             block=["1", "2", "3", "3", "1", "2"],
         )
     )
-    place, split, few = warnings(found, 10)
+    place, split, few = warnings(found, 10, 1)
     assert place.startswith("crop: all tiles of the class lie in one of the blocks")
     assert split.startswith("bare (train): the class occurs in one split only")
     assert few.startswith("an interval needs 10 blocks, and is omitted for fewer (test 2)")
-    assert len(warnings(found, 2)) == 2
+    assert len(warnings(found, 2, 1)) == 2
 
 
 def test_without_splits_all_tiles_that_have_labels_are_scored():
-    (alone,) = warnings(take_census(index(["a"] * 24, ["train"] * 24)), 24)
+    (alone,) = warnings(take_census(index(["a"] * 24, ["train"] * 24)), 24, 1)
     assert alone == (
         "tiles have no other label than 'a', and a classifier needs two; choose another column or file"
     )
     groups = [str(number % 12) for number in range(24)]
-    assert warnings(take_census(index(["a", "b"] * 12, ["train"] * 24, group=groups)), 13) != []
-    assert warnings(take_census(index(["a", "a", "b"] * 8, ["train"] * 24, group=groups)), 12) == []
+    assert warnings(take_census(index(["a", "b"] * 12, ["train"] * 24, group=groups)), 13, 1) != []
+    assert warnings(take_census(index(["a", "a", "b"] * 8, ["train"] * 24, group=groups)), 12, 1) == []
+
+
+def test_a_class_with_fewer_training_tiles_than_folds_is_named():
+    labels, splits = ["tree"] * 12 + ["urban"] * 3, ["train", "test"] * 6 + ["train", "test", "test"]
+    (rare,) = warnings(take_census(index(labels, splits)), 1, 5)
+    assert rare.startswith("a probe needs 5 training tiles of each class, and these have fewer: urban 1; label more")
+    assert warnings(take_census(index(labels, splits)), 1, 1) == []
