@@ -254,7 +254,7 @@ def check_writable(path: Path) -> None:
     while not place.exists() and place != place.parent:
         place = place.parent
     try:
-        tempfile.TemporaryDirectory(prefix=".geomae-", dir=place).cleanup()
+        Path(tempfile.mkdtemp(prefix=".geomae-", dir=place)).rmdir()
     except OSError as error:
         raise StorageError(
             f"--out {path}: {place} cannot be written to ({error.strerror}); choose another folder"

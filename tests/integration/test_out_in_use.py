@@ -113,7 +113,7 @@ def test_a_place_that_takes_no_folder_is_refused_before_tiles_are_read(command, 
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("geomae.commands.options.tempfile.TemporaryDirectory", refuse)
+    monkeypatch.setattr("geomae.commands.options.tempfile.mkdtemp", refuse)
     with pytest.raises(StorageError, match=r"^--out \S+new/run: \S+ cannot be written to \(Permission"):
         COMMANDS[command](replace(common, out=Path("new/run").absolute()))
     with pytest.raises(WasRead):  # a dry run writes nothing

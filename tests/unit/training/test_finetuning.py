@@ -14,7 +14,7 @@ from geomae.catalog import open_catalog
 from geomae.config import parse
 from geomae.encoders.own_models import OwnEncoder
 from geomae.errors import ConfigError
-from geomae.evaluation.head_start import begun
+from geomae.evaluation.head_start import with_probe_head
 from geomae.evaluation.linear_probe import C_VALUES, fit_path, one_hot
 from geomae.models.architecture import Architecture
 from geomae.models.criterion import Criterion
@@ -77,7 +77,7 @@ def job_of(index, label_T, task="classification", kind="linear", *, judged=False
 
 def run(compute, job, folder, steps, batch, rate=0.05, **settings):
     config = parse(FinetuneConfig, QUICK | {"steps": steps, "batch": batch, "rates": [rate]} | settings)
-    learned = finetune_model(compute, config, begun(compute, job), folder, Stop())
+    learned = finetune_model(compute, config, with_probe_head(compute, job), folder, Stop())
     assert learned is not None
     return learned
 
@@ -230,12 +230,12 @@ def test_a_linear_head_begins_as_the_probe_of_the_frozen_encoder(index, compute,
     label_T = random_classes(index)
     job = job_of(index, label_T, judged=True)
     job = replace(job, held=replace(job.held, tiles=replace(job.held.tiles, label_T=label_T[::-1].copy())))
-    begins = begun(compute, job)
+    begins = with_probe_head(compute, job)
     learned = run(compute, job, tmp_path, 8, 64, 0.5, eval_every=4)
     assert learned.kept_step == 0
     encoder = OwnEncoder(job.model, job.model.mae.architecture.depth - 1, "mean-std")
     layered = replace(job, record=job.record.model_copy(update={"layer": job.model.mae.architecture.depth - 1}))
-    layered = begun(compute, layered)
+    layered = with_probe_head(compute, layered)
     pixels, valid = (torch.from_numpy(values) for values in job.learned.tiles.reader.many(range(len(index))))
     embedding_TD = encoder.embed(pixels, valid)[0].numpy()
     probe = fit_path(embedding_TD, one_hot(label_T, 3), [layered.start.strength], balanced=False)[0]
@@ -243,7 +243,8 @@ def test_a_linear_head_begins_as_the_probe_of_the_frozen_encoder(index, compute,
     logits_TK = Finetuned(model, layered.record).logits(pixels, valid).numpy()
     np.testing.assert_allclose(logits_TK, probe.scores(embedding_TD), atol=1e-3)
     assert begins.start.strength == min(C_VALUES)  # labels of others: the most careful probe is the best
-    assert begun(compute, job_of(index, label_T, judged=True)).start.strength == max(C_VALUES)  # its own: the boldest
+    own = with_probe_head(compute, job_of(index, label_T, judged=True))
+    assert own.start.strength == max(C_VALUES)  # its own labels: the boldest
 
 
 def test_blocks_behind_the_head_stay_as_they_are(index, compute, tmp_path):
@@ -266,7 +267,8 @@ def test_how_sure_a_network_is_does_not_decide_which_step_is_kept(index, compute
         np.arange(len(label_T)) % 3 == 0, np.roll(label_T, 1), label_T
     )  # so that being sure can be wrong
     job = job_of(index, label_T, judged=True)
-    job = begun(compute, replace(job, held=replace(job.held, tiles=replace(job.held.tiles, label_T=mostly_T))))
+    held = replace(job.held, tiles=replace(job.held.tiles, label_T=mostly_T))
+    job = with_probe_head(compute, replace(job, held=held))
     config = parse(FinetuneConfig, QUICK)
     network, _ = network_of(job, config)
     training = prepare(
