@@ -58,7 +58,11 @@ def with_labels(
         if len(best.classes) > 1:
             lines.append(comment(f"other columns that could be classes: {', '.join(best.classes[1:])}"))
         if best.group:
-            lines.append(comment(f"to keep a group within one split: {flow_key('group', {'column': best.group})}"))
+            whole: dict[str, object] = {"group": {"column": best.group}}
+            if not entry.has("split"):
+                whole["split"] = {"group": {"train": 0.8, "val": 0.1, "test": 0.1}}
+            listed = ", ".join(flow_key(key, value) for key, value in whole.items())
+            lines.append(comment(f"to keep a group within one split: {listed}"))
     for one in (one for one in meets if one is not best):
         what = f"{below}{one.path} has {counts[one.path]:,} {one.kind} here"
         if not one.classes:

@@ -115,7 +115,7 @@ def summarize_validation(name: str, scores: ValidationScores, unit: str) -> str:
         f"({other:.3g}), the best of the baselines."
     )
     if own > other:
-        text += " More steps lower it; whether the embeddings are useful is measured by geomae probe, not by this."
+        text += " More steps lower it; run geomae probe to see whether the embeddings are useful."
     return text
 
 

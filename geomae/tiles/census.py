@@ -142,16 +142,7 @@ def warnings(census: Census, fewest: int, folds: int) -> list[str]:
                 f"{_listed(alone)}: the class occurs in one split only, so that it is either not trained on or not "
                 "tested; split by other groups or with another seed, or correct the column that holds the splits"
             )
-    learned = USUAL_SPLITS[0] if USUAL_SPLITS[0] in census.splits else ALL
-    rare = [
-        f"{name} {row[learned].tiles}" for name, row in census.labels.items()
-        if name != NO_LABEL and learned in row and row[learned].tiles < folds
-    ]  # fmt: skip
-    if rare and len(classes) > 1:
-        found.append(
-            f"a probe needs {folds} training tiles of each class, and these have fewer: {_listed(rare)}; label more, "
-            "or leave the class out with `where`"
-        )
+    found += _for_probes(census, folds)
     scored = [split for split in census.splits if split not in (USUAL_SPLITS[0], NO_SPLIT)]
     if not scored and (classes or census.numbers):
         scored = [ALL]
@@ -161,6 +152,28 @@ def warnings(census: Census, fewest: int, folds: int) -> list[str]:
         found.append(
             f"an interval needs {fewest} {census.unit}, and is omitted for fewer ({', '.join(few)}); hold out more, "
             "or make groups or blocks smaller"
+        )
+    return found
+
+
+def _for_probes(census: Census, folds: int) -> list[str]:
+    """Warnings on what `geomae probe` refuses."""
+    found = []
+    shared = sum(row.groups for split, row in census.total.items() if split != ALL) - census.total[ALL].groups
+    if census.unit == "groups" and shared > 0:
+        found.append(
+            "groups have tiles in more than one split, so that scores would measure memorisation and `probe` refuses "
+            "them; assign whole groups (`split: {group: {train: 0.8, test: 0.2}}`), or correct the column of the splits"
+        )
+    learned = USUAL_SPLITS[0] if USUAL_SPLITS[0] in census.splits else ALL
+    rare = [
+        f"{name} {row[learned].tiles}" for name, row in census.labels.items()
+        if name != NO_LABEL and learned in row and row[learned].tiles < folds
+    ]  # fmt: skip
+    if rare and len(census.labels) > 1:
+        found.append(
+            f"a probe needs {folds} training tiles of each class, and these have fewer: {_listed(rare)}; label more, "
+            "or leave the class out with `where`"
         )
     return found
 

@@ -90,3 +90,10 @@ def test_a_class_with_fewer_training_tiles_than_folds_is_named():
     (rare,) = warnings(take_census(index(labels, splits)), 1, 5)
     assert rare.startswith("a probe needs 5 training tiles of each class, and these have fewer: urban 1; label more")
     assert warnings(take_census(index(labels, splits)), 1, 1) == []
+
+
+def test_groups_in_two_splits_are_named_with_the_key_that_keeps_them_whole():
+    found = take_census(index(list("abbaab"), ["train", "test"] * 3, group=["1", "1", "2", "2", "3", "3"]))
+    (shared,) = warnings(found, 1, 1)
+    assert shared.startswith("groups have tiles in more than one split")
+    assert "split: {group: {train: 0.8, test: 0.2}}" in shared
