@@ -76,7 +76,7 @@ def run(options: PredictOptions) -> int:
     # Slow imports (torch takes seconds) follow the selection of tiles, which does not need them.
     from geomae.commands.predict_report import describe_plan, publish
     from geomae.commands.run import launch_into, stop_early
-    from geomae.prediction.assessment import read_reference
+    from geomae.prediction.assessment import check_places, read_reference
     from geomae.prediction.folders import open_predictor
     from geomae.prediction.scene_maps import MapOptions, plan_maps, predict_strips, stride_of, write_maps
     from geomae.runtime.signals import watch
@@ -86,6 +86,8 @@ def run(options: PredictOptions) -> int:
     reference = None if options.sample is None else read_reference(options.sample, folder.record)
     fitted = _fit(session, folder, selections, options.radiometry)
     jobs = plan_maps(fitted, lambda selected: stride_of(session.catalog, selected, folder.record))
+    if reference is not None:
+        check_places(reference, folder.record, jobs)
     remarks = describe_plan(session, fitted, jobs)
     if options.common.dry_run:
         return 0

@@ -217,13 +217,34 @@ def read_reference(path: Path, record: PredictorRecord) -> ReferencePoints:
     return ReferencePoints(where, points_N2, layer.crs, reference_N, tuple(strata))
 
 
+def check_places(given: ReferencePoints, record: PredictorRecord, jobs: Sequence[MapJob]) -> None:
+    """Raise ConfigError for points outside the scenes, or in tiles that the model learned from; needs no map."""
+    points_N2, where = given.points_N2, given.name
+    covered_N, inside = np.zeros(len(points_N2), dtype=bool), list[str]()
+    for job in jobs:
+        row_N, col_N, here_N = _places(job, given)
+        learned, k = learned_tiles(record, job.selected.index), job.lattice.cell
+        for point in np.flatnonzero(here_N & ~covered_N).tolist():
+            if learned.meeting(job.scene.id, row_N[point] * k, col_N[point] * k, 0):
+                inside.append(_named(points_N2, point))
+        covered_N |= here_N
+    outside = [_named(points_N2, point) for point in np.flatnonzero(~covered_N).tolist()]
+    if outside:
+        raise ConfigError(_outside(given, outside))
+    if inside:
+        raise ConfigError(
+            f"{where}: {len(inside)} of {len(points_N2)} points lie in tiles that the model learned from "
+            f"({', '.join(inside[:SHOWN])}); leave them out, since accuracy there is too optimistic"
+        )
+
+
 def place_sample(given: ReferencePoints, record: PredictorRecord, jobs: Sequence[MapJob], out: Path) -> Sample:
     """Look up reference points in the maps. Without given strata, the classes of the map are the strata.
 
-    Raises ConfigError for points outside the maps, in tiles that the model learned from, or of unknown strata.
+    The points have passed `check_places`. Raises ConfigError for points on nodata of the maps, or of unknown strata.
     """
     where, reference_N = given.name, given.reference_N
-    map_N = _on_maps(given.points_N2, given.crs, record, jobs, out, where)
+    map_N = _on_maps(given, record, jobs, out)
     if not given.strata_N:
         return Sample(where, map_N, reference_N, map_N, record.classes)
     texts = [str(one) for one in given.strata_N]
@@ -259,37 +280,34 @@ def _classes(values: Sequence[Any], record: PredictorRecord, where: str) -> Code
     return np.array([place[text] for text in texts])
 
 
-def _on_maps(
-    points_N2: Floats, crs: str, record: PredictorRecord, jobs: Sequence[MapJob], out: Path, where: str
-) -> Codes:
+def _on_maps(given: ReferencePoints, record: PredictorRecord, jobs: Sequence[MapJob], out: Path) -> Codes:
     """Return the class of the map (N) at each point, from the first map that has a class there."""
-    class_N, job_N = np.full(len(points_N2), -1), np.full(len(points_N2), -1)
-    inside: list[str] = []
-    for number, job in enumerate(jobs):
-        grid = job.grid
-        if grid.crs is None:
-            continue
-        row_N, col_N = _pixels_of(grid.transform, transform(crs, grid.crs, points_N2))
-        here = (job_N < 0) & (row_N >= 0) & (row_N < grid.height) & (col_N >= 0) & (col_N < grid.width)
-        learned, k = learned_tiles(record, job.selected.index), job.lattice.cell
-        code_N = _codes_at(job, out, row_N, col_N, here)
+    class_N = np.full(len(given.points_N2), -1)
+    for job in jobs:
+        row_N, col_N, here_N = _places(job, given)
+        code_N = _codes_at(job, out, row_N, col_N, here_N & (class_N < 0))
         for point in np.flatnonzero(code_N != NODATA).tolist():
-            code = int(code_N[point])
-            class_N[point], job_N[point] = record.map_codes.index(code), number
-            if learned.meeting(job.scene.id, row_N[point] * k, col_N[point] * k, 0):
-                inside.append(_named(points_N2, point))
-    outside = [_named(points_N2, point) for point in np.flatnonzero(job_N < 0).tolist()]
-    if outside:
-        raise ConfigError(
-            f"{where}: {len(outside)} of {len(points_N2)} points lie outside the map or on its nodata "
-            f"({', '.join(outside[:SHOWN])} in {crs[:40]}); leave them out, or map the scenes that they lie in"
-        )
-    if inside:
-        raise ConfigError(
-            f"{where}: {len(inside)} of {len(points_N2)} points lie in tiles that the model learned from "
-            f"({', '.join(inside[:SHOWN])}); leave them out, since accuracy there is too optimistic"
-        )
+            class_N[point] = record.map_codes.index(int(code_N[point]))
+    if outside := [_named(given.points_N2, point) for point in np.flatnonzero(class_N < 0).tolist()]:
+        raise ConfigError(_outside(given, outside))
     return class_N
+
+
+def _places(job: MapJob, given: ReferencePoints) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Return fractional rows and columns (N) of the points on the map of a job, and which of them lie inside."""
+    grid = job.grid
+    if grid.crs is None:
+        nowhere_N = np.full(len(given.points_N2), np.nan)
+        return nowhere_N, nowhere_N, np.zeros(len(given.points_N2), dtype=bool)
+    row_N, col_N = _pixels_of(grid.transform, transform(given.crs, grid.crs, given.points_N2))
+    return row_N, col_N, (row_N >= 0) & (row_N < grid.height) & (col_N >= 0) & (col_N < grid.width)
+
+
+def _outside(given: ReferencePoints, points: Sequence[str]) -> str:
+    return (
+        f"{given.name}: {len(points)} of {len(given.points_N2)} points lie outside the map or on its nodata "
+        f"({', '.join(points[:SHOWN])} in {given.crs[:40]}); leave them out, or map the scenes that they lie in"
+    )
 
 
 def _codes_at(job: MapJob, out: Path, row_N: Floats, col_N: Floats, here_N: NDArray[np.bool_]) -> Codes:
