@@ -260,6 +260,7 @@ def test_reference_points_that_are_not_on_the_map(folder, mapped, tmp_path):
         run(wish(folder, tmp_path / "a", sample=far))
     with pytest.raises(GeomaeError, match="learned from"):
         run(wish(folder, tmp_path / "b", sample=learned, datasets=("fields[site=site0]",)))
+    assert not list(tmp_path.glob("[ab]"))  # refused before anything is mapped
 
 
 def test_strata_that_the_map_lacks_and_another_map_in_the_folder(folder, mapped, tmp_path):

@@ -155,8 +155,8 @@ def test_labelled_pixels_are_counted_as_a_probe_takes_them(tmp_path):
     assert found.all_pixels == 64**2
     train = count_pixels(index.select(parse_selector("d@train")))
     assert (train.total["all"].pixels, train.all_pixels) == (25 + 9 + 8, 2 * 16**2)
-    assert len(warnings(take_census(index), 2)) == 1  # no tile has a label: pixels are judged
-    split, few = warnings(take_census(index), 3)
+    assert len(warnings(take_census(index), 2, 5)) == 1  # no tile has a label: pixels are judged
+    split, few = warnings(take_census(index), 3, 5)
     assert split.startswith("t (test): the class occurs in one split only")
     assert few.startswith("an interval needs 3 groups, and is omitted for fewer (test 2)")
 
