@@ -224,7 +224,9 @@ def usual_errors(fitted: FittedModels, options: MapOptions) -> dict[str, UsualEr
 
     Without a train split all tiles of the data set are used. None without such a pixel.
     """
-    whole = fitted.selected.whole
+    selected = fitted.selected
+    same_size_T = selected.whole.tiles["size"].isin(selected.index.tiles["size"]).to_numpy()  # masks fit these alone
+    whole = selected.whole.take(np.flatnonzero(same_size_T))
     train = np.flatnonzero((whole.tiles["split"] == TRAIN).to_numpy())
     index = whole.take(train) if len(train) else whole
     drawn = generator(options.seed, "usual errors", whole.name).permutation(len(index))[: options.tiles]
