@@ -74,16 +74,10 @@ def weighted_coral(
 
 
 def align_weighted(name: str, fit: WeightedFit, domains: Domains) -> Moved:
-    """An alignment whose weights agree with the class shares that are estimated after it."""
-    maps, _ = settle_shares(domains, fit)
-    alignment = Alignment(name, dict(zip(DOMAINS, maps, strict=True)))
-    return Moved(domains, maps[0].apply(domains.pool_PD), maps[1], alignment)
+    """An alignment whose weights agree with the class shares that are estimated after it.
 
-
-def settle_shares(domains: Domains, fit: WeightedFit) -> tuple[tuple[AffineMap, AffineMap], Floats]:
-    """Alternate between an alignment with given shares and an estimate of shares after it, until these agree.
-
-    It starts from the shares of the source, which is the alignment without weights. Returns the maps and their shares.
+    It alternates between an alignment with given shares and an estimate of shares after it. It starts from the shares
+    of the source, which is the alignment without weights.
     """
     source_K = share_K = source_shares(domains.labelled, domains.plan)
     for _ in range(MOST_ROUNDS):
@@ -94,7 +88,8 @@ def settle_shares(domains: Domains, fit: WeightedFit) -> tuple[tuple[AffineMap, 
         if 0.5 * np.abs(estimated_K - share_K).sum() < SETTLED:
             break
         share_K = estimated_K
-    return (source, target), share_K
+    alignment = Alignment(name, dict(zip(DOMAINS, (source, target), strict=True)))
+    return Moved(domains, source.apply(domains.pool_PD), target, alignment)
 
 
 def _moments(rows_ND: NDArray[np.floating], weight_N: Floats | None = None) -> tuple[Floats, Floats]:

@@ -8,16 +8,13 @@ of the groups, P pixels of a patch in one band, D width
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from geomae.sensors import Band
 from geomae.sensors.band import Groups
-
-if TYPE_CHECKING:
-    from geomae.models.architecture import Architecture
 
 POLARISATIONS = ("VV", "VH", "HH", "HV")
 PERIOD_DECADES = 8.0  # of wavelength, after which codes repeat; 0.3 um to radar spans less than six decades
@@ -223,6 +220,26 @@ def _maps(shapes: list[tuple[int, int]], gain: float) -> nn.ModuleList:
     return maps
 
 
+class Shape(Protocol):
+    """What layers of bands need of an `Architecture`."""
+
+    @property
+    def bands(self) -> int:
+        """Number of bands."""
+
+    @property
+    def groups(self) -> Groups | None:
+        """Bands of each token of a grouped embedding."""
+
+    @property
+    def patch(self) -> int:
+        """Side of a patch in pixels."""
+
+    @property
+    def width(self) -> int:
+        """Width of the encoder's tokens."""
+
+
 class BandEmbedding(NamedTuple):
     """How bands become tokens and tokens pixels again; `any_bands`: weights belong to no fixed set of bands.
 
@@ -230,8 +247,8 @@ class BandEmbedding(NamedTuple):
     has `embed` of StackedEmbedding, or `predict` of StackedHead.
     """
 
-    layer: "Callable[[Architecture], Any]"
-    head: "Callable[[Architecture, int], Any]"
+    layer: Callable[[Shape], Any]
+    head: Callable[[Shape, int], Any]
     any_bands: bool = False
 
 

@@ -359,7 +359,7 @@ def _assemble(parts: Sequence[tuple[int, Columns]], tiles: int) -> _Table:
 def _summary(side: _Side, sides: Sequence[_Side], table: _Table, ways: Counter[str]) -> str:
     """One line: how many tiles have a partner, in which data sets, and how they were found."""
     tile_P = np.repeat(np.arange(len(side.index)), np.diff(table.first_T))
-    text = f"{side.name}: {len(np.unique(tile_P)):,} of {len(side.index):,} tiles share ground"
+    text = f"{side.name}: {len(np.unique(tile_P)):,} of {len(side.index):,} tiles share ground with another scene"
     if not len(tile_P):
         column = f"no windows of other scenes that share a value of {side.column}"
         where = "no column of places" if side.index.place_column is None else column

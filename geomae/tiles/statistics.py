@@ -180,17 +180,6 @@ def survey(
     return measured
 
 
-def _take(source: Source, place_T4: Whole, known: MeasuredTiles) -> Iterator[tuple[Whole, list[NDArray[Any]]]]:
-    """Positions of tiles, and their moments, scene by scene; those of a scene are freed with it."""
-    order_T = np.argsort(place_T4[:, 0], kind="stable")
-    bounds = np.searchsorted(place_T4[order_T, 0], np.arange(len(source.scenes) + 1))
-    for scene, first, last in zip(source.scenes, bounds, bounds[1:], strict=False):
-        here_U = order_T[first:last]
-        figures = known.take(scene.id, place_T4[here_U, 1:3], len(source.bands))
-        if figures is not None:
-            yield here_U, figures
-
-
 def _fill_in(measured: Survey, source: Source, place_T4: Whole, known: MeasuredTiles, share: WorkShare) -> Whole:
     """Fill in the moments that some process has, scene by scene; which tiles these are."""
     filled = [np.zeros(0, dtype=np.int64)]

@@ -71,7 +71,7 @@ def test_two_processes_compute_what_one_does(trained):
 
 def test_it_says_who_has_partners_and_keeps_no_head(trained):
     work, said = trained
-    assert "tiny@train: " in said and "tiles share ground, by overlapping footprints" in said
+    assert "tiny@train: " in said and "tiles share ground with another scene, by overlapping footprints" in said
     model = load_model(work / "on-1" / "model")
     assert model.provenance["objective"] == {"pixels": 1.0, "places": 1.0, "contrast": 0.5, "textures": 1.0}
     weights = load_file(work / "on-1" / "checkpoints" / "step-00000006" / "model.safetensors")

@@ -118,7 +118,8 @@ def test_footprints_of_other_zones_and_resolutions():
     zooms = {round(one.zoom, 1) for tile in range(200) for one in found.of(0, tile)}
     assert zooms == {1.0, 0.3}
     assert found.how[0].startswith(f"sentinel: {found.count(0)} of ")
-    assert f"tiles share ground, by overlapping footprints ({found.count(0, 0)} in sentinel, " in found.how[0]
+    by = f"with another scene, by overlapping footprints ({found.count(0, 0)} in sentinel, "
+    assert f"tiles share ground {by}" in found.how[0]
 
 
 def test_places_of_other_values_are_no_partners_though_footprints_meet():
@@ -146,7 +147,10 @@ def test_scenes_without_crs_are_paired_pixel_by_pixel():
     index = tile_index(grids, tiles, values, "group.folds")
     found = check([index], lambda _, scene, __, partner: values[scene] == values[partner] and values[scene])
     assert found.count(0) > 30
-    assert found.how == (f"d: {found.count(0)} of {len(index)} tiles share ground, by column site (group.folds)",)
+    (how,) = found.how
+    assert how == (
+        f"d: {found.count(0)} of {len(index)} tiles share ground with another scene, by column site (group.folds)"
+    )
     scene, row, col, size = tiles[next(tile for tile in range(len(index)) if found.of(0, tile))]
     first = found.of(0, tiles.index((scene, row, col, size)))[0]
     assert first == Partner(0, first.scene, row + size / 2, col + size / 2, 1.0)
@@ -169,7 +173,9 @@ def test_with_a_crs_folds_are_not_asked_but_for_scenes_without():
 def test_neither_column_nor_footprints():
     tiles = regular(32, 32, 16, 16) + regular(32, 32, 16, 16, scene=1)
     found = find_partners([tile_index([grid(32, 32)] * 2, tiles)], ["d@train"])
-    assert found.how == ("d@train: 0 of 8 tiles share ground: no column of places, no footprints that overlap",)
+    assert found.how == (
+        "d@train: 0 of 8 tiles share ground with another scene: no column of places, no footprints that overlap",
+    )
     assert found.count(0) == 0 and found.of(0, 3) == ()
     assert found.place_id(0).tolist() == [-1] * 8
     found = find_partners([tile_index([grid(32, 32)] * 2, tiles, ["a", "b"])])
@@ -385,4 +391,6 @@ def test_dates_of_the_real_sites(shared_data):
         expected = [other for other in sorted(others) if covered(masks[other], row, col, 64, 64)]
         assert [one.scene for one in found.of(0, tile)] == expected
     assert found.count(0) == 1134
-    assert found.how == ("hls-unlabelled: 1,134 of 1,881 tiles share ground, by column site_id (group.folds)",)
+    assert found.how == (
+        "hls-unlabelled: 1,134 of 1,881 tiles share ground with another scene, by column site_id (group.folds)",
+    )
