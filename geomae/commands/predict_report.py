@@ -311,11 +311,16 @@ def _accuracy_sections(results: Results, out: Path) -> Iterator[Section]:
             for row in rows
         ]
         parts.append(Table("accuracy.csv", header, cells))
-    text = (
+    text: tuple[str, ...] = (
         "Accuracy is measured on the selected tiles only. Intervals are 95 % over resampled groups; with fewer than "
         f"{FEWEST_GROUPS} groups there is none. Tiles that overlap tiles on which the model was trained or chosen are "
         "reported separately.",
     )
+    if "probe" in results.record.about and not results.record.of_numbers:
+        text += (
+            "The class is the one with the highest calibrated probability. Calibration adds a bias to each class, so "
+            "this accuracy can differ from that in probe.csv, where scores are not calibrated.",
+        )
     if parts:
         yield Section("Accuracy", text, tuple(parts))
 
