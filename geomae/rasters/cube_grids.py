@@ -48,10 +48,10 @@ def ground_of(cube: "xr.Dataset", variable: str, y: str, x: str, where: str) -> 
     _refuse_curved(cube, array, y, x, where)
     rows = _axis(cube, y, array.sizes[y], None if stated is None else (stated[4], stated[5]), where)
     cols = _axis(cube, x, array.sizes[x], None if stated is None else (stated[0], stated[2]), where)
-    if crs is None:
-        counted = _counts(cube, y, array.sizes[y])
-        flip_x = cols is not None and cols[0] < 0
-        return Ground(None, IDENTITY, rows is not None and rows[0] > 0 and not counted, flip_x)
+    counted = _counts(cube, y, array.sizes[y])
+    if crs is None and (rows is None or cols is None or counted):
+        upward, leftward = rows is not None and rows[0] > 0, cols is not None and cols[0] < 0
+        return Ground(None, IDENTITY, upward and not counted, leftward)
     if rows is None or cols is None:
         missing = y if rows is None else x
         raise RasterError(

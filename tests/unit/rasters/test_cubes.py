@@ -81,7 +81,7 @@ def refused(folder, *said, key="path: c.zarr", entry=ENTRY):
 
 
 def plain(folder, crs=True, pixels=None):
-    where = {"crs": "EPSG:32632", "transform": TRANSFORM} if crs else {}
+    where = {"crs": "EPSG:32632" if crs else None, "transform": TRANSFORM}
     for at, pixels_CHW in enumerate(pixels_TCHW() if pixels is None else pixels):
         write_cog(folder / f"p/{at}.tif", pixels_CHW, descriptions=BANDS, nodata=0, **where)
     text = f"version: 1\ndatasets:\n  p:\n    path: p/*.tif\n    scale: 0.0001\n    offset: 0\n{ENTRY}"
