@@ -36,6 +36,7 @@ from geomae.reports.probe_tables import (
     share_tables,
     summarize_alignments,
     summarize_shares,
+    weak_classes,
 )
 from geomae.runtime.console import Screen
 
@@ -90,6 +91,8 @@ def describe_dry_run(task: ProbeTask, specs: Sequence[EncoderSpec], screen: Scre
             screen.result(f"{what} {part.name}: {part.size} in {len(set(part.unit_T))} groups")
     if task.names:
         screen.result(f"classes: {', '.join(task.names)}")
+    for warning in weak_classes(task):
+        screen.warn(warning)
     screen.result(f"strength chosen by {task.how}" if task.how else "strength fixed")
     for one in specs:
         screen.result(f"encoder {one.label}: {', '.join(reference.text for reference in one.references)}")
@@ -178,7 +181,7 @@ def write_report(result: ProbeResult, pictures: Sequence[Path], about: About, pa
     lead = said[0] if said else "There is no other encoder to compare with."
     by_name = {picture.stem: picture for picture in pictures}
     sections = [
-        Section("Result", (subject, *said[1:]),
+        Section("Result", (subject, *(f"Warning: {one}." for one in weak_classes(result.task)), *said[1:]),
                 (Figure(by_name["probe_scores"], "The linear probe of every encoder on every test set."),)),
         Section("Scores", (KNN,), tuple(
             made for test in result.task.tests for table in (_scores_table, _differences_table)
@@ -259,7 +262,7 @@ def _curves(result: ProbeResult, test: str) -> list[Curve]:
 def _scores_table(result: ProbeResult, test: str) -> Table:
     """A row per encoder and method: every metric over all classes, the main one with its interval."""
     rows = [row for row in result.rows(test) if row.of == ALL and row.metric not in (TO_FIRST, TO_BASELINE)]
-    others = [metric for metric in dict.fromkeys(row.metric for row in rows) if metric != result.main]
+    others = _other_metrics(result, test)
     seeded = {one.label for one in result.encoders if len(one.seeds) > 1}
     header = ["encoder", "method", metric_name(result.main), "95 %", *(["seeds"] if seeded else [])]
     table = []
@@ -268,6 +271,12 @@ def _scores_table(result: ProbeResult, test: str) -> Table:
         cells += [_seeds(result, row_of[result.main]) if key[0] in seeded else ""] if seeded else []
         table.append([*cells, *(row_of[metric].value for metric in others)])
     return Table(test, [*header, *map(metric_name, others)], table)
+
+
+def _other_metrics(result: ProbeResult, test: str) -> list[str]:
+    """The metrics over all classes beside the main one."""
+    known = dict.fromkeys(row.metric for row in result.rows(test) if row.of == ALL)
+    return [metric for metric in known if metric not in (result.main, TO_FIRST, TO_BASELINE)]
 
 
 def _differences_table(result: ProbeResult, test: str) -> Table:
@@ -351,19 +360,23 @@ def _metrics(rows: Iterable[ProbeRow]) -> Iterable[tuple[str, float]]:
 
 def _print(result: ProbeResult, screen: Screen) -> None:
     methods = list(dict.fromkeys(key.method for key in result.encoders[0].predictions[0].predicted))
+    lines = [(one.label, methods) for one in result.encoders] + [(FOREST, [FOREST])] * result.task.settings.forest
     for test in result.task.tests:
+        others = _other_metrics(result, test.name)
+        header = ["encoder", methods[0], "95 %", *map(metric_name, others), *methods[1:]]
         rows = []
-        for one in result.encoders:
-            each = [result.scores.find(one.label, PredictionKey(test.name, method), result.main) for method in methods]
-            figures = [f"{row.value:.3f}" if row else "" for row in each]
-            rows.append([one.label, figures[0], interval_text(each[0]), *figures[1:]])
-        forest = result.scores.find(FOREST, PredictionKey(test.name, FOREST), result.main)
-        if forest is not None:  # its single value is shown with the linear probes
-            rows.append([FOREST, f"{forest.value:.3f}", interval_text(forest), *[""] * (len(methods) - 1)])
-        title = f"{metric_name(result.main)} on {test.name}"
-        screen.table(title, ["encoder", methods[0], "95 %", *methods[1:]], rows)
+        for label, of in lines:  # the values of a forest are shown with those of the linear probes
+            keys = [PredictionKey(test.name, method) for method in of]
+            first, *more = (result.scores.find(label, key, result.main) for key in keys)
+            beside = [result.scores.find(label, keys[0], metric) for metric in others]
+            figures = [f"{row.value:.3f}" if row else "" for row in (first, *beside, *more)]
+            rows.append([label, figures[0], interval_text(first), *figures[1:], *[""] * (len(methods) - len(of))])
+        of_linear = f"{' and '.join(map(metric_name, others))} of the linear probe"
+        screen.table(f"{metric_name(result.main)} on {test.name}, and {of_linear}", header, rows)
     for table in (*alignment_tables(result), *share_tables(result)):
         rows = [[shown(cell) for cell in row[:PRINTED]] for row in table.rows]
         screen.table(table.caption, table.header[:PRINTED], rows)
     for sentence in (*summarize_alignments(result), *summarize_shares(result), *summarize_probe(result)):
         screen.result(sentence)
+    for warning in weak_classes(result.task):
+        screen.warn(warning)

@@ -11,8 +11,9 @@ from geomae.evaluation.class_transport import MOST_TILES
 from geomae.evaluation.probe import ProbeResult
 from geomae.evaluation.probe_predictions import EQUAL, PredictionKey
 from geomae.evaluation.probe_scores import TO_NONE, ProbeRow
+from geomae.evaluation.probe_task import ProbeTask
 from geomae.evaluation.self_training import PORTIONS
-from geomae.metrics.predictions import metric_name
+from geomae.metrics.predictions import FEWEST_GROUPS, metric_name
 from geomae.reports.page import Cell, Table
 
 ACCURACY = "accuracy"
@@ -50,6 +51,31 @@ def interval_text(row: ProbeRow | None) -> str:
     return (
         f"[{row.interval[0]:.3f},\N{NO-BREAK SPACE}{row.interval[1]:.3f}]" if row is not None and row.interval else ""
     )
+
+
+def weak_classes(task: ProbeTask) -> Iterator[str]:
+    """Yield a warning per test set that has classes in its averages with too few tiles or groups to be scored."""
+    for test in task.tests:
+        truth = task.truths[test.name]
+        support = {name: one for name, one in truth.support(task.names).items() if name in task.averaged[test.name]}
+        weak = {name: one for name, one in support.items() if one.weak}
+        if not weak:
+            continue
+        listed = ", ".join(f"{name} has {_count(one.tiles, 'tile')} in {_count(one.groups, 'group')}"
+                           for name, one in weak.items())  # fmt: skip
+        unsure = ", and the interval does not hold this uncertainty" if truth.groups >= FEWEST_GROUPS else ""
+        them = "it" if len(weak) == 1 else "them"
+        least = max(one.tiles for one in weak.values()) + 1
+        fewest = min((one.tiles for one in support.values() if one.tiles and not one.weak), default=0)
+        leave = f", or leave {them} out of averages with --min-class-rows {least}" if least <= fewest else ""
+        yield (
+            f"{test.name}: {listed}, too few for a sound score; every class counts equally in "
+            f"{metric_name(truth.measure.main)}{unsure}; test on more groups with {them}{leave}"
+        )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def alignment_tables(result: ProbeResult) -> Iterator[Table]:

@@ -295,6 +295,40 @@ def test_a_probe_behind_a_radiometry_predicts_from_mapped_pixels(request_for, fi
         run(replace(same_bands, common=replace(same_bands.common, out=tmp_path / "other")))
 
 
+def test_a_class_that_the_test_hardly_has_is_named_with_a_remedy(request_for, fields, tmp_path, capsys):
+    rare = tmp_path / "rare"
+    shutil.copytree(fields.parent, rare)
+    with (fields.parent / "windows.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    wet = [row for row in rows if row["split"] == "test" and row["label"] == "water"]
+    kept = [row for row in wet if row["scene"] == wet[0]["scene"]][:2]
+    for row in wet:
+        row["label"] = "water" if row in kept else "crop"
+    with (rare / "windows.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    asked = request_for(rare / fields.name, encoders=("a-model-with-a-long-name=baseline:statistics",))
+    assert run(replace(asked, common=replace(asked.common, quiet=False))) == 0
+    shown = capsys.readouterr()
+    warning = (
+        "fields@test: water has 2 tiles in 1 group, too few for a sound score; every class counts equally in balanced "
+        "accuracy, and the interval does not hold this uncertainty; test on more groups with it, or leave it out of "
+        "averages with --min-class-rows 3"
+    )
+    assert f"warning: {warning}" in shown.err
+    assert f"Warning: {warning}." in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    lines = shown.out.splitlines()
+    table_ = lines[lines.index("balanced accuracy on fields@test, and accuracy and macro F1 of the linear probe") :][:3]
+    assert table_[1].split("  ")[0] == "encoder"
+    right = figure(table(tmp_path / "out"), "a-model-with-a-long-name", metric="accuracy")
+    assert f" {right:.3f} " in table_[2]
+    assert max(map(len, table_)) <= 100
+    again = replace(asked, min_class_rows=3, common=replace(asked.common, out=tmp_path / "without"))
+    assert run(again) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_numbers(request_for, tmp_path):
     assert run(request_for(task="regression", train="numbers@train", tests=("numbers@test",), forest=True)) == 0
     rows = table(tmp_path / "out")
