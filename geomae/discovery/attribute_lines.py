@@ -125,10 +125,11 @@ def _codes(root: Path, pattern: str) -> tuple[list[int], int]:
     return sorted(codes), looked
 
 
-def with_tables(entry: Entry, below: str, files: Sequence[str], tables: Sequence[SceneTable]) -> Entry:
-    """Add tables whose rows belong to the scenes: attributes, and the columns of labels, splits and groups.
+def with_tables(entry: Entry, root: Path, below: str, files: Sequence[str], tables: Sequence[SceneTable]) -> Entry:
+    """Add tables whose rows belong to the scenes: attributes, and the columns of labels, splits, groups and places.
 
-    The first table becomes a key, with its label and split; windows that a table lists become a comment.
+    The first table becomes a key, with its label and split; windows that a table lists become a comment. `places` is
+    proposed only for scenes without a CRS, because footprints tell it of the others.
     """
     lines = list(entry.lines)
     for one in tables:
@@ -161,7 +162,20 @@ def with_tables(entry: Entry, below: str, files: Sequence[str], tables: Sequence
         ]
         if group is not None:
             lines.append(comment(f"to keep a group within one split: {flow_key('group', group)}"))
+        if (sites := one.sites(key, files)) is not None and not _has_crs(root, files):
+            column, shared = sites
+            what = f"{shared} of {len(files)} scenes share their {column} with another"
+            places = flow_key("places", {"column": column})
+            lines.append(comment(f"{what}; if such scenes show the same ground, pixel by pixel: {places}"))
     return replace(entry, lines=tuple(lines))
+
+
+def _has_crs(root: Path, files: Sequence[str]) -> bool:
+    """Whether the first file that can be read has a CRS; true if there is none."""
+    for path in files:
+        with contextlib.suppress(RasterError):
+            return header(str(root / path)).crs is not None
+    return True
 
 
 def flow_key(key: str, value: object) -> str:

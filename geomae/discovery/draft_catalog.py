@@ -91,7 +91,7 @@ def infer_catalog(
     for name, entry in entries.items():
         below = literal(place.below) or ""
         known = with_label_rasters(with_time(entry, files[name]), root, place.below)
-        known = with_tables(known, below, files[name], tables)
+        known = with_tables(known, root, below, files[name], tables)
         entries[name], met = with_labels(known, root, below, files[name], vectors)
         used |= met
     progress("looking at vector files", 1, 1)

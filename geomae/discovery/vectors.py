@@ -41,6 +41,7 @@ PREFERRED = (
 )
 IDS = ("id", "fid", "objectid")
 GROUPS = ("field", "polygon", "parcel", "plot", "cluster", "site", "group", *IDS)
+SITES = ("site", "place", "location", "plot", "field", "parcel")
 NO_CLASSES = frozenset((*GROUPS, "year", "month", "day", "date", "time", "x", "y", "lon", "lat", "row", "col"))
 SPLITS = frozenset(("split", "subset", "set", "partition", "fold"))
 LARGEST_TABLE = 64 * 1024**2  # bytes
@@ -145,6 +146,26 @@ class SceneTable:
             if name is not None:
                 roles[role] = {"column": name}
         return roles
+
+    def sites(self, key: str, files: Sequence[str]) -> tuple[str, int] | None:
+        """A column that by its name holds sites, and how many scenes share a value with another; None if none do."""
+        rows = self.columns[_named(self.columns[key], self.path, files)]
+        for word in SITES:
+            for name in map(str, rows.columns.drop(key)):
+                scenes = rows[[key, name]].dropna().drop_duplicates()
+                shared = int(scenes[name].duplicated(keep=False).sum())
+                if word in _words(name) and shared and scenes[key].is_unique and scenes[name].nunique() > 1:
+                    return name, shared
+        return None
+
+
+def _named(values: pd.Series, table: str, files: Sequence[str]) -> pd.Series:
+    """Which rows of a column of names belong to a file, by its stem or its path relative to the table."""
+    folder = PurePosixPath(table).parent
+    paths = [PurePosixPath(one) for one in files]
+    names = {one.stem for one in paths}
+    names |= {str(one.relative_to(folder)) for one in paths if one.is_relative_to(folder)}
+    return values.astype(str).isin(names)
 
 
 def find_tables(root: Path) -> list[SceneTable]:

@@ -71,6 +71,26 @@ def test_a_table_gives_attributes_split_and_groups(folder):
     assert sorted(index.tiles["split"]) == ["test", "train", "train"]
 
 
+@pytest.mark.parametrize(
+    ("crs", "sites", "proposed"),
+    [
+        (None, (7, 8, 7), True),
+        (None, (7, 8, 9), False),  # no two scenes of one site
+        (None, (7, 7, 7), False),  # a region
+        (PLACE["crs"], (7, 8, 7), False),  # footprints tell
+    ],
+)
+def test_places_are_proposed_where_scenes_share_a_site_and_footprints_are_unknown(tmp_path, crs, sites, proposed):
+    place = PLACE if crs else {"crs": None, "transform": None}
+    for name in "abc":
+        write_cog(tmp_path / "images" / f"{name}.tif", np.ones((4, 32, 32), np.uint16), **place)
+    rows = [f"{name},{site},1" for name, site in zip("abc", sites, strict=True)] + ["elsewhere,9,1"]
+    (tmp_path / "chips.csv").write_text("\n".join(["chip,site_id,group_id", *rows]))
+    lines = [line for line in text_of(tmp_path) if "places:" in line]
+    text = "# 2 of 3 scenes share their site_id with another; if such scenes show the same ground, pixel by pixel: "
+    assert lines == [f"{text}places: {{column: site_id}}"] * proposed
+
+
 def test_a_column_called_label_becomes_labels_of_files_by_their_paths(folder):
     (folder / "labels.csv").write_text("file,label\nimages/a.tif,tree\nimages/b.tif,water\nimages/c.tif,tree\n")
     lines = text_of(folder)
