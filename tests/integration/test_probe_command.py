@@ -186,7 +186,7 @@ def test_the_command_from_end_to_end(fields, model, tracking_uri, tmp_path, caps
     assert all((out / name).read_bytes()[:4] == b"\x89PNG" for name in pictures)
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "http://" not in page.replace("http://www.w3.org", "")
-    assert "5 folds of the training tiles by fold (12)" in page
+    assert "5 folds of the training tiles by group (12 groups)" in page
     (answer,) = re.findall(r'<p class="lead">(.*?)</p>', page)
     assert answer.startswith("fields@test: hardly has balanced accuracy")  # the answer comes first
     assert answer in done.stdout
