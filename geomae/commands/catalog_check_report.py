@@ -172,7 +172,10 @@ def _figures(check: DatasetCheck) -> Iterable[tuple[str, int]]:
         if check.report.numbers:
             yield "files whose bands are read by name", len(check.report.numbers)
         if check.report.unnamed:
-            yield f"files without band names of {sensor}, read in stored order", check.report.unnamed
+            stored = check.source.order if check.source is not None else None
+            order = "`bands`" if stored is not None and stored.stated else "the sensor"
+            what = f"files that name no band of {sensor}: read in the order of {order}; compare with the preview"
+            yield what, check.report.unnamed
     if check.tiles is None:
         return
     yield "tiles", len(check.tiles)
