@@ -12,6 +12,7 @@ from geomae.runtime.console import Screen
 from geomae.tiles.census import BySplit, Census, Count, label_range, warnings
 from geomae.tiles.dataset_check import DatasetCheck
 from geomae.tiles.index import TileIndex
+from geomae.tiles.labels import PURITY
 from geomae.tiles.pixel_census import ALL, PixelCensus, PixelsBySplit
 from geomae.tiles.selection import grids_gsd_m
 
@@ -52,7 +53,7 @@ def summary_metrics(check: DatasetCheck) -> dict[str, float]:
 def show_check(screen: Screen, catalog: Catalog, name: str, check: DatasetCheck) -> None:
     """Print the tables of one data set, and its problems as sentences."""
     if check.report is not None:
-        screen.table(name, ["", "count"], [[text, str(count)] for text, count in _figures(check)])
+        screen.table(name, ["", "count"], [[text, str(count)] for text, count in _figures(catalog, name, check)])
     if check.source is not None and check.tiles is not None:
         _show_bands(screen, catalog, name, check.tiles)
         assert check.census is not None
@@ -162,8 +163,11 @@ def _notes(catalog: Catalog, check: DatasetCheck) -> list[str]:
     return notes
 
 
-def _figures(check: DatasetCheck) -> Iterable[tuple[str, int]]:
+def _figures(catalog: Catalog, name: str, check: DatasetCheck) -> Iterable[tuple[str, int]]:
     """The rows of the table of counts."""
+    label = catalog.entries[name].label
+    purity = PURITY if label is None or label.min_purity is None else label.min_purity
+    without = f", no class covers {100 * purity:.3g}% of the tile (`label.min_purity`)"
     sensor = check.source.sensor if check.source is not None else "the sensor"
     if check.report is not None:
         yield "scenes", check.report.scenes
@@ -187,7 +191,7 @@ def _figures(check: DatasetCheck) -> Iterable[tuple[str, int]]:
             continue  # the table of labels gives the range of numbers
         for value, count in list(counts.items())[:SHOWN]:
             unclear = column == "label" and value == NO_VALUE and check.tiles.labels is not None
-            yield f"{column} {value}{', no class covers enough of the tile' if unclear else ''}", count
+            yield f"{column} {value}{without if unclear else ''}", count
         if len(counts) > SHOWN:
             yield f"{len(counts) - SHOWN} more {column}s", sum(list(counts.values())[SHOWN:])
 

@@ -12,7 +12,7 @@ from geomae.catalog import open_catalog
 from geomae.catalog.band_order import described_band
 from geomae.errors import CatalogError
 from geomae.evaluation.probe_task import label_selection
-from geomae.rasters import Window, read
+from geomae.rasters import Window, read, write_cog
 from geomae.sensors import sensor
 from geomae.tiles.dataset_check import check_dataset
 from geomae.tiles.index import build_index
@@ -120,6 +120,22 @@ def test_colours_with_their_centre_in_nm_are_names(tmp_path):
     assert index.report.to_dict()["band_order"] == {"by_name": ["b"], "unnamed": 0}
     (problem,) = index_of(tmp_path, "bands: [B04, B03, B8A, B11]").report.problems
     assert (problem.scene, problem.kind) == ("b", "band-order")
+
+
+def test_check_says_how_much_of_a_tile_its_label_must_cover(tmp_path):
+    for name in "ab":
+        stack(tmp_path / f"{name}.tif", ["B02", "B03"])
+    (tmp_path / "labels").mkdir()
+    for name, rows in (("a", 16), ("b", 10)):
+        codes_HW = np.repeat(np.uint8([1, 2]), [rows, 16 - rows])[:, None].repeat(16, axis=1)
+        place = {"crs": "EPSG:32632", "transform": (10, 0, 5e5, 0, -10, 5e6)}
+        write_cog(tmp_path / f"labels/{name}.tif", codes_HW[None], **place)
+    label = "label: {raster: 'labels/{stem}.tif', classes: {1: tree, 2: grass}, min_purity: 0.625}"
+    row_of_70 = "label (none), no class covers 70% of the tile (`label.min_purity`) 1"
+    for share, row in (("0.625", None), ("0.7", row_of_70)):
+        catalog = write_catalog(tmp_path, f"{SENTINEL_2}    {label.replace('0.625', share)}\n")
+        said = " ".join(called("catalog", "check", "--catalog", catalog, cwd=tmp_path).stdout.split())
+        assert row in said if row else "no class covers" not in said
 
 
 @pytest.mark.parametrize("name", ["red_700", "blue_665", "red_0665x", "665", "nir_850"])
