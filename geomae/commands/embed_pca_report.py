@@ -135,10 +135,15 @@ def summarize_pca(result: PcaResult) -> str:
     first = min(3, len(result.carried_K))
     share = result.carried_K[:first].sum()
     components = f"first {first} components" if first > 1 else "first component"
-    of_run = f" of {result.earlier}" if result.earlier else ""
+    if result.earlier:
+        components += f" of {result.earlier} (fitted to {result.pca.rows:,} tiles)"
+        which = f"{result.tiles:,} tiles"
+    else:  # the share is that of the fitted tiles, which may be fewer than were embedded
+        beside = f" (of {result.tiles:,})" if result.pca.rows < result.tiles else ""
+        which = f"the {result.pca.rows:,} tiles{beside} that the components were fitted to"
     return (
-        f"The {components}{of_run} carr{'y' if first > 1 else 'ies'} {share:.1%} of the variance of {result.tiles:,} "
-        f"embeddings with {len(result.here.mean_D)} features, whose effective rank is {result.here.effective_rank:.1f}."
+        f"The {components} carr{'y' if first > 1 else 'ies'} {share:.1%} of the variance of {which}; their embeddings "
+        f"have {len(result.here.mean_D)} features and an effective rank of {result.here.effective_rank:.1f}."
     )
 
 

@@ -1,5 +1,6 @@
 """`geomae embed-pca` as people run it: files, figures, maps and projections, and what goes wrong in one line."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -146,6 +147,17 @@ def test_selections_of_one_data_set_are_one(ask):
     assert figures(out)["fitted_tiles"] < figures(out)["tiles"] == 64
     assert [path.name for path in out.glob("pca_map_*.tif")] == ["pca_map_s2.tif"]
     assert "explained_variance_ratio_3" not in figures(out)
+
+
+def test_the_variance_is_said_to_be_that_of_the_fitted_tiles(ask, capsys):
+    out = ask("fitted", maps=0, quiet=False)
+    fitted, share = figures(out)["fitted_tiles"], sum(figures(out)[f"explained_variance_ratio_{k}"] for k in (1, 2, 3))
+    assert fitted < figures(out)["tiles"] == 64
+    said = f"carry {share:.1%} of the variance of the {fitted} tiles (of 64) that the components were fitted to; their"
+    assert said in capsys.readouterr().out
+    ask("onto", maps=0, quiet=False, project=out)
+    said = f"The first 3 components of {out} (fitted to {fitted} tiles) carry"
+    assert re.search(rf"{re.escape(said)} [\d.]+% of the variance of 64 tiles; their", capsys.readouterr().out)
 
 
 def test_maps_are_counted_and_named_with_the_way_to_the_others(ask, capsys):
