@@ -30,6 +30,10 @@ WORLDCOVER = {
     10: "tree", 20: "shrub", 30: "grass", 40: "crop", 50: "built", 60: "bare", 70: "snow", 80: "water", 90: "wetland",
     95: "mangrove", 100: "moss",
 }  # fmt: skip
+GROUP_IS = (
+    "`group` names tiles that are not independent: it decides splits by group, folds and intervals, which fewer groups "
+    "widen; columns that may hold groups:"
+)
 FEWEST_KNOWN = 3  # codes of WorldCover from which a match is not taken for chance
 
 
@@ -155,13 +159,14 @@ def with_tables(entry: Entry, root: Path, below: str, files: Sequence[str], tabl
         )
         if "split" in roles:
             lines = [line for line in lines if ALL_TRAIN not in line]
-        group = roles.pop("group", None)
+        roles.pop("group", None)
         lines += [
             entry_line(name, value, f"check: assumed to hold the {name}s: {_listed(one.values(value['column']))}")
             for name, value in roles.items()
         ]
-        if group is not None:
-            lines.append(comment(f"to keep a group within one split: {flow_key('group', group)}"))
+        if groups := one.groups(key):
+            lines.append(comment(GROUP_IS))
+            lines += [comment(f"{flow_key('group', {'column': name})}  # {said}") for name, said in groups.items()]
         if (sites := one.sites(key, files)) is not None and not _has_crs(root, files):
             column, shared = sites
             what = f"{shared} of {len(files)} scenes share their {column} with another"

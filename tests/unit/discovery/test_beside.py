@@ -65,10 +65,23 @@ def test_a_table_gives_attributes_split_and_groups(folder):
     lines = text_of(folder)
     assert "table: {path: chips.csv, key: chip}  # check: 3 of 3 scenes are in it" in lines
     assert "split: {column: split}  # check: assumed to hold the splits: test, train" in lines
-    assert "# to keep a group within one split: group: {column: site_id}" in lines
+    first = next(at for at, line in enumerate(lines) if line.startswith("# `group` names tiles that are not indep"))
+    assert "decides splits by group, folds and intervals" in lines[first]
+    assert lines[first + 1 : first + 3] == [
+        "# group: {column: group_id} # 2 values, each in one split",
+        "# group: {column: site_id} # 2 values, 1 of them in several splits",
+    ]
     assert not any("all tiles are for training" in line or line.startswith("label:") for line in lines)
     index = build_index(open_catalog(folder / "data_catalog.yaml"), next(iter(infer_names(folder))))
     assert sorted(index.tiles["split"]) == ["test", "train", "train"]
+
+
+def test_groups_are_counted_without_splits_too(folder):
+    (folder / "chips.csv").write_text("chip,plot,site\na,1,7\nb,1,8\nc,2,7\n")
+    lines = text_of(folder)
+    for line in ("# group: {column: plot} # 2 values", "# group: {column: site} # 2 values"):
+        assert line in lines
+    assert lines.index("# group: {column: plot} # 2 values") < lines.index("# group: {column: site} # 2 values")
 
 
 @pytest.mark.parametrize(
