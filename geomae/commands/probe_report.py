@@ -9,10 +9,10 @@ from geomae.commands.session import Session
 from geomae.encoders import EncoderSpec
 from geomae.encoders.selections import Embeddings
 from geomae.evaluation.alignment import NONE
-from geomae.evaluation.forest import FOREST
+from geomae.evaluation.forest import FOREST, TREES
 from geomae.evaluation.probe import ProbeResult
 from geomae.evaluation.probe_predictions import DRAWS, FEW_LABELS_C, PredictionKey
-from geomae.evaluation.probe_scores import COLUMNS, SPREAD, TO_BASELINE, TO_FIRST, EncoderResult, ProbeRow
+from geomae.evaluation.probe_scores import COLUMNS, SPREAD, TO_BASELINE, TO_FIRST, ProbeRow
 from geomae.evaluation.probe_task import REGRESSION, SEGMENTATION, ProbeTask, describe_scoring
 from geomae.files import write_csv
 from geomae.metrics.predictions import ALL, FEWEST_GROUPS, metric_name
@@ -40,11 +40,19 @@ from geomae.reports.probe_tables import (
 )
 from geomae.runtime.console import Screen
 
+NOT_LINEAR = "forest (not linear)"  # its name in the terminal, where its values are in the columns of the probe
 PRINTED = 7  # columns of alignments that fit a terminal; the report has all
 KNN = (
     "kNN: cosine similarity of the embeddings (not standardised), one vote per neighbour. Intervals are 95 % over "
     "resampled groups; differences are paired, on the same resamples."
 )
+
+OF_FOREST = (
+    f"forest: a random forest of {TREES} trees on statistics of the pixels of each tile (for segmentation on the "
+    "spectra of pixels). It uses no encoder and is no linear probe."
+)
+PROBES = "The linear probe of every encoder on every test set."
+SCORES = f"{PROBES[:-1]}, and the random forest on pixels."
 
 
 def write_results(
@@ -134,11 +142,12 @@ def write_pictures(result: ProbeResult, out: Path) -> list[Path]:
     """Publish the pictures; returns their paths."""
     paths = [out / "probe_scores.png"]
     axis = metric_name(result.main)
+    forest = " and random forest" if result.task.settings.forest else ""
     seeds = "; orange: single seeds" if any(len(one.seeds) > 1 for one in result.encoders) else ""
     scores_picture(
         paths[0],
-        {test.name: [_bar(result, one, test.name) for one in result.encoders] for test in result.task.tests},
-        title=f"Linear probe, trained on {result.task.train.name}",
+        {test.name: [_bar(result, *one, test.name) for one in _compared(result)] for test in result.task.tests},
+        title=f"Linear probe{forest}, trained on {result.task.train.name}",
         axis=axis,
         caption=f"Lines: 95 % interval over resampled groups, if there are at least ten.\nGrey: baselines{seeds}.",
     )
@@ -182,8 +191,8 @@ def write_report(result: ProbeResult, pictures: Sequence[Path], about: About, pa
     by_name = {picture.stem: picture for picture in pictures}
     sections = [
         Section("Result", (subject, *(f"Warning: {one}." for one in weak_classes(result.task)), *said[1:]),
-                (Figure(by_name["probe_scores"], "The linear probe of every encoder on every test set."),)),
-        Section("Scores", (KNN,), tuple(
+                (Figure(by_name["probe_scores"], SCORES if result.task.settings.forest else PROBES),)),
+        Section("Scores", (KNN, *([OF_FOREST] if result.task.settings.forest else [])), tuple(
             made for test in result.task.tests for table in (_scores_table, _differences_table)
             if (made := table(result, test.name)).rows
         )),
@@ -207,7 +216,8 @@ def write_report(result: ProbeResult, pictures: Sequence[Path], about: About, pa
             if "confusion" in name
         )
         tables = tuple(_class_table(result, test.name) for test in result.task.tests)
-        sections.append(Section("Classes", ("The linear probe, class by class.",), (*tables, *confusions)))
+        said_of = f"The linear probe{', and the random forest,' if result.task.settings.forest else ''} class by class."
+        sections.append(Section("Classes", (said_of,), (*tables, *confusions)))
     sections.append(Section("How it was measured", tuple(describe_scoring(result.task)), (_C_table(result),)))
     notes = [[label, " · ".join(lines)] for label, lines in result.notes.items()]
     sections.append(Section("Encoders", (), (Table("Input of each encoder", ["encoder", "notes"], notes),)))
@@ -221,11 +231,16 @@ def _aligned(result: ProbeResult, label: str, test: str) -> Aligned:
     return Aligned(label, {name: row.value for name, row in row_of.items() if row}, result.chosen(label, test))
 
 
-def _bar(result: ProbeResult, encoder: EncoderResult, test: str) -> Bar:
-    key = PredictionKey(test, "linear")
-    row = result.scores.find(encoder.label, key, result.main)
+def _compared(result: ProbeResult) -> list[tuple[str, str, bool]]:
+    """Label, method, and whether it is a baseline: the linear probe of each encoder, and the forest if there is one."""
+    probes = [(one.label, "linear", one.baseline) for one in result.encoders]
+    return [*probes, (FOREST, FOREST, True)] if result.task.settings.forest else probes
+
+
+def _bar(result: ProbeResult, label: str, method: str, baseline: bool, test: str) -> Bar:
+    row = result.scores.find(label, PredictionKey(test, method), result.main)
     assert row is not None
-    return Bar(encoder.label, encoder.baseline, row.value, row.interval, tuple(_singles(result, row)))
+    return Bar(label, baseline, row.value, row.interval, tuple(_singles(result, row)))
 
 
 def _singles(result: ProbeResult, mean: ProbeRow) -> list[float]:
@@ -246,16 +261,17 @@ def _seeds(result: ProbeResult, mean: ProbeRow) -> str:
 
 def _curves(result: ProbeResult, test: str) -> list[Curve]:
     curves = []
-    for one in result.encoders:
-        all_shots = sorted({a.shots for a in one.predictions[0].predicted if a.test == test and a.shots is not None})
+    known = result.encoders[0].predictions[0].predicted
+    all_shots = sorted({key.shots for key in known if key.test == test and key.shots is not None})
+    for label, method, baseline in _compared(result):
         value, spread = ({}, {})
         for shots in all_shots:
-            key = PredictionKey(test, "linear", shots)
-            mean, deviation = (result.scores.find(one.label, key, result.main + end) for end in ("", SPREAD))
+            key = PredictionKey(test, method, shots)
+            mean, deviation = (result.scores.find(label, key, result.main + end) for end in ("", SPREAD))
             assert mean is not None
             assert deviation is not None
             value[shots], spread[shots] = mean.value, deviation.value
-        curves.append(Curve(one.label, value, spread, _bar(result, one, test).value))
+        curves.append(Curve(label, value, spread, _bar(result, label, method, baseline, test).value))
     return curves
 
 
@@ -303,7 +319,7 @@ def _by(rows: Sequence[ProbeRow], *names: str) -> dict[tuple[str, ...], dict[str
 
 
 def _class_table(result: ProbeResult, test: str) -> Table:
-    rows = [row for row in result.rows(test) if row.of != ALL and row.method == "linear"]
+    rows = [row for row in result.rows(test) if row.of != ALL and row.method in ("linear", FOREST)]
     metrics = list(dict.fromkeys(row.metric for row in rows))
     header = ["encoder", "class", *(name for metric in metrics for name in (metric_name(metric), "95 %"))]
     table = []
@@ -370,7 +386,8 @@ def _print(result: ProbeResult, screen: Screen) -> None:
             first, *more = (result.scores.find(label, key, result.main) for key in keys)
             beside = [result.scores.find(label, keys[0], metric) for metric in others]
             figures = [f"{row.value:.3f}" if row else "" for row in (first, *beside, *more)]
-            rows.append([label, figures[0], interval_text(first), *figures[1:], *[""] * (len(methods) - len(of))])
+            name, empty = NOT_LINEAR if label == FOREST else label, [""] * (len(methods) - len(of))
+            rows.append([name, figures[0], interval_text(first), *figures[1:], *empty])
         of_linear = f"{' and '.join(map(metric_name, others))} of the linear probe"
         screen.table(f"{metric_name(result.main)} on {test.name}, and {of_linear}", header, rows)
     for table in (*alignment_tables(result), *share_tables(result)):

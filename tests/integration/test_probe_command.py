@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from geomae import open_catalog, open_embeddings
+from geomae.commands import probe_report
 from geomae.commands.options import CommonOptions
 from geomae.commands.probe import ProbeOptions, encoder_specs, run
 from geomae.errors import BandMismatchError, CatalogError, ConfigError
@@ -327,6 +328,32 @@ def test_a_class_that_the_test_hardly_has_is_named_with_a_remedy(request_for, fi
     again = replace(asked, min_class_rows=3, common=replace(asked.common, out=tmp_path / "without"))
     assert run(again) == 0
     assert "warning" not in capsys.readouterr().err
+
+
+def test_the_forest_is_beside_the_probes_in_every_figure_and_table(request_for, tmp_path, capsys, monkeypatch):
+    drawn = {}
+    for name in ("scores_picture", "few_labels_picture"):
+        kept = getattr(probe_report, name)
+
+        def keep(path, shown, kept=kept, name=name, **more):
+            drawn[name] = {one.label: one.value for one in shown["fields@test"]}
+            kept(path, shown, **more)
+
+        monkeypatch.setattr(probe_report, name, keep)
+    asked = request_for(forest=True, strength=1.0)
+    assert run(replace(asked, common=replace(asked.common, quiet=False))) == 0
+    rows = table(tmp_path / "out")
+    named = {"encoder": "forest", "method": "forest"}
+    assert drawn["scores_picture"]["forest"] == figure(rows, **named)
+    assert drawn["few_labels_picture"]["forest"] == {
+        shots: figure(rows, **named, shots=str(shots)) for shots in (1, 5, 10, 50)
+    }
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    classes = page[page.index(">Classes</h2>") :]
+    recall = figure(rows, **named, **{"class": "crop"}, metric="recall")
+    assert re.search(rf"<td[^>]*>forest</td>\s*<td[^>]*>crop</td>.*?>{recall:.3g}</td>", classes, re.DOTALL)
+    assert "It uses no encoder and is no linear probe." in page
+    assert "\nforest (not linear) " in capsys.readouterr().out
 
 
 def test_numbers(request_for, tmp_path):
