@@ -40,7 +40,8 @@ FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 class Entry:
     """A data set as YAML `lines` (without its name), its key figures, and what the user must decide (`question`).
 
-    `companions` are patterns, below the searched folder, of one-band rasters that are named like the scenes.
+    `companions` are patterns, below the searched folder, of one-band rasters that are named like the scenes. `further`
+    are data sets of the same scenes that are written as comments: the end of a name, what it is, and its lines.
     """
 
     lines: tuple[str, ...]
@@ -50,10 +51,19 @@ class Entry:
     tile: int
     question: str | None
     companions: tuple[str, ...] = ()
+    further: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
 
     def has(self, key: str) -> bool:
         """Whether a line gives the key; comments do not."""
         return any(line.startswith(f"    {key}:") for line in self.lines)
+
+    def text(self, name: str) -> list[str]:
+        """The lines of the data set `name`, then those of `further` as comments, one key a line."""
+        written = [f"  {flow(name)}:", *self.lines]
+        for end, what, lines in self.further:
+            written += [comment(what, indent=2), f"  # {flow(f'{name}_{end}')}:"]
+            written += [f"  # {line[2:]}" for line in lines]
+        return written
 
 
 def band_entry(root: Path, below: str, group: BandGroup, *, outside: bool) -> Entry:

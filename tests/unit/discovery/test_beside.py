@@ -112,11 +112,29 @@ def test_a_column_called_label_becomes_labels_of_files_by_their_paths(folder):
 
 
 def test_windows_are_proposed_with_the_side_that_fits(folder):
-    rows = [f"{name},{row},{col},{'tree' if col else 'water'}" for name in "abc" for row in (0, 16) for col in (0, 16)]
-    (folder / "windows.csv").write_text("\n".join(["scene,row,col,label", *rows]))
-    (line,) = [line for line in text_of(folder) if "windows:" in line]
-    assert line.startswith("# windows.csv lists 12 windows in 3 scenes; for these: ")
-    assert "windows: {table: windows.csv, key: scene, row: row, col: col, size: 16}, label: {column: label}" in line
+    splits = {"a": "train", "b": "train", "c": "test"}
+    rows = [
+        f"{name},{row},{col},{'tree' if col else 'water'},{splits[name]}"
+        for name in "abc" for row in (0, 16) for col in (0, 16)
+    ]  # fmt: skip
+    (folder / "windows.csv").write_text("\n".join(["scene,row,col,label,split", *rows]))
+    write_codes(folder, (10, 40, 80))  # other labels
+    assert not any("windows" in line for line in text_of(folder))
+    draft = folder / "data_catalog.yaml"
+    what = "  # windows.csv lists 12 windows in 3 scenes; as a data set of their own:\n"
+    before, after = draft.read_text().split(what)
+    keys = after.splitlines()
+    assert keys[-3:] == [
+        "  #   windows: {table: windows.csv, key: scene, row: row, col: col, size: 16}",
+        "  #   label: {column: label}  # 12 labels: tree, water",
+        "  #   split: {column: split}  # splits: test, train",
+    ]
+    draft.write_text(before + "\n".join(line.replace("# ", "", 1) for line in keys) + "\n")  # without the signs
+    names = list(infer_names(folder))
+    assert len(names) == 2 and names[1] == f"{names[0]}_windows"
+    whole, windows = (build_index(open_catalog(draft), name) for name in names)
+    assert whole.source.bands == windows.source.bands
+    assert windows.tiles["label"].value_counts().to_dict() == {"tree": 6, "water": 6}
 
 
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", "chip,split\nx,train\ny,test\n", "\x00\x01", ""])
