@@ -32,7 +32,10 @@ from geomae.reports.probe_tables import (
     METHODS,
     SHARES,
     alignment_tables,
+    class_table,
+    explain_blanks,
     interval_text,
+    rows_by_metric,
     share_tables,
     summarize_alignments,
     summarize_shares,
@@ -215,9 +218,9 @@ def write_report(result: ProbeResult, pictures: Sequence[Path], about: About, pa
             for name, picture in by_name.items()
             if "confusion" in name
         )
-        tables = tuple(_class_table(result, test.name) for test in result.task.tests)
+        tables = tuple(class_table(result, test.name) for test in result.task.tests)
         said_of = f"The linear probe{', and the random forest,' if result.task.settings.forest else ''} class by class."
-        sections.append(Section("Classes", (said_of,), (*tables, *confusions)))
+        sections.append(Section("Classes", (said_of, *explain_blanks(result.task)), (*tables, *confusions)))
     sections.append(Section("How it was measured", tuple(describe_scoring(result.task)), (_C_table(result),)))
     notes = [[label, " · ".join(lines)] for label, lines in result.notes.items()]
     sections.append(Section("Encoders", (), (Table("Input of each encoder", ["encoder", "notes"], notes),)))
@@ -282,7 +285,7 @@ def _scores_table(result: ProbeResult, test: str) -> Table:
     seeded = {one.label for one in result.encoders if len(one.seeds) > 1}
     header = ["encoder", "method", metric_name(result.main), "95 %", *(["seeds"] if seeded else [])]
     table = []
-    for key, row_of in _by(rows, "encoder", "method").items():
+    for key, row_of in rows_by_metric(rows, "encoder", "method").items():
         cells: list[str | float | None] = [*key, row_of[result.main].value, interval_text(row_of[result.main])]
         cells += [_seeds(result, row_of[result.main]) if key[0] in seeded else ""] if seeded else []
         table.append([*cells, *(row_of[metric].value for metric in others)])
@@ -302,33 +305,12 @@ def _differences_table(result: ProbeResult, test: str) -> Table:
     header = ["encoder", "method", f"to {result.encoders[0].label}", "95 %"]
     header += ["to the best baseline", "95 %", "which is"] if best else []
     table = []
-    for key, row_of in _by(rows, "encoder", "method").items():
+    for key, row_of in rows_by_metric(rows, "encoder", "method").items():
         cells: list[str | float | None] = list(key)
         for metric in (TO_FIRST, *([TO_BASELINE] if best else [])):
             cells += [row_of[metric].value if metric in row_of else None, interval_text(row_of.get(metric))]
         table.append([*cells, *([best[key[1]] if TO_BASELINE in row_of else ""] if best else [])])
     return Table(f"{test}: differences in {metric_name(result.main)}", header, table)
-
-
-def _by(rows: Sequence[ProbeRow], *names: str) -> dict[tuple[str, ...], dict[str, ProbeRow]]:
-    """Rows by metric, grouped by the attributes `names`."""
-    gathered: dict[tuple[str, ...], dict[str, ProbeRow]] = {}
-    for row in rows:
-        gathered.setdefault(tuple(getattr(row, name) for name in names), {})[row.metric] = row
-    return gathered
-
-
-def _class_table(result: ProbeResult, test: str) -> Table:
-    rows = [row for row in result.rows(test) if row.of != ALL and row.method in ("linear", FOREST)]
-    metrics = list(dict.fromkeys(row.metric for row in rows))
-    header = ["encoder", "class", *(name for metric in metrics for name in (metric_name(metric), "95 %"))]
-    table = []
-    for key, row_of in _by(rows, "encoder", "of").items():
-        cells: list[str | float | None] = list(key)
-        for metric in metrics:
-            cells += [row_of[metric].value, interval_text(row_of[metric])]
-        table.append(cells)
-    return Table(test, header, table)
 
 
 def _C_table(result: ProbeResult) -> Table:

@@ -3,17 +3,18 @@
 K classes
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from geomae.evaluation.alignment_choice import RULE, Evidence
 from geomae.evaluation.choice_scores import SCORERS
 from geomae.evaluation.class_transport import MOST_TILES
+from geomae.evaluation.forest import FOREST
 from geomae.evaluation.probe import ProbeResult
 from geomae.evaluation.probe_predictions import EQUAL, PredictionKey
 from geomae.evaluation.probe_scores import TO_NONE, ProbeRow
-from geomae.evaluation.probe_task import ProbeTask
+from geomae.evaluation.probe_task import SEGMENTATION, ProbeTask
 from geomae.evaluation.self_training import PORTIONS
-from geomae.metrics.predictions import FEWEST_GROUPS, metric_name
+from geomae.metrics.predictions import ALL, FEWEST_GROUPS, metric_name
 from geomae.reports.page import Cell, Table
 
 ACCURACY = "accuracy"
@@ -76,6 +77,44 @@ def weak_classes(task: ProbeTask) -> Iterator[str]:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
+
+
+def explain_blanks(task: ProbeTask) -> Iterator[str]:
+    """Yield the reasons for empty cells in the tables of classes, a sentence or two per test set that has some."""
+    for test in task.tests:
+        support = task.truths[test.name].support(task.names)
+        absent = [name for name, one in support.items() if not one.tiles]
+        few = [name for name, one in support.items() if one.tiles and one.groups < FEWEST_GROUPS]
+        if absent:
+            only = "IoU, where the class was predicted, is" if task.settings.task == SEGMENTATION else (
+                "precision and F1, where the class was predicted, are"
+            )  # fmt: skip
+            yield f"{test.name} has no tile of {', '.join(absent)}: there is no recall, and {only} 0."
+        if few:
+            yield f"{test.name} has {', '.join(few)} in fewer than {FEWEST_GROUPS} groups, too few for an interval."
+
+
+def class_table(result: ProbeResult, test: str) -> Table:
+    """A row per encoder and class: the test tiles and groups that have the class, and each metric with its interval."""
+    rows = [row for row in result.rows(test) if row.of != ALL and row.method in ("linear", FOREST)]
+    metrics = list(dict.fromkeys(row.metric for row in rows))
+    header = ["encoder", "class", "tiles", "groups", *(part for one in metrics for part in (metric_name(one), "95 %"))]
+    support = result.task.truths[test].support(result.task.names)
+    table: list[list[Cell]] = []
+    for key, row_of in rows_by_metric(rows, "encoder", "of").items():
+        cells: list[Cell] = [*key, *support[key[1]]]
+        for metric in metrics:
+            cells += [row_of[metric].value, interval_text(row_of[metric])]
+        table.append(cells)
+    return Table(test, header, table)
+
+
+def rows_by_metric(rows: Sequence[ProbeRow], *names: str) -> dict[tuple[str, ...], dict[str, ProbeRow]]:
+    """Rows by metric, grouped by the attributes `names`."""
+    gathered: dict[tuple[str, ...], dict[str, ProbeRow]] = {}
+    for row in rows:
+        gathered.setdefault(tuple(getattr(row, name) for name in names), {})[row.metric] = row
+    return gathered
 
 
 def alignment_tables(result: ProbeResult) -> Iterator[Table]:

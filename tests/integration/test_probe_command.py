@@ -319,6 +319,10 @@ def test_a_class_that_the_test_hardly_has_is_named_with_a_remedy(request_for, fi
     )
     assert f"warning: {warning}" in shown.err
     assert f"Warning: {warning}." in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert "fields@test has water in fewer than 10 groups, too few for an interval." in page
+    classes = page[page.index(">Classes</h2>") :]
+    assert re.search(r">water</td>\s*<td[^>]*>2</td>\s*<td[^>]*>1</td>", classes)  # tiles and groups
     lines = shown.out.splitlines()
     table_ = lines[lines.index("balanced accuracy on fields@test, and accuracy and macro F1 of the linear probe") :][:3]
     assert table_[1].split("  ")[0] == "encoder"

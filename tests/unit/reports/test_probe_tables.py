@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from geomae.evaluation.probe_scores import GroundTruth, Support
+from geomae.evaluation.probe_task import ProbeSettings
 from geomae.metrics.predictions import ClassMeasure, PixelMeasure
-from geomae.reports.probe_tables import weak_classes
+from geomae.reports.probe_tables import explain_blanks, weak_classes
 
 NAMES = ("crop", "tree", "water")
 
@@ -47,6 +48,18 @@ def test_the_remedy_leaves_out_no_class_that_is_well_covered():
     assert "water has 25 tiles in 1 group" in said
     assert said.endswith("test on more groups with it")
     assert not [*weak_classes(task_of((30, 12), (20, 5), (2, 1), averaged=("crop", "tree")))]
+
+
+def test_empty_cells_have_their_reasons():
+    task = task_of((30, 12), (20, 5), (0, 0))
+    task.settings = ProbeSettings()
+    assert [*explain_blanks(task)] == [
+        "t has no tile of water: there is no recall, and precision and F1, where the class was predicted, are 0.",
+        "t has tree in fewer than 10 groups, too few for an interval.",
+    ]
+    full = task_of((30, 12), (20, 10), (20, 10))
+    full.settings = ProbeSettings()
+    assert not [*explain_blanks(full)]
 
 
 def test_an_interval_is_mentioned_only_where_there_is_one():
