@@ -140,7 +140,8 @@ def warnings(census: Census, fewest: int, folds: int) -> list[str]:
         if alone:
             found.append(
                 f"{_listed(alone)}: the class occurs in one split only, so that it is either not trained on or not "
-                "tested; split by other groups or with another seed, or correct the column that holds the splits"
+                "tested; split by other groups or with another seed, correct the column that holds the splits, or, if "
+                "the splits are given, leave the class out: of `label.classes`, or by `where` if labels are a column"
             )
     found += _for_probes(census, folds)
     scored = [split for split in census.splits if split not in (USUAL_SPLITS[0], NO_SPLIT)]

@@ -71,6 +71,7 @@ def test_what_the_counts_cannot_carry_is_said():
     place, split, few = warnings(found, 10, 1)
     assert place.startswith("crop: all tiles of the class lie in one of the blocks")
     assert split.startswith("bare (train): the class occurs in one split only")
+    assert split.endswith("leave the class out: of `label.classes`, or by `where` if labels are a column")
     assert few.startswith("an interval needs 10 blocks, and is omitted for fewer (test 2)")
     assert len(warnings(found, 2, 1)) == 2
 
