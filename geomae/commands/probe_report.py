@@ -34,6 +34,7 @@ from geomae.reports.probe_tables import (
     alignment_tables,
     class_table,
     explain_blanks,
+    explain_shots,
     interval_text,
     rows_by_metric,
     share_tables,
@@ -211,7 +212,8 @@ def write_report(result: ProbeResult, pictures: Sequence[Path], about: About, pa
             f"{FEW_LABELS_C:g}, because so few labels do not allow choosing it. Embeddings are standardised with all "
             "training tiles, which needs no labels."
         )
-        sections.append(Section("Few labels", (text,), (Figure(by_name["probe_few_labels"], ""),)))
+        curves = Figure(by_name["probe_few_labels"], "")
+        sections.append(Section("Few labels", (text, *explain_shots(result.task)), (curves,)))
     if result.task.names:
         confusions = tuple(
             Figure(picture, "Rows: true class; each cell is a share of its row.")

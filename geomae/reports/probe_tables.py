@@ -5,6 +5,8 @@ K classes
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from geomae.evaluation.alignment_choice import RULE, Evidence
 from geomae.evaluation.choice_scores import SCORERS
 from geomae.evaluation.class_transport import MOST_TILES
@@ -12,7 +14,7 @@ from geomae.evaluation.forest import FOREST
 from geomae.evaluation.probe import ProbeResult
 from geomae.evaluation.probe_predictions import EQUAL, PredictionKey
 from geomae.evaluation.probe_scores import TO_NONE, ProbeRow
-from geomae.evaluation.probe_task import SEGMENTATION, ProbeTask
+from geomae.evaluation.probe_task import SEGMENTATION, ProbeTask, class_codes
 from geomae.evaluation.self_training import PORTIONS
 from geomae.metrics.predictions import ALL, FEWEST_GROUPS, metric_name
 from geomae.reports.page import Cell, Table
@@ -77,6 +79,24 @@ def weak_classes(task: ProbeTask) -> Iterator[str]:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
+
+
+def explain_shots(task: ProbeTask) -> Iterator[str]:
+    """Yield why some numbers of labels per class are left out, if some are."""
+    label = np.concatenate([class_codes(part, task.names) for part in task.pool])
+    counts = [np.unique(label[plan.train], return_counts=True) for plan in task.plans]  # of the classes of each fit
+    rows, rarest = min(pair for codes, rows_K in counts for pair in zip(rows_K.tolist(), codes.tolist(), strict=True))
+    left = [f"{shots}" for shots in task.settings.shots if shots > rows]
+    if left:
+        where = " in one of the fits" if len(task.plans) > 1 else ""
+        yield (
+            f"Not with {_or(left)} labels per class: every class needs so many training tiles, and "
+            f"{task.names[rarest]} has {_count(rows, 'tile')}{where}."
+        )
+
+
+def _or(texts: Sequence[str]) -> str:
+    return " or ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
 
 
 def explain_blanks(task: ProbeTask) -> Iterator[str]:

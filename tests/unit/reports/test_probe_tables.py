@@ -8,7 +8,7 @@ import pytest
 from geomae.evaluation.probe_scores import GroundTruth, Support
 from geomae.evaluation.probe_task import ProbeSettings
 from geomae.metrics.predictions import ClassMeasure, PixelMeasure
-from geomae.reports.probe_tables import explain_blanks, weak_classes
+from geomae.reports.probe_tables import explain_blanks, explain_shots, weak_classes
 
 NAMES = ("crop", "tree", "water")
 
@@ -60,6 +60,27 @@ def test_empty_cells_have_their_reasons():
     full = task_of((30, 12), (20, 10), (20, 10))
     full.settings = ProbeSettings()
     assert not [*explain_blanks(full)]
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ((60, 50), []),
+        (
+            (60, 9),
+            ["Not with 10 or 50 labels per class: every class needs so many training tiles, and tree has 9 tiles."],
+        ),
+        ((60, 20), ["Not with 50 labels per class: every class needs so many training tiles, and tree has 20 tiles."]),
+    ],
+)
+def test_numbers_of_labels_that_a_class_lacks_are_explained(counts, said):
+    label = np.repeat(["crop", "tree"], counts)
+    part = SimpleNamespace(pixels_THW=None, label_T=label)
+    plan = SimpleNamespace(train=np.arange(len(label)))
+    task = SimpleNamespace(settings=ProbeSettings(), names=("crop", "tree"), pool=[part], plans=[plan])
+    assert [*explain_shots(task)] == said
+    task.plans = [plan, SimpleNamespace(train=np.arange(len(label) - 5))]
+    assert "tiles in one of the fits." in next(explain_shots(task))
 
 
 def test_an_interval_is_mentioned_only_where_there_is_one():
