@@ -199,8 +199,8 @@ def _with_masks(
         problem = f"there is no band {number} in files of {stored.count} bands; correct the number"
         if catalog.entry(dataset).bands is not None:
             problem = (
-                f"`bands` lists {stored.count} bands, and the mask is band {number}; list every stored band in `bands`, "
-                "null for each that is not read, or correct the number"
+                f"`bands` lists {stored.count} bands, and the mask is band {number}; list every stored band in "
+                "`bands`, null for each that is not read, or correct the number"
             )
         raise CatalogError(f"{place}: {problem}")
     return tuple(replace(scene, mask=BandFile(scene.files[0], number)) for scene in scenes)

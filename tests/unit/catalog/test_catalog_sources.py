@@ -143,7 +143,7 @@ def test_scenes_have_sorted_unique_ids_that_new_files_do_not_change(tmp_path: Pa
         ("path: d/x.tif\nmask: {path: ../m.tif, invalid_bits: [0]}", "leaves the catalogue's folder"),
         (
             "path: d/x.tif\nmask: {band: 4, invalid_bits: [0]}",
-            "`bands` lists 3 bands, and the mask is band 4; list every stored band in `bands`, null for each that is not",
+            "`bands` lists 3 bands, and the mask is band 4; list every stored band in `bands`, null",
         ),
         ("path: d/x.tif\nlabel: {raster: y.tif, classes: {1: a}}", "datasets.a.label.raster: there is no file 'y.tif'"),
         (
