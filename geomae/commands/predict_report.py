@@ -28,7 +28,7 @@ from geomae.prediction.assessment import (
 )
 from geomae.prediction.models import WindowModel
 from geomae.prediction.record import PredictorRecord, namesake_remark, scale_remark
-from geomae.prediction.scene_maps import NODATA, MapJob, MapSummary, most_telling, summarise_map
+from geomae.prediction.scene_maps import FEW_CELLS, NODATA, MapJob, MapSummary, most_telling, summarise_map
 from geomae.prediction.shares import TargetShares, share_sentences
 from geomae.prediction.tiles import TilePredictions, as_number, of_classes, of_map, of_numbers, write_predictions
 from geomae.rasters import read_map
@@ -37,7 +37,6 @@ from geomae.tiles.selection import Selection
 
 MOST_MAPS = 6  # shown on the page; the folder has all
 MOST_ROWS = 200  # of the table of maps; maps.csv has all
-FEW_CELLS = 8  # cells per side; maps with fewer get a remark
 MAP_COLUMNS = ("dataset", "scene", "map", "valid", "most_frequent", "share", "level")
 METRICS = {"accuracy": "overall accuracy", "f1": "mean F1", "mean_iou": "mean IoU", "ece": "calibration error",
            "r2": "R\N{SUPERSCRIPT TWO}", "rmse": "RMSE", "mae": "MAE"}  # fmt: skip

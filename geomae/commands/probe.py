@@ -94,6 +94,7 @@ def run(options: ProbeOptions) -> int:
     from geomae.evaluation.probe import embed_task, probe_encoders, save_alignments, usable_radiometry
     from geomae.evaluation.probe_task import SEGMENTATION, left_out, read_probe_task
     from geomae.prediction.saved_probes import save_probes
+    from geomae.prediction.scene_maps import finer_map
     from geomae.runtime.signals import watch
     from geomae.tiles.selection import share_bands
 
@@ -134,6 +135,9 @@ def run(options: ProbeOptions) -> int:
         save_alignments(result, specs, embeddings, out / "alignments")
         save_probes(result, session.catalog, specs, trained, loader, embeddings, out / "probes", options.own_bands)
         write_results(run_, session, result, embeddings)
+        finer = None if options.task == SEGMENTATION else finer_map(session.catalog, task.tests[0].selected)
+        if finer is not None:
+            session.screen.say(finer)
         named = {"out": out, "encoder": specs[0].references[0].label, "dataset": tests[0]}
         session.screen.say(next_command("probe", options.common, **named))
     return 0

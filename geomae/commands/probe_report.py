@@ -138,7 +138,7 @@ def _against(other: str, row: ProbeRow, groups: int) -> str:
     low, high = row.interval
     span = f"[{low:+.3f}, {high:+.3f}]"
     if low > 0 or high < 0:
-        return f"It is {'better' if low > 0 else 'worse'} than {other}, by {row.value:+.3f} {span}"
+        return f"It is {'better' if low > 0 else 'worse'} than {other}: {row.value:+.3f} {span}"
     return f"Its difference from {other} is not significant: {row.value:+.3f} {span}"
 
 
@@ -190,7 +190,7 @@ def write_report(result: ProbeResult, pictures: Sequence[Path], about: About, pa
     """Publish `report.html`."""
     said = list(summarize_probe(result))
     tests = ", ".join(test.name for test in result.task.tests)
-    subject = f"Linear probes of frozen embeddings, trained on {result.task.train.name}, tested on {tests}."
+    subject = f"Linear probes of frozen embeddings, trained on {result.task.train.name} and tested on {tests}."
     lead = said[0] if said else "There is no other encoder to compare with."
     by_name = {picture.stem: picture for picture in pictures}
     sections = [
@@ -226,7 +226,7 @@ def write_report(result: ProbeResult, pictures: Sequence[Path], about: About, pa
     sections.append(Section("How it was measured", tuple(describe_scoring(result.task)), (_C_table(result),)))
     notes = [[label, " · ".join(lines)] for label, lines in result.notes.items()]
     sections.append(Section("Encoders", (), (Table("Input of each encoder", ["encoder", "notes"], notes),)))
-    write_page(path, Page(f"Probe: {result.task.train.name}", lead, tuple(sections), about))
+    write_page(path, Page(f"Probe of {result.task.train.name} on {tests}", lead, tuple(sections), about))
 
 
 def _aligned(result: ProbeResult, label: str, test: str) -> Aligned:

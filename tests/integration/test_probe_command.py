@@ -24,6 +24,7 @@ from geomae.evaluation.alignment_choice import Choice
 from geomae.evaluation.forest import predict_forest
 from geomae.evaluation.methods import METHODS
 from geomae.evaluation.probe_predictions import DRAWS, PredictionKey
+from geomae.evaluation.probe_scores import ProbeRow
 from geomae.evaluation.probe_task import ProbeSettings, read_probe_task
 from geomae.models.architecture import Architecture
 from geomae.models.folder import Model, save_model
@@ -319,7 +320,14 @@ def test_a_class_that_the_test_hardly_has_is_named_with_a_remedy(request_for, fi
     )
     assert f"warning: {warning}" in shown.err
     assert f"Warning: {warning}." in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    *_, finer, following = shown.err.splitlines()
+    assert finer == (
+        "maps of fields would have at most 4 x 4 cells, one for each 16 pixels; for finer maps first write `tile: "
+        "{size: 16, stride: 2}` for a data set without `windows`"
+    )
+    assert following.startswith("next: geomae predict --model ")
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert "<h1>Probe of fields@train on fields@test</h1>" in page
     assert "fields@test has water in fewer than 10 groups, too few for an interval." in page
     classes = page[page.index(">Classes</h2>") :]
     assert re.search(r">water</td>\s*<td[^>]*>2</td>\s*<td[^>]*>1</td>", classes)  # tiles and groups
@@ -358,6 +366,11 @@ def test_the_forest_is_beside_the_probes_in_every_figure_and_table(request_for, 
     assert re.search(rf"<td[^>]*>forest</td>\s*<td[^>]*>crop</td>.*?>{recall:.3g}</td>", classes, re.DOTALL)
     assert "It uses no encoder and is no linear probe." in page
     assert "\nforest (not linear) " in capsys.readouterr().out
+
+
+def test_a_difference_is_said_with_one_sign():
+    row = ProbeRow("e", "t", "linear", "difference_to_first", -0.084, (-0.15, -0.02))
+    assert probe_report._against("other", row, 20) == "It is worse than other: -0.084 [-0.150, -0.020]"
 
 
 def test_numbers(request_for, tmp_path):
