@@ -18,16 +18,13 @@ from geomae.prediction.assessment import (
     LEARNED,
     Assessed,
     MapArea,
-    ReferencePoints,
-    Sample,
     area_rows,
     assess,
     measure_areas,
-    place_sample,
-    rows_of_sample,
 )
 from geomae.prediction.models import WindowModel
 from geomae.prediction.record import PredictorRecord, namesake_remark, scale_remark
+from geomae.prediction.reference_points import ReferencePoints, Sample, place_sample, rows_of_sample
 from geomae.prediction.scene_maps import FEW_CELLS, NODATA, MapJob, MapSummary, most_telling, summarise_map
 from geomae.prediction.shares import TargetShares, share_sentences
 from geomae.prediction.tiles import TilePredictions, as_number, of_classes, of_map, of_numbers, write_predictions
