@@ -186,6 +186,8 @@ def _sentences(results: Results) -> Iterator[str]:
         points = int(results.estimate.points_K.sum())
         yield f"Design-based, from {points:,} reference points: overall accuracy {overall.value_X[0]:.3f}{span}."
         yield from (f"{note}." for note in results.estimate.notes)
+        without = results.estimate.without_interval(results.record.classes)
+        yield from [] if without is None else [f"{without}."]
     if results.shares is not None:
         yield from share_sentences(results.shares, results.record)
 
@@ -292,7 +294,7 @@ def _accuracy_sections(results: Results, out: Path) -> Iterator[Section]:
         parts.append(Figure(curve, "Accuracy by confidence; on the diagonal, confidence equals accuracy."))
     rows = results.accuracy_rows()
     if rows:
-        header = ("selection", "domain", "class", "metric", "value", "low", "high", "tiles", "groups")
+        header = ("selection", "domain", "class", "metric", "value", "low", "high", "tiles", "groups", "note")
         cells = [
             (
                 row.dataset,
@@ -303,6 +305,7 @@ def _accuracy_sections(results: Results, out: Path) -> Iterator[Section]:
                 *(row.interval or (None, None)),
                 row.tiles,
                 row.groups,
+                row.note or None,
             )
             for row in rows
         ]

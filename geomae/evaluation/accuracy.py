@@ -36,13 +36,16 @@ from geomae.metrics.predictions import (
     resample_groups,
 )
 
-COLUMNS = ("dataset", "domain", "class", "metric", "value", "low", "high", "n_tiles", "n_groups")
+COLUMNS = ("dataset", "domain", "class", "metric", "value", "low", "high", "n_tiles", "n_groups", "note")
 OF_CLASS = {"users_accuracy": "precision", "producers_accuracy": "recall", "f1": "f1"}  # as maps call them
 
 
 @dataclass(frozen=True)
 class AccuracyRow:
-    """A row of accuracy.csv; `of` is its column `class`. The interval is None with too few groups."""
+    """A row of accuracy.csv; `of` is its column `class`. The interval is None with too few groups.
+
+    `note` says why an estimate from reference points has no interval.
+    """
 
     dataset: str
     domain: str
@@ -52,12 +55,13 @@ class AccuracyRow:
     interval: tuple[float, float] | None
     tiles: int
     groups: int
+    note: str = ""
 
     def csv_row(self) -> dict[str, Any]:
         """The values by column."""
         low, high = self.interval or ("", "")
         cells = (self.dataset, self.domain, self.of, self.metric, self.value, low, high, self.tiles, self.groups)
-        return dict(zip(COLUMNS, cells, strict=True))
+        return dict(zip(COLUMNS, (*cells, self.note), strict=True))
 
 
 @dataclass(frozen=True)
@@ -167,13 +171,17 @@ def sample_rows(dataset: str, estimate: SampleEstimate, names: Sequence[str]) ->
     """Accuracies of a map from reference points, as shares of area. The columns of tiles and groups count points."""
     points = int(estimate.points_K.sum())
 
-    def row(of: str, metric: str, estimates: Estimates, place: int) -> AccuracyRow:
+    def row(of: str, metric: str, estimates: Estimates, place: int, rests_on: int) -> AccuracyRow:
         value, interval = float(estimates.value_X[place]), estimates.interval(place, most=1)
-        return AccuracyRow(dataset, ALL, of, metric, value, interval, points, points)
+        note = estimates.no_interval(place, rests_on)
+        return AccuracyRow(dataset, ALL, of, metric, value, interval, points, points, note)
 
-    rows = [row(ALL, "accuracy", estimate.overall, 0)]
-    for metric, of_class in (("users_accuracy", estimate.users_K), ("producers_accuracy", estimate.producers_K)):
-        rows += [row(name, metric, of_class, code) for code, name in enumerate(names)]
+    rows = [row(ALL, "accuracy", estimate.overall, 0, points)]
+    for metric, of_class, points_K in (
+        ("users_accuracy", estimate.users_K, estimate.mapped_K),
+        ("producers_accuracy", estimate.producers_K, estimate.points_K),
+    ):
+        rows += [row(name, metric, of_class, code, int(points_K[code])) for code, name in enumerate(names)]
     return [one for one in rows if np.isfinite(one.value)]
 
 

@@ -24,7 +24,7 @@ from geomae.tiles.pixel_areas import pixel_hectares
 LEARNED = " (learned from)"  # suffix of a selection's name, for its tiles that the model learned from
 Scored = tuple[Codes, Codes, Codes, Floats]  # tile, truth, prediction and its probability, each of N rows
 ROWS = 512  # rows of a map that are in memory at a time
-AREA_COLUMNS = ("scene", "class", "hectares", "low", "high", "map_hectares", "n")
+AREA_COLUMNS = ("scene", "class", "hectares", "low", "high", "map_hectares", "n", "n_map", "note")
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,11 @@ def measure_areas(record: PredictorRecord, jobs: Sequence[MapJob], out: Path) ->
 
 
 def area_rows(record: PredictorRecord, areas: MapArea, estimate: SampleEstimate | None) -> Iterable[dict[str, Any]]:
-    """Yield the rows of area.csv: each scene's map, and all maps together with the sample's estimate."""
+    """Yield the rows of area.csv: each scene's map, and all maps together with the sample's estimate.
+
+    `n` counts the reference points of a class, `n_map` those on that class of the map; `note` says why there is no
+    interval.
+    """
     total_K = areas.total_K
     parts: list[tuple[str, Floats | None]] = list(areas.of_scene.items())
     parts += [("all", total_K)] if len(parts) != 1 or estimate is not None else []
@@ -161,5 +165,6 @@ def area_rows(record: PredictorRecord, areas: MapArea, estimate: SampleEstimate 
             if name == "all" and estimate is not None:
                 low, high = estimate.area_K.interval(code) or ("", "")
                 row |= {"hectares": float(estimate.area_K.value_X[code]), "low": low, "high": high}
-                row |= {"n": int(estimate.points_K[code])}
+                row |= {"n": int(estimate.points_K[code]), "n_map": int(estimate.mapped_K[code])}
+                row |= {"note": estimate.no_area_interval(code)}
             yield row

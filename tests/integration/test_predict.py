@@ -179,8 +179,10 @@ def test_accuracy_and_areas_are_those_of_the_labels(folder, mapped):
         assert math.isclose(float(areas[f"s{scene}", "water"]["map_hectares"]), pixels * PIXEL_HA, rel_tol=2e-3)
         water += float(areas[f"s{scene}", "water"]["map_hectares"])
     every = areas["all", "water"]
-    # All points agree with the map, and so the estimate is what the map counts, without any spread.
-    assert [float(every[key]) for key in ("hectares", "low", "high")] == [pytest.approx(water)] * 3
+    # All points agree with the map: the estimate is what the map counts, and its error cannot be estimated.
+    assert float(every["hectares"]) == pytest.approx(water)
+    assert (every["low"], every["high"]) == ("", "")
+    assert every["note"] == f"not estimable: no variation among {every['n']} points" and every["n"] == every["n_map"]
     assert int(every["n"]) + int(areas["all", "crop"]["n"]) == TESTED * 256
 
 

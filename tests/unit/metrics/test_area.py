@@ -87,7 +87,8 @@ def test_intervals_hold_what_they_say():
 def test_a_stratum_without_points_is_left_out_and_named():
     mapped, reference = points_of(np.array([[9, 1, 0], [2, 8, 0], [0, 0, 0]]))
     estimate = estimate_from_sample(mapped, mapped, reference, np.array([60.0, 40, 100]), 3, ["crops", "wood", "ice"])
-    (note,) = estimate.notes
+    note, few = estimate.notes
+    assert "crops (10), wood (10)" in few
     assert "stratum ice: no reference point" in note
     assert "50.0%" in note
     assert estimate.area_K.value_X.sum() == pytest.approx(100)
@@ -104,6 +105,24 @@ def test_one_point_leaves_intervals_unknown_and_none_wrong_is_not_certainty():
     mapped, reference = points_of(np.array([[20, 0], [0, 20]]))
     estimate = estimate_from_sample(mapped, mapped, reference, np.array([10.0, 90.0]), 2, ["crops", "wood"])
     assert estimate.overall.interval(0, most=1) is None
+
+
+def test_without_variation_there_is_no_interval_and_the_reason_is_given():
+    """Rounding made intervals such as [2431.8781337912596, 2431.8781337912606], which looked exact."""
+    matrix = np.array([[3, 0, 0, 4, 0], [0, 55, 0, 0, 0], [0, 0, 37, 2, 0], [2, 0, 0, 27, 0], [0, 0, 0, 0, 3]])
+    area = np.array([522.7639391332928, 2431.87813379126, 2262.1809546877657, 141.94963535907328, 270.5685596182191])
+    mapped, reference = points_of(matrix)
+    names = ["barren", "forest", "grass", "urban", "water"]
+    estimate = estimate_from_sample(mapped, mapped, reference, area, 5, names)
+    assert [estimate.area_K.interval(place) is None for place in range(5)] == [False, True, False, False, True]
+    assert estimate.no_area_interval(1) == "not estimable: no variation among 55 points"
+    assert estimate.no_area_interval(0) == ""
+    sentence = estimate.without_interval(names)
+    assert "forest (no variation among 55 points), water (no variation among 3 points)" in sentence
+    assert estimate.notes == (
+        "fewer than 30 reference points in strata: barren (7), urban (29), water (3); intervals that rest on them are "
+        "unreliable, mostly too narrow (Olofsson et al. 2014 give 50 to 100 points to a rare class)",
+    )
 
 
 def test_intervals_stay_within_what_can_be():
