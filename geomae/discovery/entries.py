@@ -10,6 +10,7 @@ from statistics import median_high
 from typing import Any
 from urllib.parse import urlsplit
 
+from geomae.catalog.band_order import is_alpha
 from geomae.catalog.links import SIGNED_HOSTS
 from geomae.catalog.paths import is_url
 from geomae.catalog.patterns import escape_pattern
@@ -17,7 +18,7 @@ from geomae.catalog.schema_cubes import Cube
 from geomae.catalog.stac_assets import NO_DATA_ROLES, AssetFinder, listed_bands
 from geomae.catalog.stac_items import Item
 from geomae.discovery.grouping import COMMON_FOLDERS, LOOKED_AT, BandGroup, StackGroup
-from geomae.discovery.quality_layers import quality_layer
+from geomae.discovery.quality_layers import FMASK_CODES, is_fmask, layer_by_values, quality_layer
 from geomae.discovery.sensor_guess import FILL_IN, Evidence, SensorGuess, guess_sensor, kept_band, scaling_guess
 from geomae.errors import CatalogError, RasterError
 from geomae.rasters.cube_layouts import describe_cube
@@ -120,7 +121,8 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
         lines.append(comment(f"check: {unlike} of the files examined have other tags for scale and offset"))
     sides = [min(one.shape) for one in group.headers]
     lines += _tile_lines(sides)
-    lines += _mask_lines([text for text, band in zip(first.names, guess.bands, strict=True) if text and not band])
+    skipped_bands = {number: first.names[number - 1] for number, band in enumerate(guess.bands, 1) if not band}
+    lines += _mask_lines(filter(None, skipped_bands.values())) or _unnamed_mask(root, group, skipped_bands)
     if group.classes:
         shown = ", ".join(group.classes[:4]) + (", ..." if len(group.classes) > 4 else "")
         lines.append(entry_line("label", {"folder": True}, f"check: the folders are taken as classes: {shown}"))
@@ -350,6 +352,19 @@ def _mask_lines(names: Iterable[str]) -> list[str]:
     """The `mask` line of the first quality layer among these names, if there is one."""
     layers = ((name, layer) for name in names if (layer := quality_layer(name)))
     return [entry_line("mask", layer.mask(band=name), layer.remark) for name, layer in layers][:1]
+
+
+def _unnamed_mask(root: Path, group: StackGroup, skipped: Mapping[int, str | None]) -> list[str]:
+    """A comment on the skipped band, if any, that no name tells to be a quality layer, but its few values suggest."""
+    found = layer_by_values(root, group.files, [number for number, name in skipped.items() if not is_alpha(name)])
+    if found is None:
+        return []
+    number, values = found
+    what = f"check: band {number} is skipped and holds only the values {', '.join(map(str, values))};"
+    if is_fmask(values):
+        mask = FMASK_CODES.mask(band=number)
+        return [comment(f"{what} if these are codes of Fmask, mask shadows, clouds and fill: mask: {flow(mask)}")]
+    return [comment(f"{what} if it is a quality layer: mask: {{band: {number}, invalid_values: [VALUE]}}")]
 
 
 def _split_line(first: Header) -> str:
