@@ -15,6 +15,7 @@ from geomae.tiles.index import TileIndex
 from geomae.tiles.labels import PURITY
 from geomae.tiles.pixel_census import ALL, PixelCensus, PixelsBySplit
 from geomae.tiles.selection import grids_gsd_m
+from geomae.tiles.splits import seeds_with_all_classes
 
 SHOWN = 20  # problems, and values of a column, that are printed; audit.json has all
 NO_VALUE = "(none)"
@@ -155,7 +156,8 @@ def _notes(catalog: Catalog, check: DatasetCheck) -> list[str]:
     place = catalog.place(check.source.name)
     notes = [f"{place}: {remark}" for remark in (check.report.remarks if check.report else ())]
     if check.tiles is not None and check.census is not None:
-        remarks = (*check.tiles.remarks, *warnings(check.census, FEWEST_GROUPS, MOST_FOLDS))
+        seeds = seeds_with_all_classes(catalog.entry(check.source.name).split, check.tiles.tiles)
+        remarks = (*check.tiles.remarks, *warnings(check.census, FEWEST_GROUPS, MOST_FOLDS, seeds))
         notes += [f"{place}: {remark}" for remark in remarks]
     if check.source.sensor == FILL_IN:
         place = catalog.place(check.source.name, "sensor")
