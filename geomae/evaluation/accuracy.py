@@ -44,7 +44,8 @@ OF_CLASS = {"users_accuracy": "precision", "producers_accuracy": "recall", "f1":
 class AccuracyRow:
     """A row of accuracy.csv; `of` is its column `class`. The interval is None with too few groups.
 
-    `note` says why an estimate from reference points has no interval.
+    `tiles` and `groups` are the numbers of both that it rests on. For an estimate from reference points, `tiles` is the
+    number of points, `groups` is None, and `note` says why it has no interval.
     """
 
     dataset: str
@@ -54,14 +55,15 @@ class AccuracyRow:
     value: float
     interval: tuple[float, float] | None
     tiles: int
-    groups: int
+    groups: int | None
     note: str = ""
 
     def csv_row(self) -> dict[str, Any]:
         """The values by column."""
         low, high = self.interval or ("", "")
-        cells = (self.dataset, self.domain, self.of, self.metric, self.value, low, high, self.tiles, self.groups)
-        return dict(zip(COLUMNS, (*cells, self.note), strict=True))
+        groups = "" if self.groups is None else self.groups
+        cells = (self.dataset, self.domain, self.of, self.metric, self.value, low, high, self.tiles, groups, self.note)
+        return dict(zip(COLUMNS, cells, strict=True))
 
 
 @dataclass(frozen=True)
@@ -168,15 +170,18 @@ def number_rows(
 
 
 def sample_rows(dataset: str, estimate: SampleEstimate, names: Sequence[str]) -> list[AccuracyRow]:
-    """Accuracies of a map from reference points, as shares of area. The columns of tiles and groups count points."""
-    points = int(estimate.points_K.sum())
+    """Accuracies of a map from reference points, as shares of area.
 
-    def row(of: str, metric: str, estimates: Estimates, place: int, rests_on: int) -> AccuracyRow:
+    Overall accuracy rests on all points, user's accuracy on those where the map shows the class, and producer's
+    accuracy on those whose reference is the class.
+    """
+
+    def row(of: str, metric: str, estimates: Estimates, place: int, points: int) -> AccuracyRow:
         value, interval = float(estimates.value_X[place]), estimates.interval(place, most=1)
-        note = estimates.no_interval(place, rests_on)
-        return AccuracyRow(dataset, ALL, of, metric, value, interval, points, points, note)
+        note = estimates.no_interval(place, points)
+        return AccuracyRow(dataset, ALL, of, metric, value, interval, points, None, note)
 
-    rows = [row(ALL, "accuracy", estimate.overall, 0, points)]
+    rows = [row(ALL, "accuracy", estimate.overall, 0, int(estimate.points_K.sum()))]
     for metric, of_class, points_K in (
         ("users_accuracy", estimate.users_K, estimate.mapped_K),
         ("producers_accuracy", estimate.producers_K, estimate.points_K),

@@ -51,7 +51,10 @@ class SampleEstimate:
     """Accuracies of a map as fractions of its area, and class areas in the unit of the strata's areas.
 
     `overall` holds one estimate; user's and producer's accuracies and areas hold one per class. `points_K` counts the
-    points of each reference class, and `mapped_K` those of each class of the map. `notes` name the strata with too few
+    points of each reference class, and `mapped_K` those of each class of the map. The error matrix has a row per class
+    of the map and a column per reference class: `matrix_KK` counts points, and `share_KK` estimates shares of the area
+    of the sampled strata, which sum to 1. `count_S` and `weight_S` are the points and the area share of each stratum,
+    0 without points. `notes` name the strata with too few
     points and the areas without an interval; strata without points are left out.
     """
 
@@ -61,6 +64,10 @@ class SampleEstimate:
     area_K: Estimates
     points_K: Codes
     mapped_K: Codes
+    matrix_KK: Codes
+    share_KK: Floats
+    count_S: Codes
+    weight_S: Floats
     notes: tuple[str, ...]
 
     def no_area_interval(self, place: int) -> str:
@@ -102,6 +109,7 @@ def estimate_from_sample(
     right_KN, everywhere_KN = mapped_KN * true_KN, np.ones((classes, len(map_N)))
     design: tuple[Codes, Codes, Floats] = (stratum_N, count_S, weight_S)
     share_K = _ratio(true_KN, everywhere_KN, *design)
+    cell_N, weight_N = map_N * classes + reference_N, weight_S[stratum_N] / count_S[stratum_N]
     return SampleEstimate(
         _ratio(right_KN.sum(0, keepdims=True), everywhere_KN[:1], *design),
         _ratio(right_KN, mapped_KN, *design),
@@ -109,6 +117,10 @@ def estimate_from_sample(
         Estimates(share_K.value_X * total, share_K.error_X * total),
         np.bincount(reference_N, minlength=classes),
         np.bincount(map_N, minlength=classes),
+        np.bincount(cell_N, minlength=classes**2).reshape(classes, classes),
+        np.bincount(cell_N, weight_N, minlength=classes**2).reshape(classes, classes).astype(np.float64),
+        count_S,
+        weight_S,
         tuple(_notes(count_S, area_S, strata)),
     )
 

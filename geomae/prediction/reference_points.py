@@ -3,7 +3,7 @@
 N points, K classes, S strata, h rows of a map, W columns of a map
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -209,3 +209,29 @@ def _named(points_N2: Floats, point: int) -> str:
 def rows_of_sample(sample: Sample, estimate: SampleEstimate, record: PredictorRecord) -> list[AccuracyRow]:
     """Return the rows of accuracy.csv from the sample's estimate."""
     return sample_rows(sample.name, estimate, record.classes)
+
+
+def matrix_columns(record: PredictorRecord) -> tuple[str, ...]:
+    """Return the columns of error_matrix.csv: points, then shares of the area, of each reference class."""
+    return (
+        "map_class",
+        "n",
+        "map_share",
+        *(f"{unit}_{name}" for unit in ("points", "area") for name in record.classes),
+    )
+
+
+def matrix_rows(record: PredictorRecord, estimate: SampleEstimate, areas: MapArea) -> Iterator[dict[str, Any]]:
+    """Yield the rows of error_matrix.csv: one per class of the map, and one for all.
+
+    `n` counts the points on a class, and `map_share` is its share of the area of the map. A row of the area shares sums
+    to `map_share`, where every stratum has points and the strata are the classes; the last row estimates the share of
+    each reference class.
+    """
+    total_K = areas.total_K
+    assert total_K is not None  # estimates need areas
+    share_K = total_K / total_K.sum()
+    parts = [*zip(record.classes, share_K, estimate.matrix_KK, estimate.share_KK, strict=True)]
+    for name, share, points_K, area_K in (*parts, ("all", 1.0, estimate.points_K, estimate.share_KK.sum(0))):
+        values = (name, int(points_K.sum()), float(share), *points_K.tolist(), *area_K.tolist())
+        yield dict(zip(matrix_columns(record), values, strict=True))

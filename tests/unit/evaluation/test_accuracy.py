@@ -145,3 +145,7 @@ def test_an_accuracy_of_reference_points_without_an_interval_says_why():
     assert certain.interval is None
     assert certain.csv_row()["note"] == "not estimable: no variation among 3 points"
     assert rows["users_accuracy", NAMES[0]].note == ""
+    # Each row rests on its own points, and points have no groups.
+    assert [rows[key].tiles for key in (("accuracy", "all"), ("users_accuracy", NAMES[1]))] == [43, 3]
+    assert rows["producers_accuracy", NAMES[1]].tiles == 7
+    assert certain.csv_row()["n_groups"] == ""

@@ -52,6 +52,28 @@ def test_strata_that_are_map_classes_give_the_formulas_of_olofsson():
     assert estimate.producers_K.error_X[0] == pytest.approx(np.sqrt(variance))
 
 
+def test_the_error_matrix_is_that_of_the_paper_in_points_and_in_shares_of_the_area():
+    estimate = olofsson(1)
+    np.testing.assert_array_equal(estimate.matrix_KK, MATRIX)
+    np.testing.assert_allclose(estimate.share_KK, SHARES[:, None] * MATRIX / MATRIX.sum(1, keepdims=True))
+    np.testing.assert_allclose(estimate.share_KK.sum(0), estimate.area_K.value_X / PIXELS)
+    np.testing.assert_allclose(np.trace(estimate.share_KK), estimate.overall.value_X[0])
+    np.testing.assert_array_equal(estimate.mapped_K, MATRIX.sum(1))
+
+
+def test_the_error_matrix_of_other_strata_weighs_each_point_by_its_stratum():
+    stratum, mapped, reference = (
+        np.array([0, 0, 1, 1, 1, 1]),
+        np.array([0, 1, 0, 0, 1, 1]),
+        np.array([0, 1, 0, 1, 1, 1]),
+    )
+    estimate = estimate_from_sample(stratum, mapped, reference, np.array([30.0, 70.0]), 2, "ab")
+    weight = np.array([0.15, 0.15, *[0.175] * 4])
+    direct = [[weight[(mapped == row) & (reference == col)].sum() for col in (0, 1)] for row in (0, 1)]
+    np.testing.assert_allclose(estimate.share_KK, direct)
+    np.testing.assert_array_equal(estimate.matrix_KK, [[2, 1], [0, 3]])
+
+
 def test_example_of_stehman():
     """Strata that are not the map's classes: the forty points of the paper, and the figures it works out."""
     stratum = np.repeat(np.arange(4), 10)
