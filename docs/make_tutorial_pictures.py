@@ -85,7 +85,7 @@ def main() -> None:
     for name, path in copies.items():
         save(name, Image.open(path))
     tiles = Image.open(runs / "preview" / "preview.png")
-    save("a-preview", tiles.crop((0, 0, tiles.width, round(0.65 * tiles.height))))  # without the spectra below
+    save("a-preview", tiles.crop((0, 0, tiles.width, round(0.4 * tiles.height))))  # without what is below true colour
     print(f"{sum(path.stat().st_size for path in FOLDER.glob('*.png')) / 1000:.0f} KB")
 
 

@@ -8,6 +8,8 @@ from geomae.errors import CatalogError
 from geomae.sensors import Band, Sensor
 
 ALPHA = "alpha"  # description of a stored band that holds the validity of the others
+WITH_NM = re.compile(r"([a-z]+)\d?[_ -](\d{3,5})(?: ?nm)?", re.IGNORECASE)  # `nir_865`, `swir1_1609`
+ROUNDING_NM = 1.0
 COUNTED = re.compile(r"b0*(\d+)")  # Earth Engine's names of bands without names
 
 
@@ -79,11 +81,28 @@ class StoredOrder:
 
 
 def described_band(sensor: Sensor, description: str | None) -> Band | None:
-    """The band of a sensor that a description names, None where there is none."""
-    try:
-        return sensor.band(description) if description else None
-    except CatalogError:
+    """The band of a sensor that a description names, None where there is none.
+
+    It is the band's own or common name, or the colour of its common name with its centre in nm (`nir_865` is `nir08` of
+    0.86467 um), if both fit one band only.
+    """
+    if not description:
         return None
+    try:
+        return sensor.band(description)
+    except CatalogError:
+        pass
+    match = WITH_NM.fullmatch(description.strip())
+    if match is None:
+        return None
+    colour, centre_nm = match[1].lower(), int(match[2])
+    fitting = [
+        band
+        for band in sensor.bands
+        if (band.common_name or "").rstrip("0123456789") == colour
+        and abs(1000 * band.wavelength_um - centre_nm) <= ROUNDING_NM
+    ]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def is_alpha(description: str | None) -> bool:

@@ -196,7 +196,13 @@ def _with_masks(
             raise CatalogError(f"{place}: the files describe no band as {number!r}; {remedy} (or write its number)")
         number = known.index(number) + 1
     if number is None or (stored.count is not None and number > stored.count):
-        raise CatalogError(f"{place}: there is no band {number} in files of {stored.count} bands; correct the number")
+        problem = f"there is no band {number} in files of {stored.count} bands; correct the number"
+        if catalog.entry(dataset).bands is not None:
+            problem = (
+                f"`bands` lists {stored.count} bands, and the mask is band {number}; list every stored band in "
+                "`bands`, null for each that is not read, or correct the number"
+            )
+        raise CatalogError(f"{place}: {problem}")
     return tuple(replace(scene, mask=BandFile(scene.files[0], number)) for scene in scenes)
 
 

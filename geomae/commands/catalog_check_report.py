@@ -12,8 +12,10 @@ from geomae.runtime.console import Screen
 from geomae.tiles.census import BySplit, Census, Count, label_range, warnings
 from geomae.tiles.dataset_check import DatasetCheck
 from geomae.tiles.index import TileIndex
+from geomae.tiles.labels import PURITY
 from geomae.tiles.pixel_census import ALL, PixelCensus, PixelsBySplit
 from geomae.tiles.selection import grids_gsd_m
+from geomae.tiles.splits import seeds_with_all_classes
 
 SHOWN = 20  # problems, and values of a column, that are printed; audit.json has all
 NO_VALUE = "(none)"
@@ -52,7 +54,7 @@ def summary_metrics(check: DatasetCheck) -> dict[str, float]:
 def show_check(screen: Screen, catalog: Catalog, name: str, check: DatasetCheck) -> None:
     """Print the tables of one data set, and its problems as sentences."""
     if check.report is not None:
-        screen.table(name, ["", "count"], [[text, str(count)] for text, count in _figures(check)])
+        screen.table(name, ["", "count"], [[text, str(count)] for text, count in _figures(catalog, name, check)])
     if check.source is not None and check.tiles is not None:
         _show_bands(screen, catalog, name, check.tiles)
         assert check.census is not None
@@ -154,7 +156,8 @@ def _notes(catalog: Catalog, check: DatasetCheck) -> list[str]:
     place = catalog.place(check.source.name)
     notes = [f"{place}: {remark}" for remark in (check.report.remarks if check.report else ())]
     if check.tiles is not None and check.census is not None:
-        remarks = (*check.tiles.remarks, *warnings(check.census, FEWEST_GROUPS, MOST_FOLDS))
+        seeds = seeds_with_all_classes(catalog.entry(check.source.name).split, check.tiles.tiles)
+        remarks = (*check.tiles.remarks, *warnings(check.census, FEWEST_GROUPS, MOST_FOLDS, seeds))
         notes += [f"{place}: {remark}" for remark in remarks]
     if check.source.sensor == FILL_IN:
         place = catalog.place(check.source.name, "sensor")
@@ -162,8 +165,11 @@ def _notes(catalog: Catalog, check: DatasetCheck) -> list[str]:
     return notes
 
 
-def _figures(check: DatasetCheck) -> Iterable[tuple[str, int]]:
+def _figures(catalog: Catalog, name: str, check: DatasetCheck) -> Iterable[tuple[str, int]]:
     """The rows of the table of counts."""
+    label = catalog.entries[name].label
+    purity = PURITY if label is None or label.min_purity is None else label.min_purity
+    without = f", no class covers {100 * purity:.3g}% of the tile (`label.min_purity`)"
     sensor = check.source.sensor if check.source is not None else "the sensor"
     if check.report is not None:
         yield "scenes", check.report.scenes
@@ -172,7 +178,10 @@ def _figures(check: DatasetCheck) -> Iterable[tuple[str, int]]:
         if check.report.numbers:
             yield "files whose bands are read by name", len(check.report.numbers)
         if check.report.unnamed:
-            yield f"files without band names of {sensor}, read in stored order", check.report.unnamed
+            stored = check.source.order if check.source is not None else None
+            order = "`bands`" if stored is not None and stored.stated else "the sensor"
+            what = f"files that name no band of {sensor}: read in the order of {order}; compare with the preview"
+            yield what, check.report.unnamed
     if check.tiles is None:
         return
     yield "tiles", len(check.tiles)
@@ -184,7 +193,7 @@ def _figures(check: DatasetCheck) -> Iterable[tuple[str, int]]:
             continue  # the table of labels gives the range of numbers
         for value, count in list(counts.items())[:SHOWN]:
             unclear = column == "label" and value == NO_VALUE and check.tiles.labels is not None
-            yield f"{column} {value}{', no class covers enough of the tile' if unclear else ''}", count
+            yield f"{column} {value}{without if unclear else ''}", count
         if len(counts) > SHOWN:
             yield f"{len(counts) - SHOWN} more {column}s", sum(list(counts.values())[SHOWN:])
 

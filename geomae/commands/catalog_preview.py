@@ -19,7 +19,7 @@ TILES = 24  # per sheet
 
 
 def preview(catalog: CatalogFile = None, dataset: DatasetList = None, out: Out = None, quiet: Quiet = False) -> None:
-    """Draw preview.png: tiles spread over a data set, with the points or polygons that label them.
+    """Draw preview.png: tiles spread over a data set, in true and false colour, with the points or polygons of labels.
 
     Several data sets give one preview_NAME.png each; preview.png is the first. With polygons, only tiles that touch
     one are drawn.

@@ -96,22 +96,29 @@ def run(options: EmbedPcaOptions) -> int:
             title = f"{' + '.join(one.name for one in selections)} through {reference.label}"
             write_report(analysis, session.compute, title, embedded, result, scores_TK, earlier, maps)
             write_summary(analysis, result, maps, metrics, inputs)
-            train, test = splits_to_probe(selections)
+            train, tests = splits_to_probe(selections)
             session.screen.say(
-                next_command("embed-pca", options.common, train=train, test=test, encoder=options.encoders[0])
+                next_command("embed-pca", options.common, train=train, test=tests, encoder=options.encoders[0])
             )
     return 0
 
 
-def splits_to_probe(selections: "Sequence[Selection]") -> tuple[str, str]:
-    """Selectors of labelled tiles to train a probe on and to test it on, SELECTOR where no data set has both."""
+def splits_to_probe(selections: "Sequence[Selection]") -> tuple[str, tuple[str, ...]]:
+    """Selectors of labelled tiles to train a probe on and to test it on, SELECTOR where no data set has both.
+
+    The tests are all other splits, but the validation split only if there is no other: a probe chooses its strength
+    on it. Scores can differ a lot between tests, so that one of them alone may mislead.
+    """
+    splits: dict[str, set[str]] = {}
     for one in selections:
-        tiles, name = one.index.tiles, one.index.name
-        splits = dict.fromkeys(tiles["split"][tiles["label"].notna()].sort_values())
-        tests = sorted((split for split in splits if split != "train"), key=lambda split: not split.startswith("test"))
-        if "train" in splits and tests:
-            return f"{name}@train", f"{name}@{tests[0]}"
-    return "SELECTOR", "SELECTOR"
+        tiles = one.index.tiles
+        splits.setdefault(one.index.name, set()).update(tiles["split"][tiles["label"].notna()])
+    for name, known in splits.items():
+        others = sorted(known - {"train"})
+        if "train" in known and others:
+            tests = [split for split in others if split != "val"] or others
+            return f"{name}@train", tuple(f"{name}@{split}" for split in tests)
+    return "SELECTOR", ("SELECTOR",)
 
 
 embed_pca = command(run, "Principal components of the embeddings of tiles: plots, a report, and maps of whole scenes.")

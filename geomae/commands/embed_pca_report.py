@@ -3,6 +3,8 @@
 T tiles, K components
 """
 
+import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 
 from geomae import __version__
 from geomae.commands.run import AnalysisRun
+from geomae.encoders.extraction import EncoderTiles
 from geomae.encoders.selections import Embedded
 from geomae.evaluation.pca import (
     Earlier,
@@ -21,7 +24,7 @@ from geomae.evaluation.pca import (
     fitted_tiles,
     identity_of,
 )
-from geomae.evaluation.pca_maps import fit_colours, load_colours, map_scene, scenes_to_map
+from geomae.evaluation.pca_maps import MapJob, fit_colours, load_colours, map_scene, scenes_to_map
 from geomae.reports.page import About, Figure, Page, Section, Table, link_run, write_page
 from geomae.reports.pca_figures import ExplorerData, colour_columns, explorer, explorer_data, pca_scatter, pca_scree
 from geomae.reports.pca_map_figures import SceneMap, write_map
@@ -38,8 +41,7 @@ def draw_maps(
     jobs = scenes_to_map(embedded.parts, most)
     if not jobs:
         return []
-    scenes = sum(len(np.unique(part.index.tiles["scene"])) for part in embedded.parts)
-    analysis.screen.say(f"maps of {len(jobs)} of {scenes:,} scenes" + ("; more: --maps" if len(jobs) < scenes else ""))
+    analysis.screen.say(count_maps(embedded.parts, jobs, analysis.out))
     colours = load_colours(earlier.folder) if earlier else None
     if colours is None:
         dataset = embedded.open()
@@ -58,6 +60,22 @@ def draw_maps(
         maps.append(write_map(analysis.out, job, scaled_YXK, valid_YX))
         before += job.windows
     return maps
+
+
+def count_maps(parts: Sequence[EncoderTiles], mapped: Sequence[SceneMap | MapJob], out: Path) -> str:
+    """How many scenes are mapped, why not all of them, and how to map others. `out` is the folder of this run."""
+    scenes = len({(part.index.name, scene) for part in parts for scene in part.index.tiles["scene"].tolist()})
+    possible = scenes_to_map(parts, sys.maxsize)
+    said = f"maps of {len(mapped):,} of {scenes:,} scenes"
+    if len(possible) < scenes:
+        said += f"; {scenes - len(possible):,} are less than two tiles long, too small for a map"
+    if len(mapped) < len(possible):
+        most = max(Counter(job.part.index.name for job in possible).values())
+        said += (
+            f"; --maps {most} maps all; scenes of your choice, in the same colours: --project {out} --dataset "
+            f"'{parts[0].index.name}[COLUMN=VALUE]'"
+        )
+    return said
 
 
 def write_report(
@@ -83,8 +101,7 @@ def write_report(
     shown = explorer_data(embedded.parts, known, coloured, scores_TK, result.share_K, seed)
     sections = [_variance(out, result), _explore(out, result, shown)]
     if maps:
-        scenes = sum(len(np.unique(part.index.tiles["scene"])) for part in embedded.parts)
-        sections.append(_maps(maps, scenes))
+        sections.append(_maps(maps, count_maps(embedded.parts, maps, analysis.out)))
     lead = " ".join([summarize_pca(result), *_warning(result)])
     about = _about(analysis, compute, dataset.attrs)
     write_page(out / "report.html", Page(title, lead, tuple(sections), about))
@@ -107,6 +124,9 @@ def write_summary(
     )
     analysis.screen.close()
     analysis.screen.result(summarize_pca(result))
+    if maps:
+        files = f"{len(maps)} picture{'s' * (len(maps) != 1)}, and GeoTIFFs"
+        analysis.screen.result(f"maps: {out / 'pca_map_*.png'} ({files})")
     analysis.screen.result(f"report: {out / 'report.html'}")
 
 
@@ -115,10 +135,15 @@ def summarize_pca(result: PcaResult) -> str:
     first = min(3, len(result.carried_K))
     share = result.carried_K[:first].sum()
     components = f"first {first} components" if first > 1 else "first component"
-    of_run = f" of {result.earlier}" if result.earlier else ""
+    if result.earlier:
+        components += f" of {result.earlier} (fitted to {result.pca.rows:,} tiles)"
+        which = f"{result.tiles:,} tiles"
+    else:  # the share is that of the fitted tiles, which may be fewer than were embedded
+        beside = f" (of {result.tiles:,})" if result.pca.rows < result.tiles else ""
+        which = f"the {result.pca.rows:,} tiles{beside} that the components were fitted to"
     return (
-        f"The {components}{of_run} carr{'y' if first > 1 else 'ies'} {share:.1%} of the variance of {result.tiles:,} "
-        f"embeddings with {len(result.here.mean_D)} features, whose effective rank is {result.here.effective_rank:.1f}."
+        f"The {components} carr{'y' if first > 1 else 'ies'} {share:.1%} of the variance of {which}; their embeddings "
+        f"have {len(result.here.mean_D)} features and an effective rank of {result.here.effective_rank:.1f}."
     )
 
 
@@ -161,15 +186,14 @@ def _explore(folder: Path, result: PcaResult, explored: ExplorerData) -> Section
     return Section("Tiles along the components", text, (explorer(explored), figure))
 
 
-def _maps(maps: Sequence[SceneMap], scenes: int) -> Section:
+def _maps(maps: Sequence[SceneMap], count: str) -> Section:
     text = [
         "Red, green and blue are the first three principal components of the patch embeddings. All maps have the same "
         "colour scale: black and full colour are the 2nd and 98th percentile of the patches that the components were "
         "fitted to, those of train tiles. Patches of one colour have similar embeddings. The GeoTIFFs are beside this "
-        "page."
+        "page.",
+        f"{count[0].upper()}{count[1:]}.",
     ]
-    if len(maps) < scenes:
-        text.append(f"{len(maps)} of {scenes} scenes are mapped; raise `--maps` to map more.")
     if len(maps) > MOST_MAPS:
         text.append(f"The page shows the first {MOST_MAPS} of {len(maps)} maps; the folder has all.")
     figures = tuple(Figure(one.picture, f"{one.title}, in {one.raster.name}") for one in maps[:MOST_MAPS])

@@ -222,8 +222,15 @@ def exit_with(command: Callable[[], int]) -> NoReturn:
 
 
 def next_command(command: str, common: CommonOptions, **values: object) -> str:
-    """The last line of a command: the command that usually follows, with the names of this run filled in."""
-    filled = NEXT[command].format(**{name: shlex.quote(str(value)) for name, value in values.items()})
+    """The last line of a command: the command that usually follows, with the names of this run filled in.
+
+    The value of an option that is repeated is a tuple; it fills the placeholder that is named after the option.
+    """
+    texts = {
+        name: f" --{name} ".join(shlex.quote(str(one)) for one in (value if isinstance(value, tuple) else (value,)))
+        for name, value in values.items()
+    }
+    filled = NEXT[command].format(**texts)
     reads_catalog = common.catalog is not None and not filled.startswith("geomae runs")
     return f"next: {filled}{f' --catalog {shlex.quote(str(common.catalog))}' if reads_catalog else ''}"
 

@@ -74,10 +74,11 @@ def run(options: PredictOptions) -> int:
     session = open_session(options.common, request=request)
     selections = session.select(selectors)
     # Slow imports (torch takes seconds) follow the selection of tiles, which does not need them.
-    from geomae.commands.predict_report import describe_plan, publish
+    from geomae.commands.predict_checks import describe_plan
+    from geomae.commands.predict_report import publish
     from geomae.commands.run import launch_into, stop_early
-    from geomae.prediction.assessment import check_places, read_reference
     from geomae.prediction.folders import open_predictor
+    from geomae.prediction.reference_points import check_places, read_reference
     from geomae.prediction.scene_maps import MapOptions, plan_maps, predict_strips, stride_of, write_maps
     from geomae.runtime.signals import watch
 

@@ -18,26 +18,29 @@ from geomae.prediction.assessment import (
     LEARNED,
     Assessed,
     MapArea,
-    ReferencePoints,
-    Sample,
     area_rows,
     assess,
     measure_areas,
+)
+from geomae.prediction.models import WindowModel
+from geomae.prediction.record import PredictorRecord
+from geomae.prediction.reference_points import (
+    ReferencePoints,
+    Sample,
+    matrix_columns,
+    matrix_rows,
     place_sample,
     rows_of_sample,
 )
-from geomae.prediction.models import WindowModel
-from geomae.prediction.record import PredictorRecord, namesake_remark, scale_remark
 from geomae.prediction.scene_maps import NODATA, MapJob, MapSummary, most_telling, summarise_map
 from geomae.prediction.shares import TargetShares, share_sentences
-from geomae.prediction.tiles import TilePredictions, as_number, of_classes, of_map, of_numbers, write_predictions
+from geomae.prediction.tiles import TilePredictions, of_classes, of_map, of_numbers, write_predictions
 from geomae.rasters import read_map
 from geomae.reports.page import About, Figure, Link, Page, Section, Table, link_run, write_page
 from geomae.tiles.selection import Selection
 
 MOST_MAPS = 6  # shown on the page; the folder has all
 MOST_ROWS = 200  # of the table of maps; maps.csv has all
-FEW_CELLS = 8  # cells per side; maps with fewer get a remark
 MAP_COLUMNS = ("dataset", "scene", "map", "valid", "most_frequent", "share", "level")
 METRICS = {"accuracy": "overall accuracy", "f1": "mean F1", "mean_iou": "mean IoU", "ece": "calibration error",
            "r2": "R\N{SUPERSCRIPT TWO}", "rmse": "RMSE", "mae": "MAE"}  # fmt: skip
@@ -64,55 +67,11 @@ class Results:
             rows += rows_of_sample(self.sample, self.estimate, self.record)
         return rows
 
-
-def describe_plan(session: Session, fitted: Fitted, jobs: Sequence[MapJob]) -> list[str]:
-    """Print what will be mapped and how; returns remarks for the reader of the maps."""
-    record = fitted[0][1].record
-    remarks: list[str] = [] if record.renumbered is None else [record.renumbered]
-    for selected, model in fitted:
-        notes = (
-            scale_remark(record, selected.imagery, selected.name),
-            namesake_remark(record, selected.index, selected.name),
-        )
-        remarks += [note for note in notes if note is not None]
-        labels = [one for one in selected.index.tiles["label"].tolist() if one is not None] if record.of_numbers else []
-        strange = sum(as_number(one) is None for one in labels)
-        if strange:
-            remarks.append(f"{selected.name}: {strange} labels are not numbers, and are not scored")
-        own = [job for job in jobs if job.selected is selected]
-        small = sum(job.lattice.padded for job in own)
-        if small:
-            remarks.append(
-                f"{selected.name}: {small} of {len(own)} scenes are smaller than a window of {record.tile} pixels; "
-                "the rest of the window is invalid"
-            )
-        without = selected.index.tiles["scene"].nunique() - len(own)
-        if own and without:
-            remarks.append(f"{selected.name}: {without} scenes are no larger than a cell of a map; they are not mapped")
-        most = max((max(job.lattice.rows, job.lattice.cols) for job in own), default=FEW_CELLS)
-        if most < FEW_CELLS and not record.of_pixels:
-            remarks.append(
-                f"{selected.name}: a map has at most {most} x {most} cells of {own[0].lattice.cell} pixels, since the "
-                "model predicts one value per tile; a smaller `tile.stride` gives more cells, and labels of pixels "
-                "(rasters or polygons with --task segmentation) give a value for every pixel"
-            )
-        sizes = sorted(set(selected.index.tiles["size"].tolist()) - {record.tile})
-        if sizes and not record.of_pixels:
-            remarks.append(
-                f"{selected.name}: its tiles have {', '.join(map(str, sizes))} pixels per side, and the model was "
-                f"trained on {record.tile}; maps use windows of {record.tile}"
-            )
-        if session.common.dry_run:
-            cell = "pixels" if record.of_pixels else f"cells of {own[0].lattice.cell} pixels" if own else "nothing"
-            session.screen.result(
-                f"predict {selected.name}: {len(selected.index)} tiles; maps of {len(own)} scenes in {cell}, "
-                f"{sum(job.windows for job in own)} windows of {record.tile} pixels"
-            )
-            for note in model.notes:
-                session.screen.result(f"{selected.name}: {note}")
-    for remark in remarks:
-        session.screen.warn(remark)
-    return remarks
+    def metrics(self) -> Iterator[tuple[str, float]]:
+        """Metrics over all domains and classes, by selection."""
+        for row in self.accuracy_rows():
+            if row.domain == ALL and row.of == ALL:
+                yield f"{row.metric}.{file_name(row.dataset)}", row.value
 
 
 def publish(
@@ -139,15 +98,18 @@ def publish(
     if areas is not None:
         write_csv(out / "area.csv", AREA_COLUMNS, area_rows(record, areas, estimate))
         tables.append(out / "area.csv")
+    if areas is not None and estimate is not None:
+        write_csv(out / "error_matrix.csv", matrix_columns(record), matrix_rows(record, estimate, areas))
+        tables.append(out / "error_matrix.csv")
     tables += [out / "maps.csv"] if len(jobs) > MOST_MAPS else []
     sections = [
-        *_map_sections(results, jobs, out), *_accuracy_sections(results, out), *_area_sections(results),
-        _origin(record, [selected.name for selected, _ in fitted]),
+        *_map_sections(results, jobs, out), *_accuracy_sections(results, out), *_sample_sections(results),
+        *_area_sections(results, MOST_MAPS), _origin(record, [selected.name for selected, _ in fitted]),
     ]  # fmt: skip
     lead = " ".join(_sentences(results))
     title = f"{' + '.join(selected.name for selected, _ in fitted)}, predicted"
     write_page(out / "report.html", Page(title, lead, tuple(sections), _about(analysis, session, record, fitted)))
-    metrics = dict(_metrics(results)) | {"tiles": sum(map(len, tiles)), "maps": len(jobs)}
+    metrics = dict(results.metrics()) | {"tiles": sum(map(len, tiles)), "maps": len(jobs)}
     inputs: dict[str, Any] = {"remarks": notes, "classes": list(record.classes), "model_run": record.run}
     inputs |= {"lineage": [str(step) for step in record.steps]}
     inputs |= {} if shares is None else {"shares": shares.record()}
@@ -190,6 +152,8 @@ def _sentences(results: Results) -> Iterator[str]:
         points = int(results.estimate.points_K.sum())
         yield f"Design-based, from {points:,} reference points: overall accuracy {overall.value_X[0]:.3f}{span}."
         yield from (f"{note}." for note in results.estimate.notes)
+        without = results.estimate.without_interval(results.record.classes)
+        yield from [] if without is None else [f"{without}."]
     if results.shares is not None:
         yield from share_sentences(results.shares, results.record)
 
@@ -281,6 +245,7 @@ def _draw(path: Path, job: MapJob, results: Results, out: Path) -> None:
 
 
 def _accuracy_sections(results: Results, out: Path) -> Iterator[Section]:
+    """The accuracy on labelled tiles, with confusion and reliability."""
     from geomae.reports.probe_figures import confusion_picture, reliability_picture  # matplotlib: after the work
 
     scored = [one for one in results.assessed if one.confusion_KK is not None]
@@ -294,21 +259,11 @@ def _accuracy_sections(results: Results, out: Path) -> Iterator[Section]:
         curve = out / "reliability.png"
         reliability_picture(curve, [(one.name, one.reliability) for one in scored], unit)
         parts.append(Figure(curve, "Accuracy by confidence; on the diagonal, confidence equals accuracy."))
-    rows = results.accuracy_rows()
+    rows = [row for one in results.assessed for row in one.rows]
     if rows:
         header = ("selection", "domain", "class", "metric", "value", "low", "high", "tiles", "groups")
         cells = [
-            (
-                row.dataset,
-                row.domain,
-                row.of,
-                row.metric,
-                row.value,
-                *(row.interval or (None, None)),
-                row.tiles,
-                row.groups,
-            )
-            for row in rows
+            (row.dataset, row.domain, row.of, row.metric, row.value, *_span(row), row.tiles, row.groups) for row in rows
         ]
         parts.append(Table("accuracy.csv", header, cells))
     text: tuple[str, ...] = (
@@ -325,14 +280,66 @@ def _accuracy_sections(results: Results, out: Path) -> Iterator[Section]:
         yield Section("Accuracy", text, tuple(parts))
 
 
-def _area_sections(results: Results) -> Iterator[Section]:
+def _sample_sections(results: Results) -> Iterator[Section]:
+    """The accuracy of the map from reference points, with the error matrix."""
+    sample, estimate, areas, record = results.sample, results.estimate, results.areas, results.record
+    if sample is None or estimate is None or areas is None:
+        return
+    by_class = sample.strata == record.classes
+    strata = "the classes of the map" if by_class else f"the {len(sample.strata)} scenes"
+    text = (
+        f"From {len(sample.map_N):,} reference points, as shares of the area of the map, after "
+        f"{'Olofsson et al. (2014)' if by_class else 'Stehman (2014)'}. The strata are {strata}. The estimates hold "
+        "for points that were drawn at random over the map, or at random within each stratum, and independently of the "
+        "training data. Intervals are 95 %, by the normal approximation.",
+        "User's accuracy is the share of the area that the map shows as a class where it is right; producer's accuracy "
+        "is the share of the true area of a class that the map shows as this class.",
+    )
+    rows = [
+        (row.of, row.metric, row.value, *_span(row), row.tiles, row.note or None)
+        for row in rows_of_sample(sample, estimate, record)
+    ]
+    header = ("class", "metric", "value", "low", "high", "points", "note")
+    yield Section(
+        "Accuracy from reference points",
+        text,
+        (Table("accuracy.csv: estimates from the points", header, rows), *_matrix_tables(results, estimate, areas)),
+    )
+
+
+def _matrix_tables(results: Results, estimate: SampleEstimate, areas: MapArea) -> Iterator[Table]:
+    """The error matrix in points and in shares of the area, and the strata where they are not the map's classes."""
+    rows = [tuple(row.values()) for row in matrix_rows(results.record, estimate, areas)]
+    names = results.record.classes
+    caption = "error_matrix.csv: rows are classes of the map, columns are reference classes; in {}"
+    counts = [(name, *cells[: len(names)], n, f"{share:.1%}") for name, n, share, *cells in rows]
+    header = ("map class", *names, "points", "share of the map")
+    yield Table(caption.format("points"), header, counts)
+    shares = [
+        (name, *(f"{cell:.2%}" for cell in cells[len(names) :]), f"{sum(cells[len(names) :]):.2%}")
+        for name, _, _, *cells in rows
+    ]
+    yield Table(caption.format("estimated shares of the area"), ("map class", *names, "all"), shares)
+    sample = results.sample
+    if sample is not None and sample.strata != names:
+        each = zip(sample.strata, estimate.count_S.tolist(), estimate.weight_S.tolist(), strict=True)
+        strata = [(name, count, f"{weight:.1%}") for name, count, weight in each]
+        yield Table("Strata", ("stratum", "points", "share of the area of strata with points"), strata)
+
+
+def _span(row: AccuracyRow) -> tuple[float | None, float | None]:
+    return row.interval or (None, None)
+
+
+def _area_sections(results: Results, most: int) -> Iterator[Section]:
+    """The areas of each scene, or of all together where there are more than `most`."""
     if results.areas is None:
         return
     every = [
         tuple(None if row[name] == "" else row[name] for name in AREA_COLUMNS)
         for row in area_rows(results.record, results.areas, results.estimate)
     ]
-    rows = every if len(results.areas.of_scene) <= MOST_MAPS else [row for row in every if row[0] == ALL]
+    rows = every if len(results.areas.of_scene) <= most else [row for row in every if row[0] == ALL]
     text = ["Hectares are measured on an equal-area grid. Areas counted on the map contain the errors of the map."]
     if results.sample is None:
         text.append("Without reference points (--sample) the error of these areas is unknown.")
@@ -362,10 +369,3 @@ def _about(analysis: AnalysisRun, session: Session, record: PredictorRecord, fit
         "precision": session.precision,
         "seed": str(analysis.common.seed),
     }
-
-
-def _metrics(results: Results) -> Iterator[tuple[str, float]]:
-    """Metrics over all domains and classes, by selection."""
-    for row in results.accuracy_rows():
-        if row.domain == ALL and row.of == ALL:
-            yield f"{row.metric}.{file_name(row.dataset)}", row.value

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,8 +21,9 @@ from geomae.commands.options import (
 from geomae.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
+    from geomae.commands.session import Session
     from geomae.encoders import EncoderSpec
-    from geomae.evaluation.probe_task import ProbeSettings
+    from geomae.evaluation.probe_task import ProbeSettings, ProbeTask
 
 BASELINES = ("baseline:statistics", "baseline:rcf", "baseline:random")
 OF_ANY_BANDS = ("baseline:random",)  # its width does not depend on the bands if that of the model does not
@@ -134,14 +136,26 @@ def run(options: ProbeOptions) -> int:
         save_alignments(result, specs, embeddings, out / "alignments")
         save_probes(result, session.catalog, specs, trained, loader, embeddings, out / "probes", options.own_bands)
         write_results(run_, session, result, embeddings)
-        named = {"out": out, "encoder": specs[0].references[0].label, "dataset": tests[0]}
-        session.screen.say(next_command("probe", options.common, **named))
+        say_what_follows(session, options, task, out / "probes" / specs[0].references[0].label)
     return 0
 
 
 probe = command(
     run, "Linear probe and kNN on frozen embeddings, encoders side by side, with baselines and intervals.", ONE_DEVICE
 )
+
+
+def say_what_follows(session: "Session", options: ProbeOptions, task: "ProbeTask", saved: Path) -> None:
+    """Print the command that usually follows, a map by the `saved` probe, after what that map needs, if anything."""
+    from geomae.evaluation.probe_task import SEGMENTATION
+    from geomae.prediction.scene_maps import finer_map
+
+    test = task.tests[0].selected
+    finer = None if options.task == SEGMENTATION else finer_map(session.catalog, test)
+    if finer is not None:
+        session.screen.say(finer)
+    named = {"out": saved.parents[1], "encoder": saved.name, "dataset": test.selector}
+    session.screen.say(next_command("probe", options.common, **named))
 
 
 def check_options(options: ProbeOptions) -> None:

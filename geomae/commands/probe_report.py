@@ -9,10 +9,10 @@ from geomae.commands.session import Session
 from geomae.encoders import EncoderSpec
 from geomae.encoders.selections import Embeddings
 from geomae.evaluation.alignment import NONE
-from geomae.evaluation.forest import FOREST
+from geomae.evaluation.forest import FOREST, TREES
 from geomae.evaluation.probe import ProbeResult
 from geomae.evaluation.probe_predictions import DRAWS, FEW_LABELS_C, PredictionKey
-from geomae.evaluation.probe_scores import COLUMNS, SPREAD, TO_BASELINE, TO_FIRST, EncoderResult, ProbeRow
+from geomae.evaluation.probe_scores import COLUMNS, SPREAD, TO_BASELINE, TO_FIRST, ProbeRow
 from geomae.evaluation.probe_task import REGRESSION, SEGMENTATION, ProbeTask, describe_scoring
 from geomae.files import write_csv
 from geomae.metrics.predictions import ALL, FEWEST_GROUPS, metric_name
@@ -32,18 +32,31 @@ from geomae.reports.probe_tables import (
     METHODS,
     SHARES,
     alignment_tables,
+    class_table,
+    explain_blanks,
+    explain_shots,
     interval_text,
+    rows_by_metric,
     share_tables,
     summarize_alignments,
     summarize_shares,
+    weak_classes,
 )
 from geomae.runtime.console import Screen
 
+NOT_LINEAR = "forest (not linear)"  # its name in the terminal, where its values are in the columns of the probe
 PRINTED = 7  # columns of alignments that fit a terminal; the report has all
 KNN = (
     "kNN: cosine similarity of the embeddings (not standardised), one vote per neighbour. Intervals are 95 % over "
     "resampled groups; differences are paired, on the same resamples."
 )
+
+OF_FOREST = (
+    f"forest: a random forest of {TREES} trees on statistics of the pixels of each tile (for segmentation on the "
+    "spectra of pixels). It uses no encoder and is no linear probe."
+)
+PROBES = "The linear probe of every encoder on every test set."
+SCORES = f"{PROBES[:-1]}, and the random forest on pixels."
 
 
 def write_results(
@@ -90,6 +103,8 @@ def describe_dry_run(task: ProbeTask, specs: Sequence[EncoderSpec], screen: Scre
             screen.result(f"{what} {part.name}: {part.size} in {len(set(part.unit_T))} groups")
     if task.names:
         screen.result(f"classes: {', '.join(task.names)}")
+    for warning in weak_classes(task):
+        screen.warn(warning)
     screen.result(f"strength chosen by {task.how}" if task.how else "strength fixed")
     for one in specs:
         screen.result(f"encoder {one.label}: {', '.join(reference.text for reference in one.references)}")
@@ -123,7 +138,7 @@ def _against(other: str, row: ProbeRow, groups: int) -> str:
     low, high = row.interval
     span = f"[{low:+.3f}, {high:+.3f}]"
     if low > 0 or high < 0:
-        return f"It is {'better' if low > 0 else 'worse'} than {other}, by {row.value:+.3f} {span}"
+        return f"It is {'better' if low > 0 else 'worse'} than {other}: {row.value:+.3f} {span}"
     return f"Its difference from {other} is not significant: {row.value:+.3f} {span}"
 
 
@@ -131,11 +146,12 @@ def write_pictures(result: ProbeResult, out: Path) -> list[Path]:
     """Publish the pictures; returns their paths."""
     paths = [out / "probe_scores.png"]
     axis = metric_name(result.main)
+    forest = " and random forest" if result.task.settings.forest else ""
     seeds = "; orange: single seeds" if any(len(one.seeds) > 1 for one in result.encoders) else ""
     scores_picture(
         paths[0],
-        {test.name: [_bar(result, one, test.name) for one in result.encoders] for test in result.task.tests},
-        title=f"Linear probe, trained on {result.task.train.name}",
+        {test.name: [_bar(result, *one, test.name) for one in _compared(result)] for test in result.task.tests},
+        title=f"Linear probe{forest}, trained on {result.task.train.name}",
         axis=axis,
         caption=f"Lines: 95 % interval over resampled groups, if there are at least ten.\nGrey: baselines{seeds}.",
     )
@@ -174,13 +190,13 @@ def write_report(result: ProbeResult, pictures: Sequence[Path], about: About, pa
     """Publish `report.html`."""
     said = list(summarize_probe(result))
     tests = ", ".join(test.name for test in result.task.tests)
-    subject = f"Linear probes of frozen embeddings, trained on {result.task.train.name}, tested on {tests}."
+    subject = f"Linear probes of frozen embeddings, trained on {result.task.train.name} and tested on {tests}."
     lead = said[0] if said else "There is no other encoder to compare with."
     by_name = {picture.stem: picture for picture in pictures}
     sections = [
-        Section("Result", (subject, *said[1:]),
-                (Figure(by_name["probe_scores"], "The linear probe of every encoder on every test set."),)),
-        Section("Scores", (KNN,), tuple(
+        Section("Result", (subject, *(f"Warning: {one}." for one in weak_classes(result.task)), *said[1:]),
+                (Figure(by_name["probe_scores"], SCORES if result.task.settings.forest else PROBES),)),
+        Section("Scores", (KNN, *([OF_FOREST] if result.task.settings.forest else [])), tuple(
             made for test in result.task.tests for table in (_scores_table, _differences_table)
             if (made := table(result, test.name)).rows
         )),
@@ -196,19 +212,21 @@ def write_report(result: ProbeResult, pictures: Sequence[Path], about: About, pa
             f"{FEW_LABELS_C:g}, because so few labels do not allow choosing it. Embeddings are standardised with all "
             "training tiles, which needs no labels."
         )
-        sections.append(Section("Few labels", (text,), (Figure(by_name["probe_few_labels"], ""),)))
+        curves = Figure(by_name["probe_few_labels"], "")
+        sections.append(Section("Few labels", (text, *explain_shots(result.task)), (curves,)))
     if result.task.names:
         confusions = tuple(
             Figure(picture, "Rows: true class; each cell is a share of its row.")
             for name, picture in by_name.items()
             if "confusion" in name
         )
-        tables = tuple(_class_table(result, test.name) for test in result.task.tests)
-        sections.append(Section("Classes", ("The linear probe, class by class.",), (*tables, *confusions)))
+        tables = tuple(class_table(result, test.name) for test in result.task.tests)
+        said_of = f"The linear probe{', and the random forest,' if result.task.settings.forest else ''} class by class."
+        sections.append(Section("Classes", (said_of, *explain_blanks(result.task)), (*tables, *confusions)))
     sections.append(Section("How it was measured", tuple(describe_scoring(result.task)), (_C_table(result),)))
     notes = [[label, " · ".join(lines)] for label, lines in result.notes.items()]
     sections.append(Section("Encoders", (), (Table("Input of each encoder", ["encoder", "notes"], notes),)))
-    write_page(path, Page(f"Probe: {result.task.train.name}", lead, tuple(sections), about))
+    write_page(path, Page(f"Probe of {result.task.train.name} on {tests}", lead, tuple(sections), about))
 
 
 def _aligned(result: ProbeResult, label: str, test: str) -> Aligned:
@@ -218,11 +236,16 @@ def _aligned(result: ProbeResult, label: str, test: str) -> Aligned:
     return Aligned(label, {name: row.value for name, row in row_of.items() if row}, result.chosen(label, test))
 
 
-def _bar(result: ProbeResult, encoder: EncoderResult, test: str) -> Bar:
-    key = PredictionKey(test, "linear")
-    row = result.scores.find(encoder.label, key, result.main)
+def _compared(result: ProbeResult) -> list[tuple[str, str, bool]]:
+    """Label, method, and whether it is a baseline: the linear probe of each encoder, and the forest if there is one."""
+    probes = [(one.label, "linear", one.baseline) for one in result.encoders]
+    return [*probes, (FOREST, FOREST, True)] if result.task.settings.forest else probes
+
+
+def _bar(result: ProbeResult, label: str, method: str, baseline: bool, test: str) -> Bar:
+    row = result.scores.find(label, PredictionKey(test, method), result.main)
     assert row is not None
-    return Bar(encoder.label, encoder.baseline, row.value, row.interval, tuple(_singles(result, row)))
+    return Bar(label, baseline, row.value, row.interval, tuple(_singles(result, row)))
 
 
 def _singles(result: ProbeResult, mean: ProbeRow) -> list[float]:
@@ -243,31 +266,38 @@ def _seeds(result: ProbeResult, mean: ProbeRow) -> str:
 
 def _curves(result: ProbeResult, test: str) -> list[Curve]:
     curves = []
-    for one in result.encoders:
-        all_shots = sorted({a.shots for a in one.predictions[0].predicted if a.test == test and a.shots is not None})
+    known = result.encoders[0].predictions[0].predicted
+    all_shots = sorted({key.shots for key in known if key.test == test and key.shots is not None})
+    for label, method, baseline in _compared(result):
         value, spread = ({}, {})
         for shots in all_shots:
-            key = PredictionKey(test, "linear", shots)
-            mean, deviation = (result.scores.find(one.label, key, result.main + end) for end in ("", SPREAD))
+            key = PredictionKey(test, method, shots)
+            mean, deviation = (result.scores.find(label, key, result.main + end) for end in ("", SPREAD))
             assert mean is not None
             assert deviation is not None
             value[shots], spread[shots] = mean.value, deviation.value
-        curves.append(Curve(one.label, value, spread, _bar(result, one, test).value))
+        curves.append(Curve(label, value, spread, _bar(result, label, method, baseline, test).value))
     return curves
 
 
 def _scores_table(result: ProbeResult, test: str) -> Table:
     """A row per encoder and method: every metric over all classes, the main one with its interval."""
     rows = [row for row in result.rows(test) if row.of == ALL and row.metric not in (TO_FIRST, TO_BASELINE)]
-    others = [metric for metric in dict.fromkeys(row.metric for row in rows) if metric != result.main]
+    others = _other_metrics(result, test)
     seeded = {one.label for one in result.encoders if len(one.seeds) > 1}
     header = ["encoder", "method", metric_name(result.main), "95 %", *(["seeds"] if seeded else [])]
     table = []
-    for key, row_of in _by(rows, "encoder", "method").items():
+    for key, row_of in rows_by_metric(rows, "encoder", "method").items():
         cells: list[str | float | None] = [*key, row_of[result.main].value, interval_text(row_of[result.main])]
         cells += [_seeds(result, row_of[result.main]) if key[0] in seeded else ""] if seeded else []
         table.append([*cells, *(row_of[metric].value for metric in others)])
     return Table(test, [*header, *map(metric_name, others)], table)
+
+
+def _other_metrics(result: ProbeResult, test: str) -> list[str]:
+    """The metrics over all classes beside the main one."""
+    known = dict.fromkeys(row.metric for row in result.rows(test) if row.of == ALL)
+    return [metric for metric in known if metric not in (result.main, TO_FIRST, TO_BASELINE)]
 
 
 def _differences_table(result: ProbeResult, test: str) -> Table:
@@ -277,33 +307,12 @@ def _differences_table(result: ProbeResult, test: str) -> Table:
     header = ["encoder", "method", f"to {result.encoders[0].label}", "95 %"]
     header += ["to the best baseline", "95 %", "which is"] if best else []
     table = []
-    for key, row_of in _by(rows, "encoder", "method").items():
+    for key, row_of in rows_by_metric(rows, "encoder", "method").items():
         cells: list[str | float | None] = list(key)
         for metric in (TO_FIRST, *([TO_BASELINE] if best else [])):
             cells += [row_of[metric].value if metric in row_of else None, interval_text(row_of.get(metric))]
         table.append([*cells, *([best[key[1]] if TO_BASELINE in row_of else ""] if best else [])])
     return Table(f"{test}: differences in {metric_name(result.main)}", header, table)
-
-
-def _by(rows: Sequence[ProbeRow], *names: str) -> dict[tuple[str, ...], dict[str, ProbeRow]]:
-    """Rows by metric, grouped by the attributes `names`."""
-    gathered: dict[tuple[str, ...], dict[str, ProbeRow]] = {}
-    for row in rows:
-        gathered.setdefault(tuple(getattr(row, name) for name in names), {})[row.metric] = row
-    return gathered
-
-
-def _class_table(result: ProbeResult, test: str) -> Table:
-    rows = [row for row in result.rows(test) if row.of != ALL and row.method == "linear"]
-    metrics = list(dict.fromkeys(row.metric for row in rows))
-    header = ["encoder", "class", *(name for metric in metrics for name in (metric_name(metric), "95 %"))]
-    table = []
-    for key, row_of in _by(rows, "encoder", "of").items():
-        cells: list[str | float | None] = list(key)
-        for metric in metrics:
-            cells += [row_of[metric].value, interval_text(row_of[metric])]
-        table.append(cells)
-    return Table(test, header, table)
 
 
 def _C_table(result: ProbeResult) -> Table:
@@ -351,19 +360,24 @@ def _metrics(rows: Iterable[ProbeRow]) -> Iterable[tuple[str, float]]:
 
 def _print(result: ProbeResult, screen: Screen) -> None:
     methods = list(dict.fromkeys(key.method for key in result.encoders[0].predictions[0].predicted))
+    lines = [(one.label, methods) for one in result.encoders] + [(FOREST, [FOREST])] * result.task.settings.forest
     for test in result.task.tests:
+        others = _other_metrics(result, test.name)
+        header = ["encoder", methods[0], "95 %", *map(metric_name, others), *methods[1:]]
         rows = []
-        for one in result.encoders:
-            each = [result.scores.find(one.label, PredictionKey(test.name, method), result.main) for method in methods]
-            figures = [f"{row.value:.3f}" if row else "" for row in each]
-            rows.append([one.label, figures[0], interval_text(each[0]), *figures[1:]])
-        forest = result.scores.find(FOREST, PredictionKey(test.name, FOREST), result.main)
-        if forest is not None:  # its single value is shown with the linear probes
-            rows.append([FOREST, f"{forest.value:.3f}", interval_text(forest), *[""] * (len(methods) - 1)])
-        title = f"{metric_name(result.main)} on {test.name}"
-        screen.table(title, ["encoder", methods[0], "95 %", *methods[1:]], rows)
+        for label, of in lines:  # the values of a forest are shown with those of the linear probes
+            keys = [PredictionKey(test.name, method) for method in of]
+            first, *more = (result.scores.find(label, key, result.main) for key in keys)
+            beside = [result.scores.find(label, keys[0], metric) for metric in others]
+            figures = [f"{row.value:.3f}" if row else "" for row in (first, *beside, *more)]
+            name, empty = NOT_LINEAR if label == FOREST else label, [""] * (len(methods) - len(of))
+            rows.append([name, figures[0], interval_text(first), *figures[1:], *empty])
+        of_linear = f"{' and '.join(map(metric_name, others))} of the linear probe"
+        screen.table(f"{metric_name(result.main)} on {test.name}, and {of_linear}", header, rows)
     for table in (*alignment_tables(result), *share_tables(result)):
         rows = [[shown(cell) for cell in row[:PRINTED]] for row in table.rows]
         screen.table(table.caption, table.header[:PRINTED], rows)
     for sentence in (*summarize_alignments(result), *summarize_shares(result), *summarize_probe(result)):
         screen.result(sentence)
+    for warning in weak_classes(result.task):
+        screen.warn(warning)

@@ -5,9 +5,10 @@ The most likely labels become keys, the others comments.
 """
 
 import contextlib
+import re
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -30,6 +31,11 @@ WORLDCOVER = {
     10: "tree", 20: "shrub", 30: "grass", 40: "crop", 50: "built", 60: "bare", 70: "snow", 80: "water", 90: "wetland",
     95: "mangrove", 100: "moss",
 }  # fmt: skip
+GROUP_IS = (
+    "`group` names tiles that are not independent: it decides splits by group, folds and intervals, which fewer groups "
+    "widen; columns that may hold groups:"
+)
+OF_TILES = frozenset(("tile", "windows", "table", "label", "split", "group", "places"))
 FEWEST_KNOWN = 3  # codes of WorldCover from which a match is not taken for chance
 
 
@@ -125,22 +131,22 @@ def _codes(root: Path, pattern: str) -> tuple[list[int], int]:
     return sorted(codes), looked
 
 
-def with_tables(entry: Entry, below: str, files: Sequence[str], tables: Sequence[SceneTable]) -> Entry:
-    """Add tables whose rows belong to the scenes: attributes, and the columns of labels, splits and groups.
+def with_tables(entry: Entry, root: Path, below: str, files: Sequence[str], tables: Sequence[SceneTable]) -> Entry:
+    """Add tables whose rows belong to the scenes: attributes, and the columns of labels, splits, groups and places.
 
-    The first table becomes a key, with its label and split; windows that a table lists become a comment.
+    The first table becomes a key, with its label and split; windows that a table lists become a data set of their own,
+    as a comment. `places` is proposed only for scenes without a CRS, because footprints tell it of the others.
     """
-    lines = list(entry.lines)
+    lines, further = list(entry.lines), list(entry.further)
     for one in tables:
         if (key := one.key(files)) is None:
             continue
         count = one.scenes(key, files)
         path = f"{below}{one.path}"
         if (place := one.windows(key)) is not None:
-            row, col, size = place
-            keys = {"windows": {"table": path, "key": key, "row": row, "col": col, "size": size}} | one.roles(key)
-            listed = ", ".join(flow_key(name, value) for name, value in keys.items())
-            lines.append(comment(f"{path} lists {len(one.columns):,} windows in {count} scenes; for these: {listed}"))
+            what = f"{path} lists {len(one.columns):,} windows in {count} scenes; as a data set of their own:"
+            name = re.sub(r"\W+", "_", PurePosixPath(one.path).stem)
+            further.append((name, what, (*_of_files(entry.lines), *_window_lines(one, path, key, place))))
             continue
         given = {name for name in ("table", "label", "split") if replace(entry, lines=tuple(lines)).has(name)}
         roles = {name: value for name, value in one.roles(key).items() if name not in given}
@@ -154,14 +160,51 @@ def with_tables(entry: Entry, below: str, files: Sequence[str], tables: Sequence
         )
         if "split" in roles:
             lines = [line for line in lines if ALL_TRAIN not in line]
-        group = roles.pop("group", None)
+        roles.pop("group", None)
         lines += [
             entry_line(name, value, f"check: assumed to hold the {name}s: {_listed(one.values(value['column']))}")
             for name, value in roles.items()
         ]
-        if group is not None:
-            lines.append(comment(f"to keep a group within one split: {flow_key('group', group)}"))
-    return replace(entry, lines=tuple(lines))
+        if groups := one.groups(key):
+            lines.append(comment(GROUP_IS))
+            lines += [comment(f"{flow_key('group', {'column': name})}  # {said}") for name, said in groups.items()]
+        if (sites := one.sites(key, files)) is not None and not _has_crs(root, files):
+            column, shared = sites
+            what = f"{shared} of {len(files)} scenes share their {column} with another"
+            places = flow_key("places", {"column": column})
+            lines.append(comment(f"{what}; if such scenes show the same ground, pixel by pixel: {places}"))
+    return replace(entry, lines=tuple(lines), further=tuple(further))
+
+
+def _of_files(lines: Sequence[str]) -> list[str]:
+    """The keys of an entry that hold for its files however these are cut into tiles and labelled; no comments."""
+    kept, chosen = False, []
+    for line in lines:
+        if (begins := re.match(r"    (\w+):", line)) is not None:
+            kept = begins[1] not in OF_TILES
+        if kept and not line.lstrip().startswith("#"):
+            chosen.append(line)
+    return chosen
+
+
+def _window_lines(one: SceneTable, path: str, key: str, place: tuple[str, str, int]) -> list[str]:
+    """The keys of a data set whose tiles are the windows of a table."""
+    row, col, size = place
+    lines = [entry_line("windows", {"table": path, "key": key, "row": row, "col": col, "size": size})]
+    for role, value in one.roles(key).items():
+        column = value["column"]
+        number = f"{one.columns[column].notna().sum():,} " if role == "label" else ""
+        remark = f"{number}{role}s: {_listed(one.values(column))}"
+        lines.append(entry_line(role, value, one.groups(key)[column] if role == "group" else remark))
+    return lines
+
+
+def _has_crs(root: Path, files: Sequence[str]) -> bool:
+    """Whether the first file that can be read has a CRS; true if there is none."""
+    for path in files:
+        with contextlib.suppress(RasterError):
+            return header(str(root / path)).crs is not None
+    return True
 
 
 def flow_key(key: str, value: object) -> str:

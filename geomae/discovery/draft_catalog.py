@@ -12,7 +12,7 @@ from geomae.catalog.foreign_formats import foreign_by_name
 from geomae.catalog.patterns import escape_pattern, literal
 from geomae.catalog.stac_items import item_record
 from geomae.discovery.attribute_lines import with_label_rasters, with_labels, with_tables, with_time
-from geomae.discovery.entries import Entry, band_entry, comment, cube_entry, evidence_of, flow, stac_entry, stack_entry
+from geomae.discovery.entries import Entry, band_entry, comment, cube_entry, evidence_of, stac_entry, stack_entry
 from geomae.discovery.grouping import BandGroup, StackGroup, band_groups, stack_groups, telling_name
 from geomae.discovery.sensor_guess import guess_sensor, hinted_sensors
 from geomae.discovery.vectors import find_tables, find_vectors
@@ -53,7 +53,7 @@ class InferredCatalog:
         """The catalogue as commented YAML."""
         lines = []
         for name, entry in self.entries.items():
-            lines += [f"  {flow(name)}:", *entry.lines, ""]
+            lines += [*entry.text(name), ""]
         lines = [TO_FILL_IN if any("FILL IN" in line for line in lines) else WRITTEN, *HEAD, *lines]
         lines += [comment(f"not in the catalogue: {text}", indent=2) for text in self.left_out]
         return "\n".join(lines).rstrip() + "\n"
@@ -91,7 +91,7 @@ def infer_catalog(
     for name, entry in entries.items():
         below = literal(place.below) or ""
         known = with_label_rasters(with_time(entry, files[name]), root, place.below)
-        known = with_tables(known, below, files[name], tables)
+        known = with_tables(known, root, below, files[name], tables)
         entries[name], met = with_labels(known, root, below, files[name], vectors)
         used |= met
     progress("looking at vector files", 1, 1)

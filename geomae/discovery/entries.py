@@ -10,6 +10,7 @@ from statistics import median_high
 from typing import Any
 from urllib.parse import urlsplit
 
+from geomae.catalog.band_order import is_alpha
 from geomae.catalog.links import SIGNED_HOSTS
 from geomae.catalog.paths import is_url
 from geomae.catalog.patterns import escape_pattern
@@ -17,7 +18,7 @@ from geomae.catalog.schema_cubes import Cube
 from geomae.catalog.stac_assets import NO_DATA_ROLES, AssetFinder, listed_bands
 from geomae.catalog.stac_items import Item
 from geomae.discovery.grouping import COMMON_FOLDERS, LOOKED_AT, BandGroup, StackGroup
-from geomae.discovery.quality_layers import quality_layer
+from geomae.discovery.quality_layers import FMASK_CODES, is_fmask, layer_by_values, quality_layer
 from geomae.discovery.sensor_guess import FILL_IN, Evidence, SensorGuess, guess_sensor, kept_band, scaling_guess
 from geomae.errors import CatalogError, RasterError
 from geomae.rasters.cube_layouts import describe_cube
@@ -40,7 +41,8 @@ FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 class Entry:
     """A data set as YAML `lines` (without its name), its key figures, and what the user must decide (`question`).
 
-    `companions` are patterns, below the searched folder, of one-band rasters that are named like the scenes.
+    `companions` are patterns, below the searched folder, of one-band rasters that are named like the scenes. `further`
+    are data sets of the same scenes that are written as comments: the end of a name, what it is, and its lines.
     """
 
     lines: tuple[str, ...]
@@ -50,10 +52,19 @@ class Entry:
     tile: int
     question: str | None
     companions: tuple[str, ...] = ()
+    further: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
 
     def has(self, key: str) -> bool:
         """Whether a line gives the key; comments do not."""
         return any(line.startswith(f"    {key}:") for line in self.lines)
+
+    def text(self, name: str) -> list[str]:
+        """The lines of the data set `name`, then those of `further` as comments, one key a line."""
+        written = [f"  {flow(name)}:", *self.lines]
+        for end, what, lines in self.further:
+            written += [comment(what, indent=2), f"  # {flow(f'{name}_{end}')}:"]
+            written += [f"  # {line[2:]}" for line in lines]
+        return written
 
 
 def band_entry(root: Path, below: str, group: BandGroup, *, outside: bool) -> Entry:
@@ -110,7 +121,8 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
         lines.append(comment(f"check: {unlike} of the files examined have other tags for scale and offset"))
     sides = [min(one.shape) for one in group.headers]
     lines += _tile_lines(sides)
-    lines += _mask_lines([text for text, band in zip(first.names, guess.bands, strict=True) if text and not band])
+    skipped_bands = {number: first.names[number - 1] for number, band in enumerate(guess.bands, 1) if not band}
+    lines += _mask_lines(filter(None, skipped_bands.values())) or _unnamed_mask(root, group, skipped_bands)
     if group.classes:
         shown = ", ".join(group.classes[:4]) + (", ..." if len(group.classes) > 4 else "")
         lines.append(entry_line("label", {"folder": True}, f"check: the folders are taken as classes: {shown}"))
@@ -340,6 +352,19 @@ def _mask_lines(names: Iterable[str]) -> list[str]:
     """The `mask` line of the first quality layer among these names, if there is one."""
     layers = ((name, layer) for name in names if (layer := quality_layer(name)))
     return [entry_line("mask", layer.mask(band=name), layer.remark) for name, layer in layers][:1]
+
+
+def _unnamed_mask(root: Path, group: StackGroup, skipped: Mapping[int, str | None]) -> list[str]:
+    """A comment on the skipped band, if any, that no name tells to be a quality layer, but its few values suggest."""
+    found = layer_by_values(root, group.files, [number for number, name in skipped.items() if not is_alpha(name)])
+    if found is None:
+        return []
+    number, values = found
+    what = f"check: band {number} is skipped and holds only the values {', '.join(map(str, values))};"
+    if is_fmask(values):
+        mask = FMASK_CODES.mask(band=number)
+        return [comment(f"{what} if these are codes of Fmask, mask shadows, clouds and fill: mask: {flow(mask)}")]
+    return [comment(f"{what} if it is a quality layer: mask: {{band: {number}, invalid_values: [VALUE]}}")]
 
 
 def _split_line(first: Header) -> str:

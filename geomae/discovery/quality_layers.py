@@ -1,8 +1,17 @@
 """Quality layers of products: their names, and the codes that mask clouds and other invalid pixels."""
 
+import contextlib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from geomae.errors import RasterError
+from geomae.rasters.grids import Window
+from geomae.rasters.opening import header
+from geomae.rasters.reading import read_map
 
 
 @dataclass(frozen=True)
@@ -16,7 +25,7 @@ class QualityLayer:
     rule: Mapping[str, Sequence[int]]
     meaning: str
 
-    def mask(self, **place: str) -> dict[str, object]:
+    def mask(self, **place: str | int) -> dict[str, object]:
         """The catalogue's `mask` for a layer at a place: its `path`, or its `band`."""
         return {**place, **self.rule}
 
@@ -44,6 +53,9 @@ FMASK_CODES = QualityLayer(  # Zhu and Woodcock 2012: 0 land, 1 water, 2 shadow,
 )
 LAYERS = (SCL, QA_PIXEL, FMASK)
 CODES = frozenset((0, 1, 2, 3, 4, 255))  # of Fmask; its bits also give other values
+TELLING_CODES = frozenset((2, 4))  # shadow and cloud: without them, a layer of CODES may as well be any mask of 0 and 1
+MOST_VALUES = 16  # different values of a band that may be a quality layer
+LOOKED_AT, LOOKED_PX = 40, 512  # number of files that are read, and of rows and columns around their centres, at most
 
 
 def quality_layer(text: str | None, values: Collection[int] = ()) -> QualityLayer | None:
@@ -55,3 +67,38 @@ def quality_layer(text: str | None, values: Collection[int] = ()) -> QualityLaye
         if re.search(rf"(?<![A-Za-z0-9]){one.name}(?![A-Za-z0-9])", text or "", re.IGNORECASE):
             return FMASK_CODES if one is FMASK and values and CODES.issuperset(values) else one
     return None
+
+
+def layer_by_values(root: Path, files: Sequence[str], numbers: Sequence[int]) -> tuple[int, list[int]] | None:
+    """The first of the stored bands `numbers` (from 1) that holds few whole values, as quality layers do, and these.
+
+    A band with the codes of Fmask is preferred. Some of the `files` (relative to `root`) are read; negative
+    values are fill and do not count. None if no band has 2 to 16 values.
+    """
+    values: dict[int, set[float]] = {number: set() for number in numbers}
+    looked = min(len(files), LOOKED_AT)
+    for path in (str(root / files[len(files) * place // looked]) for place in range(looked)):
+        values = {number: found for number, found in values.items() if len(found) <= MOST_VALUES}
+        if not values:
+            return None
+        with contextlib.suppress(RasterError):
+            info = header(path)
+            height, width = min(info.height, LOOKED_PX), min(info.width, LOOKED_PX)
+            middle = Window((info.height - height) // 2, (info.width - width) // 2, height, width)
+            stored_CHW = read_map(path, middle)
+            for number in values:
+                found = np.unique(stored_CHW[number - 1])
+                found = found[np.isfinite(found) & (found >= 0)]
+                values[number] |= set(found[: MOST_VALUES + 1].tolist())
+    whole = {
+        number: sorted(map(int, found))
+        for number, found in values.items()
+        if 2 <= len(found) <= MOST_VALUES and all(value == int(value) for value in found)
+    }
+    best = next((number for number, found in whole.items() if is_fmask(found)), next(iter(whole), None))
+    return None if best is None else (best, whole[best])
+
+
+def is_fmask(values: Collection[int]) -> bool:
+    """Whether values are codes of Fmask, with shadows or clouds among them."""
+    return CODES.issuperset(values) and not TELLING_CODES.isdisjoint(values)

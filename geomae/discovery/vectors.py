@@ -41,6 +41,7 @@ PREFERRED = (
 )
 IDS = ("id", "fid", "objectid")
 GROUPS = ("field", "polygon", "parcel", "plot", "cluster", "site", "group", *IDS)
+SITES = ("site", "place", "location", "plot", "field", "parcel")
 NO_CLASSES = frozenset((*GROUPS, "year", "month", "day", "date", "time", "x", "y", "lon", "lat", "row", "col"))
 SPLITS = frozenset(("split", "subset", "set", "partition", "fold"))
 LARGEST_TABLE = 64 * 1024**2  # bytes
@@ -129,22 +130,55 @@ class SceneTable:
 
     def roles(self, key: str) -> dict[str, dict[str, str]]:
         """The keys of a catalogue that columns probably belong to: `label`, `split` and `group`."""
+        called, split = self._classes_and_split(key)
+        found = {"label": next(iter(called), None), "split": split, "group": next(iter(self.groups(key)), None)}
+        return {role: {"column": name} for role, name in found.items() if name is not None}
+
+    def groups(self, key: str) -> dict[str, str]:
+        """Columns that by their names hold groups, with their numbers of values; those within one split come first."""
+        called, split = self._classes_and_split(key)
+        others = self.columns.drop(columns=[key, *called, *([split] if split else [])])
+        several = [name for name in map(str, others.columns) if 2 <= others[name].nunique() < len(others)]
+        things = [word for word in GROUPS if word not in IDS]
+        names = dict.fromkeys(name for word in things for name in several if word in _words(name))
+        across = {name: int((self.columns.groupby(name)[split].nunique() > 1).sum()) if split else 0 for name in names}
+        remarks = {}
+        for name in sorted(names, key=lambda one: across[one] > 0):
+            where = f", {across[name]} of them in several splits" if across[name] else ", each in one split"
+            remarks[name] = f"{others[name].nunique()} values{where if split else ''}"
+        return remarks
+
+    def _classes_and_split(self, key: str) -> tuple[list[str], str | None]:
+        """Columns that are called like classes, the most likely first, and the column of splits."""
         others = self.columns.drop(columns=key)
         words = {name: _words(name) for name in map(str, others.columns)}
-        roles = {}
         split = next((name for name in words if SPLITS & set(words[name]) and (others[name] == TRAIN).any()), None)
         called = [
             name
             for name in class_columns(others)
             if name != split and {*words[name], "".join(words[name])} & set(PREFERRED)
         ]
-        things = [word for word in GROUPS if word not in IDS]
-        several = [name for name in words if name not in (split, *called) and 2 <= others[name].nunique() < len(others)]
-        group = next((name for word in things for name in several if word in words[name]), None)
-        for role, name in (("label", called[0] if called else None), ("split", split), ("group", group)):
-            if name is not None:
-                roles[role] = {"column": name}
-        return roles
+        return called, split
+
+    def sites(self, key: str, files: Sequence[str]) -> tuple[str, int] | None:
+        """A column that by its name holds sites, and how many scenes share a value with another; None if none do."""
+        rows = self.columns[_named(self.columns[key], self.path, files)]
+        for word in SITES:
+            for name in map(str, rows.columns.drop(key)):
+                scenes = rows[[key, name]].dropna().drop_duplicates()
+                shared = int(scenes[name].duplicated(keep=False).sum())
+                if word in _words(name) and shared and scenes[key].is_unique and scenes[name].nunique() > 1:
+                    return name, shared
+        return None
+
+
+def _named(values: pd.Series, table: str, files: Sequence[str]) -> pd.Series:
+    """Which rows of a column of names belong to a file, by its stem or its path relative to the table."""
+    folder = PurePosixPath(table).parent
+    paths = [PurePosixPath(one) for one in files]
+    names = {one.stem for one in paths}
+    names |= {str(one.relative_to(folder)) for one in paths if one.is_relative_to(folder)}
+    return values.astype(str).isin(names)
 
 
 def find_tables(root: Path) -> list[SceneTable]:

@@ -36,13 +36,17 @@ from geomae.metrics.predictions import (
     resample_groups,
 )
 
-COLUMNS = ("dataset", "domain", "class", "metric", "value", "low", "high", "n_tiles", "n_groups")
+COLUMNS = ("dataset", "domain", "class", "metric", "value", "low", "high", "n_tiles", "n_groups", "note")
 OF_CLASS = {"users_accuracy": "precision", "producers_accuracy": "recall", "f1": "f1"}  # as maps call them
 
 
 @dataclass(frozen=True)
 class AccuracyRow:
-    """A row of accuracy.csv; `of` is its column `class`. The interval is None with too few groups."""
+    """A row of accuracy.csv; `of` is its column `class`. The interval is None with too few groups.
+
+    `tiles` and `groups` are the numbers of both that it rests on. For an estimate from reference points, `tiles` is the
+    number of points, `groups` is None, and `note` says why it has no interval.
+    """
 
     dataset: str
     domain: str
@@ -51,12 +55,14 @@ class AccuracyRow:
     value: float
     interval: tuple[float, float] | None
     tiles: int
-    groups: int
+    groups: int | None
+    note: str = ""
 
     def csv_row(self) -> dict[str, Any]:
         """The values by column."""
         low, high = self.interval or ("", "")
-        cells = (self.dataset, self.domain, self.of, self.metric, self.value, low, high, self.tiles, self.groups)
+        groups = "" if self.groups is None else self.groups
+        cells = (self.dataset, self.domain, self.of, self.metric, self.value, low, high, self.tiles, groups, self.note)
         return dict(zip(COLUMNS, cells, strict=True))
 
 
@@ -164,16 +170,23 @@ def number_rows(
 
 
 def sample_rows(dataset: str, estimate: SampleEstimate, names: Sequence[str]) -> list[AccuracyRow]:
-    """Accuracies of a map from reference points, as shares of area. The columns of tiles and groups count points."""
-    points = int(estimate.points_K.sum())
+    """Accuracies of a map from reference points, as shares of area.
 
-    def row(of: str, metric: str, estimates: Estimates, place: int) -> AccuracyRow:
+    Overall accuracy rests on all points, user's accuracy on those where the map shows the class, and producer's
+    accuracy on those whose reference is the class.
+    """
+
+    def row(of: str, metric: str, estimates: Estimates, place: int, points: int) -> AccuracyRow:
         value, interval = float(estimates.value_X[place]), estimates.interval(place, most=1)
-        return AccuracyRow(dataset, ALL, of, metric, value, interval, points, points)
+        note = estimates.no_interval(place, points)
+        return AccuracyRow(dataset, ALL, of, metric, value, interval, points, None, note)
 
-    rows = [row(ALL, "accuracy", estimate.overall, 0)]
-    for metric, of_class in (("users_accuracy", estimate.users_K), ("producers_accuracy", estimate.producers_K)):
-        rows += [row(name, metric, of_class, code) for code, name in enumerate(names)]
+    rows = [row(ALL, "accuracy", estimate.overall, 0, int(estimate.points_K.sum()))]
+    for metric, of_class, points_K in (
+        ("users_accuracy", estimate.users_K, estimate.mapped_K),
+        ("producers_accuracy", estimate.producers_K, estimate.points_K),
+    ):
+        rows += [row(name, metric, of_class, code, int(points_K[code])) for code, name in enumerate(names)]
     return [one for one in rows if np.isfinite(one.value)]
 
 

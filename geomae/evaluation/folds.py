@@ -57,14 +57,17 @@ def assign_training(
     ConfigError for a class with fewer tiles than folds.
     """
     class_T = label_T if names else quarters(label_T)
-    for column, values in (("fold", fold_T), ("group", group_T)):
+    # The column `fold` is that of the groups, unless the catalogue names another one with the key `group.folds`.
+    fold_key = "group" if list(fold_T) == list(group_T) else "`group.folds`"
+    for named_by, values in ((fold_key, fold_T), ("group", group_T)):
         codes_T, known = codes_of(["" if value is None else str(value) for value in values])
         if len(known) > 1:
             folds = min(MOST_FOLDS, len(known))
             check_rows(label_T, names, folds)
             fold_of_T = assign_groups(class_T, codes_T, folds)
             return TrainingFolds(
-                fold_of_T, f"{len(np.unique(fold_of_T))} folds of the training tiles by {column} ({len(known)})"
+                fold_of_T,
+                f"{len(np.unique(fold_of_T))} folds of the training tiles by {named_by} ({len(known)} groups)",
             )
     folds = min(MOST_FOLDS, len(label_T))
     check_rows(label_T, names, folds)

@@ -18,7 +18,7 @@ from geomae.evaluation.probe_predictions import (
     PredictionKey,
     Predictions,
     draw_labelled_tiles,
-    possible_shots,
+    shots_of_plans,
 )
 from geomae.evaluation.probe_task import REGRESSION, SEGMENTATION, LabelledSelection, ProbeTask, class_codes
 from geomae.metrics.predictions import UNKNOWN, Codes, Floats
@@ -68,7 +68,7 @@ def _of_tiles(task: ProbeTask) -> Predictions:
     for plan in task.plans:
         draws: list[tuple[int | None, int, Codes]] = [(None, 0, plan.train)]
         if settings.task != REGRESSION:
-            for shots in possible_shots(label_P[plan.train], settings.shots):
+            for shots in shots_of_plans(label_P, task.plans, settings.shots):
                 for draw in range(DRAWS):
                     parts = (label_P[plan.train], group_P[plan.train], shots, settings.seed, draw)
                     draws.append((shots, draw, plan.train[draw_labelled_tiles(*parts)]))

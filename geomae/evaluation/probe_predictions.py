@@ -134,6 +134,13 @@ def possible_shots(label_N: Codes, shots: tuple[int, ...] = SHOTS) -> tuple[int,
     return tuple(number for number in shots if number <= fewest)
 
 
+def shots_of_plans(label_P: Codes, plans: Sequence[FoldPlan], shots: tuple[int, ...] = SHOTS) -> tuple[int, ...]:
+    """The numbers of labels per class that every class has in every fit, so that each tile of a test is predicted."""
+    for plan in plans:
+        shots = possible_shots(label_P[plan.train], shots)
+    return shots
+
+
 def few_label_classes(
     train_ND: NDArray[np.floating],
     label_N: Codes,
@@ -208,6 +215,7 @@ def classify(
 ) -> Predictions:
     """Linear probe, kNN and few labels of one encoder, on embeddings (T, D) by test set. C is chosen where None."""
     predictions, classes = Predictions(), len(labelled.names)
+    shots = shots_of_plans(labelled.label_P, plans, shots)
     for plan in plans:
         chosen = C
         if chosen is None:

@@ -13,6 +13,9 @@ import numpy as np
 from geomae.metrics.predictions import Codes, Floats
 
 NORMAL_95 = 1.96
+FEWEST_POINTS = 30  # of a stratum, without a note; with fewer, the normal approximation of intervals is poor
+ROUNDING = 1e-9  # relative standard error up to which it is 0 but for rounding
+NOT_ESTIMABLE, NO_VARIATION = "not estimable: ", "no variation among"
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,22 @@ class Estimates:
     def interval(self, place: int, most: float = np.inf) -> tuple[float, float] | None:
         """Return the 95 % confidence interval of the estimate at index `place`, clipped to 0 and `most`.
 
-        None where it is unknown, and where the standard error is 0: a few points that are all correct prove nothing.
+        None where it is unknown, and where the standard error is 0: points without variation prove nothing.
         """
         value, error = float(self.value_X[place]), float(self.error_X[place])
-        if not (np.isfinite(value) and np.isfinite(error) and error > 0):
+        if not (np.isfinite(value) and np.isfinite(error) and error > ROUNDING * abs(value)):
             return None
         return max(0.0, value - NORMAL_95 * error), min(most, value + NORMAL_95 * error)
+
+    def no_interval(self, place: int, points: int) -> str:
+        """Return why the estimate at index `place`, which rests on `points` points, has no interval; else ""."""
+        if self.interval(place) is not None:
+            return ""
+        if points == 0:
+            return f"{NOT_ESTIMABLE}no point"
+        if not np.isfinite(self.error_X[place]):
+            return f"{NOT_ESTIMABLE}a stratum has one point"
+        return f"{NOT_ESTIMABLE}{NO_VARIATION} {points} point{'s' if points > 1 else ''}"
 
 
 @dataclass(frozen=True)
@@ -38,7 +51,11 @@ class SampleEstimate:
     """Accuracies of a map as fractions of its area, and class areas in the unit of the strata's areas.
 
     `overall` holds one estimate; user's and producer's accuracies and areas hold one per class. `points_K` counts the
-    points of each reference class. `notes` name the strata with too few points; strata without points are left out.
+    points of each reference class, and `mapped_K` those of each class of the map. The error matrix has a row per class
+    of the map and a column per reference class: `matrix_KK` counts points, and `share_KK` estimates shares of the area
+    of the sampled strata, which sum to 1. `count_S` and `weight_S` are the points and the area share of each stratum,
+    0 without points. `notes` name the strata with too few
+    points and the areas without an interval; strata without points are left out.
     """
 
     overall: Estimates
@@ -46,7 +63,27 @@ class SampleEstimate:
     producers_K: Estimates
     area_K: Estimates
     points_K: Codes
+    mapped_K: Codes
+    matrix_KK: Codes
+    share_KK: Floats
+    count_S: Codes
+    weight_S: Floats
     notes: tuple[str, ...]
+
+    def no_area_interval(self, place: int) -> str:
+        """Return why the area of the class at index `place` has no interval; "" where it has one."""
+        return self.area_K.no_interval(place, int(max(self.points_K[place], self.mapped_K[place])))
+
+    def without_interval(self, names: Sequence[str]) -> str | None:
+        """Return a sentence that lists the classes (`names`) whose area has no interval for lack of variation."""
+        each = [(name, self.no_area_interval(place)) for place, name in enumerate(names)]
+        listed = [f"{name} ({why.removeprefix(NOT_ESTIMABLE)})" for name, why in each if NO_VARIATION in why]
+        if not listed:
+            return None
+        return (
+            f"The area of {', '.join(listed)} has no interval: where no reference point disagrees with the map, the "
+            "error cannot be estimated; it is not zero"
+        )
 
 
 def estimate_from_sample(
@@ -72,12 +109,18 @@ def estimate_from_sample(
     right_KN, everywhere_KN = mapped_KN * true_KN, np.ones((classes, len(map_N)))
     design: tuple[Codes, Codes, Floats] = (stratum_N, count_S, weight_S)
     share_K = _ratio(true_KN, everywhere_KN, *design)
+    cell_N, weight_N = map_N * classes + reference_N, weight_S[stratum_N] / count_S[stratum_N]
     return SampleEstimate(
         _ratio(right_KN.sum(0, keepdims=True), everywhere_KN[:1], *design),
         _ratio(right_KN, mapped_KN, *design),
         _ratio(right_KN, true_KN, *design),
         Estimates(share_K.value_X * total, share_K.error_X * total),
         np.bincount(reference_N, minlength=classes),
+        np.bincount(map_N, minlength=classes),
+        np.bincount(cell_N, minlength=classes**2).reshape(classes, classes),
+        np.bincount(cell_N, weight_N, minlength=classes**2).reshape(classes, classes).astype(np.float64),
+        count_S,
+        weight_S,
         tuple(_notes(count_S, area_S, strata)),
     )
 
@@ -109,4 +152,11 @@ def _notes(count_S: Codes, area_S: Floats, strata: Sequence[str]) -> list[str]:
             notes.append(f"stratum {name}: no reference point, so estimates leave it out ({share:.1%} of the area)")
         if count == 1:
             notes.append(f"stratum {name}: one reference point, so intervals are unknown; add at least one more")
+    counted = zip(strata, count_S.tolist(), strict=True)
+    few = [f"{name} ({count})" for name, count in counted if 1 < count < FEWEST_POINTS]
+    if few:
+        notes.append(
+            f"fewer than {FEWEST_POINTS} reference points in strata: {', '.join(few)}; intervals that rest on them are "
+            "unreliable, mostly too narrow (Olofsson et al. 2014 give 50 to 100 points to a rare class)"
+        )
     return notes

@@ -29,6 +29,7 @@ from geomae.runtime.precision import working_precision
 from geomae.runtime.signals import Stop
 from geomae.tiles.selection import Selection
 
+FEW_CELLS = 8  # cells per side; maps with fewer get a remark
 NODATA = 255  # of codes, confidence and probabilities
 PERCENT = 100
 ROWS_AT_ONCE = 64  # rows whose probabilities are converted to float64 at a time
@@ -103,10 +104,29 @@ def stride_of(catalog: Catalog, selected: Selection, record: PredictorRecord) ->
 
     It is at most the side of a window, which is also its value where the catalogue defines no tile grid.
     """
-    if record.of_pixels:
-        return 1
-    tile = catalog.entry(selected.index.name).tile
-    return min((tile.stride or tile.size) if tile is not None else record.tile, record.tile)
+    return 1 if record.of_pixels else tile_stride(catalog, selected.index.name, record.tile)
+
+
+def tile_stride(catalog: Catalog, dataset: str, size: int) -> int:
+    """The stride of the tiles of a data set, at most the side `size` of a window in pixels."""
+    tile = catalog.entry(dataset).tile
+    return min((tile.stride or tile.size) if tile is not None else size, size)
+
+
+def finer_map(catalog: Catalog, selected: Selection) -> str | None:
+    """What gives finer maps of these scenes, where a model of whole tiles would give few cells; else None."""
+    size = int(selected.index.tiles["size"].mode().iloc[0])
+    stride = tile_stride(catalog, selected.index.name, size)
+    grids = [selected.index.grids[scene] for scene in selected.index.tiles["scene"].unique()]
+    most = max(-(-max(grid.height, grid.width) // stride) for grid in grids if grid is not None)
+    if most >= FEW_CELLS:
+        return None
+    listed = catalog.entry(selected.index.name).windows is not None
+    where = "for a data set without `windows`" if listed else "in the catalogue"
+    return (
+        f"maps of {selected.index.name} would have at most {most} x {most} cells, one for each {stride} pixels; for "
+        f"finer maps first write `tile: {{size: {size}, stride: {max(size // FEW_CELLS, 1)}}}` {where}"
+    )
 
 
 class StripStore:

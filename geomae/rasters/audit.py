@@ -257,7 +257,9 @@ def _unusable(
         record, role = records[path], _role(scene, path)
         needed = max(scene.bands[position].index for position in role)
         if record.count < needed or (source.stored_bands is not None and record.count != source.stored_bands):
-            message = f"{path}: has {record.count} bands instead of {source.stored_bands or needed}; correct `bands`"
+            expected = source.stored_bands or needed
+            skipped = ", with null for each stored band that is not read" if record.count > expected else ""
+            message = f"{path}: has {record.count} bands instead of {expected}; correct `bands`{skipped}"
             return Problem(scene.id, (path,), "band-count", message)
         if record.dtype != dtypes[role]:
             message = f"{path}: is {record.dtype}, and most files are {dtypes[role]}"

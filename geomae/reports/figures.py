@@ -35,6 +35,7 @@ from geomae.sensors import Band
 from geomae.tiles.marks import Mark as LabelMark
 
 MOST_ROWS, MOST_TILES = 8, 36
+SIDE, COLUMN, ROW = 1.45, 1.57, 1.79  # of a contact sheet: a tile, and a tile with its margin and with its title
 HIDDEN_COLOUR: Colour = (0.5, 0.5, 0.5)
 INVALID_COLOUR: Colour = (0.93, 0.88, 0.78)
 GAMMA = 1.8  # keeps forest visible where snow shares the stretch of a contact sheet
@@ -125,36 +126,53 @@ def contact_sheet(
 ) -> None:
     """Publish a picture (PNG) of at most 36 tiles `(title, pixels_CHW, valid_CHW)`, with their spectrum below.
 
-    All tiles share one stretch, so that they can be compared. `marks` (labels) are drawn over the tiles.
+    The tiles are drawn once for each of `composites`: in true colour and, below, in false colour. All tiles share one
+    stretch, so that they can be compared. `marks` (labels) are drawn over the tiles.
     """
     tiles = tiles[:MOST_TILES]
     colours_of = class_colours(marks)
-    composite, indices = next(iter(composites(bands).items()))
-    side, gap, name_room, head = 1.45, 0.12, 0.22, 1.2 if any(marks) else 0.95
+    drawn = composites(bands)
+    head, heading = 1.2 if any(marks) else 0.95, 0.47
     columns = min(max(len(tiles), 4), 6)
-    rows = -(-len(tiles) // columns)
-    grid = rows * (side + gap + name_room)
-    figure = Figure(figsize=(0.3 + columns * (side + gap), head + grid + 3.9))
+    grid = -(-len(tiles) // columns) * ROW
+    blocks = len(drawn) * grid + (len(drawn) - 1) * heading
+    figure = Figure(figsize=(0.3 + columns * COLUMN, head + blocks + 3.9))
     add_title(figure, title)
-    colours = describe_composite(composite, indices, bands)
-    add_text(figure, 0.15, 0.48, f"{colours}; one stretch for all tiles, dark values raised; beige: invalid", size=9)
     if any(marks):
         marks_legend(figure, 0.72, colours_of)
+    stored = [pixels_CHW for _, pixels_CHW, _ in tiles], [valid_CHW for _, _, valid_CHW in tiles]
+    for number, (composite, indices) in enumerate(drawn.items()):
+        top = head + number * (grid + heading)
+        note = "" if number else "; one stretch for all tiles, dark values raised; beige: invalid"
+        at = top - heading if number else 0.48
+        add_text(figure, 0.15, at, f"{describe_composite(composite, indices, bands)}{note}", size=9)
+        for place, axes in enumerate(_tile_pictures(figure, tiles, indices, top, columns) if tiles else ()):
+            if place < len(marks):
+                draw_marks(axes, marks[place], colours_of, tiles[place][1].shape[-1])
     if tiles:
-        stored = [pixels_CHW for _, pixels_CHW, _ in tiles], [valid_CHW for _, _, valid_CHW in tiles]
-        limits = stretch_limits(*stored)
-        for number, (name, pixels_CHW, valid_CHW) in enumerate(tiles):
-            row, column = divmod(number, columns)
-            place = (0.15 + column * (side + gap), head + row * (side + gap + name_room))
-            axes = add_picture_axes(figure, *place, side, side)
-            axes.imshow(to_rgb(pixels_CHW, valid_CHW, indices, *limits, INVALID_COLOUR, GAMMA), interpolation="nearest")
-            axes.set_title(shorten(name, 24), fontsize=7, pad=3, parse_math=False)
-            if number < len(marks):
-                draw_marks(axes, marks[number], colours_of, pixels_CHW.shape[-1])
-        axes = add_axes(figure, 0.85, head + grid + 0.75, columns * (side + gap) - 0.85, 2.5)
+        axes = add_axes(figure, 0.85, head + blocks + 0.75, columns * COLUMN - 0.85, 2.5)
         _spectrum(axes, *stored, bands)
         axes.set_ylabel(f"{plain_unit(unit)}, mean ± standard deviation", fontsize=9)
     save(figure, path)
+
+
+def _tile_pictures(
+    figure: Figure,
+    tiles: Sequence[tuple[str, FloatArray, Mask]],
+    indices: tuple[int, int, int],
+    top: float,
+    columns: int,
+) -> list[Axes]:
+    """Draw the tiles of a contact sheet in rows that begin `top` inches below its upper edge; returns their axes."""
+    limits = stretch_limits([pixels_CHW for _, pixels_CHW, _ in tiles], [valid_CHW for _, _, valid_CHW in tiles])
+    drawn = []
+    for number, (name, pixels_CHW, valid_CHW) in enumerate(tiles):
+        row, column = divmod(number, columns)
+        axes = add_picture_axes(figure, 0.15 + column * COLUMN, top + row * ROW, SIDE, SIDE)
+        axes.imshow(to_rgb(pixels_CHW, valid_CHW, indices, *limits, INVALID_COLOUR, GAMMA), interpolation="nearest")
+        axes.set_title(shorten(name, 24), fontsize=7, pad=3, parse_math=False)
+        drawn.append(axes)
+    return drawn
 
 
 def band_places(bands: Sequence[Band]) -> FloatArray:

@@ -3,16 +3,20 @@
 K classes
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 
 from geomae.evaluation.alignment_choice import RULE, Evidence
 from geomae.evaluation.choice_scores import SCORERS
 from geomae.evaluation.class_transport import MOST_TILES
+from geomae.evaluation.forest import FOREST
 from geomae.evaluation.probe import ProbeResult
 from geomae.evaluation.probe_predictions import EQUAL, PredictionKey
 from geomae.evaluation.probe_scores import TO_NONE, ProbeRow
+from geomae.evaluation.probe_task import SEGMENTATION, ProbeTask, class_codes
 from geomae.evaluation.self_training import PORTIONS
-from geomae.metrics.predictions import metric_name
+from geomae.metrics.predictions import ALL, FEWEST_GROUPS, metric_name
 from geomae.reports.page import Cell, Table
 
 ACCURACY = "accuracy"
@@ -50,6 +54,87 @@ def interval_text(row: ProbeRow | None) -> str:
     return (
         f"[{row.interval[0]:.3f},\N{NO-BREAK SPACE}{row.interval[1]:.3f}]" if row is not None and row.interval else ""
     )
+
+
+def weak_classes(task: ProbeTask) -> Iterator[str]:
+    """Yield a warning per test set that has classes in its averages with too few tiles or groups to be scored."""
+    for test in task.tests:
+        truth = task.truths[test.name]
+        support = {name: one for name, one in truth.support(task.names).items() if name in task.averaged[test.name]}
+        weak = {name: one for name, one in support.items() if one.weak}
+        if not weak:
+            continue
+        listed = ", ".join(f"{name} has {_count(one.tiles, 'tile')} in {_count(one.groups, 'group')}"
+                           for name, one in weak.items())  # fmt: skip
+        unsure = ", and the interval does not hold this uncertainty" if truth.groups >= FEWEST_GROUPS else ""
+        them = "it" if len(weak) == 1 else "them"
+        least = max(one.tiles for one in weak.values()) + 1
+        fewest = min((one.tiles for one in support.values() if one.tiles and not one.weak), default=0)
+        leave = f", or leave {them} out of averages with --min-class-rows {least}" if least <= fewest else ""
+        yield (
+            f"{test.name}: {listed}, too few for a sound score; every class counts equally in "
+            f"{metric_name(truth.measure.main)}{unsure}; test on more groups with {them}{leave}"
+        )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def explain_shots(task: ProbeTask) -> Iterator[str]:
+    """Yield why some numbers of labels per class are left out, if some are."""
+    label = np.concatenate([class_codes(part, task.names) for part in task.pool])
+    counts = [np.unique(label[plan.train], return_counts=True) for plan in task.plans]  # of the classes of each fit
+    rows, rarest = min(pair for codes, rows_K in counts for pair in zip(rows_K.tolist(), codes.tolist(), strict=True))
+    left = [f"{shots}" for shots in task.settings.shots if shots > rows]
+    if left:
+        where = " in one of the fits" if len(task.plans) > 1 else ""
+        yield (
+            f"Not with {_or(left)} labels per class: every class needs so many training tiles, and "
+            f"{task.names[rarest]} has {_count(rows, 'tile')}{where}."
+        )
+
+
+def _or(texts: Sequence[str]) -> str:
+    return " or ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
+
+
+def explain_blanks(task: ProbeTask) -> Iterator[str]:
+    """Yield the reasons for empty cells in the tables of classes, a sentence or two per test set that has some."""
+    for test in task.tests:
+        support = task.truths[test.name].support(task.names)
+        absent = [name for name, one in support.items() if not one.tiles]
+        few = [name for name, one in support.items() if one.tiles and one.groups < FEWEST_GROUPS]
+        if absent:
+            only = "IoU, where the class was predicted, is" if task.settings.task == SEGMENTATION else (
+                "precision and F1, where the class was predicted, are"
+            )  # fmt: skip
+            yield f"{test.name} has no tile of {', '.join(absent)}: there is no recall, and {only} 0."
+        if few:
+            yield f"{test.name} has {', '.join(few)} in fewer than {FEWEST_GROUPS} groups, too few for an interval."
+
+
+def class_table(result: ProbeResult, test: str) -> Table:
+    """A row per encoder and class: the test tiles and groups that have the class, and each metric with its interval."""
+    rows = [row for row in result.rows(test) if row.of != ALL and row.method in ("linear", FOREST)]
+    metrics = list(dict.fromkeys(row.metric for row in rows))
+    header = ["encoder", "class", "tiles", "groups", *(part for one in metrics for part in (metric_name(one), "95 %"))]
+    support = result.task.truths[test].support(result.task.names)
+    table: list[list[Cell]] = []
+    for key, row_of in rows_by_metric(rows, "encoder", "of").items():
+        cells: list[Cell] = [*key, *support[key[1]]]
+        for metric in metrics:
+            cells += [row_of[metric].value, interval_text(row_of[metric])]
+        table.append(cells)
+    return Table(test, header, table)
+
+
+def rows_by_metric(rows: Sequence[ProbeRow], *names: str) -> dict[tuple[str, ...], dict[str, ProbeRow]]:
+    """Rows by metric, grouped by the attributes `names`."""
+    gathered: dict[tuple[str, ...], dict[str, ProbeRow]] = {}
+    for row in rows:
+        gathered.setdefault(tuple(getattr(row, name) for name in names), {})[row.metric] = row
+    return gathered
 
 
 def alignment_tables(result: ProbeResult) -> Iterator[Table]:

@@ -13,6 +13,7 @@ import pandas as pd
 from geomae.catalog.splits import NO_SPLIT
 from geomae.tiles.index import TileIndex
 from geomae.tiles.pixel_census import ALL, PixelCensus, PixelCount, count_pixels
+from geomae.tiles.splits import SEEDS
 
 NO_LABEL = "(none)"
 USUAL_SPLITS = ("train", "val", "test")
@@ -106,10 +107,11 @@ def take_census(index: TileIndex) -> Census:
     )
 
 
-def warnings(census: Census, fewest: int, folds: int) -> list[str]:
+def warnings(census: Census, fewest: int, folds: int, seeds: Sequence[int] | None = None) -> list[str]:
     """Warnings, one sentence each, on evaluations that the counts do not support.
 
-    An interval needs `fewest` groups, and a probe `folds` training tiles of each class.
+    An interval needs `fewest` groups, and a probe `folds` training tiles of each class. `seeds` are those of the split
+    with which every split has every class, None if that is not known (see `seeds_with_all_classes`).
 
     Scores are computed on every split but train, or on all labelled tiles where there is no other split. Where pixels
     have labels and no tile has one, the pixels are counted.
@@ -140,7 +142,7 @@ def warnings(census: Census, fewest: int, folds: int) -> list[str]:
         if alone:
             found.append(
                 f"{_listed(alone)}: the class occurs in one split only, so that it is either not trained on or not "
-                "tested; split by other groups or with another seed, or correct the column that holds the splits"
+                f"tested; {_other_splits(seeds)}"
             )
     found += _for_probes(census, folds)
     scored = [split for split in census.splits if split not in (USUAL_SPLITS[0], NO_SPLIT)]
@@ -154,6 +156,22 @@ def warnings(census: Census, fewest: int, folds: int) -> list[str]:
             "or make groups or blocks smaller"
         )
     return found
+
+
+def _other_splits(seeds: Sequence[int] | None) -> str:
+    """How to have every class in every split; `seeds` as for `warnings`."""
+    without = "or use all labels in turn with `geomae probe --cross-fit 3`"
+    if seeds:
+        return f"with `seed: {seeds[0]}` in `split`, every split has every class; write that, {without}"
+    if seeds is not None:
+        return (
+            f"no seed of 0 to {SEEDS - 1} gives every split every class, for which a class needs as many groups as "
+            f"there are splits; name fewer splits, {without}"
+        )
+    return (
+        f"split by other groups or with another seed, correct the column that holds the splits, {without}; if the "
+        "splits are given, leave the class out: of `label.classes`, or by `where` if labels are a column"
+    )
 
 
 def _for_probes(census: Census, folds: int) -> list[str]:

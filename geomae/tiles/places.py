@@ -363,7 +363,9 @@ def _summary(side: _Side, sides: Sequence[_Side], table: _Table, ways: Counter[s
     if not len(tile_P):
         column = f"no windows of other scenes that share a value of {side.column}"
         where = "no column of places" if side.index.place_column is None else column
-        return f"{text}: {where}, no footprints that overlap"
+        unknown = all((one.earth.crs_S < 0).all() for one in sides)
+        footprints = "no footprints, as no scene has a CRS" if unknown else f"no {FOOTPRINTS}"
+        return f"{text}: {where}, {footprints}"
     text += ", by " + " and by ".join(sorted(way for way, found in ways.items() if found))
     if len(sides) > 1:
         by_dataset = [len(np.unique(tile_P[table.dataset_P == number])) for number in range(len(sides))]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import spatial  # type: ignore[import-untyped]
 
 from geomae.catalog import Catalog, Source
+from geomae.catalog.schema import Split
 from geomae.catalog.splits import LEFT_OUT, TRAIN, block_splits, group_splits, hold_out, random_splits
 from geomae.errors import CatalogError
 from geomae.rasters import Grid
@@ -23,6 +24,7 @@ EQUAL_AREA = "EPSG:6933"  # equal area in metres, so that blocks have one size f
 TOUCHING = 1e-3  # share of a tile's side: an overlap below it is rounding of the reprojected outlines
 MARGIN = 1.05  # sides of a tile may be curved between the points at which they are sampled
 FARTHEST = -0.9  # sine of latitude, seen from a pole: the projection about it is not used beyond, near the other pole
+SEEDS, MOST_UNITS = 100, 5000  # seeds that are tried, and groups or tiles up to which they are
 AT_ONCE = 1 << 16  # tiles whose outlines are in memory at once
 Bools = NDArray[np.bool_]
 
@@ -62,6 +64,33 @@ def assign_splits(
         raise CatalogError(text if text.startswith(str(catalog.path)) else f"{place}: {text}") from error
     tiles = tiles.assign(split=labels, block=block)
     return tiles, np.asarray(labels != LEFT_OUT, dtype=bool)
+
+
+def seeds_with_all_classes(split: Split | None, tiles: pd.DataFrame) -> tuple[int, ...] | None:
+    """The seeds, of 0 to 99, with which every split has tiles of every class.
+
+    `tiles` are all tiles of the data set, with the columns `split`, `label`, `group` and `tile_id`. None if that cannot
+    be said: the split is not by `group` or `random`, units are too many, or `tiles` are not those that were assigned.
+    """
+    if split is None or (split.group is None and split.random is None):
+        return None
+    unit_T = tiles["group" if split.random is None else "tile_id"].to_numpy()
+    assign, shares = (random_splits, split.random) if split.random is not None else (group_splits, split.group)
+    if len(set(unit_T.tolist())) > MOST_UNITS or shares is None:
+        return None
+    try:
+        if (assign(unit_T, shares, split.seed) != tiles["split"].to_numpy()).any():
+            return None
+    except CatalogError:  # fewer units than splits
+        return None
+    label_T = tiles["label"].tolist()
+
+    def complete(seed: int) -> bool:
+        pairs = zip(assign(unit_T, shares, seed).tolist(), label_T, strict=True)
+        found = {(name, label) for name, label in pairs if label is not None and label == label}
+        return len(found) == len(shares) * len({label for _, label in found})
+
+    return tuple(seed for seed in range(SEEDS) if complete(seed))
 
 
 def validation_tiles(tiles: pd.DataFrame, share: float, seed: int) -> NDArray[np.bool_]:

@@ -254,9 +254,11 @@ def pair_tiles(
             "objective.contrast or objective.pixels a weight"
         )
     left = objective.model_copy(update={"places": 0.0})
+    remedy = "; if a column names the site of each scene, write `places: {column: NAME}` in the catalogue"
+    named_all = all(index.place_column is not None and index.place_column[1] == "places" for index in indexes)
     notes.append(
-        "objective.places is left out of the loss, since no two tiles show the same ground; "
-        f"the terms {' and '.join(left.weights())} remain"
+        "objective.places is left out of the loss, since no tile is known to share ground with another scene; "
+        f"the terms {' and '.join(left.weights())} remain{'' if named_all else remedy}"
     )
     return left, partners if left.paired else None
 

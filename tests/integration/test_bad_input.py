@@ -52,7 +52,7 @@ COMMANDS = {
     "number of bands": (
         changed_catalog("[red, green, blue, nir]", "[red, green, blue]"),
         PRETRAIN,
-        ["data_catalog.yaml:3: datasets.tiny", "s0.tif: has 4 bands instead of 3", "correct `bands`"],
+        ["data_catalog.yaml:3: datasets.tiny", "s0.tif: has 4 bands instead of 3", "`bands`, with null for each"],
     ),
     "two sources": (
         changed_catalog("    sensor:", "    sample: {}\n    sensor:"),

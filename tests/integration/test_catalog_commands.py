@@ -309,6 +309,7 @@ def test_check_counts_dates_and_labels_by_split_and_warns_of_few_groups(tmp_path
     write_catalog(tmp_path, f"version: 1\ndatasets:\n  land: {entry}\n")
     done = called("catalog", "check", "--out", "found", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "label (none), no class covers 50% of the tile (`label.min_purity`) " in done.stdout
     title, header, *rows = done.stdout[done.stdout.index("labels and dates of land") :].splitlines()
     assert title.rstrip() == "labels and dates of land: tiles in blocks, 2021-06-07 to 2021-08-16"
     assert header.split() == ["scenes", "all", "train", "test"]

@@ -1,6 +1,10 @@
 """`geomae embed-pca` as people run it: files, figures, maps and projections, and what goes wrong in one line."""
 
+import re
+from types import SimpleNamespace
+
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 import torch
@@ -10,10 +14,12 @@ from sklearn.decomposition import PCA
 
 from geomae import open_embeddings
 from geomae.commands.embed_pca import EmbedPcaOptions, run
+from geomae.commands.embed_pca_report import count_maps
 from geomae.commands.options import CommonOptions
 from geomae.errors import ConfigError, StorageError
 from geomae.evaluation.pca import load_pca
 from geomae.files import read_json
+from geomae.rasters import Grid
 
 torch.set_num_threads(1)
 SPLITS = "    split: {random: {train: 0.5, test: 0.5}, seed: 0}\n"
@@ -36,9 +42,9 @@ def ask(data, tracking_uri, tmp_path_factory):
     """A request in this process; gives the folder of its results."""
     folder = tmp_path_factory.mktemp("runs")
 
-    def run_it(out, datasets=("tiny",), encoder=ENCODER, layer=1, dry_run=False, **more):
+    def run_it(out, datasets=("tiny",), encoder=ENCODER, layer=1, dry_run=False, quiet=True, **more):
         common = CommonOptions(
-            catalog=data, out=folder / out, precision="32", tracking_uri=tracking_uri, quiet=True, dry_run=dry_run
+            catalog=data, out=folder / out, precision="32", tracking_uri=tracking_uri, quiet=quiet, dry_run=dry_run
         )
         assert run(EmbedPcaOptions(common, (encoder,), tuple(datasets), layer, **more)) == 0
         return folder / out
@@ -141,6 +147,40 @@ def test_selections_of_one_data_set_are_one(ask):
     assert figures(out)["fitted_tiles"] < figures(out)["tiles"] == 64
     assert [path.name for path in out.glob("pca_map_*.tif")] == ["pca_map_s2.tif"]
     assert "explained_variance_ratio_3" not in figures(out)
+
+
+def test_the_variance_is_said_to_be_that_of_the_fitted_tiles(ask, capsys):
+    out = ask("fitted", maps=0, quiet=False)
+    fitted, share = figures(out)["fitted_tiles"], sum(figures(out)[f"explained_variance_ratio_{k}"] for k in (1, 2, 3))
+    assert fitted < figures(out)["tiles"] == 64
+    said = f"carry {share:.1%} of the variance of the {fitted} tiles (of 64) that the components were fitted to; their"
+    assert said in capsys.readouterr().out
+    ask("onto", maps=0, quiet=False, project=out)
+    said = f"The first 3 components of {out} (fitted to {fitted} tiles) carry"
+    assert re.search(rf"{re.escape(said)} [\d.]+% of the variance of 64 tiles; their", capsys.readouterr().out)
+
+
+def test_maps_are_counted_and_named_with_the_way_to_the_others(ask, capsys):
+    out = ask("counted", maps=1, quiet=False)
+    shown = capsys.readouterr()
+    chosen = f"--project {out} --dataset 'tiny[COLUMN=VALUE]'"
+    said = f"aps of 1 of 4 scenes; --maps 4 maps all; scenes of your choice, in the same colours: {chosen}"
+    assert f"m{said}\n" in shown.err
+    assert f"maps: {out / 'pca_map_*.png'} (1 picture, and GeoTIFFs)\n" in shown.out
+    assert f"M{said}.".replace("'", "&#39;") in (out / "report.html").read_text(encoding="utf-8")
+    every = ask("counted-all", maps=4, quiet=False)
+    shown = capsys.readouterr()
+    assert "maps of 4 of 4 scenes\n" in shown.err
+    assert f"maps: {every / 'pca_map_*.png'} (4 pictures, and GeoTIFFs)\n" in shown.out
+    ask("uncounted", maps=0, quiet=False)
+    assert "maps" not in capsys.readouterr().out
+
+
+def test_scenes_too_small_for_a_map_are_counted(first):
+    grid = Grid(16, 16, None, None, (1, 0, 0, 0, -1, 0))
+    index = SimpleNamespace(name="chips", tiles=pd.DataFrame({"scene": range(3), "size": 16}), grids=[grid] * 3)
+    parts = [SimpleNamespace(index=index)]
+    assert count_maps(parts, [], first) == "maps of 0 of 3 scenes; 3 are less than two tiles long, too small for a map"
 
 
 def test_what_cannot_be(first, ask, tmp_path):

@@ -179,9 +179,19 @@ def test_accuracy_and_areas_are_those_of_the_labels(folder, mapped):
         assert math.isclose(float(areas[f"s{scene}", "water"]["map_hectares"]), pixels * PIXEL_HA, rel_tol=2e-3)
         water += float(areas[f"s{scene}", "water"]["map_hectares"])
     every = areas["all", "water"]
-    # All points agree with the map, and so the estimate is what the map counts, without any spread.
-    assert [float(every[key]) for key in ("hectares", "low", "high")] == [pytest.approx(water)] * 3
+    # All points agree with the map: the estimate is what the map counts, and its error cannot be estimated.
+    assert float(every["hectares"]) == pytest.approx(water)
+    assert (every["low"], every["high"]) == ("", "")
+    assert every["note"] == f"not estimable: no variation among {every['n']} points" and every["n"] == every["n_map"]
     assert int(every["n"]) + int(areas["all", "crop"]["n"]) == TESTED * 256
+    matrix = {row["map_class"]: row for row in table(mapped / "error_matrix.csv")}
+    assert (matrix["water"]["points_water"], matrix["water"]["points_crop"]) == (every["n"], "0")
+    assert float(matrix["water"]["area_water"]) == pytest.approx(float(matrix["water"]["map_share"]))
+    assert float(matrix["all"]["area_water"]) * sum(
+        float(areas["all", name]["hectares"]) for name in ("water", "crop")
+    ) == pytest.approx(water)
+    page = (mapped / "report.html").read_text(encoding="utf-8")
+    assert "Accuracy from reference points" in page and "error_matrix.csv: rows are classes of the map" in page
 
 
 def test_the_report_and_the_summary_tell_the_same(mapped):
@@ -356,3 +366,13 @@ def test_scenes_smaller_than_a_window_are_counted(folder, tmp_path, capsys):
     wished = wish(folder, tmp_path / "out", model=model)
     assert run(replace(wished, common=replace(wished.common, dry_run=True, quiet=False))) == 0
     assert "2 of 2 scenes are smaller than a window of 96 pixels" in "".join(capsys.readouterr())
+
+
+def test_what_is_said_of_tiles_is_not_said_of_reference_points(folder, mapped, tmp_path):
+    """With reference points alone, the page explained intervals over groups of tiles, which there were none of."""
+    record = open_predictor(folder / "probe/probes/baseline-statistics", torch.device("cpu")).record
+    only = predict_report.Results(record, [], [], None, None, None, None, [])
+    assert list(predict_report._accuracy_sections(only, tmp_path)) == []
+    page = (mapped / "report.html").read_text(encoding="utf-8")
+    of_points = page.index("Accuracy from reference points")
+    assert page.index("measured on the selected tiles only") < of_points < page.index("by the normal approximation")

@@ -163,7 +163,9 @@ def test_nobody_shows_the_ground_twice(one_date, tracking_uri, tmp_path, capsys)
     refuses(CatalogError, wanted, changes=pairs_alone, out=tmp_path / "no", **given)
     assert not (tmp_path / "no").exists()
     assert run(PretrainOptions(changes=(*TINY, "steps=1"), out=tmp_path / "run", **given)) == 0
-    assert "objective.places is left out of the loss" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "objective.places is left out of the loss, since no tile is known to share ground with another" in said
+    assert "if a column names the site of each scene, write `places: {column: NAME}` in the catalogue" in said
     assert load_model(tmp_path / "run" / "model").provenance["objective"] == {"pixels": 1.0, "textures": 1.0}
 
 

@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from geomae import open_catalog, open_embeddings
+from geomae.commands import probe_report
 from geomae.commands.options import CommonOptions
 from geomae.commands.probe import ProbeOptions, encoder_specs, run
 from geomae.errors import BandMismatchError, CatalogError, ConfigError
@@ -23,6 +24,7 @@ from geomae.evaluation.alignment_choice import Choice
 from geomae.evaluation.forest import predict_forest
 from geomae.evaluation.methods import METHODS
 from geomae.evaluation.probe_predictions import DRAWS, PredictionKey
+from geomae.evaluation.probe_scores import ProbeRow
 from geomae.evaluation.probe_task import ProbeSettings, read_probe_task
 from geomae.models.architecture import Architecture
 from geomae.models.folder import Model, save_model
@@ -186,7 +188,7 @@ def test_the_command_from_end_to_end(fields, model, tracking_uri, tmp_path, caps
     assert all((out / name).read_bytes()[:4] == b"\x89PNG" for name in pictures)
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "http://" not in page.replace("http://www.w3.org", "")
-    assert "5 folds of the training tiles by fold (12)" in page
+    assert "5 folds of the training tiles by group (12 groups)" in page
     (answer,) = re.findall(r'<p class="lead">(.*?)</p>', page)
     assert answer.startswith("fields@test: hardly has balanced accuracy")  # the answer comes first
     assert answer in done.stdout
@@ -293,6 +295,82 @@ def test_a_probe_behind_a_radiometry_predicts_from_mapped_pixels(request_for, fi
     with pytest.raises(ConfigError, match="--align band-adjustment"):
         same_bands = request_for(**wishes | {"align": ("band-adjustment",)})
         run(replace(same_bands, common=replace(same_bands.common, out=tmp_path / "other")))
+
+
+def test_a_class_that_the_test_hardly_has_is_named_with_a_remedy(request_for, fields, tmp_path, capsys):
+    rare = tmp_path / "rare"
+    shutil.copytree(fields.parent, rare)
+    with (fields.parent / "windows.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    wet = [row for row in rows if row["split"] == "test" and row["label"] == "water"]
+    kept = [row for row in wet if row["scene"] == wet[0]["scene"]][:2]
+    for row in wet:
+        row["label"] = "water" if row in kept else "crop"
+    with (rare / "windows.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    asked = request_for(rare / fields.name, encoders=("a-model-with-a-long-name=baseline:statistics",))
+    assert run(replace(asked, common=replace(asked.common, quiet=False))) == 0
+    shown = capsys.readouterr()
+    warning = (
+        "fields@test: water has 2 tiles in 1 group, too few for a sound score; every class counts equally in balanced "
+        "accuracy, and the interval does not hold this uncertainty; test on more groups with it, or leave it out of "
+        "averages with --min-class-rows 3"
+    )
+    assert f"warning: {warning}" in shown.err
+    assert f"Warning: {warning}." in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    *_, finer, following = shown.err.splitlines()
+    assert finer == (
+        "maps of fields would have at most 4 x 4 cells, one for each 16 pixels; for finer maps first write `tile: "
+        "{size: 16, stride: 2}` for a data set without `windows`"
+    )
+    assert following.startswith("next: geomae predict --model ")
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert "<h1>Probe of fields@train on fields@test</h1>" in page
+    assert "fields@test has water in fewer than 10 groups, too few for an interval." in page
+    classes = page[page.index(">Classes</h2>") :]
+    assert re.search(r">water</td>\s*<td[^>]*>2</td>\s*<td[^>]*>1</td>", classes)  # tiles and groups
+    lines = shown.out.splitlines()
+    table_ = lines[lines.index("balanced accuracy on fields@test, and accuracy and macro F1 of the linear probe") :][:3]
+    assert table_[1].split("  ")[0] == "encoder"
+    right = figure(table(tmp_path / "out"), "a-model-with-a-long-name", metric="accuracy")
+    assert f" {right:.3f} " in table_[2]
+    assert max(map(len, table_)) <= 100
+    again = replace(asked, min_class_rows=3, common=replace(asked.common, out=tmp_path / "without"))
+    assert run(again) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_the_forest_is_beside_the_probes_in_every_figure_and_table(request_for, tmp_path, capsys, monkeypatch):
+    drawn = {}
+    for name in ("scores_picture", "few_labels_picture"):
+        kept = getattr(probe_report, name)
+
+        def keep(path, shown, kept=kept, name=name, **more):
+            drawn[name] = {one.label: one.value for one in shown["fields@test"]}
+            kept(path, shown, **more)
+
+        monkeypatch.setattr(probe_report, name, keep)
+    asked = request_for(forest=True, strength=1.0)
+    assert run(replace(asked, common=replace(asked.common, quiet=False))) == 0
+    rows = table(tmp_path / "out")
+    named = {"encoder": "forest", "method": "forest"}
+    assert drawn["scores_picture"]["forest"] == figure(rows, **named)
+    assert drawn["few_labels_picture"]["forest"] == {
+        shots: figure(rows, **named, shots=str(shots)) for shots in (1, 5, 10, 50)
+    }
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    classes = page[page.index(">Classes</h2>") :]
+    recall = figure(rows, **named, **{"class": "crop"}, metric="recall")
+    assert re.search(rf"<td[^>]*>forest</td>\s*<td[^>]*>crop</td>.*?>{recall:.3g}</td>", classes, re.DOTALL)
+    assert "It uses no encoder and is no linear probe." in page
+    assert "\nforest (not linear) " in capsys.readouterr().out
+
+
+def test_a_difference_is_said_with_one_sign():
+    row = ProbeRow("e", "t", "linear", "difference_to_first", -0.084, (-0.15, -0.02))
+    assert probe_report._against("other", row, 20) == "It is worse than other: -0.084 [-0.150, -0.020]"
 
 
 def test_numbers(request_for, tmp_path):

@@ -141,7 +141,10 @@ def test_scenes_have_sorted_unique_ids_that_new_files_do_not_change(tmp_path: Pa
             "datasets.a.mask.path: there is no file 'm/x.tif'",
         ),
         ("path: d/x.tif\nmask: {path: ../m.tif, invalid_bits: [0]}", "leaves the catalogue's folder"),
-        ("path: d/x.tif\nmask: {band: 4, invalid_bits: [0]}", "there is no band 4 in files of 3 bands"),
+        (
+            "path: d/x.tif\nmask: {band: 4, invalid_bits: [0]}",
+            "`bands` lists 3 bands, and the mask is band 4; list every stored band in `bands`, null",
+        ),
         ("path: d/x.tif\nlabel: {raster: y.tif, classes: {1: a}}", "datasets.a.label.raster: there is no file 'y.tif'"),
         (
             "path: d/x.tif\nunit: radiance",
@@ -159,6 +162,12 @@ def test_what_cannot_be_resolved(tmp_path: Path, entry: str, expected: str) -> N
     (inside / "d/away.tif").symlink_to(tmp_path / "away.tif")
     (inside / "d/lost.tif").symlink_to("nowhere.tif")
     assert expected.format(folder=inside) in message(inside, f"{entry}\n{RGB}")
+
+
+def test_without_bands_a_mask_beyond_the_stored_bands_has_a_wrong_number(tmp_path: Path) -> None:
+    touch(tmp_path, "x.tif")
+    said = message(tmp_path, "path: x.tif\nsensor: naip\nmask: {band: 5, invalid_bits: [0]}", lambda _: (None,) * 4)
+    assert "datasets.a.mask.band: there is no band 5 in files of 4 bands; correct the number" in said
 
 
 def test_outside_and_remote_are_allowed_when_asked_for(tmp_path: Path) -> None:

@@ -65,10 +65,43 @@ def test_a_table_gives_attributes_split_and_groups(folder):
     lines = text_of(folder)
     assert "table: {path: chips.csv, key: chip}  # check: 3 of 3 scenes are in it" in lines
     assert "split: {column: split}  # check: assumed to hold the splits: test, train" in lines
-    assert "# to keep a group within one split: group: {column: site_id}" in lines
+    first = next(at for at, line in enumerate(lines) if line.startswith("# `group` names tiles that are not indep"))
+    assert "decides splits by group, folds and intervals" in lines[first]
+    assert lines[first + 1 : first + 3] == [
+        "# group: {column: group_id} # 2 values, each in one split",
+        "# group: {column: site_id} # 2 values, 1 of them in several splits",
+    ]
     assert not any("all tiles are for training" in line or line.startswith("label:") for line in lines)
     index = build_index(open_catalog(folder / "data_catalog.yaml"), next(iter(infer_names(folder))))
     assert sorted(index.tiles["split"]) == ["test", "train", "train"]
+
+
+def test_groups_are_counted_without_splits_too(folder):
+    (folder / "chips.csv").write_text("chip,plot,site\na,1,7\nb,1,8\nc,2,7\n")
+    lines = text_of(folder)
+    for line in ("# group: {column: plot} # 2 values", "# group: {column: site} # 2 values"):
+        assert line in lines
+    assert lines.index("# group: {column: plot} # 2 values") < lines.index("# group: {column: site} # 2 values")
+
+
+@pytest.mark.parametrize(
+    ("crs", "sites", "proposed"),
+    [
+        (None, (7, 8, 7), True),
+        (None, (7, 8, 9), False),  # no two scenes of one site
+        (None, (7, 7, 7), False),  # a region
+        (PLACE["crs"], (7, 8, 7), False),  # footprints tell
+    ],
+)
+def test_places_are_proposed_where_scenes_share_a_site_and_footprints_are_unknown(tmp_path, crs, sites, proposed):
+    place = PLACE if crs else {"crs": None, "transform": None}
+    for name in "abc":
+        write_cog(tmp_path / "images" / f"{name}.tif", np.ones((4, 32, 32), np.uint16), **place)
+    rows = [f"{name},{site},1" for name, site in zip("abc", sites, strict=True)] + ["elsewhere,9,1"]
+    (tmp_path / "chips.csv").write_text("\n".join(["chip,site_id,group_id", *rows]))
+    lines = [line for line in text_of(tmp_path) if "places:" in line]
+    text = "# 2 of 3 scenes share their site_id with another; if such scenes show the same ground, pixel by pixel: "
+    assert lines == [f"{text}places: {{column: site_id}}"] * proposed
 
 
 def test_a_column_called_label_becomes_labels_of_files_by_their_paths(folder):
@@ -79,11 +112,29 @@ def test_a_column_called_label_becomes_labels_of_files_by_their_paths(folder):
 
 
 def test_windows_are_proposed_with_the_side_that_fits(folder):
-    rows = [f"{name},{row},{col},{'tree' if col else 'water'}" for name in "abc" for row in (0, 16) for col in (0, 16)]
-    (folder / "windows.csv").write_text("\n".join(["scene,row,col,label", *rows]))
-    (line,) = [line for line in text_of(folder) if "windows:" in line]
-    assert line.startswith("# windows.csv lists 12 windows in 3 scenes; for these: ")
-    assert "windows: {table: windows.csv, key: scene, row: row, col: col, size: 16}, label: {column: label}" in line
+    splits = {"a": "train", "b": "train", "c": "test"}
+    rows = [
+        f"{name},{row},{col},{'tree' if col else 'water'},{splits[name]}"
+        for name in "abc" for row in (0, 16) for col in (0, 16)
+    ]  # fmt: skip
+    (folder / "windows.csv").write_text("\n".join(["scene,row,col,label,split", *rows]))
+    write_codes(folder, (10, 40, 80))  # other labels
+    assert not any("windows" in line for line in text_of(folder))
+    draft = folder / "data_catalog.yaml"
+    what = "  # windows.csv lists 12 windows in 3 scenes; as a data set of their own:\n"
+    before, after = draft.read_text().split(what)
+    keys = after.splitlines()
+    assert keys[-3:] == [
+        "  #   windows: {table: windows.csv, key: scene, row: row, col: col, size: 16}",
+        "  #   label: {column: label}  # 12 labels: tree, water",
+        "  #   split: {column: split}  # splits: test, train",
+    ]
+    draft.write_text(before + "\n".join(line.replace("# ", "", 1) for line in keys) + "\n")  # without the signs
+    names = list(infer_names(folder))
+    assert len(names) == 2 and names[1] == f"{names[0]}_windows"
+    whole, windows = (build_index(open_catalog(draft), name) for name in names)
+    assert whole.source.bands == windows.source.bands
+    assert windows.tiles["label"].value_counts().to_dict() == {"tree": 6, "water": 6}
 
 
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", "chip,split\nx,train\ny,test\n", "\x00\x01", ""])

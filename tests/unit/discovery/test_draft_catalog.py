@@ -63,6 +63,29 @@ def test_init_masks_by_a_quality_layer_in_the_files(tmp_path: Path) -> None:
     assert "mask: {band: QA_PIXEL, invalid_bits: [0, 1, 3, 4]}  # check: fill, clouds, their edges and shadows" in text
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ((-9999, 0, 2, 4), "0, 2, 4; if these are codes of Fmask, mask shadows, clouds and fill: mask: {band: 5,"),
+        ((0, 1), "0, 1; if it is a quality layer: mask: {band: 5, invalid_values: [VALUE]}"),
+        ((3,), None),
+        (tuple(range(17)), None),
+    ],
+)
+def test_init_asks_whether_a_skipped_band_of_few_values_is_a_quality_layer(
+    tmp_path: Path, values: tuple[int, ...], said: str | None
+) -> None:
+    pixels_CHW = np.random.default_rng(0).integers(1, 2000, (5, 64, 64)).astype(np.int16)
+    place = {"crs": "EPSG:32632", "transform": (30.0, 0.0, 5e5, 0.0, -30.0, 5e6)}
+    for number in range(2):
+        pixels_CHW[4] = np.resize(values[number:] or values, (64, 64))  # no file needs to hold all values
+        names = ["B2", "B3", "B4", "B5", None]
+        write_cog(tmp_path / f"landsat8_{'xy'[number]}.tif", pixels_CHW, descriptions=names, **place)
+    text = infer_catalog(tmp_path, tmp_path / "c.yaml").text()
+    assert ("# check: band 5 is skipped and holds only the values" in text) == (said is not None)
+    assert said is None or said in text
+
+
 def test_init_masks_by_a_quality_layer_that_is_a_file_of_its_own(tmp_path: Path) -> None:
     for number, band in enumerate(("B02", "B03", "SCL")):
         scene(tmp_path / f"{band}.tif", 1, np.uint16, number)

@@ -134,3 +134,18 @@ def test_reference_points_have_rows_with_the_intervals_of_their_design():
     assert [(row.metric, row.of) for row in rows[1:]] == [
         (metric, name) for metric in ("users_accuracy", "producers_accuracy") for name in NAMES[:2]
     ]
+
+
+def test_an_accuracy_of_reference_points_without_an_interval_says_why():
+    mapped = np.repeat([0, 1], [40, 3])
+    reference = np.where(np.arange(43) < 4, 1, mapped)
+    estimate = estimate_from_sample(mapped, mapped, reference, np.array([90.0, 10.0]), 2, NAMES[:2])
+    rows = {(row.metric, row.of): row for row in sample_rows("points.gpkg", estimate, NAMES[:2])}
+    certain = rows["users_accuracy", NAMES[1]]
+    assert certain.interval is None
+    assert certain.csv_row()["note"] == "not estimable: no variation among 3 points"
+    assert rows["users_accuracy", NAMES[0]].note == ""
+    # Each row rests on its own points, and points have no groups.
+    assert [rows[key].tiles for key in (("accuracy", "all"), ("users_accuracy", NAMES[1]))] == [43, 3]
+    assert rows["producers_accuracy", NAMES[1]].tiles == 7
+    assert certain.csv_row()["n_groups"] == ""

@@ -140,9 +140,10 @@ def test_folds_keep_together_what_belongs_together():
     label = (group % 3 + (rng.random(400) < 0.2)) % 3
     names, nothing = ("a", "b", "c"), [None] * 400
     by_group = assign_training(label, names, nothing, group.tolist(), 0)
-    assert "by group (30)" in by_group.how
+    assert by_group.how == "5 folds of the training tiles by group (30 groups)"
+    assert assign_training(label, names, group.tolist(), group.tolist(), 0).how == by_group.how
     by_fold = assign_training(label, names, (group // 10).tolist(), group.tolist(), 0)
-    assert by_fold.how.startswith("3 folds of the training tiles by fold")
+    assert by_fold.how == "3 folds of the training tiles by `group.folds` (3 groups)"
     for dealt, unit in ((by_group, group), (by_fold, group // 10)):
         assert all(len(set(dealt.fold_T[unit == one])) == 1 for one in set(unit))
         for learn, held in dealt.parts():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from geomae.errors import ConfigError
-from geomae.evaluation.folds import TrainingSet, cross_fit_plans, single_plan
+from geomae.evaluation.folds import FoldPlan, TrainingSet, cross_fit_plans, single_plan
 from geomae.evaluation.linear_probe import C_VALUES, class_shares, draw_patches
 from geomae.evaluation.probe_predictions import Labelled, PredictionKey, Predictions, classify, regress, segment
 from geomae.evaluation.probe_scores import COLUMNS, TO_BASELINE, TO_FIRST, EncoderResult, GroundTruth, ProbeRow, score
@@ -213,6 +213,21 @@ def test_labels_of_a_test_are_nothing_that_a_probe_is_given():
         ).rows
         figures.append(next(row.value for row in rows if row.metric == "balanced_accuracy" and row.shots is None))
     assert figures[0] > 0.6 > 0.45 > figures[1]
+
+
+def test_a_number_of_labels_that_a_class_lacks_in_one_fit_is_left_out_of_all():
+    """Otherwise the tiles that this fit tests are without a prediction, and count as predicted to be of class 0."""
+    train, label = clouds(60, 0)
+    first = np.flatnonzero(label == 0)
+    short = np.concatenate([first[:3], np.flatnonzero(label)])
+    test, _ = clouds(40, 1)
+    places = np.arange(40)
+    plans = [
+        FoldPlan(np.arange(60), (), {"test": places[:20]}),
+        FoldPlan(short, (), {"test": places[20:]}),
+    ]
+    answers = classify(plans, train, Labelled(label, np.arange(60), NAMES), {"test": test}, 1.0, 0)
+    assert {asked.shots for asked in answers.predicted} == {None, 1}
 
 
 def test_numbers_are_regressed():

@@ -52,6 +52,28 @@ def test_strata_that_are_map_classes_give_the_formulas_of_olofsson():
     assert estimate.producers_K.error_X[0] == pytest.approx(np.sqrt(variance))
 
 
+def test_the_error_matrix_is_that_of_the_paper_in_points_and_in_shares_of_the_area():
+    estimate = olofsson(1)
+    np.testing.assert_array_equal(estimate.matrix_KK, MATRIX)
+    np.testing.assert_allclose(estimate.share_KK, SHARES[:, None] * MATRIX / MATRIX.sum(1, keepdims=True))
+    np.testing.assert_allclose(estimate.share_KK.sum(0), estimate.area_K.value_X / PIXELS)
+    np.testing.assert_allclose(np.trace(estimate.share_KK), estimate.overall.value_X[0])
+    np.testing.assert_array_equal(estimate.mapped_K, MATRIX.sum(1))
+
+
+def test_the_error_matrix_of_other_strata_weighs_each_point_by_its_stratum():
+    stratum, mapped, reference = (
+        np.array([0, 0, 1, 1, 1, 1]),
+        np.array([0, 1, 0, 0, 1, 1]),
+        np.array([0, 1, 0, 1, 1, 1]),
+    )
+    estimate = estimate_from_sample(stratum, mapped, reference, np.array([30.0, 70.0]), 2, "ab")
+    weight = np.array([0.15, 0.15, *[0.175] * 4])
+    direct = [[weight[(mapped == row) & (reference == col)].sum() for col in (0, 1)] for row in (0, 1)]
+    np.testing.assert_allclose(estimate.share_KK, direct)
+    np.testing.assert_array_equal(estimate.matrix_KK, [[2, 1], [0, 3]])
+
+
 def test_example_of_stehman():
     """Strata that are not the map's classes: the forty points of the paper, and the figures it works out."""
     stratum = np.repeat(np.arange(4), 10)
@@ -87,7 +109,8 @@ def test_intervals_hold_what_they_say():
 def test_a_stratum_without_points_is_left_out_and_named():
     mapped, reference = points_of(np.array([[9, 1, 0], [2, 8, 0], [0, 0, 0]]))
     estimate = estimate_from_sample(mapped, mapped, reference, np.array([60.0, 40, 100]), 3, ["crops", "wood", "ice"])
-    (note,) = estimate.notes
+    note, few = estimate.notes
+    assert "crops (10), wood (10)" in few
     assert "stratum ice: no reference point" in note
     assert "50.0%" in note
     assert estimate.area_K.value_X.sum() == pytest.approx(100)
@@ -104,6 +127,24 @@ def test_one_point_leaves_intervals_unknown_and_none_wrong_is_not_certainty():
     mapped, reference = points_of(np.array([[20, 0], [0, 20]]))
     estimate = estimate_from_sample(mapped, mapped, reference, np.array([10.0, 90.0]), 2, ["crops", "wood"])
     assert estimate.overall.interval(0, most=1) is None
+
+
+def test_without_variation_there_is_no_interval_and_the_reason_is_given():
+    """Rounding made intervals such as [2431.8781337912596, 2431.8781337912606], which looked exact."""
+    matrix = np.array([[3, 0, 0, 4, 0], [0, 55, 0, 0, 0], [0, 0, 37, 2, 0], [2, 0, 0, 27, 0], [0, 0, 0, 0, 3]])
+    area = np.array([522.7639391332928, 2431.87813379126, 2262.1809546877657, 141.94963535907328, 270.5685596182191])
+    mapped, reference = points_of(matrix)
+    names = ["barren", "forest", "grass", "urban", "water"]
+    estimate = estimate_from_sample(mapped, mapped, reference, area, 5, names)
+    assert [estimate.area_K.interval(place) is None for place in range(5)] == [False, True, False, False, True]
+    assert estimate.no_area_interval(1) == "not estimable: no variation among 55 points"
+    assert estimate.no_area_interval(0) == ""
+    sentence = estimate.without_interval(names)
+    assert "forest (no variation among 55 points), water (no variation among 3 points)" in sentence
+    assert estimate.notes == (
+        "fewer than 30 reference points in strata: barren (7), urban (29), water (3); intervals that rest on them are "
+        "unreliable, mostly too narrow (Olofsson et al. 2014 give 50 to 100 points to a rare class)",
+    )
 
 
 def test_intervals_stay_within_what_can_be():

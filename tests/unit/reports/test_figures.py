@@ -176,6 +176,21 @@ def test_contact_sheet_of_any_sensor(tmp_path, name):
     assert (tmp_path / "all.png").read_bytes() == (tmp_path / "most.png").read_bytes()
 
 
+def test_contact_sheet_has_tiles_in_true_and_in_false_colour(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("geomae.reports.figures.save", lambda figure, path: figures.append(figure))
+    pixels_CHW = np.random.default_rng(0).random((4, 8, 8))
+    tiles = [("a", pixels_CHW, np.full((4, 8, 8), True)), ("b", pixels_CHW / 2, np.full((4, 8, 8), True))]
+    contact_sheet(tmp_path / "all.png", tiles, BANDS, "reflectance", "t")
+    contact_sheet(tmp_path / "no_infrared.png", tiles, BANDS[:3], "reflectance", "t")
+    for figure, titles in zip(figures, (["true colour (", "false colour ("], ["true colour ("]), strict=True):
+        said = [text.get_text() for text in figure.texts]
+        assert [title for title in ("true colour (", "false colour (") if any(title in one for one in said)] == titles
+        assert [axes.get_title() for axes in figure.axes] == [*["a", "b"] * len(titles), ""]  # and the spectrum
+    red_HW = figures[0].axes[2].images[0].get_array()[..., 0]
+    assert np.corrcoef(np.ravel(red_HW), np.ravel(pixels_CHW[3]))[0, 1] > 0.9  # near infrared
+
+
 def test_contact_sheet_shows_invalid_pixels(tmp_path):
     tile = picture()
     contact_sheet(tmp_path / "a.png", [("a", tile.truth_CHW, tile.valid_CHW)], BANDS, "reflectance", "t")

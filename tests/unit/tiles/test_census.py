@@ -3,8 +3,11 @@
 import pandas as pd
 from tile_indexes import NoSurvey
 
+from geomae.catalog.schema import Split
+from geomae.catalog.splits import group_splits, random_splits
 from geomae.tiles.census import Count, take_census, warnings
 from geomae.tiles.index import TileIndex
+from geomae.tiles.splits import seeds_with_all_classes
 
 
 def index(label, split, group=None, block=None, time=None):
@@ -71,8 +74,43 @@ def test_what_the_counts_cannot_carry_is_said():
     place, split, few = warnings(found, 10, 1)
     assert place.startswith("crop: all tiles of the class lie in one of the blocks")
     assert split.startswith("bare (train): the class occurs in one split only")
+    assert split.endswith("leave the class out: of `label.classes`, or by `where` if labels are a column")
     assert few.startswith("an interval needs 10 blocks, and is omitted for fewer (test 2)")
     assert len(warnings(found, 2, 1)) == 2
+
+
+def test_a_seed_with_which_every_split_has_every_class_is_named():
+    group = [f"g{number}" for number in range(12)]
+    label = ["tree"] * 5 + ["crop"] * 5 + ["bare"] * 2
+    shares = {"train": 0.7, "test": 0.3}
+
+    def checked(seed, label=label):
+        split = Split(group=shares, seed=seed)
+        found = index(label, group_splits(group, shares, seed), group=group)
+        seeds = seeds_with_all_classes(split, found.tiles)
+        return seeds, [text for text in warnings(take_census(found), 1, 1, seeds) if "one split only" in text]
+
+    seeds, _ = checked(0)
+    wrong = next(seed for seed in range(100) if seed not in seeds)
+    for seed in seeds[:3]:
+        assert checked(seed) == (seeds, [])
+    (said,) = checked(wrong)[1]
+    assert f"; with `seed: {seeds[0]}` in `split`, every split has every class; write that, or use all" in said
+    assert said.endswith("`geomae probe --cross-fit 3`")
+    none, (said,) = checked(0, ["tree"] * 6 + ["crop"] * 5 + ["bare"])
+    assert none == () and "no seed of 0 to 99 gives every split every class" in said
+
+
+def test_no_seed_is_named_for_splits_that_no_seed_deals_or_for_part_of_the_tiles():
+    group = [f"g{number}" for number in range(9)]
+    shares = {"train": 0.7, "test": 0.3}
+    tiles = index(["a", "b", "c"] * 3, group_splits(group, shares, 0), group=group).tiles
+    assert seeds_with_all_classes(Split(group=shares), tiles) is not None
+    assert seeds_with_all_classes(Split(group=shares), tiles[tiles["split"] == "train"]) is None
+    assert seeds_with_all_classes(Split(column="split"), tiles) is None
+    assert seeds_with_all_classes(None, tiles) is None
+    drawn = tiles.assign(split=random_splits(tiles["tile_id"], shares, 4))
+    assert seeds_with_all_classes(Split(random=shares, seed=4), drawn) is not None
 
 
 def test_without_splits_all_tiles_that_have_labels_are_scored():

@@ -174,12 +174,19 @@ def test_neither_column_nor_footprints():
     tiles = regular(32, 32, 16, 16) + regular(32, 32, 16, 16, scene=1)
     found = find_partners([tile_index([grid(32, 32)] * 2, tiles)], ["d@train"])
     assert found.how == (
-        "d@train: 0 of 8 tiles share ground with another scene: no column of places, no footprints that overlap",
+        "d@train: 0 of 8 tiles share ground with another scene: no column of places, "
+        "no footprints, as no scene has a CRS",
     )
     assert found.count(0) == 0 and found.of(0, 3) == ()
     assert found.place_id(0).tolist() == [-1] * 8
     found = find_partners([tile_index([grid(32, 32)] * 2, tiles, ["a", "b"])])
     assert "no windows of other scenes that share a value of column site (places), no footprints" in found.how[0]
+
+
+def test_footprints_are_denied_only_where_they_are_known():
+    grids = [grid(32, 32, "EPSG:32632", left, 5e6) for left in (0, 9e5)]
+    (how,) = find_partners([tile_index(grids, regular(32, 32, 16, 16) + regular(32, 32, 16, 16, scene=1))]).how
+    assert how.endswith("with another scene: no column of places, no overlapping footprints")
 
 
 def test_one_file_in_two_data_sets_is_no_partner_of_itself():

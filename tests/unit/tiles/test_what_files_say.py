@@ -5,13 +5,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import rasterio
-from helpers import write_catalog
+from helpers import called, write_catalog
 from rasterio.enums import ColorInterp
 
 from geomae.catalog import open_catalog
+from geomae.catalog.band_order import described_band
 from geomae.errors import CatalogError
 from geomae.evaluation.probe_task import label_selection
-from geomae.rasters import Window, read
+from geomae.rasters import Window, read, write_cog
+from geomae.sensors import sensor
 from geomae.tiles.dataset_check import check_dataset
 from geomae.tiles.index import build_index
 
@@ -107,6 +109,46 @@ def test_nameless_files_are_taken_in_the_stated_order_and_counted(tmp_path):
     (remark,) = index.report.remarks
     assert "1 of 2 files name no band of sentinel-2-l2a and are read in the order B04, B03, B02" in remark
     assert index_of(tmp_path, "bands: [B04, B03, B02]").report.unnamed == 1
+
+
+def test_colours_with_their_centre_in_nm_are_names(tmp_path):
+    """As `red_665`; of a common name with a number, as `nir08`, the colour counts."""
+    stack(tmp_path / "a.tif", ["red_665", "Green_560nm", "nir_865", "swir1_1614"])
+    stack(tmp_path / "b.tif", ["green_560", "red_665", "nir_865", "swir1_1614"])
+    index = index_of(tmp_path)
+    assert [band.name for band in index.source.bands] == ["B04", "B03", "B8A", "B11"]
+    assert index.report.to_dict()["band_order"] == {"by_name": ["b"], "unnamed": 0}
+    (problem,) = index_of(tmp_path, "bands: [B04, B03, B8A, B11]").report.problems
+    assert (problem.scene, problem.kind) == ("b", "band-order")
+
+
+def test_check_says_how_much_of_a_tile_its_label_must_cover(tmp_path):
+    for name in "ab":
+        stack(tmp_path / f"{name}.tif", ["B02", "B03"])
+    (tmp_path / "labels").mkdir()
+    for name, rows in (("a", 16), ("b", 10)):
+        codes_HW = np.repeat(np.uint8([1, 2]), [rows, 16 - rows])[:, None].repeat(16, axis=1)
+        place = {"crs": "EPSG:32632", "transform": (10, 0, 5e5, 0, -10, 5e6)}
+        write_cog(tmp_path / f"labels/{name}.tif", codes_HW[None], **place)
+    label = "label: {raster: 'labels/{stem}.tif', classes: {1: tree, 2: grass}, min_purity: 0.625}"
+    row_of_70 = "label (none), no class covers 70% of the tile (`label.min_purity`) 1"
+    for share, row in (("0.625", None), ("0.7", row_of_70)):
+        catalog = write_catalog(tmp_path, f"{SENTINEL_2}    {label.replace('0.625', share)}\n")
+        said = " ".join(called("catalog", "check", "--catalog", catalog, cwd=tmp_path).stdout.split())
+        assert row in said if row else "no class covers" not in said
+
+
+@pytest.mark.parametrize("name", ["red_700", "blue_665", "red_0665x", "665", "nir_850"])
+def test_colour_and_centre_must_both_be_those_of_one_band(name):
+    assert described_band(sensor("sentinel-2-l2a"), name) is None
+
+
+def test_the_row_of_files_without_names_says_whose_order_counts(tmp_path):
+    stack(tmp_path / "a.tif", ["B04", "B03", "B02"], described=False)
+    catalog = write_catalog(tmp_path, SENTINEL_2 + "    bands: [B04, B03, B02]\n")
+    said = " ".join(called("catalog", "check", "--catalog", catalog, cwd=tmp_path).stdout.split())
+    row = "files that name no band of sentinel-2-l2a: read in the order of `bands`; compare with the preview"
+    assert f"{row} 1" in said
 
 
 def test_a_mask_that_is_named_is_found_wherever_a_file_has_it(tmp_path):

@@ -1,0 +1,237 @@
+"""Reference points on the maps: read from their file, looked up in the maps, and the estimates that rest on them.
+
+N points, K classes, S strata, h rows of a map, W columns of a map
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from geomae.errors import ConfigError, nearest
+from geomae.evaluation.accuracy import AccuracyRow, sample_rows
+from geomae.metrics.area import SampleEstimate, estimate_from_sample
+from geomae.metrics.predictions import Codes, Floats
+from geomae.prediction.assessment import ROWS, MapArea
+from geomae.prediction.record import PredictorRecord, learned_tiles
+from geomae.prediction.scene_maps import NODATA, MapJob
+from geomae.rasters import Window, read_map
+from geomae.vectors.projection import transform
+from geomae.vectors.reading import read_vector
+
+REFERENCE, STRATUM = "reference", "stratum"
+SHOWN = 3  # number of points that an error message names
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Reference points on the maps: class of the map and of the reference (N), stratum (N), and names of the strata.
+
+    The strata are classes, or scenes named as their maps.
+    """
+
+    name: str
+    map_N: Codes
+    reference_N: Codes
+    stratum_N: Codes
+    strata: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+
+    def estimate(self, record: PredictorRecord, areas: MapArea) -> SampleEstimate:
+        """Return the estimated accuracy and areas. Raises ConfigError where the areas of the strata are unknown."""
+        total_K = areas.total_K
+        if total_K is None:
+            raise ConfigError(f"{self.name}: a scene has no CRS and no `gsd_m`, so that areas of strata are unknown")
+        if self.strata == record.classes:
+            area_S = total_K
+        else:
+            area_S = np.array([float(np.sum(np.asarray(areas.of_scene[name]))) for name in self.strata])
+        parts = (self.stratum_N, self.map_N, self.reference_N, area_S)
+        return estimate_from_sample(*parts, len(record.classes), self.strata)
+
+
+@dataclass(frozen=True)
+class ReferencePoints:
+    """Reference points as read from their file: coordinates (N, 2) in `crs`, class (N), and strata (N) or none."""
+
+    name: str
+    points_N2: Floats
+    crs: str
+    reference_N: Codes
+    strata_N: tuple[Any, ...]
+
+
+def read_reference(path: Path, record: PredictorRecord) -> ReferencePoints:
+    """Read reference points: a column `reference` (class or code), and optionally `stratum` (class or scene).
+
+    Raises ConfigError or CatalogError for a file that is no table of points, lacks the column, or names classes that
+    the model lacks. These checks need no map.
+    """
+    where = f"--sample {path}"
+    if not path.is_file():
+        raise ConfigError(f"{where}: there is no such file; check the path")
+    if record.of_numbers:
+        raise ConfigError(f"{where}: reference points are of classes, and the model predicts numbers; leave it out")
+    layer = read_vector(str(path), place="--sample")
+    layer.require("points", "--sample", "give points with a column `reference`")
+    columns = [str(name) for name in layer.columns.columns]
+    if REFERENCE not in columns:
+        raise ConfigError(f"{where}: has no column `{REFERENCE}`; {nearest(REFERENCE, columns)}")
+    reference_N = _classes(layer.columns[REFERENCE].tolist(), record, f"{where}: {REFERENCE}")
+    points_N2 = shapely.get_coordinates(layer.geometries)
+    if len(points_N2) != len(layer):
+        raise ConfigError(f"{where}: {len(layer) - len(points_N2)} rows are no single point; leave them out")
+    strata = layer.columns[STRATUM].tolist() if STRATUM in columns else []
+    return ReferencePoints(where, points_N2, layer.crs, reference_N, tuple(strata))
+
+
+def check_places(given: ReferencePoints, record: PredictorRecord, jobs: Sequence[MapJob]) -> None:
+    """Raise ConfigError for points outside the scenes, or in tiles that the model learned from; needs no map."""
+    points_N2, where = given.points_N2, given.name
+    covered_N, inside = np.zeros(len(points_N2), dtype=bool), list[str]()
+    for job in jobs:
+        row_N, col_N, here_N = _places(job, given)
+        learned, k = learned_tiles(record, job.selected.index), job.lattice.cell
+        for point in np.flatnonzero(here_N & ~covered_N).tolist():
+            if learned.meeting(job.scene.id, row_N[point] * k, col_N[point] * k, 0):
+                inside.append(_named(points_N2, point))
+        covered_N |= here_N
+    outside = [_named(points_N2, point) for point in np.flatnonzero(~covered_N).tolist()]
+    if outside:
+        raise ConfigError(_outside(given, outside))
+    if inside:
+        raise ConfigError(
+            f"{where}: {len(inside)} of {len(points_N2)} points lie in tiles that the model learned from "
+            f"({', '.join(inside[:SHOWN])}); leave them out, since accuracy there is too optimistic"
+        )
+
+
+def place_sample(given: ReferencePoints, record: PredictorRecord, jobs: Sequence[MapJob], out: Path) -> Sample:
+    """Look up reference points in the maps. Without given strata, the classes of the map are the strata.
+
+    The points have passed `check_places`. Raises ConfigError for points on nodata of the maps, or of unknown strata.
+    """
+    where, reference_N = given.name, given.reference_N
+    map_N = _on_maps(given, record, jobs, out)
+    if not given.strata_N:
+        return Sample(where, map_N, reference_N, map_N, record.classes)
+    texts = [str(one) for one in given.strata_N]
+    names = {job.name for job in jobs}
+    lacking = sorted(set(texts) - names)
+    if not lacking:
+        strata = tuple(sorted(names))
+        return Sample(where, map_N, reference_N, np.array([strata.index(one) for one in texts]), strata)
+    if set(texts) & names:
+        problem = f"{lacking[0]!r} is no scene that was mapped, while others are"
+        raise ConfigError(f"{where}: {STRATUM} {problem}; {nearest(lacking[0], names)}")
+    stratum_N = _classes(given.strata_N, record, f"{where}: {STRATUM}")
+    other = int((stratum_N != map_N).sum())
+    remark = (
+        f"{other} of {len(map_N)} reference points lie on another class of the map than their stratum; the areas of "
+        "the map's classes are used as areas of the strata"
+    )
+    return Sample(where, map_N, reference_N, stratum_N, record.classes, (remark,) if other else ())
+
+
+def _classes(values: Sequence[Any], record: PredictorRecord, where: str) -> Codes:
+    """Return the index of each class, given by name or by code. Raises ConfigError for unknown classes."""
+    place = {str(code): number for number, code in enumerate(record.map_codes)}
+    place |= {name: number for number, name in enumerate(record.classes)}
+    texts = [str(int(one)) if isinstance(one, float) and one.is_integer() else str(one) for one in values]
+    unknown = sorted({text for text in texts if text not in place})
+    if unknown:
+        more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
+        raise ConfigError(
+            f"{where} {', '.join(map(repr, unknown[:SHOWN]))}{more}: the map has no such class; "
+            f"{nearest(unknown[0], record.classes)}"
+        )
+    return np.array([place[text] for text in texts])
+
+
+def _on_maps(given: ReferencePoints, record: PredictorRecord, jobs: Sequence[MapJob], out: Path) -> Codes:
+    """Return the class of the map (N) at each point, from the first map that has a class there."""
+    class_N = np.full(len(given.points_N2), -1)
+    for job in jobs:
+        row_N, col_N, here_N = _places(job, given)
+        code_N = _codes_at(job, out, row_N, col_N, here_N & (class_N < 0))
+        for point in np.flatnonzero(code_N != NODATA).tolist():
+            class_N[point] = record.map_codes.index(int(code_N[point]))
+    if outside := [_named(given.points_N2, point) for point in np.flatnonzero(class_N < 0).tolist()]:
+        raise ConfigError(_outside(given, outside))
+    return class_N
+
+
+def _places(job: MapJob, given: ReferencePoints) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Return fractional rows and columns (N) of the points on the map of a job, and which of them lie inside."""
+    grid = job.grid
+    if grid.crs is None:
+        nowhere_N = np.full(len(given.points_N2), np.nan)
+        return nowhere_N, nowhere_N, np.zeros(len(given.points_N2), dtype=bool)
+    row_N, col_N = _pixels_of(grid.transform, transform(given.crs, grid.crs, given.points_N2))
+    return row_N, col_N, (row_N >= 0) & (row_N < grid.height) & (col_N >= 0) & (col_N < grid.width)
+
+
+def _outside(given: ReferencePoints, points: Sequence[str]) -> str:
+    return (
+        f"{given.name}: {len(points)} of {len(given.points_N2)} points lie outside the map or on its nodata "
+        f"({', '.join(points[:SHOWN])} in {given.crs[:40]}); leave them out, or map the scenes that they lie in"
+    )
+
+
+def _codes_at(job: MapJob, out: Path, row_N: Floats, col_N: Floats, here_N: NDArray[np.bool_]) -> Codes:
+    """Return the map's code (N) at points inside it and NODATA at others; only rows with points are read, once."""
+    code_N, points = np.full(len(here_N), NODATA), np.flatnonzero(here_N)
+    rows, cols = row_N[points].astype(np.int64), col_N[points].astype(np.int64)
+    for first in np.unique(rows // ROWS * ROWS).tolist():
+        inside = (rows >= first) & (rows < first + ROWS)
+        window = Window(first, 0, min(ROWS, job.grid.height - first), job.grid.width)
+        code_hW = read_map(str(job.path(out)), window)[0]
+        code_N[points[inside]] = code_hW[rows[inside] - first, cols[inside]]
+    return code_N
+
+
+def _pixels_of(affine: Sequence[float], points_N2: Floats) -> tuple[Floats, Floats]:
+    """Return fractional rows and columns of points in pixels; NaN, which lies in no map, for NaN coordinates."""
+    a, b, c, d, e, f = affine
+    x_N, y_N = points_N2[:, 0] - c, points_N2[:, 1] - f
+    scale = a * e - b * d
+    return (a * y_N - d * x_N) / scale, (e * x_N - b * y_N) / scale
+
+
+def _named(points_N2: Floats, point: int) -> str:
+    return f"({points_N2[point, 0]:.7g} {points_N2[point, 1]:.7g})"
+
+
+def rows_of_sample(sample: Sample, estimate: SampleEstimate, record: PredictorRecord) -> list[AccuracyRow]:
+    """Return the rows of accuracy.csv from the sample's estimate."""
+    return sample_rows(sample.name, estimate, record.classes)
+
+
+def matrix_columns(record: PredictorRecord) -> tuple[str, ...]:
+    """Return the columns of error_matrix.csv: points, then shares of the area, of each reference class."""
+    return (
+        "map_class",
+        "n",
+        "map_share",
+        *(f"{unit}_{name}" for unit in ("points", "area") for name in record.classes),
+    )
+
+
+def matrix_rows(record: PredictorRecord, estimate: SampleEstimate, areas: MapArea) -> Iterator[dict[str, Any]]:
+    """Yield the rows of error_matrix.csv: one per class of the map, and one for all.
+
+    `n` counts the points on a class, and `map_share` is its share of the area of the map. A row of the area shares sums
+    to `map_share`, where every stratum has points and the strata are the classes; the last row estimates the share of
+    each reference class.
+    """
+    total_K = areas.total_K
+    assert total_K is not None  # estimates need areas
+    share_K = total_K / total_K.sum()
+    parts = [*zip(record.classes, share_K, estimate.matrix_KK, estimate.share_KK, strict=True)]
+    for name, share, points_K, area_K in (*parts, ("all", 1.0, estimate.points_K, estimate.share_KK.sum(0))):
+        values = (name, int(points_K.sum()), float(share), *points_K.tolist(), *area_K.tolist())
+        yield dict(zip(matrix_columns(record), values, strict=True))
