@@ -13,22 +13,27 @@ pystac is not used, since its reader follows links to any folder and host. Here,
 folder, and links to other machines are refused.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from geomae.catalog.catalog import Catalog
 from geomae.catalog.paths import find_files, is_url, no_file_error
+from geomae.catalog.patterns import escape_pattern
 from geomae.errors import CatalogError
 from geomae.files import confine
 
 LINE_SUFFIXES = (".ndjson", ".jsonl", ".ndgeojson", ".geojsonl")
 TABLE_SUFFIXES = (".parquet", ".geoparquet")
 ROWS = 1024  # items of a table that are in memory at once
+MARK = b'"stac_version"'  # in the first bytes of a JSON file of STAC
+MARKED_BYTES = 65536
 # Columns of stac-geoparquet that are not properties; all others are.
 BESIDE = frozenset(
     ("type", "stac_version", "stac_extensions", "id", "geometry", "bbox", "links", "assets", "collection")
@@ -81,6 +86,54 @@ def read_items(catalog: Catalog, dataset: str) -> Iterator[Item]:
                 count += 1
             if count == 0:
                 raise CatalogError(f"{name}: holds no items; search again, or name another file")
+
+
+def find_items(root: Path) -> list[tuple[str, list[Item]]]:
+    """Find the files of items below `root`: the path or glob of each group from there, and the items of the group.
+
+    JSON files that hold one item each are one group per folder. A static catalogue is the group of its topmost file,
+    which stands for all files in its folder and below. Files that are damaged or hold no items are left out.
+    """
+    groups: list[tuple[str, list[Item]]] = []
+    alone: dict[Path, list[Item]] = {}
+    catalogues: list[Path] = []
+    for path in sorted(_may_hold_items(root), key=lambda one: (len(one.parts), not one.match("catalog.json"), one)):
+        if any(path.is_relative_to(folder) for folder in catalogues):
+            continue
+        name = path.relative_to(root).as_posix()
+        try:
+            kind = None if path.suffix.lower() != ".json" else _json(path, name).get("type")
+            found = [item_record(*one) for one in _documents(path, name, partial(_below, root))]
+        except (CatalogError, AttributeError):  # a list has no `type`
+            continue
+        if kind in ("Catalog", "Collection") and found:
+            catalogues.append(path.parent)
+        if kind == "Feature":
+            alone.setdefault(path.parent, []).extend(found)
+        elif found:
+            groups.append((escape_pattern(name), found))
+    for folder, items in alone.items():
+        below = "" if folder == root else f"{escape_pattern(folder.relative_to(root).as_posix())}/"
+        groups.append((f"{below}*.json", items))
+    return groups
+
+
+def _may_hold_items(root: Path) -> Iterator[Path]:
+    """Iterate over the files that by their first bytes, or their columns, may hold items; hidden ones are left out."""
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".") and not name.endswith(".zarr")]
+        for path in (Path(folder) / name for name in files if not name.startswith(".")):
+            suffix = path.suffix.lower()
+            if suffix in TABLE_SUFFIXES:
+                yield path
+            elif suffix == ".json" or suffix in LINE_SUFFIXES:
+                with contextlib.suppress(OSError), path.open("rb") as file:
+                    if MARK in file.read(MARKED_BYTES):
+                        yield path
+
+
+def _below(root: Path, path: Path, linked_from: str) -> Path:
+    return confine(path, root, outside=False, where=linked_from)
 
 
 Document = tuple[Any, str, Path]  # the JSON of an item, its place for messages, and the folder of relative hrefs

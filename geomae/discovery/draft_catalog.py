@@ -9,8 +9,9 @@ from typing import Any
 
 from geomae.catalog import open_catalog, resolve_files, resolve_stac
 from geomae.catalog.foreign_formats import foreign_by_name
+from geomae.catalog.paths import is_url
 from geomae.catalog.patterns import escape_pattern, literal
-from geomae.catalog.stac_items import item_record
+from geomae.catalog.stac_items import Item, find_items, item_record
 from geomae.discovery.attribute_lines import with_label_rasters, with_labels, with_tables, with_time
 from geomae.discovery.entries import Entry, band_entry, comment, cube_entry, evidence_of, stac_entry, stack_entry
 from geomae.discovery.grouping import BandGroup, StackGroup, band_groups, stack_groups, telling_name
@@ -62,30 +63,34 @@ class InferredCatalog:
 def infer_catalog(
     folder: Path, catalog_file: Path, progress: Callable[[str, int, int], None] = lambda what, done, total: None
 ) -> InferredCatalog:
-    """Infer data sets from the rasters below `folder`, for a catalogue that will be written to `catalog_file`.
+    """Infer data sets from the rasters, cubes and STAC items below `folder`, for a catalogue in `catalog_file`.
 
     Paths in it are relative to the folder of `catalog_file`, which need not exist. `progress` is called with (what,
     done, total). Raises CatalogError if there is no raster, or none that can be read.
     """
     check_folder(folder)
     root = folder.resolve()
-    paths, cubes = find_rasters(root), find_cubes(root)
-    if not paths and not cubes:
+    items = find_items(root)
+    named = {path for _, group in items for path in asset_files(root, group)}
+    paths, cubes = [path for path in find_rasters(root) if path not in named], find_cubes(root)
+    if not paths and not cubes and not items:
         suffixes = ", ".join(sorted(SUFFIXES))
-        others = find_foreign(root)
-        what = f"; {others[0]} {foreign_by_name(others[0])}" if others else "; name another folder"
+        foreign = find_foreign(root)
+        what = f"; {foreign[0]} {foreign_by_name(foreign[0])}" if foreign else "; name another folder"
         raise CatalogError(f"{folder}: there is no raster in it or its subfolders ({suffixes}){what}")
-    place = locate(root, [*paths, *cubes], catalog_file.absolute())
+    place = locate(root, [*paths, *cubes, *(path for path, _ in items)], catalog_file.absolute())
     with_bands, rest = band_groups(paths)
     stacks, problems = stack_groups(
         root, rest, hinted_sensors, lambda done: progress("looking at files", done, len(rest))
     )
     entries, files, left_out = _entries(place, with_bands, stacks, problems)
-    of_cubes = _cube_entries(place, cubes, entries, problems)
-    if not entries and not of_cubes:
-        raise CatalogError(f"{folder}: none of its {len(paths) + len(cubes)} rasters can be read; first: {problems[0]}")
+    others = _cube_entries(place, cubes, entries, problems)
+    others |= _item_entries(place, items, [*entries, *others], problems)
+    if not entries and not others:
+        count = len(paths) + len(cubes) + len(items)
+        raise CatalogError(f"{folder}: none of its {count} rasters can be read; first: {problems[0]}")
     progress("looking at vector files", 0, 1)
-    vectors, of_no_use = find_vectors(root)
+    vectors, of_no_use = find_vectors(root, [path for path, _ in items])
     tables = find_tables(root)
     used: set[str] = set()
     for name, entry in entries.items():
@@ -96,7 +101,7 @@ def infer_catalog(
         used |= met
     progress("looking at vector files", 1, 1)
     elsewhere = [f"{one.path}: its {one.kind} lie on no raster here" for one in vectors if one.path not in used]
-    return InferredCatalog(entries | of_cubes, (*left_out, *of_no_use, *elsewhere), tuple(problems))
+    return InferredCatalog(entries | others, (*left_out, *of_no_use, *elsewhere), tuple(problems))
 
 
 def check_folder(folder: Path) -> None:
@@ -147,6 +152,13 @@ def find_cubes(root: Path) -> list[str]:
         found = [*stores, *(name for name in files if Path(name).suffix.lower() in CUBE_SUFFIXES)]
         paths += [(here / name).relative_to(root).as_posix() for name in found if not name.startswith(".")]
     return sorted(paths)
+
+
+def asset_files(root: Path, items: Sequence[Item]) -> list[str]:
+    """Paths below `root` (relative) of the files that the assets of items name."""
+    hrefs = {(one.folder, str(asset["href"])) for one in items for asset in one.assets.values()}
+    places = {Path(os.path.normpath(folder / href)) for folder, href in hrefs if not is_url(href)}
+    return [path.relative_to(root).as_posix() for path in places if path.is_relative_to(root)]
 
 
 def find_foreign(root: Path) -> list[str]:
@@ -253,6 +265,24 @@ def _cube_entries(place: Place, paths: Sequence[str], used: Collection[str], pro
             continue
         wish = Path(group[0]).stem if len(group) == 1 else telling_name(folder) or place.name
         entries[data_set_name(wish, [*used, *entries])] = entry
+    return entries
+
+
+def _item_entries(
+    place: Place, groups: Sequence[tuple[str, list[Item]]], used: Collection[str], problems: list[str]
+) -> dict[str, Entry]:
+    """Entries by name, one per group of files of STAC items; groups without usable bands are added to `problems`."""
+    entries: dict[str, Entry] = {}
+    for path, items in groups:
+        try:
+            entry = stac_entry(items, place.below + path, outside=place.outside)
+        except CatalogError as error:
+            problems.append(str(error))
+            continue
+        collections = {one.collection for one in items}
+        alone = len(collections) == 1 and None not in collections
+        wish = str(items[0].collection) if alone else telling_name(str(Path(path).parent)) or Path(path).stem.strip("*")
+        entries[data_set_name(wish or place.name, [*used, *entries])] = entry
     return entries
 
 

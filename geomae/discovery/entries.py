@@ -135,13 +135,16 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
     return Entry(tuple(lines), len(group.files), known.name, names, size, guess.question, group.companions)
 
 
-def stac_entry(items: Sequence[Item], file: str) -> Entry:
-    """The entry that reads `items` from `file`, a path relative to the catalogue.
+def stac_entry(items: Sequence[Item], file: str, *, outside: bool = False) -> Entry:
+    """The entry that reads `items` from `file`, a path or glob relative to the catalogue.
 
     Raises CatalogError if the items share no band.
     """
     first = items[0]
     names = [name for asset in first.assets.values() if _is_raster(asset) for name in _band_names(first, asset)]
+    nameless = CatalogError(f"{first.where}: its assets {', '.join(first.assets) or '(none)'} have no bands with names")
+    if not names:
+        raise nameless
     addresses = [str(asset["href"]) for asset in first.assets.values() if _is_raster(asset)]
     path = "/".join([str(first.properties.get("platform", "")), *addresses[:1], first.collection or "", first.id])
     guess = guess_sensor(Evidence(path, len(names), "uint16", tuple(names), None))
@@ -151,7 +154,7 @@ def stac_entry(items: Sequence[Item], file: str) -> Entry:
         band.name for band in known.bands if kept_band(known, band) and all(_has(finder, one, band) for one in items)
     ]
     if not bands:
-        raise CatalogError(f"{first.where}: its assets {', '.join(first.assets) or '(none)'} have no bands with names")
+        raise nameless
     links = [str(asset["href"]) for one in items for asset in one.assets.values()]
     signers = [
         signer
@@ -160,6 +163,8 @@ def stac_entry(items: Sequence[Item], file: str) -> Entry:
     ]
     source: dict[str, Any] = {"items": file} | ({"sign": signers[0]} if signers else {})
     lines = [entry_line("stac", source)]
+    if outside:
+        lines.append(entry_line("outside", True, "the files lie outside of the catalogue's folder"))
     if any(is_url(link) for link in links):
         lines.append(entry_line("remote", True, "the assets are read over the network"))
     lines += _sensor_lines(guess)

@@ -7,7 +7,7 @@ import contextlib
 import csv
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -67,13 +67,16 @@ class LabelLayer:
         return sorted(map(str, self.layer.columns[column].dropna().unique().tolist()))
 
 
-def find_vectors(root: Path) -> tuple[list[LabelLayer], list[str]]:
+def find_vectors(root: Path, without: Collection[str] = ()) -> tuple[list[LabelLayer], list[str]]:
     """The vector files below `root` with points or polygons, and a message about each that cannot give labels.
 
-    Tables (CSV) count if they have the columns x, y and crs. Hidden files and folders are left out.
+    Tables (CSV) count if they have the columns x, y and crs. Hidden files and folders are left out, and `without`,
+    which are known to be something else.
     """
     found, messages = [], []
     for path in _paths(root):
+        if path in without:
+            continue
         try:
             layer = read_vector(str(root / path), place=path)
         except CatalogError as error:
