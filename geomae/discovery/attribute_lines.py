@@ -44,7 +44,7 @@ def with_labels(
 ) -> tuple[Entry, set[str]]:
     """Add labels from the `vectors` whose features lie on the rasters; returns the entry and the paths of these.
     `below` is the path from the catalogue to `root`; `files` and the paths of vectors are relative to `root`. Existing
-    labels of the entry stay.
+    labels of the entry stay. Labels from points become the entry's second data set, so that its tiles stay on a grid.
     """
     size = min(USUAL_WINDOW, entry.tile)
     counts = {one.path: meeting(one, root, files, (size + 1) / 2) for one in vectors} if files else {}
@@ -53,22 +53,22 @@ def with_labels(
     best = None if entry.has("label") else max(usable, key=lambda one: counts[one.path], default=None)
     lines = list(entry.lines)
     if best is not None:
-        keys = _keys(best, below, size)
-        if best.kind == POINTS:  # instead of a regular grid
-            tile = next(place for place, line in enumerate(lines) if line.startswith("    tile:"))
-            lines[tile] = comment(f"or tiles on a regular grid: {lines[tile].split('#')[0].strip()}")
-        lines += [
+        labels = [
             entry_line(key, value, _reason(best, counts[best.path]) if key == "label" else "")
-            for key, value in keys.items()
+            for key, value in _keys(best, below, size).items()
         ]
         if len(best.classes) > 1:
-            lines.append(comment(f"other columns that could be classes: {', '.join(best.classes[1:])}"))
+            labels.append(comment(f"other columns that could be classes: {', '.join(best.classes[1:])}"))
         if best.group:
             whole: dict[str, object] = {"group": {"column": best.group}}
             if not entry.has("split"):
                 whole["split"] = {"group": {"train": 0.8, "val": 0.1, "test": 0.1}}
             listed = ", ".join(flow_key(key, value) for key, value in whole.items())
-            lines.append(comment(f"to keep a group within one split: {listed}"))
+            labels.append(comment(f"to keep a group within one split: {listed}"))
+        if best.kind == POINTS:
+            entry = replace(entry, points=tuple(labels), window=size)
+        else:
+            lines += labels
     for one in (one for one in meets if one is not best):
         what = f"{below}{one.path} has {counts[one.path]:,} {one.kind} here"
         if not one.classes:
