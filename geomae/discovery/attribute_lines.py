@@ -16,7 +16,16 @@ from geomae.catalog.patterns import literal
 from geomae.catalog.times import NamePattern, time_of_path, times_span
 from geomae.discovery.entries import ALL_TRAIN, Entry, comment, entry_line, flow
 from geomae.discovery.quality_layers import quality_layer
-from geomae.discovery.vectors import LARGEST_CODE, MOST_CLASSES, POINTS, LabelLayer, SceneTable, meeting
+from geomae.discovery.vectors import (
+    LARGEST_CODE,
+    MOST_CLASSES,
+    MOST_LOOKED_AT,
+    POINTS,
+    POLYGONS,
+    LabelLayer,
+    SceneTable,
+    meeting,
+)
 from geomae.errors import RasterError
 from geomae.rasters.grids import Window
 from geomae.rasters.opening import header
@@ -47,14 +56,14 @@ def with_labels(
     labels of the entry stay. Labels from points become the entry's second data set, so that its tiles stay on a grid.
     """
     size = min(USUAL_WINDOW, entry.tile)
-    counts = {one.path: meeting(one, root, files, (size + 1) / 2) for one in vectors} if files else {}
+    counts = {one.path: meeting(one, root, files, (size - 1) / 2) for one in vectors} if files else {}
     meets = [one for one in vectors if counts.get(one.path)]
     usable = [one for one in meets if one.classes]
     best = None if entry.has("label") else max(usable, key=lambda one: counts[one.path], default=None)
     lines = list(entry.lines)
     if best is not None:
         labels = [
-            entry_line(key, value, _reason(best, counts[best.path]) if key == "label" else "")
+            entry_line(key, value, _reason(best, counts[best.path], len(files)) if key == "label" else "")
             for key, value in _keys(best, below, size).items()
         ]
         if len(best.classes) > 1:
@@ -220,8 +229,12 @@ def _keys(one: LabelLayer, below: str, size: int) -> dict[str, object]:
     return {"label": {"vector": {"path": path, "column": column}}}
 
 
-def _reason(one: LabelLayer, count: int) -> str:
-    return f"check: assumed to hold the classes of {count:,} {one.kind}: {_listed(one.values(one.classes[0]))}"
+def _reason(one: LabelLayer, count: int, scenes: int) -> str:
+    known = len(one.layer)
+    which = "on a scene" if one.kind == POLYGONS else "with a whole window in a scene"
+    which += f" of {MOST_LOOKED_AT} that were examined" if scenes > MOST_LOOKED_AT else ""
+    those = f"{count:,} {one.kind}" if count == known else f"{known:,} {one.kind}, {count:,} of them {which}"
+    return f"check: assumed to hold the classes of {those}: {_listed(one.values(one.classes[0]))}"
 
 
 def _listed(values: Sequence[object]) -> str:
