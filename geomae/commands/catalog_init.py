@@ -150,9 +150,11 @@ def _absent(path: Path) -> Path:
 
 
 def _show(screen: "Screen", out: Path, catalog: "InferredCatalog", questions: "Sequence[str]") -> None:
-    rows = [
-        [name, str(one.scenes), one.sensor, str(len(one.bands)), str(one.tile)] for name, one in catalog.entries.items()
-    ]
+    rows = []
+    for name, one in catalog.entries.items():
+        figures = [str(one.scenes), one.sensor, str(len(one.bands))]
+        rows += [[name, *figures, str(one.tile)]]
+        rows += [[catalog.second(name), *figures, f"{one.window} around points"]] if one.points else []
     screen.table(str(out), ["data set", "scenes", "sensor", "bands", "tile"], rows)
     for text in catalog.left_out:
         screen.say(f"not in the catalogue: {text}")

@@ -88,8 +88,8 @@ def run(options: PredictOptions) -> int:
     fitted = _fit(session, folder, selections, options.radiometry)
     jobs = plan_maps(fitted, lambda selected: stride_of(session.catalog, selected, folder.record))
     if reference is not None:
-        check_places(reference, folder.record, jobs)
-    remarks = describe_plan(session, fitted, jobs)
+        reference = check_places(reference, folder.record, jobs)
+    remarks = describe_plan(session, fitted, jobs, () if reference is None else reference.remarks)
     if options.common.dry_run:
         return 0
     with _tracked(options, session, folder, fitted) as analysis:

@@ -11,9 +11,9 @@ from geomae.tiles.selection import Selection
 
 
 def describe_plan(
-    session: Session, fitted: Sequence[tuple[Selection, WindowModel]], jobs: Sequence[MapJob]
+    session: Session, fitted: Sequence[tuple[Selection, WindowModel]], jobs: Sequence[MapJob], known: Sequence[str]
 ) -> list[str]:
-    """Print what will be mapped and how; returns remarks for the reader of the maps."""
+    """Print what will be mapped and how; returns remarks for the reader of the maps, of which `known` are the last."""
     record = fitted[0][1].record
     remarks: list[str] = [] if record.renumbered is None else [record.renumbered]
     for selected, model in fitted:
@@ -57,6 +57,7 @@ def describe_plan(
             )
             for note in model.notes:
                 session.screen.result(f"{selected.name}: {note}")
+    remarks += known
     for remark in remarks:
         session.screen.warn(remark)
     return remarks

@@ -163,7 +163,9 @@ def _map_sections(results: Results, jobs: Sequence[MapJob], out: Path) -> Iterat
         nothing = "No scene has more than one tile, so there is no map; the table has the prediction of every tile."
         yield Section("Maps", (nothing, *results.remarks))
         return
-    record = results.record
+    record, sample = results.record, results.sample
+    of_points = () if sample is None else (*sample.origin, *sample.remarks)
+    remarks = [one for one in results.remarks if one not in of_points]  # these are with the accuracy from the points
     many = len(jobs) > MOST_MAPS
     summaries = [summarise_map(job, record, out) for job in jobs] if many else []
     figures = []
@@ -185,7 +187,7 @@ def _map_sections(results: Results, jobs: Sequence[MapJob], out: Path) -> Iterat
             f"{MOST_MAPS} of {len(jobs)} maps are shown: {low} where {by}, and {high} {other}, on average over the "
             "map. The table and maps.csv list all maps."
         )
-    yield Section("Maps", (*text, *results.remarks), (*figures, *_map_table(summaries, record, out)))
+    yield Section("Maps", (*text, *remarks), (*figures, *_map_table(summaries, record, out)))
 
 
 def _map_table(summaries: Sequence[MapSummary], record: PredictorRecord, out: Path) -> Iterator[Table]:
@@ -302,7 +304,7 @@ def _sample_sections(results: Results) -> Iterator[Section]:
     header = ("class", "metric", "value", "low", "high", "points", "note")
     yield Section(
         "Accuracy from reference points",
-        text,
+        (*text, *sample.origin, *sample.remarks),
         (Table("accuracy.csv: estimates from the points", header, rows), *_matrix_tables(results, estimate, areas)),
     )
 

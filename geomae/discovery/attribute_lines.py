@@ -16,7 +16,16 @@ from geomae.catalog.patterns import literal
 from geomae.catalog.times import NamePattern, time_of_path, times_span
 from geomae.discovery.entries import ALL_TRAIN, Entry, comment, entry_line, flow
 from geomae.discovery.quality_layers import quality_layer
-from geomae.discovery.vectors import LARGEST_CODE, MOST_CLASSES, POINTS, LabelLayer, SceneTable, meeting
+from geomae.discovery.vectors import (
+    LARGEST_CODE,
+    MOST_CLASSES,
+    MOST_LOOKED_AT,
+    POINTS,
+    POLYGONS,
+    LabelLayer,
+    SceneTable,
+    meeting,
+)
 from geomae.errors import RasterError
 from geomae.rasters.grids import Window
 from geomae.rasters.opening import header
@@ -44,31 +53,31 @@ def with_labels(
 ) -> tuple[Entry, set[str]]:
     """Add labels from the `vectors` whose features lie on the rasters; returns the entry and the paths of these.
     `below` is the path from the catalogue to `root`; `files` and the paths of vectors are relative to `root`. Existing
-    labels of the entry stay.
+    labels of the entry stay. Labels from points become the entry's second data set, so that its tiles stay on a grid.
     """
     size = min(USUAL_WINDOW, entry.tile)
-    counts = {one.path: meeting(one, root, files, (size + 1) / 2) for one in vectors} if files else {}
+    counts = {one.path: meeting(one, root, files, (size - 1) / 2) for one in vectors} if files else {}
     meets = [one for one in vectors if counts.get(one.path)]
     usable = [one for one in meets if one.classes]
     best = None if entry.has("label") else max(usable, key=lambda one: counts[one.path], default=None)
     lines = list(entry.lines)
     if best is not None:
-        keys = _keys(best, below, size)
-        if best.kind == POINTS:  # instead of a regular grid
-            tile = next(place for place, line in enumerate(lines) if line.startswith("    tile:"))
-            lines[tile] = comment(f"or tiles on a regular grid: {lines[tile].split('#')[0].strip()}")
-        lines += [
-            entry_line(key, value, _reason(best, counts[best.path]) if key == "label" else "")
-            for key, value in keys.items()
+        labels = [
+            entry_line(key, value, _reason(best, counts[best.path], len(files)) if key == "label" else "")
+            for key, value in _keys(best, below, size).items()
         ]
         if len(best.classes) > 1:
-            lines.append(comment(f"other columns that could be classes: {', '.join(best.classes[1:])}"))
+            labels.append(comment(f"other columns that could be classes: {', '.join(best.classes[1:])}"))
         if best.group:
             whole: dict[str, object] = {"group": {"column": best.group}}
             if not entry.has("split"):
                 whole["split"] = {"group": {"train": 0.8, "val": 0.1, "test": 0.1}}
             listed = ", ".join(flow_key(key, value) for key, value in whole.items())
-            lines.append(comment(f"to keep a group within one split: {listed}"))
+            labels.append(comment(f"to keep a group within one split: {listed}"))
+        if best.kind == POINTS:
+            entry = replace(entry, points=tuple(labels), window=size)
+        else:
+            lines += labels
     for one in (one for one in meets if one is not best):
         what = f"{below}{one.path} has {counts[one.path]:,} {one.kind} here"
         if not one.classes:
@@ -220,8 +229,12 @@ def _keys(one: LabelLayer, below: str, size: int) -> dict[str, object]:
     return {"label": {"vector": {"path": path, "column": column}}}
 
 
-def _reason(one: LabelLayer, count: int) -> str:
-    return f"check: assumed to hold the classes of {count:,} {one.kind}: {_listed(one.values(one.classes[0]))}"
+def _reason(one: LabelLayer, count: int, scenes: int) -> str:
+    known = len(one.layer)
+    which = "on a scene" if one.kind == POLYGONS else "with a whole window in a scene"
+    which += f" of {MOST_LOOKED_AT} that were examined" if scenes > MOST_LOOKED_AT else ""
+    those = f"{count:,} {one.kind}" if count == known else f"{known:,} {one.kind}, {count:,} of them {which}"
+    return f"check: assumed to hold the classes of {those}: {_listed(one.values(one.classes[0]))}"
 
 
 def _listed(values: Sequence[object]) -> str:

@@ -13,7 +13,16 @@ from geomae.catalog.paths import is_url
 from geomae.catalog.patterns import escape_pattern, literal
 from geomae.catalog.stac_items import Item, find_items, item_record
 from geomae.discovery.attribute_lines import with_label_rasters, with_labels, with_tables, with_time
-from geomae.discovery.entries import Entry, band_entry, comment, cube_entry, evidence_of, stac_entry, stack_entry
+from geomae.discovery.entries import (
+    Entry,
+    band_entry,
+    comment,
+    cube_entry,
+    evidence_of,
+    flow,
+    stac_entry,
+    stack_entry,
+)
 from geomae.discovery.grouping import BandGroup, StackGroup, band_groups, stack_groups, telling_name
 from geomae.discovery.sensor_guess import guess_sensor, hinted_sensors
 from geomae.discovery.vectors import find_tables, find_vectors
@@ -30,7 +39,6 @@ TO_FILL_IN = f"{WRITTEN.removesuffix('.')}, FILL IN marks what only you can deci
 HEAD = (
     "# An entry can have further keys, as for masks, labels, splits and domains: see `geomae catalog schema`.",
     "version: 1",
-    "datasets:",
 )
 
 
@@ -50,12 +58,19 @@ class InferredCatalog:
         """What the user has to decide."""
         return [f"{name}: {entry.question}" for name, entry in self.entries.items() if entry.question]
 
+    def second(self, name: str) -> str:
+        """The name of the data set of tiles around points that belongs to the data set `name`."""
+        return data_set_name(f"{name}_points", self.entries)
+
     def text(self) -> str:
         """The catalogue as commented YAML."""
         lines = []
         for name, entry in self.entries.items():
-            lines += [*entry.text(name), ""]
-        lines = [TO_FILL_IN if any("FILL IN" in line for line in lines) else WRITTEN, *HEAD, *lines]
+            lines += [*entry.text(name, self.second(name)), ""]
+        first = TO_FILL_IN if any("FILL IN" in line for line in lines) else WRITTEN
+        named = [f"default: {flow(list(self.entries))}  # if a command names no data set"]
+        alone = len(self.entries) == 1 and any(entry.points for entry in self.entries.values())
+        lines = [first, *HEAD, *(named if alone else ()), "datasets:", *lines]
         lines += [comment(f"not in the catalogue: {text}", indent=2) for text in self.left_out]
         return "\n".join(lines).rstrip() + "\n"
 

@@ -43,6 +43,8 @@ class Entry:
 
     `companions` are patterns, below the searched folder, of one-band rasters that are named like the scenes. `further`
     are data sets of the same scenes that are written as comments: the end of a name, what it is, and its lines.
+    `points` are the lines of a second data set, of tiles around points, which takes all other keys from this one, and
+    `window` is the side of these tiles in pixels.
     """
 
     lines: tuple[str, ...]
@@ -53,14 +55,19 @@ class Entry:
     question: str | None
     companions: tuple[str, ...] = ()
     further: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
+    points: tuple[str, ...] = ()
+    window: int = 0
 
     def has(self, key: str) -> bool:
         """Whether a line gives the key; comments do not."""
         return any(line.startswith(f"    {key}:") for line in self.lines)
 
-    def text(self, name: str) -> list[str]:
-        """The lines of the data set `name`, then those of `further` as comments, one key a line."""
-        written = [f"  {flow(name)}:", *self.lines]
+    def text(self, name: str, second: str) -> list[str]:
+        """The lines of the data set `name`, those of `second` with `points`, then those of `further` as comments."""
+        written = [f"  {flow(name)}:{f' &{name}' if self.points else ''}", *self.lines]
+        if self.points:
+            written += ["", f"  {flow(second)}:  # tiles around points", f"    <<: *{name}  # its keys, but for these:"]
+            written += [entry_line("tile", None), *self.points]
         for end, what, lines in self.further:
             written += [comment(what, indent=2), f"  # {flow(f'{name}_{end}')}:"]
             written += [f"  # {line[2:]}" for line in lines]

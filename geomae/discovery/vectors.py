@@ -246,7 +246,8 @@ def meeting(vector: LabelLayer, root: Path, files: Sequence[str], margin_px: flo
             least_N2, most_N2 = _pixel_bounds(vector.layer.crs, bounds_N4, one)
             side_2 = np.array([one.width, one.height])
             margin = margin_px if vector.kind == POINTS else 0.0
-            met_N |= ((most_N2 >= margin) & (least_N2 <= side_2 - margin)).all(axis=1)
+            before_N2 = least_N2 < side_2 - margin if margin else least_N2 <= side_2
+            met_N |= ((most_N2 >= margin) & before_N2).all(axis=1)
     return int(met_N.sum())
 
 

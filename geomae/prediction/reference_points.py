@@ -4,7 +4,7 @@ N points, K classes, S strata, h rows of a map, W columns of a map
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,16 @@ from geomae.vectors.projection import transform
 from geomae.vectors.reading import read_vector
 
 REFERENCE, STRATUM = "reference", "stratum"
-SHOWN = 3  # number of points that an error message names
+SHOWN = 3  # number of points or scenes that a message names
+FEWEST = 2  # points of an estimate
 
 
 @dataclass(frozen=True)
 class Sample:
     """Reference points on the maps: class of the map and of the reference (N), stratum (N), and names of the strata.
 
-    The strata are classes, or scenes named as their maps.
+    The strata are classes, or scenes named as their maps. `origin` are the remarks of the points as they were read, and
+    `remarks` those that the maps add.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Sample:
     stratum_N: Codes
     strata: tuple[str, ...]
     remarks: tuple[str, ...] = ()
+    origin: tuple[str, ...] = ()
 
     def estimate(self, record: PredictorRecord, areas: MapArea) -> SampleEstimate:
         """Return the estimated accuracy and areas. Raises ConfigError where the areas of the strata are unknown."""
@@ -56,13 +59,18 @@ class Sample:
 
 @dataclass(frozen=True)
 class ReferencePoints:
-    """Reference points as read from their file: coordinates (N, 2) in `crs`, class (N), and strata (N) or none."""
+    """Reference points as read from their file: coordinates (N, 2) in `crs`, class (N), and strata (N) or none.
+
+    `learned_N` marks points on ground that the model learned from, which the estimates leave out; `remarks` say so.
+    """
 
     name: str
     points_N2: Floats
     crs: str
     reference_N: Codes
     strata_N: tuple[Any, ...]
+    learned_N: NDArray[np.bool_]
+    remarks: tuple[str, ...] = ()
 
 
 def read_reference(path: Path, record: PredictorRecord) -> ReferencePoints:
@@ -86,55 +94,93 @@ def read_reference(path: Path, record: PredictorRecord) -> ReferencePoints:
     if len(points_N2) != len(layer):
         raise ConfigError(f"{where}: {len(layer) - len(points_N2)} rows are no single point; leave them out")
     strata = layer.columns[STRATUM].tolist() if STRATUM in columns else []
-    return ReferencePoints(where, points_N2, layer.crs, reference_N, tuple(strata))
+    return ReferencePoints(
+        where, points_N2, layer.crs, reference_N, tuple(strata), np.zeros(len(points_N2), dtype=bool)
+    )
 
 
-def check_places(given: ReferencePoints, record: PredictorRecord, jobs: Sequence[MapJob]) -> None:
-    """Raise ConfigError for points outside the scenes, or in tiles that the model learned from; needs no map."""
-    points_N2, where = given.points_N2, given.name
-    covered_N, inside = np.zeros(len(points_N2), dtype=bool), list[str]()
+def check_places(given: ReferencePoints, record: PredictorRecord, jobs: Sequence[MapJob]) -> ReferencePoints:
+    """Return the points with those marked that lie on ground that the model learned from; needs no map.
+
+    Raises ConfigError for points outside the scenes, and where fewer than FEWEST points lie on other ground.
+    """
+    total, where = len(given.points_N2), given.name
+    covered_N, learned_N = np.zeros(total, dtype=bool), np.zeros(total, dtype=bool)
     for job in jobs:
         row_N, col_N, here_N = _places(job, given)
         learned, k = learned_tiles(record, job.selected.index), job.lattice.cell
         for point in np.flatnonzero(here_N & ~covered_N).tolist():
-            if learned.meeting(job.scene.id, row_N[point] * k, col_N[point] * k, 0):
-                inside.append(_named(points_N2, point))
+            learned_N[point] = learned.meeting(job.scene.id, row_N[point] * k, col_N[point] * k, 0)
         covered_N |= here_N
-    outside = [_named(points_N2, point) for point in np.flatnonzero(~covered_N).tolist()]
-    if outside:
-        raise ConfigError(_outside(given, outside))
-    if inside:
+    if not covered_N.all():
         raise ConfigError(
-            f"{where}: {len(inside)} of {len(points_N2)} points lie in tiles that the model learned from "
-            f"({', '.join(inside[:SHOWN])}); leave them out, since accuracy there is too optimistic"
+            _outside(given, [_named(given.points_N2, one) for one in np.flatnonzero(~covered_N).tolist()])
         )
+    left, remarks = int((~learned_N).sum()), list[str]()
+    if learned_N.any():
+        shown = "; ".join(_named(given.points_N2, one)[1:-1] for one in np.flatnonzero(learned_N).tolist()[:SHOWN])
+        said = f"{where}: {total - left} of {total} points lie on ground that the model learned from ({shown})"
+        if left < FEWEST:
+            raise ConfigError(
+                f"{said}, which leaves {left} to estimate from; draw points at random over the whole map, or train "
+                "without the tiles at these points (a condition on their group in --train)"
+            )
+        remarks.append(
+            f"{said}, {_share_learned(record, jobs):.1%} of the map, and are left out. The estimates rest on the other "
+            f"{left} points and take the map to err there as it does elsewhere; it probably errs less, so that its "
+            "accuracy is rather underestimated"
+        )
+    return replace(given, learned_N=learned_N, remarks=tuple(remarks))
+
+
+def _share_learned(record: PredictorRecord, jobs: Sequence[MapJob]) -> float:
+    """Return the share of the maps' pixels whose centres lie in tiles that the model learned from."""
+    inside = every = 0
+    for job in jobs:
+        learned, k = learned_tiles(record, job.selected.index), job.lattice.cell
+        there_HW = np.zeros((job.grid.height, job.grid.width), dtype=bool)
+        for corner in learned.corners.get(job.scene.id, ()):
+            first_2, last_2 = (
+                np.ceil(np.maximum(one / k - 0.5, 0)).astype(int) for one in (corner, corner + learned.size)
+            )
+            there_HW[first_2[0] : last_2[0], first_2[1] : last_2[1]] = True
+        inside, every = inside + int(there_HW.sum()), every + there_HW.size
+    return inside / every
 
 
 def place_sample(given: ReferencePoints, record: PredictorRecord, jobs: Sequence[MapJob], out: Path) -> Sample:
     """Look up reference points in the maps. Without given strata, the classes of the map are the strata.
 
-    The points have passed `check_places`. Raises ConfigError for points on nodata of the maps, or of unknown strata.
+    The points have passed `check_places`, and those on ground that the model learned from are left out. Raises
+    ConfigError for points on nodata of the maps, or of unknown strata.
     """
-    where, reference_N = given.name, given.reference_N
+    where, used_N = given.name, ~given.learned_N
     map_N = _on_maps(given, record, jobs, out)
-    if not given.strata_N:
-        return Sample(where, map_N, reference_N, map_N, record.classes)
+    stratum_N, strata, remarks = map_N, record.classes, list[str]()
+    if given.strata_N:
+        stratum_N, strata = _strata(given, record, jobs)
+        other = int((stratum_N != map_N)[used_N].sum()) if strata == record.classes else 0
+        if other:
+            remarks.append(
+                f"{other} of {used_N.sum()} reference points lie on another class of the map than their stratum; the "
+                "areas of the map's classes are used as areas of the strata"
+            )
+    parts = (map_N[used_N], given.reference_N[used_N], stratum_N[used_N])
+    return Sample(where, *parts, strata, tuple(remarks), given.remarks)
+
+
+def _strata(given: ReferencePoints, record: PredictorRecord, jobs: Sequence[MapJob]) -> tuple[Codes, tuple[str, ...]]:
+    """Return the stratum (N) of each point from the column `stratum`, and the names of all strata."""
     texts = [str(one) for one in given.strata_N]
     names = {job.name for job in jobs}
     lacking = sorted(set(texts) - names)
     if not lacking:
         strata = tuple(sorted(names))
-        return Sample(where, map_N, reference_N, np.array([strata.index(one) for one in texts]), strata)
+        return np.array([strata.index(one) for one in texts]), strata
     if set(texts) & names:
         problem = f"{lacking[0]!r} is no scene that was mapped, while others are"
-        raise ConfigError(f"{where}: {STRATUM} {problem}; {nearest(lacking[0], names)}")
-    stratum_N = _classes(given.strata_N, record, f"{where}: {STRATUM}")
-    other = int((stratum_N != map_N).sum())
-    remark = (
-        f"{other} of {len(map_N)} reference points lie on another class of the map than their stratum; the areas of "
-        "the map's classes are used as areas of the strata"
-    )
-    return Sample(where, map_N, reference_N, stratum_N, record.classes, (remark,) if other else ())
+        raise ConfigError(f"{given.name}: {STRATUM} {problem}; {nearest(lacking[0], names)}")
+    return _classes(given.strata_N, record, f"{given.name}: {STRATUM}"), record.classes
 
 
 def _classes(values: Sequence[Any], record: PredictorRecord, where: str) -> Codes:

@@ -113,7 +113,7 @@ def contradictions(catalog: Catalog, name: str, tiles: pd.DataFrame) -> tuple[st
     first = int((other_T >= 0).argmax())
     pair = (first, int(other_T[first]))
     example = " and ".join(f"{names[codes_T[one]]} of point {points[one] + 1}" for one in pair)
-    share = f"{len(np.unique(points[other_T >= 0])):,} of {len(np.unique(points)):,} points"
+    share = f"{len(np.unique(points[other_T >= 0])):,} of the {len(np.unique(points)):,} points with a tile"
     message = (
         f"{share} are nearer than the {entry.size} pixels of a tile to one of another label, as {example}: their tiles "
         "overlap"

@@ -268,9 +268,31 @@ def test_reference_points_that_are_not_on_the_map(folder, mapped, tmp_path):
     learned.write_text("x,y,crs,reference\n400010,4999990,EPSG:32632,water\n")  # in the first scene of the training
     with pytest.raises(GeomaeError, match="outside the map"):
         run(wish(folder, tmp_path / "a", sample=far))
-    with pytest.raises(GeomaeError, match="learned from"):
+    with pytest.raises(GeomaeError, match=r"1 of 1 points lie on ground that the model learned from.*train without"):
         run(wish(folder, tmp_path / "b", sample=learned, datasets=("fields[site=site0]",)))
     assert not list(tmp_path.glob("[ab]"))  # refused before anything is mapped
+
+
+def test_points_on_ground_that_the_model_learned_from_are_left_out_and_counted(folder, tmp_path, capsys):
+    """A sample of the whole map always has some; without them, its estimates are those of the other points alone."""
+    rows = [
+        f"{4e5 + 1000 * scene + 5 * col + 2},{5e6 - 5 * row - 2},EPSG:32632,{'crop' if (row + col) % 3 else 'water'}"
+        for scene in (0, TRAINED)
+        for row, col in ((8, 3), (9, 40), (30, 60), (50, 5), (60, 61))
+    ]
+    of_both = ("fields[site=site0]", "fields[site=site10]")
+    for name, chosen, datasets in (("whole", rows, of_both), ("rest", rows[5:], of_both)):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["x,y,crs,reference", *chosen]))
+        wanted = wish(folder, tmp_path / name, sample=tmp_path / f"{name}.csv", datasets=datasets)
+        assert run(replace(wanted, common=replace(wanted.common, quiet=False))) == 0
+    whole, rest = (table(tmp_path / name / "area.csv") for name in ("whole", "rest"))
+    assert whole == rest
+    told = " ".join(capsys.readouterr().err.split())
+    assert "5 of 10 points lie on ground that the model learned from (" in told
+    assert "50.0% of the map, and are left out" in told
+    page = (tmp_path / "whole/report.html").read_text(encoding="utf-8")
+    assert page.count("50.0% of the map, and are left out") == 1
+    assert "left out" not in (tmp_path / "rest/report.html").read_text(encoding="utf-8")
 
 
 def test_strata_that_the_map_lacks_and_another_map_in_the_folder(folder, mapped, tmp_path):
@@ -374,5 +396,5 @@ def test_what_is_said_of_tiles_is_not_said_of_reference_points(folder, mapped, t
     only = predict_report.Results(record, [], [], None, None, None, None, [])
     assert list(predict_report._accuracy_sections(only, tmp_path)) == []
     page = (mapped / "report.html").read_text(encoding="utf-8")
-    of_points = page.index("Accuracy from reference points")
+    of_points = page.rindex("Accuracy from reference points")
     assert page.index("measured on the selected tiles only") < of_points < page.index("by the normal approximation")

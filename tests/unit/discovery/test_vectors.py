@@ -88,15 +88,18 @@ def test_polygons_beside_a_raster_become_labels_that_check_accepts(folder):
 
 
 def test_points_beside_a_raster_become_windows_that_check_accepts(folder):
-    places = [(20, 20), (40, 20), (20, 40), (2, 2)]
+    places = [(16, 16), (40, 20), (20, 40), (2, 2)]  # the tile of the first begins in the corner
     (folder / "plots.geojson").write_text(squares(places, 0, label=[3, 4, 4, 3], plot=[1, 1, 2, 2]))
     catalog, text = drafted(folder)
-    entry = catalog.entry("in")
+    grid, entry = catalog.entry("in"), catalog.entry("in_points")
+    assert (grid.tile.size, grid.windows, grid.label) == (64, None, None)
     assert (entry.windows.points, entry.windows.size, entry.label.column) == ("in/plots.geojson", 32, "label")
-    assert entry.tile is None and "or tiles on a regular grid: tile: {size: 64}" in text
-    assert "assumed to hold the classes of 3 points: 3, 4" in text  # the fourth is too near the edge
-    checked = check_dataset(catalog, "in")
+    assert (entry.tile, entry.path, entry.bands) == (None, grid.path, grid.bands)
+    assert catalog.default == ("in",)  # a command without a data set, as `pretrain`, takes the whole scenes
+    assert "check: assumed to hold the classes of 4 points, 3 of them with a whole window in a scene: 3, 4" in text
+    checked = check_dataset(catalog, "in_points")
     assert checked.error is None and checked.tiles.tiles["label"].tolist() == ["3", "4", "4"]
+    assert len(check_dataset(catalog, "in").tiles) == 1
 
 
 def test_what_cannot_be_classes_is_named_in_a_comment(folder):
