@@ -33,14 +33,15 @@ from geomae.reports.probe_tables import (
     SHARES,
     alignment_tables,
     class_table,
+    class_warnings,
     explain_blanks,
+    explain_interval,
     explain_shots,
     interval_text,
     rows_by_metric,
     share_tables,
     summarize_alignments,
     summarize_shares,
-    weak_classes,
 )
 from geomae.runtime.console import Screen
 
@@ -103,7 +104,7 @@ def describe_dry_run(task: ProbeTask, specs: Sequence[EncoderSpec], screen: Scre
             screen.result(f"{what} {part.name}: {part.size} in {len(set(part.unit_T))} groups")
     if task.names:
         screen.result(f"classes: {', '.join(task.names)}")
-    for warning in weak_classes(task):
+    for warning in class_warnings(task):
         screen.warn(warning)
     screen.result(f"strength chosen by {task.how}" if task.how else "strength fixed")
     for one in specs:
@@ -193,10 +194,11 @@ def write_report(result: ProbeResult, pictures: Sequence[Path], about: About, pa
     subject = f"Linear probes of frozen embeddings, trained on {result.task.train.name} and tested on {tests}."
     lead = said[0] if said else "There is no other encoder to compare with."
     by_name = {picture.stem: picture for picture in pictures}
+    no_intervals = [text for test in result.task.tests for text in explain_interval(result.task, test.name)]
     sections = [
-        Section("Result", (subject, *(f"Warning: {one}." for one in weak_classes(result.task)), *said[1:]),
+        Section("Result", (subject, *(f"Warning: {one}." for one in class_warnings(result.task)), *said[1:]),
                 (Figure(by_name["probe_scores"], SCORES if result.task.settings.forest else PROBES),)),
-        Section("Scores", (KNN, *([OF_FOREST] if result.task.settings.forest else [])), tuple(
+        Section("Scores", (KNN, *no_intervals, *([OF_FOREST] if result.task.settings.forest else [])), tuple(
             made for test in result.task.tests for table in (_scores_table, _differences_table)
             if (made := table(result, test.name)).rows
         )),
@@ -374,10 +376,12 @@ def _print(result: ProbeResult, screen: Screen) -> None:
             rows.append([name, figures[0], interval_text(first), *figures[1:], *empty])
         of_linear = f"{' and '.join(map(metric_name, others))} of the linear probe"
         screen.table(f"{metric_name(result.main)} on {test.name}, and {of_linear}", header, rows)
+        for sentence in explain_interval(result.task, test.name):
+            screen.result(sentence)
     for table in (*alignment_tables(result), *share_tables(result)):
         rows = [[shown(cell) for cell in row[:PRINTED]] for row in table.rows]
         screen.table(table.caption, table.header[:PRINTED], rows)
     for sentence in (*summarize_alignments(result), *summarize_shares(result), *summarize_probe(result)):
         screen.result(sentence)
-    for warning in weak_classes(result.task):
+    for warning in class_warnings(result.task):
         screen.warn(warning)

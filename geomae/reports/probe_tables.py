@@ -3,7 +3,7 @@
 K classes
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from geomae.evaluation.class_transport import MOST_TILES
 from geomae.evaluation.forest import FOREST
 from geomae.evaluation.probe import ProbeResult
 from geomae.evaluation.probe_predictions import EQUAL, PredictionKey
-from geomae.evaluation.probe_scores import TO_NONE, ProbeRow
+from geomae.evaluation.probe_scores import TO_NONE, ProbeRow, Support
 from geomae.evaluation.probe_task import SEGMENTATION, ProbeTask, class_codes
 from geomae.evaluation.self_training import PORTIONS
 from geomae.metrics.predictions import ALL, FEWEST_GROUPS, metric_name
@@ -56,25 +56,53 @@ def interval_text(row: ProbeRow | None) -> str:
     )
 
 
-def weak_classes(task: ProbeTask) -> Iterator[str]:
-    """Yield a warning per test set that has classes in its averages with too few tiles or groups to be scored."""
+def class_warnings(task: ProbeTask) -> Iterator[str]:
+    """Yield a warning per test set without a tile of some classes, and one for classes with too few tiles or groups."""
     for test in task.tests:
         truth = task.truths[test.name]
-        support = {name: one for name, one in truth.support(task.names).items() if name in task.averaged[test.name]}
-        weak = {name: one for name, one in support.items() if one.weak}
+        support = truth.support(task.names)
+        score = metric_name(truth.measure.main)
+        absent = [name for name, one in support.items() if not one.tiles]
+        if absent:
+            averaged, them = len(task.averaged[test.name]), "it" if len(absent) == 1 else "them"
+            folds = ", or give --cross-fit 3 and the same tiles for --train and --test"
+            yield (
+                f"{test.name}: no tile of {', '.join(absent)}, so {score} is the mean of {averaged} of "
+                f"{len(task.names)} classes; test on tiles of {them}, too"
+                f"{'' if task.settings.cross_fit else folds}"
+            )
+        weak = {name: one for name, one in support.items() if one.weak and name in task.averaged[test.name]}
         if not weak:
             continue
         listed = ", ".join(f"{name} has {_count(one.tiles, 'tile')} in {_count(one.groups, 'group')}"
                            for name, one in weak.items())  # fmt: skip
-        unsure = ", and the interval does not hold this uncertainty" if truth.groups >= FEWEST_GROUPS else ""
+        unsure = f"; {_unsure_interval(weak, truth.groups)}" if truth.groups >= FEWEST_GROUPS else ""
         them = "it" if len(weak) == 1 else "them"
         least = max(one.tiles for one in weak.values()) + 1
-        fewest = min((one.tiles for one in support.values() if one.tiles and not one.weak), default=0)
+        fewest = min((one.tiles for name, one in support.items() if one.tiles and name not in weak), default=0)
         leave = f", or leave {them} out of averages with --min-class-rows {least}" if least <= fewest else ""
         yield (
-            f"{test.name}: {listed}, too few for a sound score; every class counts equally in "
-            f"{metric_name(truth.measure.main)}{unsure}; test on more groups with {them}{leave}"
+            f"{test.name}: {listed}, too few for a sound score; every class counts equally in {score}{unsure}; test on "
+            f"more groups with {them}{leave}"
         )
+
+
+def _unsure_interval(weak: Mapping[str, Support], groups: int) -> str:
+    """Why an interval over resamples of `groups` groups is not sound: some of them hold no tile of a class."""
+    rarest = min(weak, key=lambda name: weak[name].groups)
+    share = (1 - weak[rarest].groups / groups) ** groups  # of the resamples: groups are drawn with replacement
+    which = "fewer than 1%" if share < 0.01 else f"about {share:.0%}"
+    return (
+        f"the interval does not hold this uncertainty: {which} of its resamples lack {rarest} and average the other "
+        "classes alone"
+    )
+
+
+def explain_interval(task: ProbeTask, test: str) -> Iterator[str]:
+    """Yield why the scores on a test set have no intervals, if they have none."""
+    groups = task.truths[test].groups
+    if groups < FEWEST_GROUPS:
+        yield f"{test}: no 95 % intervals, since they take {FEWEST_GROUPS} groups, and it has {groups}."
 
 
 def _count(number: int, what: str) -> str:

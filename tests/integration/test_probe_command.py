@@ -315,8 +315,8 @@ def test_a_class_that_the_test_hardly_has_is_named_with_a_remedy(request_for, fi
     shown = capsys.readouterr()
     warning = (
         "fields@test: water has 2 tiles in 1 group, too few for a sound score; every class counts equally in balanced "
-        "accuracy, and the interval does not hold this uncertainty; test on more groups with it, or leave it out of "
-        "averages with --min-class-rows 3"
+        "accuracy; the interval does not hold this uncertainty: about 35% of its resamples lack water and average the "
+        "other classes alone; test on more groups with it, or leave it out of averages with --min-class-rows 3"
     )
     assert f"warning: {warning}" in shown.err
     assert f"Warning: {warning}." in (tmp_path / "out/report.html").read_text(encoding="utf-8")
@@ -340,6 +340,23 @@ def test_a_class_that_the_test_hardly_has_is_named_with_a_remedy(request_for, fi
     again = replace(asked, min_class_rows=3, common=replace(asked.common, out=tmp_path / "without"))
     assert run(again) == 0
     assert "warning" not in capsys.readouterr().err
+
+
+def test_a_class_that_the_test_lacks_is_named_and_so_is_a_missing_interval(request_for, tmp_path, capsys):
+    asked = request_for(tests=("fields[label in crop|tree,last=True]",))
+    assert run(replace(asked, common=replace(asked.common, quiet=False))) == 0
+    shown, page = capsys.readouterr(), (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    name = asked.tests[0]
+    warning = (
+        f"{name}: no tile of water, so balanced accuracy is the mean of 2 of 3 classes; test on tiles of it, too, or "
+        "give --cross-fit 3 and the same tiles for --train and --test"
+    )
+    assert f"warning: {warning}\n" in shown.err
+    assert f"Warning: {warning}." in page
+    reason = f"{name}: no 95 % intervals, since they take 10 groups, and it has 1."
+    lines = shown.out.splitlines()
+    assert lines[lines.index(reason) - 1].startswith("baseline-statistics")  # under the table
+    assert reason in page
 
 
 def test_the_forest_is_beside_the_probes_in_every_figure_and_table(request_for, tmp_path, capsys, monkeypatch):
