@@ -182,6 +182,7 @@ def _tracked(
 ) -> "AbstractContextManager[AnalysisRun | None]":
     """The run on the first rank; None on the others."""
     from geomae.commands.run import first_rank_run
+    from geomae.prediction.models import CorrectedModel
 
     record = folder.record
     params: dict[str, Any] = {
@@ -193,6 +194,8 @@ def _tracked(
         "precision": session.precision,
         "data_digest": [selected.digest() for selected, _ in fitted],
     }
+    if isinstance(model := fitted[0][1], CorrectedModel):
+        params["radiometry_digest"] = model.radiometry.digest  # the folder may be fitted anew between two runs
     tags = {f"geomae.{step.command}_run": step.run for step in record.steps if step.run and step.command}
     tags |= {"geomae.model_run": record.run} if record.run else {}
     return first_rank_run(session, "predict", params, [selected for selected, _ in fitted], tags)

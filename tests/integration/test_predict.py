@@ -379,6 +379,9 @@ def test_a_radiometry_comes_before_a_fine_tuned_model(folder, tmp_path):
     for scene in range(TRAINED, TRAINED + TESTED):
         codes = [rasterio.open(tmp_path / name / f"map_s{scene}.tif").read(1) for name in ("direct", "mapped")]
         assert (codes[0] == codes[1]).mean() > 0.999  # but for roundings
+    replace(gain, weight_DC=2e-4 * np.eye(4)).save(tmp_path / "radiometry")
+    with pytest.raises(GeomaeError, match="radiometry_digest"):
+        run(wish(folder, tmp_path / "mapped", datasets=("counts",), **through))
     with pytest.raises(GeomaeError, match="a probe is saved with its own"):
         run(wish(folder, tmp_path / "probe", radiometry=tmp_path / "radiometry"))
 
