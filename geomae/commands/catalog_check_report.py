@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from geomae.catalog import Catalog, band_units
 from geomae.discovery.sensor_guess import FILL_IN
 from geomae.metrics.predictions import FEWEST_GROUPS, MOST_FOLDS
@@ -80,7 +82,7 @@ def _show_bands(screen: Screen, catalog: Catalog, name: str, tiles: TileIndex) -
     for band, unit in zip(source.bands, band_units(catalog, source), strict=True):
         figures = (band.wavelength_um, band.fwhm_um, band.gsd_m)
         rows.append([band.name, band.common_name or "", *map(_number, figures), unit])
-    title = f"bands of {name}: sensor {source.sensor}, {_grid_text(tiles)}"
+    title = f"bands of {name}: sensor {source.sensor}, {_grid_text(tiles)}, {_size_text(tiles)}"
     screen.table(title, ["band", "common name", "wavelength µm", "width µm", "gsd m", "unit"], rows)
 
 
@@ -225,6 +227,17 @@ def _grid_text(tiles: TileIndex) -> str:
         gsd_m = tiles.source.gsd_m
         return f"grid of {gsd_m:g} m" if gsd_m else "no ground sample distance known"
     return f"grid of {texts[0]}" if len(texts) == 1 else f"grids of {texts[0]} to {texts[-1]}"
+
+
+def _size_text(tiles: TileIndex) -> str:
+    """The sides of the tiles as text: `tiles of 16 pixels (480 m)`, from the least to the largest where they differ."""
+    side_T = tiles.tiles["size"].to_numpy()
+    gsd_S = [grid.gsd_m if grid and grid.gsd_m else tiles.source.gsd_m or np.nan for grid in tiles.grids]
+    metres_T = side_T * np.array(gsd_S)[tiles.tiles["scene"].to_numpy()]
+    pixels, metres = (
+        " to ".join(dict.fromkeys(f"{end:.6g}" for end in (one.min(), one.max()))) for one in (side_T, metres_T)
+    )
+    return f"tiles of {pixels} pixels{f' ({metres} m)' if np.isfinite(metres_T).all() else ''}"
 
 
 def _number(value: float | None) -> str:

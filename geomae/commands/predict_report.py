@@ -84,7 +84,7 @@ def publish(
     tiles = _tiles(record, fitted, values, jobs, out)
     assessed = [part for one in tiles for part in assess(one, record, jobs, out, analysis.common.seed)]
     areas = None if record.of_numbers or not jobs else measure_areas(record, jobs, out)
-    sample = None if reference is None else place_sample(reference, record, jobs, out)
+    sample = None if reference is None else place_sample(reference, record, jobs, out, areas)
     estimate = None if sample is None or areas is None else sample.estimate(record, areas)
     notes = [*remarks, *(one.remark for one in assessed if one.remark), *(sample.remarks if sample else ())]
     results = Results(record, tiles, assessed, areas, sample, estimate, shares, notes)

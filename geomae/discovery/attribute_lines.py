@@ -33,6 +33,7 @@ from geomae.rasters.reading import read_map
 
 PATTERNS = ("%Y%m%d", "%Y-%m-%d", "%Y_%m_%d")  # dates in names other than product names
 USUAL_WINDOW = 32  # pixels around a point
+WINDOW_IS = "check: `size` in pixels; choose a window no larger than your plots, a multiple of the patch (8)"
 SHOWN = 6  # values of a column that a comment names
 LOOKED_AT, LOOKED_PX = 200, 512  # number of label rasters that are read, and of their rows and columns, at most
 # Land-cover codes that can be recognised among other numbers: ESA WorldCover (Zanaga et al. 2022).
@@ -62,10 +63,8 @@ def with_labels(
     best = None if entry.has("label") else max(usable, key=lambda one: counts[one.path], default=None)
     lines = list(entry.lines)
     if best is not None:
-        labels = [
-            entry_line(key, value, _reason(best, counts[best.path], len(files)) if key == "label" else "")
-            for key, value in _keys(best, below, size).items()
-        ]
+        remarks = {"label": _reason(best, counts[best.path], len(files)), "windows": WINDOW_IS}
+        labels = [entry_line(key, value, remarks[key]) for key, value in _keys(best, below, size).items()]
         if len(best.classes) > 1:
             labels.append(comment(f"other columns that could be classes: {', '.join(best.classes[1:])}"))
         if best.group:

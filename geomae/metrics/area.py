@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import cKDTree  # type: ignore[import-untyped]
 
 from geomae.metrics.predictions import Codes, Floats
+from geomae.randomness import generator
 
 NORMAL_95 = 1.96
 FEWEST_POINTS = 30  # of a stratum, without a note; with fewer, the normal approximation of intervals is poor
 ROUNDING = 1e-9  # relative standard error up to which it is 0 but for rounding
+DRAWS = 20_000  # random samples to which the points of each class are compared
 NOT_ESTIMABLE, NO_VARIATION = "not estimable: ", "no variation among"
 
 
@@ -160,3 +163,33 @@ def _notes(count_S: Codes, area_S: Floats, strata: Sequence[str]) -> list[str]:
             "unreliable, mostly too narrow (Olofsson et al. 2014 give 50 to 100 points to a rare class)"
         )
     return notes
+
+
+def chance_of_allocation(count_K: Codes, share_K: Floats) -> float:
+    """Return the probability that random points differ from the area shares by as much as the counts (K) do.
+
+    The difference is Pearson's chi-square, and its distribution that of DRAWS random samples, since the expected number
+    of points is small for a rare class.
+    """
+    points, there_K = int(count_K.sum()), share_K > 0
+    share_k, count_k = share_K[there_K] / share_K[there_K].sum(), count_K[there_K]
+    drawn_Dk = generator(0, "allocation of reference points").multinomial(points, share_k, size=DRAWS)
+    statistic_D = ((drawn_Dk - points * share_k) ** 2 / share_k).sum(1)
+    observed = float(((count_k - points * share_k) ** 2 / share_k).sum())
+    return float((1 + (statistic_D >= observed * (1 - ROUNDING)).sum()) / (1 + DRAWS))
+
+
+def nearness(points_N2: Floats, region_N: Codes, pixels_R: Codes) -> float | None:
+    """Return the mean distance to the nearest point of the same region, relative to that of random points.
+
+    `points_N2` are in pixels, and `pixels_R` are the sizes of the regions in pixels. Random points have 1 (Clark and
+    Evans 1954), or more if the region is in pieces or the points are few, and a grid has 2. None without two points in
+    one region.
+    """
+    ratio: list[float] = []
+    for region in np.unique(region_N).tolist():
+        here_n2 = points_N2[region_N == region]
+        if len(here_n2) > 1:
+            distance_n = cKDTree(here_n2).query(here_n2, k=2)[0][:, 1]
+            ratio += (distance_n / (0.5 * np.sqrt(pixels_R[region] / len(here_n2)))).tolist()
+    return float(np.mean(ratio)) if ratio else None

@@ -121,9 +121,13 @@ def _place(name: str, names: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class MapArea:
-    """Hectares of each class (K) in the map of each scene, by its name; None where the size of pixels is unknown."""
+    """Hectares of each class (K) in the map of each scene, by its name; None where the size of pixels is unknown.
+
+    `pixels_of_scene` counts the pixels of each class (K).
+    """
 
     of_scene: Mapping[str, Floats | None]
+    pixels_of_scene: Mapping[str, Codes]
 
     @property
     def total_K(self) -> Floats | None:
@@ -135,8 +139,9 @@ class MapArea:
 def measure_areas(record: PredictorRecord, jobs: Sequence[MapJob], out: Path) -> MapArea:
     """Return the area of each class in each map, as the sum of its pixels' areas (see `pixel_hectares`)."""
     areas: dict[str, Floats | None] = {}
+    pixels: dict[str, Codes] = {}
     for job in jobs:
-        grid, area_K = job.grid, np.zeros(len(record.classes))
+        grid, area_K, pixels_K = job.grid, np.zeros(len(record.classes)), np.zeros(len(record.classes), dtype=np.int64)
         for first in range(0, grid.height, ROWS):
             rows = slice(first, min(first + ROWS, grid.height))
             hectares_hW = pixel_hectares(grid, rows)
@@ -145,8 +150,9 @@ def measure_areas(record: PredictorRecord, jobs: Sequence[MapJob], out: Path) ->
             code_hW = read_map(str(job.path(out)), Window(first, 0, rows.stop - first, grid.width))[0]
             by_code = np.bincount(code_hW.ravel(), hectares_hW.ravel(), minlength=NODATA + 1)
             area_K += by_code[list(record.map_codes)]
-        areas[job.name] = None if hectares_hW is None else area_K
-    return MapArea(areas)
+            pixels_K += np.bincount(code_hW.ravel(), minlength=NODATA + 1)[list(record.map_codes)]
+        areas[job.name], pixels[job.name] = None if hectares_hW is None else area_K, pixels_K
+    return MapArea(areas, pixels)
 
 
 def area_rows(record: PredictorRecord, areas: MapArea, estimate: SampleEstimate | None) -> Iterable[dict[str, Any]]:

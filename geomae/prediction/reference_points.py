@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from geomae.errors import ConfigError, nearest
 from geomae.evaluation.accuracy import AccuracyRow, sample_rows
-from geomae.metrics.area import SampleEstimate, estimate_from_sample
+from geomae.metrics.area import SampleEstimate, chance_of_allocation, estimate_from_sample, nearness
 from geomae.metrics.predictions import Codes, Floats
 from geomae.prediction.assessment import ROWS, MapArea
 from geomae.prediction.record import PredictorRecord, learned_tiles
@@ -26,6 +26,9 @@ from geomae.vectors.reading import read_vector
 REFERENCE, STRATUM = "reference", "stratum"
 SHOWN = 3  # number of points or scenes that a message names
 FEWEST = 2  # points of an estimate
+RARE = 0.01  # probability below which an allocation of points to classes is taken for no random one
+NEAR = 0.5  # mean distance of nearest points, relative to random ones, below which the points are clustered
+FEWEST_NEAR = 10  # points of which nearness tells something
 
 
 @dataclass(frozen=True)
@@ -148,15 +151,18 @@ def _share_learned(record: PredictorRecord, jobs: Sequence[MapJob]) -> float:
     return inside / every
 
 
-def place_sample(given: ReferencePoints, record: PredictorRecord, jobs: Sequence[MapJob], out: Path) -> Sample:
+def place_sample(
+    given: ReferencePoints, record: PredictorRecord, jobs: Sequence[MapJob], out: Path, areas: MapArea | None
+) -> Sample:
     """Look up reference points in the maps. Without given strata, the classes of the map are the strata.
 
     The points have passed `check_places`, and those on ground that the model learned from are left out. Raises
     ConfigError for points on nodata of the maps, or of unknown strata.
     """
     where, used_N = given.name, ~given.learned_N
-    map_N = _on_maps(given, record, jobs, out)
-    stratum_N, strata, remarks = map_N, record.classes, list[str]()
+    map_N, place_N3 = _on_maps(given, record, jobs, out)
+    stratum_N, strata = map_N, record.classes
+    remarks = [] if areas is None else [*_doubts(given, record, areas, map_N, place_N3, [job.name for job in jobs])]
     if given.strata_N:
         stratum_N, strata = _strata(given, record, jobs)
         other = int((stratum_N != map_N)[used_N].sum()) if strata == record.classes else 0
@@ -198,17 +204,55 @@ def _classes(values: Sequence[Any], record: PredictorRecord, where: str) -> Code
     return np.array([place[text] for text in texts])
 
 
-def _on_maps(given: ReferencePoints, record: PredictorRecord, jobs: Sequence[MapJob], out: Path) -> Codes:
-    """Return the class of the map (N) at each point, from the first map that has a class there."""
-    class_N = np.full(len(given.points_N2), -1)
-    for job in jobs:
+def _doubts(
+    given: ReferencePoints,
+    record: PredictorRecord,
+    areas: MapArea,
+    map_N: Codes,
+    place_N3: Floats,
+    scenes: Sequence[str],
+) -> Iterator[str]:
+    """Yield remarks on points that cannot be a random sample of the map; points on learned ground count, too."""
+    total_K, points = areas.total_K, len(map_N)
+    if total_K is not None and not given.strata_N:
+        count_K, share_K = np.bincount(map_N, minlength=len(total_K)), total_K / total_K.sum()
+        if chance_of_allocation(count_K, share_K) < RARE:
+            most = int(np.abs(count_K / points - share_K).argmax())
+            yield (
+                f"{given.name}: random points would hardly lie on the classes of the map like this: "
+                f"{record.classes[most]} has {count_K[most] / points:.0%} of the points and {share_K[most]:.1%} of the "
+                "area. If they were drawn class by class, say so by a column `stratum`; if they were chosen by hand, "
+                "the estimates may be biased and the intervals do not hold"
+            )
+    region_N = place_N3[:, 0].astype(np.int64) * len(record.classes) + map_N
+    pixels_R = np.concatenate([areas.pixels_of_scene[name] for name in scenes])
+    near = nearness(place_N3[:, 1:], region_N, pixels_R)
+    if near is not None and near < NEAR and points >= FEWEST_NEAR:
+        pixels = len(np.unique(np.floor(place_N3), axis=0))
+        yield (
+            f"{given.name}: the points are clustered: {points} points lie in {pixels} pixels of the map, and nearest "
+            f"points are at {near:.0%} of the distance of random ones. Points of a cluster say little more than one "
+            "point, so that the intervals are too narrow; draw points at random over the map, or within each stratum"
+        )
+
+
+def _on_maps(
+    given: ReferencePoints, record: PredictorRecord, jobs: Sequence[MapJob], out: Path
+) -> tuple[Codes, Floats]:
+    """Return the class of the map (N) at each point, from the first map that has a class there, and the place there.
+
+    A place (N, 3) is the number of the map, and the fractional row and column in it.
+    """
+    class_N, place_N3 = np.full(len(given.points_N2), -1), np.zeros((len(given.points_N2), 3))
+    for number, job in enumerate(jobs):
         row_N, col_N, here_N = _places(job, given)
         code_N = _codes_at(job, out, row_N, col_N, here_N & (class_N < 0))
         for point in np.flatnonzero(code_N != NODATA).tolist():
             class_N[point] = record.map_codes.index(int(code_N[point]))
+            place_N3[point] = number, row_N[point], col_N[point]
     if outside := [_named(given.points_N2, point) for point in np.flatnonzero(class_N < 0).tolist()]:
         raise ConfigError(_outside(given, outside))
-    return class_N
+    return class_N, place_N3
 
 
 def _places(job: MapJob, given: ReferencePoints) -> tuple[Floats, Floats, NDArray[np.bool_]]:

@@ -34,6 +34,7 @@ OUTSIDE = "points outside every scene"
 TIMELESS = "points without a time"
 EDGE = "tiles of points that leave the scene"
 INVALID = "tiles of points on invalid pixels"
+PATCH = 8  # pixels: the usual side of a patch, of which tiles are multiples
 MOST_CLASSES = 256  # labels with more values than this, or with decimals, are measurements: neighbours may differ
 POINT, PIXEL_ROW, PIXEL_COL, REPEAT = POINT_COLUMNS = ("point", "pixel_row", "pixel_col", "repeat")
 
@@ -121,7 +122,7 @@ def contradictions(catalog: Catalog, name: str, tiles: pd.DataFrame) -> tuple[st
     if entry.strict:
         remedy = "leave some out, make `size` smaller, or remove `strict`"
         raise CatalogError(f"{catalog.place(name, 'windows', 'strict')}: {message}; {remedy}")
-    return (f"{message}; leave some out or make `size` smaller",)
+    return (f"{message}; leave some out or make `size` smaller (any multiple of the encoder's patch, often {PATCH})",)
 
 
 def _points(layer: VectorLayer, left_out: dict[str, int]) -> tuple[Whole, Floats]:

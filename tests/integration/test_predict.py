@@ -295,6 +295,22 @@ def test_points_on_ground_that_the_model_learned_from_are_left_out_and_counted(f
     assert "left out" not in (tmp_path / "rest/report.html").read_text(encoding="utf-8")
 
 
+def test_points_that_are_no_random_sample_of_the_map_are_told_of(folder, tmp_path, capsys):
+    x, y = 4e5 + 1000 * TRAINED + 20, 5e6 - 20
+    points = [f"{x + one % 5},{y - one // 5},EPSG:32632,water" for one in range(30)]
+    for stratum in ("", ",water"):
+        rows = ["x,y,crs,reference" + ",stratum" * bool(stratum), *(one + stratum for one in points)]
+        (tmp_path / "points.csv").write_text("\n".join(rows))
+        wanted = wish(folder, tmp_path / f"out{stratum}", sample=tmp_path / "points.csv")
+        assert run(replace(wanted, common=replace(wanted.common, quiet=False))) == 0
+        told = " ".join(capsys.readouterr().err.split())
+        assert "the points are clustered: 30 points lie in 1 pixels of the map" in told
+        by_chance = "water has 100% of the points and"
+        assert (by_chance in told) is not bool(stratum)  # points of each stratum may be as many as one likes
+        page = (tmp_path / f"out{stratum}/report.html").read_text(encoding="utf-8")
+        assert page.count("the points are clustered") == 1
+
+
 def test_strata_that_the_map_lacks_and_another_map_in_the_folder(folder, mapped, tmp_path):
     strange = tmp_path / "strange.csv"
     for stratum, said in (("s3", "no scene that was mapped"), ("marsh", "'marsh'.*the map has no such class")):

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.stats import chi2
 
-from geomae.metrics.area import estimate_from_sample
+from geomae.metrics.area import chance_of_allocation, estimate_from_sample, nearness
 
 MATRIX = np.array([[66, 0, 5, 4], [0, 55, 8, 12], [1, 0, 153, 11], [2, 1, 9, 313]])  # map, reference
 SHARES = np.array([0.020, 0.015, 0.320, 0.645])
@@ -151,3 +152,28 @@ def test_intervals_stay_within_what_can_be():
     mapped, reference = points_of(np.array([[19, 1], [0, 20]]))
     estimate = estimate_from_sample(mapped, mapped, reference, np.array([50.0, 50.0]), 2, ["crops", "wood"])
     assert estimate.users_K.interval(0, most=1)[1] == 1
+
+
+def test_points_on_classes_are_compared_with_random_ones():
+    share = np.array([0.093, 0.432, 0.402, 0.025, 0.048])
+    assert chance_of_allocation(np.array([7, 55, 39, 31, 3]), share) < 1e-3  # urban: 2.5 % of the area, 23 % of points
+    rng = np.random.default_rng(0)
+    below = [chance_of_allocation(rng.multinomial(60, share), share) < 0.05 for _ in range(200)]
+    assert 0.01 < np.mean(below) < 0.10  # as often as it says, with a class of which 1.5 points are expected
+    likely = chance_of_allocation(np.array([30, 70]), np.array([0.35, 0.65]))
+    assert likely == pytest.approx(chi2.sf(25 / 35 + 25 / 65, 1), abs=0.1)  # equal up to whole numbers of points
+
+
+def test_nearness_is_one_of_random_points_and_less_of_clustered_ones():
+    rng = np.random.default_rng(0)
+    random, alone = rng.uniform(0, 100, (400, 2)), np.zeros(400, dtype=int)
+    assert nearness(random, alone, np.array([100**2])) == pytest.approx(1, abs=0.1)
+    grid = np.indices((20, 20)).reshape(2, -1).T * 5.0
+    assert nearness(grid, alone, np.array([100**2])) == pytest.approx(2)
+    clusters = np.repeat(rng.uniform(0, 100, (20, 2)), 20, axis=0) + rng.normal(0, 0.5, (400, 2))
+    assert nearness(clusters, alone, np.array([100**2])) < 0.2
+    # Class by class, with many points in a small class: each class is compared with its own density.
+    few, many = rng.uniform(0, [100, 90], (50, 2)), rng.uniform([0, 90], 100, (350, 2))
+    both = np.repeat([0, 1], [50, 350])
+    assert nearness(np.concatenate([few, many]), both, np.array([9000, 1000])) == pytest.approx(1, abs=0.1)
+    assert nearness(random[:2], np.array([0, 1]), np.array([50, 50])) is None

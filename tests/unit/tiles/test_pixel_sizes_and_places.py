@@ -9,7 +9,7 @@ from rasterio.rpc import RPC
 from rasterio.shutil import copy
 
 from geomae.catalog import open_catalog
-from geomae.commands.catalog_check_report import _grid_text
+from geomae.commands.catalog_check_report import _grid_text, _size_text
 from geomae.tiles.index import build_index
 
 UTM = {"crs": "EPSG:32632"}
@@ -109,9 +109,12 @@ def test_scenes_of_several_pixel_sizes_are_said_unless_the_catalogue_names_one(t
         "`gsd_m: 20` makes all equal, or make a data set of each",
     )
     assert _grid_text(index) == "grids of 10 m to 20 m"
+    side = int(index.tiles["size"].iloc[0])
+    assert _size_text(index) == f"tiles of {side} pixels ({10 * side} to {20 * side} m)"
     one = index_of(tmp_path, changed_catalog("    unit: reflectance\n", "    unit: reflectance\n    gsd_m: 20\n"))
     assert one.report.remarks == ()
     assert _grid_text(one) == "grid of 20 m"
+    assert _size_text(one) == f"tiles of {side} pixels ({20 * side} m)"
 
 
 def test_remarks_on_oblong_and_on_unlike_pixels_name_one_remedy(tmp_path):
