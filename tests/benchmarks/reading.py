@@ -62,11 +62,12 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "12 bands, interleaved by band, blocks of 512": tiled(512, interleave="band"),
     "12 files, TIFF, blocks of 512": tiled(512),
     "12 files, JPEG 2000": {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"},
+    "Zarr, 12 arrays, chunks of 256": {"chunk": 256},
     f"chips of {CHIP_PX}, TIFF": DEFLATE | {"interleave": "pixel"},
 }
 DATASET = """\
   {name}:
-    path: '{path}'
+    {path}
     sensor: sentinel-2-l2a
     bands: [{bands}]
     scale: 0.0001
@@ -145,6 +146,10 @@ def make(folder: Path, layout: str, side: int) -> None:
     pixels_CHW = fields_Chw.repeat(FIELD_PX, 1).repeat(FIELD_PX, 2)[:, :side, :side]
     pixels_CHW += rng.integers(0, 200, pixels_CHW.shape, dtype=np.uint16)
     np.save(folder / "pixels.npy", pixels_CHW)
+    if layout.startswith("Zarr"):
+        write_zarr(folder / "scene.zarr", pixels_CHW, LAYOUTS[layout]["chunk"])
+        write_catalog(folder, "cube: {path: scene.zarr}")
+        return
     how = LAYOUTS[layout] | {"dtype": "uint16", "crs": "EPSG:32632"}
     files = {"scene.tif": ((0, 0), pixels_CHW)}
     if layout.startswith("12 files"):
@@ -163,7 +168,24 @@ def make(folder: Path, layout: str, side: int) -> None:
             folder / name, "w", width=width, height=height, count=bands, transform=there, **how
         ) as target:
             target.write(part_CHW)
-    path = f"scene_{{band}}.{suffix}" if len(files) == len(BANDS) else "*.tif"
+    write_catalog(folder, f"path: 'scene_{{band}}.{suffix}'" if len(files) == len(BANDS) else "path: '*.tif'")
+
+
+def write_zarr(path: Path, pixels_CHW: Any, chunk: int) -> None:
+    """The scene as a Zarr store, one array per band, with the same place as the files."""
+    import xarray
+
+    height, width = pixels_CHW.shape[1:]
+    stored = {"_FillValue": np.uint16(0), "grid_mapping": "spatial_ref"}
+    centre_y, centre_x = 5e6 - 10 * (np.arange(height) + 0.5), 4e5 + 10 * (np.arange(width) + 0.5)
+    arrays = {band: (("y", "x"), pixels_CHW[at], stored) for at, band in enumerate(BANDS)}
+    cube = xarray.Dataset(arrays, coords={"y": centre_y, "x": centre_x})
+    cube["spatial_ref"] = ((), 0, {"crs_wkt": rasterio.CRS.from_epsg(32632).to_wkt()})
+    cube.to_zarr(path, consolidated=False, encoding={band: {"chunks": (chunk, chunk)} for band in BANDS})
+
+
+def write_catalog(folder: Path, path: str) -> None:
+    """The scene as one window, and cut into tiles of 64 and of 128; `path` is the key that names its files."""
     cuts = {"scene": "", "tiles64": "tile: {size: 64}", "tiles128": "tile: {size: 128}"}
     entries = [DATASET.format(name=name, path=path, bands=", ".join(BANDS), tile=cut) for name, cut in cuts.items()]
     (folder / "data_catalog.yaml").write_text("version: 1\ndatasets:\n" + "".join(entries), encoding="utf-8")
@@ -272,11 +294,22 @@ def by_memory_map(pixels_CHW: Any, windows: Sequence[Window]) -> Iterator[None]:
 
 
 def by_rasterio(folder: Path, layout: str, windows: Sequence[Window]) -> Iterator[None]:
-    """Rasterio with open handles (not for chips, which are read once), and one call for all bands of a file."""
+    """Rasterio with open handles (not for chips, which are read once), and one call for all bands of a file.
+
+    A Zarr store is read by zarr itself.
+    """
     if layout.startswith("chips"):
         for at in windows:
             with rasterio.open(folder / f"{at.row:05d}_{at.col:05d}.tif") as chip:
                 yield physical(chip.read())
+        return
+    if layout.startswith("Zarr"):
+        import zarr
+
+        arrays = [zarr.open_group(folder / "scene.zarr", mode="r")[band] for band in BANDS]
+        for at in windows:
+            rows, cols = slice(at.row, at.row + at.height), slice(at.col, at.col + at.width)
+            yield physical(np.stack([array[rows, cols] for array in arrays]))
         return
     files = sorted([*folder.glob("scene*.tif"), *folder.glob("scene*.jp2")])
     handles = [rasterio.open(path) for path in files]
