@@ -14,7 +14,7 @@ import rasterio
 from make_pictures import draw_row
 from matplotlib import colormaps
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 FOLDER = Path(__file__).with_name("tutorials")
 COLOURS, WIDTH, SIDE = 64, 720, 3.2  # of pictures side by side, in inches
@@ -38,14 +38,6 @@ def coloured(path: Path, name: str, high: float) -> Picture:
     return np.where(np.isnan(value_HW)[..., None], 1, colormaps[name](value_HW.clip(0, high) / high)[..., :3])
 
 
-def classes(path: Path) -> Picture:
-    """A map of classes (H, W, 3) in its own colours; white where there is none."""
-    with rasterio.open(path) as file:
-        table, code_HW = file.colormap(1), file.read(1)
-        table[int(file.nodata)] = (255, 255, 255, 255)
-    return np.array([table[code][:3] for code in range(256)])[code_HW] / 255
-
-
 def components(path: Path) -> Picture:
     """A map of principal components (H, W, 3); white where there is none."""
     with rasterio.open(path) as file:
@@ -53,11 +45,11 @@ def components(path: Path) -> Picture:
         return np.where(file.dataset_mask()[..., None] > 0, colour_HW3, 1)
 
 
-def save(name: str, picture: Image.Image) -> None:
-    """Keep a picture, not wider than a page and in few colours."""
+def save(name: str, picture: Image.Image, width: int = WIDTH) -> None:
+    """Keep a picture, not wider than `width` and in few colours."""
     wide = picture.convert("RGB")
-    if wide.width > WIDTH:
-        wide = wide.resize((WIDTH, round(wide.height * WIDTH / wide.width)), Image.Resampling.LANCZOS)
+    if wide.width > width:
+        wide = wide.resize((width, round(wide.height * width / wide.width)), Image.Resampling.LANCZOS)
     wide.quantize(COLOURS, dither=Image.Dither.NONE).save(FOLDER / f"{name}.png", optimize=True)
 
 
@@ -68,10 +60,6 @@ def main() -> None:
     true = composite(scene, RED, GREEN, BLUE)
     rows = {
         "a-map": {"true colour": true, "principal components": components(runs / "pca" / "pca_map_lowland_1.tif")},
-        "d-map": {
-            "true colour": true, "predicted class": classes(runs / "map" / "map_lowland_1.tif"),
-            "confidence": coloured(runs / "map" / "confidence_lowland_1.tif", "viridis", 100),
-        },
         "e-anomaly": {
             "false colour": composite(work / "after" / "lowland_1.tif", NIR, RED, GREEN),
             "anomaly": coloured(runs / "after" / "anomaly_mine_lowland_1.tif", "magma", 6),
@@ -84,6 +72,8 @@ def main() -> None:
         save(name, Image.open(drawn))
     for name, path in copies.items():
         save(name, Image.open(path))
+    report = Image.open(runs / "map" / "map_lowland_1.png").convert("RGB")
+    save("d-map", report.crop(ImageOps.invert(report).getbbox()), WIDTH * 3 // 2)  # its words have to stay legible
     tiles = Image.open(runs / "preview" / "preview.png")
     save("a-preview", tiles.crop((0, 0, tiles.width, round(0.4 * tiles.height))))  # without what is below true colour
     print(f"{sum(path.stat().st_size for path in FOLDER.glob('*.png')) / 1000:.0f} KB")

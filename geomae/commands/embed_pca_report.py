@@ -24,7 +24,7 @@ from geomae.evaluation.pca import (
     fitted_tiles,
     identity_of,
 )
-from geomae.evaluation.pca_maps import MapJob, fit_colours, load_colours, map_scene, scenes_to_map
+from geomae.evaluation.pca_maps import Colours, MapJob, fit_colours, load_colours, map_scene, scenes_to_map
 from geomae.reports.page import About, Figure, Page, Section, Table, link_run, write_page
 from geomae.reports.pca_figures import ExplorerData, colour_columns, explorer, explorer_data, pca_scatter, pca_scree
 from geomae.reports.pca_map_figures import SceneMap, write_map
@@ -101,7 +101,7 @@ def write_report(
     shown = explorer_data(embedded.parts, known, coloured, scores_TK, result.share_K, seed)
     sections = [_variance(out, result), _explore(out, result, shown)]
     if maps:
-        sections.append(_maps(maps, count_maps(embedded.parts, maps, analysis.out)))
+        sections.append(_maps(maps, count_maps(embedded.parts, maps, out), load_colours(out)))
     lead = " ".join([summarize_pca(result), *_warning(result)])
     about = _about(analysis, compute, dataset.attrs)
     write_page(out / "report.html", Page(title, lead, tuple(sections), about))
@@ -186,18 +186,27 @@ def _explore(folder: Path, result: PcaResult, explored: ExplorerData) -> Section
     return Section("Tiles along the components", text, (explorer(explored), figure))
 
 
-def _maps(maps: Sequence[SceneMap], count: str) -> Section:
+def _maps(maps: Sequence[SceneMap], count: str, colours: Colours | None) -> Section:
     text = [
         "Red, green and blue are the first three principal components of the patch embeddings. All maps have the same "
         "colour scale: black and full colour are the 2nd and 98th percentile of the patches that the components were "
         "fitted to, those of train tiles. Patches of one colour have similar embeddings. The GeoTIFFs are beside this "
         "page.",
+        *([_share(colours)] if colours else []),
         f"{count[0].upper()}{count[1:]}.",
     ]
     if len(maps) > MOST_MAPS:
         text.append(f"The page shows the first {MOST_MAPS} of {len(maps)} maps; the folder has all.")
     figures = tuple(Figure(one.picture, f"{one.title}, in {one.raster.name}") for one in maps[:MOST_MAPS])
     return Section("Maps", tuple(text), figures)
+
+
+def _share(colours: Colours) -> str:
+    share = colours.pca.share_D[: len(colours.low_K)].sum()
+    return (
+        f"These components carry {share:.1%} of the variance of the patches that they were fitted to. They are not "
+        "those of the other sections, which are of whole tiles."
+    )
 
 
 def _about(analysis: AnalysisRun, compute: Compute, made_by: Mapping[Any, Any]) -> About:

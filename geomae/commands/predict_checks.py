@@ -57,6 +57,12 @@ def describe_plan(
             )
             for note in model.notes:
                 session.screen.result(f"{selected.name}: {note}")
+    uncertain = dict.fromkeys(note for _, model in fitted for note in model.confidence_notes)
+    if uncertain:
+        remarks.append(
+            f"confidence: {'; '.join(uncertain)}. High confidence is no sign of accuracy then; labels or reference "
+            "points (--sample) measure that"
+        )
     remarks += known
     for remark in remarks:
         session.screen.warn(remark)

@@ -37,6 +37,7 @@ from geomae.prediction.shares import TargetShares, share_sentences
 from geomae.prediction.tiles import TilePredictions, of_classes, of_map, of_numbers, write_predictions
 from geomae.rasters import read_map
 from geomae.reports.page import About, Figure, Link, Page, Section, Table, link_run, write_page
+from geomae.tiles.pixel_areas import HECTARE, pixel_hectares
 from geomae.tiles.selection import Selection
 
 MOST_MAPS = 6  # shown on the page; the folder has all
@@ -173,11 +174,13 @@ def _map_sections(results: Results, jobs: Sequence[MapJob], out: Path) -> Iterat
         path = out / f"map_{job.name}.png"
         _draw(path, job, results, out)
         figures.append(Figure(path, f"{job.selected.index.name}: {job.scene.id}, in {job.path(out).name}"))
-    what = "a pixel of the scene" if record.of_pixels else f"{jobs[0].lattice.cell} x {jobs[0].lattice.cell} pixels"
+    cell = jobs[0].lattice.cell
+    what = "a pixel of the scene" if record.of_pixels else f"{cell} x {cell} pixels of the scene"
+    seen = f"{record.tile} pixels{_metres(jobs[0], record.tile)}"
     text = [
-        f"A pixel of the map is {what}; the model saw overlapping windows of {record.tile} pixels. Their predictions "
-        "are averaged with weights that fall towards the borders of a window. Beige: no valid pixel. The GeoTIFFs are "
-        "beside this page, with colours and names of classes, and a style for QGIS."
+        f"A pixel of the map is {what}{_metres(jobs[0], cell)}; the model saw overlapping windows of {seen}. Their "
+        "predictions are averaged with weights that fall towards the borders of a window. Beige: no valid pixel. The "
+        "GeoTIFFs are beside this page, with colours and names of classes, and a style for QGIS."
     ]
     if many:
         low, high = MOST_MAPS - MOST_MAPS // 2, MOST_MAPS // 2
@@ -188,6 +191,16 @@ def _map_sections(results: Results, jobs: Sequence[MapJob], out: Path) -> Iterat
             "map. The table and maps.csv list all maps."
         )
     yield Section("Maps", (*text, *remarks), (*figures, *_map_table(summaries, record, out)))
+
+
+def _metres(job: MapJob, pixels: int) -> str:
+    """The length of some pixels of the scene, in metres, in the middle of the map; "" where it is unknown."""
+    middle = job.grid.height // 2
+    hectares_1W = pixel_hectares(job.grid, slice(middle, middle + 1))
+    if hectares_1W is None:
+        return ""
+    length = pixels / job.lattice.cell * float(np.sqrt(hectares_1W.mean() * HECTARE))
+    return f" ({length:.0f} m)" if length >= 10 else f" ({length:.1f} m)"
 
 
 def _map_table(summaries: Sequence[MapSummary], record: PredictorRecord, out: Path) -> Iterator[Table]:
@@ -241,7 +254,8 @@ def _draw(path: Path, job: MapJob, results: Results, out: Path) -> None:
         if code in there or len(record.classes) <= 12
     ]  # fmt: skip
     corrected = "" if results.shares is None else f" Corrected for class shares, {results.shares.origin}."
-    caption = f"Overlapping windows of {record.tile} pixels, averaged.{corrected} Beige: no valid pixel."
+    seen = f"{record.tile} pixels{_metres(job, record.tile)}"
+    caption = f"Overlapping windows of {seen}, averaged.{corrected} Beige: no valid pixel."
     title = f"{job.selected.index.name}: {job.scene.id}"
     predicted_picture(path, scene, legend, title=title, caption=caption, quantity=f"predicted {record.unit}".rstrip())
 

@@ -275,7 +275,7 @@ class Reporter(TrackedRun):
         for path in (report, self.write_summary(self.tracker.run_id, metrics, inputs)):
             self.tracker.log_artifact(path)
         for name, one in scores.items():
-            self.screen.result(summarize_validation(name, one, self._unit(name)))
+            self.screen.result(summarize_validation(name, one, self._unit(name), self._longer()))
         self.screen.result(f"model: {self.folder.model}")
         self.screen.result(f"report: {report}")
         self.screen.say(following)
@@ -289,7 +289,8 @@ class Reporter(TrackedRun):
         learned = Learned(
             name=" + ".join(job.datasets), history=self.folder.history(), scores=scores,
             units={one.name: one.record.unit for one in self.data.validation}, hidden=job.config.masking.ratio,
-            loss=pictures / "loss.png", panels=[one for one in panels if one.is_file()], notes=self.data.notes, **curve,
+            loss=pictures / "loss.png", panels=[one for one in panels if one.is_file()], notes=self.data.notes,
+            longer=self._longer(), **curve,
         )  # fmt: skip
         about = {
             "model": f"{job.config.preset}, patches of {job.config.patch} pixels",
@@ -322,6 +323,13 @@ class Reporter(TrackedRun):
         self._warn_of_collapse(step, figures["effective_rank"])
         text = f"loss {figures['loss']:.4f}, {figures['tiles_per_s']:.0f} tiles/s"
         self.screen.step("training", step, trainer.config.steps, text)
+
+    def _longer(self) -> str:
+        """How to train longer, with the time at the speed of this run."""
+        from geomae.reports.training_report import suggest_steps
+
+        config = self.job.config
+        return suggest_steps(config.steps, self._trained_s * config.batch / self._tiles if self._tiles else None)
 
     def _curve(self) -> dict[str, str]:
         """The training loss that corresponds to the validation loss, and the unit of both."""

@@ -35,6 +35,10 @@ class WindowModel(Protocol):
     def notes(self) -> tuple[str, ...]:
         """Bands, normalisation and alignment, in words."""
 
+    @property
+    def confidence_notes(self) -> tuple[str, ...]:
+        """What makes the calibration of its probabilities uncertain, in words."""
+
     def check_size(self, size: int) -> None:
         """Raise ConfigError for windows of a size (in pixels) that the model cannot take."""
 
@@ -68,6 +72,11 @@ class ProbeModel:
         what = "embeddings" if self.radiometry is None else "pixels"
         aligned = (f"{what} aligned by {self.head.align}: {self.head.why}",) if self.head.why else ()
         return (*self.encoder.notes, *aligned)
+
+    @property
+    def confidence_notes(self) -> tuple[str, ...]:
+        """See `WindowModel`."""
+        return self.head.calibration.notes if self.head.calibration is not None else ()
 
     def check_size(self, size: int) -> None:
         """Raise ConfigError for windows of a size that the encoder cannot take."""
@@ -114,6 +123,11 @@ class FinetunedModel:
             *self.adapted,
         )
 
+    @property
+    def confidence_notes(self) -> tuple[str, ...]:
+        """See `WindowModel`."""
+        return self.model.record.calibration.notes if self.model.record.calibration is not None else ()
+
     def check_size(self, size: int) -> None:
         """Raise ConfigError for windows that cannot be divided into patches."""
         OwnEncoder(self.model.model).patch_grid(size, size)
@@ -145,6 +159,11 @@ class CorrectedModel:
     def notes(self) -> tuple[str, ...]:
         """Those of the model, and what pixels are mapped by."""
         return (*self.model.notes, f"pixels mapped by {self.radiometry.method}: {self.radiometry.about}")
+
+    @property
+    def confidence_notes(self) -> tuple[str, ...]:
+        """See `WindowModel`."""
+        return self.model.confidence_notes
 
     def check_size(self, size: int) -> None:
         """See `WindowModel`."""

@@ -21,6 +21,7 @@ from geomae.tiles.index import TileIndex
 PROBE = "probe.json"  # the record of a saved probe, in its folder
 GSD_FACTOR = 1.5  # largest ratio of pixel sizes without a remark
 LARGEST_CODE = 254  # of a map; 255 is nodata
+SHOWN = 3  # scenes that a remark names
 
 
 def check_folder(folder: Path) -> None:
@@ -145,16 +146,22 @@ def learned_tiles(record: PredictorRecord, index: TileIndex) -> "LearnedTiles":
 
 
 def namesake_remark(record: PredictorRecord, index: TileIndex, where: str) -> str | None:
-    """Return a remark on scenes that `learned_tiles` matches with scenes of other data sets by name, else None."""
-    scenes = {scene.id for scene in index.source.scenes}
-    others = {name: ids for name, ids in record.learned.items() if name != index.name}
-    shared = {
-        name: len(LearnedTiles.of([one for tiles in of.values() for one in tiles], record.tile, scenes).corners)
-        for name, of in others.items()
-    }
-    said = ", ".join(f"{count} of {name}" for name, count in shared.items() if count)
-    if not said:
+    """Return a remark on scenes with selected tiles that `learned_tiles` matches with scenes of other data sets.
+
+    None where there are none.
+    """
+    scenes = {index.source.scenes[scene].id for scene in index.tiles["scene"].unique().tolist()}
+    shared: dict[str, list[str]] = {}
+    for name, of in record.learned.items():
+        tile_ids = [one for tiles in of.values() for one in tiles]
+        if name != index.name and (same := sorted(LearnedTiles.of(tile_ids, record.tile, scenes).corners)):
+            shared[name] = same
+    if not shared:
         return None
+    said = "; ".join(
+        f"{', '.join(same[:SHOWN])}{f' and {len(same) - SHOWN} more' if len(same) > SHOWN else ''} of {name}"
+        for name, same in shared.items()
+    )
     return f"{where}: scenes with the names of scenes that the model learned from ({said}) are taken to be the same"
 
 

@@ -133,7 +133,32 @@ def check_places(given: ReferencePoints, record: PredictorRecord, jobs: Sequence
             f"{left} points and take the map to err there as it does elsewhere; it probably errs less, so that its "
             "accuracy is rather underestimated"
         )
+    remarks += _at_another_date(given, record, jobs, learned_N)
     return replace(given, learned_N=learned_N, remarks=tuple(remarks))
+
+
+def _at_another_date(
+    given: ReferencePoints, record: PredictorRecord, jobs: Sequence[MapJob], learned_N: NDArray[np.bool_]
+) -> Iterator[str]:
+    """Yield a remark on points in tiles that the model learned from in scenes that are not mapped here."""
+    mapped, inside_N, scenes = {job.scene.id for job in jobs}, np.zeros(len(learned_N), dtype=bool), set[str]()
+    for index in {id(job.selected.index): job.selected.index for job in jobs}.values():
+        learned = learned_tiles(record, index)
+        for scene, grid in zip(index.source.scenes, index.grids, strict=True):
+            if scene.id in mapped or scene.id not in learned.corners or grid is None or grid.crs is None:
+                continue
+            row_N, col_N = _pixels_of(grid.transform, transform(given.crs, grid.crs, given.points_N2))
+            pairs = zip(row_N.tolist(), col_N.tolist(), strict=True)
+            here_N = np.array([learned.meeting(scene.id, row, col, 0) for row, col in pairs]) & ~learned_N
+            inside_N |= here_N
+            scenes |= {scene.id} if here_N.any() else set()
+    if scenes:
+        shown = ", ".join(sorted(scenes)[:SHOWN]) + (f" and {len(scenes) - SHOWN} more" if len(scenes) > SHOWN else "")
+        yield (
+            f"{given.name}: {inside_N.sum()} of {len(inside_N)} points lie on ground that the model learned from in "
+            f"another scene ({shown}); they are used, but where a class has not changed since, accuracy on them is too "
+            "optimistic"
+        )
 
 
 def _share_learned(record: PredictorRecord, jobs: Sequence[MapJob]) -> float:

@@ -40,6 +40,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1
 REST_COLOUR = "#8c959f"
 
 DPI = 110
+FENCE = 3.0  # interquartile ranges beyond the quartiles, from where Tukey (1977) calls a value far out
 
 
 def add_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
@@ -142,11 +143,14 @@ def stretch_limits(
     pixels: FloatArray | Sequence[FloatArray],
     valid: Mask | Sequence[Mask],
     percentiles: tuple[float, float] = (2, 98),
+    *,
+    fenced: bool = False,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return the values shown as black and as full colour, per band, `(low_C, high_C)`: percentiles of valid pixels.
 
     `pixels` is one tile (C, H, W), or several whose pixels are pooled; `valid` likewise. A band without valid pixels
-    gets 0 and 1. In a band with a single value, that value lies in the middle.
+    gets 0 and 1. In a band with a single value, that value lies in the middle. With `fenced`, limits are at most FENCE
+    interquartile ranges outside the quartiles, so that clouds and saturated pixels do not make all else black.
     """
     tiles = [pixels] if isinstance(pixels, np.ndarray) else list(pixels)
     masks = [valid] if isinstance(valid, np.ndarray) else list(valid)
@@ -155,6 +159,11 @@ def stretch_limits(
         known = np.concatenate([tile[band][mask[band]] for tile, mask in zip(tiles, masks, strict=True)])
         known = known[np.isfinite(known)].astype(np.float64)
         low, high = np.percentile(known, percentiles) if known.size else (0.0, 1.0)
+        if fenced and known.size:
+            lower, upper = np.percentile(known, (25, 75))
+            if upper > lower:  # else most of the band has one value, and all others would be cut off
+                reach = FENCE * (upper - lower)
+                low, high = max(low, lower - reach), min(high, upper + reach)
         if low == high:
             half = abs(low) / 2 or 0.5
             low, high = low - half, high + half

@@ -164,7 +164,8 @@ def _tile_pictures(
     columns: int,
 ) -> list[Axes]:
     """Draw the tiles of a contact sheet in rows that begin `top` inches below its upper edge; returns their axes."""
-    limits = stretch_limits([pixels_CHW for _, pixels_CHW, _ in tiles], [valid_CHW for _, _, valid_CHW in tiles])
+    stored = [pixels_CHW for _, pixels_CHW, _ in tiles], [valid_CHW for _, _, valid_CHW in tiles]
+    limits = stretch_limits(*stored, fenced=True)
     drawn = []
     for number, (name, pixels_CHW, valid_CHW) in enumerate(tiles):
         row, column = divmod(number, columns)

@@ -338,7 +338,8 @@ def _pictures(parts: Sequence[EncoderTiles], rows: NDArray[np.int64]) -> NDArray
                 ]
         if not shown:
             continue
-        limits = stretch_limits([pixels_CHW for _, pixels_CHW, _ in shown], [valid_CHW for *_, valid_CHW in shown])
+        stored = [pixels_CHW for _, pixels_CHW, _ in shown], [valid_CHW for *_, valid_CHW in shown]
+        limits = stretch_limits(*stored, fenced=True)
         for place, pixels_CHW, valid_CHW in shown:
             pictures[place] = to_rgb(pixels_CHW, valid_CHW, (0, 1, 2), *limits, INVALID_COLOUR, GAMMA)
     return pictures

@@ -68,9 +68,12 @@ def write_map(out: Path, job: MapJob, scaled_YXK: NDArray[np.float64], valid_YX:
         descriptions=[f"PC{k + 1}" for k in range(COLOURS)],
     )
     overlap = "that overlap by half" if lattice.step < lattice.patches else "side by side"
+    ground = f" ({lattice.patch_px * grid.gsd_m:.3g} m)" if grid.gsd_m else ""
+    where = f"; {shorten(raster.name, 60)} has its coordinates" if grid.crs else ""
     caption = (
-        f"A pixel of the map is a patch of {lattice.patch_px:g} x {lattice.patch_px:g} pixels, embedded in windows of "
-        f"{lattice.size} pixels {overlap}. All maps share one colour scale. Beige: no valid pixel."
+        f"A pixel of the map is a patch of {lattice.patch_px:g} x {lattice.patch_px:g} pixels{ground}, embedded in "
+        f"windows of {lattice.size} pixels {overlap}. All maps share one colour scale. Beige: no valid pixel.\n"
+        f"Distances are from the upper left corner of the scene{where}."
     )
     title = f"{index.name}: {scene.id}"
     pca_map_picture(picture, _picture(job, scaled_YXK, valid_YX), title=title, caption=caption)

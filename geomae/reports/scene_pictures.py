@@ -35,7 +35,8 @@ def scene_picture(source: Source, scene: Scene, grid: Grid) -> ScenePicture:
     composite, indices = next(iter(composites(source.bands).items()))
     with sweeping():
         pixels_CHW, valid_CHW = _overview(source, scene, grid)
-    truth_HW3 = to_rgb(pixels_CHW, valid_CHW, indices, *stretch_limits(pixels_CHW, valid_CHW), INVALID_COLOUR, GAMMA)
+    limits = stretch_limits(pixels_CHW, valid_CHW, fenced=True)
+    truth_HW3 = to_rgb(pixels_CHW, valid_CHW, indices, *limits, INVALID_COLOUR, GAMMA)
     unit, scale = ("km", grid.gsd_m / 1000) if grid.gsd_m else ("pixels", 1.0)
     return ScenePicture(truth_HW3, describe_composite(composite, indices, source.bands), unit, scale)
 

@@ -15,7 +15,7 @@ from geomae.reports.page import About, Cell, Figure, Page, Section, Table, write
 from geomae.training.validation import BASELINES, MODEL, ValidationScores
 
 AXIS_LETTERS = 38  # of a line beside the axis of the losses, so that it does not stick out above or below
-RANK, PROBE = "train/effective_rank", "probe/"  # names in the history
+LOSS, RANK, PROBE = "train/loss", "train/effective_rank", "probe/"  # names in the history
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -71,7 +71,7 @@ class Learned:
     """The results of a training: metrics by step, the last scores of each validation data set, and pictures of tiles.
 
     `training` and `validation` name two comparable losses in `history`, and `what` describes them. `hidden` is the
-    fraction of a tile that is masked.
+    fraction of a tile that is masked. `longer` says how to train longer; see `suggest_steps`.
     """
 
     name: str
@@ -85,6 +85,7 @@ class Learned:
     loss: Path
     panels: Sequence[Path]
     notes: Sequence[str]
+    longer: str
 
 
 def write_training_page(folder: Path, learned: Learned, about: About, following: str) -> Path:
@@ -92,7 +93,9 @@ def write_training_page(folder: Path, learned: Learned, about: About, following:
 
     `following` is a suggested next command.
     """
-    answer = [summarize_validation(name, one, learned.units[name]) for name, one in learned.scores.items()]
+    answer = [
+        summarize_validation(name, one, learned.units[name], learned.longer) for name, one in learned.scores.items()
+    ]
     sections = [_losses(learned)]
     if ranks := _values(learned.history, RANK):
         answer.append(summarize_rank(ranks))
@@ -103,8 +106,24 @@ def write_training_page(folder: Path, learned: Learned, about: About, following:
     return path
 
 
-def summarize_validation(name: str, scores: ValidationScores, unit: str) -> str:
-    """Return a sentence: the error on hidden pixels, compared with the best baseline; without errors, the loss."""
+def suggest_steps(steps: int, seconds: float | None) -> str:
+    """Return the option that trains four times as long as `steps`, and the time for it if a step takes `seconds`."""
+    more = 4 * steps
+    text = f"--set steps={more}, four times as many, "
+    if seconds is None:
+        return f"{text}may do"
+    minutes = round(more * seconds / 60)
+    if minutes < 1:
+        return f"{text}takes less than a minute at this speed"
+    count, unit = (round(minutes / 60), "hour") if minutes >= 100 else (minutes, "minute")
+    return f"{text}takes about {count:,} {unit}{'s' * (count != 1)} at this speed"
+
+
+def summarize_validation(name: str, scores: ValidationScores, unit: str, longer: str) -> str:
+    """Return a sentence: the error on hidden pixels, compared with the best baseline; without errors, the loss.
+
+    Where the model is worse than that, the remedy follows: `longer`, of `suggest_steps`.
+    """
     if not scores.rmse:
         return f"The loss on {name} is {scores.loss:.3g} after the last step, over {scores.tiles} tiles."
     best = min(BASELINES, key=scores.mean)
@@ -115,7 +134,11 @@ def summarize_validation(name: str, scores: ValidationScores, unit: str) -> str:
         f"({other:.3g}), the best of the baselines."
     )
     if own > other:
-        text += " More steps lower it; run geomae probe to see whether the embeddings are useful."
+        text += (
+            " The model is worse than a method that learns nothing: the training was too short, or hidden pixels can "
+            f"hardly be told from visible ones. Train longer ({longer}), and run geomae probe to see whether the "
+            "embeddings are useful."
+        )
     return text
 
 
@@ -137,13 +160,23 @@ def _values(history: Rows, name: str) -> list[float]:
 
 
 def _losses(learned: Learned) -> Section:
-    parts = []
-    for what, name in (("training", learned.training), ("validation", learned.validation)):
-        if values := _values(learned.history, name):
-            begun = f"; its first logged value was {values[0]:.3g}" if len(values) > 1 else ""
-            parts.append(f"The {what} loss ends at {values[-1]:.3g}{begun}.")
+    if learned.training == LOSS:
+        parts = _ends("training loss", learned.history, LOSS)
+    else:  # the loss that the terminal shows is that of all terms
+        term = learned.training.rpartition("/")[2]
+        parts = _ends("training loss that is shown during training, the sum of all terms,", learned.history, LOSS)
+        parts.append(f"Validation scores the term {term} alone, so the picture compares this term.")
+        parts += _ends(f"term {term} of the training loss", learned.history, learned.training)
+    parts += _ends("validation loss", learned.history, learned.validation)
     caption = f"Losses by step, {learned.what}. Validation uses the same tiles and masks at every step."
     return Section("Losses", (" ".join(parts),), (Figure(learned.loss, caption),))
+
+
+def _ends(what: str, history: Rows, name: str) -> list[str]:
+    """A sentence on the first and the last value of a metric; none if it was never logged."""
+    values = _values(history, name)
+    begun = f"; its first logged value was {values[0]:.3g}" if len(values) > 1 else ""
+    return [f"The {what} ends at {values[-1]:.3g}{begun}."] if values else []
 
 
 def _rank(learned: Learned, ranks: Sequence[float]) -> Section:

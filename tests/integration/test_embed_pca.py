@@ -20,6 +20,7 @@ from geomae.errors import ConfigError, StorageError
 from geomae.evaluation.pca import load_pca
 from geomae.files import read_json
 from geomae.rasters import Grid
+from geomae.reports import pca_map_figures
 
 torch.set_num_threads(1)
 SPLITS = "    split: {random: {train: 0.5, test: 0.5}, seed: 0}\n"
@@ -95,6 +96,8 @@ def test_the_report_stands_alone(first):
     assert "The plot shows all tiles." in page
     assert "s0:0:0" in page
     assert "http" not in page.replace("http-equiv", "")
+    share = load_pca(first / "pca_map.npz").share_D[:3].sum()
+    assert f"These components carry {share:.1%} of the variance of the patches that they were fitted to." in page
 
 
 def test_maps_lie_on_their_scenes_in_one_set_of_colours(first, data):
@@ -108,6 +111,19 @@ def test_maps_lie_on_their_scenes_in_one_set_of_colours(first, data):
         ):
             assert (written.crs, written.bounds) == (scene.crs, scene.bounds)
             assert (written.width, written.height, written.res) == (8, 8, (40.0, 40.0))
+
+
+def test_a_map_says_how_large_its_patches_are_and_where_its_coordinates_stand(ask, monkeypatch):
+    captions = []
+    drawn = pca_map_figures.pca_map_picture
+    monkeypatch.setattr(
+        pca_map_figures, "pca_map_picture", lambda *given, caption, **more: captions.append(caption) or
+        drawn(*given, caption=caption, **more),
+    )  # fmt: skip
+    ask("captioned", maps=1)
+    (caption,) = captions
+    assert "a patch of 8 x 8 pixels (40 m), embedded" in caption
+    assert "upper left corner of the scene; pca_map_s2.tif has its coordinates." in caption
 
 
 def test_the_same_request_gives_the_same_figures(first, ask):

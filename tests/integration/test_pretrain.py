@@ -117,6 +117,10 @@ def test_report(trained, summary):
     said = [line for line in done.stdout.splitlines() if line.startswith("RMSE on hidden pixels of ")]
     assert len(said) == 3
     assert all(line in lead for line in said)
+    worse = [line for line in said if "higher than that of" in line]
+    assert worse
+    longer = "Train longer (--set steps=48, four times as many, takes "
+    assert all(longer in line for line in worse)
     ranks = [row["train/effective_rank"] for row in history(folder) if "train/effective_rank" in row]
     assert f"an effective rank of {ranks[-1]:.3g} at the end ({ranks[0]:.3g} at the first logged step)" in lead
     assert f'data-key="{summary["metrics"]["rmse/model/tiny@test/mean"]!r}"' in text

@@ -1,5 +1,6 @@
 """Trainings of more terms than pixels: over processes, after a restart, without a decoder, without pairs."""
 
+import html
 import json
 import shutil
 from types import SimpleNamespace
@@ -77,6 +78,17 @@ def test_it_says_who_has_partners_and_keeps_no_head(trained):
     weights = load_file(work / "on-1" / "checkpoints" / "step-00000006" / "model.safetensors")
     heads = {name.split(".")[0] for name in weights} - {"kept"}
     assert heads == {"projection", "textures"}  # nor are filters stored, which the seed and the tiles decide
+
+
+def test_the_report_tells_the_sum_of_all_terms_from_the_term_that_validation_has(trained):
+    work, said = trained
+    folder = work / "on-1"
+    page = html.unescape((folder / "report.html").read_text(encoding="utf-8"))
+    both, pixels = figures(folder, "train/loss"), figures(folder, "train/pixels")
+    shown = f"The training loss that is shown during training, the sum of all terms, ends at {both[6]:.3g}; "
+    assert f"loss {both[6]:.4f}" in said
+    assert shown in page
+    assert f"The term pixels of the training loss ends at {pixels[6]:.3g}; its first logged value was " in page
 
 
 def test_going_on_after_a_kill_gives_the_same_bytes(trained, two_dates, tracking_uri, tmp_path):

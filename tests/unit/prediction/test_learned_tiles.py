@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from geomae.prediction.record import LearnedTiles, learned_tiles, namesake_remark
@@ -18,9 +19,19 @@ def test_a_scene_of_another_data_set_with_the_same_name_is_the_same_scene():
     fields = {"learned": ["a:0:0"], "held_out": ["b:0:16"]}
     record = SimpleNamespace(tile=16, learned={"fields": fields, "elsewhere": {"learned": ["z:0:0"]}})
     scenes = [SimpleNamespace(id=name) for name in "abc"]
-    index = SimpleNamespace(name="pixels", source=SimpleNamespace(scenes=scenes))
+    source = SimpleNamespace(scenes=scenes)
+    index = SimpleNamespace(name="pixels", source=source, tiles=pd.DataFrame({"scene": [0, 1, 1]}))
     learned = learned_tiles(record, index)
     assert learned.meeting("a", 8, 8, 16) and learned.meeting("b", 0, 16, 16)
     assert not learned.meeting("a", 16, 16, 16) and not learned.meeting("c", 0, 0, 16)
-    assert "(2 of fields)" in namesake_remark(record, index, "pixels@test")
-    assert namesake_remark(record, SimpleNamespace(name="fields", source=index.source), "fields@test") is None
+    assert "(a, b of fields)" in namesake_remark(record, index, "pixels@test")
+    fields = SimpleNamespace(name="fields", source=source, tiles=index.tiles)
+    assert namesake_remark(record, fields, "fields@test") is None
+
+
+def test_only_selected_scenes_are_looked_for_among_those_of_other_data_sets():
+    """Of the scenes of two dates, the one that was mapped had not been learned from, and yet this was said of it."""
+    record = SimpleNamespace(tile=16, learned={"plots": {"learned": ["scene2002:0:0"]}})
+    scenes = [SimpleNamespace(id="scene1999"), SimpleNamespace(id="scene2002")]
+    index = SimpleNamespace(name="cells", source=SimpleNamespace(scenes=scenes), tiles=pd.DataFrame({"scene": [0, 0]}))
+    assert namesake_remark(record, index, "cells[year=1999]") is None

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 
+from geomae.reports import figures
 from geomae.reports.canvas import composites, describe_composite, shorten, space_out, stretch_limits, to_rgb
 from geomae.reports.figures import (
     HIDDEN_COLOUR,
@@ -80,6 +81,32 @@ def test_stretch_of_several_tiles_counts_their_pixels_together():
     tiles = [np.zeros((1, 4, 4)), np.ones((1, 2, 2))]
     low_C, high_C = stretch_limits(tiles, [np.ones(tile.shape, dtype=bool) for tile in tiles], (0, 100))
     assert (low_C, high_C) == ([0], [1])
+
+
+def test_clouds_leave_the_land_its_contrast_in_a_fenced_stretch():
+    rng = np.random.default_rng(0)
+    land_CHW = rng.normal(0.08, 0.02, (1, 90, 100))
+    cloudy_CHW = np.concatenate([land_CHW, np.full((1, 10, 100), 1.6)], axis=1)  # a tenth is saturated
+    valid = {one.shape: np.ones(one.shape, dtype=bool) for one in (land_CHW, cloudy_CHW)}
+    plain, fenced = (stretch_limits(cloudy_CHW, valid[cloudy_CHW.shape], fenced=one) for one in (False, True))
+    assert plain[1] == 1.6
+    assert fenced[0] == plain[0]
+    assert 0.12 < fenced[1] < 0.22  # between the brightest land and twice that
+    clear = [stretch_limits(land_CHW, valid[land_CHW.shape], fenced=one) for one in (False, True)]
+    assert clear[0] == clear[1]  # nothing changes without outliers
+    water_CHW = np.where(np.arange(100) < 90, 0.0, 1.0).reshape(1, 1, 100)  # most of it has one value
+    assert stretch_limits(water_CHW, np.ones_like(water_CHW, dtype=bool), fenced=True) == ([0], [1])
+
+
+def test_a_contact_sheet_shows_land_beside_clouds(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "to_rgb", lambda *given: drawn.append(to_rgb(*given)) or drawn[-1])
+    land_CHW = np.random.default_rng(0).normal(0.08, 0.02, (len(BANDS), 32, 32)).astype(np.float32)
+    cloudy_CHW = land_CHW.copy()
+    cloudy_CHW[:, :12] = 1.6
+    tiles = [(name, one, np.ones(one.shape, dtype=bool)) for name, one in (("a", land_CHW), ("b", cloudy_CHW))]
+    contact_sheet(tmp_path / "clouds.png", tiles, BANDS, "reflectance", "t")
+    assert 0.25 < np.median(drawn[0]) < 0.75
 
 
 def test_colours():
