@@ -70,13 +70,13 @@ def nearest_tiles(train_ND: NDArray[np.floating], test_TD: NDArray[np.floating],
     """
     unit_ND, unit_TD = _unit(train_ND), _unit(test_TD)
     most = min(most, len(train_ND))
-    nearest = []
+    nearest_TM = np.empty((len(unit_TD), most), dtype=np.int64)
     for begin in range(0, len(unit_TD), BLOCK):
         distance_TN = 1 - unit_TD[begin : begin + BLOCK] @ unit_ND.T
         near = np.sort(np.argpartition(distance_TN, most - 1, axis=1)[:, :most], axis=1)
         order = np.argsort(np.take_along_axis(distance_TN, near, 1), axis=1, kind="stable")
-        nearest.append(np.take_along_axis(near, order, 1))
-    return np.concatenate(nearest)
+        nearest_TM[begin : begin + BLOCK] = np.take_along_axis(near, order, 1)
+    return nearest_TM
 
 
 def vote(near_TM: NDArray[np.int64], label_N: Codes, classes: int, neighbours: int) -> Codes:
