@@ -152,6 +152,8 @@ def _sentences(results: Results) -> Iterator[str]:
         span = "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
         points = int(results.estimate.points_K.sum())
         yield f"Design-based, from {points:,} reference points: overall accuracy {overall.value_X[0]:.3f}{span}."
+        if results.sample is not None and (results.sample.origin or results.sample.remarks):
+            yield "Remarks on the points limit what these estimates hold for (see Accuracy from reference points)."
         yield from (f"{note}." for note in results.estimate.notes)
         without = results.estimate.without_interval(results.record.classes)
         yield from [] if without is None else [f"{without}."]

@@ -152,14 +152,17 @@ def _notes(count_S: Codes, area_S: Floats, strata: Sequence[str]) -> list[str]:
     for name, count, area in zip(strata, count_S.tolist(), area_S.tolist(), strict=True):
         if count == 0 and area > 0:
             share = area / area_S.sum()
-            notes.append(f"stratum {name}: no reference point, so estimates leave it out ({share:.1%} of the area)")
+            notes.append(
+                f"No reference point lies in stratum {name} ({share:.1%} of the area of the map), so accuracies "
+                "and hectares, also those of a class of this name, are of the other strata alone"
+            )
         if count == 1:
-            notes.append(f"stratum {name}: one reference point, so intervals are unknown; add at least one more")
+            notes.append(f"One reference point lies in stratum {name}, so intervals are unknown; add at least one more")
     counted = zip(strata, count_S.tolist(), strict=True)
     few = [f"{name} ({count})" for name, count in counted if 1 < count < FEWEST_POINTS]
     if few:
         notes.append(
-            f"fewer than {FEWEST_POINTS} reference points in strata: {', '.join(few)}; intervals that rest on them are "
+            f"Fewer than {FEWEST_POINTS} reference points in strata: {', '.join(few)}; intervals that rest on them are "
             "unreliable, mostly too narrow (Olofsson et al. 2014 give 50 to 100 points to a rare class)"
         )
     return notes

@@ -26,6 +26,7 @@ from geomae.vectors.reading import read_vector
 REFERENCE, STRATUM = "reference", "stratum"
 SHOWN = 3  # number of points or scenes that a message names
 FEWEST = 2  # points of an estimate
+LACKING = "write the class of the map that comes nearest, since the estimates are biased without these points"
 RARE = 0.01  # probability below which an allocation of points to classes is taken for no random one
 NEAR = 0.5  # mean distance of nearest points, relative to random ones, below which the points are clustered
 FEWEST_NEAR = 10  # points of which nearness tells something
@@ -92,7 +93,7 @@ def read_reference(path: Path, record: PredictorRecord) -> ReferencePoints:
     columns = [str(name) for name in layer.columns.columns]
     if REFERENCE not in columns:
         raise ConfigError(f"{where}: has no column `{REFERENCE}`; {nearest(REFERENCE, columns)}")
-    reference_N = _classes(layer.columns[REFERENCE].tolist(), record, f"{where}: {REFERENCE}")
+    reference_N = _classes(layer.columns[REFERENCE].tolist(), record, f"{where}: {REFERENCE}", LACKING)
     points_N2 = shapely.get_coordinates(layer.geometries)
     if len(points_N2) != len(layer):
         raise ConfigError(f"{where}: {len(layer) - len(points_N2)} rows are no single point; leave them out")
@@ -211,10 +212,11 @@ def _strata(given: ReferencePoints, record: PredictorRecord, jobs: Sequence[MapJ
     if set(texts) & names:
         problem = f"{lacking[0]!r} is no scene that was mapped, while others are"
         raise ConfigError(f"{given.name}: {STRATUM} {problem}; {nearest(lacking[0], names)}")
-    return _classes(given.strata_N, record, f"{given.name}: {STRATUM}"), record.classes
+    remedy = "give the class of the map or the scene in which each point was drawn"
+    return _classes(given.strata_N, record, f"{given.name}: {STRATUM}", remedy), record.classes
 
 
-def _classes(values: Sequence[Any], record: PredictorRecord, where: str) -> Codes:
+def _classes(values: Sequence[Any], record: PredictorRecord, where: str, remedy: str) -> Codes:
     """Return the index of each class, given by name or by code. Raises ConfigError for unknown classes."""
     place = {str(code): number for number, code in enumerate(record.map_codes)}
     place |= {name: number for number, name in enumerate(record.classes)}
@@ -224,7 +226,7 @@ def _classes(values: Sequence[Any], record: PredictorRecord, where: str) -> Code
         more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
         raise ConfigError(
             f"{where} {', '.join(map(repr, unknown[:SHOWN]))}{more}: the map has no such class; "
-            f"{nearest(unknown[0], record.classes)}"
+            f"{nearest(unknown[0], record.classes)}; {remedy}"
         )
     return np.array([place[text] for text in texts])
 

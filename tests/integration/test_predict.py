@@ -230,7 +230,7 @@ def test_tiles_that_were_learned_from_are_told_apart_and_few_of_many_maps_are_dr
     [
         ({"sample": "nowhere.csv"}, ["--sample", "nowhere.csv", "no such file"]),
         ({"sample": "unnamed.csv"}, ["no column `reference`", "did you mean 'refernce'"]),
-        ({"sample": "foreign.csv"}, ["'marsh'", "the map has no such class"]),
+        ({"sample": "foreign.csv"}, ["'marsh'", "the map has no such class", "biased without these points"]),
         ({"priors": "shares.csv"}, ["shares.csv", "sum to 0.7"]),
         ({"priors": "estimat"}, ["--priors estimat", "neither none nor estimate nor a file"]),
         ({"datasets": ("counts",)}, ["digital_number", "reflectance", "`scale`"]),
@@ -312,6 +312,7 @@ def test_points_that_are_no_random_sample_of_the_map_are_told_of(folder, tmp_pat
         assert (by_chance in told) is not bool(stratum)  # points of each stratum may be as many as one likes
         page = (tmp_path / f"out{stratum}/report.html").read_text(encoding="utf-8")
         assert page.count("the points are clustered") == 1
+        assert "Remarks on the points limit what these estimates hold for" in page
 
 
 def test_strata_that_the_map_lacks_and_another_map_in_the_folder(folder, mapped, tmp_path):

@@ -112,7 +112,7 @@ def test_a_stratum_without_points_is_left_out_and_named():
     estimate = estimate_from_sample(mapped, mapped, reference, np.array([60.0, 40, 100]), 3, ["crops", "wood", "ice"])
     note, few = estimate.notes
     assert "crops (10), wood (10)" in few
-    assert "stratum ice: no reference point" in note
+    assert "No reference point lies in stratum ice (50.0% of the area of the map)" in note
     assert "50.0%" in note
     assert estimate.area_K.value_X.sum() == pytest.approx(100)
     assert np.isnan(estimate.users_K.value_X[2])
@@ -122,7 +122,7 @@ def test_a_stratum_without_points_is_left_out_and_named():
 def test_one_point_leaves_intervals_unknown_and_none_wrong_is_not_certainty():
     mapped, reference = points_of(np.array([[1, 0], [0, 20]]))
     estimate = estimate_from_sample(mapped, mapped, reference, np.array([10.0, 90.0]), 2, ["crops", "wood"])
-    assert "stratum crops: one reference point" in estimate.notes[0]
+    assert "One reference point lies in stratum crops" in estimate.notes[0]
     assert estimate.overall.value_X[0] == 1
     assert estimate.overall.interval(0, most=1) is None
     mapped, reference = points_of(np.array([[20, 0], [0, 20]]))
@@ -143,7 +143,7 @@ def test_without_variation_there_is_no_interval_and_the_reason_is_given():
     sentence = estimate.without_interval(names)
     assert "forest (no variation among 55 points), water (no variation among 3 points)" in sentence
     assert estimate.notes == (
-        "fewer than 30 reference points in strata: barren (7), urban (29), water (3); intervals that rest on them are "
+        "Fewer than 30 reference points in strata: barren (7), urban (29), water (3); intervals that rest on them are "
         "unreliable, mostly too narrow (Olofsson et al. 2014 give 50 to 100 points to a rare class)",
     )
 
