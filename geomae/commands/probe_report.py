@@ -129,6 +129,14 @@ def summarize_probe(result: ProbeResult) -> Iterator[str]:
             yield f"{test.name}: {encoder.label} has {what}. {said}."
 
 
+def _alone(result: ProbeResult) -> str:
+    """The scores of the only encoder."""
+    label, tests = result.encoders[0].label, result.task.tests
+    rows = {test.name: result.scores.find(label, PredictionKey(test.name, "linear"), result.main) for test in tests}
+    scores = [f"{row.value:.3f} {interval_text(row)}".rstrip() + f" on {name}" for name, row in rows.items() if row]
+    return f"{label} has {metric_name(result.main)} {', '.join(scores)}. There is no other encoder to compare with."
+
+
 def _against(other: str, row: ProbeRow, groups: int) -> str:
     if row.interval is None:
         side = "above" if row.value > 0 else "below"
@@ -192,7 +200,7 @@ def write_report(result: ProbeResult, pictures: Sequence[Path], about: About, pa
     said = list(summarize_probe(result))
     tests = ", ".join(test.name for test in result.task.tests)
     subject = f"Linear probes of frozen embeddings, trained on {result.task.train.name} and tested on {tests}."
-    lead = said[0] if said else "There is no other encoder to compare with."
+    lead = said[0] if said else _alone(result)
     by_name = {picture.stem: picture for picture in pictures}
     no_intervals = [text for test in result.task.tests for text in explain_interval(result.task, test.name)]
     sections = [

@@ -353,6 +353,11 @@ def test_a_class_that_the_test_lacks_is_named_and_so_is_a_missing_interval(reque
     )
     assert f"warning: {warning}\n" in shown.err
     assert f"Warning: {warning}." in page
+    right = figure(table(tmp_path / "out"))
+    lead = (
+        f"baseline-statistics has balanced accuracy {right:.3f} on {name}. There is no other encoder to compare with."
+    )
+    assert f'<p class="lead">{lead}</p>' in page
     reason = f"{name}: no 95 % intervals, since they take 10 groups, and it has 1."
     lines = shown.out.splitlines()
     assert lines[lines.index(reason) - 1].startswith("baseline-statistics")  # under the table
