@@ -204,7 +204,7 @@ def write_report(result: ProbeResult, pictures: Sequence[Path], about: About, pa
     by_name = {picture.stem: picture for picture in pictures}
     no_intervals = [text for test in result.task.tests for text in explain_interval(result.task, test.name)]
     sections = [
-        Section("Result", (subject, *(f"Warning: {one}." for one in class_warnings(result.task)), *said[1:]),
+        Section("Result", (subject, *said[1:], *(f"Warning: {one}." for one in class_warnings(result.task))),
                 (Figure(by_name["probe_scores"], SCORES if result.task.settings.forest else PROBES),)),
         Section("Scores", (KNN, *no_intervals, *([OF_FOREST] if result.task.settings.forest else [])), tuple(
             made for test in result.task.tests for table in (_scores_table, _differences_table)
