@@ -140,7 +140,7 @@ def _sentences(results: Results) -> Iterator[str]:
         value = f"{METRICS.get(first.metric, first.metric)} {first.value:.3f}"
         if first.interval is not None:
             value += f" [{first.interval[0]:.3f}, {first.interval[1]:.3f}]"
-        said = f"{one.name}: {value} over {first.tiles:,} tiles in {first.groups:,} groups"
+        said = f"{one.name}: {value} over {first.tiles:,} tiles in {first.groups:,} group{'s' * (first.groups != 1)}"
         if one.name.endswith(LEARNED):
             yield f"{said}; the model was trained or chosen on these tiles, so this overestimates its accuracy."
         elif first.interval is None:
@@ -179,9 +179,14 @@ def _map_sections(results: Results, jobs: Sequence[MapJob], out: Path) -> Iterat
     cell = jobs[0].lattice.cell
     what = "a pixel of the scene" if record.of_pixels else f"{cell} x {cell} pixels of the scene"
     seen = f"{record.tile} pixels{_metres(jobs[0], record.tile)}"
+    windows = f"windows of {seen} that do not overlap."
+    if jobs[0].lattice.across > 1:
+        windows = (
+            f"overlapping windows of {seen}. Their predictions are averaged with weights that fall towards the borders "
+            "of a window."
+        )
     text = [
-        f"A pixel of the map is {what}{_metres(jobs[0], cell)}; the model saw overlapping windows of {seen}. Their "
-        "predictions are averaged with weights that fall towards the borders of a window. Beige: no valid pixel. The "
+        f"A pixel of the map is {what}{_metres(jobs[0], cell)}; the model saw {windows} Beige: no valid pixel. The "
         "GeoTIFFs are beside this page, with colours and names of classes, and a style for QGIS."
     ]
     if many:
@@ -257,7 +262,8 @@ def _draw(path: Path, job: MapJob, results: Results, out: Path) -> None:
     ]  # fmt: skip
     corrected = "" if results.shares is None else f" Corrected for class shares, {results.shares.origin}."
     seen = f"{record.tile} pixels{_metres(job, record.tile)}"
-    caption = f"Overlapping windows of {seen}, averaged.{corrected} Beige: no valid pixel."
+    windows = f"Overlapping windows of {seen}, averaged" if job.lattice.across > 1 else f"Windows of {seen}"
+    caption = f"{windows}.{corrected} Beige: no valid pixel."
     title = f"{job.selected.index.name}: {job.scene.id}"
     predicted_picture(path, scene, legend, title=title, caption=caption, quantity=f"predicted {record.unit}".rstrip())
 

@@ -200,7 +200,7 @@ def test_the_report_and_the_summary_tell_the_same(mapped):
     page = (mapped / "report.html").read_text(encoding="utf-8")
     assert "rows are classified correctly: without errors to fit, calibration is uncertain. High confidence is" in page
     assert "A pixel of the map is 16 x 16 pixels of the scene (80 m)" in page
-    assert "overlapping windows of 16 pixels (80 m)" in page
+    assert "the model saw windows of 16 pixels (80 m) that do not overlap." in page
     assert "overall accuracy 1.000 over 32 tiles" in page and "fewer than the 10 that an interval takes" in page
 
 
