@@ -5,6 +5,7 @@ Lengths are in inches from the upper left corner of the sheet; there is no pyplo
 C bands, H W pixels
 """
 
+import textwrap
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ CHOICES = {
 # The palette of Okabe and Ito (2008), without its yellow, which is faint on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1b1f24")
 REST_COLOUR = "#8c959f"
+MOST_LINES = 3  # of a title
 
 DPI = 110
 FENCE = 3.0  # interquartile ranges beyond the quartiles, from where Tukey (1977) calls a value far out
@@ -79,11 +81,15 @@ def panels(
 
     With `share` the panels have one vertical axis, whose labels stand on the left.
 
-    matplotlib's constrained layout finds the room for title, labels, legends and caption.
+    Long titles, as those with selectors, are broken into lines. matplotlib's constrained layout finds the room for
+    title, labels, legends and caption.
     """
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
     longest = int(width * 8.5)
-    figure.suptitle(shorten(title, longest), x=0.02, ha="left", fontsize=13, fontweight="bold", parse_math=False)
+    lines = textwrap.wrap(
+        title, longest, break_on_hyphens=False, max_lines=MOST_LINES, placeholder="\N{HORIZONTAL ELLIPSIS}"
+    )
+    figure.suptitle("\n".join(lines), x=0.02, ha="left", fontsize=13, fontweight="bold", parse_math=False)
     if caption:
         figure.supxlabel(caption, x=0.02, ha="left", fontsize=8, parse_math=False)
     return figure, list(figure.subplots(1, count, sharey=share, squeeze=False)[0])

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 
 from geomae.reports import figures
-from geomae.reports.canvas import composites, describe_composite, shorten, space_out, stretch_limits, to_rgb
+from geomae.reports.canvas import composites, describe_composite, panels, shorten, space_out, stretch_limits, to_rgb
 from geomae.reports.figures import (
     HIDDEN_COLOUR,
     INVALID_COLOUR,
@@ -222,6 +222,19 @@ def test_contact_sheet_shows_invalid_pixels(tmp_path):
     tile = picture()
     contact_sheet(tmp_path / "a.png", [("a", tile.truth_CHW, tile.valid_CHW)], BANDS, "reflectance", "t")
     assert has_colour(tmp_path / "a.png", INVALID_COLOUR)
+
+
+def test_long_titles_are_broken_into_lines():
+    long = "Linear probe, trained on plots[year=1999,plot in 0|1|2|4|6|7|8|9|11|16|17|18|19|21|23|24|25|27|29]"
+    for title, lines in (("Scores", 1), (long, 2), (long * 9, 3)):
+        figure, _ = panels(1, 8, 3, title)
+        written = figure.get_suptitle()
+        assert written.count("\n") + 1 == lines
+        assert max(map(len, written.split("\n"))) <= 68
+        assert ("…" in written) == (lines == 3)
+        figure.draw_without_rendering()
+        top = figure.transFigure.inverted().transform(figure.axes[0].get_window_extent())[1, 1]
+        assert top < figure._suptitle.get_window_extent().y0 / figure.bbox.height  # the panel is below the title
 
 
 def test_names_keep_both_ends_and_places_keep_their_distance():
