@@ -30,6 +30,7 @@ PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 RESERVED_WORDS = frozenset(("true", "false", "null", "yes", "no", "on", "off", "y", "n"))  # YAML 1.1 has more of them
 LARGEST_TILE = 128  # pixels; larger rasters are cut into tiles
 USUAL_TILE = 64
+FEW_TILES = 100  # with fewer there is little to learn from
 MULTIPLE = 8  # the tile's side is a multiple, so that common patch sizes divide it
 NO_TAGS = (1.0, 0.0)  # scale and offset of a file without such tags
 RASTERS = (".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg")
@@ -101,7 +102,7 @@ def band_entry(root: Path, below: str, group: BandGroup, *, outside: bool) -> En
         lines += _scaling_lines(guess, known, finest.dtypes[0], tags)
     token = next(token for token, one in headers.items() if one is finest)
     sides = _sides(root, [scene[token] for scene in group.by_scene]) or [min(finest.shape)]
-    lines += _tile_lines(sides)
+    lines += _tile_lines(sides, group.scenes)
     lines += _mask_lines([group.mask] if group.mask else [])
     lines.append(_split_line(finest))
     return Entry(tuple(lines), group.scenes, known.name, tuple(tokens), tile_size(usual_side(sides)), guess.question)
@@ -127,7 +128,7 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
     if unlike:
         lines.append(comment(f"check: {unlike} of the files examined have other tags for scale and offset"))
     sides = [min(one.shape) for one in group.headers]
-    lines += _tile_lines(sides)
+    lines += _tile_lines(sides, len(group.files))
     skipped_bands = {number: first.names[number - 1] for number, band in enumerate(guess.bands, 1) if not band}
     lines += _mask_lines(filter(None, skipped_bands.values())) or _unnamed_mask(root, group, skipped_bands)
     if group.classes:
@@ -222,10 +223,10 @@ def cube_entry(root: Path, below: str, paths: Sequence[str], *, outside: bool) -
         )
     )
     lines += _scaling_lines(guess, known, first.dtypes[0], tags)
-    lines += _tile_lines([min(first.shape)])
+    scenes = len(paths) * len(layout.times)
+    lines += _tile_lines([min(first.shape)], scenes)
     lines += _mask_lines(layout.readable)
     lines.append(_split_line(first))
-    scenes = len(paths) * len(layout.times)
     return Entry(tuple(lines), scenes, known.name, tuple(tags), tile_size(min(first.shape)), guess.question)
 
 
@@ -353,11 +354,21 @@ def _scaling_lines(guess: SensorGuess, known: Sensor, dtype: str, tags: Mapping[
     return [entry_line(key, value, f"{mark}{reason}" if key == "unit" else "") for key, value in values.items()]
 
 
-def _tile_lines(sides: Sequence[int]) -> list[str]:
+def _tile_lines(sides: Sequence[int], scenes: int) -> list[str]:
+    """The `tile` line; `sides` in pixels are those of some of the scenes. Few tiles get a remark on what gives more."""
     size = tile_size(usual_side(sides))
     small = sum(one < size for one in sides)
-    left = f"; check: {small} of {len(sides)} rasters examined are smaller and are left out" if small else ""
-    return [entry_line("tile", {"size": size}, f"pixels; the smallest raster has {min(sides)}{left}")]
+    remark = f"; check: {small} of {len(sides)} rasters examined are smaller and are left out" if small else ""
+
+    def about(size: int, stride: int) -> int:
+        return round(scenes * sum((max(one - size + stride, 0) // stride) ** 2 for one in sides) / len(sides))
+
+    finer = {"size": size // 2, "stride": size // 4}
+    if about(size, size) < FEW_TILES and finer["stride"] >= MULTIPLE:
+        remark += (
+            f"; about {about(size, size)} tiles, few to learn from: tile: {flow(finer)} gives about {about(**finer)}"
+        )
+    return [entry_line("tile", {"size": size}, f"pixels; the smallest raster has {min(sides)}{remark}")]
 
 
 def _mask_lines(names: Iterable[str]) -> list[str]:

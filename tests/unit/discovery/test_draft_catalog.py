@@ -196,3 +196,15 @@ def test_init_proposes_a_tile_by_the_usual_size(
     assert f"tile: {{size: {size}}}" in line
     assert (f"check: {left_out} rasters examined are smaller" in line) == (left_out is not None)
     assert ("check" in line) == (left_out is not None)
+
+
+FINER = "about 18 tiles, few to learn from: tile: {size: 32, stride: 16} gives about 392"
+
+
+@pytest.mark.parametrize(("side", "finer"), [(250, FINER), (640, None)])
+def test_init_says_what_gives_more_tiles_of_few_scenes(tmp_path: Path, side: int, finer: str | None) -> None:
+    for name in "ab":
+        write_cog(tmp_path / f"{name}.tif", np.ones((4, side, side), np.uint8), crs=None, transform=None)
+    text = infer_catalog(tmp_path, tmp_path / "c.yaml").text()
+    (line,) = (line for line in text.splitlines() if "tile: {size: 64}" in line)
+    assert finer in line if finer else "few to learn from" not in line
