@@ -31,6 +31,7 @@ from geomae.files import confine
 
 LINE_SUFFIXES = (".ndjson", ".jsonl", ".ndgeojson", ".geojsonl")
 TABLE_SUFFIXES = (".parquet", ".geoparquet")
+CATALOGUES = ("Catalog", "Collection")  # values of `type`
 ROWS = 1024  # items of a table that are in memory at once
 MARK = b'"stac_version"'  # in the first bytes of a JSON file of STAC
 MARKED_BYTES = 65536
@@ -100,13 +101,17 @@ def find_items(root: Path) -> list[tuple[str, list[Item]]]:
     for path in sorted(_may_hold_items(root), key=lambda one: (len(one.parts), not one.match("catalog.json"), one)):
         if any(path.is_relative_to(folder) for folder in catalogues):
             continue
-        name = path.relative_to(root).as_posix()
+        name, confined, kind = path.relative_to(root).as_posix(), partial(_below, root), None
         try:
-            kind = None if path.suffix.lower() != ".json" else _json(path, name).get("type")
-            found = [item_record(*one) for one in _documents(path, name, partial(_below, root))]
-        except (CatalogError, AttributeError):  # a list has no `type`
+            if path.suffix.lower() == ".json":
+                document = _json(path, name)
+                kind, documents = _kind(document), _within(document, path, name, confined)
+            else:
+                documents = _documents(path, name, confined)
+            found = [item_record(*one) for one in documents]
+        except CatalogError:
             continue
-        if kind in ("Catalog", "Collection") and found:
+        if kind in CATALOGUES and found:
             catalogues.append(path.parent)
         if kind == "Feature":
             alone.setdefault(path.parent, []).extend(found)
@@ -146,19 +151,27 @@ def _documents(path: Path, name: str, confined: Callable[[Path, str], Path]) -> 
     elif suffix in LINE_SUFFIXES:
         yield from _lines(path, name)
     else:
-        document = _json(path, name)
-        kind = document.get("type") if isinstance(document, dict) else None
-        if kind in ("Catalog", "Collection"):
-            yield from _linked(path, name, document, confined)
-        elif kind == "FeatureCollection":
-            features = document.get("features")
-            for number, feature in enumerate(features if isinstance(features, list) else (), start=1):
-                yield feature, f"{name}, feature {number}", path.parent
-        elif kind == "Feature":
-            yield document, name, path.parent
-        else:
-            kinds = "an Item, an ItemCollection, a Catalog or a Collection"
-            raise CatalogError(f"{name}: is none of STAC's kinds, by its `type` {kind!r}; name {kinds}")
+        yield from _within(_json(path, name), path, name, confined)
+
+
+def _within(document: Any, path: Path, name: str, confined: Callable[[Path, str], Path]) -> Iterator[Document]:
+    """Iterate over the items of a JSON document that was read from `path`."""
+    kind = _kind(document)
+    if kind in CATALOGUES:
+        yield from _linked(path, name, document, confined)
+    elif kind == "FeatureCollection":
+        features = document.get("features")
+        for number, feature in enumerate(features if isinstance(features, list) else (), start=1):
+            yield feature, f"{name}, feature {number}", path.parent
+    elif kind == "Feature":
+        yield document, name, path.parent
+    else:
+        kinds = "an Item, an ItemCollection, a Catalog or a Collection"
+        raise CatalogError(f"{name}: is none of STAC's kinds, by its `type` {kind!r}; name {kinds}")
+
+
+def _kind(document: Any) -> str | None:
+    return document.get("type") if isinstance(document, dict) else None
 
 
 def _lines(path: Path, name: str) -> Iterator[Document]:

@@ -146,13 +146,12 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
 def stac_entry(items: Sequence[Item], file: str, *, outside: bool = False) -> Entry:
     """The entry that reads `items` from `file`, a path or glob relative to the catalogue.
 
-    Raises CatalogError if the items share no band.
+    Raises CatalogError if the bands have no names, or the items share none.
     """
     first = items[0]
     names = [name for asset in first.assets.values() if _is_raster(asset) for name in _band_names(first, asset)]
-    nameless = CatalogError(f"{first.where}: its assets {', '.join(first.assets) or '(none)'} have no bands with names")
     if not names:
-        raise nameless
+        raise CatalogError(f"{first.where}: its assets {', '.join(first.assets) or '(none)'} have no bands with names")
     addresses = [str(asset["href"]) for asset in first.assets.values() if _is_raster(asset)]
     path = "/".join([str(first.properties.get("platform", "")), *addresses[:1], first.collection or "", first.id])
     guess = guess_sensor(Evidence(path, len(names), "uint16", tuple(names), None))
@@ -162,7 +161,8 @@ def stac_entry(items: Sequence[Item], file: str, *, outside: bool = False) -> En
         band.name for band in known.bands if kept_band(known, band) and all(_has(finder, one, band) for one in items)
     ]
     if not bands:
-        raise nameless
+        shared = f"no band of {known.name} is in all of its {len(items)} items"
+        raise CatalogError(f"{file}: {shared}; write the entry by hand, with `stac.assets`")
     links = [str(asset["href"]) for one in items for asset in one.assets.values()]
     signers = [
         signer

@@ -114,12 +114,12 @@ class SceneTable:
     def scenes(self, key: str, files: Sequence[str]) -> int:
         """How many of the files a column names."""
         values = set(self.columns[key].dropna().astype(str))
-        folder = PurePosixPath(self.path).parent
-        return sum(
-            PurePosixPath(one).stem in values
-            or (PurePosixPath(one).is_relative_to(folder) and str(PurePosixPath(one).relative_to(folder)) in values)
-            for one in files
-        )
+        return sum(not values.isdisjoint(self._names(one)) for one in files)
+
+    def _names(self, file: str) -> list[str]:
+        """What the table may call a file: its stem, and its path relative to the table."""
+        path, folder = PurePosixPath(file), PurePosixPath(self.path).parent
+        return [path.stem, *([str(path.relative_to(folder))] if path.is_relative_to(folder) else [])]
 
     def windows(self, key: str) -> tuple[str, str, int] | None:
         """The names of the columns with row and column of windows, and their side: the smallest step between them."""
@@ -165,7 +165,8 @@ class SceneTable:
 
     def sites(self, key: str, files: Sequence[str]) -> tuple[str, int] | None:
         """A column that by its name holds sites, and how many scenes share a value with another; None if none do."""
-        rows = self.columns[_named(self.columns[key], self.path, files)]
+        named = {name for one in files for name in self._names(one)}
+        rows = self.columns[self.columns[key].astype(str).isin(named)]
         for word in SITES:
             for name in map(str, rows.columns.drop(key)):
                 scenes = rows[[key, name]].dropna().drop_duplicates()
@@ -173,15 +174,6 @@ class SceneTable:
                 if word in _words(name) and shared and scenes[key].is_unique and scenes[name].nunique() > 1:
                     return name, shared
         return None
-
-
-def _named(values: pd.Series, table: str, files: Sequence[str]) -> pd.Series:
-    """Which rows of a column of names belong to a file, by its stem or its path relative to the table."""
-    folder = PurePosixPath(table).parent
-    paths = [PurePosixPath(one) for one in files]
-    names = {one.stem for one in paths}
-    names |= {str(one.relative_to(folder)) for one in paths if one.is_relative_to(folder)}
-    return values.astype(str).isin(names)
 
 
 def find_tables(root: Path) -> list[SceneTable]:

@@ -141,12 +141,15 @@ def contact_sheet(
     if any(marks):
         marks_legend(figure, 0.72, colours_of)
     stored = [pixels_CHW for _, pixels_CHW, _ in tiles], [valid_CHW for _, _, valid_CHW in tiles]
+    limits = stretch_limits(*stored, fenced=True) if tiles else None
     for number, (composite, indices) in enumerate(drawn.items()):
         top = head + number * (grid + heading)
         note = "" if number else "; one stretch for all tiles, dark values raised; beige: invalid"
         at = top - heading if number else 0.48
         add_text(figure, 0.15, at, f"{describe_composite(composite, indices, bands)}{note}", size=9)
-        for place, axes in enumerate(_tile_pictures(figure, tiles, indices, top, columns) if tiles else ()):
+        if limits is None:
+            continue
+        for place, axes in enumerate(_tile_pictures(figure, tiles, indices, limits, top, columns)):
             if place < len(marks):
                 draw_marks(axes, marks[place], colours_of, tiles[place][1].shape[-1])
     if tiles:
@@ -160,12 +163,11 @@ def _tile_pictures(
     figure: Figure,
     tiles: Sequence[tuple[str, FloatArray, Mask]],
     indices: tuple[int, int, int],
+    limits: tuple[FloatArray, FloatArray],
     top: float,
     columns: int,
 ) -> list[Axes]:
     """Draw the tiles of a contact sheet in rows that begin `top` inches below its upper edge; returns their axes."""
-    stored = [pixels_CHW for _, pixels_CHW, _ in tiles], [valid_CHW for _, _, valid_CHW in tiles]
-    limits = stretch_limits(*stored, fenced=True)
     drawn = []
     for number, (name, pixels_CHW, valid_CHW) in enumerate(tiles):
         row, column = divmod(number, columns)

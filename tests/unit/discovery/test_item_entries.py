@@ -90,3 +90,13 @@ def test_items_without_bands_are_told(tmp_path, rasters):
     write_collection(tmp_path / "mine" / "items.json", [item])
     with pytest.raises(CatalogError, match="none of its 1 rasters can be read; first: item 'dryland_0'"):
         infer_catalog(tmp_path / "mine", tmp_path / "data_catalog.yaml")
+
+
+def test_items_that_share_no_band_are_told(tmp_path, rasters):
+    items = [item_of(one, "land/") for one in rasters]
+    for item, kept in zip(items, (slice(0, 4), slice(4, None)), strict=True):
+        item["assets"]["image"]["eo:bands"] = item["assets"]["image"]["eo:bands"][kept]
+        item["assets"]["image"]["raster:bands"] = item["assets"]["image"]["raster:bands"][kept]
+    write_collection(tmp_path / "mine" / "items.json", items)
+    with pytest.raises(CatalogError, match=r"no band of .* is in all of its 2 items; write the entry by hand"):
+        infer_catalog(tmp_path / "mine", tmp_path / "data_catalog.yaml")
