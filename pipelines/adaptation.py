@@ -14,7 +14,7 @@ from geomae.catalog import Selector, parse_selector
 from geomae.commands import adapt, finetune, gap, predict, pretrain, probe
 from geomae.commands.options import CommonOptions, exit_with
 from geomae.commands.run import OPENING_S, AnalysisRun
-from geomae.evaluation.adaptation_effect import AFTER, BEFORE
+from geomae.evaluation.adaptation_probe import AFTER, BEFORE
 from geomae.evaluation.gap_components import A_DISTANCE
 from geomae.files import read_json
 from geomae.metrics.predictions import ALL
@@ -82,7 +82,8 @@ class Study:
         """
         arguments = self.arguments
         options = adapt.AdaptOptions(
-            self._common("adapt"), model, arguments.target, arguments.source, changes=tuple(arguments.adapt_set),
+            self._common("adapt"), model, arguments.target, arguments.source,
+            changes=tuple(arguments.adapt_set) or ("method=lora",),  # a recipe trains, whatever differs
             probe_train=probe_train, probe_test=probe_test, min_class_rows=arguments.min_class_rows,
         )  # fmt: skip
         self._done(adapt.run(options))

@@ -13,7 +13,7 @@ fine-tuned model (`direct`) and of the adapted model (`map`). The report of `map
 """
 
 from geomae.catalog import parse_selector
-from geomae.evaluation.adaptation_effect import AFTER
+from geomae.evaluation.adaptation_probe import AFTER
 from pipelines.adaptation import Study, run
 from pipelines.adaptation_options import options
 

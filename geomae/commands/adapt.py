@@ -16,9 +16,12 @@ from geomae.commands.options import (
 from geomae.errors import ConfigError
 
 if TYPE_CHECKING:
+    from geomae.commands.adapt_report import Work
     from geomae.commands.session import Session
     from geomae.config import AdaptConfig
     from geomae.encoders import Reference
+    from geomae.evaluation.proposal import Answer
+    from geomae.runtime.signals import Stop
     from geomae.tiles.radiometry import Radiometry
     from geomae.tiles.selection import Selection
     from geomae.training.starts import Start
@@ -31,7 +34,10 @@ class AdaptOptions:
     common: CommonOptions
     model: Annotated[str, typer.Option(help="Model folder, mlflow:RUN_ID, models:/NAME/V or galileo:FOLDER.")]
     target: Annotated[str, typer.Option(help="SELECTOR of the tiles to adapt to; no label is read.")]
-    source: Annotated[str | None, typer.Option(help="SELECTOR of tiles of where the model comes from.")] = None
+    source: Annotated[
+        str | None,
+        typer.Option(help="SELECTOR of tiles of where the model comes from; what differs decides what is done."),
+    ] = None
     config: Annotated[str | None, typer.Option(help="FILE of further settings.")] = None
     changes: Changes = ()
     method: Annotated[str | None, typer.Option(help="lora (default), full, last-blocks, norm or heads.")] = None
@@ -60,6 +66,12 @@ class AdaptOptions:
     register: Annotated[str | None, typer.Option(help="Put the model into MLflow's registry under this name.")] = None
 
     @property
+    def asks(self) -> bool:
+        """Whether what differs decides what is done: there is a source, and nothing was said about the training."""
+        said = (self.method, self.rank, self.blocks, self.replay, self.steps, self.config, self.radiometry)
+        return self.source is not None and not self.changes and not self.again and all(one is None for one in said)
+
+    @property
     def labelled(self) -> tuple[str, ...]:
         """The selectors of the probe, if there is one: what it learns from and what it is tested on."""
         return tuple(one for one in (self.probe_train, self.probe_test) if one is not None)
@@ -80,59 +92,82 @@ def run(options: AdaptOptions) -> int:
     selections, labelled, radiometry = select_domains(options, session)
     # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
     from geomae.commands import adapt_report as report
+    from geomae.commands.adapt_proposal import ask_first, leave_as_it_is
     from geomae.commands.run import AnalysisRun, selection_record
     from geomae.evaluation import adaptation_effect as before_after
     from geomae.runtime.signals import watch
     from geomae.training import adaptation
-    from geomae.training.checkpoints import last_step
 
     named, model = open_start(options)
-    digest = model.digest
     if not options.again:
         adaptation.check_not_adapted(model, selections[0].digest(), options.model)
     training = adaptation.training_config(config, model)
     domains = adaptation.read_adaptation_domains(model, selections, training, seed)
     _, share = adaptation.trainable(domains, config, seed)
-    plan = before_after.plan_before_after(domains, labelled, options.min_class_rows, seed)
+    asks = options.asks and not model.has_head
+    plan = before_after.plan_before_after(domains, labelled, options.min_class_rows, seed, asks)
     before_after.check_before_after(plan, named, session.fabric.device)
     if options.common.dry_run:
-        report.describe_dry_run(session, domains, config, share)
+        report.describe_dry_run(session, domains, config, share, asks)
         return 0
     params = options.params(config) | {
-        "catalog": str(session.catalog.path.absolute()), "precision": session.precision, "model_digest": digest,
+        "catalog": str(session.catalog.path.absolute()), "precision": session.precision, "model_digest": model.digest,
         "data_digest": [one.digest() for one in (*selections, *plan.selections)],
     }  # fmt: skip
     out = output_folder("adapt", options.common.out)
-    with AnalysisRun("adapt", options.common, params, session.screen, out) as run_, watch() as stop:
+    with AnalysisRun("adapt", options.common, params, session.screen, out) as run_:
         run_.track([selection_record(session.catalog, one) for one in selections], report.model_tags(model))
         for note in domains.notes:
             session.screen.say(note)
-        run_.folder.forget_after(last_step(run_.folder.checkpoints))
-        adapted = adaptation.adapt_model(
-            session.compute, config, domains, run_.folder.checkpoints, seed, stop,
-            lambda event: report.log_event(run_, config, event),
-        )  # fmt: skip
-        run_.screen.close()
-        measured = None
-        if adapted is not None:
-            report.save_adapted(run_, session.catalog, config, domains, adapted, digest, radiometry)
-            before = report.save_begun(run_, model, named, domains.model)
-            measured = before_after.evaluate_before_after(
-                session.compute, session.catalog, plan, before, model.reference(run_.folder.model), out / "embeddings",
-                seed, stop, run_.step,
-            )  # fmt: skip
-        if adapted is None or measured is None:
+        work = report.Work(run_, session, config, domains, plan, model, report.save_begun(run_, model, named, domains))
+        with watch() as stop:
+            answer = ask_first(work, selections, stop) if asks else None
+            if answer is not None and not answer.proposal.trains:
+                done = leave_as_it_is(work, answer, options.register, stop)
+            else:
+                done = not stop.signal and train_and_measure(work, answer, options, radiometry, stop)
+        if not done:
             run_.stopped()
             return stop.exit_code
-        changes = before_after.error_changes(session.compute, domains, adapted.model, config, seed)
-        loss = before_after.held_out_loss(run_.folder.history(), domains, adapted)
-        result = before_after.AdaptationResult(config, domains, plan, adapted, changes, measured, digest, loss)
-        report.write_results(run_, result, options.register)
-        session.screen.say(next_command("adapt", options.common, out=out, target=options.target, model=options.model))
     return 0
 
 
 adapt = command(run, "Adapt a model to unlabelled tiles of another domain, and measure before and after.", ONE_DEVICE)
+
+
+def train_and_measure(
+    work: "Work", answer: "Answer | None", options: AdaptOptions, radiometry: "Radiometry | None", stop: "Stop"
+) -> bool:
+    """Go on with pretraining on the target, and measure the model before and after; False where `stop` ended it."""
+    from geomae.commands import adapt_report as report
+    from geomae.evaluation import adaptation_effect as before_after
+    from geomae.training.adaptation import adapt_model
+    from geomae.training.checkpoints import last_step
+
+    run_, session, config, domains, seed = work.run_, work.session, work.config, work.domains, options.common.seed
+    run_.folder.forget_after(last_step(run_.folder.checkpoints))
+    adapted = adapt_model(
+        session.compute, config, domains, run_.folder.checkpoints, seed, stop,
+        lambda event: report.log_event(run_, config, event),
+    )  # fmt: skip
+    run_.screen.close()
+    if adapted is None:
+        return False
+    report.save_adapted(work, adapted, radiometry)
+    measured = before_after.evaluate_before_after(
+        session.compute, session.catalog, work.plan, work.before, work.model.reference(run_.folder.model),
+        run_.out / "embeddings", seed, stop, run_.step,
+    )  # fmt: skip
+    if measured is None:
+        return False
+    changes = before_after.error_changes(session.compute, domains, adapted.model, config, seed)
+    loss = before_after.held_out_loss(run_.folder.history(), domains, adapted)
+    result = before_after.AdaptationResult(
+        config, domains, work.plan, adapted, changes, measured, work.model.digest, loss
+    )
+    report.write_results(run_, result, options.register, answer)
+    session.screen.say(next_command("adapt", options.common, out=run_.out, target=options.target, model=options.model))
+    return True
 
 
 def select_domains(

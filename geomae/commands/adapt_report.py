@@ -1,23 +1,30 @@
 """What `geomae adapt` leaves: the models, figures, sentences, and the report of before and after."""
 
-import math
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from geomae import __version__
-from geomae.catalog import Catalog
+from geomae.commands.adapt_findings import (
+    print_probe,
+    probe_figures,
+    probe_json,
+    probe_sections,
+    proposal_sections,
+    span,
+    summarize_labels,
+)
 from geomae.commands.run import OPENING_S, AnalysisRun
 from geomae.commands.session import Session
 from geomae.config import AdaptConfig
-from geomae.evaluation.adaptation_effect import AFTER, BEFORE, AdaptationResult, ErrorChange, Estimate
-from geomae.evaluation.probe_task import describe_scoring
+from geomae.evaluation.adaptation_effect import AdaptationResult, BeforeAfterPlan, ErrorChange
+from geomae.evaluation.adaptation_probe import AFTER, BEFORE
+from geomae.evaluation.proposal import Answer
 from geomae.files import write_json
-from geomae.metrics.predictions import ALL, FEWEST_GROUPS, metric_name
+from geomae.metrics.predictions import ALL, FEWEST_GROUPS
 from geomae.models.trainable_weights import Share
-from geomae.reports.page import Figure, Page, Section, Table, link_run, write_page
+from geomae.reports.page import About, Figure, Page, Section, Table, link_run, write_page
 from geomae.tiles.radiometry import Radiometry
 from geomae.tracking import commit
 from geomae.training.adaptation import AdaptationDomains, AdaptedModel, adapted_provenance
@@ -31,8 +38,25 @@ DISTANCE_TITLES = {
 }  # fmt: skip
 
 
-def describe_dry_run(session: Session, domains: AdaptationDomains, config: AdaptConfig, share: Share) -> None:
+@dataclass(frozen=True)
+class Work:
+    """An adaptation at work. `before` is the encoder text of the model as it began (see `save_begun`)."""
+
+    run_: AnalysisRun
+    session: Session
+    config: AdaptConfig
+    domains: AdaptationDomains
+    plan: BeforeAfterPlan
+    model: Start
+    before: str
+
+
+def describe_dry_run(
+    session: Session, domains: AdaptationDomains, config: AdaptConfig, share: Share, asks: bool
+) -> None:
     """What a dry run prints."""
+    if asks:
+        session.screen.result("what differs is measured first, and decides whether this training takes place:")
     for one in domains.all:
         bands = ", ".join(band.name for band in one.training.record.bands)
         session.screen.result(
@@ -65,34 +89,35 @@ def log_event(run_: AnalysisRun, config: AdaptConfig, event: Event) -> None:
         run_.step("adapting", event.step, config.steps, f"loss {event.figures['loss']:.4f}")
 
 
-def save_adapted(
-    run_: AnalysisRun, catalog: Catalog, config: AdaptConfig, domains: AdaptationDomains, adapted: AdaptedModel,
-    digest: str, radiometry: Radiometry | None,
-) -> None:  # fmt: skip
-    """Publish the model folder, in the place of what a run left that was killed behind this point.
-
-    What the target's tiles were read through stands in it as `radiometry/`.
-    """
+def save_adapted(work: Work, adapted: AdaptedModel, radiometry: Radiometry | None) -> None:
+    """Publish the model folder; what the target's tiles were read through stands in it as `radiometry/`."""
+    run_, domains = work.run_, work.domains
     provenance = {
         "command": "adapt",
         "code_version": __version__,
-        "catalogue_digest": catalog.digest(sorted({one.selected.index.name for one in domains.all})),
+        "catalogue_digest": work.session.catalog.digest(sorted({one.selected.index.name for one in domains.all})),
         "mlflow_run": run_.tracker.wait_run_id(OPENING_S),
         "seed": run_.common.seed,
-        **adapted_provenance(config, domains, adapted, digest),
+        **adapted_provenance(work.config, domains, adapted, work.model.digest),
     }
-    if run_.folder.model.exists():
-        shutil.rmtree(run_.folder.model)
-    adapted.model.save(run_.folder.model, provenance)
+    save_model(run_, adapted.model, provenance)
     if radiometry is not None:
         radiometry.save(run_.folder.model / "radiometry")
 
 
-def save_begun(run_: AnalysisRun, model: Start, named: str, begun: Start) -> str:
+def save_model(run_: AnalysisRun, model: Start, provenance: dict[str, Any]) -> None:
+    """Publish the model folder, in the place of what a run left that was killed behind this point."""
+    if run_.folder.model.exists():
+        shutil.rmtree(run_.folder.model)
+    model.save(run_.folder.model, provenance)
+
+
+def save_begun(run_: AnalysisRun, model: Start, named: str, domains: AdaptationDomains) -> str:
     """The encoder text of the model as it began; a folder beside the run, where it was given statistics of new sensors.
 
     Else the embeddings before and after would differ by these, too.
     """
+    begun = domains.model
     if begun.same_embeddings(model):
         return named
     if not (run_.out / BEFORE).exists():
@@ -100,11 +125,12 @@ def save_begun(run_: AnalysisRun, model: Start, named: str, begun: Start) -> str
     return begun.reference(run_.out / BEFORE)
 
 
-def write_results(run_: AnalysisRun, result: AdaptationResult, register: str | None) -> None:
+def write_results(run_: AnalysisRun, result: AdaptationResult, register: str | None, answer: Answer | None) -> None:
     """Publish figures, report, summary, and the model in MLflow; the same figures for people."""
     summary = summarize_adaptation(result)
-    write_json(run_.out / "adaptation.json", to_json(result) | {"verdict": summary})
-    pictures = write_report(run_, result, summary)
+    proposal = answer.proposal.record() if answer else None
+    write_json(run_.out / "adaptation.json", to_json(result) | {"proposal": proposal, "verdict": summary})
+    pictures = write_report(run_, result, summary, answer)
     run_.tracker.log_artifacts(run_.folder.model, "model")
     if register:
         run_.tracker.register_model(register)
@@ -135,9 +161,7 @@ def print_results(run_: AnalysisRun, result: AdaptationResult) -> None:
     if rows:
         run_.screen.table("RMSE on held-out tiles, mean over bands", header, rows)
     run_.screen.result(result.loss.text)
-    for name, target in result.before_after.target.items():
-        value = "unknown, the oracle is hardly better" if math.isnan(target.value) else f"{target.value:.3f}"
-        run_.screen.result(f"probe {name}: {value}")
+    print_probe(result.before_after, run_.screen.result)
 
 
 def baseline_title(baseline: str) -> str:
@@ -157,10 +181,8 @@ def to_json(result: AdaptationResult) -> dict[str, Any]:
         "steps": {"kept": adapted.kept_step, "trained": adapted.steps},
         "held_out_loss": asdict(result.loss),
         "reconstruction": [asdict(one) for one in result.changes],
-        "gap": {model: [asdict(one) for one in rows] for model, rows in measured.gap.items()},
-        "probe": {
-            "metric": measured.metric, "target": _rows(measured.target), "source": _rows(measured.source),
-        } if measured.target else None,
+        "gap": measured.gap_json(),
+        "probe": probe_json(measured),
         "notes": list(result.domains.notes),
     }  # fmt: skip
 
@@ -180,22 +202,8 @@ def flat_figures(result: AdaptationResult) -> dict[str, float]:
         flat |= {f"rmse_before/{name}": one.before, f"rmse_after/{name}": one.after, f"rmse_change/{name}": one.change}
         if one.interval is not None:
             flat |= {f"rmse_change/{name}/low": one.interval[0], f"rmse_change/{name}/high": one.interval[1]}
-    for model, rows in result.before_after.gap.items():
-        flat |= {f"gap/{row.measure}/{model}": row.value for row in rows}
-    for domain, rows_ in (("target", result.before_after.target), ("source", result.before_after.source)):
-        for name, figure in rows_.items():
-            place = f"probe/{domain}/{name.replace(':', '-')}"
-            flat[place] = figure.value
-            if figure.interval is not None:
-                flat |= {f"{place}/low": figure.interval[0], f"{place}/high": figure.interval[1]}
+    flat |= probe_figures(result.before_after)
     return {name: value for name, value in flat.items() if value == value}
-
-
-def _rows(figures: Mapping[str, Estimate]) -> dict[str, Any]:
-    return {
-        name: {"value": one.value if one.value == one.value else None, "interval": one.interval}
-        for name, one in figures.items()
-    }
 
 
 def summarize_adaptation(result: AdaptationResult) -> str:
@@ -209,9 +217,9 @@ def summarize_adaptation(result: AdaptationResult) -> str:
             f"{result.domains.target.name} in {result.adapted.steps} steps"
         ]
     if source is not None and by_pixels and result.adapted.kept_step:
-        parts.append(f"on {source.selector} it {_moved(source)}{_span(source.interval, 100, ' %')}")
-    if result.before_after.target:
-        parts.append(_labels(result))
+        parts.append(f"on {source.selector} it {_moved(source)}{span(source.interval, 100, ' %')}")
+    if result.plan.task is not None:
+        parts.append(summarize_labels(result.plan.task, result.before_after))
     return "; ".join(parts) + "."
 
 
@@ -228,7 +236,7 @@ def _reconstruction(target: ErrorChange) -> str:
     """What became of the error on the target, and how far the held-out groups carry it."""
     what = (
         f"The reconstruction error on held-out tiles of {target.selector} {_moved(target)}"
-        f"{_span(target.interval, 100, ' %')}"
+        f"{span(target.interval, 100, ' %')}"
     )
     if target.interval is None:
         sure = f"in {target.n_better} of {target.n_groups} groups it fell, which are too few for an interval"
@@ -241,52 +249,12 @@ def _reconstruction(target: ErrorChange) -> str:
     return f"{what}, {sure}"
 
 
-def _labels(result: AdaptationResult) -> str:
-    """What a probe of the source's labels makes of the target."""
-    probe, task = result.before_after.target, result.plan.task
-    assert task is not None
-    (test,) = task.tests
-    change = probe["change"]
-    helped = "rose" if change.value > 0 else "fell" if change.value < 0 else "stayed"
-    sure = (
-        f"which {task.truths[test.name].groups} groups are too few to tell from chance (it takes {FEWEST_GROUPS})"
-        if change.interval is None
-        else "which the data cannot tell from none"
-        if change.interval[0] <= 0 <= change.interval[1]
-        else "which is more than chance"
-    )
-    return (
-        f"a probe of {task.train.name} {helped} on {test.name} from {probe['before'].value:.3f} to "
-        f"{probe['after'].value:.3f} {metric_name(result.before_after.metric)}"
-        f"{_span(change.interval, 1, '')}, {sure}{_closed(probe)}"
-    )
-
-
-def _closed(probe: dict[str, Estimate]) -> str:
-    share = probe.get("share_closed")
-    if share is None:
-        return ""
-    oracle = f"a probe of the target itself ({probe['oracle'].value:.3f})"
-    if share.value != share.value:
-        return f"; {oracle} is hardly better than before, so there is no gap to close"
-    if share.value <= 0:
-        return f", no step towards {oracle}"
-    return f", {share.value:.0%} of the way to {oracle}"
-
-
 def _moved(change: ErrorChange) -> str:
     way = "fell" if change.change < 0 else "rose"
     return f"{way} by {abs(change.change) * 100:.1f} % ({change.before:.4g} to {change.after:.4g})"
 
 
-def _span(interval: tuple[float, float] | None, factor: float, unit: str) -> str:
-    if interval is None:
-        return ""
-    digits = 1 if factor == 100 else 3
-    return f" [{interval[0] * factor:+.{digits}f}, {interval[1] * factor:+.{digits}f}]{unit}"
-
-
-def write_report(run_: AnalysisRun, result: AdaptationResult, summary: str) -> list[Path]:
+def write_report(run_: AnalysisRun, result: AdaptationResult, summary: str, answer: Answer | None) -> list[Path]:
     """Publish `report.html` and its pictures; returns their paths."""
     from geomae.reports.domain_figures import Line, adaptation_curve, changes_picture  # matplotlib: after the work
 
@@ -307,31 +275,38 @@ def write_report(run_: AnalysisRun, result: AdaptationResult, summary: str) -> l
     if lines:
         changes_picture(pictures[1], lines, names={one.domain: one.selector for one in result.changes})
     sections = [
+        *(proposal_sections(answer) if answer else ()),
         _training(result, pictures[0]),
         *([_errors(result, pictures[1])] if result.changes else []),
         *([_gap(result)] if result.before_after.gap else []),
-        *(_probe(result) if result.before_after.target else []),
+        *probe_sections(result.plan.task, result.before_after),
         *([Section("Notes", result.domains.notes)] if result.domains.notes else []),
     ]
+    about = describe_origin(run_, result.domains, result.digest)
+    title = f"Adaptation to {result.domains.target.name}"
+    write_page(run_.out / "report.html", Page(title, summary, tuple(sections), about))
+    return pictures
+
+
+def describe_origin(run_: AnalysisRun, domains: AdaptationDomains, digest: str) -> About:
+    """The lines at the end of a report: model, tiles, catalogue, seed and version."""
     about = {
         "model": link_run(run_.params["model"]),
-        "weights of the model before": result.digest,
-        "run that made it": str(result.domains.model.provenance.get("mlflow_run") or "unknown"),
-        "target": _tiles(result, 0),
-        "source": _tiles(result, 1),
+        "weights of the model before": digest,
+        "run that made it": str(domains.model.provenance.get("mlflow_run") or "unknown"),
+        "target": _tiles(domains, 0),
+        "source": _tiles(domains, 1),
         "catalogue": run_.params["catalog"],
         "seed": str(run_.common.seed),
         "geomae": f"{__version__}, commit {commit()}",
     }
-    title = f"Adaptation to {result.domains.target.name}"
-    write_page(run_.out / "report.html", Page(title, summary, tuple(sections), {k: v for k, v in about.items() if v}))
-    return pictures
+    return {name: text for name, text in about.items() if text}
 
 
-def _tiles(result: AdaptationResult, number: int) -> str:
-    if number >= len(result.domains.all):
+def _tiles(domains: AdaptationDomains, number: int) -> str:
+    if number >= len(domains.all):
         return ""
-    one = result.domains.all[number]
+    one = domains.all[number]
     return f"{one.name}: {len(one.training.reader)} tiles to learn from, {len(one.held.reader)} held out"
 
 
@@ -404,38 +379,5 @@ def _gap(result: AdaptationResult) -> Section:
     return Section("Gap", text, (Table("Source against target", header, rows),))
 
 
-def _probe(result: AdaptationResult) -> Sequence[Section]:
-    task, measured = result.plan.task, result.before_after
-    assert task is not None
-    (test,) = task.tests
-    name = metric_name(measured.metric)
-    titles = {
-        "before": "before", "after": "after", "change": "after - before",
-        "oracle": f"oracle: learned from other groups of {test.name}, before",
-        "share_closed": "share of the gap closed: (after - before) / (oracle - before)",
-    }  # fmt: skip
-    on_target = f"Learned from {task.train.name}, asked on {test.name}"
-    home = f"Forgetting: learned from and asked on {task.train.name}, each group by a probe without it"
-    tables = [
-        Table(
-            caption,
-            ["", name, "95 %"],
-            [[titles.get(key, key), one.value, _interval(one)] for key, one in rows.items()],
-        )
-        for caption, rows in ((on_target, measured.target), (home, measured.source))
-        if rows
-    ]
-    text = (
-        "Linear probes of frozen embeddings. Labels of the target take part in scoring and in the oracle alone.",
-        *describe_scoring(task),
-    )
-    return [Section("What labels say", text, tuple(tables))]
-
-
 def _percent(interval: tuple[float, float] | None) -> str:
     return "" if interval is None else f"[{100 * interval[0]:+.1f},\N{NO-BREAK SPACE}{100 * interval[1]:+.1f}]"
-
-
-def _interval(figure: Estimate) -> str:
-    low_high = figure.interval
-    return "" if low_high is None else f"[{low_high[0]:.3f},\N{NO-BREAK SPACE}{low_high[1]:.3f}]"

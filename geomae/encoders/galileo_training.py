@@ -91,6 +91,11 @@ class GalileoStart:
         return None
 
     @property
+    def has_head(self) -> bool:
+        """See `Start`; Galileo is an encoder alone."""
+        return False
+
+    @property
     def groups(self) -> None:
         """None: it takes no masks."""
         return None

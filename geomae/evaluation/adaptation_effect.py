@@ -4,7 +4,7 @@ T tiles, G groups, R resamples, C bands, D features
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +17,21 @@ from geomae.config import AdaptConfig
 from geomae.encoders.selections import Embeddings, EmbeddingSpec, EncoderLoader, embed_specs
 from geomae.encoders.specification import encoder_specs, parse_encoder, parse_encoders
 from geomae.errors import BandMismatchError, CatalogError, ConfigError
-from geomae.evaluation.folds import TrainingFolds, assign_groups, codes_of
+from geomae.evaluation.adaptation_probe import AFTER, BEFORE, Estimate, probe_target
+from geomae.evaluation.alignment import NONE
+from geomae.evaluation.alignment_choice import RULE
+from geomae.evaluation.folds import codes_of
 from geomae.evaluation.gap_components import embedding_gap, subsample_tiles
-from geomae.evaluation.linear_probe import choose_C, fit_linear
 from geomae.evaluation.permutation_tests import GapFigure
-from geomae.evaluation.probe_predictions import PredictionKey
 from geomae.evaluation.probe_task import (
     CLASSIFICATION,
-    LabelledSelection,
     ProbeSettings,
     ProbeTask,
-    class_codes,
     label_selection,
     read_probe_task,
+    read_unscored_task,
 )
-from geomae.metrics.predictions import (
-    ALL,
-    FEWEST_GROUPS,
-    MOST_FOLDS,
-    Codes,
-    Floats,
-    Measure,
-    group_interval,
-    percentile_interval,
-    resample_groups,
-)
+from geomae.metrics.predictions import ALL, FEWEST_GROUPS, group_interval
 from geomae.metrics.reconstruction import TileErrors
 from geomae.runtime.devices import Compute
 from geomae.runtime.signals import Stop
@@ -51,18 +41,8 @@ from geomae.training.starts import Start
 from geomae.training.trainer import batch_spec
 from geomae.training.validation import BASELINES, MODEL, errors_by_tile
 
-BEFORE, AFTER = "before", "after"
 PROBE_BASELINES = ("baseline:statistics", "baseline:rcf")
 CROSS_FIT = 3  # folds where groups occur in train and test, as do sites seen in two seasons
-SMALLEST_GAP = 0.02  # for which the share closed is given: with a smaller gap it is a ratio of noise
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its interval (95 %, over resampled groups); None with too few groups."""
-
-    value: float
-    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,15 +69,21 @@ class ErrorChange:
 
 @dataclass(frozen=True)
 class BeforeAfterPlan:
-    """What is compared: `gap` holds source and target, or nothing; `task` is the task of the probe, if any."""
+    """What is compared: `gap` holds source and target, or nothing; `task` is the task of the probe, if any.
+
+    `choice` is the task by which an alignment is chosen: labelled tiles of the source, and tiles of the target whose
+    labels are not read. None where nothing is to be chosen, or where `unlabelled` says why it cannot be.
+    """
 
     gap: tuple[Selection, ...]
     task: ProbeTask | None
+    choice: ProbeTask | None = None
+    unlabelled: str = ""
 
     @property
     def selections(self) -> list[Selection]:
         """All tiles to be embedded."""
-        return [*self.gap, *(self.task.selections if self.task else [])]
+        return [*self.gap, *(one for task in (self.task, self.choice) if task for one in task.selections)]
 
 
 @dataclass(frozen=True)
@@ -108,6 +94,10 @@ class BeforeAfter:
     target: dict[str, Estimate]
     source: dict[str, Estimate]
     metric: str = ""
+
+    def gap_json(self) -> dict[str, list[dict[str, Any]]]:
+        """The gap figures as JSON."""
+        return {model: [asdict(one) for one in rows] for model, rows in self.gap.items()}
 
 
 @dataclass(frozen=True)
@@ -155,35 +145,64 @@ def held_out_loss(
 
 
 def plan_before_after(
-    domains: AdaptationDomains, labelled: Sequence[Selection], min_class_rows: int, seed: int
+    domains: AdaptationDomains, labelled: Sequence[Selection], min_class_rows: int, seed: int, choose: bool = False
 ) -> BeforeAfterPlan:
     """Plan the comparison: the gap where there is a source, a probe where there are labelled tiles.
 
-    `labelled` is empty, or holds the tiles that a probe is trained on and those that it is tested on. Raises
-    CatalogError or ConfigError for labelled tiles that cannot be probed.
+    `labelled` is empty, or holds the tiles that a probe is trained on and those that it is tested on. With `choose`, an
+    alignment will be chosen, by labels of the former, else of the source. Raises CatalogError or ConfigError for
+    labelled tiles that cannot be probed.
     """
+    if domains.source is None and not labelled:
+        return BeforeAfterPlan((), None)
     roles = (("source", domains.source), ("target", domains.target)) if domains.source else ()
     gap = [_subsample(one.selected, role, seed) for role, one in roles]
-    if not labelled:
-        try:
-            return BeforeAfterPlan(tuple(share_bands(gap)) if gap else (), None)
-        except BandMismatchError:  # a spectral embedding accepts both
-            return BeforeAfterPlan(tuple(gap), None)
+    learned = labelled[:1] or [one.selected for _, one in roles[:1]]
+    try:
+        shared = share_bands([*gap, *(labelled or learned)])
+    except BandMismatchError:  # a spectral embedding accepts both
+        if labelled:
+            raise
+        return BeforeAfterPlan(tuple(gap), None, None, "source and target share no band")
+    plan = BeforeAfterPlan(tuple(shared[: len(gap)]), None)
+    if labelled:
+        plan = replace(plan, task=_labelled_task(labelled, shared[len(gap) :], min_class_rows, seed))
+    if not choose:
+        return plan
+    try:
+        return replace(plan, choice=_choice_task(shared[len(gap)], plan.gap[1], seed))
+    except (CatalogError, ConfigError) as error:
+        return replace(plan, unlabelled=str(error))
+
+
+def _labelled_task(
+    labelled: Sequence[Selection], shared: Sequence[Selection], min_class_rows: int, seed: int
+) -> ProbeTask:
+    """The task of the probe; `shared` are the labelled tiles in the bands that all tiles have."""
     for one, option in zip(labelled, ("--probe-train", "--probe-test"), strict=True):
         label_selection(one, CLASSIFICATION, option)
     train, test = labelled
     check_no_pixel_overlap(train.index, test.index, f"--probe-train {train.name}")
-    shared = share_bands([*gap, *labelled])
-    learned, tested = (set(one.index.independent_units()) for one in labelled)
-    folds = max(2, min(CROSS_FIT, len(learned))) if learned & tested else None
-    settings = ProbeSettings(cross_fit=folds, min_class_rows=min_class_rows, seed=seed)
+    settings = ProbeSettings(cross_fit=_folds(train, test), min_class_rows=min_class_rows, seed=seed)
     try:
-        task = read_probe_task(settings, shared[len(gap) :])
+        return read_probe_task(settings, shared)
     except (CatalogError, ConfigError) as error:
         raise type(error)(
             f"--probe-train and --probe-test: {error}; or leave both out, and adapt without a probe"
         ) from error
-    return BeforeAfterPlan(tuple(shared[: len(gap)]), task)
+
+
+def _choice_task(source: Selection, target: Selection, seed: int) -> ProbeTask:
+    """The task by which an alignment is chosen among those that the rule may choose."""
+    alignments = (NONE, *RULE.candidates)
+    settings = ProbeSettings(cross_fit=_folds(source, target), alignments=alignments, seed=seed, shots=())
+    return read_unscored_task(settings, source, target)
+
+
+def _folds(source: Selection, target: Selection) -> int | None:
+    """The number of folds of groups, where groups occur in both selections."""
+    learned, tested = (set(one.index.independent_units()) for one in (source, target))
+    return max(2, min(CROSS_FIT, len(learned))) if learned & tested else None
 
 
 def check_before_after(plan: BeforeAfterPlan, model: str | Path, device: torch.device) -> None:
@@ -219,87 +238,49 @@ def evaluate_before_after(
     catalog: Catalog,
     plan: BeforeAfterPlan,
     before: str | Path,
-    after: str | Path,
+    after: str | Path | None,
     out: Path,
     seed: int,
     stop: Stop | None = None,
     progress: Callable[..., None] = lambda *_: None,
+    align: str = NONE,
 ) -> BeforeAfter | None:
     """Gap and probe of the encoders `before` and `after`; None where `stop` ended it.
 
-    All tiles of the plan are embedded into stores below `out` by both models, and for a probe also by baselines.
+    All tiles of the plan are embedded into stores below `out` by both models, and for a probe also by baselines. Where
+    nothing was trained there is no `after`, and the probe is asked behind the alignment `align`.
     """
     if not plan.selections:
         return BeforeAfter({}, {}, {})
-    texts = [f"{BEFORE}={before}", f"{AFTER}={after}", *(PROBE_BASELINES if plan.task else ())]
-    specs = encoder_specs(parse_encoders(texts))
-    loader = EncoderLoader(EmbeddingSpec(), plan.selections, compute.fabric.device)
-    trained = loader.load_trained(specs)
-    embedded = list(embed_specs(compute, catalog, specs, trained, loader, out, stop, progress))
-    if stop is not None and stop.signal:
+    models = {BEFORE: before} | ({AFTER: after} if after is not None else {})
+    texts = [f"{label}={model}" for label, model in models.items()]
+    by_label = embed_plan(
+        compute, catalog, plan, [*texts, *(PROBE_BASELINES if plan.task else ())], out, stop, progress
+    )
+    if by_label is None:
         return None
-    by_label = {one.label: one for one in embedded}
-    gap = {label: _gap(plan.gap, by_label[label], seed) for label in (BEFORE, AFTER) if plan.gap}
+    gap = {label: _gap(plan.gap, by_label[label], seed) for label in models if plan.gap}
     if plan.task is None:
         return BeforeAfter(gap, {}, {})
-    target, source = _probe(plan.task, by_label, seed)
+    target, source = probe_target(plan.task, by_label, seed, align)
     return BeforeAfter(gap, target, source, next(iter(plan.task.truths.values())).measure.main)
 
 
-def cross_fitted(embedding_TD: NDArray[np.floating], label_T: Codes, group_T: Codes, classes: int) -> Codes | None:
-    """The class (T,) of each tile by a linear probe that was trained on the other groups.
-
-    None for a single group, and where no class has two tiles. The strength is chosen on the same tiles, which is
-    optimistic by design: the result serves as an upper bound.
-    """
-    groups, counts = len(np.unique(group_T)), np.unique(label_T, return_counts=True)[1]
-    if groups < 2 or counts.max() < 2:
-        return None
-    fewest = int(counts.min())
-    # A class too rare for the folds is predicted wrongly, which is correct here.
-    folds = TrainingFolds(assign_groups(label_T, group_T, min(MOST_FOLDS, groups, max(fewest, 2))), "").parts()
-    C, _ = choose_C(embedding_TD, label_T, classes, folds)
-    predicted_T = np.zeros_like(label_T)
-    for learn, held in folds:
-        probe = fit_linear(embedding_TD[learn], label_T[learn], classes, C)
-        predicted_T[held] = probe.predict(embedding_TD[held])
-    return predicted_T
-
-
-def paired_estimates(
-    predicted: Mapping[str, Codes],
-    label_T: Codes,
-    group_T: Codes,
-    measure: Measure,
-    seed: int,
-    derived: Mapping[str, Callable[[Mapping[str, Floats]], Floats]],
-) -> dict[str, Estimate]:
-    """The main figure of each prediction, and figures `derived` from them, on the same resamples of the groups."""
-    groups = int(group_T.max()) + 1
-    counts_RG = resample_groups(groups, seed)
-    sums = {name: measure.sums(label_T, codes_T, group_T, groups) for name, codes_T in predicted.items()}
-    values = {name: measure.values(one.sum(0))[measure.main, ALL] for name, one in sums.items()}
-    values |= {name: function(values) for name, function in derived.items()}
-    if counts_RG is None:
-        return {name: Estimate(float(value)) for name, value in values.items()}
-    drawn = {
-        name: measure.values(np.tensordot(counts_RG, one, axes=1))[measure.main, ALL] for name, one in sums.items()
-    }
-    drawn |= {name: function(drawn) for name, function in derived.items()}
-    known = {name: percentile_interval(one) for name, one in drawn.items() if np.isfinite(one).all()}
-    return {name: Estimate(float(value), known.get(name)) for name, value in values.items()}
-
-
-def change(values: Mapping[str, Floats]) -> Floats:
-    """The main figure after minus before the adaptation."""
-    return np.asarray(values[AFTER] - values[BEFORE])
-
-
-def share_closed(values: Mapping[str, Floats]) -> Floats:
-    """(after - before) / (oracle - before); NaN where the oracle is less than SMALLEST_GAP better than `before`."""
-    gap = np.asarray(values["oracle"] - values[BEFORE])
-    share = np.divide(change(values), gap, out=np.full(np.shape(gap), np.nan), where=gap >= SMALLEST_GAP)
-    return np.asarray(share)
+def embed_plan(
+    compute: Compute,
+    catalog: Catalog,
+    plan: BeforeAfterPlan,
+    encoders: Sequence[str],
+    out: Path,
+    stop: Stop | None,
+    progress: Callable[..., None],
+) -> dict[str, Embeddings] | None:
+    """The embeddings of all tiles of the plan by label; a store below `out` that is there already is used."""
+    specs = encoder_specs(parse_encoders(encoders))
+    loader = EncoderLoader(EmbeddingSpec(), plan.selections, compute.fabric.device)
+    embedded = embed_specs(compute, catalog, specs, loader.load_trained(specs), loader, out, stop, progress)
+    by_label = {one.label: one for one in embedded}
+    return None if stop is not None and stop.signal else by_label
 
 
 def _changes(
@@ -335,35 +316,3 @@ def _subsample(selected: Selection, role: str, seed: int) -> Selection:
 def _gap(domains: Sequence[Selection], embeddings: Embeddings, seed: int) -> list[GapFigure]:
     source, target = ((embeddings.of(one), one.index.independent_units()) for one in domains)
     return embedding_gap(*source, *target, seed)
-
-
-def _probe(
-    task: ProbeTask, by_label: dict[str, Embeddings], seed: int
-) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
-    """Figures on the target and on the source. Labels of the target are used for scoring and by the oracle only."""
-    (test,), train = task.tests, task.train
-    truth = task.truths[test.name]
-    predicted = {
-        label: task.predict(one).predicted[PredictionKey(test.name, "linear")][0] for label, one in by_label.items()
-    }
-    oracle = _cross_fitted(task, test, by_label[BEFORE])
-    derived = {"change": change}
-    if oracle is not None:
-        predicted["oracle"] = oracle
-        derived["share_closed"] = share_closed
-    target = paired_estimates(predicted, truth.label_T, truth.group_T, truth.measure, seed, derived)
-    at_home = {
-        label: codes_T
-        for label in (BEFORE, AFTER)
-        if (codes_T := _cross_fitted(task, train, by_label[label])) is not None
-    }
-    if not at_home:
-        return target, {}
-    label_T, (group_T, _) = class_codes(train, task.names), codes_of(train.unit_T)
-    return target, paired_estimates(at_home, label_T, group_T, truth.measure, seed, {"change": change})
-
-
-def _cross_fitted(task: ProbeTask, labelled: LabelledSelection, embeddings: Embeddings) -> Codes | None:
-    group_T, _ = codes_of(labelled.unit_T)
-    label_T = class_codes(labelled, task.names)
-    return cross_fitted(embeddings.of(labelled.selected), label_T, group_T, len(task.names))

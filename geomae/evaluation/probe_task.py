@@ -209,9 +209,9 @@ def class_codes(labelled: LabelledSelection, names: Sequence[str]) -> NDArray[An
 
 
 def occurring_classes(labelled: LabelledSelection) -> list[str]:
-    """The classes that occur, in order."""
+    """The classes that occur, in order; none where labels were not read."""
     if labelled.pixels_THW is None:
-        return sorted(set(labelled.label_T.tolist()))
+        return sorted(set(labelled.label_T.tolist()) - {""})
     there = np.unique(labelled.pixels_THW)
     return [name for code, name in enumerate(labelled.classes) if code in there]
 
@@ -289,15 +289,9 @@ def read_probe_task(settings: ProbeSettings, chosen: Sequence[Selection]) -> Pro
 
     Raises CatalogError or ConfigError for invalid labels, groups and folds.
     """
-    train = label_selection(chosen[0], settings.task, "--train")
     tests = tuple(label_selection(one, settings.task, "--test") for one in chosen[1:])
-    check_no_leakage(train, tests, settings.cross_fit)
-    names = check_classes(train, tests, settings.task)
-    validation = None
-    if settings.cross_fit is None and settings.C is None:
-        validation = validation_selection(train, chosen[0], tests, settings.task)
-    pool = (train,) if validation is None else (train, validation)
-    plans, how = _plans(settings, pool, tests, names)
+    task = _planned(settings, chosen[0], label_selection(chosen[0], settings.task, "--train"), tests)
+    names = task.names
     groups = {test.name: codes_of(test.unit_T)[0] for test in tests}
     averaged = {test.name: _averaged(test, names, settings) for test in tests}
     truths = {
@@ -305,7 +299,35 @@ def read_probe_task(settings: ProbeSettings, chosen: Sequence[Selection]) -> Pro
         for test in tests
     }
     counted = {test.name: tuple(np.array(names)[averaged[test.name]].tolist()) for test in tests} if names else {}
-    return ProbeTask(settings, train, pool, tests, names, plans, how, truths, counted)
+    return replace(task, truths=truths, averaged=counted)
+
+
+def read_unscored_task(settings: ProbeSettings, source: Selection, target: Selection) -> ProbeTask:
+    """A task that predicts the tiles of a target whose labels are not read, if it has any; nothing is scored.
+
+    Raises CatalogError or ConfigError for invalid labels, groups and folds of the source.
+    """
+    train = label_selection(source, settings.task, "--source")
+    return _planned(settings, source, train, (_without_labels(target),))
+
+
+def _without_labels(selected: Selection) -> LabelledSelection:
+    """All tiles of a selection, none of which has a class."""
+    return LabelledSelection(selected, np.full(len(selected.index), ""), selected.index.independent_units())
+
+
+def _planned(
+    settings: ProbeSettings, chosen: Selection, train: LabelledSelection, tests: tuple[LabelledSelection, ...]
+) -> ProbeTask:
+    """A task that is not yet scored. `chosen` is the selection of the training tiles."""
+    check_no_leakage(train, tests, settings.cross_fit)
+    names = check_classes(train, tests, settings.task)
+    validation = None
+    if settings.cross_fit is None and settings.C is None:
+        validation = validation_selection(train, chosen, tests, settings.task)
+    pool = (train,) if validation is None else (train, validation)
+    plans, how = _plans(settings, pool, tests, names)
+    return ProbeTask(settings, train, pool, tests, names, plans, how, {}, {})
 
 
 def describe_scoring(task: ProbeTask) -> Iterator[str]:

@@ -33,6 +33,10 @@ class Start(Protocol):
         """The model with a decoder, which can be trained to predict pixels; None without a decoder."""
 
     @property
+    def has_head(self) -> bool:
+        """Whether a head for labels goes with the model, as with a fine-tuned one."""
+
+    @property
     def groups(self) -> Groups | None:
         """See `Trainable`."""
 
@@ -93,6 +97,11 @@ class OwnStart:
     def decoding(self) -> Model | None:
         """See `Start`."""
         return self.model if self.model.mae.decoder is not None else None
+
+    @property
+    def has_head(self) -> bool:
+        """See `Start`."""
+        return self.model.head is not None
 
     @property
     def groups(self) -> Groups | None:

@@ -11,7 +11,7 @@ import torch
 from helpers import history, mlflow_client, options, write_catalog
 from processes import forked
 
-from geomae import open_embeddings
+from geomae import load_predictor, open_embeddings
 from geomae.catalog import open_catalog
 from geomae.commands import adapt, embed
 from geomae.commands.adapt import AdaptOptions
@@ -55,6 +55,13 @@ datasets:
     domain: {column: season}
   noise:
     <<: *land
+    label: {column: noise}
+  hazy:
+    <<: *land
+    offset: 0.3
+  hazy-noise:
+    <<: *land
+    offset: 0.3
     label: {column: noise}
   bare:
     <<: *land
@@ -254,6 +261,56 @@ def test_pixels_of_the_target_are_brought_to_the_source_first(land, begun, track
     np.testing.assert_allclose(means["mapped"], means["green"], rtol=0.02)
     with pytest.raises(ConfigError, match="--source SELECTOR"):
         adapt.run(request(land, begun, tmp_path / "none", tracking_uri, radiometry="quantiles"))
+
+
+ASKED = {"source": GREEN, "changes": (), "steps": None}  # nothing is said of a training
+
+
+def test_what_differs_is_asked_first_and_no_label_of_the_target_has_a_part_in_the_answer(
+    land, begun, tracking_uri, tmp_path
+):
+    made = {}
+    for name, there in {"truth": "hazy[season=brown]", "noise": "hazy-noise[season=brown]"}.items():
+        wishes = ASKED | {"target": there, "probe_train": GREEN, "probe_test": there}
+        assert adapt.run(request(land, begun, tmp_path / name, tracking_uri, **wishes)) == 0
+        probe = tmp_path / name / "probes" / "before"
+        made[name] = told(tmp_path / name)["proposal"], *(one.read_bytes() for one in probe.glob("*.safetensors"))
+    assert made["truth"] == made["noise"]
+    found = told(tmp_path / "truth")
+    assert found["proposal"]["action"] == "alignment"
+    assert found["proposal"]["align"] == "standardise+coral"
+    figures = found["probe"]["target"]
+    assert {"before", "aligned", "change", "oracle", "labels-5", "labels-5_change", "baseline-rcf"} <= set(figures)
+    assert figures["change"]["value"] == pytest.approx(figures["aligned"]["value"] - figures["before"]["value"])
+    assert found["probe"]["source"] == {}
+    weights = load_model(begun).mae.state_dict()
+    kept = load_model(tmp_path / "truth" / "model").mae.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in kept.items())
+    report = (tmp_path / "truth" / "report.html").read_text(encoding="utf-8")
+    for part in ("What differs", "Class shares", "What is proposed", "circular validation", "labels of each class"):
+        assert part in report
+    saved = load_predictor(tmp_path / "truth" / "probes" / "before")
+    assert set(saved.classes) == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "why"),
+    [
+        ({"source": "bare[season=green]"}, "Without labels of the source no alignment can be judged"),
+        ({"target": "thermal[season=brown]"}, "The model does not know thermal (lwir11)"),
+    ],
+)
+def test_where_no_alignment_can_be_judged_or_a_sensor_is_new_the_model_is_trained(
+    wishes, why, land, begun, tracking_uri, tmp_path, monkeypatch
+):
+    few = AdaptConfig(batch=8, steps=2, eval_every=2, save_every=2, replay=0.5)
+    monkeypatch.setattr(adapt, "read_config", lambda options: few)
+    assert adapt.run(request(land, begun, tmp_path / "run", tracking_uri, **ASKED | wishes)) == 0
+    found = told(tmp_path / "run")
+    assert found["proposal"]["action"] == "pretraining"
+    assert why in found["proposal"]["why"]
+    assert found["steps"]["trained"] == 2
+    assert "What is proposed" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_stopped_adaptation_goes_on_to_the_same_bytes(land, begun, tracking_uri, tmp_path, monkeypatch):

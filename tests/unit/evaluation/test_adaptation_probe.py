@@ -6,11 +6,11 @@ T tiles, G groups
 import numpy as np
 import pytest
 
-from geomae.evaluation.adaptation_effect import change, cross_fitted, paired_estimates, share_closed
+from geomae.evaluation.adaptation_probe import cross_fitted, gain, paired_estimates, share_closed
 from geomae.metrics.predictions import ClassMeasure
 
 MEASURE = ClassMeasure(("a", "b"), np.array([True, True]))
-DERIVED = {"change": change, "share_closed": share_closed}
+DERIVED = {"change": gain("after"), "share_closed": share_closed("after")}
 
 
 def predictions(groups=12, each=10):
@@ -19,7 +19,7 @@ def predictions(groups=12, each=10):
     group_T = np.repeat(np.arange(groups), each)
     place_T = np.arange(len(label_T)) // 2
     wrong = {"before": place_T % 2 == 0, "after": place_T % 4 == 0, "oracle": np.zeros(len(label_T), bool)}
-    return label_T, group_T, {name: np.where(one, 1 - label_T, label_T) for name, one in wrong.items()}
+    return label_T, group_T, {name: [np.where(one, 1 - label_T, label_T)] for name, one in wrong.items()}
 
 
 def test_the_share_is_told_with_a_paired_interval():
@@ -30,6 +30,14 @@ def test_the_share_is_told_with_a_paired_interval():
     assert found["share_closed"].value == pytest.approx(found["change"].value / (1 - found["before"].value))
     low, high = found["share_closed"].interval
     assert low < found["share_closed"].value < high
+
+
+def test_a_figure_of_several_draws_is_their_mean():
+    label_T, group_T, predicted = predictions()
+    draws = [*predicted["before"], *predicted["oracle"]]
+    found = paired_estimates(predicted | {"few": draws}, label_T, group_T, MEASURE, 0, {"few_change": gain("few")})
+    assert found["few"].value == pytest.approx((found["before"].value + found["oracle"].value) / 2)
+    assert found["few_change"].interval[0] < found["few_change"].value < found["few_change"].interval[1]
 
 
 def test_without_two_tiles_of_a_class_there_is_no_oracle():

@@ -1,0 +1,254 @@
+"""What differs between the domains of an adaptation, and what is proposed to do about it, without labels of the target.
+
+T tiles of the target, C bands
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from geomae.encoders.selections import Embeddings
+from geomae.evaluation.adaptation_effect import BeforeAfterPlan
+from geomae.evaluation.adaptation_probe import BEFORE
+from geomae.evaluation.alignment import NONE, import_skada
+from geomae.evaluation.alignment_choice import RULE, Choice, choose
+from geomae.evaluation.gap import GapDomains, Spectrum, read_pixels
+from geomae.evaluation.gap_components import DIFFERENCE, pixel_gap
+from geomae.evaluation.permutation_tests import GapFigure, corrected
+from geomae.evaluation.probe import ProbeResult
+from geomae.evaluation.probe_predictions import PredictionKey
+from geomae.evaluation.probe_scores import EncoderResult, ProbeScores
+from geomae.evaluation.probe_task import ProbeTask
+from geomae.tiles.selection import Selection
+from geomae.training.starts import Start
+
+NOTHING, LABELS, ALIGNMENT, PRETRAINING = "nothing", "labels", "alignment", "pretraining"
+SIGNIFICANT = 0.05
+OTHER_SCALE = 1.5  # ratio of ground sample distances from which it is told
+WORTH = 0.05  # of the accuracy: the gain that labels should be able to show
+DEVIATIONS = 1.96 + 0.84  # 95 % confidence and 80 % power
+
+
+@dataclass(frozen=True)
+class Differences:
+    """What differs between source and target.
+
+    `pixels` are the differences of the bands' means; empty where the domains share no band. `new_sensor` names the
+    sensor of the target where the model does not know it, else it is empty. `probe` holds evidence on alignments and
+    the estimated class shares; None where the source has no usable labels, for the reason `unlabelled`.
+    """
+
+    domains: GapDomains
+    pixels: Sequence[GapFigure]
+    spectra: tuple[Spectrum, Spectrum]
+    new_sensor: str
+    probe: ProbeResult | None
+    unlabelled: str
+
+    def sentences(self) -> Iterator[str]:
+        """Sensor, pixels, places and class shares in words."""
+        yield self._sensor()
+        yield self._pixels()
+        paired = self.domains.paired
+        yield (
+            f"Places: {paired} groups occur in both domains."
+            if paired
+            else "Places: no group occurs in both domains, so they show different places as far as groups say."
+        )
+        if self.probe is None:
+            yield f"Class shares: not estimated, since the source has no usable labels ({self.unlabelled})."
+            return
+        test = self.probe.task.tests[0].name
+        shares = self.probe.shares(BEFORE, test)
+        distance = 0.5 * float(np.abs(shares.likely.share_K - shares.source_K).sum())
+        if self.probe.evidence(BEFORE, test).paired:
+            yield (
+                f"Class shares: both domains show the same places, so they should be equal; those estimated differ by "
+                f"{distance:.2f} (total variation, 0 to 1), which is the error of the estimate."
+            )
+            return
+        doubt = f" They are not to be trusted: {'; '.join(shares.likely.reasons)}." if shares.likely.reasons else ""
+        yield (
+            f"Class shares: those estimated for the target differ by {distance:.2f} from those of the source (total "
+            f"variation, 0 to 1).{doubt}"
+        )
+
+    def _sensor(self) -> str:
+        source, target = self.domains
+        scales = [one.gsd_m for one in (source, target) if one.gsd_m is not None]
+        other = len(scales) == 2 and max(scales) > OTHER_SCALE * min(scales)
+        scale = f" Pixels are {scales[0]:g} m in the source and {scales[1]:g} m in the target." if other else ""
+        names = [one.selected.imagery.name for one in (source, target)]
+        what = (
+            f"the model does not know {self.new_sensor}" if self.new_sensor
+            else f"{names[1]} in both" if names[0] == names[1]
+            else f"{names[0]} in the source, {names[1]} in the target, both known to the model"
+        )  # fmt: skip
+        return f"Sensor: {what}.{scale}"
+
+    def _pixels(self) -> str:
+        if not self.pixels:
+            return "Pixels: the domains share no band in one unit."
+        spread_of = {
+            band.name: float(std) for band, std in zip(self.domains.source.bands, self.spectra[0].std_C, strict=True)
+        }
+        sure = [one for one in self.pixels if one.p_holm is not None and one.p_holm < SIGNIFICANT]
+        most = max(self.pixels, key=lambda one: abs(one.value) / max(spread_of[one.band], 1e-30))
+        tested = (
+            f"{len(sure)} of {len(self.pixels)} bands differ by more than chance"
+            if any(one.p_holm is not None for one in self.pixels)
+            else "too few groups to tell a difference from chance"
+        )
+        return (
+            f"Pixels: {tested}; {most.band} most, by {most.value:+.3g} {self.domains.unit} on average, "
+            f"{abs(most.value) / max(spread_of[most.band], 1e-30):.2g} standard deviations of the source."
+        )
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """`action` is NOTHING, LABELS, ALIGNMENT (`align` names it) or PRETRAINING; `why` and `labels` are sentences.
+
+    `labels` says what labels of the target could settle.
+    """
+
+    action: str
+    align: str
+    why: str
+    labels: str
+
+    @property
+    def trains(self) -> bool:
+        """Whether the model is trained."""
+        return self.action == PRETRAINING
+
+    @property
+    def text(self) -> str:
+        """The action and its reason."""
+        what = {
+            NOTHING: "Proposed: nothing",
+            LABELS: "Proposed: labels of the target; nothing is done without them",
+            ALIGNMENT: f"Proposed and done: an alignment of the embeddings ({self.align})",
+            PRETRAINING: "Proposed and done: continued pretraining on the target",
+        }[self.action]
+        return f"{what}. {self.why}"
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"action": self.action, "align": self.align, "why": self.why, "labels": self.labels}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What differs, what is proposed, and the embeddings that it rests on; None where there is no task of a probe."""
+
+    differences: Differences
+    proposal: Proposal
+    embeddings: Embeddings | None
+
+
+def new_sensor(model: Start, target: Selection) -> str:
+    """The sensor of the target, if the model has no statistics of it or of some of its bands; else empty."""
+    known = model.with_sensor(target.imagery, []).same_embeddings(model)
+    return "" if known else f"{target.imagery.name} ({', '.join(band.name for band in target.imagery.bands)})"
+
+
+def measure_differences(
+    domains: GapDomains,
+    plan: BeforeAfterPlan,
+    sensor: str,
+    embeddings: Embeddings | None,
+    seed: int,
+    progress: Callable[[str, int, int], None],
+) -> Differences:
+    """Compare pixels; estimate class shares and collect evidence on alignments where the source has labels.
+
+    `embeddings` are those of the tiles of `plan.choice`, by the model before the adaptation. No label of the target is
+    read.
+    """
+    source, target = (read_pixels(one, progress) for one in domains)
+    pixels: list[GapFigure] = []
+    if domains.same_bands:
+        names = [band.name for band in domains.source.bands]
+        every = pixel_gap(source, target, names, domains.source.selected.imagery.unit, seed)
+        pixels = [one for one in corrected(every) if one.measure == DIFFERENCE]
+    probe = None
+    if plan.choice is not None and embeddings is not None:
+        probe = _probe(plan.choice, embeddings)
+    return Differences(domains, pixels, (Spectrum.of(source), Spectrum.of(target)), sensor, probe, plan.unlabelled)
+
+
+def _probe(task: ProbeTask, embeddings: Embeddings) -> ProbeResult:
+    """Predictions of the target without alignment and with each that the rule may choose, and its choice."""
+    import_skada()
+    with threadpool_limits(1):
+        predictions = task.predict(embeddings)
+    result = ProbeResult(task, [EncoderResult(BEFORE, False, [predictions])], ProbeScores(), {}, {BEFORE: []})
+    pair = BEFORE, task.tests[0].name
+    return ProbeResult(task, result.encoders, result.scores, {pair: choose(result.evidence(*pair))}, result.notes)
+
+
+def propose(differences: Differences) -> Proposal:
+    """What to do, by evidence on shifts that were measured (docs/adaptation.md).
+
+    1. A sensor that the model does not know is learned: continued pretraining pays there.
+    2. Without labels of the source no alignment can be judged; pretraining goes on, which held-out tiles judge.
+    3. Else an alignment where the rule has evidence for one.
+    4. Where it has none, labels of the target if the domains differ, and nothing if they hardly do: there, labels of
+       the target gave no more than those of the source.
+    """
+    probe = differences.probe
+    if differences.new_sensor:
+        why = f"The model does not know {differences.new_sensor}, and a sensor is learned from its pixels."
+        return Proposal(PRETRAINING, NONE, why, _labels(differences))
+    if probe is None:
+        why = (
+            "Without labels of the source no alignment can be judged; whether pretraining helps is judged by the "
+            "held-out loss of the target."
+        )
+        return Proposal(PRETRAINING, NONE, why, _labels(differences))
+    ((pair, choice),) = probe.choices.items()
+    if choice.align != NONE:
+        return Proposal(ALIGNMENT, choice.align, _sentence(choice), _labels(differences))
+    differ = probe.evidence(*pair).domain_accuracy >= RULE.domain_accuracy
+    return Proposal(LABELS if differ else NOTHING, NONE, _sentence(choice), _labels(differences))
+
+
+def _sentence(choice: Choice) -> str:
+    return f"{choice.why[0].upper()}{choice.why[1:]}."
+
+
+def _labels(differences: Differences) -> str:
+    """What labels of the target could settle: whether an alignment helps, and how many that takes."""
+    usual = "five or ten labels of each class, in several places, let a probe of the target itself stand beside this"
+    probe = differences.probe
+    if probe is None:
+        return f"Labels of the target: {usual} (`geomae probe --train TARGET`)."
+    (test,) = probe.task.tests
+    predicted = probe.encoder(BEFORE).predictions[0].predicted
+    candidates = [name for name in RULE.candidates if PredictionKey(test.name, "linear", None, name) in predicted]
+    plain_T, aligned_T = (
+        predicted[PredictionKey(test.name, "linear", None, name)][0] for name in (NONE, candidates[0])
+    )
+    share = float((plain_T != aligned_T).mean())
+    many = labels_to_settle(share)
+    settle = (
+        f"{candidates[0]} and none disagree on {share:.0%} of the tiles, too few for a gain of {WORTH:.0%}"
+        if many is None
+        else f"{candidates[0]} and none disagree on {share:.0%} of the tiles: about {many} labelled tiles of the "
+        f"target, drawn at random, would show a gain of {WORTH:.0%} of them (95 % confidence, 80 % power)"
+    )
+    return f"Labels of the target: {settle}; {usual}."
+
+
+def labels_to_settle(share: float, gain: float = WORTH) -> int | None:
+    """The number of labelled tiles that show which of two predictions is right more often by `gain`; None if neither.
+
+    `share` is that of the tiles on which they disagree. The difference of both in a tile is -1, 0 or 1, with variance
+    share - gain²; its mean is known to gain / DEVIATIONS.
+    """
+    return ceil(DEVIATIONS**2 * (share - gain**2) / gain**2) if share >= gain else None

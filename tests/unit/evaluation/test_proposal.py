@@ -1,0 +1,68 @@
+"""What is proposed to do about a gap, and how many labels would settle it."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from geomae.evaluation.adaptation_probe import BEFORE
+from geomae.evaluation.alignment_choice import RULE, Choice
+from geomae.evaluation.probe_predictions import PredictionKey, Predictions
+from geomae.evaluation.proposal import ALIGNMENT, LABELS, NOTHING, PRETRAINING, Differences, labels_to_settle, propose
+
+TARGET = "land[season=brown]"
+ALIGN = RULE.candidates[0]
+
+
+def differences(
+    choice: Choice | None = None, new_sensor: str = "", disagreeing: int = 20, domain_accuracy: float = 0.5
+) -> Differences:
+    """Of domains whose source has labels where there is a `choice`; both predictions disagree on some of 100 tiles."""
+    probe = None
+    if choice is not None:
+        codes_T = np.zeros(100, dtype=np.int64)
+        aligned_T = np.where(np.arange(100) < disagreeing, 1, codes_T)
+        predicted = Predictions({
+            PredictionKey(TARGET, "linear"): [codes_T], PredictionKey(TARGET, "linear", None, ALIGN): [aligned_T],
+        })  # fmt: skip
+        probe = SimpleNamespace(
+            task=SimpleNamespace(tests=[SimpleNamespace(name=TARGET)]), choices={(BEFORE, TARGET): choice},
+            evidence=lambda label, test: SimpleNamespace(domain_accuracy=domain_accuracy),
+            encoder=lambda label: SimpleNamespace(predictions=[predicted]),
+        )  # fmt: skip
+    return Differences(None, (), (None, None), new_sensor, probe, "" if choice else "no tile has a label")
+
+
+@pytest.mark.parametrize(
+    ("found", "action", "align"),
+    [
+        (differences(Choice(ALIGN, "it helps")), ALIGNMENT, ALIGN),
+        (differences(Choice("none", "nothing helps")), NOTHING, "none"),
+        (differences(Choice("none", "nothing helps"), domain_accuracy=0.9), LABELS, "none"),
+        (differences(), PRETRAINING, "none"),
+        (differences(Choice(ALIGN, "it helps"), new_sensor="naip:reflectance"), PRETRAINING, "none"),
+    ],
+)
+def test_the_action_follows_from_sensor_labels_and_the_rule(found, action, align):
+    proposal = propose(found)
+    assert (proposal.action, proposal.align, proposal.trains) == (action, align, action == PRETRAINING)
+    assert proposal.why
+    assert "labels of each class" in proposal.labels
+
+
+def test_it_says_how_many_labels_would_settle_it():
+    assert "disagree on 20% of the tiles: about 620 labelled" in propose(differences(Choice("none", "x"))).labels
+    few = propose(differences(Choice("none", "x"), disagreeing=3)).labels
+    assert "disagree on 3% of the tiles, too few for a gain of 5%" in few
+
+
+def test_as_many_labels_as_are_said_show_the_gain():
+    """Of many samples of that size, about 80 % have an interval of the difference that is above zero."""
+    share, gain, rng = 0.3, 0.05, np.random.default_rng(0)
+    many = labels_to_settle(share, gain)
+    right, wrong = (share + gain) / 2, (share - gain) / 2
+    drawn = rng.multinomial(many, [right, wrong, 1 - share], size=4000)
+    mean = (drawn[:, 0] - drawn[:, 1]) / many
+    error = np.sqrt((share - mean**2) / many)
+    assert ((mean - 1.96 * error) > 0).mean() == pytest.approx(0.8, abs=0.03)
+    assert labels_to_settle(0.04, 0.05) is None
