@@ -24,6 +24,7 @@ from geomae.errors import ConfigError
 from geomae.evaluation.alignment_choice import RULE, Evidence, Rule, choose
 from geomae.evaluation.choice_scores import SCORERS
 from geomae.evaluation.target_labels import ORACLE
+from geomae.tiles.radiometry import QUANTILES, RADIOMETRY
 from pipelines.shift_tables import DRAW, WITH_LABELS
 
 MOST_LOSS = 0.02
@@ -40,7 +41,17 @@ MARGINS = (
 )  # nearer scores are equal (probe_predictions.EQUAL); infinity: never
 MARGINS_PAIRED = (0.0, 0.02, 0.05)
 DOMAIN_ACCURACIES = (0.0, 0.6, 0.65, 0.7, 0.75, 0.8)
-CANDIDATES = (("standardise+coral",), ("coral",), ("standardise",), ("weighted-coral",), ("coral", "standardise+coral"))
+CANDIDATES = (
+    ("standardise+coral",),
+    ("coral",),
+    ("standardise",),
+    ("weighted-coral",),
+    ("coral", "standardise+coral"),
+    (QUANTILES,),
+    RADIOMETRY,
+    (QUANTILES, "standardise+coral"),
+    (*RADIOMETRY, "standardise+coral"),
+)
 
 
 @dataclass(frozen=True)
@@ -147,8 +158,10 @@ class Grid:
     """The candidate rules, and the gain of each on each case."""
 
     def __init__(self, cases: Sequence[Case]) -> None:
-        known = set(cases[0].draws[0].gains)
-        candidates = [names for names in CANDIDATES if set(names) <= known]
+        known = {name for case in cases for draw in case.draws for name in draw.gains}
+        # Without methods that no shift has: a radiometry may be impossible in all of them.
+        candidates = dict.fromkeys(tuple(name for name in names if name in known) for names in CANDIDATES)
+        candidates.pop((), None)
         self.rules = [
             Rule(names, scorer, margin, paired, domain_accuracy=accuracy)
             for names, scorer, accuracy, margin, paired in itertools.product(
