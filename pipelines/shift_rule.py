@@ -20,10 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from geomae.commands.options import exit_with
-from geomae.errors import ConfigError
+from geomae.errors import ConfigError, nearest
 from geomae.evaluation.alignment_choice import RULE, Evidence, Rule, choose
 from geomae.evaluation.choice_scores import SCORERS
+from geomae.evaluation.methods import METHODS
 from geomae.evaluation.target_labels import ORACLE
+from geomae.tiles.radiometry import QUANTILES, RADIOMETRY
 from pipelines.shift_tables import DRAW, WITH_LABELS
 
 MOST_LOSS = 0.02
@@ -40,7 +42,17 @@ MARGINS = (
 )  # nearer scores are equal (probe_predictions.EQUAL); infinity: never
 MARGINS_PAIRED = (0.0, 0.02, 0.05)
 DOMAIN_ACCURACIES = (0.0, 0.6, 0.65, 0.7, 0.75, 0.8)
-CANDIDATES = (("standardise+coral",), ("coral",), ("standardise",), ("weighted-coral",), ("coral", "standardise+coral"))
+CANDIDATES = (
+    ("standardise+coral",),
+    ("coral",),
+    ("standardise",),
+    ("weighted-coral",),
+    ("coral", "standardise+coral"),
+    (QUANTILES,),
+    RADIOMETRY,
+    (QUANTILES, "standardise+coral"),
+    (*RADIOMETRY, "standardise+coral"),
+)
 
 
 @dataclass(frozen=True)
@@ -88,17 +100,21 @@ def main() -> None:
     """Read the command line and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="+", type=Path, help="shifts.csv of one suite or several")
+    parser.add_argument("--without", action="append", default=[], help="METHOD that no rule may choose; repeatable")
     arguments = parser.parse_args()
-    exit_with(lambda: run(arguments.tables))
+    exit_with(lambda: run(arguments.tables, arguments.without))
 
 
-def run(tables: Sequence[Path]) -> int:
-    """Leave every shift and every family out in turn. Returns the exit code."""
+def run(tables: Sequence[Path], without: Sequence[str] = ()) -> int:
+    """Leave every shift and every family out in turn; no rule chooses a method of `without`. Returns the exit code."""
+    for name in without:
+        if name not in METHODS:
+            raise ConfigError(f"--without {name}: {nearest(name, METHODS)}")
     cases = read_cases(tables)
     families = list(dict.fromkeys(case.family for case in cases))
     if len({case.shift for case in cases}) < 3:
         raise ConfigError("leaving a shift out needs at least 3 shifts; run the suite with more families")
-    grid = Grid(cases)
+    grid = Grid(cases, without)
     without_shift = {shift: grid.best([one.shift != shift for one in cases]) for shift in {one.shift for one in cases}}
     without_family = {name: grid.best([one.family != name for one in cases]) for name in families}
     for family in families:
@@ -146,9 +162,11 @@ def _draw(rows: Sequence[dict[str, str]]) -> Draw:
 class Grid:
     """The candidate rules, and the gain of each on each case."""
 
-    def __init__(self, cases: Sequence[Case]) -> None:
-        known = set(cases[0].draws[0].gains)
-        candidates = [names for names in CANDIDATES if set(names) <= known]
+    def __init__(self, cases: Sequence[Case], without: Sequence[str] = ()) -> None:
+        known = {name for case in cases for draw in case.draws for name in draw.gains} - set(without)
+        # Without methods that no shift has: a radiometry may be impossible in all of them.
+        candidates = dict.fromkeys(tuple(name for name in names if name in known) for names in CANDIDATES)
+        candidates.pop((), None)
         self.rules = [
             Rule(names, scorer, margin, paired, domain_accuracy=accuracy)
             for names, scorer, accuracy, margin, paired in itertools.product(

@@ -1,7 +1,7 @@
 """The runs of a suite of shifts: embeddings and predictions are computed once per encoder, and reused."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,14 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from geomae.catalog import Catalog
 from geomae.commands.session import Session
 from geomae.encoders.interface import Encoder
-from geomae.encoders.selections import Embeddings, EmbeddingSpec, EncoderLoader, embed_selections, embedding_params
+from geomae.encoders.selections import (
+    Embeddings,
+    EmbeddingSpec,
+    EncoderLoader,
+    MappedTiles,
+    embed_selections,
+    embedding_params,
+)
 from geomae.encoders.specification import Reference
 from geomae.errors import GeomaeError
 from geomae.evaluation.alignment_choice import Evidence
@@ -23,6 +30,7 @@ from geomae.evaluation.probe_task import ProbeTask
 from geomae.evaluation.target_labels import LABELS, ORACLE, few_target_labels, oracle
 from geomae.files import digest, file_name, read_json, write_json
 from geomae.runtime.signals import Stop
+from geomae.tiles.radiometry_fits import mapped
 from geomae.tiles.selection import Selection
 from pipelines.benchmark_runs import Contender, read_predictions, write_predictions
 from pipelines.benchmark_tasks import Tiles
@@ -94,7 +102,7 @@ class ShiftRuns:
         key = digest([params["encoder_digest"], params["precision"], task.digest()])[:12]
         path = self.out / "predictions" / file_name(task.shift) / f"{reference.label}-{key}.npz"
         if not path.is_file():
-            embeddings = self._embedded(reference, encoders, loader, stop)
+            embeddings = self._embedded(task, reference, encoders, loader, stop)
             if embeddings is None:
                 return None
             self.session.screen.say(f"{task.shift}: probing {reference.label}")
@@ -105,9 +113,25 @@ class ShiftRuns:
         return read_predictions(path)[0], Evidence.from_record(read_json(path.with_suffix(".json")))
 
     def _embedded(
+        self, task: ShiftTask, reference: Reference, encoders: Mapping[str, Encoder], loader: EncoderLoader, stop: Stop
+    ) -> Embeddings | None:
+        """The embeddings of both data sets, and of the target's tiles behind each radiometry that can be fitted."""
+        embeddings = self._stored(reference, encoders, loader, stop)
+        if embeddings is None:
+            return None
+        behind, target = {}, task.probe.tests[0].selected
+        for place, radiometry in task.radiometry.items():
+            there = loader.of_others([mapped(target, radiometry)])
+            tiles = self._stored(reference, there.load(reference), there, stop)
+            if tiles is None:
+                return None
+            behind[place] = MappedTiles(radiometry, tiles)
+        return replace(embeddings, mapped=behind)
+
+    def _stored(
         self, reference: Reference, encoders: Mapping[str, Encoder], loader: EncoderLoader, stop: Stop
     ) -> Embeddings | None:
-        """The embeddings of both data sets, each from its own store."""
+        """The embeddings of the loader's tiles, each data set from its own store."""
 
         def report(what: str, done: int, total: int, figures: str) -> None:
             self.session.screen.step(f"{what} by {reference.label}", done, total, figures)

@@ -4,9 +4,10 @@
         --encoder 'mine=hls*:runs/h0/model,drawn*:runs/h0/model,eurosat-ms*:runs/h0/model,eurosat-rgb:runs/r0/model'
 
 A FAMILY is a file, or one of `configs/shifts`: real shifts, shifts made from real pixels, and synthetic landscapes.
-Every method of `geomae probe --align all` is tested on every shift. For comparison, there is an oracle, which picks
-among them on half of the groups and is scored on the other half; and five and ten labels of the target per class, whose
-groups are not scored. Each data set is embedded once per encoder, and results in --out are not computed again. Writes
+Every method of `geomae probe --align all` is tested on every shift, radiometry where it can be fitted. For comparison,
+there is an oracle, which picks among them on half of the groups and is scored on the other half; and five and ten
+labels of the target per class, whose groups are not scored. Each data set is embedded once per encoder, the target of
+each shift once more behind each radiometry, and results in --out are not computed again. Writes
 `shifts.csv` (a row for each encoder, family, shift and method) and `shifts.md` (a table for each family). Encoders are
 written as for `pipelines.benchmark_encoders`; --seeds gives the number of seeds to use (default: the first).
 """

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ from geomae.commands.options import CommonOptions
 from geomae.commands.probe import ProbeOptions, probe_settings
 from geomae.commands.session import Session
 from geomae.errors import CatalogError
+from geomae.evaluation.probe import fit_usable, usable_radiometry
 from geomae.evaluation.probe_task import ProbeTask, read_probe_task
 from geomae.files import digest, publish_dir, write_csv
 from geomae.randomness import generator
 from geomae.rasters import write_cog
+from geomae.tiles.radiometry import Radiometry
 from geomae.tiles.reader import TileReader
 from geomae.tiles.selection import Selection, select_tiles, share_bands
 from pipelines.benchmark_tasks import Task, Tiles
@@ -40,9 +43,19 @@ class ShiftTask:
         """The data set of the training labels, which selects the encoder."""
         return self.probe.train.index.name
 
+    @cached_property
+    def usable(self) -> dict[tuple[str, str], bool]:
+        """The radiometric methods to fit, as far as bands and places tell, by method and target."""
+        return usable_radiometry(self.probe, (), lambda reason: None)
+
+    @cached_property
+    def radiometry(self) -> dict[tuple[str, str], Radiometry]:
+        """Every radiometry that can be fitted, by method and target. Fitting prints what each rests on."""
+        return fit_usable(self.probe, self.usable, print)
+
     def digest(self) -> str:
         """Digest of everything that predictions from given embeddings depend on."""
-        return Task(self.shift, self.probe, ()).digest()
+        return digest([Task(self.shift, self.probe, ()).digest(), *self.usable])
 
     def describe(self) -> str:
         """One line."""

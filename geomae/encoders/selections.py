@@ -167,8 +167,10 @@ class EncoderLoader:
         self._like: Model | None = None
 
     def of_others(self, selections: Sequence[Selection]) -> "EncoderLoader":
-        """One for other selections, that loads as this does."""
-        return EncoderLoader(self.spec, selections, self._device, self._tracking_uri)
+        """One for other selections, that loads as this does, baselines with the same patch size included."""
+        other = EncoderLoader(self.spec, selections, self._device, self._tracking_uri)
+        other._like = self._like
+        return other
 
     def load(self, reference: Reference) -> dict[str, Encoder]:
         """Load an encoder for each data set. Raises the errors of `load_encoder`, also for the sizes of the tiles."""

@@ -142,6 +142,29 @@ def usable_radiometry(task: ProbeTask, named: Sequence[str], say: Callable[[str]
     return usable
 
 
+def fit_usable(
+    task: ProbeTask, usable: Mapping[tuple[str, str], bool], say: Callable[[str], None]
+) -> dict[tuple[str, str], Radiometry]:
+    """Fit every usable radiometry to all tiles of both sides, without labels; by method and test set.
+
+    Raises ConfigError where one that the user named cannot be fitted; `say` is called with the others that cannot, and
+    with the data of each fit.
+    """
+    tests = {test.name: test.selected for test in task.tests}
+    fitted = {}
+    for (method, test), named in usable.items():
+        try:
+            radiometry = fit_radiometry(method, task.train.selected, tests[test], task.settings.seed)
+        except ConfigError as error:
+            if named:
+                raise
+            say(f"{method} is left out: {error}")
+            continue
+        say(f"{method} of {test}: {radiometry.about}")
+        fitted[method, test] = radiometry
+    return fitted
+
+
 def embed_task(
     compute: Compute,
     catalog: Catalog,
@@ -157,21 +180,10 @@ def embed_task(
 ) -> dict[str, Embeddings]:
     """The embeddings of the task's tiles by label, and of test tiles mapped by each radiometry; fewer after `stop`.
 
-    Stores are written below `out`, for a radiometry as METHOD-testN. Raises ConfigError where a radiometry that the
-    user named cannot be fitted; `say` is called with the others that cannot, and with the data of each fit.
+    Stores are written below `out`, for a radiometry as METHOD-testN. Raises and says what `fit_usable` does.
     """
     tests = {test.name: (number, test.selected) for number, test in enumerate(task.tests)}
-    fitted: dict[tuple[str, str], Radiometry] = {}
-    for (method, test), named in usable.items():
-        try:
-            radiometry = fit_radiometry(method, task.train.selected, tests[test][1], task.settings.seed)
-        except ConfigError as error:
-            if named:
-                raise
-            say(f"{method} is left out: {error}")
-            continue
-        say(f"{method} of {test}: {radiometry.about}")
-        fitted[method, test] = radiometry
+    fitted = fit_usable(task, usable, say)
     each = embed_specs(compute, catalog, specs, trained, loader, out, stop, progress)
     embeddings = {one.label: one for one in each}
     behind: dict[str, dict[tuple[str, str], MappedTiles]] = {label: {} for label in embeddings}

@@ -10,7 +10,8 @@ from PIL import Image
 
 from geomae.errors import ConfigError
 from geomae.evaluation.alignment import ALIGNMENTS
-from pipelines import shift_runs, shift_suite
+from geomae.tiles.radiometry import QUANTILES, RADIOMETRY
+from pipelines import shift_runs, shift_suite, shift_tasks
 from pipelines.shift_config import Change
 
 CATALOG = """\
@@ -78,6 +79,7 @@ def test_every_method_has_a_row_on_every_shift_beside_what_labels_give(suite):
     for shift in ("gain", "shares"):
         methods = [row["method"] for row in found if row["shift"] == shift]
         assert methods[0] == "none" and set(ALIGNMENTS) < set(methods)
+        assert set(methods) & set(RADIOMETRY) == {QUANTILES}  # one sensor, and no ground that both sides show
         assert {"oracle", "labels-5"} <= set(methods) and len(methods) == len(set(methods))
         assert sum(row["chosen"] == "True" for row in found if row["shift"] == shift) == 1
     text = (suite / "out/shifts.md").read_text()
@@ -100,6 +102,12 @@ def test_a_known_gain_is_taken_back_and_its_figures_fit_together(suite):
     assert float(by_method["oracle"]["value"]) <= best + 1e-9
 
 
+def test_matched_histograms_take_a_known_gain_back_and_carry_evidence_for_the_rule(suite):
+    (one,) = [row for row in rows(suite) if (row["shift"], row["method"]) == ("gain", QUANTILES)]
+    assert float(one["gain"]) > 0.1
+    assert "circular_validation=" in one["scores"]
+
+
 def test_classes_are_resampled_by_as_much_as_was_asked(suite):
     (one,) = [row for row in rows(suite) if (row["shift"], row["method"]) == ("shares", "none")]
     assert int(one["n_target"]) < 60 and one["classes"] != ""
@@ -109,6 +117,8 @@ def test_a_second_time_nothing_is_computed(suite, monkeypatch):
     before = {name for name, _ in contents(suite / "out")}
     table = (suite / "out/shifts.csv").read_bytes()
     monkeypatch.setattr(shift_runs, "predict_shift", lambda *_: pytest.fail("probed a second time"))
+    monkeypatch.setattr(shift_runs, "embed_selections", lambda *_: pytest.fail("embedded a second time"))
+    monkeypatch.setattr(shift_tasks, "fit_usable", lambda *_: pytest.fail("fitted a second time"))
     assert shift_suite.run(arguments(suite)) == 0
     assert {name for name, _ in contents(suite / "out")} == before
     assert (suite / "out/shifts.csv").read_bytes() == table

@@ -6,6 +6,7 @@ import pytest
 
 from geomae.errors import ConfigError
 from geomae.evaluation.choice_scores import CIRCULAR, SCORERS
+from geomae.tiles.radiometry import QUANTILES
 from pipelines.shift_rule import Grid, read_cases, run
 from pipelines.shift_tables import COLUMNS
 
@@ -65,10 +66,22 @@ def test_a_rule_that_harms_where_it_was_made_is_not_taken(table):
     assert grid.best(only_bad).margin >= 0.08
 
 
+def test_a_radiometry_that_only_some_shifts_have_is_a_candidate(table):
+    lines = table.read_text().splitlines(keepends=True)
+    first = next(place for place, line in enumerate(lines) if ",gain,coral," in line)
+    lines.insert(first, lines[first].replace("coral", QUANTILES).replace("=0.8", "=0.9"))
+    table.write_text("".join(lines))
+    candidates = {rule.candidates for rule in Grid(read_cases([table])).rules}
+    assert not any(QUANTILES in rule.candidates for rule in Grid(read_cases([table]), [QUANTILES]).rules)
+    assert (QUANTILES,) in candidates and not any({"invariant-pixels", "subspace"} & set(one) for one in candidates)
+
+
 def test_other_tables_and_too_few_shifts_are_refused(table, tmp_path):
     (tmp_path / "other.csv").write_text("encoder,value\nmine,0.5\n")
     with pytest.raises(ConfigError, match="not a table of the suite"):
         run([tmp_path / "other.csv"])
+    with pytest.raises(ConfigError, match=r"--without quantile: .*quantiles"):
+        run([table], ["quantile"])
     lines = table.read_text().splitlines(keepends=True)
     (tmp_path / "few.csv").write_text("".join(line for line in lines if "drawn" not in line and "made" not in line))
     with pytest.raises(ConfigError, match="at least 3"):

@@ -130,6 +130,8 @@ def test_several_encoders_share_the_shape_of_the_first_model(tmp_path):
     assert {encoder.patch_grid(16, 16) for encoder in loaded.values()} == {(4, 4)}
     assert loaded[model.label].notes[1].startswith("layer 1 of 2, pooled by mean-std")
     assert loaded[untrained.label].digest != loaded[model.label].digest
+    others = loader.of_others(selections).load(untrained)["tiny"]  # without having loaded the model itself
+    assert others.digest == loaded[untrained.label].digest
 
 
 @pytest.mark.parametrize("text", BASELINES[:3])
