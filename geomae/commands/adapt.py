@@ -1,5 +1,6 @@
 """`geomae adapt`: a model learns the unlabelled tiles of a domain, and is measured before and after."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,7 +93,6 @@ def run(options: AdaptOptions) -> int:
     selections, labelled, radiometry = select_domains(options, session)
     # What is slow to import (torch takes seconds) comes after the tiles, which are had without it.
     from geomae.commands import adapt_report as report
-    from geomae.commands.adapt_proposal import ask_first, leave_as_it_is
     from geomae.commands.run import AnalysisRun, selection_record
     from geomae.evaluation import adaptation_effect as before_after
     from geomae.runtime.signals import watch
@@ -133,6 +133,77 @@ def run(options: AdaptOptions) -> int:
 
 
 adapt = command(run, "Adapt a model to unlabelled tiles of another domain, and measure before and after.", ONE_DEVICE)
+
+
+def ask_first(work: "Work", selections: "Sequence[Selection]", stop: "Stop") -> "Answer | None":
+    """Measure what differs between target and source (`selections`), and say it; None where `stop` ended it."""
+    from geomae.evaluation.adaptation_effect import embed_plan
+    from geomae.evaluation.adaptation_probe import BEFORE
+    from geomae.evaluation.gap import read_gap_domains
+    from geomae.evaluation.proposal import Answer, measure_differences, new_sensor, propose
+
+    run_, session, seed = work.run_, work.session, work.session.common.seed
+    target, source = selections
+    embeddings = None
+    if work.plan.choice is not None:
+        encoders = [f"{BEFORE}={work.before}"]
+        embedded = embed_plan(
+            session.compute, session.catalog, work.plan, encoders, run_.out / "embeddings", stop, run_.step
+        )
+        if embedded is None:
+            return None
+        embeddings = embedded[BEFORE]
+    differences = measure_differences(
+        read_gap_domains([source, target], seed), work.plan, new_sensor(work.model, target), embeddings, seed, run_.step
+    )
+    run_.screen.close()
+    proposal = propose(differences)
+    for sentence in (*differences.sentences(), proposal.text, proposal.labels):
+        session.screen.say(sentence)
+    return Answer(differences, proposal, embeddings)
+
+
+def leave_as_it_is(work: "Work", answer: "Answer", register: str | None, stop: "Stop") -> bool:
+    """Publish the model as it began and a probe for maps of the target, behind the alignment that is proposed, if any.
+
+    With labels of the target the probe is scored. Returns False where `stop` ended it.
+    """
+    from geomae.commands import adapt_report as report
+    from geomae.evaluation.adaptation_effect import evaluate_before_after
+    from geomae.evaluation.adaptation_probe import BEFORE
+
+    run_, session, proposal = work.run_, work.session, answer.proposal
+    measured = evaluate_before_after(
+        session.compute, session.catalog, work.plan, work.before, None, run_.out / "embeddings", session.common.seed,
+        stop, run_.step, proposal.align,
+    )  # fmt: skip
+    if measured is None:
+        return False
+    run_.screen.close()
+    report.save_model(run_, work.domains.model, work.domains.model.provenance)
+    save_probe(work, answer)
+    report.write_untrained(work, answer, measured, register)
+    named = {"out": run_.out, "encoder": BEFORE, "dataset": work.domains.target.name}
+    session.screen.say(next_command("probe", session.common, **named))
+    return True
+
+
+def save_probe(work: "Work", answer: "Answer") -> None:
+    """Publish the probe of the source's labels as `probes/before`, with the alignment to the target."""
+    from geomae.encoders.selections import EmbeddingSpec
+    from geomae.encoders.specification import encoder_specs, parse_encoders
+    from geomae.evaluation.adaptation_probe import BEFORE
+    from geomae.prediction.saved_probes import save_probes
+
+    result = answer.differences.probe
+    assert result is not None  # or it would have been trained
+    assert answer.embeddings is not None
+    specs = encoder_specs(parse_encoders([f"{BEFORE}={work.before}"]))
+    loader = work.session.loader(EmbeddingSpec(), result.task.selections)
+    save_probes(
+        result, work.session.catalog, specs, loader.load_trained(specs), loader, {BEFORE: answer.embeddings},
+        work.run_.out / "probes", own_bands=False,
+    )  # fmt: skip
 
 
 def train_and_measure(

@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from geomae import __version__
-from geomae.commands.adapt_findings import (
+from geomae.commands.run import OPENING_S, AnalysisRun
+from geomae.commands.session import Session
+from geomae.config import AdaptConfig
+from geomae.evaluation.adaptation_effect import AdaptationResult, BeforeAfter, BeforeAfterPlan, ErrorChange
+from geomae.evaluation.adaptation_probe import AFTER, BEFORE
+from geomae.evaluation.proposal import Answer
+from geomae.files import write_json
+from geomae.metrics.predictions import ALL, FEWEST_GROUPS
+from geomae.models.trainable_weights import Share
+from geomae.reports.adaptation_tables import (
     print_probe,
     probe_figures,
     probe_json,
@@ -15,15 +24,6 @@ from geomae.commands.adapt_findings import (
     span,
     summarize_labels,
 )
-from geomae.commands.run import OPENING_S, AnalysisRun
-from geomae.commands.session import Session
-from geomae.config import AdaptConfig
-from geomae.evaluation.adaptation_effect import AdaptationResult, BeforeAfterPlan, ErrorChange
-from geomae.evaluation.adaptation_probe import AFTER, BEFORE
-from geomae.evaluation.proposal import Answer
-from geomae.files import write_json
-from geomae.metrics.predictions import ALL, FEWEST_GROUPS
-from geomae.models.trainable_weights import Share
 from geomae.reports.page import About, Figure, Page, Section, Table, link_run, write_page
 from geomae.tiles.radiometry import Radiometry
 from geomae.tracking import commit
@@ -141,6 +141,39 @@ def write_results(run_: AnalysisRun, result: AdaptationResult, register: str | N
     print_results(run_, result)
     run_.screen.result(summary)
     run_.screen.result(f"model: {run_.folder.model}")
+    run_.screen.result(f"report: {run_.out / 'report.html'}")
+
+
+def write_untrained(work: Work, answer: Answer, measured: BeforeAfter, register: str | None) -> None:
+    """Publish what differs, what is proposed and what labels say, where no weight was changed."""
+    run_, proposal, task, notes = work.run_, answer.proposal, work.plan.task, work.domains.notes
+    summary = f"{proposal.text} No weight was changed; `--method lora` trains anyway."
+    if task is not None:
+        said = summarize_labels(task, measured)
+        summary = f"{summary} {said[0].upper()}{said[1:]}."
+    found = {
+        "model_digest": work.model.digest, "method": None, "parameters": None, "steps": None, "held_out_loss": None,
+        "reconstruction": [], "gap": measured.gap_json(), "probe": probe_json(measured), "notes": list(notes),
+        "proposal": proposal.record(), "verdict": summary,
+    }  # fmt: skip
+    write_json(run_.out / "adaptation.json", found)
+    sections = [
+        *proposal_sections(answer), *probe_sections(task, measured), *([Section("Notes", notes)] if notes else []),
+    ]  # fmt: skip
+    about = describe_origin(run_, work.domains, work.model.digest)
+    title = f"Adaptation to {work.domains.target.name}"
+    write_page(run_.out / "report.html", Page(title, summary, tuple(sections), about))
+    run_.tracker.log_artifacts(run_.folder.model, "model")
+    if register:
+        run_.tracker.register_model(register)
+    inputs = {"notes": list(notes), "model_run": work.domains.model.provenance.get("mlflow_run")}
+    files = [run_.out / "adaptation.json", run_.out / "report.html", run_.out / "probes"]
+    figures = {name: value for name, value in probe_figures(measured).items() if value == value}
+    run_.finish(figures, inputs, files)
+    print_probe(measured, run_.screen.result)
+    run_.screen.result(summary)
+    run_.screen.result(f"model: {run_.folder.model}")
+    run_.screen.result(f"probe: {run_.out / 'probes' / BEFORE}")
     run_.screen.result(f"report: {run_.out / 'report.html'}")
 
 
