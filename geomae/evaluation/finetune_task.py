@@ -5,6 +5,7 @@ T tiles, P tiles of the train selection, K classes
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -70,8 +71,17 @@ class FinetuneTask:
     def part(self, one: LabelledSelection, memory_mb: int) -> LabelledPart:
         """Tiles with their labels: class codes, or numbers in their unit."""
         record = self.records.get(one.name, self.record)
-        reader = TileReader(one.index, memory_mb * 1024**2, [band.name for band in record.bands])
+        reader = self._readers.get(id(one)) or TileReader(
+            one.index, memory_mb * 1024**2, [band.name for band in record.bands]
+        )
+        if any(one is known for known in (self.learned, self.held, *self.tests)):
+            self._readers[id(one)] = reader
         return LabelledPart(one.name, LabelledTiles(reader, class_codes(one, self.names)), record)
+
+    @cached_property
+    def _readers(self) -> dict[int, TileReader]:
+        """Readers of the task's own selections, by identity: their tiles are decoded once for all trainings."""
+        return {}
 
     def job(self, config: FinetuneConfig, learned: LabelledSelection | None = None) -> FinetuneJob:
         """The job of training; with `learned`, on these tiles only and without held-out tiles."""

@@ -251,7 +251,7 @@ def _predict_one(
 ) -> TilePredictions:
     head = model.head
     assert head is not None
-    part, truth = task.part(test, config.memory_mb // 4), task.truths[test.name]
+    part, truth = task.part(test, config.memory_mb // 4 // len(task.tests)), task.truths[test.name]
     predicted: NDArray[Any] = np.zeros(truth.label_T.shape, np.float64 if task.task == REGRESSION else np.int16)
     sums: Floats | None = None
     for chosen, logits_BK in _logits(compute, model, part, config.batch):

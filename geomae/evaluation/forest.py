@@ -4,8 +4,9 @@ T tiles, P tiles of the training side, N rows to train on, C bands, H W pixels o
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,15 +38,20 @@ def tile_statistics(pixels_TCHW: NDArray[np.floating]) -> Floats:
     each pair of bands the normalised difference of their means (as in vegetation indices) and their correlation.
     """
     pixels_TCHW = pixels_TCHW.astype(np.float64)
+    # Without gaps, the plain functions give the same values in half the time.
+    gaps = bool(np.isnan(pixels_TCHW).any())
+    mean: Callable[..., Any] = np.nanmean if gaps else np.mean
+    std: Callable[..., Any] = np.nanstd if gaps else np.std
+    quantile: Callable[..., Any] = np.nanquantile if gaps else np.quantile
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # tiles without a valid pixel in a band give NaN
-        mean_TC, spread_TC = np.nanmean(pixels_TCHW, (2, 3)), np.nanstd(pixels_TCHW, (2, 3))
-        statistics = [mean_TC, spread_TC, *np.nanquantile(pixels_TCHW, QUANTILES, axis=(2, 3))]
-        statistics += [np.nanmean(np.abs(np.diff(pixels_TCHW, axis=axis)), (2, 3)) for axis in (2, 3)]
+        mean_TC, spread_TC = mean(pixels_TCHW, (2, 3)), std(pixels_TCHW, (2, 3))
+        statistics = [mean_TC, spread_TC, *quantile(pixels_TCHW, QUANTILES, axis=(2, 3))]
+        statistics += [mean(np.abs(np.diff(pixels_TCHW, axis=axis)), (2, 3)) for axis in (2, 3)]
         away_TCHW = pixels_TCHW - mean_TC[..., None, None]
         for one, other in combinations(range(pixels_TCHW.shape[1]), 2):
             first_T, second_T = mean_TC[:, one], mean_TC[:, other]
-            shared_T = np.nanmean(away_TCHW[:, one] * away_TCHW[:, other], (1, 2))
+            shared_T = mean(away_TCHW[:, one] * away_TCHW[:, other], (1, 2))
             index_T = _share(first_T - second_T, np.abs(first_T) + np.abs(second_T))
             statistics.append(np.stack([index_T, _share(shared_T, spread_TC[:, one] * spread_TC[:, other])], axis=1))
     return np.concatenate(statistics, axis=1)

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from geomae.evaluation.linear_probe import (
     C_VALUES,
+    LOOSE,
     RIDGE_C_VALUES,
+    TIGHT,
     LinearProbe,
     class_shares,
     draw_patches,
@@ -50,19 +52,19 @@ def with_probe_head(compute: Compute, job: FinetuneJob, strength: float | None =
     values = RIDGE_C_VALUES if job.record.task == REGRESSION else C_VALUES
     if job.held is None:
         values = (strength or values[len(values) // 2],)
-    probes = _fit(job, rows_ND, target_NK, values)
-    losses = [0.0]
+    chosen = values[0]
     if job.held is not None:
         held_ND, truth_NK = _rows(compute, job, network, job.held)
-        losses = [_loss(job, probe, held_ND, truth_NK) for probe in probes]
-    best = int(np.argmin(losses))
-    probe = probes[best]
+        # LOOSE as in `choose_C`: the last digits of weak regularisation would take most of the time.
+        losses = [_loss(job, probe, held_ND, truth_NK) for probe in _fit(job, rows_ND, target_NK, values, LOOSE)]
+        chosen = values[int(np.argmin(losses))]
+    (probe,) = _fit(job, rows_ND, target_NK, (chosen,))
     values_of = {
         "centre_D": probe.scale.mean_D, "scale_D": probe.scale.std_D, "linear.weight": probe.weight_DK.T,
         "linear.bias": probe.bias_K,
     }  # fmt: skip
     weights = {name: torch.from_numpy(np.ascontiguousarray(one)).float() for name, one in values_of.items()}
-    return replace(job, start=HeadStart(weights, values[best]))
+    return replace(job, start=HeadStart(weights, chosen))
 
 
 def _rows(compute: Compute, job: FinetuneJob, network: FinetunedNetwork, part: LabelledPart) -> tuple[Floats, Floats]:
@@ -100,11 +102,13 @@ def _targets(label_B: NDArray[Any], job: FinetuneJob) -> Floats:
     return one_hot(label_B, len(job.record.classes))
 
 
-def _fit(job: FinetuneJob, rows_ND: Floats, target_NK: Floats, values: tuple[float, ...]) -> list[LinearProbe]:
+def _fit(
+    job: FinetuneJob, rows_ND: Floats, target_NK: Floats, values: tuple[float, ...], tolerance: float = TIGHT
+) -> list[LinearProbe]:
     if job.record.task == REGRESSION:
         found = fit_ridge_path(rows_ND, target_NK[:, 0], values)
         return [LinearProbe(one.scale, one.weight_D[:, None], np.array([one.bias])) for one in found]
-    return fit_path(rows_ND, target_NK, values, balanced=job.criterion.weight_K is not None)
+    return fit_path(rows_ND, target_NK, values, balanced=job.criterion.weight_K is not None, tolerance=tolerance)
 
 
 def _loss(job: FinetuneJob, probe: LinearProbe, rows_ND: Floats, target_NK: Floats) -> float:

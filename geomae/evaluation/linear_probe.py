@@ -6,12 +6,14 @@ R x C patches of a tile, H x W pixels of a tile, N patches of all tiles
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
 from numpy.linalg import eigh, svd
 from numpy.typing import NDArray
 from scipy.optimize import minimize  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from torch.nn.functional import interpolate
 
 from geomae.metrics.predictions import UNKNOWN, Codes, Floats, average, balanced_accuracy, class_scores, confusion
@@ -87,6 +89,12 @@ class Logistic:
         return self._axes_DE @ (scale_E1 * end[:-1]), end[-1] / np.sqrt(CURVATURE)
 
 
+@cache
+def _blas() -> ThreadpoolController:
+    """The BLAS libraries of this process. Finding them takes milliseconds, hence once."""
+    return ThreadpoolController().select(user_api="blas")
+
+
 @dataclass(frozen=True)
 class Scale:
     """Mean and standard deviation of each feature over the tiles that a probe is trained on."""
@@ -157,16 +165,18 @@ def fit_path(
     target_TK = share_TK[:, known_K]
     if balanced:
         target_TK = target_TK * (count_K.sum() / (len(known_K) * count_K[known_K]))
-    problem = Logistic(scale.apply(embedding_TD), target_TK)
     probes: list[LinearProbe] = []
     solution = None
-    for C in C_values:
-        # With two classes, scikit-learn penalises the difference of both weight vectors, which is twice our penalty.
-        solution = problem.solve(C / 2 if len(known_K) == 2 else C, solution, tolerance)
-        weight_DK = np.zeros((embedding_TD.shape[1], len(count_K)))
-        bias_K = np.full(len(count_K), -np.inf)
-        weight_DK[:, known_K], bias_K[known_K] = solution
-        probes.append(LinearProbe(scale, weight_DK, bias_K))
+    # One thread: matrices with a column per class are small, and threads would spend more time waiting for each other.
+    with _blas().limit(limits=1):
+        problem = Logistic(scale.apply(embedding_TD), target_TK)
+        for C in C_values:
+            # With two classes, scikit-learn penalises the difference of both weight vectors: twice our penalty.
+            solution = problem.solve(C / 2 if len(known_K) == 2 else C, solution, tolerance)
+            weight_DK = np.zeros((embedding_TD.shape[1], len(count_K)))
+            bias_K = np.full(len(count_K), -np.inf)
+            weight_DK[:, known_K], bias_K[known_K] = solution
+            probes.append(LinearProbe(scale, weight_DK, bias_K))
     return probes
 
 

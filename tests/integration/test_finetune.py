@@ -23,6 +23,7 @@ from geomae.rasters import write_cog
 from geomae.runtime import signals
 from geomae.sensors import sensor
 from geomae.sensors.record import SensorRecord
+from geomae.tiles.reader import TileReader
 
 CATALOG = """\
 version: 1
@@ -194,6 +195,20 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(fields, tmp_path, monk
     assert run(wish(fields, tmp_path / "stopped")) == 0
     assert weights(tmp_path / "whole") == weights(tmp_path / "stopped")
     assert (tmp_path / "whole" / "finetune.csv").read_bytes() == (tmp_path / "stopped" / "finetune.csv").read_bytes()
+
+
+def test_tiles_are_decoded_once_for_both_networks(fields, tmp_path, monkeypatch):
+    usual, decoded = TileReader._read, []
+
+    def counted(reader, scene, window):
+        if reader._room:  # readers of the probe and of the forest keep nothing
+            decoded.append((id(reader.index), scene, window))
+        return usual(reader, scene, window)
+
+    monkeypatch.setattr(TileReader, "_read", counted)
+    assert run(wish(fields, tmp_path / "both", baselines=True)) == 0
+    assert decoded
+    assert len(decoded) == len(set(decoded))
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,13 @@ def test_statistics_are_those_of_valid_pixels():
     assert found[0, 28] == pytest.approx(np.corrcoef(seen)[0, 1])
 
 
+def test_tiles_without_gaps_have_the_same_statistics_beside_one_with_gaps():
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(5, 1, (3, 4, 8, 8)).astype(np.float32)
+    pixels[2, 1, 0, 0] = np.nan
+    np.testing.assert_array_equal(tile_statistics(pixels[:2]), tile_statistics(pixels)[:2])
+
+
 def test_a_tile_without_pixels_is_unknown_and_a_flat_one_is_not():
     pixels = np.ones((2, 2, 4, 4))
     pixels[0] = np.nan

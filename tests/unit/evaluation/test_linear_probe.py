@@ -9,10 +9,19 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import balanced_accuracy_score, f1_score, jaccard_score, precision_score, recall_score
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from geomae.errors import ConfigError
 from geomae.evaluation.folds import assign_training, codes_of
-from geomae.evaluation.linear_probe import choose_C, choose_ridge, fit_linear, fit_path, fit_ridge_path, one_hot
+from geomae.evaluation.linear_probe import (
+    Logistic,
+    choose_C,
+    choose_ridge,
+    fit_linear,
+    fit_path,
+    fit_ridge_path,
+    one_hot,
+)
 from geomae.evaluation.probe_predictions import (
     DRAWS,
     draw_labelled_tiles,
@@ -56,6 +65,23 @@ def test_a_path_of_strengths_ends_where_each_alone_does():
     for probe, strength in zip(fit_path(embedding, share, (0.01, 0.1, 1.0)), (0.01, 0.1, 1.0), strict=True):
         alone = fit_linear(embedding, label, 4, strength)
         np.testing.assert_allclose(probe.weight_DK, alone.weight_DK, atol=1e-3)
+
+
+def test_a_fit_takes_one_thread_and_gives_the_others_back(monkeypatch):
+    """Threads that wait for each other took most of the time of a fit."""
+
+    def threads() -> set[int]:
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+    seen = []
+    monkeypatch.setattr(
+        Logistic, "solve", lambda self, *args: seen.append(threads()) or (np.zeros((20, 4)), np.zeros(4))
+    )
+    embedding, label = clouds()
+    with threadpool_limits(2, user_api="blas"):
+        fit_path(embedding, one_hot(label, 4), [0.1])
+        assert seen == [{1}]
+        assert threads() == {2}
 
 
 def test_a_class_that_was_not_trained_on_is_never_predicted_and_a_constant_feature_does_nothing():
