@@ -18,9 +18,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from geomae.errors import GeomaeError
 from geomae.rasters import write_cog
+from geomae.rasters.figure_rows import FIGURES
+from geomae.tiles.statistics import Survey
 
 CATALOG = """\
 version: 1
@@ -71,6 +74,12 @@ def changed_catalog(old: str, new: str) -> str:
 def contents(folder: Path) -> list[tuple[str, int]]:
     """Everything below a folder, with the time of its last change."""
     return sorted((str(path.relative_to(folder)), path.stat().st_mtime_ns) for path in folder.rglob("*"))
+
+
+def survey_columns(survey: Survey) -> list[NDArray[Any]]:
+    """All figures of a survey, one array each."""
+    rows = survey.figures()
+    return [survey.valid_share_T, *(rows[name] for name in FIGURES)]
 
 
 def as_ranks(ranks: int, work: Callable[[int, Callable[[Any], list[Any]]], Any]) -> list[Any]:

@@ -96,6 +96,7 @@ class ProbeModel:
         share_BKRS = share_BNK.transpose(1, 2).reshape(shape)
         return interpolate(share_BKRS, (height, width), mode="bilinear", align_corners=False)
 
+
 @dataclass(frozen=True)
 class FinetunedModel:
     """A fine-tuned encoder with its head."""

@@ -23,7 +23,7 @@ from geomae.rasters.measuring import Wanted
 from geomae.rasters.opening import beside_stamp, is_remote, stamp
 from geomae.rasters.remarks import band_order_remarks, file_remarks, offset_remarks
 from geomae.rasters.side_files import look_beside
-from geomae.rasters.tile_moments import FileTiles, MeasuredTiles, TileGrid, TileMoments
+from geomae.rasters.tile_moments import FileTiles, MeasuredTiles, TileMoments
 from geomae.rasters.work_share import ALONE, WorkShare
 
 MOST_NOT_FINITE = 0.5  # share of NaN and infinities from which a band is suspicious
@@ -51,7 +51,7 @@ def audit(
     Every process of `share` reads its part of the files. `progress` is called with (what, done, total). `tiles` gets
     the moments of the tiles of scenes that are read in this call, if those of the files are those of the scene.
     """
-    wanted = _wanted(source, None if tiles is None else tiles.grid)
+    wanted = _wanted(source, tiles)
     stamps = _stamps(source, wanted)
     key = report_key(source, [stamps.get(one.path) for one in wanted])
     kept = load_report(source, key) if key is not None else None
@@ -211,7 +211,7 @@ def _paths(scene: Scene) -> tuple[str, ...]:
     return scene.files if scene.mask is None else tuple(dict.fromkeys((*scene.files, scene.mask.path)))
 
 
-def _wanted(source: Source, tiles: TileGrid | None) -> list[Wanted]:
+def _wanted(source: Source, tiles: MeasuredTiles | None) -> list[Wanted]:
     """The distinct files of a data set, and the bands that are read of each and the tiles that are measured."""
     bands: dict[str, dict[int, tuple[float, float]]] = {}
     for scene in source.scenes:

@@ -117,13 +117,14 @@ class _Inspection:
 
     def _tiles(self, info: Header, bands: int) -> TileMoments | None:
         """Room for the moments of the tiles of a file, where it has any; one that is a tile has those of the whole."""
-        grid = self.wanted.tiles
-        if grid is None or bands == 0 or is_remote(self.wanted.path) or is_cube(self.wanted.path):
+        tiles = self.wanted.tiles
+        if tiles is None or bands == 0 or is_remote(self.wanted.path) or is_cube(self.wanted.path):
             return None
+        grid = tiles.grid
         alone = info.height == info.width == grid.size and info.height * info.width <= WHOLE_PIXELS
         if alone or 0 in grid.shape(info.height, info.width):
             return None
-        return TileMoments(grid, info.height, info.width, bands)
+        return TileMoments(grid, info.height, info.width, bands, tiles.scratch)
 
 
 def inspect_files(

@@ -19,7 +19,7 @@ from geomae.rasters.opening import is_remote, opened
 from geomae.rasters.reading import physical
 from geomae.rasters.stored import Span, read_stored
 from geomae.rasters.tiff_blocks import Block, BlockIndex
-from geomae.rasters.tile_moments import TileGrid, TileMoments, moments
+from geomae.rasters.tile_moments import MeasuredTiles, TileMoments, moments
 
 Array = npt.NDArray[Any]
 PASS_VALUES = 8_000_000  # values of a piece
@@ -37,7 +37,8 @@ Bands = tuple[tuple[int, float, float], ...]  # number, scale and offset
 class Wanted:
     """One file to inspect: (number of the stored band, scale, offset) for each band, and nodata values.
 
-    `imagery` says whether it holds bands of the data set; else it is a mask. `tiles` are measured while it is read.
+    `imagery` says whether it holds bands of the data set; else it is a mask. `tiles` says which are measured
+    while it is read.
     """
 
     path: str
@@ -45,7 +46,7 @@ class Wanted:
     nodata: tuple[float, ...]
     remote: bool
     imagery: bool = True
-    tiles: TileGrid | None = None
+    tiles: MeasuredTiles | None = None
 
 
 @dataclass

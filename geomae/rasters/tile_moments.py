@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
+from geomae.rasters.figure_rows import FIGURES, FigureRows, Scratch, row_type
+
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
-TYPES = (np.int32, np.float64, np.float64, np.float32, np.float32)  # of count, mean, squares, least and largest value
 AT_ONCE = 1 << 17  # values of tiles that are measured at once: they stay in the cache of a core
 
 
@@ -63,13 +64,13 @@ class TileGrid:
 
 
 class TileMoments:
-    """The moments of all tiles of one file: (R, K, C) for count, mean, squares, least and largest value."""
+    """The moments of all tiles of one file: `rows` has those of the tiles (R, K), row by row."""
 
-    def __init__(self, grid: TileGrid, height: int, width: int, bands: int) -> None:
-        """Room for the tiles of a raster; any number of threads may fill it."""
+    def __init__(self, grid: TileGrid, height: int, width: int, bands: int, scratch: Scratch) -> None:
+        """Room for the tiles of a raster in `scratch`; any number of threads may fill it."""
         self.grid = grid
         self.shape = grid.shape(height, width)
-        self.figures = [np.zeros((*self.shape, bands), dtype=dtype) for dtype in TYPES]
+        self.rows: FigureRows = scratch.reserve(self.shape[0] * self.shape[1], bands)
 
     def add(
         self,
@@ -99,12 +100,14 @@ class TileMoments:
         pixels, ok = tiles_of(pixels_chw), None if valid_chw is None else tiles_of(valid_chw)
         step = max(1, AT_ONCE // (len(pixels) * size**2))
         for row in range(len(rows)):
+            first = (rows[0] + row) * self.shape[1]
+            row_K = self.rows.open(first, first + self.shape[1])
             for col in range(0, len(cols), step):
                 part = np.s_[:, row, col : col + step]
                 _, *found = moments(pixels[part], None if ok is None else ok[part])
-                here = np.s_[rows[0] + row, cols[0] + col : cols[0] + min(col + step, len(cols)), bands]
-                for figures, values in zip(self.figures, found, strict=True):
-                    figures[here] = values
+                here = np.s_[cols[0] + col : cols[0] + min(col + step, len(cols)), bands]
+                for name, values in zip(FIGURES, found, strict=True):
+                    row_K[name][here] = values
 
 
 FileTiles = tuple[TileMoments, list[int], list[int]]  # positions of its bands in the scene, and in the file
@@ -119,18 +122,14 @@ class MeasuredTiles:
 
     grid: TileGrid
     scenes: dict[str, list[FileTiles]] = field(default_factory=dict)
+    scratch: Scratch = field(default_factory=Scratch)
 
-    def take(self, scene: str, corner_T2: npt.NDArray[np.int64], bands: int) -> list[Array] | None:
-        """Count, mean, squares, least and largest value (T, C) of tiles of a scene by their corners, and forget them.
-
-        None where the scene was not measured.
-        """
-        files = self.scenes.pop(scene, None)
-        if files is None:
-            return None
+    def rows(self, scene: str, corner_T2: npt.NDArray[np.int64], bands: int) -> Array:
+        """The figures of tiles of a scene, which was measured, by their corners."""
         row_T, col_T = (corner_T2 // self.grid.stride).T
-        found: list[Array] = [np.empty((len(corner_T2), bands), dtype=dtype) for dtype in TYPES]
-        for measured, there, here in files:
-            for whole, part in zip(found, measured.figures, strict=True):
-                whole[:, there] = part[row_T, col_T][:, here]
-        return found
+        rows = np.zeros(len(corner_T2), dtype=row_type(bands))
+        for measured, there, here in self.scenes[scene]:
+            found = measured.rows.take(row_T * measured.shape[1] + col_T)
+            for name in FIGURES:
+                rows[name][:, there] = found[name][:, here]
+        return rows

@@ -3,14 +3,15 @@
 T tiles, C bands
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -20,16 +21,22 @@ from geomae.catalog import Source
 from geomae.errors import StorageError
 from geomae.files import cache_folder, digest, publish_file
 from geomae.rasters import Window, read
-from geomae.rasters.tile_moments import TYPES, MeasuredTiles, moments
+from geomae.rasters.figure_rows import AT_ONCE as ROWS_AT_ONCE
+from geomae.rasters.figure_rows import FigureRows, Scratch, SharedFile, as_rows, parts_of, row_type
+from geomae.rasters.tile_moments import MeasuredTiles, moments
 from geomae.rasters.work_share import ALONE, WorkShare
 
-FORMAT = 3
-_ARRAYS = ("valid_share_T", "count_TC", "mean_TC", "squares_TC", "min_TC", "max_TC")
-PIXELS = "pixel_valid_T"
+FORMAT = 4
+CHECKSUM_BYTES = 4  # at the end of a stored survey
+COPIED = 1 << 20  # bytes of it that are in memory at once
 BLOCK = 512  # pixels: tiles whose corners lie in one block of a scene are read together
 MOST_VALUES = 1 << 24  # values that are read at once
 AT_ONCE = 1 << 20  # values whose moments are computed at once
 Whole = NDArray[np.int64]
+
+
+Moments = tuple[NDArray[np.integer[Any]], NDArray[np.float64], NDArray[np.float64]]
+Sums = list[NDArray[Any]]
 
 
 def merge_moments(
@@ -40,11 +47,31 @@ def merge_moments(
     The formulas of Chan et al. 1983 stay accurate where the mean is far from zero. Mean and variance are 0 where the
     count is 0.
     """
-    count_C = count_TC.sum(0)
+    return _merged(lambda: [(count_TC, mean_TC, squares_TC)])
+
+
+def _merged(
+    pieces: Callable[[], Iterable[Moments]],
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """The same of parts that come in pieces, which are asked for twice."""
+    count_C, weighted_C = _sums(pieces, lambda count_TC, mean_TC, _: [count_TC, count_TC * mean_TC])
     safe_C = np.maximum(count_C, 1)
-    mean_C = (count_TC * mean_TC).sum(0) / safe_C
-    between_C = (count_TC * (mean_TC - mean_C) ** 2).sum(0)
-    return count_C, mean_C, (squares_TC.sum(0) + between_C) / safe_C
+    mean_C = weighted_C / safe_C
+    squares_C, between_C = _sums(
+        pieces, lambda count_TC, mean_TC, squares_TC: [squares_TC, count_TC * (mean_TC - mean_C) ** 2]
+    )
+    return count_C, mean_C, (squares_C + between_C) / safe_C
+
+
+def _sums(pieces: Callable[[], Iterable[Moments]], of: Callable[..., Sums]) -> Sums:
+    """Sums over all pieces, equal to the bit to those over one piece: numpy adds rows of several columns in turn."""
+    sums: Sums = []
+    for piece in pieces():
+        values = of(*piece)
+        if sums:
+            values = [np.concatenate([before[None], more]) for before, more in zip(sums, values, strict=True)]
+        sums = [one.sum(0) for one in values]
+    return sums
 
 
 @dataclass(frozen=True)
@@ -79,44 +106,58 @@ class Statistics:
 class Survey:
     """Figures of every tile: the share of valid pixels, and per band count, mean, squared deviations, minimum, maximum.
 
-    Moments of single tiles can be merged for any subset, so that reading once is enough for all splits. `pixel_valid_T`
-    says whether the pixel at the point of each tile is valid; None for tiles without points.
+    Moments of single tiles can be merged for any subset, so that reading once is enough for all splits. They lie in a
+    file, because they would take 28 bytes of memory for each tile and band. `row_T` are the rows of the tiles in it;
+    None where these are all rows in order. `pixel_valid_T` says whether the pixel at the point of each tile is valid;
+    None for tiles without points.
     """
 
     valid_share_T: NDArray[np.float64]
-    count_TC: NDArray[np.int32]
-    mean_TC: NDArray[np.float64]
-    squares_TC: NDArray[np.float64]
-    min_TC: NDArray[np.float32]
-    max_TC: NDArray[np.float32]
+    rows: FigureRows
     digest: str
     pixel_valid_T: NDArray[np.bool_] | None = None
+    row_T: NDArray[np.integer[Any]] | None = None
 
     @classmethod
     def empty(cls, tiles: int, bands: int, name: str, *, with_pixels: bool) -> "Survey":
         """A survey of zeros, to be filled in."""
-        count_TC, mean_TC, squares_TC, min_TC, max_TC = (np.zeros((tiles, bands), dtype=dtype) for dtype in TYPES)
         pixel_valid_T = np.zeros(tiles, dtype=bool) if with_pixels else None
-        return cls(np.zeros(tiles), count_TC, mean_TC, squares_TC, min_TC, max_TC, name, pixel_valid_T)
+        return cls(np.zeros(tiles), Scratch().reserve(tiles, bands), name, pixel_valid_T)
 
-    @property
-    def arrays(self) -> list[NDArray[Any]]:
-        """The figures of the tiles, in the order of the fields."""
-        return [getattr(self, name) for name in _ARRAYS]
+    def __len__(self) -> int:
+        return len(self.valid_share_T)
 
     def take(self, positions: Whole) -> "Survey":
         """The survey of a subset of the tiles."""
+        if len(positions) == len(self) and (positions == np.arange(len(self))).all():
+            return self
         pixel_valid_T = None if self.pixel_valid_T is None else self.pixel_valid_T[positions]
-        figures = {name: getattr(self, name)[positions] for name in _ARRAYS}
-        return replace(self, **figures, pixel_valid_T=pixel_valid_T)
+        row_T = positions.astype(np.min_scalar_type(self.rows.tiles)) if self.row_T is None else self.row_T[positions]
+        return replace(self, valid_share_T=self.valid_share_T[positions], pixel_valid_T=pixel_valid_T, row_T=row_T)
+
+    def figures(self, positions: Whole | None = None) -> NDArray[np.void]:
+        """A copy of the figures of some tiles, or of all: a structured array with the fields FIGURES (T, C)."""
+        positions = np.arange(len(self)) if positions is None else positions
+        return self.rows.take(positions if self.row_T is None else self.row_T[positions].astype(np.int64))
 
     def statistics(self, bands: Sequence[str], positions: Whole) -> Statistics:
         """Statistics over the valid pixels of some tiles; pixels in several tiles count for each, as in training."""
-        count_C, mean_C, variance_C = merge_moments(
-            self.count_TC[positions], self.mean_TC[positions], self.squares_TC[positions]
-        )
-        low_C = self.min_TC[positions].min(0).astype(np.float64)
-        high_C = self.max_TC[positions].max(0).astype(np.float64)
+        # numpy adds the values of a single column pairwise: in pieces, the sum would be another one.
+        at_once = ROWS_AT_ONCE if self.rows.bands > 1 else len(positions)
+
+        def pieces() -> Iterator[Moments]:
+            for part in parts_of(len(positions), at_once):
+                rows = self.figures(positions[part])
+                ends.append((rows["low"].min(0), rows["high"].max(0)))
+                count_TC, mean_TC, squares_TC = (
+                    np.ascontiguousarray(rows[one]) for one in ("count", "mean", "squares")
+                )
+                yield count_TC, mean_TC, squares_TC
+
+        ends: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+        count_C, mean_C, variance_C = _merged(pieces)
+        low_C = np.min([low_C for low_C, _ in ends], axis=0).astype(np.float64)
+        high_C = np.max([high_C for _, high_C in ends], axis=0).astype(np.float64)
         name = digest([self.digest, list(bands), np.sort(positions)])
         return Statistics(tuple(bands), count_C, mean_C, np.sqrt(variance_C), low_C, high_C, name)
 
@@ -139,32 +180,32 @@ def survey(
     Every process of `share` reads its part.
     """
     places = [place_T4] if pixel_T2 is None else [place_T4, pixel_T2]
-    name = digest([FORMAT, content, *(sha256(one.tobytes()).hexdigest() for one in places)])
-    kept = cache_folder() / "survey" / f"{name}.npz"
-    stored = _load(kept, name)
-    if all(share.exchange(stored is not None and len(stored.valid_share_T) == len(place_T4))) and stored is not None:
+    name = digest([FORMAT, content, *(sha256(np.ascontiguousarray(one).data.cast("B")).hexdigest() for one in places)])
+    kept = cache_folder() / "survey" / f"{name}.rows"
+    stored = _load(kept, name, len(place_T4), len(source.bands), with_pixels=pixel_T2 is not None)
+    if all(share.exchange(stored is not None)) and stored is not None:
         return stored
     measured = Survey.empty(len(place_T4), len(source.bands), name, with_pixels=pixel_T2 is not None)
 
+    def record(tile_U: Whole, rows_U: NDArray[np.void]) -> None:
+        measured.rows.put(tile_U, rows_U)
+        pixels_U = len(source.bands) * place_T4[tile_U, 3] ** 2
+        measured.valid_share_T[tile_U] = rows_U["count"].sum(axis=1) / pixels_U
+
     def measure(group_G: Whole) -> int:
         for here, pixels_CTHW, valid_CTHW in read_together(source, place_T4, group_G):
-            for figures, values in zip(measured.arrays, moments(pixels_CTHW, valid_CTHW), strict=True):
-                figures[here] = values
+            record(here, as_rows(moments(pixels_CTHW, valid_CTHW)[1:]))
             if pixel_T2 is not None and measured.pixel_valid_T is not None:
                 row_T, col_T = (pixel_T2[here] - place_T4[here, 1:3]).T
                 measured.pixel_valid_T[here] = valid_CTHW[:, np.arange(len(here)), row_T, col_T].any(axis=0)
         return len(group_G)
 
     todo_T = np.ones(len(place_T4), dtype=bool)
-    for position, place in enumerate(map(tuple, place_T4.tolist()) if whole else ()):
-        if place in whole:
-            figures = whole[place]
-            measured.valid_share_T[position] = figures[0].sum() / (figures.shape[1] * place[3] ** 2)
-            for array, values in zip(measured.arrays[1:], figures, strict=True):
-                array[position] = values
-            todo_T[position] = False
+    if whole:
+        todo_T[_fill_in_whole(place_T4, whole, record)] = False
     if known is not None:
-        todo_T[_fill_in(measured, source, place_T4, known, share)] = False
+        filled_U = _fill_in(source, place_T4, known, record)
+        todo_T[_exchange(measured, filled_U, share)] = False
     done = len(place_T4) - int(todo_T.sum())
     groups = share.own(neighbours(place_T4, np.flatnonzero(todo_T)))
     with ThreadPoolExecutor(max(threads, 1)) as pool:
@@ -173,40 +214,57 @@ def survey(
             progress(done)
     if share.ranks > 1:
         own_U = np.concatenate(groups) if groups else np.zeros(0, dtype=np.int64)
-        columns = [*measured.arrays, *([] if measured.pixel_valid_T is None else [measured.pixel_valid_T])]
-        _exchange(columns, own_U, share)
+        _exchange(measured, own_U, share)
     if share.leads:
         _store(kept, measured)
     return measured
 
 
-def _fill_in(measured: Survey, source: Source, place_T4: Whole, known: MeasuredTiles, share: WorkShare) -> Whole:
-    """Fill in the moments that some process has, scene by scene; which tiles these are."""
+Record = Callable[[Whole, NDArray[np.void]], None]  # the rows of some tiles
+
+
+def _fill_in_whole(place_T4: Whole, whole: Mapping[tuple[int, ...], NDArray[np.float64]], record: Record) -> Whole:
+    """Record the moments of tiles that are whole scenes; which tiles these are."""
+    filled = [np.zeros(0, dtype=np.int64)]
+    for part in parts_of(len(place_T4)):
+        places = map(tuple, place_T4[part].tolist())
+        found = {part.start + at: whole[place] for at, place in enumerate(places) if place in whole}
+        if found:
+            filled.append(np.fromiter(found, dtype=np.int64))
+            record(filled[-1], as_rows(np.stack(list(found.values()), axis=1)))
+    return np.concatenate(filled)
+
+
+def _fill_in(source: Source, place_T4: Whole, known: MeasuredTiles, record: Record) -> Whole:
+    """Record the moments that this process has, scene by scene; which tiles these are."""
     filled = [np.zeros(0, dtype=np.int64)]
     order_T = np.argsort(place_T4[:, 0], kind="stable")
     bounds = np.searchsorted(place_T4[order_T, 0], np.arange(len(source.scenes) + 1)).tolist()
     for scene, (first, last) in zip(source.scenes, pairwise(bounds), strict=True):
-        here_U = order_T[first:last]
-        figures = known.take(scene.id, place_T4[here_U, 1:3], len(source.bands))
-        if figures is None:
+        if scene.id not in known.scenes:
             continue
-        for array, values in zip(measured.arrays[1:], figures, strict=True):
-            array[here_U] = values
-        pixels_U = len(source.bands) * place_T4[here_U, 3] ** 2
-        measured.valid_share_T[here_U] = figures[0].sum(axis=1) / pixels_U
-        filled.append(here_U)
-    return _exchange(measured.arrays, np.concatenate(filled), share)
+        for part in parts_of(last - first):
+            filled.append(order_T[first:last][part])
+            record(filled[-1], known.rows(scene.id, place_T4[filled[-1], 1:3], len(source.bands)))
+        del known.scenes[scene.id]
+    return np.concatenate(filled)
 
 
-def _exchange(columns: Sequence[NDArray[Any]], own_U: Whole, share: WorkShare) -> Whole:
+def _exchange(measured: Survey, own_U: Whole, share: WorkShare) -> Whole:
     """Fill in what the other processes measured, where this one measured the tiles `own_U`; the tiles of all."""
     if share.ranks == 1:
         return own_U
-    every = share.exchange((own_U, [one[own_U] for one in columns]))
-    for there_U, figures in every:
-        for column, values in zip(columns, figures, strict=True):
-            column[there_U] = values
-    return np.concatenate([there_U for there_U, _ in every])
+    every = [np.zeros(0, dtype=np.int64)]
+    columns = [measured.valid_share_T, *([] if measured.pixel_valid_T is None else [measured.pixel_valid_T])]
+    for part in parts_of(max(share.exchange(len(own_U)))):
+        mine_U = own_U[part]
+        own = mine_U, measured.rows.take(mine_U), [one[mine_U] for one in columns]
+        for there_U, rows, figures in share.exchange(own):
+            measured.rows.put(there_U, rows)
+            for column, values in zip(columns, figures, strict=True):
+                column[there_U] = values
+            every.append(there_U)
+    return np.concatenate(every)
 
 
 def neighbours(place_T4: Whole, chosen_U: Whole) -> list[Whole]:
@@ -244,22 +302,44 @@ def read_together(
         yield group_G[start : start + step], pixels_CYXHW[:, row_T, col_T], valid_CYXHW[:, row_T, col_T]
 
 
-def _load(path: Path, name: str) -> Survey | None:
+def _load(path: Path, name: str, tiles: int, bands: int, *, with_pixels: bool) -> Survey | None:
+    """A stored survey; None where there is none, or where it is damaged."""
+    own = tiles * row_type(bands).itemsize
+    length = own + tiles * (8 + with_pixels)
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            pixels = stored.get(PIXELS)
-            return Survey(**{array: stored[array] for array in _ARRAYS}, digest=name, pixel_valid_T=pixels)
-    except (OSError, ValueError, KeyError):
+        with path.open("rb") as file:
+            if file.seek(0, 2) != length + CHECKSUM_BYTES or not _is_whole(file, length):
+                return None
+            file.seek(own)
+            valid_share_T = np.fromfile(file, np.float64, tiles)
+            pixel_valid_T = np.fromfile(file, np.bool_, tiles) if with_pixels else None
+            rows = FigureRows(tiles, bands, SharedFile(path.open("rb")))
+    except OSError:
         return None
+    return Survey(valid_share_T, rows, name, pixel_valid_T)
+
+
+def _is_whole(file: IO[bytes], length: int) -> bool:
+    """Whether the first `length` bytes of a file have the checksum that follows them."""
+    file.seek(0)
+    found = 0
+    for first in range(0, length, COPIED):
+        found = zlib.crc32(file.read(min(COPIED, length - first)), found)
+    return file.read() == found.to_bytes(CHECKSUM_BYTES, "big")
 
 
 def _store(path: Path, measured: Survey) -> None:
     """Cache the survey; where the cache cannot be written, it is computed again next time."""
-    arrays: dict[str, Any] = dict(zip(_ARRAYS, measured.arrays, strict=True))
-    if measured.pixel_valid_T is not None:
-        arrays[PIXELS] = measured.pixel_valid_T
+    columns = [measured.valid_share_T, *([] if measured.pixel_valid_T is None else [measured.pixel_valid_T])]
+    found = 0
     try:
-        with publish_file(path) as temporary:
-            np.savez(temporary, **arrays)
+        with publish_file(path) as temporary, temporary.open("wb") as file:
+            for rows in (measured.rows.open(part.start, part.stop) for part in parts_of(len(measured))):
+                found = zlib.crc32(rows.tobytes(), found)
+                file.write(rows.tobytes())
+            for column in columns:
+                found = zlib.crc32(column.data, found)
+                file.write(column.data)
+            file.write(found.to_bytes(CHECKSUM_BYTES, "big"))
     except StorageError:
         return

@@ -14,6 +14,7 @@ from geomae.errors import CatalogError
 from geomae.rasters import Grid
 from geomae.rasters.audit import LARGEST_VALUE, stored_value
 from geomae.rasters.audit_report import AuditReport, Problem
+from geomae.rasters.figure_rows import parts_of
 from geomae.tiles.statistics import Survey
 
 TOO_LARGE = f"values beyond {LARGEST_VALUE:g}"  # the reason in counts of omitted tiles
@@ -52,11 +53,13 @@ def computable_tiles(
     catalog: Catalog, name: str, source: Source, scene_T: NDArray[np.int64], measured: Survey
 ) -> NDArray[np.bool_]:
     """Which tiles (T,) hold no value beyond LARGEST_VALUE. Raises CatalogError where none does, naming the first."""
-    far_TC = np.maximum(-measured.min_TC, measured.max_TC) > LARGEST_VALUE
-    near_T = np.asarray(~far_TC.any(axis=1))
+    near_T = np.ones(len(measured), dtype=bool)
+    for part in parts_of(len(measured)):
+        near_T[part] = ~_far(measured.figures(np.arange(part.start, part.stop))).any(axis=1)
     if len(scene_T) and not near_T.any():
-        band = int(far_TC[0].argmax())
-        low, high = measured.min_TC[0, band], measured.max_TC[0, band]
+        first = measured.figures(np.arange(1))
+        band = int(_far(first)[0].argmax())
+        low, high = first["low"][0, band], first["high"][0, band]
         value = stored_value(float(low if -low > high else high), source.scale_C[band], source.offset_C[band])
         file = source.scenes[int(scene_T[0])].bands[band].path
         raise CatalogError(
@@ -64,6 +67,11 @@ def computable_tiles(
             f"first is {value} in {source.bands[band].name} of {file}; if it is no measurement, declare `nodata`"
         )
     return near_T
+
+
+def _far(rows: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Where (T, C) figures of tiles have a value beyond LARGEST_VALUE."""
+    return np.asarray(np.maximum(-rows["low"], rows["high"]) > LARGEST_VALUE)
 
 
 def _too_small(scene: Scene, grid: Grid, size: int) -> str:

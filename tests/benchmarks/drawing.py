@@ -36,7 +36,7 @@ def main() -> None:
     arguments = parser.parse_args()
     index = build_index(open_catalog(arguments.catalog), arguments.dataset)
     group_T = np.unique(index.tiles["scene"].to_numpy(), return_inverse=True)[1].reshape(-1)
-    mean_TC = index.survey.mean_TC
+    mean_TC = index.survey.figures()["mean"]
     mean_TC = (mean_TC - mean_TC.mean(0)) / mean_TC.std(0)
     count = int(group_T.max()) + 1
     print(f"{len(group_T)} tiles in {count} groups, batches of {arguments.batch}\n")

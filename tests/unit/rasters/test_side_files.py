@@ -62,11 +62,11 @@ def test_nodata_that_appears_beside_a_raster_counts_at_once(scene):
     side = Path(f"{scene}.aux.xml")
     side.write_text(NODATA.format(band=1, value=value))
     after = index(scene)
-    assert before.survey.count_TC[:4, 0].sum() == red_HW.size
-    assert after.survey.count_TC[:4, 0].sum() == (red_HW != value).sum() < red_HW.size
-    assert (after.survey.count_TC[4:] == before.survey.count_TC[4:]).all()
+    assert before.survey.figures()["count"][:4, 0].sum() == red_HW.size
+    assert after.survey.figures()["count"][:4, 0].sum() == (red_HW != value).sum() < red_HW.size
+    assert (after.survey.figures()["count"][4:] == before.survey.figures()["count"][4:]).all()
     side.write_text(NODATA.format(band=1, value=value + 1))  # changed, then gone
-    assert index(scene).survey.count_TC[:4, 0].sum() == (red_HW != value + 1).sum()
+    assert index(scene).survey.figures()["count"][:4, 0].sum() == (red_HW != value + 1).sum()
     side.unlink()
     assert index(scene).survey.digest == before.survey.digest
 

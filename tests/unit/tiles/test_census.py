@@ -115,9 +115,7 @@ def test_no_seed_is_named_for_splits_that_no_seed_deals_or_for_part_of_the_tiles
 
 def test_without_splits_all_tiles_that_have_labels_are_scored():
     (alone,) = warnings(take_census(index(["a"] * 24, ["train"] * 24)), 24, 1)
-    assert alone == (
-        "tiles have no other label than 'a', and a classifier needs two; choose another column or file"
-    )
+    assert alone == ("tiles have no other label than 'a', and a classifier needs two; choose another column or file")
     groups = [str(number % 12) for number in range(24)]
     assert warnings(take_census(index(["a", "b"] * 12, ["train"] * 24, group=groups)), 13, 1) != []
     assert warnings(take_census(index(["a", "a", "b"] * 8, ["train"] * 24, group=groups)), 12, 1) == []

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from helpers import as_ranks, changed_catalog, write_catalog, write_scenes
+from helpers import as_ranks, changed_catalog, survey_columns, write_catalog, write_scenes
 
 from geomae.catalog import open_catalog
 from geomae.files import cache_folder
@@ -62,10 +62,9 @@ def test_the_second_time_no_file_is_opened_and_a_folder_is_asked_once(tmp_path, 
 def test_files_that_are_tiles_are_measured_while_they_are_audited_as_when_they_are_read(tmp_path):
     write_scenes(tmp_path / "scenes", scenes=3, side=16)
     write_catalog(tmp_path, WHOLE + "    nodata: 1234\n")
-    once = index(tmp_path).survey
+    once = survey_columns(index(tmp_path).survey)
     shutil.rmtree(cache_folder() / "survey")
-    again = index(tmp_path).survey
-    for one, other in zip(once.arrays, again.arrays, strict=True):
+    for one, other in zip(once, survey_columns(index(tmp_path).survey), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -82,10 +81,9 @@ def test_tiles_of_scenes_are_measured_while_these_are_audited_as_when_they_are_r
     write_catalog(tmp_path, text + "    nodata: 1234\n")
     with monkeypatch.context() as patch:
         patch.setattr(statistics, "read", None)
-        once = index(tmp_path).survey
+        once = survey_columns(index(tmp_path).survey)
     shutil.rmtree(cache_folder() / "survey")
-    again = index(tmp_path).survey
-    for one, other in zip(once.arrays, again.arrays, strict=True):
+    for one, other in zip(once, survey_columns(index(tmp_path).survey), strict=True):
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(one, other)
 
@@ -96,13 +94,13 @@ def test_tiles_of_bands_in_files_of_their_own_are_measured_in_the_order_of_the_s
         for number, name in ((1, "nir"), (2, "blue")):
             path, transform = tmp_path / f"scenes/s0_{name}.tif", tuple(scene.transform)[:6]
             write_cog(path, scene.read([number]), crs="EPSG:32632", transform=transform)
-    text = changed_catalog("path: scenes/*.tif", "path: \"scenes/*_{band}.tif\"")
+    text = changed_catalog("path: scenes/*.tif", 'path: "scenes/*_{band}.tif"')
     write_catalog(tmp_path, text.replace("[red, green, blue, nir]", "[blue, nir]"))
     with monkeypatch.context() as patch:
         patch.setattr(statistics, "read", None)
-        once = index(tmp_path).survey
+        once = survey_columns(index(tmp_path).survey)
     shutil.rmtree(cache_folder() / "survey")
-    for one, other in zip(once.arrays, index(tmp_path).survey.arrays, strict=True):
+    for one, other in zip(once, survey_columns(index(tmp_path).survey), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -162,6 +160,6 @@ def test_ranks_that_share_a_check_find_what_one_finds_and_read_each_file_once(tm
         assert found.report == one.report
         assert found.report.counts == {"duplicate": 1, "unreadable": 1}
         assert found.tiles.tiles.equals(one.tiles.tiles)
-        for own, other in zip(found.tiles.survey.arrays, one.tiles.survey.arrays, strict=True):
+        for own, other in zip(survey_columns(found.tiles.survey), survey_columns(one.tiles.survey), strict=True):
             np.testing.assert_array_equal(own, other)
     assert sorted(read) == sorted({*read}) and len(read) == 5

@@ -8,7 +8,7 @@ import pandas as pd
 import pyproj
 import pytest
 import shapely
-from helpers import CATALOG, SMALL, write_catalog
+from helpers import CATALOG, SMALL, survey_columns, write_catalog
 
 from geomae.catalog import open_catalog, parse_selector
 from geomae.config import PretrainConfig, load_config
@@ -207,7 +207,7 @@ def test_tiles_that_are_read_together_measure_what_they_measure_alone(tmp_path):
     together = survey(source, place_T4, "x", 2, pixel_T2=place_T4[:, 1:3] + 8)
     for one in (0, 100, 299):
         alone = survey(source, place_T4[[one]], "x", 1, pixel_T2=place_T4[[one], 1:3] + 8)
-        for mine, other in zip(together.arrays, alone.arrays, strict=True):
+        for mine, other in zip(survey_columns(together), survey_columns(alone), strict=True):
             np.testing.assert_array_equal(mine[[one]], other)
         assert together.pixel_valid_T[one] == alone.pixel_valid_T[0]
     rows, cols = (place_T4[:, 1:3] + 8).T

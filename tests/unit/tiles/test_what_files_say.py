@@ -245,9 +245,7 @@ def test_tags_that_the_catalogue_contradicts_are_said_with_both(tmp_path):
     keys = "bands: [B02, B03, B04]"
     (remark,) = index_of(tmp_path, keys).report.remarks
     assert "1 file (b.tif): the tags say scale 0.0002 and offset -0.01 for B02" in remark
-    assert (
-        "the catalogue says 0.0001 and 0; if the tags are right, write `scale: 0.0002` and `offset: -0.01`" in remark
-    )
+    assert "the catalogue says 0.0001 and 0; if the tags are right, write `scale: 0.0002` and `offset: -0.01`" in remark
     (tmp_path / "a.tif").unlink()
     assert index_of(tmp_path, keys, "scale: 0.0002", "offset: -0.01").report.remarks == ()
 
