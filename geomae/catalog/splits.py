@@ -28,9 +28,10 @@ def block_splits(
     fractions of the blocks. Raises CatalogError where there are fewer blocks than splits.
     """
     cells_N2 = np.floor(centre_m_N2 / (block_km * 1000)).astype(np.int64)
-    blocks = [f"{column},{row}" for column, row in cells_N2.tolist()]
+    known_B2, block_N = np.unique(cells_N2, axis=0, return_inverse=True)
+    blocks = np.array([f"{column},{row}" for column, row in known_B2.tolist()], dtype=object)[block_N.ravel()]
     remedy = f"make `block_km` smaller than {block_km:g}, or split by `group` or `random`"
-    return _assign(blocks, fractions, seed, "block", remedy), np.array(blocks, dtype=object)
+    return _assign(blocks.tolist(), fractions, seed, "block", remedy), blocks
 
 
 def group_splits(groups_N: ArrayLike, fractions: Mapping[str, float], seed: int) -> LabelsN:

@@ -8,9 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from geomae.catalog.splits import NO_SPLIT
+from geomae.rasters.figure_rows import parts_of
 from geomae.tiles.index import TileIndex
 from geomae.tiles.pixel_census import ALL, PixelCensus, PixelCount, count_pixels
 from geomae.tiles.splits import SEEDS
@@ -18,6 +21,7 @@ from geomae.tiles.splits import SEEDS
 NO_LABEL = "(none)"
 USUAL_SPLITS = ("train", "val", "test")
 MOST_CLASSES = 20  # more distinct labels than this, all of them numbers, are measurements
+AT_ONCE = 1 << 18  # tiles that are counted at once
 NAMED = 5  # classes that a warning names
 MONTH = re.compile(r"\d{4}-\d\d(?=-)")  # at the beginning of a time
 
@@ -73,37 +77,32 @@ class Census:
 def take_census(index: TileIndex) -> Census:
     """Count the tiles of an index."""
     has_groups, has_blocks = (bool(index.tiles[column].notna().any()) for column in ("group", "block"))
-    label_T = index.tiles["label"].tolist()
-    tiles = pd.DataFrame(
-        {
-            "split": index.tiles["split"].to_numpy(),
-            "scene": index.tiles["scene"].to_numpy(),
-            "group": index.independent_units(),
-            "label": [NO_LABEL if one is None or one != one else str(one) for one in label_T],
-            "total": ALL,
-        }
-    )
-    time_T = index.attributes["time"].tolist() if "time" in index.attributes else [None] * len(index)
-    times = [text if isinstance(text, str) and MONTH.match(text) else None for text in time_T]
-    tiles["month"] = [text[:7] if text else None for text in times]
-    known = sorted(text for text in times if text)
-    numbers = label_range(tiles["label"].unique())
+    splits = _coded(index.tiles["split"].to_numpy())
+    counted = _Counted(splits, index.tiles["scene"].to_numpy(), _units(index) if has_groups or has_blocks else None)
+    every = _Coded(np.zeros(len(index), dtype=np.int32), [ALL])
+    label = _coded(index.tiles["label"].to_numpy(), NO_LABEL)
+    time_T = index.attributes["time"].to_numpy() if "time" in index.attributes else np.full(len(index), None)
+    times = _coded(time_T)
+    months = [text[:7] if MONTH.match(text) else None for text in times.names]
+    month = _coded(np.array([*months, None], dtype=object)[times.code_T])
+    known = [text for text, month in zip(times.names, months, strict=True) if month]
+    numbers = label_range(label.names)
     measured = index.labels is not None and label_range(index.labels.names) is not None
     labels: dict[str, BySplit] = {}
-    if numbers is None and set(tiles["label"]) != {NO_LABEL}:
-        named = sorted(_counts(tiles, "label").items(), key=lambda row: (-row[1][ALL].tiles, row[0]))
+    if numbers is None and set(label.names) != {NO_LABEL}:
+        named = sorted(counted.by(label).items(), key=lambda row: (-row[1][ALL].tiles, row[0]))
         labels = dict(sorted(named, key=lambda row: row[0] == NO_LABEL))  # what has no label comes last
     return Census(
         unit="groups" if has_groups else "blocks" if has_blocks else "tiles",
-        splits=_in_order(tiles["split"].unique().tolist()),
-        total=_counts(tiles, "total")[ALL],
+        splits=_in_order(splits.names),
+        total=counted.by(every)[ALL],
         labels=labels,
-        months=dict(sorted(_counts(tiles, "month").items())),
+        months=dict(sorted(counted.by(month).items())),
         numbers=numbers,
-        first=known[0] if known else None,
-        last=known[-1] if known else None,
+        first=min(known, default=None),
+        last=max(known, default=None),
         pixels=None if measured else count_pixels(index),
-        labelled=_counts(tiles[tiles["label"] != NO_LABEL], "total").get(ALL, {}),
+        labelled=counted.by(every, where_T=label.code_T != label.code(NO_LABEL)).get(ALL, {}),
     )
 
 
@@ -196,15 +195,71 @@ def _for_probes(census: Census, folds: int) -> list[str]:
     return found
 
 
-def _counts(tiles: pd.DataFrame, column: str) -> dict[str, dict[str, Count]]:
-    """Counts for each known value of a column, over all tiles and by split."""
-    found: dict[str, dict[str, Count]] = {}
-    for rows in (tiles.assign(split=ALL), tiles):
-        by_both = rows.groupby([column, "split"], sort=False)
-        figures = zip(by_both.size(), by_both["group"].nunique(), by_both["scene"].nunique(), strict=True)
-        for (value, split), counts in zip(by_both.size().index, figures, strict=True):
-            found.setdefault(str(value), {})[str(split)] = Count(*map(int, counts))
-    return found
+@dataclass(frozen=True)
+class _Coded:
+    """A column as numbers of its distinct texts, in the order in which these appear; -1 where it has none."""
+
+    code_T: NDArray[np.int32]
+    names: list[str]
+
+    def code(self, name: str) -> int:
+        """The number of a text; -2 where no tile has it."""
+        return self.names.index(name) if name in self.names else -2
+
+
+def _coded(value_T: NDArray[Any], missing: str | None = None) -> _Coded:
+    """A column with its values as texts; `missing` is the text of a value that is missing."""
+    code_T, values = pd.factorize(value_T)
+    texts = [*(str(one) for one in values.tolist()), missing]
+    name_V, names = pd.factorize(np.array(texts, dtype=object))  # other values may have one text
+    return _Coded(name_V.astype(np.int32)[code_T], names.tolist())
+
+
+def _units(index: TileIndex) -> NDArray[np.int64]:
+    """Numbers (T) of the independent units of tiles; see `TileIndex.independent_units`."""
+    unit_T, units = np.full(len(index), -1), 0
+    for values in (index.tiles["group"], index.tiles["block"]):
+        code_T, known = pd.factorize(values.to_numpy())
+        unit_T = np.where((unit_T < 0) & (code_T >= 0), units + code_T, unit_T)
+        units += len(known)
+    return np.where(unit_T < 0, units + np.arange(len(index)), unit_T)
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """What is counted of tiles: splits, scenes and units; `unit_T` is None where each tile is one."""
+
+    splits: _Coded
+    scene_T: NDArray[np.integer[Any]]
+    unit_T: NDArray[np.int64] | None
+
+    def by(self, column: _Coded, where_T: NDArray[np.bool_] | None = None) -> dict[str, dict[str, Count]]:
+        """Counts for each value of a column, over all tiles (or those of `where_T`) and by split."""
+        found: dict[str, dict[str, Count]] = {}
+        for split_T, splits in ((0, [ALL]), (self.splits.code_T, self.splits.names)):
+            pair_T = np.asarray(column.code_T * len(splits) + split_T, dtype=np.int64)
+            pair_T[column.code_T < 0] = -1
+            if where_T is not None:
+                pair_T[~where_T] = -1
+            pairs = len(column.names) * len(splits)
+            tiles = np.bincount(pair_T[pair_T >= 0], minlength=pairs)
+            scenes = _distinct(pair_T, self.scene_T, pairs)
+            units = tiles if self.unit_T is None else _distinct(pair_T, self.unit_T, pairs)
+            for pair in pd.unique(pair_T[pair_T >= 0]).tolist():
+                value, split = divmod(pair, len(splits))
+                count = Count(int(tiles[pair]), int(units[pair]), int(scenes[pair]))
+                found.setdefault(column.names[value], {})[splits[split]] = count
+        return found
+
+
+def _distinct(pair_T: NDArray[np.int64], other_T: NDArray[np.integer[Any]], pairs: int) -> NDArray[np.int64]:
+    """How many distinct values of `other_T` each of the `pairs` has; a tile of pair -1 does not count."""
+    most = int(other_T.max(initial=0)) + 1
+    seen = np.zeros(0, dtype=np.int64)
+    for part in parts_of(len(pair_T), AT_ONCE):
+        key_U = (pair_T[part] * most + other_T[part])[pair_T[part] >= 0]
+        seen = np.union1d(seen, key_U)
+    return np.bincount(seen // most, minlength=pairs)
 
 
 def label_range(labels: Iterable[str]) -> tuple[float, float] | None:

@@ -28,6 +28,7 @@ from geomae.catalog.scene_times import UNSPECIFIED, domains_by_month, with_time_
 from geomae.catalog.times import DERIVED, TIME, column_remedy, times_span
 from geomae.errors import CatalogError, RasterError, nearest
 from geomae.rasters import AuditReport, Grid, audit, scene_grid, sweeping
+from geomae.rasters.figure_rows import parts_of
 from geomae.rasters.grids import check_stated_grids
 from geomae.rasters.tile_moments import MeasuredTiles, TileGrid
 from geomae.rasters.work_share import ALONE, WorkShare, reading_threads
@@ -37,7 +38,7 @@ from geomae.tiles.points import INVALID, PIXEL_COL, PIXEL_ROW, POINT, REPEAT, co
 from geomae.tiles.polygon_labels import ByPolygon, columns_of_polygons, open_labels, values_of_tiles
 from geomae.tiles.radiometry import Radiometry
 from geomae.tiles.sources import prepare
-from geomae.tiles.splits import assign_splits
+from geomae.tiles.splits import assign_splits, repeated
 from geomae.tiles.statistics import Statistics, Survey, survey
 from geomae.tiles.unusable import TOO_LARGE, computable_tiles, without_small_scenes
 from geomae.tiles.windows import list_windows
@@ -87,16 +88,16 @@ def describe(
     def column(name: str) -> "pd.Series[Any]":
         if name in own:
             return _kept(own[name].tolist())
-        return _texts(attributes[named[name][1]]) if name in named else _kept([None] * len(tiles))
+        return _texts(attributes[named[name][1]]) if name in named else _kept(np.full(len(tiles), None))
 
     for one in ("group", "fold", "place", "domain", "label"):
         tiles[one] = column(one)
     if entry.domain is None or isinstance(entry.domain, str):
-        tiles["domain"] = entry.domain or name
+        tiles["domain"] = repeated(entry.domain or name, len(tiles))
     elif isinstance(entry.domain, Months):
-        tiles["domain"] = domains_by_month(catalog, name, entry.domain, attributes)
+        tiles["domain"] = _kept(domains_by_month(catalog, name, entry.domain, attributes))
     else:
-        tiles["domain"] = [value if value else UNSPECIFIED for value in tiles["domain"]]
+        tiles["domain"] = _kept([value if value else UNSPECIFIED for value in tiles["domain"]])
     if found is not None:
         tiles["label"] = _kept(found.label_T.tolist())
     elif entry.label is not None and entry.label.folder:
@@ -198,7 +199,7 @@ class TileIndex:
 
     def content(self) -> list[str]:
         """Digests of the files behind the tiles, in the order of the scenes."""
-        used = sorted(set(self.tiles["scene"].tolist()))
+        used = np.unique(self.tiles["scene"].to_numpy()).tolist()
         return [self.report.content.get(self.source.scenes[scene].id, "") for scene in used]
 
     def independent_units(self) -> list[str]:
@@ -291,8 +292,7 @@ def build_from_report(
     tiles, attributes = _keep(tiles, attributes, near, TOO_LARGE, left_out)
     tiles, by_pixel = describe(catalog, name, source, grids, tiles, attributes, labels)
     tiles, kept = assign_splits(catalog, source, grids, tiles, attributes)
-    left_out |= {"train tile overlaps another split": int((~kept).sum())} if not kept.all() else {}
-    tiles, attributes = tiles[kept].reset_index(drop=True), attributes[kept].reset_index(drop=True)
+    tiles, attributes = _keep(tiles, attributes, kept, "train tile overlaps another split", left_out)
     if POINT in tiles:
         warnings = (*warnings, *contradictions(catalog, name, tiles))
         tiles = tiles.drop(columns=[POINT, REPEAT])  # the pixels of the points are kept for figures
@@ -335,43 +335,53 @@ def _scene_grids(source: Source, report: AuditReport, place: str) -> tuple[Sourc
     return replace(source, scenes=tuple(scenes)), grids
 
 
-def _tile_ids(source: Source, tiles: pd.DataFrame) -> list[str]:
+def _tile_ids(source: Source, tiles: pd.DataFrame) -> "pd.Series[Any]":
     """Ids of tiles: scene, row and column, and a number from the second point on where points have the same tile."""
     ids = [scene.id for scene in source.scenes]
-    columns = (tiles[one].tolist() for one in ("scene", "row", "col"))
-    names = [f"{ids[scene]}:{row}:{col}" for scene, row, col in zip(*columns, strict=True)]
-    if REPEAT not in tiles:
-        return names
-    return [f"{one}:{times + 1}" if times else one for one, times in zip(names, tiles[REPEAT].tolist(), strict=True)]
+    texts = [pd.Series([], dtype="str")]
+    for part in parts_of(len(tiles)):  # a Python string takes several times the memory of its text
+        columns = (tiles[one].iloc[part].tolist() for one in ("scene", "row", "col"))
+        names = [f"{ids[scene]}:{row}:{col}" for scene, row, col in zip(*columns, strict=True)]
+        if REPEAT in tiles:
+            repeats = tiles[REPEAT].iloc[part].tolist()
+            names = [f"{one}:{times + 1}" if times else one for one, times in zip(names, repeats, strict=True)]
+        texts.append(pd.Series(names, dtype="str"))
+    return pd.concat(texts, ignore_index=True)
 
 
 def _centres(grids: Sequence[Grid | None], tiles: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The centre (x, y) of each tile in the CRS of its scene, NaN without one."""
     nowhere = (float("nan"),) * 6
     transforms = [nowhere if grid is None or grid.crs is None else grid.transform for grid in grids]
-    affine_T6 = np.array(transforms, dtype=np.float64)[tiles["scene"].to_numpy()]
-    row_T, col_T, size_T = (tiles[name].to_numpy(dtype=np.float64) for name in ("row", "col", "size"))
-    centre_T12 = to_crs(affine_T6, (col_T + size_T / 2)[:, None], (row_T + size_T / 2)[:, None])
-    return centre_T12[:, 0, 0], centre_T12[:, 0, 1]
+    affine_S6 = np.array(transforms, dtype=np.float64)
+    centre_2T = np.empty((2, len(tiles)))
+    for part in parts_of(len(tiles)):
+        here = tiles.iloc[part]
+        row_T, col_T, size_T = (here[name].to_numpy(dtype=np.float64)[:, None] for name in ("row", "col", "size"))
+        centre_T12 = to_crs(affine_S6[here["scene"].to_numpy()], col_T + size_T / 2, row_T + size_T / 2)
+        centre_2T[:, part] = centre_T12[:, 0].T
+    return centre_2T[0], centre_2T[1]
 
 
-def _kept(values: Sequence[Any]) -> "pd.Series[Any]":
-    """A column of dtype object, because pandas would turn None among text into NaN."""
+def _kept(values: Sequence[Any] | NDArray[np.object_]) -> "pd.Series[Any]":
+    """A column of dtype object, because pandas would turn None among text into NaN, and copy equal texts."""
     return pd.Series(values, dtype="object")
 
 
 def _texts(values: "pd.Series[Any]") -> "pd.Series[Any]":
     """Values as text, missing ones as None."""
     if pd.api.types.infer_dtype(values, skipna=True) == "string":
-        return values.astype("object").where(values.notna() & (values != ""), None)
+        code_T, known = pd.factorize(values)  # equal texts become one, and missing ones have the code -1
+        return _kept(np.array([*(text or None for text in known.tolist()), None], dtype=object)[code_T])
     return _kept([text_of(value) for value in values.tolist()])
 
 
 def _keep(
     tiles: pd.DataFrame, attributes: pd.DataFrame, chosen: NDArray[np.bool_], reason: str, left_out: dict[str, int]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    if not chosen.all():
-        left_out[reason] = int((~chosen).sum())
+    if chosen.all():
+        return tiles, attributes
+    left_out[reason] = int((~chosen).sum())
     return tiles[chosen].reset_index(drop=True), attributes[chosen].reset_index(drop=True)
 
 

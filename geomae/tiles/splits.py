@@ -4,6 +4,7 @@ T tiles, N tiles near another split, E points around a tile
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,7 +45,7 @@ def assign_splits(
         if "split" in tiles:  # from polygons
             labels = tiles["split"].to_numpy()
         elif split is None:
-            labels = np.full(len(tiles), TRAIN, dtype=object)
+            labels = repeated(TRAIN, len(tiles)).to_numpy()
         elif split.column is not None:
             labels = _named(catalog, name, split.column, attributes)
         elif split.block_km is not None:
@@ -62,8 +63,16 @@ def assign_splits(
         text = str(error)
         place = catalog.place(name, "split")
         raise CatalogError(text if text.startswith(str(catalog.path)) else f"{place}: {text}") from error
-    tiles = tiles.assign(split=labels, block=block)
+    split_T, block_T = (pd.Series(values, tiles.index, dtype=object) for values in (labels, block))
+    tiles = tiles.assign(split=split_T, block=block_T)
     return tiles, np.asarray(labels != LEFT_OUT, dtype=bool)
+
+
+def repeated(text: str, tiles: int) -> "pd.Series[Any]":
+    """A column of one text, which is in memory once (`np.full` would copy it for each tile)."""
+    text_T = np.empty(tiles, dtype=object)
+    text_T.fill(text)
+    return pd.Series(text_T, copy=False)
 
 
 def seeds_with_all_classes(split: Split | None, tiles: pd.DataFrame) -> tuple[int, ...] | None:
@@ -74,9 +83,12 @@ def seeds_with_all_classes(split: Split | None, tiles: pd.DataFrame) -> tuple[in
     """
     if split is None or (split.group is None and split.random is None):
         return None
-    unit_T = tiles["group" if split.random is None else "tile_id"].to_numpy()
+    unit = tiles["group" if split.random is None else "tile_id"]
+    if unit.nunique(dropna=False) > MOST_UNITS:
+        return None
+    unit_T = unit.to_numpy()
     assign, shares = (random_splits, split.random) if split.random is not None else (group_splits, split.group)
-    if len(set(unit_T.tolist())) > MOST_UNITS or shares is None:
+    if shares is None:
         return None
     try:
         if (assign(unit_T, shares, split.seed) != tiles["split"].to_numpy()).any():

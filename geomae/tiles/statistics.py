@@ -26,7 +26,7 @@ from geomae.rasters.figure_rows import FigureRows, Scratch, SharedFile, as_rows,
 from geomae.rasters.tile_moments import MeasuredTiles, moments
 from geomae.rasters.work_share import ALONE, WorkShare
 
-FORMAT = 4
+FORMAT = 3  # of the name, which the digests of statistics are computed from
 CHECKSUM_BYTES = 4  # at the end of a stored survey
 COPIED = 1 << 20  # bytes of it that are in memory at once
 BLOCK = 512  # pixels: tiles whose corners lie in one block of a scene are read together

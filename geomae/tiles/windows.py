@@ -38,7 +38,7 @@ def _regular(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tiles on a regular grid; without `tile` each scene is one tile."""
     entry = catalog.entry(name)
-    corners: dict[tuple[int, int], NDArray[np.int64]] = {}  # (T, 3) by the shape of the grid
+    corners: dict[tuple[int, int], NDArray[np.int32]] = {}  # (3, T) by the shape of the grid
     numbers = [number for number, grid in enumerate(grids) if grid is not None]
     shapes = [(grid.height, grid.width) for grid in grids if grid is not None]
     for height, width in dict.fromkeys(shapes):
@@ -46,17 +46,17 @@ def _regular(
         stride = (entry.tile.stride if entry.tile else None) or size
         rows, cols = (_starts(length, size, stride) for length in (height, width))
         row_T, col_T = np.repeat(rows, len(cols)), np.tile(cols, len(rows))
-        corners[height, width] = np.stack([row_T, col_T, np.full_like(row_T, size)], axis=1)
-    scene_T = np.repeat(np.array(numbers, dtype=np.int64), [len(corners[shape]) for shape in shapes])
-    corner_T3 = np.concatenate([np.zeros((0, 3), dtype=np.int64), *(corners[shape] for shape in shapes)])
-    tiles = pd.DataFrame(np.column_stack([scene_T, corner_T3]), columns=PLACE)
+        corners[height, width] = np.stack([row_T, col_T, np.full_like(row_T, size)])
+    scene_T = np.repeat(np.array(numbers, dtype=np.int32), [corners[shape].shape[1] for shape in shapes])
+    corner_3T = np.concatenate([np.zeros((3, 0), dtype=np.int32), *(corners[shape] for shape in shapes)], axis=1)
+    tiles = pd.DataFrame(dict(zip(PLACE, (scene_T, *corner_3T), strict=True)), copy=False)
     table = pd.DataFrame([dict(scene.attributes) for scene in source.scenes])
     return tiles, table.iloc[tiles["scene"].to_numpy()].reset_index(drop=True)
 
 
-def _starts(length: int, size: int, stride: int) -> NDArray[np.int64]:
+def _starts(length: int, size: int, stride: int) -> NDArray[np.int32]:
     """Start of each tile along one axis; a remainder shorter than a tile is left out."""
-    return np.arange(0, length - size + 1, stride, dtype=np.int64)
+    return np.arange(0, length - size + 1, stride, dtype=np.int32)
 
 
 def _listed(

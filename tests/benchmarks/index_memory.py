@@ -25,7 +25,7 @@ from pathlib import Path
 import many_files
 import numpy as np
 
-SIDES = (800, 1400)
+SIDES = (500, 900)
 SIZE, STRIDE = 16, 2
 HERE = Path(__file__).resolve().parents[2]
 
