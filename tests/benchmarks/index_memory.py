@@ -5,8 +5,9 @@
 Writes scenes of two sizes, cut into overlapping tiles of 16 pixels every 2, and indexes each in new processes: *cold*,
 with an empty cache, and *again*, with unchanged files. Memory is that of the process as the system counts it (resident
 pages, also those of mapped files); the difference between both sizes is divided by the difference of their tiles, so
-that the program itself and the pieces of pixels, which have a fixed size, do not count. `kept` is the index alone,
-after it was made, `peak` the most while it was made, and `check` the peak of `geomae catalog check` altogether.
+that the program itself does not count. Pieces of pixels grow with a scene until they have their fixed size, and count
+in the *cold* columns: compare tiles in those of *again*. `kept` is the index alone, after it was made, `peak` the most
+while it was made, and `check` the peak of `geomae catalog check` altogether.
 `--code` names checkouts of the project that are measured in turn (default: this one), to compare them in one run.
 """
 
