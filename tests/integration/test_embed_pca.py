@@ -16,6 +16,7 @@ from geomae import open_embeddings
 from geomae.commands.embed_pca import EmbedPcaOptions, run
 from geomae.commands.embed_pca_report import count_maps
 from geomae.commands.options import CommonOptions
+from geomae.embeddings.store import store_digest
 from geomae.errors import ConfigError, StorageError
 from geomae.evaluation.pca import load_pca
 from geomae.files import read_json
@@ -61,6 +62,19 @@ def first(ask):
 def figures(folder):
     metrics = read_json(folder / "summary.json")["metrics"]
     return {name: value for name, value in metrics.items() if name not in ("seconds", "tiles_per_s")}
+
+
+def test_two_processes_give_the_embeddings_and_components_of_one(data, first, tracking_uri, tmp_path):
+    done = forked(
+        "embed-pca", "--catalog", data, "--dataset", "tiny", "--encoder", ENCODER, "--layer", 1, "--precision", "32",
+        "--tracking-uri", tracking_uri, "--devices", 2, "--out", "out", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("report: ") == 1
+    assert store_digest(tmp_path / "out" / "embeddings.zarr") == store_digest(first / "embeddings.zarr")
+    alone, both = (load_pca(folder / "pca.npz") for folder in (first, tmp_path / "out"))
+    np.testing.assert_allclose(both.components_KD, alone.components_KD, atol=1e-10)  # linear algebra of other threads
+    assert {one.name for one in (tmp_path / "out").glob("*.tif")} == {one.name for one in first.glob("*.tif")}
 
 
 def test_what_a_run_leaves(first, tracking_uri):
