@@ -140,7 +140,13 @@ def ask_first(work: "Work", selections: "Sequence[Selection]", stop: "Stop") -> 
     from geomae.evaluation.adaptation_effect import embed_plan
     from geomae.evaluation.adaptation_probe import BEFORE
     from geomae.evaluation.gap import read_gap_domains
-    from geomae.evaluation.proposal import Answer, measure_differences, new_sensor, propose
+    from geomae.evaluation.proposal import (
+        Answer,
+        count_same_ground,
+        measure_differences,
+        new_sensor,
+        propose,
+    )
 
     run_, session, seed = work.run_, work.session, work.session.common.seed
     target, source = selections
@@ -154,8 +160,9 @@ def ask_first(work: "Work", selections: "Sequence[Selection]", stop: "Stop") -> 
             return None
         embeddings = embedded[BEFORE]
     differences = measure_differences(
-        read_gap_domains([source, target], seed), work.plan, new_sensor(work.model, target), embeddings, seed, run_.step
-    )
+        read_gap_domains([source, target], seed), work.plan, new_sensor(work.model, target),
+        count_same_ground(source, target), embeddings, seed, run_.step,
+    )  # fmt: skip
     run_.screen.close()
     proposal = propose(differences)
     for sentence in (*differences.sentences(), proposal.text, proposal.labels):

@@ -12,6 +12,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from geomae.encoders.selections import Embeddings
+from geomae.errors import CatalogError
 from geomae.evaluation.adaptation_effect import BeforeAfterPlan
 from geomae.evaluation.adaptation_probe import BEFORE
 from geomae.evaluation.alignment import NONE, import_skada
@@ -23,6 +24,7 @@ from geomae.evaluation.probe import ProbeResult
 from geomae.evaluation.probe_predictions import PredictionKey
 from geomae.evaluation.probe_scores import EncoderResult, ProbeScores
 from geomae.evaluation.probe_task import ProbeTask
+from geomae.tiles.places import find_partners
 from geomae.tiles.selection import Selection
 from geomae.training.starts import Start
 
@@ -39,7 +41,8 @@ class Differences:
 
     `pixels` are the differences of the bands' means; empty where the domains share no band. `new_sensor` names the
     sensor of the target where the model does not know it, else it is empty. `probe` holds evidence on alignments and
-    the estimated class shares; None where the source has no usable labels, for the reason `unlabelled`.
+    the estimated class shares; None where the source has no usable labels, for the reason `unlabelled`. `same_ground`
+    tiles of the target show ground that tiles of the source show, too.
     """
 
     domains: GapDomains
@@ -48,17 +51,13 @@ class Differences:
     new_sensor: str
     probe: ProbeResult | None
     unlabelled: str
+    same_ground: int = 0
 
     def sentences(self) -> Iterator[str]:
         """Sensor, pixels, places and class shares in words."""
         yield self._sensor()
         yield self._pixels()
-        paired = self.domains.paired
-        yield (
-            f"Places: {paired} groups occur in both domains."
-            if paired
-            else "Places: no group occurs in both domains, so they show different places as far as groups say."
-        )
+        yield self._places()
         if self.probe is None:
             yield f"Class shares: not estimated, since the source has no usable labels ({self.unlabelled})."
             return
@@ -75,6 +74,20 @@ class Differences:
         yield (
             f"Class shares: those estimated for the target differ by {distance:.2f} from those of the source (total "
             f"variation, 0 to 1).{doubt}"
+        )
+
+    def _places(self) -> str:
+        paired = self.domains.paired
+        if self.same_ground:
+            return (
+                f"Places: {self.same_ground} of {self.domains.target.tiles} tiles of the target show ground that the "
+                "source shows, too; `--set objective.pixels=0 --set objective.places=1 --set objective.textures=1` "
+                "would train on these pairs."
+            )
+        return (
+            f"Places: {paired} groups occur in both domains; if these are sites, `places` in the catalogue says so."
+            if paired
+            else "Places: no group occurs in both domains, so they show different places as far as groups say."
         )
 
     def _sensor(self) -> str:
@@ -157,10 +170,19 @@ def new_sensor(model: Start, target: Selection) -> str:
     return "" if known else f"{target.imagery.name} ({', '.join(band.name for band in target.imagery.bands)})"
 
 
+def count_same_ground(source: Selection, target: Selection) -> int:
+    """The number of tiles of the target that are known to show ground of the source; 0 where that cannot be told."""
+    try:
+        return find_partners([target.index, source.index]).count(0, 1)
+    except CatalogError:  # scenes of one place without CRS that differ in size
+        return 0
+
+
 def measure_differences(
     domains: GapDomains,
     plan: BeforeAfterPlan,
     sensor: str,
+    same_ground: int,
     embeddings: Embeddings | None,
     seed: int,
     progress: Callable[[str, int, int], None],
@@ -179,7 +201,8 @@ def measure_differences(
     probe = None
     if plan.choice is not None and embeddings is not None:
         probe = _probe(plan.choice, embeddings)
-    return Differences(domains, pixels, (Spectrum.of(source), Spectrum.of(target)), sensor, probe, plan.unlabelled)
+    spectra = (Spectrum.of(source), Spectrum.of(target))
+    return Differences(domains, pixels, spectra, sensor, probe, plan.unlabelled, same_ground)
 
 
 def _probe(task: ProbeTask, embeddings: Embeddings) -> ProbeResult:

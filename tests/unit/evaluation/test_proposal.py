@@ -66,3 +66,13 @@ def test_as_many_labels_as_are_said_show_the_gain():
     error = np.sqrt((share - mean**2) / many)
     assert ((mean - 1.96 * error) > 0).mean() == pytest.approx(0.8, abs=0.03)
     assert labels_to_settle(0.04, 0.05) is None
+
+
+def test_it_says_what_is_known_of_places():
+    domains = SimpleNamespace(target=SimpleNamespace(tiles=200), paired=0)
+    apart = Differences(domains, (), (None, None), "", None, "")
+    assert "no group occurs in both" in apart._places()
+    both = Differences(SimpleNamespace(target=domains.target, paired=27), (), (None, None), "", None, "")
+    assert "27 groups occur in both domains; if these are sites" in both._places()
+    known = Differences(domains, (), (None, None), "", None, "", same_ground=198)
+    assert "198 of 200 tiles of the target show ground that the source shows" in known._places()
