@@ -81,8 +81,7 @@ class Differences:
         if self.same_ground:
             return (
                 f"Places: {self.same_ground} of {self.domains.target.tiles} tiles of the target show ground that the "
-                "source shows, too; `--set objective.pixels=0 --set objective.places=1 --set objective.textures=1` "
-                "would train on these pairs."
+                "source shows, too; `--method full` would learn from these pairs, which is not always a gain."
             )
         return (
             f"Places: {paired} groups occur in both domains; if these are sites, `places` in the catalogue says so."
