@@ -1,9 +1,11 @@
 """The settings of GDAL under which rasters are opened, read and written."""
 
+import contextlib
 import functools
 import warnings
 
 import rasterio
+from rasterio.env import getenv, hasenv
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.session import DummySession
 
@@ -32,12 +34,22 @@ def ignore_missing_geotransform() -> None:
 _ignore_once = functools.cache(ignore_missing_geotransform)
 
 
-def environment(*, remote: bool, **options: str) -> rasterio.Env:
+def environment(*, remote: bool, **options: str) -> contextlib.AbstractContextManager[object]:
     """The GDAL settings for opening and reading rasters; they hold for the thread that enters them."""
     _ignore_once()
-    defaults = REMOTE_OPTIONS if remote else LOCAL_OPTIONS
+    return settings(**((REMOTE_OPTIONS if remote else LOCAL_OPTIONS) | options))
+
+
+def settings(**options: str) -> contextlib.AbstractContextManager[object]:
+    """These GDAL options, within what the thread has entered already; where it has them all, nothing is entered.
+
+    Entering and leaving takes as long as decoding a small file.
+    """
+    if hasenv() and options.items() <= getenv().items():
+        return contextlib.nullcontext()
     # GDAL finds credentials itself; a session of rasterio would try to import boto3 each time.
-    return rasterio.Env(session=DummySession(), **(defaults | options))
+    entered: contextlib.AbstractContextManager[object] = rasterio.Env(session=DummySession(), **options)
+    return entered
 
 
 def sweeping() -> rasterio.Env:

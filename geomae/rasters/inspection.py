@@ -5,10 +5,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
+from rasterio.crs import CRS
 from rasterio.io import DatasetReader
 
 from geomae.catalog import Placement, Source
@@ -16,21 +17,24 @@ from geomae.catalog.schema_cubes import is_cube
 from geomae.errors import RasterError
 from geomae.files import cache_folder, digest, file_digest
 from geomae.rasters.cube_reading import CubeStep
-from geomae.rasters.environment import sweeping
+from geomae.rasters.environment import environment, sweeping
 from geomae.rasters.file_records import BandRecord, FileRecord, RecordCache
 from geomae.rasters.headers import Header, Stamp
 from geomae.rasters.measuring import READING, WHOLE_PIXELS, PixelPass, Wanted
-from geomae.rasters.opening import describe_dataset, is_remote, opened
-from geomae.rasters.side_files import side_digest
-from geomae.rasters.tiff_blocks import BlockIndex, describe_damage, index_of_blocks
-from geomae.rasters.tiff_directory import missing_blocks
+from geomae.rasters.opening import LOCAL_OPENING, describe_dataset, is_remote, opened
+from geomae.rasters.side_files import side_digest, side_files
+from geomae.rasters.tiff_blocks import BlockIndex, describe_damage, index_of_blocks, open_bytes
+from geomae.rasters.tiff_directory import Directory, read_directory
 from geomae.rasters.tile_moments import TileMoments
 from geomae.rasters.work_share import ALONE, WorkShare
 
 LARGE_BYTES = 1 << 24  # of a file whose digest is computed beside the reading of its pixels
+BATCH_BYTES, BATCH_FILES = 1 << 22, 32  # that a thread reads in turn
+MOST_CRS = 1024  # that are remembered
 VERSION = 6  # raise it when `inspect_file` changes its results
 
 Place = Callable[[tuple[str | None, ...]], Placement]  # descriptions of a file -> its number of each band
+_CRS: dict[tuple[object, ...], CRS] = {}  # of files with the same CRS tags
 
 
 def inspect_file(wanted: Wanted, place: Place | None = None, pool: Executor | None = None) -> FileRecord:
@@ -39,15 +43,19 @@ def inspect_file(wanted: Wanted, place: Place | None = None, pool: Executor | No
     For a remote file only the header and one window are read, and the digest covers address and header. The pieces of a
     large file are read by the threads of `pool`.
     """
-    path, digest = wanted.path, None
+    path, digest, content, waiting = wanted.path, None, None, None
     try:
         local = not is_remote(path) and not is_cube(path)
-        large = pool is not None and local and Path(path).stat().st_size > LARGE_BYTES
-        waiting = pool.submit(file_digest, Path(path)) if pool is not None and large else None
-        if local and waiting is None:
+        large = local and Path(path).stat().st_size > LARGE_BYTES
+        if large and pool is not None:
+            waiting = pool.submit(file_digest, Path(path))
+        elif large:
             digest = file_digest(Path(path))
+        elif local:
+            content = Path(path).read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
         beside = side_digest(path) if local else None
-        record = _Inspection(wanted, place, pool).run()
+        record = _Inspection(wanted, place, pool, content).run()
         digest = digest if waiting is None else waiting.result()
         return replace(record, digest=record.digest or digest, beside=beside if record.header is not None else None)
     except OSError as error:
@@ -56,17 +64,27 @@ def inspect_file(wanted: Wanted, place: Place | None = None, pool: Executor | No
 
 
 class _Inspection:
-    """One file that is read, without the digest of its bytes."""
+    """One file that is read, without the digest of its bytes: `content` are these bytes, if at hand."""
 
-    def __init__(self, wanted: Wanted, place: Place | None, pool: Executor | None) -> None:
-        self.wanted, self.place, self.pool = wanted, place, pool
+    def __init__(self, wanted: Wanted, place: Place | None, pool: Executor | None, content: bytes | None) -> None:
+        self.wanted, self.place, self.pool, self.content = wanted, place, pool, content
         self.known = FileRecord()
+        self.directory: Directory | None = None
         self.blocks: BlockIndex | None = None
 
     def run(self) -> FileRecord:
         """The record."""
+        path, key = self.wanted.path, None
+        if not is_remote(path) and not is_cube(path):
+            with open_bytes(path, self.content) as file:
+                self.directory = read_directory(file)
+                if self.directory is not None and not side_files(path):  # which may have a CRS of their own
+                    key = self.directory.crs_key(file)
         try:
-            with opened(self.wanted.path, remote=self.wanted.remote, **READING) as dataset:
+            crs = None if key is None else _CRS.get(key)
+            with opened(path, remote=self.wanted.remote, crs=crs, **READING) as dataset:
+                if key is not None and dataset.crs and len(_CRS) < MOST_CRS:
+                    _CRS[key] = dataset.crs
                 return self._record(dataset)
         except RasterError as error:
             damage = None if self.blocks is None else describe_damage(self.blocks.all_damaged())
@@ -81,11 +99,10 @@ class _Inspection:
         first = wanted.bands[0][0]
         self.known = FileRecord(digest, info.count, info.dtypes[first - 1 if first <= info.count else 0])
         if dataset.driver == "GTiff" and not remote:
-            with Path(wanted.path).open("rb") as file:
-                missing = missing_blocks(file)
-                if missing is not None:
-                    return self._damaged(missing)
-                self.blocks = index_of_blocks(dataset, info, file)
+            missing = None if self.directory is None else self.directory.missing_blocks()
+            if missing is not None:
+                return self._damaged(missing)
+            self.blocks = index_of_blocks(dataset, info, self.directory, self.content)
         known = tuple(band for band in wanted.bands if band[0] <= info.count)
         stored, wrong_order = known, None
         if self.place is not None and wanted.imagery:
@@ -158,7 +175,9 @@ def inspect_files(
     tiles: dict[str, TileMoments] = {}
     with sweeping():
         try:
-            for one, record in zip(own, executor.map(inspect_file, own, repeat(place), repeat(pool)), strict=True):
+            batches = _batches(own, stamps)
+            found = executor.map(_inspect_batch, batches, repeat(place), repeat(pool))
+            for one, record in zip(own, chain.from_iterable(found), strict=True):
                 if record.tiles is not None:
                     tiles[one.path] = record.tiles
                 read[one.path] = replace(record, tiles=None)
@@ -175,6 +194,29 @@ def inspect_files(
             cache.add(path, record)
         cache.save()
     return records | read, tiles
+
+
+def _batches(wanted: Sequence[Wanted], stamps: Mapping[str, Stamp]) -> list[list[Wanted]]:
+    """Files one after the other in batches that take a moment, so that threads rarely wait for each other."""
+    batches: list[list[Wanted]] = []
+    left = 0
+    for one in wanted:
+        stamp = stamps.get(one.path)
+        size = int(stamp[0]) if stamp and not is_cube(one.path) and not is_remote(one.path) else BATCH_BYTES
+        if not batches or left < size or len(batches[-1]) >= BATCH_FILES:
+            batches.append([])
+            left = BATCH_BYTES
+        batches[-1].append(one)
+        left -= size
+    return batches
+
+
+def _inspect_batch(batch: Sequence[Wanted], place: Place | None, pool: Executor | None) -> list[FileRecord]:
+    """Inspect files in turn, within settings of GDAL that are entered once; a single file enters its own."""
+    if len(batch) == 1:
+        return [inspect_file(batch[0], place, pool)]
+    with environment(remote=False, **READING, **LOCAL_OPENING):
+        return [inspect_file(one, place, pool) for one in batch]
 
 
 def _cache_file(source: Source, wanted: Sequence[Wanted]) -> Path:

@@ -173,8 +173,7 @@ def _merged(pieces: Sequence[Piece], bands: int) -> list[BandRecord]:
     """The records of the bands of all pieces together."""
     records = []
     pixels = sum(one.pixels for one in pieces)
-    samples_C = [np.concatenate([one.samples_C[position] for one in pieces]) for position in range(bands)]
-    medians_C, darks_C = _quantiles(samples_C)
+    samples_C = _sorted([np.concatenate([one.samples_C[position] for one in pieces]) for position in range(bands)])
     for position, merged in enumerate(samples_C):
         valid = sum(one.valid_C[position] for one in pieces)
         fill, fill_share = _fill(merged)
@@ -186,8 +185,8 @@ def _merged(pieces: Sequence[Piece], bands: int) -> list[BandRecord]:
                 not_finite=sum(one.not_finite_C[position] for one in pieces),
                 low=min(one.low_C[position] for one in pieces) if valid else None,
                 high=max(one.high_C[position] for one in pieces) if valid else None,
-                median=medians_C[position] if merged.size else None,
-                dark=darks_C[position] if merged.size else None,
+                median=_median(merged) if merged.size else None,
+                dark=_quantile(merged, DARK) if merged.size else None,
                 fill=fill,
                 fill_share=fill_share,
                 mean=whole[0],
@@ -197,29 +196,41 @@ def _merged(pieces: Sequence[Piece], bands: int) -> list[BandRecord]:
     return records
 
 
-def _quantiles(samples_C: Sequence[npt.NDArray[np.float32]]) -> tuple[list[float], list[float]]:
-    """Median and darkest hundredth of the sample of each band; NaN of none. Samples of one size are taken together."""
-    if len({one.size for one in samples_C}) == 1 and samples_C[0].size:
-        samples_CN = np.stack(samples_C)
-        return np.median(samples_CN, axis=1).tolist(), np.quantile(samples_CN, DARK, axis=1).tolist()
-    medians_C, darks_C = (
-        [float(of(one)) if one.size else math.nan for one in samples_C]
-        for of in (np.median, lambda one: np.quantile(one, DARK))
-    )
-    return medians_C, darks_C
+def _sorted(samples_C: Sequence[npt.NDArray[np.float32]]) -> Sequence[npt.NDArray[np.float32]]:
+    """The sample of each band in ascending order. Samples of one size are sorted together."""
+    if len({one.size for one in samples_C}) == 1:
+        return list(np.sort(np.stack(samples_C), axis=1))
+    return [np.sort(one) for one in samples_C]
 
 
-def _fill(sample_N: npt.NDArray[np.float32]) -> tuple[float | None, float]:
-    """The value of a band's sample that may be nodata, and its share of the sample; see `BandRecord`."""
-    if sample_N.size == 0:
+def _median(sorted_N: npt.NDArray[np.float32]) -> float:
+    """As `np.median`, of values in ascending order."""
+    middle = sorted_N.size // 2
+    return float(sorted_N[middle] if sorted_N.size % 2 else (sorted_N[middle - 1] + sorted_N[middle]) / np.float32(2))
+
+
+def _quantile(sorted_N: npt.NDArray[np.float32], share: float) -> float:
+    """As `np.quantile`, of values in ascending order: linear between two of them, in float32."""
+    at = (sorted_N.size - 1) * share
+    first = int(at)
+    below, above = sorted_N[first], sorted_N[min(first + 1, sorted_N.size - 1)]
+    weight = at - first
+    step = above - below
+    return float(above - step * (1 - weight) if weight >= 0.5 else below + step * weight)
+
+
+def _fill(sorted_N: npt.NDArray[np.float32]) -> tuple[float | None, float]:
+    """The value of a band's sample, in ascending order, that may be nodata, and its share; see `BandRecord`."""
+    if sorted_N.size == 0:
         return None, 0.0
-    low, high = sample_N.min(), sample_N.max()
-    rest_N = sample_N[(sample_N > low) & (sample_N < high)]
-    if rest_N.size == 0:
+    low, high = float(sorted_N[0]), float(sorted_N[-1])
+    lows = int(np.searchsorted(sorted_N, sorted_N[0], side="right"))
+    highs = sorted_N.size - int(np.searchsorted(sorted_N, sorted_N[-1], side="left"))
+    if lows + highs >= sorted_N.size:
         return None, 0.0
-    first, last = float(rest_N.min()), float(rest_N.max())
-    for value, gap in ((low, first - float(low)), (high, float(high) - last)):
-        share = np.count_nonzero(sample_N == value) / sample_N.size
+    first, last = float(sorted_N[lows]), float(sorted_N[-highs - 1])
+    for value, gap, number in ((low, first - low, lows), (high, high - last, highs)):
+        share = number / sorted_N.size
         if gap > last - first > 0 and share >= FILL_SHARE:
-            return float(value), share
+            return value, share
     return None, 0.0

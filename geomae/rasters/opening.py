@@ -15,6 +15,7 @@ from pathlib import Path
 
 import rasterio
 from rasterio._err import CPLE_BaseError
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
@@ -27,10 +28,11 @@ from geomae.catalog.times import time_of_tags
 from geomae.errors import RasterError
 from geomae.rasters.cube_reading import CubeStep
 from geomae.rasters.cube_stores import store_stamp
-from geomae.rasters.environment import environment
+from geomae.rasters.environment import environment, settings
 from geomae.rasters.headers import Header, Stamp, about_m, check_header, side_m
 from geomae.rasters.side_files import side_files
 from geomae.rasters.signing import signed, without_signatures
+from geomae.rasters.tiff_directory import MAGICS
 
 DRIVERS = ("GTiff", "JP2OpenJPEG", "PNG", "JPEG", "WEBP")  # COGs are GTiff; none of these can name other files
 WRITES = ("GTiff", "COG")
@@ -40,7 +42,7 @@ REMOTE_PREFIXES = (
     *("https://", "s3://", "gs://", "/vsicurl/https://", "/vsis3/", "/vsigs/"),
     *(f"{signer}+https://" for signer in SIGNED_HOSTS),
 )
-TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+LOCAL_OPENING = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
 IDENTITY_GDAL = [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
 
 GdalError = CPLE_BaseError  # some calls raise it, and rasterio has no public name for it
@@ -75,10 +77,13 @@ def beside_stamp(path: str) -> tuple[int | str, ...]:
 
 
 @contextlib.contextmanager
-def opened(path: str, *, remote: bool, **options: str) -> Iterator[DatasetReader]:
-    """Open `path` for one use. Raises RasterError when opening it, or reading it within the block, fails."""
+def opened(path: str, *, remote: bool, crs: CRS | None = None, **options: str) -> Iterator[DatasetReader]:
+    """Open `path` for one use. Raises RasterError when opening it, or reading it within the block, fails.
+
+    `crs` is the CRS of the file where it is known: GDAL takes longer to find it than to decode a small file.
+    """
     with environment(remote=remote, **options), _raster_errors(path):
-        dataset = _open(path, remote=remote)
+        dataset = _open(path, remote=remote, crs=crs)
         try:
             yield dataset
         finally:
@@ -197,7 +202,18 @@ def describe_dataset(path: str, current: Stamp, dataset: DatasetReader) -> Heade
 
 
 class _Reader(DatasetReader):  # type: ignore[misc]  # rasterio has no types
-    """A data set that never warns about a missing geotransform, even where warnings are errors."""
+    """A data set that never warns about a missing geotransform, even where warnings are errors.
+
+    Its CRS is `crs` where that is given.
+    """
+
+    def __init__(self, *words: object, crs: CRS | None = None, **options: object) -> None:
+        self.known_crs = crs  # before the data set is opened, which asks for it
+        super().__init__(*words, **options)
+
+    def read_crs(self) -> CRS | None:
+        """The CRS, known or by GDAL."""
+        return super().read_crs() if self.known_crs is None else self.known_crs
 
     def read_transform(self) -> list[float]:
         """The six coefficients in GDAL's order; the identity when there are none."""
@@ -231,17 +247,17 @@ def _mine() -> _Handles:
     return owner.handles
 
 
-def _open(path: str, *, remote: bool) -> DatasetReader:
+def _open(path: str, *, remote: bool, crs: CRS | None = None) -> DatasetReader:
     if is_cube(path):
         return CubeStep(path, stamp(path, remote=remote))
     if is_remote(path):
         _allow(path, remote=remote)
-        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):  # each side file would cost a request
+        with settings(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):  # each side file would cost a request
             return _Reader(signed(path), driver=list(DRIVERS))
     _check_sidecar_mask(path)
     # Side files (.aux.xml, .msk, world files) are read, without listing the folder at each opening.
-    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE"):
-        return _Reader(Path(path), driver=list(DRIVERS))  # a string could be taken for a URL
+    with settings(**LOCAL_OPENING):
+        return _Reader(Path(path), driver=list(DRIVERS), crs=crs)  # a string could be taken for a URL
 
 
 def missing_drivers() -> tuple[str, ...]:
@@ -260,13 +276,15 @@ def _allow(path: str, *, remote: bool) -> None:
 
 def _check_sidecar_mask(path: str) -> None:
     """Refuse a .msk file that is no TIFF: GDAL opens it with any driver, so that it could name other files."""
-    for mask in (Path(path + ".msk"), Path(path + ".MSK")):
+    for mask in (path + ".msk", path + ".MSK"):
+        if not os.access(mask, os.F_OK):
+            continue
         try:
-            with mask.open("rb") as file:
+            with Path(mask).open("rb") as file:
                 magic = file.read(4)
         except OSError:
             continue
-        if magic not in TIFF_MAGICS:
+        if magic not in MAGICS:
             raise RasterError(
                 f"{mask}: is read as the mask of the raster beside it, but is no TIFF; remove or rename it"
             )

@@ -9,7 +9,8 @@ C bands, h w pixels
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -20,7 +21,7 @@ from rasterio.io import DatasetReader
 from geomae.errors import RasterError
 from geomae.rasters.headers import Header
 from geomae.rasters.stored import Span
-from geomae.rasters.tiff_directory import encoding
+from geomae.rasters.tiff_directory import Directory
 
 Array = npt.NDArray[Any]
 Block = tuple[int, int, int]  # plane, row and column; a plane is one band, or all of them where they are interleaved
@@ -34,7 +35,7 @@ class BlockIndex:
     """The deflated blocks of a file: `place` has their start and length (planes, rows, columns, 2), 0 where absent.
 
     `predictor` and `order` (`<` or `>`) are how pixels become the bytes that are compressed; None where that is not
-    known. `packed` says that values have fewer bits than their type.
+    known. `packed` says that values have fewer bits than their type. `content` are the bytes of the file, if at hand.
     """
 
     info: Header
@@ -42,18 +43,19 @@ class BlockIndex:
     predictor: int | None
     order: Literal["<", ">"]
     packed: bool
+    content: bytes | None = field(default=None, repr=False, compare=False)
 
     def damaged(self, inner: Span, indexes: Sequence[int], around: Span, raw_Chw: Array) -> list[Block]:
         """Those that begin in `inner` and are damaged; `raw_Chw` are the bands `indexes` of the file in `around`."""
         there = self._within(inner)
         if not there:
             return []
-        with Path(self.info.path).open("rb") as file:
+        with open_bytes(self.info.path, self.content) as file:
             return [one for one in there if not self._fits(file, one, indexes, around, raw_Chw)]
 
     def all_damaged(self) -> list[Block]:
         """All that are damaged, each decoded by itself."""
-        with Path(self.info.path).open("rb") as file:
+        with open_bytes(self.info.path, self.content) as file:
             every = self._within(Span(0, 0, self.info.height, self.info.width))
             return [one for one in every if not self._is_whole(file, one)]
 
@@ -117,27 +119,44 @@ class BlockIndex:
         return decoder.eof and smallest <= size <= largest
 
 
-def index_of_blocks(dataset: DatasetReader, info: Header, file: BinaryIO) -> BlockIndex | None:
-    """The deflated blocks of a GeoTIFF; None for any other file.
+def open_bytes(path: str, content: bytes | None) -> BinaryIO:
+    """A file, or its `content` where that was read already."""
+    return Path(path).open("rb") if content is None else BytesIO(content)
+
+
+def index_of_blocks(
+    dataset: DatasetReader, info: Header, directory: Directory | None, content: bytes | None = None
+) -> BlockIndex | None:
+    """The deflated blocks of a GeoTIFF with its directory, and its bytes if at hand; None for any other file.
 
     Raises RasterError when the file ends before its blocks do.
     """
     if info.compression != "DEFLATE":
         return None
-    size = file.seek(0, 2)
     planes, rows, cols = (
         1 if info.interleaved else info.count, -(-info.height // info.block_height), -(-info.width // info.block_width)
     )  # fmt: skip
-    place = np.zeros((planes, rows, cols, 2), dtype=np.int64)
-    for plane, row, col in np.ndindex(planes, rows, cols):
-        for which, what in enumerate(("OFFSET", "SIZE")):
-            tag = dataset.get_tag_item(f"BLOCK_{what}_{col}_{row}", dm="TIFF", bidx=plane + 1)
-            place[plane, row, col, which] = int(tag or 0)
+    with open_bytes(info.path, content) as file:
+        listed = None if directory is None else directory.blocks(file, planes * rows * cols)
+        size = file.seek(0, 2)
+    place = _place_by_gdal(dataset, (planes, rows, cols)) if listed is None else listed.reshape(planes, rows, cols, 2)
     start, length = place[..., 0], place[..., 1]
     if ((start > 0) & (length > 0) & (start + length > size)).any():
         raise RasterError(f"{info.path}: ends before its data does (a part is missing); restore or remove it")
     packed = bool(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS"))
-    return BlockIndex(info, place, *encoding(file), packed)
+    order = "<" if directory is None else directory.order
+    predictor = None if directory is None else directory.predictor
+    return BlockIndex(info, place, predictor, order, packed, content)
+
+
+def _place_by_gdal(dataset: DatasetReader, shape: tuple[int, int, int]) -> npt.NDArray[np.int64]:
+    """Start and length of each block by GDAL, which repairs some damaged indexes: planes, rows, columns, 2."""
+    place = np.zeros((*shape, 2), dtype=np.int64)
+    for plane, row, col in np.ndindex(*shape):
+        for which, what in enumerate(("OFFSET", "SIZE")):
+            tag = dataset.get_tag_item(f"BLOCK_{what}_{col}_{row}", dm="TIFF", bidx=plane + 1)
+            place[plane, row, col, which] = int(tag or 0)
+    return place
 
 
 def describe_damage(damaged: Sequence[Block]) -> str | None:

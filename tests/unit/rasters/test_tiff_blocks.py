@@ -11,6 +11,7 @@ from geomae.rasters.measuring import Wanted
 from geomae.rasters.opening import describe_dataset
 from geomae.rasters.stored import Span, read_stored
 from geomae.rasters.tiff_blocks import BlockIndex, describe_damage, index_of_blocks
+from geomae.rasters.tiff_directory import read_directory
 
 SIDE = 100
 TILED = {"tiled": True, "blockxsize": 32, "blockysize": 48}
@@ -29,7 +30,7 @@ def written(path, dtype, count=3, **options):
 def opened(path) -> tuple[Header, BlockIndex, np.ndarray]:
     with rasterio.open(path) as dataset, path.open("rb") as file:
         info = describe_dataset(str(path), None, dataset)
-        index = index_of_blocks(dataset, info, file)
+        index = index_of_blocks(dataset, info, read_directory(file))
         assert index is not None
         indexes = tuple(range(1, info.count + 1))
         return info, index, read_stored(dataset, info, indexes, Span(0, 0, SIDE, SIDE), ())[0]
