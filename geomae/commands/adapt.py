@@ -1,7 +1,7 @@
 """`geomae adapt`: a model learns the unlabelled tiles of a domain, and is measured before and after."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +14,7 @@ from geomae.commands.options import (
     next_command,
     output_folder,
 )
-from geomae.errors import ConfigError
+from geomae.errors import ConfigError, GeomaeError
 
 if TYPE_CHECKING:
     from geomae.commands.adapt_report import Work
@@ -125,6 +125,8 @@ def run(options: AdaptOptions) -> int:
             if answer is not None and not answer.proposal.trains:
                 done = leave_as_it_is(work, answer, options.register, stop)
             else:
+                if answer is not None:
+                    work = replace(work, config=config.model_copy(update={"method": answer.proposal.method}))
                 done = not stop.signal and train_and_measure(work, answer, options, radiometry, stop)
         if not done:
             run_.stopped()
@@ -140,13 +142,7 @@ def ask_first(work: "Work", selections: "Sequence[Selection]", stop: "Stop") -> 
     from geomae.evaluation.adaptation_effect import embed_plan
     from geomae.evaluation.adaptation_probe import BEFORE
     from geomae.evaluation.gap import read_gap_domains
-    from geomae.evaluation.proposal import (
-        Answer,
-        count_same_ground,
-        measure_differences,
-        new_sensor,
-        propose,
-    )
+    from geomae.evaluation.proposal import Acquaintance, Answer, learned_selectors, measure_differences, propose
 
     run_, session, seed = work.run_, work.session, work.session.common.seed
     target, source = selections
@@ -159,10 +155,14 @@ def ask_first(work: "Work", selections: "Sequence[Selection]", stop: "Stop") -> 
         if embedded is None:
             return None
         embeddings = embedded[BEFORE]
-    differences = measure_differences(
-        read_gap_domains([source, target], seed), work.plan, new_sensor(work.model, target),
-        count_same_ground(source, target), embeddings, seed, run_.step,
-    )  # fmt: skip
+    known = learned_selectors(work.model, target.index.name)
+    try:
+        learned = session.select(known) if known else []
+    except GeomaeError:  # the catalogue has changed since
+        learned = []
+    model = Acquaintance.of(work.model, target, learned, pairs=work.domains.objective.places > 0)
+    domains = read_gap_domains([source, target], seed)
+    differences = measure_differences(domains, work.plan, model, embeddings, seed, run_.step)
     run_.screen.close()
     proposal = propose(differences)
     for sentence in (*differences.sentences(), proposal.text, proposal.labels):

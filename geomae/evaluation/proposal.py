@@ -3,7 +3,7 @@
 T tiles of the target, C bands
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from geomae.catalog import parse_selector
 from geomae.encoders.selections import Embeddings
 from geomae.errors import CatalogError
 from geomae.evaluation.adaptation_effect import BeforeAfterPlan
@@ -31,27 +32,57 @@ from geomae.training.starts import Start
 NOTHING, LABELS, ALIGNMENT, PRETRAINING = "nothing", "labels", "alignment", "pretraining"
 SIGNIFICANT = 0.05
 OTHER_SCALE = 1.5  # ratio of ground sample distances from which it is told
+KNOWN = 0.5  # share of the target's tiles from which on its places, or its tiles, count as known
 WORTH = 0.05  # of the accuracy: the gain that labels should be able to show
 DEVIATIONS = 1.96 + 0.84  # 95 % confidence and 80 % power
+
+
+@dataclass(frozen=True)
+class Acquaintance:
+    """What a model knows of a target before an adaptation.
+
+    `new_sensor` names the sensor of the target if the model has no statistics of it or of some of its bands, else it is
+    empty. The model was trained on a share `learned` of the target's tiles. `pairs` says whether an adaptation would
+    train it on pairs of tiles that show the same ground (the term `places`).
+    """
+
+    new_sensor: str = ""
+    learned: float = 0.0
+    pairs: bool = False
+
+    @classmethod
+    def of(cls, model: Start, target: Selection, learned: Sequence[Selection], pairs: bool) -> "Acquaintance":
+        """That of `model`, which was trained on the tiles `learned` of the target's data set."""
+        imagery = target.imagery
+        known = model.with_sensor(imagery, []).same_embeddings(model)
+        sensor = "" if known else f"{imagery.name} ({', '.join(band.name for band in imagery.bands)})"
+        seen = {tile for one in learned for tile in one.index.tiles["tile_id"].tolist()}
+        share = float(np.mean([tile in seen for tile in target.index.tiles["tile_id"].tolist()]))
+        return cls(sensor, share, pairs)
 
 
 @dataclass(frozen=True)
 class Differences:
     """What differs between source and target.
 
-    `pixels` are the differences of the bands' means; empty where the domains share no band. `new_sensor` names the
-    sensor of the target where the model does not know it, else it is empty. `probe` holds evidence on alignments and
-    the estimated class shares; None where the source has no usable labels, for the reason `unlabelled`. `same_ground`
-    tiles of the target show ground that tiles of the source show, too.
+    `pixels` are the differences of the bands' means; empty where the domains share no band. `probe` holds evidence on
+    alignments and the estimated class shares; None where the source has no usable labels, for the reason `unlabelled`.
+    `same_ground` tiles of the target show ground that tiles of the source show, too.
     """
 
     domains: GapDomains
     pixels: Sequence[GapFigure]
     spectra: tuple[Spectrum, Spectrum]
-    new_sensor: str
+    model: Acquaintance
     probe: ProbeResult | None
     unlabelled: str
     same_ground: int = 0
+
+    @property
+    def teaches_places(self) -> bool:
+        """Whether most tiles show ground of the source that the model has not learned, and that it can learn."""
+        paired = self.same_ground > 0 and self.same_ground >= KNOWN * len(self.domains.target)
+        return paired and self.model.learned < KNOWN and self.model.pairs
 
     def sentences(self) -> Iterator[str]:
         """Sensor, pixels, places and class shares in words."""
@@ -79,10 +110,9 @@ class Differences:
     def _places(self) -> str:
         paired = self.domains.paired
         if self.same_ground:
-            return (
-                f"Places: {self.same_ground} of {self.domains.target.tiles} tiles of the target show ground that the "
-                "source shows, too; `--method full` would learn from these pairs, which is not always a gain."
-            )
+            known = f"; the model was trained on {self.model.learned:.0%} of its tiles" if self.model.learned else ""
+            tiles = len(self.domains.target)
+            return f"Places: {self.same_ground} of {tiles} tiles of the target show ground of the source, too{known}."
         return (
             f"Places: {paired} groups occur in both domains; if these are sites, `places` in the catalogue says so."
             if paired
@@ -96,7 +126,7 @@ class Differences:
         scale = f" Pixels are {scales[0]:g} m in the source and {scales[1]:g} m in the target." if other else ""
         names = [one.selected.imagery.name for one in (source, target)]
         what = (
-            f"the model does not know {self.new_sensor}" if self.new_sensor
+            f"the model does not know {self.model.new_sensor}" if self.model.new_sensor
             else f"{names[1]} in both" if names[0] == names[1]
             else f"{names[0]} in the source, {names[1]} in the target, both known to the model"
         )  # fmt: skip
@@ -123,15 +153,16 @@ class Differences:
 
 @dataclass(frozen=True)
 class Proposal:
-    """`action` is NOTHING, LABELS, ALIGNMENT (`align` names it) or PRETRAINING; `why` and `labels` are sentences.
+    """`action` is NOTHING, LABELS, ALIGNMENT (`align` names it) or PRETRAINING (by `method`).
 
-    `labels` says what labels of the target could settle.
+    `why` and `labels` are sentences; the latter says what labels of the target could settle.
     """
 
     action: str
     align: str
     why: str
     labels: str
+    method: str = "lora"
 
     @property
     def trains(self) -> bool:
@@ -145,13 +176,14 @@ class Proposal:
             NOTHING: "Proposed: nothing",
             LABELS: "Proposed: labels of the target; nothing is done without them",
             ALIGNMENT: f"Proposed and done: an alignment of the embeddings ({self.align})",
-            PRETRAINING: "Proposed and done: continued pretraining on the target",
+            PRETRAINING: f"Proposed and done: continued pretraining on the target (--method {self.method})",
         }[self.action]
         return f"{what}. {self.why}"
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
-        return {"action": self.action, "align": self.align, "why": self.why, "labels": self.labels}
+        method = self.method if self.trains else None
+        return {"action": self.action, "align": self.align, "method": method, "why": self.why, "labels": self.labels}
 
 
 @dataclass(frozen=True)
@@ -163,10 +195,15 @@ class Answer:
     embeddings: Embeddings | None
 
 
-def new_sensor(model: Start, target: Selection) -> str:
-    """The sensor of the target, if the model has no statistics of it or of some of its bands; else empty."""
-    known = model.with_sensor(target.imagery, []).same_embeddings(model)
-    return "" if known else f"{target.imagery.name} ({', '.join(band.name for band in target.imagery.bands)})"
+def learned_selectors(model: Start, dataset: str) -> list[str]:
+    """The selectors of the tiles of a data set that the model, or a predecessor, was trained on without labels."""
+    found: list[str] = []
+    provenance: Mapping[str, Any] | None = model.provenance
+    while provenance is not None:
+        texts = provenance.get("dataset", ()) if "finetuned" not in provenance else ()
+        found += [text for text in map(str, texts) if parse_selector(text).dataset == dataset]
+        provenance = provenance.get("from")
+    return found
 
 
 def count_same_ground(source: Selection, target: Selection) -> int:
@@ -180,8 +217,7 @@ def count_same_ground(source: Selection, target: Selection) -> int:
 def measure_differences(
     domains: GapDomains,
     plan: BeforeAfterPlan,
-    sensor: str,
-    same_ground: int,
+    model: Acquaintance,
     embeddings: Embeddings | None,
     seed: int,
     progress: Callable[[str, int, int], None],
@@ -201,7 +237,8 @@ def measure_differences(
     if plan.choice is not None and embeddings is not None:
         probe = _probe(plan.choice, embeddings)
     spectra = (Spectrum.of(source), Spectrum.of(target))
-    return Differences(domains, pixels, spectra, sensor, probe, plan.unlabelled, same_ground)
+    here, there = (one.selected for one in domains)
+    return Differences(domains, pixels, spectra, model, probe, plan.unlabelled, count_same_ground(here, there))
 
 
 def _probe(task: ProbeTask, embeddings: Embeddings) -> ProbeResult:
@@ -218,15 +255,20 @@ def propose(differences: Differences) -> Proposal:
     """What to do, by evidence on shifts that were measured (docs/adaptation.md).
 
     1. A sensor that the model does not know is learned: continued pretraining pays there.
-    2. Without labels of the source no alignment can be judged; pretraining goes on, which held-out tiles judge.
-    3. Else an alignment where the rule has evidence for one.
-    4. Where it has none, labels of the target if the domains differ, and nothing if they hardly do: there, labels of
+    2. Where both show the same ground, and the model has not learned that of the target, it learns what stays the same
+       there (the term `places`), in full: low-rank corrections learned much less of it.
+    3. Without labels of the source no alignment can be judged; pretraining goes on, which held-out tiles judge.
+    4. Else an alignment where the rule has evidence for one.
+    5. Where it has none, labels of the target if the domains differ, and nothing if they hardly do: there, labels of
        the target gave no more than those of the source.
     """
     probe = differences.probe
-    if differences.new_sensor:
-        why = f"The model does not know {differences.new_sensor}, and a sensor is learned from its pixels."
+    if differences.model.new_sensor:
+        why = f"The model does not know {differences.model.new_sensor}, and a sensor is learned from its pixels."
         return Proposal(PRETRAINING, NONE, why, _labels(differences))
+    if differences.teaches_places:
+        why = "Both domains show the same ground: the model learns what stays the same at a place."
+        return Proposal(PRETRAINING, NONE, why, _labels(differences), "full")
     if probe is None:
         why = (
             "Without labels of the source no alignment can be judged; whether pretraining helps is judged by the "

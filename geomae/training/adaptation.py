@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from geomae.config import AdaptConfig, Objective, Optimizer, PretrainConfig, parse
+from geomae.config import LEAST_CONTRASTED, AdaptConfig, Objective, Optimizer, PretrainConfig, parse
 from geomae.errors import CatalogError, ConfigError, ModelError
 from geomae.models.objective import kept_weights
 from geomae.models.trainable import Trainable
@@ -106,10 +106,13 @@ def read_adaptation_domains(
 def training_config(config: AdaptConfig, start: Start) -> PretrainConfig:
     """Return the training configuration of an adaptation; its objective is by default that of the model's training.
 
+    `places` is added to that, since tiles of source and target may show the same ground where those of the model's
+    training did not; without such tiles it is left out again (see `read_adaptation_domains`).
+
     Raises ConfigError where the objective does not fit the method or the batch.
     """
     rate = RATES[config.method] if config.rate is None else config.rate
-    objective = config.objective or start.objective
+    objective = config.objective or _with_places(start.objective, config.batch)
     if config.method == "heads" and objective.pixels:
         raise ConfigError(
             "--method heads: keeps the model as it is, and pixels have no head of their own; --set objective.pixels=0 "
@@ -121,6 +124,13 @@ def training_config(config: AdaptConfig, start: Start) -> PretrainConfig:
         "eval_every": config.eval_every, "save_every": config.save_every, "keep": 1,
     }  # fmt: skip
     return parse(PretrainConfig, start.training | chosen)
+
+
+def _with_places(objective: Objective, batch: int) -> Objective:
+    """The objective with `places` where it has textures, which learn from partners, too, and steps are large enough."""
+    if objective.places or not objective.textures or batch < LEAST_CONTRASTED:
+        return objective
+    return objective.model_copy(update={"places": 1.0})
 
 
 def trainable(domains: AdaptationDomains, config: AdaptConfig, seed: int) -> tuple[Trainable, Share]:

@@ -8,14 +8,24 @@ import pytest
 from geomae.evaluation.adaptation_probe import BEFORE
 from geomae.evaluation.alignment_choice import RULE, Choice
 from geomae.evaluation.probe_predictions import PredictionKey, Predictions
-from geomae.evaluation.proposal import ALIGNMENT, LABELS, NOTHING, PRETRAINING, Differences, labels_to_settle, propose
+from geomae.evaluation.proposal import (
+    ALIGNMENT,
+    LABELS,
+    NOTHING,
+    PRETRAINING,
+    Acquaintance,
+    Differences,
+    labels_to_settle,
+    learned_selectors,
+    propose,
+)
 
 TARGET = "land[season=brown]"
 ALIGN = RULE.candidates[0]
 
 
 def differences(
-    choice: Choice | None = None, new_sensor: str = "", disagreeing: int = 20, domain_accuracy: float = 0.5
+    choice: Choice | None = None, disagreeing: int = 20, domain_accuracy: float = 0.5, same_ground: int = 0, **known
 ) -> Differences:
     """Of domains whose source has labels where there is a `choice`; both predictions disagree on some of 100 tiles."""
     probe = None
@@ -30,7 +40,9 @@ def differences(
             evidence=lambda label, test: SimpleNamespace(domain_accuracy=domain_accuracy),
             encoder=lambda label: SimpleNamespace(predictions=[predicted]),
         )  # fmt: skip
-    return Differences(None, (), (None, None), new_sensor, probe, "" if choice else "no tile has a label")
+    domains = SimpleNamespace(target=range(100), paired=0)
+    why = "" if choice else "no tile has a label"
+    return Differences(domains, (), (None, None), Acquaintance(**known), probe, why, same_ground)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +53,10 @@ def differences(
         (differences(Choice("none", "nothing helps"), domain_accuracy=0.9), LABELS, "none"),
         (differences(), PRETRAINING, "none"),
         (differences(Choice(ALIGN, "it helps"), new_sensor="naip:reflectance"), PRETRAINING, "none"),
+        (differences(Choice(ALIGN, "it helps"), same_ground=60, pairs=True), PRETRAINING, "none"),
+        (differences(Choice(ALIGN, "it helps"), same_ground=40, pairs=True), ALIGNMENT, ALIGN),
+        (differences(Choice(ALIGN, "it helps"), same_ground=60, pairs=True, learned=0.9), ALIGNMENT, ALIGN),
+        (differences(Choice(ALIGN, "it helps"), same_ground=60), ALIGNMENT, ALIGN),
     ],
 )
 def test_the_action_follows_from_sensor_labels_and_the_rule(found, action, align):
@@ -69,10 +85,18 @@ def test_as_many_labels_as_are_said_show_the_gain():
 
 
 def test_it_says_what_is_known_of_places():
-    domains = SimpleNamespace(target=SimpleNamespace(tiles=200), paired=0)
-    apart = Differences(domains, (), (None, None), "", None, "")
-    assert "no group occurs in both" in apart._places()
-    both = Differences(SimpleNamespace(target=domains.target, paired=27), (), (None, None), "", None, "")
-    assert "27 groups occur in both domains; if these are sites" in both._places()
-    known = Differences(domains, (), (None, None), "", None, "", same_ground=198)
-    assert "198 of 200 tiles of the target show ground that the source shows" in known._places()
+    assert "no group occurs in both" in differences()._places()
+    known = differences(same_ground=98, pairs=True, learned=0.25)
+    assert (
+        "98 of 100 tiles of the target show ground of the source, too; the model was trained on 25%" in known._places()
+    )
+    assert propose(known).method == "full"  # low-rank corrections learn little of it
+    assert propose(differences()).method == "lora"
+
+
+def test_the_tiles_that_a_model_has_learned_are_those_of_its_whole_history():
+    first = {"dataset": ["land[season=green]@all", "other@train"], "objective": {"pixels": 1.0}}
+    model = SimpleNamespace(provenance={"dataset": ["land@train"], "adapted": {}, "from": first})
+    assert learned_selectors(model, "land") == ["land@train", "land[season=green]@all"]
+    labelled = SimpleNamespace(provenance={"dataset": ["land@test"], "finetuned": {}, "from": first})
+    assert learned_selectors(labelled, "land") == ["land[season=green]@all"]
