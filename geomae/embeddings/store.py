@@ -11,6 +11,7 @@ T tiles, D features of an embedding, R x C patches of a tile
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ FINISHED, PARTIAL = "embeddings.zarr", "embeddings.zarr.partial"
 CHUNK = 256  # tiles; a chunk is written and committed as a whole, and recomputed after a kill
 COLUMN_CHUNK = 65_536
 PATCH_CHUNK_BYTES = 2**24
+_SETTING = threading.Lock()  # held while a setting of zarr is changed, which is that of the process
 # Zarr format 2, since text in format 3 is not yet specified: zarr warns, and other readers may refuse it.
 FORMAT: Final = 2
 DECIDES = (
@@ -106,7 +108,8 @@ class StoreWriter:
 
     def __init__(self, out: Path) -> None:
         self._final, self._folder = out / FINISHED, out / PARTIAL
-        with zarr.config.set({"array.write_empty_chunks": True}):  # so that a chunk of zeros is a file too
+        # So that a chunk of zeros is a file too. Two threads that enter and leave would keep each other's setting.
+        with _SETTING, zarr.config.set({"array.write_empty_chunks": True}):
             group = zarr.open_group(self._folder / "store", mode="r+", zarr_format=FORMAT)
             self._embedding = _array(group, "embedding")
             self._patches = _array(group, "patch_embedding") if "patch_embedding" in group else None
