@@ -179,7 +179,8 @@ class _Work:
 
         A rank that fails or is stopped marks the store, so that the other ranks end too.
         """
-        missing = self.store.missing()
+        # The first rank looks for all: one that looks later would miss what others wrote since, and share otherwise.
+        missing = self.fabric.broadcast(self.store.missing() if self.fabric.is_global_zero else [])
         self.computed = sum(len(self.store.rows(chunk)) for chunk in missing)
         rate = _Rate(self.progress, self.store.tiles, self.store.tiles - self.computed, self.fabric.world_size)
         mine = missing[self.fabric.global_rank :: self.fabric.world_size]

@@ -4,6 +4,8 @@ B tiles, C bands, H W pixels, N patches, D width
 """
 
 import itertools
+import threading
+import time
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -101,6 +103,14 @@ def test_parts_with_encoders_of_their_own_stand_one_after_the_other(index, tmp_p
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_share_the_tiles_and_give_the_bytes_of_one(index, tmp_path, monkeypatch, ranks):
+    looked = store.StoreWriter.missing
+
+    def late(writer):  # a rank may look only when others have written
+        if threading.current_thread().name.endswith("_1"):
+            time.sleep(0.3)
+        return looked(writer)
+
+    monkeypatch.setattr(store.StoreWriter, "missing", late)
     parts = [EncoderTiles(Means(), index)]
     run(parts, tmp_path / "one", patches=True)
     monkeypatch.setattr("geomae.encoders.extraction.gather_objects", lambda fabric, own: fabric.exchange(own))
