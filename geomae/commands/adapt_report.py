@@ -56,7 +56,7 @@ def describe_dry_run(
 ) -> None:
     """What a dry run prints."""
     if asks:
-        session.screen.result("what differs is measured first, and decides whether this training takes place:")
+        session.screen.result("what differs is measured first, and may decide for less, or for --method full:")
     for one in domains.all:
         bands = ", ".join(band.name for band in one.training.record.bands)
         session.screen.result(

@@ -246,9 +246,8 @@ def _probe(task: ProbeTask, embeddings: Embeddings) -> ProbeResult:
     import_skada()
     with threadpool_limits(1):
         predictions = task.predict(embeddings)
-    result = ProbeResult(task, [EncoderResult(BEFORE, False, [predictions])], ProbeScores(), {}, {BEFORE: []})
-    pair = BEFORE, task.tests[0].name
-    return ProbeResult(task, result.encoders, result.scores, {pair: choose(result.evidence(*pair))}, result.notes)
+    choices = {(BEFORE, test): choose(evidence) for test, evidence in predictions.evidence.items()}
+    return ProbeResult(task, [EncoderResult(BEFORE, False, [predictions])], ProbeScores(), choices, {BEFORE: []})
 
 
 def propose(differences: Differences) -> Proposal:
@@ -260,7 +259,7 @@ def propose(differences: Differences) -> Proposal:
     3. Without labels of the source no alignment can be judged; pretraining goes on, which held-out tiles judge.
     4. Else an alignment where the rule has evidence for one.
     5. Where it has none, labels of the target if the domains differ, and nothing if they hardly do: there, labels of
-       the target gave no more than those of the source.
+       the target gained nothing significant, either.
     """
     probe = differences.probe
     if differences.model.new_sensor:
