@@ -1,7 +1,6 @@
 """The audit of a data set before training: files that cannot be read, and values that look wrong."""
 
 import contextlib
-import functools
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ from geomae.rasters.file_records import BandRecord, FileFacts, FileRecord
 from geomae.rasters.grid_remarks import grid_remarks
 from geomae.rasters.grids import Grid, layout_of, scene_layout
 from geomae.rasters.headers import Stamp
-from geomae.rasters.inspection import Place, inspect_files
+from geomae.rasters.inspection import Place, inspect_files, placing
 from geomae.rasters.measuring import Wanted
 from geomae.rasters.opening import beside_stamp, is_remote, stamp
 from geomae.rasters.remarks import band_order_remarks, file_remarks, offset_remarks
@@ -57,13 +56,12 @@ def audit(
     kept = load_report(source, key) if key is not None else None
     if all(share.exchange(kept is not None)) and kept is not None:
         return kept
-    place = functools.cache(source.order.place) if source.order is not None else None
 
     def known(done: int) -> None:
         progress(f"auditing {source.name}", done, len(wanted))
 
-    records, measured = inspect_files(source, wanted, place, stamps, workers=workers, share=share, progress=known)
-    report = _judge(source, records, place)
+    records, measured = inspect_files(source, wanted, stamps, workers=workers, share=share, progress=known)
+    report = _judge(source, records, placing(source.order))
     if tiles is not None and measured:
         tiles.scenes.update(_tiles(source, report, records, measured))
     sound = not any(record.kind == "unreadable" for record in records.values())

@@ -1,23 +1,32 @@
 """Inspection of files for the audit: one pass over bytes and one over pixels, cached while a file is unchanged."""
 
+import contextlib
+import functools
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
 from dataclasses import replace
-from itertools import chain, repeat
+from itertools import repeat
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+from loky import ProcessPoolExecutor
 from rasterio.crs import CRS
 from rasterio.io import DatasetReader
 
 from geomae.catalog import Placement, Source
+from geomae.catalog.band_order import StoredOrder
 from geomae.catalog.schema_cubes import is_cube
 from geomae.errors import RasterError
 from geomae.files import cache_folder, digest, file_digest
 from geomae.rasters.cube_reading import CubeStep
 from geomae.rasters.environment import environment, sweeping
+from geomae.rasters.figure_rows import Scratch
 from geomae.rasters.file_records import BandRecord, FileRecord, RecordCache
 from geomae.rasters.headers import Header, Stamp
 from geomae.rasters.measuring import READING, WHOLE_PIXELS, PixelPass, Wanted
@@ -25,14 +34,16 @@ from geomae.rasters.opening import LOCAL_OPENING, describe_dataset, is_remote, o
 from geomae.rasters.side_files import side_digest, side_files
 from geomae.rasters.tiff_blocks import BlockIndex, describe_damage, index_of_blocks, open_bytes
 from geomae.rasters.tiff_directory import Directory, read_directory
-from geomae.rasters.tile_moments import TileMoments
+from geomae.rasters.tile_moments import MeasuredTiles, TileGrid, TileMoments
 from geomae.rasters.work_share import ALONE, WorkShare
 
 LARGE_BYTES = 1 << 24  # of a file whose digest is computed beside the reading of its pixels
-BATCH_BYTES, BATCH_FILES = 1 << 22, 32  # that a thread reads in turn
+BATCH_BYTES, BATCH_FILES = 1 << 22, 32  # that a thread, or a process, reads in turn
+MANY_FILES = 4096  # in batches, from which on processes read more of them than threads while they start
 MOST_CRS = 1024  # that are remembered
 VERSION = 6  # raise it when `inspect_file` changes its results
 
+Array = npt.NDArray[Any]
 Place = Callable[[tuple[str | None, ...]], Placement]  # descriptions of a file -> its number of each band
 _CRS: dict[tuple[object, ...], CRS] = {}  # of files with the same CRS tags
 
@@ -147,19 +158,17 @@ class _Inspection:
 def inspect_files(
     source: Source,
     wanted: Sequence[Wanted],
-    place: Place | None,
     stamps: Mapping[str, Stamp],
     *,
     workers: int,
     share: WorkShare = ALONE,
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[dict[str, FileRecord], dict[str, TileMoments]]:
-    """Inspect files with `workers` threads; those that have not changed since the last time are not read again.
+    """Inspect files with `workers` threads or processes; those that did not change since the last time are not read.
 
-    `place` finds the bands of the data set in a file by its descriptions. `stamps` are the states of existing local
-    files. Every process of `share` reads its part, and all get all records; the moments of tiles are those of the files
-    that this process read in this call. `progress` is called with the number of files that are done. Where the cache
-    cannot be read or written, files are read again.
+    `stamps` are the states of existing local files. Every process of `share` reads its part, and all get all records;
+    the moments of tiles are those of the files that this process read in this call. `progress` is called with the
+    number of files that are done. Where the cache cannot be read or written, files are read again.
     """
     keys = _keys(wanted, stamps, _order_key(source))
     cache = RecordCache(_cache_file(source, wanted), keys)
@@ -170,24 +179,18 @@ def inspect_files(
     if not missing:
         return records, {}
     own = share.own(missing)
-    executor, pool = (ThreadPoolExecutor(max(1, workers), name) for name in ("audit", "pieces"))
     read: dict[str, FileRecord] = {}
     tiles: dict[str, TileMoments] = {}
-    with sweeping():
-        try:
-            batches = _batches(own, stamps)
-            found = executor.map(_inspect_batch, batches, repeat(place), repeat(pool))
-            for one, record in zip(own, chain.from_iterable(found), strict=True):
-                if record.tiles is not None:
-                    tiles[one.path] = record.tiles
-                read[one.path] = replace(record, tiles=None)
-                if share.ranks == 1:
-                    cache.add(one.path, read[one.path])
-                progress(min(len(records) + share.ranks * len(read), len(wanted)))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            executor.shutdown(wait=True, cancel_futures=True)
-            cache.save()
+    try:
+        for one, record in _inspect_all(_batches(own, stamps), source.order, max(1, workers)):
+            if record.tiles is not None:
+                tiles[one.path] = record.tiles
+            read[one.path] = replace(record, tiles=None)
+            if share.ranks == 1:
+                cache.add(one.path, read[one.path])
+            progress(min(len(records) + share.ranks * len(read), len(wanted)))
+    finally:
+        cache.save()
     if share.ranks > 1:
         read = {path: record for part in share.exchange(read) for path, record in part.items()}
         for path, record in read.items() if share.leads else ():
@@ -211,12 +214,92 @@ def _batches(wanted: Sequence[Wanted], stamps: Mapping[str, Stamp]) -> list[list
     return batches
 
 
+def _inspect_all(
+    batches: Sequence[list[Wanted]], order: StoredOrder | None, workers: int
+) -> Iterator[tuple[Wanted, FileRecord]]:
+    """Inspect files: batches of many small ones with `workers` processes, and all others with as many threads.
+
+    Threads hardly read small files side by side, because Python itself does most of that work. Where processes cannot
+    be started, or end, threads read what is left.
+    """
+    small = [batch for batch in batches if len(batch) > 1]
+    left = [batch for batch in batches if len(batch) == 1]
+    if workers == 1 or sum(map(len, small)) < MANY_FILES:
+        small, left = [], list(batches)
+    if small:
+        inspected = 0
+        with contextlib.suppress(BrokenExecutor, OSError):
+            for batch, records in zip(small, _inspect_in_processes(small, order, workers), strict=True):
+                inspected += 1
+                yield from zip(batch, records, strict=True)
+        left += small[inspected:]
+    place = placing(order)
+    executor, pool = (ThreadPoolExecutor(workers, name) for name in ("audit", "pieces"))
+    with sweeping():
+        try:
+            found = executor.map(_inspect_batch, left, repeat(place), repeat(pool))
+            for batch, records in zip(left, found, strict=True):
+                yield from zip(batch, records, strict=True)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _inspect_in_processes(
+    batches: Sequence[list[Wanted]], order: StoredOrder | None, workers: int
+) -> Iterator[list[FileRecord]]:
+    """Inspect batches in other processes, and bring the moments of tiles into this one's scratch file."""
+    grids = [[None if one.tiles is None else one.tiles.grid for one in batch] for batch in batches]
+    bare = [[replace(one, tiles=None) for one in batch] for batch in batches]
+    processes = ProcessPoolExecutor(workers)
+    resource_tracker.ensure_running()  # would undo the next line when the first process starts
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # processes inherit it: this one ends them
+    try:
+        waiting = [processes.submit(_inspect_sent, *one, order) for one in zip(bare, grids, strict=True)]
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+        for batch, found in zip(batches, waiting, strict=True):
+            yield [_with_tiles(*one) for one in zip(batch, found.result(), strict=True)]
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+        processes.shutdown(kill_workers=True)  # else it waits for all batches when the user interrupts
+
+
+def _inspect_sent(
+    batch: Sequence[Wanted], grids: Sequence[TileGrid | None], order: StoredOrder | None
+) -> list[tuple[FileRecord, Array | None]]:
+    """Inspect a batch in the process that it was sent to; the moments of tiles as rows, for they lie in a file here."""
+    scratch = Scratch()
+    wanted = [
+        one if grid is None else replace(one, tiles=MeasuredTiles(grid, scratch=scratch))
+        for one, grid in zip(batch, grids, strict=True)
+    ]
+    records = _inspect_batch(wanted, placing(order), None)
+    return [
+        (replace(one, tiles=None), None if one.tiles is None else np.array(one.tiles.rows.open())) for one in records
+    ]
+
+
+def _with_tiles(wanted: Wanted, found: tuple[FileRecord, Array | None]) -> FileRecord:
+    """The record with the moments of tiles that another process measured."""
+    record, rows_T = found
+    if rows_T is None or wanted.tiles is None or record.header is None:
+        return record
+    tiles = TileMoments(wanted.tiles.grid, *record.header.shape, len(record.bands), wanted.tiles.scratch)
+    tiles.rows.put(np.arange(len(rows_T)), rows_T)
+    return replace(record, tiles=tiles)
+
+
 def _inspect_batch(batch: Sequence[Wanted], place: Place | None, pool: Executor | None) -> list[FileRecord]:
     """Inspect files in turn, within settings of GDAL that are entered once; a single file enters its own."""
     if len(batch) == 1:
         return [inspect_file(batch[0], place, pool)]
     with environment(remote=False, **READING, **LOCAL_OPENING):
         return [inspect_file(one, place, pool) for one in batch]
+
+
+def placing(order: StoredOrder | None) -> Place | None:
+    """How the bands of files are found; files mostly have the same descriptions."""
+    return None if order is None else functools.cache(order.place)
 
 
 def _cache_file(source: Source, wanted: Sequence[Wanted]) -> Path:

@@ -3,7 +3,9 @@
 import gc
 import os
 import shutil
+import signal
 import tracemalloc
+from concurrent.futures import BrokenExecutor, Future
 from pathlib import Path
 
 import numpy as np
@@ -170,3 +172,70 @@ def test_ranks_that_share_a_check_find_what_one_finds_and_read_each_file_once(tm
         for own, other in zip(survey_columns(found.tiles.survey), survey_columns(one.tiles.survey), strict=True):
             np.testing.assert_array_equal(own, other)
     assert sorted(read) == sorted({*read}) and len(read) == 5
+
+
+def of_many(folder, monkeypatch, **settings):
+    """A data set of files of several tiles, two of one content and one that cannot be read, in batches of two."""
+    write_scenes(folder / "scenes", scenes=7, side=32)
+    (folder / "scenes/s3.tif").write_bytes((folder / "scenes/s1.tif").read_bytes())
+    (folder / "scenes/s4.tif").write_bytes(b"none")
+    catalog = open_catalog(write_catalog(folder))
+    alone = check_dataset(catalog, "tiny", threads=1)
+    monkeypatch.setenv("GEOMAE_CACHE", str(folder / "other"))
+    for name, value in ({"BATCH_FILES": 2, "MANY_FILES": 6} | settings).items():
+        monkeypatch.setattr(inspection, name, value)
+    return alone, catalog
+
+
+def agrees(found, alone):
+    assert found.report == alone.report
+    assert found.report.counts == {"duplicate": 1, "unreadable": 1}
+    assert found.tiles.tiles.equals(alone.tiles.tiles)
+    for own, other in zip(survey_columns(found.tiles.survey), survey_columns(alone.tiles.survey), strict=True):
+        np.testing.assert_array_equal(own, other)
+
+
+def test_processes_that_read_many_files_find_what_threads_find(tmp_path, monkeypatch):
+    alone, catalog = of_many(tmp_path, monkeypatch)
+    read, inspect = [], inspection.inspect_file
+    monkeypatch.setattr(inspection, "inspect_file", lambda *words: read.append(words[0].path) or inspect(*words))
+    agrees(check_dataset(catalog, "tiny", threads=2), alone)
+    assert len(read) == 1  # the last, which is a batch of one: the others were read elsewhere
+
+
+class _Dies:
+    """Processes that give one batch, and end."""
+
+    def __init__(self, workers):
+        assert workers == 2
+        self.batches = 0
+
+    def submit(self, function, *words):
+        assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())  # of Ctrl-C only this process hears
+        self.batches += 1
+        future = Future()
+        if self.batches == 1:
+            future.set_result(function(*words))
+        else:
+            future.set_exception(BrokenExecutor())
+        return future
+
+    def shutdown(self, kill_workers):
+        assert kill_workers
+
+
+class _NeverStarts:
+    def __init__(self, workers):
+        raise OSError("no semaphores here")
+
+
+@pytest.mark.parametrize(("processes", "left"), [(_Dies, 5), (_NeverStarts, 7)])
+def test_threads_read_what_processes_leave(tmp_path, monkeypatch, processes, left):
+    alone, catalog = of_many(tmp_path, monkeypatch, ProcessPoolExecutor=processes)
+    read, batch = [], inspection._inspect_batch
+    monkeypatch.setattr(
+        inspection, "_inspect_batch", lambda *words: (words[2] and read.extend(words[0])) or batch(*words)
+    )
+    agrees(check_dataset(catalog, "tiny", threads=2), alone)
+    assert len(read) == left
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
