@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 LARGEST_CACHE = 8  # stores that are open at once in a process
 HDF5_BEGINNING = b"\x89HDF\r\n\x1a\n"
 CLASSIC_BEGINNING = b"CDF"
+FILE_ENDINGS = ("nc", "nc4", "cdf", "h5", "hdf5", "he5")
 ROOTS = ("zarr.json", ".zgroup")
 DESCRIPTIONS = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 # Allowed codecs of numcodecs and Zarr 3. Pickle can run code, json2 and msgpack2 create objects.
@@ -122,9 +123,12 @@ def _open(store: str) -> "xr.Dataset":
     except RasterError:
         raise
     except Exception as error:  # backends raise various errors
-        raise RasterError(
-            f"{store}: cannot be opened as a cube ({reason(error)}); restore it or leave it out"
-        ) from error
+        remedy = "restore it or leave it out"
+        if remote and store.rpartition(".")[2].lower() in FILE_ENDINGS:
+            remedy = "of remote cubes only Zarr stores are read: download this file"
+        elif remote:
+            remedy = "check the address; a remote Zarr store needs consolidated metadata (zarr.consolidate_metadata)"
+        raise RasterError(f"{store}: cannot be opened as a cube ({reason(error)}); {remedy}") from error
 
 
 def reason(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Cubes: the figures of plain files to the bit, in any order of dimensions; what is refused, and the remedy."""
 
+import functools
 import json
 import shutil
 
@@ -8,6 +9,8 @@ import numpy as np
 import pyproj
 import pytest
 import xarray as xr
+import zarr
+from stac_documents import RangeHandler, serving
 
 from geomae.catalog import open_catalog
 from geomae.catalog.schema_cubes import CubeAddress, cube_address, is_cube
@@ -109,6 +112,21 @@ def test_a_cube_gives_what_plain_files_give(tmp_path, kind, crs):
     assert_same(index, plain(tmp_path, crs))
     assert [scene.time for scene in index.source.scenes] == ["2021-06-07", "2021-08-07T10:00:31Z"]
     assert [scene.id for scene in index.source.scenes] == ["c_20210607", "c_20210807"]
+
+
+@pytest.mark.parametrize("kind", ["2", "3"])
+def test_a_remote_cube_gives_what_a_local_one_gives(tmp_path, kind):
+    save(cube(), tmp_path / "c.zarr", kind)
+    remote = ENTRY + "    remote: true\n"
+    with serving(functools.partial(RangeHandler, directory=tmp_path)) as address:
+        if kind == "3":
+            refused(tmp_path, "needs consolidated metadata", key=f"path: '{address}/c.zarr'", entry=remote)
+            with pytest.warns(UserWarning, match="Consolidated"):
+                zarr.consolidate_metadata(tmp_path / "c.zarr")
+        index = build_index(catalog_of(tmp_path, f"path: '{address}/c.zarr'", remote), "c")
+        assert_same(index, plain(tmp_path))
+        refused(tmp_path, "check the address", key=f"path: '{address}/none.zarr'", entry=remote)
+        refused(tmp_path, "only Zarr stores are read", key=f"path: '{address}/c.nc'", entry=remote)
 
 
 def test_bands_along_a_dimension(tmp_path):
