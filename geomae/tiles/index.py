@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow
 from numpy.typing import NDArray
 
 from geomae.catalog import (
@@ -299,6 +300,7 @@ def build_from_report(
     measured = measured.take(np.flatnonzero(kept))
     index = TileIndex(name, source, tiles, attributes, grids, report, measured, left_out, entry.place_column)
     index = replace(index, labels=labels, by_polygon=by_pixel.by_polygon, pieces=by_pixel.pieces)
+    pyarrow.default_memory_pool().release_unused()  # it holds the pages of ids that were put together from parts
     return replace(index, remarks=(*by_pixel.remarks, *warnings), warnings=warnings)
 
 
