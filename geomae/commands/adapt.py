@@ -142,7 +142,14 @@ def ask_first(work: "Work", selections: "Sequence[Selection]", stop: "Stop") -> 
     from geomae.evaluation.adaptation_effect import embed_plan
     from geomae.evaluation.adaptation_probe import BEFORE
     from geomae.evaluation.gap import read_gap_domains
-    from geomae.evaluation.proposal import Acquaintance, Answer, learned_selectors, measure_differences, propose
+    from geomae.evaluation.proposal import (
+        Acquaintance,
+        Answer,
+        count_same_ground,
+        learned_selectors,
+        measure_differences,
+        propose,
+    )
 
     run_, session, seed = work.run_, work.session, work.session.common.seed
     target, source = selections
@@ -160,9 +167,10 @@ def ask_first(work: "Work", selections: "Sequence[Selection]", stop: "Stop") -> 
         learned = session.select(known) if known else []
     except GeomaeError:  # the catalogue has changed since
         learned = []
-    model = Acquaintance.of(work.model, target, learned, pairs=work.domains.objective.places > 0)
+    model = Acquaintance.of(work.model, target, source, learned, pairs=work.domains.objective.places > 0)
     domains = read_gap_domains([source, target], seed)
-    differences = measure_differences(domains, work.plan, model, embeddings, seed, run_.step)
+    same_ground = count_same_ground(source, target)
+    differences = measure_differences(domains, work.plan, model, embeddings, seed, run_.step, same_ground)
     run_.screen.close()
     proposal = propose(differences)
     for sentence in (*differences.sentences(), proposal.text, proposal.labels):

@@ -102,7 +102,7 @@ def choose(evidence: Evidence, rule: Rule = RULE) -> Choice:
     if evidence.domain_accuracy < rule.domain_accuracy:
         return Choice(
             NONE,
-            f"a domain classifier is right for {evidence.domain_accuracy:.0%} of the tiles, and chance gives 50%: "
+            f"a domain classifier has a balanced accuracy of {evidence.domain_accuracy:.0%}, and chance gives 50%: "
             "the domains hardly differ",
         )
     if not evidence.paired and evidence.shift >= rule.shift and evidence.explained >= rule.explained:

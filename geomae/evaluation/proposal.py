@@ -39,26 +39,35 @@ DEVIATIONS = 1.96 + 0.84  # 95 % confidence and 80 % power
 
 @dataclass(frozen=True)
 class Acquaintance:
-    """What a model knows of a target before an adaptation.
+    """What a model knows of target and source before an adaptation.
 
     `new_sensor` names the sensor of the target if the model has no statistics of it or of some of its bands, else it is
-    empty. The model was trained on a share `learned` of the target's tiles. `pairs` says whether an adaptation would
-    train it on pairs of tiles that show the same ground (the term `places`).
+    empty. `knows_source` says whether it has statistics of all that the source has. The model was trained on a share
+    `learned` of the target's tiles. `pairs` says whether an adaptation would train it on pairs of tiles that show the
+    same ground (the term `places`).
     """
 
     new_sensor: str = ""
+    knows_source: bool = True
     learned: float = 0.0
     pairs: bool = False
 
+    @property
+    def of_both(self) -> str:
+        """What it knows of both sensors, in words, where that of the target is known."""
+        return "both known to the model" if self.knows_source else "of which the model knows that of the target alone"
+
     @classmethod
-    def of(cls, model: Start, target: Selection, learned: Sequence[Selection], pairs: bool) -> "Acquaintance":
+    def of(
+        cls, model: Start, target: Selection, source: Selection, learned: Sequence[Selection], pairs: bool
+    ) -> "Acquaintance":
         """That of `model`, which was trained on the tiles `learned` of the target's data set."""
+        there, here = (model.with_sensor(one.imagery, []).same_embeddings(model) for one in (target, source))
         imagery = target.imagery
-        known = model.with_sensor(imagery, []).same_embeddings(model)
-        sensor = "" if known else f"{imagery.name} ({', '.join(band.name for band in imagery.bands)})"
+        sensor = "" if there else f"{imagery.name} ({', '.join(band.name for band in imagery.bands)})"
         seen = {tile for one in learned for tile in one.index.tiles["tile_id"].tolist()}
         share = float(np.mean([tile in seen for tile in target.index.tiles["tile_id"].tolist()]))
-        return cls(sensor, share, pairs)
+        return cls(sensor, here, share, pairs)
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,8 @@ class Differences:
 
     `pixels` are the differences of the bands' means; empty where the domains share no band. `probe` holds evidence on
     alignments and the estimated class shares; None where the source has no usable labels, for the reason `unlabelled`.
-    `same_ground` tiles of the target show ground that tiles of the source show, too.
+    `same_ground` of all tiles of the target show ground that tiles of the source show, too: all else is measured on
+    draws of large domains, and few tiles of a draw have their partner in the other.
     """
 
     domains: GapDomains
@@ -81,7 +91,7 @@ class Differences:
     @property
     def teaches_places(self) -> bool:
         """Whether most tiles show ground of the source that the model has not learned, and that it can learn."""
-        paired = self.same_ground > 0 and self.same_ground >= KNOWN * len(self.domains.target)
+        paired = self.same_ground > 0 and self.same_ground >= KNOWN * self.domains.target.tiles
         return paired and self.model.learned < KNOWN and self.model.pairs
 
     def sentences(self) -> Iterator[str]:
@@ -111,7 +121,7 @@ class Differences:
         paired = self.domains.paired
         if self.same_ground:
             known = f"; the model was trained on {self.model.learned:.0%} of its tiles" if self.model.learned else ""
-            tiles = len(self.domains.target)
+            tiles = self.domains.target.tiles
             return f"Places: {self.same_ground} of {tiles} tiles of the target show ground of the source, too{known}."
         return (
             f"Places: {paired} groups occur in both domains; if these are sites, `places` in the catalogue says so."
@@ -128,7 +138,7 @@ class Differences:
         what = (
             f"the model does not know {self.model.new_sensor}" if self.model.new_sensor
             else f"{names[1]} in both" if names[0] == names[1]
-            else f"{names[0]} in the source, {names[1]} in the target, both known to the model"
+            else f"{names[0]} in the source, {names[1]} in the target, {self.model.of_both}"
         )  # fmt: skip
         return f"Sensor: {what}.{scale}"
 
@@ -221,11 +231,12 @@ def measure_differences(
     embeddings: Embeddings | None,
     seed: int,
     progress: Callable[[str, int, int], None],
+    same_ground: int = 0,
 ) -> Differences:
     """Compare pixels; estimate class shares and collect evidence on alignments where the source has labels.
 
-    `embeddings` are those of the tiles of `plan.choice`, by the model before the adaptation. No label of the target is
-    read.
+    `embeddings` are those of the tiles of `plan.choice`, by the model before the adaptation; `same_ground` is what
+    `count_same_ground` returns for the tiles from which those of `domains` were drawn. No label of the target is read.
     """
     source, target = (read_pixels(one, progress) for one in domains)
     pixels: list[GapFigure] = []
@@ -237,8 +248,7 @@ def measure_differences(
     if plan.choice is not None and embeddings is not None:
         probe = _probe(plan.choice, embeddings)
     spectra = (Spectrum.of(source), Spectrum.of(target))
-    here, there = (one.selected for one in domains)
-    return Differences(domains, pixels, spectra, model, probe, plan.unlabelled, count_same_ground(here, there))
+    return Differences(domains, pixels, spectra, model, probe, plan.unlabelled, same_ground)
 
 
 def _probe(task: ProbeTask, embeddings: Embeddings) -> ProbeResult:
@@ -256,7 +266,7 @@ def propose(differences: Differences) -> Proposal:
     1. A sensor that the model does not know is learned: continued pretraining pays there.
     2. Where both show the same ground, and the model has not learned that of the target, it learns what stays the same
        there (the term `places`), in full: low-rank corrections learned much less of it.
-    3. Without labels of the source no alignment can be judged; pretraining goes on, which held-out tiles judge.
+    3. Without usable labels of the source no alignment can be judged; pretraining goes on, which held-out tiles judge.
     4. Else an alignment where the rule has evidence for one.
     5. Where it has none, labels of the target if the domains differ, and nothing if they hardly do: there, labels of
        the target gained nothing significant, either.
@@ -270,8 +280,8 @@ def propose(differences: Differences) -> Proposal:
         return Proposal(PRETRAINING, NONE, why, _labels(differences), "full")
     if probe is None:
         why = (
-            "Without labels of the source no alignment can be judged; whether pretraining helps is judged by the "
-            "held-out loss of the target."
+            "Without usable labels of the source no alignment can be judged; whether pretraining helps is judged by "
+            "the held-out loss of the target."
         )
         return Proposal(PRETRAINING, NONE, why, _labels(differences))
     ((pair, choice),) = probe.choices.items()
@@ -298,12 +308,13 @@ def _labels(differences: Differences) -> str:
         predicted[PredictionKey(test.name, "linear", None, name)][0] for name in (NONE, candidates[0])
     )
     share = float((plain_T != aligned_T).mean())
-    many = labels_to_settle(share)
+    many, there = labels_to_settle(share), differences.domains.target.tiles
+    more = f"; that is more than the {there:,} that it has" if many is not None and many > there else ""
     settle = (
         f"{candidates[0]} and none disagree on {share:.0%} of the tiles, too few for a gain of {WORTH:.0%}"
         if many is None
         else f"{candidates[0]} and none disagree on {share:.0%} of the tiles: about {many} labelled tiles of the "
-        f"target, drawn at random, would show a gain of {WORTH:.0%} of them (95 % confidence, 80 % power)"
+        f"target, drawn at random, would show a gain of {WORTH:.0%} of them (95 % confidence, 80 % power){more}"
     )
     return f"Labels of the target: {settle}; {usual}."
 

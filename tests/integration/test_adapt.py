@@ -17,8 +17,9 @@ from geomae.commands import adapt, embed
 from geomae.commands.adapt import AdaptOptions
 from geomae.commands.embed import EmbedOptions
 from geomae.commands.options import CommonOptions
-from geomae.config import AdaptConfig, PretrainConfig
+from geomae.config import AdaptConfig, Objective, PretrainConfig
 from geomae.errors import BandMismatchError, CatalogError, ConfigError, GeomaeError
+from geomae.evaluation import gap_components
 from geomae.evaluation.adaptation_effect import error_changes, evaluate_before_after, plan_before_after
 from geomae.models.architecture import Architecture
 from geomae.models.finetuned import load_finetuned
@@ -76,6 +77,9 @@ datasets:
     table: {path: scenes.csv, key: scene}
     label: null
     group: null
+  twins:
+    <<: *land
+    path: twins/*.tif
   thermal:
     <<: *land
     sensor: [{name: lwir11, wavelength_um: 10.9, fwhm_um: 0.6}]
@@ -101,10 +105,10 @@ def land(tmp_path_factory) -> Path:
         level = np.array([[900, 700, 400, 3000], [600, 500, 500, 400]])[kind].transpose(2, 0, 1)
         level = level * rng.uniform(0.7, 1.4, (4, 4, 4)) * (1.0 if scene < 3 else 1.6)
         pixels = level.repeat(16, 1).repeat(16, 2) + rng.normal(0, 60, (4, 64, 64))
-        place = (5.0, 0.0, 400_000.0 + 1000 * scene, 0.0, -5.0, 5_000_000.0)
-        write_cog(
-            folder / "scenes" / f"s{scene}.tif", pixels.clip(1).astype(np.uint16), crs="EPSG:32632", transform=place
-        )
+        for name, spot in {"scenes": scene, "twins": scene % 3}.items():  # twins: both seasons on the same ground
+            place = (5.0, 0.0, 400_000.0 + 1000 * spot, 0.0, -5.0, 5_000_000.0)
+            path = folder / name / f"s{scene}.tif"
+            write_cog(path, pixels.clip(1).astype(np.uint16), crs="EPSG:32632", transform=place)
         for row, col in np.ndindex(4, 4):
             rows.append({
                 "scene": f"s{scene}", "row": 16 * row, "col": 16 * col, "label": KINDS[kind[row, col]],
@@ -296,7 +300,7 @@ def test_what_differs_is_asked_first_and_no_label_of_the_target_has_a_part_in_th
 @pytest.mark.parametrize(
     ("wishes", "why"),
     [
-        ({"source": "bare[season=green]"}, "Without labels of the source no alignment can be judged"),
+        ({"source": "bare[season=green]"}, "Without usable labels of the source no alignment can be judged"),
         ({"target": "thermal[season=brown]"}, "The model does not know thermal (lwir11)"),
     ],
 )
@@ -311,6 +315,19 @@ def test_where_no_alignment_can_be_judged_or_a_sensor_is_new_the_model_is_traine
     assert why in found["proposal"]["why"]
     assert found["steps"]["trained"] == 2
     assert "What is proposed" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_pairs_of_the_same_ground_are_found_among_all_tiles_of_a_large_domain(
+    land, begun, tracking_uri, tmp_path, monkeypatch
+):
+    """Four of the 48 tiles of a domain are drawn for the figures: hardly one has its partner among the other four."""
+    answers = []
+    monkeypatch.setattr(adapt, "read_config", lambda options: AdaptConfig(batch=16, objective=Objective(places=1)))
+    monkeypatch.setattr(adapt, "train_and_measure", lambda work, answer, *_: bool(answers.append(answer)))
+    monkeypatch.setattr(gap_components, "MOST_TILES", 4)
+    wishes = ASKED | {"source": "twins[season=green]", "target": "twins[season=brown]"}
+    adapt.run(request(land, begun, tmp_path / "run", tracking_uri, **wishes))
+    assert [(one.differences.same_ground, one.proposal.method) for one in answers] == [(48, "full")]
 
 
 def test_a_stopped_adaptation_goes_on_to_the_same_bytes(land, begun, tracking_uri, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 
 from geomae.evaluation.adaptation_probe import BEFORE
 from geomae.evaluation.alignment_choice import RULE, Choice
+from geomae.evaluation.gap import GapDomain, GapDomains
 from geomae.evaluation.probe_predictions import PredictionKey, Predictions
 from geomae.evaluation.proposal import (
     ALIGNMENT,
@@ -25,9 +26,17 @@ ALIGN = RULE.candidates[0]
 
 
 def differences(
-    choice: Choice | None = None, disagreeing: int = 20, domain_accuracy: float = 0.5, same_ground: int = 0, **known
+    choice: Choice | None = None,
+    disagreeing: int = 20,
+    domain_accuracy: float = 0.5,
+    same_ground: int = 0,
+    tiles: int = 100,
+    **known,
 ) -> Differences:
-    """Of domains whose source has labels where there is a `choice`; both predictions disagree on some of 100 tiles."""
+    """Of domains whose source has labels where there is a `choice`; both predictions disagree on some of 100 tiles.
+
+    These were drawn from `tiles` of the target.
+    """
     probe = None
     if choice is not None:
         codes_T = np.zeros(100, dtype=np.int64)
@@ -40,7 +49,12 @@ def differences(
             evidence=lambda label, test: SimpleNamespace(domain_accuracy=domain_accuracy),
             encoder=lambda label: SimpleNamespace(predictions=[predicted]),
         )  # fmt: skip
-    domains = SimpleNamespace(target=range(100), paired=0)
+    here, there = (
+        GapDomain(role, SimpleNamespace(imagery=SimpleNamespace(name=f"{role}'s sensor", gsd_m=30.0)), [role] * 100,
+                  np.full(100, ""), tiles)
+        for role in ("source", "target")
+    )  # fmt: skip
+    domains = GapDomains(here, there, True, None)
     why = "" if choice else "no tile has a label"
     return Differences(domains, (), (None, None), Acquaintance(**known), probe, why, same_ground)
 
@@ -82,6 +96,24 @@ def test_as_many_labels_as_are_said_show_the_gain():
     error = np.sqrt((share - mean**2) / many)
     assert ((mean - 1.96 * error) > 0).mean() == pytest.approx(0.8, abs=0.03)
     assert labels_to_settle(0.04, 0.05) is None
+
+
+def test_it_says_that_a_target_has_fewer_tiles_than_would_settle_it():
+    small, large = (propose(differences(Choice("none", "x"), tiles=tiles)).labels for tiles in (100, 1000))
+    assert "(95 % confidence, 80 % power); that is more than the 100 that it has; five" in small
+    assert "(95 % confidence, 80 % power); five" in large
+
+
+def test_a_sensor_of_the_source_that_the_model_does_not_know_is_not_called_known():
+    assert "both known to the model" in differences()._sensor()
+    assert "of which the model knows that of the target alone" in differences(knows_source=False)._sensor()
+
+
+def test_the_same_ground_is_a_share_of_all_tiles_and_not_of_those_that_were_drawn():
+    found = differences(Choice(ALIGN, "it helps"), same_ground=400, tiles=500, pairs=True)
+    assert "400 of 500 tiles" in found._places()
+    assert propose(found).method == "full"
+    assert not differences(same_ground=200, tiles=500, pairs=True).teaches_places
 
 
 def test_it_says_what_is_known_of_places():
