@@ -157,9 +157,8 @@ def write_untrained(work: Work, answer: Answer, measured: BeforeAfter, register:
         "proposal": proposal.record(), "verdict": summary,
     }  # fmt: skip
     write_json(run_.out / "adaptation.json", found)
-    sections = [
-        *proposal_sections(answer), *probe_sections(task, measured), *([Section("Notes", notes)] if notes else []),
-    ]  # fmt: skip
+    noted = [Section("Notes of a training, which was not done", notes)] if notes else []
+    sections = [*proposal_sections(answer), *probe_sections(task, measured), *noted]
     about = describe_origin(run_, work.domains, work.model.digest)
     title = f"Adaptation to {work.domains.target.name}"
     write_page(run_.out / "report.html", Page(title, summary, tuple(sections), about))

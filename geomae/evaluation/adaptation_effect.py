@@ -3,8 +3,9 @@
 T tiles, G groups, R resamples, C bands, D features
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from geomae.evaluation.probe_task import (
     read_probe_task,
     read_unscored_task,
 )
-from geomae.metrics.predictions import ALL, FEWEST_GROUPS, group_interval
+from geomae.metrics.predictions import ALL, FEWEST_GROUPS, MOST_FOLDS, group_interval
 from geomae.metrics.reconstruction import TileErrors
 from geomae.runtime.devices import Compute
 from geomae.runtime.signals import Stop
@@ -72,13 +73,15 @@ class BeforeAfterPlan:
     """What is compared: `gap` holds source and target, or nothing; `task` is the task of the probe, if any.
 
     `choice` is the task by which an alignment is chosen: labelled tiles of the source, and tiles of the target whose
-    labels are not read. None where nothing is to be chosen, or where `unlabelled` says why it cannot be.
+    labels are not read. None where nothing is to be chosen, or where `unlabelled` says why it cannot be. `rare` are
+    the classes of the source that have no part in it, with their tiles.
     """
 
     gap: tuple[Selection, ...]
     task: ProbeTask | None
     choice: ProbeTask | None = None
     unlabelled: str = ""
+    rare: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def selections(self) -> list[Selection]:
@@ -169,8 +172,9 @@ def plan_before_after(
         plan = replace(plan, task=_labelled_task(labelled, shared[len(gap) :], min_class_rows, seed))
     if not choose:
         return plan
+    usual, rare = without_rare_classes(shared[len(gap)])
     try:
-        return replace(plan, choice=_choice_task(shared[len(gap)], plan.gap[1], seed))
+        return replace(plan, choice=_choice_task(usual, plan.gap[1], seed), rare=rare)
     except (CatalogError, ConfigError) as error:
         return replace(plan, unlabelled=str(error))
 
@@ -190,6 +194,17 @@ def _labelled_task(
         raise type(error)(
             f"--probe-train and --probe-test: {error}; or leave both out, and adapt without a probe"
         ) from error
+
+
+def without_rare_classes(source: Selection) -> tuple[Selection, dict[str, int]]:
+    """The tiles without those of classes too rare for folds, and these classes; all tiles if fewer than two remain."""
+    labels = source.index.tiles["label"].tolist()
+    counts = Counter(label for label in labels if label is not None)
+    rare = {label: count for label, count in counts.items() if count < MOST_FOLDS}
+    if not rare or len(counts) - len(rare) < 2:
+        return source, {}
+    kept = np.flatnonzero([label not in rare for label in labels])
+    return replace(source, index=source.index.take(kept)), rare
 
 
 def _choice_task(source: Selection, target: Selection, seed: int) -> ProbeTask:

@@ -4,7 +4,7 @@ T tiles of the target, C bands
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
@@ -25,6 +25,7 @@ from geomae.evaluation.probe import ProbeResult
 from geomae.evaluation.probe_predictions import PredictionKey
 from geomae.evaluation.probe_scores import EncoderResult, ProbeScores
 from geomae.evaluation.probe_task import ProbeTask
+from geomae.metrics.predictions import MOST_FOLDS
 from geomae.tiles.places import find_partners
 from geomae.tiles.selection import Selection
 from geomae.training.starts import Start
@@ -77,7 +78,8 @@ class Differences:
     `pixels` are the differences of the bands' means; empty where the domains share no band. `probe` holds evidence on
     alignments and the estimated class shares; None where the source has no usable labels, for the reason `unlabelled`.
     `same_ground` of all tiles of the target show ground that tiles of the source show, too: all else is measured on
-    draws of large domains, and few tiles of a draw have their partner in the other.
+    draws of large domains, and few tiles of a draw have their partner in the other. `rare` are classes of the source
+    without a part in `probe`, with their tiles.
     """
 
     domains: GapDomains
@@ -87,6 +89,7 @@ class Differences:
     probe: ProbeResult | None
     unlabelled: str
     same_ground: int = 0
+    rare: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def teaches_places(self) -> bool:
@@ -95,10 +98,13 @@ class Differences:
         return paired and self.model.learned < KNOWN and self.model.pairs
 
     def sentences(self) -> Iterator[str]:
-        """Sensor, pixels, places and class shares in words."""
+        """Sensor, pixels, places, labels and class shares in words."""
         yield self._sensor()
         yield self._pixels()
         yield self._places()
+        if self.rare:
+            named = ", ".join(f"{name} ({tiles})" for name, tiles in self.rare.items())
+            yield f"Labels of the source: classes with fewer than {MOST_FOLDS} tiles are left out: {named}."
         if self.probe is None:
             yield f"Class shares: not estimated, since the source has no usable labels ({self.unlabelled})."
             return
@@ -248,7 +254,7 @@ def measure_differences(
     if plan.choice is not None and embeddings is not None:
         probe = _probe(plan.choice, embeddings)
     spectra = (Spectrum.of(source), Spectrum.of(target))
-    return Differences(domains, pixels, spectra, model, probe, plan.unlabelled, same_ground)
+    return Differences(domains, pixels, spectra, model, probe, plan.unlabelled, same_ground, plan.rare)
 
 
 def _probe(task: ProbeTask, embeddings: Embeddings) -> ProbeResult:

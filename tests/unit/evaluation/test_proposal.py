@@ -1,10 +1,13 @@
 """What is proposed to do about a gap, and how many labels would settle it."""
 
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from geomae.evaluation.adaptation_effect import without_rare_classes
 from geomae.evaluation.adaptation_probe import BEFORE
 from geomae.evaluation.alignment_choice import RULE, Choice
 from geomae.evaluation.gap import GapDomain, GapDomains
@@ -132,3 +135,52 @@ def test_the_tiles_that_a_model_has_learned_are_those_of_its_whole_history():
     assert learned_selectors(model, "land") == ["land@train", "land[season=green]@all"]
     labelled = SimpleNamespace(provenance={"dataset": ["land@test"], "finetuned": {}, "from": first})
     assert learned_selectors(labelled, "land") == ["land[season=green]@all"]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What stands for a selection and for its index: tiles with labels."""
+
+    labels: tuple[str | None, ...]
+
+    @property
+    def index(self):
+        return self
+
+    @property
+    def tiles(self):
+        return pd.DataFrame({"label": pd.Series(self.labels, dtype="object")})
+
+    def take(self, places):
+        return replace(self, labels=tuple(self.labels[place] for place in places))
+
+
+@pytest.mark.parametrize(
+    ("labels", "kept", "rare"),
+    [
+        (
+            ("crop",) * 5 + ("urban",) * 4 + ("tree",) * 6 + (None,),
+            ("crop",) * 5 + ("tree",) * 6 + (None,),
+            {"urban": 4},
+        ),
+        (("crop",) * 5 + ("tree",) * 5, ("crop",) * 5 + ("tree",) * 5, {}),
+        (("crop",) * 5 + ("urban",) * 4, ("crop",) * 5 + ("urban",) * 4, {}),  # one class alone is no task
+    ],
+)
+def test_classes_too_rare_for_folds_do_not_take_all_evidence_with_them(monkeypatch, labels, kept, rare):
+    monkeypatch.setattr("geomae.evaluation.adaptation_effect.replace", lambda one, index: index)
+    found, left_out = without_rare_classes(Labelled(labels))
+    assert (found.labels, left_out) == (kept, rare)
+
+
+def test_rare_classes_are_named():
+    found = replace(differences(), rare={"urban": 4})
+    assert "Labels of the source: classes with fewer than 5 tiles are left out: urban (4)." in sentences(found)
+
+
+def sentences(found):
+    """Those that need neither pixels nor sensors."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Differences, "_sensor", lambda self: "")
+        patch.setattr(Differences, "_pixels", lambda self: "")
+        return list(found.sentences())
