@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 DRIVER = "cube"
-UNCHUNKED = 256  # block height of an array without chunks
+UNCHUNKED = 256  # side of the blocks of an array without chunks
+SMALL = 128  # largest side of the windows that are read from such blocks
 
 
 class CubeStep:
@@ -122,8 +123,15 @@ class CubeStep:
         return raw_Chw
 
     def _gather(self, spans: list[tuple[int, int]]) -> Array:
-        """The stored values of a box, from the chunks that overlap it."""
+        """The stored values of a box, from the chunks that overlap it.
+
+        Small boxes of an array without chunks come from blocks: what HDF5 in Python does for each request takes
+        milliseconds, however few pixels it is for.
+        """
         chunks = self._chunks
+        if chunks is None and math.prod(stop - start for start, stop in spans) <= SMALL**2:
+            spatial = (self.address.y, self.address.x)
+            chunks = tuple(min(UNCHUNKED, n) if dim in spatial else 1 for dim, n in self._array.sizes.items())
         if chunks is None or math.prod(chunks) * self.dtype.itemsize > LARGEST_BLOCK:
             return self._fetch(tuple(slice(*span) for span in spans))
         box = np.empty([stop - start for start, stop in spans], dtype=self.dtype)

@@ -165,6 +165,22 @@ def test_only_the_chunks_of_a_window_are_read(tmp_path, monkeypatch):
     assert chunks == sorted(f"{band}/c/1/0/1" for band in BANDS)
 
 
+def test_small_windows_of_an_array_without_chunks_share_one_request(tmp_path, monkeypatch):
+    """A request takes HDF5 milliseconds, and a data set has thousands of tiles."""
+    import h5netcdf
+
+    cube().to_netcdf(tmp_path / "c.nc", engine="h5netcdf")
+    source = open_source(catalog_of(tmp_path, "path: c.nc"), "c")
+    scene_grid(source, source.scenes[0])
+    wanted = []
+    get = h5netcdf.Variable.__getitem__
+    monkeypatch.setattr(h5netcdf.Variable, "__getitem__", lambda self, key: wanted.append(self.name) or get(self, key))
+    for row in range(0, SIDE, 16):
+        found = read(source, source.scenes[1], Window(row, 16, 16, 16))[0]
+        assert np.allclose(found, 0.0001 * pixels_TCHW()[1, :, row : row + 16, 16:32])
+    assert sorted(name for name in wanted if name not in ("/x", "/y")) == sorted(f"/{band}" for band in BANDS)
+
+
 def test_an_address_is_read_as_it_is_written():
     address = CubeAddress("/a b/c.zarr", "B02, [x]", "lat", "lon", None, "time", 3)
     assert is_cube(str(address)) and cube_address(str(address)) == address
