@@ -3,7 +3,7 @@
 import fcntl
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -120,6 +120,16 @@ def tiny_catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tracking store for all tests: to make its tables takes MLflow some seconds."""
     return f"sqlite:///{tmp_path_factory.mktemp('tracking') / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="module")
+def little_encoder() -> Iterator[None]:
+    """Make the preset `tiny` smaller in this process, for tests of what is around a model and not of models."""
+    from geomae.models.architecture import PRESETS, Size
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "tiny", Size(width=48, depth=4, heads=3))
+        yield
 
 
 @pytest.fixture(scope="session")

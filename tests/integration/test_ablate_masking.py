@@ -8,6 +8,7 @@ from helpers import SMALL, called, mlflow_client, write_catalog, write_scenes
 
 from pipelines import ablate_masking
 
+pytestmark = pytest.mark.usefixtures("little_encoder")
 STUDY = """\
 base: tiny
 common: [%s]

@@ -22,6 +22,7 @@ from geomae.models.folder import load_model
 from geomae.rasters import write_cog
 from geomae.tiles.sample_landscape import BANDS, landscape
 
+pytestmark = pytest.mark.usefixtures("little_encoder")
 CATALOG = """\
 version: 1
 datasets:

@@ -17,6 +17,7 @@ from geomae.sensors import sensor
 from geomae.sensors.record import SensorRecord
 from pipelines import adapt_region, adapt_season, adapt_sensor, adaptation, map_target, photographs_to_multispectral
 
+pytestmark = pytest.mark.usefixtures("little_encoder")
 CATALOG = """\
 version: 1
 datasets:
