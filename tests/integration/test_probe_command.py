@@ -368,12 +368,14 @@ def test_a_class_that_the_test_lacks_is_named_and_so_is_a_missing_interval(reque
     ("data", "wish"),
     [("fields", {"forest": True}), ("fields", {"align": ("coral",)}), ("numbers", {"task": "regression"})],
 )
-def test_a_fold_of_cross_fitting_may_have_no_test_tile(request_for, tmp_path, data, wish):
+def test_a_fold_of_cross_fitting_may_have_no_test_tile(request_for, tmp_path, monkeypatch, data, wish):
+    monkeypatch.setattr("geomae.evaluation.forest.TREES", 5)
     assert run(request_for(train=data, tests=(f"{data}[last=True]",), cross_fit=2, **wish)) == 0
     assert {row["n_groups"] for row in table(tmp_path / "out")} == {"1"}
 
 
 def test_the_forest_is_beside_the_probes_in_every_figure_and_table(request_for, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("geomae.evaluation.forest.TREES", 5)
     drawn = {}
     for name in ("scores_picture", "few_labels_picture"):
         kept = getattr(probe_report, name)
