@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import write_catalog
+from processes import forked
 from safetensors.numpy import load_file
 
 from geomae.commands.finetune import FinetuneOptions, run
@@ -271,13 +272,13 @@ def test_a_dry_run_writes_nothing(fields, tmp_path, capsys):
     assert "of 6 groups" in said
 
 
-def test_two_processes_learn_what_one_learns(fields, geomae, tmp_path):
+def test_two_processes_learn_what_one_learns(fields, tmp_path):
     """Tiles of a step are shared; the first process measures and writes."""
     alone = wish(fields, tmp_path / "alone")
     assert run(alone) == 0
     changes = [word for change in QUICK for word in ("--set", change)]
     asked = ("--model", alone.model, "--train", alone.train, "--eval", alone.tests[0], "--catalog", fields, *changes)
-    done = geomae(
+    done = forked(
         "finetune", *asked, "--no-baselines", "--precision", "32", "--devices", 2, "--out", "both",
         "--tracking-uri", alone.common.tracking_uri, cwd=tmp_path, timeout=600,
     )  # fmt: skip
