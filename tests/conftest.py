@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
+import psutil
 import pytest
 from helpers import SIXTY, called, command, options, write_catalog, write_scenes
 from processes import forked
@@ -14,6 +15,7 @@ from processes import forked
 ROOT = Path(__file__).parents[1]
 # Threads of one process that wait for each other, while others want the same cores, are slower than one thread.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+WORKER_GIB = 3  # memory of a worker with the processes that its tests start
 ABSENT = pytest.StashKey[list[str]]()
 BESIDE = ("real satellite data is absent", "reference numbers are absent", "published weights are absent")
 
@@ -21,6 +23,13 @@ BESIDE = ("real satellite data is absent", "reference numbers are absent", "publ
 def pytest_addoption(parser: pytest.Parser) -> None:
     """A change that is meant shows as a diff of a file in tests/golden, which this option writes."""
     parser.addoption("--rewrite-golden", action="store_true", help="write the files of tests/golden anew")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than cores, where there is memory for it: tests wait for disks, signals and other processes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores + 1, int(psutil.virtual_memory().total / 1024**3 / WORKER_GIB)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
