@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from loky import ProcessPoolExecutor
 from rasterio.crs import CRS
 from rasterio.io import DatasetReader
 
@@ -249,6 +248,8 @@ def _inspect_in_processes(
     batches: Sequence[list[Wanted]], order: StoredOrder | None, workers: int
 ) -> Iterator[list[FileRecord]]:
     """Inspect batches in other processes, and bring the moments of tiles into this one's scratch file."""
+    from loky import ProcessPoolExecutor  # few data sets have so many files, and every command imports this module
+
     grids = [[None if one.tiles is None else one.tiles.grid for one in batch] for batch in batches]
     bare = [[replace(one, tiles=None) for one in batch] for batch in batches]
     processes = ProcessPoolExecutor(workers)

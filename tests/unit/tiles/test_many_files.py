@@ -174,7 +174,7 @@ def test_ranks_that_share_a_check_find_what_one_finds_and_read_each_file_once(tm
     assert sorted(read) == sorted({*read}) and len(read) == 5
 
 
-def of_many(folder, monkeypatch, **settings):
+def of_many(folder, monkeypatch):
     """A data set of files of several tiles, two of one content and one that cannot be read, in batches of two."""
     write_scenes(folder / "scenes", scenes=7, side=32)
     (folder / "scenes/s3.tif").write_bytes((folder / "scenes/s1.tif").read_bytes())
@@ -182,8 +182,8 @@ def of_many(folder, monkeypatch, **settings):
     catalog = open_catalog(write_catalog(folder))
     alone = check_dataset(catalog, "tiny", threads=1)
     monkeypatch.setenv("GEOMAE_CACHE", str(folder / "other"))
-    for name, value in ({"BATCH_FILES": 2, "MANY_FILES": 6} | settings).items():
-        monkeypatch.setattr(inspection, name, value)
+    monkeypatch.setattr(inspection, "BATCH_FILES", 2)
+    monkeypatch.setattr(inspection, "MANY_FILES", 6)
     return alone, catalog
 
 
@@ -231,7 +231,8 @@ class _NeverStarts:
 
 @pytest.mark.parametrize(("processes", "left"), [(_Dies, 5), (_NeverStarts, 7)])
 def test_threads_read_what_processes_leave(tmp_path, monkeypatch, processes, left):
-    alone, catalog = of_many(tmp_path, monkeypatch, ProcessPoolExecutor=processes)
+    alone, catalog = of_many(tmp_path, monkeypatch)
+    monkeypatch.setattr("loky.ProcessPoolExecutor", processes)
     read, batch = [], inspection._inspect_batch
     monkeypatch.setattr(
         inspection, "_inspect_batch", lambda *words: (words[2] and read.extend(words[0])) or batch(*words)
