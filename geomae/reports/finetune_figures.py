@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from geomae.reports.canvas import (
@@ -28,6 +29,7 @@ from geomae.reports.figures import ORANGE
 from geomae.sensors import Band
 
 GREY = (0.8, 0.8, 0.8)
+KEY_WIDTH, KEY_HEIGHT = 1.3, 0.17  # inches of a name in the key of the colours
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,13 @@ def examples_picture(
     of_pixels = np.ndim(examples[0].truth) == 2
     side, gap, head, label = 1.4, 0.08, 0.95, 3.0
     pictures = 4 if of_pixels else 1
-    across = 0.15 + pictures * (side + gap) + label
-    figure = Figure(figsize=(max(across, 6.0), head + len(examples) * (side + gap) + 0.1))
+    across = max(0.15 + pictures * (side + gap) + label, 6.0)
+    columns = int(across // KEY_WIDTH)
+    head += KEY_HEIGHT * (len(classes) // columns) if of_pixels else 0.0  # one row of the key has room
+    figure = Figure(figsize=(across, head + len(examples) * (side + gap) + 0.1))
     add_title(figure, title)
+    if of_pixels:
+        _add_key(figure, classes, colours, columns)
     for row, one in enumerate(examples):
         top = head + row * (side + gap)
         shown = [to_rgb(one.pixels_CHW, one.valid_CHW, indices, low_C, high_C, GREY)]
@@ -77,6 +83,19 @@ def examples_picture(
                 place.set_title(name, fontsize=8, pad=3)
         add_text(figure, 0.25 + pictures * (side + gap), top + 0.1, _caption(one, classes), size=8)
     save(figure, path)
+
+
+def _add_key(figure: Figure, classes: Sequence[str], colours: Sequence[str], columns: int) -> None:
+    """Add the colours of the classes, and of pixels without a label, below the title."""
+    named: list[tuple[str, Any]] = [*zip(classes, colours, strict=True), ("no label", GREY)]
+    handles = [
+        Patch(facecolor=colour, edgecolor="0.4", linewidth=0.5, label=shorten(name, 16)) for name, colour in named
+    ]
+    across, down = figure.get_size_inches()
+    figure.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(0.1 / across, 1 - 0.45 / down), ncols=columns, fontsize=8,
+        frameon=False, handlelength=1.2, borderpad=0,
+    )  # fmt: skip
 
 
 def _coloured(codes_HW: NDArray[Any], colours: Sequence[str]) -> NDArray[np.float64]:

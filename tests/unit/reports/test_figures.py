@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.image import imread
 
-from geomae.reports import figures
+from geomae.reports import figures, finetune_figures
 from geomae.reports.canvas import composites, describe_composite, panels, shorten, space_out, stretch_limits, to_rgb
 from geomae.reports.figures import (
     HIDDEN_COLOUR,
@@ -18,6 +19,7 @@ from geomae.reports.figures import (
     contact_sheet,
     reconstruction_panel,
 )
+from geomae.reports.finetune_figures import Example
 from geomae.reports.training_report import loss_curve
 from geomae.sensors import Band, sensor
 
@@ -247,3 +249,17 @@ def test_names_keep_both_ends_and_places_keep_their_distance():
 def test_figures_leave_pyplot_alone():
     code = "import sys, geomae.reports.figures; sys.exit('matplotlib.pyplot' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_examples_of_pixels_have_a_key_of_their_colours(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(finetune_figures, "save", lambda figure, path: seen.append(figure))
+    codes_HW = np.arange(64).reshape(8, 8) % 3 - 1
+    shown = Example("s0:0:0", np.ones((3, 8, 8), "float32"), np.ones((3, 8, 8), bool), codes_HW, codes_HW, 0.5)
+    bands = [sensor("naip").band(name) for name in ("red", "green", "blue")]
+    finetune_figures.examples_picture(
+        tmp_path / "e.png", [shown], bands, ["crop", "water"], title="t", colours=["#ff00ff", "#0000ff"]
+    )
+    (legend,) = seen[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["crop", "water", "no label"]
+    assert [to_hex(patch.get_facecolor()) for patch in legend.get_patches()] == ["#ff00ff", "#0000ff", "#cccccc"]
