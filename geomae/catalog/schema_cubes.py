@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, Tag
 
 from geomae.catalog.schema_forms import Strict, Text, list_or_value
 
+FILE_SUFFIXES = frozenset((".nc", ".nc4", ".h5", ".hdf5", ".he5"))  # of cubes that are one file: NetCDF4 and HDF5
 ADDRESS = re.compile(r"(?P<store>.+)#(?P<variable>[^#\[\]/]+)\[(?P<dims>[^\[\]/]*\by=[^\[\]/]*,x=[^\[\]/]*)\]")
 
 Names = Annotated[tuple[Text, ...], Field(min_length=1)]

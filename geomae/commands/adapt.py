@@ -170,7 +170,7 @@ def ask_first(work: "Work", selections: "Sequence[Selection]", stop: "Stop") -> 
     model = Acquaintance.of(work.model, target, source, learned, pairs=work.domains.objective.places > 0)
     domains = read_gap_domains([source, target], seed)
     same_ground = count_same_ground(source, target)
-    differences = measure_differences(domains, work.plan, model, embeddings, seed, run_.step, same_ground)
+    differences = measure_differences(domains, work.plan, model, embeddings, same_ground, seed, run_.step)
     run_.screen.close()
     proposal = propose(differences)
     for sentence in (*differences.sentences(), proposal.text, proposal.labels):

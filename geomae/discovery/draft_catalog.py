@@ -11,6 +11,7 @@ from geomae.catalog import open_catalog, resolve_files, resolve_stac
 from geomae.catalog.foreign_formats import foreign_by_name
 from geomae.catalog.paths import is_url
 from geomae.catalog.patterns import escape_pattern, literal
+from geomae.catalog.schema_cubes import FILE_SUFFIXES
 from geomae.catalog.stac_items import Item, find_items, item_record
 from geomae.discovery.attribute_lines import with_label_rasters, with_labels, with_tables, with_time
 from geomae.discovery.entries import (
@@ -31,7 +32,6 @@ from geomae.rasters import describe_bands
 from geomae.tiles.cube_sources import resolve_cube
 
 SUFFIXES = frozenset((".tif", ".tiff", ".gtif", ".jp2", ".png", ".jpg", ".jpeg"))
-CUBE_SUFFIXES = frozenset((".nc", ".nc4", ".h5", ".hdf5", ".he5"))
 LONGEST_NAME = 60  # characters of a data set's name
 SHOWN = 5  # patterns of one group
 WRITTEN = "# Written by `geomae catalog init`. `check` marks a guess and its reason."
@@ -164,7 +164,7 @@ def find_cubes(root: Path) -> list[str]:
         here = Path(folder)
         stores = [name for name in subfolders if name.lower().endswith(".zarr")]
         subfolders[:] = [name for name in subfolders if name not in stores and not name.startswith(".")]
-        found = [*stores, *(name for name in files if Path(name).suffix.lower() in CUBE_SUFFIXES)]
+        found = [*stores, *(name for name in files if Path(name).suffix.lower() in FILE_SUFFIXES)]
         paths += [(here / name).relative_to(root).as_posix() for name in found if not name.startswith(".")]
     return sorted(paths)
 

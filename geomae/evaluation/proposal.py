@@ -235,9 +235,9 @@ def measure_differences(
     plan: BeforeAfterPlan,
     model: Acquaintance,
     embeddings: Embeddings | None,
+    same_ground: int,
     seed: int,
     progress: Callable[[str, int, int], None],
-    same_ground: int = 0,
 ) -> Differences:
     """Compare pixels; estimate class shares and collect evidence on alignments where the source has labels.
 

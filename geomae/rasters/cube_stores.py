@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geomae.catalog.schema_cubes import FILE_SUFFIXES
 from geomae.errors import RasterError
 from geomae.rasters.headers import Stamp
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 LARGEST_CACHE = 8  # stores that are open at once in a process
 HDF5_BEGINNING = b"\x89HDF\r\n\x1a\n"
 CLASSIC_BEGINNING = b"CDF"
-FILE_ENDINGS = ("nc", "nc4", "cdf", "h5", "hdf5", "he5")
 ROOTS = ("zarr.json", ".zgroup")
 DESCRIPTIONS = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 # Allowed codecs of numcodecs and Zarr 3. Pickle can run code, json2 and msgpack2 create objects.
@@ -124,7 +124,7 @@ def _open(store: str) -> "xr.Dataset":
         raise
     except Exception as error:  # backends raise various errors
         remedy = "restore it or leave it out"
-        if remote and store.rpartition(".")[2].lower() in FILE_ENDINGS:
+        if remote and Path(store).suffix.lower() in FILE_SUFFIXES:
             remedy = "of remote cubes only Zarr stores are read: download this file"
         elif remote:
             remedy = "check the address; a remote Zarr store needs consolidated metadata (zarr.consolidate_metadata)"

@@ -250,19 +250,31 @@ def _inspect_in_processes(
     """Inspect batches in other processes, and bring the moments of tiles into this one's scratch file."""
     from loky import ProcessPoolExecutor  # few data sets have so many files, and every command imports this module
 
-    grids = [[None if one.tiles is None else one.tiles.grid for one in batch] for batch in batches]
-    bare = [[replace(one, tiles=None) for one in batch] for batch in batches]
     processes = ProcessPoolExecutor(workers)
-    resource_tracker.ensure_running()  # would undo the next line when the first process starts
-    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # processes inherit it: this one ends them
     try:
-        waiting = [processes.submit(_inspect_sent, *one, order) for one in zip(bare, grids, strict=True)]
-        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+        with _interrupts_blocked():
+            waiting = [processes.submit(_inspect_sent, *_to_send(batch), order) for batch in batches]
         for batch, found in zip(batches, waiting, strict=True):
             yield [_with_tiles(*one) for one in zip(batch, found.result(), strict=True)]
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
         processes.shutdown(kill_workers=True)  # else it waits for all batches when the user interrupts
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Processes that start meanwhile do not hear Ctrl-C, which goes to all: this one ends them."""
+    resource_tracker.ensure_running()  # would undo the next line when the first process starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which processes inherit
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _to_send(batch: Sequence[Wanted]) -> tuple[list[Wanted], list[TileGrid | None]]:
+    """A batch, and the grids of its tiles in place of this process's room for their moments."""
+    grids = [None if one.tiles is None else one.tiles.grid for one in batch]
+    return [replace(one, tiles=None) for one in batch], grids
 
 
 def _inspect_sent(
