@@ -15,10 +15,10 @@ from typing import Any
 
 from geomae.errors import StorageError
 from geomae.files import publish_file
-from geomae.rasters.headers import Header, header_from_dict
+from geomae.rasters.headers import HEADER_FIELDS, Header, header_from_dict
 from geomae.rasters.tile_moments import TileMoments
 
-SAVE_SECONDS = 30.0
+SAVE_SECONDS, SAVE_RECORDS = 30.0, 4096  # after which new records are written
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class FileFacts:
         return cls(*look, nodata, info.placed_by, info.pages, info.sides_m)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileRecord:
     """The record of one file. `kind` and `message` describe its problem; None for a file without one.
 
@@ -104,10 +104,9 @@ class FileRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON."""
-        values = vars(self) | {"header": None if self.header is None else vars(self.header)}
-        values["bands"] = [(index, {name: getattr(one, name) for name in BAND_FIELDS}) for index, one in self.bands]
-        del values["tiles"]
-        return values
+        header = None if self.header is None else {name: getattr(self.header, name) for name in HEADER_FIELDS}
+        bands = [(index, {name: getattr(one, name) for name in BAND_FIELDS}) for index, one in self.bands]
+        return {name: getattr(self, name) for name in RECORD_FIELDS} | {"header": header, "bands": bands}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "FileRecord":
@@ -115,6 +114,9 @@ class FileRecord:
         bands = tuple((int(index), BandRecord(**band)) for index, band in values["bands"])
         header = values["header"]
         return cls(**{**values, "bands": bands, "header": None if header is None else header_from_dict(header)})
+
+
+RECORD_FIELDS = tuple(one.name for one in fields(FileRecord) if one.name != "tiles")
 
 
 class RecordCache:
@@ -135,12 +137,13 @@ class RecordCache:
                 self._read(line)
 
     def add(self, path: str, record: FileRecord) -> None:
-        """Add the record of a file that has a key; the cache is written every SAVE_SECONDS."""
+        """Add the record of a file that has a key; the cache is written every SAVE_SECONDS or
+        SAVE_RECORDS."""
         if path not in self._keys or record.kind == "unreadable":  # may be temporary
             return
         self.known[path] = record
         self._unsaved.append(_line(path, self._keys[path], record))
-        if time.monotonic() - self._saved_s > SAVE_SECONDS:
+        if time.monotonic() - self._saved_s > SAVE_SECONDS or len(self._unsaved) >= SAVE_RECORDS:
             self.save()
 
     def save(self) -> None:

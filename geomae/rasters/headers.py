@@ -1,7 +1,7 @@
 """The header of a raster, or of a time step of a cube: everything that is known before pixels are read."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ METRES_PER_DEGREE = 111_320.0  # along a meridian
 Stamp = tuple[int | str, ...] | None  # the state of a local file, which changes with it; None for a remote one
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be 100,000
 class Header:
     """The header of one file.
 
@@ -92,6 +92,9 @@ class Header:
     def affine(self) -> Affine:
         """From pixel (column, row) to world (x, y)."""
         return Affine(*self.transform)
+
+
+HEADER_FIELDS = tuple(one.name for one in fields(Header))
 
 
 def header_from_dict(values: dict[str, Any]) -> Header:
