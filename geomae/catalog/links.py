@@ -9,10 +9,10 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from geomae.catalog.catalog import Catalog
-from geomae.catalog.paths import checked_url, is_url
+from geomae.catalog.paths import checked_url, is_url, local_path
 from geomae.catalog.stac_items import Item
 from geomae.errors import CatalogError
 from geomae.files import confine
@@ -45,7 +45,7 @@ def asset_paths(catalog: Catalog, dataset: str) -> Callable[[Item, str], str]:
     inside: set[str] = set()  # folders already checked to be inside the catalogue's; many assets share one
 
     def local(item: Item, href: str) -> str:
-        path = os.path.normpath(item.folder / href)
+        path = os.path.normpath(local_path(item.folder, href))
         folder = os.path.dirname(path)  # noqa: PTH120  # a million assets
         if folder not in inside or os.path.islink(path):  # noqa: PTH114
             confine(Path(path), catalog.folder, outside=entry.outside, where=f"{place}: {item.where}")
@@ -53,9 +53,7 @@ def asset_paths(catalog: Catalog, dataset: str) -> Callable[[Item, str], str]:
         return path
 
     def found(item: Item, href: str) -> str:
-        if href.startswith("file://"):
-            href = unquote(urlsplit(href).path)
-        if not is_url(href):
+        if href.startswith("file://") or not is_url(href):
             return local(item, href)
         url = checked_url(catalog, dataset, without_signature(href), "stac", "items")
         if sign is not None and SIGNED_HOSTS[sign].fullmatch(urlsplit(url).netloc):

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 from geomae.catalog.catalog import Catalog
 from geomae.catalog.foreign_formats import foreign_by_name
@@ -34,6 +35,21 @@ UNKNOWN_M = 1 << 30  # resolution of a file whose path does not give it
 def is_url(path: str) -> bool:
     """Whether a path is a URL."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
+
+
+def local_path(folder: str | Path, href: str) -> str:
+    """The path of a file that STAC names by a relative `href` or by `file://`; it need not exist.
+
+    A relative href is taken as written if there is such a file, else with its percent-escapes decoded (`%20`), by
+    which many programs write it, since a href is a URI.
+    """
+    if href.startswith("file://"):
+        return unquote(urlsplit(href).path)
+    path = os.path.join(folder, href)  # noqa: PTH118  # a million assets
+    if "%" not in href or os.path.exists(path):  # noqa: PTH110
+        return path
+    decoded = os.path.join(folder, unquote(href))  # noqa: PTH118
+    return decoded if os.path.exists(decoded) else path  # noqa: PTH110
 
 
 def is_loopback(url: str) -> bool:

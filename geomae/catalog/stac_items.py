@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from geomae.catalog.catalog import Catalog
-from geomae.catalog.paths import find_files, is_url, no_file_error
+from geomae.catalog.paths import find_files, is_url, local_path, no_file_error
 from geomae.catalog.patterns import escape_pattern
 from geomae.errors import CatalogError
 from geomae.files import confine
@@ -33,6 +33,7 @@ LINE_SUFFIXES = (".ndjson", ".jsonl", ".ndgeojson", ".geojsonl")
 TABLE_SUFFIXES = (".parquet", ".geoparquet")
 CATALOGUES = ("Catalog", "Collection")  # values of `type`
 ROWS = 1024  # items of a table that are in memory at once
+SINGLE_ITEMS = "*.json"  # glob of the files of a folder that hold one item each
 MARK = b'"stac_version"'  # in the first bytes of a JSON file of STAC
 MARKED_BYTES = 65536
 # Columns of stac-geoparquet that are not properties; all others are.
@@ -89,13 +90,15 @@ def read_items(catalog: Catalog, dataset: str) -> Iterator[Item]:
                 raise CatalogError(f"{name}: holds no items; search again, or name another file")
 
 
-def find_items(root: Path) -> list[tuple[str, list[Item]]]:
+def find_items(root: Path) -> tuple[list[tuple[str, list[Item]]], list[str]]:
     """Find the files of items below `root`: the path or glob of each group from there, and the items of the group.
 
     JSON files that hold one item each are one group per folder. A static catalogue is the group of its topmost file,
-    which stands for all files in its folder and below. Files that are damaged or hold no items are left out.
+    which stands for all files in its folder and below. Files without items are left out; the second result says what
+    is wrong with those that are STAC's and cannot be used, as a catalogue with a link to a file that is not there.
     """
     groups: list[tuple[str, list[Item]]] = []
+    problems: list[str] = []
     alone: dict[Path, list[Item]] = {}
     catalogues: list[Path] = []
     for path in sorted(_may_hold_items(root), key=lambda one: (len(one.parts), not one.match("catalog.json"), one)):
@@ -109,7 +112,9 @@ def find_items(root: Path) -> list[tuple[str, list[Item]]]:
             else:
                 documents = _documents(path, name, confined)
             found = [item_record(*one) for one in documents]
-        except CatalogError:
+        except CatalogError as error:
+            if path.suffix.lower() not in TABLE_SUFFIXES:  # most tables are something else
+                problems.append(str(error))
             continue
         if kind in CATALOGUES and found:
             catalogues.append(path.parent)
@@ -119,8 +124,8 @@ def find_items(root: Path) -> list[tuple[str, list[Item]]]:
             groups.append((escape_pattern(name), found))
     for folder, items in alone.items():
         below = "" if folder == root else f"{escape_pattern(folder.relative_to(root).as_posix())}/"
-        groups.append((f"{below}*.json", items))
-    return groups
+        groups.append((f"{below}{SINGLE_ITEMS}", items))
+    return groups, problems
 
 
 def _may_hold_items(root: Path) -> Iterator[Path]:
@@ -199,7 +204,7 @@ def _linked(
             href = str(link.get("href"))
             if is_url(href):
                 raise CatalogError(f"{name}: links to {href}, which is not on this machine; download it and its links")
-            target = confined(path.parent / href, name)
+            target = confined(Path(local_path(path.parent, href)), name)
             if target not in seen:
                 seen.add(target)
                 below = os.path.normpath(Path(name).parent / href)

@@ -1,5 +1,6 @@
 """`geomae catalog init`: a first catalogue of the rasters in a folder, of a STAC search or of the sample landscape."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -165,4 +166,4 @@ def _show(screen: "Screen", out: Path, catalog: "InferredCatalog", questions: "S
     for text in questions:
         screen.warn(f"needs your decision: {text}")
     step = "decide what is marked FILL IN, look" if questions else "look"
-    screen.result(f"{step} at what is marked `check`, then: geomae catalog check --catalog {out}")
+    screen.result(f"{step} at what is marked `check`, then: geomae catalog check --catalog {shlex.quote(str(out))}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from geomae.catalog import open_catalog, resolve_files, resolve_stac
 from geomae.catalog.foreign_formats import foreign_by_name
-from geomae.catalog.paths import is_url
+from geomae.catalog.paths import is_url, local_path
 from geomae.catalog.patterns import escape_pattern, literal
 from geomae.catalog.schema_cubes import FILE_SUFFIXES
 from geomae.catalog.stac_items import Item, find_items, item_record
@@ -25,6 +25,7 @@ from geomae.discovery.entries import (
     stack_entry,
 )
 from geomae.discovery.grouping import BandGroup, StackGroup, band_groups, stack_groups, telling_name
+from geomae.discovery.item_folders import join_folders
 from geomae.discovery.sensor_guess import guess_sensor, hinted_sensors
 from geomae.discovery.vectors import find_tables, find_vectors
 from geomae.errors import CatalogError, GeomaeError, RasterError
@@ -85,7 +86,8 @@ def infer_catalog(
     """
     check_folder(folder)
     root = folder.resolve()
-    items = find_items(root)
+    found, unread = find_items(root)
+    items = join_folders(root, found)
     named = {path for _, group in items for path in asset_files(root, group)}
     paths, cubes = [path for path in find_rasters(root) if path not in named], find_cubes(root)
     if not paths and not cubes and not items:
@@ -98,6 +100,7 @@ def infer_catalog(
     stacks, problems = stack_groups(
         root, rest, hinted_sensors, lambda done: progress("looking at files", done, len(rest))
     )
+    problems = [*unread, *problems]
     entries, files, left_out = _entries(place, with_bands, stacks, problems)
     others = _cube_entries(place, cubes, entries, problems)
     others |= _item_entries(place, items, [*entries, *others], problems)
@@ -172,7 +175,8 @@ def find_cubes(root: Path) -> list[str]:
 def asset_files(root: Path, items: Sequence[Item]) -> list[str]:
     """Paths below `root` (relative) of the files that the assets of items name."""
     hrefs = {(one.folder, str(asset["href"])) for one in items for asset in one.assets.values()}
-    places = {Path(os.path.normpath(folder / href)) for folder, href in hrefs if not is_url(href)}
+    local = ((folder, href) for folder, href in hrefs if href.startswith("file://") or not is_url(href))
+    places = {Path(os.path.normpath(local_path(folder, href))) for folder, href in local}
     return [path.relative_to(root).as_posix() for path in places if path.is_relative_to(root)]
 
 

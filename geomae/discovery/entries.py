@@ -157,9 +157,10 @@ def stac_entry(items: Sequence[Item], file: str, *, outside: bool = False) -> En
     guess = guess_sensor(Evidence(path, len(names), "uint16", tuple(names), None))
     known = _sensor(guess)
     finder = AssetFinder(known, {})
-    bands = [
-        band.name for band in known.bands if kept_band(known, band) and all(_has(finder, one, band) for one in items)
-    ]
+    having = {
+        band.name: sum(_has(finder, one, band) for one in items) for band in known.bands if kept_band(known, band)
+    }
+    bands = [name for name, count in having.items() if count == len(items)]
     if not bands:
         shared = f"no band of {known.name} is in all of its {len(items)} items"
         raise CatalogError(f"{file}: {shared}; write the entry by hand, with `stac.assets`")
@@ -176,7 +177,9 @@ def stac_entry(items: Sequence[Item], file: str, *, outside: bool = False) -> En
     if any(is_url(link) for link in links):
         lines.append(entry_line("remote", True, "the assets are read over the network"))
     lines += _sensor_lines(guess)
-    lines.append(entry_line("bands", bands, "the bands that every item has"))
+    rare = ", ".join(f"{name} in {count}" for name, count in having.items() if 0 < count < len(items))
+    others = f"; check: of {len(items)} items, others are only in some, and are left out: {rare}" if rare else ""
+    lines.append(entry_line("bands", bands, f"the bands that every item has{others}"))
     lines.append(comment("scale, offset and nodata are taken from the items, if stated; to set others: scale, offset"))
     lines.append(entry_line("tile", {"size": USUAL_TILE}, "pixels of the finest band"))
     lines += _mask_lines([key for key in first.assets if all(key in one.assets for one in items)])

@@ -1,6 +1,7 @@
 """`geomae catalog init | check | stats | preview | schema`, asked as a user asks them."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -225,6 +226,15 @@ def test_the_sample_needs_no_rasters_and_overwrites_nothing(tmp_path):
     refused(called("catalog", "init", cwd=tmp_path), "FOLDER or --sample", "neither")
     assert contents(tmp_path) == before
     assert called("catalog", "init", "--sample", "--out", "other.yaml", "--quiet", cwd=tmp_path).stdout == ""
+
+
+def test_the_command_that_follows_init_can_be_pasted(tmp_path):
+    (tmp_path / "my rasters").mkdir()
+    scene(tmp_path / "my rasters" / "a.tif")
+    done = called("catalog", "init", "my rasters", "--out", "my catalogue.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    follows = shlex.split(done.stdout.splitlines()[-1].partition("then: geomae ")[2])
+    assert follows == ["catalog", "check", "--catalog", str(tmp_path / "my catalogue.yaml")]
 
 
 @pytest.mark.parametrize(

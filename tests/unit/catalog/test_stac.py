@@ -248,6 +248,18 @@ def test_links_are_confined_and_never_kept_with_a_signature(tmp_path):
     assert files(resolve(tmp_path, [item(assets=here)])) == [[("r.tif", 1), ("n .tif", 1)]]
 
 
+def test_hrefs_may_be_escaped_as_addresses_are(tmp_path):
+    for name in ("r ä.tif", "50%20.tif"):
+        (tmp_path / name).write_text("")
+    here = {"B04": "./r%20%C3%A4.tif", "B08": "50%20.tif"}  # the second is there as it is written
+    assert files(resolve(tmp_path, [item(assets=here)])) == [[("r ä.tif", 1), ("50%20.tif", 1)]]
+    gone = {"B04": "%2e%2e/gone%20.tif", "B08": "n.tif"}
+    assert files(resolve(tmp_path, [item(assets=gone)])) == [[("gone%20.tif", 1), ("n.tif", 1)]]
+    (tmp_path.parent / "out side.tif").touch()
+    out = {"B04": "%2e%2e/out%20side.tif", "B08": "n.tif"}
+    assert "leaves the catalogue's folder" in message(tmp_path, [item(assets=out)])
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -308,3 +320,13 @@ def test_a_table_that_is_none_is_said(tmp_path):
     entry = RED_NIR.replace("i.json", "i.parquet")
     (tmp_path / "i.parquet").write_bytes(b"no table at all")
     assert "stac.items: i.parquet: cannot be read as Parquet (" in message(tmp_path, [], entry)
+
+
+def test_links_to_items_may_be_escaped_as_addresses_are(tmp_path):
+    (tmp_path / "a b").mkdir()
+    one = item(assets={"B04": "r.tif", "B08": "n.tif"})
+    (tmp_path / "a b" / "one.json").write_text(json.dumps(one))
+    links = [{"rel": "item", "href": "a%20b/one.json"}]
+    (tmp_path / "catalog.json").write_text(json.dumps({"type": "Catalog", "links": links}))
+    source = resolve(tmp_path, [one], RED_NIR.replace("i.json", "catalog.json"))
+    assert files(source) == [[("r.tif", 1), ("n.tif", 1)]]

@@ -82,6 +82,54 @@ def test_json_that_is_not_stac_and_damaged_items_change_nothing(tmp_path, raster
     assert found.entries["land"].scenes == 2
 
 
+def test_files_of_stac_that_cannot_be_used_are_said(tmp_path, rasters):
+    folder = tmp_path / "mine"
+    (folder / "half.json").write_text(json.dumps(item_of(rasters[0], "land/"))[:-40])
+    links = [{"rel": "item", "href": "gone.json"}]
+    (folder / "collection.json").write_text(json.dumps({"type": "Collection", "stac_version": "1.0.0", "links": links}))
+    problems = infer_catalog(folder, tmp_path / "data_catalog.yaml").problems
+    assert [one.split("; ")[0].split(" (")[0] for one in problems] == [
+        "collection.json: links to gone.json, which is not there",
+        "half.json: is no JSON",
+    ]
+
+
+def in_folders(folder, rasters, **changed):
+    """Each item in a folder of its own, beside its raster; `changed` are further keys of each item by its id."""
+    for path in rasters:
+        (folder / path.stem).mkdir()
+        item = item_of(path, "./") | changed.get(path.stem, {})
+        path.rename(folder / path.stem / path.name)
+        (folder / path.stem / "item.json").write_text(json.dumps(item))
+
+
+def test_items_in_a_folder_each_are_one_data_set(tmp_path, rasters):
+    in_folders(tmp_path / "mine", rasters)
+    file = tmp_path / "data_catalog.yaml"
+    found = infer_catalog(tmp_path / "mine", file)
+    assert [entry.scenes for entry in found.entries.values()] == [2]
+    assert 'items: "mine/*/*.json"' in found.text()
+    file.write_text(found.text())
+    (name,) = found.entries
+    assert len(resolve_stac(open_catalog(file), name, describe_bands).scenes) == 2
+
+
+@pytest.mark.parametrize("difference", [{"collection": "a"}, {"id": "lowland_0"}, {"assets": {}}])
+def test_items_that_do_not_go_together_stay_apart(tmp_path, rasters, difference):
+    assert [path.stem for path in rasters] == ["dryland_0", "lowland_0"]
+    in_folders(tmp_path / "mine", rasters, dryland_0=difference)
+    text = infer_catalog(tmp_path / "mine", tmp_path / "data_catalog.yaml").text()
+    assert "mine/lowland_0/*.json" in text and "mine/*/*.json" not in text
+
+
+def test_a_band_that_some_items_lack_is_said(tmp_path, rasters):
+    items = [item_of(one, "land/") for one in rasters]
+    del items[0]["assets"]["image"]["eo:bands"][-1]
+    write_collection(tmp_path / "mine" / "items.json", items)
+    text = infer_catalog(tmp_path / "mine", tmp_path / "data_catalog.yaml").text()
+    assert f"check: of 2 items, others are only in some, and are left out: {BANDS[-1]} in 1" in text
+
+
 def test_items_without_bands_are_told(tmp_path, rasters):
     item = item_of(rasters[0], "land/")
     item["assets"] = {"thumbnail": {"href": "land/small.png", "roles": ["thumbnail"]}}
