@@ -271,7 +271,7 @@ def _reconstruction(target: ErrorChange) -> str:
         f"{span(target.interval, 100, ' %')}"
     )
     if target.interval is None:
-        sure = f"in {target.n_better} of {target.n_groups} groups it fell, which are too few for an interval"
+        sure = f"lower in {target.n_better} of {target.n_groups} held-out groups, too few for an interval"
     elif target.interval[1] < 0:
         sure = "which is more than chance"
     elif target.interval[0] > 0:

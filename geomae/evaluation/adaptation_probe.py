@@ -53,13 +53,15 @@ def probe_target(
     if done:
         derived[CHANGE] = gain(done)
     embedding_TD = by_label[BEFORE].of(test.selected)
-    best_T = cross_fitted(embedding_TD, truth.label_T, truth.group_T, len(task.names))
+    averaged_K = np.isin(task.names, task.averaged[test.name])
+    several = averaged_K.sum() > 1  # a probe of one class is right without having learned anything
+    best_T = cross_fitted(embedding_TD, truth.label_T, truth.group_T, len(task.names)) if several else None
     if best_T is not None:
         predicted[ORACLE] = [best_T]
         if done:
             derived[SHARE_CLOSED] = share_closed(done)
-    averaged_K = np.isin(task.names, task.averaged[test.name])
-    for count, draws in few_target_labels(embedding_TD, truth, averaged_K, seed).items():
+    few = few_target_labels(embedding_TD, truth, averaged_K, seed) if several else {}
+    for count, draws in few.items():
         predicted[LABELS[count]] = draws
         derived[f"{LABELS[count]}_{CHANGE}"] = gain(LABELS[count])
     target = paired_estimates(predicted, truth.label_T, truth.group_T, truth.measure, seed, derived)

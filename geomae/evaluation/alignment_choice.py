@@ -108,8 +108,9 @@ def choose(evidence: Evidence, rule: Rule = RULE) -> Choice:
     if not evidence.paired and evidence.shift >= rule.shift and evidence.explained >= rule.explained:
         return Choice(
             NONE,
-            f"the classes seem to differ in frequency (total variation {evidence.shift:.2f}), which explains "
-            f"{evidence.explained:.0%} of the distance between the domains: an alignment would mix up classes",
+            f"the classes seem to differ in frequency (total variation {evidence.shift:.2f} by black-box estimation), "
+            f"which explains {evidence.explained:.0%} of the distance between the domains: an alignment would mix up "
+            "classes",
         )
     best = max(known, key=lambda name: scores[name])
     gain, margin = scores[best] - scores[NONE], rule.margin_paired if evidence.paired else rule.margin

@@ -88,8 +88,8 @@ def check_rows(label_T: Codes, names: Sequence[str], folds: int) -> None:
         if 0 < rows < folds:
             raise ConfigError(
                 f"class {name!r} has {rows} training tile{'s' * (rows > 1)}, fewer than the {folds} folds; label more, "
-                "leave the class out (`where`, of polygons and rasters `classes`), or fix --strength (and ask for "
-                "fewer folds with --cross-fit)"
+                "leave the class out (`where`, of polygons and rasters `classes`), or give `geomae probe` a --strength "
+                "(and fewer folds with --cross-fit)"
             )
 
 

@@ -119,8 +119,8 @@ class Differences:
             return
         doubt = f" They are not to be trusted: {'; '.join(shares.likely.reasons)}." if shares.likely.reasons else ""
         yield (
-            f"Class shares: those estimated for the target differ by {distance:.2f} from those of the source (total "
-            f"variation, 0 to 1).{doubt}"
+            f"Class shares: those estimated for the target (by likelihood) differ by {distance:.2f} from those of the "
+            f"source (total variation, 0 to 1).{doubt}"
         )
 
     def _places(self) -> str:
@@ -130,7 +130,8 @@ class Differences:
             tiles = self.domains.target.tiles
             return f"Places: {self.same_ground} of {tiles} tiles of the target show ground of the source, too{known}."
         return (
-            f"Places: {paired} groups occur in both domains; if these are sites, `places` in the catalogue says so."
+            f"Places: {paired} group{'s occur' if paired > 1 else ' occurs'} in both domains; if groups are sites, "
+            "`places` in the catalogue says so."
             if paired
             else "Places: no group occurs in both domains, so they show different places as far as groups say."
         )

@@ -91,23 +91,26 @@ def summarize_labels(task: ProbeTask, measured: BeforeAfter) -> str:
     """What a probe of the source's labels makes of the target, and what a few labels of the target would."""
     probe, metric = measured.target, metric_name(measured.metric)
     (test,) = task.tests
-    few = _few(probe)
+    averaged = task.averaged[test.name]
+    few = f"; a probe of the target itself cannot be judged by one class, {averaged[0]}"
+    if len(averaged) > 1:
+        few = _few(probe)
     if CHANGE not in probe:
         return f"a probe of {task.train.name} has {probe[BEFORE].value:.3f} {metric} on {test.name}{few}"
     change = probe[CHANGE]
-    helped = "rose" if change.value > 0 else "fell" if change.value < 0 else "stayed"
+    before, after = (f"{probe[name].value:.3f}" for name in (BEFORE, AFTER if AFTER in probe else ALIGNED))
+    moved = f"{'rose' if change.value > 0 else 'fell'} on {test.name} from {before} to {after}"
+    if change.value == 0:
+        moved = f"stayed on {test.name} at {after}"
     sure = (
-        f"which {task.truths[test.name].groups} groups are too few to tell from chance (it takes {FEWEST_GROUPS})"
+        f"which cannot be told from chance (it takes {FEWEST_GROUPS} groups of test tiles, and they "
+        f"are in {task.truths[test.name].groups})"
         if change.interval is None
         else "which the data cannot tell from none"
         if change.interval[0] <= 0 <= change.interval[1]
         else "which is more than chance"
     )
-    done = AFTER if AFTER in probe else ALIGNED
-    return (
-        f"a probe of {task.train.name} {helped} on {test.name} from {probe[BEFORE].value:.3f} to "
-        f"{probe[done].value:.3f} {metric}{span(change.interval, 1, '')}, {sure}{_closed(probe)}{few}"
-    )
+    return f"a probe of {task.train.name} {moved} {metric}{span(change.interval, 1, '')}, {sure}{_closed(probe)}{few}"
 
 
 def _few(probe: Mapping[str, Estimate]) -> str:
@@ -127,7 +130,8 @@ def _closed(probe: Mapping[str, Estimate]) -> str:
         return ""
     oracle = f"a probe of the target itself ({probe[ORACLE].value:.3f})"
     if share.value != share.value:
-        return f"; {oracle} is hardly better than before, so there is no gap to close"
+        level = "worse" if probe[ORACLE].value < probe[BEFORE].value else "hardly better"
+        return f"; {oracle} is {level} than before, so there is no gap to close"
     if share.value <= 0:
         return f", no step towards {oracle}"
     return f", {share.value:.0%} of the way to {oracle}"
@@ -136,7 +140,7 @@ def _closed(probe: Mapping[str, Estimate]) -> str:
 def print_probe(measured: BeforeAfter, result: Callable[[str], None]) -> None:
     """Print the figures of the probe on the target, one to a line."""
     for name, one in measured.target.items():
-        value = "unknown, the oracle is hardly better" if math.isnan(one.value) else f"{one.value:.3f}"
+        value = "unknown, the oracle is hardly or not better" if math.isnan(one.value) else f"{one.value:.3f}"
         result(f"probe {name}: {value}")
 
 

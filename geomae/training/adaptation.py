@@ -260,7 +260,7 @@ def _without_overlap(name: str, learned: TileIndex, held: TileIndex, notes: list
     known = set(learned.independent_units()) & set(held.independent_units())
     if known:
         notes.append(
-            f"{name}: {len(known)} of the {len(set(held.independent_units()))} groups of held-out tiles also have "
+            f"{name}: of the groups of held-out tiles ({len(set(held.independent_units()))}), {len(known)} also have "
             "training tiles; the groups are too large to hold whole ones out"
         )
     return learned

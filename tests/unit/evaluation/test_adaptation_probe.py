@@ -3,11 +3,22 @@
 T tiles, G groups
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from geomae.evaluation.adaptation_probe import cross_fitted, gain, paired_estimates, share_closed
+from geomae.evaluation.adaptation_probe import (
+    Estimate,
+    cross_fitted,
+    gain,
+    paired_estimates,
+    probe_target,
+    share_closed,
+)
+from geomae.evaluation.probe_predictions import PredictionKey
 from geomae.metrics.predictions import ClassMeasure
+from geomae.reports.adaptation_tables import summarize_labels
 
 MEASURE = ClassMeasure(("a", "b"), np.array([True, True]))
 DERIVED = {"change": gain("after"), "share_closed": share_closed("after")}
@@ -64,3 +75,34 @@ def test_the_oracle_never_saw_the_group_that_it_is_asked():
     assert (cross_fitted(learnt_TD, label_T, group_T, 2) == label_T).all()
     assert (cross_fitted(remembered_TD, label_T, group_T, 2) == label_T).mean() < 0.7
     assert cross_fitted(learnt_TD, label_T, np.zeros(120, dtype=np.int64), 2) is None
+
+
+def asked(averaged):
+    """A task of classes a and b whose test tiles have the classes `averaged`, and embeddings before and after."""
+    codes = [("a", "b").index(name) for name in averaged]
+    label_T, group_T = np.resize(codes, 60), np.arange(60) // 2
+    truth = SimpleNamespace(label_T=label_T, group_T=group_T, measure=MEASURE, groups=30)
+    test, train = SimpleNamespace(name="t", selected="t"), SimpleNamespace(name="s", unit_T=np.zeros(4), selected="s")
+    told = {PredictionKey("t", "linear"): [np.resize([0, 1], 60)]}
+    task = SimpleNamespace(tests=(test,), truths={"t": truth}, names=("a", "b"), averaged={"t": averaged}, train=train)
+    task.predict = lambda embeddings: SimpleNamespace(predicted=told)
+    embeddings = SimpleNamespace(of=lambda selected: label_T[:, None] + np.zeros((60, 2)))
+    return task, {"before": embeddings}
+
+
+def test_one_class_of_the_target_gives_no_oracle_and_no_probe_of_few_labels():
+    assert {"oracle", "labels-5"} <= probe_target(*asked(("a", "b")), seed=0)[0].keys()
+    assert probe_target(*asked(("a",)), seed=0)[0].keys() == {"before"}
+
+
+def test_what_labels_say_is_told_in_words():
+    def said(averaged, **target):
+        task, _ = asked(averaged)
+        known = {name: Estimate(value) for name, value in target.items()}
+        return summarize_labels(task, SimpleNamespace(target=known, metric="balanced_accuracy"))
+
+    both = ("a", "b")
+    assert "stayed on t at 1.000 balanced accuracy" in said(both, before=1.0, after=1.0, change=0.0)
+    text = said(both, before=0.7, after=0.8, change=0.1, oracle=0.3, share_closed=np.nan)
+    assert "rose on t from 0.700 to 0.800 balanced accuracy" in text and "(0.300) is worse than before" in text
+    assert "a probe of the target itself cannot be judged by one class, a" in said(("a",), before=1.0)
