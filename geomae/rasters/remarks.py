@@ -14,6 +14,7 @@ NO_TAGS = (1.0, 0.0)  # scale and offset of a file without tags for them
 DARKEST = -0.05  # reflectance: dark pixels below it show a wrong scale or offset
 NO_OFFSET = -0.5  # reflectance: values below it are not explained by a wrong offset
 BRIGHTEST = 0.09  # reflectance: some pixels of a data set are darker, in shadow, water or a dark band
+WHITE = 1.0  # reflectance: if the darkest pixels are above it, `scale` is wrong, and nothing is known of the offset
 Numbers = Mapping[str, Sequence[int]]  # scene -> its file's number of each band, as in `AuditReport`
 
 
@@ -88,7 +89,7 @@ def offset_remarks(source: Source, scenes: Sequence[Scene], records: Mapping[str
     usual = _family_offset(source.sensor)
     if usual < 0 and darkest and all(source.offset_C[position] == 0 for position in bands):
         (dark, position), path = min((value, path) for path, value in darkest.items())
-        if dark > BRIGHTEST:
+        if BRIGHTEST < dark < WHITE:
             messages.append(
                 f"nothing in {len(darkest)} file{'s' * (len(darkest) != 1)} is darker than {dark:.3g} (first "
                 f"percentile of {source.bands[position].name} in {PurePosixPath(path).name}), and `offset` is 0; if "

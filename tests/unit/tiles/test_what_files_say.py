@@ -273,6 +273,7 @@ def test_palettes_and_nodata_in_lossy_files_are_said(tmp_path):
         (1000, ["offset: -0.1"], None),
         (1000, [], "nothing in 1 file is darker than 0.149 (first percentile of B02 in a.tif), and `offset` is 0"),
         (1000, ["unit: digital_number"], None),
+        (1000, ["scale: 1"], None),  # the medians show the wrong scale
     ],
 )
 def test_pixels_whose_offset_is_applied_twice_or_never_are_suspected(tmp_path, monkeypatch, added, keys, expected):
