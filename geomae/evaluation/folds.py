@@ -170,7 +170,8 @@ def cross_fit_plans(
     """
     codes_P, known = codes_of(training.unit_P)
     if len(known) < folds:
-        raise ConfigError(f"--cross-fit {folds}: the training tiles have {len(known)} groups; ask for fewer folds")
+        groups = f"{len(known)} group{'s' * (len(known) != 1)}"
+        raise ConfigError(f"the training tiles have {groups}, too few for {folds} folds; ask for fewer (--cross-fit)")
     check_rows(training.label_P, training.names, folds)
     class_P = training.label_P if training.names else quarters(training.label_P)
     fold_P = assign_groups(class_P, codes_P, folds)

@@ -171,7 +171,7 @@ def test_cross_fitting_never_tests_a_group_that_it_learned_from():
         for learn, held in plan.folds:
             assert set(learn) | set(held) == set(plan.train)
             assert not set(unit[learn]) & set(unit[held])
-    with pytest.raises(ConfigError, match=r"--cross-fit 20: the training tiles have 12 groups"):
+    with pytest.raises(ConfigError, match=r"the training tiles have 12 groups, too few for 20 folds"):
         cross_fit_plans(train, tests, 20, True, 0)
 
 
