@@ -79,7 +79,14 @@ def run(options: PredictOptions) -> int:
     from geomae.commands.run import launch_into, stop_early
     from geomae.prediction.folders import open_predictor
     from geomae.prediction.reference_points import check_places, read_reference
-    from geomae.prediction.scene_maps import MapOptions, plan_maps, predict_strips, stride_of, write_maps
+    from geomae.prediction.scene_maps import (
+        MapOptions,
+        missing_strips,
+        plan_maps,
+        predict_strips,
+        stride_of,
+        write_maps,
+    )
     from geomae.runtime.signals import watch
 
     folder = open_predictor(options.model, session.fabric.device)
@@ -95,10 +102,12 @@ def run(options: PredictOptions) -> int:
     with _tracked(options, session, folder, fitted) as analysis:
         out, _ = launch_into(session, analysis)
         progress = analysis.step if analysis is not None else session.screen.step
+        missing = missing_strips(jobs, out)
+        session.fabric.barrier()  # the first rank predicts tiles now, while others may already write strips
         values, shares = _predicted(options, session, fitted, given, analysis, progress)
         maps = MapOptions(options.probabilities, None if shares is None else shares.share_K)
         with watch() as stop:
-            done = predict_strips(session.compute, jobs, maps, out, stop, progress)
+            done = predict_strips(session.compute, jobs, missing, maps, out, stop, progress)
             if not all(_gathered(session, done)):
                 return stop_early(session, analysis, stop)
             session.fabric.barrier()

@@ -161,14 +161,27 @@ class StripStore:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def missing_strips(jobs: Sequence[MapJob], out: Path) -> list[tuple[MapJob, int]]:
+    """Return the strips of all jobs that have no file yet.
+
+    All ranks list them before any of them writes one, because each takes its share of the same list.
+    """
+    return [(job, number) for job in jobs for number in _missing(job, out)]
+
+
 def predict_strips(
-    compute: Compute, jobs: Sequence[MapJob], options: MapOptions, out: Path, stop: Stop, progress: Progress
+    compute: Compute,
+    jobs: Sequence[MapJob],
+    missing: Sequence[tuple[MapJob, int]],
+    options: MapOptions,
+    out: Path,
+    stop: Stop,
+    progress: Progress,
 ) -> bool:
-    """Predict this rank's share of the missing strips of all jobs. Returns False where `stop` ended the work.
+    """Predict this rank's share of the `missing` strips of all jobs. Returns False where `stop` ended the work.
 
     Each rank takes consecutive strips, so that few windows are predicted twice.
     """
-    missing = [(job, number) for job in jobs for number in _missing(job, out)]
     ranks, rank = compute.fabric.world_size, compute.fabric.global_rank
     mine = missing[len(missing) * rank // ranks : len(missing) * (rank + 1) // ranks]
     total = sum(job.windows for job in jobs)

@@ -22,6 +22,9 @@ from geomae.rasters.grids import scene_layout
 from geomae.tiles.reader import ahead
 
 TINY = np.float32(1e-30)  # below any weight: avoids 0 / 0 for a cell that no window covers
+LEAST = (
+    1e-8  # blending weight of a cell in each direction: sin^2 is 0 for a cell whose centre is on the window's border
+)
 STRIP_PX = 256  # rows of a strip, the unit from which a run is resumed
 CHUNK_BYTES = 24 * 1024**2  # of pixels that are read at a time; the rest of a row of blocks stays in GDAL's cache
 
@@ -81,9 +84,10 @@ class Lattice:
     def weight_nn(self) -> Floats:
         """Blending weights of a window's cells: sin^2 in each direction.
 
-        Weights of windows that overlap by half sum to one. Value and slope are 0 at the border, so no seam is visible.
+        Weights of windows that overlap by half sum to one. Value and slope are 0 at the border, so no seam is visible;
+        a cell that only one window covers has a weight, too.
         """
-        across_n = np.sin(np.pi * (np.arange(self.across) + 0.5) * self.cell / self.size) ** 2
+        across_n = np.maximum(np.sin(np.pi * (np.arange(self.across) + 0.5) * self.cell / self.size) ** 2, LEAST)
         return np.outer(across_n, across_n).astype(np.float32)
 
     def grid(self, grid: Grid) -> Grid:

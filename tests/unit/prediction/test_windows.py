@@ -14,8 +14,16 @@ from helpers import write_catalog
 
 from geomae import open_catalog
 from geomae.prediction.record import PredictorRecord
-from geomae.prediction.scene_maps import NODATA, MapOptions, layers_of, plan_maps, predict_strips, write_maps
-from geomae.prediction.windows import Lattice, SceneWindows, Strip
+from geomae.prediction.scene_maps import (
+    NODATA,
+    MapOptions,
+    layers_of,
+    missing_strips,
+    plan_maps,
+    predict_strips,
+    write_maps,
+)
+from geomae.prediction.windows import Lattice, SceneWindows, Strip, _Canvas
 from geomae.rasters import write_cog
 from geomae.runtime.devices import open_compute
 from geomae.runtime.signals import Stop
@@ -172,7 +180,7 @@ def test_maps_lie_where_the_scene_does(scene, tmp_path, transform, cell):
     job = job_of(selected, Threshold("segmentation" if cell == 1 else "classification"), cell)
     compute = open_compute("cpu", "32")
     out = tmp_path / "out"
-    assert predict_strips(compute, [job], MapOptions(), out, Stop(), lambda *_: None)
+    assert predict_strips(compute, [job], missing_strips([job], out), MapOptions(), out, Stop(), lambda *_: None)
     paths = write_maps([job], MapOptions(), out)
     assert not (out / "strips").exists()
     with rasterio.open(tmp_path / "s.tif") as there, rasterio.open(out / "map_s.tif") as here:
@@ -198,7 +206,7 @@ def test_a_map_that_was_stopped_goes_on_with_the_same_bytes(scene, tmp_path, mon
     job, compute = job_of(selected, Threshold(drift=0.5)), open_compute("cpu", "32")
 
     def go(out, stop, progress=lambda *_: None):
-        return predict_strips(compute, [job], MapOptions(True), out, stop, progress)
+        return predict_strips(compute, [job], missing_strips([job], out), MapOptions(True), out, stop, progress)
 
     assert go(tmp_path / "whole", Stop())
     stop, heard = Stop(), []
@@ -224,7 +232,7 @@ def test_a_map_that_was_killed_goes_on_with_the_same_bytes(scene, tmp_path, monk
     job, compute = job_of(selected, Threshold(drift=0.5)), open_compute("cpu", "32")
 
     def go(out):
-        return predict_strips(compute, [job], MapOptions(), out, Stop(), lambda *_: None)
+        return predict_strips(compute, [job], missing_strips([job], out), MapOptions(), out, Stop(), lambda *_: None)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that other threads are not there after a fork
@@ -257,28 +265,40 @@ def test_a_map_that_was_killed_goes_on_with_the_same_bytes(scene, tmp_path, monk
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_that_share_a_scene_give_the_same_bytes(scene, tmp_path, monkeypatch, ranks):
-    """Each rank sees what is missing as it was in the beginning, before any has begun."""
+    """A rank that begins when others have written their strips still takes the share that is its own."""
     monkeypatch.setattr("geomae.prediction.windows.STRIP_PX", 32)
     selected, _ = scene()
     job = job_of(selected, Threshold(drift=0.5))
-    folders = {name: tmp_path / name for name in ("one", "shared", *map(str, range(ranks)))}
+    folders = {name: tmp_path / name for name in ("one", "shared")}
 
-    def go(name, rank, world):
+    def go(name, rank, world, missing):
         fabric = SimpleNamespace(world_size=world, global_rank=rank, device=torch.device("cpu"))
-        assert predict_strips(
-            SimpleNamespace(fabric=fabric, precision="32"), [job], MapOptions(), folders[name], Stop(), lambda *_: None
-        )
-        return list((folders[name] / "strips/s").glob("0*.npy"))
+        compute = SimpleNamespace(fabric=fabric, precision="32")
+        assert predict_strips(compute, [job], missing, MapOptions(), folders[name], Stop(), lambda *_: None)
+        return len(list((folders[name] / "strips/s").glob("0*.npy")))
 
-    go("one", 0, 1)
-    parts = [go(str(rank), rank, ranks) for rank in range(ranks)]
-    assert all(parts) and sum(map(len, parts)) == len(job.lattice.strips())
-    (folders["shared"] / "strips/s").mkdir(parents=True)
-    for path in [one for part in parts for one in part]:
-        path.rename(folders["shared"] / "strips/s" / path.name)
+    missing = missing_strips([job], folders["one"])
+    strips = go("one", 0, 1, missing)
+    assert strips == len(job.lattice.strips()) == len(missing)
+    written = [go("shared", rank, ranks, missing) for rank in reversed(range(ranks))]
+    assert written == sorted(set(written)) and written[0] > 0 and written[-1] == strips
     made = [write_maps([job], MapOptions(), folders[name]) for name in ("one", "shared")]
     for one, other in zip(*made, strict=True):
         assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("cell", [8, 16, 24, 32])
+def test_every_cell_has_the_value_of_its_windows(cell):
+    """Also the last row and column where the tiles' size is 1.5 strides: their centres are on the window's border."""
+    lattice = Lattice(128, 128, 48, cell)
+    canvas = _Canvas(lattice, 0)
+    for row in range(len(lattice.tops)):
+        canvas.see(row, np.ones((48, lattice.lefts[-1] * cell + 48), dtype=bool))
+        for left in lattice.lefts:
+            canvas.add(row, left, np.array([0.9, 0.1], dtype=np.float32))
+    strip = canvas.finish(0, slice(0, lattice.rows))
+    assert strip.valid_rq.all()
+    assert np.allclose(strip.value_Krq, np.array([0.9, 0.1])[:, None, None], atol=1e-6)
 
 
 def test_a_job_without_a_valid_pixel_is_nodata(scene):
