@@ -19,8 +19,8 @@ from geomae.metrics.predictions import Codes, Floats
 from geomae.prediction.assessment import ROWS, MapArea
 from geomae.prediction.record import PredictorRecord, learned_tiles
 from geomae.prediction.scene_maps import NODATA, MapJob
-from geomae.rasters import Window, read_map
-from geomae.vectors.projection import transform
+from geomae.rasters import Grid, Window, read_map
+from geomae.vectors.projection import TURN, corners, in_degrees, transform
 from geomae.vectors.reading import read_vector
 
 REFERENCE, STRATUM = "reference", "stratum"
@@ -148,7 +148,7 @@ def _at_another_date(
         for scene, grid in zip(index.source.scenes, index.grids, strict=True):
             if scene.id in mapped or scene.id not in learned.corners or grid is None or grid.crs is None:
                 continue
-            row_N, col_N = _pixels_of(grid.transform, transform(given.crs, grid.crs, given.points_N2))
+            row_N, col_N = _pixels_of(grid, given)
             pairs = zip(row_N.tolist(), col_N.tolist(), strict=True)
             here_N = np.array([learned.meeting(scene.id, row, col, 0) for row, col in pairs]) & ~learned_N
             inside_N |= here_N
@@ -186,11 +186,13 @@ def place_sample(
     ConfigError for points on nodata of the maps, or of unknown strata.
     """
     where, used_N = given.name, ~given.learned_N
-    map_N, place_N3 = _on_maps(given, record, jobs, out)
-    stratum_N, strata = map_N, record.classes
+    stratum_N, strata = _strata(given, record, jobs) if given.strata_N else (None, record.classes)
+    # A point that was drawn in a scene is of the map of this scene, also where another one covers it.
+    drawn_N = None if stratum_N is None or strata == record.classes else np.array(strata)[stratum_N]
+    map_N, place_N3 = _on_maps(given, record, jobs, out, drawn_N)
+    stratum_N = map_N if stratum_N is None else stratum_N
     remarks = [] if areas is None else [*_doubts(given, record, areas, map_N, place_N3, [job.name for job in jobs])]
     if given.strata_N:
-        stratum_N, strata = _strata(given, record, jobs)
         other = int((stratum_N != map_N)[used_N].sum()) if strata == record.classes else 0
         if other:
             remarks.append(
@@ -264,15 +266,23 @@ def _doubts(
 
 
 def _on_maps(
-    given: ReferencePoints, record: PredictorRecord, jobs: Sequence[MapJob], out: Path
+    given: ReferencePoints,
+    record: PredictorRecord,
+    jobs: Sequence[MapJob],
+    out: Path,
+    drawn_N: NDArray[np.str_] | None = None,
 ) -> tuple[Codes, Floats]:
     """Return the class of the map (N) at each point, from the first map that has a class there, and the place there.
 
-    A place (N, 3) is the number of the map, and the fractional row and column in it.
+    `drawn_N` names the map that each point was drawn in, which is asked before all others. A place (N, 3) is the number
+    of the map, and the fractional row and column in it.
     """
     class_N, place_N3 = np.full(len(given.points_N2), -1), np.zeros((len(given.points_N2), 3))
-    for number, job in enumerate(jobs):
+    own = [] if drawn_N is None else [(number, job, drawn_N == job.name) for number, job in enumerate(jobs)]
+    every_N = np.ones(len(class_N), dtype=bool)
+    for number, job, there_N in (*own, *((number, job, every_N) for number, job in enumerate(jobs))):
         row_N, col_N, here_N = _places(job, given)
+        here_N &= there_N
         code_N = _codes_at(job, out, row_N, col_N, here_N & (class_N < 0))
         for point in np.flatnonzero(code_N != NODATA).tolist():
             class_N[point] = record.map_codes.index(int(code_N[point]))
@@ -288,7 +298,7 @@ def _places(job: MapJob, given: ReferencePoints) -> tuple[Floats, Floats, NDArra
     if grid.crs is None:
         nowhere_N = np.full(len(given.points_N2), np.nan)
         return nowhere_N, nowhere_N, np.zeros(len(given.points_N2), dtype=bool)
-    row_N, col_N = _pixels_of(grid.transform, transform(given.crs, grid.crs, given.points_N2))
+    row_N, col_N = _pixels_of(grid, given)
     return row_N, col_N, (row_N >= 0) & (row_N < grid.height) & (col_N >= 0) & (col_N < grid.width)
 
 
@@ -311,10 +321,15 @@ def _codes_at(job: MapJob, out: Path, row_N: Floats, col_N: Floats, here_N: NDAr
     return code_N
 
 
-def _pixels_of(affine: Sequence[float], points_N2: Floats) -> tuple[Floats, Floats]:
-    """Return fractional rows and columns of points in pixels; NaN, which lies in no map, for NaN coordinates."""
-    a, b, c, d, e, f = affine
-    x_N, y_N = points_N2[:, 0] - c, points_N2[:, 1] - f
+def _pixels_of(grid: Grid, given: ReferencePoints) -> tuple[Floats, Floats]:
+    """Return fractional rows and columns of points in a grid with a CRS; NaN, which lies in no map, where unknown."""
+    assert grid.crs is not None
+    a, b, c, d, e, f = grid.transform
+    east_N, north_N = transform(given.crs, grid.crs, given.points_N2).T
+    if in_degrees(grid.crs):  # longitudes are equal modulo 360: of grids from 0 to 360, and of those across 180
+        left = corners(grid)[:, 0].min()
+        east_N = left + np.mod(east_N - left, TURN)
+    x_N, y_N = east_N - c, north_N - f
     scale = a * e - b * d
     return (a * y_N - d * x_N) / scale, (e * x_N - b * y_N) / scale
 

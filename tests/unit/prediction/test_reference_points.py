@@ -1,12 +1,14 @@
 """Reference points on ground that the model learned from, in the mapped scene and in one of another date."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from geomae.errors import ConfigError
-from geomae.prediction.reference_points import ReferencePoints, check_places
+from geomae.prediction.reference_points import ReferencePoints, check_places, place_sample
+from geomae.rasters import Grid, write_cog
 
 CRS = "EPSG:32632"
 RECORD = SimpleNamespace(tile=16, learned={"plots": {"learned": ["now:0:0", "before:16:16"]}})
@@ -52,3 +54,36 @@ def test_a_sample_of_learned_ground_alone_is_refused_with_what_to_do():
     with pytest.raises(ConfigError, match=r"3 of 4 points lie on ground .* leaves 1 to estimate from; draw .*--train"):
         check_places(points_at((3, 3), (4, 4), (5, 5), (40, 40)), RECORD, [job_of("now")])
     assert check_places(points_at((40, 40)), RECORD, [job_of("now")]).remarks == ()
+
+
+def map_of(folder, name, code, grid):
+    """A job with a map whose pixels all have one code."""
+    write_cog(folder / f"map_{name}.tif", np.full((1, grid.height, grid.width), code, np.uint8), grid=grid, nodata=255)
+    index = SimpleNamespace(source=SimpleNamespace(scenes=[SimpleNamespace(id=name)]), grids=(grid,))
+    return SimpleNamespace(
+        name=name, scene=SimpleNamespace(id=name), grid=grid, lattice=SimpleNamespace(cell=1),
+        selected=SimpleNamespace(index=index), path=lambda out, kind="map": out / f"{kind}_{name}.tif",
+    )  # fmt: skip
+
+
+CLASSES = SimpleNamespace(tile=16, learned={}, classes=("bright", "dark"), map_codes=(3, 7))
+
+
+def test_points_drawn_in_a_scene_are_of_its_map_where_another_overlaps(tmp_path):
+    grid = Grid(8, 8, 40.0, CRS, (40.0, 0.0, 4e5, 0.0, -40.0, 5e6))
+    jobs = [map_of(tmp_path, "before", 3, grid), map_of(tmp_path, "now", 7, grid)]
+    given = points_at((3, 3), (20, 20), (40, 40))
+    drawn = replace(given, strata_N=("now", "before", "now"))
+    assert place_sample(given, CLASSES, jobs, tmp_path, None).map_N.tolist() == [0, 0, 0]
+    assert place_sample(drawn, CLASSES, jobs, tmp_path, None).map_N.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(("left", "longitudes"), [(170.0, (-175.0, 175.0)), (-190.0, (-175.0, 175.0)), (0.0, (-2, 2))])
+def test_points_are_found_on_maps_across_180_and_from_0_to_360(tmp_path, left, longitudes):
+    wide = 20 if left else 360
+    grid = Grid(4, wide, None, "EPSG:4326", (1.0, 0.0, left, 0.0, -1.0, 2.0))
+    jobs = [map_of(tmp_path, "now", 7, grid)]
+    places = np.array([[one, 0.5] for one in longitudes], dtype=float)
+    given = ReferencePoints("--sample a.gpkg", places, "EPSG:4326", np.zeros(2, int), (), np.zeros(2, bool))
+    given = check_places(given, CLASSES, jobs)
+    assert place_sample(given, CLASSES, jobs, tmp_path, None).map_N.tolist() == [1, 1]
