@@ -179,7 +179,9 @@ def _predicted(
             shares = estimate_over(session.compute, fitted, values, options.common.seed, progress)
         shares = session.fabric.broadcast(shares)
     if shares is not None:
-        values = [correct_probabilities(one, record.trained_K, shares.share_K) for one in values]
+        # A probe with the alignment `prior-correction` for one of the targets has probabilities of other shares there.
+        pairs = zip(values, fitted, strict=True)
+        values = [correct_probabilities(one, model.record.trained_K, shares.share_K) for one, (_, model) in pairs]
     return values, shares
 
 

@@ -15,7 +15,7 @@ from geomae.catalog.attributes import read_csv
 from geomae.errors import ConfigError, nearest
 from geomae.evaluation.folds import codes_of
 from geomae.metrics.predictions import FEWEST_GROUPS, Codes, Floats
-from geomae.metrics.priors import FEWEST_TILES, ShareEstimate, estimate_shares
+from geomae.metrics.priors import FEWEST_TILES, ShareEstimate, correct_probabilities, estimate_shares
 from geomae.prediction.models import WindowModel
 from geomae.prediction.record import PredictorRecord
 from geomae.prediction.tiles import Progress, drawn_pixels, known_tiles
@@ -70,8 +70,10 @@ def estimate_over(
     """Estimate class shares over the tiles of all selections, each once, without tiles that the model learned from.
 
     `share_TK` are the tiles' probabilities (T, K) for each selection. Where the model predicts pixels they are not
-    used, and some pixels of each tile are drawn. Raises ConfigError where the model learned from every tile.
+    used, and some pixels of each tile are drawn. Probabilities of other shares than those of the first model are
+    brought to these. Raises ConfigError where the model learned from every tile.
     """
+    first = fitted[0][1].record
     rows: list[Floats] = []
     tile: list[Codes] = []
     units: list[str] = []
@@ -87,12 +89,12 @@ def estimate_over(
             share_NK, tile_N = drawn_pixels(compute, model, selected, new, seed, progress)
         else:
             share_NK, tile_N = share_TK[number][new], new
-        rows.append(share_NK)
+        rows.append(correct_probabilities(share_NK, model.record.trained_K, first.trained_K))
         tile.append(tile_N + len(units))
         units += [f"{selected.index.name} {one}" for one in selected.index.independent_units()]
     if not rows:
         raise ConfigError(f"--priors {ESTIMATE}: the model learned from every tile; choose tiles that it did not see")
-    return estimated_shares(fitted[0][1].record, np.concatenate(rows), np.concatenate(tile), units, seed)
+    return estimated_shares(first, np.concatenate(rows), np.concatenate(tile), units, seed)
 
 
 def read_shares(path: Path, record: PredictorRecord) -> TargetShares:
