@@ -8,12 +8,13 @@ from numpy.typing import NDArray
 
 from geomae.rasters import Grid
 from geomae.tiles.earth import Floats
-from geomae.vectors.projection import transformer
+from geomae.vectors.projection import in_degrees, transformer
 
 EQUAL_AREA = "EPSG:6933"  # equal-area cylindrical, of the whole Earth: a pixel's area there is that on the ellipsoid
 STEP = 256  # columns between two that are measured; areas in between are interpolated
 AROUND = 34_735_060.890322745  # metres from longitude -180 to 180 on that grid
 HECTARE = 10_000.0  # square metres
+POLE = 90.0  # degrees
 
 
 def pixel_hectares(grid: Grid, rows: slice) -> Floats | None:
@@ -39,7 +40,10 @@ def _measured(grid: Grid, row_h: NDArray[np.int64], column_M: NDArray[np.int64])
     corners = []
     for down, right in ((0, 0), (0, 1), (1, 1), (1, 0)):
         row_h1, column_1M = row_h[:, None] + down, column_M[None] + right
-        corners.append(to_equal_area.transform(a * column_1M + b * row_h1 + c, d * column_1M + e * row_h1 + f))
+        x_hM, y_hM = a * column_1M + b * row_h1 + c, d * column_1M + e * row_h1 + f
+        if in_degrees(grid.crs):  # grids with pixel centres on the poles end half a pixel beyond, where no ground is
+            y_hM = np.clip(y_hM, -POLE, POLE)
+        corners.append(to_equal_area.transform(x_hM, y_hM))
     x_4hM, y_4hM = np.moveaxis(np.array(corners) - np.array(corners[0]), 1, 0)
     x_4hM -= AROUND * np.round(x_4hM / AROUND)  # a pixel on longitude 180 has corners at both ends
     next_x, next_y = np.roll(x_4hM, -1, axis=0), np.roll(y_4hM, -1, axis=0)

@@ -33,6 +33,14 @@ def test_a_pixel_on_longitude_180_is_as_large_as_its_neighbours():
     assert area[0] == pytest.approx(area[0, 0])
 
 
+@pytest.mark.parametrize("step", [-0.25, 0.25], ids=["north-up", "south-up"])
+def test_pixels_that_reach_beyond_a_pole_have_the_area_up_to_it(step):
+    """The rows at the poles of a global grid whose pixel centres are on them."""
+    area = pixel_hectares(Grid(721, 1440, None, "EPSG:4326", (0.25, 0, -0.125, 0, step, -360.5 * step)), EVERY_ROW)
+    assert area[[0, 720], 7] == pytest.approx(geodesic_hectares(0, 89.875, 0.25, 90), rel=1e-3)
+    assert area.sum() == pytest.approx(510_065_622e2, rel=1e-4)
+
+
 def test_utm_is_off_by_its_scale_alone():
     """On the central meridian lengths are 0.9996 of what they are on the ground, so pixels are larger there."""
     middle = Grid(4, 4, 10.0, "EPSG:32632", (10.0, 0, 500_000.0, 0, -10.0, 5_000_000.0))
