@@ -271,7 +271,7 @@ def _of_valid_pixels(part: LabelledSelection) -> LabelledSelection:
 def _class_names(train: LabelledSelection, task: str) -> tuple[str, ...]:
     """The classes in the training tiles, in order; none for numbers. Raises CatalogError for fewer than two."""
     if task == REGRESSION:
-        if train.label_T.std() == 0:
+        if np.ptp(train.label_T) == 0:  # their standard deviation may be rounding, not 0
             raise CatalogError(f"--train {train.name}: all labels are {train.label_T[0]:g}; there is nothing to learn")
         return ()
     names = tuple(occurring_classes(train))
@@ -321,6 +321,11 @@ def _with_known_classes(test: LabelledSelection, names: Sequence[str], notes: li
 
 
 def _check_learned(learned: LabelledSelection, train: LabelledSelection, names: Sequence[str]) -> None:
+    if not names and np.ptp(learned.label_T) == 0:
+        raise CatalogError(
+            f"--train {train.name}: all labels but those of the held-out groups are {learned.label_T[0]:g}; there is "
+            "nothing to learn, so label other groups"
+        )
     gone = [name for name in names if name not in occurring_classes(learned)] if names else []
     if gone:
         raise CatalogError(

@@ -19,6 +19,7 @@ MOST_FOLDS = 5  # of the training tiles, in which a probe chooses its regularisa
 FEWEST_GROUPS = 10  # a bootstrap interval over fewer groups would be too narrow
 RESAMPLES = 1000
 LEVEL = 0.95
+ROUNDING = 1e-12  # share of a sum of squares below which a difference from it is only rounding
 
 
 Floats = NDArray[np.float64]
@@ -220,7 +221,8 @@ class NumberMeasure:
         """Coefficient of determination R2, root mean square error and mean absolute error."""
         count, first, second, absolute, square = np.moveaxis(sums_X, -1, 0)
         spread = second - first**2 / count
-        r2 = np.where(spread > 0, 1 - square / np.where(spread > 0, spread, 1), np.nan)
+        varies = spread > ROUNDING * second  # numbers that are all the same have a spread that is only rounding
+        r2 = np.where(varies, 1 - square / np.where(varies, spread, 1), np.nan)
         return {("r2", ALL): r2, ("rmse", ALL): np.sqrt(square / count), ("mae", ALL): absolute / count}
 
     def groups(self, sums: Floats) -> dict[str, int]:

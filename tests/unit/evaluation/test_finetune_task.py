@@ -3,8 +3,10 @@
 import warnings
 
 import numpy as np
+import pytest
 
-from geomae.evaluation.finetune_task import hold_out
+from geomae.errors import CatalogError
+from geomae.evaluation.finetune_task import _check_learned, _class_names, hold_out
 from geomae.evaluation.probe_task import LabelledSelection
 
 
@@ -37,3 +39,16 @@ def test_rare_classes_are_no_warning():
         warnings.simplefilter("error")
         held_P, _ = held([str(number) for number in range(20)], ["a"] * 18 + ["b"] * 2)
     assert 0.1 <= held_P.mean() <= 0.3
+
+
+def test_numbers_that_are_all_the_same_are_refused_also_without_the_held_out_groups():
+    """The standard deviation of seven times 0.1 is rounding and not 0."""
+    one = LabelledSelection(None, np.full(7, 0.1), [str(number) for number in range(7)], called="mine@train")
+    with pytest.raises(CatalogError, match=r"mine@train: all labels are 0\.1"):
+        _class_names(one, "regression")
+    two = LabelledSelection(None, np.array([0.1] * 7 + [3.0] * 3), ["a"] * 7 + ["b"] * 3, called="mine@train")
+    assert _class_names(two, "regression") == ()
+    held_P, _ = hold_out(two, ())
+    learned = LabelledSelection(None, two.label_T[~held_P], [], called="mine@train")
+    with pytest.raises(CatalogError, match=r"all labels but those of the held-out groups are .* label other groups"):
+        _check_learned(learned, two, ())

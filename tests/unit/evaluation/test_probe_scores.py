@@ -147,6 +147,17 @@ def test_numbers_are_measured_as_scikit_learn_does():
         assert values[name, "all"] == pytest.approx(theirs(truth, guess))
 
 
+def test_numbers_that_are_all_the_same_have_no_r2():
+    """Their spread is rounding, also beside other groups and in their resamples."""
+    truth, group = np.array([0.3] * 9 + [7.7] * 5), np.array([0] * 9 + [1] * 5)
+    measure = NumberMeasure(float(truth.mean()))
+    sums = measure.sums(truth, truth + 0.3, group, 2)
+    for one in sums:
+        values = measure.values(one)
+        assert np.isnan(values["r2", "all"]) and values["rmse", "all"] == pytest.approx(0.3)
+    assert measure.values(sums.sum(0))["r2", "all"] == pytest.approx(1 - 0.09 / truth.var())
+
+
 def side(tiles=120, groups=12, validation=0):
     rng = np.random.default_rng(0)
     label = rng.integers(0, 3, tiles)
