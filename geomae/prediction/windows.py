@@ -22,9 +22,7 @@ from geomae.rasters.grids import scene_layout
 from geomae.tiles.reader import ahead
 
 TINY = np.float32(1e-30)  # below any weight: avoids 0 / 0 for a cell that no window covers
-LEAST = (
-    1e-8  # blending weight of a cell in each direction: sin^2 is 0 for a cell whose centre is on the window's border
-)
+LEAST = 1e-8  # blending weight in each direction: sin^2 is 0 for a cell whose centre is on the window's border
 STRIP_PX = 256  # rows of a strip, the unit from which a run is resumed
 CHUNK_BYTES = 24 * 1024**2  # of pixels that are read at a time; the rest of a row of blocks stays in GDAL's cache
 
