@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import adaptive_max_pool2d, interpolate
 
 from geomae.encoders.interface import Encoder
 from geomae.encoders.own_models import OwnEncoder, fit_model
@@ -93,8 +93,7 @@ class ProbeModel:
         height, width = pixels_BCHW.shape[-2:]
         share_BNK = torch.from_numpy(self.head.apply(patches_BND.float().cpu().numpy())).float()
         shape = (len(share_BNK), share_BNK.shape[2], *self.encoder.patch_grid(height, width))
-        share_BKRS = share_BNK.transpose(1, 2).reshape(shape)
-        return interpolate(share_BKRS, (height, width), mode="bilinear", align_corners=False)
+        return between_patches(share_BNK.transpose(1, 2).reshape(shape), valid_BCHW.any(1).cpu())
 
 
 @dataclass(frozen=True)
@@ -173,6 +172,23 @@ class CorrectedModel:
     def predict(self, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> Tensor:
         """See `WindowModel`."""
         return self.model.predict(*_mapped(self.radiometry, self.model.bands, pixels_BCHW, valid_BCHW))
+
+
+def between_patches(share_BKRS: Tensor, valid_BHW: Tensor) -> Tensor:
+    """Probabilities of pixels (B, K, H, W), interpolated bilinearly between the centres of patches.
+
+    Patches without a valid pixel have no prediction, and no weight for the pixels beside them.
+    """
+    usable_B1RS = adaptive_max_pool2d(valid_BHW[:, None].float(), share_BKRS.shape[-2:])
+
+    def spread(values: Tensor) -> Tensor:
+        return interpolate(values, valid_BHW.shape[-2:], mode="bilinear", align_corners=False)
+
+    if usable_B1RS.all():
+        return spread(share_BKRS)
+    weight_B1HW = spread(usable_B1RS)
+    # Pixels with no usable patch around them are invalid themselves: any values that sum to one will do.
+    return torch.where(weight_B1HW > 0, spread(share_BKRS * usable_B1RS) / weight_B1HW, spread(share_BKRS))
 
 
 def _mapped(
