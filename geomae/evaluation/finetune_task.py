@@ -154,9 +154,9 @@ def read_finetune_task(
     notes: list[str] = []
     task = task or task_of_labels(chosen[0])
     check_head(config, task)
-    train = _of_valid_pixels(label_selection(chosen[0], task, "--train"))
+    train = label_selection(chosen[0], task, "--train")
     names = _class_names(train, task)
-    tests = [_of_valid_pixels(label_selection(one, task, "--eval")) for one in chosen[1:]]
+    tests = [label_selection(one, task, "--eval") for one in chosen[1:]]
     _check_disjoint(train, tests, notes)
     tests = [_with_known_classes(test, names, notes) for test in tests] if names else tests
     start = start.with_sensor(chosen[0].imagery, notes)
@@ -251,21 +251,6 @@ def hold_out(train: LabelledSelection, names: Sequence[str]) -> tuple[NDArray[np
     grouped = len(known) < len(train)
     what = f"{len(np.unique(units_P[held_P]))} of {len(known)} groups" if grouped else "tiles, which name no groups"
     return held_P, f"{held_P.sum()} of {len(train)} labelled tiles are held out, by {what}"
-
-
-def _of_valid_pixels(part: LabelledSelection) -> LabelledSelection:
-    """The selection without labels of invalid pixels."""
-    if part.pixels_THW is None:
-        return part
-    pixels_THW = part.pixels_THW.copy()
-    reader = TileReader(part.index)
-    for position in np.flatnonzero(part.index.survey.valid_share_T < 1).tolist():
-        pixels_THW[position][~reader.read(position)[1].any(0)] = UNKNOWN
-    known = np.flatnonzero((pixels_THW != UNKNOWN).any((1, 2)))
-    if not len(known):
-        raise CatalogError(f"{part.name}: no pixel with a label is valid; choose other tiles")
-    lost = len(part) - len(known)
-    return replace(part, pixels_THW=pixels_THW, unlabelled=part.unlabelled + lost).take(known)
 
 
 def _class_names(train: LabelledSelection, task: str) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from geomae.metrics.predictions import UNKNOWN
 from geomae.rasters import Window
 from geomae.tiles.index import TileIndex
 from geomae.tiles.labels import LabelSource
+from geomae.tiles.reader import TileReader
 from geomae.tiles.selection import Selection
 from geomae.vectors.polygons import MOST_CLASSES
 
@@ -37,8 +38,8 @@ def read_pixel_rows(selected: Selection, where: str) -> PixelRows:
 
     Where group, fold or split come from polygons, two polygons in one tile may be in different splits. A tile then has
     one row per group in it, with the pixels of that group only; pixels of other splits than the selected one are in no
-    row. Raises CatalogError where pixels of the data set have no labels or too many classes, or where its tiles have
-    several sizes.
+    row. Pixels that are valid in no band are unknown, whatever their label. Raises CatalogError where pixels of the
+    data set have no labels or too many classes, or where its tiles have several sizes.
     """
     index, labels = selected.index, selected.index.labels
     if labels is None:
@@ -51,11 +52,13 @@ def read_pixel_rows(selected: Selection, where: str) -> PixelRows:
     if len(sizes) > 1:
         raise CatalogError(f"{where}: tiles of {min(sizes)} to {max(sizes)} pixels; --task segmentation needs one size")
     key_N, keys = _keys(index, selected.selector.split)
-    size = sizes.pop()
+    size, reader = sizes.pop(), TileReader(index)
     rows: list[tuple[int, int, NDArray[np.int16]]] = []
     for position, (scene, row, col) in enumerate(index.tiles[["scene", "row", "col"]].itertuples(index=False)):
         pixels = labels.read(scene, Window(row, col, size, size))
         code_HW = pixels.code_HW.astype(np.int16)
+        if index.survey.valid_share_T[position] < 1:
+            code_HW = np.where(reader.read(position)[1].any(0), code_HW, np.int16(UNKNOWN))
         if key_N is None or pixels.polygon_HW is None:
             rows.append((position, -1, code_HW))
             continue
