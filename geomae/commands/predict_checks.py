@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from geomae.commands.session import Session
+from geomae.prediction.assessment import shared_ground_remark
 from geomae.prediction.models import WindowModel
 from geomae.prediction.record import namesake_remark, scale_remark
 from geomae.prediction.scene_maps import FEW_CELLS, MapJob
@@ -63,7 +64,8 @@ def describe_plan(
             f"confidence: {'; '.join(uncertain)}. High confidence is no sign of accuracy then; labels or reference "
             "points (--sample) measure that"
         )
-    remarks += known
+    shared = None if record.of_numbers else shared_ground_remark([job.grid for job in jobs])
+    remarks += [*known] if shared is None else [shared, *known]
     for remark in remarks:
         session.screen.warn(remark)
     return remarks

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from geomae.evaluation.accuracy import AccuracyRow, MapAccuracy, number_rows
@@ -18,12 +19,14 @@ from geomae.metrics.predictions import UNKNOWN, Codes, Floats
 from geomae.prediction.record import PredictorRecord
 from geomae.prediction.scene_maps import NODATA, PERCENT, MapJob
 from geomae.prediction.tiles import TilePredictions, as_number, map_of_tiles
-from geomae.rasters import Window, read_map
-from geomae.tiles.pixel_areas import pixel_hectares
+from geomae.rasters import Grid, Window, read_map
+from geomae.tiles.pixel_areas import AROUND, EQUAL_AREA, HECTARE, pixel_hectares
+from geomae.vectors.projection import corners, transform
 
 LEARNED = " (learned from)"  # suffix of a selection's name, for its tiles that the model learned from
 Scored = tuple[Codes, Codes, Codes, Floats]  # tile, truth, prediction and its probability, each of N rows
 ROWS = 512  # rows of a map that are in memory at a time
+SEEN_TWICE = 0.01  # share of the ground of all maps from which on it is said that several maps show it
 AREA_COLUMNS = ("scene", "class", "hectares", "low", "high", "map_hectares", "n", "n_map", "note")
 
 
@@ -153,6 +156,25 @@ def measure_areas(record: PredictorRecord, jobs: Sequence[MapJob], out: Path) ->
             pixels_K += np.bincount(code_hW.ravel(), minlength=NODATA + 1)[list(record.map_codes)]
         areas[job.name], pixels[job.name] = None if hectares_hW is None else area_K, pixels_K
     return MapArea(areas, pixels)
+
+
+def shared_ground_remark(grids: Sequence[Grid]) -> str | None:
+    """Say that maps show ground of each other, which the areas of all maps together count once for each; else None."""
+    footprints = []
+    for grid in grids if len(grids) > 1 else ():
+        if grid.crs is not None:
+            outline = shapely.polygons(corners(grid))
+            outline = shapely.segmentize(outline, outline.length / 32)  # straight edges are bent by the projection
+            outline_N2 = transform(grid.crs, EQUAL_AREA, shapely.get_coordinates(outline))
+            if np.isfinite(outline_N2).all() and np.ptp(outline_N2[:, 0]) < AROUND / 2:  # not across longitude 180
+                footprints.append(shapely.polygons(outline_N2))
+    every, once = (float(shapely.area(one).sum()) for one in (footprints, shapely.union_all(footprints)))
+    if every - once <= SEEN_TWICE * once:
+        return None
+    return (
+        f"{len(grids)} maps of {every / HECTARE:,.0f} ha together show {once / HECTARE:,.0f} ha of ground: the areas of "
+        "all maps together count some of it several times; for areas, map one date, or scenes that do not overlap"
+    )
 
 
 def area_rows(record: PredictorRecord, areas: MapArea, estimate: SampleEstimate | None) -> Iterable[dict[str, Any]]:

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from geomae.prediction.assessment import shared_ground_remark
 from geomae.prediction.scene_maps import NODATA, MapSummary, most_telling, summarise_map
-from geomae.rasters import write_cog
+from geomae.rasters import Grid, write_cog
 
 
 def of_level(level):
@@ -44,3 +45,24 @@ def test_a_map_of_numbers_in_figures(tmp_path):
     job = write(tmp_path, np.array([[1.0, 4.0, np.nan, np.nan]], np.float32), np.zeros((1, 4), np.uint8))
     one = summarise_map(job, SimpleNamespace(of_numbers=True), tmp_path)
     assert (one.valid, one.most, one.level) == (0.5, None, 2.5)
+
+
+def grid(left, top=5.2e6, crs="EPSG:32632", sides=(100, 200), step=10.0):
+    return Grid(*sides, None, crs, (step, 0.0, left, 0.0, -step, top))
+
+
+@pytest.mark.parametrize(
+    ("grids", "said"),
+    [
+        ([grid(5e5)], None),
+        ([grid(5e5), grid(5e5 + 2000)], None),  # side by side
+        ([grid(5e5), grid(5e5, top=5.2e6 - 1000)], None),
+        ([grid(5e5), grid(5e5)], "2 maps of 400 ha together show 200 ha of ground"),
+        ([grid(5e5), grid(5e5 + 1000), grid(6e5)], "3 maps of 600 ha together show 500 ha of ground"),
+        ([grid(5e5), grid(9.0, 46.955, "EPSG:4326", (20, 20), 0.001)], "2 maps of 539 ha together show 386 ha of ground"),  # CRS differ
+        ([grid(5e5, crs=None), grid(5e5, crs=None)], None),
+    ],
+)
+def test_ground_of_several_maps_is_said_to_count_several_times(grids, said):
+    remark = shared_ground_remark(grids)
+    assert remark is None if said is None else remark.startswith(said)
