@@ -172,8 +172,8 @@ def shared_ground_remark(grids: Sequence[Grid]) -> str | None:
     if every - once <= SEEN_TWICE * once:
         return None
     return (
-        f"{len(grids)} maps of {every / HECTARE:,.0f} ha together show {once / HECTARE:,.0f} ha of ground: the areas of "
-        "all maps together count some of it several times; for areas, map one date, or scenes that do not overlap"
+        f"{len(grids)} maps of {every / HECTARE:,.0f} ha together show {once / HECTARE:,.0f} ha of ground: the areas "
+        "of all maps together count some of it several times; for areas, map one date, or scenes that do not overlap"
     )
 
 
