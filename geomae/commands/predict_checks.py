@@ -64,8 +64,9 @@ def describe_plan(
             f"confidence: {'; '.join(uncertain)}. High confidence is no sign of accuracy then; labels or reference "
             "points (--sample) measure that"
         )
-    shared = None if record.of_numbers else shared_ground_remark([job.grid for job in jobs])
-    remarks += [*known] if shared is None else [shared, *known]
+    if not record.of_numbers and (shared := shared_ground_remark([job.grid for job in jobs])):
+        remarks.append(shared)
+    remarks += known
     for remark in remarks:
         session.screen.warn(remark)
     return remarks

@@ -161,7 +161,7 @@ def measure_areas(record: PredictorRecord, jobs: Sequence[MapJob], out: Path) ->
 def shared_ground_remark(grids: Sequence[Grid]) -> str | None:
     """Say that maps show ground of each other, which the areas of all maps together count once for each; else None."""
     footprints = []
-    for grid in grids if len(grids) > 1 else ():
+    for grid in grids:
         if grid.crs is not None:
             outline = shapely.polygons(corners(grid))
             outline = shapely.segmentize(outline, outline.length / 32)  # straight edges are bent by the projection
@@ -172,8 +172,9 @@ def shared_ground_remark(grids: Sequence[Grid]) -> str | None:
     if every - once <= SEEN_TWICE * once:
         return None
     return (
-        f"{len(grids)} maps of {every / HECTARE:,.0f} ha together show {once / HECTARE:,.0f} ha of ground: the areas "
-        "of all maps together count some of it several times; for areas, map one date, or scenes that do not overlap"
+        f"{len(footprints)} maps of {every / HECTARE:,.0f} ha together show {once / HECTARE:,.0f} ha of ground: the "
+        "areas of all maps together count some of it several times; for areas, map one date, or scenes that do not "
+        "overlap"
     )
 
 

@@ -137,8 +137,7 @@ class RecordCache:
                 self._read(line)
 
     def add(self, path: str, record: FileRecord) -> None:
-        """Add the record of a file that has a key; the cache is written every SAVE_SECONDS or
-        SAVE_RECORDS."""
+        """Add the record of a file that has a key; the cache is written every SAVE_SECONDS or SAVE_RECORDS."""
         if path not in self._keys or record.kind == "unreadable":  # may be temporary
             return
         self.known[path] = record
