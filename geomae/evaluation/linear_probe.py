@@ -14,8 +14,8 @@ from numpy.linalg import eigh, svd
 from numpy.typing import NDArray
 from scipy.optimize import minimize  # type: ignore[import-untyped]
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
-from torch.nn.functional import interpolate
 
+from geomae.evaluation.between_patches import between_patches
 from geomae.metrics.predictions import UNKNOWN, Codes, Floats, average, balanced_accuracy, class_scores, confusion
 from geomae.randomness import generator
 
@@ -307,15 +307,15 @@ def training_patches(
 
 
 def predict_pixels(
-    probe: LinearProbe, patches_TRCD: NDArray[np.floating], height: int, width: int
+    probe: LinearProbe, patches_TRCD: NDArray[np.floating], valid_THW: NDArray[np.bool_]
 ) -> Iterator[tuple[slice, Codes]]:
-    """Parts of the tiles, as slices, and the class (T, H, W) of each of their pixels.
+    """Parts of the tiles, as slices, and the class (T, H, W) of each of their pixels, as maps have it.
 
-    The probabilities of the patches are interpolated bilinearly between the patches' centres.
+    The probabilities of the patches are interpolated between the centres of those with a valid pixel.
     """
     for begin in range(0, len(patches_TRCD), BLOCK):
         part = slice(begin, min(begin + BLOCK, len(patches_TRCD)))
         scores_TRCK = torch.from_numpy(probe.scores(patches_TRCD[part]))
         probability_TKRC = scores_TRCK.softmax(-1).permute(0, 3, 1, 2)
-        probability_TKHW = interpolate(probability_TKRC, (height, width), mode="bilinear", align_corners=False)
+        probability_TKHW = between_patches(probability_TKRC, torch.from_numpy(valid_THW[part]))
         yield part, probability_TKHW.argmax(1).numpy()

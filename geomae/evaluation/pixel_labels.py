@@ -25,12 +25,14 @@ class PixelRows:
     """Rows of labelled pixels: the tile of each row, with its group, fold and split; the class (P, H, W) of each pixel.
 
     `majority_P` is the most frequent class of a row, empty without any. Pixels without a listed class are UNKNOWN.
+    `valid_PHW` tells which pixels of the tile are valid in some band of the selection.
     """
 
     index: TileIndex
     names: tuple[str, ...]
     code_PHW: NDArray[np.int16]
     majority_P: NDArray[Any]
+    valid_PHW: NDArray[np.bool_]
 
 
 def read_pixel_rows(selected: Selection, where: str) -> PixelRows:
@@ -38,8 +40,8 @@ def read_pixel_rows(selected: Selection, where: str) -> PixelRows:
 
     Where group, fold or split come from polygons, two polygons in one tile may be in different splits. A tile then has
     one row per group in it, with the pixels of that group only; pixels of other splits than the selected one are in no
-    row. Pixels that are valid in no band are unknown, whatever their label. Raises CatalogError where pixels of the
-    data set have no labels or too many classes, or where its tiles have several sizes.
+    row. Pixels that are valid in no band of the selection are unknown, whatever their label. Raises CatalogError where
+    pixels of the data set have no labels or too many classes, or where its tiles have several sizes.
     """
     index, labels = selected.index, selected.index.labels
     if labels is None:
@@ -52,13 +54,15 @@ def read_pixel_rows(selected: Selection, where: str) -> PixelRows:
     if len(sizes) > 1:
         raise CatalogError(f"{where}: tiles of {min(sizes)} to {max(sizes)} pixels; --task segmentation needs one size")
     key_N, keys = _keys(index, selected.selector.split)
-    size, reader = sizes.pop(), TileReader(index)
+    size, reader = sizes.pop(), TileReader(index, bands=[band.name for band in selected.imagery.bands])
+    valid_THW = np.ones((len(index), size, size), dtype=bool)
     rows: list[tuple[int, int, NDArray[np.int16]]] = []
     for position, (scene, row, col) in enumerate(index.tiles[["scene", "row", "col"]].itertuples(index=False)):
         pixels = labels.read(scene, Window(row, col, size, size))
         code_HW = pixels.code_HW.astype(np.int16)
         if index.survey.valid_share_T[position] < 1:
-            code_HW = np.where(reader.read(position)[1].any(0), code_HW, np.int16(UNKNOWN))
+            valid_THW[position] = reader.read(position)[1].any(0)
+            code_HW = np.where(valid_THW[position], code_HW, np.int16(UNKNOWN))
         if key_N is None or pixels.polygon_HW is None:
             rows.append((position, -1, code_HW))
             continue
@@ -72,7 +76,8 @@ def read_pixel_rows(selected: Selection, where: str) -> PixelRows:
     majority_P = np.where(count_PK.any(1), np.array(labels.names)[count_PK.argmax(1)], "")
     if key_N is not None:
         index = _of_keys(index, [position for position, _, _ in rows], [key for _, key, _ in rows], keys)
-    return PixelRows(index, labels.names, code_PHW, majority_P)
+    valid_PHW = valid_THW if key_N is None else valid_THW[[position for position, _, _ in rows]]
+    return PixelRows(index, labels.names, code_PHW, majority_P, valid_PHW)
 
 
 def check_class_count(labels: LabelSource, where: str) -> None:

@@ -270,12 +270,13 @@ def segment(
     pixels_PHW: NDArray[np.int16],
     classes: int,
     tests: Mapping[str, NDArray[np.floating]],
+    valid: Mapping[str, NDArray[np.bool_]],
     C: float | None,
     seed: int,
 ) -> Predictions:
     """The linear probe of one encoder on patch embeddings (T, R, C, D) by test set; see `classify`.
 
-    Predictions are classes of pixels (T, H, W).
+    `valid` says by test set which pixels (T, H, W) are valid in some band. Predictions are classes of pixels.
     """
     predictions = Predictions()
     share_PRCK = class_shares(pixels_PHW, train_PRCD.shape[1], train_PRCD.shape[2], classes)
@@ -288,7 +289,7 @@ def segment(
         patches_ND, share_NK = training_patches(train_PRCD[plan.train], share_PRCK[plan.train], seed)
         probe = fit_path(patches_ND, share_NK, [chosen], balanced=False)[0]
         for test, places in plan.tests.items():
-            for part, codes_THW in predict_pixels(probe, tests[test][places], pixels_PHW.shape[1], pixels_PHW.shape[2]):
+            for part, codes_THW in predict_pixels(probe, tests[test][places], valid[test][places]):
                 predictions.put(
                     PredictionKey(test, "linear"), 0, len(tests[test]), places[part], codes_THW.astype(np.int16)
                 )

@@ -61,7 +61,7 @@ class LabelledSelection:
 
     For segmentation a tile may occur several times, once for each group of polygons in it (see `read_pixel_rows`).
     `unit_T` is the independent unit of each tile: its group, else its block, else the tile itself. `pixels_THW` are
-    class codes for segmentation, indices of `classes`.
+    class codes for segmentation, indices of `classes`, and `valid_THW` tells which pixels are valid in some band.
     """
 
     selected: Selection
@@ -71,6 +71,7 @@ class LabelledSelection:
     classes: tuple[str, ...] = ()
     unlabelled: int = 0
     called: str = ""  # a name in place of the selector
+    valid_THW: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.label_T)
@@ -99,6 +100,7 @@ class LabelledSelection:
             label_T=self.label_T[places],
             unit_T=[self.unit_T[place] for place in places],
             pixels_THW=None if self.pixels_THW is None else self.pixels_THW[places],
+            valid_THW=None if self.valid_THW is None else self.valid_THW[places],
         )
 
 
@@ -108,13 +110,13 @@ def label_selection(selected: Selection, task: str, option: str) -> LabelledSele
     where = f"{option} {selected.name}"
     if task == SEGMENTATION:
         rows = read_pixel_rows(selected, where)
-        classes, pixels_THW, index = rows.names, rows.code_PHW, rows.index
+        classes, pixels_THW, index, valid_THW = rows.names, rows.code_PHW, rows.index, rows.valid_PHW
         known_T = rows.majority_P != ""
         label_T: NDArray[Any] = rows.majority_P
     else:
         if task == CLASSIFICATION and index.labels is not None:
             check_class_count(index.labels, where)
-        classes, pixels_THW = (), None
+        classes, pixels_THW, valid_THW = (), None, None
         texts = index.tiles["label"].tolist()
         known_T = np.array([text is not None for text in texts])
         label_T = np.array(["" if text is None else text for text in texts])
@@ -123,7 +125,7 @@ def label_selection(selected: Selection, task: str, option: str) -> LabelledSele
         raise CatalogError(f"{where}: none of its {len(selected.index)} tiles has a label; {remedy}")
     chosen = replace(selected, index=index) if task == SEGMENTATION else selected
     labelled = LabelledSelection(
-        chosen, label_T, index.independent_units(), pixels_THW, classes, int((~known_T).sum())
+        chosen, label_T, index.independent_units(), pixels_THW, classes, int((~known_T).sum()), valid_THW=valid_THW
     ).take(np.flatnonzero(known_T))
     return replace(labelled, label_T=_numbers(labelled.label_T, where)) if task == REGRESSION else labelled
 
@@ -266,7 +268,8 @@ class ProbeTask:
         tests = {test.name: embeddings.of(test.selected) for test in self.tests}
         label = np.concatenate([class_codes(part, self.names) for part in self.pool])
         if settings.task == SEGMENTATION:
-            return segment(self.plans, train, label, len(self.names), tests, settings.C, settings.seed)
+            valid = {test.name: test.valid_THW for test in self.tests if test.valid_THW is not None}
+            return segment(self.plans, train, label, len(self.names), tests, valid, settings.C, settings.seed)
         group, _ = codes_of([unit for part in self.pool for unit in part.unit_T])
         labelled = Labelled(label, group, self.names)
         if settings.task == REGRESSION:

@@ -9,10 +9,10 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_max_pool2d, interpolate
 
 from geomae.encoders.interface import Encoder
 from geomae.encoders.own_models import OwnEncoder, fit_model
+from geomae.evaluation.between_patches import between_patches
 from geomae.evaluation.final_probe import LinearMap
 from geomae.models.finetuned import Finetuned
 from geomae.prediction.record import PredictorRecord
@@ -172,23 +172,6 @@ class CorrectedModel:
     def predict(self, pixels_BCHW: Tensor, valid_BCHW: Tensor) -> Tensor:
         """See `WindowModel`."""
         return self.model.predict(*_mapped(self.radiometry, self.model.bands, pixels_BCHW, valid_BCHW))
-
-
-def between_patches(share_BKRS: Tensor, valid_BHW: Tensor) -> Tensor:
-    """Probabilities of pixels (B, K, H, W), interpolated bilinearly between the centres of patches.
-
-    Patches without a valid pixel have no prediction, and no weight for the pixels beside them.
-    """
-    usable_B1RS = adaptive_max_pool2d(valid_BHW[:, None].float(), share_BKRS.shape[-2:])
-
-    def spread(values: Tensor) -> Tensor:
-        return interpolate(values, valid_BHW.shape[-2:], mode="bilinear", align_corners=False)
-
-    if usable_B1RS.all():
-        return spread(share_BKRS)
-    weight_B1HW = spread(usable_B1RS)
-    # Pixels with no usable patch around them are invalid themselves: any values that sum to one will do.
-    return torch.where(weight_B1HW > 0, spread(share_BKRS * usable_B1RS) / weight_B1HW, spread(share_BKRS))
 
 
 def _mapped(

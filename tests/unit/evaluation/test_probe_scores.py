@@ -273,7 +273,9 @@ def test_segmentation_finds_fields_and_scores_known_pixels():
     pixels[:, 0] = UNKNOWN
     known = TrainingSet(field[:20, 0, 0], NAMES, [None] * 20, [None] * 20, ["x"] * 20, np.zeros(20, bool))
     plans, _ = single_plan(known, {"test": 20}, True, 0)
-    answers = segment(plans, patches[:20], pixels[:20], 3, {"test": patches[20:]}, None, 0)
+    answers = segment(
+        plans, patches[:20], pixels[:20], 3, {"test": patches[20:]}, {"test": pixels[20:] > UNKNOWN}, None, 0
+    )
     (codes,) = answers.predicted[ASKED]
     assert codes.shape == (20, 32, 32)
     measure = PixelMeasure(NAMES, np.ones(3, bool))
@@ -282,3 +284,21 @@ def test_segmentation_finds_fields_and_scores_known_pixels():
     values = measure.values(sums.sum(0))
     assert values["mean_iou", "all"] == pytest.approx(np.mean([values["iou", name] for name in NAMES]))
     assert values["mean_iou", "all"] > 0.6
+
+
+def test_patches_without_a_valid_pixel_have_no_part_in_the_scores_of_their_neighbours():
+    """As in maps. Their embeddings look most like a class that the valid pixels beside them do not have."""
+    rng = np.random.default_rng(0)
+    field = rng.integers(0, 3, (40, 4, 4))
+    field[20:, :, 1:] = 1
+    patches = (np.eye(3, 6)[field] * 4 + rng.normal(size=(40, 4, 4, 6)) / 4).astype(np.float32)
+    patches[20:, :, 0], patches[20:, :, 1] = [40, 0, 0, 0, 0, 0], [1.3, 1.6, 1.3, 0, 0, 0]  # sure and unsure
+    pixels = field.repeat(8, 1).repeat(8, 2).astype(np.int16)
+    seen = np.ones((20, 32, 32), dtype=bool)
+    seen[:, :, :8] = False
+    plans = [FoldPlan(np.arange(20), (), {"test": np.arange(20)})]
+    given = plans, patches[:20], pixels[:20], 3, {"test": patches[20:]}
+    ((codes,),) = segment(*given, {"test": seen}, 1.0, 0).predicted.values()
+    assert (codes[:, :, 8:] == 1).all()
+    ((bled,),) = segment(*given, {"test": np.ones_like(seen)}, 1.0, 0).predicted.values()
+    assert (bled[:, :, 8] == 0).all()

@@ -3,7 +3,7 @@
 import torch
 from torch.nn.functional import interpolate
 
-from geomae.prediction.models import between_patches
+from geomae.evaluation.between_patches import between_patches
 
 
 def test_patches_without_a_valid_pixel_have_no_part_in_their_neighbours():
