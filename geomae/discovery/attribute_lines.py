@@ -14,7 +14,7 @@ import numpy as np
 
 from geomae.catalog.patterns import literal
 from geomae.catalog.times import NamePattern, time_of_path, times_span
-from geomae.discovery.entries import ALL_TRAIN, Entry, comment, entry_line, flow
+from geomae.discovery.entries import ALL_TRAIN, Entry
 from geomae.discovery.quality_layers import quality_layer
 from geomae.discovery.vectors import (
     LARGEST_CODE,
@@ -26,6 +26,7 @@ from geomae.discovery.vectors import (
     SceneTable,
     meeting,
 )
+from geomae.discovery.yaml_lines import comment, entry_line, flow
 from geomae.errors import RasterError
 from geomae.rasters.grids import Window
 from geomae.rasters.opening import header

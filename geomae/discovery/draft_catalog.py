@@ -14,20 +14,12 @@ from geomae.catalog.patterns import escape_pattern, literal
 from geomae.catalog.schema_cubes import FILE_SUFFIXES
 from geomae.catalog.stac_items import Item, find_items, item_record
 from geomae.discovery.attribute_lines import with_label_rasters, with_labels, with_tables, with_time
-from geomae.discovery.entries import (
-    Entry,
-    band_entry,
-    comment,
-    cube_entry,
-    evidence_of,
-    flow,
-    stac_entry,
-    stack_entry,
-)
+from geomae.discovery.entries import Entry, band_entry, cube_entry, evidence_of, stack_entry
 from geomae.discovery.grouping import BandGroup, StackGroup, band_groups, stack_groups, telling_name
-from geomae.discovery.item_folders import join_folders
+from geomae.discovery.item_entries import join_folders, stac_entry
 from geomae.discovery.sensor_guess import guess_sensor, hinted_sensors
 from geomae.discovery.vectors import find_tables, find_vectors
+from geomae.discovery.yaml_lines import comment, flow
 from geomae.errors import CatalogError, GeomaeError, RasterError
 from geomae.rasters import describe_bands
 from geomae.tiles.cube_sources import resolve_cube

@@ -1,39 +1,39 @@
 """One data set of a new catalogue as YAML, with comments on what the user has to check or decide."""
 
 import contextlib
-import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from statistics import median_high
 from typing import Any
-from urllib.parse import urlsplit
 
 from geomae.catalog.band_order import is_alpha
-from geomae.catalog.links import SIGNED_HOSTS
-from geomae.catalog.paths import is_url
 from geomae.catalog.patterns import escape_pattern
 from geomae.catalog.schema_cubes import Cube
-from geomae.catalog.stac_assets import NO_DATA_ROLES, AssetFinder, listed_bands
-from geomae.catalog.stac_items import Item
 from geomae.discovery.grouping import COMMON_FOLDERS, LOOKED_AT, BandGroup, StackGroup
 from geomae.discovery.quality_layers import FMASK_CODES, is_fmask, layer_by_values, quality_layer
-from geomae.discovery.sensor_guess import FILL_IN, Evidence, SensorGuess, guess_sensor, kept_band, scaling_guess
-from geomae.errors import CatalogError, RasterError
+from geomae.discovery.sensor_guess import FILL_IN, Evidence, SensorGuess, guess_sensor, kept_band
+from geomae.discovery.sensor_lines import scaling_lines, sensor_lines, with_units
+from geomae.discovery.stored_values import (
+    NO_TAGS,
+    Places,
+    Samples,
+    sample_files,
+    sample_values,
+    stored_bands,
+    tags_of,
+)
+from geomae.discovery.yaml_lines import comment, entry_line, flow
+from geomae.errors import RasterError
 from geomae.rasters.cube_layouts import describe_cube
 from geomae.rasters.headers import Header
 from geomae.rasters.opening import header
-from geomae.sensors import Band, Sensor, inline_sensor, sensor
+from geomae.sensors import Sensor, inline_sensor, sensor
 
-PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
-RESERVED_WORDS = frozenset(("true", "false", "null", "yes", "no", "on", "off", "y", "n"))  # YAML 1.1 has more of them
 LARGEST_TILE = 128  # pixels; larger rasters are cut into tiles
 USUAL_TILE = 64
 FEW_TILES = 100  # with fewer there is little to learn from
 MULTIPLE = 8  # the tile's side is a multiple, so that common patch sizes divide it
-NO_TAGS = (1.0, 0.0)  # scale and offset of a file without such tags
-RASTERS = (".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg")
 ALL_TRAIN = "all tiles are for training; to hold some out:"
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
@@ -83,9 +83,18 @@ def band_entry(root: Path, below: str, group: BandGroup, *, outside: bool) -> En
     headers = _first_readable(root, group)
     finest = max(headers.values(), key=lambda one: min(one.shape))
     guess, tokens = _tokens_of(root, group, finest)
-    known = _sensor(guess)
+    known = sensor_of(guess)
+    places = {name: (headers[token], 1) for name, token in tokens.items()}
+    tags = {name: tags_of(*place) for name, place in places.items()}
+    usual = {name: known.scaling(known.band(name)) for name in tags}
+    differ = any(tag not in (NO_TAGS, (usual[name].scale, usual[name].offset)) for name, tag in tags.items())
+    scaling: list[str] = []
+    if group.sensor is None or (known.unit == "reflectance" and known.scale == 1) or differ:
+        files = [[str(root / scene[token]) for token in tokens.values()] for scene in group.by_scene]
+        samples = sample_files(files, known.nodata)
+        guess, scaling = _with_scaling(guess, known, called_from(root, group.files[0]), places, samples)
     lines = _path_lines(below, group.patterns, outside)
-    lines += _sensor_lines(guess)
+    lines += sensor_lines(guess)
     if all(name == token for name, token in tokens.items()):
         lines.append(entry_line("bands", list(tokens), "the part of the file name in place of {band}"))
     else:
@@ -95,15 +104,11 @@ def band_entry(root: Path, below: str, group: BandGroup, *, outside: bool) -> En
         lines.append(comment(f"left out (unknown, or another physical quantity): {', '.join(left)}"))
     if group.lacking:
         lines.append(comment(f"check: left out, because some scenes lack them: {', '.join(group.lacking)}"))
-    tags = {name: _tags(headers[token], 1) for name, token in tokens.items()}
-    usual = {name: known.scaling(known.band(name)) for name in tags}
-    differ = any(tag not in (NO_TAGS, (usual[name].scale, usual[name].offset)) for name, tag in tags.items())
-    if group.sensor is None or (known.unit == "reflectance" and known.scale == 1) or differ:
-        lines += _scaling_lines(guess, known, finest.dtypes[0], tags)
+    lines += scaling
     token = next(token for token, one in headers.items() if one is finest)
     sides = _sides(root, [scene[token] for scene in group.by_scene]) or [min(finest.shape)]
     lines += _tile_lines(sides, group.scenes)
-    lines += _mask_lines([group.mask] if group.mask else [])
+    lines += mask_lines([group.mask] if group.mask else [])
     lines.append(_split_line(finest))
     return Entry(tuple(lines), group.scenes, known.name, tuple(tokens), tile_size(usual_side(sides)), guess.question)
 
@@ -112,25 +117,28 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
     """The entry of rasters that each hold all bands; `below` is the path from the catalogue to `root`."""
     first = group.headers[0]
     guess = guess_sensor(evidence_of(root, group))
-    known = _sensor(guess)
+    known = sensor_of(guess)
+    read = {name: number for number, name in enumerate(guess.bands, start=1) if name}
+    files = [str(root / path) for path in group.files]
+    samples = sample_values(files, list(read.values()), known.nodata)
+    places = {name: (first, number) for name, number in read.items()}
+    guess, scaling = _with_scaling(guess, known, called_from(root, group.telling), places, samples)
     lines = _path_lines(below, group.patterns, outside)
     if group.telling != group.files[0]:
         lines.append(
             comment(f"check: numbers as in {group.files[0]} are taken as running numbers, not as the name of a sensor")
         )
-    lines += _sensor_lines(guess)
+    lines += sensor_lines(guess)
     skipped = "null skips a stored band" if None in guess.bands else ""
     lines.append(entry_line("bands", list(guess.bands), _joined(skipped, guess.checks.get("bands"))))
-    read = {name: number for number, name in enumerate(guess.bands, start=1) if name}
-    tags = {name: _tags(first, number) for name, number in read.items()}
-    lines += _scaling_lines(guess, known, first.dtypes[0], tags)
+    lines += scaling
     unlike = sum((one.scales, one.offsets) != (first.scales, first.offsets) for one in group.headers)
     if unlike:
         lines.append(comment(f"check: {unlike} of the files examined have other tags for scale and offset"))
     sides = [min(one.shape) for one in group.headers]
     lines += _tile_lines(sides, len(group.files))
     skipped_bands = {number: first.names[number - 1] for number, band in enumerate(guess.bands, 1) if not band}
-    lines += _mask_lines(filter(None, skipped_bands.values())) or _unnamed_mask(root, group, skipped_bands)
+    lines += mask_lines(filter(None, skipped_bands.values())) or _unnamed_mask(root, group, skipped_bands)
     if group.classes:
         shown = ", ".join(group.classes[:4]) + (", ..." if len(group.classes) > 4 else "")
         lines.append(entry_line("label", {"folder": True}, f"check: the folders are taken as classes: {shown}"))
@@ -141,53 +149,6 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
     names = tuple(name for name in guess.bands if name)
     size = tile_size(usual_side(sides))
     return Entry(tuple(lines), len(group.files), known.name, names, size, guess.question, group.companions)
-
-
-def stac_entry(items: Sequence[Item], file: str, *, outside: bool = False) -> Entry:
-    """The entry that reads `items` from `file`, a path or glob relative to the catalogue.
-
-    Raises CatalogError if the bands have no names, or the items share none.
-    """
-    first = items[0]
-    names = [name for asset in first.assets.values() if _is_raster(asset) for name in _band_names(first, asset)]
-    if not names:
-        raise CatalogError(f"{first.where}: its assets {', '.join(first.assets) or '(none)'} have no bands with names")
-    addresses = [str(asset["href"]) for asset in first.assets.values() if _is_raster(asset)]
-    path = "/".join([str(first.properties.get("platform", "")), *addresses[:1], first.collection or "", first.id])
-    guess = guess_sensor(Evidence(path, len(names), "uint16", tuple(names), None))
-    known = _sensor(guess)
-    finder = AssetFinder(known, {})
-    having = {
-        band.name: sum(_has(finder, one, band) for one in items) for band in known.bands if kept_band(known, band)
-    }
-    bands = [name for name, count in having.items() if count == len(items)]
-    if not bands:
-        shared = f"no band of {known.name} is in all of its {len(items)} items"
-        raise CatalogError(f"{file}: {shared}; write the entry by hand, with `stac.assets`")
-    links = [str(asset["href"]) for one in items for asset in one.assets.values()]
-    signers = [
-        signer
-        for signer, hosts in SIGNED_HOSTS.items()
-        if any(hosts.fullmatch(urlsplit(link).netloc) for link in links if is_url(link))
-    ]
-    source: dict[str, Any] = {"items": file} | ({"sign": signers[0]} if signers else {})
-    lines = [entry_line("stac", source)]
-    if outside:
-        lines.append(entry_line("outside", True, "the files lie outside of the catalogue's folder"))
-    if any(is_url(link) for link in links):
-        lines.append(entry_line("remote", True, "the assets are read over the network"))
-    lines += _sensor_lines(guess)
-    rare = ", ".join(f"{name} in {count}" for name, count in having.items() if 0 < count < len(items))
-    others = f"; check: of {len(items)} items, others are only in some, and are left out: {rare}" if rare else ""
-    lines.append(entry_line("bands", bands, f"the bands that every item has{others}"))
-    lines.append(comment("scale, offset and nodata are taken from the items, if stated; to set others: scale, offset"))
-    lines.append(entry_line("tile", {"size": USUAL_TILE}, "pixels of the finest band"))
-    lines += _mask_lines([key for key in first.assets if all(key in one.assets for one in items)])
-    if "eo:cloud_cover" in first.properties:
-        lines.append(comment('properties of the items are attributes, as in where: "`eo:cloud_cover` < 20"'))
-    how = {"block_km": 2, "fractions": FRACTIONS}
-    lines.append(comment(f"{ALL_TRAIN} split: {flow(how)}"))
-    return Entry(tuple(lines), len(items), known.name, tuple(bands), USUAL_TILE, guess.question)
 
 
 def cube_entry(root: Path, below: str, paths: Sequence[str], *, outside: bool) -> Entry:
@@ -203,34 +164,39 @@ def cube_entry(root: Path, below: str, paths: Sequence[str], *, outside: bool) -
     guess = guess_sensor(
         Evidence(called_from(root, paths[0]), len(names), first.dtypes[0], tuple(names), first.roughly_m)
     )
-    known = _sensor(guess)
+    known = sensor_of(guess)
+    at = {name: number for number, name in enumerate(guess.bands) if name}
+    if not layout.band:  # in the sensor's order, as stores list arrays in any
+        at = {band.name: at[band.name] for band in known.bands if band.name in at}
+    bands: Any = list(guess.bands) if layout.band else {name: arrays[number] for name, number in at.items()}
+    places = {name: (first, number + 1) if layout.band else (headers[number], 1) for name, number in at.items()}
+    steps = range(max(1, len(layout.times)))
     if layout.band:
-        bands: Any = list(guess.bands)
-        tags = {name: _tags(first, number) for number, name in enumerate(guess.bands, start=1) if name}
+        numbers = [number for _, number in places.values()]
+        samples = sample_values([str(layout.address(arrays[0], step)) for step in steps], numbers, known.nodata)
     else:
-        at_name = {name: at for at, name in enumerate(guess.bands) if name}  # in any order, as stores list arrays
-        chosen = {band.name: at_name[band.name] for band in known.bands if band.name in at_name}
-        bands = {name: arrays[at] for name, at in chosen.items()}
-        tags = {name: _tags(headers[at], 1) for name, at in chosen.items()}
+        addresses = [[str(layout.address(arrays[number], step)) for number in at.values()] for step in steps]
+        samples = sample_files(addresses, known.nodata)
+    guess, scaling = _with_scaling(guess, known, called_from(root, paths[0]), places, samples)
     suffix = PurePosixPath(paths[0]).suffix
     some = paths[0].rpartition("/")[0] + "/" if "/" in paths[0] else ""
     shown = below + (escape_pattern(paths[0]) if len(paths) == 1 else f"{escape_pattern(some)}*{suffix}")
-    steps = f"each of {len(layout.times)} dates is a scene" if len(layout.times) > 1 else ""
-    lines = [entry_line("cube", {"path": shown}, steps)]
+    dates = f"each of {len(layout.times)} dates is a scene" if len(layout.times) > 1 else ""
+    lines = [entry_line("cube", {"path": shown}, dates)]
     if outside:
         lines.append(entry_line("outside", True, "the files lie outside of the catalogue's folder"))
-    lines += _sensor_lines(guess)
+    lines += sensor_lines(guess)
     lines.append(
         entry_line(
             "bands", bands, _joined("" if layout.band else "name of the band: the array", guess.checks.get("bands"))
         )
     )
-    lines += _scaling_lines(guess, known, first.dtypes[0], tags)
+    lines += scaling
     scenes = len(paths) * len(layout.times)
     lines += _tile_lines([min(first.shape)], scenes)
-    lines += _mask_lines(layout.readable)
+    lines += mask_lines(layout.readable)
     lines.append(_split_line(first))
-    return Entry(tuple(lines), scenes, known.name, tuple(tags), tile_size(min(first.shape)), guess.question)
+    return Entry(tuple(lines), scenes, known.name, tuple(places), tile_size(min(first.shape)), guess.question)
 
 
 def evidence_of(root: Path, group: StackGroup) -> Evidence:
@@ -263,28 +229,6 @@ def tile_size(side: int) -> int:
     return side // MULTIPLE * MULTIPLE or side
 
 
-def comment(text: str, indent: int = 4) -> str:
-    """A comment on one line, whatever line breaks the text contains."""
-    return f"{' ' * indent}# {' '.join(text.split())}"
-
-
-def flow(value: Any) -> str:
-    """A value as YAML on one line."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (int, float)):
-        return str(int(value)) if float(value).is_integer() else repr(float(value))
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{flow(key)}: {flow(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(flow(item) for item in value) + "]"
-    text = str(value)
-    plain = PLAIN.fullmatch(text) and text.lower() not in RESERVED_WORDS
-    return text if plain else json.dumps(text, ensure_ascii=False)
-
-
 def _tokens_of(root: Path, group: BandGroup, finest: Header) -> tuple[SensorGuess, dict[str, str]]:
     """The sensor of a product, and the tokens of its usable bands, in the sensor's order."""
     if group.sensor is None:
@@ -300,15 +244,25 @@ def _tokens_of(root: Path, group: BandGroup, finest: Header) -> tuple[SensorGues
             if name and not token.startswith("ST_"):
                 pairs[name] = token
         guess = SensorGuess(group.sensor, tuple(pairs), certain=True)
-    order = [band.name for band in _sensor(guess).bands if band.name in pairs]
+    order = [band.name for band in sensor_of(guess).bands if band.name in pairs]
     return guess, {name: pairs[name] for name in order}
 
 
-def _sensor(guess: SensorGuess) -> Sensor:
+def sensor_of(guess: SensorGuess) -> Sensor:
+    """The sensor of a guess, from the tables or from its inline bands."""
     if isinstance(guess.sensor, str):
         return sensor(guess.sensor)
     values = dict(guess.sensor)
     return inline_sensor(values.pop("name"), values)
+
+
+def _with_scaling(
+    guess: SensorGuess, known: Sensor, path: str, places: Places, samples: Samples
+) -> tuple[SensorGuess, list[str]]:
+    """The guess and the lines on unit, scale and offset; `places` are the header and number of each band by name."""
+    stored = stored_bands(path, places, samples)
+    unknown = not isinstance(guess.sensor, str) and guess.sensor["name"] == FILL_IN
+    return with_units(guess, stored) if unknown else (guess, scaling_lines(guess, known, stored))
 
 
 def _path_lines(below: str, patterns: Sequence[str], outside: bool) -> list[str]:
@@ -317,16 +271,6 @@ def _path_lines(below: str, patterns: Sequence[str], outside: bool) -> list[str]
     if outside:
         lines.append(entry_line("outside", True, "the files lie outside of the catalogue's folder"))
     return lines
-
-
-def _sensor_lines(guess: SensorGuess) -> list[str]:
-    remark = guess.checks.get("sensor")
-    text = f"FILL IN: {guess.question}" if guess.question else f"check: {remark}" if remark else ""
-    if isinstance(guess.sensor, str):
-        return [entry_line("sensor", guess.sensor, text)]
-    mark = "  # FILL IN" if guess.sensor["name"] == FILL_IN else ""
-    bands = [f"        - {flow(band)}{mark}" for band in guess.sensor["bands"]]
-    return [f"    sensor:  # {text}", f"      name: {flow(guess.sensor['name'])}", "      bands:", *bands]
 
 
 def _first_readable(root: Path, group: BandGroup) -> dict[str, Header]:
@@ -339,22 +283,6 @@ def _first_readable(root: Path, group: BandGroup) -> dict[str, Header]:
             first = first or error
     assert first is not None  # a group has a scene
     raise first
-
-
-def _tags(info: Header, number: int) -> tuple[float, float]:
-    """Scale and offset of a stored band in the tags of a file."""
-    return info.scales[number - 1], info.offsets[number - 1]
-
-
-def _scaling_lines(guess: SensorGuess, known: Sensor, dtype: str, tags: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Unit, scale and offset: from the tags of the files (by band), else common values for sensor and data type."""
-    values, reason = scaling_guess(known, dtype)
-    if any(tag != NO_TAGS for tag in tags.values()):
-        both: list[Any] = [{name: tag[place] for name, tag in tags.items()} for place in (0, 1)]
-        scale, offset = (next(iter(one.values())) if len(set(one.values())) == 1 else one for one in both)
-        values, reason = {"unit": known.unit, "scale": scale, "offset": offset}, "from the tags of the files"
-    mark = "" if guess.certain else "check: "
-    return [entry_line(key, value, f"{mark}{reason}" if key == "unit" else "") for key, value in values.items()]
 
 
 def _tile_lines(sides: Sequence[int], scenes: int) -> list[str]:
@@ -374,7 +302,7 @@ def _tile_lines(sides: Sequence[int], scenes: int) -> list[str]:
     return [entry_line("tile", {"size": size}, f"pixels; the smallest raster has {min(sides)}{remark}")]
 
 
-def _mask_lines(names: Iterable[str]) -> list[str]:
+def mask_lines(names: Iterable[str]) -> list[str]:
     """The `mask` line of the first quality layer among these names, if there is one."""
     layers = ((name, layer) for name in names if (layer := quality_layer(name)))
     return [entry_line("mask", layer.mask(band=name), layer.remark) for name, layer in layers][:1]
@@ -412,31 +340,5 @@ def _sides(root: Path, paths: Sequence[str]) -> list[int]:
     return sides
 
 
-def entry_line(key: str, value: Any, remark: str | None = "") -> str:
-    """A key of an entry with its value on one line, and a remark as comment."""
-    end = f"  # {' '.join(remark.split())}" if remark else ""
-    return f"    {key}: {flow(value)}{end}"
-
-
 def _joined(*texts: str | None) -> str:
     return "; ".join(text if number == 0 else f"check: {text}" for number, text in enumerate(texts) if text)
-
-
-def _is_raster(asset: Mapping[str, Any]) -> bool:
-    """Whether an asset holds measurements, judged by its role and type."""
-    suffix = PurePosixPath(urlsplit(str(asset["href"])).path).suffix.lower()
-    return NO_DATA_ROLES.isdisjoint(asset.get("roles") or ()) and suffix in RASTERS
-
-
-def _band_names(item: Item, asset: Mapping[str, Any]) -> list[str]:
-    """The names of the bands of an asset; its key if it names none."""
-    key = next(key for key, one in item.assets.items() if one is asset)
-    return [str(band["name"] or band["common_name"] or key) for band in listed_bands(asset)] or [key]
-
-
-def _has(finder: AssetFinder, item: Item, band: Band) -> bool:
-    try:
-        finder.find(item, [band])
-    except CatalogError:
-        return False
-    return True

@@ -139,8 +139,9 @@ def guess_sensor(evidence: Evidence) -> SensorGuess:
 
 def _guess(evidence: Evidence) -> SensorGuess:
     hinted, certain = hinted_sensors(evidence.path)
-    if len(hinted) > 1 and hinted[0].startswith("landsat"):  # Collection 2 surface reflectance is unsigned 16 bit
-        hinted = (*hinted[1:], hinted[0]) if evidence.dtype == "uint16" else hinted[:1]
+    if len(hinted) > 1 and hinted[0].startswith("landsat"):  # Collection 2: SR_B2, ..., in unsigned 16 bit
+        surface = any((text or "").upper().startswith("SR_B") for text in evidence.descriptions)
+        hinted = (*hinted[1:], hinted[0]) if surface or evidence.dtype == "uint16" else hinted[:1]
     if hinted[:1] == ("sentinel-1-grd",) and evidence.dtype == "uint8":  # radar has more than 8 bits
         hinted = ()
     fits = _fits(evidence, hinted)
@@ -151,19 +152,6 @@ def _guess(evidence: Evidence) -> SensorGuess:
         fits.sort(key=lambda fit: _rank(fit, order, hinted=bool(hinted)))
         return _described(fits, hinted, certain, evidence.dtype)
     return _counted(evidence, hinted, certain) or _colour(evidence) or _unknown(evidence)
-
-
-def scaling_guess(one: Sensor, dtype: str) -> tuple[dict[str, Any], str]:
-    """`unit`, `scale` and `offset` of stacks derived from a sensor's product, by data type; and the reason."""
-    if one.unit == "digital_number":
-        return {"unit": one.unit, "scale": 1, "offset": 0}, f"as stored in {dtype}"
-    if dtype == "uint8":
-        return {"unit": "digital_number", "scale": 1, "offset": 0}, "8 bit values are not calibrated"
-    if dtype.startswith("float"):
-        return {"unit": one.unit, "scale": 1, "offset": 0}, f"{dtype} is taken as {one.unit}"
-    if one.unit == "reflectance" and one.scale == 1:
-        return {"unit": one.unit, "scale": 0.0001, "offset": 0}, f"{dtype} is taken as reflectance x 10000"
-    return {"unit": one.unit, "scale": one.scale, "offset": one.offset}, f"usual for {one.name} in {dtype}"
 
 
 def kept_band(one: Sensor, band: Band | None) -> str | None:

@@ -96,6 +96,7 @@ class CubeStep:
             acquired=acquired,
             missing=tuple(self._values("missing_value")),
             limits=self._limits(),
+            units=(str(attributes["units"]),) * count if attributes.get("units") else (),
         )
 
     def read(self, indexes: Sequence[int], window: RasterioWindow) -> Array:
