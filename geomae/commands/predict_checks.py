@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from geomae.commands.session import Session
 from geomae.prediction.assessment import shared_ground_remark
 from geomae.prediction.models import WindowModel
-from geomae.prediction.record import namesake_remark, scale_remark
+from geomae.prediction.record import learned_remarks, scale_remark
 from geomae.prediction.scene_maps import FEW_CELLS, MapJob
 from geomae.prediction.tiles import as_number
 from geomae.tiles.selection import Selection
@@ -18,11 +18,9 @@ def describe_plan(
     record = fitted[0][1].record
     remarks: list[str] = [] if record.renumbered is None else [record.renumbered]
     for selected, model in fitted:
-        notes = (
-            scale_remark(record, selected.imagery, selected.name),
-            namesake_remark(record, selected.index, selected.name),
-        )
-        remarks += [note for note in notes if note is not None]
+        scale = scale_remark(record, selected.imagery, selected.name)
+        remarks += [] if scale is None else [scale]
+        remarks += learned_remarks(record, selected.index, selected.name)
         labels = [one for one in selected.index.tiles["label"].tolist() if one is not None] if record.of_numbers else []
         strange = sum(as_number(one) is None for one in labels)
         if strange:

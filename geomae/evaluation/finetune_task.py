@@ -39,6 +39,7 @@ from geomae.models.head_record import (
 )
 from geomae.sensors.record import SensorRecord
 from geomae.tiles.labelled_batches import LabelledTiles
+from geomae.tiles.learned_tiles import record_tiles
 from geomae.tiles.reader import TileReader
 from geomae.tiles.selection import Selection, index_gsd_m, overlapping
 from geomae.training.finetuning import FinetuneJob, class_weights
@@ -119,11 +120,9 @@ class FinetuneTask:
             layer=read_layer(config, self.model),
         )
 
-    def tiles_behind(self) -> dict[str, dict[str, list[str]]]:
-        """Ids of training and held-out tiles, as stored in a model folder."""
-        parts = {"learned": self.learned, "held_out": self.held}
-        ids = {name: one.index.tiles["tile_id"].tolist() for name, one in parts.items()}
-        return {self.learned.index.name: ids}
+    def tiles_behind(self) -> dict[str, dict[str, Any]]:
+        """Training and held-out tiles, as stored in a model folder."""
+        return {self.learned.index.name: record_tiles(self.learned.index, [self.held.index])}
 
     def probe(self, shots: tuple[int, ...]) -> ProbeTask:
         """The task of a probe of the frozen encoder with the same training, held-out and test tiles."""

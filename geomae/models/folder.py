@@ -7,7 +7,7 @@ learned_tiles.json  the tiles that a fine-tuned model was trained on, and those 
 B tiles, C bands, H W pixels, N patches, F features of a band's code
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -71,11 +71,11 @@ def _columns(record: SensorRecord, device: torch.device) -> tuple[Tensor, Tensor
 
 @dataclass(frozen=True)
 class TrainedHead:
-    """The head of a fine-tuned model. `learned` lists the ids of `learned` and `held_out` tiles by data set."""
+    """The head of a fine-tuned model. `learned` has the tiles that it was trained on and chosen by, by data set."""
 
     record: HeadRecord
     module: Head
-    learned: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+    learned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass
@@ -234,7 +234,7 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Model:
     return Model(mae.eval().to(device), sensors, config.get("provenance", {}), head=trained)
 
 
-def _learned_tiles(folder: Path, head: HeadRecord) -> dict[str, dict[str, list[str]]]:
+def _learned_tiles(folder: Path, head: HeadRecord) -> dict[str, dict[str, Any]]:
     """Read the tiles that a head was trained on. Raises ModelError where the file is missing or was altered."""
     path = folder / LEARNED_TILES
     if not path.is_file() or file_digest(path) != head.learned_tiles:

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from geomae.config import Frozen
 
 CLASSIFICATION, REGRESSION, SEGMENTATION = TASKS = ("classification", "regression", "segmentation")
-LEARNED_TILES = "learned_tiles.json"  # beside config.json: {data set: {"learned": [tile ids], "held_out": [tile ids]}}
+LEARNED_TILES = "learned_tiles.json"  # beside config.json: by data set what `tiles.learned_tiles.record_tiles` says
 
 
 class Calibration(Frozen):

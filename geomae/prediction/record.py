@@ -3,12 +3,10 @@
 K classes
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from geomae.errors import BandMismatchError, ConfigError, ModelError
 from geomae.metrics.predictions import Floats
@@ -17,6 +15,7 @@ from geomae.models.lineage import Step
 from geomae.sensors import match_bands
 from geomae.sensors.record import SensorRecord
 from geomae.tiles.index import TileIndex
+from geomae.tiles.learned_tiles import UNPLACED, UNRECORDED, LearnedTiles
 
 PROBE = "probe.json"  # the record of a saved probe, in its folder
 GSD_FACTOR = 1.5  # largest ratio of pixel sizes without a remark
@@ -44,7 +43,7 @@ class PredictorRecord:
     `codes` are the classes' codes in the label raster, or None. `imagery` holds the bands, unit, ground sample
     distance and statistics of the training imagery; `tile` is the side of its tiles in pixels. `trained_K` are the
     class shares (priors) of the calibrated probabilities. `confusion_KK` counts (truth, predicted) on held-out tiles.
-    `learned` maps each data set to the tiles used for training (`learned`) and for model selection (`held_out`).
+    `learned` maps each data set to the tiles used for training and for model selection (see `record_tiles`).
     `about` holds further rows for a report, and `steps` is the lineage of the model.
     """
 
@@ -57,7 +56,7 @@ class PredictorRecord:
     tile: int
     trained_K: Floats
     confusion_KK: Floats | None
-    learned: Mapping[str, Mapping[str, Sequence[str]]]
+    learned: Mapping[str, Mapping[str, Any]]
     about: Mapping[str, str] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()
 
@@ -134,62 +133,35 @@ def scale_remark(record: PredictorRecord, imagery: SensorRecord, where: str) -> 
     )
 
 
-def learned_tiles(record: PredictorRecord, index: TileIndex) -> "LearnedTiles":
-    """Return the tiles in scenes of `index` that were used for training or model selection.
-
-    A scene of another data set with the same name counts as the same scene: two entries of a catalogue often describe
-    one file, and leaving out a tile too many does not make the accuracy optimistic.
-    """
-    scenes = {scene.id for scene in index.source.scenes}
-    tile_ids = [one for of_dataset in record.learned.values() for tiles in of_dataset.values() for one in tiles]
-    return LearnedTiles.of(tile_ids, record.tile, scenes)
+def learned_tiles(record: PredictorRecord, index: TileIndex) -> LearnedTiles:
+    """Return the tiles in scenes of `index` that were used for training or model selection."""
+    return LearnedTiles.of(record.learned, record.tile, index)
 
 
-def namesake_remark(record: PredictorRecord, index: TileIndex, where: str) -> str | None:
-    """Return a remark on scenes with selected tiles that `learned_tiles` matches with scenes of other data sets.
+def learned_remarks(record: PredictorRecord, index: TileIndex, where: str) -> Iterator[str]:
+    """Yield remarks on what is not known for certain of scenes with selected tiles that the model learned from."""
+    selected = {index.source.scenes[scene].id for scene in index.tiles["scene"].unique()}
+    found = [one for one in learned_tiles(record, index).scenes if one.scene in selected]
+    namesakes: dict[str, list[str]] = {}
+    for one in found:
+        if one.dataset != index.name:
+            namesakes.setdefault(one.dataset, []).append(one.scene)
+    if namesakes:
+        said = "; ".join(f"{_listed(scenes)} of {dataset}" for dataset, scenes in namesakes.items())
+        yield f"{where}: scenes with the names of scenes that the model learned from ({said}) are taken to be the same"
+    if unplaced := [one.scene for one in found if one.doubt == UNPLACED]:
+        yield (
+            f"{where}: scenes have another size than when the model learned from them, and no CRS in both "
+            f"({_listed(unplaced)}), so that their ground that it learned from is unknown; all of it counts as learned"
+        )
+    if unrecorded := [one.scene for one in found if one.doubt == UNRECORDED]:
+        yield (
+            f"{where}: the model's folder is of a version that did not record the grids of scenes "
+            f"({_listed(unrecorded)}); tiles that it learned from are looked for at the same rows and columns, which "
+            "is wrong if these scenes were resampled or cut since"
+        )
 
-    None where there are none.
-    """
-    scenes = {index.source.scenes[scene].id for scene in index.tiles["scene"].unique().tolist()}
-    shared: dict[str, list[str]] = {}
-    for name, of in record.learned.items():
-        tile_ids = [one for tiles in of.values() for one in tiles]
-        if name != index.name and (same := sorted(LearnedTiles.of(tile_ids, record.tile, scenes).corners)):
-            shared[name] = same
-    if not shared:
-        return None
-    said = "; ".join(
-        f"{', '.join(same[:SHOWN])}{f' and {len(same) - SHOWN} more' if len(same) > SHOWN else ''} of {name}"
-        for name, same in shared.items()
-    )
-    return f"{where}: scenes with the names of scenes that the model learned from ({said}) are taken to be the same"
 
-
-@dataclass(frozen=True)
-class LearnedTiles:
-    """Upper left corners (row, column) of squares of `size` pixels, by scene."""
-
-    corners: Mapping[str, Any]
-    size: int
-
-    @classmethod
-    def of(cls, tile_ids: Sequence[str], size: int, scenes: Collection[str]) -> "LearnedTiles":
-        """Parse the tile ids of `scenes`: `SCENE:ROW:COLUMN`, followed by `:NUMBER` where points share a tile."""
-        corners: dict[str, list[tuple[int, int]]] = {}
-        for one in tile_ids:
-            scene, row, col = one.rsplit(":", 2)
-            if scene not in scenes:
-                scene, row, col, *_ = one.rsplit(":", 3)
-            if scene not in scenes:
-                continue
-            corners.setdefault(scene, []).append((int(row), int(col)))
-        return cls({scene: np.array(places) for scene, places in corners.items()}, size)
-
-    def meeting(self, scene: str, row: float, col: float, size: float) -> bool:
-        """Whether a square of a scene overlaps one of these tiles; with `size` 0, whether a point lies in one."""
-        if scene not in self.corners:
-            return False
-        corner_N2 = self.corners[scene]
-        reach = np.maximum(size, 1e-9)
-        inside_N2 = (corner_N2 < np.array([row, col]) + reach) & (corner_N2 + self.size > np.array([row, col]))
-        return bool(inside_N2.all(1).any())
+def _listed(scenes: Sequence[str]) -> str:
+    names = sorted(set(scenes))
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

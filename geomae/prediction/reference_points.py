@@ -20,7 +20,7 @@ from geomae.prediction.assessment import ROWS, MapArea
 from geomae.prediction.record import PredictorRecord, learned_tiles
 from geomae.prediction.scene_maps import NODATA, MapJob
 from geomae.rasters import Grid, Window, read_map
-from geomae.vectors.projection import TURN, corners, in_degrees, transform
+from geomae.vectors.projection import pixels_of
 from geomae.vectors.reading import read_vector
 
 REFERENCE, STRATUM = "reference", "stratum"
@@ -146,7 +146,7 @@ def _at_another_date(
     for index in {id(job.selected.index): job.selected.index for job in jobs}.values():
         learned = learned_tiles(record, index)
         for scene, grid in zip(index.source.scenes, index.grids, strict=True):
-            if scene.id in mapped or scene.id not in learned.corners or grid is None or grid.crs is None:
+            if scene.id in mapped or scene.id not in learned.box_N4 or grid is None or grid.crs is None:
                 continue
             row_N, col_N = _pixels_of(grid, given)
             pairs = zip(row_N.tolist(), col_N.tolist(), strict=True)
@@ -168,11 +168,9 @@ def _share_learned(record: PredictorRecord, jobs: Sequence[MapJob]) -> float:
     for job in jobs:
         learned, k = learned_tiles(record, job.selected.index), job.lattice.cell
         there_HW = np.zeros((job.grid.height, job.grid.width), dtype=bool)
-        for corner in learned.corners.get(job.scene.id, ()):
-            first_2, last_2 = (
-                np.ceil(np.maximum(one / k - 0.5, 0)).astype(int) for one in (corner, corner + learned.size)
-            )
-            there_HW[first_2[0] : last_2[0], first_2[1] : last_2[1]] = True
+        for box_4 in learned.box_N4.get(job.scene.id, ()):
+            top, left, bottom, right = np.ceil(np.maximum(box_4 / k - 0.5, 0)).astype(int).tolist()
+            there_HW[top:bottom, left:right] = True
         inside, every = inside + int(there_HW.sum()), every + there_HW.size
     return inside / every
 
@@ -322,16 +320,9 @@ def _codes_at(job: MapJob, out: Path, row_N: Floats, col_N: Floats, here_N: NDAr
 
 
 def _pixels_of(grid: Grid, given: ReferencePoints) -> tuple[Floats, Floats]:
-    """Return fractional rows and columns of points in a grid with a CRS; NaN, which lies in no map, where unknown."""
-    assert grid.crs is not None
-    a, b, c, d, e, f = grid.transform
-    east_N, north_N = transform(given.crs, grid.crs, given.points_N2).T
-    if in_degrees(grid.crs):  # longitudes are equal modulo 360: of grids from 0 to 360, and of those across 180
-        left = corners(grid)[:, 0].min()
-        east_N = left + np.mod(east_N - left, TURN)
-    x_N, y_N = east_N - c, north_N - f
-    scale = a * e - b * d
-    return (a * y_N - d * x_N) / scale, (e * x_N - b * y_N) / scale
+    """Return fractional rows and columns (N) of the points in a grid with a CRS; NaN where unknown, in no map."""
+    row_N1, col_N1 = pixels_of(grid, given.crs, given.points_N2[:, None])
+    return row_N1[:, 0], col_N1[:, 0]
 
 
 def _named(points_N2: Floats, point: int) -> str:

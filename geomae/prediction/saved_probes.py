@@ -13,6 +13,7 @@ from geomae.models.class_colours import colours_of
 from geomae.models.lineage import Step
 from geomae.prediction.folders import SavedProbe, save_probe
 from geomae.prediction.record import PredictorRecord
+from geomae.tiles.learned_tiles import record_tiles
 
 
 def label_codes(catalog: Catalog, dataset: str, classes: Sequence[str]) -> tuple[int | None, ...]:
@@ -66,8 +67,7 @@ def _record(
     """Return the description of a probe."""
     task, train = result.task, result.task.train
     index = train.index
-    tiles = {"learned": index.tiles["tile_id"].tolist()}
-    tiles |= {"held_out": [one for part in task.pool[1:] for one in part.index.tiles["tile_id"].tolist()]}
+    tiles = record_tiles(index, [part.index for part in task.pool[1:]])
     labels = f"labels of {train.name} ({len(train)} tiles)"
     learned = Step("probe", f"a linear probe on frozen embeddings of {reference.text}, with {labels}", None)
     return PredictorRecord(

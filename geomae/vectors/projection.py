@@ -1,6 +1,6 @@
 """Transformations between coordinate reference systems, with cached transformers, and extents for messages.
 
-N points; coordinates are (x, y), east before north, float64
+N points, or N groups of E points near each other; coordinates are (x, y), east before north, float64
 """
 
 from collections.abc import Sequence
@@ -69,6 +69,25 @@ def corners(grid: Grid) -> Floats:
     a, b, c, d, e, f = grid.transform
     pixels_42 = np.array([(0, 0), (grid.width, 0), (grid.width, grid.height), (0, grid.height)], dtype=np.float64)
     return np.stack([a * pixels_42[:, 0] + b * pixels_42[:, 1] + c, d * pixels_42[:, 0] + e * pixels_42[:, 1] + f], 1)
+
+
+def pixels_of(grid: Grid, crs: str, points_NE2: Floats) -> tuple[Floats, Floats]:
+    """Fractional rows and columns (N, E) in a grid with a CRS of points in `crs`; NaN where they are unknown.
+
+    Longitudes are equal modulo 360. Each group is taken as near to the middle of the grid as can be, as a whole, so
+    that it is found in grids from 0 to 360 and across longitude 180, and one on a border keeps its shape.
+    """
+    assert grid.crs is not None
+    a, b, c, d, e, f = grid.transform
+    east_NE, north_NE = np.moveaxis(transform(crs, grid.crs, points_NE2.reshape(-1, 2)).reshape(points_NE2.shape), 2, 0)
+    if in_degrees(grid.crs):
+        first_N1 = east_NE[:, :1]
+        east_NE = first_N1 + np.mod(east_NE - first_N1 + TURN / 2, TURN) - TURN / 2
+        off_N1 = (east_NE.max(1) + east_NE.min(1))[:, None] / 2 - corners(grid)[:, 0].mean()
+        east_NE = east_NE - TURN * np.floor(off_N1 / TURN + 0.5)
+    x_NE, y_NE = east_NE - c, north_NE - f
+    scale = a * e - b * d
+    return (a * y_NE - d * x_NE) / scale, (e * x_NE - b * y_NE) / scale
 
 
 def _extent(points_N2: Floats) -> str:

@@ -17,7 +17,7 @@ def fitted_of(name, tiles, trained_K):
                           "size": 8})  # fmt: skip
     index = SimpleNamespace(
         name=name, tiles=frame, source=SimpleNamespace(scenes=[SimpleNamespace(id=name)]),
-        independent_units=lambda: [f"{tile}" for tile in range(tiles)],
+        independent_units=lambda: [f"{tile}" for tile in range(tiles)], grids=(None,),
     )  # fmt: skip
     record = SimpleNamespace(
         classes=("a", "b"), trained_K=trained_K, confusion_KK=np.eye(2) * 50, learned={}, tile=8, of_pixels=False,
