@@ -106,11 +106,13 @@ def band_entry(root: Path, below: str, group: BandGroup, *, outside: bool) -> En
         lines.append(comment(f"check: left out, because some scenes lack them: {', '.join(group.lacking)}"))
     lines += scaling
     token = next(token for token, one in headers.items() if one is finest)
-    sides = _sides(root, [scene[token] for scene in group.by_scene]) or [min(finest.shape)]
-    lines += _tile_lines(sides, group.scenes)
+    looked = min(group.scenes, LOOKED_AT)
+    some = [group.by_scene[group.scenes * place // looked] for place in range(looked)]
+    shapes = _shapes(root, [[scene[one] for one in (token, *tokens.values())] for scene in some]) or [finest.shape]
+    lines += _tile_lines(shapes, group.scenes * len(shapes) / looked)
     lines += mask_lines([group.mask] if group.mask else [])
     lines.append(_split_line(finest))
-    return Entry(tuple(lines), group.scenes, known.name, tuple(tokens), tile_size(usual_side(sides)), guess.question)
+    return Entry(tuple(lines), group.scenes, known.name, tuple(tokens), usual_tile(shapes), guess.question)
 
 
 def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> Entry:
@@ -135,8 +137,8 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
     unlike = sum((one.scales, one.offsets) != (first.scales, first.offsets) for one in group.headers)
     if unlike:
         lines.append(comment(f"check: {unlike} of the files examined have other tags for scale and offset"))
-    sides = [min(one.shape) for one in group.headers]
-    lines += _tile_lines(sides, len(group.files))
+    shapes = [one.shape for one in group.headers]
+    lines += _tile_lines(shapes, len(group.files) * len(shapes) / group.looked)
     skipped_bands = {number: first.names[number - 1] for number, band in enumerate(guess.bands, 1) if not band}
     lines += mask_lines(filter(None, skipped_bands.values())) or _unnamed_mask(root, group, skipped_bands)
     if group.classes:
@@ -147,7 +149,7 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
         lines.append(comment(f"the files have no ground sample distance, {own}; to set another: gsd_m: METRES"))
     lines.append(_split_line(first))
     names = tuple(name for name in guess.bands if name)
-    size = tile_size(usual_side(sides))
+    size = usual_tile(shapes)
     return Entry(tuple(lines), len(group.files), known.name, names, size, guess.question, group.companions)
 
 
@@ -193,10 +195,10 @@ def cube_entry(root: Path, below: str, paths: Sequence[str], *, outside: bool) -
     )
     lines += scaling
     scenes = len(paths) * len(layout.times)
-    lines += _tile_lines([min(first.shape)], scenes)
+    lines += _tile_lines([first.shape], scenes)
     lines += mask_lines(layout.readable)
     lines.append(_split_line(first))
-    return Entry(tuple(lines), scenes, known.name, tuple(places), tile_size(min(first.shape)), guess.question)
+    return Entry(tuple(lines), scenes, known.name, tuple(places), usual_tile([first.shape]), guess.question)
 
 
 def evidence_of(root: Path, group: StackGroup) -> Evidence:
@@ -217,16 +219,11 @@ def called_from(root: Path, path: str) -> str:
     return "/".join((*names, path))
 
 
-def usual_side(sides: Sequence[int]) -> int:
-    """The smallest of the sides that is at least half of the median side, so that narrow rasters do not count."""
-    return min(side for side in sides if 2 * side >= median_high(sides))
-
-
-def tile_size(side: int) -> int:
-    """Side of the tiles in pixels; `side` is that of the smallest raster that counts."""
-    if side >= LARGEST_TILE:
-        return USUAL_TILE
-    return side // MULTIPLE * MULTIPLE or side
+def usual_tile(shapes: Sequence[tuple[int, int]]) -> int:
+    """Side of the tiles in pixels, for the smallest raster that is at least half as large as the median one."""
+    sides = [min(shape) for shape in shapes]
+    side = min(one for one in sides if 2 * one >= median_high(sides))
+    return USUAL_TILE if side >= LARGEST_TILE else side // MULTIPLE * MULTIPLE or side
 
 
 def _tokens_of(root: Path, group: BandGroup, finest: Header) -> tuple[SensorGuess, dict[str, str]]:
@@ -285,21 +282,30 @@ def _first_readable(root: Path, group: BandGroup) -> dict[str, Header]:
     raise first
 
 
-def _tile_lines(sides: Sequence[int], scenes: int) -> list[str]:
-    """The `tile` line; `sides` in pixels are those of some of the scenes. Few tiles get a remark on what gives more."""
-    size = tile_size(usual_side(sides))
-    small = sum(one < size for one in sides)
-    remark = f"; check: {small} of {len(sides)} rasters examined are smaller and are left out" if small else ""
+def _tile_lines(shapes: Sequence[tuple[int, int]], scenes: float) -> list[str]:
+    """The `tile` line; `shapes` in pixels are those of some of the `scenes` that can be read.
+
+    Few tiles get a remark on what gives more.
+    """
+    size, least = usual_tile(shapes), min(map(min, shapes))
+    small = sum(min(shape) < size for shape in shapes)
+    are = "is smaller and is" if small == 1 else "are smaller and are"
+    remark = f"; check: {small} of {len(shapes)} rasters examined {are} left out" if small else ""
 
     def about(size: int, stride: int) -> int:
-        return round(scenes * sum((max(one - size + stride, 0) // stride) ** 2 for one in sides) / len(sides))
+        return round(scenes * sum(_tiles(shape, size, stride) for shape in shapes) / len(shapes))
 
     finer = {"size": size // 2, "stride": size // 4}
-    if about(size, size) < FEW_TILES and finer["stride"] >= MULTIPLE:
-        remark += (
-            f"; about {about(size, size)} tiles, few to learn from: tile: {flow(finer)} gives about {about(**finer)}"
-        )
-    return [entry_line("tile", {"size": size}, f"pixels; the smallest raster has {min(sides)}{remark}")]
+    if (few := about(size, size)) < FEW_TILES and finer["stride"] >= MULTIPLE:
+        what = f"about {few} tile{'s' * (few != 1)}, few to learn from"
+        remark += f"; {what}: tile: {flow(finer)} gives about {about(**finer)}"
+    return [entry_line("tile", {"size": size}, f"pixels; the smallest raster has {least}{remark}")]
+
+
+def _tiles(shape: tuple[int, int], size: int, stride: int) -> int:
+    """The number of tiles in a raster."""
+    rows, cols = (max(side - size + stride, 0) // stride for side in shape)
+    return rows * cols
 
 
 def mask_lines(names: Iterable[str]) -> list[str]:
@@ -330,14 +336,14 @@ def _split_line(first: Header) -> str:
     return comment(f"{ALL_TRAIN} split: {flow(how)}")
 
 
-def _sides(root: Path, paths: Sequence[str]) -> list[int]:
-    """The shorter sides, in pixels, of a sample of the rasters; rasters that cannot be read are skipped."""
-    count = min(len(paths), LOOKED_AT)
-    sides = []
-    for place in range(count):
+def _shapes(root: Path, scenes: Sequence[Sequence[str]]) -> list[tuple[int, int]]:
+    """The shapes, in pixels, of the first file of each scene; scenes with a file that cannot be read are skipped."""
+    shapes = []
+    for files in scenes:
         with contextlib.suppress(RasterError):
-            sides.append(min(header(str(root / paths[len(paths) * place // count])).shape))
-    return sides
+            headers = [header(str(root / path)) for path in files]  # of all, as one broken file spoils a scene
+            shapes.append(headers[0].shape)
+    return shapes
 
 
 def _joined(*texts: str | None) -> str:

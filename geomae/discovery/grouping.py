@@ -217,7 +217,8 @@ def _group(files: Sequence[_BandFile]) -> BandGroup:
 class StackGroup:
     """Rasters of one kind that make one data set.
 
-    `patterns` and `files` are relative to the searched folder, `headers` are of some of the files. `telling` is the
+    `patterns` and `files` are relative to the searched folder, `headers` are of those that can be read of the `looked`
+    files that were examined. `telling` is the
     path of one file without running numbers. `classes` are the names of the folders if these look like classes.
     `companions` are patterns of one-band rasters with the same file names, which may be masks or labels.
     """
@@ -226,6 +227,7 @@ class StackGroup:
     patterns: tuple[str, ...]
     files: tuple[str, ...]
     headers: tuple[Header, ...]
+    looked: int
     telling: str
     classes: tuple[str, ...] = ()
     companions: tuple[str, ...] = ()
@@ -284,6 +286,7 @@ class _Folder:
     kind: tuple[object, ...]
     files: tuple[str, ...]
     headers: tuple[Header, ...]
+    looked: int
     patterns: tuple[str, ...]
     telling: str
 
@@ -315,14 +318,15 @@ def _kinds(
     if len(distinct) == 1:
         pattern = f"{escape_pattern(folder)}/*{suffix}" if folder else f"*{suffix}"
         telling = names.telling(files[0])
-        return [_Folder(folder, suffix, distinct[0], tuple(files), tuple(header_of.values()), (pattern,), telling)]
+        looked, seen = min(LOOKED_AT, len(files)), tuple(header_of.values())
+        return [_Folder(folder, suffix, distinct[0], tuple(files), seen, looked, (pattern,), telling)]
     result = []
     for kind in distinct:
         own = tuple(path for path in files if kinds.get(path) == kind)
         others = [path for path in files if kinds.get(path) != kind]
         headers = tuple(header_of[path] for path in own)
         patterns = _patterns(own, others, suffix)
-        result.append(_Folder(folder, suffix, kind, own, headers, patterns, names.telling(own[0])))
+        result.append(_Folder(folder, suffix, kind, own, headers, len(own), patterns, names.telling(own[0])))
     return result
 
 
@@ -370,7 +374,10 @@ def _merged(parts: Sequence[_Folder]) -> list[StackGroup]:
     disjoint = sum(map(len, stems)) == len(set().union(*stems))
     first = parts[0]
     if len(parts) == 1 or (first.kind[0] == 1 and not disjoint):
-        return [StackGroup(telling_name(one.path), one.patterns, one.files, one.headers, one.telling) for one in parts]
+        return [
+            StackGroup(telling_name(one.path), one.patterns, one.files, one.headers, one.looked, one.telling)
+            for one in parts
+        ]
     headers = tuple(one for part in parts for one in part.headers)
     pattern = folder_pattern([part.path for part in parts]) + f"*{first.suffix}"
     names = [PurePosixPath(part.path).name for part in parts]
@@ -380,7 +387,8 @@ def _merged(parts: Sequence[_Folder]) -> list[StackGroup]:
     classes = tuple(sorted(names)) if small and named and several and disjoint else ()
     files = tuple(path for part in parts for path in part.files)
     name = telling_name(str(PurePosixPath(first.path).parent))
-    return [StackGroup(name, (pattern,), files, headers, first.telling, classes)]
+    looked = sum(part.looked for part in parts)
+    return [StackGroup(name, (pattern,), files, headers, looked, first.telling, classes)]
 
 
 def telling_name(folder: str) -> str:

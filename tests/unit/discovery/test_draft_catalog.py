@@ -194,7 +194,7 @@ def test_init_proposes_a_tile_by_the_usual_size(
     (line,) = [line for line in entry.lines if "tile:" in line]
     assert entry.tile == size
     assert f"tile: {{size: {size}}}" in line
-    assert (f"check: {left_out} rasters examined are smaller" in line) == (left_out is not None)
+    assert (f"check: {left_out} rasters examined is smaller and is left out" in line) == (left_out is not None)
     assert ("check" in line) == (left_out is not None)
 
 
@@ -208,3 +208,24 @@ def test_init_says_what_gives_more_tiles_of_few_scenes(tmp_path: Path, side: int
     text = infer_catalog(tmp_path, tmp_path / "c.yaml").text()
     (line,) = (line for line in text.splitlines() if "tile: {size: 64}" in line)
     assert finer in line if finer else "few to learn from" not in line
+
+
+ONE = "about 1 tile, few to learn from: tile: {size: 32, stride: 16} gives about 9"
+LONG = "about 5 tiles, few to learn from: tile: {size: 32, stride: 16} gives about 57"
+
+
+@pytest.mark.parametrize(("shape", "said"), [((70, 70), ONE), ((64, 320), LONG)])
+def test_init_counts_the_tiles_of_the_files_that_can_be_read(tmp_path: Path, shape: tuple[int, int], said: str) -> None:
+    write_cog(tmp_path / "a.tif", np.ones((4, *shape), np.uint8), crs=None, transform=None)
+    for name in "bcd":
+        (tmp_path / f"{name}.tif").write_bytes(b"broken")
+    catalog = infer_catalog(tmp_path, tmp_path / "c.yaml")
+    assert said in catalog.text() and len(catalog.problems) == 3
+
+
+def test_init_counts_the_tiles_of_the_scenes_of_which_all_bands_can_be_read(tmp_path: Path) -> None:
+    for day in ("001", "002", "003"):
+        for band in ("B02", "B03"):
+            scene(tmp_path / f"HLS.S30.T32TMT.2021{day}T101010.v2.0.{band}.tif", 1, np.int16, 1)
+    (tmp_path / "HLS.S30.T32TMT.2021002T101010.v2.0.B03.tif").write_bytes(b"broken")
+    assert "about 2 tiles, few to learn from" in infer_catalog(tmp_path, tmp_path / "c.yaml").text()
