@@ -156,7 +156,8 @@ def test_the_model_knows_what_it_learned_from(finished):
     behind = json.loads((finished / "model" / LEARNED_TILES).read_text())["fields"]
     scenes = [{tile.split(":")[0] for tile in behind[part]} for part in ("learned", "held_out")]
     assert not scenes[0] & scenes[1]  # whole groups are held out
-    assert sum(map(len, behind.values())) == 4 * TRAINED
+    assert len(behind["learned"]) + len(behind["held_out"]) == 4 * TRAINED
+    assert set(behind["grids"]) == scenes[0] | scenes[1]
     assert counts_KK.shape == (3, 3)
     assert counts_KK.sum() == len(behind["held_out"])
     assert tuned.model.provenance["from"] == {"mlflow_run": "r0"}
