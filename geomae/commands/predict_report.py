@@ -80,16 +80,18 @@ def publish(
     jobs: Sequence[MapJob], values: Sequence[Floats], shares: TargetShares | None, paths: Sequence[Path],
     remarks: Sequence[str],
 ) -> None:  # fmt: skip
-    """Publish tables, pictures, report and summary; print the results."""
-    out = analysis.out
+    """Publish tables, pictures, report and summary; print the results. `remarks` were printed before the work."""
+    out, said = analysis.out, remarks
     tiles = _tiles(record, fitted, values, jobs, out)
     assessed = [part for one in tiles for part in assess(one, record, jobs, out, analysis.common.seed)]
     areas = None if record.of_numbers or not jobs else measure_areas(record, jobs, out)
     sample = None if reference is None else place_sample(reference, record, jobs, out, areas)
     estimate = None if sample is None or areas is None else sample.estimate(record, areas)
+    if reference is not None and sample is not None:  # the maps show which of them a point has its class from
+        remarks = [*(one for one in remarks if one not in reference.remarks), *sample.origin]
     notes = [*remarks, *(one.remark for one in assessed if one.remark), *(sample.remarks if sample else ())]
     results = Results(record, tiles, assessed, areas, sample, estimate, shares, notes)
-    for note in notes[len(remarks) :]:
+    for note in (one for one in notes if one not in said):
         analysis.screen.warn(note)
     write_predictions(out / "predictions.parquet", record, tiles)
     tables = [out / "predictions.parquet"]

@@ -3,7 +3,7 @@
 N points, K classes, S strata, h rows of a map, W columns of a map
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from geomae.prediction.assessment import ROWS, MapArea
 from geomae.prediction.record import PredictorRecord, learned_tiles
 from geomae.prediction.scene_maps import NODATA, MapJob
 from geomae.rasters import Grid, Window, read_map
+from geomae.tiles.learned_tiles import LearnedTiles
 from geomae.vectors.projection import pixels_of
 from geomae.vectors.reading import read_vector
 
@@ -106,20 +107,33 @@ def read_reference(path: Path, record: PredictorRecord) -> ReferencePoints:
 def check_places(given: ReferencePoints, record: PredictorRecord, jobs: Sequence[MapJob]) -> ReferencePoints:
     """Return the points with those marked that lie on ground that the model learned from; needs no map.
 
-    Raises ConfigError for points outside the scenes, and where fewer than FEWEST points lie on other ground.
+    Without maps, a point is taken to be of the first one that covers it; `place_sample` knows the map that has a class
+    there. Raises ConfigError for points outside the scenes or of unknown strata, and where fewer than FEWEST points lie
+    on other ground.
+    """
+    map_N = np.full(len(given.points_N2), -1)
+    for number, _, _, _, here_N in _in_turn(given, record, jobs):
+        map_N[here_N & (map_N < 0)] = number
+    if (map_N < 0).any():
+        raise ConfigError(_outside(given, [_named(given.points_N2, one) for one in np.flatnonzero(map_N < 0).tolist()]))
+    return _marked(given, record, jobs, map_N)
+
+
+def _marked(given: ReferencePoints, record: PredictorRecord, jobs: Sequence[MapJob], map_N: Codes) -> ReferencePoints:
+    """Mark the points on ground that the model learned from in the scene of their map, and remark on them.
+
+    `map_N` is the number of the map that each point has its class from. Ground learned in another scene does not count,
+    even if that is mapped, too: the prediction does not come from its pixels.
     """
     total, where = len(given.points_N2), given.name
-    covered_N, learned_N = np.zeros(total, dtype=bool), np.zeros(total, dtype=bool)
-    for job in jobs:
-        row_N, col_N, here_N = _places(job, given)
-        learned, k = learned_tiles(record, job.selected.index), job.lattice.cell
-        for point in np.flatnonzero(here_N & ~covered_N).tolist():
-            learned_N[point] = learned.meeting(job.scene.id, row_N[point] * k, col_N[point] * k, 0)
-        covered_N |= here_N
-    if not covered_N.all():
-        raise ConfigError(
-            _outside(given, [_named(given.points_N2, one) for one in np.flatnonzero(~covered_N).tolist()])
-        )
+    tiles = _learned_tiles(record, jobs)
+    learned_N = np.zeros(total, dtype=bool)
+    for number in np.unique(map_N).tolist():
+        job = jobs[number]
+        (row_N, col_N, _), k = _places(job, given), job.lattice.cell
+        for point in np.flatnonzero(map_N == number).tolist():
+            place = (row_N[point] * k, col_N[point] * k)
+            learned_N[point] = tiles[id(job.selected.index)].meeting(job.scene.id, *place, 0)
     left, remarks = int((~learned_N).sum()), list[str]()
     if learned_N.any():
         shown = "; ".join(_named(given.points_N2, one)[1:-1] for one in np.flatnonzero(learned_N).tolist()[:SHOWN])
@@ -130,23 +144,29 @@ def check_places(given: ReferencePoints, record: PredictorRecord, jobs: Sequence
                 "without the tiles at these points (a condition on their group in --train)"
             )
         remarks.append(
-            f"{said}, {_share_learned(record, jobs):.1%} of the map, and are left out. The estimates rest on the other "
+            f"{said}, {_share_learned(tiles, jobs):.1%} of the map, and are left out. The estimates rest on the other "
             f"{left} points and take the map to err there as it does elsewhere; it probably errs less, so that its "
             "accuracy is rather underestimated"
         )
-    remarks += _at_another_date(given, record, jobs, learned_N)
+    remarks += _at_another_date(given, tiles, jobs, learned_N)
     return replace(given, learned_N=learned_N, remarks=tuple(remarks))
 
 
+def _learned_tiles(record: PredictorRecord, jobs: Sequence[MapJob]) -> dict[int, LearnedTiles]:
+    """Return the tiles that the model learned from in each index of the maps, by the index's identity."""
+    indexes = {id(job.selected.index): job.selected.index for job in jobs}
+    return {key: learned_tiles(record, index) for key, index in indexes.items()}
+
+
 def _at_another_date(
-    given: ReferencePoints, record: PredictorRecord, jobs: Sequence[MapJob], learned_N: NDArray[np.bool_]
+    given: ReferencePoints, tiles: Mapping[int, LearnedTiles], jobs: Sequence[MapJob], learned_N: NDArray[np.bool_]
 ) -> Iterator[str]:
-    """Yield a remark on points in tiles that the model learned from in scenes that are not mapped here."""
-    mapped, inside_N, scenes = {job.scene.id for job in jobs}, np.zeros(len(learned_N), dtype=bool), set[str]()
+    """Yield a remark on points in tiles that the model learned from in scenes that their class does not come from."""
+    inside_N, scenes = np.zeros(len(learned_N), dtype=bool), set[str]()
     for index in {id(job.selected.index): job.selected.index for job in jobs}.values():
-        learned = learned_tiles(record, index)
+        learned = tiles[id(index)]
         for scene, grid in zip(index.source.scenes, index.grids, strict=True):
-            if scene.id in mapped or scene.id not in learned.box_N4 or grid is None or grid.crs is None:
+            if scene.id not in learned.box_N4 or grid is None or grid.crs is None:
                 continue
             row_N, col_N = _pixels_of(grid, given)
             pairs = zip(row_N.tolist(), col_N.tolist(), strict=True)
@@ -162,11 +182,11 @@ def _at_another_date(
         )
 
 
-def _share_learned(record: PredictorRecord, jobs: Sequence[MapJob]) -> float:
+def _share_learned(tiles: Mapping[int, LearnedTiles], jobs: Sequence[MapJob]) -> float:
     """Return the share of the maps' pixels whose centres lie in tiles that the model learned from."""
     inside = every = 0
     for job in jobs:
-        learned, k = learned_tiles(record, job.selected.index), job.lattice.cell
+        learned, k = tiles[id(job.selected.index)], job.lattice.cell
         there_HW = np.zeros((job.grid.height, job.grid.width), dtype=bool)
         for box_4 in learned.box_N4.get(job.scene.id, ()):
             top, left, bottom, right = np.ceil(np.maximum(box_4 / k - 0.5, 0)).astype(int).tolist()
@@ -180,14 +200,13 @@ def place_sample(
 ) -> Sample:
     """Look up reference points in the maps. Without given strata, the classes of the map are the strata.
 
-    The points have passed `check_places`, and those on ground that the model learned from are left out. Raises
-    ConfigError for points on nodata of the maps, or of unknown strata.
+    The points have passed `check_places`. Those on ground that the model learned from, in the scene of the map that has
+    a class there, are left out. Raises ConfigError for points on nodata of the maps, and where too few are left.
     """
+    map_N, place_N3 = _on_maps(given, record, jobs, out)
+    given = _marked(given, record, jobs, place_N3[:, 0].astype(np.int64))
     where, used_N = given.name, ~given.learned_N
     stratum_N, strata = _strata(given, record, jobs) if given.strata_N else (None, record.classes)
-    # A point that was drawn in a scene is of the map of this scene, also where another one covers it.
-    drawn_N = None if stratum_N is None or strata == record.classes else np.array(strata)[stratum_N]
-    map_N, place_N3 = _on_maps(given, record, jobs, out, drawn_N)
     stratum_N = map_N if stratum_N is None else stratum_N
     remarks = [] if areas is None else [*_doubts(given, record, areas, map_N, place_N3, [job.name for job in jobs])]
     if given.strata_N:
@@ -264,23 +283,14 @@ def _doubts(
 
 
 def _on_maps(
-    given: ReferencePoints,
-    record: PredictorRecord,
-    jobs: Sequence[MapJob],
-    out: Path,
-    drawn_N: NDArray[np.str_] | None = None,
+    given: ReferencePoints, record: PredictorRecord, jobs: Sequence[MapJob], out: Path
 ) -> tuple[Codes, Floats]:
     """Return the class of the map (N) at each point, from the first map that has a class there, and the place there.
 
-    `drawn_N` names the map that each point was drawn in, which is asked before all others. A place (N, 3) is the number
-    of the map, and the fractional row and column in it.
+    A place (N, 3) is the number of the map, and the fractional row and column in it.
     """
     class_N, place_N3 = np.full(len(given.points_N2), -1), np.zeros((len(given.points_N2), 3))
-    own = [] if drawn_N is None else [(number, job, drawn_N == job.name) for number, job in enumerate(jobs)]
-    every_N = np.ones(len(class_N), dtype=bool)
-    for number, job, there_N in (*own, *((number, job, every_N) for number, job in enumerate(jobs))):
-        row_N, col_N, here_N = _places(job, given)
-        here_N &= there_N
+    for number, job, row_N, col_N, here_N in _in_turn(given, record, jobs):
         code_N = _codes_at(job, out, row_N, col_N, here_N & (class_N < 0))
         for point in np.flatnonzero(code_N != NODATA).tolist():
             class_N[point] = record.map_codes.index(int(code_N[point]))
@@ -288,6 +298,25 @@ def _on_maps(
     if outside := [_named(given.points_N2, point) for point in np.flatnonzero(class_N < 0).tolist()]:
         raise ConfigError(_outside(given, outside))
     return class_N, place_N3
+
+
+def _in_turn(
+    given: ReferencePoints, record: PredictorRecord, jobs: Sequence[MapJob]
+) -> Iterator[tuple[int, MapJob, Floats, Floats, NDArray[np.bool_]]]:
+    """Yield the maps in the order in which they are asked for classes: number, job, and `_places` of those who ask it.
+
+    A point that was drawn in a scene is of the map of this scene, also where another one covers it.
+    """
+    every_N = np.ones(len(given.points_N2), dtype=bool)
+    turns = [(number, job, every_N) for number, job in enumerate(jobs)]
+    if given.strata_N:
+        stratum_N, strata = _strata(given, record, jobs)
+        if strata != record.classes:
+            drawn_N = np.array(strata)[stratum_N]
+            turns = [*((number, job, drawn_N == job.name) for number, job in enumerate(jobs)), *turns]
+    for number, job, asking_N in turns:
+        row_N, col_N, here_N = _places(job, given)
+        yield number, job, row_N, col_N, here_N & asking_N
 
 
 def _places(job: MapJob, given: ReferencePoints) -> tuple[Floats, Floats, NDArray[np.bool_]]:

@@ -78,6 +78,35 @@ def test_points_drawn_in_a_scene_are_of_its_map_where_another_overlaps(tmp_path)
     assert place_sample(drawn, CLASSES, jobs, tmp_path, None).map_N.tolist() == [1, 0, 1]
 
 
+def test_a_point_is_on_learned_ground_where_the_map_that_has_its_class_learned_from_it(tmp_path):
+    """The first map has no class there, and the model learned the ground of the second; and the other way round."""
+    grid = Grid(8, 8, 40.0, CRS, (40.0, 0.0, 4e5, 0.0, -40.0, 5e6))
+    jobs = [map_of(tmp_path, name, code, grid) for name, code in (("before", 3), ("now", 7))]
+    codes = np.full((1, 8, 8), 3, np.uint8)
+    codes[0, :2] = 255
+    write_cog(tmp_path / "map_before.tif", codes, grid=grid, nodata=255)
+    index = SimpleNamespace(source=SimpleNamespace(scenes=[one.scene for one in jobs]), grids=(grid, grid))
+    jobs = [SimpleNamespace(**{**vars(one), "selected": SimpleNamespace(index=index)}) for one in jobs]
+    record = SimpleNamespace(**{**vars(CLASSES), "tile": 2, "learned": {"plots": {"learned": ["now:0:0", "now:4:4"]}}})
+    given = points_at((3, 3), (36, 36), (40, 10), (10, 40))
+    checked = check_places(given, record, jobs)
+    assert not checked.learned_N.any() and "2 of 4 points" in checked.remarks[0] and "(now)" in checked.remarks[0]
+    sample = place_sample(checked, record, jobs, tmp_path, None)
+    assert sample.map_N.tolist() == [0, 0, 1] and sample.reference_N.shape == (3,)  # the first point is left out
+    left_out, another = sample.origin
+    assert "1 of 4 points lie on ground that the model learned from (" in left_out
+    assert "1 of 4 points" in another and "another scene (now)" in another
+    drawn = replace(given, strata_N=("before", "now", "now", "now"))
+    assert check_places(drawn, record, jobs).learned_N.tolist() == [False, True, False, False]
+
+
+def test_strata_that_are_no_scene_are_refused_before_anything_is_mapped():
+    record = SimpleNamespace(**{**vars(RECORD), **vars(CLASSES)})
+    jobs = [SimpleNamespace(**{**vars(job_of("now")), "name": "now"})]
+    with pytest.raises(ConfigError, match="'nowhere' is no scene that was mapped, while others are"):
+        check_places(replace(points_at((40, 40), (41, 41)), strata_N=("now", "nowhere")), record, jobs)
+
+
 @pytest.mark.parametrize(("left", "longitudes"), [(170.0, (-175.0, 175.0)), (-190.0, (-175.0, 175.0)), (0.0, (-2, 2))])
 def test_points_are_found_on_maps_across_180_and_from_0_to_360(tmp_path, left, longitudes):
     wide = 20 if left else 360
