@@ -89,7 +89,7 @@ def describe(
     def column(name: str) -> "pd.Series[Any]":
         if name in own:
             return _kept(own[name].tolist())
-        return _texts(attributes[named[name][1]]) if name in named else _kept(np.full(len(tiles), None))
+        return _texts(attributes[named[name][1]]) if name in named else repeated(None, len(tiles))
 
     for one in ("group", "fold", "place", "domain", "label"):
         tiles[one] = column(one)

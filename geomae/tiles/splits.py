@@ -40,7 +40,7 @@ def assign_splits(
     """Add the columns `split`, unless polygons gave it, and `block` (None without blocks); which tiles (T,) stay."""
     name = source.name
     split = catalog.entry(name).split
-    block = np.full(len(tiles), None, dtype=object)
+    block = repeated(None, len(tiles)).to_numpy()
     try:
         if "split" in tiles:  # from polygons
             labels = tiles["split"].to_numpy()
@@ -63,16 +63,14 @@ def assign_splits(
         text = str(error)
         place = catalog.place(name, "split")
         raise CatalogError(text if text.startswith(str(catalog.path)) else f"{place}: {text}") from error
-    split_T, block_T = (pd.Series(values, tiles.index, dtype=object) for values in (labels, block))
+    split_T, block_T = (pd.Series(values, tiles.index, dtype=object, copy=False) for values in (labels, block))
     tiles = tiles.assign(split=split_T, block=block_T)
     return tiles, np.asarray(labels != LEFT_OUT, dtype=bool)
 
 
-def repeated(text: str, tiles: int) -> "pd.Series[Any]":
-    """A column of one text, which is in memory once (`np.full` would copy it for each tile)."""
-    text_T = np.empty(tiles, dtype=object)
-    text_T.fill(text)
-    return pd.Series(text_T, copy=False)
+def repeated(value: str | None, tiles: int) -> "pd.Series[Any]":
+    """A column of one value, which is in memory once: every row is a view of it, and none can be written to."""
+    return pd.Series(np.broadcast_to(np.array([value], dtype=object), tiles), dtype="object", copy=False)
 
 
 def seeds_with_all_classes(split: Split | None, tiles: pd.DataFrame) -> tuple[int, ...] | None:

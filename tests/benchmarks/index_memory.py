@@ -1,6 +1,6 @@
 """Bytes of memory for each tile of a data set: what its index keeps, and the peak while it is made.
 
-    uv run python tests/benchmarks/index_memory.py [--bands 3 12] [--code FOLDER ...] [--json FILE]
+    uv run python tests/benchmarks/index_memory.py [--bands 3 12] [--sides 500 900] [--code FOLDER ...] [--json FILE]
 
 Writes scenes of two sizes, cut into overlapping tiles of 16 pixels every 2, and indexes each in new processes: *cold*,
 with an empty cache, and *again*, with unchanged files. Memory is that of the process as the system counts it (resident
@@ -8,6 +8,7 @@ pages, also those of mapped files); the difference between both sizes is divided
 that the program itself does not count. Pieces of pixels grow with a scene until they have their fixed size, and count
 in the *cold* columns: compare tiles in those of *again*. `kept` is the index alone, after it was made, `peak` the most
 while it was made, and `check` the peak of `geomae catalog check` altogether.
+Last comes what the larger scene takes in all, the program included; with `--sides 500 6400` it has ten million tiles.
 `--code` names checkouts of the project that are measured in turn (default: this one), to compare them in one run.
 """
 
@@ -26,7 +27,6 @@ from pathlib import Path
 import many_files
 import numpy as np
 
-SIDES = (500, 900)
 SIZE, STRIDE = 16, 2
 HERE = Path(__file__).resolve().parents[2]
 
@@ -35,6 +35,7 @@ def main() -> None:
     """Make scenes, measure each in processes of their own, print the values and write the same as flat JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bands", type=int, nargs="+", default=[3, 12])
+    parser.add_argument("--sides", type=int, nargs=2, default=[500, 900], help="of both scenes, in pixels")
     parser.add_argument("--code", type=Path, nargs="+", default=[HERE])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
@@ -46,12 +47,13 @@ def main() -> None:
     print("bytes per tile    bands    kept    peak   check  kept again  peak again  check again")
     with tempfile.TemporaryDirectory() as folder:
         for bands in arguments.bands:
-            scenes = [made(Path(folder) / f"{bands}-{side}", side, bands) for side in SIDES]
+            scenes = [made(Path(folder) / f"{bands}-{side}", side, bands) for side in arguments.sides]
             for position, code in enumerate(arguments.code):
-                by_tile = compare(scenes, code)
+                by_tile, largest = compare(scenes, code)
                 values = "".join(f"{by_tile[name]:>{width}.0f}" for name, width in WIDTHS.items())
                 print(f"{code.name:<16}{bands:>7}{values}")
                 figures |= {f"code{position}_bands{bands}_{name}_bytes": value for name, value in by_tile.items()}
+                print(largest)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
@@ -68,8 +70,8 @@ def made(folder: Path, side: int, bands: int) -> Path:
     return folder
 
 
-def compare(scenes: Sequence[Path], code: Path) -> dict[str, float]:
-    """Bytes for each tile by the code of a checkout."""
+def compare(scenes: Sequence[Path], code: Path) -> tuple[dict[str, float], str]:
+    """Bytes for each tile by the code of a checkout, and what the larger scene takes in all, in words."""
     rows: list[dict[str, float]] = []
     for folder in scenes:
         row = {}
@@ -81,7 +83,8 @@ def compare(scenes: Sequence[Path], code: Path) -> dict[str, float]:
         rows.append(row)
     small, large = rows
     tiles = large["tiles"] - small["tiles"]
-    return {name: (large[name] - small[name]) / tiles for name in WIDTHS}
+    told = ", ".join(f"{name.replace('_', ' ')} {large[name] / 2**20:,.0f} MiB" for name in WIDTHS)
+    return {name: (large[name] - small[name]) / tiles for name in WIDTHS}, f"{large['tiles']:,.0f} tiles: {told}"
 
 
 def indexed(folder: Path, code: Path) -> dict[str, float]:
