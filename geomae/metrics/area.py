@@ -1,14 +1,19 @@
 """Design-based estimates of a map's accuracy and class areas from a stratified random sample of reference points.
 
-N points, S strata, K classes. The strata are the map's classes (Olofsson et al. 2014) or any other parts of the map
-(Stehman 2014); the estimators of the first are a special case of the second. There is no finite population correction,
-since the points are few compared with the pixels of a stratum.
+N points, S strata, K classes, C = K x K pairs of a map class and a reference class. The strata are the map's classes
+(Olofsson et al. 2014) or any other parts of the map (Stehman 2014); the estimators of the first are a special case of
+the second. There is no finite population correction, since the points are few compared with the pixels of a stratum.
+
+The variance within a stratum of one point is unknown, but not without bound: what is estimated lies in a range, and a
+variance is at most a quarter of its square (Popoviciu 1935). This bound is taken. To merge the stratum with another one
+(collapsed strata, Cochran 1977, section 5A.12) would take both for alike, and leave no error where both show none.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree  # type: ignore[import-untyped]
 
 from geomae.metrics.predictions import Codes, Floats
@@ -23,7 +28,10 @@ NOT_ESTIMABLE, NO_VARIATION = "not estimable: ", "no variation among"
 
 @dataclass(frozen=True)
 class Estimates:
-    """Estimates (X) and their standard errors (X); NaN where unknown."""
+    """Estimates (X) and their standard errors (X); NaN where unknown.
+
+    Errors include the bounds of strata with one point, and are unknown where these are all that is known of them.
+    """
 
     value_X: Floats
     error_X: Floats
@@ -107,16 +115,20 @@ def estimate_from_sample(
     sampled_S = count_S > 0
     total = float(area_S[sampled_S].sum())
     weight_S = np.where(sampled_S, area_S, 0) / total
-    each_KN = np.arange(classes)[:, None]
-    mapped_KN, true_KN = (each_KN == map_N).astype(float), (each_KN == reference_N).astype(float)
-    right_KN, everywhere_KN = mapped_KN * true_KN, np.ones((classes, len(map_N)))
-    design: tuple[Codes, Codes, Floats] = (stratum_N, count_S, weight_S)
-    share_K = _ratio(true_KN, everywhere_KN, *design)
+    every_C = np.arange(classes**2)
+    pairs = [_quantities(*one, classes) for one in ((map_N, reference_N), (every_C // classes, every_C % classes))]
+    possible_SC = np.ones((len(area_S), len(every_C)), dtype=bool)
+    if len(area_S) == classes and (stratum_N == map_N).all():  # of a stratum that is a class of the map, no other one
+        possible_SC = np.arange(classes)[:, None] == every_C // classes
+    design = _Design(stratum_N, count_S, weight_S, possible_SC)
+    overall, users_K, producers_K, share_K = (
+        _ratio(points, cells, design) for points, cells in zip(*pairs, strict=True)
+    )
     cell_N, weight_N = map_N * classes + reference_N, weight_S[stratum_N] / count_S[stratum_N]
     return SampleEstimate(
-        _ratio(right_KN.sum(0, keepdims=True), everywhere_KN[:1], *design),
-        _ratio(right_KN, mapped_KN, *design),
-        _ratio(right_KN, true_KN, *design),
+        overall,
+        users_K,
+        producers_K,
         Estimates(share_K.value_X * total, share_K.error_X * total),
         np.bincount(reference_N, minlength=classes),
         np.bincount(map_N, minlength=classes),
@@ -128,21 +140,50 @@ def estimate_from_sample(
     )
 
 
-def _ratio(part_XN: Floats, whole_XN: Floats, stratum_N: Codes, count_S: Codes, weight_S: Floats) -> Estimates:
+Pair = tuple[Floats, Floats]  # parts and wholes (X, ...), whose totals make a ratio
+
+
+@dataclass(frozen=True)
+class _Design:
+    """The stratum of each point; points, share of the area and possible pairs of classes of each stratum."""
+
+    stratum_N: Codes
+    count_S: Codes
+    weight_S: Floats
+    possible_SC: NDArray[np.bool_]
+
+
+def _quantities(map_N: Codes, reference_N: Codes, classes: int) -> tuple[Pair, Pair, Pair, Pair]:
+    """Part and whole at each point: of overall, user's and producer's accuracies, and of shares of the area."""
+    each_KN = np.arange(classes)[:, None]
+    mapped_KN, true_KN = (each_KN == map_N).astype(float), (each_KN == reference_N).astype(float)
+    right_KN, everywhere_KN = mapped_KN * true_KN, np.ones((classes, len(map_N)))
+    overall = (right_KN.sum(0, keepdims=True), everywhere_KN[:1])
+    return overall, (right_KN, mapped_KN), (right_KN, true_KN), (true_KN, everywhere_KN)
+
+
+def _ratio(points: Pair, cells: Pair, design: _Design) -> Estimates:
     """Ratio estimates (X) of two totals and their standard errors (Stehman 2014, equations 27 and 28).
 
-    Within a stratum, the variance is that of the residual `part - ratio * whole`.
+    Within a stratum, the variance is that of the residual `part - ratio * whole`: of its points (X, N), or with one
+    point at most a quarter of the squared range over the pairs of classes (X, C) that are possible there.
     """
-    weight_N = weight_S[stratum_N] / count_S[stratum_N]
+    part_XN, whole_XN = points
+    weight_N = (design.weight_S / np.maximum(design.count_S, 1))[design.stratum_N]
     whole_X = whole_XN @ weight_N
     there_X = whole_X > 0
     ratio_X = np.divide(part_XN @ weight_N, whole_X, out=np.full(len(whole_X), np.nan), where=there_X)
-    left_XN = part_XN - np.where(there_X, ratio_X, 0)[:, None] * whole_XN
-    variance_X = np.zeros(len(whole_X))
-    for stratum in np.flatnonzero(count_S):
-        here_XN, count = left_XN[:, stratum_N == stratum], int(count_S[stratum])
-        spread_X = here_XN.var(1, ddof=1) if count > 1 else np.full(len(whole_X), np.nan)
-        variance_X += weight_S[stratum] ** 2 * spread_X / count
+    known_X1 = np.where(there_X, ratio_X, 0)[:, None]
+    left_XN, left_XC = part_XN - known_X1 * whole_XN, cells[0] - known_X1 * cells[1]
+    shown_X, bound_X = np.zeros(len(whole_X)), np.zeros(len(whole_X))
+    for stratum in np.flatnonzero(design.count_S):
+        count, square = int(design.count_S[stratum]), design.weight_S[stratum] ** 2
+        if count > 1:
+            shown_X += square * left_XN[:, design.stratum_N == stratum].var(1, ddof=1) / count
+        else:
+            bound_X += square * np.ptp(left_XC[:, design.possible_SC[stratum]], axis=1) ** 2 / 4
+    unknown_X = (bound_X > 0) & (np.sqrt(shown_X) <= ROUNDING * np.abs(known_X1[:, 0]) * whole_X)
+    variance_X = np.where(unknown_X, np.nan, shown_X + bound_X)
     error_X = np.divide(np.sqrt(variance_X), whole_X, out=np.full(len(whole_X), np.nan), where=there_X)
     return Estimates(ratio_X, error_X)
 
@@ -157,7 +198,10 @@ def _notes(count_S: Codes, area_S: Floats, strata: Sequence[str]) -> list[str]:
                 "and hectares, also those of a class of this name, are of the other strata alone"
             )
         if count == 1:
-            notes.append(f"One reference point lies in stratum {name}, so intervals are unknown; add at least one more")
+            notes.append(
+                f"One reference point lies in stratum {name}, which does not show how much varies there: intervals "
+                "assume the most that is possible, and are rather too wide; add at least one more"
+            )
     counted = zip(strata, count_S.tolist(), strict=True)
     few = [f"{name} ({count})" for name, count in counted if 1 < count < FEWEST_POINTS]
     if few:

@@ -119,7 +119,7 @@ def test_a_stratum_without_points_is_left_out_and_named():
     assert estimate.users_K.interval(2) is None
 
 
-def test_one_point_leaves_intervals_unknown_and_none_wrong_is_not_certainty():
+def test_one_point_beside_others_without_variation_has_no_interval_and_none_wrong_is_not_certainty():
     mapped, reference = points_of(np.array([[1, 0], [0, 20]]))
     estimate = estimate_from_sample(mapped, mapped, reference, np.array([10.0, 90.0]), 2, ["crops", "wood"])
     assert "One reference point lies in stratum crops" in estimate.notes[0]
@@ -128,6 +128,54 @@ def test_one_point_leaves_intervals_unknown_and_none_wrong_is_not_certainty():
     mapped, reference = points_of(np.array([[20, 0], [0, 20]]))
     estimate = estimate_from_sample(mapped, mapped, reference, np.array([10.0, 90.0]), 2, ["crops", "wood"])
     assert estimate.overall.interval(0, most=1) is None
+
+
+def test_a_stratum_of_one_point_takes_no_interval_from_what_varies_elsewhere():
+    """It adds the most that it can: a quarter of the squared range of what is estimated there."""
+    matrix, share = np.array([[1, 0, 0], [1, 40, 3], [0, 2, 50]]), np.array([0.02, 0.38, 0.6])
+    mapped, reference = points_of(matrix)
+    estimate = estimate_from_sample(mapped, mapped, reference, share * 1000, 3, ["ice", "crops", "wood"])
+    count, within = matrix.sum(1), matrix / matrix.sum(1, keepdims=True)
+    terms = np.where(count[:, None] > 1, within * (1 - within) / np.maximum(count - 1, 1)[:, None], 0.25)
+    users = np.diag(within)
+    error = np.sqrt((share**2 * np.diag(terms)).sum())
+    assert estimate.overall.error_X[0] == pytest.approx(error)
+    assert estimate.overall.interval(0) == pytest.approx((share @ users - 1.96 * error, share @ users + 1.96 * error))
+    np.testing.assert_allclose(estimate.area_K.error_X, 1000 * np.sqrt((share[:, None] ** 2 * terms).sum(0)))
+    # The user's accuracy of the other classes does not rest on it, and that of its own class rests on it alone.
+    np.testing.assert_allclose(estimate.users_K.error_X[1:], np.sqrt(users * (1 - users) / (count - 1 + 1e-9))[1:])
+    assert estimate.users_K.no_interval(0, 1) == "not estimable: a stratum has one point"
+    true = share @ within
+    producers = share * users / true
+    within_1 = share**2 * terms[:, 1] * np.where(np.arange(3) == 1, 1 - producers[1], producers[1]) ** 2
+    assert estimate.producers_K.error_X[1] == pytest.approx(np.sqrt(within_1.sum()) / true[1])
+    (note,) = estimate.notes
+    assert "stratum ice" in note and "the most that is possible" in note
+
+
+def test_intervals_with_a_stratum_of_one_point_hold_at_least_what_they_say():
+    rng = np.random.default_rng(0)
+    stratum = np.repeat([0, 1, 2], [5000, 3000, 2000])
+    reference = np.where(rng.uniform(size=10_000) < np.array([0.9, 0.8, 0.6])[stratum], stratum, (stratum + 1) % 3)
+    area, truth = np.bincount(stratum).astype(float), float((stratum == reference).mean())
+    covered = 0
+    for _ in range(400):
+        drawn = np.concatenate(
+            [rng.choice(np.flatnonzero(stratum == one), size, replace=False) for one, size in enumerate((60, 60, 1))]
+        )
+        interval = estimate_from_sample(stratum[drawn], stratum[drawn], reference[drawn], area, 3, "abc").overall
+        low, high = interval.interval(0)
+        covered += low <= truth <= high
+    assert covered / 400 > 0.95
+
+
+def test_strata_that_are_no_classes_of_the_map_bound_what_a_point_may_show():
+    stratum = np.array([0] + [1] * 20)
+    mapped, reference = np.array([0] + [0, 1] * 10), np.array([0] + [0, 1] * 9 + [1, 0])
+    estimate = estimate_from_sample(stratum, mapped, reference, np.array([10.0, 90.0]), 2, ["north", "south"])
+    users = estimate.users_K.value_X[1]  # no point of the map's second class lies in the north, but some of it may
+    shown = 0.9**2 * (np.r_[np.full(9, 1 - users), -users, np.zeros(10)]).var(ddof=1) / 20
+    assert estimate.users_K.error_X[1] == pytest.approx(np.sqrt(shown + 0.1**2 / 4) / 0.45)
 
 
 def test_without_variation_there_is_no_interval_and_the_reason_is_given():
