@@ -20,7 +20,7 @@ from geomae.models.encoder import mean_over_groups
 from geomae.models.folder import Model, standardise
 from geomae.models.patches import grid, patchify
 from geomae.sensors import Band, match_bands
-from geomae.sensors.record import SensorRecord
+from geomae.sensors.record import SensorRecord, record_of, same_sensor
 
 ANY_BANDS = "an encoder with the spectral embedding takes any bands"
 
@@ -47,7 +47,7 @@ def fit_model(model: Model, imagery: SensorRecord, text: str) -> tuple[Model, tu
     A sensor that the model was trained on is standardised by the model's own statistics, any other by those of the
     imagery. Raises BandMismatchError where a stacked or grouped embedding lacks a band, or no band is known.
     """
-    known = next((one for one in model.sensors if (one.name, one.unit) == (imagery.name, imagery.unit)), None)
+    known = record_of(model.sensors, imagery.name, imagery.unit, imagery.bands)
     if not model.mae.architecture.any_bands:
         return _fixed(model, known, imagery, text)
     if known is None:
@@ -89,7 +89,7 @@ def _places(record: SensorRecord, imagery: SensorRecord) -> tuple[int | None, ..
     Bands of a model of pictures match by common name, others by `match_bands`.
     """
     if record.name != PICTURES:
-        return match_bands(record.bands, imagery.bands, same_sensor=record.name == imagery.name)
+        return match_bands(record.bands, imagery.bands, same_sensor(record, imagery))
     names = [band.common_name for band in imagery.bands]
     return tuple(names.index(band.common_name) if band.common_name in names else None for band in record.bands)
 

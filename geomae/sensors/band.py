@@ -38,6 +38,11 @@ class Band:
     gsd_m: float | None
     polarisation: str | None = None
 
+    @property
+    def measures(self) -> tuple[float, float, str | None]:
+        """What the band measures, by whatever name: wavelength, width and polarisation."""
+        return self.wavelength_um, self.fwhm_um, self.polarisation
+
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary for JSON; `from_dict` reads it back unchanged."""
         return asdict(self)

@@ -16,7 +16,7 @@ from geomae.config import Data
 from geomae.errors import BandMismatchError, CatalogError, ConfigError
 from geomae.files import digest
 from geomae.sensors import match_bands, sensor, sensor_names
-from geomae.sensors.record import SensorRecord
+from geomae.sensors.record import SensorRecord, record_of, same_sensor, unused_name
 from geomae.tiles.index import TileIndex, build_index
 from geomae.tiles.statistics import Statistics, merge_moments
 
@@ -33,12 +33,28 @@ def sensor_key(index: TileIndex) -> str:
     return source.sensor if source.unit == usual else f"{source.sensor}:{source.unit}"
 
 
+def record_of_tiles(records: Sequence[SensorRecord], index: TileIndex) -> SensorRecord | None:
+    """The record of the sensor of a data set among `records`; None if it is in none (see `record_of`)."""
+    return record_of(records, sensor_key(index), index.source.unit, index.source.bands)
+
+
 def pool(parts: Sequence[tuple[TileIndex, Statistics]]) -> tuple[SensorRecord, ...]:
     """One record per sensor and unit, over all data sets that have it; every pixel has equal weight."""
-    by_sensor: dict[str, list[tuple[TileIndex, Statistics]]] = {}
+    known: list[SensorRecord] = []  # without statistics yet
+    pooled: list[list[tuple[TileIndex, Statistics]]] = []
     for index, statistics in parts:
-        by_sensor.setdefault(sensor_key(index), []).append((index, statistics))
-    return tuple(_pooled(key, own) for key, own in by_sensor.items())
+        found = record_of_tiles(known, index)
+        if found is None:
+            key = unused_name(known, sensor_key(index))
+            known.append(SensorRecord(key, index.source.unit, None, index.source.bands, (), ()))
+            pooled.append([(index, statistics)])
+            continue
+        at = known.index(found)
+        names = {band.name for band in found.bands}
+        more = tuple(band for band in index.source.bands if band.name not in names)
+        known[at] = replace(found, bands=found.bands + more)
+        pooled[at].append((index, statistics))
+    return tuple(_pooled(one.name, own) for one, own in zip(known, pooled, strict=True))
 
 
 def own_statistics(chosen: TileIndex, whole: TileIndex, notes: list[str]) -> tuple[SensorRecord, ...]:
@@ -156,7 +172,7 @@ def share_bands(chosen: Sequence[Selection]) -> list[Selection]:
     """
     records = {one.index.name: one.imagery for one in chosen}
     first, *others = records.values()
-    places = [match_bands(first.bands, one.bands, one.name == first.name) for one in others]
+    places = [match_bands(first.bands, one.bands, same_sensor(first, one)) for one in others]
     kept = [number for number in range(len(first.bands)) if all(match[number] is not None for match in places)]
     if not kept:
         raise BandMismatchError(

@@ -18,11 +18,19 @@ from geomae.models.blocks import check_window
 from geomae.models.masking import usable_patches, visible_count
 from geomae.sensors import Band, band_groups
 from geomae.sensors.band import Groups
-from geomae.sensors.record import SensorRecord
+from geomae.sensors.record import SensorRecord, unused_name
 from geomae.tiles.index import TileIndex
 from geomae.tiles.places import Partners, find_partners
 from geomae.tiles.reader import TileReader
-from geomae.tiles.selection import Progress, index_gsd_m, index_training, own_statistics, pool, sensor_key
+from geomae.tiles.selection import (
+    Progress,
+    index_gsd_m,
+    index_training,
+    own_statistics,
+    pool,
+    record_of_tiles,
+    sensor_key,
+)
 from geomae.tiles.splits import validation_tiles
 from geomae.tiles.statistics import Statistics
 from geomae.tiles.tile_cache import cache_note, tile_cache
@@ -130,9 +138,11 @@ def agree_on_bands(indexes: Sequence[TileIndex], config: PretrainConfig) -> None
     """Raise BandMismatchError where bands differ between data sets and the embedding needs one set of bands."""
     if EMBEDDINGS[config.embedding].any_bands:
         return
-    names = [frozenset((sensor_key(index), band.name) for band in index.source.bands) for index in indexes]
-    for index, bands in zip(indexes, names, strict=True):
-        if bands != names[0]:
+    source = indexes[0].source
+    first = SensorRecord(sensor_key(indexes[0]), source.unit, None, source.bands, (), ())
+    names = {band.name for band in first.bands}
+    for index in indexes:
+        if record_of_tiles([first], index) is None or {band.name for band in index.source.bands} != names:
             raise BandMismatchError(
                 f"embedding={config.embedding} needs one set of bands, but {indexes[0].name} and {index.name} differ; "
                 "--set embedding=spectral takes any"
@@ -199,20 +209,21 @@ def assemble(
     )
     training, held = _hold_out(chosen, config.data.validation, seed, notes)
     statistics = {name: index.statistics() for name, index in training}
-    sensors = pool([(index, statistics[name]) for name, index in training])
+    records = pool([(index, statistics[name]) for name, index in training])
     for _, index in evals:
-        if sensor_key(index) not in [record.name for record in sensors]:
-            sensors += own_statistics(index, indexes[index.name], notes)
+        if record_of_tiles(records, index) is None:
+            (own,) = own_statistics(index, indexes[index.name], notes)
+            records += (replace(own, name=unused_name(records, own.name)),)
     named = [(str(one), index) for one, index in evals]
     memory = config.data.memory_mb * 1024**2 // max(len(training) + len(held) + len(evals), 1)
-    sensors = tuple(one.select(fixed) for one in sensors) if fixed else sensors
+    sensors = tuple(one.select(fixed) for one in records) if fixed else records
 
     def ready(name: str, index: TileIndex) -> Dataset:
         order = fixed or tuple(band.name for band in index.source.bands)
-        record = next(one for one in sensors if one.name == sensor_key(index)).select(order)
-        return Dataset(
-            name, TileReader(index, memory, order, tile_cache(config.data)), replace(record, gsd_m=index_gsd_m(index))
-        )
+        whole = record_of_tiles(records, index)
+        assert whole is not None  # they are those of all data sets
+        record = replace(whole.select(order), gsd_m=index_gsd_m(index))
+        return Dataset(name, TileReader(index, memory, order, tile_cache(config.data)), record)
 
     content = [[name, index.content(), index.tiles["tile_id"].tolist()] for name, index in (*training, *held, *named)]
     entries = catalog.digest(sorted(indexes))

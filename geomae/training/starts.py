@@ -14,7 +14,7 @@ from geomae.models.folder import Model, save_model
 from geomae.models.mae import MaskedAutoencoder
 from geomae.models.trainable import Trainable
 from geomae.sensors.band import Groups
-from geomae.sensors.record import SensorRecord
+from geomae.sensors.record import SensorRecord, record_of, unused_name
 
 
 class Start(Protocol):
@@ -146,11 +146,12 @@ class OwnStart:
         the imagery. With a spectral embedding, unknown bands of a known sensor are added in the same way.
         """
         model = self.model
-        known = next((one for one in model.sensors if (one.name, one.unit) == (imagery.name, imagery.unit)), None)
+        known = record_of(model.sensors, imagery.name, imagery.unit, imagery.bands)
         if known is None:
             fitted, said = fit_model(model, imagery, "--model")
             notes += said
-            return OwnStart(replace(model, sensors=(fitted.record, *model.sensors)))
+            added = replace(fitted.record, name=unused_name(model.sensors, fitted.record.name))
+            return OwnStart(replace(model, sensors=(added, *model.sensors)))
         new = [band.name for band in imagery.bands if band.name not in {one.name for one in known.bands}]
         if not new or not model.mae.architecture.any_bands:
             return self

@@ -45,6 +45,22 @@ def test_a_known_sensor_keeps_the_statistics_of_the_model(folders):
         load_encoder(folders / "spectral", imagery=known("B03"))
 
 
+def test_the_same_bands_in_a_data_set_of_another_name_are_known(folders):
+    for embedding in EMBEDDINGS:
+        encoder = load_encoder(folders / embedding, imagery=replace(known("B02", "B04", "B8A", "B11"), name="valley"))
+        assert encoder.model.record.mean_C == load_encoder(folders / embedding).model.record.mean_C
+        assert not any("was not trained on" in note for note in encoder.notes)
+
+
+def test_other_bands_in_a_data_set_of_the_same_name_are_not(folders):
+    met = known("B02", "B11")
+    other = replace(met, bands=(replace(met.bands[0], wavelength_um=0.443, fwhm_um=0.02), met.bands[1]))
+    encoder = load_encoder(folders / "spectral", imagery=other)
+    assert encoder.model.record == other
+    assert any("was not trained on s2 in reflectance" in note for note in encoder.notes)
+    assert "bands of the model that the data set lacks: B02, B04, B8A" in encoder.notes
+
+
 def test_an_unknown_sensor_is_standardised_by_itself_and_that_is_said(folders):
     other = imagery("hls-l30", ("B02", "B05", "B10"))
     encoder = load_encoder(folders / "spectral", imagery=other)

@@ -10,6 +10,7 @@ import pytest
 from helpers import changed_catalog, write_catalog
 
 import geomae
+from geomae.catalog.selectors import parse_selector
 from geomae.config import Data, Masking, PretrainConfig
 from geomae.errors import ConfigError
 from geomae.models.masking import MaskRules
@@ -17,7 +18,7 @@ from geomae.rasters import write_cog
 from geomae.tiles.batches import BatchSpec, fixed_batches
 from geomae.tiles.index import build_index
 from geomae.tiles.reader import TileReader
-from geomae.training.data import fixed_bands, usable_tiles
+from geomae.training.data import assemble, fixed_bands, usable_tiles
 
 PATCH = 4  # of tiles of 16 pixels: 16 patches, of which 4 are shown
 DATA = Data(min_valid_patch=0.25)
@@ -66,6 +67,31 @@ def test_masks_of_bands_need_two_bands_in_every_data_set(index):
     alone = replace(index, source=replace(index.source, bands=index.source.bands[:1]))
     with pytest.raises(ConfigError, match=r"masking.ratio: 0.75 leaves none of 1 bands visible.*\(tiny\)"):
         usable_tiles(alone, config, (), None, [])
+
+
+CAMERA = "{unit: reflectance, scale: 0.0001, bands: [%s, {name: nir, wavelength_um: 0.84, fwhm_um: 0.1}]}"
+RED = "{name: red, wavelength_um: 0.65, fwhm_um: 0.1}"
+
+
+@pytest.mark.parametrize(("second", "names"), [(RED, ["a"]), (RED.replace("0.65", "0.66"), ["a", "b"])])
+@pytest.mark.parametrize("named", [False, True])
+def test_equal_inline_sensors_of_two_data_sets_are_one_sensor(tmp_path, second, names, named):
+    """Whatever their names are; and with one name, they are two if they measure at other wavelengths."""
+    lines = ["version: 1", "datasets:"]
+    for name, red in (("a", RED), ("b", second)):
+        pixels_CHW = np.random.default_rng(len(lines)).integers(500, 4000, (2, 32, 32)).astype(np.uint16)
+        write_cog(tmp_path / name / "s.tif", pixels_CHW, **PLACE)
+        sensor = CAMERA % red if not named else (CAMERA % red).replace("{unit", "{name: a, unit", 1)
+        lines += [f"  {name}:", f"    path: {name}/*.tif", f"    sensor: {sensor}", "    tile: {size: 16}"]
+    catalog = geomae.open_catalog(write_catalog(tmp_path, "\n".join(lines)))
+    both = [parse_selector(name) for name in "ab"]
+    config = PretrainConfig(patch=PATCH, embedding="stacked" if len(names) == 1 else "spectral", data=DATA)
+    data = assemble(catalog, both, (), config, 0)
+    expected = [name.replace("b", "a-2") for name in names] if named else names
+    assert [one.name for one in data.sensors] == expected
+    assert [one.record.name for one in data.training] == (expected * 2)[:2]
+    means = [one.mean_C for one in data.statistics.values()]
+    assert data.sensors[0].mean_C == pytest.approx(np.mean(means[: 3 - len(names)], axis=0))
 
 
 def places(tiles):
