@@ -94,7 +94,8 @@ def run(options: ProbeOptions) -> int:
     from geomae.commands.run import AnalysisRun, selection_record
     from geomae.encoders.selections import EmbeddingSpec, encoder_digest
     from geomae.evaluation.probe import embed_task, probe_encoders, save_alignments, usable_radiometry
-    from geomae.evaluation.probe_task import SEGMENTATION, left_out, read_probe_task
+    from geomae.evaluation.probe_sentences import left_out
+    from geomae.evaluation.probe_task import SEGMENTATION, read_probe_task
     from geomae.prediction.saved_probes import save_probes
     from geomae.runtime.signals import watch
     from geomae.tiles.selection import share_bands

@@ -13,7 +13,8 @@ from geomae.evaluation.forest import FOREST, TREES
 from geomae.evaluation.probe import ProbeResult
 from geomae.evaluation.probe_predictions import DRAWS, FEW_LABELS_C, PredictionKey
 from geomae.evaluation.probe_scores import COLUMNS, SPREAD, TO_BASELINE, TO_FIRST, ProbeRow
-from geomae.evaluation.probe_task import REGRESSION, SEGMENTATION, ProbeTask, describe_scoring
+from geomae.evaluation.probe_sentences import describe_scoring
+from geomae.evaluation.probe_task import REGRESSION, SEGMENTATION, ProbeTask
 from geomae.files import write_csv
 from geomae.metrics.predictions import ALL, FEWEST_GROUPS, metric_name
 from geomae.reports.page import About, Figure, Page, Section, Table, link_run, shown, write_page

@@ -45,34 +45,47 @@ def codes_of(names_T: Sequence[Any] | NDArray[Any]) -> tuple[Codes, list[str]]:
 def assign_groups(label_T: Codes, group_T: Codes, folds: int) -> Codes:
     """Assign whole groups to folds, stratified by class (scikit-learn's greedy StratifiedGroupKFold)."""
     splitter = StratifiedGroupKFold(folds)
-    return _numbered(splitter.split(np.zeros(len(label_T)), label_T, group_T), len(label_T))
+    return _numbered(splitter.split(np.zeros(len(label_T)), _strata(label_T, folds), group_T), len(label_T))
 
 
 def assign_training(
-    label_T: NDArray[Any], names: Sequence[str], fold_T: Sequence[Any], group_T: Sequence[Any], seed: int
+    label_T: NDArray[Any],
+    names: Sequence[str],
+    fold_T: Sequence[Any],
+    group_T: Sequence[Any],
+    seed: int,
+    *,
+    of_pixels: bool = False,
 ) -> TrainingFolds:
     """Folds to choose a strength by: from the column `fold` where it has several values, else `group`, else tiles.
 
     There are at most five folds, and no more than groups. `names` are the classes; none for numbers. Raises
-    ConfigError for a class with fewer tiles than folds.
+    ConfigError for a single tile, and for a class with fewer tiles than folds, unless these are the most frequent
+    classes of tiles (`of_pixels`), which hold others, too.
     """
     class_T = label_T if names else quarters(label_T)
+    scarce = () if of_pixels else names
     # The column `fold` is that of the groups, unless the catalogue names another one with the key `group.folds`.
     fold_key = "group" if list(fold_T) == list(group_T) else "`group.folds`"
     for named_by, values in ((fold_key, fold_T), ("group", group_T)):
         codes_T, known = codes_of(["" if value is None else str(value) for value in values])
         if len(known) > 1:
             folds = min(MOST_FOLDS, len(known))
-            check_rows(label_T, names, folds)
+            check_rows(label_T, scarce, folds)
             fold_of_T = assign_groups(class_T, codes_T, folds)
             return TrainingFolds(
                 fold_of_T,
                 f"{len(np.unique(fold_of_T))} folds of the training tiles by {named_by} ({len(known)} groups)",
             )
     folds = min(MOST_FOLDS, len(label_T))
-    check_rows(label_T, names, folds)
+    if folds < 2:
+        raise ConfigError(
+            "one training tile cannot be divided into folds to choose the strength by; label more tiles, or give "
+            "`geomae probe` a --strength"
+        )
+    check_rows(label_T, scarce, folds)
     splitter = StratifiedKFold(folds, shuffle=True, random_state=key(seed, "folds") % 2**32)
-    fold_of_T = _numbered(splitter.split(np.zeros(len(label_T)), class_T), len(label_T))
+    fold_of_T = _numbered(splitter.split(np.zeros(len(label_T)), _strata(class_T, folds)), len(label_T))
     return TrainingFolds(fold_of_T, f"{folds} random folds of the training tiles, which name no groups")
 
 
@@ -91,6 +104,11 @@ def check_rows(label_T: Codes, names: Sequence[str], folds: int) -> None:
                 "leave the class out (`where`, of polygons and rasters `classes`), or give `geomae probe` a --strength "
                 "(and fewer folds with --cross-fit)"
             )
+
+
+def _strata(class_T: Codes, folds: int) -> Codes:
+    """The classes to stratify by: one, where each has fewer tiles than there are folds, which scikit-learn refuses."""
+    return class_T if np.unique(class_T, return_counts=True)[1].max() >= folds else np.zeros_like(class_T)
 
 
 def _numbered(splits: Any, tiles: int) -> Codes:
@@ -137,7 +155,8 @@ class TrainingSet:
     """The training tiles: class codes or numbers, names of the classes, and groups.
 
     `unit_P` is the independent unit of each tile (group, else block, else tile); `validation_P` marks tiles that are
-    used only to choose the strength.
+    used only to choose the strength. Where pixels are predicted, `label_P` is the most frequent class of each tile, and
+    `holding_PK` tells which classes it holds.
     """
 
     label_P: NDArray[Any]
@@ -146,6 +165,7 @@ class TrainingSet:
     group_P: Sequence[Any]
     unit_P: Sequence[str]
     validation_P: NDArray[np.bool_]
+    holding_PK: NDArray[np.bool_] | None = None
 
 
 def single_plan(training: TrainingSet, tests: Mapping[str, int], choose: bool, seed: int) -> tuple[list[FoldPlan], str]:
@@ -172,7 +192,10 @@ def cross_fit_plans(
     if len(known) < folds:
         groups = f"{len(known)} group{'s' * (len(known) != 1)}"
         raise ConfigError(f"the training tiles have {groups}, too few for {folds} folds; ask for fewer (--cross-fit)")
-    check_rows(training.label_P, training.names, folds)
+    if training.holding_PK is None:
+        check_rows(training.label_P, training.names, folds)
+    else:
+        _check_held(training.holding_PK, training.names)
     class_P = training.label_P if training.names else quarters(training.label_P)
     fold_P = assign_groups(class_P, codes_P, folds)
     fold_of = dict(zip(training.unit_P, fold_P.tolist(), strict=True))
@@ -190,12 +213,25 @@ def cross_fit_plans(
 
 def _folds(training: TrainingSet, train: Codes, seed: int) -> tuple[list[tuple[Codes, Codes]], str]:
     fold, group = ([values[place] for place in train] for values in (training.fold_P, training.group_P))
-    folds_of = assign_training(training.label_P[train], training.names, fold, group, seed)
+    of_pixels = training.holding_PK is not None
+    folds_of = assign_training(training.label_P[train], training.names, fold, group, seed, of_pixels=of_pixels)
     return [(train[learn], train[held]) for learn, held in folds_of.parts()], folds_of.how
 
 
+def _check_held(holding_PK: NDArray[np.bool_], names: Sequence[str]) -> None:
+    """Raise ConfigError for a class in one tile: the probe that predicts its pixels has not learned it."""
+    for name, tiles in zip(names, holding_PK.sum(0).tolist(), strict=True):
+        if tiles == 1:
+            raise ConfigError(
+                f"class {name!r} is in one training tile, and --cross-fit tests it with a probe that has not learned "
+                "it; label more, or leave the class out (of polygons and rasters `classes`)"
+            )
+
+
 def _check_trained(training: TrainingSet, train: Codes, fold: int) -> None:
-    if training.names and len(np.unique(training.label_P[train])) < 2:
+    label_P, holding_PK = training.label_P[train], training.holding_PK
+    classes = len(np.unique(label_P)) if holding_PK is None else int(holding_PK[train].any(0).sum())
+    if training.names and classes < 2:
         raise ConfigError(
             f"--cross-fit: without the groups of fold {fold + 1} the training tiles are of one class; ask for more "
             "folds"

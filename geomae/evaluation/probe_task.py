@@ -3,7 +3,7 @@
 T tiles of a selection, P tiles of the training set, H x W pixels of a tile
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from geomae.evaluation.probe_predictions import (
     segment,
 )
 from geomae.evaluation.probe_scores import GroundTruth
-from geomae.metrics.predictions import FEWEST_GROUPS, UNKNOWN, ClassMeasure, Measure, NumberMeasure, PixelMeasure
+from geomae.metrics.predictions import UNKNOWN, ClassMeasure, Measure, NumberMeasure, PixelMeasure
 from geomae.tiles.index import TileIndex
 from geomae.tiles.selection import Selection
 
@@ -146,8 +146,8 @@ def validation_selection(
         labelled = label_selection(chosen, task, "--train")
     except CatalogError:
         return None
-    known = np.isin(labelled.label_T, train.label_T) if task != REGRESSION else np.ones(len(labelled), dtype=bool)
-    labelled = labelled.take(np.flatnonzero(known))
+    if task != REGRESSION:
+        labelled = labelled.take(np.flatnonzero(np.isin(labelled.label_T, occurring_classes(train))))
     return None if len(labelled) == 0 or used & set(tile_keys(labelled)) else labelled
 
 
@@ -161,7 +161,7 @@ def check_classes(train: LabelledSelection, tests: Sequence[LabelledSelection], 
 
     Raises CatalogError for fewer than two labels, and where a test has classes that do not occur in training.
     """
-    names = tuple(sorted(set(train.label_T.tolist())))
+    names = tuple(occurring_classes(train) if task == SEGMENTATION else sorted(set(train.label_T.tolist())))
     if len(names) < 2:
         raise CatalogError(
             f"--train {train.name}: all {len(train)} labelled tiles have the label {names[0]!r}; a probe needs two or "
@@ -169,8 +169,6 @@ def check_classes(train: LabelledSelection, tests: Sequence[LabelledSelection], 
         )
     if task == REGRESSION:
         return ()
-    if task == SEGMENTATION:
-        names = tuple(occurring_classes(train))
     for test in tests:
         never = [name for name in occurring_classes(test) if name not in names]
         if never:
@@ -333,47 +331,6 @@ def _planned(
     return ProbeTask(settings, train, pool, tests, names, plans, how, {}, {})
 
 
-def describe_scoring(task: ProbeTask) -> Iterator[str]:
-    """Sentences on how the figures were computed."""
-    settings = task.settings
-    if settings.C is not None:
-        yield f"The strength of every linear probe was fixed at {settings.C:g}."
-    else:
-        yield (
-            f"The strength of each linear probe (scikit-learn's C) was chosen on {task.how}; in a tie the "
-            "stronger regularisation was taken. No label of a test set was used."
-        )
-    if settings.cross_fit is not None:
-        yield (
-            f"Cross-fitting: {settings.cross_fit} fits, each without the groups of one fold, which it then predicts in "
-            "every test set."
-        )
-    for name, classes in task.averaged.items():
-        left = [one for one in task.names if one not in classes]
-        what = "hold them" if settings.task == SEGMENTATION else "are of them"
-        yield f"{name}: averages are over {', '.join(classes)}" + (
-            f"; not over {', '.join(left)}, since fewer than {settings.min_class_rows} test tiles {what}."
-            if left
-            else "."
-        )
-    yield from left_out(task)
-    for name, truth in task.truths.items():
-        many = truth.groups >= FEWEST_GROUPS
-        sizes = {test.name: test.size.replace("labelled ", "") for test in task.tests}
-        yield f"{name}: {sizes[name]} in {truth.groups} groups; " + (
-            "intervals (95 %) are those of 1,000 resamples of the groups."
-            if many
-            else f"with fewer than {FEWEST_GROUPS} groups there are no intervals."
-        )
-
-
-def left_out(task: ProbeTask) -> Iterator[str]:
-    """A sentence for each selection with tiles that have no label."""
-    for name, count in {part.name: part.unlabelled for part in task.labelled}.items():  # train may also be a test
-        if count:
-            yield f"{name}: {count} tiles without a label were left out."
-
-
 def _plans(
     settings: ProbeSettings,
     pool: tuple[LabelledSelection, ...],
@@ -383,12 +340,13 @@ def _plans(
     def column(name: str) -> list[Any]:
         return [value for part in pool for value in part.index.tiles[name].tolist()]
 
-    label_P = np.concatenate([part.label_T for part in pool])
+    label_P, of_pixels = np.concatenate([part.label_T for part in pool]), settings.task == SEGMENTATION
     if names:  # for segmentation the most frequent class of a tile, for stratification
         label_P = np.array([names.index(label) for label in label_P.tolist()])
     training = TrainingSet(
         label_P, names, column("fold"), column("group"), [unit for part in pool for unit in _units(part, settings)],
         np.repeat([number > 0 for number in range(len(pool))], [len(part) for part in pool]),
+        np.concatenate([_holding(class_codes(part, names), names) for part in pool]) if of_pixels else None,
     )  # fmt: skip
     choose = settings.C is None or bool(settings.alignments)  # label shift is estimated on the folds
     seed = settings.seed
@@ -426,14 +384,20 @@ def _mapped(embeddings: Embeddings, test: LabelledSelection) -> dict[str, NDArra
 def _averaged(test: LabelledSelection, names: tuple[str, ...], settings: ProbeSettings) -> NDArray[np.bool_]:
     """The classes in averages: those with enough tiles in the test (for segmentation, tiles that contain them)."""
     codes = class_codes(test, names)
-    rows_K = np.array([(codes == code).reshape(len(codes), -1).any(1).sum() for code in range(len(names))], dtype=int)
-    averaged_K = rows_K >= settings.min_class_rows
+    rows_K = np.count_nonzero(_holding(codes, names), axis=0)
+    averaged_K = np.asarray(rows_K >= settings.min_class_rows)
     if names and not averaged_K.any():
         raise ConfigError(
             f"--min-class-rows {settings.min_class_rows}: no class of {test.name} has that many test tiles; the most "
             f"frequent one has {rows_K.max()}"
         )
     return averaged_K
+
+
+def _holding(codes: NDArray[Any], names: Sequence[str]) -> NDArray[np.bool_]:
+    """Which classes (T, K) each tile is of, or contains, given class codes of tiles (T,) or of pixels (T, H, W)."""
+    holding_KT = [(codes == code).reshape(len(codes), -1).any(1) for code in range(len(names))]
+    return np.asarray(np.array(holding_KT, dtype=bool).reshape(len(names), len(codes)).T)
 
 
 def measure_of(test: LabelledSelection, names: tuple[str, ...], settings: ProbeSettings) -> Measure:

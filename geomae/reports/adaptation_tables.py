@@ -15,7 +15,8 @@ from geomae.evaluation.adaptation_probe import (
     Estimate,
 )
 from geomae.evaluation.choice_scores import CIRCULAR
-from geomae.evaluation.probe_task import ProbeTask, describe_scoring
+from geomae.evaluation.probe_sentences import describe_scoring
+from geomae.evaluation.probe_task import ProbeTask
 from geomae.evaluation.proposal import Answer
 from geomae.evaluation.target_labels import LABELS
 from geomae.metrics.predictions import FEWEST_GROUPS, metric_name
