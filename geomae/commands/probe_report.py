@@ -48,10 +48,8 @@ from geomae.runtime.console import Screen
 
 NOT_LINEAR = "forest (not linear)"  # its name in the terminal, where its values are in the columns of the probe
 PRINTED = 7  # columns of alignments that fit a terminal; the report has all
-KNN = (
-    "kNN: cosine similarity of the embeddings (not standardised), one vote per neighbour. Intervals are 95 % over "
-    "resampled groups; differences are paired, on the same resamples."
-)
+KNN = "kNN: cosine similarity of the embeddings (not standardised), one vote per neighbour."
+INTERVALS = "Intervals are 95 % over resampled groups; differences are paired, on the same resamples."
 
 OF_FOREST = (
     f"forest: a random forest of {TREES} trees on statistics of the pixels of each tile (for segmentation on the "
@@ -204,10 +202,13 @@ def write_report(result: ProbeResult, pictures: Sequence[Path], about: About, pa
     lead = said[0] if said else _alone(result)
     by_name = {picture.stem: picture for picture in pictures}
     no_intervals = [text for test in result.task.tests for text in explain_interval(result.task, test.name)]
+    methods = {row.method for test in result.task.tests for row in result.rows(test.name)}
+    read = [KNN] if any(one.startswith("knn") for one in methods) else []
+    read += [INTERVALS, *no_intervals, *([OF_FOREST] if result.task.settings.forest else [])]
     sections = [
         Section("Result", (subject, *said[1:], *(f"Warning: {one}." for one in class_warnings(result.task))),
                 (Figure(by_name["probe_scores"], SCORES if result.task.settings.forest else PROBES),)),
-        Section("Scores", (KNN, *no_intervals, *([OF_FOREST] if result.task.settings.forest else [])), tuple(
+        Section("Scores", tuple(read), tuple(
             made for test in result.task.tests for table in (_scores_table, _differences_table)
             if (made := table(result, test.name)).rows
         )),

@@ -37,11 +37,20 @@ Cell = str | int | float | Link | None
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose columns sort on a click. Numbers are shown with three significant digits."""
+    """A table whose columns sort on a click. Numbers are shown with three significant digits.
+
+    Columns without any value are not shown: `kept` has the positions of the others.
+    """
 
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
+
+    @property
+    def kept(self) -> list[int]:
+        """Positions of the columns in which some row has a value; all of them where there is no row."""
+        places = range(len(self.header))
+        return [place for place in places if not self.rows or any(shown(row[place]) for row in self.rows)]
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,7 @@ def write_page(path: Path, page: Page) -> None:
 def render(template: str, **values: Any) -> str:
     """Render a template of this package; all text is escaped unless the template marks it as safe."""
     environment = Environment(loader=PackageLoader("geomae.reports"), autoescape=True, trim_blocks=True)
-    environment.filters |= {"shown": shown, "key": _key, "data_uri": data_uri}
+    environment.filters |= {"shown": shown, "key": _key, "data_uri": data_uri, "sentence": _sentence}
     environment.filters["address"] = _address
     environment.filters["kind"] = lambda part: type(part).__name__
     return environment.get_template(template).render(**values)
@@ -126,6 +135,11 @@ def shown(cell: Cell) -> str:
 def _address(file: Path, folder: Path) -> str:
     """Return the relative address of a file from a page in `folder`; it stays valid where both are moved together."""
     return quote(Path(os.path.relpath(file.absolute(), folder.absolute())).as_posix())
+
+
+def _sentence(text: str) -> str:
+    """Return a remark, which the terminal shows without a full stop, as a sentence that ends with one."""
+    return text if not text or text[-1] in ".:!?" else f"{text}."
 
 
 def _key(cell: Cell) -> str:

@@ -99,3 +99,18 @@ def test_what_scrolls_is_reached_by_keyboard(tmp_path):
 def test_a_page_without_about_has_no_such_section(tmp_path):
     write_page(tmp_path / "report.html", page(about={}))
     assert 'id="about"' not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_columns_without_any_value_are_not_shown(tmp_path):
+    table = Table("areas", ("class", "hectares", "n"), (("crop", None, 3), ("water", float("nan"), None)))
+    write_page(tmp_path / "report.html", page(sections=(Section("Areas", (), (table,)),)))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert re.findall('<button type="button">(.*?)</button>', text) == ["class", "n"]
+    assert Table("none yet", ("a", "b"), ()).kept == [0, 1]
+
+
+def test_a_remark_of_the_terminal_becomes_a_sentence(tmp_path):
+    texts = ("no column of places", "It ends.", "Is it one?", "")
+    write_page(tmp_path / "report.html", page(sections=(Section("Notes", texts),)))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert re.findall("<p>(.*?)</p>", text) == ["no column of places.", "It ends.", "Is it one?", ""]
