@@ -94,7 +94,6 @@ def run(options: ProbeOptions) -> int:
     from geomae.commands.run import AnalysisRun, selection_record
     from geomae.encoders.selections import EmbeddingSpec, encoder_digest
     from geomae.evaluation.probe import embed_task, probe_encoders, save_alignments, usable_radiometry
-    from geomae.evaluation.probe_sentences import left_out
     from geomae.evaluation.probe_task import SEGMENTATION, read_probe_task
     from geomae.prediction.saved_probes import save_probes
     from geomae.runtime.signals import watch
@@ -102,8 +101,7 @@ def run(options: ProbeOptions) -> int:
 
     chosen = [selections[selector] for selector in selectors]
     task = read_probe_task(probe_settings(options), chosen if options.own_bands else share_bands(chosen))
-    for sentence in left_out(task):
-        session.screen.say(sentence)
+    tell_of_tiles(session, task)
     usable = usable_radiometry(task, options.align, session.screen.say)  # {(method, test): whether the user named it}
     patches = options.task == SEGMENTATION
     loader = session.loader(EmbeddingSpec(options.layer, options.pooling, patches=patches), task.selections)
@@ -144,6 +142,16 @@ def run(options: ProbeOptions) -> int:
 probe = command(
     run, "Linear probe and kNN on frozen embeddings, encoders side by side, with baselines and intervals.", ONE_DEVICE
 )
+
+
+def tell_of_tiles(session: "Session", task: "ProbeTask") -> None:
+    """Say which tiles are left out, and warn of those that share pixels with others that their probe learns from."""
+    from geomae.evaluation.probe_sentences import left_out, overlaps
+
+    for sentence in left_out(task):
+        session.screen.say(sentence)
+    for sentence in overlaps(task):
+        session.screen.warn(sentence)
 
 
 def say_what_follows(session: "Session", options: ProbeOptions, task: "ProbeTask", saved: Path) -> None:

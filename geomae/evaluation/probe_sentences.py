@@ -1,9 +1,15 @@
-"""What a probe says of its labelled tiles and of how its figures were computed."""
+"""What a probe says of its labelled tiles and of how its figures were computed.
+
+T tiles of a test
+"""
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from geomae.evaluation.probe_task import SEGMENTATION, ProbeTask
 from geomae.metrics.predictions import FEWEST_GROUPS
+from geomae.tiles.selection import overlapping
 
 
 def describe_scoring(task: ProbeTask) -> Iterator[str]:
@@ -30,6 +36,7 @@ def describe_scoring(task: ProbeTask) -> Iterator[str]:
             else "."
         )
     yield from left_out(task)
+    yield from (f"{sentence}." for sentence in overlaps(task))
     for name, truth in task.truths.items():
         many = truth.groups >= FEWEST_GROUPS
         sizes = {test.name: test.size.replace("labelled ", "") for test in task.tests}
@@ -45,3 +52,19 @@ def left_out(task: ProbeTask) -> Iterator[str]:
     for name, count in {part.name: part.unlabelled for part in task.labelled}.items():  # train may also be a test
         if count:
             yield f"{name}: {count} tiles without a label were left out."
+
+
+def overlaps(task: ProbeTask) -> Iterator[str]:
+    """A sentence for each test with tiles that share pixels with others that their probe learns from."""
+    for test in task.tests:
+        if task.settings.task == SEGMENTATION and test.index.by_polygon:
+            continue  # polygons are held apart, not tiles, of which each part has the pixels of its polygons
+        shared_T = np.zeros(len(test), dtype=bool)
+        for plan in task.plans:
+            places, learned = plan.tests[test.name], task.train.index.take(plan.train)
+            shared_T[places] |= overlapping(test.index.take(places), learned)
+        if shared_T.any():
+            yield (
+                f"{test.name}: {shared_T.sum()} of {len(test)} tiles overlap tiles that their probe learns from, which "
+                "makes scores optimistic; keep them apart by `group`, or by `split: {block_km: ...}`"
+            )

@@ -6,6 +6,7 @@ from helpers import write_catalog
 
 from geomae import open_catalog
 from geomae.errors import CatalogError, ConfigError
+from geomae.evaluation.probe_sentences import describe_scoring, overlaps
 from geomae.evaluation.probe_task import SEGMENTATION, ProbeSettings, read_probe_task
 from geomae.rasters import write_cog
 from geomae.tiles.selection import select_tiles
@@ -67,3 +68,20 @@ def test_one_tile_cannot_choose_a_strength(tmp_path):
     with pytest.raises(ConfigError, match="one training tile cannot be divided into folds"):
         task_of(tmp_path, labels_of(2))
     assert len(task_of(tmp_path, labels_of(2), C=1.0).plans) == 2
+
+
+def test_tiles_that_overlap_those_that_their_probe_learns_from_are_told_of(tmp_path):
+    """Steps of half a tile: in two folds of single tiles, each has a neighbour in the other fold, or both have."""
+    task = task_of(tmp_path, labels_of(), C=1.0)
+    assert not [*overlaps(task)]
+    (tmp_path / "half").mkdir()
+    catalog_of(tmp_path / "half", labels_of())
+    path = write_catalog(tmp_path / "half", CATALOG.replace("size: 16", "size: 16, stride: 8"))
+    mine = select_tiles(open_catalog(path), ["mine"])[0]
+    assert len(mine.index) == 7
+    task = read_probe_task(ProbeSettings(SEGMENTATION, C=1.0, cross_fit=2), [mine, mine])
+    folds = [set((mine.index.tiles["col"].to_numpy()[plan.tests["mine"]] // 8).tolist()) for plan in task.plans]
+    shared = sum(bool({col - 1, col + 1} & other) for own, other in (folds, folds[::-1]) for col in own)
+    (sentence,) = overlaps(task)
+    assert f"mine: {shared} of 7 tiles overlap tiles that their probe learns from" in sentence
+    assert f"{sentence}." in [*describe_scoring(task)]
