@@ -164,7 +164,7 @@ def ask_first(work: "Work", selections: "Sequence[Selection]", stop: "Stop") -> 
         embeddings = embedded[BEFORE]
     known = learned_selectors(work.model, target.index.name)
     try:
-        learned = session.select(known) if known else []
+        learned = list(zip(session.select(list(known)), known.values(), strict=True)) if known else []
     except GeomaeError:  # the catalogue has changed since
         learned = []
     model = Acquaintance.of(work.model, target, source, learned, pairs=work.domains.objective.places > 0)

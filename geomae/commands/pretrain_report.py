@@ -24,6 +24,7 @@ from geomae.runtime.console import Screen
 from geomae.runtime.devices import Fabric
 from geomae.runtime.signals import Stop
 from geomae.tiles.batches import fixed_batches
+from geomae.tiles.learned_tiles import record_content
 from geomae.tracking import DatasetRecord, commit
 from geomae.training import checkpoints
 from geomae.training.data import Dataset, TrainingData
@@ -56,6 +57,7 @@ def provenance(job: PretrainJob, data: TrainingData, run_id: str | None) -> dict
         "mlflow_run": run_id,
         "seed": job.seed,
         "dataset": list(job.datasets),
+        "content": record_content(one.index for one in data.training),
         "objective": data.objective.weights(),
         "tile": [int(data.training[0].index.tiles["size"].iloc[0])] * 2,  # default of exports
     }

@@ -4,7 +4,7 @@ T tiles of the target, C bands
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from geomae.catalog import parse_selector
+from geomae.catalog.schema import ALL
 from geomae.encoders.selections import Embeddings
 from geomae.errors import CatalogError
 from geomae.evaluation.adaptation_effect import BeforeAfterPlan
@@ -26,6 +27,7 @@ from geomae.evaluation.probe_predictions import PredictionKey
 from geomae.evaluation.probe_scores import EncoderResult, ProbeScores
 from geomae.evaluation.probe_task import ProbeTask
 from geomae.metrics.predictions import MOST_FOLDS
+from geomae.tiles.learned_tiles import of_content
 from geomae.tiles.places import find_partners
 from geomae.tiles.selection import Selection
 from geomae.training.starts import Start
@@ -44,14 +46,15 @@ class Acquaintance:
 
     `new_sensor` names the sensor of the target if the model has no statistics of it or of some of its bands, else it is
     empty. `knows_source` says whether it has statistics of all that the source has. The model was trained on a share
-    `learned` of the target's tiles. `pairs` says whether an adaptation would train it on pairs of tiles that show the
-    same ground (the term `places`).
+    `learned` of the target's tiles; `by_name` says that only the name of the data set tells so. `pairs` says whether an
+    adaptation would train it on pairs of tiles that show the same ground (the term `places`).
     """
 
     new_sensor: str = ""
     knows_source: bool = True
     learned: float = 0.0
     pairs: bool = False
+    by_name: bool = False
 
     @property
     def of_both(self) -> str:
@@ -60,15 +63,26 @@ class Acquaintance:
 
     @classmethod
     def of(
-        cls, model: Start, target: Selection, source: Selection, learned: Sequence[Selection], pairs: bool
+        cls,
+        model: Start,
+        target: Selection,
+        source: Selection,
+        learned: Sequence[tuple[Selection, str | None]],
+        pairs: bool,
     ) -> "Acquaintance":
-        """That of `model`, which was trained on the tiles `learned` of the target's data set."""
+        """That of `model`, which was trained on the tiles `learned` of the target's data set.
+
+        Beside them are the digests of their files: tiles of other files only have the same name.
+        """
         there, here = (model.with_sensor(one.imagery, []).same_embeddings(model) for one in (target, source))
         imagery = target.imagery
         sensor = "" if there else f"{imagery.name} ({', '.join(band.name for band in imagery.bands)})"
-        seen = {tile for one in learned for tile in one.index.tiles["tile_id"].tolist()}
+        seen: set[str] = set()
+        for one, content in learned:
+            same_T = slice(None) if content is None else of_content(one.index, content)
+            seen.update(one.index.tiles["tile_id"][same_T])
         share = float(np.mean([tile in seen for tile in target.index.tiles["tile_id"].tolist()]))
-        return cls(sensor, here, share, pairs)
+        return cls(sensor, here, share, pairs, share > 0 and any(content is None for _, content in learned))
 
 
 @dataclass(frozen=True)
@@ -126,7 +140,10 @@ class Differences:
     def _places(self) -> str:
         paired = self.domains.paired
         if self.same_ground:
-            known = f"; the model was trained on {self.model.learned:.0%} of its tiles" if self.model.learned else ""
+            sure = ", as far as the name of the data set tells" if self.model.by_name else ""
+            known = (
+                f"; the model was trained on {self.model.learned:.0%} of its tiles{sure}" if self.model.learned else ""
+            )
             tiles = self.domains.target.tiles
             return f"Places: {self.same_ground} of {tiles} tiles of the target show ground of the source, too{known}."
         return (
@@ -212,13 +229,21 @@ class Answer:
     embeddings: Embeddings | None
 
 
-def learned_selectors(model: Start, dataset: str) -> list[str]:
-    """The selectors of the tiles of a data set that the model, or a predecessor, was trained on without labels."""
-    found: list[str] = []
+def learned_selectors(model: Start, dataset: str) -> dict[str, str | None]:
+    """The selectors of the tiles of a data set that the model, or a predecessor, was trained on without labels.
+
+    Each has the digests of the files behind them; None where older versions recorded no more than the name.
+    """
+    found: dict[str, str | None] = {}
     provenance: Mapping[str, Any] | None = model.provenance
     while provenance is not None:
         texts = provenance.get("dataset", ()) if "finetuned" not in provenance else ()
-        found += [text for text in map(str, texts) if parse_selector(text).dataset == dataset]
+        content = provenance.get("content", {}).get(dataset)
+        for one in (parse_selector(str(text)) for text in texts):
+            if one.dataset == dataset:
+                text = str(replace(one, split=None if one.split == ALL else one.split))
+                known = found.get(text, "")
+                found[text] = None if known is None or content is None else f"{known} {content}".strip()
         provenance = provenance.get("from")
     return found
 

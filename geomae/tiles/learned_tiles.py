@@ -3,7 +3,7 @@
 N tiles of a scene, E points of a tile
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from geomae.tiles.index import TileIndex
 from geomae.vectors.projection import pixels_of
 
 LEARNED, HELD_OUT = "learned", "held_out"
+SHORT = 8  # characters of the digest of a scene's files: of 100,000 scenes two have the same by chance
 POINTS = 5  # along each side of a tile, by which it is found in another grid
 ROUNDING = 0.01  # pixels by which a tile found in another grid is made smaller, so that it does not meet its neighbours
 # Why tiles may not be where they are looked for: their grid was not recorded, or has no place on Earth.
@@ -49,6 +50,25 @@ def record_tiles(learned: TileIndex, held_out: Sequence[TileIndex]) -> dict[str,
     ids = {LEARNED: learned.tiles["tile_id"].tolist()}
     ids |= {HELD_OUT: [tile for one in held_out for tile in one.tiles["tile_id"].tolist()]}
     return {**ids, "sizes": sizes, "crs": crs, "grids": grids}
+
+
+def record_content(indexes: Iterable[TileIndex]) -> dict[str, str]:
+    """What a folder says of the files that a model was trained on: by data set, short digests of its scenes.
+
+    A data set of the same name in another catalogue has other files.
+    """
+    found: dict[str, set[str]] = {}
+    for index in indexes:
+        found.setdefault(index.name, set()).update(one[:SHORT] for one in index.content() if one)
+    return {name: " ".join(sorted(digests)) for name, digests in found.items()}
+
+
+def of_content(index: TileIndex, recorded: str) -> NDArray[np.bool_]:
+    """Which tiles (T) are of scenes with files that `record_content` recorded."""
+    known = set(recorded.split())
+    same = [index.report.content.get(scene.id, "")[:SHORT] in known for scene in index.source.scenes]
+    same_T: NDArray[np.bool_] = np.array(same, dtype=np.bool_)[index.tiles["scene"].to_numpy()]
+    return same_T
 
 
 class LearnedScene(NamedTuple):

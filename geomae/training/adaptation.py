@@ -20,6 +20,7 @@ from geomae.randomness import key
 from geomae.runtime.devices import Compute
 from geomae.runtime.signals import Stop
 from geomae.tiles.index import TileIndex
+from geomae.tiles.learned_tiles import record_content
 from geomae.tiles.places import Partners
 from geomae.tiles.reader import TileReader
 from geomae.tiles.schedule import schedule_batches
@@ -206,6 +207,7 @@ def adapted_provenance(
     target = domains.target
     return {
         "dataset": [one.name for one in domains.all],
+        "content": record_content(one.training.index for one in domains.all),
         "tile": [int(target.selected.index.tiles["size"].iloc[0])] * 2,
         ADAPTED: {
             "model_digest": digest,

@@ -132,9 +132,37 @@ def test_it_says_what_is_known_of_places():
 def test_the_tiles_that_a_model_has_learned_are_those_of_its_whole_history():
     first = {"dataset": ["land[season=green]@all", "other@train"], "objective": {"pixels": 1.0}}
     model = SimpleNamespace(provenance={"dataset": ["land@train"], "adapted": {}, "from": first})
-    assert learned_selectors(model, "land") == ["land@train", "land[season=green]@all"]
+    assert learned_selectors(model, "land") == {"land@train": None, "land[season=green]": None}
     labelled = SimpleNamespace(provenance={"dataset": ["land@test"], "finetuned": {}, "from": first})
-    assert learned_selectors(labelled, "land") == ["land[season=green]@all"]
+    assert learned_selectors(labelled, "land") == {"land[season=green]": None}
+
+
+def test_the_files_that_a_model_has_learned_are_recorded_beside_their_selectors():
+    first = {"dataset": ["land@train", "sea"], "content": {"land": "0a 1b", "sea": "2c"}}
+    twice = {"dataset": ["land@train", "land@all"], "content": {"land": "1b 3d"}, "from": first}
+    assert learned_selectors(SimpleNamespace(provenance=twice), "land") == {
+        "land@train": "1b 3d 0a 1b",
+        "land": "1b 3d",
+    }
+    assert learned_selectors(SimpleNamespace(provenance=twice), "sea") == {"sea": "2c"}
+    older = {"dataset": ["land@train"], "from": first}
+    assert learned_selectors(SimpleNamespace(provenance=older), "land") == {"land@train": None}
+
+
+@pytest.mark.parametrize(("content", "share", "by_name"), [("aaaaaaaa", 0.5, False), ("cc", 0, False), (None, 1, True)])
+def test_tiles_of_other_files_in_a_data_set_of_the_same_name_are_not_known(content, share, by_name):
+    scenes = (SimpleNamespace(id="s1"), SimpleNamespace(id="s2"))
+    index = SimpleNamespace(
+        tiles=pd.DataFrame({"scene": [0, 1], "tile_id": ["s1:0:0", "s2:0:0"]}),
+        source=SimpleNamespace(scenes=scenes),
+        report=SimpleNamespace(content={"s1": 64 * "a", "s2": 64 * "b"}),
+    )
+    taken = SimpleNamespace(index=index, imagery=SimpleNamespace(name="s2", bands=()))
+    model = SimpleNamespace(with_sensor=lambda *_: SimpleNamespace(same_embeddings=lambda other: True))
+    known = Acquaintance.of(model, taken, taken, [(taken, content)], True)
+    assert (known.learned, known.by_name) == (share, by_name)
+    sentence = differences(same_ground=98, **vars(known))._places()
+    assert ("as far as the name of the data set tells" in sentence) == by_name
 
 
 @dataclass(frozen=True)

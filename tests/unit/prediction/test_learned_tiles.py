@@ -10,7 +10,7 @@ import pytest
 
 from geomae.prediction.record import learned_remarks, learned_tiles
 from geomae.rasters import Grid
-from geomae.tiles.learned_tiles import UNPLACED, UNRECORDED, LearnedTiles, record_tiles
+from geomae.tiles.learned_tiles import UNPLACED, UNRECORDED, LearnedTiles, of_content, record_content, record_tiles
 
 GRID = Grid(64, 64, 10.0, "EPSG:32632", (10.0, 0.0, 4e5, 0.0, -10.0, 5e6))
 
@@ -121,3 +121,16 @@ def test_folders_without_grids_are_taken_as_they_are_and_it_is_said():
 def test_tiles_of_several_sizes_have_their_own():
     record = recorded(index_of("a", tiles=[(0, 0, 0, 16), (0, 0, 32, 32), (0, 40, 0, 16)]))
     assert pixels_met(record, index_of("a", tiles=[(0, 0, 0, 16)])).sum() == 2 * 16**2 + 32**2
+
+
+def test_tiles_are_found_by_the_bytes_of_their_files():
+    def index(name, **content):
+        scenes = [SimpleNamespace(id=key) for key in content]
+        index = SimpleNamespace(name=name, tiles=pd.DataFrame({"scene": [0, 0, 1]}), content=content.values)
+        index.source, index.report = SimpleNamespace(scenes=scenes), SimpleNamespace(content=content)
+        return index
+
+    learned = record_content([index("a", s=64 * "2", t=""), index("a", s=64 * "1", t=64 * "2"), index("b", s="", t="")])
+    assert learned == {"a": "11111111 22222222", "b": ""}
+    assert of_content(index("a", u=64 * "2", s=64 * "3"), learned["a"]).tolist() == [True, True, False]
+    assert not of_content(index("a", u="", s=64 * "3"), learned["b"]).any()
