@@ -196,7 +196,7 @@ def _score_one(
             continue
         new = partial(ProbeRow, result.label, key.test, key.method, shots=key.shots, of=of, align=key.align)
         each = np.array([[float(one[metric, of]) for one in draws] for draws in values])
-        interval = percentile_interval(spread[metric, of]) if spread and carrying[of] >= FEWEST_GROUPS else None
+        interval = _interval(spread[metric, of]) if spread and carrying[of] >= FEWEST_GROUPS else None
         rows.append(new(metric, value=float(each.mean()), interval=interval))
         if key.shots is not None:
             rows.append(new(metric + SPREAD, value=float(each.mean(0).std(ddof=1))))
@@ -222,6 +222,11 @@ def _resampled(
     return total
 
 
+def _interval(values_R: Floats) -> tuple[float, float] | None:
+    """The interval of a figure; None where no resample has one, as of R2 where all numbers are the same."""
+    return percentile_interval(values_R) if np.isfinite(values_R).any() else None
+
+
 def _differences(
     results: Sequence[EncoderResult],
     compared: Mapping[str, tuple[float, Floats | None]],
@@ -240,5 +245,5 @@ def _difference(
     label: str, key: PredictionKey, metric: str, own: tuple[float, Floats | None], other: tuple[float, Floats | None]
 ) -> ProbeRow:
     """A row for the difference of two main figures, with the interval of the differences in the same resamples."""
-    interval = None if own[1] is None or other[1] is None else percentile_interval(own[1] - other[1])
+    interval = None if own[1] is None or other[1] is None else _interval(own[1] - other[1])
     return ProbeRow(label, key.test, key.method, metric, own[0] - other[0], interval, shots=key.shots, align=key.align)

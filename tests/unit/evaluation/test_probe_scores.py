@@ -147,6 +147,16 @@ def test_numbers_are_measured_as_scikit_learn_does():
         assert values[name, "all"] == pytest.approx(theirs(truth, guess))
 
 
+def test_numbers_that_are_all_the_same_have_no_interval_of_r2():
+    truth = GroundTruth(np.full(40, 0.3), np.arange(40) % 12, NumberMeasure(0.3))
+    guesses = {"good": np.linspace(0.2, 0.4, 40), "other": np.linspace(0.1, 0.4, 40)}
+    results = [EncoderResult(name, False, [Predictions({ASKED: [guess]})]) for name, guess in guesses.items()]
+    rows = score(results, {"test": truth}, 0).rows
+    for of_r2 in (row_of(rows, "good", "r2"), row_of(rows, "other", TO_FIRST)):
+        assert np.isnan(of_r2.value) and of_r2.interval is None
+    assert row_of(rows, "good", "rmse").interval is not None
+
+
 def test_numbers_that_are_all_the_same_have_no_r2():
     """Their spread is rounding, also beside other groups and in their resamples."""
     truth, group = np.array([0.3] * 9 + [7.7] * 5), np.array([0] * 9 + [1] * 5)
