@@ -19,7 +19,7 @@ from geomae.evaluation.share_estimation import LabelShift
 
 @dataclass(frozen=True)
 class Evidence:
-    """Evidence on alignments to a test set without its labels, the mean over fits.
+    """Evidence on alignments to a test set without its labels, the mean over fits, of their strengths the median.
 
     `scores` are those of SCORERS by alignment. `paired` says that the domains show the same places, so that class
     shares are equal. `domain_accuracy` is the accuracy of a domain classifier, 0.5 at chance level.

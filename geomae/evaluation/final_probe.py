@@ -26,7 +26,7 @@ from geomae.evaluation.linear_probe import (
     training_patches,
 )
 from geomae.evaluation.methods import move
-from geomae.evaluation.probe_predictions import Predictions
+from geomae.evaluation.probe_predictions import STRENGTH, Predictions
 from geomae.evaluation.probe_task import REGRESSION, SEGMENTATION, LabelledSelection, ProbeTask, class_codes
 from geomae.evaluation.share_estimation import fit_source_probe
 from geomae.metrics.calibration import Calibration, balanced_weights, fit_calibration
@@ -105,7 +105,7 @@ def fit_final_probe(
         choice = chosen.get(test.name)
         if choice is None or choice.align == NONE:
             continue
-        taken = float(predictions.evidence[test.name].scores[choice.align]["strength"])
+        taken = float(predictions.evidence[test.name].scores[choice.align][STRENGTH])
         moved = move(choice.align, final_domains(task, embeddings, test, strength, choice.align))
         composed = _composed(moved, _of_tiles(_mapped_rows(moved, rows), classes, task.names, taken))
         aligned[test.name] = replace(composed, align=choice.align, why=choice.why)

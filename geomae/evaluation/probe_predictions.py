@@ -59,6 +59,7 @@ BLOCK = 2048  # tiles whose similarities are in memory at once
 SHOTS = (1, 5, 10, 50)
 DRAWS = 10
 FEW_LABELS_C = 1.0  # not chosen, as there are too few labels for it; 1 is scikit-learn's default
+STRENGTH = "strength"  # beside the scores of a method, the C of the probe after it
 EQUAL = 0.05  # smaller differences of circular validations are ties: about one standard error (Breiman et al. 1984)
 
 
@@ -348,10 +349,14 @@ def classify_aligned(
                 scores.setdefault(name, []).append(scored)
                 if name != NONE:  # whose predictions exist
                     _put_predictions(predictions, test, name, moved, probe)
-        mean = {
-            name: {key: float(np.mean([one[key] for one in each])) for key in each[0]} for name, each in scores.items()
+        # The saved probe takes the strength, which is the median of the fits without alignment, too.
+        middle = {
+            name: {
+                key: float((np.median if key == STRENGTH else np.mean)([one[key] for one in each])) for key in each[0]
+            }
+            for name, each in scores.items()
         }
-        predictions.evidence[test] = Evidence(mean, shifts, target.paired, float(np.mean(accuracies)))
+        predictions.evidence[test] = Evidence(middle, shifts, target.paired, float(np.mean(accuracies)))
         predictions.shares[test] = TargetShares.mean(shares)
 
 
@@ -370,7 +375,7 @@ def _score_method(name: str, moved: Moved, C_values: Sequence[float]) -> tuple[d
         WEIGHTED: weighted_validation(moved, taken),
         MIXED: mixed_validation(probe, moved.target_ME, domains.seed),
         AGREEMENT: group_agreement(moved, taken),
-        "strength": taken,
+        STRENGTH: taken,
     }
     return known, probe
 

@@ -12,7 +12,7 @@ from geomae.evaluation.choice_scores import SCORERS
 from geomae.evaluation.class_transport import MOST_TILES
 from geomae.evaluation.forest import FOREST
 from geomae.evaluation.probe import ProbeResult
-from geomae.evaluation.probe_predictions import EQUAL, PredictionKey
+from geomae.evaluation.probe_predictions import EQUAL, STRENGTH, PredictionKey
 from geomae.evaluation.probe_scores import TO_NONE, ProbeRow, Support
 from geomae.evaluation.probe_task import SEGMENTATION, ProbeTask, class_codes
 from geomae.evaluation.self_training import PORTIONS
@@ -172,7 +172,7 @@ def alignment_tables(result: ProbeResult) -> Iterator[Table]:
     for test in result.task.tests:
         main = result.task.truths[test.name].measure.main
         header = ["encoder", "alignment", "chosen", metric_name(main), "95 %", "to none", "95 %", metric_name(ACCURACY),
-                  *(name.replace("_", " ") for name in SCORERS), "strength"]  # fmt: skip
+                  *(name.replace("_", " ") for name in SCORERS), STRENGTH]  # fmt: skip
         rows: list[list[Cell]] = []
         for one in result.encoders:
             evidence = result.evidence(one.label, test.name)
@@ -185,7 +185,7 @@ def alignment_tables(result: ProbeResult) -> Iterator[Table]:
                 rows.append([
                     one.label, name, "yes" if result.choices[one.label, test.name].align == name else "", own.value,
                     interval_text(own), gain.value if gain else None, interval_text(gain), right.value,
-                    *(known[name] for name in SCORERS), known["strength"],
+                    *(known[name] for name in SCORERS), known[STRENGTH],
                 ])  # fmt: skip
         yield Table(f"{test.name}: linear probe after alignment", header, rows)
 

@@ -6,12 +6,13 @@ import sklearn
 from scipy.linalg import expm
 
 from geomae.errors import ConfigError, ModelError
+from geomae.evaluation import probe_predictions
 from geomae.evaluation.alignment import ALIGNMENTS, NONE, SOURCE, STANDARDISE, TARGET, Alignment
 from geomae.evaluation.alignment_choice import Evidence, Rule, choose
 from geomae.evaluation.choice_scores import CIRCULAR, circular_validation
 from geomae.evaluation.folds import FoldPlan, Labelled
 from geomae.evaluation.linear_probe import fit_linear
-from geomae.evaluation.probe_predictions import PredictionKey, Target, classify, classify_aligned
+from geomae.evaluation.probe_predictions import STRENGTH, PredictionKey, Target, classify, classify_aligned
 from geomae.evaluation.share_estimation import LabelShift
 
 CLASSES, FEATURES = 3, 12
@@ -30,6 +31,8 @@ def draw(shares, rows, seed):
 EVEN, FEW = (0.5, 0.3, 0.2), (0.1, 0.2, 0.7)
 SOURCE_ND, LABEL_N = draw(EVEN, 300, 0)
 TARGET_MD, LABEL_M = draw(EVEN, 260, 1)
+FOLD_N = np.arange(len(LABEL_N)) % 3
+FOLDS = [(np.flatnonzero(one != FOLD_N), np.flatnonzero(one == FOLD_N)) for one in range(3)]
 SKEW = np.random.default_rng(5).normal(size=(FEATURES, FEATURES))
 ROTATION = expm(0.6 * (SKEW - SKEW.T) / np.abs(np.linalg.eigvals(SKEW - SKEW.T)).max())  # by 0.6 rad at most
 
@@ -44,9 +47,7 @@ def balanced(name, target_MD, label_M):
 
 def evidence(target_MD, names=tuple(ALIGNMENTS)):
     """The answers of one encoder behind every alignment."""
-    fold = np.arange(len(LABEL_N)) % 3
-    folds = [(np.flatnonzero(fold != one), np.flatnonzero(fold == one)) for one in range(3)]
-    plan = FoldPlan(np.arange(len(LABEL_N)), folds, {"test": np.arange(len(target_MD))})
+    plan = FoldPlan(np.arange(len(LABEL_N)), FOLDS, {"test": np.arange(len(target_MD))})
     labelled = Labelled(LABEL_N, np.arange(len(LABEL_N)), ("a", "b", "c"))
     targets = {"test": Target(target_MD, np.arange(len(target_MD)), False)}
     answers = classify([plan], SOURCE_ND, labelled, {"test": target_MD}, None, 0)
@@ -67,6 +68,22 @@ def test_coral_cures_a_rotation_of_features():
     rotated_MD = TARGET_MD @ ROTATION
     assert balanced(NONE, rotated_MD, LABEL_M) < without - 0.08
     assert max(balanced(name, rotated_MD, LABEL_M) for name in ("coral", "subspace")) >= without - 0.02
+
+
+def test_the_strength_of_several_fits_is_their_median(monkeypatch):
+    """As without alignment: the mean of strengths from 0.001 to 10 is near the largest."""
+    answers, strengths = evidence(TARGET_MD, (NONE,)), iter((0.001, 0.01, 10.0))
+
+    def scored(name, moved, C_values):
+        return {CIRCULAR: 0.5, STRENGTH: next(strengths)}, None
+
+    monkeypatch.setattr(probe_predictions, "_score_method", scored)
+    plans = [FoldPlan(np.arange(len(LABEL_N)), FOLDS, {"test": np.arange(9)})] * 3
+    answers.C_values = [1.0] * 3
+    targets = {"test": Target(TARGET_MD, np.arange(len(TARGET_MD)), False)}
+    labelled = Labelled(LABEL_N, np.arange(len(LABEL_N)), ("a", "b", "c"))
+    classify_aligned(answers, plans, SOURCE_ND, labelled, targets, (NONE,), None)
+    assert answers.evidence["test"].scores[NONE][STRENGTH] == 0.01
 
 
 def test_the_rule_takes_the_cure():
