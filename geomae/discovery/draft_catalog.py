@@ -29,6 +29,10 @@ LONGEST_NAME = 60  # characters of a data set's name
 SHOWN = 5  # patterns of one group
 WRITTEN = "# Written by `geomae catalog init`. `check` marks a guess and its reason."
 TO_FILL_IN = f"{WRITTEN.removesuffix('.')}, FILL IN marks what only you can decide."
+PLANET_MASK = (
+    "the usable data mask of Planet; to mask clouds with it, save each under the name of its scene in a folder, and "
+    "write `mask: {path: 'FOLDER/{stem}.tif', invalid_values: [0]}` (its first band is 1 where the view is clear)"
+)
 HEAD = (
     "# An entry can have further keys, as for masks, labels, splits and domains: see `geomae catalog schema`.",
     "version: 1",
@@ -253,7 +257,11 @@ def _entries(
     alone = not entries and all(beside)
     for one, left in zip(stacks, beside, strict=True):
         if left and not alone:
-            what = f"one band of {one.headers[0].dtypes[0]}, perhaps labels or a mask"
+            what = (
+                PLANET_MASK
+                if is_planet_mask(one)
+                else f"one band of {one.headers[0].dtypes[0]}, perhaps labels or a mask"
+            )
             left_out.append(f"{', '.join(place.below + pattern for pattern in one.patterns[:SHOWN])}: {what}")
         else:
             entry = stack_entry(place.root, place.below, one, outside=place.outside)
@@ -297,6 +305,13 @@ def _item_entries(
     return entries
 
 
+def is_planet_mask(group: StackGroup) -> bool:
+    """Whether the files are usable data masks (UDM2), by their name or the names of their bands."""
+    return "_udm2" in group.telling.lower() or group.headers[0].names[:2] == ("clear", "snow")
+
+
 def _goes_with_others(root: Path, group: StackGroup) -> bool:
-    """Whether a group is labels or a mask and not imagery: one band of integers from an unknown sensor."""
+    """Whether a group is labels or a mask and not imagery: one band of integers from an unknown sensor, or a UDM2."""
+    if is_planet_mask(group):
+        return True
     return group.one_band and not isinstance(guess_sensor(evidence_of(root, group)).sensor, str)

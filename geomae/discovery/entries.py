@@ -1,6 +1,7 @@
 """One data set of a new catalogue as YAML, with comments on what the user has to check or decide."""
 
 import contextlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -33,7 +34,9 @@ from geomae.sensors import Sensor, inline_sensor, sensor
 LARGEST_TILE = 128  # pixels; larger rasters are cut into tiles
 USUAL_TILE = 64
 FEW_TILES = 100  # with fewer there is little to learn from
+LARGEST_BLOCK_KM, BLOCKS = 2, 4  # side of the blocks of a split, and how many lie along a scene at least
 MULTIPLE = 8  # the tile's side is a multiple, so that common patch sizes divide it
+MARKS = frozenset(("mask", "masks", "qa", "quality", "flag", "flags", "cloud", "clouds", "label", "labels", "class"))
 ALL_TRAIN = "all tiles are for training; to hold some out:"
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
@@ -160,7 +163,10 @@ def cube_entry(root: Path, below: str, paths: Sequence[str], *, outside: bool) -
     """
     layout = describe_cube(str(root / paths[0]), Cube(path=paths[0]), remote=False)
     arrays = [name for name in layout.variables if not quality_layer(name)]
-    headers = [header(str(layout.address(name, 0))) for name in arrays]
+    of_array = {name: header(str(layout.address(name, 0))) for name in arrays}
+    marks = [name for name, info in of_array.items() if not layout.band and _is_mark(name, info)]
+    arrays = [name for name in arrays if name not in marks] or arrays
+    headers = [of_array[name] for name in arrays]
     first = headers[0]
     names = first.names if layout.band else tuple(arrays)
     guess = guess_sensor(
@@ -196,9 +202,19 @@ def cube_entry(root: Path, below: str, paths: Sequence[str], *, outside: bool) -
     lines += scaling
     scenes = len(paths) * len(layout.times)
     lines += _tile_lines([first.shape], scenes)
-    lines += mask_lines(layout.readable)
+    masks = mask_lines(layout.readable)
+    for name in () if masks or marks == arrays else marks:
+        what = f"check: {name} is not taken as a band; if it marks invalid pixels"
+        masks.append(comment(f"{what}: mask: {{band: {flow(name)}, invalid_values: [VALUE]}}"))
+    lines += masks
     lines.append(_split_line(first))
     return Entry(tuple(lines), scenes, known.name, tuple(places), usual_tile([first.shape]), guess.question)
+
+
+def _is_mark(name: str, info: Header) -> bool:
+    """Whether an array of whole numbers has the name of a mask, of quality or of labels, and not of a measurement."""
+    words = set(re.split(r"[^a-z]+", name.lower()))
+    return info.dtypes[0].startswith(("uint", "int", "bool")) and not words.isdisjoint(MARKS)
 
 
 def evidence_of(root: Path, group: StackGroup) -> Evidence:
@@ -316,7 +332,9 @@ def mask_lines(names: Iterable[str]) -> list[str]:
 
 def _unnamed_mask(root: Path, group: StackGroup, skipped: Mapping[int, str | None]) -> list[str]:
     """A comment on the skipped band, if any, that no name tells to be a quality layer, but its few values suggest."""
-    found = layer_by_values(root, group.files, [number for number, name in skipped.items() if not is_alpha(name)])
+    alpha = group.headers[0].alpha  # it marks valid pixels without a line here
+    numbers = [number for number, name in skipped.items() if number != alpha and not is_alpha(name)]
+    found = layer_by_values(root, group.files, numbers)
     if found is None:
         return []
     number, values = found
@@ -328,9 +346,10 @@ def _unnamed_mask(root: Path, group: StackGroup, skipped: Mapping[int, str | Non
 
 
 def _split_line(first: Header) -> str:
-    """A suggested split, as a comment: the user decides on splits."""
+    """A suggested split, as a comment: the user decides on splits. Blocks are smaller than a scene."""
     if first.crs is not None and min(first.shape) > 2 * LARGEST_TILE:
-        how = {"block_km": 2, "fractions": FRACTIONS}
+        side_km = min(first.shape) * (first.roughly_m or 1000) / 1000 / BLOCKS
+        how: dict[str, Any] = {"block_km": min(LARGEST_BLOCK_KM, float(f"{side_km:.0e}")), "fractions": FRACTIONS}
     else:
         how = {"random": FRACTIONS}
     return comment(f"{ALL_TRAIN} split: {flow(how)}")

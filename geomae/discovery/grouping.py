@@ -342,13 +342,19 @@ def _headers(root: Path, paths: Sequence[str], problems: list[str]) -> dict[str,
 
 
 def _patterns(own: Sequence[str], others: Sequence[str], suffix: str) -> tuple[str, ...]:
-    """A pattern with the prefix that only these files share (among names of one length, if needed); else all names."""
+    """A pattern with the beginning or the end that only these files share, or with the beginning among names of one
+    length; else all names.
+    """
     first, last = (name.removesuffix(suffix) for name in (min(own), max(own)))  # sorted, these share the least
     length = next((at for at, (one, two) in enumerate(zip(first, last, strict=False)) if one != two), len(first))
     start = first[:length]
     folder = own[0].rpartition("/")[0]
     if len(own) > 1 and len(start) > len(folder) and not any(path.startswith(start) for path in others):
         return (f"{escape_pattern(start)}*{suffix}",)
+    end = _shared_end([path.removesuffix(suffix) for path in own])
+    if len(own) > 1 and end and not any(path.removesuffix(suffix).endswith(end) for path in others):
+        start = f"{escape_pattern(folder)}/*" if folder else "*"
+        return (f"{start}{escape_pattern(end)}{suffix}",)
     lengths = {len(path) for path in own}
     if (
         len(own) > 1
@@ -357,6 +363,15 @@ def _patterns(own: Sequence[str], others: Sequence[str], suffix: str) -> tuple[s
     ):
         return (f"{escape_pattern(start)}{'?' * (len(first) - length)}{suffix}",)
     return tuple(escape_pattern(path) for path in own)
+
+
+def _shared_end(stems: Sequence[str]) -> str:
+    """The end that all names share, from a separator on; empty if there is none."""
+    turned = [stem[::-1] for stem in (min(stems, key=lambda one: one[::-1]), max(stems, key=lambda one: one[::-1]))]
+    length = next((at for at, (one, two) in enumerate(zip(*turned, strict=False)) if one != two), len(turned[0]))
+    end = stems[0].rpartition("/")[2][-length:] if length else ""
+    separator = re.search(r"[_. -]", end)
+    return end[separator.start() :] if separator else ""
 
 
 def _beside(one: _Folder, folders: Sequence[_Folder]) -> str:

@@ -53,3 +53,16 @@ def test_a_file_that_is_no_cube_is_told_and_left_out(tmp_path):
     found = infer_catalog(tmp_path, tmp_path / "c.yaml")
     assert list(found.entries) == ["a"]
     assert "old.nc: is classic NetCDF; rewrite it" in found.problems[0]
+
+
+def test_an_array_that_is_a_mask_by_its_name_is_no_band(tmp_path):
+    arrays = {name: (("y", "x"), np.full((32, 32), 0.1, "float32")) for name in ("B02", "B03", "B04", "B08")}
+    clouds = {"cloud_mask": (("y", "x"), np.zeros((32, 32), "uint8"))}
+    xr.Dataset(arrays | clouds).to_netcdf(tmp_path / "cube.nc", engine="h5netcdf")
+    found = infer_catalog(tmp_path, tmp_path / "c.yaml")
+    (entry,) = found.entries.values()
+    assert (entry.sensor, entry.bands) == ("sentinel-2-l2a", ("B02", "B03", "B04", "B08"))
+    assert (
+        "# check: cloud_mask is not taken as a band; if it marks invalid pixels: mask: {band: cloud_mask,"
+        in found.text()
+    )

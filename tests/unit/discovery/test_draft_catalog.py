@@ -229,3 +229,32 @@ def test_init_counts_the_tiles_of_the_scenes_of_which_all_bands_can_be_read(tmp_
             scene(tmp_path / f"HLS.S30.T32TMT.2021{day}T101010.v2.0.{band}.tif", 1, np.int16, 1)
     (tmp_path / "HLS.S30.T32TMT.2021002T101010.v2.0.B03.tif").write_bytes(b"broken")
     assert "about 2 tiles, few to learn from" in infer_catalog(tmp_path, tmp_path / "c.yaml").text()
+
+
+def planet(path: Path, names: list[str], dtype: Any) -> None:
+    """A file of eight bands with names."""
+    pixels_CHW = np.random.default_rng(len(path.name)).integers(1, 200, (8, 64, 64)).astype(dtype)
+    place = {"crs": "EPSG:32632", "transform": (3.0, 0.0, 5e5, 0.0, -3.0, 5e6)}
+    write_cog(path, pixels_CHW, descriptions=names, **place)
+
+
+def test_init_leaves_out_the_masks_of_planet_and_says_how_to_use_them(tmp_path: Path) -> None:
+    bands = ["coastal_blue", "blue", "green_i", "green", "yellow", "red", "rededge", "nir"]
+    mask = ["clear", "snow", "shadow", "light_haze", "heavy_haze", "cloud", "confidence", "unusable"]
+    for scene_id in ("20220701_101530_12_2461", "20220715_100211_55_2480"):
+        planet(tmp_path / f"{scene_id}_3B_AnalyticMS_SR_8b_clip.tif", bands, np.uint16)
+        planet(tmp_path / f"{scene_id}_3B_udm2_clip.tif", mask, np.uint8)
+    catalog = infer_catalog(tmp_path, tmp_path / "c.yaml")
+    (entry,) = catalog.entries.values()
+    assert entry.lines[0] == '    path: "*_3B_AnalyticMS_SR_8b_clip.tif"' and entry.sensor == "planetscope-superdove"
+    (left,) = catalog.left_out
+    assert left.startswith("*_3B_udm2_clip.tif: the usable data mask of Planet") and "invalid_values: [0]" in left
+
+
+@pytest.mark.parametrize(("metres", "side", "block"), [(0.05, 300, "0.004"), (10.0, 3000, "2"), (1.0, 4000, "1")])
+def test_init_suggests_blocks_that_are_smaller_than_a_scene(
+    tmp_path: Path, metres: float, side: int, block: str
+) -> None:
+    place = {"crs": "EPSG:32632", "transform": (metres, 0.0, 5e5, 0.0, -metres, 5e6)}
+    write_cog(tmp_path / "a.tif", np.ones((1, side, side), np.uint8), **place)
+    assert f"split: {{block_km: {block}, " in infer_catalog(tmp_path, tmp_path / "c.yaml").text()

@@ -83,3 +83,11 @@ def test_the_first_scene_of_a_product_may_be_broken(tmp_path):
     (tmp_path / "HLS.S30.T32TMT.2021001T101010.v2.0.B02.tif").write_bytes(b"broken")
     entry, sensor = drafted(tmp_path)
     assert (sensor, entry.bands) == ("hls-s30", ("B02", "B03"))
+
+
+def test_alpha_that_is_skipped_is_no_quality_layer(tmp_path):
+    raster(tmp_path / "ortho.tif", 4, "uint8", alpha=4)
+    with rasterio.open(tmp_path / "ortho.tif", "r+") as to:
+        to.write(np.where(np.arange(64) < 9, 0, 255).astype("uint8")[None].repeat(64, axis=0), 4)
+    text = infer_catalog(tmp_path, tmp_path / "c.yaml").text()
+    assert "bands: [red, green, blue, null]" in text and "quality layer" not in text
