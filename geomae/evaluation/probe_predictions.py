@@ -55,6 +55,7 @@ from geomae.randomness import generator
 from geomae.tiles.radiometry import RADIOMETRY
 
 NEIGHBOURS = (5, 20)
+TIE_STEP = 1e-14  # of cosine distances, for each position: more than their rounding, less than that of embeddings
 BLOCK = 2048  # tiles whose similarities are in memory at once
 SHOTS = (1, 5, 10, 50)
 DRAWS = 10
@@ -67,15 +68,16 @@ def nearest_tiles(train_ND: NDArray[np.floating], test_TD: NDArray[np.floating],
     """Positions (T, most) of the training tiles with the highest cosine similarity, the nearest first.
 
     Embeddings are normalised to length 1 and not standardised, as in kNN probes of self-supervised learning (Wu et al.
-    2018). In a tie the first tile is used.
+    2018). In a tie the first tile is used, also where tiles that are equal differ by rounding.
     """
     unit_ND, unit_TD = _unit(train_ND), _unit(test_TD)
     most = min(most, len(train_ND))
     nearest_TM = np.empty((len(unit_TD), most), dtype=np.int64)
     for begin in range(0, len(unit_TD), BLOCK):
         distance_TN = 1 - unit_TD[begin : begin + BLOCK] @ unit_ND.T
-        near = np.sort(np.argpartition(distance_TN, most - 1, axis=1)[:, :most], axis=1)
-        order = np.argsort(np.take_along_axis(distance_TN, near, 1), axis=1, kind="stable")
+        distance_TN += TIE_STEP * np.arange(len(unit_ND))  # a partition alone may keep any of several equal tiles
+        near = np.argpartition(distance_TN, most - 1, axis=1)[:, :most]
+        order = np.argsort(np.take_along_axis(distance_TN, near, 1), axis=1)
         nearest_TM[begin : begin + BLOCK] = np.take_along_axis(near, order, 1)
     return nearest_TM
 

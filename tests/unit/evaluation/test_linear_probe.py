@@ -28,6 +28,7 @@ from geomae.evaluation.probe_predictions import (
     few_label_classes,
     knn_classes,
     knn_values,
+    nearest_tiles,
     possible_shots,
 )
 from geomae.metrics.predictions import accuracy, average, balanced_accuracy, class_scores, confusion
@@ -92,6 +93,17 @@ def test_a_class_that_was_not_trained_on_is_never_predicted_and_a_constant_featu
     constant = np.concatenate([embedding, np.full((len(embedding), 1), 7.0)], axis=1)
     np.testing.assert_array_equal(fit_linear(constant[known], label[known], 3, 1.0).predict(constant),
                                   probe.predict(embedding))  # fmt: skip
+
+
+def test_of_equal_tiles_the_first_are_the_nearest():
+    """Four copies of each tile, of which the six nearest take all of one tile, and the first two of another."""
+    rng = np.random.default_rng(0)
+    tiles = rng.normal(size=(30, 8)).astype(np.float32)
+    which = rng.permutation(np.repeat(np.arange(30), 4))
+    unit = tiles.astype(float) / np.linalg.norm(tiles.astype(float), axis=1, keepdims=True)
+    order = np.argsort(1 - unit @ unit.T, axis=1)[:, :2]
+    wanted = [[*np.flatnonzero(which == first), *np.flatnonzero(which == second)[:2]] for first, second in order]
+    np.testing.assert_array_equal(nearest_tiles(tiles[which], tiles, 6), wanted)
 
 
 def test_knn_is_that_of_scikit_learn():
