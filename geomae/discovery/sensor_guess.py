@@ -3,6 +3,7 @@
 A guess uses names, band descriptions, band count, data type and ground sample distance. Each guess states its reason.
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,9 @@ USUAL_STACKS: tuple[tuple[str, tuple[str, ...]], ...] = (  # beginning of a sens
     ("hls-l30", tuple(f"B0{number}" for number in range(1, 8))),
     ("hls-s30", ("B02", "B03", "B04", "B8A", "B11", "B12")),
     ("naip", ("red", "green", "blue")),
+)
+RADAR_BAND = re.compile(  # as SNAP and others call calibrated bands: Sigma0_VV, Gamma0_VH_db, VV_dB
+    r"(?:(?:sigma|gamma|beta)_?(?:0|nought)[_ ]|(?:amplitude|intensity)[_ ])?(V[VH]|H[HV])(?:[_ ]db)?", re.IGNORECASE
 )
 COLOUR_UM = {"red": (0.65, 0.1), "green": (0.55, 0.1), "blue": (0.46, 0.1)}  # of common cameras: centre and width
 
@@ -204,11 +208,10 @@ def _band(one: Sensor, description: str | None) -> tuple[Band | None, float]:
         best = min(near, key=lambda band: abs(band.wavelength_um - length_um), default=None)
         return best, abs(best.wavelength_um - length_um) if best else 0.0
     number = re.match(r"band[ _]?(\d+A?)\b", text, re.IGNORECASE)
-    for token in (text, f"B{number[1]}" if number else ""):
-        try:
-            return (one.band(token), 0.0) if token else (None, 0.0)
-        except CatalogError:
-            continue
+    radar = RADAR_BAND.fullmatch(text)
+    for token in filter(None, (text, f"B{number[1]}" if number else "", radar[1] if radar else "")):
+        with contextlib.suppress(CatalogError):
+            return one.band(token), 0.0
     return None, 0.0
 
 

@@ -147,3 +147,13 @@ def test_values_are_sampled_where_some_are_valid_and_without_fill(tmp_path):
     found = band_values(sample_values([str(tmp_path / "a.tif"), str(tmp_path / "none.tif")], [1], ()))
     assert (found.low, found.middle, found.high) == (3, 3, 3)
     assert band_values([]) is None
+
+
+@pytest.mark.parametrize(
+    "names", [("Sigma0_VH", "Sigma0_VV"), ("Gamma0_VH_db", "Gamma0_VV_db"), ("VH_dB", "VV_dB"), ("Intensity_VH", "VV")]
+)
+def test_calibrated_bands_of_a_radar_are_read_by_their_polarisation(tmp_path, names):
+    raster(tmp_path / "S1A_IW_GRDH_1SDV_20210601T053513_Orb_Cal_TC.tif", -25, -4, names)
+    text = infer_catalog(tmp_path, tmp_path / "c.yaml").text()
+    assert "bands: [VH, VV]" in text and "do not name their bands" not in text
+    assert drafted(tmp_path)[0] == ("decibel", 1, 0)
