@@ -4,6 +4,7 @@ import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path, PurePosixPath
 from statistics import median_high
 from typing import Any
@@ -29,6 +30,7 @@ from geomae.errors import RasterError
 from geomae.rasters.cube_layouts import describe_cube
 from geomae.rasters.headers import Header
 from geomae.rasters.opening import header
+from geomae.rasters.tile_moments import TileGrid
 from geomae.sensors import Sensor, inline_sensor, sensor
 
 LARGEST_TILE = 128  # pixels; larger rasters are cut into tiles
@@ -309,19 +311,13 @@ def _tile_lines(shapes: Sequence[tuple[int, int]], scenes: float) -> list[str]:
     remark = f"; check: {small} of {len(shapes)} rasters examined {are} left out" if small else ""
 
     def about(size: int, stride: int) -> int:
-        return round(scenes * sum(_tiles(shape, size, stride) for shape in shapes) / len(shapes))
+        return round(scenes * sum(prod(TileGrid(size, stride).shape(*shape)) for shape in shapes) / len(shapes))
 
     finer = {"size": size // 2, "stride": size // 4}
     if (few := about(size, size)) < FEW_TILES and finer["stride"] >= MULTIPLE:
         what = f"about {few} tile{'s' * (few != 1)}, few to learn from"
         remark += f"; {what}: tile: {flow(finer)} gives about {about(**finer)}"
     return [entry_line("tile", {"size": size}, f"pixels; the smallest raster has {least}{remark}")]
-
-
-def _tiles(shape: tuple[int, int], size: int, stride: int) -> int:
-    """The number of tiles in a raster."""
-    rows, cols = (max(side - size + stride, 0) // stride for side in shape)
-    return rows * cols
 
 
 def mask_lines(names: Iterable[str]) -> list[str]:

@@ -13,9 +13,8 @@ from geomae.discovery.yaml_lines import comment, entry_line, flow
 from geomae.sensors import Sensor
 
 KELVIN = 273.15  # of 0 degrees Celsius
-STATED: dict[
-    str, tuple[str, float, float]
-] = {  # units as files state them, letters and digits only: unit here, scale, offset
+# Units as files state them, letters and digits only: unit here, scale, offset.
+STATED: dict[str, tuple[str, float, float]] = {
     **dict.fromkeys(("k", "kelvin", "degk"), ("brightness_temperature", 1.0, 0.0)),
     **dict.fromkeys(("degc", "c", "celsius", "degreecelsius", "degreescelsius"), ("brightness_temperature", 1, KELVIN)),
     **dict.fromkeys(("db", "decibel", "decibels"), ("decibel", 1.0, 0.0)),

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import rasterio
+from drafted_catalogs import draft
 from rasterio.enums import ColorInterp
 
-from geomae.catalog import open_catalog
-from geomae.discovery.draft_catalog import infer_catalog, unresolved
+from geomae.discovery.draft_catalog import infer_catalog
 
 
 def raster(path, bands=3, dtype="uint16", names=(), tags=(1.0, 0.0), alpha=None):
@@ -27,11 +27,7 @@ def raster(path, bands=3, dtype="uint16", names=(), tags=(1.0, 0.0), alpha=None)
 
 def drafted(folder):
     """The only entry of the first catalogue of a folder, and the name of its sensor."""
-    text = infer_catalog(folder, folder / "c.yaml").text()
-    (folder / "c.yaml").write_text(text, encoding="utf-8")
-    catalog = open_catalog(folder / "c.yaml")
-    assert unresolved(folder / "c.yaml") == []
-    (name,) = catalog.entries
+    catalog, name, _ = draft(folder)
     return catalog.entry(name), catalog.sensor(name).name
 
 

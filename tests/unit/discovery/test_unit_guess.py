@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
+from drafted_catalogs import draft
 
 from geomae.catalog import open_catalog
 from geomae.discovery.draft_catalog import infer_catalog, unresolved
@@ -33,11 +34,7 @@ def raster(path, low, high, names=("",), *, dtype="float32", units=(), nodata=No
 
 def drafted(folder):
     """The only entry of the first catalogue of a folder: unit, scale, offset, and the remark on the unit."""
-    text = infer_catalog(folder, folder / "c.yaml").text()
-    (folder / "c.yaml").write_text(text, encoding="utf-8")
-    catalog = open_catalog(folder / "c.yaml")
-    assert unresolved(folder / "c.yaml") == []
-    (name,) = catalog.entries
+    catalog, name, text = draft(folder)
     entry = catalog.entry(name)
     remark = next(line.partition("#")[2].strip() for line in text.splitlines() if "    unit: " in line)
     return (entry.unit, entry.scale, entry.offset), remark
