@@ -84,10 +84,11 @@ def tags_of(info: Header, number: int) -> tuple[float, float]:
 
 
 def stored_bands(path: str, places: Places, samples: Samples) -> StoredBands:
-    """What the files say of the bands at `places`."""
+    """What the files say of the bands at `places`. Raises RasterError if one of them cannot be opened."""
     first, _ = next(iter(places.values()))
     tags = {name: tags_of(*place) for name, place in places.items()}
-    stated = {name: (info.units[number - 1] if info.units else None) or "" for name, (info, number) in places.items()}
+    units_of = {file: _units(file) for file in {info.path for info, _ in places.values()}}
+    stated = {name: units_of[info.path][number - 1] or "" for name, (info, number) in places.items()}
     return StoredBands(path, first.dtypes[0], tags, stated, samples)
 
 
@@ -134,6 +135,12 @@ def band_values(samples: Sequence[npt.NDArray[np.float64]]) -> BandValues | None
     sums_N = sums_N[np.isfinite(sums_N)]
     one = len(samples[0]) > 1 and len(sums_N) > 0 and low >= 0 and bool(np.all(np.abs(sums_N - 1) < 0.01))
     return BandValues(low, middle, high, one)
+
+
+def _units(path: str) -> tuple[str | None, ...]:
+    """The unit that a file states for each stored band, which takes GDAL about as long as all of its header."""
+    with opened(path, remote=False) as dataset:
+        return tuple(dataset.units)
 
 
 def _sample(path: str, numbers: Sequence[int], nodata: Sequence[float]) -> npt.NDArray[np.float64]:

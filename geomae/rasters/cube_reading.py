@@ -58,12 +58,21 @@ class CubeStep:
     def close(self) -> None:
         """Does nothing, because the store is shared."""
 
+    @property
+    def units(self) -> tuple[str | None, ...]:
+        """The unit that the array states, for each band."""
+        return (str(self._array.attrs.get("units") or "") or None,) * self._count
+
+    @property
+    def _count(self) -> int:
+        return 1 if self.address.band is None else self._array.sizes[self.address.band]
+
     def header(self, acquired: str | None = None) -> Header:
         """The header, as of a file. Raises RasterError for arrays that are not numeric."""
         if self._array.dtype.kind not in "biufc":
             raise RasterError(f"{self.path}: holds {self._array.dtype} and no numbers; name another array")
         attributes, ground = self._array.attrs, self._ground
-        count = 1 if self.address.band is None else self._array.sizes[self.address.band]
+        count = self._count
         labels = (self.address.variable,) if self.address.band is None else labels_of(self._cube, self.address.band)
         height, width = self.shape
         by_dim = dict(zip(self._array.dims, self._chunks or self._array.shape, strict=True))
@@ -96,7 +105,6 @@ class CubeStep:
             acquired=acquired,
             missing=tuple(self._values("missing_value")),
             limits=self._limits(),
-            units=(str(attributes["units"]),) * count if attributes.get("units") else (),
         )
 
     def read(self, indexes: Sequence[int], window: RasterioWindow) -> Array:

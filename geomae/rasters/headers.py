@@ -29,7 +29,6 @@ class Header:
     `placed_by` is the georeference of a file without a CRS, which is not used: "ground control points" or "RPCs".
     `pages` counts the pages of a TIFF, of which the first is read. `acquired` is the time in its tags, if any. As
     cubes declare them, `missing` are further nodata values, and `limits` the smallest and the largest valid value.
-    `units` are those that the file states for its bands, empty if it states none.
     """
 
     path: str
@@ -59,7 +58,6 @@ class Header:
     acquired: str | None = field(default=None, repr=False)
     missing: tuple[float, ...] = field(default=(), repr=False)
     limits: tuple[float, float] | None = field(default=None, repr=False)
-    units: tuple[str | None, ...] = field(default=(), repr=False)
 
     @property
     def sides_m(self) -> tuple[float, float] | None:

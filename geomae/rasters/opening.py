@@ -196,7 +196,6 @@ def describe_dataset(path: str, current: Stamp, dataset: DatasetReader) -> Heade
         placed_by=_placed_by(dataset) if crs is None else None,
         pages=max(1, len(dataset.subdatasets)) if dataset.driver == "GTiff" else 1,
         acquired=time_of_tags(dataset.tags()) if dataset.driver == "GTiff" else None,
-        units=tuple(dataset.units) if any(dataset.units) else (),
     )
     check_header(info)
     return info
