@@ -86,6 +86,16 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _coarse_pictures() -> Iterator[None]:
+    """Draw pictures with few dots, which takes less time; commands as processes of their own draw all."""
+    from geomae.reports import canvas
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(canvas, "DPI", 55)
+        yield
+
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -78,7 +78,7 @@ class Background:
         self.finishing = threading.Event()
         self._trouble = trouble
         self._is_permanent = is_permanent
-        self._queue: queue.Queue[BackgroundJob] = queue.Queue(capacity)
+        self._queue: queue.Queue[BackgroundJob | None] = queue.Queue(capacity)
         self._last: BackgroundJob | None = None
         self._complete = False
         self._since = time.monotonic()
@@ -104,6 +104,8 @@ class Background:
         begin = time.monotonic()
         self._last = last
         self.finishing.set()
+        with contextlib.suppress(queue.Full):  # the thread is busy then
+            self._queue.put_nowait(None)  # wakes a thread that waits for a job
         while self._thread.is_alive():
             self._thread.join(0.05)
             now = time.monotonic()
@@ -116,10 +118,11 @@ class Background:
             try:
                 job = self._queue.get(timeout=0.2)
             except queue.Empty:
+                job = None
+            if job is None:
                 if self.finishing.is_set():
                     break
-                continue
-            if not self._attempt(job):
+            elif not self._attempt(job):
                 return
         self._complete = self._last is not None and self._attempt(self._last)
 
