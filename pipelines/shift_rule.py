@@ -21,7 +21,7 @@ import numpy as np
 
 from geomae.commands.options import exit_with
 from geomae.errors import ConfigError, nearest
-from geomae.evaluation.alignment_choice import RULE, Evidence, Rule, choose
+from geomae.evaluation.alignment_choice import RULE, Evidence, Rule, pick
 from geomae.evaluation.choice_scores import SCORERS
 from geomae.evaluation.methods import METHODS
 from geomae.evaluation.target_labels import ORACLE
@@ -40,7 +40,7 @@ MARGINS = (
     0.2,
     float("inf"),
 )  # nearer scores are equal (probe_predictions.EQUAL); infinity: never
-MARGINS_PAIRED = (0.0, 0.02, 0.05)
+EXPLAINED = (1 / 3, 1 / 2)  # of the distance between the domains: from there on, shares that differ forbid an alignment
 DOMAIN_ACCURACIES = (0.0, 0.6, 0.65, 0.7, 0.75, 0.8)
 CANDIDATES = (
     ("standardise+coral",),
@@ -50,7 +50,9 @@ CANDIDATES = (
     ("coral", "standardise+coral"),
     (QUANTILES,),
     RADIOMETRY,
+    ("standardise", "coral", "standardise+coral"),
     (QUANTILES, "standardise+coral"),
+    (QUANTILES, "standardise", "coral", "standardise+coral"),
     (*RADIOMETRY, "standardise+coral"),
 )
 
@@ -64,7 +66,7 @@ class Draw:
 
     def gain(self, rule: Rule) -> float:
         """The gain of the rule's choice."""
-        return self.gains[choose(self.evidence, rule).align]
+        return self.gains[pick(self.evidence, rule)]
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Case:
 
     def chosen(self, rule: Rule) -> str:
         """The choice of the rule; with counts if draws differ."""
-        names = [choose(draw.evidence, rule).align for draw in self.draws]
+        names = [pick(draw.evidence, rule) for draw in self.draws]
         counts = {name: names.count(name) for name in dict.fromkeys(names)}
         return ", ".join(name if len(counts) == 1 else f"{name} ({count})" for name, count in counts.items())
 
@@ -170,10 +172,11 @@ class Grid:
         candidates = dict.fromkeys(tuple(name for name in names if name in known) for names in CANDIDATES)
         candidates.pop((), None)
         self.rules = [
-            Rule(names, scorer, margin, paired, domain_accuracy=accuracy)
-            for names, scorer, accuracy, margin, paired in itertools.product(
-                candidates, SCORERS, DOMAIN_ACCURACIES, MARGINS, MARGINS_PAIRED
+            Rule(names, scorer, ranker, margin, explained=explained, domain_accuracy=accuracy)
+            for names, scorer, ranker, explained, accuracy, margin in itertools.product(
+                candidates, SCORERS, SCORERS, EXPLAINED, DOMAIN_ACCURACIES, MARGINS
             )
+            if len(names) > 1 or ranker == scorer  # a single candidate needs no second score
         ]
         self.gains = np.array([[case.gain(rule) for case in cases] for rule in self.rules])
 
@@ -185,7 +188,7 @@ class Grid:
 
         def shyness(number: int) -> tuple[float, ...]:
             rule = self.rules[number]
-            return rule.domain_accuracy, rule.margin, rule.margin_paired, float(mean[number])
+            return rule.domain_accuracy, rule.margin, -rule.explained, float(mean[number])
 
         return self.rules[max(near, key=shyness)]
 
@@ -232,10 +235,9 @@ def goal_lines(name: str, chosen: Sequence[tuple[Case, Rule]]) -> Iterator[str]:
 
 def describe(rule: Rule) -> str:
     """The parameters of a rule that the grid varies, as text."""
-    return (
-        f"{rule.scorer}, margin {rule.margin:g} (of pairs {rule.margin_paired:g}), domain accuracy "
-        f"{rule.domain_accuracy:g}, of {', '.join(rule.candidates)}"
-    )
+    shares = f"share explained {rule.explained:.2f}"
+    among = f"of {', '.join(rule.candidates)} by {rule.ranker}"
+    return f"{rule.scorer}, margin {rule.margin:g}, {shares}, domain accuracy {rule.domain_accuracy:g}, {among}"
 
 
 if __name__ == "__main__":

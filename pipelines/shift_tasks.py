@@ -14,7 +14,7 @@ from geomae.commands.options import CommonOptions
 from geomae.commands.probe import ProbeOptions, probe_settings
 from geomae.commands.session import Session
 from geomae.errors import CatalogError
-from geomae.evaluation.probe import fit_usable, usable_radiometry
+from geomae.evaluation.probe_embeddings import fit_usable, usable_radiometry
 from geomae.evaluation.probe_task import ProbeTask, read_probe_task
 from geomae.files import digest, publish_dir, write_csv
 from geomae.randomness import generator

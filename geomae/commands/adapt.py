@@ -139,8 +139,7 @@ adapt = command(run, "Adapt a model to unlabelled tiles of another domain, and m
 
 def ask_first(work: "Work", selections: "Sequence[Selection]", stop: "Stop") -> "Answer | None":
     """Measure what differs between target and source (`selections`), and say it; None where `stop` ended it."""
-    from geomae.evaluation.adaptation_effect import embed_plan
-    from geomae.evaluation.adaptation_probe import BEFORE
+    from geomae.evaluation.adaptation_effect import embed_choice
     from geomae.evaluation.gap import read_gap_domains
     from geomae.evaluation.proposal import (
         Acquaintance,
@@ -155,13 +154,10 @@ def ask_first(work: "Work", selections: "Sequence[Selection]", stop: "Stop") -> 
     target, source = selections
     embeddings = None
     if work.plan.choice is not None:
-        encoders = [f"{BEFORE}={work.before}"]
-        embedded = embed_plan(
-            session.compute, session.catalog, work.plan, encoders, run_.out / "embeddings", stop, run_.step
-        )
-        if embedded is None:
+        out = run_.out / "embeddings"
+        embeddings = embed_choice(session.compute, session.catalog, work.plan, work.before, out, stop, run_.step)
+        if embeddings is None:
             return None
-        embeddings = embedded[BEFORE]
     known = learned_selectors(work.model, target.index.name)
     try:
         learned = list(zip(session.select(list(known)), known.values(), strict=True)) if known else []

@@ -93,7 +93,8 @@ def run(options: ProbeOptions) -> int:
     # Slow imports (torch takes seconds) follow the selection of tiles, which does not need them.
     from geomae.commands.run import AnalysisRun, selection_record
     from geomae.encoders.selections import EmbeddingSpec, encoder_digest
-    from geomae.evaluation.probe import embed_task, probe_encoders, save_alignments, usable_radiometry
+    from geomae.evaluation.probe import probe_encoders, save_alignments
+    from geomae.evaluation.probe_embeddings import embed_task, usable_radiometry
     from geomae.evaluation.probe_task import SEGMENTATION, read_probe_task
     from geomae.prediction.saved_probes import save_probes
     from geomae.runtime.signals import watch

@@ -24,6 +24,7 @@ from geomae.evaluation.alignment_choice import RULE
 from geomae.evaluation.folds import codes_of
 from geomae.evaluation.gap_components import embedding_gap, subsample_tiles
 from geomae.evaluation.permutation_tests import GapFigure
+from geomae.evaluation.probe_embeddings import embed_mapped, fit_usable, usable_radiometry
 from geomae.evaluation.probe_task import (
     CLASSIFICATION,
     ProbeSettings,
@@ -36,6 +37,7 @@ from geomae.metrics.predictions import ALL, FEWEST_GROUPS, MOST_FOLDS, group_int
 from geomae.metrics.reconstruction import TileErrors
 from geomae.runtime.devices import Compute
 from geomae.runtime.signals import Stop
+from geomae.tiles.radiometry import RADIOMETRY
 from geomae.tiles.selection import Selection, check_no_pixel_overlap, share_bands
 from geomae.training.adaptation import AdaptationDomain, AdaptationDomains, AdaptedModel, training_config
 from geomae.training.starts import Start
@@ -277,6 +279,12 @@ def evaluate_before_after(
     gap = {label: _gap(plan.gap, by_label[label], seed) for label in models if plan.gap}
     if plan.task is None:
         return BeforeAfter(gap, {}, {})
+    if align in RADIOMETRY:
+        task = replace(plan.task, settings=replace(plan.task.settings, alignments=(NONE, align)))
+        aligned = {BEFORE: by_label[BEFORE]}
+        by_label |= embed_behind(compute, catalog, plan, task, texts[0], aligned, out / "probed", stop, progress)
+        if stop is not None and stop.signal:
+            return None
     target, source = probe_target(plan.task, by_label, seed, align)
     return BeforeAfter(gap, target, source, next(iter(plan.task.truths.values())).measure.main)
 
@@ -326,6 +334,46 @@ def _changes(
 def _subsample(selected: Selection, role: str, seed: int) -> Selection:
     """The tiles that `geomae gap` would draw for its figures."""
     return replace(selected, index=selected.index.take(subsample_tiles(len(selected.index), seed, role)))
+
+
+def embed_choice(
+    compute: Compute,
+    catalog: Catalog,
+    plan: BeforeAfterPlan,
+    model: str | Path,
+    out: Path,
+    stop: Stop | None,
+    progress: Callable[..., None],
+) -> Embeddings | None:
+    """The embeddings by which a method is chosen, with those behind each radiometry that the rule may choose.
+
+    None where `stop` ended it. Stores are written below `out`.
+    """
+    assert plan.choice is not None
+    text = f"{BEFORE}={model}"
+    embedded = embed_plan(compute, catalog, plan, [text], out, stop, progress)
+    if embedded is None:
+        return None
+    found = embed_behind(compute, catalog, plan, plan.choice, text, embedded, out / "chosen", stop, progress)
+    return None if stop is not None and stop.signal else found[BEFORE]
+
+
+def embed_behind(
+    compute: Compute,
+    catalog: Catalog,
+    plan: BeforeAfterPlan,
+    task: ProbeTask,
+    model: str,
+    embeddings: Mapping[str, Embeddings],
+    out: Path,
+    stop: Stop | None,
+    progress: Callable[..., None],
+) -> dict[str, Embeddings]:
+    """`embeddings` by `model` with those of the test tiles of `task` behind each radiometry among its alignments."""
+    fitted = fit_usable(task, usable_radiometry(task, (), lambda reason: None), lambda about: None)
+    specs = encoder_specs(parse_encoders([model]))
+    loader = EncoderLoader(EmbeddingSpec(), plan.selections, compute.fabric.device)
+    return embed_mapped(compute, catalog, task, specs, embeddings, loader, fitted, out, stop, progress)
 
 
 def _gap(domains: Sequence[Selection], embeddings: Embeddings, seed: int) -> list[GapFigure]:

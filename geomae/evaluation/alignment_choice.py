@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from geomae.evaluation.alignment import AFTER, NONE
-from geomae.evaluation.choice_scores import CIRCULAR
+from geomae.evaluation.alignment import AFTER, NONE, STANDARDISE
+from geomae.evaluation.choice_scores import CIRCULAR, MIXED
 from geomae.evaluation.share_estimation import LabelShift
+from geomae.tiles.radiometry import QUANTILES
 
 
 @dataclass(frozen=True)
@@ -66,19 +67,20 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Rule:
-    """`margin` is by how much an alignment's score has to exceed that of none; it is smaller for paired domains.
+    """`margin` is by how much a candidate's score by `scorer` has to exceed that of none; of those that do, the one
+    with the best score by `ranker` is taken.
 
     From `shift` and `explained` on, label shift forbids an alignment, because it would remove a real difference of
-    class shares. `domain_accuracy` is the accuracy that a domain classifier must reach: below it, the domains hardly
-    differ. `candidates` are the alignments that the rule may choose.
+    class shares; paired domains have none. `domain_accuracy` is the accuracy that a domain classifier must reach:
+    below it, the domains hardly differ. `candidates` are the methods that the rule may choose.
     """
 
-    candidates: tuple[str, ...] = (AFTER + "coral",)
+    candidates: tuple[str, ...] = (QUANTILES, STANDARDISE, "coral", AFTER + "coral")
     scorer: str = CIRCULAR
+    ranker: str = MIXED
     margin: float = 0.05
-    margin_paired: float = 0.02
     shift: float = 0.15
-    explained: float = 0.5
+    explained: float = 1 / 3
     domain_accuracy: float = 0.7
 
 
@@ -93,29 +95,59 @@ class Choice:
 RULE = Rule()
 
 
+def pick(evidence: Evidence, rule: Rule = RULE) -> str:
+    """The candidate with the best score of those that are better than none by the margin; else none."""
+    if evidence.domain_accuracy < rule.domain_accuracy or _shares_differ(evidence, rule):
+        return NONE
+    better = _better(evidence, rule)
+    return max(better, key=lambda name: evidence.scores[name][rule.ranker]) if better else NONE
+
+
 def choose(evidence: Evidence, rule: Rule = RULE) -> Choice:
-    """The candidate with the best score, where it is better than none by the margin; else none."""
-    scores = {name: score_of[rule.scorer] for name, score_of in evidence.scores.items()}
-    known = [name for name in rule.candidates if name in scores]
-    if not known:
-        return Choice(NONE, "there is no alignment among those that the rule may choose")
+    """What `pick` returns, and why."""
+    align = pick(evidence, rule)
+    if not any(name in evidence.scores for name in rule.candidates):
+        return Choice(align, "there is no alignment among those that the rule may choose")
     if evidence.domain_accuracy < rule.domain_accuracy:
         return Choice(
-            NONE,
+            align,
             f"a domain classifier has a balanced accuracy of {evidence.domain_accuracy:.0%}, and chance gives 50%: "
             "the domains hardly differ",
         )
-    if not evidence.paired and evidence.shift >= rule.shift and evidence.explained >= rule.explained:
+    if _shares_differ(evidence, rule):
         return Choice(
-            NONE,
+            align,
             f"the classes seem to differ in frequency (total variation {evidence.shift:.2f} by black-box estimation), "
             f"which explains {evidence.explained:.0%} of the distance between the domains: an alignment would mix up "
             "classes",
         )
-    best = max(known, key=lambda name: scores[name])
-    gain, margin = scores[best] - scores[NONE], rule.margin_paired if evidence.paired else rule.margin
-    what = f"{rule.scorer.replace('_', ' ')} gives {scores[best]:.3f} for {best} and {scores[NONE]:.3f} for none"
-    pairs = "places that both domains show" if evidence.paired else "domains that share no places"
-    if gain > margin:
-        return Choice(best, f"{what}, more than the {margin:g} that is required for {pairs}")
-    return Choice(NONE, f"{what}, not more than the {margin:g} that is required for {pairs}")
+    scores = {name: one[rule.scorer] for name, one in evidence.scores.items()}
+    named = most_promising(evidence, rule) if align == NONE else align
+    why = (
+        f"{_words(rule.scorer)} gives {scores[named]:.3f} for {named} and {scores[NONE]:.3f} for none, "
+        f"{'not ' if align == NONE else ''}more than the {rule.margin:g} that is required"
+    )
+    others = [name for name in _better(evidence, rule) if name != align]
+    if others:
+        why += f"; the same is true of {', '.join(others)}, and {_words(rule.ranker)} prefers {align}"
+    return Choice(align, why)
+
+
+def most_promising(evidence: Evidence, rule: Rule = RULE) -> str:
+    """The candidate with the best score, whether or not it is better than none."""
+    known = [name for name in rule.candidates if name in evidence.scores]
+    return max(known, key=lambda name: evidence.scores[name][rule.scorer])
+
+
+def _shares_differ(evidence: Evidence, rule: Rule) -> bool:
+    return not evidence.paired and evidence.shift >= rule.shift and evidence.explained >= rule.explained
+
+
+def _better(evidence: Evidence, rule: Rule) -> list[str]:
+    """The candidates whose score exceeds that of none by the margin."""
+    least = evidence.scores[NONE][rule.scorer] + rule.margin
+    return [name for name in rule.candidates if name in evidence.scores and evidence.scores[name][rule.scorer] > least]
+
+
+def _words(scorer: str) -> str:
+    return scorer.replace("_", " ")

@@ -1,23 +1,20 @@
 """Probes of several encoders: predictions, scores, and the alignment that the rule chooses for each.
 
 task = read_probe_task(ProbeSettings(), share_bands(select_tiles(catalog, ["hls@train", "hls@test_near"])))
-result = probe_encoders(task, specs, {one.label: one for one in embed_specs(...)})
+result = probe_encoders(task, specs, embed_task(...))
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from geomae.catalog import Catalog
 from geomae.encoders import EncoderSpec
-from geomae.encoders.extraction import Progress
-from geomae.encoders.selections import ByDataset, Embeddings, EncoderLoader, MappedTiles, embed_specs
-from geomae.errors import ConfigError
+from geomae.encoders.selections import Embeddings
 from geomae.evaluation.alignment import NONE, import_skada
 from geomae.evaluation.alignment_choice import Choice, Evidence, choose
 from geomae.evaluation.final_probe import final_domains
@@ -27,10 +24,6 @@ from geomae.evaluation.probe_scores import EncoderResult, ProbeRow, ProbeScores,
 from geomae.evaluation.probe_task import ProbeTask
 from geomae.evaluation.share_estimation import TargetShares
 from geomae.files import digest
-from geomae.runtime.devices import Compute
-from geomae.runtime.signals import Stop
-from geomae.tiles.radiometry import RADIOMETRY, Radiometry
-from geomae.tiles.radiometry_fits import fit_radiometry, mapped, reason_against
 
 WORKERS = 2  # fits at once, each on one thread: they are too small for several
 
@@ -122,78 +115,6 @@ def probe_encoders(
         return result
     pairs = [(one.label, test.name) for one in encoders for test in task.tests]
     return ProbeResult(task, encoders, scores, {pair: choose(result.evidence(*pair)) for pair in pairs}, notes)
-
-
-def usable_radiometry(task: ProbeTask, named: Sequence[str], say: Callable[[str], None]) -> dict[tuple[str, str], bool]:
-    """The radiometric methods that can be fitted, by method and test set, and whether the user `named` them.
-
-    `say` is called with the reason for every other one. Raises ConfigError where one that was named cannot be fitted.
-    """
-    usable = {}
-    for method in (one for one in RADIOMETRY if one in task.settings.alignments):
-        for test in task.tests:
-            reason = reason_against(method, task.train.selected, test.selected)
-            if reason is None:
-                usable[method, test.name] = method in named
-            elif method in named:
-                raise ConfigError(f"--align {method}: {reason}; leave it out")
-            else:
-                say(f"{method} is left out: {reason}")
-    return usable
-
-
-def fit_usable(
-    task: ProbeTask, usable: Mapping[tuple[str, str], bool], say: Callable[[str], None]
-) -> dict[tuple[str, str], Radiometry]:
-    """Fit every usable radiometry to all tiles of both sides, without labels; by method and test set.
-
-    Raises ConfigError where one that the user named cannot be fitted; `say` is called with the others that cannot, and
-    with the data of each fit.
-    """
-    tests = {test.name: test.selected for test in task.tests}
-    fitted = {}
-    for (method, test), named in usable.items():
-        try:
-            radiometry = fit_radiometry(method, task.train.selected, tests[test], task.settings.seed)
-        except ConfigError as error:
-            if named:
-                raise
-            say(f"{method} is left out: {error}")
-            continue
-        say(f"{method} of {test}: {radiometry.about}")
-        fitted[method, test] = radiometry
-    return fitted
-
-
-def embed_task(
-    compute: Compute,
-    catalog: Catalog,
-    task: ProbeTask,
-    specs: Sequence[EncoderSpec],
-    trained: Mapping[str, ByDataset],
-    loader: EncoderLoader,
-    usable: Mapping[tuple[str, str], bool],
-    out: Path,
-    stop: Stop,
-    progress: Progress,
-    say: Callable[[str], None],
-) -> dict[str, Embeddings]:
-    """The embeddings of the task's tiles by label, and of test tiles mapped by each radiometry; fewer after `stop`.
-
-    Stores are written below `out`, for a radiometry as METHOD-testN. Raises and says what `fit_usable` does.
-    """
-    tests = {test.name: (number, test.selected) for number, test in enumerate(task.tests)}
-    fitted = fit_usable(task, usable, say)
-    each = embed_specs(compute, catalog, specs, trained, loader, out, stop, progress)
-    embeddings = {one.label: one for one in each}
-    behind: dict[str, dict[tuple[str, str], MappedTiles]] = {label: {} for label in embeddings}
-    for (method, test), radiometry in fitted.items() if not stop.signal else ():
-        number, selected = tests[test]
-        there = loader.of_others([mapped(selected, radiometry)])
-        folder = out / f"{method}-test{number}"
-        for one in embed_specs(compute, catalog, specs, there.load_trained(specs), there, folder, stop, progress):
-            behind[one.label][method, test] = MappedTiles(radiometry, one)
-    return {label: replace(one, mapped=behind[label]) for label, one in embeddings.items()}
 
 
 def save_alignments(

@@ -18,7 +18,7 @@ from geomae.errors import CatalogError
 from geomae.evaluation.adaptation_effect import BeforeAfterPlan
 from geomae.evaluation.adaptation_probe import BEFORE
 from geomae.evaluation.alignment import NONE, import_skada
-from geomae.evaluation.alignment_choice import RULE, Choice, choose
+from geomae.evaluation.alignment_choice import RULE, Choice, choose, most_promising
 from geomae.evaluation.gap import GapDomains, Spectrum, read_pixels
 from geomae.evaluation.gap_components import DIFFERENCE, pixel_gap
 from geomae.evaluation.permutation_tests import GapFigure, corrected
@@ -29,9 +29,11 @@ from geomae.evaluation.probe_task import ProbeTask
 from geomae.metrics.predictions import MOST_FOLDS
 from geomae.tiles.learned_tiles import of_content
 from geomae.tiles.places import find_partners
+from geomae.tiles.radiometry import RADIOMETRY
 from geomae.tiles.selection import Selection
 from geomae.training.starts import Start
 
+MOVED = dict.fromkeys(RADIOMETRY, "the target's pixels")  # what a method aligns, where it is not the embeddings
 NOTHING, LABELS, ALIGNMENT, PRETRAINING = "nothing", "labels", "alignment", "pretraining"
 SIGNIFICANT = 0.05
 OTHER_SCALE = 1.5  # ratio of ground sample distances from which it is told
@@ -209,7 +211,7 @@ class Proposal:
         what = {
             NOTHING: "Proposed: nothing",
             LABELS: "Proposed: labels of the target; nothing is done without them",
-            ALIGNMENT: f"Proposed and done: an alignment of the embeddings ({self.align})",
+            ALIGNMENT: f"Proposed and done: an alignment of {MOVED.get(self.align, 'the embeddings')} ({self.align})",
             PRETRAINING: f"Proposed and done: continued pretraining on the target (--method {self.method})",
         }[self.action]
         return f"{what}. {self.why}"
@@ -335,17 +337,16 @@ def _labels(differences: Differences) -> str:
         return f"Labels of the target: {usual} (`geomae probe --train TARGET`)."
     (test,) = probe.task.tests
     predicted = probe.encoder(BEFORE).predictions[0].predicted
-    candidates = [name for name in RULE.candidates if PredictionKey(test.name, "linear", None, name) in predicted]
-    plain_T, aligned_T = (
-        predicted[PredictionKey(test.name, "linear", None, name)][0] for name in (NONE, candidates[0])
-    )
+    (choice,) = probe.choices.values()
+    align = choice.align if choice.align != NONE else most_promising(probe.evidence(BEFORE, test.name))
+    plain_T, aligned_T = (predicted[PredictionKey(test.name, "linear", None, name)][0] for name in (NONE, align))
     share = float((plain_T != aligned_T).mean())
     many, there = labels_to_settle(share), differences.domains.target.tiles
     more = f"; that is more than the {there:,} that it has" if many is not None and many > there else ""
     settle = (
-        f"{candidates[0]} and none disagree on {share:.0%} of the tiles, too few for a gain of {WORTH:.0%}"
+        f"{align} and none disagree on {share:.0%} of the tiles, too few for a gain of {WORTH:.0%}"
         if many is None
-        else f"{candidates[0]} and none disagree on {share:.0%} of the tiles: about {many} labelled tiles of the "
+        else f"{align} and none disagree on {share:.0%} of the tiles: about {many} labelled tiles of the "
         f"target, drawn at random, would show a gain of {WORTH:.0%} of them (95 % confidence, 80 % power){more}"
     )
     return f"Labels of the target: {settle}; {usual}."

@@ -14,7 +14,7 @@ from geomae.evaluation.adaptation_probe import (
     SHARE_CLOSED,
     Estimate,
 )
-from geomae.evaluation.choice_scores import CIRCULAR
+from geomae.evaluation.alignment_choice import RULE
 from geomae.evaluation.probe_sentences import describe_scoring
 from geomae.evaluation.probe_task import ProbeTask
 from geomae.evaluation.proposal import Answer
@@ -42,8 +42,8 @@ def proposal_sections(answer: Answer) -> tuple[Section, ...]:
         evidence = [
             Table(
                 "Alignments, judged without labels of the target",
-                ["alignment", CIRCULAR.replace("_", " ")],
-                [[name, score_of[CIRCULAR]] for name, score_of in found.scores.items()],
+                ["alignment", *(score.replace("_", " ") for score in (RULE.scorer, RULE.ranker))],
+                [[name, of[RULE.scorer], of[RULE.ranker]] for name, of in found.scores.items()],
             )
         ]
     return (

@@ -3,6 +3,8 @@
 import contextlib
 import csv
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +21,9 @@ from geomae.commands.embed import EmbedOptions
 from geomae.commands.options import CommonOptions
 from geomae.config import AdaptConfig, Objective, PretrainConfig
 from geomae.errors import BandMismatchError, CatalogError, ConfigError, GeomaeError
-from geomae.evaluation import gap_components
+from geomae.evaluation import adaptation_effect, gap_components, proposal
 from geomae.evaluation.adaptation_effect import error_changes, evaluate_before_after, plan_before_after
+from geomae.evaluation.alignment_choice import RULE, choose
 from geomae.models.architecture import Architecture
 from geomae.models.finetuned import load_finetuned
 from geomae.models.folder import Model, TrainedHead, load_model, save_model
@@ -270,9 +273,15 @@ def test_pixels_of_the_target_are_brought_to_the_source_first(land, begun, track
 ASKED = {"source": GREEN, "changes": (), "steps": None}  # nothing is said of a training
 
 
+@pytest.mark.parametrize("align", ["quantiles", "standardise+coral"])
 def test_what_differs_is_asked_first_and_no_label_of_the_target_has_a_part_in_the_answer(
-    land, begun, tracking_uri, tmp_path
+    align, land, begun, tracking_uri, tmp_path, monkeypatch
 ):
+    """The target is hazy, so that pixels and embeddings can be aligned; the rule may choose one method."""
+    rule = replace(RULE, candidates=(align,))
+    for module in (adaptation_effect, proposal):
+        monkeypatch.setattr(module, "RULE", rule)
+    monkeypatch.setattr(proposal, "choose", partial(choose, rule=rule))
     made = {}
     for name, there in {"truth": "hazy[season=brown]", "noise": "hazy-noise[season=brown]"}.items():
         wishes = ASKED | {"target": there, "probe_train": GREEN, "probe_test": there}
@@ -282,7 +291,7 @@ def test_what_differs_is_asked_first_and_no_label_of_the_target_has_a_part_in_th
     assert made["truth"] == made["noise"]
     found = told(tmp_path / "truth")
     assert found["proposal"]["action"] == "alignment"
-    assert found["proposal"]["align"] == "standardise+coral"
+    assert found["proposal"]["align"] == align
     figures = found["probe"]["target"]
     assert {"before", "aligned", "change", "oracle", "labels-5", "labels-5_change", "baseline-rcf"} <= set(figures)
     assert figures["change"]["value"] == pytest.approx(figures["aligned"]["value"] - figures["before"]["value"])
@@ -293,8 +302,9 @@ def test_what_differs_is_asked_first_and_no_label_of_the_target_has_a_part_in_th
     report = (tmp_path / "truth" / "report.html").read_text(encoding="utf-8")
     for part in ("What differs", "Class shares", "What is proposed", "circular validation", "labels of each class"):
         assert part in report
-    saved = load_predictor(tmp_path / "truth" / "probes" / "before")
-    assert set(saved.classes) == set(KINDS)
+    folder = tmp_path / "truth" / "probes" / "before"
+    assert set(load_predictor(folder).classes) == set(KINDS)
+    assert (folder / "radiometry").exists() == (align == "quantiles")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from geomae.errors import ConfigError, ModelError
 from geomae.evaluation import probe_predictions
 from geomae.evaluation.alignment import ALIGNMENTS, NONE, SOURCE, STANDARDISE, TARGET, Alignment
 from geomae.evaluation.alignment_choice import Evidence, Rule, choose
-from geomae.evaluation.choice_scores import CIRCULAR, circular_validation
+from geomae.evaluation.choice_scores import CIRCULAR, MIXED, circular_validation
 from geomae.evaluation.folds import FoldPlan, Labelled
 from geomae.evaluation.linear_probe import fit_linear
 from geomae.evaluation.probe_predictions import STRENGTH, PredictionKey, Target, classify, classify_aligned
@@ -148,19 +148,41 @@ def test_circular_validation_finds_classes_that_landed_on_the_wrong_tiles():
 
 
 def _known(gain, *, paired=False, shift=0.0, explained=0.0):
-    scores = {NONE: {CIRCULAR: 0.7}, STACKED: {CIRCULAR: 0.7 + gain}, "subspace": {CIRCULAR: 1.0}}
+    scores = {
+        NONE: {CIRCULAR: 0.7, MIXED: 0.9},
+        STACKED: {CIRCULAR: 0.7 + gain, MIXED: 0.4},
+        "subspace": {CIRCULAR: 1.0, MIXED: 1.0},
+    }
     shares = np.array([0.5, 0.5]), np.array([0.5 + shift, 0.5 - shift])
     return Evidence(scores, [LabelShift(*shares, explained)], paired)
 
 
-def test_the_rule_asks_for_more_where_domains_share_no_places():
-    rule = Rule()
-    assert choose(_known(rule.margin + 0.01)).align == STACKED
-    assert choose(_known(rule.margin - 0.01)).align == NONE
-    assert choose(_known(rule.margin - 0.01, paired=True)).align == STACKED
-    assert choose(_known(rule.margin + 0.01, shift=0.3, explained=0.9)).align == NONE
-    assert choose(_known(rule.margin + 0.01, shift=0.3, explained=0.9, paired=True)).align == STACKED
-    assert choose(_known(rule.margin + 0.01, shift=0.3, explained=0.1)).align == STACKED
+def test_the_rule_asks_for_a_margin_and_for_equal_class_shares():
+    rule = Rule(candidates=(STACKED,), margin=0.05)
+    for gain, differing, align in (
+        (0.06, {}, STACKED),
+        (0.04, {}, NONE),
+        (0.04, {"paired": True}, NONE),
+        (0.06, {"shift": 0.3, "explained": 0.9}, NONE),
+        (0.06, {"shift": 0.3, "explained": 0.9, "paired": True}, STACKED),
+        (0.06, {"shift": 0.3, "explained": 0.1}, STACKED),
+    ):
+        assert choose(_known(gain, **differing), rule).align == align
+
+
+def test_of_those_that_pass_by_one_score_another_score_chooses():
+    rule = Rule(candidates=("coral", STACKED, "standardise"), margin=0.05)
+    evidence = _known(0.2)
+    evidence.scores["coral"] = {CIRCULAR: 0.8, MIXED: 0.6}
+    evidence.scores["standardise"] = {CIRCULAR: 0.74, MIXED: 0.9}  # does not pass
+    choice = choose(evidence, rule)
+    assert choice.align == "coral"
+    assert "gives 0.800 for coral" in choice.why
+    assert choice.why.endswith(f"; the same is true of {STACKED}, and mixed validation prefers coral")
+    evidence.scores["coral"][CIRCULAR] = evidence.scores[STACKED][CIRCULAR] = 0.72
+    choice = choose(evidence, rule)
+    assert choice.align == NONE
+    assert "gives 0.740 for standardise and 0.700 for none, not more" in choice.why
 
 
 def test_bad_embeddings_and_names_are_refused(tmp_path):

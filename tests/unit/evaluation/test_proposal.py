@@ -10,6 +10,7 @@ import pytest
 from geomae.evaluation.adaptation_effect import without_rare_classes
 from geomae.evaluation.adaptation_probe import BEFORE
 from geomae.evaluation.alignment_choice import RULE, Choice
+from geomae.evaluation.choice_scores import CIRCULAR
 from geomae.evaluation.gap import GapDomain, GapDomains
 from geomae.evaluation.probe_predictions import PredictionKey, Predictions
 from geomae.evaluation.proposal import (
@@ -49,7 +50,9 @@ def differences(
         })  # fmt: skip
         probe = SimpleNamespace(
             task=SimpleNamespace(tests=[SimpleNamespace(name=TARGET)]), choices={(BEFORE, TARGET): choice},
-            evidence=lambda label, test: SimpleNamespace(domain_accuracy=domain_accuracy),
+            evidence=lambda label, test: SimpleNamespace(
+                domain_accuracy=domain_accuracy, scores={"none": {CIRCULAR: 0.7}, ALIGN: {CIRCULAR: 0.6}}
+            ),
             encoder=lambda label: SimpleNamespace(predictions=[predicted]),
         )  # fmt: skip
     here, there = (
