@@ -129,7 +129,7 @@ def choose(evidence: Evidence, rule: Rule = RULE) -> Choice:
     )
     others = [name for name in _better(evidence, rule) if name != align]
     if others:
-        why += f"; the same is true of {', '.join(others)}, and {_words(rule.ranker)} prefers {align}"
+        why += f"; the same is true of {' and '.join(others)}, and {_words(rule.ranker)} prefers {align}"
     return Choice(align, why)
 
 

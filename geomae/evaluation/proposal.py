@@ -303,7 +303,7 @@ def propose(differences: Differences) -> Proposal:
     3. Without usable labels of the source no alignment can be judged; pretraining goes on, which held-out tiles judge.
     4. Else an alignment where the rule has evidence for one.
     5. Where it has none, labels of the target if the domains differ, and nothing if they hardly do: there, labels of
-       the target gained nothing significant, either.
+       the target rarely gained anything significant, either.
     """
     probe = differences.probe
     if differences.model.new_sensor:
