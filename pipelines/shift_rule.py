@@ -2,11 +2,12 @@
 
     uv run python -m pipelines.shift_rule runs/suite/shifts.csv
 
-Reads tables of `pipelines.shift_suite`. Every shift is left out once, and every family of shifts. Candidates are the
-rules of the grid below that lose at most 0.02 on every remaining shift, for every encoder. The rule with the largest
-gain is applied to the shifts left out; among rules within 0.005 of it, the most conservative one. Several draws of one
-shift count as one, their mean. Prints in Markdown, for each family, the gain of both choices beside the program's rule,
-the oracle and the best method in hindsight; then how the goals are met, and the rule of all shifts.
+Reads tables of `pipelines.shift_suite`. Every shift is left out once, every family of shifts, and every encoder.
+Candidates are the rules of the grid below that lose at most 0.02 on every remaining shift, for every encoder. The rule
+with the largest gain is applied to what was left out; among rules within 0.005 of it, the most conservative one.
+Several draws of one shift count as one, their mean. Prints in Markdown, for each family, the gain of the choices
+without the shift and without the family beside the program's rule, the oracle and the best method in hindsight; then
+how the goals are met, and the rule of all shifts.
 """
 
 import argparse
@@ -125,10 +126,14 @@ def run(tables: Sequence[Path], without: Sequence[str] = ()) -> int:
         for line in family_lines(own, without_shift, without_family[family]):
             print(line)
     whole = grid.best([True] * len(cases))
+    encoders = list(dict.fromkeys(case.encoder for case in cases))
+    several = encoders if len(encoders) > 1 else []
+    without_encoder = {name: grid.best([one.encoder != name for one in cases]) for name in several}
     print("\n## goals\n")
     for name, rules in (
         ("left-out shift", [without_shift[case.shift] for case in cases]),
         ("left-out family", [without_family[case.family] for case in cases]),
+        ("left-out encoder", [without_encoder.get(case.encoder, whole) for case in cases]),
         ("none left out", [whole] * len(cases)),
         ("the program's", [RULE] * len(cases)),
     ):
