@@ -155,7 +155,9 @@ def ask_first(work: "Work", selections: "Sequence[Selection]", stop: "Stop") -> 
     embeddings = None
     if work.plan.choice is not None:
         out = run_.out / "embeddings"
-        embeddings = embed_choice(session.compute, session.catalog, work.plan, work.before, out, stop, run_.step)
+        embeddings = embed_choice(
+            session.compute, session.catalog, work.plan, work.before, out, stop, run_.step, session.screen.say
+        )
         if embeddings is None:
             return None
     known = learned_selectors(work.model, target.index.name)
@@ -186,7 +188,7 @@ def leave_as_it_is(work: "Work", answer: "Answer", register: str | None, stop: "
     run_, session, proposal = work.run_, work.session, answer.proposal
     measured = evaluate_before_after(
         session.compute, session.catalog, work.plan, work.before, None, run_.out / "embeddings", session.common.seed,
-        stop, run_.step, proposal.align,
+        stop, run_.step, proposal.align, answer.radiometry,
     )  # fmt: skip
     if measured is None:
         return False

@@ -24,7 +24,7 @@ from geomae.evaluation.alignment_choice import RULE
 from geomae.evaluation.folds import codes_of
 from geomae.evaluation.gap_components import embedding_gap, subsample_tiles
 from geomae.evaluation.permutation_tests import GapFigure
-from geomae.evaluation.probe_embeddings import embed_mapped, fit_usable, usable_radiometry
+from geomae.evaluation.probe_embeddings import Fitted, embed_mapped, fit_usable, usable_radiometry
 from geomae.evaluation.probe_task import (
     CLASSIFICATION,
     ProbeSettings,
@@ -37,7 +37,7 @@ from geomae.metrics.predictions import ALL, FEWEST_GROUPS, MOST_FOLDS, group_int
 from geomae.metrics.reconstruction import TileErrors
 from geomae.runtime.devices import Compute
 from geomae.runtime.signals import Stop
-from geomae.tiles.radiometry import RADIOMETRY
+from geomae.tiles.radiometry import Radiometry
 from geomae.tiles.selection import Selection, check_no_pixel_overlap, share_bands
 from geomae.training.adaptation import AdaptationDomain, AdaptationDomains, AdaptedModel, training_config
 from geomae.training.starts import Start
@@ -261,11 +261,13 @@ def evaluate_before_after(
     stop: Stop | None = None,
     progress: Callable[..., None] = lambda *_: None,
     align: str = NONE,
+    radiometry: Radiometry | None = None,
 ) -> BeforeAfter | None:
     """Gap and probe of the encoders `before` and `after`; None where `stop` ended it.
 
     All tiles of the plan are embedded into stores below `out` by both models, and for a probe also by baselines. Where
-    nothing was trained there is no `after`, and the probe is asked behind the alignment `align`.
+    nothing was trained there is no `after`, and the probe is asked behind the alignment `align`; where that is a
+    radiometric one, the tiles are read through `radiometry`, which was fitted to the target, if they have its bands.
     """
     if not plan.selections:
         return BeforeAfter({}, {}, {})
@@ -279,12 +281,17 @@ def evaluate_before_after(
     gap = {label: _gap(plan.gap, by_label[label], seed) for label in models if plan.gap}
     if plan.task is None:
         return BeforeAfter(gap, {}, {})
-    if align in RADIOMETRY:
-        task = replace(plan.task, settings=replace(plan.task.settings, alignments=(NONE, align)))
-        aligned = {BEFORE: by_label[BEFORE]}
-        by_label |= embed_behind(compute, catalog, plan, task, texts[0], aligned, out / "probed", stop, progress)
+    if radiometry is not None:
+        (test,) = plan.task.tests
+        stored = {band.name for band in test.selected.index.source.bands}
+        fitted = {(align, test.name): radiometry} if stored >= set(radiometry.taken) else {}
+        found = {BEFORE: by_label[BEFORE]}
+        by_label |= embed_through(
+            compute, catalog, plan, plan.task, texts[0], found, fitted, out / "probed", stop, progress
+        )
         if stop is not None and stop.signal:
             return None
+        align = align if fitted else NONE
     target, source = probe_target(plan.task, by_label, seed, align)
     return BeforeAfter(gap, target, source, next(iter(plan.task.truths.values())).measure.main)
 
@@ -344,33 +351,37 @@ def embed_choice(
     out: Path,
     stop: Stop | None,
     progress: Callable[..., None],
+    say: Callable[[str], None],
 ) -> Embeddings | None:
     """The embeddings by which a method is chosen, with those behind each radiometry that the rule may choose.
 
-    None where `stop` ended it. Stores are written below `out`.
+    None where `stop` ended it. Stores are written below `out`. `say` is called with what radiometry rests on, and why
+    one is left out.
     """
     assert plan.choice is not None
     text = f"{BEFORE}={model}"
     embedded = embed_plan(compute, catalog, plan, [text], out, stop, progress)
     if embedded is None:
         return None
-    found = embed_behind(compute, catalog, plan, plan.choice, text, embedded, out / "chosen", stop, progress)
+    task, chosen = plan.choice, out / "chosen"
+    fitted = fit_usable(task, usable_radiometry(task, (), say), say)
+    found = embed_through(compute, catalog, plan, task, text, embedded, fitted, chosen, stop, progress)
     return None if stop is not None and stop.signal else found[BEFORE]
 
 
-def embed_behind(
+def embed_through(
     compute: Compute,
     catalog: Catalog,
     plan: BeforeAfterPlan,
     task: ProbeTask,
     model: str,
     embeddings: Mapping[str, Embeddings],
+    fitted: Fitted,
     out: Path,
     stop: Stop | None,
     progress: Callable[..., None],
 ) -> dict[str, Embeddings]:
-    """`embeddings` by `model` with those of the test tiles of `task` behind each radiometry among its alignments."""
-    fitted = fit_usable(task, usable_radiometry(task, (), lambda reason: None), lambda about: None)
+    """`embeddings` by `model` with those of the test tiles of `task` through each fitted radiometry."""
     specs = encoder_specs(parse_encoders([model]))
     loader = EncoderLoader(EmbeddingSpec(), plan.selections, compute.fabric.device)
     return embed_mapped(compute, catalog, task, specs, embeddings, loader, fitted, out, stop, progress)

@@ -29,7 +29,7 @@ from geomae.evaluation.probe_task import ProbeTask
 from geomae.metrics.predictions import MOST_FOLDS
 from geomae.tiles.learned_tiles import of_content
 from geomae.tiles.places import find_partners
-from geomae.tiles.radiometry import RADIOMETRY
+from geomae.tiles.radiometry import RADIOMETRY, Radiometry
 from geomae.tiles.selection import Selection
 from geomae.training.starts import Start
 
@@ -229,6 +229,12 @@ class Answer:
     differences: Differences
     proposal: Proposal
     embeddings: Embeddings | None
+
+    @property
+    def radiometry(self) -> Radiometry | None:
+        """What the target is read through, where that is proposed."""
+        through = self.embeddings.mapped if self.embeddings is not None else {}
+        return next((one.radiometry for (name, _), one in through.items() if name == self.proposal.align), None)
 
 
 def learned_selectors(model: Start, dataset: str) -> dict[str, str | None]:

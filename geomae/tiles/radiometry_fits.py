@@ -14,7 +14,7 @@ from geomae.errors import BandMismatchError, ConfigError, nearest
 from geomae.randomness import generator
 from geomae.rasters import Window
 from geomae.sensors import Band, match_bands
-from geomae.sensors.record import SensorRecord
+from geomae.sensors.record import SensorRecord, same_sensor
 from geomae.tiles.ground import starts
 from geomae.tiles.places import GSD_TOLERANCE, Partner, find_partners
 from geomae.tiles.radiometry import ADJUSTMENT, INVARIANT, QUANTILES, Floats, Radiometry
@@ -27,6 +27,7 @@ LEVELS = np.linspace(0.005, 0.995, 100)  # beyond these, quantiles rest on a few
 MOST_PIXELS = 50_000  # of the ground that both show
 FEWEST_PIXELS, FEWEST_SHARE = 100, 0.005  # unchanged pixels, of which one in twenty passes UNCHANGED
 UNCHANGED = 0.95  # probability from which on a pixel counts as unchanged (Canty & Nielsen 2008)
+FEWEST_BINS = 3  # over which the quantiles of a band should extend: a curve through fewer is nearly vertical
 MOST_ROUNDS = 50
 SETTLED = 1e-4  # change of a canonical correlation
 RIDGE = 1e-9  # of the variance of a band, so that covariances of redundant bands can be inverted
@@ -73,8 +74,10 @@ def mapped(selected: Selection, radiometry: Radiometry) -> Selection:
 
 def match_quantiles(source: Selection, target: Selection, seed: int) -> Radiometry:
     """A curve for each band that maps the quantiles of the target to those of the source (histogram matching)."""
-    value_DQ, knot_DQ = (_quantiles(one, role, seed) for one, role in ((source, "source"), (target, "target")))
-    flat = [source.imagery.bands[band].name for band in np.flatnonzero((np.diff(knot_DQ) <= 0).any(1))]
+    value_DQ, _ = _quantiles(source, "source", seed)
+    knot_DQ, width_D = _quantiles(target, "target", seed)
+    flat_D = (np.diff(knot_DQ) <= 0).any(1) | (np.ptp(knot_DQ, axis=1) < FEWEST_BINS * width_D)
+    flat = [source.imagery.bands[band].name for band in np.flatnonzero(flat_D)]
     if flat:
         raise ConfigError(f"{QUANTILES}: {', '.join(flat)} of {target.name} has too few different values; leave it out")
     taken = tuple(band.name for band in target.imagery.bands)
@@ -137,8 +140,8 @@ FITS: Mapping[str, Callable[[Selection, Selection, int], Radiometry]] = {
 }
 
 
-def _quantiles(selected: Selection, role: str, seed: int) -> Floats:
-    """Quantiles of the valid pixels by band (D, Q), from histograms that are filled tile by tile."""
+def _quantiles(selected: Selection, role: str, seed: int) -> tuple[Floats, Floats]:
+    """Quantiles of the valid pixels by band (D, Q), and the widths of the bins (D,) that were filled tile by tile."""
     index = selected.index
     if len(index) > MOST_TILES:
         drawn = generator(seed, "quantiles", role).choice(len(index), MOST_TILES, replace=False)
@@ -157,7 +160,8 @@ def _quantiles(selected: Selection, role: str, seed: int) -> Floats:
             count_DB[band] += np.histogram(values_HW[valid_HW], BINS, (low_D[band], high_D[band]))[0]
     edges_DB = low_D[:, None] + (high_D - low_D)[:, None] * np.linspace(0, 1, BINS + 1)
     share_DB = np.pad(np.cumsum(count_DB, axis=1), ((0, 0), (1, 0))) / count_DB.sum(1, keepdims=True)
-    return np.array([_inverse(share_B, edges_B) for share_B, edges_B in zip(share_DB, edges_DB, strict=True)])
+    found_DQ = np.array([_inverse(share_B, edges_B) for share_B, edges_B in zip(share_DB, edges_DB, strict=True)])
+    return found_DQ, (high_D - low_D) / BINS
 
 
 def _inverse(share_B: Floats, edges_B: Floats) -> Floats:
@@ -235,7 +239,7 @@ def orthogonal_line(x_P: Floats, y_P: Floats) -> tuple[float, float]:
 
 
 def _one_order(source: SensorRecord, target: SensorRecord) -> bool:
-    matched = match_bands(source.bands, target.bands, source.name == target.name)
+    matched = match_bands(source.bands, target.bands, same_sensor(source, target))
     return matched == tuple(range(len(target.bands)))
 
 

@@ -1,6 +1,7 @@
 """Radiometry is recovered: gains, offsets and bands of other widths, on pixels that carry it and on no others."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from rasterio import Affine
 from geomae.catalog import open_catalog
 from geomae.errors import ConfigError, ModelError
 from geomae.sensors import Band
+from geomae.sensors.record import SensorRecord
 from geomae.tiles.radiometry import ADJUSTMENT, INVARIANT, QUANTILES, Radiometry
 from geomae.tiles.radiometry_fits import (
     FEWEST_SHARE,
@@ -58,7 +60,10 @@ def domains(tmp_path_factory):
     flat = np.where(plain == -9, 0.5, plain)  # in the corner, which the source does not show
     flat[1] = np.where(plain[1] == -9, 0.5, 0.3)
     scenes = {"source": (ground_seen, 0.0), "changed": (seen, 0.0), "gained": (plain, 0.0), "away": (plain, 9e5)}
-    scenes["flat"] = flat, 0.0
+    nearly = plain.copy()
+    nearly[1] = np.where(plain[1] == -9, -9, 0.3)
+    nearly[1, 0, :3] = 0.9
+    scenes |= {"flat": (flat, 0.0), "nearly": (nearly, 0.0)}
     for name, (pixels, east) in scenes.items():
         about = {"driver": "GTiff", "height": SIDE, "width": SIDE, "count": BANDS, "dtype": "float32"}
         where = {"crs": "EPSG:32633", "transform": Affine(10, 0, 400_000 + east, 0, -10, 5_000_000)}
@@ -90,6 +95,21 @@ def test_quantiles_are_those_of_numpy(domains):
     for band in range(BANDS):
         values = pixels[:, band][valid[:, band]].astype(np.float64)
         np.testing.assert_allclose(found.value_DQ[band], np.quantile(values, LEVELS), atol=2e-3)
+
+
+def test_a_band_with_hardly_more_than_one_value_has_no_quantiles(domains):
+    """A curve through its quantiles would map the few other pixels to thousands."""
+    with pytest.raises(ConfigError, match="green of nearly has too few different values"):
+        fit_radiometry(QUANTILES, domains["source"], domains["nearly"], 0)
+
+
+def test_bands_of_one_wavelength_are_told_apart_by_name_in_another_data_set_of_the_sensor():
+    bands = tuple(Band(name, "red", 0.6, 0.1, 30.0) for name in ("low-gain", "high-gain"))
+    one, other = (
+        SimpleNamespace(name=name, imagery=SensorRecord(f"{name}:dn", "dn", 30.0, bands, (1.0, 1.0), (1.0, 1.0)))
+        for name in ("spring", "autumn")
+    )
+    assert reason_against(QUANTILES, one, other) is None
 
 
 def test_invariant_pixels_recover_gain_and_offset_where_a_part_changed(domains):
