@@ -127,16 +127,16 @@ def run(tables: Sequence[Path], without: Sequence[str] = ()) -> int:
             print(line)
     whole = grid.best([True] * len(cases))
     encoders = list(dict.fromkeys(case.encoder for case in cases))
-    several = encoders if len(encoders) > 1 else []
-    without_encoder = {name: grid.best([one.encoder != name for one in cases]) for name in several}
+    rules_of = {
+        "left-out shift": [without_shift[case.shift] for case in cases],
+        "left-out family": [without_family[case.family] for case in cases],
+    }
+    if len(encoders) > 1:
+        without_encoder = {name: grid.best([one.encoder != name for one in cases]) for name in encoders}
+        rules_of["left-out encoder"] = [without_encoder[case.encoder] for case in cases]
+    rules_of |= {"none left out": [whole] * len(cases), "the program's": [RULE] * len(cases)}
     print("\n## goals\n")
-    for name, rules in (
-        ("left-out shift", [without_shift[case.shift] for case in cases]),
-        ("left-out family", [without_family[case.family] for case in cases]),
-        ("left-out encoder", [without_encoder.get(case.encoder, whole) for case in cases]),
-        ("none left out", [whole] * len(cases)),
-        ("the program's", [RULE] * len(cases)),
-    ):
+    for name, rules in rules_of.items():
         for line in goal_lines(name, list(zip(cases, rules, strict=True))):
             print(line)
     print(f"\nrule of all shifts: {describe(whole)}; the program's: {describe(RULE)}")

@@ -183,7 +183,7 @@ def leave_as_it_is(work: "Work", answer: "Answer", register: str | None, stop: "
     """
     from geomae.commands import adapt_report as report
     from geomae.evaluation.adaptation_effect import evaluate_before_after
-    from geomae.evaluation.adaptation_probe import BEFORE
+    from geomae.evaluation.adaptation_probe import ALIGNED, BEFORE
 
     run_, session, proposal = work.run_, work.session, answer.proposal
     measured = evaluate_before_after(
@@ -193,6 +193,10 @@ def leave_as_it_is(work: "Work", answer: "Answer", register: str | None, stop: "
     if measured is None:
         return False
     run_.screen.close()
+    if answer.radiometry is not None and work.plan.task is not None and ALIGNED not in measured.target:
+        session.screen.say(
+            f"{work.plan.task.tests[0].name} lacks bands that {proposal.align} takes: its scores are those without it"
+        )
     report.save_model(run_, work.domains.model, work.domains.model.provenance)
     save_probe(work, answer)
     report.write_untrained(work, answer, measured, register)

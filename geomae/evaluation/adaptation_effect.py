@@ -286,7 +286,7 @@ def evaluate_before_after(
         stored = {band.name for band in test.selected.index.source.bands}
         fitted = {(align, test.name): radiometry} if stored >= set(radiometry.taken) else {}
         found = {BEFORE: by_label[BEFORE]}
-        by_label |= embed_through(
+        by_label |= _embed_through(
             compute, catalog, plan, plan.task, texts[0], found, fitted, out / "probed", stop, progress
         )
         if stop is not None and stop.signal:
@@ -365,11 +365,11 @@ def embed_choice(
         return None
     task, chosen = plan.choice, out / "chosen"
     fitted = fit_usable(task, usable_radiometry(task, (), say), say)
-    found = embed_through(compute, catalog, plan, task, text, embedded, fitted, chosen, stop, progress)
+    found = _embed_through(compute, catalog, plan, task, text, embedded, fitted, chosen, stop, progress)
     return None if stop is not None and stop.signal else found[BEFORE]
 
 
-def embed_through(
+def _embed_through(
     compute: Compute,
     catalog: Catalog,
     plan: BeforeAfterPlan,

@@ -67,6 +67,11 @@ datasets:
     <<: *land
     offset: 0.3
     label: {column: noise}
+  renamed:
+    <<: *land
+    offset: 0.3
+    sensor: [RENAMED]
+    bands: [r, g, b, n]
   bare:
     <<: *land
     label: {column: nothing}
@@ -92,6 +97,10 @@ datasets:
     sensor: [{name: lwir12, wavelength_um: 12.0, fwhm_um: 0.6}]
     bands: [lwir12, null, null, null]
 """
+RENAMED = ", ".join(
+    f"{{name: {band.name[0].lower()}, wavelength_um: {band.wavelength_um}, fwhm_um: {band.fwhm_um}}}"
+    for band in map(sensor("naip").band, ("red", "green", "blue", "nir"))
+)
 KINDS = ("crop", "water")
 FEW = ("batch=8", "eval_every=2", "save_every=2")
 GREEN, BROWN = "land[season=green]", "land[season=brown]"
@@ -123,7 +132,7 @@ def land(tmp_path_factory) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     (folder / "scenes.csv").write_text("scene,season\n" + "".join(f"s{number},any\n" for number in range(6)))
-    return write_catalog(folder, CATALOG)
+    return write_catalog(folder, CATALOG.replace("RENAMED", RENAMED))
 
 
 LEARNED = {"land": {"learned": ["s0:0:0"], "held_out": ["s0:16:0"]}}
@@ -305,6 +314,25 @@ def test_what_differs_is_asked_first_and_no_label_of_the_target_has_a_part_in_th
     folder = tmp_path / "truth" / "probes" / "before"
     assert set(load_predictor(folder).classes) == set(KINDS)
     assert (folder / "radiometry").exists() == (align == "quantiles")
+
+
+def test_tiles_without_the_bands_of_the_radiometry_are_scored_without_it(
+    land, begun, tracking_uri, tmp_path, monkeypatch, capsys
+):
+    rule = replace(RULE, candidates=("quantiles",))
+    for module in (adaptation_effect, proposal):
+        monkeypatch.setattr(module, "RULE", rule)
+    monkeypatch.setattr(proposal, "choose", partial(choose, rule=rule))
+    asked = request(
+        land, begun, tmp_path / "run", tracking_uri, **ASKED, target="hazy[season=brown]", probe_train=GREEN,
+        probe_test="renamed[season=brown]",
+    )  # fmt: skip
+    assert adapt.run(replace(asked, common=replace(asked.common, quiet=False))) == 0
+    found = told(tmp_path / "run")
+    assert found["proposal"]["align"] == "quantiles"
+    assert "before" in found["probe"]["target"] and "aligned" not in found["probe"]["target"]
+    said = capsys.readouterr()
+    assert "renamed[season=brown] lacks bands that quantiles takes" in said.out + said.err
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,15 @@ def test_the_rule_helps_where_its_score_rises_by_much_and_does_nothing_elsewhere
     assert "in 2 of 2" in goal and "on shares alone and none at worst +0.000" in goal
 
 
+def test_an_encoder_is_left_out_where_there_are_others(table, capsys):
+    assert run([table]) == 0
+    assert "- drawn, left-out encoder: half of the oracle's gain in 2 of 2" in capsys.readouterr().out
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join(line for line in lines if not line.startswith("other,")))
+    assert run([table]) == 0
+    assert "left-out encoder" not in capsys.readouterr().out
+
+
 def test_a_rule_that_harms_where_it_was_made_is_not_taken(table):
     cases = read_cases([table])
     grid = Grid(cases)
