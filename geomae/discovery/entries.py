@@ -14,7 +14,7 @@ from geomae.catalog.patterns import escape_pattern
 from geomae.catalog.schema_cubes import Cube
 from geomae.discovery.grouping import COMMON_FOLDERS, LOOKED_AT, BandGroup, StackGroup
 from geomae.discovery.quality_layers import FMASK_CODES, is_fmask, layer_by_values, quality_layer
-from geomae.discovery.sensor_guess import FILL_IN, Evidence, SensorGuess, guess_sensor, kept_band
+from geomae.discovery.sensor_guess import Evidence, SensorGuess, guess_sensor, kept_band
 from geomae.discovery.sensor_lines import scaling_lines, sensor_lines, with_units
 from geomae.discovery.stored_values import (
     NO_TAGS,
@@ -276,8 +276,9 @@ def _with_scaling(
 ) -> tuple[SensorGuess, list[str]]:
     """The guess and the lines on unit, scale and offset; `places` are the header and number of each band by name."""
     stored = stored_bands(path, places, samples)
-    unknown = not isinstance(guess.sensor, str) and guess.sensor["name"] == FILL_IN
-    return with_units(guess, stored) if unknown else (guess, scaling_lines(guess, known, stored))
+    if isinstance(guess.sensor, str):
+        return guess, scaling_lines(guess, known, stored)
+    return with_units(guess, stored)
 
 
 def _path_lines(below: str, patterns: Sequence[str], outside: bool) -> list[str]:

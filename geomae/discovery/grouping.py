@@ -37,7 +37,7 @@ NAMED = re.compile(
     r"(?P<folder>(?:.*/)?)(?P<base>[^/]*?)(?P<separator>(?<![^/])|[_. -])"
     r"(?P<token>B\d{1,2}A?|coastal|blue|green|red|rededge\d*|nir\d*|swir\d+|lwir\d*|pan|V[VH]|H[VH]"
     r"|SCL|QA_PIXEL|Fmask)"
-    rf"(?P<resolution>_\d+m)?(?P<suffix>{SUFFIX})",
+    rf"(?P<resolution>_\d+m)?(?P<suffix>(?:_\(Raw\))?{SUFFIX})",  # EO Browser writes B02_(Raw).tiff
     re.IGNORECASE,
 )
 LANDSAT_SENSORS = {

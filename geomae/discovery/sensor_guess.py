@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from geomae.catalog.band_order import is_alpha
 from geomae.discovery.grouping import LANDSAT_SENSORS
 from geomae.errors import CatalogError
@@ -44,6 +46,11 @@ USUAL_STACKS: tuple[tuple[str, tuple[str, ...]], ...] = (  # beginning of a sens
 RADAR_BAND = re.compile(  # as SNAP and others call calibrated bands: Sigma0_VV, Gamma0_VH_db, VV_dB
     r"(?:(?:sigma|gamma|beta)_?(?:0|nought)[_ ]|(?:amplitude|intensity)[_ ])?(V[VH]|H[HV])(?:[_ ]db)?", re.IGNORECASE
 )
+WAVELENGTH = re.compile(  # as GDAL, QGIS and others describe the bands of spectrometers: "Band 7 (448.5 Nanometers)"
+    r"(?<![\w.])(?P<length>\d+(?:\.\d+)?)\s*(?:(?P<nm>nm|nanomet(?:er|re)s?)|um|[µμ]m|micromet(?:er|re)s?|microns?)(?!\w)",
+    re.IGNORECASE,
+)
+WIDEST_UM = 0.02  # width of a band that states its wavelength only, at most
 COLOUR_UM = {"red": (0.65, 0.1), "green": (0.55, 0.1), "blue": (0.46, 0.1)}  # of common cameras: centre and width
 
 
@@ -155,7 +162,7 @@ def _guess(evidence: Evidence) -> SensorGuess:
         order = list(hinted or PREFERRED)
         fits.sort(key=lambda fit: _rank(fit, order, hinted=bool(hinted)))
         return _described(fits, hinted, certain, evidence.dtype)
-    return _counted(evidence, hinted, certain) or _colour(evidence) or _unknown(evidence)
+    return _counted(evidence, hinted, certain) or _colour(evidence) or _spectral(evidence) or _unknown(evidence)
 
 
 def kept_band(one: Sensor, band: Band | None) -> str | None:
@@ -273,10 +280,31 @@ def _colour(evidence: Evidence) -> SensorGuess | None:
     return SensorGuess({"name": "colour", "bands": bands}, order, False, {"sensor": reason})
 
 
+def _spectral(evidence: Evidence) -> SensorGuess | None:
+    """A sensor whose descriptions state the wavelengths of all bands, and not their widths."""
+    stated = [list(WAVELENGTH.finditer(text or "")) for text in evidence.descriptions]
+    if evidence.count < 2 or not all(stated):
+        return None
+    last = [matches[-1] for matches in stated]
+    centre_C = np.array([float(one["length"]) / (1000 if one["nm"] else 1) for one in last])
+    away_CC = np.abs(centre_C[:, None] - centre_C)
+    away_CC[away_CC == 0] = np.inf  # the band itself
+    width_C = np.minimum(away_CC.min(axis=1), WIDEST_UM)
+    names = _names(evidence)
+    bands = [
+        {"name": name, "wavelength_um": round(centre, 6), "fwhm_um": round(width, 6)}
+        for name, centre, width in zip(names, centre_C.tolist(), width_C.tolist(), strict=True)
+    ]
+    reason = (
+        "wavelengths are those that the files state; they do not state widths: each is taken as the distance to the "
+        f"next band, at most {WIDEST_UM:g} um"
+    )
+    return SensorGuess({"name": "spectrometer", "bands": bands}, names, False, {"sensor": reason})
+
+
 def _unknown(evidence: Evidence) -> SensorGuess:
     """A sensor with placeholders that the user has to fill in."""
-    names = [_plain(text) or f"band{number}" for number, text in enumerate(evidence.descriptions, start=1)]
-    names = [name if names.count(name) == 1 else f"band{number}" for number, name in enumerate(names, start=1)]
+    names = _names(evidence)
     bands = [{"name": name, "wavelength_um": 1, "fwhm_um": 1} for name in names]
     bands_of = f"{evidence.count} band{'s' * (evidence.count > 1)} of {evidence.dtype}"
     stacks = [start for start, stack in USUAL_STACKS if len(stack) == evidence.count]
@@ -286,7 +314,13 @@ def _unknown(evidence: Evidence) -> SensorGuess:
         f"which sensor is it? {bands_of} without known names{like}; "
         "write a sensor's name, or the wavelength and width of each band in um (the values there are placeholders)"
     )
-    return SensorGuess({"name": FILL_IN, "bands": bands}, tuple(names), False, {}, question)
+    return SensorGuess({"name": FILL_IN, "bands": bands}, names, False, {}, question)
+
+
+def _names(evidence: Evidence) -> tuple[str, ...]:
+    """The descriptions as different names of bands, else numbers."""
+    names = [_plain(text) or f"band{number}" for number, text in enumerate(evidence.descriptions, start=1)]
+    return tuple(name if names.count(name) == 1 else f"band{at}" for at, name in enumerate(names, start=1))
 
 
 def _alternatives(reason: str, others: Sequence[str]) -> str:

@@ -66,11 +66,11 @@ def scaling_lines(guess: SensorGuess, known: Sensor, stored: StoredBands) -> lis
 
 
 def with_units(guess: SensorGuess, stored: StoredBands) -> tuple[SensorGuess, list[str]]:
-    """A guess of an unknown sensor, and the lines on unit, scale and offset.
+    """A guess of a sensor that is none of the tables, and the lines on unit, scale and offset.
 
     If its bands have different units, these are written beside the bands.
     """
-    assert not isinstance(guess.sensor, str)  # an unknown sensor is written inline
+    assert not isinstance(guess.sensor, str)  # only those of the tables have a name
     samples = stored.scaled()
     each = [
         _unknown_unit(stored.dtype, name, stored.path, unit, band_values([one_CN[[at]] for one_CN in samples]))

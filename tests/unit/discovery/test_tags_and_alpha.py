@@ -87,3 +87,35 @@ def test_alpha_that_is_skipped_is_no_quality_layer(tmp_path):
         to.write(np.where(np.arange(64) < 9, 0, 255).astype("uint8")[None].repeat(64, axis=0), 4)
     text = infer_catalog(tmp_path, tmp_path / "c.yaml").text()
     assert "bands: [red, green, blue, null]" in text and "quality layer" not in text
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("400.0 nm", "406.5 nm", "415 nm", "2200.25 nm"),
+        ("Band 1 (400.0 Nanometers)", "Band 2 (406.5 Nanometers)", "Band 3 (415.0 Nanometers)", "b4 (2200.25 nm)"),
+        ("0.4 um", "0.4065 µm", "0.415 Micrometers", "2.20025um"),
+    ],
+)
+def test_a_spectrometer_has_the_wavelengths_that_its_files_state(tmp_path, names):
+    raster(tmp_path / "flight.tif", 4, names=names)
+    catalog, name, text = draft(tmp_path)
+    bands = catalog.sensor(name).bands
+    assert [band.wavelength_um for band in bands] == pytest.approx([0.4, 0.4065, 0.415, 2.20025])
+    assert [band.fwhm_um for band in bands] == pytest.approx([0.0065, 0.0065, 0.0085, 0.02])  # at most 0.02
+    assert len({band.name for band in bands}) == 4
+    assert "do not state widths" in text
+
+
+@pytest.mark.parametrize("names", [("400.0 nm", "406.5 nm", "", "415 nm"), ("a 1", "b 2", "c 3", "d 4")])
+def test_without_the_wavelengths_of_all_bands_the_user_fills_them_in(tmp_path, names):
+    raster(tmp_path / "flight.tif", 4, names=names)
+    assert "FILL IN" in infer_catalog(tmp_path, tmp_path / "c.yaml").text()
+
+
+def test_raw_files_of_eo_browser_are_bands_of_a_scene(tmp_path):
+    for day in ("2023-05-01", "2023-06-10"):
+        for band in ("B02", "B03", "B04"):
+            raster(tmp_path / f"{day}-00_00_{day}-23_59_Sentinel-2_L2A_{band}_(Raw).tiff", 1)
+    entry, sensor = drafted(tmp_path)
+    assert (sensor.startswith("sentinel-2-l2a"), entry.bands) == (True, ("B02", "B03", "B04"))
