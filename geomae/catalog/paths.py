@@ -24,7 +24,6 @@ from geomae.errors import CatalogError
 from geomae.files import confine
 
 SCHEMES = ("s3", "gs", "https")
-STEM = "{stem}"
 SHOWN = 6  # names that a message lists
 SEPARATORS = "_. -"
 RESOLUTION_FOLDER = re.compile(r"R(\d+)m")

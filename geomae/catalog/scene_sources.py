@@ -1,5 +1,6 @@
 """Make a Source from scenes: add scaling, nodata, masks, labels, attributes and times of the catalogue entry."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -7,7 +8,7 @@ from typing import Any
 
 from geomae.catalog.attributes import attach_table
 from geomae.catalog.catalog import BandFile, Catalog, Scene, Source
-from geomae.catalog.paths import STEM, require_file
+from geomae.catalog.paths import require_file
 from geomae.catalog.scene_times import with_scene_times
 from geomae.catalog.schema import DatasetEntry
 from geomae.catalog.stored_bands import DescribeBands, StoredBands, find_band, first_described
@@ -17,6 +18,8 @@ from geomae.sensors import OFFSET_SUFFIX, Band, Sensor, carries_offset, sensor, 
 DIGITAL_NUMBER = "digital_number"
 SENTINEL_2 = tuple(f"sentinel-2-{level}{suffix}" for level in ("l1c", "l2a") for suffix in ("", OFFSET_SUFFIX))
 LARGEST_FIGURE = 1e30  # largest scale and offset: times 65535, it still fits into float32
+STEM = re.compile(r"\{stem(?::(?P<old>[^={}]+)=(?P<new>[^={}]*))?\}")
+STEM_HELP = "write {stem}, or {stem:OLD=NEW} with an OLD that is once in the name of each scene"
 MIXED = "mixed"  # unit of a data set whose bands have different units
 
 
@@ -208,6 +211,34 @@ def _with_masks(
 
 def _by_stem(catalog: Catalog, dataset: str, pattern: str, scenes: Sequence[Scene], *keys: str) -> list[str]:
     """The file of each scene by a pattern with {stem}; without {stem}, the same file for all scenes."""
-    if STEM not in pattern:
+    place = catalog.place(dataset, *keys)
+    if not STEM.search(pattern):
+        if "{stem" in pattern:
+            raise CatalogError(f"{place}: {pattern!r}: {STEM_HELP}")
         return [require_file(catalog, dataset, pattern, *keys)] * len(scenes)
-    return [require_file(catalog, dataset, pattern.replace(STEM, scene.stem), *keys) for scene in scenes]
+    return [require_file(catalog, dataset, fill_stem(pattern, scene.stem, place), *keys) for scene in scenes]
+
+
+def fill_stem(pattern: str, stem: str, place: str) -> str:
+    """A pattern with the stem of a scene in place of `{stem}`.
+
+    In place of `{stem:OLD=NEW}`, the stem has NEW instead of OLD. Raises CatalogError, whose message begins with
+    `place`, if the stem does not contain OLD exactly once.
+    """
+
+    def filled(match: re.Match[str]) -> str:
+        old, new = match["old"], match["new"]
+        if old is None:
+            return stem
+        if stem.count(old) != 1:
+            raise CatalogError(
+                f"{place}: {match[0]} replaces {old!r}, which the scene {stem} has {_times(stem.count(old))} in its "
+                f"name; {STEM_HELP}"
+            )
+        return stem.replace(old, new)
+
+    return STEM.sub(filled, pattern)
+
+
+def _times(count: int) -> str:
+    return f"{count} times" if count else "not"

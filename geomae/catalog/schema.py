@@ -99,7 +99,7 @@ class Table(Strict):
 class Mask(Strict):
     """The pixels that a quality layer marks as invalid."""
 
-    path: Text | None = Field(None, description="file of the layer; {stem} is replaced by the scene's")
+    path: Text | None = Field(None, description="file of the layer; {stem} or {stem:OLD=NEW} is the scene's")
     band: Text | Annotated[Whole, Field(ge=1)] | None = Field(
         None, description="name or number (from 1) of the layer in the scene's file; its token with {band}"
     )
@@ -131,7 +131,9 @@ class Label(Strict):
 
     column: Text | None = Field(None, description="column of the attributes")
     folder: bool = Field(False, description="the name of the folder that holds the file")
-    raster: Text | None = Field(None, description="file, or pattern with {stem}, with a class per pixel")
+    raster: Text | None = Field(
+        None, description="file with a class per pixel; {stem} or {stem:OLD=NEW} is the scene's"
+    )
     vector: Vector | None = Field(None, description="polygons with a class each")
     classes: Classes | None = Field(None, description="name of the class of each value; other values have none")
     min_purity: Share | None = Field(None, description="smallest fraction of pixels with the tile's class; default 0.5")

@@ -90,17 +90,16 @@ def with_labels(
 
 
 def with_label_rasters(entry: Entry, root: Path, below: str) -> Entry:
-    """Add rasters with one band per scene: masks recognised by name, labels recognised by code; others as comments.
+    """Add rasters beside each scene: masks recognised by name, labels recognised by code; others as comments.
 
     `below` is the pattern from the catalogue to `root`.
     """
-    for pattern in entry.companions:
-        folder, slash, name = (below + pattern).rpartition("/")
-        path = f"{literal(folder) or ''}{slash}{{stem}}{literal(name.removeprefix('*'))}"
-        codes, looked = _codes(root, pattern)
-        layer = quality_layer(pattern, codes)
+    for one in entry.companions:
+        path = f"{literal(below) or ''}{one.path}"
+        codes, looked = _codes(root, one.pattern)
+        layer = quality_layer(one.pattern, codes)
         if layer is None:
-            lines = _label_raster(entry, path, below + pattern, codes, looked)
+            lines = _label_raster(entry, path, below + one.pattern, codes, looked)
         elif entry.has("mask"):
             lines = [comment(f"another quality layer: {flow_key('mask', layer.mask(path=path))}")]
         else:

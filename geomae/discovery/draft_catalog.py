@@ -14,6 +14,7 @@ from geomae.catalog.patterns import escape_pattern, literal
 from geomae.catalog.schema_cubes import FILE_SUFFIXES
 from geomae.catalog.stac_items import Item, find_items, item_record
 from geomae.discovery.attribute_lines import with_label_rasters, with_labels, with_tables, with_time
+from geomae.discovery.companions import Companion, is_planet_mask, with_companions
 from geomae.discovery.entries import Entry, band_entry, cube_entry, evidence_of, stack_entry
 from geomae.discovery.grouping import BandGroup, StackGroup, band_groups, stack_groups, telling_name
 from geomae.discovery.item_entries import join_folders, stac_entry
@@ -30,8 +31,9 @@ SHOWN = 5  # patterns of one group
 WRITTEN = "# Written by `geomae catalog init`. `check` marks a guess and its reason."
 TO_FILL_IN = f"{WRITTEN.removesuffix('.')}, FILL IN marks what only you can decide."
 PLANET_MASK = (
-    "the usable data mask of Planet; to mask clouds with it, save each under the name of its scene in a folder, and "
-    "write `mask: {path: 'FOLDER/{stem}.tif', invalid_values: [0]}` (its first band is 1 where the view is clear)"
+    "the usable data mask of Planet, for which no scene of this name is here; to mask clouds, write for example "
+    "`mask: {path: 'FOLDER/{stem:AnalyticMS_SR_8b=udm2}.tif', invalid_values: [0]}` (its first band is 1 where the "
+    "view is clear)"
 )
 HEAD = (
     "# An entry can have further keys, as for masks, labels, splits and domains: see `geomae catalog schema`.",
@@ -97,7 +99,7 @@ def infer_catalog(
         root, rest, hinted_sensors, lambda done: progress("looking at files", done, len(rest))
     )
     problems = [*unread, *problems]
-    entries, files, left_out = _entries(place, with_bands, stacks, problems)
+    entries, files, left_out = _entries(place, with_bands, with_companions(stacks), problems)
     others = _cube_entries(place, cubes, entries, problems)
     others |= _item_entries(place, items, [*entries, *others], problems)
     if not entries and not others:
@@ -235,7 +237,10 @@ def locate(root: Path, paths: Sequence[str], catalog_file: Path) -> Place:
 
 
 def _entries(
-    place: Place, with_bands: Sequence[BandGroup], stacks: Sequence[StackGroup], problems: list[str]
+    place: Place,
+    with_bands: Sequence[BandGroup],
+    stacks: Sequence[tuple[StackGroup, tuple[Companion, ...]]],
+    problems: list[str],
 ) -> tuple[dict[str, Entry], dict[str, tuple[str, ...]], list[str]]:
     """Entries and one file per scene, by name, and the files left out on purpose.
 
@@ -253,9 +258,9 @@ def _entries(
         name = data_set_name(group.name or place.name, entries)
         entries[name] = entry
         files[name] = tuple(next(iter(scene.values())) for scene in group.by_scene)
-    beside = [_goes_with_others(place.root, one) for one in stacks]
+    beside = [_goes_with_others(place.root, one) for one, _ in stacks]
     alone = not entries and all(beside)
-    for one, left in zip(stacks, beside, strict=True):
+    for (one, companions), left in zip(stacks, beside, strict=True):
         if left and not alone:
             what = (
                 PLANET_MASK
@@ -264,7 +269,7 @@ def _entries(
             )
             left_out.append(f"{', '.join(place.below + pattern for pattern in one.patterns[:SHOWN])}: {what}")
         else:
-            entry = stack_entry(place.root, place.below, one, outside=place.outside)
+            entry = stack_entry(place.root, place.below, one, companions, outside=place.outside)
             name = data_set_name(one.name or place.name, entries)
             entries[name], files[name] = entry, one.files
     return entries, files, left_out
@@ -303,11 +308,6 @@ def _item_entries(
         wish = str(items[0].collection) if alone else telling_name(str(Path(path).parent)) or Path(path).stem.strip("*")
         entries[data_set_name(wish or place.name, [*used, *entries])] = entry
     return entries
-
-
-def is_planet_mask(group: StackGroup) -> bool:
-    """Whether the files are usable data masks (UDM2), by their name or the names of their bands."""
-    return "_udm2" in group.telling.lower() or group.headers[0].names[:2] == ("clear", "snow")
 
 
 def _goes_with_others(root: Path, group: StackGroup) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from geomae.catalog.band_order import is_alpha
 from geomae.catalog.patterns import escape_pattern
 from geomae.catalog.schema_cubes import Cube
+from geomae.discovery.companions import Companion
 from geomae.discovery.grouping import COMMON_FOLDERS, LOOKED_AT, BandGroup, StackGroup
 from geomae.discovery.quality_layers import FMASK_CODES, is_fmask, layer_by_values, quality_layer
 from geomae.discovery.sensor_guess import Evidence, SensorGuess, guess_sensor, kept_band
@@ -47,10 +48,9 @@ FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 class Entry:
     """A data set as YAML `lines` (without its name), its key figures, and what the user must decide (`question`).
 
-    `companions` are patterns, below the searched folder, of one-band rasters that are named like the scenes. `further`
-    are data sets of the same scenes that are written as comments: the end of a name, what it is, and its lines.
-    `points` are the lines of a second data set, of tiles around points, which takes all other keys from this one, and
-    `window` is the side of these tiles in pixels.
+    `companions` are rasters beside the scenes, perhaps masks or labels. `further` are data sets of the same scenes that
+    are written as comments: the end of a name, what it is, and its lines. `points` are the lines of a second data set,
+    of tiles around points, which takes all other keys from this one, and `window` is the side of these tiles in pixels.
     """
 
     lines: tuple[str, ...]
@@ -59,7 +59,7 @@ class Entry:
     bands: tuple[str, ...]
     tile: int
     question: str | None
-    companions: tuple[str, ...] = ()
+    companions: tuple[Companion, ...] = ()
     further: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
     points: tuple[str, ...] = ()
     window: int = 0
@@ -120,7 +120,9 @@ def band_entry(root: Path, below: str, group: BandGroup, *, outside: bool) -> En
     return Entry(tuple(lines), group.scenes, known.name, tuple(tokens), usual_tile(shapes), guess.question)
 
 
-def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> Entry:
+def stack_entry(
+    root: Path, below: str, group: StackGroup, companions: tuple[Companion, ...], *, outside: bool
+) -> Entry:
     """The entry of rasters that each hold all bands; `below` is the path from the catalogue to `root`."""
     first = group.headers[0]
     guess = guess_sensor(evidence_of(root, group))
@@ -155,7 +157,7 @@ def stack_entry(root: Path, below: str, group: StackGroup, *, outside: bool) -> 
     lines.append(_split_line(first))
     names = tuple(name for name in guess.bands if name)
     size = usual_tile(shapes)
-    return Entry(tuple(lines), len(group.files), known.name, names, size, guess.question, group.companions)
+    return Entry(tuple(lines), len(group.files), known.name, names, size, guess.question, companions)
 
 
 def cube_entry(root: Path, below: str, paths: Sequence[str], *, outside: bool) -> Entry:

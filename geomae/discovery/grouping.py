@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from statistics import median
 
@@ -220,7 +220,6 @@ class StackGroup:
     `patterns` and `files` are relative to the searched folder, `headers` are of those that can be read of the `looked`
     files that were examined. `telling` is the
     path of one file without running numbers. `classes` are the names of the folders if these look like classes.
-    `companions` are patterns of one-band rasters with the same file names, which may be masks or labels.
     """
 
     name: str
@@ -230,7 +229,6 @@ class StackGroup:
     looked: int
     telling: str
     classes: tuple[str, ...] = ()
-    companions: tuple[str, ...] = ()
 
     @property
     def one_band(self) -> bool:
@@ -268,7 +266,7 @@ def stack_groups(
     for one in folders:
         beside.setdefault((_beside(one, folders), one.suffix, one.kind), []).append(one)
     groups = [group for parts in beside.values() for group in _merged(parts)]
-    return _with_companions(groups), problems
+    return groups, problems
 
 
 @dataclass(frozen=True)
@@ -410,36 +408,3 @@ def telling_name(folder: str) -> str:
     """The name of the innermost folder that is more specific than `images`; empty if there is none."""
     names = [name for name in PurePosixPath(folder).parts if name.lower() not in COMMON_FOLDERS]
     return names[-1] if names else ""
-
-
-def _with_companions(groups: Sequence[StackGroup]) -> list[StackGroup]:
-    """Move one-band rasters that belong to the files of another group into the `companions` of that group."""
-    companions: dict[int, list[str]] = {}
-    taken = set()
-    for number, group in enumerate(groups):
-        for other, candidate in enumerate(groups):
-            if group.one_band and not candidate.one_band and (patterns := _beside_each(candidate.files, group.files)):
-                companions.setdefault(other, []).extend(patterns)
-                taken.add(number)
-                break
-    return [
-        replace(group, companions=tuple(companions.get(number, ())))
-        for number, group in enumerate(groups)
-        if number not in taken
-    ]
-
-
-def _beside_each(images: Sequence[str], others: Sequence[str]) -> list[str]:
-    """Patterns of files in one folder that exist for every image, named like it or with an ending (`*_fmask.tif`)."""
-    folders = {path.rpartition("/")[0] for path in others}
-    if len(folders) > 1:
-        return []
-    stems = {PurePosixPath(path).stem for path in images}
-    having: dict[str, set[str]] = {}
-    for name in (PurePosixPath(path).stem for path in others):
-        longest = next((name[:end] for end in range(len(name), 0, -1) if name[:end] in stems), None)
-        if longest is not None:
-            having.setdefault(name.removeprefix(longest), set()).add(longest)
-    folder, suffix = folders.pop(), PurePosixPath(others[0]).suffix
-    start = f"{escape_pattern(folder)}/*" if folder else "*"
-    return [f"{start}{escape_pattern(ending)}{suffix}" for ending, of in sorted(having.items()) if of == stems]

@@ -140,6 +140,11 @@ def test_scenes_have_sorted_unique_ids_that_new_files_do_not_change(tmp_path: Pa
             "path: d/x.tif\nmask: {path: 'm/{stem}.tif', invalid_bits: [0]}",
             "datasets.a.mask.path: there is no file 'm/x.tif'",
         ),
+        (
+            "path: d/x.tif\nmask: {path: 'm/{stem:sat=qa}.tif', invalid_bits: [0]}",
+            "datasets.a.mask.path: {{stem:sat=qa}} replaces 'sat', which the scene x has not in its name; write",
+        ),
+        ("path: d/x.tif\nmask: {path: 'm/{stem:x}.tif', invalid_bits: [0]}", "'m/{{stem:x}}.tif': write {{stem}}, or"),
         ("path: d/x.tif\nmask: {path: ../m.tif, invalid_bits: [0]}", "leaves the catalogue's folder"),
         (
             "path: d/x.tif\nmask: {band: 4, invalid_bits: [0]}",
@@ -162,6 +167,16 @@ def test_what_cannot_be_resolved(tmp_path: Path, entry: str, expected: str) -> N
     (inside / "d/away.tif").symlink_to(tmp_path / "away.tif")
     (inside / "d/lost.tif").symlink_to("nowhere.tif")
     assert expected.format(folder=inside) in message(inside, f"{entry}\n{RGB}")
+
+
+def test_the_files_of_masks_and_labels_may_have_another_word_in_their_names(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{kind}_{number}.tif" for kind in ("sat", "qa", "map") for number in (1, 2)))
+    keys = (
+        "mask: {path: '{stem:sat=qa}.tif', invalid_values: [0]}\nlabel: {raster: '{stem:sat=map}.tif', classes: {1: a}}"
+    )
+    for scene in resolve(tmp_path, f"path: sat_*.tif\n{keys}\n{RGB}").scenes:
+        names = [Path(path).name for path in (scene.files[0], scene.mask.path, scene.label_path)]
+        assert names == [f"{kind}_{scene.stem[-1]}.tif" for kind in ("sat", "qa", "map")]
 
 
 def test_without_bands_a_mask_beyond_the_stored_bands_has_a_wrong_number(tmp_path: Path) -> None:

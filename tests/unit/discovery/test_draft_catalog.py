@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from geomae.catalog import open_catalog, resolve_files
+from geomae.discovery.companions import beside_each
 from geomae.discovery.draft_catalog import infer_catalog, locate
 from geomae.errors import CatalogError
 from geomae.rasters import describe_bands, write_cog
@@ -238,17 +239,53 @@ def planet(path: Path, names: list[str], dtype: Any) -> None:
     write_cog(path, pixels_CHW, descriptions=names, **place)
 
 
-def test_init_leaves_out_the_masks_of_planet_and_says_how_to_use_them(tmp_path: Path) -> None:
-    bands = ["coastal_blue", "blue", "green_i", "green", "yellow", "red", "rededge", "nir"]
-    mask = ["clear", "snow", "shadow", "light_haze", "heavy_haze", "cloud", "confidence", "unusable"]
-    for scene_id in ("20220701_101530_12_2461", "20220715_100211_55_2480"):
-        planet(tmp_path / f"{scene_id}_3B_AnalyticMS_SR_8b_clip.tif", bands, np.uint16)
-        planet(tmp_path / f"{scene_id}_3B_udm2_clip.tif", mask, np.uint8)
+PLANET_BANDS = ["coastal_blue", "blue", "green_i", "green", "yellow", "red", "rededge", "nir"]
+UDM2 = ["clear", "snow", "shadow", "light_haze", "heavy_haze", "cloud", "confidence", "unusable"]
+PLANET_SCENES = ("20220701_101530_12_2461", "20220715_100211_55_2480")
+
+
+def test_init_masks_clouds_with_the_masks_of_planet(tmp_path: Path) -> None:
+    for scene_id in PLANET_SCENES:
+        planet(tmp_path / f"{scene_id}_3B_AnalyticMS_SR_8b_clip.tif", PLANET_BANDS, np.uint16)
+        planet(tmp_path / f"{scene_id}_3B_udm2_clip.tif", UDM2, np.uint8)
+    path = tmp_path / "c.yaml"
+    path.write_text(infer_catalog(tmp_path, path).text())
+    (source,) = [resolve_files(open_catalog(path), name, describe_bands) for name in open_catalog(path).entries]
+    assert source.sensor == "planetscope-superdove"
+    masks = [scene.mask.path for scene in source.scenes if scene.mask is not None]
+    assert masks == [str(tmp_path / f"{scene_id}_3B_udm2_clip.tif") for scene_id in PLANET_SCENES]
+    assert source.invalid_values == (0,)
+
+
+def test_init_leaves_out_masks_of_planet_for_other_scenes(tmp_path: Path) -> None:
+    planet(tmp_path / f"{PLANET_SCENES[0]}_3B_AnalyticMS_SR_8b_clip.tif", PLANET_BANDS, np.uint16)
+    planet(tmp_path / f"{PLANET_SCENES[1]}_3B_udm2_clip.tif", UDM2, np.uint8)
     catalog = infer_catalog(tmp_path, tmp_path / "c.yaml")
-    (entry,) = catalog.entries.values()
-    assert entry.lines[0] == '    path: "*_3B_AnalyticMS_SR_8b_clip.tif"' and entry.sensor == "planetscope-superdove"
     (left,) = catalog.left_out
-    assert left.startswith("*_3B_udm2_clip.tif: the usable data mask of Planet") and "invalid_values: [0]" in left
+    assert left.startswith(f"{PLANET_SCENES[1]}_3B_udm2_clip.tif: the usable data mask of Planet, for which no scene")
+    (entry,) = catalog.entries.values()
+    assert not entry.has("mask")
+
+
+@pytest.mark.parametrize(
+    ("images", "others", "path"),
+    [
+        (["a_1", "a_2"], ["a_1", "a_2"], "lc/{stem}.tif"),
+        (["a_1", "a_2"], ["a_1_fmask", "a_2_fmask"], "lc/{stem}_fmask.tif"),
+        (["a_sat_1", "a_sat_2"], ["a_mask_1", "a_mask_2"], "lc/{stem:sat=mask}.tif"),
+        (["image_01", "image_02"], ["label_01", "label_02", "label_03"], "lc/{stem:image=label}.tif"),
+        (["12-sat", "13-sat"], ["12-mask", "13-mask"], "lc/{stem:sat=mask}.tif"),
+        (["a_1", "a_2"], ["a_1"], None),
+        (["sat_1", "sat_2"], ["mask_1", "mask_3"], None),
+        (["sat_a_sat", "sat_b_sat"], ["map_a_sat", "map_b_sat"], None),  # what to replace is twice in the name
+        (["one"], ["two"], None),
+    ],
+)
+def test_files_beside_each_scene_are_found_by_their_names(
+    images: list[str], others: list[str], path: str | None
+) -> None:
+    found = beside_each([f"img/{name}.tif" for name in images], [f"lc/{name}.tif" for name in others])
+    assert [one.path for one in found] == ([path] if path else [])
 
 
 @pytest.mark.parametrize(("metres", "side", "block"), [(0.05, 300, "0.004"), (10.0, 3000, "2"), (1.0, 4000, "1")])
