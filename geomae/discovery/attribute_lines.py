@@ -96,8 +96,8 @@ def with_label_rasters(entry: Entry, root: Path, below: str) -> Entry:
     """
     for one in entry.companions:
         path = f"{literal(below) or ''}{one.path}"
-        codes, looked = _codes(root, one.pattern)
-        layer = quality_layer(one.pattern, codes)
+        codes, looked = _codes(root, one.files)
+        layer = one.layer or quality_layer("/".join(one.pattern.split("/")[-2:]), codes)
         if layer is None:
             lines = _label_raster(entry, path, below + one.pattern, codes, looked)
         elif entry.has("mask"):
@@ -125,13 +125,12 @@ def _label_raster(entry: Entry, path: str, pattern: str, codes: Sequence[int], l
     ]
 
 
-def _codes(root: Path, pattern: str) -> tuple[list[int], int]:
-    """The values in some of the rasters of a pattern, sorted, and the number of rasters read."""
-    files = sorted(root.glob(pattern))
+def _codes(root: Path, files: Sequence[str]) -> tuple[list[int], int]:
+    """The values in some of the rasters, sorted, and the number of rasters read."""
     spread, codes, looked = min(len(files), LOOKED_AT), set[int](), 0
     for place in range(spread):
         with contextlib.suppress(RasterError):
-            path = str(files[len(files) * place // spread])
+            path = str(root / files[len(files) * place // spread])
             height, width = header(path).shape
             values = read_map(path, Window(0, 0, min(height, LOOKED_PX), min(width, LOOKED_PX)))
             codes |= {int(value) for value in np.unique(values) if 0 <= value <= LARGEST_CODE}

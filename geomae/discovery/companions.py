@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from geomae.catalog.patterns import escape_pattern
 from geomae.discovery.grouping import StackGroup
+from geomae.discovery.quality_layers import UDM2, QualityLayer
 
 SEPARATORS = "_. -"
 
@@ -15,30 +16,59 @@ SEPARATORS = "_. -"
 class Companion:
     """Rasters beside the scenes of a data set.
 
-    `pattern` matches them. `path` is the catalogue's, with `{stem}` for the scene; both are relative to the searched
-    folder.
+    `path` is the catalogue's, with `{stem}` for the scene; `files` are those of the scenes, and `pattern` describes
+    them. All are relative to the searched folder. `layer` is what they are, if that is known.
     """
 
     pattern: str
     path: str
+    files: tuple[str, ...]
+    layer: QualityLayer | None = None
 
 
-def with_companions(groups: Sequence[StackGroup]) -> list[tuple[StackGroup, tuple[Companion, ...]]]:
-    """The groups that are imagery or stand alone, each with the groups that have a file for each of its scenes."""
+@dataclass(frozen=True)
+class Accompanied:
+    """A group of rasters with the companions of its scenes."""
+
+    group: StackGroup
+    companions: tuple[Companion, ...] = ()
+
+
+def with_companions(groups: Sequence[StackGroup]) -> tuple[list[Accompanied], list[str]]:
+    """The groups that are imagery or stand alone, each with the files that exist for each of its scenes.
+
+    Files that fit several groups belong to all of them, but only to those of the same names if there are such. The
+    second value lists files beside the scenes that belong to none.
+    """
     found: dict[int, list[Companion]] = {}
-    taken = set()
+    taken: set[int] = set()
+    left: list[str] = []
     for number, group in enumerate(groups):
-        for other, candidate in enumerate(groups):
-            if _is_beside(group) and not _is_beside(candidate) and (here := beside_each(candidate.files, group.files)):
-                found.setdefault(other, []).extend(here)
-                taken.add(number)
-                break
-    return [(group, tuple(found.get(number, ()))) for number, group in enumerate(groups) if number not in taken]
+        if not _is_beside(group):
+            continue
+        fits = {
+            other: beside_each(candidate.files, group.files)
+            for other, candidate in enumerate(groups)
+            if not _is_beside(candidate)
+        }
+        fits = {other: here for other, here in fits.items() if here}
+        alike = {other: here for other, here in fits.items() if not any("{stem:" in one.path for one in here)}
+        layer = UDM2 if is_planet_mask(group) else None
+        used: set[str] = set()
+        for other, here in (alike or fits).items():
+            found.setdefault(other, []).extend(replace(one, layer=layer) for one in here)
+            used.update(path for one in here for path in one.files)
+        if used:
+            taken.add(number)
+            left += [path for path in group.files if path not in used]
+    rest = [number for number in range(len(groups)) if number not in taken]
+    return [Accompanied(groups[number], tuple(found.get(number, ()))) for number in rest], left
 
 
 def is_planet_mask(group: StackGroup) -> bool:
-    """Whether the files are usable data masks (UDM2), by their name or the names of their bands."""
-    return "_udm2" in group.telling.lower() or group.headers[0].names[:2] == ("clear", "snow")
+    """Whether the files are usable data masks (UDM2), by their names or the names of their bands."""
+    name = PurePosixPath(group.files[0]).name.lower()
+    return "_udm2" in name or group.headers[0].names[:2] == ("clear", "snow")
 
 
 def _is_beside(group: StackGroup) -> bool:
@@ -48,53 +78,65 @@ def _is_beside(group: StackGroup) -> bool:
 def beside_each(images: Sequence[str], others: Sequence[str]) -> list[Companion]:
     """Files in one folder that exist for every image.
 
-    They are named like it, with an ending (`*_fmask.tif`), or with another word in place of one (`*_mask.tif` for
-    `*_image.tif`).
+    They are named like it, with an ending (`*_fmask.tif`), or, beside images of one folder, with another word in place
+    of one (`*_mask.tif` for `*_image.tif`).
     """
     folders = {path.rpartition("/")[0] for path in others}
     if len(folders) > 1:
         return []
     folder, suffix = folders.pop(), PurePosixPath(others[0]).suffix
+    start = f"{escape_pattern(folder)}/" if folder else ""
+    plain = f"{folder}/" if folder else ""
     stems = {PurePosixPath(path).stem for path in images}
     names = {PurePosixPath(path).stem for path in others}
-    having: dict[str, set[str]] = {}
+    endings: dict[str, dict[str, str]] = {}  # by ending: the name of each stem
     for name in names:
         longest = next((name[:end] for end in range(len(name), 0, -1) if name[:end] in stems), None)
         if longest is not None:
-            having.setdefault(name.removeprefix(longest), set()).add(longest)
-    start = f"{escape_pattern(folder)}/" if folder else ""
-    plain = f"{folder}/" if folder else ""
-    endings = [ending for ending, of in sorted(having.items()) if of == stems]
-    if endings:
-        return [
-            Companion(f"{start}*{escape_pattern(ending)}{suffix}", f"{plain}{{stem}}{ending}{suffix}")
-            for ending in endings
-        ]
-    word = _other_word(stems, names)
-    if word is None:
-        return []
-    old, new = word
-    return [Companion(f"{start}*{escape_pattern(new)}*{suffix}", f"{plain}{{stem:{old}={new}}}{suffix}")]
+            endings.setdefault(name.removeprefix(longest), {})[longest] = name
+    companions = []
+    for ending, name_of in sorted(endings.items()):
+        if name_of.keys() == stems:
+            files = tuple(sorted(f"{plain}{name}{suffix}" for name in name_of.values()))
+            pattern = f"{start}*{escape_pattern(ending)}{suffix}"
+            companions.append(Companion(pattern, f"{plain}{{stem}}{ending}{suffix}", files))
+    names -= {PurePosixPath(path).stem for one in companions for path in one.files}
+    while len({path.rpartition("/")[0] for path in images}) == 1 and (word := _other_word(stems, names)):
+        old, new = word
+        own = {stem.replace(old, new) for stem in stems}
+        names -= own
+        files = tuple(sorted(f"{plain}{name}{suffix}" for name in own))
+        pattern = f"{start}*{escape_pattern(new)}*{suffix}"
+        companions.append(Companion(pattern, f"{plain}{{stem:{old}={new}}}{suffix}", files))
+    return companions
 
 
 def _other_word(stems: set[str], names: set[str]) -> tuple[str, str] | None:
-    """The word of the stems, and the one that the names have in its place; None if these are no such names."""
+    """A word of the stems, and the one that some of the names have in its place; None if there are no such names."""
     first = min(stems)
-    nearest = max(sorted(names), key=lambda name: _shared(first, name) + _shared(first[::-1], name[::-1]))
-    begin = _shared(first, nearest)
-    end = min(_shared(first[::-1], nearest[::-1]), min(len(first), len(nearest)) - begin)
-    while begin and first[begin - 1] not in SEPARATORS:
+    for name in sorted(names, key=lambda one: (-_shared(first, one) - _shared(first[::-1], one[::-1]), one)):
+        word = _difference(first, name)
+        if word is None or any(stem.count(word[0]) != 1 for stem in stems):
+            continue
+        if {stem.replace(*word) for stem in stems} <= names:
+            return word
+    return None
+
+
+def _difference(stem: str, name: str) -> tuple[str, str] | None:
+    """The whole words of a stem in place of which a name has others; None if these may be another scene."""
+    begin = _shared(stem, name)
+    end = min(_shared(stem[::-1], name[::-1]), min(len(stem), len(name)) - begin)
+    while begin and stem[begin - 1] not in SEPARATORS:
         begin -= 1
-    while end and first[-end] not in SEPARATORS:
+    while end and stem[-end] not in SEPARATORS:
         end -= 1
-    old, new = first[begin : len(first) - end], nearest[begin : len(nearest) - end]
-    kept = first[:begin] + first[len(first) - end :]
-    if not re.search(r"[A-Za-z0-9]", kept) or not re.fullmatch(r"[^={}]+", old + new) or not (old and new):
+    old, new = stem[begin : len(stem) - end], name[begin : len(name) - end]
+    kept = stem[:begin] + stem[len(stem) - end :]
+    if not (old and new and re.search(r"[A-Za-z0-9]", kept) and re.fullmatch(r"[^={}]+", old + new)):
         return None
-    numbers = any(word.isdigit() for word in re.split(f"[{SEPARATORS}]", f"{old} {new}"))  # of another scene
-    if numbers or any(stem.count(old) != 1 for stem in stems):
-        return None
-    return (old, new) if {stem.replace(old, new) for stem in stems} <= names else None
+    another_scene = re.search(r"\d", re.sub("udm2", "", new, flags=re.IGNORECASE))  # its number, date or grid
+    return None if another_scene or old.isdigit() else (old, new)
 
 
 def _shared(one: str, other: str) -> int:

@@ -14,7 +14,7 @@ from geomae.catalog.patterns import escape_pattern, literal
 from geomae.catalog.schema_cubes import FILE_SUFFIXES
 from geomae.catalog.stac_items import Item, find_items, item_record
 from geomae.discovery.attribute_lines import with_label_rasters, with_labels, with_tables, with_time
-from geomae.discovery.companions import Companion, is_planet_mask, with_companions
+from geomae.discovery.companions import Accompanied, is_planet_mask, with_companions
 from geomae.discovery.entries import Entry, band_entry, cube_entry, evidence_of, stack_entry
 from geomae.discovery.grouping import BandGroup, StackGroup, band_groups, stack_groups, telling_name
 from geomae.discovery.item_entries import join_folders, stac_entry
@@ -31,7 +31,7 @@ SHOWN = 5  # patterns of one group
 WRITTEN = "# Written by `geomae catalog init`. `check` marks a guess and its reason."
 TO_FILL_IN = f"{WRITTEN.removesuffix('.')}, FILL IN marks what only you can decide."
 PLANET_MASK = (
-    "the usable data mask of Planet, for which no scene of this name is here; to mask clouds, write for example "
+    "the usable data mask of Planet, but not one for each scene here; to mask clouds, write for example "
     "`mask: {path: 'FOLDER/{stem:AnalyticMS_SR_8b=udm2}.tif', invalid_values: [0]}` (its first band is 1 where the "
     "view is clear)"
 )
@@ -95,11 +95,14 @@ def infer_catalog(
         raise CatalogError(f"{folder}: there is no raster in it or its subfolders ({suffixes}){what}")
     place = locate(root, [*paths, *cubes, *(path for path, _ in items)], catalog_file.absolute())
     with_bands, rest = band_groups(paths)
+    taken = (path for group in with_bands for path in group.files)
     stacks, problems = stack_groups(
-        root, rest, hinted_sensors, lambda done: progress("looking at files", done, len(rest))
+        root, rest, taken, hinted_sensors, lambda done: progress("looking at files", done, len(rest))
     )
     problems = [*unread, *problems]
-    entries, files, left_out = _entries(place, with_bands, with_companions(stacks), problems)
+    groups, of_no_scene = with_companions(stacks)
+    entries, files, left_out = _entries(place, with_bands, groups, problems)
+    left_out += [f"{place.below}{path}: beside scenes by its name, but of none of them" for path in of_no_scene[:SHOWN]]
     others = _cube_entries(place, cubes, entries, problems)
     others |= _item_entries(place, items, [*entries, *others], problems)
     if not entries and not others:
@@ -239,7 +242,7 @@ def locate(root: Path, paths: Sequence[str], catalog_file: Path) -> Place:
 def _entries(
     place: Place,
     with_bands: Sequence[BandGroup],
-    stacks: Sequence[tuple[StackGroup, tuple[Companion, ...]]],
+    stacks: Sequence[Accompanied],
     problems: list[str],
 ) -> tuple[dict[str, Entry], dict[str, tuple[str, ...]], list[str]]:
     """Entries and one file per scene, by name, and the files left out on purpose.
@@ -258,9 +261,10 @@ def _entries(
         name = data_set_name(group.name or place.name, entries)
         entries[name] = entry
         files[name] = tuple(next(iter(scene.values())) for scene in group.by_scene)
-    beside = [_goes_with_others(place.root, one) for one, _ in stacks]
+    beside = [_goes_with_others(place.root, one.group) for one in stacks]
     alone = not entries and all(beside)
-    for (one, companions), left in zip(stacks, beside, strict=True):
+    for accompanied, left in zip(stacks, beside, strict=True):
+        one = accompanied.group
         if left and not alone:
             what = (
                 PLANET_MASK
@@ -269,7 +273,7 @@ def _entries(
             )
             left_out.append(f"{', '.join(place.below + pattern for pattern in one.patterns[:SHOWN])}: {what}")
         else:
-            entry = stack_entry(place.root, place.below, one, companions, outside=place.outside)
+            entry = stack_entry(place.root, place.below, one, accompanied.companions, outside=place.outside)
             name = data_set_name(one.name or place.name, entries)
             entries[name], files[name] = entry, one.files
     return entries, files, left_out

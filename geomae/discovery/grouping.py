@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from statistics import median
 
@@ -51,6 +51,7 @@ LOOKED_AT = 40  # files of a folder whose headers are read; if they differ, all 
 LARGEST_PATCH = 600  # side in pixels up to which rasters may lie in folders named by class
 SPLIT_NAMES = frozenset(("train", "training", "val", "valid", "validation", "test", "testing", "dev"))
 COMMON_FOLDERS = frozenset(("images", "image", "img", "imgs", "data", "rasters", "tif", "tifs", "tiles", "scenes"))
+Progress = Callable[[int], None]
 SEVERAL = 2  # least number of files in the folder of a class
 
 
@@ -237,19 +238,17 @@ class StackGroup:
 
 
 def stack_groups(
-    root: Path, paths: Sequence[str], hint: Callable[[str], object], progress: Callable[[int], None]
+    root: Path, paths: Sequence[str], taken: Iterable[str], hint: Callable[[str], object], progress: Progress
 ) -> tuple[list[StackGroup], list[str]]:
     """Data sets among `paths` (relative to `root`, sorted), and messages about files that cannot be read.
+
+    Their patterns do not match the files that are `taken` by other data sets.
 
     Files are of one kind if they share folder, suffix, band count, data type and `hint` (what the name says of the
     sensor, without running numbers); folders of one parent may be merged. `progress` is called with the number of files
     examined.
     """
-    by_folder: dict[tuple[str, str], list[str]] = {}
-    for path in paths:
-        pure = PurePosixPath(path)
-        folder = "" if str(pure.parent) == "." else str(pure.parent)
-        by_folder.setdefault((folder, pure.suffix), []).append(path)
+    by_folder, taken_in = _by_folder(paths), _by_folder(taken)
     problems: list[str] = []
     headers: dict[tuple[str, str], dict[str, Header]] = {}
     done = 0
@@ -261,12 +260,25 @@ def stack_groups(
     telling = without_running_numbers({path: _bands(one) for seen in headers.values() for path, one in seen.items()})
     folders: list[_Folder] = []
     for place, files in by_folder.items():
-        folders += _kinds(root, place, files, headers[place], _Names(telling, hint), problems)
+        kinds = _kinds(root, place, files, headers[place], _Names(telling, hint), problems)
+        folders += (
+            [_with_own_patterns(one, [*files, *taken_in[place]]) for one in kinds] if place in taken_in else kinds
+        )
     beside: dict[tuple[object, ...], list[_Folder]] = {}
     for one in folders:
         beside.setdefault((_beside(one, folders), one.suffix, one.kind), []).append(one)
     groups = [group for parts in beside.values() for group in _merged(parts)]
     return groups, problems
+
+
+def _by_folder(paths: Iterable[str]) -> dict[tuple[str, str], list[str]]:
+    """Paths by folder and suffix."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for path in paths:
+        pure = PurePosixPath(path)
+        folder = "" if str(pure.parent) == "." else str(pure.parent)
+        found.setdefault((folder, pure.suffix), []).append(path)
+    return found
 
 
 @dataclass(frozen=True)
@@ -326,6 +338,12 @@ def _kinds(
         patterns = _patterns(own, others, suffix)
         result.append(_Folder(folder, suffix, kind, own, headers, len(own), patterns, names.telling(own[0])))
     return result
+
+
+def _with_own_patterns(one: _Folder, paths: Sequence[str]) -> _Folder:
+    """The same files, with patterns that match none of the other `paths` of the folder."""
+    own = set(one.files)
+    return replace(one, patterns=_patterns(one.files, [path for path in paths if path not in own], one.suffix))
 
 
 def _headers(root: Path, paths: Sequence[str], problems: list[str]) -> dict[str, Header]:

@@ -54,7 +54,7 @@ FMASK_CODES = QualityLayer(  # Zhu and Woodcock 2012: 0 land, 1 water, 2 shadow,
 UDM2 = QualityLayer(  # Planet, usable data masks: the first band is 1 where the ground is seen clearly
     "udm2", {"invalid_values": (0,)}, "pixels that are not clear in Planet's usable data mask"
 )
-LAYERS = (SCL, QA_PIXEL, FMASK, UDM2)
+LAYERS = (SCL, QA_PIXEL, FMASK)  # known by a word in a name
 CODES = frozenset((0, 1, 2, 3, 4, 255))  # of Fmask; its bits also give other values
 TELLING_CODES = frozenset((2, 4))  # shadow and cloud: without them, a layer of CODES may as well be any mask of 0 and 1
 MOST_VALUES = 16  # different values of a band that may be a quality layer

@@ -47,9 +47,12 @@ RADAR_BAND = re.compile(  # as SNAP and others call calibrated bands: Sigma0_VV,
     r"(?:(?:sigma|gamma|beta)_?(?:0|nought)[_ ]|(?:amplitude|intensity)[_ ])?(V[VH]|H[HV])(?:[_ ]db)?", re.IGNORECASE
 )
 WAVELENGTH = re.compile(  # as GDAL, QGIS and others describe the bands of spectrometers: "Band 7 (448.5 Nanometers)"
-    r"(?<![\w.])(?P<length>\d+(?:\.\d+)?)\s*(?:(?P<nm>nm|nanomet(?:er|re)s?)|um|[µμ]m|micromet(?:er|re)s?|microns?)(?!\w)",
+    r"(?<![\w.,+±-])(?P<length>\d+(?:\.\d+)?)\s*(?:(?P<nm>nm|nanomet(?:er|re)s?)|um|[µμ]m|micromet(?:er|re)s?|microns?)(?!\w)",
     re.IGNORECASE,
 )
+OTHER_FIGURES = re.compile(r"±|\+/-|fwhm|width", re.IGNORECASE)  # a description with them gives more than the centre
+OPTICAL_UM = (0.2, 15.0)  # shortest and longest wavelength that is believed
+FEWEST_BANDS = 3  # of a sensor that is known by wavelengths only
 WIDEST_UM = 0.02  # width of a band that states its wavelength only, at most
 COLOUR_UM = {"red": (0.65, 0.1), "green": (0.55, 0.1), "blue": (0.46, 0.1)}  # of common cameras: centre and width
 
@@ -281,18 +284,21 @@ def _colour(evidence: Evidence) -> SensorGuess | None:
 
 
 def _spectral(evidence: Evidence) -> SensorGuess | None:
-    """A sensor whose descriptions state the wavelengths of all bands, and not their widths."""
+    """A sensor whose descriptions state the wavelengths of all bands, and nothing else in nanometres or micrometres."""
     stated = [list(WAVELENGTH.finditer(text or "")) for text in evidence.descriptions]
-    if evidence.count < 2 or not all(stated):
+    others = any(OTHER_FIGURES.search(text or "") for text in evidence.descriptions)
+    if evidence.count < FEWEST_BANDS or others or any(len(matches) != 1 for matches in stated):
         return None
-    last = [matches[-1] for matches in stated]
-    centre_C = np.array([float(one["length"]) / (1000 if one["nm"] else 1) for one in last])
+    centre_C = np.array([round(float(one["length"]) / (1000 if one["nm"] else 1), 6) for (one,) in stated])
+    low_um, high_um = OPTICAL_UM
+    if len(set(centre_C.tolist())) < len(centre_C) or centre_C.min() < low_um or centre_C.max() > high_um:
+        return None
     away_CC = np.abs(centre_C[:, None] - centre_C)
-    away_CC[away_CC == 0] = np.inf  # the band itself
+    np.fill_diagonal(away_CC, np.inf)
     width_C = np.minimum(away_CC.min(axis=1), WIDEST_UM)
     names = _names(evidence)
     bands = [
-        {"name": name, "wavelength_um": round(centre, 6), "fwhm_um": round(width, 6)}
+        {"name": name, "wavelength_um": centre, "fwhm_um": round(width, 6)}
         for name, centre, width in zip(names, centre_C.tolist(), width_C.tolist(), strict=True)
     ]
     reason = (
@@ -319,8 +325,14 @@ def _unknown(evidence: Evidence) -> SensorGuess:
 
 def _names(evidence: Evidence) -> tuple[str, ...]:
     """The descriptions as different names of bands, else numbers."""
-    names = [_plain(text) or f"band{number}" for number, text in enumerate(evidence.descriptions, start=1)]
-    return tuple(name if names.count(name) == 1 else f"band{at}" for at, name in enumerate(names, start=1))
+    plain = [_plain(text) for text in evidence.descriptions]
+    names: list[str] = []
+    for number, name in enumerate(plain, start=1):
+        unique = name if name and plain.count(name) == 1 else f"band{number}"
+        while unique in names or (unique in plain and unique != name):
+            unique += "_"
+        names.append(unique)
+    return tuple(names)
 
 
 def _alternatives(reason: str, others: Sequence[str]) -> str:

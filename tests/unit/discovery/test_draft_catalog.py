@@ -262,7 +262,9 @@ def test_init_leaves_out_masks_of_planet_for_other_scenes(tmp_path: Path) -> Non
     planet(tmp_path / f"{PLANET_SCENES[1]}_3B_udm2_clip.tif", UDM2, np.uint8)
     catalog = infer_catalog(tmp_path, tmp_path / "c.yaml")
     (left,) = catalog.left_out
-    assert left.startswith(f"{PLANET_SCENES[1]}_3B_udm2_clip.tif: the usable data mask of Planet, for which no scene")
+    assert left.startswith(
+        f"{PLANET_SCENES[1]}_3B_udm2_clip.tif: the usable data mask of Planet, but not one for each scene"
+    )
     (entry,) = catalog.entries.values()
     assert not entry.has("mask")
 
@@ -279,6 +281,9 @@ def test_init_leaves_out_masks_of_planet_for_other_scenes(tmp_path: Path) -> Non
         (["sat_1", "sat_2"], ["mask_1", "mask_3"], None),
         (["sat_a_sat", "sat_b_sat"], ["map_a_sat", "map_b_sat"], None),  # what to replace is twice in the name
         (["one"], ["two"], None),
+        (["S2A_20210401_sat"], ["S2A_20210501_scl"], None),  # another date
+        (["S2_T32TMT"], ["S2_T33UUP_scl"], None),  # another place
+        (["T1_01", "T1_02"], ["T2_scl_01", "T2_scl_02"], None),
     ],
 )
 def test_files_beside_each_scene_are_found_by_their_names(
@@ -286,6 +291,39 @@ def test_files_beside_each_scene_are_found_by_their_names(
 ) -> None:
     found = beside_each([f"img/{name}.tif" for name in images], [f"lc/{name}.tif" for name in others])
     assert [one.path for one in found] == ([path] if path else [])
+
+
+def test_files_of_several_kinds_beside_each_scene_are_all_found() -> None:
+    others = [f"tile_{number}_{kind}.tif" for kind in ("fmask", "label", "sat_cloud") for number in (1, 2)]
+    found = beside_each(["tile_1_sat.tif", "tile_2_sat.tif"], others)
+    assert [one.path for one in found] == ["{stem}_cloud.tif", "{stem:sat=fmask}.tif", "{stem:sat=label}.tif"]
+    assert sorted(path for one in found for path in one.files) == sorted(others)
+
+
+def test_beside_images_of_several_folders_no_word_is_replaced() -> None:
+    assert not beside_each(["a/1_sat.tif", "b/1_sat.tif"], ["masks/1_fmask.tif"])
+
+
+def test_init_gives_labels_to_all_scenes_that_they_fit_those_of_the_same_name_first(tmp_path: Path) -> None:
+    for number in (1, 2):
+        for kind, bands, dtype in (("dem", 1, np.float32), ("img", 4, np.uint16), ("label", 1, np.uint8)):
+            scene(tmp_path / f"words/{kind}_{number}.tif", bands, dtype, number)
+        for folder, kind, bands in (("rgb", "rgb", 3), ("ms", "ms", 4), ("lc", "ms", 1)):
+            scene(tmp_path / f"names/{folder}/{kind}_{number}.tif", bands, np.uint16, number)
+    text = infer_catalog(tmp_path / "words", tmp_path / "words/c.yaml").text()
+    assert "{stem:dem=label}.tif" in text and "{stem:img=label}.tif" in text
+    text = infer_catalog(tmp_path / "names", tmp_path / "names/c.yaml").text()
+    assert "lc/{stem}.tif" in text and "{stem:" not in text
+
+
+def test_init_lists_files_beside_scenes_that_belong_to_none(tmp_path: Path) -> None:
+    for number in (1, 2):
+        scene(tmp_path / f"tile_{number}_sat.tif", 4, np.uint16, number)
+        scene(tmp_path / f"tile_{number}_map.tif", 1, np.uint8, number)
+    scene(tmp_path / "tile_old_draft.tif", 1, np.uint8, 3)
+    assert infer_catalog(tmp_path, tmp_path / "c.yaml").left_out == (
+        "tile_old_draft.tif: beside scenes by its name, but of none of them",
+    )
 
 
 @pytest.mark.parametrize(("metres", "side", "block"), [(0.05, 300, "0.004"), (10.0, 3000, "2"), (1.0, 4000, "1")])

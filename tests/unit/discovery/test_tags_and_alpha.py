@@ -107,7 +107,22 @@ def test_a_spectrometer_has_the_wavelengths_that_its_files_state(tmp_path, names
     assert "do not state widths" in text
 
 
-@pytest.mark.parametrize("names", [("400.0 nm", "406.5 nm", "", "415 nm"), ("a 1", "b 2", "c 3", "d 4")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("400.0 nm", "406.5 nm", "", "415 nm"),
+        ("a 1", "b 2", "c 3", "d 4"),
+        ("450-520 nm", "530-590 nm", "630-680 nm", "845-885 nm"),
+        ("443 nm, FWHM 20 nm", "482 nm, FWHM 65 nm", "561 nm, FWHM 60 nm", "655 nm, FWHM 35 nm"),
+        ("490 ± 32 nm", "560 ± 17 nm", "665 ± 15 nm", "842 ± 60 nm"),
+        ("448,5 nm", "451,0 nm", "1.240,5 nm", "1.600,5 nm"),
+        ("4.485e+02 nm", "4.510e+02 nm", "4.530e+02 nm", "4.550e+02 nm"),
+        ("842 nm", "842 nm", "842 nm", "842 nm"),
+        ("0 nm", "400 nm", "500 nm", "600 nm"),
+        ("100 um", "200 um", "300 um", "400 um"),
+        ("band2", "x", "x", "band3"),  # a number as a name is taken already
+    ],
+)
 def test_without_the_wavelengths_of_all_bands_the_user_fills_them_in(tmp_path, names):
     raster(tmp_path / "flight.tif", 4, names=names)
     assert "FILL IN" in infer_catalog(tmp_path, tmp_path / "c.yaml").text()
@@ -117,5 +132,7 @@ def test_raw_files_of_eo_browser_are_bands_of_a_scene(tmp_path):
     for day in ("2023-05-01", "2023-06-10"):
         for band in ("B02", "B03", "B04"):
             raster(tmp_path / f"{day}-00_00_{day}-23_59_Sentinel-2_L2A_{band}_(Raw).tiff", 1)
-    entry, sensor = drafted(tmp_path)
-    assert (sensor.startswith("sentinel-2-l2a"), entry.bands) == (True, ("B02", "B03", "B04"))
+    raster(tmp_path / "2023-05-01-00_00_2023-05-01-23_59_Sentinel-2_L2A_True_color.tiff", 3, "uint8")
+    raw, colour = infer_catalog(tmp_path, tmp_path / "c.yaml").entries.values()
+    assert (raw.sensor.startswith("sentinel-2-l2a"), raw.bands) == (True, ("B02", "B03", "B04"))
+    assert colour.lines[0] == '    path: "2023-05-01-00_00_2023-05-01-23_59_Sentinel-2_L2A_True_color.tiff"'
