@@ -97,7 +97,7 @@ def with_label_rasters(entry: Entry, root: Path, below: str) -> Entry:
     for one in entry.companions:
         path = f"{literal(below) or ''}{one.path}"
         codes, looked = _codes(root, one.files)
-        layer = one.layer or quality_layer("/".join(one.pattern.split("/")[-2:]), codes)
+        layer = one.layer or quality_layer(one.pattern, codes)
         if layer is None:
             lines = _label_raster(entry, path, below + one.pattern, codes, looked)
         elif entry.has("mask"):

@@ -1,15 +1,22 @@
 """Rasters beside imagery: a file for each scene that holds its mask or its labels, found by their names."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from geomae.catalog.patterns import escape_pattern
 from geomae.discovery.grouping import StackGroup
 from geomae.discovery.quality_layers import UDM2, QualityLayer
+from geomae.rasters.headers import Header
 
 SEPARATORS = "_. -"
+MOST_WORDS = 8  # kinds of files beside the scenes that are named by another word, at most
+KIND = re.compile(  # a word for what belongs to an image
+    r"(?<![a-z0-9])(?:f?masks?|msk|scl|qa|clouds?|udm2|labels?|lbl|gt|truth|annotation|class(?:es)?|seg(?:mentation)?"
+    r"|target|map|lc|lulc|landcover|worldcover)(?![a-z0-9])",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -17,12 +24,14 @@ class Companion:
     """Rasters beside the scenes of a data set.
 
     `path` is the catalogue's, with `{stem}` for the scene; `files` are those of the scenes, and `pattern` describes
-    them. All are relative to the searched folder. `layer` is what they are, if that is known.
+    them. All are relative to the searched folder. `word` is the part of the stem and what replaces it, and `layer` what
+    the files are, if that is known.
     """
 
     pattern: str
     path: str
     files: tuple[str, ...]
+    word: tuple[str, str] | None = None
     layer: QualityLayer | None = None
 
 
@@ -46,17 +55,17 @@ def with_companions(groups: Sequence[StackGroup]) -> tuple[list[Accompanied], li
     for number, group in enumerate(groups):
         if not _is_beside(group):
             continue
-        fits = {
-            other: beside_each(candidate.files, group.files)
-            for other, candidate in enumerate(groups)
-            if not _is_beside(candidate)
-        }
-        fits = {other: here for other, here in fits.items() if here}
-        alike = {other: here for other, here in fits.items() if not any("{stem:" in one.path for one in here)}
-        layer = UDM2 if is_planet_mask(group) else None
+        header_of = {one.path: one for one in group.headers}
+        fits: dict[int, list[Companion]] = {}
+        for other, candidate in enumerate(groups):
+            here = [] if _is_beside(candidate) else beside_each(candidate.files, group.files)
+            here = [one for one in here if one.word is None or _same_ground(candidate, group, one.word)]
+            if here:
+                fits[other] = here
+        alike = {other: here for other, here in fits.items() if not any(one.word for one in here)}
         used: set[str] = set()
         for other, here in (alike or fits).items():
-            found.setdefault(other, []).extend(replace(one, layer=layer) for one in here)
+            found.setdefault(other, []).extend(replace(one, layer=_layer(one, header_of)) for one in here)
             used.update(path for one in here for path in one.files)
         if used:
             taken.add(number)
@@ -67,8 +76,46 @@ def with_companions(groups: Sequence[StackGroup]) -> tuple[list[Accompanied], li
 
 def is_planet_mask(group: StackGroup) -> bool:
     """Whether the files are usable data masks (UDM2), by their names or the names of their bands."""
-    name = PurePosixPath(group.files[0]).name.lower()
-    return "_udm2" in name or group.headers[0].names[:2] == ("clear", "snow")
+    return _is_udm2(group.files[0], group.headers[0])
+
+
+def _layer(one: Companion, header_of: Mapping[str, Header]) -> QualityLayer | None:
+    own = next((info for path, info in header_of.items() if path.endswith(f"/{one.files[0]}")), None)
+    return UDM2 if _is_udm2(one.files[0], own) else None
+
+
+def _is_udm2(path: str, info: Header | None) -> bool:
+    pure = PurePosixPath(path)
+    named = "_udm2" in pure.name.lower() or pure.parent.name.lower() == "udm2"
+    return named or (info is not None and info.names[:2] == ("clear", "snow"))
+
+
+def _same_ground(images: StackGroup, others: StackGroup, word: tuple[str, str]) -> bool:
+    """Whether the first image that was examined with its file shows the same ground.
+
+    Without a CRS, the files are believed to belong together by a word for what belongs to an image.
+    """
+    by_stem = {PurePosixPath(one.path).stem: one for one in others.headers}
+    pairs = ((one, by_stem.get(PurePosixPath(one.path).stem.replace(*word))) for one in images.headers)
+    pair = next(((one, other) for one, other in pairs if other is not None), None)
+    if pair is None or None in (pair[0].crs, pair[1].crs):
+        return KIND.search(word[1]) is not None
+    return pair[0].crs == pair[1].crs and _meet(*pair)
+
+
+def _meet(one: Header, other: Header) -> bool:
+    """Whether the footprints of two rasters of one CRS overlap."""
+    west, south, east, north = _bounds(one)
+    west_2, south_2, east_2, north_2 = _bounds(other)
+    return max(west, west_2) < min(east, east_2) and max(south, south_2) < min(north, north_2)
+
+
+def _bounds(info: Header) -> tuple[float, float, float, float]:
+    """West, south, east and north of a raster, which may be rotated."""
+    a, b, left, d, e, top = info.transform
+    corners = [(col, row) for col in (0, info.width) for row in (0, info.height)]
+    x, y = zip(*((left + a * col + b * row, top + d * col + e * row) for col, row in corners), strict=True)
+    return min(x), min(y), max(x), max(y)
 
 
 def _is_beside(group: StackGroup) -> bool:
@@ -101,13 +148,17 @@ def beside_each(images: Sequence[str], others: Sequence[str]) -> list[Companion]
             pattern = f"{start}*{escape_pattern(ending)}{suffix}"
             companions.append(Companion(pattern, f"{plain}{{stem}}{ending}{suffix}", files))
     names -= {PurePosixPath(path).stem for one in companions for path in one.files}
-    while len({path.rpartition("/")[0] for path in images}) == 1 and (word := _other_word(stems, names)):
+    one_folder = len({path.rpartition("/")[0] for path in images}) == 1
+    for _ in range(MOST_WORDS if one_folder else 0):
+        word = _other_word(stems, names)
+        if word is None:
+            break
         old, new = word
         own = {stem.replace(old, new) for stem in stems}
         names -= own
         files = tuple(sorted(f"{plain}{name}{suffix}" for name in own))
         pattern = f"{start}*{escape_pattern(new)}*{suffix}"
-        companions.append(Companion(pattern, f"{plain}{{stem:{old}={new}}}{suffix}", files))
+        companions.append(Companion(pattern, f"{plain}{{stem:{old}={new}}}{suffix}", files, word))
     return companions
 
 

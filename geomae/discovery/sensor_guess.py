@@ -50,7 +50,9 @@ WAVELENGTH = re.compile(  # as GDAL, QGIS and others describe the bands of spect
     r"(?<![\w.,+±-])(?P<length>\d+(?:\.\d+)?)\s*(?:(?P<nm>nm|nanomet(?:er|re)s?)|um|[µμ]m|micromet(?:er|re)s?|microns?)(?!\w)",
     re.IGNORECASE,
 )
-OTHER_FIGURES = re.compile(r"±|\+/-|fwhm|width", re.IGNORECASE)  # a description with them gives more than the centre
+OTHER_FIGURES = re.compile(  # a width or a range: a description with them gives more than the centre
+    r"±|\+/-|fwhm|width|\d\s*(?:[-–—/~…]|to)\s*\d", re.IGNORECASE
+)
 OPTICAL_UM = (0.2, 15.0)  # shortest and longest wavelength that is believed
 FEWEST_BANDS = 3  # of a sensor that is known by wavelengths only
 WIDEST_UM = 0.02  # width of a band that states its wavelength only, at most

@@ -316,6 +316,29 @@ def test_init_gives_labels_to_all_scenes_that_they_fit_those_of_the_same_name_fi
     assert "lc/{stem}.tif" in text and "{stem:" not in text
 
 
+def test_init_takes_no_mask_of_another_place(tmp_path: Path) -> None:
+    place = {"crs": "EPSG:32632", "transform": (30.0, 0.0, 9e5, 0.0, -30.0, 5e6)}
+    scene(tmp_path / "site_berlin.tif", 4, np.uint16, 1)
+    write_cog(tmp_path / "site_paris_fmask.tif", np.full((1, 64, 64), 4, np.uint8), **place)
+    catalog = infer_catalog(tmp_path, tmp_path / "c.yaml")
+    (entry,) = catalog.entries.values()
+    assert not entry.has("mask") and catalog.left_out
+
+
+def test_a_mask_of_planet_is_told_from_other_files_beside_it(tmp_path: Path) -> None:
+    for number in (1, 2):
+        scene(tmp_path / f"{number}.tif", 4, np.uint16, number)
+        for kind in ("udm2", "worldcover"):
+            values = np.full((1, 64, 64), 10, np.uint8)
+            place = {"crs": "EPSG:32632", "transform": (30.0, 0.0, 500_000.0, 0.0, -30.0, 5_000_000.0)}
+            values[:, :32] = 80
+            values[:, :8] = 40
+            write_cog(tmp_path / f"{number}_{kind}.tif", values // (10 if kind == "udm2" else 1), **place)
+    text = infer_catalog(tmp_path, tmp_path / "c.yaml").text()
+    assert 'mask: {path: "{stem}_udm2.tif", invalid_values: [0]}' in text
+    assert 'label: {raster: "{stem}_worldcover.tif"' in text
+
+
 def test_init_lists_files_beside_scenes_that_belong_to_none(tmp_path: Path) -> None:
     for number in (1, 2):
         scene(tmp_path / f"tile_{number}_sat.tif", 4, np.uint16, number)

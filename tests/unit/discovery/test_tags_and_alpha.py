@@ -114,6 +114,7 @@ def test_a_spectrometer_has_the_wavelengths_that_its_files_state(tmp_path, names
         ("a 1", "b 2", "c 3", "d 4"),
         ("450-520 nm", "530-590 nm", "630-680 nm", "845-885 nm"),
         ("443 nm, FWHM 20 nm", "482 nm, FWHM 65 nm", "561 nm, FWHM 60 nm", "655 nm, FWHM 35 nm"),
+        ("450–510 nm", "530–590 nm", "640–670 nm", "850/880 nm"),
         ("490 ± 32 nm", "560 ± 17 nm", "665 ± 15 nm", "842 ± 60 nm"),
         ("448,5 nm", "451,0 nm", "1.240,5 nm", "1.600,5 nm"),
         ("4.485e+02 nm", "4.510e+02 nm", "4.530e+02 nm", "4.550e+02 nm"),
