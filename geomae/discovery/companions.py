@@ -1,16 +1,17 @@
 """Rasters beside imagery: a file for each scene that holds its mask or its labels, found by their names."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from os.path import commonprefix
 from pathlib import PurePosixPath
 
+from geomae.catalog.paths import SEPARATORS
 from geomae.catalog.patterns import escape_pattern
 from geomae.discovery.grouping import StackGroup
 from geomae.discovery.quality_layers import UDM2, QualityLayer
 from geomae.rasters.headers import Header
 
-SEPARATORS = "_. -"
 MOST_WORDS = 8  # kinds of files beside the scenes that are named by another word, at most
 KIND = re.compile(  # a word for what belongs to an image
     r"(?<![a-z0-9])(?:f?masks?|msk|scl|qa|clouds?|udm2|labels?|lbl|gt|truth|annotation|class(?:es)?|seg(?:mentation)?"
@@ -55,7 +56,6 @@ def with_companions(groups: Sequence[StackGroup]) -> tuple[list[Accompanied], li
     for number, group in enumerate(groups):
         if not _is_beside(group):
             continue
-        header_of = {one.path: one for one in group.headers}
         fits: dict[int, list[Companion]] = {}
         for other, candidate in enumerate(groups):
             here = [] if _is_beside(candidate) else beside_each(candidate.files, group.files)
@@ -65,7 +65,7 @@ def with_companions(groups: Sequence[StackGroup]) -> tuple[list[Accompanied], li
         alike = {other: here for other, here in fits.items() if not any(one.word for one in here)}
         used: set[str] = set()
         for other, here in (alike or fits).items():
-            found.setdefault(other, []).extend(replace(one, layer=_layer(one, header_of)) for one in here)
+            found.setdefault(other, []).extend(replace(one, layer=_layer(one, group)) for one in here)
             used.update(path for one in here for path in one.files)
         if used:
             taken.add(number)
@@ -79,8 +79,9 @@ def is_planet_mask(group: StackGroup) -> bool:
     return _is_udm2(group.files[0], group.headers[0])
 
 
-def _layer(one: Companion, header_of: Mapping[str, Header]) -> QualityLayer | None:
-    own = next((info for path, info in header_of.items() if path.endswith(f"/{one.files[0]}")), None)
+def _layer(one: Companion, group: StackGroup) -> QualityLayer | None:
+    """What the files of a companion are by their own names and bands: a group may hold several kinds."""
+    own = next((info for info in group.headers if info.path.endswith(f"/{one.files[0]}")), None)
     return UDM2 if _is_udm2(one.files[0], own) else None
 
 
@@ -192,4 +193,4 @@ def _difference(stem: str, name: str) -> tuple[str, str] | None:
 
 def _shared(one: str, other: str) -> int:
     """The number of letters that both begin with."""
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return len(commonprefix([one, other]))  # noqa: RUF071  # letters, not folders, are compared
